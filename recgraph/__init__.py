@@ -1,0 +1,58 @@
+"""recgraph: graph and sequential recommendation on one contrastive core.
+
+The public names are imported when they are first used: ``import recgraph`` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from recgraph import evaluate, models
+    from recgraph.data.catalog import load_dataset
+    from recgraph.data.interactions import Interactions
+    from recgraph.data.split import Split
+    from recgraph.experiment import Run, fit
+    from recgraph.registry import register
+    from recgraph.serve.recommender import Recommender, load
+
+_WHERE = {
+    "Interactions": "recgraph.data.interactions",
+    "Recommender": "recgraph.serve.recommender",
+    "Run": "recgraph.experiment",
+    "Split": "recgraph.data.split",
+    "fit": "recgraph.experiment",
+    "load": "recgraph.serve.recommender",
+    "load_dataset": "recgraph.data.catalog",
+    "register": "recgraph.registry",
+}
+_MODULES = ("evaluate", "models")
+
+__all__ = [
+    "Interactions",
+    "Recommender",
+    "Run",
+    "Split",
+    "__version__",
+    "evaluate",
+    "fit",
+    "load",
+    "load_dataset",
+    "models",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"recgraph.{name}")
+    raise AttributeError(f"module 'recgraph' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,179 @@
+"""Configuration: frozen values, checked by type and range, with the search range written on the field."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or whose value is not allowed."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The range that a tuner explores for a field; put it on the field with ``Annotated``."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration field as it is shown to people and to tuners."""
+
+    name: str
+    type: str
+    default: Any
+    allowed: str
+    description: str
+    search: Search | None
+
+
+class Config(BaseModel):
+    """Base of every configuration. Unknown keys and values out of range raise :class:`ConfigError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
+        """Build from a mapping and keyword settings, with errors that name the field and what it allows."""
+        merged = {**(values or {}), **settings}
+        try:
+            return cls(**merged)
+        except ValidationError as error:
+            raise ConfigError(_explain(cls, error)) from None
+
+    @classmethod
+    def settings(cls) -> list[Setting]:
+        """Every field with its type, default, allowed range, description and search range."""
+        return [_setting(name, field) for name, field in cls.model_fields.items()]
+
+
+def _allowed(field: FieldInfo) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "a multiple of"}
+    parts = [
+        f"{sign} {getattr(meta, key)}"
+        for meta in field.metadata
+        for key, sign in signs.items()
+        if getattr(meta, key, None) is not None
+    ]
+    return " and ".join(parts)
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("NoneType", "None")
+
+
+def _setting(name: str, field: FieldInfo) -> Setting:
+    search = next((meta for meta in field.metadata if isinstance(meta, Search)), None)
+    default = field.get_default(call_default_factory=False) if not field.is_required() else "required"
+    return Setting(name, _type_name(field.annotation), default, _allowed(field), field.description or "", search)
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The message for a key that no field has, with the nearest names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(key, names, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else f"; known settings: {', '.join(names)}"
+    return f"unknown setting {key!r}{hint}"
+
+
+def _explain(cls: type[Config], error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        head = str(item["loc"][0]) if item["loc"] else ""
+        if item["type"] == "extra_forbidden":
+            lines.append(unknown_key(where, cls.model_fields))
+            continue
+        field = cls.model_fields.get(head)
+        allowed = _allowed(field) if field else ""
+        message = item["msg"].removeprefix("Value error, ")
+        value = "" if item["type"] == "missing" else f" = {item['input']!r}"
+        lines.append(f"{where or cls.__name__}{value}: {message}" + (f" (allowed: {allowed})" if allowed else ""))
+    return "\n".join(lines)
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Read ``key=value`` texts as the command line gives them; a value is TOML, or else a plain string."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        key = key.strip()
+        if not sign or not key:
+            raise ConfigError(f"--set {pair!r} is not of the form key=value")
+        if key in values:
+            raise ConfigError(f"--set names {key!r} twice")
+        values[key] = _parse_value(text.strip())
+    return values
+
+
+def _parse_value(text: str) -> Any:
+    if text.lower() in ("none", "null"):
+        return None
+    if text in ("True", "False"):
+        return text == "True"
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """Read a flat TOML file of settings.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML; names the file and, where known, the line.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {str(path)!r} does not exist") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {str(path)!r} is not valid TOML: {error}") from None
+
+
+def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:
+    """Share one flat namespace of settings out among several configurations.
+
+    Args:
+        values: the flat settings.
+        parts: name -> configuration class; no two may have a field of the same name.
+
+    Returns:
+        name -> the settings that belong to it.
+
+    Raises:
+        ConfigError: two parts have a field of the same name, or no part has the key.
+    """
+    owner: dict[str, str] = {}
+    for part, cls in parts.items():
+        for field in cls.model_fields:
+            if field in owner:
+                raise ConfigError(f"setting {field!r} belongs to both {owner[field]} and {part}; rename one")
+            owner[field] = part
+    shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for key, value in values.items():
+        if key not in owner:
+            raise ConfigError(unknown_key(key, owner))
+        shared[owner[key]][key] = value
+    return shared
+
+
+def to_json(config: Config) -> str:
+    """A configuration as stable JSON text (sorted keys)."""
+    return json.dumps(config.model_dump(mode="json"), sort_keys=True, indent=2)

@@ -1,0 +1,134 @@
+"""What a model is: a frozen configuration, parameters built for a data set, scores for queries, and training terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph import registry
+from recgraph.config import Config
+from recgraph.data.batch import Batches, Query
+from recgraph.data.part import Part
+from recgraph.rng import Generators, seeded_init
+
+__all__ = ["ClosedFormModel", "Model", "ModelConfig", "Phase", "Space", "TrainableModel"]
+
+
+class ModelConfig(Config):
+    """Settings of a model. Fields that models share have the same name everywhere."""
+
+
+class Space(Config):
+    """The sizes that a model is built for."""
+
+    n_users: Annotated[int, Field(ge=0)]
+    n_items: Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimisation step that is made on each batch.
+
+    Attributes:
+        name: shown in logs.
+        groups: the parameter groups that are trainable and step; all others are frozen and get no gradient.
+        terms: term name -> its coefficient in the loss; only these terms are computed.
+    """
+
+    name: str
+    groups: tuple[str, ...]
+    terms: Mapping[str, float]
+
+
+class Model(nn.Module):
+    """Base of all models. Models know indices only; ids live in :class:`recgraph.serve.Recommender`.
+
+    ``MCLRec(hidden_dim=64)`` checks the settings and holds no parameters yet; :meth:`build` creates them for a data
+    set. A subclass sets ``Config`` and fills ``_build`` and either ``score`` or ``encode_users`` and ``encode_items``.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    #: raised by hand when a change may alter the model's numbers
+    revision: ClassVar[int] = 1
+
+    def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
+        super().__init__()
+        if config is not None and settings:
+            raise ValueError(f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})")
+        self.config: Any = config if config is not None else self.Config.of(settings)
+        self.space: Space | None = None
+
+    @classmethod
+    def key(cls) -> str:
+        """The name under which the registry finds the model."""
+        return registry.key(cls.__name__)
+
+    def build(self, space: Space, seed: int = 0) -> Self:
+        """Create the parameters.
+
+        Args:
+            space: the sizes of the data set.
+            seed: of the initial weights.
+
+        Raises:
+            ValueError: the model is built already.
+        """
+        if self.space is not None:
+            raise ValueError(f"{type(self).__name__} is built already; make a new one for another data set")
+        self.space = space
+        with seeded_init(seed):
+            self._build(space)
+        return self
+
+    def _build(self, space: Space) -> None:
+        raise TypeError(f"{type(self).__name__} must define _build(space)")
+
+    def encode_users(self, query: Query) -> Tensor:
+        """[B, D]: a vector for each query."""
+        raise TypeError(f"{type(self).__name__} ranks by score() alone and has no user vectors")
+
+    def encode_items(self) -> Tensor:
+        """[n_items, D]: a vector for each item, such that scores are inner products with user vectors."""
+        raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether scores are inner products of :meth:`encode_users` and :meth:`encode_items`."""
+        return type(self).encode_users is not Model.encode_users
+
+    def score(self, query: Query) -> Tensor:
+        """[B, n_items]: the scores of all items, higher is better."""
+        return self.encode_users(query) @ self.encode_items().T
+
+
+class ClosedFormModel(Model):
+    """A model that is fitted in one call; what it learns is buffers, so that it is saved like any other."""
+
+    def fit(self, train: Part) -> Self:
+        """Fit a built model to the training part."""
+        raise TypeError(f"{type(self).__name__} must define fit(train)")
+
+
+class TrainableModel(Model):
+    """A model trained by gradients: it names its terms, its phases and its batches."""
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The steps made on each batch, in order."""
+        raise TypeError(f"{type(self).__name__} must define phases")
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Group name -> parameters; each has an optimiser of its own. By default one group, ``model``."""
+        return {"model": list(self.parameters())}
+
+    def batches(self, train: Part, batch_size: int, generators: Generators) -> Batches:
+        """The training batches for a training part."""
+        raise TypeError(f"{type(self).__name__} must define batches(train, batch_size, generators)")
+
+    def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
+        """The named scalar terms that are asked for, and no other work."""
+        raise TypeError(f"{type(self).__name__} must define forward(batch, terms)")

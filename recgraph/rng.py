@@ -1,0 +1,116 @@
+"""Randomness: named generators derived from one recorded seed, and the one dropout of the library.
+
+Nothing in the library draws from torch's global generator, except torch's own default initialisation of layers,
+which :func:`seeded_init` seeds and restores.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Generators", "derive", "dropout", "numpy_generator", "seeded_init"]
+
+
+def derive(seed: int, *names: str | int) -> int:
+    """A 63-bit seed for a purpose: the same for the same seed and names, on every machine."""
+    text = "\x1f".join([str(int(seed)), *(str(name) for name in names)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
+    """A numpy generator for a purpose (splits, negative samples on the host)."""
+    return np.random.default_rng(derive(seed, *names))
+
+
+class Generators:
+    """Torch generators by name, all derived from one seed; created when first asked for.
+
+    Args:
+        seed: the recorded seed of the run.
+        device: where tensors are drawn.
+
+    A stream's position is part of the training state (:meth:`state_dict`), so that a resumed run draws what an
+    uninterrupted one would have drawn.
+    """
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self.seed = int(seed)
+        self.device = torch.device(device)
+        self._streams: dict[str, torch.Generator] = {}
+
+    def __getitem__(self, name: str) -> torch.Generator:
+        """The stream of that name, e.g. ``"dropout"``, ``"views"``, ``"negatives"``."""
+        if name not in self._streams:
+            stream = torch.Generator(device=self.device)
+            self._streams[name] = stream.manual_seed(derive(self.seed, name))
+        return self._streams[name]
+
+    def fresh(self, *names: str | int) -> torch.Generator:
+        """A new generator on the host that depends on the seed and the names alone (e.g. the order of an epoch)."""
+        return torch.Generator().manual_seed(derive(self.seed, *names))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: stream.get_state() for name, stream in self._streams.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, value in state.items():
+            # generator states live on the host whatever device they draw on
+            self[name].set_state(value.to(device=torch.device("cpu"), dtype=torch.uint8))
+
+
+@contextlib.contextmanager
+def seeded_init(seed: int, *names: str | int) -> Iterator[None]:
+    """Within the block torch's global generator is seeded (default initialisation of layers); after it, restored."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, "init", *names))
+        yield
+
+
+class _ByteDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, level: int, generator: torch.Generator) -> Tensor:
+        # a mask of x's own type: products with a boolean mask are five times slower on CPU
+        keep = (_random_bytes(x.numel(), x.device, generator).view(x.shape) >= level).to(x.dtype)
+        keep.mul_(256 / (256 - level))
+        ctx.save_for_backward(keep)
+        return x * keep
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return grads[0] * keep, None, None
+
+
+def _random_bytes(count: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=device)
+    # random_() without bounds leaves the sign bit out; the full range keeps all eight bytes uniform
+    words.random_(-(2**63), None, generator=generator)
+    return words.view(torch.uint8)[:count]
+
+
+def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    """Inverted dropout from random bytes: about a fifth of the cost of torch's on CPU.
+
+    Args:
+        x: any shape.
+        p: the probability of a zero, rounded to a multiple of 1/256 (0.5 is exact, 0.2 becomes 51/256 = 0.1992);
+            the scale uses the rounded value, so the expectation is exact.
+        generator: the stream to draw from; None or ``p == 0`` returns ``x`` itself.
+
+    Raises:
+        ValueError: ``p`` outside [0, 1).
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"p = {p!r} must lie in [0, 1); use 0 for no dropout")
+    level = round(p * 256)
+    if generator is None or level == 0:
+        return x
+    result: Tensor = _ByteDropout.apply(x, min(level, 255), generator)  # type: ignore[no-untyped-call]
+    return result

@@ -1,0 +1,138 @@
+"""Rows of different lengths in one flat tensor: how histories, sequences and packed batches are held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """``values[offsets[r]:offsets[r + 1]]`` is row ``r``.
+
+    Attributes:
+        values: [T], the rows one after the other.
+        offsets: [R + 1] int64, ``offsets[0] == 0`` and ``offsets[-1] == T``.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    @classmethod
+    def from_lists(cls, rows: Iterable[Sequence[int]], device: torch.device | None = None) -> Ragged:
+        rows = [list(row) for row in rows]
+        values = torch.tensor([value for row in rows for value in row], dtype=torch.int64, device=device)
+        return cls.from_lengths(values, torch.tensor([len(row) for row in rows], dtype=torch.int64, device=device))
+
+    @classmethod
+    def from_lengths(cls, values: Tensor, lengths: Tensor) -> Ragged:
+        offsets = lengths.new_zeros(lengths.numel() + 1, dtype=torch.int64)
+        torch.cumsum(lengths, 0, out=offsets[1:])
+        return cls(values, offsets)
+
+    @classmethod
+    def from_padded(cls, padded: Tensor, lengths: Tensor) -> Ragged:
+        """Rows of a right-padded [R, L] tensor, of which the first ``lengths[r]`` entries count."""
+        keep_mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        return cls.from_lengths(padded[keep_mask], lengths)
+
+    @classmethod
+    def cat(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The rows of all parts, one part under the other."""
+        values = torch.cat([part.values for part in parts])
+        return cls.from_lengths(values, torch.cat([part.lengths for part in parts]))
+
+    @property
+    def n_rows(self) -> int:
+        return self.offsets.numel() - 1
+
+    @property
+    def device(self) -> torch.device:
+        return self.offsets.device
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """[R] int64."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """[T] int64: the row of each value."""
+        index = torch.arange(self.n_rows, device=self.device)
+        return torch.repeat_interleave(index, self.lengths, output_size=self.values.shape[0])
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """[T] int64: the place of each value in its row, from 0."""
+        return torch.arange(self.values.shape[0], device=self.device) - self.offsets[:-1][self.rows]
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def row(self, index: int) -> Tensor:
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def with_values(self, values: Tensor) -> Ragged:
+        """The same rows with other values ([T] or [T, ...])."""
+        return Ragged(values, self.offsets)
+
+    def window(self, rows: Tensor, starts: Tensor, lengths: Tensor) -> Ragged:
+        """For each entry of ``rows`` the values ``starts[i] : starts[i] + lengths[i]`` of that row.
+
+        Args:
+            rows, starts, lengths: [K] int64; the windows must lie inside their rows.
+        """
+        shape = Ragged.from_lengths(lengths, lengths)
+        index = (self.offsets[:-1][rows] + starts)[shape_rows(shape.offsets, int(shape.offsets[-1]))]
+        index = index + torch.arange(index.numel(), device=self.device)
+        index = index - torch.repeat_interleave(shape.offsets[:-1], lengths, output_size=index.numel())
+        return Ragged(self.values[index], shape.offsets)
+
+    def take(self, rows: Tensor) -> Ragged:
+        """The given rows ([K] int64, repeats allowed)."""
+        return self.window(rows, torch.zeros_like(rows), self.lengths[rows])
+
+    def last(self, n: int) -> Ragged:
+        """At most the last ``n`` values of each row."""
+        lengths = self.lengths.clamp(max=n)
+        if torch.equal(lengths, self.lengths):
+            return self
+        every = torch.arange(self.n_rows, device=self.device)
+        return self.window(every, self.lengths - lengths, lengths)
+
+    def first(self, lengths: Tensor) -> Ragged:
+        """The first ``lengths[r]`` values of each row."""
+        every = torch.arange(self.n_rows, device=self.device)
+        return self.window(every, torch.zeros_like(lengths), lengths)
+
+    def filter(self, keep_mask: Tensor) -> Ragged:
+        """Only the values where ``keep_mask`` [T] is True; rows may become empty."""
+        counts = torch.zeros(self.n_rows, dtype=torch.int64, device=self.device)
+        counts.index_add_(0, self.rows, keep_mask.to(torch.int64))
+        return Ragged.from_lengths(self.values[keep_mask], counts)
+
+    def to_padded(self, fill: float = 0, width: int | None = None) -> Tensor:
+        """[R, width] (default: the longest row), right-padded with ``fill``."""
+        width = width if width is not None else (int(self.lengths.max()) if self.n_rows else 0)
+        padded = self.values.new_full((self.n_rows, width, *self.values.shape[1:]), fill)
+        padded[self.rows, self.positions] = self.values
+        return padded
+
+    def to_lists(self) -> list[list[int]]:
+        flat = self.values.tolist()
+        bounds = self.offsets.tolist()
+        return [flat[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+
+    def to(self, device: torch.device | str) -> Ragged:
+        return Ragged(self.values.to(device), self.offsets.to(device))
+
+
+def shape_rows(offsets: Tensor, total: int) -> Tensor:
+    """[total] int64: the row of each place of a ragged shape."""
+    lengths = offsets[1:] - offsets[:-1]
+    index = torch.arange(lengths.numel(), device=offsets.device)
+    return torch.repeat_interleave(index, lengths, output_size=total)

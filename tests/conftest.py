@@ -1,0 +1,47 @@
+"""Fixtures that all tests share: the device, and the real things that tests may need."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def _required() -> set[str]:
+    return {name.strip() for name in os.environ.get("RECGRAPH_REQUIRE", "").split(",") if name.strip()}
+
+
+def missing(name: str, reason: str) -> None:
+    """Skip with the reason, or fail where ``RECGRAPH_REQUIRE`` says that ``name`` must be there (as in CI)."""
+    if name in _required():
+        pytest.fail(f"{reason} (RECGRAPH_REQUIRE names {name})")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and golden files."""
+    default = Path(__file__).resolve().parents[1].parent / "shared"
+    folder = Path(os.environ.get("RECGRAPH_SHARED", default))
+    if not (folder / "data").is_dir():
+        missing("shared", f"no shared data at {folder}; set RECGRAPH_SHARED")
+    return folder
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device that a contract must hold on."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no device: not run")
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests never read or write the user's cache."""
+    if "RECGRAPH_TEST_HOME" in os.environ:
+        monkeypatch.setenv("RECGRAPH_HOME", os.environ["RECGRAPH_TEST_HOME"])
+    else:
+        monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path_factory.getbasetemp() / "home"))
