@@ -1,0 +1,211 @@
+"""Contract of all sequence views that the registry finds, and their distributions against slow oracles."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from itertools import combinations, permutations
+
+import pytest
+import torch
+from scipy.stats import chi2
+
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.data.part import Part
+from recgraph.sparse.ragged import Ragged
+from recgraph.views import SequenceView, TwoViews
+from recgraph.views.crop import Crop
+from recgraph.views.mask import Mask
+from recgraph.views.reorder import Reorder
+
+N_ITEMS = 30
+
+
+def _sequence_views() -> list[str]:
+    return [name for name in registry.names("view") if registry.load("view", name).target == "sequence"]
+
+
+def _train() -> Part:
+    draw = random.Random(3)
+    rows = [draw.sample(range(N_ITEMS), draw.randint(2, 12)) for _ in range(40)]
+    return Part(Ragged.from_lists(rows), N_ITEMS)
+
+
+def _made(name: str) -> SequenceView:
+    view: SequenceView = registry.load("view", name)()
+    view.setup(_train())
+    return view
+
+
+def _batch(device: torch.device) -> Ragged:
+    draw = random.Random(7)
+    lengths = [1, 5, 2, 1, 9, 0, 3, 10, 1, 20]
+    return Ragged.from_lists([[draw.randint(1, N_ITEMS) for _ in range(n)] for n in lengths], device)
+
+
+def _generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
+
+
+# --- contract -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", _sequence_views())
+def test_contract(name: str, device: torch.device) -> None:
+    view, batch = _made(name), _batch(device)
+    before = batch.values.clone()
+    out = view(batch, _generator(1, device))
+
+    assert out.values.device.type == out.device.type == device.type
+    assert out.n_rows == batch.n_rows
+    assert out.values.dtype == torch.int64
+    assert int(out.offsets[-1]) == out.values.numel()
+    assert torch.equal(batch.values, before), "the input must not change"
+    assert bool(((out.values >= 0) & (out.values <= N_ITEMS)).all())
+    for row, made in zip(batch.to_lists(), out.to_lists(), strict=True):
+        assert made == row if len(row) < 2 else len(made) > 0
+
+
+@pytest.mark.parametrize("name", _sequence_views())
+def test_same_generator_same_view(name: str, device: torch.device) -> None:
+    view, batch = _made(name), _batch(device)
+    drawn = [view(batch, _generator(seed, device)).to_lists() for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1]
+    assert drawn[0] != drawn[2]
+
+
+@pytest.mark.parametrize("name", _sequence_views())
+def test_draws_nothing_from_the_global_generator(name: str) -> None:
+    view = _made(name)
+    before = torch.random.get_rng_state()
+    view(_batch(torch.device("cpu")), _generator(1))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("name", _sequence_views())
+def test_batches_without_long_or_without_any_rows(name: str) -> None:
+    view = _made(name)
+    for rows in ([[4], [5]], [[], []], []):
+        assert view(Ragged.from_lists(rows), _generator(1)).to_lists() == rows
+
+
+@pytest.mark.parametrize("name", _sequence_views())
+def test_settings_are_documented_and_checked(name: str) -> None:
+    cls = registry.load("view", name)
+    assert all(setting.description for setting in cls.Config.settings())
+    with pytest.raises(ConfigError, match="no_such"):
+        cls(no_such=1)
+    with pytest.raises(ConfigError, match=r"ratio.*allowed"):
+        cls(ratio=1.5)
+
+
+# --- distributions --------------------------------------------------------------------------------
+
+
+def _crop_all(row: tuple[int, ...], ratio: float) -> list[tuple[int, ...]]:
+    kept = max(math.floor(ratio * len(row)), 1)
+    return [row[start : start + kept] for start in range(len(row) - kept + 1)]
+
+
+def _mask_all(row: tuple[int, ...], ratio: float) -> list[tuple[int, ...]]:
+    chosen = combinations(range(len(row)), math.floor(ratio * len(row)))
+    return [tuple(0 if place in hit else token for place, token in enumerate(row)) for hit in chosen]
+
+
+def _reorder_all(row: tuple[int, ...], ratio: float) -> list[tuple[int, ...]]:
+    width = math.floor(ratio * len(row))
+    return [
+        row[:start] + order + row[start + width :]
+        for start in range(len(row) - width + 1)
+        for order in permutations(row[start : start + width])
+    ]
+
+
+def assert_drawn_from(drawn: list[tuple[int, ...]], equally_likely: list[tuple[int, ...]]) -> None:
+    """Chi-square test at 1e-4 against the exact distribution (outcomes may be listed more than once)."""
+    expected = {out: n * len(drawn) / len(equally_likely) for out, n in Counter(equally_likely).items()}
+    seen = Counter(drawn)
+    assert seen.keys() <= expected.keys()
+    statistic = sum((seen[out] - n) ** 2 / n for out, n in expected.items())
+    assert statistic <= chi2.ppf(1 - 1e-4, max(len(expected) - 1, 1))
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    ("view", "oracle"),
+    [
+        (Crop(), _crop_all),
+        (Crop(ratio=0.1), _crop_all),
+        (Mask(), _mask_all),
+        (Mask(ratio=1.0), _mask_all),
+        (Reorder(), _reorder_all),
+        (Reorder(ratio=1.0), _reorder_all),
+    ],
+)
+def test_every_outcome_has_its_probability(
+    view: SequenceView, oracle: Callable[[tuple[int, ...], float], list[tuple[int, ...]]], length: int
+) -> None:
+    row = tuple(range(1, length + 1))
+    # rows of another length between, so that rows must be kept apart
+    batch = Ragged.from_lists([row, (7, 8, 9, 10, 11, 12)] * 12_000)
+    drawn = [tuple(made) for made in view(batch, _generator(length)).to_lists()[::2]]
+    assert_drawn_from(drawn, oracle(row, view.config.ratio))
+
+
+# --- two views ------------------------------------------------------------------------------------
+
+
+class _Stamp(SequenceView):
+    """Writes its own token everywhere: shows which operation a row got."""
+
+    def __init__(self, token: int) -> None:
+        super().__init__()
+        self.token = token
+
+    def _view(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
+        return sequences.with_values(torch.full_like(sequences.values, self.token))
+
+
+def test_two_views_draw_ordered_pairs_of_different_operations_per_row(device: torch.device) -> None:
+    pair = TwoViews([_Stamp(101), _Stamp(102), _Stamp(103)], per="row")
+    rows = [[1, 2, 3], [4], [5, 6]] * 2_000
+    first, second = (out.to_lists() for out in pair(Ragged.from_lists(rows, device), _generator(5, device)))
+    assert [len(row) for row in first] == [len(row) for row in second] == [len(row) for row in rows]
+    assert first[1::3] == second[1::3] == rows[1::3]
+    drawn = [(one[0], two[0]) for one, two, row in zip(first, second, rows, strict=True) if len(row) > 1]
+    assert_drawn_from(drawn, list(permutations((101, 102, 103), 2)))
+
+
+def test_two_views_put_rows_back_in_order() -> None:
+    rows = [[10 * n + k for k in range(1, 2 + n % 7)] for n in range(300)]
+    first, second = TwoViews(["crop", "mask", "reorder"])(Ragged.from_lists(rows), _generator(5))
+    for row, one, two in zip(rows, first.to_lists(), second.to_lists(), strict=True):
+        assert {*one, *two} <= {0, *row}
+        assert {len(one), len(two)} <= {len(row), len(row) // 2}
+
+
+def test_two_views_per_batch_and_independent() -> None:
+    batch = Ragged.from_lists([[1, 2], [3], [4, 5, 6]])
+    stamps = [_Stamp(101), _Stamp(102)]
+    seen, independent = set(), set()
+    for seed in range(60):
+        first, second = TwoViews(stamps, per="batch")(batch, _generator(seed))
+        tokens = {*first.values.tolist(), *second.values.tolist()}
+        assert tokens == {101, 102, 3}
+        seen.add(first.values[0].item())
+        first, second = TwoViews(stamps, per="batch", distinct=False)(batch, _generator(seed))
+        independent.add((first.values[0].item(), second.values[0].item()))
+    assert seen == {101, 102}
+    assert len(independent) == 4
+
+
+def test_two_views_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        TwoViews(["crop"])
+    with pytest.raises(ValueError, match="per = 'epoch'"):
+        TwoViews(["crop", "mask"], per="epoch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="does not exist"):
+        TwoViews(["crop", "no_such"])
