@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Generators", "derive", "dropout", "numpy_generator", "seeded_init"]
+__all__ = ["Generators", "derive", "dropout", "dropout_scale", "numpy_generator", "seeded_init"]
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -73,26 +72,30 @@ def seeded_init(seed: int, *names: str | int) -> Iterator[None]:
         yield
 
 
-class _ByteDropout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, level: int, generator: torch.Generator) -> Tensor:
-        # a mask of x's own type: products with a boolean mask are five times slower on CPU
-        keep = (_random_bytes(x.numel(), x.device, generator).view(x.shape) >= level).to(x.dtype)
-        keep.mul_(256 / (256 - level))
-        ctx.save_for_backward(keep)
-        return x * keep
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (keep,) = ctx.saved_tensors
-        return grads[0] * keep, None, None
-
-
 def _random_bytes(count: int, device: torch.device, generator: torch.Generator) -> Tensor:
     words = torch.empty((count + 7) // 8, dtype=torch.int64, device=device)
     # random_() without bounds leaves the sign bit out; the full range keeps all eight bytes uniform
     words.random_(-(2**63), None, generator=generator)
     return words.view(torch.uint8)[:count]
+
+
+def _level(p: float) -> int:
+    if not 0 <= p < 1:
+        raise ValueError(f"p = {p!r} must lie in [0, 1); use 0 for no dropout")
+    return min(round(p * 256), 255)
+
+
+def dropout_scale(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor | None:
+    """The factors of inverted dropout for ``x``: 0 where dropped, else 1 / (1 - p); None where nothing is dropped.
+
+    For functions with a backward of their own; see :func:`dropout`.
+    """
+    level = _level(p)
+    if generator is None or level == 0:
+        return None
+    # of x's own type: products with a boolean mask are five times slower on CPU
+    keep = (_random_bytes(x.numel(), x.device, generator).view(x.shape) >= level).to(x.dtype)
+    return keep.mul_(256 / (256 - level))
 
 
 def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
@@ -107,10 +110,5 @@ def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
     Raises:
         ValueError: ``p`` outside [0, 1).
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"p = {p!r} must lie in [0, 1); use 0 for no dropout")
-    level = round(p * 256)
-    if generator is None or level == 0:
-        return x
-    result: Tensor = _ByteDropout.apply(x, min(level, 255), generator)  # type: ignore[no-untyped-call]
-    return result
+    keep = dropout_scale(x, p, generator)
+    return x if keep is None else x * keep

@@ -1,0 +1,160 @@
+"""Multi-head attention over a packed batch: one autograd node, no work on padding but inside a bucket."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recgraph.encoders.packing import Bucket, Packed
+from recgraph.rng import dropout_scale
+
+__all__ = ["causal_attention", "last_attention"]
+
+
+def causal_attention(
+    qkv: Tensor, packed: Packed, n_heads: int, p: float, generator: torch.Generator | None
+) -> Tensor:
+    """Causal self-attention of each sequence.
+
+    Args:
+        qkv: [T, 3 D]: queries, keys and values, packed.
+        n_heads: divides D.
+        p: dropout of the attention probabilities; needs ``generator``.
+
+    Returns:
+        [T, D], packed: ``softmax(Q K^T / sqrt(D / n_heads) + mask) V``, heads side by side.
+    """
+    result: Tensor = _Causal.apply(qkv, packed, n_heads, p, generator)  # type: ignore[no-untyped-call]
+    return result
+
+
+def last_attention(
+    queries: Tensor, kv: Tensor, packed: Packed, n_heads: int, p: float, generator: torch.Generator | None
+) -> Tensor:
+    """Attention of the last place of each sequence alone.
+
+    Args:
+        queries: [B, D], rows in packed order.
+        kv: [T, 2 D]: keys and values, packed.
+
+    Returns:
+        [B, D], rows in packed order.
+    """
+    result: Tensor = _Last.apply(queries, kv, packed, n_heads, p, generator)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _heads(padded: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:
+    """[n, L, parts D] -> ``parts`` tensors of [n n_heads, L, D / n_heads]."""
+    n, length, width = padded.shape
+    split = padded.view(n, length, parts, n_heads, width // (parts * n_heads))
+    stacked = split.permute(2, 0, 3, 1, 4).reshape(parts, n * n_heads, length, -1)
+    return stacked.unbind(0)
+
+
+def _merge(parts: list[Tensor], n_heads: int) -> Tensor:
+    """The inverse of :func:`_heads`: -> [n, L, parts D]."""
+    stacked = torch.stack(parts)
+    count, rows, length, width = stacked.shape
+    split = stacked.view(count, rows // n_heads, n_heads, length, width)
+    return split.permute(1, 3, 0, 2, 4).reshape(rows // n_heads, length, count * n_heads * width)
+
+
+def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor | None, n_heads: int) -> Tensor:
+    scale = 1 / math.sqrt(queries.shape[-1])
+    if bias is None:
+        return torch.softmax(torch.bmm(queries, keys.transpose(1, 2)).mul_(scale), -1)
+    bias = bias.to(queries.dtype)
+    if bias.dim() == 4:
+        bias = bias.expand(-1, n_heads, -1, -1).reshape(-1, *bias.shape[2:])
+    return torch.softmax(torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale), -1)
+
+
+def _attend(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, n_heads: int, p: float, generator: Any
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """-> (output, probabilities, scaled keep mask or None), all by [n n_heads, ...]."""
+    probabilities = _probabilities(queries, keys, bias, n_heads)
+    keep = dropout_scale(probabilities, p, generator)
+    used = probabilities if keep is None else probabilities * keep
+    return torch.bmm(used, values), probabilities, keep
+
+
+def _attend_backward(
+    grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, probabilities: Tensor, keep: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    used = probabilities if keep is None else probabilities * keep
+    grad_values = torch.bmm(used.transpose(1, 2), grad)
+    grad_used = torch.bmm(grad, values.transpose(1, 2))
+    if keep is not None:
+        grad_used.mul_(keep)
+    grad_scores = torch._softmax_backward_data(grad_used, probabilities, -1, grad.dtype)
+    grad_scores = grad_scores.mul_(1 / math.sqrt(queries.shape[-1]))
+    return torch.bmm(grad_scores, keys), torch.bmm(grad_scores.transpose(1, 2), queries), grad_values
+
+
+def _tokens(bucket: Bucket) -> slice:
+    return slice(bucket.first_token, bucket.first_token + bucket.n_tokens)
+
+
+def _rows(bucket: Bucket) -> slice:
+    return slice(bucket.first_row, bucket.first_row + bucket.n_rows)
+
+
+class _Causal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, packed: Packed, n_heads: int, p: float, generator: Any) -> Tensor:
+        out = qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
+        saved: list[Tensor | None] = []
+        for bucket in packed.buckets:
+            queries, keys, values = _heads(bucket.pad(qkv[_tokens(bucket)]), 3, n_heads)
+            result, *kept = _attend(queries, keys, values, bucket.causal_bias, n_heads, p, generator)
+            out[_tokens(bucket)] = bucket.unpad(_merge([result], n_heads))
+            saved += [queries, keys, values, *kept]
+        ctx.save_for_backward(*saved)
+        ctx.packed, ctx.n_heads = packed, n_heads
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        grad = grads[0]
+        grad_qkv = grad.new_empty(grad.shape[0], 3 * grad.shape[1])
+        for index, bucket in enumerate(ctx.packed.buckets):
+            (of_out,) = _heads(bucket.pad(grad[_tokens(bucket)]), 1, ctx.n_heads)
+            parts = _attend_backward(of_out, *ctx.saved_tensors[5 * index : 5 * index + 5])
+            grad_qkv[_tokens(bucket)] = bucket.unpad(_merge(list(parts), ctx.n_heads))
+        return grad_qkv, None, None, None, None
+
+
+class _Last(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, kv: Tensor, packed: Packed, n_heads: int, p: float, generator: Any
+    ) -> Tensor:
+        out = torch.empty_like(queries)
+        saved: list[Tensor | None] = []
+        for bucket in packed.buckets:
+            (query,) = _heads(queries[_rows(bucket)][:, None], 1, n_heads)
+            keys, values = _heads(bucket.pad(kv[_tokens(bucket)]), 2, n_heads)
+            result, *kept = _attend(query, keys, values, bucket.last_bias, n_heads, p, generator)
+            out[_rows(bucket)] = _merge([result], n_heads)[:, 0]
+            saved += [query, keys, values, *kept]
+        ctx.save_for_backward(*saved)
+        ctx.packed, ctx.n_heads = packed, n_heads
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        grad = grads[0]
+        n_tokens = sum(bucket.n_tokens for bucket in ctx.packed.buckets)
+        grad_queries = torch.empty_like(grad)
+        grad_kv = grad.new_empty(n_tokens, 2 * grad.shape[1])
+        for index, bucket in enumerate(ctx.packed.buckets):
+            (of_out,) = _heads(grad[_rows(bucket)][:, None], 1, ctx.n_heads)
+            of_query, *of_kv = _attend_backward(of_out, *ctx.saved_tensors[5 * index : 5 * index + 5])
+            grad_queries[_rows(bucket)] = _merge([of_query], ctx.n_heads)[:, 0]
+            grad_kv[_tokens(bucket)] = bucket.unpad(_merge(of_kv, ctx.n_heads))
+        return grad_queries, grad_kv, None, None, None, None
