@@ -14,7 +14,7 @@ def _required() -> set[str]:
 
 
 def missing(name: str, reason: str) -> None:
-    """Skip with the reason, or fail where ``RECGRAPH_REQUIRE`` says that ``name`` must be there (as in CI)."""
+    """Skip with the reason, or fail where ``RECGRAPH_REQUIRE`` says that ``name`` must be there (CI)."""
     if name in _required():
         pytest.fail(f"{reason} (RECGRAPH_REQUIRE names {name})")
     pytest.skip(reason)

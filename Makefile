@@ -1,0 +1,74 @@
+# Everything a developer runs. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint types test-fast test-slow test-gpu bench bench-gpu reference docs clean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
+
+# The first interpreter that is new enough, runs, and can make environments (version managers leave shims that only
+# print an error). Evaluated when an environment has to be made and not before.
+PROBE = import ensurepip, sys, venv; print(sys.version_info >= (3, 11))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	[ "$$($$p -c '$(PROBE)' 2>/dev/null)" = True ] && echo $$p && break; done)
+
+# Test workers compute on one thread each: several threads in several processes only wait for one another.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+HAS_GPU := $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+# `make demo SMALL=1` trains for a few epochs only.
+DEMO_ARGS := $(if $(SMALL),--small)
+
+help:  ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): setup.cfg pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "recgraph needs Python >= 3.11 with venv; name one with make PYTHON=..." >&2; exit 1; }
+	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,serve]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+venv: $(STAMP)  ## the environment in .venv, brought up to date when setup.cfg changes
+
+demo: $(STAMP)  ## train and compare four models on MovieLens-100k, then recommend (SMALL=1: a quick pass)
+	$(PY) experiments/demo.py $(DEMO_ARGS)
+
+test: lint types test-fast  ## all checks: lint, types, layers, and every test that is quick
+
+test-fast: $(STAMP)
+	$(PYTEST) -n $(WORKERS) -m "not slow and not peer and not gpu" $(ARGS)
+
+lint: $(STAMP)  ## ruff and the static device check
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) tests/checks/devices.py
+
+types: $(STAMP)  ## mypy --strict over the library
+	$(PY) -m mypy
+
+test-slow: $(STAMP)  ## the tests that take more than about half a minute each
+	$(PYTEST) -m "slow and not peer and not gpu" $(ARGS)
+
+test-gpu: $(STAMP)  ## the contract tests on a CUDA device
+	@if $(HAS_GPU); then $(PYTEST) -m gpu $(ARGS); else echo "no device: not run"; fi
+
+bench: $(STAMP)  ## speed against other libraries, each in an environment of its own
+	OMP_NUM_THREADS=1 $(PY) experiments/bench/run.py $(ARGS)
+
+bench-gpu: $(STAMP)  ## the same on a CUDA device
+	@if $(HAS_GPU); then $(PY) experiments/bench/run.py --device cuda $(ARGS); else echo "no device: not run"; fi
+
+reference: $(STAMP)  ## every agreement with the published code, a JSON object a line
+	OMP_NUM_THREADS=1 $(PY) experiments/reference.py $(ARGS)
+
+docs: $(DOCS_STAMP)  ## the documentation, in docs/_build/html
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+clean:  ## remove what was built (not .venv)
+	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find recgraph tests experiments -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,129 @@
+"""Ragged rows against the same thing done with lists."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recgraph.sparse.ragged import Ragged, shape_rows
+
+Rows = list[list[int]]
+ROWS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=7)
+
+
+def make(rows: Rows) -> Ragged:
+    return Ragged.from_lists(rows)
+
+
+def ints(values: list[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+@given(ROWS)
+def test_lists_round_trip(rows: Rows) -> None:
+    ragged = make(rows)
+    assert ragged.to_lists() == rows
+    assert (len(ragged), ragged.n_rows) == (len(rows), len(rows))
+    assert ragged.lengths.tolist() == [len(row) for row in rows]
+    assert ragged.rows.tolist() == [index for index, row in enumerate(rows) for _ in row]
+    assert ragged.positions.tolist() == [place for row in rows for place in range(len(row))]
+    assert [ragged.row(index).tolist() for index in range(len(rows))] == rows
+
+
+@given(ROWS, st.integers(0, 7))
+def test_last(rows: Rows, n: int) -> None:
+    assert make(rows).last(n).to_lists() == [row[-n:] if n else [] for row in rows]
+
+
+@given(ROWS, st.data())
+def test_first(rows: Rows, data: st.DataObject) -> None:
+    counts = [data.draw(st.integers(0, len(row))) for row in rows]
+    assert make(rows).first(ints(counts)).to_lists() == [
+        row[:count] for row, count in zip(rows, counts, strict=True)
+    ]
+
+
+@given(ROWS.filter(bool), st.data())
+def test_take_with_repeats(rows: Rows, data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9))
+    assert make(rows).take(ints(chosen)).to_lists() == [rows[index] for index in chosen]
+
+
+@given(ROWS.filter(bool), st.data())
+def test_window(rows: Rows, data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9))
+    starts = [data.draw(st.integers(0, len(rows[index]))) for index in chosen]
+    lengths = [
+        data.draw(st.integers(0, len(rows[index]) - start))
+        for index, start in zip(chosen, starts, strict=True)
+    ]
+    wanted = [
+        rows[index][start : start + length]
+        for index, start, length in zip(chosen, starts, lengths, strict=True)
+    ]
+    assert make(rows).window(ints(chosen), ints(starts), ints(lengths)).to_lists() == wanted
+
+
+@given(ROWS, st.data())
+def test_filter(rows: Rows, data: st.DataObject) -> None:
+    keep = [[data.draw(st.booleans()) for _ in row] for row in rows]
+    mask = torch.tensor([flag for row in keep for flag in row], dtype=torch.bool)
+    wanted = [
+        [value for value, flag in zip(row, flags, strict=True) if flag]
+        for row, flags in zip(rows, keep, strict=True)
+    ]
+    assert make(rows).filter(mask).to_lists() == wanted
+
+
+@given(ROWS, st.integers(-1, 0))
+def test_padded_round_trip(rows: Rows, fill: int) -> None:
+    ragged = make(rows)
+    width = max((len(row) for row in rows), default=0)
+    padded = ragged.to_padded(fill)
+    assert padded.tolist() == [row + [fill] * (width - len(row)) for row in rows]
+    assert Ragged.from_padded(padded, ragged.lengths).to_lists() == rows
+
+
+@given(st.lists(ROWS, min_size=1, max_size=4))
+def test_cat(parts: list[Rows]) -> None:
+    assert Ragged.cat([make(rows) for rows in parts]).to_lists() == [row for rows in parts for row in rows]
+
+
+@given(ROWS)
+@settings(max_examples=20)
+def test_shape_rows(rows: Rows) -> None:
+    ragged = make(rows)
+    assert torch.equal(shape_rows(ragged.offsets, ragged.values.numel()), ragged.rows)
+
+
+def test_padded_to_a_wider_width() -> None:
+    assert make([[1], []]).to_padded(width=3).tolist() == [[1, 0, 0], [0, 0, 0]]
+
+
+def test_values_with_features_keep_their_shape_and_gradient() -> None:
+    values = torch.randn(5, 2, requires_grad=True)
+    ragged = make([[0, 0], [], [0, 0, 0]]).with_values(values)
+    padded = ragged.to_padded()
+    assert padded.shape == (3, 3, 2)
+    padded.sum().backward()
+    assert values.grad is not None
+    assert torch.equal(values.grad, torch.ones(5, 2))
+    assert torch.equal(ragged.last(1).values, values[[1, 4]])
+
+
+def test_last_does_not_copy_what_is_short() -> None:
+    ragged = make([[1, 2], [3]])
+    assert ragged.last(2) is ragged
+
+
+def test_device(device: torch.device) -> None:
+    ragged = make([[1, 2], [3]]).to(device)
+    assert ragged.device.type == device.type
+    assert ragged.last(1).to_lists() == [[2], [3]]
+
+
+def test_a_padded_mask_must_fit() -> None:
+    with pytest.raises(IndexError):
+        Ragged.from_padded(torch.zeros(2, 3, dtype=torch.int64), ints([1]))

@@ -1,0 +1,178 @@
+"""Configuration: what is accepted, and that every refusal names the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, field_validator
+
+from recgraph.config import (
+    Config,
+    ConfigError,
+    Search,
+    distribute,
+    load_toml,
+    parse_settings,
+    to_json,
+    unknown_key,
+)
+
+
+class Encoder(Config):
+    hidden_dim: Annotated[
+        int, Field(ge=1, le=4096, description="width of the vectors"), Search(16, 256, log=True)
+    ] = 64
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    loss: Literal["full", "sampled"] = "full"
+
+    @field_validator("hidden_dim")
+    @classmethod
+    def _even(cls, value: int) -> int:
+        if value % 2:
+            raise ValueError("must be even")
+        return value
+
+
+class Training(Config):
+    max_epochs: Annotated[int, Field(ge=1)] = 100
+    patience: Annotated[int | None, Field(ge=1)] = None
+
+
+class Required(Config):
+    n_items: Annotated[int, Field(gt=0)]
+
+
+def test_defaults_and_keywords() -> None:
+    config = Encoder.of({"dropout": 0.2}, hidden_dim=32)
+    assert (config.hidden_dim, config.dropout, config.loss) == (32, 0.2, "full")
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Encoder().hidden_dim = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"hidden_dims": 64}, r"unknown setting 'hidden_dims'; did you mean hidden_dim\?"),
+        ({"zzz": 1}, r"unknown setting 'zzz'; known settings: dropout, hidden_dim, loss"),
+        ({"dropout": 1.0}, r"dropout = 1\.0: .*less than 1.*\(allowed: >= 0 and < 1\)"),
+        ({"hidden_dim": 0}, r"hidden_dim = 0: .*\(allowed: >= 1 and <= 4096\)"),
+        ({"hidden_dim": "wide"}, r"hidden_dim = 'wide': .*integer"),
+        ({"hidden_dim": 3}, r"hidden_dim = 3: must be even"),
+        ({"loss": "bpr"}, r"loss = 'bpr': .*'full' or 'sampled'"),
+    ],
+)
+def test_refusals_name_field_value_and_range(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Encoder.of(settings)
+
+
+def test_all_problems_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Encoder.of(dropout=2, nope=1)
+    assert "dropout = 2" in str(caught.value)
+    assert "unknown setting 'nope'" in str(caught.value)
+
+
+def test_missing_field() -> None:
+    with pytest.raises(ConfigError, match=r"n_items: Field required \(allowed: > 0\)"):
+        Required.of()
+
+
+def test_settings_describe_the_fields() -> None:
+    first, second, _ = Encoder.settings()
+    assert (first.name, first.type, first.default, first.allowed) == (
+        "hidden_dim",
+        "int",
+        64,
+        ">= 1 and <= 4096",
+    )
+    assert first.description == "width of the vectors"
+    assert first.search == Search(16, 256, log=True)
+    assert second.search is None
+    assert Required.settings()[0].default == "required"
+    assert Training.settings()[1].type == "int | None"
+
+
+def test_settings_show_the_range_of_an_optional_field() -> None:
+    assert Training.settings()[1].allowed == ">= 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("64", 64),
+        ("1e-3", 1e-3),
+        ("true", True),
+        ("True", True),
+        ("none", None),
+        ("full", "full"),
+        ('"64"', "64"),
+        ("[1, 2]", [1, 2]),
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
+)
+def test_values_on_the_command_line(text: str, value: object) -> None:
+    (parsed,) = parse_settings([f"key = {text}"]).values()
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["lr"], "'lr' is not of the form key=value"),
+        (["=1"], "key=value"),
+        (["a=1", "a=2"], "names 'a' twice"),
+    ],
+)
+def test_bad_pairs(pairs: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_settings(pairs)
+
+
+def test_toml(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('hidden_dim = 32\nloss = "sampled"\n')
+    assert load_toml(path) == {"hidden_dim": 32, "loss": "sampled"}
+
+
+def test_bad_toml_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text("x = 1\ny = = 2\n")
+    with pytest.raises(ConfigError, match=r"a\.toml' is not valid TOML: .*line 2"):
+        load_toml(path)
+    path.write_bytes(b"x = '\xff'\n")
+    with pytest.raises(ConfigError, match=r"a\.toml' is not valid TOML"):
+        load_toml(path)
+    with pytest.raises(ConfigError, match=r"none\.toml' does not exist"):
+        load_toml(tmp_path / "none.toml")
+
+
+def test_distribute_shares_out_one_namespace() -> None:
+    parts = {"model": Encoder, "training": Training}
+    shared = distribute({"max_epochs": 3, "dropout": 0.1}, parts)
+    assert shared == {"model": {"dropout": 0.1}, "training": {"max_epochs": 3}}
+
+
+def test_distribute_refuses_unknown_keys_and_collisions() -> None:
+    with pytest.raises(ConfigError, match=r"'max_epoch'; did you mean max_epochs"):
+        distribute({"max_epoch": 3}, {"model": Encoder, "training": Training})
+    with pytest.raises(ConfigError, match="'hidden_dim' belongs to both a and b"):
+        distribute({}, {"a": Encoder, "b": Encoder})
+
+
+def test_json_is_stable_and_reads_back() -> None:
+    text = to_json(Encoder())
+    assert list(json.loads(text)) == ["dropout", "hidden_dim", "loss"]
+    assert Encoder.of(json.loads(text)) == Encoder()
+
+
+def test_unknown_key_proposes_the_nearest() -> None:
+    assert "did you mean patience" in unknown_key("patiense", ["patience", "dropout"])

@@ -1,0 +1,224 @@
+"""Who may import whom. Parsed, not run: an import in a function or under TYPE_CHECKING is an edge too."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "recgraph"
+
+# Open to all, and importing nothing of the library themselves.
+OPEN = {"config", "registry", "rng", "sparse.ragged"}
+
+# A layer -> the layers (or single modules) of recgraph that it may import, besides itself and OPEN.
+MAY_IMPORT: dict[str, set[str]] = {
+    "config": set(),
+    "registry": set(),
+    "rng": set(),
+    "sparse": set(),
+    "contrast": set(),
+    "losses": set(),
+    "data": {"sparse"},
+    "encoders": {"sparse"},
+    "views": {"data", "sparse"},
+    "models": {"data", "views", "encoders", "contrast", "losses", "sparse"},
+    "train": {"data", "models.base"},
+    "evaluate": {"data", "sparse"},
+    "serve": {"data", "models.base", "evaluate", "sparse"},
+    "explain": {"data", "views", "models.base", "evaluate", "serve"},
+    "tune": {"train", "evaluate", "data", "models.base"},
+    "leaderboard": {"tune", "train", "evaluate", "data", "models.base", "serve"},
+}
+ALL = set(MAY_IMPORT) | {"experiment"}
+MAY_IMPORT["experiment"] = ALL - {"experiment", "tune", "leaderboard"}
+MAY_IMPORT["cli"] = ALL
+# the public names: each is imported when it is first used
+MAY_IMPORT["__init__"] = ALL
+
+# Third-party package -> the layers or modules that may import it; "*" is all of recgraph.
+THIRD_PARTY: dict[str, set[str]] = {
+    "torch": {"*"},
+    "numpy": {"*"},
+    "pydantic": {"*"},
+    "scipy": {"data", "sparse", "models", "evaluate"},
+    "sklearn": {"contrast.prototypes", "evaluate.probe"},
+    "torch_geometric": {"data.hetero", "sparse.backends.pyg"},
+    "dgl": {"data.hetero", "sparse.backends.dgl"},
+    "accelerate": {"train"},
+    "optuna": {"tune"},
+    "polars": {"data", "evaluate", "serve", "leaderboard", "experiment", "cli"},
+    "narwhals": {"data", "serve", "experiment"},
+    "pooch": {"data"},
+    "safetensors": {"serve", "train"},
+    "faiss": {"serve.ann", "serve.export"},
+    "typer": {"cli"},
+    "click": {"cli"},
+    "rich": {"cli", "train"},
+    "jinja2": {"leaderboard"},
+    "tensorboard": {"train"},
+    "packaging": {"sparse.backends.dgl"},
+}
+# Optional, or slow to import: inside a function alone.
+LAZY = {"torch_geometric", "dgl", "faiss", "tensorboard", "optuna", "sklearn"}
+
+
+@dataclass(frozen=True)
+class Edge:
+    source: str  # module, without the leading "recgraph."
+    target: str  # the same for the library's own, else the third-party package
+    where: str
+    own: bool
+    lazy: bool
+
+
+def _module(path: Path) -> str:
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name if name == "__init__" else name.removesuffix(".__init__")
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / Path(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def _targets(node: ast.AST, path: Path) -> list[str]:
+    """The full names of the modules that a node imports."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = node.module or ""
+        if node.level:
+            parents = path.relative_to(ROOT).parts[: -node.level]
+            base = ".".join([*parents, base]) if base else ".".join(parents)
+        inner = [f"{base}.{alias.name}" for alias in node.names]
+        return [name if _is_module(name) else base for name in inner]
+    # importlib.import_module("...") with the name written out
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+        first = node.args[0]
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            return [first.value]
+    return []
+
+
+def _walk(node: ast.AST, lazy: bool = False) -> Iterator[tuple[ast.AST, bool]]:
+    for child in ast.iter_child_nodes(node):
+        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        inner = lazy or typing_only or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield child, inner
+        yield from _walk(child, inner)
+
+
+@cache
+def edges() -> tuple[Edge, ...]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node, lazy in _walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for target in _targets(node, path):
+                own = target.split(".")[0] == "recgraph"
+                name = target.removeprefix("recgraph").removeprefix(".") if own else target.split(".")[0]
+                where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+                found.append(Edge(_module(path), name, where, own, lazy))
+    return tuple(found)
+
+
+def _within(module: str, places: set[str]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+def allowed(edge: Edge) -> bool:
+    """Whether an edge inside the library is in the table."""
+    source, target = edge.source.split(".")[0], edge.target.split(".")[0]
+    if edge.target == "":  # `from recgraph import __version__`; its lazy names are modules of their own
+        return True
+    if edge.source in OPEN:  # "sparse.ragged" too imports nothing
+        return False
+    if source == target or edge.target in OPEN:
+        return True
+    return _within(edge.target, MAY_IMPORT.get(source, set()))
+
+
+def test_every_layer_is_in_the_table() -> None:
+    layers = {_module(path).split(".")[0] for path in PACKAGE.rglob("*.py")}
+    assert layers <= set(MAY_IMPORT), "a new layer: say in MAY_IMPORT whom it may import"
+
+
+def test_the_library_imports_downwards_only() -> None:
+    wrong = [edge for edge in edges() if edge.own and not allowed(edge)]
+    assert [f"{edge.where}: {edge.source} may not import {edge.target}" for edge in wrong] == []
+
+
+def test_nothing_imports_the_command_line() -> None:
+    users = [edge for edge in edges() if edge.own and _within(edge.target, {"cli"})]
+    assert [edge.where for edge in users if not _within(edge.source, {"cli"})] == []
+
+
+def test_third_party_packages_stay_in_their_place() -> None:
+    wrong = []
+    for edge in edges():
+        if edge.own or edge.target in sys.stdlib_module_names:
+            continue
+        places = THIRD_PARTY.get(edge.target, set())
+        if "*" not in places and not _within(edge.source, places):
+            wrong.append(
+                f"{edge.where}: {edge.source} may not import {edge.target} (allowed: {sorted(places)})"
+            )
+    assert wrong == []
+
+
+def test_optional_packages_are_imported_lazily() -> None:
+    assert [e.where for e in edges() if not e.own and e.target in LAZY and not e.lazy] == []
+
+
+def test_the_config_and_the_registry_do_not_need_torch() -> None:
+    assert [
+        e.where for e in edges() if e.source in ("__init__", "config", "registry") and e.target == "torch"
+    ] == []
+
+
+def test_third_party_packages_are_declared() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = " ".join(config["options.extras_require"].values())
+    lines = f"{config['options']['install_requires']}\n{extras}".splitlines()
+    declared = {re.split(r"[<>=;\[ ]", line.strip())[0].lower() for line in lines if line.strip()}
+    names = {
+        "sklearn": "scikit-learn",
+        "torch_geometric": "torch-geometric",
+        "faiss": "faiss-cpu",
+        "click": "typer",
+    }
+    used = {e.target for e in edges() if not e.own and e.target not in sys.stdlib_module_names}
+    assert {names.get(name, name) for name in used} <= declared
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "fine"),
+    [
+        ("data.split", "rng", True),
+        ("contrast.term", "sparse.ragged", True),
+        ("contrast.term", "sparse.csr", False),
+        ("train.trainer", "models.base", True),
+        ("train.trainer", "models.mclrec", False),
+        ("train.trainer", "evaluate.protocol", False),
+        ("models.ease", "train.trainer", False),
+        ("rng", "config", False),
+        ("sparse.ragged", "sparse.csr", False),
+        ("experiment", "serve.bundle", True),
+        ("experiment", "cli.app", False),
+        ("experiment", "tune.study", False),
+        ("serve.bundle", "", True),
+        ("cli.train", "experiment", True),
+        ("tune.study", "experiment", False),
+    ],
+)
+def test_the_rule_itself(source: str, target: str, fine: bool) -> None:
+    assert allowed(Edge(source, target, "", True, False)) is fine

@@ -1,0 +1,131 @@
+"""Randomness: reproducible streams, their state, and dropout's distribution and gradient."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from recgraph.rng import Generators, derive, dropout, numpy_generator, seeded_init
+
+
+def draw(generator: torch.Generator, n: int = 8) -> torch.Tensor:
+    return torch.rand(n, generator=generator, device=generator.device)
+
+
+def test_derive_is_fixed_for_all_time() -> None:
+    # a changed value would change every recorded run
+    assert derive(7, "dropout") == 73442665498095197
+    assert derive(7) != derive(8)
+    assert derive(7, "a", "b") != derive(7, "ab")
+    assert derive(7, "epoch", 1) == derive(7, "epoch", "1")
+    assert all(0 <= derive(seed) < 2**63 for seed in range(200))
+
+
+def test_streams_do_not_depend_on_one_another(device: torch.device) -> None:
+    first, second = Generators(3, device), Generators(3, device)
+    draw(second["other"], 100)
+    assert torch.equal(draw(first["views"]), draw(second["views"]))
+    assert not torch.equal(draw(first["views"]), draw(first["other"]))
+    assert not torch.equal(draw(Generators(4, device)["views"]), draw(Generators(3, device)["views"]))
+
+
+def test_fresh_depends_on_its_names_alone() -> None:
+    generators = Generators(3)
+    before = draw(generators.fresh("epoch", 2))
+    draw(generators["views"])
+    assert torch.equal(before, draw(generators.fresh("epoch", 2)))
+    assert not torch.equal(before, draw(generators.fresh("epoch", 3)))
+
+
+def test_state_round_trip(device: torch.device) -> None:
+    generators = Generators(5, device)
+    draw(generators["dropout"], 11)
+    draw(generators["views"], 3)
+    state = {name: value.clone() for name, value in generators.state_dict().items()}
+    wanted = {name: draw(generators[name]) for name in ("dropout", "views")}
+    restored = Generators(5, device)
+    restored.load_state_dict(state)
+    assert all(torch.equal(draw(restored[name]), values) for name, values in wanted.items())
+
+
+def test_seeded_init_restores_the_global_generator() -> None:
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    with seeded_init(9):
+        first = torch.nn.Linear(3, 3).weight
+    assert torch.equal(torch.rand(3), wanted)
+    with seeded_init(9):
+        assert torch.equal(torch.nn.Linear(3, 3).weight, first)
+    with seeded_init(9, "other"):
+        assert not torch.equal(torch.nn.Linear(3, 3).weight, first)
+
+
+def test_numpy_generator() -> None:
+    first, second = (numpy_generator(2, "split").random(4) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, numpy_generator(2, "other").random(4))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.2, 0.5, 0.9, 0.999])
+def test_dropout_distribution(device: torch.device, p: float) -> None:
+    n = 400_000
+    x = torch.ones(n, device=device)
+    kept = dropout(x, p, Generators(1, device)["dropout"])
+    rate = min(round(p * 256), 255) / 256  # what the docstring promises
+    zeros = int((kept == 0).sum())
+    assert abs(zeros - n * rate) < 5 * math.sqrt(n * rate * (1 - rate))
+    survivors = kept[kept != 0]
+    torch.testing.assert_close(survivors, torch.full_like(survivors, 1 / (1 - rate)))
+
+
+def test_dropout_is_independent_between_neighbours(device: torch.device) -> None:
+    n = 400_000
+    dropped = dropout(torch.ones(n, device=device), 0.5, Generators(2, device)["dropout"]) == 0
+    for shift in (1, 2, 4, 8):  # bytes of one drawn word are neighbours
+        both = int((dropped[shift:] & dropped[:-shift]).sum())
+        assert abs(both - n / 4) < 5 * math.sqrt(n * 3 / 16)
+
+
+def test_dropout_gradient_is_the_mask(device: torch.device) -> None:
+    x = torch.randn(1000, 3, device=device, requires_grad=True)
+    y = dropout(x, 0.25, Generators(3, device)["dropout"])
+    y.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad * x, y)
+    assert x.grad.unique().tolist() == pytest.approx([0, 4 / 3])
+
+
+def test_dropout_passes_gradcheck() -> None:
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda value: dropout(value, 0.5, Generators(4)["dropout"]), (x,))
+
+
+def test_dropout_is_reproducible_and_moves_on(device: torch.device) -> None:
+    x = torch.randn(64, device=device)
+    stream, again = Generators(6, device)["dropout"], Generators(6, device)["dropout"]
+    first = dropout(x, 0.5, stream)
+    assert torch.equal(first, dropout(x, 0.5, again))
+    assert not torch.equal(first, dropout(x, 0.5, stream))
+
+
+def test_dropout_off_returns_the_input() -> None:
+    x = torch.randn(3)
+    assert dropout(x, 0.0, Generators(0)["dropout"]) is x
+    assert dropout(x, 0.5, None) is x
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 1.5])
+def test_dropout_refuses_what_is_no_probability(p: float) -> None:
+    with pytest.raises(ValueError, match=rf"p = {p} must lie in \[0, 1\)"):
+        dropout(torch.ones(2), p, None)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (7, 3), (2, 3, 5)])
+def test_dropout_keeps_shape_and_type(shape: tuple[int, ...]) -> None:
+    x = torch.ones(shape, dtype=torch.bfloat16)
+    y = dropout(x, 0.5, Generators(0)["dropout"])
+    assert (y.shape, y.dtype) == (x.shape, x.dtype)
