@@ -1,0 +1,138 @@
+"""Contract of all latent augmenters, the published MLP's numbers, and the attention against a loop."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.sparse.ragged import Ragged
+from recgraph.views.latent import Augmenter
+from recgraph.views.latent.attention import Attention, attend_rows
+from recgraph.views.latent.base import Variant
+from recgraph.views.latent.conv import Conv
+from recgraph.views.latent.mlp import MLP
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+DIM = 16
+CASES = [(name, variant) for name in registry.names("augmenter") for variant in get_args(Variant)]
+
+
+def _made(name: str, variant: Variant, device: torch.device | str = "cpu") -> Augmenter:
+    torch.manual_seed(0)
+    made: Augmenter = registry.load("augmenter", name)(DIM, variant=variant)
+    return made.to(device, torch.float64)
+
+
+def _inputs(device: torch.device | str = "cpu") -> tuple[Tensor, Ragged]:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(DIM, DIM, generator=generator, dtype=torch.float64)
+    lengths = torch.randint(1, 6, (DIM,), generator=generator)
+    values = torch.randn(int(lengths.sum()), DIM, generator=generator, dtype=torch.float64)
+    return hidden.to(device), Ragged.from_lengths(values, lengths).to(device)
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_contract(name: str, variant: Variant, device: torch.device) -> None:
+    augmenter = _made(name, variant, device)
+    hidden, states = _inputs(device)
+    out = augmenter(hidden.requires_grad_(), states)
+    assert out.shape == hidden.shape
+    assert out.device.type == device.type
+    torch.testing.assert_close(out.norm(dim=1), torch.ones_like(out[:, 0]))
+    out.square().mul(torch.arange(DIM, device=device)).sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in augmenter.parameters())
+    assert any(bool(p.grad.any()) for p in augmenter.parameters() if p.grad is not None)
+    assert hidden.grad is not None
+
+
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_states_are_read_only_where_needed(name: str, variant: Variant) -> None:
+    augmenter = _made(name, variant)
+    hidden, states = _inputs()
+    if augmenter.needs_states:
+        with pytest.raises(ValueError, match="states = None"):
+            augmenter(hidden)
+    else:
+        assert torch.equal(augmenter(hidden), augmenter(hidden, states))
+
+
+@pytest.mark.parametrize("name", registry.names("augmenter"))
+def test_row_variant_is_independent_of_the_batch(name: str, device: torch.device) -> None:
+    augmenter = _made(name, "row", device)
+    hidden, states = _inputs(device)
+    rows = torch.tensor([3, 0, 7], device=device)
+    torch.testing.assert_close(augmenter(hidden[rows], states.take(rows)), augmenter(hidden, states)[rows])
+
+
+@pytest.mark.parametrize("name", registry.names("augmenter"))
+def test_wrong_arguments_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match="variant = 'other'"):
+        registry.load("augmenter", name)(DIM, variant="other")
+    with pytest.raises(ValueError, match=r"\(4, 3\)"):
+        _made(name, "row")(torch.zeros(4, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("step", ["a", "b"])
+def test_mlp_has_the_published_numbers(step: str, device: torch.device) -> None:
+    golden = np.load(GOLDEN / f"mclrec_step_{step}.npz")
+    for prefix, given, expected in (("aug1.", "z1", "v1"), ("aug2.", "z2", "v2")):
+        state = {k.removeprefix(prefix): torch.from_numpy(golden[k]) for k in golden if k.startswith(prefix)}
+        augmenter = MLP(golden[given].shape[1]).double()
+        augmenter.load_state_dict(state)
+        out = augmenter.to(device)(torch.from_numpy(golden[given]).to(device))
+        np.testing.assert_allclose(out.detach().cpu().numpy(), golden[expected], rtol=1e-8, atol=1e-12)
+
+
+def test_mlp_sizes() -> None:
+    assert [tuple(p.shape) for p in MLP(64).parameters() if p.dim() == 2] == [(32, 64), (16, 32), (64, 16)]
+
+
+def test_attention_of_rows_equals_a_loop() -> None:
+    query, keys = _inputs()
+    values = keys.values.flip(0)
+    made = attend_rows(query, keys, values)
+    for row in range(DIM):
+        start, end = int(keys.offsets[row]), int(keys.offsets[row + 1])
+        weight = torch.softmax(keys.values[start:end] @ query[row] / math.sqrt(DIM), 0)
+        torch.testing.assert_close(made[row], weight @ values[start:end])
+
+
+def test_attention_without_states_is_zero_with_finite_gradients() -> None:
+    augmenter = _made("attention", "row")
+    hidden = _inputs()[0][:2]
+    states = Ragged(torch.ones(1, DIM, dtype=torch.float64), torch.tensor([0, 0, 1]))
+    out = augmenter(hidden, states)
+    assert not out[0].any()
+    out.sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in augmenter.parameters() if p.grad is not None)
+
+
+def test_published_attention_is_across_the_batch() -> None:
+    augmenter = _made("attention", "published")
+    assert isinstance(augmenter, Attention)
+    hidden, _ = _inputs()
+    weight = torch.softmax(augmenter.query(hidden) @ augmenter.key(hidden).T / math.sqrt(DIM), 1)
+    torch.testing.assert_close(
+        augmenter(hidden), F.normalize(F.gelu(weight @ augmenter.value(hidden)), dim=1)
+    )
+
+
+def test_published_convolution_takes_the_batch_as_channels() -> None:
+    augmenter = _made("conv", "published")
+    assert isinstance(augmenter, Conv)
+    hidden, _ = _inputs()
+    padded = F.pad(hidden, (1, 1))
+    weight, bias = augmenter.conv.weight, augmenter.conv.bias
+    assert bias is not None
+    mixed = sum(weight[:, :, k] @ padded[:, k : k + DIM] for k in range(3)) + bias[:, None]
+    torch.testing.assert_close(augmenter(hidden), F.normalize(F.gelu(mixed), dim=1))
+    with pytest.raises(ValueError, match=f"batches of exactly {DIM}"):
+        augmenter(hidden[:4])
