@@ -24,8 +24,8 @@ _PACKAGES = {
     "view": "recgraph.views",
     "weight": "recgraph.contrast.weights",
 }
-# A file of a kind's package that holds no member: its base, or a part that members share.
-_NOT_MEMBERS = {"base"}
+# Files that hold no member: a base (base.py, base_sequence.py) or a part that members share (_rows.py).
+_NOT_MEMBERS = ("_", "base")
 _registered: dict[tuple[str, str], type[Any]] = {}
 
 T = TypeVar("T", bound=type[Any])
@@ -53,7 +53,7 @@ def _files(kind: str) -> dict[str, str]:
 
 
 def _is_private(name: str) -> bool:
-    return name.startswith("_") or name in _NOT_MEMBERS
+    return name.startswith(_NOT_MEMBERS)
 
 
 def _entry_points(kind: str) -> dict[str, Any]:

@@ -34,13 +34,14 @@ class Generators:
     Args:
         seed: the recorded seed of the run.
         device: where tensors are drawn.
+        rank: of the process, where several train together: streams differ by it, :meth:`fresh` generators do not.
 
     A stream's position is part of the training state (:meth:`state_dict`), so that a resumed run draws what an
     uninterrupted one would have drawn.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
-        self.seed = int(seed)
+    def __init__(self, seed: int, device: torch.device | str = "cpu", rank: int = 0) -> None:
+        self.seed, self.rank = int(seed), rank
         self.device = torch.device(device)
         self._streams: dict[str, torch.Generator] = {}
 
@@ -48,7 +49,7 @@ class Generators:
         """The stream of that name, e.g. ``"dropout"``, ``"views"``, ``"negatives"``."""
         if name not in self._streams:
             stream = torch.Generator(device=self.device)
-            self._streams[name] = stream.manual_seed(derive(self.seed, name))
+            self._streams[name] = stream.manual_seed(derive(self.seed, name, *([self.rank] if self.rank else [])))
         return self._streams[name]
 
     def fresh(self, *names: str | int) -> torch.Generator:

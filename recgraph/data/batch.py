@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -42,18 +42,22 @@ class SequenceBatch:
         targets: tokens to predict: [B] after each row (``regime="prefix"``), or [T] after each input token
             (``"causal"``, aligned with ``sequences.values``).
         contrast: B rows of tokens from which contrastive views are drawn.
+        contrast_targets: [B] the token that follows each row of ``contrast``.
+        causal: whether there is a target after each input token.
         generators: the run's random streams, on the batch's device.
+        partners: B rows of tokens followed by the same target as ``contrast``'s; None where not asked for.
+        drawn: what a model draws once for all phases of the batch (its views).
     """
 
     users: Tensor
     sequences: Ragged
     targets: Tensor
     contrast: Ragged
+    contrast_targets: Tensor
+    causal: bool
     generators: Generators
-
-    @property
-    def causal(self) -> bool:
-        return self.targets.numel() != self.users.numel() or self.sequences.values.numel() == self.users.numel()
+    partners: Ragged | None = None
+    drawn: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def n_targets(self) -> int:
@@ -61,8 +65,15 @@ class SequenceBatch:
         return self.targets.numel()
 
     def to(self, device: torch.device | str) -> SequenceBatch:
-        moved = (self.users.to(device), self.sequences.to(device), self.targets.to(device), self.contrast.to(device))
-        return SequenceBatch(*moved, generators=self.generators)
+        return replace(
+            self,
+            users=self.users.to(device),
+            sequences=self.sequences.to(device),
+            targets=self.targets.to(device),
+            contrast=self.contrast.to(device),
+            contrast_targets=self.contrast_targets.to(device),
+            partners=None if self.partners is None else self.partners.to(device),
+        )
 
 
 @dataclass(frozen=True)

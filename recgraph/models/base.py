@@ -116,6 +116,9 @@ class ClosedFormModel(Model):
 class TrainableModel(Model):
     """A model trained by gradients: it names its terms, its phases and its batches."""
 
+    #: terms that are in no loss but logged once an epoch
+    diagnostics: ClassVar[tuple[str, ...]] = ()
+
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The steps made on each batch, in order."""

@@ -1,0 +1,49 @@
+"""The GRU encoder of GRU4Rec."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from recgraph.encoders.base import SequenceEncoder
+from recgraph.rng import dropout
+from recgraph.sparse.ragged import Ragged
+
+
+class GRU(SequenceEncoder):
+    """Gated recurrent units over the sequence, then a linear layer (RecBole's form).
+
+    Source: Tan et al., Improved Recurrent Neural Networks for Session-based Recommendations (2016). A masked item is
+    a step with the embedding of token 0. Nothing is computed for padding.
+
+    Args:
+        hidden_dim, max_len, dropout: as of every encoder; dropout is of the embeddings.
+        n_layers: stacked GRU layers.
+        inner_dim: width of the GRU's state.
+    """
+
+    def __init__(
+        self, hidden_dim: int = 64, max_len: int = 50, dropout: float = 0.3, n_layers: int = 1, inner_dim: int = 128
+    ) -> None:
+        super().__init__(hidden_dim, max_len, dropout)
+        self.gru = nn.GRU(hidden_dim, inner_dim, n_layers, bias=False)
+        self.dense = nn.Linear(inner_dim, hidden_dim)
+        for name, weight in self.gru.named_parameters():
+            if name.startswith("weight"):
+                nn.init.xavier_uniform_(weight)
+
+    def _encode(
+        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool
+    ) -> Tensor:
+        x = dropout(F.embedding(sequences.values, table), self.dropout, generator)
+        # torch's packed layout: time by time, the longest row first
+        by_length = torch.argsort(sequences.lengths, descending=True, stable=True)
+        rank = torch.argsort(by_length)
+        order = torch.argsort(sequences.positions * sequences.n_rows + rank[sequences.rows])
+        sizes = torch.tensor(torch.bincount(sequences.positions).tolist())
+        out, state = self.gru(PackedSequence(x.index_select(0, order), sizes))
+        if last_only:
+            return self.dense(state[-1].index_select(0, rank))  # type: ignore[no-any-return]
+        return self.dense(out.data.index_select(0, torch.argsort(order)))  # type: ignore[no-any-return]

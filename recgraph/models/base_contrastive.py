@@ -1,0 +1,101 @@
+"""What sequence models with a contrastive task share: two views of each sequence and their NT-Xent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from recgraph.config import Search
+from recgraph.contrast.regularisers.alignment import Alignment
+from recgraph.contrast.regularisers.uniformity import Uniformity
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.data.batch import SequenceBatch
+from recgraph.data.part import Part
+from recgraph.models.base import Space
+from recgraph.models.base_sequence import SequenceModel, TransformerConfig
+from recgraph.sparse.ragged import Ragged
+from recgraph.views._two_views import TwoViews
+
+
+class ContrastiveConfig(TransformerConfig):
+    temperature: Annotated[
+        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 2.0, log=True)
+    ] = 1.0
+    similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive terms")] = "dot"
+    views: Annotated[
+        tuple[str, ...], Field(min_length=1, description="sequence views; two different ones are drawn for each sample")
+    ] = ("crop", "mask", "reorder")
+    contrast_of: Annotated[
+        Literal["prefix", "sequence"],
+        Field(description="in the causal regime: views of a prefix of random length, or of the whole sequence"),
+    ] = "prefix"
+    weight: Annotated[
+        str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
+    ] = None
+    weight_options: Annotated[dict[str, Any], Field(description="settings of the weight")] = {}
+
+
+class ContrastiveSequenceModel(SequenceModel):
+    """Base of contrastive sequence models. Terms: ``rec``; ``cl1``, the NT-Xent of two encoded stochastic views;
+    ``alignment`` and ``uniformity`` of these (diagnostics)."""
+
+    Config = ContrastiveConfig
+    diagnostics: ClassVar[tuple[str, ...]] = ("alignment", "uniformity")
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        self._views = self._make_views()
+        self.contrast = self._contrastive_term(self.config.temperature)
+        self._alignment, self._uniformity = Alignment(), Uniformity()
+
+    def _make_views(self) -> TwoViews | None:
+        return TwoViews(list(self.config.views), distinct=len(self.config.views) > 1)
+
+    def _contrastive_term(self, temperature: float, similarity: str | None = None) -> ContrastiveTerm:
+        return ContrastiveTerm(
+            temperature=temperature,
+            similarity=similarity or self.config.similarity,
+            weight=self.config.weight,
+            weight_options=self.config.weight_options,
+            objective="nt_xent",
+        )
+
+    def setup(self, train: Part) -> None:
+        super().setup(train)
+        if self._views is not None:
+            self._views.setup(train)
+
+    def _drawn_views(self, batch: SequenceBatch) -> list[Ragged]:
+        """Two views of each sequence, drawn once for all phases of a batch."""
+        if "views" not in batch.drawn:
+            assert self._views is not None
+            batch.drawn["views"] = list(self._views(batch.contrast, batch.generators["views"]))
+        views: list[Ragged] = batch.drawn["views"]
+        return views
+
+    def _terms(self, batch: SequenceBatch, terms: set[str]) -> dict[str, Tensor]:
+        views = self._drawn_views(batch)
+        computed: dict[str, Tensor] = {}
+        # prefixes are read at their last place like views, so that all are encoded as one batch
+        together = "rec" in terms and not batch.causal
+        encoded = self._encode_each([*([batch.sequences] if together else []), *views], batch)
+        if "rec" in terms:
+            hidden = encoded.pop(0) if together else self._encode(batch.sequences, batch, last_only=False)
+            computed["rec"] = self._rec(batch, hidden)
+        return computed | self._contrast(batch, terms - {"rec"}, encoded)
+
+    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Tensor]) -> dict[str, Tensor]:
+        """The contrastive terms asked for, from the encoded views."""
+        ids = batch.contrast_targets
+        made: dict[str, Callable[[], Tensor]] = {
+            "cl1": lambda: self.contrast(encoded[0], encoded[1], ids, ids),
+            "alignment": lambda: self._alignment(encoded[0], encoded[1]),
+            "uniformity": lambda: self._uniformity(encoded[0], encoded[1]),
+        }
+        unknown = sorted(terms - set(made))
+        if unknown:
+            raise ValueError(f"{type(self).__name__} has no terms {unknown}; it has {sorted({'rec', *made})}")
+        return {name: made[name]() for name in sorted(terms)}

@@ -1,0 +1,140 @@
+"""What sequence models share: the item table, the encoder, the recommendation loss, the two training regimes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph import registry
+from recgraph.config import Search
+from recgraph.data.batch import Query, SequenceBatch
+from recgraph.data.part import Part
+from recgraph.data.sequences import SequenceBatches, sequence_batches
+from recgraph.encoders.base import SequenceEncoder
+from recgraph.encoders.transformer import Transformer, initialise
+from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+
+WIDTHS = (32, 64, 128, 256)
+
+
+class SequenceConfig(ModelConfig):
+    hidden_dim: Annotated[int, Field(ge=1, description="width of item vectors and states"), Search(choices=WIDTHS)] = 64
+    max_len: Annotated[int, Field(ge=1, description="the last items of a history that are read")] = 50
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = 0.5
+    regime: Annotated[
+        Literal["prefix", "causal"],
+        Field(description="training samples: every prefix with its next item, or every sequence with all its targets"),
+    ] = "causal"
+    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = "full_softmax"
+    n_negatives: Annotated[int, Field(ge=1, description="negatives of losses that draw them")] = 512
+    loss_options: Annotated[dict[str, Any], Field(description="further settings of the loss")] = {}
+
+
+class TransformerConfig(SequenceConfig):
+    n_layers: Annotated[int, Field(ge=1, description="transformer layers"), Search(1, 4)] = 2
+    n_heads: Annotated[int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))] = 2
+    inner_dim: Annotated[int, Field(ge=1, description="width of the feed-forward part")] = 256
+    attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")] = 0.5
+
+
+class SequenceModel(TrainableModel):
+    """Base of sequence models. Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history."""
+
+    Config = SequenceConfig
+    #: whether training samples come with a sequence of the same target
+    needs_partners = False
+
+    def _build(self, space: Space) -> None:
+        self.item_embedding = nn.Embedding(space.n_items + 1, self.config.hidden_dim)
+        initialise(self.item_embedding)
+        self.encoder = self._make_encoder()
+        self.loss = self._make_loss()
+
+    def _make_encoder(self) -> SequenceEncoder:
+        config = self.config
+        return Transformer(
+            hidden_dim=config.hidden_dim,
+            max_len=config.max_len,
+            dropout=config.dropout,
+            n_layers=config.n_layers,
+            n_heads=config.n_heads,
+            inner_dim=config.inner_dim,
+            attention_dropout=config.attention_dropout,
+        )
+
+    def _make_loss(self) -> nn.Module:
+        cls = registry.load("loss", self.config.loss)
+        given = {"n_negatives": self.config.n_negatives} if "n_negatives" in cls.Config.model_fields else {}
+        loss: nn.Module = cls(**{**given, **self.config.loss_options})
+        return loss
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("model", ("model",), {"rec": 1.0}),)
+
+    def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
+        """Training batches of the configured regime; also shows the training part to the parts that learn from it."""
+        self.setup(train)
+        return sequence_batches(
+            train,
+            self.config.regime,
+            batch_size=batch_size,
+            max_len=self.config.max_len,
+            generators=generators,
+            contrast_of=getattr(self.config, "contrast_of", "prefix"),
+            partners=self.needs_partners,
+        )
+
+    def setup(self, train: Part) -> None:
+        """Show the training part to the loss (item popularity); a subclass adds its views."""
+        self.loss.setup(train.item_counts())
+
+    def forward(self, batch: SequenceBatch, terms: Iterable[str]) -> dict[str, Tensor]:
+        terms = set(terms)
+        if terms == {"rec"}:
+            return {"rec": self._rec(batch, self._encode(batch.sequences, batch, last_only=not batch.causal))}
+        return self._terms(batch, terms)
+
+    def _terms(self, batch: SequenceBatch, terms: set[str]) -> dict[str, Tensor]:
+        raise ValueError(f"{type(self).__name__} has no terms {sorted(terms - {'rec'})}; it has 'rec'")
+
+    def _rec(self, batch: SequenceBatch, hidden: Tensor) -> Tensor:
+        loss: Tensor = self.loss(hidden, batch.targets, self.item_embedding.weight, batch.generators["negatives"])
+        return loss
+
+    def _encode(self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True) -> Tensor:
+        states: Tensor = self.encoder(
+            sequences, self.item_embedding.weight, batch.generators["dropout"], last_only=last_only
+        )
+        return states
+
+    def _encode_each(self, parts: list[Ragged], batch: SequenceBatch) -> list[Tensor]:
+        """The last states of several sets of B rows, encoded as one batch."""
+        together = self._encode(Ragged.cat(parts) if len(parts) > 1 else parts[0], batch)
+        return list(together.split([part.n_rows for part in parts]))
+
+    def encode_users(self, query: Query) -> Tensor:
+        history = query.history.last(self.config.max_len)
+        tokens = history.with_values(history.values + 1)
+        empty_mask = tokens.lengths == 0
+        if bool(empty_mask.any()):
+            tokens = _fill_empty(tokens, empty_mask)
+        states: Tensor = self.encoder(tokens, self.item_embedding.weight)
+        return states
+
+    def encode_items(self) -> Tensor:
+        return self.item_embedding.weight[1:]
+
+
+def _fill_empty(tokens: Ragged, empty_mask: Tensor) -> Ragged:
+    """Give each empty row one masked token."""
+    filled = Ragged.from_lengths(tokens.values, tokens.lengths + empty_mask)
+    values = torch.zeros(filled.rows.numel(), dtype=tokens.values.dtype, device=tokens.device)
+    values[~empty_mask[filled.rows]] = tokens.values
+    return filled.with_values(values)

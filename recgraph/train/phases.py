@@ -1,0 +1,88 @@
+"""Parameter groups, their optimisers, and the steps that phases make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from recgraph.models.base import Phase, TrainableModel
+from recgraph.train.config import TrainConfig
+
+
+def check_phases(model: TrainableModel) -> None:
+    """Refuse phases that name groups which the model does not have, or no term.
+
+    Raises:
+        ValueError: names the phase and what is wrong with it.
+    """
+    groups = model.parameter_groups()
+    if not model.phases:
+        raise ValueError(f"{type(model).__name__} has no phase; there is nothing to train")
+    for phase in model.phases:
+        unknown = sorted(set(phase.groups) - set(groups))
+        if unknown or not phase.groups:
+            raise ValueError(f"phase {phase.name!r} trains groups {unknown or '()'}; the model has {sorted(groups)}")
+        if not phase.terms:
+            raise ValueError(f"phase {phase.name!r} has no terms; give at least one with its coefficient")
+
+
+def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
+    """One Adam a parameter group: its state belongs to the group, whichever phases step it.
+
+    Raises:
+        ValueError: a parameter is in no group or in two.
+    """
+    groups = model.parameter_groups()
+    seen: dict[int, str] = {}
+    for name, parameters in groups.items():
+        for parameter in parameters:
+            if id(parameter) in seen:
+                raise ValueError(f"a parameter is in two groups, {seen[id(parameter)]!r} and {name!r}")
+            seen[id(parameter)] = name
+    left = [name for name, parameter in model.named_parameters() if id(parameter) not in seen]
+    if left:
+        raise ValueError(f"parameters in no group: {', '.join(left)}; add them to parameter_groups()")
+    return {
+        name: torch.optim.Adam(
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        for name, parameters in groups.items()
+        if parameters
+    }
+
+
+def freeze_all_but(groups: dict[str, list[nn.Parameter]], trainable: Iterable[str]) -> list[nn.Parameter]:
+    """Make the named groups trainable and freeze the others; returns the trainable parameters."""
+    chosen = set(trainable)
+    for name, parameters in groups.items():
+        for parameter in parameters:
+            parameter.requires_grad_(name in chosen)
+    return [parameter for name in chosen for parameter in groups[name]]
+
+
+def total_loss(terms: dict[str, Tensor], phase: Phase) -> Tensor:
+    """The weighted sum of a phase's terms.
+
+    Raises:
+        ValueError: the model did not compute a term that was asked for.
+    """
+    missing = sorted(set(phase.terms) - set(terms))
+    if missing:
+        raise ValueError(f"phase {phase.name!r}: the model did not compute {', '.join(missing)}; it gave {sorted(terms)}")
+    weighted = [terms[name] * weight if weight != 1 else terms[name] for name, weight in phase.terms.items()]
+    return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
+
+
+def rate_factor(step: int, n_steps: int, config: TrainConfig) -> float:
+    """The learning rate at a step as a share of ``learning_rate``: a function of the step, with no state to lose."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, n_steps - config.warmup_steps)
+    if config.schedule == "linear":
+        return max(0.0, 1 - done)
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return 1.0

@@ -1,0 +1,283 @@
+"""The training loop: the only ``backward()`` of the library. It knows phases and nothing about models."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from recgraph.data.batch import Batches
+from recgraph.models.base import Phase, TrainableModel
+from recgraph.rng import Generators
+from recgraph.train import checkpoint as checkpoints
+from recgraph.train.config import TrainConfig
+from recgraph.train.interrupt import Interrupt, TrainingInterrupted
+from recgraph.train.observers import Observer
+from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, total_loss
+from recgraph.train.stopping import EarlyStopping
+
+# Loss values are read from the device once in so many batches: a read waits for the device.
+_READ_EVERY = 20
+
+
+class NonFiniteLoss(ValueError):
+    """A loss term became NaN or infinite."""
+
+
+@dataclass
+class Progress:
+    """Where a training stands; saved with every checkpoint."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    targets: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Train a model over its phases.
+
+    Args:
+        model: built.
+        batches: of the training part.
+        config: how to train.
+        generators: the run's random streams, the same that ``batches`` were made with.
+        validate: called after an epoch; metric name -> value. It must contain ``config.metric`` unless that is
+            ``"loss"``; without it only ``"loss"`` can be used.
+        folder: where checkpoints go; None keeps nothing.
+        observers: who is told.
+        accelerator: devices and precision; made from ``config`` by default.
+
+    Raises:
+        ValueError: the phases do not fit the model, or the metric needs a validation.
+    """
+
+    def __init__(
+        self,
+        model: TrainableModel,
+        batches: Batches,
+        config: TrainConfig,
+        generators: Generators,
+        validate: Callable[[], Mapping[str, float]] | None = None,
+        folder: Path | None = None,
+        observers: Sequence[Observer] = (),
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        if validate is None and config.metric != "loss":
+            raise ValueError(f"metric = {config.metric!r} needs a validation part; without one use metric = 'loss'")
+        check_phases(model)
+        self.model, self.batches, self.config = model, batches, config
+        self.generators, self.validate, self.folder, self.observers = generators, validate, folder, observers
+        self.accelerator = accelerator or Accelerator(mixed_precision=config.precision)
+        self.phases = model.phases
+        self.groups = model.parameter_groups()
+        self.optimisers = make_optimisers(model, config)
+        self.module = self.accelerator.prepare(model)
+        self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None
+        self._pending: list[tuple[int, dict[str, Tensor]]] = []
+
+    def fit(self) -> list[dict[str, Any]]:
+        """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
+
+        Returns:
+            One row an epoch: terms, metrics, seconds, targets a second.
+
+        Raises:
+            NonFiniteLoss: a term became NaN or infinite; names the term, the step and the last good checkpoint.
+            TrainingInterrupted: SIGINT came; the step was finished and the state saved.
+        """
+        with Interrupt() as interrupt:
+            try:
+                while self.progress.epoch < self.config.max_epochs and not self.stopping.stop:
+                    self._epoch(interrupt)
+            finally:
+                for observer in self.observers:
+                    observer.close()
+        freeze_all_but(self.groups, self.groups)
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        return self.progress.history
+
+    def _epoch(self, interrupt: Interrupt) -> None:
+        progress, self._pending = self.progress, []
+        self._tell("start_epoch", progress.epoch, len(self.batches), progress.batch)
+        self.module.train()
+        clock = _Clock(progress)
+        ranks = self.accelerator.num_processes
+        rows = itertools.islice(
+            self.batches.epoch(progress.epoch, progress.batch), self.accelerator.process_index, None, ranks
+        )
+        for batch in rows:
+            self.step(batch)
+            progress.batch += ranks
+            progress.targets += batch.n_targets
+            self._tell("advance")
+            if len(self._pending) >= _READ_EVERY * len(self.phases):
+                self._read()
+                self._tell("step", self._means(), progress.targets / clock.epoch_seconds())
+            every = self.config.checkpoint_every
+            if interrupt.asked or (every and progress.batch % every == 0 and progress.batch < len(self.batches)):
+                clock.update()
+                saved = self.save()
+                if interrupt.asked:
+                    raise TrainingInterrupted(progress.epoch, progress.batch, saved)
+        self._read()
+        self._finish_epoch(clock)
+
+    def step(self, batch: Any) -> None:
+        """Make every phase's step on one batch."""
+        batch = batch.to(self.accelerator.device)
+        for phase in self.phases:
+            self._phase_step(phase, batch)
+        self.progress.step += 1
+
+    def _phase_step(self, phase: Phase, batch: Any) -> None:
+        parameters = freeze_all_but(self.groups, phase.groups) if len(self.groups) > 1 else self.groups[phase.groups[0]]
+        with self.accelerator.autocast():
+            terms = self.module(batch, tuple(phase.terms))
+            loss = total_loss(terms, phase)
+        self.accelerator.backward(loss / self.config.accumulate if self.config.accumulate > 1 else loss)
+        self._pending.append((self.progress.step, {**{name: terms[name].detach() for name in phase.terms}}))
+        if (self.progress.step + 1) % self.config.accumulate:
+            return
+        if self.config.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
+        rate = self.config.learning_rate * rate_factor(
+            self.progress.step, self.config.max_epochs * len(self.batches), self.config
+        )
+        for name in phase.groups:
+            for group in self.optimisers[name].param_groups:
+                group["lr"] = rate
+            self.optimisers[name].step()
+            self.optimisers[name].zero_grad(set_to_none=True)
+
+    def _read(self) -> None:
+        """Read the terms of the last batches and check that they are finite."""
+        if not self._pending:
+            return
+        names = [(step, name) for step, terms in self._pending for name in terms]
+        values = torch.stack([value.float() for _, terms in self._pending for value in terms.values()])
+        for (step, name), value in zip(names, values.tolist(), strict=True):
+            if value != value or value in (float("inf"), float("-inf")):
+                good = checkpoints.latest(self.folder / "checkpoints") if self.folder else None
+                raise NonFiniteLoss(
+                    f"term {name!r} became {value} at step {step} (epoch {self.progress.epoch}); last good checkpoint: "
+                    f"{good or 'none'}; try a smaller learning_rate or clip_norm"
+                )
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+            self.progress.sums[f"{name}/n"] = self.progress.sums.get(f"{name}/n", 0.0) + 1
+        self._pending = []
+
+    def _means(self) -> dict[str, float]:
+        sums = self.progress.sums
+        return {name: value / sums[f"{name}/n"] for name, value in sums.items() if not name.endswith("/n")}
+
+    def _finish_epoch(self, clock: _Clock) -> None:
+        progress, config = self.progress, self.config
+        means = self._means()
+        clock.update()
+        row: dict[str, Any] = {"epoch": progress.epoch + 1, **means}
+        row["loss"] = sum(means[name] * weight for name, weight in self.phases[0].terms.items())
+        row["targets_per_second"] = progress.targets / max(clock.epoch_seconds(), 1e-9)
+        if (progress.epoch + 1) % config.validate_every == 0 or progress.epoch + 1 == config.max_epochs:
+            self._validate(row)
+        clock.update()
+        row["seconds"], row["cpu_seconds"] = progress.seconds, progress.cpu_seconds
+        progress.history.append(row)
+        progress.epoch, progress.batch, progress.sums, progress.targets = progress.epoch + 1, 0, {}, 0
+        if self.folder is not None:
+            self.save()
+        self._tell("end_epoch", row)
+
+    def _validate(self, row: dict[str, Any]) -> None:
+        self.module.eval()
+        metrics = dict(self.validate()) if self.validate is not None else {}
+        row.update(metrics)
+        if self.config.metric not in row:
+            raise ValueError(f"metric = {self.config.metric!r} is not measured; there are {', '.join(sorted(metrics))}")
+        if self.stopping.update(row[self.config.metric], self.progress.epoch + 1):
+            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            if self.folder is not None and self.accelerator.is_main_process:
+                checkpoints.save_tensors(self.best, self.folder / "best.safetensors")
+        row["best"] = self.stopping.best
+
+    def save(self) -> Path | None:
+        """Write a checkpoint now; None where the trainer has no folder. Losses are checked first."""
+        self._read()
+        if self.folder is None or not self.accelerator.is_main_process:
+            return None
+        state = {**vars(self.progress), "stopping": self.stopping.state_dict(), "fingerprint": self._fingerprint()}
+        whole = checkpoints.Checkpoint(
+            self.model.state_dict(),
+            checkpoints.optimiser_tensors(self.optimisers),
+            self.generators.state_dict(),
+            state,
+        )
+        return checkpoints.save(self.folder / "checkpoints", whole, self.progress.step)
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint of the folder; False where there is none.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged or was made with other settings.
+        """
+        newest = checkpoints.latest(self.folder / "checkpoints") if self.folder else None
+        if newest is None or self.folder is None:
+            return False
+        saved = checkpoints.read(newest)
+        state = dict(saved.state)
+        if state.pop("fingerprint") != self._fingerprint():
+            raise checkpoints.CheckpointError(f"{newest} was made with other settings or data; resume with the same ones")
+        self.stopping.load_state_dict(state.pop("stopping"))
+        self.progress = Progress(**state)
+        self.model.load_state_dict(saved.model)
+        checkpoints.load_optimisers(self.optimisers, saved.optimisers)
+        self.generators.load_state_dict(dict(saved.generators))
+        if self.stopping.best is not None:
+            self.best = checkpoints.load_file(self.folder / "best.safetensors")
+        return True
+
+    def _fingerprint(self) -> dict[str, Any]:
+        settings = self.config.model_dump(mode="json", exclude={"max_epochs", "patience", "tensorboard"})
+        return {
+            "model": type(self.model).__name__,
+            "config": self.model.config.model_dump(mode="json"),
+            "training": settings,
+            "seed": self.generators.seed,
+            "batches": len(self.batches),
+        }
+
+    def _tell(self, event: str, *details: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, event)(*details)
+
+
+class _Clock:
+    """Adds the time since it was made or last updated to a training's progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._began = self._wall = time.perf_counter()
+        self._cpu = time.process_time()
+
+    def epoch_seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def update(self) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        self._progress.seconds += wall - self._wall
+        self._progress.cpu_seconds += cpu - self._cpu
+        self._wall, self._cpu = wall, cpu
