@@ -1,0 +1,262 @@
+"""Next-item losses: the contract of the kind, and each against an obvious dense version."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.losses._sampler import Sampler
+from recgraph.losses.bce import BCE
+from recgraph.losses.bpr import BPR
+from recgraph.losses.full_softmax import FullSoftmax
+from recgraph.losses.sampled_softmax import SampledSoftmax
+
+NAMES = registry.names("loss")
+N_ITEMS, D, T = 23, 5, 17
+
+
+def case(
+    dtype: torch.dtype = torch.float64, scale: float = 1.0, device: torch.device | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(3)
+    hidden = torch.randn(T, D, generator=g, dtype=torch.float64) * scale
+    table = torch.randn(N_ITEMS + 1, D, generator=g, dtype=torch.float64)
+    targets = torch.randint(1, N_ITEMS + 1, (T,), generator=g).to(device)
+    hidden, table = (x.to(device=device, dtype=dtype).requires_grad_() for x in (hidden, table))
+    return hidden, targets, table
+
+
+def stream(seed: int = 5, device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def grads(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, inputs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestContract:
+    def make(self, name: str, **settings: Any) -> Any:
+        loss = registry.load("loss", name)(**settings)
+        loss.setup(torch.arange(N_ITEMS))
+        return loss
+
+    def test_scalar_with_gradients(self, name: str, device: torch.device) -> None:
+        hidden, targets, table = case(torch.float32, device=device)
+        loss = self.make(name).to(device)(hidden, targets, table, stream(device=device))
+        assert loss.shape == ()
+        assert loss.dtype == torch.float32
+        assert loss.device.type == device.type
+        for grad, of in zip(grads(loss, hidden, table), (hidden, table), strict=True):
+            assert grad.shape == of.shape
+            assert grad.dtype == of.dtype
+            assert grad.isfinite().all()
+            assert grad.abs().sum() > 0
+
+    def test_gradcheck(self, name: str) -> None:
+        hidden, targets, table = case()
+        loss = self.make(name)
+        assert torch.autograd.gradcheck(lambda h, w: loss(h, targets, w, stream()), (hidden, table))
+
+    def test_mean_over_targets(self, name: str) -> None:
+        hidden, targets, table = case()
+        twice = torch.cat([hidden, hidden]), torch.cat([targets, targets])
+        loss = self.make(name)
+        if not loss.draws:
+            torch.testing.assert_close(loss(*twice, table), loss(hidden, targets, table))
+        grad = grads(3 * loss(hidden, targets, table, stream()), table)[0]
+        torch.testing.assert_close(grad, 3 * grads(loss(hidden, targets, table, stream()), table)[0])
+
+    def test_same_generator_same_loss(self, name: str) -> None:
+        inputs, loss = case(), self.make(name)
+        assert loss(*inputs, stream()) == loss(*inputs, stream())
+        if loss.draws:
+            assert loss(*inputs, stream(1)) != loss(*inputs, stream(2))
+            with pytest.raises(ValueError, match="generator"):
+                loss(*inputs)
+
+    def test_global_generator_is_left_alone(self, name: str) -> None:
+        before = torch.get_rng_state()
+        self.make(name)(*case(), stream())
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_half_precision_inputs(self, name: str, device: torch.device) -> None:
+        exact, half = case(torch.float32, device=device), case(torch.bfloat16, device=device)
+        loss = self.make(name).to(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            for inputs in (half, (half[0], *exact[1:])):
+                value = loss(*inputs, stream(device=device))
+                assert value.dtype == torch.float32
+                torch.testing.assert_close(value, loss(*exact, stream(device=device)), rtol=0.05, atol=0.05)
+                assert grads(value, inputs[0])[0].dtype == torch.bfloat16
+
+    def test_pulls_the_target_up(self, name: str) -> None:
+        hidden, targets, table = case()
+        grad = grads(self.make(name)(hidden, targets, table, stream()), hidden)[0]
+        moved = hidden - 0.1 * grad
+        loss = self.make(name)
+        assert loss(moved, targets, table, stream()) < loss(hidden, targets, table, stream())
+
+    def test_bad_shapes(self, name: str) -> None:
+        hidden, targets, table = case()
+        with pytest.raises(ValueError, match=r"hidden .* targets .* table"):
+            self.make(name)(hidden, targets[:-1], table, stream())
+        with pytest.raises(ValueError, match="empty"):
+            self.make(name)(hidden[:0], targets[:0], table, stream())
+
+    def test_settings_are_checked(self, name: str) -> None:
+        with pytest.raises(ConfigError, match="unknown setting 'nonsense'"):
+            registry.load("loss", name)(nonsense=1)
+
+    def test_gradient_of_one_input(self, name: str) -> None:
+        hidden, targets, table = case()
+        both = grads(self.make(name)(hidden, targets, table, stream()), hidden, table)
+        alone = self.make(name)(hidden, targets, table.detach(), stream())
+        torch.testing.assert_close(grads(alone, hidden)[0], both[0])
+        alone = self.make(name)(hidden.detach(), targets, table, stream())
+        torch.testing.assert_close(grads(alone, table)[0], both[1])
+        assert not self.make(name)(hidden.detach(), targets, table.detach(), stream()).requires_grad
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])  # the last one overflows exp without its maximum
+@pytest.mark.parametrize("pad_candidate", [True, False])
+@pytest.mark.parametrize("block_rows", [None, 1, 4, 17, 100])
+def test_full_softmax_is_cross_entropy(block_rows: int | None, pad_candidate: bool, scale: float) -> None:
+    hidden, targets, table = case(scale=scale)
+    loss = FullSoftmax(block_rows=block_rows, pad_candidate=pad_candidate)(hidden, targets, table)
+    first = 0 if pad_candidate else 1
+    expected = F.cross_entropy(hidden @ table[first:].T, targets - first)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(grads(loss, hidden, table), grads(expected, hidden, table), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 1e4])
+def test_full_softmax_in_float32(scale: float) -> None:
+    hidden, targets, table = case(torch.float32, scale=scale)
+    exact = F.cross_entropy(hidden.double() @ table.double().T, targets)
+    loss = FullSoftmax()(hidden, targets, table)
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(grads(loss, hidden, table), grads(exact, hidden, table), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_full_softmax_keeps_nan() -> None:
+    hidden, targets, table = case()
+    with torch.no_grad():
+        hidden[2, 1] = float("nan")
+    assert FullSoftmax()(hidden, targets, table).isnan()
+
+
+def test_full_softmax_is_once_differentiable() -> None:
+    hidden, targets, table = case()
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(FullSoftmax()(hidden, targets, table), hidden, create_graph=True)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+@pytest.mark.parametrize("power", [0.0, 0.75])
+@pytest.mark.parametrize("log_q", [True, False])
+@pytest.mark.parametrize("block_rows", [None, 5])
+def test_sampled_softmax_is_dense(block_rows: int | None, log_q: bool, power: float, scale: float) -> None:
+    hidden, targets, table = case(scale=scale)
+    counts = torch.arange(N_ITEMS, dtype=torch.float64)
+    loss = SampledSoftmax(n_negatives=40, log_q=log_q, popularity_power=power, block_rows=block_rows)
+    loss.setup(counts)
+    value = loss(hidden, targets, table, stream())
+    drawn = loss.sampler.draw((40,), N_ITEMS, stream())
+    scores = hidden @ table[drawn].T
+    if log_q:
+        q = torch.where(counts > 0, counts**power, 0) if power else torch.ones(N_ITEMS)
+        scores = scores - (40 * q / q.sum())[drawn - 1].log()
+    scores = scores.masked_fill(targets[:, None] == drawn, -math.inf)
+    own = (hidden * table[targets]).sum(1, keepdim=True)
+    expected = (torch.cat([own, scores], 1).logsumexp(1) - own[:, 0]).mean()
+    # the corrections are held in float32
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+    for ours, theirs in zip(grads(value, hidden, table), grads(expected, hidden, table), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.75])
+def test_log_q_makes_the_denominator_unbiased(power: float) -> None:
+    """exp(loss) is the denominator over e^positive; its mean over draws is the full softmax's."""
+    hidden, targets, table = (x[:1] if i < 2 else x for i, x in enumerate(case()))
+    loss = SampledSoftmax(n_negatives=8, popularity_power=power)
+    loss.setup(torch.arange(1, N_ITEMS + 1))
+    generator = stream()
+    with torch.no_grad():
+        values = torch.stack([loss(hidden, targets, table, generator).exp() for _ in range(4000)])
+        exact = FullSoftmax(pad_candidate=False)(hidden, targets, table).exp()
+    assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(4000)
+
+
+def test_only_the_target_drawn_is_loss_zero() -> None:
+    hidden, targets, table = case()
+    loss = SampledSoftmax(n_negatives=3, popularity_power=1.0)
+    loss.setup(F.one_hot(torch.tensor(6), N_ITEMS))
+    assert loss(hidden, torch.full_like(targets, 7), table, stream()).abs() < 1e-12
+
+
+@pytest.mark.parametrize("name", ["bpr", "bce"])
+@pytest.mark.parametrize("count", [1, 30])
+def test_pairwise_is_dense(name: str, count: int) -> None:
+    hidden, targets, table = case()
+    loss = registry.load("loss", name)(n_negatives=count)
+    drawn = loss.sampler.draw((T, count), N_ITEMS, stream())
+    rows = []
+    for h, y, negatives in zip(hidden, targets, drawn, strict=True):
+        positive = h @ table[y]
+        own = [h @ table[j] for j in negatives if j != y]
+        if name == "bpr":
+            rows.append(sum(-F.logsigmoid(positive - s) for s in own) / max(len(own), 1))
+        else:
+            rows.append((-F.logsigmoid(positive) - sum(F.logsigmoid(-s) for s in own)) / (1 + count))
+    expected = sum(rows) / T
+    torch.testing.assert_close(loss(hidden, targets, table, stream()), expected)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.75, 1.0])
+def test_gbce_by_the_paper(t: float) -> None:
+    hidden, targets, table = case()
+    count = 4
+    loss = BCE(n_negatives=count, calibration=t)
+    alpha = count / (N_ITEMS - 1)
+    beta = alpha * (t * (1 - 1 / alpha) + 1 / alpha)
+    plain, positive = (
+        BCE(n_negatives=count)(hidden, targets, table, stream()),
+        (hidden * table[targets]).sum(1),
+    )
+    change = -((beta - 1) * positive.sigmoid().log()).mean() / (1 + count)
+    torch.testing.assert_close(loss(hidden, targets, table, stream()), plain + change)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_sampler_frequencies(power: float) -> None:
+    counts = torch.tensor([0, 5, 0, 1, 20, 0])
+    sampler = Sampler(power)
+    sampler.setup(counts)
+    tokens = sampler.draw((40_000,), 6, stream())
+    expected = torch.where(counts > 0, counts.double() ** power, 0) if power else torch.ones(6).double()
+    expected = expected / expected.sum()
+    found = torch.bincount(tokens, minlength=7)[1:].double() / 40_000
+    assert (found - expected).abs().max() < 0.01
+    assert found[expected == 0].sum() == 0
+    present = torch.arange(1, 7)[expected > 0]
+    torch.testing.assert_close(sampler.log_q(present, 6).double().exp(), expected[present - 1])
+
+
+def test_popularity_needs_counts() -> None:
+    with pytest.raises(
+        ValueError, match=r"popularity_power = 0\.5 needs the counts of 23 items, has those of 0"
+    ):
+        BPR(popularity_power=0.5)(*case(), stream())
+    with pytest.raises(ValueError, match="item_counts"):
+        BPR(popularity_power=0.5).setup(torch.zeros(4))
