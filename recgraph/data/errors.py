@@ -1,0 +1,77 @@
+"""What can be wrong with a log, each with its own class, and the file and line where it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "CorruptFileError",
+    "DataError",
+    "DelimiterError",
+    "EmptyLogError",
+    "EncodingError",
+    "MissingColumnError",
+    "MissingIdError",
+    "MixedIdError",
+    "RatingError",
+    "ShortUserError",
+    "TimestampError",
+]
+
+
+class DataError(ValueError):
+    """A log that cannot be read as it is.
+
+    Attributes:
+        path: the file, or None for a frame in memory.
+        line: the line in a text file, from 1, or None.
+        row: the row of the log, from 0, or None.
+    """
+
+    def __init__(
+        self, message: str, *, path: Path | None = None, line: int | None = None, row: int | None = None
+    ) -> None:
+        self.path, self.line, self.row = path, line, row
+        place = f"line {line}" if line is not None else f"row {row} (from 0)" if row is not None else ""
+        where = ", ".join(part for part in (str(path) if path else "", place) if part)
+        super().__init__(f"{where}: {message}" if where else message)
+
+
+class MissingColumnError(DataError):
+    """A column that was named is not there."""
+
+
+class EmptyLogError(DataError):
+    """The file, the frame or what a filter leaves holds no interaction."""
+
+
+class DelimiterError(DataError):
+    """The fields are not separated as the reader was told."""
+
+
+class EncodingError(DataError):
+    """The text is not UTF-8."""
+
+
+class CorruptFileError(DataError):
+    """A Parquet, gzip or JSON file that is damaged, or a saved split that was changed."""
+
+
+class MixedIdError(DataError):
+    """A column of ids holds values of several types."""
+
+
+class MissingIdError(DataError):
+    """A user or item id is missing (null, NaN or an empty field)."""
+
+
+class TimestampError(DataError):
+    """A timestamp is missing or cannot be read."""
+
+
+class RatingError(DataError):
+    """A rating or weight is missing, is not a number, or has a sign that makes no sense."""
+
+
+class ShortUserError(DataError):
+    """A user has too few interactions for the split."""

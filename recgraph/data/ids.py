@@ -1,0 +1,178 @@
+"""The map between the user's own ids and the indices that models know."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from recgraph.data.files import replace_parquet
+
+__all__ = ["IdMap"]
+
+_UUID = "uuid"
+_FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (
+    ("integers", lambda dtype: dtype.is_integer()),
+    ("floats", lambda dtype: dtype.is_float()),
+    ("texts", lambda dtype: dtype == pl.String),
+    ("booleans", lambda dtype: dtype == pl.Boolean),
+    ("bytes", lambda dtype: dtype == pl.Binary),
+    ("dates and times", lambda dtype: dtype.is_temporal()),
+)
+
+
+def family(dtype: pl.DataType) -> str:
+    """The kind of ids of a polars type, in words: ids are compared within a family."""
+    return next((name for name, belongs in _FAMILIES if belongs(dtype)), str(dtype))
+
+
+class IdMap:
+    """Ids in the order of their indices.
+
+    Args:
+        values: the unique ids; index ``i`` stands for ``values[i]``.
+        as_uuid: the ids are :class:`uuid.UUID`, held as texts.
+
+    Ids keep their type: what went in as a 32-bit integer, a text, a date or a UUID comes back as one.
+    """
+
+    def __init__(self, values: pl.Series, *, as_uuid: bool = False) -> None:
+        self.values = values
+        self.as_uuid = as_uuid
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        return f"IdMap({len(self)} {_UUID if self.as_uuid else family(self.values.dtype)})"
+
+    def ids(self, indices: Any) -> pl.Series:
+        """The ids of indices.
+
+        Args:
+            indices: [N] integers (list, array, tensor on the host or series), each in ``[0, len(self))``.
+
+        Returns:
+            [N] series of the ids' own type (``.to_list()`` gives Python values).
+
+        Raises:
+            ValueError: an index is out of range.
+        """
+        wanted = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= len(self)):
+            bad = int(wanted.min()) if wanted.min() < 0 else int(wanted.max())
+            raise ValueError(f"index {bad} stands for no id: indices lie in [0, {len(self)})")
+        found = self.values.gather(pl.Series(wanted))
+        if self.as_uuid:
+            return pl.Series(self.values.name, [uuid.UUID(text) for text in found], dtype=pl.Object)
+        return found
+
+    def index(self, ids: Any) -> npt.NDArray[np.int64]:
+        """[N] int64: the index of each id, -1 for an id that is not known.
+
+        Args:
+            ids: [N] ids (list, array or series) of the family of the map's own ids.
+
+        Raises:
+            ValueError: the ids are of another family, e.g. texts where the map holds integers (see :meth:`parse`).
+        """
+        wanted = self._comparable(ids)
+        if not len(self) or not len(wanted):
+            return np.full(len(wanted), -1, dtype=np.int64)
+        places = np.minimum(self._sorted.search_sorted(wanted).to_numpy(), len(self) - 1)
+        same = self._sorted.gather(pl.Series(places)).eq(wanted).fill_null(False).to_numpy()
+        return np.where(same, self._order[places], -1)
+
+    def parse(self, texts: Sequence[str]) -> pl.Series:
+        """Ids as they are typed on a command line, in the map's own type (null where a text cannot be one)."""
+        given = pl.Series(list(texts), dtype=pl.String)
+        if self.values.dtype.is_temporal():
+            return given.str.strptime(self.values.dtype, strict=False)  # type: ignore[arg-type]
+        if self.values.dtype == pl.Boolean:
+            return given.str.to_lowercase().replace_strict(
+                {"true": True, "false": False}, default=None, return_dtype=pl.Boolean
+            )
+        return given.cast(self.values.dtype, strict=False)
+
+    def take(self, indices: npt.NDArray[Any]) -> IdMap:
+        """The map of a subset: new index ``i`` stands for the id of ``indices[i]``."""
+        return IdMap(self.values.gather(pl.Series(indices)), as_uuid=self.as_uuid)
+
+    def digest(self) -> bytes:
+        """A hash of the ids and their order, the same on every machine and for every width of integers."""
+        texts = (
+            self.values.cast(pl.String) if self.values.dtype != pl.Binary else self.values.bin.encode("hex")
+        )
+        state = hashlib.sha256(family(self.values.dtype).encode())
+        state.update(b"".join(f"{len(text)}:{text}".encode() for text in texts))
+        return state.digest()
+
+    def write(self, path: Path) -> None:
+        """Save as Parquet."""
+        name = _UUID if self.as_uuid else "id"
+        replace_parquet(self.values.alias(name).to_frame(), path)
+
+    @classmethod
+    def read(cls, path: Path) -> IdMap:
+        """Load what :meth:`write` saved."""
+        values = pl.read_parquet(path).to_series()
+        return cls(values, as_uuid=values.name == _UUID)
+
+    @cached_property
+    def _order(self) -> npt.NDArray[np.int64]:
+        return self.values.arg_sort().to_numpy().astype(np.int64)
+
+    @cached_property
+    def _sorted(self) -> pl.Series:
+        return self.values.gather(pl.Series(self._order))
+
+    def _comparable(self, ids: Any) -> pl.Series:
+        given = as_series(ids, "ids")
+        if self.as_uuid or not len(given):
+            return given.cast(pl.String)
+        have, want = family(given.dtype), family(self.values.dtype)
+        if given.dtype == pl.Null:
+            return pl.Series([None] * len(given), dtype=self.values.dtype)
+        if have != want:
+            raise ValueError(f"ids = {given.head(3).to_list()!r} are {have}, but the log's ids are {want}")
+        if want == "integers":  # an id too large for the log's own width is unknown, not an error
+            return given.cast(self.values.dtype, strict=False)
+        return given.cast(self.values.dtype)
+
+
+def as_series(values: Any, name: str) -> pl.Series:
+    """A series of ids of one type; UUIDs become texts.
+
+    Raises:
+        ValueError: the values are of several types, or of a type that cannot be an id.
+    """
+    if isinstance(values, pl.Series):
+        return values if values.dtype != pl.Object else _from_objects(values.to_list(), name)
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return pl.Series(name, values)
+    return _from_objects(list(values), name)
+
+
+def _from_objects(values: list[Any], name: str) -> pl.Series:
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    if any(isinstance(value, uuid.UUID) for value in values):
+        values = [str(value) if isinstance(value, uuid.UUID) else value for value in values]
+    types = python_types(values)
+    if len(types) > 1:
+        raise ValueError(f"{name} are of several types: {', '.join(sorted(types))}")
+    try:
+        return pl.Series(name, values)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{name} of type {next(iter(types), None)} cannot be ids: {error}") from None
+
+
+def python_types(values: Iterable[Any]) -> set[str]:
+    """The names of the types of all values that are not missing."""
+    return {type(value).__name__ for value in values if value is not None and value == value}

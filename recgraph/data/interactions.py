@@ -1,0 +1,335 @@
+"""``Interactions``: a log of who did what when, encoded, filtered and ready to be split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import polars as pl
+
+from recgraph.data import filters, ingest, store
+from recgraph.data.columns import Columns
+from recgraph.data.encode import Encoded
+from recgraph.data.errors import DataError, EmptyLogError, RatingError
+from recgraph.data.features import attach, relation
+from recgraph.data.ids import IdMap
+from recgraph.data.native import FrameKind, to_native
+from recgraph.data.ordered import OrderedLog
+from recgraph.data.source import Source
+from recgraph.data.timestamps import TimeUnit
+
+if TYPE_CHECKING:
+    from recgraph.data.split import Split
+
+__all__ = ["Interactions"]
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """A log of interactions. Values are immutable: every method returns a new one.
+
+    Users and items are numbered from 0 in the order in which they first appear in the log that is left after
+    filtering.
+
+    Attributes:
+        log: columns ``row`` (in the file or frame, from 0), ``user``, ``item`` (indices) and, where given, ``time``
+            (int64, see ``time_unit``), ``rating``, ``weight``; in the order of ``row``.
+        users, items: index <-> the user's own id.
+        columns: the user's own names.
+        time_unit: ``"us"`` unix microseconds (dates, texts, fractions of seconds), ``"own"`` numbers as they came in,
+            or ``"none"``.
+        source: the file or frame, for errors.
+        kind: the kind of frame that came in (``"polars"`` for files); outputs for people are of this kind.
+        user_features, item_features: side information keyed by the user's own ids in the columns ``columns.user``
+            and ``columns.item``; may hold ids that are not in the log, or None.
+    """
+
+    log: pl.DataFrame
+    users: IdMap
+    items: IdMap
+    columns: Columns
+    time_unit: TimeUnit
+    source: Source
+    kind: FrameKind = "polars"
+    user_features: pl.DataFrame | None = None
+    item_features: pl.DataFrame | None = None
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        user: str,
+        item: str,
+        timestamp: str | None = None,
+        rating: str | None = None,
+        weight: str | None = None,
+        user_features: Any = None,
+        item_features: Any = None,
+    ) -> Interactions:
+        """From a pandas, polars (also lazy) or pyarrow frame, one row an interaction.
+
+        Args:
+            frame: the log.
+            user, item: the columns of ids: integers, texts, dates, UUIDs, ...; one type a column.
+            timestamp: numbers (kept as they are), dates, datetimes or ISO 8601 texts (without a zone: UTC).
+            rating: numbers, for :meth:`min_rating`.
+            weight: numbers of at least 0: how much an interaction counts in training.
+            user_features, item_features: frames with the column ``user`` or ``item`` and one row an id.
+
+        Raises:
+            DataError: one of its subclasses for what is wrong, with the row.
+        """
+        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
+        encoded, source, kind = ingest.frame(frame, columns)
+        return cls.of(encoded, columns, source, kind).with_features(user_features, item_features)
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | Path,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        timestamp: str | None = None,
+        rating: str | None = None,
+        weight: str | None = None,
+        separator: str = ",",
+        names: list[str] | None = None,
+    ) -> Interactions:
+        """From a delimited text file, plain or gzip, scanned and never loaded whole.
+
+        Args:
+            path: the file; UTF-8.
+            user, item, timestamp, rating, weight: see :meth:`from_frame`. Ids become integers where each is written as
+                a plain integer (so that nothing is lost), else texts.
+            separator: one or several characters (``"::"``).
+            names: the columns, where the file has no header line.
+
+        Raises:
+            DataError: one of its subclasses for what is wrong, with file and line.
+        """
+        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
+        return cls.of(*ingest.delimited(path, columns, separator, names))
+
+    @classmethod
+    def from_tsv(
+        cls,
+        path: str | Path,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        timestamp: str | None = None,
+        rating: str | None = None,
+        weight: str | None = None,
+        names: list[str] | None = None,
+    ) -> Interactions:
+        """:meth:`from_csv` with tabs."""
+        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
+        return cls.of(*ingest.delimited(path, columns, "\t", names))
+
+    @classmethod
+    def from_jsonl(
+        cls,
+        path: str | Path,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        timestamp: str | None = None,
+        rating: str | None = None,
+        weight: str | None = None,
+    ) -> Interactions:
+        """From JSON lines, one object an interaction; see :meth:`from_frame` for the columns."""
+        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
+        return cls.of(*ingest.jsonl(path, columns))
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | Path,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        timestamp: str | None = None,
+        rating: str | None = None,
+        weight: str | None = None,
+    ) -> Interactions:
+        """From a Parquet file or a folder of them, scanned; see :meth:`from_frame` for the columns."""
+        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
+        return cls.of(*ingest.parquet(path, columns))
+
+    @classmethod
+    def from_recbole(
+        cls,
+        path: str | Path,
+        *,
+        user: str = "user_id",
+        item: str = "item_id",
+        timestamp: str | None = "timestamp",
+        rating: str | None = "rating",
+        weight: str | None = None,
+    ) -> Interactions:
+        """From RecBole atomic files: the folder, or its ``.inter`` file; ``.user`` and ``.item`` become features.
+
+        ``timestamp`` and ``rating`` are left out where the file does not have the column of their default name.
+        """
+        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
+        encoded, columns, source, user_features, item_features = ingest.recbole(path, columns)
+        return cls.of(encoded, columns, source).with_features(user_features, item_features)
+
+    @classmethod
+    def from_sequences(
+        cls, path: str | Path, *, user: str = "user_id", item: str = "item_id"
+    ) -> Interactions:
+        """From lines of ``user item item ...``, oldest first; ``user`` and ``item`` name the columns of outputs."""
+        return cls.of(*ingest.sequences(path, Columns(user=user, item=item)))
+
+    @classmethod
+    def of(
+        cls, encoded: Encoded, columns: Columns, source: Source, kind: FrameKind = "polars"
+    ) -> Interactions:
+        """From an encoded log (for readers)."""
+        return cls(encoded.log, encoded.users, encoded.items, columns, encoded.time_unit, source, kind)
+
+    def with_features(self, user_features: Any = None, item_features: Any = None) -> Interactions:
+        """With side information (frames of any kind); None leaves what is there.
+
+        Raises:
+            DataError: the key column is missing, its ids are of another type than the log's, or not unique.
+        """
+        users, items = self.user_features, self.item_features
+        if user_features is not None:
+            users = attach(user_features, self.columns.user, self.users)
+        if item_features is not None:
+            items = attach(item_features, self.columns.item, self.items)
+        return replace(self, user_features=users, item_features=items)
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    @property
+    def n_interactions(self) -> int:
+        return len(self.log)
+
+    def __len__(self) -> int:
+        return len(self.log)
+
+    def __repr__(self) -> str:
+        return f"Interactions({self.n_users:,} users, {self.n_items:,} items, {len(self):,} interactions)"
+
+    def k_core(self, users: int = 5, items: int = 5) -> Interactions:
+        """Only users with at least ``users`` and items with at least ``items`` interactions, to the fixed point."""
+        if users < 0 or items < 0:
+            raise ValueError(f"users = {users}, items = {items}: smallest counts are at least 0")
+        rows = filters.k_core(self.log["user"].to_numpy(), self.log["item"].to_numpy(), users, items)
+        kept = self.log if len(rows) == len(self.log) else self.log[rows]
+        return self._filtered(kept, f"k_core(users={users}, items={items})")
+
+    def min_rating(self, threshold: float, negative: Literal["error", "drop"] = "error") -> Interactions:
+        """Only interactions with a rating of at least ``threshold``.
+
+        Args:
+            threshold: in the unit of the ratings.
+            negative: a rating below 0 often stands for "not rated", so it is an error unless it is to be dropped.
+
+        Raises:
+            DataError: the log has no rating.
+            RatingError: a rating is negative; names the row or line.
+        """
+        if "rating" not in self.log.columns:
+            raise DataError("min_rating needs a rating: name its column when reading (rating=...)")
+        if negative == "error":
+            below = self.log.filter(pl.col("rating") < 0)
+            if len(below):
+                message = (
+                    f"the rating {below['rating'][0]:g} is negative ({len(below)} such in the log); if it stands for "
+                    "'not rated', use min_rating(..., negative='drop')"
+                )
+                raise self.source.error(RatingError, message, row=int(below["row"][0]))
+        kept = self.log.filter((pl.col("rating") >= threshold) & (pl.col("rating") >= 0))
+        return self._filtered(kept, f"min_rating({threshold:g})")
+
+    def deduplicate(self, policy: filters.Duplicates = "last") -> Interactions:
+        """Of repeated pairs of user and item keep ``"all"``, the ``"first"`` or the ``"last"`` by time, then by row."""
+        return self._filtered(filters.duplicates(self.log, policy), f"deduplicate({policy!r})")
+
+    def _filtered(self, log: pl.DataFrame, what: str) -> Interactions:
+        """The kept rows, with users and items numbered anew in the order of first appearance."""
+        if len(log) == len(self.log):
+            return self
+        if not len(log):
+            raise EmptyLogError(f"{what} leaves none of {len(self.log):,} interactions")
+        user, users = _renumber(log["user"], self.users)
+        item, items = _renumber(log["item"], self.items)
+        return replace(self, log=log.with_columns(user, item), users=users, items=items)
+
+    def where_rows(self, rows: pl.Series) -> Interactions:
+        """Only the given source rows, with users and items numbered as before (a part of a split)."""
+        return replace(self, log=self.log.filter(pl.col("row").is_in(rows.implode())))
+
+    @cached_property
+    def ordered(self) -> OrderedLog:
+        """Grouped by user, each by time and then by row."""
+        return OrderedLog.of(self.log, self.n_users, self.n_items)
+
+    def item_relation(self, column: str, separator: str = " ") -> pl.DataFrame:
+        """A column of item features as pairs ``(item id, value)``: lists are unpacked, texts split."""
+        return relation(self.item_features, self.columns.item, column, separator, "item")
+
+    def user_relation(self, column: str, separator: str = " ") -> pl.DataFrame:
+        """A column of user features as pairs ``(user id, value)``."""
+        return relation(self.user_features, self.columns.user, column, separator, "user")
+
+    def to_frame(self) -> Any:
+        """The log with the user's own ids and column names, in the kind of frame that came in."""
+        names = {"time": self.columns.timestamp, "rating": self.columns.rating, "weight": self.columns.weight}
+        columns = [
+            self.users.ids(self.log["user"].to_numpy()).alias(self.columns.user),
+            self.items.ids(self.log["item"].to_numpy()).alias(self.columns.item),
+            *(
+                self.log[role].alias(name)
+                for role, name in names.items()
+                if name and role in self.log.columns
+            ),
+        ]
+        return to_native(pl.DataFrame(columns), self.kind)
+
+    def save(self, folder: str | Path) -> None:
+        """Write Parquet files and a JSON description into a folder, each atomically."""
+        store.save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Interactions:
+        """Read what :meth:`save` wrote."""
+        return cls(**store.load(Path(folder)))
+
+    def split(self, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
+        """Split into train, valid and test.
+
+        Args:
+            strategy: ``"leave-one-out"``, ``"time"``, ``"ratio"`` or ``"users"``.
+            seed: of the strategies that draw; the others ignore it.
+            **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an error.
+        """
+        from recgraph.data.split import make_split
+
+        return make_split(self, strategy, seed, params)
+
+
+def _renumber(codes: pl.Series, ids: IdMap) -> tuple[pl.Series, IdMap]:
+    old = codes.to_numpy()
+    first = np.full(len(ids), len(old), dtype=np.int64)
+    # assigned from the back, so that the first appearance is what stays
+    first[old[::-1]] = np.arange(len(old) - 1, -1, -1)
+    kept = np.argsort(first, kind="stable")[: int((first < len(old)).sum())]
+    new = np.empty(len(ids), dtype=np.int32)
+    new[kept] = np.arange(len(kept), dtype=np.int32)
+    return pl.Series(codes.name, new[old]), ids.take(kept)

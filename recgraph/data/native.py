@@ -1,0 +1,114 @@
+"""Frames of the user's own library: pandas, polars or arrow comes in, and the same kind goes out."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import narwhals as nw
+import polars as pl
+
+from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
+from recgraph.data.ids import python_types
+from recgraph.data.source import Raw, Source
+
+__all__ = ["FrameKind", "frame_kind", "from_native", "scan_frame", "to_native"]
+
+FrameKind = Literal["pandas", "polars", "pyarrow"]
+_KINDS = ("pandas", "polars", "pyarrow")
+
+
+def frame_kind(frame: Any) -> FrameKind:
+    """The library of a frame.
+
+    Raises:
+        ValueError: it is no frame of pandas, polars or pyarrow.
+    """
+    try:
+        kind = nw.from_native(frame).implementation.value
+    except TypeError:
+        kind = type(frame).__name__
+    if kind not in _KINDS:
+        raise ValueError(f"frame is a {kind}; give a frame of {', '.join(_KINDS)}")
+    return cast(FrameKind, kind)
+
+
+def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> Raw:
+    """The named columns of a frame as a lazy polars frame.
+
+    Args:
+        frame: pandas, polars (also lazy) or pyarrow.
+        columns: the names that are needed; others are not touched.
+        ids: the names among them that hold ids.
+
+    Raises:
+        MissingColumnError: a name is not there.
+        MixedIdError: ids of several types in one column.
+    """
+    kind = frame_kind(frame)
+    source = Source("frame")
+    if isinstance(frame, pl.LazyFrame):
+        return Raw(frame, source)
+    table = nw.from_native(frame, eager_only=True)
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        there = ", ".join(repr(str(name)) for name in table.columns)
+        raise source.error(MissingColumnError, f"there is no column {missing[0]!r}; the columns are {there}")
+    uuids: set[str] = set()
+    series = []
+    for name in dict.fromkeys(columns):
+        column = table[name]
+        if kind == "pandas" and column.dtype == nw.Object or column.dtype == nw.Unknown:
+            series.append(_from_objects(column.to_list(), name, name in ids, source, uuids))
+        elif kind == "polars" and column.to_native().dtype == pl.Object:
+            series.append(_from_objects(column.to_list(), name, name in ids, source, uuids))
+        else:
+            series.append(column.to_polars())
+    return Raw(pl.DataFrame(series).lazy(), source, uuids=frozenset(uuids))
+
+
+def from_native(frame: Any) -> pl.DataFrame:
+    """All columns of a frame as polars."""
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect()
+    names = nw.from_native(frame, eager_only=True).columns
+    return scan_frame(frame, names).lazy.collect()
+
+
+def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:
+    """A polars frame as one of the wanted kind."""
+    if kind == "polars":
+        return frame
+    if kind == "pyarrow":
+        return frame.to_arrow()
+    objects = [name for name, dtype in frame.schema.items() if dtype == pl.Object]
+    out = frame.drop(objects).to_pandas()
+    for name in objects:
+        out.insert(frame.columns.index(name), name, frame[name].to_list())
+    return out
+
+
+def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uuids: set[str]) -> pl.Series:
+    """A column of Python objects: one type, or an error that names the first value of another."""
+    values = [None if value is None or value != value else value for value in values]
+    types = python_types(values)
+    if is_id and len(types) > 1:
+        first = next(value for value in values if value is not None)
+        row = next(
+            i for i, value in enumerate(values) if value is not None and type(value) is not type(first)
+        )
+        message = (
+            f"column {name!r} holds {values[row]!r} ({type(values[row]).__name__}), but before it "
+            f"{first!r} ({type(first).__name__}); bring all ids of the column to one type"
+        )
+        raise source.error(MixedIdError, message, row=row)
+    if types == {"UUID"}:
+        uuids.add(name)
+        values = [str(value) if isinstance(value, uuid.UUID) else value for value in values]
+    try:
+        return pl.Series(name, values)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"column {name!r} of types {', '.join(sorted(types))} cannot be read: {error}"
+        ) from None

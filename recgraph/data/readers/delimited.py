@@ -1,0 +1,94 @@
+"""CSV, TSV and other text with one row a line. Every column is read as text; meaning comes with the encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from recgraph.data.errors import DelimiterError
+from recgraph.data.readers.diagnose import check_file, collect
+from recgraph.data.source import Raw, Source
+
+__all__ = ["scan_delimited"]
+
+_USUAL = (",", "\t", ";", "|", "::")
+
+
+def scan_delimited(
+    path: str | Path,
+    *,
+    separator: str = ",",
+    columns: Sequence[str] | None = None,
+    needed: Sequence[str] = (),
+) -> Raw:
+    """Scan a delimited text file, plain or gzip.
+
+    Args:
+        path: the file.
+        separator: one character, or several (``"::"``; then without quoting).
+        columns: the names of the columns where the file has no header line.
+        needed: names that will be asked for; if the header lacks one, a wrong separator is looked for.
+
+    Raises:
+        DataError: empty, not separated as told, not UTF-8, damaged; with the line where there is one.
+    """
+    if not separator:
+        raise ValueError("separator = '' must hold at least one character")
+    source = Source("delimited", check_file(path), separator, has_header=columns is None)
+    lazy = _scan_lines(source, columns) if len(separator) > 1 else _scan(source, columns)
+    names = _names(lazy, source)
+    if any(name not in names for name in needed):
+        _check_separator(source)
+    if columns is not None and len(columns) > 1:
+        _check_separator(source)
+    # a blank line is no row
+    return Raw(lazy.filter(~pl.all_horizontal(pl.all().is_null())), source, as_text=True)
+
+
+def _names(lazy: pl.LazyFrame, source: Source) -> list[str]:
+    # the schema is read from the file, so that a damaged one shows here first
+    try:
+        return lazy.collect_schema().names()
+    except (pl.exceptions.PolarsError, OSError):
+        collect(lazy.head(1), source)
+        raise
+
+
+def _scan(source: Source, columns: Sequence[str] | None) -> pl.LazyFrame:
+    assert source.path is not None
+    return pl.scan_csv(
+        source.path,
+        separator=source.separator,
+        has_header=columns is None,
+        new_columns=list(columns) if columns is not None else None,
+        infer_schema=False,
+    )
+
+
+def _scan_lines(source: Source, columns: Sequence[str] | None) -> pl.LazyFrame:
+    assert source.path is not None
+    lines = pl.scan_lines(source.path)
+    if columns is None:
+        header = collect(lines.head(1), source).item()
+        columns = [name.strip() for name in header.split(source.separator)]
+        lines = lines.slice(1)
+    parts = pl.col("line").str.strip_chars_end("\r").str.split_exact(source.separator, len(columns) - 1)
+    fields = lines.select(parts.struct.rename_fields(list(columns)).alias("line")).unnest("line")
+    return fields.with_columns(pl.all().replace("", None))
+
+
+def _check_separator(source: Source) -> None:
+    """Raise where the first line does not hold the separator but another usual one."""
+    with source.open() as text:
+        line = text.readline().rstrip("\r\n")
+    if source.separator in line:
+        return
+    other = next((mark for mark in _USUAL if mark in line), None)
+    if other is not None:
+        message = (
+            f"{line[:60]!r} is not separated by {source.separator!r}; it looks separated by {other!r}: "
+            f"pass separator={other!r}"
+        )
+        raise source.error(DelimiterError, message, line=1)

@@ -1,0 +1,106 @@
+"""JSON lines: one object a line."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from recgraph.data.columns import Columns
+from recgraph.data.errors import CorruptFileError, MixedIdError
+from recgraph.data.readers.diagnose import check_file, collect
+from recgraph.data.source import Raw, Source
+
+__all__ = ["scan_jsonl"]
+
+_SAMPLE = 1000
+_TYPES = {int: pl.Int64, str: pl.String, float: pl.Float64, bool: pl.Boolean}
+
+
+def scan_jsonl(path: str | Path, columns: Columns) -> Raw:
+    """Scan a JSON-lines file, plain or gzip; ids keep their JSON type.
+
+    Args:
+        path: the file.
+        columns: the names that will be asked for.
+
+    Raises:
+        DataError: empty, damaged, not JSON, ids of several types; with the line.
+    """
+    source = Source("jsonl", check_file(path))
+    types = _types(source, columns)
+    assert source.path is not None
+    lazy = pl.scan_ndjson(source.path, schema=types)
+    for name in (columns.user, columns.item):
+        if types.get(name) == pl.String:
+            _check_texts(source, name)
+    return Raw(lazy, source)
+
+
+def _types(source: Source, columns: Columns) -> dict[str, Any]:
+    """The types of the id columns, from the first lines.
+
+    All others are texts: numbers and times are parsed later, so that an odd one is reported with its line.
+    """
+    types: dict[str, Any] = {}
+    first: dict[str, tuple[type, int]] = {}
+    try:
+        with source.open() as text:
+            for number, line in itertools.islice(enumerate(text, start=1), _SAMPLE):
+                for name, value in _record(source, line, number).items():
+                    types.setdefault(name, pl.String)
+                    if name in (columns.user, columns.item) and value is not None:
+                        _note(source, first, name, value, number)
+    except (OSError, EOFError):  # a damaged gzip file: say so
+        assert source.path is not None
+        collect(pl.scan_lines(source.path), source)
+        raise
+    types.update({name: _TYPES[kind] for name, (kind, _) in first.items()})
+    return types
+
+
+def _record(source: Source, line: str, number: int) -> dict[str, Any]:
+    if not line.strip():
+        return {}
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise source.error(CorruptFileError, f"the line is not JSON: {error.msg}", line=number) from None
+    if not isinstance(record, dict):
+        raise source.error(CorruptFileError, "the line is not a JSON object", line=number)
+    return record
+
+
+def _note(source: Source, first: dict[str, tuple[type, int]], name: str, value: Any, number: int) -> None:
+    kind, where = first.setdefault(name, (type(value), number))
+    if type(value) not in _TYPES:
+        message = f"the id {value!r} (column {name!r}) is a {type(value).__name__}; ids are texts or numbers"
+        raise source.error(MixedIdError, message, line=number)
+    if type(value) is not kind:
+        message = (
+            f"the id {value!r} (column {name!r}) is a {type(value).__name__}, but line {where} holds a "
+            f"{kind.__name__}; write all ids of the column in one type"
+        )
+        raise source.error(MixedIdError, message, line=number)
+
+
+def _check_texts(source: Source, name: str) -> None:
+    """The scanner turns a number into a text without a word where texts are expected: look for lines without quotes."""
+    assert source.path is not None
+    quoted = rf'"{re.escape(name)}"\s*:\s*(?:"|null)'
+    suspects = pl.scan_lines(source.path).with_row_index("number", offset=1)
+    suspects = suspects.filter(
+        ~pl.col("line").str.contains(quoted) & (pl.col("line").str.strip_chars() != "")
+    )
+    for number, line in collect(suspects, source).iter_rows():
+        value = _record(source, line, number).get(name)
+        if value is not None and not isinstance(value, str):
+            message = (
+                f"the id {value!r} (column {name!r}) is a {type(value).__name__}, but the lines before hold texts; "
+                "write all ids of the column in one type"
+            )
+            raise source.error(MixedIdError, message, line=number)

@@ -1,0 +1,67 @@
+"""Splits on disk: what is open in one place, the test rows in a file of their own in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from recgraph.data.errors import CorruptFileError
+from recgraph.data.files import replace_parquet, replace_text
+from recgraph.data.interactions import Interactions
+from recgraph.data.ordered import order
+from recgraph.data.split import SealedSplit, Split
+from recgraph.data.store import load_frame, load_json, load_meta, save_meta
+from recgraph.data.strategies import STRATEGIES, Label
+
+__all__ = ["load_sealed", "save_split"]
+
+_OPEN = "open.parquet"
+_TEST = Path("test") / "test.parquet"
+_LABEL = "label"
+
+
+def save_split(split: Split, folder: Path) -> None:
+    """Write ``split.json``, ids and features, ``open.parquet`` and ``test/test.parquet``; the description last."""
+    log = order(split.interactions.log).with_columns(pl.Series(_LABEL, split.labels.numpy()))
+    secret = pl.col(_LABEL).is_in([int(Label.TEST), int(Label.TEST_HISTORY)])
+    replace_parquet(log.filter(secret), folder / _TEST)
+    replace_parquet(log.filter(~secret), folder / _OPEN)
+    save_meta(split.interactions, folder)
+    head = {"name": split.name, "params": split.params, "seed": split.seed, "hash": split.hash}
+    replace_text(json.dumps(head, indent=1), folder / "split.json")
+
+
+def load_sealed(folder: Path) -> SealedSplit:
+    """A saved split without its test file, which is not opened before ``unseal``.
+
+    Raises:
+        FileNotFoundError: the folder holds no split.
+        CorruptFileError: a file is damaged.
+    """
+    if not (folder / "split.json").is_file():
+        raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split (split.json)")
+    head = load_json(folder / "split.json")
+    meta = load_meta(folder)
+    rows = load_frame(folder / _OPEN)
+
+    def reveal() -> Split:
+        split = Split(*_parts(pl.concat([rows, load_frame(folder / _TEST)]), meta, head))
+        if split.hash != head["hash"]:
+            raise CorruptFileError(
+                "the rows do not give the hash of the split; it was changed", path=folder / _TEST
+            )
+        return split
+
+    return SealedSplit(*_parts(rows, meta, head), head["hash"], reveal)
+
+
+def _parts(rows: pl.DataFrame, meta: dict[str, Any], head: dict[str, Any]) -> tuple[Any, ...]:
+    rows = order(rows)
+    labels = torch.from_numpy(rows[_LABEL].cast(pl.UInt8).to_numpy(writable=True))
+    interactions = Interactions(log=rows.drop(_LABEL).sort("row"), **meta)
+    strategy = STRATEGIES[head["name"]].of(head["params"])
+    return interactions, labels, strategy, head["name"], head["seed"]

@@ -1,0 +1,265 @@
+"""Ways to split: each labels every interaction of an ordered log. One small class a strategy."""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import IntEnum
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from recgraph.config import Config
+from recgraph.data.errors import ShortUserError
+from recgraph.data.ordered import OrderedLog
+from recgraph.data.timestamps import instant
+from recgraph.rng import numpy_generator
+
+if TYPE_CHECKING:
+    from recgraph.data.interactions import Interactions
+
+__all__ = ["STRATEGIES", "HeldOutUsers", "Label", "LeaveOneOut", "Ratio", "Strategy", "TimeCut"]
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Moment = int | float | str | dt.datetime | dt.date
+
+
+class Label(IntEnum):
+    """The part that an interaction belongs to."""
+
+    TRAIN = 0
+    VALID = 1
+    TEST = 2
+    #: the known history of a user who is held out for valid or for test
+    VALID_HISTORY = 3
+    TEST_HISTORY = 4
+
+
+class Strategy(Config):
+    """Base of the strategies."""
+
+    #: truth of which user is asked where the history is empty: none, or all the same
+    new_users: Literal["drop", "keep"] = "drop"
+    #: the column that grades the truth, or None (every item of the truth counts the same)
+    grades: Literal["rating", "weight"] | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether the seed matters."""
+        return False
+
+    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+        """[T] uint8: the :class:`Label` of each interaction of ``interactions.ordered``."""
+        raise NotImplementedError
+
+
+class LeaveOneOut(Strategy):
+    """The last interaction of each user is test, the one before it valid, the rest train.
+
+    Args:
+        short_users: what to do with users of fewer than 3 interactions: ``"error"``, or ``"train"``: all that they did
+            is train, and they are asked nothing.
+    """
+
+    short_users: Literal["error", "train"] = "error"
+
+    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+        log = interactions.ordered
+        lengths = log.items.lengths
+        enough = lengths >= 3
+        if self.short_users == "error" and not bool(enough.all()):
+            _refuse_short(interactions, lengths, 3)
+        labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
+        ends = log.items.offsets[1:][enough]
+        labels[ends - 1] = int(Label.TEST)
+        labels[ends - 2] = int(Label.VALID)
+        return labels
+
+
+def _refuse_short(interactions: Interactions, lengths: Tensor, least: int) -> None:
+    short = torch.nonzero((lengths < least) & (lengths > 0)).flatten()
+    if not short.numel():
+        return
+    first = int(short[0])
+    row = int(interactions.ordered.rows[interactions.ordered.items.offsets[first]])
+    message = (
+        f"leave-one-out needs {least} interactions of each user; user {interactions.users.ids([first])[0]!r} has "
+        f"{int(lengths[first])} ({short.numel():,} of {lengths.numel():,} users have fewer): filter with "
+        f".k_core(users={least}, items=0), or keep them in train alone with short_users='train'"
+    )
+    raise interactions.source.error(ShortUserError, message, row=row)
+
+
+class TimeCut(Strategy):
+    """One cut of time for all users: train before valid before test.
+
+    Args:
+        valid, test: shares of all interactions; the cuts are the times at these quantiles, and interactions at the very
+            instant of a cut belong to the later part, so a share may come out larger.
+        valid_from, test_from: instants instead of shares, in the unit of the log's times, or dates and ISO 8601 texts
+            where the log has dates. Both or none.
+        new_users: users without history at the cut are not asked (``"drop"``; their interactions stay in their part),
+            or asked with an empty history (``"keep"``).
+    """
+
+    valid: Share = 0.1
+    test: Share = 0.1
+    valid_from: Moment | None = None
+    test_from: Moment | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TimeCut:
+        if (self.valid_from is None) != (self.test_from is None):
+            raise ValueError("valid_from and test_from are given both or not at all")
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid + test = {self.valid + self.test:g} must leave something to train on")
+        return self
+
+    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+        times = interactions.ordered.times
+        if times is None:
+            raise ValueError(
+                "a split by time needs timestamps: name their column when reading (timestamp=...)"
+            )
+        valid_from, test_from = self._cuts(times, interactions)
+        if valid_from > test_from:
+            raise ValueError(
+                f"valid_from = {self.valid_from!r} must not lie after test_from = {self.test_from!r}"
+            )
+        labels = torch.full_like(times, int(Label.TRAIN), dtype=torch.uint8)
+        labels[times >= valid_from] = int(Label.VALID)
+        labels[times >= test_from] = int(Label.TEST)
+        return labels
+
+    def _cuts(self, times: Tensor, interactions: Interactions) -> tuple[int, int]:
+        if self.valid_from is not None and self.test_from is not None:
+            unit = interactions.time_unit
+            return instant(self.valid_from, unit), instant(self.test_from, unit)
+        ordered = times.sort().values
+        count = times.numel()
+        # one past the last time is a cut that leaves nothing
+        edges = [
+            int(ordered[-1]) + 1 if place >= count else int(ordered[place]) for place in self._places(count)
+        ]
+        return edges[0], edges[1]
+
+    def _places(self, count: int) -> tuple[int, int]:
+        n_test = _whole(self.test * count)
+        return count - n_test - _whole(self.valid * count), count - n_test
+
+
+def _whole(x: float) -> int:
+    return int(np.floor(x + 1e-9))
+
+
+class Ratio(Strategy):
+    """A share of each user's interactions.
+
+    A user of ``n`` interactions gives ``floor(valid n)`` to valid and ``floor(test n)`` to test; where a share above 0
+    comes to less than one, it gets one as long as two or more are left to train (as in RecBole; test comes first).
+
+    Args:
+        valid, test: the shares; the rest is train.
+        order: ``"random"`` (seeded), or ``"time"``: the oldest are train, the newest test.
+    """
+
+    valid: Share = 0.1
+    test: Share = 0.1
+    order: Literal["random", "time"] = "random"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Ratio:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid + test = {self.valid + self.test:g} must leave something to train on")
+        return self
+
+    @property
+    def draws(self) -> bool:
+        return self.order == "random"
+
+    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+        log = interactions.ordered
+        lengths = log.items.lengths
+        n_valid, n_test = _share(lengths, self.valid), _share(lengths, self.test)
+        for counts, share in ((n_test, self.test), (n_valid, self.valid)):
+            lacks = (counts == 0) & (share > 0) & (lengths - n_valid - n_test >= 2)
+            counts += lacks.to(counts.dtype)
+        ranks = log.items.positions if self.order == "time" else _random_ranks(log, seed)
+        left = lengths[log.items.rows] - ranks  # places from the end, from 1
+        labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
+        labels[left <= (n_test + n_valid)[log.items.rows]] = int(Label.VALID)
+        labels[left <= n_test[log.items.rows]] = int(Label.TEST)
+        return labels
+
+
+def _share(lengths: Tensor, share: float) -> Tensor:
+    return torch.floor(lengths.to(torch.float64) * share + 1e-9).to(torch.int64)
+
+
+def _random_ranks(log: OrderedLog, seed: int) -> Tensor:
+    """[T] int64: a random permutation of the places of each row."""
+    draws = numpy_generator(seed, "split", "ratio").random(log.n_interactions)
+    order = np.lexsort((draws, log.items.rows.numpy()))
+    ranks = torch.empty(log.n_interactions, dtype=torch.int64)
+    ranks[torch.from_numpy(order)] = log.items.positions
+    return ranks
+
+
+class HeldOutUsers(Strategy):
+    """Users that training never sees: part of what they did is their history (fold-in), the rest is asked.
+
+    Held-out users have empty train rows; users of a single interaction are never held out. ``fit_part("train+valid")``
+    holds all that the valid users did.
+
+    Args:
+        valid, test: shares of the users who have at least two interactions.
+        fold_in: the share of a held-out user's interactions that is known, at least 1 and at most all but one.
+        order: ``"time"``: the oldest are known; ``"random"`` (seeded).
+    """
+
+    valid: Share = 0.1
+    test: Share = 0.1
+    fold_in: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    order: Literal["time", "random"] = "time"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HeldOutUsers:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid + test = {self.valid + self.test:g} must leave users to train on")
+        return self
+
+    @property
+    def draws(self) -> bool:
+        return True
+
+    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+        log = interactions.ordered
+        lengths = log.items.lengths
+        able = torch.nonzero(lengths >= 2).flatten()
+        mixed = able[torch.from_numpy(numpy_generator(seed, "split", "users").permutation(able.numel()))]
+        n_valid, n_test = (_whole(share * able.numel()) for share in (self.valid, self.test))
+        known = _share(lengths, self.fold_in).clamp(min=1).minimum(lengths - 1)
+        ranks = log.items.positions if self.order == "time" else _random_ranks(log, seed)
+        truth_mask = ranks >= known[log.items.rows]
+        labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
+        groups = (
+            (mixed[:n_valid], Label.VALID, Label.VALID_HISTORY),
+            (mixed[n_valid : n_valid + n_test], Label.TEST, Label.TEST_HISTORY),
+        )
+        for users, truth, history in groups:
+            chosen = torch.zeros(log.n_users, dtype=torch.bool)
+            chosen[users] = True
+            member = chosen[log.items.rows]
+            labels[member] = int(history)
+            labels[member & truth_mask] = int(truth)
+        return labels
+
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "leave-one-out": LeaveOneOut,
+    "ratio": Ratio,
+    "time": TimeCut,
+    "users": HeldOutUsers,
+}
