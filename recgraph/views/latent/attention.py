@@ -16,8 +16,7 @@ class Attention(Augmenter):
     """Query, key and value projections, one head of scaled dot-product attention, GELU, L2.
 
     ``variant="published"``: each row attends to all rows *of the batch*, so that its view depends on which
-        other
-    users happen to share its batch, and on the batch size.
+    other users happen to share its batch, and on the batch size.
     ``variant="row"`` (a departure): the encoded sequence is the query, the keys and values are the states of
     that sequence; the view depends on the sequence alone. A row without states gives a zero vector.
     """

@@ -16,8 +16,7 @@ class Conv(Augmenter):
     """One-dimensional convolution of width 3 along the embedding, GELU, L2.
 
     ``variant="published"``: the *batch* is the channel dimension of one convolution with D channels, so that
-        rows mix
-    by their place in the batch and a batch must hold exactly D rows.
+    rows mix by their place in the batch and a batch must hold exactly D rows.
     ``variant="row"`` (a departure): each row is one channel, widened to 8 channels and back to one, with
     GELU between; rows do not mix and any batch size goes.
     """
