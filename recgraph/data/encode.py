@@ -1,7 +1,7 @@
 """From a raw log to integers: unique ids in order of first appearance, and a log of indices.
 
-The raw log is scanned several times by polars' streaming engine and never held as a whole; what stays in memory is
-the encoded log, about 20 to 30 bytes an interaction.
+The raw log is scanned several times by polars' streaming engine and never held as a whole; what stays in
+memory is the encoded log, about 20 to 30 bytes an interaction.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ ROW = "row"
 
 @dataclass(frozen=True)
 class Encoded:
-    """A log of indices: columns ``row`` (of the file), ``user``, ``item`` and, where given, ``time``, ``rating``, ``weight``."""
+    """A log of indices.
+
+    Its columns are ``row`` (of the file), ``user``, ``item`` and, where given, ``time``, ``rating``,
+    ``weight``.
+    """
 
     log: pl.DataFrame
     users: IdMap

@@ -17,8 +17,8 @@ def attach(frame: Any, key: str, ids: IdMap) -> pl.DataFrame:
     """A frame of features whose key has the type of the log's ids.
 
     Args:
-        frame: any kind; one row an id. Texts are read as integers where the log's ids are integers; what is no integer
-            cannot be in the log and is left out.
+        frame: any kind; one row an id. Texts are read as integers where the log's ids are integers; what is
+            no integer cannot be in the log and is left out.
         key: the column of ids.
         ids: the log's.
 

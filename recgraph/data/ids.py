@@ -81,7 +81,8 @@ class IdMap:
             ids: [N] ids (list, array or series) of the family of the map's own ids.
 
         Raises:
-            ValueError: the ids are of another family, e.g. texts where the map holds integers (see :meth:`parse`).
+            ValueError: the ids are of another family, e.g. texts where the map holds integers (see
+                :meth:`parse`).
         """
         wanted = self._comparable(ids)
         if not len(self) or not len(wanted):
@@ -91,7 +92,7 @@ class IdMap:
         return np.where(same, self._order[places], -1)
 
     def parse(self, texts: Sequence[str]) -> pl.Series:
-        """Ids as they are typed on a command line, in the map's own type (null where a text cannot be one)."""
+        """Ids as typed on a command line, in the map's own type (null where a text cannot be one)."""
         given = pl.Series(list(texts), dtype=pl.String)
         if self.values.dtype.is_temporal():
             return given.str.strptime(self.values.dtype, strict=False)  # type: ignore[arg-type]

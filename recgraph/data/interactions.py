@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+import torch
 
-from recgraph.data import filters, ingest, store
+from recgraph.data import filters, store
 from recgraph.data.columns import Columns
 from recgraph.data.encode import Encoded
 from recgraph.data.errors import DataError, EmptyLogError, RatingError
@@ -18,6 +20,7 @@ from recgraph.data.features import attach, relation
 from recgraph.data.ids import IdMap
 from recgraph.data.native import FrameKind, to_native
 from recgraph.data.ordered import OrderedLog
+from recgraph.data.reading import Readers
 from recgraph.data.source import Source
 from recgraph.data.timestamps import TimeUnit
 
@@ -28,23 +31,23 @@ __all__ = ["Interactions"]
 
 
 @dataclass(frozen=True, eq=False)
-class Interactions:
+class Interactions(Readers):
     """A log of interactions. Values are immutable: every method returns a new one.
 
     Users and items are numbered from 0 in the order in which they first appear in the log that is left after
     filtering.
 
     Attributes:
-        log: columns ``row`` (in the file or frame, from 0), ``user``, ``item`` (indices) and, where given, ``time``
-            (int64, see ``time_unit``), ``rating``, ``weight``; in the order of ``row``.
+        log: columns ``row`` (in the file or frame, from 0), ``user``, ``item`` (indices) and, where given,
+            ``time`` (int64, see ``time_unit``), ``rating``, ``weight``; in the order of ``row``.
         users, items: index <-> the user's own id.
         columns: the user's own names.
-        time_unit: ``"us"`` unix microseconds (dates, texts, fractions of seconds), ``"own"`` numbers as they came in,
-            or ``"none"``.
+        time_unit: ``"us"`` unix microseconds (dates, texts, fractions of seconds), ``"own"`` numbers as they
+            came in, or ``"none"``.
         source: the file or frame, for errors.
         kind: the kind of frame that came in (``"polars"`` for files); outputs for people are of this kind.
-        user_features, item_features: side information keyed by the user's own ids in the columns ``columns.user``
-            and ``columns.item``; may hold ids that are not in the log, or None.
+        user_features, item_features: side information keyed by the user's own ids in the columns
+            ``columns.user`` and ``columns.item``; may hold ids that are not in the log, or None.
     """
 
     log: pl.DataFrame
@@ -56,136 +59,6 @@ class Interactions:
     kind: FrameKind = "polars"
     user_features: pl.DataFrame | None = None
     item_features: pl.DataFrame | None = None
-
-    @classmethod
-    def from_frame(
-        cls,
-        frame: Any,
-        *,
-        user: str,
-        item: str,
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-        user_features: Any = None,
-        item_features: Any = None,
-    ) -> Interactions:
-        """From a pandas, polars (also lazy) or pyarrow frame, one row an interaction.
-
-        Args:
-            frame: the log.
-            user, item: the columns of ids: integers, texts, dates, UUIDs, ...; one type a column.
-            timestamp: numbers (kept as they are), dates, datetimes or ISO 8601 texts (without a zone: UTC).
-            rating: numbers, for :meth:`min_rating`.
-            weight: numbers of at least 0: how much an interaction counts in training.
-            user_features, item_features: frames with the column ``user`` or ``item`` and one row an id.
-
-        Raises:
-            DataError: one of its subclasses for what is wrong, with the row.
-        """
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        encoded, source, kind = ingest.frame(frame, columns)
-        return cls.of(encoded, columns, source, kind).with_features(user_features, item_features)
-
-    @classmethod
-    def from_csv(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-        separator: str = ",",
-        names: list[str] | None = None,
-    ) -> Interactions:
-        """From a delimited text file, plain or gzip, scanned and never loaded whole.
-
-        Args:
-            path: the file; UTF-8.
-            user, item, timestamp, rating, weight: see :meth:`from_frame`. Ids become integers where each is written as
-                a plain integer (so that nothing is lost), else texts.
-            separator: one or several characters (``"::"``).
-            names: the columns, where the file has no header line.
-
-        Raises:
-            DataError: one of its subclasses for what is wrong, with file and line.
-        """
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        return cls.of(*ingest.delimited(path, columns, separator, names))
-
-    @classmethod
-    def from_tsv(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-        names: list[str] | None = None,
-    ) -> Interactions:
-        """:meth:`from_csv` with tabs."""
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        return cls.of(*ingest.delimited(path, columns, "\t", names))
-
-    @classmethod
-    def from_jsonl(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-    ) -> Interactions:
-        """From JSON lines, one object an interaction; see :meth:`from_frame` for the columns."""
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        return cls.of(*ingest.jsonl(path, columns))
-
-    @classmethod
-    def from_parquet(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = None,
-        rating: str | None = None,
-        weight: str | None = None,
-    ) -> Interactions:
-        """From a Parquet file or a folder of them, scanned; see :meth:`from_frame` for the columns."""
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        return cls.of(*ingest.parquet(path, columns))
-
-    @classmethod
-    def from_recbole(
-        cls,
-        path: str | Path,
-        *,
-        user: str = "user_id",
-        item: str = "item_id",
-        timestamp: str | None = "timestamp",
-        rating: str | None = "rating",
-        weight: str | None = None,
-    ) -> Interactions:
-        """From RecBole atomic files: the folder, or its ``.inter`` file; ``.user`` and ``.item`` become features.
-
-        ``timestamp`` and ``rating`` are left out where the file does not have the column of their default name.
-        """
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        encoded, columns, source, user_features, item_features = ingest.recbole(path, columns)
-        return cls.of(encoded, columns, source).with_features(user_features, item_features)
-
-    @classmethod
-    def from_sequences(
-        cls, path: str | Path, *, user: str = "user_id", item: str = "item_id"
-    ) -> Interactions:
-        """From lines of ``user item item ...``, oldest first; ``user`` and ``item`` name the columns of outputs."""
-        return cls.of(*ingest.sequences(path, Columns(user=user, item=item)))
 
     @classmethod
     def of(
@@ -226,7 +99,7 @@ class Interactions:
         return f"Interactions({self.n_users:,} users, {self.n_items:,} items, {len(self):,} interactions)"
 
     def k_core(self, users: int = 5, items: int = 5) -> Interactions:
-        """Only users with at least ``users`` and items with at least ``items`` interactions, to the fixed point."""
+        """Only users and items with at least so many interactions, iterated to the fixed point."""
         if users < 0 or items < 0:
             raise ValueError(f"users = {users}, items = {items}: smallest counts are at least 0")
         rows = filters.k_core(self.log["user"].to_numpy(), self.log["item"].to_numpy(), users, items)
@@ -238,7 +111,8 @@ class Interactions:
 
         Args:
             threshold: in the unit of the ratings.
-            negative: a rating below 0 often stands for "not rated", so it is an error unless it is to be dropped.
+            negative: a rating below 0 often stands for "not rated", so it is an error unless it is to be
+                dropped.
 
         Raises:
             DataError: the log has no rating.
@@ -250,15 +124,15 @@ class Interactions:
             below = self.log.filter(pl.col("rating") < 0)
             if len(below):
                 message = (
-                    f"the rating {below['rating'][0]:g} is negative ({len(below)} such in the log); if it stands for "
-                    "'not rated', use min_rating(..., negative='drop')"
+                    f"the rating {below['rating'][0]:g} is negative ({len(below):,} such); if it stands "
+                    "for 'not rated', use min_rating(..., negative='drop')"
                 )
                 raise self.source.error(RatingError, message, row=int(below["row"][0]))
         kept = self.log.filter((pl.col("rating") >= threshold) & (pl.col("rating") >= 0))
         return self._filtered(kept, f"min_rating({threshold:g})")
 
     def deduplicate(self, policy: filters.Duplicates = "last") -> Interactions:
-        """Of repeated pairs of user and item keep ``"all"``, the ``"first"`` or the ``"last"`` by time, then by row."""
+        """Of repeated pairs of user and item keep all, the first or the last (by time, then by row)."""
         return self._filtered(filters.duplicates(self.log, policy), f"deduplicate({policy!r})")
 
     def _filtered(self, log: pl.DataFrame, what: str) -> Interactions:
@@ -271,9 +145,17 @@ class Interactions:
         item, items = _renumber(log["item"], self.items)
         return replace(self, log=log.with_columns(user, item), users=users, items=items)
 
-    def where_rows(self, rows: pl.Series) -> Interactions:
-        """Only the given source rows, with users and items numbered as before (a part of a split)."""
-        return replace(self, log=self.log.filter(pl.col("row").is_in(rows.implode())))
+    def masked(self, keep_mask: npt.NDArray[np.bool_]) -> Interactions:
+        """A part of the log, with users and items numbered as before.
+
+        Args:
+            keep_mask: [T] aligned with :attr:`ordered`.
+        """
+        in_log = np.empty(len(self.log), dtype=bool)
+        in_log[np.searchsorted(self.log["row"].to_numpy(), self.ordered.rows.numpy())] = keep_mask
+        part = replace(self, log=self.log.filter(pl.Series(in_log)))
+        part.__dict__["ordered"] = self.ordered.filter(torch.from_numpy(keep_mask))
+        return part
 
     @cached_property
     def ordered(self) -> OrderedLog:

@@ -46,7 +46,7 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
         MissingColumnError: a name is not there.
         MixedIdError: ids of several types in one column.
     """
-    kind = frame_kind(frame)
+    frame_kind(frame)
     source = Source("frame")
     if isinstance(frame, pl.LazyFrame):
         return Raw(frame, source)
@@ -59,9 +59,7 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
     series = []
     for name in dict.fromkeys(columns):
         column = table[name]
-        if kind == "pandas" and column.dtype == nw.Object or column.dtype == nw.Unknown:
-            series.append(_from_objects(column.to_list(), name, name in ids, source, uuids))
-        elif kind == "polars" and column.to_native().dtype == pl.Object:
+        if column.dtype in (nw.Object, nw.Unknown):
             series.append(_from_objects(column.to_list(), name, name in ids, source, uuids))
         else:
             series.append(column.to_polars())
@@ -82,11 +80,15 @@ def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:
         return frame
     if kind == "pyarrow":
         return frame.to_arrow()
-    objects = [name for name, dtype in frame.schema.items() if dtype == pl.Object]
-    out = frame.drop(objects).to_pandas()
-    for name in objects:
-        out.insert(frame.columns.index(name), name, frame[name].to_list())
-    return out
+    values = {name: _for_pandas(frame[name]) for name in frame.columns}
+    return nw.from_dict(values, backend="pandas").to_native()
+
+
+def _for_pandas(series: pl.Series) -> Any:
+    """Arrays where pandas has the type, so that widths are kept; else Python values."""
+    plain = series.dtype.is_numeric() or series.dtype == pl.Boolean or series.dtype == pl.Datetime
+    zoned = isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is not None
+    return series.to_numpy() if plain and not zoned and series.null_count() == 0 else series.to_list()
 
 
 def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uuids: set[str]) -> pl.Series:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
@@ -111,9 +110,9 @@ class _Labelled:
 class Split(_Labelled):
     """Interactions in three parts.
 
-    The history of a valid case is what its user did in train, that of a test case what its user did in train and
-    valid. A user without history is not asked unless the strategy says so (``new_users="keep"``). Items that occur in
-    no train row stay in the catalogue and in the truth.
+    The history of a valid case is what its user did in train, that of a test case what its user did in train
+    and valid. A user without history is not asked unless the strategy says so (``new_users="keep"``). Items
+    that occur in no train row stay in the catalogue and in the truth.
     """
 
     @cached_property
@@ -130,7 +129,7 @@ class Split(_Labelled):
 
     @cached_property
     def hash(self) -> str:
-        """64 hex digits from the ids, the ordered log, the labels and the parameters; the same on every machine."""
+        """64 hex digits from ids, ordered log, labels and parameters; the same on every machine."""
         head = {"name": self.name, "params": self.params, "seed": self.seed, "version": 1}
         state = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         state.update(self.users.digest())
@@ -162,8 +161,7 @@ class Split(_Labelled):
     def sealed(self) -> SealedSplit:
         """A handle for training, stopping and tuning, without the test rows."""
         keep = ~self._has(_TEST)
-        rows = pl.Series(self.interactions.ordered.rows[keep].numpy()).cast(pl.UInt32)
-        open_log = self.interactions.where_rows(rows)
+        open_log = self.interactions.masked(keep.numpy())
         return SealedSplit(
             open_log, self.labels[keep], self.strategy, self.name, self.seed, self.hash, lambda: self
         )
@@ -186,7 +184,8 @@ class Split(_Labelled):
     def __repr__(self) -> str:
         counts = {name: int(self._has(labels).sum()) for name, labels in _GROUPS.items()}
         shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
-        return f"Split({self.name}: {self.n_users:,} users, {self.n_items:,} items, {shown}, hash {self.hash[:12]})"
+        sizes = f"{self.n_users:,} users, {self.n_items:,} items"
+        return f"Split({self.name}: {sizes}, {shown}, hash {self.hash[:12]})"
 
 
 _GROUPS: Mapping[str, tuple[Label, ...]] = {
@@ -204,8 +203,8 @@ def _check_which(which: str) -> None:
 class SealedSplit(_Labelled):
     """A split whose test part cannot be read by mistake.
 
-    It guards against mistakes and against code that goes through this interface, not against a program that searches
-    the disk or the memory.
+    It guards against mistakes and against code that goes through this interface, not against a program that
+    searches the disk or the memory.
 
     Attributes:
         hash: that of the whole split.

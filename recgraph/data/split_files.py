@@ -1,4 +1,4 @@
-"""Splits on disk: what is open in one place, the test rows in a file of their own in a folder of their own."""
+"""Splits on disk: what is open in one place, the test rows in a file and folder of their own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import replace_parquet, replace_text
@@ -15,7 +16,7 @@ from recgraph.data.interactions import Interactions
 from recgraph.data.ordered import order
 from recgraph.data.split import SealedSplit, Split
 from recgraph.data.store import load_frame, load_json, load_meta, save_meta
-from recgraph.data.strategies import STRATEGIES, Label
+from recgraph.data.strategies import STRATEGIES, Label, Strategy
 
 __all__ = ["load_sealed", "save_split"]
 
@@ -25,7 +26,7 @@ _LABEL = "label"
 
 
 def save_split(split: Split, folder: Path) -> None:
-    """Write ``split.json``, ids and features, ``open.parquet`` and ``test/test.parquet``; the description last."""
+    """Write ids and features, ``open.parquet``, ``test/test.parquet`` and, last, ``split.json``."""
     log = order(split.interactions.log).with_columns(pl.Series(_LABEL, split.labels.numpy()))
     secret = pl.col(_LABEL).is_in([int(Label.TEST), int(Label.TEST_HISTORY)])
     replace_parquet(log.filter(secret), folder / _TEST)
@@ -59,7 +60,9 @@ def load_sealed(folder: Path) -> SealedSplit:
     return SealedSplit(*_parts(rows, meta, head), head["hash"], reveal)
 
 
-def _parts(rows: pl.DataFrame, meta: dict[str, Any], head: dict[str, Any]) -> tuple[Any, ...]:
+def _parts(
+    rows: pl.DataFrame, meta: dict[str, Any], head: dict[str, Any]
+) -> tuple[Interactions, Tensor, Strategy, str, int | None]:
     rows = order(rows)
     labels = torch.from_numpy(rows[_LABEL].cast(pl.UInt8).to_numpy(writable=True))
     interactions = Interactions(log=rows.drop(_LABEL).sort("row"), **meta)

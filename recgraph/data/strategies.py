@@ -59,8 +59,8 @@ class LeaveOneOut(Strategy):
     """The last interaction of each user is test, the one before it valid, the rest train.
 
     Args:
-        short_users: what to do with users of fewer than 3 interactions: ``"error"``, or ``"train"``: all that they did
-            is train, and they are asked nothing.
+        short_users: what to do with users of fewer than 3 interactions: ``"error"``, or ``"train"``: all that
+            they did is train, and they are asked nothing.
     """
 
     short_users: Literal["error", "train"] = "error"
@@ -85,8 +85,8 @@ def _refuse_short(interactions: Interactions, lengths: Tensor, least: int) -> No
     first = int(short[0])
     row = int(interactions.ordered.rows[interactions.ordered.items.offsets[first]])
     message = (
-        f"leave-one-out needs {least} interactions of each user; user {interactions.users.ids([first])[0]!r} has "
-        f"{int(lengths[first])} ({short.numel():,} of {lengths.numel():,} users have fewer): filter with "
+        f"leave-one-out needs {least} interactions of each user; user {interactions.users.ids([first])[0]!r} "
+        f"has {int(lengths[first])} ({short.numel():,} of {lengths.numel():,} users have fewer): filter with "
         f".k_core(users={least}, items=0), or keep them in train alone with short_users='train'"
     )
     raise interactions.source.error(ShortUserError, message, row=row)
@@ -96,12 +96,12 @@ class TimeCut(Strategy):
     """One cut of time for all users: train before valid before test.
 
     Args:
-        valid, test: shares of all interactions; the cuts are the times at these quantiles, and interactions at the very
-            instant of a cut belong to the later part, so a share may come out larger.
-        valid_from, test_from: instants instead of shares, in the unit of the log's times, or dates and ISO 8601 texts
-            where the log has dates. Both or none.
-        new_users: users without history at the cut are not asked (``"drop"``; their interactions stay in their part),
-            or asked with an empty history (``"keep"``).
+        valid, test: shares of all interactions; the cuts are the times at these quantiles, and interactions
+            at the very instant of a cut belong to the later part, so a share may come out larger.
+        valid_from, test_from: instants instead of shares, in the unit of the log's times, or dates and ISO
+            8601 texts where the log has dates. Both or none.
+        new_users: users without history at the cut are not asked (``"drop"``; their interactions stay in
+            their part), or asked with an empty history (``"keep"``).
     """
 
     valid: Share = 0.1
@@ -157,8 +157,9 @@ def _whole(x: float) -> int:
 class Ratio(Strategy):
     """A share of each user's interactions.
 
-    A user of ``n`` interactions gives ``floor(valid n)`` to valid and ``floor(test n)`` to test; where a share above 0
-    comes to less than one, it gets one as long as two or more are left to train (as in RecBole; test comes first).
+    A user of ``n`` interactions gives ``floor(valid n)`` to valid and ``floor(test n)`` to test; where a
+    share above 0 comes to less than one, it gets one as long as two or more are left to train (as in RecBole;
+    test comes first).
 
     Args:
         valid, test: the shares; the rest is train.
@@ -210,12 +211,13 @@ def _random_ranks(log: OrderedLog, seed: int) -> Tensor:
 class HeldOutUsers(Strategy):
     """Users that training never sees: part of what they did is their history (fold-in), the rest is asked.
 
-    Held-out users have empty train rows; users of a single interaction are never held out. ``fit_part("train+valid")``
-    holds all that the valid users did.
+    Held-out users have empty train rows; users of a single interaction are never held out.
+    ``fit_part("train+valid")`` holds all that the valid users did.
 
     Args:
         valid, test: shares of the users who have at least two interactions.
-        fold_in: the share of a held-out user's interactions that is known, at least 1 and at most all but one.
+        fold_in: the share of a held-out user's interactions that is known, at least 1 and at most all but
+            one.
         order: ``"time"``: the oldest are known; ``"random"`` (seeded).
     """
 

@@ -68,8 +68,8 @@ def _of_texts(lazy: pl.LazyFrame, column: str, source: Source) -> list[Reading]:
     if not fitting:
         raise source.error(
             TimestampError,
-            f"the timestamp {sample[column][0]!r} (column {column!r}) cannot be read; give numbers or ISO 8601 "
-            "texts such as '2024-05-01T12:30:00Z'",
+            f"the timestamp {sample[column][0]!r} (column {column!r}) cannot be read; give numbers or "
+            "ISO 8601 texts such as '2024-05-01T12:30:00Z'",
             row=0,
         )
     return [Reading(pl.coalesce(fitting), "us")]
@@ -108,8 +108,8 @@ def instant(value: float | str | dt.date, unit: TimeUnit) -> int:
     """A moment in the unit of a log's times.
 
     Args:
-        value: a number in the log's own unit; or a date, datetime or ISO 8601 text where the log's times are dates
-            (without a zone: UTC).
+        value: a number in the log's own unit; or a date, datetime or ISO 8601 text where the log's times are
+            dates (without a zone: UTC).
         unit: the log's.
 
     Raises:

@@ -1,4 +1,4 @@
-"""CSV, TSV and other text with one row a line. Every column is read as text; meaning comes with the encoding."""
+"""CSV, TSV and other text with one row a line. Every column is read as text; the encoding parses."""
 
 from __future__ import annotations
 

@@ -91,7 +91,8 @@ def _check_utf8(source: Source) -> None:
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                message = f"byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8; convert the file"
+                byte = f"byte {error.start + 1} of the line (0x{line[error.start]:02x})"
+                message = f"{byte} is not UTF-8; convert the file"
                 raise source.error(EncodingError, message, line=number) from None
 
 
@@ -121,8 +122,8 @@ def _same_type(
     kind, first = seen.setdefault(name, (type(value), line))
     if kind is not type(value) and {kind, type(value)} != {int, float}:
         message = (
-            f"column {name!r} holds {value!r} ({type(value).__name__}), but line {first} holds a {kind.__name__}; "
-            "write all values of the column in one type"
+            f"column {name!r} holds {value!r} ({type(value).__name__}), but line {first} holds "
+            f"a {kind.__name__}; write all values of the column in one type"
         )
         raise source.error(MixedIdError, message, line=line)
 
@@ -134,6 +135,8 @@ def _check_fields(source: Source) -> None:
         for fields in reader:
             width = len(fields) if width is None else width
             if fields and len(fields) > width:
-                message = f"there are {len(fields)} fields separated by {source.separator!r}, in the first line {width}"
+                message = (
+                    f"{len(fields)} fields separated by {source.separator!r}, the first line has {width}"
+                )
                 raise source.error(DelimiterError, message, line=start)
             start = reader.line_num + 1

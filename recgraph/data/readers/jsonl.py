@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from recgraph.data.columns import Columns
-from recgraph.data.errors import CorruptFileError, MixedIdError
+from recgraph.data.errors import CorruptFileError, MissingColumnError, MixedIdError
 from recgraph.data.readers.diagnose import check_file, collect
 from recgraph.data.source import Raw, Source
 
@@ -32,7 +32,11 @@ def scan_jsonl(path: str | Path, columns: Columns) -> Raw:
         DataError: empty, damaged, not JSON, ids of several types; with the line.
     """
     source = Source("jsonl", check_file(path))
-    types = _types(source, columns)
+    types, names = _types(source, columns)
+    missing = [name for name in columns.named() if name not in types]
+    if names and missing:
+        message = f"there is no column {missing[0]!r}; the first lines have {', '.join(map(repr, names))}"
+        raise source.error(MissingColumnError, message, line=1)
     assert source.path is not None
     lazy = pl.scan_ndjson(source.path, schema=types)
     for name in (columns.user, columns.item):
@@ -41,26 +45,27 @@ def scan_jsonl(path: str | Path, columns: Columns) -> Raw:
     return Raw(lazy, source)
 
 
-def _types(source: Source, columns: Columns) -> dict[str, Any]:
-    """The types of the id columns, from the first lines.
+def _types(source: Source, columns: Columns) -> tuple[dict[str, Any], list[str]]:
+    """The types of the named columns and the names of all columns, from the first lines.
 
-    All others are texts: numbers and times are parsed later, so that an odd one is reported with its line.
+    Ids have their JSON type. All else is text: numbers and times are parsed later, so that an odd one is
+    reported with its line.
     """
-    types: dict[str, Any] = {}
+    names: dict[str, None] = {}
     first: dict[str, tuple[type, int]] = {}
     try:
         with source.open() as text:
             for number, line in itertools.islice(enumerate(text, start=1), _SAMPLE):
                 for name, value in _record(source, line, number).items():
-                    types.setdefault(name, pl.String)
+                    names.setdefault(name)
                     if name in (columns.user, columns.item) and value is not None:
                         _note(source, first, name, value, number)
     except (OSError, EOFError):  # a damaged gzip file: say so
         assert source.path is not None
         collect(pl.scan_lines(source.path), source)
         raise
-    types.update({name: _TYPES[kind] for name, (kind, _) in first.items()})
-    return types
+    ids = {name: _TYPES[kind] for name, (kind, _) in first.items()}
+    return {name: ids.get(name, pl.String) for name in columns.named() if name in names}, list(names)
 
 
 def _record(source: Source, line: str, number: int) -> dict[str, Any]:
@@ -89,7 +94,7 @@ def _note(source: Source, first: dict[str, tuple[type, int]], name: str, value: 
 
 
 def _check_texts(source: Source, name: str) -> None:
-    """The scanner turns a number into a text without a word where texts are expected: look for lines without quotes."""
+    """Look for ids without quotes: where texts are expected the scanner makes a text of a number."""
     assert source.path is not None
     quoted = rf'"{re.escape(name)}"\s*:\s*(?:"|null)'
     suspects = pl.scan_lines(source.path).with_row_index("number", offset=1)
@@ -100,7 +105,7 @@ def _check_texts(source: Source, name: str) -> None:
         value = _record(source, line, number).get(name)
         if value is not None and not isinstance(value, str):
             message = (
-                f"the id {value!r} (column {name!r}) is a {type(value).__name__}, but the lines before hold texts; "
-                "write all ids of the column in one type"
+                f"the id {value!r} (column {name!r}) is a {type(value).__name__}, but the lines before hold "
+                "texts; write all ids of the column in one type"
             )
             raise source.error(MixedIdError, message, line=number)

@@ -1,7 +1,8 @@
 """RecBole's atomic files: tab separated, the header holds ``name:type``.
 
-Types are ``token``, ``token_seq``, ``float`` and ``float_seq``. A ``*_seq`` field stays the text that it is: a title is
-a ``token_seq`` as well as a list of genres. Where a list is meant, ``Interactions.item_relation`` splits it.
+Types are ``token``, ``token_seq``, ``float`` and ``float_seq``. A ``*_seq`` field stays the text that it is:
+a title is a ``token_seq`` as well as a list of genres. Where a list is meant, ``Interactions.item_relation``
+splits it.
 """
 
 from __future__ import annotations
