@@ -22,7 +22,11 @@ class SequenceEncoder(nn.Module):
         self.hidden_dim, self.max_len, self.dropout = hidden_dim, max_len, dropout
 
     def forward(
-        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None = None, last_only: bool = True
+        self,
+        sequences: Ragged,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+        last_only: bool = True,
     ) -> Tensor:
         """Encode.
 
@@ -44,10 +48,10 @@ class SequenceEncoder(nn.Module):
         if not self.training:
             generator = None
         elif generator is None and self.dropout > 0:
-            raise ValueError("generator is required in training mode with dropout > 0; pass batch.generators['dropout']")
+            raise ValueError(
+                "generator is required in training mode with dropout > 0; pass batch.generators['dropout']"
+            )
         return self._encode(sequences, table, generator, last_only)
 
-    def _encode(
-        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool
-    ) -> Tensor:
+    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _encode")

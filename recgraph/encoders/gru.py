@@ -25,7 +25,12 @@ class GRU(SequenceEncoder):
     """
 
     def __init__(
-        self, hidden_dim: int = 64, max_len: int = 50, dropout: float = 0.3, n_layers: int = 1, inner_dim: int = 128
+        self,
+        hidden_dim: int = 64,
+        max_len: int = 50,
+        dropout: float = 0.3,
+        n_layers: int = 1,
+        inner_dim: int = 128,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout)
         self.gru = nn.GRU(hidden_dim, inner_dim, n_layers, bias=False)
@@ -34,9 +39,7 @@ class GRU(SequenceEncoder):
             if name.startswith("weight"):
                 nn.init.xavier_uniform_(weight)
 
-    def _encode(
-        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool
-    ) -> Tensor:
+    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         x = dropout(F.embedding(sequences.values, table), self.dropout, generator)
         # torch's packed layout: time by time, the longest row first
         by_length = torch.argsort(sequences.lengths, descending=True, stable=True)

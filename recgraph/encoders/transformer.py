@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.encoders.attention import causal_attention, last_attention
+from recgraph.encoders._attention import causal_attention, last_attention
+from recgraph.encoders._packing import Packed, pack
 from recgraph.encoders.base import SequenceEncoder
-from recgraph.encoders.packing import Packed, pack
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 
@@ -86,9 +86,7 @@ class Transformer(SequenceEncoder):
         )
         self.apply(initialise)
 
-    def _encode(
-        self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool
-    ) -> Tensor:
+    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         packed = pack(sequences, last_only)
         x = F.embedding(packed.tokens, table) + self.position_embedding(packed.positions)
         x = dropout(self.norm(x), self.dropout, generator)

@@ -26,7 +26,8 @@ class ContrastiveConfig(TransformerConfig):
     ] = 1.0
     similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive terms")] = "dot"
     views: Annotated[
-        tuple[str, ...], Field(min_length=1, description="sequence views; two different ones are drawn for each sample")
+        tuple[str, ...],
+        Field(min_length=1, description="sequence views; two different ones are drawn for each sample"),
     ] = ("crop", "mask", "reorder")
     contrast_of: Annotated[
         Literal["prefix", "sequence"],
@@ -35,7 +36,7 @@ class ContrastiveConfig(TransformerConfig):
     weight: Annotated[
         str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
     ] = None
-    weight_options: Annotated[dict[str, Any], Field(description="settings of the weight")] = {}
+    weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
 
 
 class ContrastiveSequenceModel(SequenceModel):

@@ -26,19 +26,25 @@ WIDTHS = (32, 64, 128, 256)
 class SequenceConfig(ModelConfig):
     hidden_dim: Annotated[int, Field(ge=1, description="width of item vectors and states"), Search(choices=WIDTHS)] = 64
     max_len: Annotated[int, Field(ge=1, description="the last items of a history that are read")] = 50
-    dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
+        0.5
+    )
     regime: Annotated[
         Literal["prefix", "causal"],
         Field(description="training samples: every prefix with its next item, or every sequence with all its targets"),
     ] = "causal"
-    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = "full_softmax"
+    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = (
+        "full_softmax"
+    )
     n_negatives: Annotated[int, Field(ge=1, description="negatives of losses that draw them")] = 512
-    loss_options: Annotated[dict[str, Any], Field(description="further settings of the loss")] = {}
+    loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
 
 
 class TransformerConfig(SequenceConfig):
     n_layers: Annotated[int, Field(ge=1, description="transformer layers"), Search(1, 4)] = 2
-    n_heads: Annotated[int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))] = 2
+    n_heads: Annotated[
+        int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))
+    ] = 2
     inner_dim: Annotated[int, Field(ge=1, description="width of the feed-forward part")] = 256
     attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")] = 0.5
 

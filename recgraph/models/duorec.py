@@ -19,10 +19,13 @@ class DuoRecConfig(ContrastiveConfig):
         float, Field(ge=0, description="of the dropout twin's contrast"), Search(1e-3, 1.0, log=True)
     ] = 0.1
     supervised_weight: Annotated[
-        float, Field(ge=0, description="of the contrast with a sequence of the same target"), Search(1e-3, 1.0, log=True)
+        float,
+        Field(ge=0, description="of the contrast with a sequence of the same target"),
+        Search(1e-3, 1.0, log=True),
     ] = 0.1
     weight: Annotated[
-        str | None, Field(description="weights of the negatives; 'same_target' removes false negatives, as published")
+        str | None,
+        Field(description="weights of the negatives; 'same_target' removes false negatives, as published"),
     ] = "same_target"
 
 

@@ -17,17 +17,24 @@ from recgraph.models.base_contrastive import ContrastiveConfig, ContrastiveSeque
 
 class MCLRecConfig(ContrastiveConfig):
     view_weight: Annotated[
-        float, Field(ge=0, description="lambda, weight of cl1, the contrast of the stochastic views"), Search(1e-3, 0.5, log=True)
+        float,
+        Field(ge=0, description="lambda, weight of cl1, the contrast of the stochastic views"),
+        Search(1e-3, 0.5, log=True),
     ] = 0.03
     latent_weight: Annotated[
-        float, Field(ge=0, description="beta, weight of cl2, the contrast with the latent views"), Search(1e-3, 0.5, log=True)
+        float,
+        Field(ge=0, description="beta, weight of cl2, the contrast with the latent views"),
+        Search(1e-3, 0.5, log=True),
     ] = 0.1
     margin_weight: Annotated[
-        float, Field(ge=0, description="gamma, weight of the margin regulariser beside cl2"), Search(1e-3, 1.0, log=True)
+        float,
+        Field(ge=0, description="gamma, weight of the margin regulariser beside cl2"),
+        Search(1e-3, 1.0, log=True),
     ] = 0.1
     augmenter: Annotated[str, Field(description="latent augmenter, a name of the registry's kind 'augmenter'")] = "mlp"
     augmenter_variant: Annotated[
-        Literal["row", "published"], Field(description="row-independent augmenters, or those of the published code")
+        Literal["row", "published"],
+        Field(description="row-independent augmenters, or those of the published code"),
     ] = "row"
     shared_augmenter: Annotated[bool, Field(description="one augmenter for both views")] = False
     schedule_of_phases: Annotated[
@@ -35,7 +42,8 @@ class MCLRecConfig(ContrastiveConfig):
         Field(description="encoder-augmenters-encoder on each batch, encoder-augmenters, or one step on everything"),
     ] = "published"
     margin_form: Annotated[
-        Literal["published", "paper"], Field(description="margin over the three pairs of views, or over (z1, z2) alone")
+        Literal["published", "paper"],
+        Field(description="margin over the three pairs of views, or over (z1, z2) alone"),
     ] = "published"
 
 

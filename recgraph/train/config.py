@@ -13,19 +13,24 @@ class TrainConfig(Config):
     """How a model is trained; the same names for every model."""
 
     batch_size: Annotated[
-        int, Field(ge=1, description="samples a step (sequences in the causal regime)"), Search(choices=(64, 128, 256, 512))
+        int,
+        Field(ge=1, description="samples a step (sequences in the causal regime)"),
+        Search(choices=(64, 128, 256, 512)),
     ] = 128
     learning_rate: Annotated[float, Field(gt=0, description="of Adam"), Search(3e-4, 1e-2, log=True)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam")] = 0.0
     max_epochs: Annotated[int, Field(ge=0, description="epochs at most")] = 100
     patience: Annotated[
-        int | None, Field(ge=1, description="validations without a better metric before training stops; none: never")
+        int | None,
+        Field(ge=1, description="validations without a better metric before training stops; none: never"),
     ] = 10
     metric: Annotated[
-        str, Field(description="what selects the best epoch: a validation metric such as 'ndcg@10', or 'loss'")
+        str,
+        Field(description="what selects the best epoch: a validation metric such as 'ndcg@10', or 'loss'"),
     ] = "ndcg@10"
     select_seen: Annotated[
-        Literal["keep", "exclude"], Field(description="whether seen items are candidates in the validation that selects")
+        Literal["keep", "exclude"],
+        Field(description="whether seen items are candidates in the validation that selects"),
     ] = "exclude"
     validate_every: Annotated[int, Field(ge=1, description="epochs between validations")] = 1
     clip_norm: Annotated[float | None, Field(gt=0, description="largest gradient norm; none: no clipping")] = None
@@ -36,6 +41,7 @@ class TrainConfig(Config):
     accumulate: Annotated[int, Field(ge=1, description="batches whose gradients are summed before a step")] = 1
     precision: Annotated[Literal["no", "bf16", "fp16"], Field(description="mixed precision")] = "no"
     checkpoint_every: Annotated[
-        int | None, Field(ge=1, description="batches between checkpoints inside an epoch; none: at its end alone")
+        int | None,
+        Field(ge=1, description="batches between checkpoints inside an epoch; none: at its end alone"),
     ] = None
     tensorboard: Annotated[bool, Field(description="also write TensorBoard logs (extra: track)")] = False

@@ -46,9 +46,7 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
     if left:
         raise ValueError(f"parameters in no group: {', '.join(left)}; add them to parameter_groups()")
     return {
-        name: torch.optim.Adam(
-            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        name: torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
         for name, parameters in groups.items()
         if parameters
     }
@@ -71,7 +69,9 @@ def total_loss(terms: dict[str, Tensor], phase: Phase) -> Tensor:
     """
     missing = sorted(set(phase.terms) - set(terms))
     if missing:
-        raise ValueError(f"phase {phase.name!r}: the model did not compute {', '.join(missing)}; it gave {sorted(terms)}")
+        raise ValueError(
+            f"phase {phase.name!r}: the model did not compute {', '.join(missing)}; it gave {sorted(terms)}"
+        )
     weighted = [terms[name] * weight if weight != 1 else terms[name] for name, weight in phase.terms.items()]
     return torch.stack(weighted).sum() if len(weighted) > 1 else weighted[0]
 

@@ -219,7 +219,11 @@ class Trainer:
         self._read()
         if self.folder is None or not self.accelerator.is_main_process:
             return None
-        state = {**vars(self.progress), "stopping": self.stopping.state_dict(), "fingerprint": self._fingerprint()}
+        state = {
+            **vars(self.progress),
+            "stopping": self.stopping.state_dict(),
+            "fingerprint": self._fingerprint(),
+        }
         whole = checkpoints.Checkpoint(
             self.model.state_dict(),
             checkpoints.optimiser_tensors(self.optimisers),
@@ -240,7 +244,9 @@ class Trainer:
         saved = checkpoints.read(newest)
         state = dict(saved.state)
         if state.pop("fingerprint") != self._fingerprint():
-            raise checkpoints.CheckpointError(f"{newest} was made with other settings or data; resume with the same ones")
+            raise checkpoints.CheckpointError(
+                f"{newest} was made with other settings or data; resume with the same ones"
+            )
         self.stopping.load_state_dict(state.pop("stopping"))
         self.progress = Progress(**state)
         self.model.load_state_dict(saved.model)

@@ -161,9 +161,7 @@ def _buckets(tokens: Ragged, n_masked: int) -> tuple[Bucket, ...]:
     return tuple(buckets)
 
 
-def _bucket(
-    tokens: Ragged, first: int, end: int, lengths: list[int], bounds: list[int], masked: bool
-) -> Bucket:
+def _bucket(tokens: Ragged, first: int, end: int, lengths: list[int], bounds: list[int], masked: bool) -> Bucket:
     length, start, stop = lengths[end - 1], bounds[first], bounds[end]
     of_rows = tokens.lengths[first:end]
     slots = None

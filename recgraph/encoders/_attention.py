@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.encoders.packing import Bucket, Packed
+from recgraph.encoders._packing import Bucket, Packed
 from recgraph.rng import dropout_scale
 
 __all__ = ["causal_attention", "last_attention"]
 
 
-def causal_attention(
-    qkv: Tensor, packed: Packed, n_heads: int, p: float, generator: torch.Generator | None
-) -> Tensor:
+def causal_attention(qkv: Tensor, packed: Packed, n_heads: int, p: float, generator: torch.Generator | None) -> Tensor:
     """Causal self-attention of each sequence.
 
     Args:

@@ -1,0 +1,184 @@
+"""Encoders: packed equals padded, and equal to the published code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.encoders._packing import pack
+from recgraph.encoders.base import SequenceEncoder
+from recgraph.encoders.gru import GRU
+from recgraph.encoders.transformer import Transformer, from_published
+from recgraph.sparse.ragged import Ragged
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+def padded_transformer(encoder: Transformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
+    """The obvious padded computation, masked items excluded as keys; [B, L, D]."""
+    n, length = padded.shape
+    places = torch.arange(length, device=padded.device)
+    x = encoder.norm(table[padded] + encoder.position_embedding(places))
+    visible = (places[:, None] >= places) & (padded != 0)[:, None, :]
+    alone = ~visible.any(-1, keepdim=True) & torch.eye(length, device=padded.device).bool()
+    bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~(visible | alone), float("-inf"))[:, None]
+    for layer in encoder.layers:
+        q, k, v = (part.view(n, length, layer.n_heads, -1).transpose(1, 2) for part in layer.qkv(x).chunk(3, -1))
+        scores = torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + bias, -1)
+        x = layer.attention_norm(x + layer.out((scores @ v).transpose(1, 2).reshape(n, length, -1)))
+        x = layer.norm(x + layer.down(F.gelu(layer.up(x))))
+    return x
+
+
+def padded_gru(encoder: GRU, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
+    out, _ = encoder.gru(table[padded].transpose(0, 1))
+    return encoder.dense(out.transpose(0, 1))
+
+
+CASES = {"transformer": (Transformer, padded_transformer), "gru": (GRU, padded_gru)}
+
+
+def random_rows(device: torch.device, masked: bool, seed: int = 0, n: int = 40, longest: int = 20) -> Ragged:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, longest + 1, (n,), generator=generator)
+    values = torch.randint(0 if masked else 1, 30, (int(lengths.sum()),), generator=generator)
+    if masked:
+        values = values * (torch.rand(values.shape, generator=generator) > 0.3)
+    return Ragged.from_lengths(values, lengths).to(device)
+
+
+def test_every_encoder_is_covered() -> None:
+    assert {name: registry.load("encoder", name) for name in registry.names("encoder")} == {
+        name: case[0] for name, case in CASES.items()
+    }
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_packed_equals_padded(
+    name: str, masked: bool, dtype: torch.dtype, tolerance: float, device: torch.device
+) -> None:
+    cls, padded_encoder = CASES[name]
+    torch.manual_seed(0)
+    encoder = cls(hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0).to(device, dtype).eval()
+    table = torch.randn(30, 16, device=device, dtype=dtype)
+    rows = random_rows(device, masked)
+    expected = padded_encoder(encoder, rows.to_padded(), rows.lengths, table)
+    every = encoder(rows, table, last_only=False)
+    torch.testing.assert_close(every, expected[rows.rows, rows.positions], atol=tolerance, rtol=tolerance)
+    last = encoder(rows, table)
+    at_last = expected[torch.arange(rows.n_rows, device=device), rows.lengths - 1]
+    torch.testing.assert_close(last, at_last, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_gradients_of_packed_equal_those_of_padded(name: str, device: torch.device) -> None:
+    cls, padded_encoder = CASES[name]
+    torch.manual_seed(1)
+    encoder = cls(hidden_dim=8, max_len=12, n_layers=2, inner_dim=12, dropout=0.0).to(device).double().eval()
+    table = torch.randn(30, 8, device=device, dtype=torch.float64, requires_grad=True)
+    rows = random_rows(device, masked=True, longest=12)
+    weights = torch.randn(rows.n_rows, 8, device=device, dtype=torch.float64)
+
+    def gradients(last: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad((last * weights).sum(), [table, *encoder.parameters()], allow_unused=True))
+
+    packed = gradients(encoder(rows, table))
+    padded = padded_encoder(encoder, rows.to_padded(), rows.lengths, table)
+    expected = gradients(padded[torch.arange(rows.n_rows, device=device), rows.lengths - 1])
+    for got, want in zip(packed, expected, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_row_does_not_depend_on_the_others(name: str, device: torch.device) -> None:
+    encoder = CASES[name][0](hidden_dim=16, max_len=20).to(device).double().eval()
+    table = torch.randn(30, 16, device=device, dtype=torch.float64)
+    rows = random_rows(device, masked=True)
+    whole = encoder(rows, table)
+    for row in (0, 7, 39):
+        alone = encoder(rows.take(torch.tensor([row], device=device)), table)
+        torch.testing.assert_close(alone[0], whole[row], atol=1e-13, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_dropout_needs_a_generator_and_is_repeated_by_it(name: str, device: torch.device) -> None:
+    encoder: SequenceEncoder = CASES[name][0](hidden_dim=16, max_len=20, dropout=0.5).to(device).train()
+    table, rows = torch.randn(30, 16, device=device), random_rows(device, masked=False)
+    with pytest.raises(ValueError, match="generator is required"):
+        encoder(rows, table)
+    one, two, other = (encoder(rows, table, torch.Generator(device).manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_bad_rows_are_refused(name: str) -> None:
+    encoder = CASES[name][0](hidden_dim=16, max_len=3).eval()
+    with pytest.raises(ValueError, match="max_len is 3"):
+        encoder(Ragged.from_lists([[1, 2, 3, 4]]), torch.randn(30, 16))
+
+
+def test_an_empty_row_is_refused() -> None:
+    with pytest.raises(ValueError, match="row 1 is empty"):
+        pack(Ragged.from_lists([[1], [], [2]]), last_only=True)
+
+
+def test_attention_dropout_keeps_the_expectation() -> None:
+    """The mean over many draws is the output without dropout of the (linear in p) attention."""
+    from recgraph.encoders._attention import causal_attention
+
+    rows = random_rows(torch.device("cpu"), masked=True, n=6)
+    packed = pack(rows, last_only=False)
+    qkv = torch.randn(rows.values.numel(), 24, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    mean = sum(causal_attention(qkv, packed, 2, 0.5, generator) for _ in range(3000)) / 3000
+    torch.testing.assert_close(mean, causal_attention(qkv, packed, 2, 0.0, None), atol=0.12, rtol=0)
+
+
+def test_attention_gradients() -> None:
+    from recgraph.encoders._attention import causal_attention, last_attention
+
+    packed = pack(Ragged.from_lists([[1], [2, 3], [4, 0, 5], [6, 7, 8], [1, 2, 3, 0]]), last_only=False)
+    qkv = torch.randn(13, 12, dtype=torch.float64, requires_grad=True)
+    queries = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    kv = torch.randn(13, 8, dtype=torch.float64, requires_grad=True)
+
+    def again() -> torch.Generator:
+        return torch.Generator().manual_seed(3)
+
+    assert torch.autograd.gradcheck(lambda x: causal_attention(x, packed, 2, 0.5, again()), qkv)
+    assert torch.autograd.gradcheck(lambda q, x: last_attention(q, x, packed, 2, 0.5, again()), (queries, kv))
+
+
+@pytest.mark.parametrize("step", ["a", "b"])
+def test_published_encoder(step: str) -> None:
+    given = {
+        name: torch.from_numpy(np.asarray(value)) for name, value in np.load(GOLDEN / f"mclrec_step_{step}.npz").items()
+    }
+    state = {name.removeprefix("model."): value for name, value in given.items() if name.startswith("model.")}
+    weights = from_published(state)
+    encoder = Transformer(
+        hidden_dim=state["item_embedding.weight"].shape[1],
+        max_len=weights["position_embedding.weight"].shape[0],
+        dropout=0.0,
+        n_layers=1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers")),
+        n_heads=int(given["n_heads"]),
+        inner_dim=weights["layers.0.up.weight"].shape[0],
+        attention_dropout=0.0,
+    ).double()
+    encoder.load_state_dict(weights)
+    for rows, lengths, wanted in [
+        ("item_seq", "item_len", "seq_output"),
+        ("aug_seq1", "aug_len1", "z1"),
+        ("aug_seq2", "aug_len2", "z2"),
+    ]:
+        got = encoder(Ragged.from_padded(given[rows], given[lengths]), state["item_embedding.weight"])
+        torch.testing.assert_close(got, given[wanted], rtol=1e-8, atol=1e-12)

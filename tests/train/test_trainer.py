@@ -1,0 +1,254 @@
+"""The trainer, against steps computed by hand, and what happens when a run ends before its time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.rng import Generators
+from recgraph.train.config import TrainConfig
+from recgraph.train.device import make_accelerator
+from recgraph.train.interrupt import TrainingInterrupted
+from recgraph.train.observers import JsonLines, Observer
+from recgraph.train.trainer import NonFiniteLoss, Trainer
+
+
+@dataclass
+class Numbers:
+    x: Tensor
+    n_targets: int = 1
+
+    def to(self, device: torch.device) -> Numbers:
+        return Numbers(self.x.to(device))
+
+
+class Series:
+    """Batches of one number each."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Numbers]:
+        for value in self.values[start:]:
+            yield Numbers(torch.tensor(value, dtype=torch.float64))
+
+
+class Toy(TrainableModel):
+    """Two scalars a and b; terms: near = (a x - 1)^2, far = (a + b - x)^2."""
+
+    Config = ModelConfig
+    wanted: tuple[Phase, ...] = (
+        Phase("a", ("a",), {"near": 1.0, "far": 0.5}),
+        Phase("b", ("b",), {"far": 2.0}),
+    )
+
+    def _build(self, space: Space) -> None:
+        self.a = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        self.b = nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
+        self.asked: list[tuple[str, ...]] = []
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.wanted
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"a": [self.a], "b": [self.b]}
+
+    def forward(self, batch: Numbers, terms: Iterable[str]) -> dict[str, Tensor]:
+        self.asked.append(tuple(terms))
+        made = {"near": lambda: (self.a * batch.x - 1) ** 2, "far": lambda: (self.a + self.b - batch.x) ** 2}
+        return {name: made[name]() for name in terms}
+
+
+def toy() -> Toy:
+    return Toy().build(Space(n_users=1, n_items=1))
+
+
+def trainer_of(model: Toy, values: list[float], folder: Path | None = None, **settings: object) -> Trainer:
+    config = TrainConfig.of({"metric": "loss", "learning_rate": 0.1, "max_epochs": 1, "patience": None} | settings)
+    return Trainer(model, Series(values), config, Generators(0), folder=folder, accelerator=make_accelerator("cpu"))
+
+
+class Adam:
+    """Adam written out for one scalar."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.m, self.v, self.t = rate, 0.0, 0.0, 0
+
+    def step(self, value: float, grad: float) -> float:
+        self.t += 1
+        self.m = 0.9 * self.m + 0.1 * grad
+        self.v = 0.999 * self.v + 0.001 * grad * grad
+        mean, square = self.m / (1 - 0.9**self.t), self.v / (1 - 0.999**self.t)
+        return value - self.rate * mean / (math.sqrt(square) + 1e-8)
+
+
+def test_two_steps_of_two_phases_equal_those_computed_by_hand() -> None:
+    model = toy()
+    trainer_of(model, [2.0, 3.0]).fit()
+    a, b, of_a, of_b = 0.5, -1.0, Adam(0.1), Adam(0.1)
+    for x in (2.0, 3.0):
+        a = of_a.step(a, 2 * (a * x - 1) * x + 0.5 * 2 * (a + b - x))
+        b = of_b.step(b, 2.0 * 2 * (a + b - x))
+    assert model.a.item() == pytest.approx(a, abs=1e-12)
+    assert model.b.item() == pytest.approx(b, abs=1e-12)
+
+
+def test_optimiser_state_belongs_to_the_group_not_to_the_phase() -> None:
+    model = toy()
+    model.wanted = (Phase("one", ("a",), {"near": 1.0}), Phase("again", ("a",), {"near": 1.0}))
+    trainer_of(model, [2.0]).fit()
+    a, adam = 0.5, Adam(0.1)
+    for _ in range(2):
+        a = adam.step(a, 2 * (a * 2.0 - 1) * 2.0)
+    assert model.a.item() == pytest.approx(a, abs=1e-12)
+
+
+def test_only_the_terms_of_a_phase_are_computed_and_frozen_groups_get_no_gradient() -> None:
+    model = toy()
+    frozen = []
+    trainer = trainer_of(model, [2.0])
+    model.a.register_hook(lambda grad: frozen.append(("a", grad)))
+    original = model.forward
+
+    def watched(batch: Numbers, terms: Iterable[str]) -> dict[str, Tensor]:
+        frozen.append((tuple(terms), model.a.requires_grad, model.b.requires_grad))
+        return original(batch, terms)
+
+    model.forward = watched  # type: ignore[method-assign]
+    trainer.fit()
+    phases = [entry for entry in frozen if len(entry) == 3]
+    assert phases == [(("near", "far"), True, False), (("far",), False, True)]
+    assert sum(entry[0] == "a" for entry in frozen if len(entry) == 2) == 1
+
+
+def test_accumulated_batches_make_one_step_of_their_mean_gradient() -> None:
+    model = toy()
+    model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
+    trainer_of(model, [2.0, 3.0], accumulate=2).fit()
+    grad = sum(2 * (0.5 * x - 1) * x for x in (2.0, 3.0)) / 2
+    assert model.a.item() == pytest.approx(Adam(0.1).step(0.5, grad), abs=1e-12)
+
+
+def test_clipping_bounds_the_norm_of_the_trainable_group() -> None:
+    model = toy()
+    model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
+    trainer = trainer_of(model, [5.0], clip_norm=1e-3)
+    trainer.fit()
+    first_moment = trainer.optimisers["a"].state[model.a]["exp_avg"].item()
+    assert abs(first_moment) == pytest.approx(0.1 * 1e-3, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase("x", ("c",), {"near": 1.0}), Phase("x", ("a",), {}), Phase("x", (), {"near": 1.0})]
+)
+def test_phases_that_do_not_fit_the_model_are_refused(phase: Phase) -> None:
+    model = toy()
+    model.wanted = (phase,)
+    with pytest.raises(ValueError, match="phase 'x'"):
+        trainer_of(model, [1.0])
+
+
+def test_a_metric_without_validation_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"metric = 'ndcg@10' needs a validation part"):
+        trainer_of(toy(), [1.0], metric="ndcg@10")
+
+
+def test_training_stops_after_patience_and_keeps_the_best_weights(tmp_path: Path) -> None:
+    scores = iter([0.1, 0.3, 0.2, 0.25, 0.9])
+    seen: list[float] = []
+    model = toy()
+
+    def validate() -> dict[str, float]:
+        seen.append(model.a.item())
+        return {"score": next(scores)}
+
+    config = TrainConfig.of(metric="score", learning_rate=0.1, max_epochs=9, patience=2)
+    trainer = Trainer(
+        model, Series([2.0]), config, Generators(0), validate, tmp_path, accelerator=make_accelerator("cpu")
+    )
+    history = trainer.fit()
+    assert [row["score"] for row in history] == [0.1, 0.3, 0.2, 0.25]
+    assert model.a.item() == seen[1]
+    assert trainer.stopping.best_epoch == 2
+
+
+def test_a_term_that_is_not_finite_stops_with_its_name_step_and_last_good_checkpoint(tmp_path: Path) -> None:
+    trainer = trainer_of(toy(), [1.0, 1.0, float("nan")], tmp_path, checkpoint_every=2)
+    with pytest.raises(NonFiniteLoss, match=r"term 'near' became nan at step 2 .*step-000000002"):
+        trainer.fit()
+
+
+class StopAt(Observer):
+    """Sends SIGINT to the process after so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def advance(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 7])
+def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(tmp_path: Path, stop_after: int) -> None:
+    values = [2.0, 1.0, -1.0, 0.5, 3.0]
+    whole = toy()
+    trainer_of(whole, values, max_epochs=3).fit()
+    stopped = trainer_of(toy(), values, tmp_path, max_epochs=3)
+    stopped.observers = [StopAt(stop_after), JsonLines(tmp_path / "log.jsonl")]
+    with pytest.raises(TrainingInterrupted, match="resume"):
+        stopped.fit()
+    model = toy()
+    resumed = trainer_of(model, values, tmp_path, max_epochs=3)
+    assert resumed.resume()
+    resumed.observers = [JsonLines(tmp_path / "log.jsonl", resumed.progress.epoch)]
+    resumed.fit()
+    assert torch.equal(model.a, whole.a)
+    assert torch.equal(model.b, whole.b)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    trainer_of(toy(), [1.0], tmp_path).fit()
+    with pytest.raises(ValueError, match="other settings"):
+        trainer_of(toy(), [1.0], tmp_path, learning_rate=0.2).resume()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    trainer_of(toy(), [1.0], tmp_path).fit()
+    (damaged,) = (tmp_path / "checkpoints").glob("*/model.safetensors")
+    damaged.write_bytes(b"not this")
+    with pytest.raises(ValueError, match="cannot be read"):
+        trainer_of(toy(), [1.0], tmp_path).resume()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0.5, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 0.75, 0.5]),
+        ("cosine", [0.5, 1, 1, 0.8536, 0.5]),
+    ],
+)
+def test_learning_rate_follows_its_schedule(schedule: str, expected: list[float]) -> None:
+    from recgraph.train.phases import rate_factor
+
+    config = TrainConfig.of(schedule=schedule, warmup_steps=2)
+    assert [rate_factor(step, 6, config) for step in range(5)] == pytest.approx(expected, abs=1e-4)
