@@ -1,0 +1,145 @@
+"""Rank with a model: encode users in groups of similar history length, then rank them tile by tile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from recgraph.data.batch import Query
+from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.sparse.ragged import Ragged
+
+#: users given to a model at a time. Fixed, because a model's rounding may depend on who shares its batch.
+GROUP = 256
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    """What evaluation and serving need of a model (:class:`recgraph.models.base.Model` is one)."""
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether scores are inner products of user and item vectors."""
+
+    def score(self, query: Query) -> Tensor:
+        """[B, n_items]: higher is better."""
+
+    def encode_users(self, query: Query) -> Tensor:
+        """[B, D]."""
+
+    def encode_items(self) -> Tensor:
+        """[n_items, D]."""
+
+
+@dataclass(frozen=True)
+class RankedBatch:
+    """Lists of a batch of users.
+
+    Attributes:
+        index: [B] int64, the rows of the query that was ranked, on the host.
+        lists: convention (``"keep"``, ``"exclude"``) -> lists, on the host.
+    """
+
+    index: Tensor
+    lists: dict[str, Lists]
+
+
+def device_of(model: object) -> torch.device:
+    """Where a model's parameters or buffers live; the host for what has none."""
+    if isinstance(model, nn.Module):
+        for tensor in (*model.parameters(), *model.buffers()):
+            return tensor.device
+    return torch.device("cpu")
+
+
+@contextlib.contextmanager
+def evaluating(model: object) -> Iterator[None]:
+    """Within the block the model is in evaluation mode and no gradient is recorded; after it, as before."""
+    training = isinstance(model, nn.Module) and model.training
+    if isinstance(model, nn.Module):
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if isinstance(model, nn.Module):
+            model.train(training)
+
+
+def catalogue_for(
+    model: Ranker,
+    n_items: int,
+    k: int,
+    *,
+    tie_seed: int = 0,
+    candidates: Tensor | None = None,
+    block_items: int | None = None,
+) -> Catalogue:
+    """The items as the model sees them now, laid out for ranking."""
+    with evaluating(model):
+        vectors = model.encode_items() if model.has_vectors else None
+        return Catalogue(
+            n_items,
+            k,
+            tie_seed=tie_seed,
+            item_vectors=vectors,
+            candidates=candidates,
+            block_items=block_items,
+            device=device_of(model) if vectors is None else None,
+        )
+
+
+def rank(
+    model: Ranker,
+    catalogue: Catalogue,
+    query: Query,
+    seen: Ragged | None,
+    conventions: tuple[str, ...],
+    batch_size: int = 1024,
+) -> Iterator[RankedBatch]:
+    """Rank for all users of a query, shortest histories first.
+
+    Args:
+        catalogue: from :func:`catalogue_for` of this model.
+        seen: one row for each user of the query, the items that ``"exclude"`` leaves out.
+        batch_size: users whose lists are handed out together, rounded up to a multiple of 256, the groups in
+            which the model is always called: it bounds memory and does not alter results.
+
+    Yields:
+        Each user once.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size} must be at least 1")
+    by_length = query.history.lengths.argsort(stable=True)
+    groups = torch.split(by_length, GROUP)
+    per_batch = -(-batch_size // GROUP)
+    for start in range(0, len(groups), per_batch):
+        done = [
+            _rank_group(model, catalogue, query, seen, conventions, group)
+            for group in groups[start : start + per_batch]
+        ]
+        index = torch.cat(groups[start : start + per_batch])
+        yield RankedBatch(index, {name: Lists.cat([lists[name] for lists in done]) for name in conventions})
+
+
+def _rank_group(
+    model: Ranker,
+    catalogue: Catalogue,
+    query: Query,
+    seen: Ragged | None,
+    conventions: tuple[str, ...],
+    index: Tensor,
+) -> dict[str, Lists]:
+    device = catalogue.device
+    part = Query(query.users[index], query.history.take(index)).to(device)
+    own_seen = None if seen is None else seen.take(index).to(device)
+    with evaluating(model):
+        queries = model.encode_users(part) if model.has_vectors else model.score(part)
+        ranked = catalogue.rank(queries, own_seen, conventions, part.users)
+    host = torch.device("cpu")
+    return {name: Lists(lists.items.to(host), lists.scores.to(host)) for name, lists in ranked.items()}

@@ -1,0 +1,100 @@
+"""Exact selection of the best columns of a score matrix: by score, and among equal scores by lower column.
+
+``torch.topk`` breaks ties arbitrarily. Here its values are trusted and its choice among equal values is not:
+rows in which equality could matter are found by comparing neighbours, and those rows alone are resolved
+exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recgraph.sparse.ragged import Ragged
+
+#: columns that share one maximum; the best columns lie in the blocks with the best maxima
+BLOCK = 64
+NOTHING = float("-inf")
+
+
+def best_columns(scores: Tensor, k: int, barred: Tensor) -> tuple[Tensor, Tensor]:
+    """The ``k`` best columns of each row.
+
+    The maximum of each block of 64 columns is one pass over the scores; the best k + 1 columns lie in the k
+    + 1 blocks with the highest maxima, so only those are searched. The (k + 1)th value shows whether the cut
+    goes through a tie.
+
+    Args:
+        scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; barred places hold -inf.
+        barred: [X] int64, places ``row * W + column`` that may not be chosen (an allowed column may be -inf,
+            too).
+
+    Returns:
+        values [R, k] and columns [R, k] int64 in rank order; where a row has fewer than ``k`` allowed
+        columns the rest is -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
+    """
+    n_rows, width = scores.shape
+    blocks = scores.view(n_rows, -1, BLOCK)
+    if 2 * (k + 1) >= blocks.shape[1]:
+        values, columns = scores.topk(k + 1)
+    else:
+        best = blocks.amax(2).topk(k + 1, sorted=False).indices
+        inside = blocks.gather(1, best[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
+        values, place = inside.topk(k + 1)
+        columns = best.gather(1, place // BLOCK) * BLOCK + place % BLOCK
+    unsure = (values[:, k - 1] == values[:, k]) | (values[:, k - 1] == NOTHING)
+    unsure &= ~values[:, 0].isnan()
+    values, columns = in_column_order(values[:, :k], columns[:, :k])
+    if bool(unsure.any()):
+        rows = unsure.nonzero().flatten()
+        allowed_mask = torch.ones(n_rows * width, dtype=torch.bool, device=scores.device)
+        allowed_mask[barred] = False
+        allowed_mask = allowed_mask.view(n_rows, width)[rows]
+        values[rows], columns[rows] = _resolve(scores[rows], values[rows, -1:], allowed_mask, k)
+    return values, columns
+
+
+def in_column_order(values: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Put columns of equal value in ascending order; ``values`` [R, k] descend already."""
+    if not bool((values[:, 1:] == values[:, :-1]).any()):
+        return values, columns
+    by_column = columns.argsort(1)
+    values, order = values.gather(1, by_column).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, by_column).gather(1, order)
+
+
+def _resolve(scores: Tensor, cut: Tensor, allowed_mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    above = scores > cut
+    equal = (scores == cut) & allowed_mask
+    wanted = k - above.sum(1, keepdim=True)
+    chosen = above | (equal & (equal.cumsum(1) <= wanted))
+    found = Ragged.from_lengths(chosen.nonzero()[:, 1], chosen.sum(1))
+    columns = found.to_padded(fill=-1, width=k)
+    values = scores.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, NOTHING)
+    # a missing place and an allowed -inf are equal; the missing ones are last already and the sort is stable
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)
+
+
+def merge(values: Tensor, columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The best ``k`` of candidates from several lists.
+
+    Args:
+        values, columns: [R, M]; a column is named once in its row, or is -1 (missing, its value -inf).
+
+    Returns:
+        values and columns [R, k], with the same order and padding as :func:`best_columns`.
+    """
+    if values.shape[1] <= k:
+        short = k + 1 - values.shape[1]
+        values = torch.nn.functional.pad(values, (0, short), value=NOTHING)
+        columns = torch.nn.functional.pad(columns, (0, short), value=-1)
+    best, place = values.topk(k + 1)
+    if not bool(((best[:, 1:] == best[:, :-1]) | (best[:, :-1] == NOTHING)).any()):
+        return best[:, :k], columns.gather(1, place[:, :k])
+    by_column = columns.argsort(1)
+    values, columns = values.gather(1, by_column), columns.gather(1, by_column)
+    values, order = values.sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, order)
+    last = (columns < 0).to(torch.int8).argsort(dim=1, stable=True)[:, :k]
+    return values.gather(1, last), columns.gather(1, last)

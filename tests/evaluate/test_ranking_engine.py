@@ -1,0 +1,199 @@
+"""The ranking engine against a full sort, and its independence of how the work is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recgraph.data.batch import Query
+from recgraph.evaluate import topk
+from recgraph.evaluate.ranking import catalogue_for, rank
+from recgraph.evaluate.topk import Catalogue, Lists, tie_order
+from recgraph.sparse.ragged import Ragged
+
+BOTH = ("keep", "exclude")
+
+
+def oracle(scores: Tensor, seen: list[list[int]] | None, k: int, tie_seed: int = 0, allowed: Tensor | None = None):
+    """Sort every row by (-score, place in the permutation); seen and disallowed items are taken out first."""
+    n_items = scores.shape[1]
+    place = np.empty(n_items, dtype=np.int64)
+    place[tie_order(n_items, tie_seed).numpy()] = np.arange(n_items)
+    lists = np.full((len(scores), k), -1)
+    for row, values in enumerate(scores.numpy()):
+        order = np.lexsort((place, -values))
+        barred = set(seen[row]) if seen is not None else set()
+        if allowed is not None:
+            barred |= set(range(n_items)) - set(allowed.tolist())
+        kept = [item for item in order if item not in barred][:k]
+        lists[row, : len(kept)] = kept
+    return torch.from_numpy(lists)
+
+
+def random_seen(n_rows: int, n_items: int, most: int, seed: int = 0) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    # with repeats, and empty for some
+    return [rng.integers(0, n_items, rng.integers(0, most + 1)).tolist() for _ in range(n_rows)]
+
+
+class Scorer:
+    """Gives rows of a score matrix."""
+
+    has_vectors = False
+
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = scores
+
+    def score(self, query: Query) -> Tensor:
+        return self.scores[query.users]
+
+    def encode_users(self, query: Query) -> Tensor:
+        raise AssertionError
+
+    def encode_items(self) -> Tensor:
+        raise AssertionError
+
+
+class Vectors(Scorer):
+    """Gives inner products."""
+
+    has_vectors = True
+
+    def __init__(self, users: Tensor, items: Tensor) -> None:
+        self.users, self.items = users, items
+
+    def encode_users(self, query: Query) -> Tensor:
+        return self.users[query.users]
+
+    def encode_items(self) -> Tensor:
+        return self.items
+
+
+def gather(model, history: Ragged, n_items: int, k: int, batch_size: int = 1024, **options) -> dict[str, Lists]:
+    catalogue = catalogue_for(model, n_items, k, **options)
+    query = Query(torch.arange(len(history)), history)
+    items = {name: torch.empty(len(history), k, dtype=torch.int64) for name in BOTH}
+    scores = {name: torch.empty(len(history), k, dtype=catalogue_dtype(model)) for name in BOTH}
+    for batch in rank(model, catalogue, query, history, BOTH, batch_size):
+        for name, lists in batch.lists.items():
+            items[name][batch.index] = lists.items
+            scores[name][batch.index] = lists.scores
+    return {name: Lists(items[name], scores[name]) for name in BOTH}
+
+
+def catalogue_dtype(model) -> torch.dtype:
+    return model.users.dtype if model.has_vectors else model.scores.dtype
+
+
+@pytest.mark.parametrize("n_items", [5, 64, 65, 1000, 5000])
+@pytest.mark.parametrize("kind", ["distinct", "ties", "constant", "some -inf", "mostly -inf"])
+def test_equals_a_full_sort(n_items: int, kind: str, device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(n_items)
+    scores = torch.randn(70, n_items, generator=generator)
+    if kind == "ties":
+        scores = (scores * 3).round()
+    elif kind == "constant":
+        scores = torch.zeros_like(scores)
+    elif kind.endswith("-inf"):
+        share = 0.3 if kind == "some -inf" else 0.999
+        scores[torch.rand(scores.shape, generator=generator) < share] = -torch.inf
+    seen = random_seen(70, n_items, 30)
+    k = min(10, n_items)
+    catalogue = Catalogue(n_items, k, device=device)
+    lists = catalogue.rank(scores.to(device), Ragged.from_lists(seen).to(device), BOTH)
+    for name, own in (("keep", None), ("exclude", seen)):
+        expected = oracle(scores, own, k)
+        assert torch.equal(lists[name].items.cpu(), expected)
+        values = scores.gather(1, expected.clamp(min=0)).masked_fill(expected < 0, -torch.inf)
+        assert torch.equal(lists[name].scores.cpu(), values)
+
+
+def test_results_do_not_depend_on_batches_or_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    n_users, n_items = 700, 5003
+    model = Vectors(torch.randn(n_users, 24, generator=generator), torch.randn(n_items, 24, generator=generator))
+    model.items[100:200] = model.items[300:400]
+    history = Ragged.from_lists(random_seen(n_users, n_items, 60))
+    whole = gather(model, history, n_items, 20)
+    for batch_size, block_items in ((1, None), (300, 2000), (10_000, 1), (256, 4000)):
+        cut = gather(model, history, n_items, 20, batch_size, block_items=block_items)
+        for name in BOTH:
+            assert torch.equal(whole[name].items, cut[name].items)
+            assert torch.equal(whole[name].scores, cut[name].scores)
+    # and they are those of a plain product, up to its rounding
+    plain = model.users @ model.items.T
+    torch.testing.assert_close(whole["keep"].scores, plain.topk(20).values)
+
+
+@pytest.mark.parametrize("kind", ["distinct", "ties", "mostly -inf"])
+def test_blocks_merge_exactly(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "CHUNK", 64)
+    generator = torch.Generator().manual_seed(4)
+    scores = torch.randn(30, 1000, generator=generator, dtype=torch.float64)
+    if kind == "ties":
+        scores = scores.round()
+    if kind == "mostly -inf":
+        scores[torch.rand(scores.shape, generator=generator) < 0.995] = -torch.inf
+    seen = random_seen(30, 1000, 200)
+    catalogue = Catalogue(1000, 12, block_items=64, tie_seed=5)
+    lists = catalogue.rank(scores, Ragged.from_lists(seen), BOTH)
+    assert torch.equal(lists["keep"].items, oracle(scores, None, 12, tie_seed=5))
+    assert torch.equal(lists["exclude"].items, oracle(scores, seen, 12, tie_seed=5))
+
+
+def test_candidates_restrict_and_lists_may_be_short() -> None:
+    generator = torch.Generator().manual_seed(5)
+    scores = torch.randn(10, 300, generator=generator).round()
+    seen = random_seen(10, 300, 100)
+    allowed = torch.tensor([3, 7, 200, 299, 8, 8])
+    lists = Catalogue(300, 10, candidates=allowed).rank(scores, Ragged.from_lists(seen), BOTH)
+    assert torch.equal(lists["keep"].items, oracle(scores, None, 10, allowed=allowed))
+    assert torch.equal(lists["exclude"].items, oracle(scores, seen, 10, allowed=allowed))
+    assert (lists["keep"].items[:, 5:] == -1).all()
+
+
+def test_a_user_who_has_seen_everything_gets_an_empty_list() -> None:
+    lists = Catalogue(20, 5).rank(torch.rand(1, 20), Ragged.from_lists([list(range(20))]), BOTH)
+    assert lists["exclude"].items.tolist() == [[-1] * 5]
+    assert (lists["keep"].items >= 0).all()
+
+
+@pytest.mark.parametrize("where", [0, 50, 4999])
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_nan_scores_name_the_user(where: int, is_seen: bool) -> None:
+    scores = torch.zeros(80, 5000)
+    scores[75, where] = torch.nan
+    history = Ragged.from_lists([[where] if is_seen else [] for _ in range(80)])
+    with pytest.raises(ValueError, match="user index 75 with NaN"):
+        gather(Scorer(scores), history, 5000, 10)
+
+
+def test_model_mode_is_restored() -> None:
+    class Net(torch.nn.Linear):
+        has_vectors = False
+
+        def score(self, query: Query) -> Tensor:
+            assert not self.training
+            return self.weight[query.users]
+
+    net = Net(40, 6).train()
+    history = Ragged.from_lists([[]] * 6)
+    list(rank(net, catalogue_for(net, 40, 3), Query(torch.arange(6), history), None, ("keep",)))
+    assert net.training
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Catalogue(10, 0), "k = 0"),
+        (lambda: Catalogue(10, 3, block_items=0), "block_items = 0"),
+        (lambda: Catalogue(10, 3, item_vectors=torch.zeros(9, 4)), r"\[10, D\]"),
+        (lambda: Catalogue(10, 3).rank(torch.zeros(2, 9), None, ("keep",)), r"\[B, 10\]"),
+        (lambda: Catalogue(10, 3).rank(torch.zeros(2, 10), None, BOTH), "seen must be given"),
+    ],
+)
+def test_errors(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
