@@ -126,9 +126,7 @@ def _collect_log(
     picked = [pl.col(ROW), pl.col("__user").alias("user"), pl.col("__item").alias("item")]
     numbers = {"rating": columns.rating, "weight": columns.weight}
     picked += [
-        pl.col(name).cast(pl.Float64, strict=False).alias(role)
-        for role, name in numbers.items()
-        if name is not None
+        pl.col(name).cast(pl.Float64, strict=False).alias(role) for role, name in numbers.items() if name is not None
     ]
     tried = candidates(lazy, columns.timestamp, source) if columns.timestamp is not None else [None]
     for reading in tried:

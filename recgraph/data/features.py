@@ -32,14 +32,10 @@ def attach(frame: Any, key: str, ids: IdMap) -> pl.DataFrame:
     have, want = family(table[key].dtype), family(ids.values.dtype)
     if have != want and not (have == "texts" and want == "integers"):
         raise MixedIdError(f"column {key!r} of the features holds {have}, the log's ids are {want}")
-    table = table.with_columns(pl.col(key).cast(ids.values.dtype, strict=False)).filter(
-        pl.col(key).is_not_null()
-    )
+    table = table.with_columns(pl.col(key).cast(ids.values.dtype, strict=False)).filter(pl.col(key).is_not_null())
     repeated = table[key].is_duplicated()
     if repeated.any():
-        raise DataError(
-            f"id {table[key].filter(repeated)[0]!r} occurs several times in column {key!r} of the features"
-        )
+        raise DataError(f"id {table[key].filter(repeated)[0]!r} occurs several times in column {key!r} of the features")
     return table
 
 

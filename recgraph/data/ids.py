@@ -108,9 +108,7 @@ class IdMap:
 
     def digest(self) -> bytes:
         """A hash of the ids and their order, the same on every machine and for every width of integers."""
-        texts = (
-            self.values.cast(pl.String) if self.values.dtype != pl.Binary else self.values.bin.encode("hex")
-        )
+        texts = self.values.cast(pl.String) if self.values.dtype != pl.Binary else self.values.bin.encode("hex")
         state = hashlib.sha256(family(self.values.dtype).encode())
         state.update(b"".join(f"{len(text)}:{text}".encode() for text in texts))
         return state.digest()

@@ -59,9 +59,7 @@ def recbole(
     """RecBole atomic files, with the features of users and items."""
     files = atomic_files(path)
     raw, types = scan_atomic(files["inter"])
-    absent = {
-        name: None for name in ("timestamp", "rating") if getattr(columns, name) == name and name not in types
-    }
+    absent = {name: None for name in ("timestamp", "rating") if getattr(columns, name) == name and name not in types}
     columns = columns.model_copy(update=absent)
     user_features = read_features(files["user"], columns.user) if "user" in files else None
     item_features = read_features(files["item"], columns.item) if "item" in files else None

@@ -61,9 +61,7 @@ class Interactions(Readers):
     item_features: pl.DataFrame | None = None
 
     @classmethod
-    def of(
-        cls, encoded: Encoded, columns: Columns, source: Source, kind: FrameKind = "polars"
-    ) -> Interactions:
+    def of(cls, encoded: Encoded, columns: Columns, source: Source, kind: FrameKind = "polars") -> Interactions:
         """From an encoded log (for readers)."""
         return cls(encoded.log, encoded.users, encoded.items, columns, encoded.time_unit, source, kind)
 
@@ -176,11 +174,7 @@ class Interactions(Readers):
         columns = [
             self.users.ids(self.log["user"].to_numpy()).alias(self.columns.user),
             self.items.ids(self.log["item"].to_numpy()).alias(self.columns.item),
-            *(
-                self.log[role].alias(name)
-                for role, name in names.items()
-                if name and role in self.log.columns
-            ),
+            *(self.log[role].alias(name) for role, name in names.items() if name and role in self.log.columns),
         ]
         return to_native(pl.DataFrame(columns), self.kind)
 

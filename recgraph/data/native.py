@@ -97,9 +97,7 @@ def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uui
     types = python_types(values)
     if is_id and len(types) > 1:
         first = next(value for value in values if value is not None)
-        row = next(
-            i for i, value in enumerate(values) if value is not None and type(value) is not type(first)
-        )
+        row = next(i for i, value in enumerate(values) if value is not None and type(value) is not type(first))
         message = (
             f"column {name!r} holds {values[row]!r} ({type(values[row]).__name__}), but before it "
             f"{first!r} ({type(first).__name__}); bring all ids of the column to one type"
@@ -111,6 +109,4 @@ def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uui
     try:
         return pl.Series(name, values)
     except (TypeError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"column {name!r} of types {', '.join(sorted(types))} cannot be read: {error}"
-        ) from None
+        raise DataError(f"column {name!r} of types {', '.join(sorted(types))} cannot be read: {error}") from None

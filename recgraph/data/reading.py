@@ -221,6 +221,5 @@ def _format(path: Path) -> FileFormat:
     if suffixes and suffixes[-1] in _SUFFIXES:
         return _SUFFIXES[suffixes[-1]]
     raise ValueError(
-        f"the format of {str(path)!r} cannot be told by its name; "
-        f"give format= one of {', '.join(get_args(FileFormat))}"
+        f"the format of {str(path)!r} cannot be told by its name; give format= one of {', '.join(get_args(FileFormat))}"
     )

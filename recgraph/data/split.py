@@ -162,9 +162,7 @@ class Split(_Labelled):
         """A handle for training, stopping and tuning, without the test rows."""
         keep = ~self._has(_TEST)
         open_log = self.interactions.masked(keep.numpy())
-        return SealedSplit(
-            open_log, self.labels[keep], self.strategy, self.name, self.seed, self.hash, lambda: self
-        )
+        return SealedSplit(open_log, self.labels[keep], self.strategy, self.name, self.seed, self.hash, lambda: self)
 
     def unseal(self, reason: str) -> Split:
         """Itself: nothing is sealed here."""
@@ -243,9 +241,7 @@ class SealedSplit(_Labelled):
         """
         _check_which(which)
         if which == "train+valid":
-            raise SealedTestError(
-                "fitting on train+valid leaves nothing to stop or tune on; unseal(reason) first"
-            )
+            raise SealedTestError("fitting on train+valid leaves nothing to stop or tune on; unseal(reason) first")
         return self.train
 
     def sealed(self) -> SealedSplit:
@@ -274,9 +270,7 @@ class SealedSplit(_Labelled):
         return load_sealed(Path(folder))
 
     def __repr__(self) -> str:
-        return (
-            f"SealedSplit({self.name}: {self.n_users:,} users, {self.n_items:,} items, hash {self.hash[:12]})"
-        )
+        return f"SealedSplit({self.name}: {self.n_users:,} users, {self.n_items:,} items, hash {self.hash[:12]})"
 
 
 def make_split(interactions: Interactions, name: str, seed: int, params: Mapping[str, Any]) -> Split:

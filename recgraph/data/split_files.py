@@ -52,9 +52,7 @@ def load_sealed(folder: Path) -> SealedSplit:
     def reveal() -> Split:
         split = Split(*_parts(pl.concat([rows, load_frame(folder / _TEST)]), meta, head))
         if split.hash != head["hash"]:
-            raise CorruptFileError(
-                "the rows do not give the hash of the split; it was changed", path=folder / _TEST
-            )
+            raise CorruptFileError("the rows do not give the hash of the split; it was changed", path=folder / _TEST)
         return split
 
     return SealedSplit(*_parts(rows, meta, head), head["hash"], reveal)

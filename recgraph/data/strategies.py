@@ -120,14 +120,10 @@ class TimeCut(Strategy):
     def labels(self, interactions: Interactions, seed: int) -> Tensor:
         times = interactions.ordered.times
         if times is None:
-            raise ValueError(
-                "a split by time needs timestamps: name their column when reading (timestamp=...)"
-            )
+            raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=...)")
         valid_from, test_from = self._cuts(times, interactions)
         if valid_from > test_from:
-            raise ValueError(
-                f"valid_from = {self.valid_from!r} must not lie after test_from = {self.test_from!r}"
-            )
+            raise ValueError(f"valid_from = {self.valid_from!r} must not lie after test_from = {self.test_from!r}")
         labels = torch.full_like(times, int(Label.TRAIN), dtype=torch.uint8)
         labels[times >= valid_from] = int(Label.VALID)
         labels[times >= test_from] = int(Label.TEST)
@@ -140,9 +136,7 @@ class TimeCut(Strategy):
         ordered = times.sort().values
         count = times.numel()
         # one past the last time is a cut that leaves nothing
-        edges = [
-            int(ordered[-1]) + 1 if place >= count else int(ordered[place]) for place in self._places(count)
-        ]
+        edges = [int(ordered[-1]) + 1 if place >= count else int(ordered[place]) for place in self._places(count)]
         return edges[0], edges[1]
 
     def _places(self, count: int) -> tuple[int, int]:

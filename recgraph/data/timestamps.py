@@ -89,9 +89,7 @@ def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Sour
         return
     given = collect(lazy.select(column).slice(place, 1), source).item()
     problem = "is missing" if given is None else f"{given!r} cannot be read like those before it"
-    raise source.error(
-        TimestampError, f"the timestamp (column {column!r}) {problem}", row=int(log["row"][place])
-    )
+    raise source.error(TimestampError, f"the timestamp (column {column!r}) {problem}", row=int(log["row"][place]))
 
 
 def to_integers(log: pl.DataFrame, unit: TimeUnit) -> tuple[pl.DataFrame, TimeUnit]:

@@ -7,13 +7,10 @@ from pathlib import Path
 
 import polars as pl
 
-from recgraph.data.errors import DelimiterError
-from recgraph.data.readers.diagnose import check_file, collect
+from recgraph.data.readers.diagnose import check_file, check_separator, collect
 from recgraph.data.source import Raw, Source
 
 __all__ = ["scan_delimited"]
-
-_USUAL = (",", "\t", ";", "|", "::")
 
 
 def scan_delimited(
@@ -40,9 +37,7 @@ def scan_delimited(
     lazy = _scan_lines(source, columns) if len(separator) > 1 else _scan(source, columns)
     names = _names(lazy, source)
     if any(name not in names for name in needed):
-        _check_separator(source)
-    if columns is not None and len(columns) > 1:
-        _check_separator(source)
+        check_separator(source)
     # a blank line is no row
     return Raw(lazy.filter(~pl.all_horizontal(pl.all().is_null())), source, as_text=True)
 
@@ -70,25 +65,12 @@ def _scan(source: Source, columns: Sequence[str] | None) -> pl.LazyFrame:
 def _scan_lines(source: Source, columns: Sequence[str] | None) -> pl.LazyFrame:
     assert source.path is not None
     lines = pl.scan_lines(source.path)
+    first = collect(lines.head(1), source)
+    check_separator(source)
     if columns is None:
-        header = collect(lines.head(1), source).item()
+        header = first.item()
         columns = [name.strip() for name in header.split(source.separator)]
         lines = lines.slice(1)
     parts = pl.col("line").str.strip_chars_end("\r").str.split_exact(source.separator, len(columns) - 1)
     fields = lines.select(parts.struct.rename_fields(list(columns)).alias("line")).unnest("line")
     return fields.with_columns(pl.all().replace("", None))
-
-
-def _check_separator(source: Source) -> None:
-    """Raise where the first line does not hold the separator but another usual one."""
-    with source.open() as text:
-        line = text.readline().rstrip("\r\n")
-    if source.separator in line:
-        return
-    other = next((mark for mark in _USUAL if mark in line), None)
-    if other is not None:
-        message = (
-            f"{line[:60]!r} is not separated by {source.separator!r}; it looks separated by {other!r}: "
-            f"pass separator={other!r}"
-        )
-        raise source.error(DelimiterError, message, line=1)

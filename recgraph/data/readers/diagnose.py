@@ -21,7 +21,9 @@ from recgraph.data.errors import (
 )
 from recgraph.data.source import Source, is_gzip
 
-__all__ = ["check_file", "collect"]
+__all__ = ["check_file", "check_separator", "collect"]
+
+_USUAL_SEPARATORS = (",", "\t", ";", "|", "::")
 
 
 def collect(lazy: pl.LazyFrame, source: Source) -> pl.DataFrame:
@@ -55,15 +57,17 @@ def _explain(source: Source, error: Exception) -> NoReturn:
     if source.path is None:
         raise DataError(str(error)) from error
     if source.format == "parquet":
-        raise source.error(
-            CorruptFileError, f"the Parquet file cannot be read: {_first_line(error)}"
-        ) from None
+        raise source.error(CorruptFileError, f"the Parquet file cannot be read: {_first_line(error)}") from None
     _check_gzip(source)
     _check_utf8(source)
     if source.format == "jsonl":
         _check_json(source)
-    if source.format == "delimited" and len(source.separator) == 1:
-        _check_fields(source)
+    if source.format == "delimited":
+        check_separator(source)
+        if isinstance(error, pl.exceptions.SchemaError) and not source.has_header:
+            raise source.error(DelimiterError, "names are not as many as the fields of the line", line=1) from None
+        if len(source.separator) == 1:
+            _check_fields(source)
     raise source.error(DataError, f"the file cannot be read: {_first_line(error)}") from error
 
 
@@ -105,18 +109,14 @@ def _check_json(source: Source) -> None:
             try:
                 record = json.loads(line)
             except json.JSONDecodeError as error:
-                raise source.error(
-                    CorruptFileError, f"the line is not JSON: {error.msg}", line=number
-                ) from None
+                raise source.error(CorruptFileError, f"the line is not JSON: {error.msg}", line=number) from None
             if not isinstance(record, dict):
                 raise source.error(CorruptFileError, "the line is not a JSON object", line=number)
             for name, value in record.items():
                 _same_type(source, seen, name, value, number)
 
 
-def _same_type(
-    source: Source, seen: dict[str, tuple[type, int]], name: str, value: object, line: int
-) -> None:
+def _same_type(source: Source, seen: dict[str, tuple[type, int]], name: str, value: object, line: int) -> None:
     if value is None:
         return
     kind, first = seen.setdefault(name, (type(value), line))
@@ -135,8 +135,21 @@ def _check_fields(source: Source) -> None:
         for fields in reader:
             width = len(fields) if width is None else width
             if fields and len(fields) > width:
-                message = (
-                    f"{len(fields)} fields separated by {source.separator!r}, the first line has {width}"
-                )
+                message = f"{len(fields)} fields separated by {source.separator!r}, the first line has {width}"
                 raise source.error(DelimiterError, message, line=start)
             start = reader.line_num + 1
+
+
+def check_separator(source: Source) -> None:
+    """Raise where the first line does not hold the separator but another usual one."""
+    with source.open() as text:
+        line = text.readline().rstrip("\r\n")
+    if source.separator in line:
+        return
+    other = next((mark for mark in _USUAL_SEPARATORS if mark in line), None)
+    if other is not None:
+        message = (
+            f"{line[:60]!r} is not separated by {source.separator!r}; it looks separated by {other!r}: "
+            f"pass separator={other!r}"
+        )
+        raise source.error(DelimiterError, message, line=1)

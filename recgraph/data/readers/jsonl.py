@@ -98,9 +98,7 @@ def _check_texts(source: Source, name: str) -> None:
     assert source.path is not None
     quoted = rf'"{re.escape(name)}"\s*:\s*(?:"|null)'
     suspects = pl.scan_lines(source.path).with_row_index("number", offset=1)
-    suspects = suspects.filter(
-        ~pl.col("line").str.contains(quoted) & (pl.col("line").str.strip_chars() != "")
-    )
+    suspects = suspects.filter(~pl.col("line").str.contains(quoted) & (pl.col("line").str.strip_chars() != ""))
     for number, line in collect(suspects, source).iter_rows():
         value = _record(source, line, number).get(name)
         if value is not None and not isinstance(value, str):

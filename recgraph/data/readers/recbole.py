@@ -36,9 +36,7 @@ def atomic_files(path: str | Path) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(f"{str(path)!r} is no .inter file and no folder that holds one")
     if len(found) > 1:
-        raise ValueError(
-            f"{str(path)!r} holds {len(found)} .inter files; name one: {', '.join(f.name for f in found)}"
-        )
+        raise ValueError(f"{str(path)!r} holds {len(found)} .inter files; name one: {', '.join(f.name for f in found)}")
     sides = {suffix: found[0].with_suffix(f".{suffix}") for suffix in ("user", "item")}
     return {"inter": found[0], **{suffix: file for suffix, file in sides.items() if file.is_file()}}
 
@@ -58,9 +56,7 @@ def scan_atomic(path: Path) -> tuple[Raw, dict[str, str]]:
     for field in header:
         name, _, kind = field.rpartition(":")
         if not name or kind not in _TYPES:
-            message = (
-                f"header field {field!r} is not name:type with a type of {', '.join(_TYPES)}, tab separated"
-            )
+            message = f"header field {field!r} is not name:type with a type of {', '.join(_TYPES)}, tab separated"
             raise raw.source.error(CorruptFileError, message, line=1)
         types[name] = kind
     lazy = raw.lazy.rename(dict(zip(header, types, strict=True)))

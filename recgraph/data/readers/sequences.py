@@ -31,9 +31,9 @@ def scan_sequences(path: str | Path, *, user: str = "user_id", item: str = "item
     short = collect(fields.filter(pl.col("fields").list.len() == 1).head(1), source)
     if len(short):
         _refuse(source, int(short["number"][0]), short["fields"][0][0])
-    rows = fields.select(
-        pl.col("fields").list.first().alias(user), pl.col("fields").list.slice(1).alias(item)
-    ).explode(item)
+    rows = fields.select(pl.col("fields").list.first().alias(user), pl.col("fields").list.slice(1).alias(item)).explode(
+        item
+    )
     return Raw(rows, source, as_text=True)
 
 

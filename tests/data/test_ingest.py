@@ -1,0 +1,277 @@
+"""Logs of every kind come in the same, with their ids as they were."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from recgraph import Interactions
+from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
+from recgraph.data.ids import IdMap
+
+ROWS = pl.DataFrame(
+    {
+        "who": ["b", "a", "b", "c", "a"],
+        "what": [30, 10, 10, 20, 30],
+        "when": [5, 3, 3, 9, 1],
+        "stars": [4.0, 1.5, 5.0, 2.0, 3.0],
+    }
+)
+NAMES: dict[str, Any] = {"user": "who", "item": "what", "timestamp": "when", "rating": "stars"}
+
+
+def _check(data: Interactions) -> None:
+    assert data.users.ids(range(3)).to_list() == ["b", "a", "c"]  # in order of first appearance
+    assert data.items.ids(range(3)).to_list() == [30, 10, 20]
+    assert data.log["user"].to_list() == [0, 1, 0, 2, 1]
+    assert data.log["item"].to_list() == [0, 1, 1, 2, 0]
+    assert data.log["time"].to_list() == [5, 3, 3, 9, 1]
+    assert data.log["rating"].to_list() == [4.0, 1.5, 5.0, 2.0, 3.0]
+    assert data.log["row"].to_list() == [0, 1, 2, 3, 4]
+    assert (data.n_users, data.n_items, data.n_interactions, data.time_unit) == (3, 3, 5, "own")
+
+
+@pytest.mark.parametrize("kind", ["polars", "lazy", "pandas", "pyarrow"])
+def test_frames_come_in_and_go_out_as_the_same_kind(kind: str) -> None:
+    frame = {"polars": ROWS, "lazy": ROWS.lazy(), "pandas": ROWS.to_pandas(), "pyarrow": ROWS.to_arrow()}[kind]
+    data = Interactions.from_frame(frame, **NAMES)
+    _check(data)
+    out = data.to_frame()
+    assert isinstance(out, {"pandas": pd.DataFrame, "pyarrow": pa.Table}.get(kind, pl.DataFrame))
+    if kind == "pandas":
+        pd.testing.assert_frame_equal(out, frame)
+    else:
+        assert pl.DataFrame(out).equals(ROWS)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet", "csv.gz", "tsv.gz", "jsonl.gz"])
+def test_files(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"log.{suffix}"
+    kind = suffix.split(".")[0]
+    if kind == "parquet":
+        ROWS.write_parquet(path)
+    else:
+        text = {"csv": ROWS.write_csv(), "tsv": ROWS.write_csv(separator="\t"), "jsonl": ROWS.write_ndjson()}[kind]
+        path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    _check(Interactions.read(path, **NAMES))
+    _check(getattr(Interactions, f"from_{kind}")(path, **NAMES))
+
+
+def test_folder_of_parquet_files_is_read_in_the_order_of_names(tmp_path: Path) -> None:
+    ROWS[:2].write_parquet(tmp_path / "1.parquet")
+    ROWS[2:].write_parquet(tmp_path / "2.parquet")
+    _check(Interactions.read(tmp_path, **NAMES))
+
+
+@pytest.mark.parametrize("separator", ["|", "::"])
+def test_no_header_and_other_separators(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "ratings.dat"
+    path.write_text("".join(separator.join(map(str, row)) + "\n" for row in ROWS.rows()))
+    _check(Interactions.from_csv(path, separator=separator, names=["who", "what", "when", "stars"], **NAMES))
+    path.write_text(separator.join(ROWS.columns) + "\n" + path.read_text())
+    _check(Interactions.from_csv(path, separator=separator, **NAMES))
+
+
+def test_quoted_fields_blank_lines_and_columns_that_are_not_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text('who,note,what\n"a,1","two\nlines",x\n\nb,,y\n\n')
+    data = Interactions.from_csv(path, user="who", item="what")
+    assert data.users.ids([0, 1]).to_list() == ["a,1", "b"]
+    assert data.source.line(0) == 2
+    assert data.source.line(1) == 5
+
+
+@pytest.mark.parametrize(
+    ("texts", "kept"),
+    [
+        (["7", "-3", "12"], [7, -3, 12]),
+        (["007", "7", "12"], ["007", "7", "12"]),
+        (["7", "x"], ["7", "x"]),
+        (["+7"], ["+7"]),
+        (["99999999999999999999"], ["99999999999999999999"]),
+    ],
+)
+def test_ids_in_text_files_lose_nothing(tmp_path: Path, texts: list[str], kept: list[Any]) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id\n" + "".join(f"{text},1\n" for text in texts))
+    assert Interactions.from_csv(path).users.ids(range(len(kept))).to_list() == kept
+
+
+IDS: dict[str, list[Any]] = {
+    "int": [5, -2, 7],
+    "numpy int": [np.int64(5), np.int64(-2), np.int64(7)],
+    "str": ["x", "", "ü"],
+    "uuid": [uuid.UUID(int=3), uuid.UUID(int=1), uuid.UUID(int=2)],
+    "date": [dt.date(2024, 5, 1), dt.date(2020, 1, 1), dt.date(2022, 1, 1)],
+    "datetime": [dt.datetime(2024, 5, 1, 3), dt.datetime(2020, 1, 1), dt.datetime(2022, 1, 1)],
+    "float": [0.5, -1.0, 2.0],
+    "bool": [True, False],
+    "bytes": [b"x", b"\xff"],
+}
+
+
+@pytest.mark.parametrize("kind", sorted(IDS))
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_ids_of_any_type_come_back(kind: str, library: str, tmp_path: Path) -> None:
+    ids = IDS[kind]
+    if library == "pandas":
+        frame: Any = pd.DataFrame({"u": pd.Series(ids, dtype=object if kind == "uuid" else None), "i": range(len(ids))})
+    elif kind == "uuid":
+        frame = pl.DataFrame({"u": pl.Series(ids, dtype=pl.Object), "i": range(len(ids))})
+    else:
+        frame = pl.DataFrame({"u": ids, "i": range(len(ids))})
+    users = Interactions.from_frame(frame, user="u", item="i").users
+    users.write(tmp_path / "ids.parquet")
+    for same in (users, IdMap.read(tmp_path / "ids.parquet")):
+        assert same.ids(range(len(ids))).to_list() == ids
+        assert same.index(ids[::-1]).tolist() == list(range(len(ids)))[::-1]
+    assert users.index([]).tolist() == []
+
+
+def test_widths_are_kept() -> None:
+    frame = pd.DataFrame({"u": np.array([3, 9], dtype=np.int16), "i": np.array([1, 2], dtype=np.uint64)})
+    data = Interactions.from_frame(frame, user="u", item="i")
+    pd.testing.assert_frame_equal(data.to_frame(), frame)
+    assert data.users.index([9, 70_000, -1]).tolist() == [1, -1, -1]
+
+
+def test_categories_come_back_as_their_values() -> None:
+    frame = pd.DataFrame({"u": pd.Categorical(["b", "a", "b"]), "i": [1, 2, 3]})
+    assert Interactions.from_frame(frame, user="u", item="i").users.ids([0, 1]).to_list() == ["b", "a"]
+
+
+def test_id_map_against_a_dictionary() -> None:
+    rng = np.random.default_rng(1)
+    known = rng.permutation(1000)[:300]
+    asked = rng.integers(0, 1000, 500)
+    oracle = {int(value): place for place, value in enumerate(known)}
+    found = IdMap(pl.Series(known)).index(asked)
+    assert found.tolist() == [oracle.get(int(value), -1) for value in asked]
+
+
+def test_id_map_refuses_what_cannot_be_an_id() -> None:
+    users = IdMap(pl.Series([4, 2]))
+    with pytest.raises(ValueError, match=r"\['4'\] are texts, but the log's ids are integers"):
+        users.index(["4"])
+    assert users.index(users.parse(["2", "x", "4"])).tolist() == [1, -1, 0]
+    with pytest.raises(ValueError, match=r"index 2 .*\[0, 2\)"):
+        users.ids([0, 2])
+    with pytest.raises(ValueError, match="several types: int, str"):
+        users.index([1, "x"])
+
+
+STAMPS: dict[str, tuple[Any, list[int], str]] = {
+    "seconds": ([20, 10], [20, 10], "own"),
+    "nanoseconds": ([1_700_000_000_000_000_001, 5], [1_700_000_000_000_000_001, 5], "own"),
+    "whole floats": ([20.0, 10.0], [20, 10], "own"),
+    "fractions": ([20.25, 10.0], [20_250_000, 10_000_000], "us"),
+    "dates": ([dt.date(1970, 1, 2), dt.date(1970, 1, 1)], [86_400_000_000, 0], "us"),
+    "datetimes": ([dt.datetime(1970, 1, 1, 0, 0, 1), dt.datetime(1970, 1, 1)], [1_000_000, 0], "us"),
+    "zoned": (
+        [dt.datetime(1970, 1, 1, 2, tzinfo=dt.timezone(dt.timedelta(hours=1))), dt.datetime(1970, 1, 1, tzinfo=dt.UTC)],
+        [3_600_000_000, 0],
+        "us",
+    ),
+    "texts": (["1970-01-01T00:00:01.5", "1970-01-01T00:00:00"], [1_500_000, 0], "us"),
+    "texts with zones": (["1970-01-01T02:00:01Z", "1970-01-01T02:00:01+02:00"], [7_201_000_000, 1_000_000], "us"),
+    "mixed texts": (["1970-01-02", "1970-01-01 00:01"], [86_400_000_000, 60_000_000], "us"),
+    "numbers as texts": (["20", " 10"], [20, 10], "own"),
+    "floats after integers": (["20", "10.5"], [20_000_000, 10_500_000], "us"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(STAMPS))
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_timestamps(case: str, library: str) -> None:
+    given, wanted, unit = STAMPS[case]
+    columns = {"u": [1, 2], "i": [3, 4], "t": given}
+    frame = pd.DataFrame(columns) if library == "pandas" and case != "zoned" else pl.DataFrame(columns)
+    data = Interactions.from_frame(frame, user="u", item="i", timestamp="t")
+    assert data.log["time"].to_list() == wanted
+    assert data.time_unit == unit
+
+
+def test_sequences_keep_the_order_of_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    path.write_text("7 5 3 5\n\n4\t3 9 \n")
+    data = Interactions.from_sequences(path)
+    rows = data.ordered.items.to_lists()
+    assert [data.items.ids(row).to_list() for row in rows] == [[5, 3, 5], [3, 9]]
+    assert data.users.ids([0, 1]).to_list() == [7, 4]
+    assert [data.source.line(row) for row in range(5)] == [1, 1, 1, 3, 3]
+    assert data.columns.user == "user_id"
+
+
+def _recbole(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "d.inter").write_text(
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t9\t3\t5\n2\t8\t4\t6.0\n"
+    )
+    (folder / "d.item").write_text(
+        "item_id:token\ttitle:token_seq\tclass:token_seq\tprice:float\n9\tToy Story\tA B\t1.5\n8\tHeat\t\t\n77\tX\tB\t2\n"
+    )
+    (folder / "d.user").write_text("user_id:token\tage:token\n2\t30\n")
+    return folder
+
+
+def test_recbole_atomic_files(tmp_path: Path) -> None:
+    data = Interactions.from_recbole(_recbole(tmp_path / "d"))
+    assert data.users.ids([0, 1]).to_list() == [1, 2]
+    assert data.log["time"].to_list() == [5, 6]
+    assert data.item_features is not None
+    assert data.user_features is not None
+    assert data.item_features["title"].to_list() == ["Toy Story", "Heat", "X"]
+    assert data.item_features["price"].to_list() == [1.5, None, 2.0]
+    assert data.item_relation("class").rows() == [(9, "A"), (9, "B"), (77, "B")]
+    assert data.user_relation("age").rows() == [(2, "30")]
+    with pytest.raises(MissingColumnError, match=r"'tags'.*'title', 'class', 'price'"):
+        data.item_relation("tags")
+    (tmp_path / "d" / "d.inter").write_text("user_id:token\titem_id:token\n1\t9\n")
+    assert Interactions.read(tmp_path / "d").time_unit == "none"
+
+
+def test_features_of_a_frame() -> None:
+    items = pd.DataFrame({"what": [10, 20], "tags": [["x", "y"], []], "place": ["p", "q"]})
+    data = Interactions.from_frame(ROWS, **NAMES, item_features=items)
+    assert data.item_relation("tags").rows() == [(10, "x"), (10, "y")]
+    assert data.k_core(2, 2).item_features is not None
+    with pytest.raises(MixedIdError, match="texts, the log's ids are integers|holds"):
+        data.with_features(user_features=pd.DataFrame({"who": [1], "age": [2]}))
+    with pytest.raises(DataError, match="id 10 occurs several times"):
+        data.with_features(item_features=pd.concat([items, items]))
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    items = pl.DataFrame({"what": [10, 20], "place": ["p", "q"]})
+    data = Interactions.from_frame(ROWS.to_pandas(), **NAMES, item_features=items)
+    data.save(tmp_path / "saved")
+    again = Interactions.load(tmp_path / "saved")
+    _check(again)
+    assert again.item_features is not None
+    assert again.item_features.equals(items)
+    pd.testing.assert_frame_equal(again.to_frame(), ROWS.to_pandas())
+    assert again.split("ratio").hash == data.split("ratio").hash
+
+
+def test_real_files(shared: Path) -> None:
+    beauty = Interactions.from_sequences(shared / "data" / "sequences" / "Amazon_Beauty.txt")
+    assert (beauty.n_users, beauty.n_items, beauty.n_interactions) == (22_363, 12_101, 198_502)
+    assert beauty.k_core(5, 5) is beauty
+    split = beauty.split("leave-one-out")
+    assert int((split.train.items.lengths - 1).sum()) == 131_413
+    movies = Interactions.from_recbole(shared / "data" / "ml-100k")
+    assert (movies.n_users, movies.n_items, movies.n_interactions) == (943, 1_682, 100_000)
+    assert movies.item_relation("class")["class"].n_unique() > 10
+    times = movies.ordered.times
+    assert times is not None
+    ends = movies.ordered.items.offsets[1:]
+    assert int((times[ends - 1] == times[ends - 2]).sum()) == 415
