@@ -11,7 +11,6 @@ import torch
 
 from recgraph.data.batch import Query
 from recgraph.data.part import Part
-from recgraph.models import item_knn
 from recgraph.models.base import ClosedFormModel, Space
 from recgraph.models.ease import EASE
 from recgraph.models.item_knn import ItemKNN
@@ -83,11 +82,7 @@ def test_ease_solves_its_regressions(l2: float, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize(("k", "shrink"), [(N_ITEMS, 0.0), (N_ITEMS, 50.0), (500, 3.7)])
-@pytest.mark.parametrize("spread", [1, 40, 1 << 20])
-def test_item_knn_with_all_neighbours(
-    k: int, shrink: float, spread: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(item_knn, "_MAX_SPREAD", spread)
+def test_item_knn_with_all_neighbours(k: int, shrink: float, device: torch.device) -> None:
     lists, histories = _lists(1, 40), _lists(2, 9)
     made = _scores(_fitted(ItemKNN(k=k, shrink=shrink), lists, device), histories, device)
     np.testing.assert_allclose(made, _dense(histories) @ knn_weights(_dense(lists), k, shrink), rtol=1e-5, atol=1e-7)
