@@ -58,13 +58,13 @@ test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 	@if $(HAS_GPU); then $(PYTEST) -m gpu $(ARGS); else echo "no device: not run"; fi
 
 bench: $(STAMP)  ## speed against other libraries, each in an environment of its own
-	OMP_NUM_THREADS=1 $(PY) experiments/bench/run.py $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m experiments.bench $(ARGS)
 
 bench-gpu: $(STAMP)  ## the same on a CUDA device
-	@if $(HAS_GPU); then $(PY) experiments/bench/run.py --device cuda $(ARGS); else echo "no device: not run"; fi
+	@if $(HAS_GPU); then $(PY) -m experiments.bench --device cuda $(ARGS); else echo "no device: not run"; fi
 
 reference: $(STAMP)  ## every agreement with the published code, a JSON object a line
-	OMP_NUM_THREADS=1 $(PY) experiments/reference.py $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m experiments.reference $(ARGS)
 
 docs: $(DOCS_STAMP)  ## the documentation, in docs/_build/html
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -22,9 +22,7 @@ from recgraph.config import (
 
 
 class Encoder(Config):
-    hidden_dim: Annotated[
-        int, Field(ge=1, le=4096, description="width of the vectors"), Search(16, 256, log=True)
-    ] = 64
+    hidden_dim: Annotated[int, Field(ge=1, le=4096, description="width of the vectors"), Search(16, 256, log=True)] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     loss: Literal["full", "sampled"] = "full"
 

@@ -61,9 +61,7 @@ def _packages() -> dict[str, Path]:
     """Package name -> folder, as setup.cfg declares them."""
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    mapping = dict(
-        re.split(r"\s*=\s*", line) for line in config["options"]["package_dir"].splitlines() if line.strip()
-    )
+    mapping = dict(re.split(r"\s*=\s*", line) for line in config["options"]["package_dir"].splitlines() if line.strip())
     names = config["options"]["packages"].split()
     return {name: ROOT / mapping.get(name, name.replace(".", "/")) for name in names}
 

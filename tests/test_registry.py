@@ -44,9 +44,7 @@ def test_the_file_name_is_the_key() -> None:
 
 @pytest.mark.usefixtures("package")
 def test_a_file_must_hold_its_class() -> None:
-    with pytest.raises(
-        ValueError, match=r"fake_metrics\.wrong must hold a class whose lower-case name is 'wrong'"
-    ):
+    with pytest.raises(ValueError, match=r"fake_metrics\.wrong must hold a class whose lower-case name is 'wrong'"):
         registry.load("metric", "wrong")
 
 

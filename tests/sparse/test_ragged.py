@@ -40,9 +40,7 @@ def test_last(rows: Rows, n: int) -> None:
 @given(ROWS, st.data())
 def test_first(rows: Rows, data: st.DataObject) -> None:
     counts = [data.draw(st.integers(0, len(row))) for row in rows]
-    assert make(rows).first(ints(counts)).to_lists() == [
-        row[:count] for row, count in zip(rows, counts, strict=True)
-    ]
+    assert make(rows).first(ints(counts)).to_lists() == [row[:count] for row, count in zip(rows, counts, strict=True)]
 
 
 @given(ROWS.filter(bool), st.data())
@@ -55,14 +53,8 @@ def test_take_with_repeats(rows: Rows, data: st.DataObject) -> None:
 def test_window(rows: Rows, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=9))
     starts = [data.draw(st.integers(0, len(rows[index]))) for index in chosen]
-    lengths = [
-        data.draw(st.integers(0, len(rows[index]) - start))
-        for index, start in zip(chosen, starts, strict=True)
-    ]
-    wanted = [
-        rows[index][start : start + length]
-        for index, start, length in zip(chosen, starts, lengths, strict=True)
-    ]
+    lengths = [data.draw(st.integers(0, len(rows[index]) - start)) for index, start in zip(chosen, starts, strict=True)]
+    wanted = [rows[index][start : start + length] for index, start, length in zip(chosen, starts, lengths, strict=True)]
     assert make(rows).window(ints(chosen), ints(starts), ints(lengths)).to_lists() == wanted
 
 
@@ -71,8 +63,7 @@ def test_filter(rows: Rows, data: st.DataObject) -> None:
     keep = [[data.draw(st.booleans()) for _ in row] for row in rows]
     mask = torch.tensor([flag for row in keep for flag in row], dtype=torch.bool)
     wanted = [
-        [value for value, flag in zip(row, flags, strict=True) if flag]
-        for row, flags in zip(rows, keep, strict=True)
+        [value for value, flag in zip(row, flags, strict=True) if flag] for row, flags in zip(rows, keep, strict=True)
     ]
     assert make(rows).filter(mask).to_lists() == wanted
 

@@ -1,0 +1,149 @@
+"""How commands print: a table for a person at a terminal, plain TSV where the output is piped, or what is asked for."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Row = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """The forms in which rows are printed."""
+
+    TABLE = "table"
+    TSV = "tsv"
+    CSV = "csv"
+    JSON = "json"
+
+
+class FileFormat(StrEnum):
+    """The forms in which a frame is written."""
+
+    TABLE = "table"
+    TSV = "tsv"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+_HELP = "Form of the output; by default a table on a terminal and TSV in a pipe."
+FormatOption = Annotated[Format | None, typer.Option("--format", help=_HELP)]
+FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_HELP)]
+
+
+def note(message: str) -> None:
+    """Say something to the person; it never mixes with the output."""
+    typer.echo(message, err=True)
+
+
+def show(rows: Iterable[Row], form: Format | FileFormat | None = None, title: str = "") -> None:
+    """Print rows that all have the same keys."""
+    rows = list(rows)
+    chosen = form or default_format()
+    if chosen == Format.TABLE:
+        _table(rows, title)
+    elif chosen == Format.JSON:
+        typer.echo(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
+    else:
+        _separated(rows, "," if chosen == Format.CSV else "\t")
+
+
+def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None, title: str = "") -> None:
+    """Print a frame, or write it to a file, whose ending says the form where ``form`` is None.
+
+    Raises:
+        ValueError: a table was asked for in a file, or Parquet on a terminal.
+    """
+    if output is None:
+        if form == FileFormat.PARQUET:
+            if sys.stdout.isatty():
+                raise ValueError("--format parquet cannot be shown on a terminal; add --output FILE")
+            frame.write_parquet(sys.stdout.buffer)
+        else:
+            show(frame.iter_rows(named=True), form, title)
+        return
+    form = form or _form_of(output)
+    writers = {
+        FileFormat.CSV: frame.write_csv,
+        FileFormat.TSV: lambda path: frame.write_csv(path, separator="\t"),
+        FileFormat.JSON: frame.write_json,
+        FileFormat.PARQUET: frame.write_parquet,
+    }
+    if form not in writers:
+        raise ValueError(f"--format {form.value} is for people; write {output} as csv, tsv, json or parquet")
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        writers[form](temporary)
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    note(f"{frame.height} rows written to {output}")
+
+
+def default_format() -> Format:
+    """A table for a person, TSV for a program."""
+    return Format.TABLE if sys.stdout.isatty() else Format.TSV
+
+
+def _form_of(path: Path) -> FileFormat:
+    try:
+        return FileFormat(path.suffix.removeprefix(".").lower())
+    except ValueError:
+        raise ValueError(f"--output {path}: end its name in .csv, .tsv, .json or .parquet, or give --format") from None
+
+
+def _table(rows: Sequence[Row], title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0] if rows else ():
+        numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    for row in rows:
+        # Text: a value such as "[Drama]" is no markup
+        table.add_row(*(Text(_for_people(value)) for value in row.values()))
+    Console().print(table)
+
+
+def _separated(rows: Sequence[Row], separator: str) -> None:
+    writer = csv.writer(sys.stdout, delimiter=separator, lineterminator="\n")
+    if rows:
+        writer.writerow(rows[0])
+    writer.writerows([_for_programs(value) for value in row.values()] for row in rows)
+
+
+def _for_people(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _for_programs(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return "" if value is None else value

@@ -1,0 +1,125 @@
+"""Forms of output, and errors as messages and exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from recgraph.cli import output
+from recgraph.cli.errors import FAILURE, INTERRUPTED, USER_MISTAKE, Failure, explain
+from recgraph.cli.output import FileFormat, Format, show, show_frame
+from recgraph.config import ConfigError
+
+ROWS = [
+    {"name": "a,b", "value": 0.123456789, "many": ["x", "y"], "none": None, "is": True},
+    {"name": "[c]", "value": 2, "many": [], "none": None, "is": False},
+]
+
+
+def test_tsv_is_the_default_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    show(ROWS)
+    assert capsys.readouterr().out == (
+        "name\tvalue\tmany\tnone\tis\na,b\t0.123456789\tx,y\t\tTrue\n[c]\t2\t\t\tFalse\n"
+    )
+
+
+def test_csv_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    show(ROWS, Format.CSV)
+    assert '"a,b",0.123456789,"x,y",,True\n' in capsys.readouterr().out
+
+
+def test_json_reads_back(capsys: pytest.CaptureFixture[str]) -> None:
+    show(ROWS, Format.JSON)
+    assert json.loads(capsys.readouterr().out) == ROWS
+
+
+def test_a_table_shows_every_value_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    show(ROWS, Format.TABLE, title="a title")
+    printed = capsys.readouterr().out
+    for text in ("a title", "0.1235", "x, y", "[c]", "yes", "no"):
+        assert text in printed
+
+
+def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(output.sys, "stdout", Terminal())
+    assert output.default_format() == Format.TABLE
+
+
+@pytest.mark.parametrize("form", list(Format))
+def test_no_rows(form: Format) -> None:
+    show([], form)
+
+
+FRAME = pl.DataFrame({"user_id": [1, 1], "item_id": ["a", "b"], "score": [0.5, 0.25]})
+
+
+@pytest.mark.parametrize(
+    ("suffix", "read"),
+    [
+        ("csv", pl.read_csv),
+        ("tsv", lambda path: pl.read_csv(path, separator="\t")),
+        ("json", pl.read_json),
+        ("parquet", pl.read_parquet),
+    ],
+)
+def test_a_file_is_written_whole_and_alone(tmp_path: Path, suffix: str, read: object) -> None:
+    path = tmp_path / f"out.{suffix}"
+    show_frame(FRAME, None, path)
+    assert read(path).equals(FRAME)  # type: ignore[operator]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_format_wins_over_the_name(tmp_path: Path) -> None:
+    show_frame(FRAME, FileFormat.CSV, tmp_path / "out.txt")
+    assert pl.read_csv(tmp_path / "out.txt").equals(FRAME)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "message"),
+    [(None, "out.xlsx", r"out\.xlsx: end its name in"), (FileFormat.TABLE, "out.csv", "table is for people")],
+)
+def test_what_cannot_be_written(tmp_path: Path, form: FileFormat | None, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        show_frame(FRAME, form, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def _open_missing() -> OSError:
+    try:
+        Path("/nowhere/at/all").read_text()
+    except FileNotFoundError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ConfigError("dropout = 2"), USER_MISTAKE, "dropout = 2"),
+        (ValueError("k = 0"), USER_MISTAKE, "k = 0"),
+        (_open_missing(), USER_MISTAKE, "/nowhere/at/all: No such file or directory"),
+        (FileNotFoundError("no run here"), USER_MISTAKE, "no run here"),
+        (Failure("the loss is NaN"), FAILURE, "the loss is NaN"),
+        (PermissionError(13, "Permission denied", "/etc/x"), FAILURE, "[Errno 13] Permission denied: '/etc/x'"),
+        (MemoryError(), FAILURE, "MemoryError"),
+        (KeyboardInterrupt("saved in runs/a"), INTERRUPTED, "saved in runs/a"),
+        (KeyboardInterrupt(), INTERRUPTED, "interrupted"),
+    ],
+)
+def test_errors(error: BaseException, code: int, message: str) -> None:
+    assert explain(error) == (code, message)
+
+
+def test_the_unforeseen_is_named_by_its_type() -> None:
+    code, message = explain(KeyError("x"))
+    assert code == FAILURE
+    assert message.startswith("unexpected KeyError: 'x'\n")
+    assert "--debug" in message
