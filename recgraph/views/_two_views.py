@@ -26,13 +26,18 @@ class TwoViews:
         views: registered names (default settings) or views.
         per: ``"row"`` draws a pair for each row, ``"batch"`` one for all rows of a call.
         distinct: the two operations of a pair differ; False draws them independently.
+        max_len: of a view that has grown longer, the last ``max_len`` tokens are kept; None keeps all.
 
     Raises:
         ValueError: fewer views than a pair needs, ``per`` is neither, or a name is not a sequence view's.
     """
 
     def __init__(
-        self, views: Sequence[str | SequenceView], per: Literal["row", "batch"] = "row", distinct: bool = True
+        self,
+        views: Sequence[str | SequenceView],
+        per: Literal["row", "batch"] = "row",
+        distinct: bool = True,
+        max_len: int | None = None,
     ) -> None:
         if len(views) < 1 + distinct:
             raise ValueError(f"views = {list(views)!r}: give at least {1 + distinct}, or more to choose from")
@@ -41,6 +46,7 @@ class TwoViews:
         self.views = [_sequence_view(view) for view in views]
         self.per = per
         self.distinct = distinct
+        self.max_len = max_len
 
     def setup(self, train: Part) -> None:
         """Set every view up with the training part."""
@@ -49,18 +55,16 @@ class TwoViews:
 
     def __call__(self, sequences: Ragged, generator: torch.Generator) -> tuple[Ragged, Ragged]:
         """Two views of every row (see :meth:`SequenceView.__call__`)."""
-        count = sequences.n_rows if self.per == "row" else 1
-        first, second = self._draw_pairs(count, generator)
+        first, second = self._draw_pairs(sequences.n_rows if self.per == "row" else 1, generator)
+        return self._apply(sequences, first, generator), self._apply(sequences, second, generator)
+
+    def _apply(self, sequences: Ragged, drawn: Tensor, generator: torch.Generator) -> Ragged:
         if self.per == "batch":
-            return self.views[int(first)](sequences, generator), self.views[int(second)](sequences, generator)
-        short_mask = sequences.lengths < 2
-        operations: list[Callable[[Ragged], Ragged]] = [
-            partial(view, generator=generator) for view in self.views
-        ]
-        one, two = (
-            assign(sequences, drawn.masked_fill(short_mask, -1), operations) for drawn in (first, second)
-        )
-        return one, two
+            view = self.views[int(drawn)](sequences, generator)
+        else:
+            operations: list[Callable[[Ragged], Ragged]] = [partial(v, generator=generator) for v in self.views]
+            view = assign(sequences, drawn.masked_fill(sequences.lengths < 2, -1), operations)
+        return view if self.max_len is None else view.last(self.max_len)
 
     def _draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         n, where = len(self.views), generator.device

@@ -36,9 +36,7 @@ class SequenceView:
 
     def __init__(self, config: ViewConfig | None = None, /, **settings: Any) -> None:
         if config is not None and settings:
-            raise ValueError(
-                f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})"
-            )
+            raise ValueError(f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})")
         self.config: Any = config if config is not None else self.Config.of(settings)
 
     def setup(self, train: Part) -> None:

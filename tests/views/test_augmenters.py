@@ -120,9 +120,7 @@ def test_published_attention_is_across_the_batch() -> None:
     assert isinstance(augmenter, Attention)
     hidden, _ = _inputs()
     weight = torch.softmax(augmenter.query(hidden) @ augmenter.key(hidden).T / math.sqrt(DIM), 1)
-    torch.testing.assert_close(
-        augmenter(hidden), F.normalize(F.gelu(weight @ augmenter.value(hidden)), dim=1)
-    )
+    torch.testing.assert_close(augmenter(hidden), F.normalize(F.gelu(weight @ augmenter.value(hidden)), dim=1))
 
 
 def test_published_convolution_takes_the_batch_as_channels() -> None:

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from itertools import combinations, permutations
+from typing import Literal
 
 import pytest
 import torch
@@ -200,6 +201,15 @@ def test_two_views_per_batch_and_independent() -> None:
         independent.add((first.values[0].item(), second.values[0].item()))
     assert seen == {101, 102}
     assert len(independent) == 4
+
+
+@pytest.mark.parametrize("per", ["row", "batch"])
+def test_two_views_keep_the_last_tokens_of_what_grows(per: Literal["row", "batch"]) -> None:
+    pair = TwoViews(["insert", "mask"], per=per, max_len=9)
+    pair.setup(_train())
+    batch = _batch(torch.device("cpu")).last(9)
+    for view in pair(batch, _generator(1)):
+        assert int(view.lengths.max()) <= 9
 
 
 def test_two_views_refuses_what_it_cannot_do() -> None:

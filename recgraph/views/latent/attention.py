@@ -34,14 +34,10 @@ class Attention(Augmenter):
     def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
         query = self.query(hidden)
         if self.variant == "published":
-            attended = F.scaled_dot_product_attention(
-                query[None], self.key(hidden)[None], self.value(hidden)[None]
-            )[0]
+            attended = F.scaled_dot_product_attention(query[None], self.key(hidden)[None], self.value(hidden)[None])[0]
         else:
             assert states is not None  # checked by the base
-            attended = attend_rows(
-                query, states.with_values(self.key(states.values)), self.value(states.values)
-            )
+            attended = attend_rows(query, states.with_values(self.key(states.values)), self.value(states.values))
         return F.gelu(attended)
 
 

@@ -69,9 +69,7 @@ class Augmenter(nn.Module):
             )
         if self.needs_states and (states is None or states.n_rows != hidden.shape[0]):
             given = "None" if states is None else f"{states.n_rows} rows"
-            raise ValueError(
-                f"states = {given}; {type(self).__name__} needs those of the {hidden.shape[0]} rows"
-            )
+            raise ValueError(f"states = {given}; {type(self).__name__} needs those of the {hidden.shape[0]} rows")
         return F.normalize(self._augment(hidden, states), dim=-1)
 
     def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
