@@ -1,0 +1,132 @@
+"""Generated data: its structure, its reproducibility, and that the best possible ranking is what it says."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recgraph.config import ConfigError
+from recgraph.data import synthetic
+from recgraph.data.interactions import Interactions
+from recgraph.data.synthetic import Synthetic, best_possible, generate, generate_blocks, jump_probabilities
+
+CONFIG = Synthetic()
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pl.DataFrame]:
+    return generate(CONFIG)
+
+
+def _jumps(tables: dict[str, pl.DataFrame], config: Synthetic = CONFIG) -> pl.DataFrame:
+    """Each step: user, group before and after, and the distance along the cycle."""
+    log = tables["interactions"].join(tables["items"], on="item_id", maintain_order="left")
+    before = pl.col("place").shift(1).over("user_id")
+    return log.with_columns(
+        jump=(pl.col("place") - before) % config.group_size,
+        last=pl.col("timestamp") == pl.col("timestamp").max().over("user_id"),
+    ).filter(pl.col("jump").is_not_null())
+
+
+def test_sizes_ids_and_order(tables: dict[str, pl.DataFrame]) -> None:
+    log = tables["interactions"]
+    lengths = log.group_by("user_id").len()["len"]
+    assert log["user_id"].n_unique() == CONFIG.n_users == len(tables["users"])
+    assert (lengths.min(), lengths.max()) == (CONFIG.min_length, CONFIG.max_length)
+    assert set(log["item_id"]) == set(range(1, CONFIG.n_items + 1)) == set(tables["items"]["item_id"])
+    assert log.equals(log.sort("user_id", "timestamp"))
+    assert not log.select("user_id", "item_id").is_duplicated().any(), "nobody comes back to an item"
+
+
+def test_users_stay_in_their_group(tables: dict[str, pl.DataFrame]) -> None:
+    log = tables["interactions"].join(tables["items"], on="item_id").join(tables["users"], on="user_id")
+    assert (log["group"] == log["group_right"]).all()
+    assert tables["items"].group_by("group").len()["len"].to_list() == [CONFIG.group_size] * CONFIG.n_groups
+
+
+def test_jumps_have_their_probabilities(tables: dict[str, pl.DataFrame]) -> None:
+    jumps = _jumps(tables)["jump"].to_numpy()
+    seen = np.bincount(jumps, minlength=CONFIG.reach + 1)[1:]
+    assert len(seen) == CONFIG.reach
+    expected = jump_probabilities(CONFIG) * len(jumps)
+    chi2 = float(((seen - expected) ** 2 / expected).sum())
+    assert chi2 < 16.3  # 0.999 quantile at 3 degrees of freedom
+
+
+def test_order_is_not_readable_from_ids(tables: dict[str, pl.DataFrame]) -> None:
+    items = tables["items"]
+    assert abs(np.corrcoef(items["item_id"], items["place"])[0, 1]) < 0.2
+    assert abs(np.corrcoef(items["item_id"], items["group"])[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("k", [1, 2, 10])
+def test_best_possible_is_reached_by_the_oracle(k: int) -> None:
+    config = Synthetic(n_users=20_000, seed=3)
+    best = best_possible(config, k)
+    last = _jumps(generate(config), config).filter("last")["jump"].to_numpy()
+    ndcg = np.where(last <= k, 1 / np.log2(1 + last), 0.0)
+    assert abs(ndcg.mean() - best.ndcg) < 4 * best.standard_error
+    assert best.standard_error == pytest.approx(ndcg.std() / math.sqrt(len(last)), rel=0.05)
+    assert (last <= k).mean() == pytest.approx(best.hit_rate, abs=0.02)
+
+
+def test_no_ranking_is_better() -> None:
+    p = jump_probabilities(CONFIG)
+    best = best_possible(CONFIG, 3).ndcg
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        places = random.permutation(8)[: len(p)] + 1
+        assert (p * np.where(places <= 3, 1 / np.log2(1 + places), 0)).sum() <= best + 1e-12
+
+
+def test_derivation_shows_the_sum() -> None:
+    assert best_possible(CONFIG, 10).derivation.endswith(f"= {best_possible(CONFIG, 10).ndcg:.4f}")
+    with pytest.raises(ValueError, match="k = 0"):
+        best_possible(CONFIG, 0)
+
+
+def test_the_same_seed_gives_the_same_data(tables: dict[str, pl.DataFrame]) -> None:
+    again, other = generate(CONFIG), generate(Synthetic(seed=8))
+    assert all(tables[name].equals(again[name]) for name in tables)
+    assert not tables["interactions"].equals(other["interactions"])
+
+
+def test_blocks_make_up_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthetic, "_BLOCK", 100)
+    blocks = list(generate_blocks(Synthetic(n_users=250)))
+    assert [len(users) for _, users in blocks] == [100, 100, 50]
+    ids = pl.concat([log["user_id"] for log, _ in blocks]).unique(maintain_order=True)
+    assert ids.to_list() == list(range(1, 251))
+
+
+def test_lengths_of_one_need_no_jump() -> None:
+    log = generate(Synthetic(n_users=50, min_length=1, max_length=1))["interactions"]
+    assert len(log) == 50
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_groups": 7}, "n_groups = 7 must divide n_items = 300"),
+        ({"max_length": 4}, "max_length = 4 must be at least min_length = 5"),
+        ({"max_length": 20}, r"\(max_length - 1\) \* reach = 76 must be less than n_items / n_groups = 50"),
+        ({"decay": 1.0}, "decay = 1.0"),
+        ({"n_user": 3}, "did you mean n_users"),
+    ],
+)
+def test_parameters_that_do_not_fit(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Synthetic.of(settings)
+
+
+def test_last_step_is_the_test_item(tables: dict[str, pl.DataFrame]) -> None:
+    data = Interactions.from_frame(tables["interactions"], user="user_id", item="item_id", timestamp="timestamp")
+    cases = data.split("leave-one-out").test
+    truth = data.items.ids(cases.truth.values)
+    last = tables["interactions"].group_by("user_id", maintain_order=True).last()
+    assert dict(zip(data.users.ids(cases.users), truth, strict=True)) == dict(
+        last.select("user_id", "item_id").iter_rows()
+    )
