@@ -53,6 +53,9 @@ def softmax_loss(
     Returns:
         A scalar. It can be differentiated once.
     """
+    if not torch.is_grad_enabled():
+        # or else the function would make gradients that no backward asks for
+        hidden, table = hidden.detach(), table.detach()
     loss: Tensor = _OnePass.apply(hidden, table, targets, candidates, block_rows)  # type: ignore[no-untyped-call]
     return loss
 
@@ -80,9 +83,7 @@ class _OnePass(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         # under create_graph the gradients would pass for constants
         if torch.is_grad_enabled():
-            raise RuntimeError(
-                "softmax losses can be differentiated once; create_graph=True is not supported"
-            )
+            raise RuntimeError("softmax losses can be differentiated once; create_graph=True is not supported")
         grads = [
             None if grad is None else (grad * grad_output).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.types, strict=True)
@@ -131,9 +132,7 @@ class _Run:
 
     def _bounded(self) -> bool:
         """Whether no score can leave the range of ``exp``, so that the pass for the maxima is not needed."""
-        bound = self.h.norm(dim=1).amax() * torch.maximum(
-            self.rows.norm(dim=1).amax(), self.w_pos.norm(dim=1).amax()
-        )
+        bound = self.h.norm(dim=1).amax() * torch.maximum(self.rows.norm(dim=1).amax(), self.w_pos.norm(dim=1).amax())
         if self.shift is not None:
             bound = bound + self.shift.abs().amax()
         return bool(bound <= self.limit)

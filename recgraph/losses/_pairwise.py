@@ -36,9 +36,7 @@ class OwnNegatives(NextItemLoss):
     def setup(self, item_counts: Tensor) -> None:
         self.sampler.setup(item_counts)
 
-    def _loss(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         n_items = table.shape[0] - 1
         negatives = self.sampler.draw((targets.numel(), self.config.n_negatives), n_items, generator)
         keep_mask = negatives != targets[:, None]

@@ -37,9 +37,7 @@ class NextItemLoss(nn.Module):
     def __init__(self, config: LossConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         if config is not None and settings:
-            raise ValueError(
-                f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})"
-            )
+            raise ValueError(f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})")
         self.config: Any = config if config is not None else self.Config.of(settings)
 
     def setup(self, item_counts: Tensor) -> None:
@@ -77,9 +75,7 @@ class NextItemLoss(nn.Module):
             raise ValueError(f"{type(self).__name__} draws negatives and needs a generator; got None")
         return self._loss(hidden, targets, table, generator)
 
-    def _loss(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _loss(hidden, targets, table, generator)")
 
 

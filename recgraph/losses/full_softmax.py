@@ -31,8 +31,6 @@ class FullSoftmax(NextItemLoss):
 
     Config = FullSoftmaxConfig
 
-    def _loss(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         candidates = Candidates(first=0 if self.config.pad_candidate else 1)
         return softmax_loss(hidden, targets, table, candidates, self.config.block_rows)

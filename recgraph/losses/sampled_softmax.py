@@ -50,9 +50,7 @@ class SampledSoftmax(NextItemLoss):
     def setup(self, item_counts: Tensor) -> None:
         self.sampler.setup(item_counts)
 
-    def _loss(
-        self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
         drawn = self.sampler.draw((count,), n_items, generator)
         shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
