@@ -1,0 +1,19 @@
+"""Sphinx configuration."""
+
+from __future__ import annotations
+
+import recgraph
+
+project = "recgraph"
+author = "the recgraph authors"
+version = release = recgraph.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"recgraph {version}"
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+# the docstrings are Google style
+napoleon_numpy_docstring = False

@@ -1,0 +1,93 @@
+"""The code of the pages "Add a ..." runs, and what it adds works by its name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recgraph import registry
+from recgraph.data.card import Card
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def run(page: str) -> dict[str, Any]:
+    scope: dict[str, Any] = {"__name__": page}
+    for code in blocks(page, "python"):
+        exec(compile(code, page, "exec", dont_inherit=True), scope)
+    return scope
+
+
+def small_split() -> Any:
+    import polars as pl
+
+    import recgraph as rg
+
+    rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(6)]
+    frame = pl.DataFrame(rows, schema=["u", "i", "t"], orient="row")
+    return rg.Interactions.from_frame(frame, user="u", item="i", timestamp="t").split("leave-one-out")
+
+
+def test_models() -> None:
+    import recgraph as rg
+
+    run("add/model.md")
+    split = small_split()
+    assert len(rg.fit("recent-popularity", split, seed=1).evaluate("valid")) == 2
+    model = registry.load("model", "decayed")(hidden_dim=8, norm_weight=0.5)
+    assert set(rg.fit(model, split, seed=1, max_epochs=1).history[0]) >= {"rec", "norm"}
+
+
+def test_view() -> None:
+    from recgraph.sparse.ragged import Ragged
+
+    run("add/view.md")
+    rows = Ragged.from_lists([[1, 2, 3, 4], [5]])
+    view = registry.load("view", "drop")(p=0.5)(rows, torch.Generator().manual_seed(0))
+    assert [row[-1] for row in view.to_lists()] == [4, 5]
+
+
+def test_weighting() -> None:
+    from recgraph.contrast.term import ContrastiveTerm
+
+    run("add/weighting.md")
+    a, b = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    plain, weighted = ContrastiveTerm()(a, b), ContrastiveTerm(weight="hard")(a, b)
+    assert not torch.isclose(plain, weighted)
+
+
+def test_metric() -> None:
+    from recgraph.evaluate.metrics.base import RankedHits
+
+    run("add/metric.md")
+    hits = RankedHits(torch.tensor([[True, False], [False, True]]), torch.tensor([1, 1]))
+    assert registry.load("metric", "first_hit")()(hits, 2).tolist() == [1, 0]
+
+
+def test_card(tmp_path: Path) -> None:
+    (text,) = blocks("add/dataset.md", "toml")
+    (tmp_path / "my-shop.toml").write_text(text)
+    assert Card.load(tmp_path / "my-shop.toml").expected.users == 1200
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    pages = {
+        path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md") if "_build" not in path.parts
+    }
+    listed = set(re.findall(r"^([a-z/_-]+)$", index, flags=re.MULTILINE))
+    assert pages - {"index"} == listed
