@@ -55,6 +55,7 @@ class Transformer(SequenceEncoder):
     Item plus learned position embedding, LayerNorm, dropout; post-norm layers with exact GELU. Departures: query, key
     and value are one product; nothing is computed for padding, nor for masked items that no key can reach; where only
     the last state is read, the last layer computes that place alone. The numbers are those of the padded computation.
+    As published, a masked item's place passes no gradient to the embedding of token 0.
 
     Args:
         hidden_dim, max_len, dropout: as of every encoder.
@@ -88,7 +89,7 @@ class Transformer(SequenceEncoder):
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         packed = pack(sequences, last_only)
-        x = F.embedding(packed.tokens, table) + self.position_embedding(packed.positions)
+        x = F.embedding(packed.tokens, table, padding_idx=0) + self.position_embedding(packed.positions)
         x = dropout(self.norm(x), self.dropout, generator)
         *inner, final = self.layers
         for layer in inner:

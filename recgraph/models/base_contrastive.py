@@ -60,7 +60,7 @@ class ContrastiveSequenceModel(SequenceModel):
             temperature=temperature,
             similarity=similarity or self.config.similarity,
             weight=self.config.weight,
-            weight_options=self.config.weight_options,
+            weight_settings=self.config.weight_options,
             objective="nt_xent",
         )
 

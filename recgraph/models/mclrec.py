@@ -73,7 +73,8 @@ class MCLRec(ContrastiveSequenceModel):
             cls(self.config.hidden_dim, variant=self.config.augmenter_variant) for _ in range(count)
         )
         self.latent_contrast = self._contrastive_term(1.0, "dot")
-        self.margin = Margin(temperature=self.config.temperature, form=self.config.margin_form)
+        scope = "row" if self.config.margin_form == "published" else "batch"
+        self.margin = Margin(temperature=self.config.temperature, scope=scope)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         of_augmenters = {id(parameter) for parameter in self.augmenters.parameters()}

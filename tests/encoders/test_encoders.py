@@ -24,7 +24,7 @@ def padded_transformer(encoder: Transformer, padded: Tensor, lengths: Tensor, ta
     """The obvious padded computation, masked items excluded as keys; [B, L, D]."""
     n, length = padded.shape
     places = torch.arange(length, device=padded.device)
-    x = encoder.norm(table[padded] + encoder.position_embedding(places))
+    x = encoder.norm(F.embedding(padded, table, padding_idx=0) + encoder.position_embedding(places))
     visible = (places[:, None] >= places) & (padded != 0)[:, None, :]
     alone = ~visible.any(-1, keepdim=True) & torch.eye(length, device=padded.device).bool()
     bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~(visible | alone), float("-inf"))[:, None]
