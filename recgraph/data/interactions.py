@@ -149,9 +149,10 @@ class Interactions(Readers):
         Args:
             keep_mask: [T] aligned with :attr:`ordered`.
         """
-        in_log = np.empty(len(self.log), dtype=bool)
-        in_log[np.searchsorted(self.log["row"].to_numpy(), self.ordered.rows.numpy())] = keep_mask
-        part = replace(self, log=self.log.filter(pl.Series(in_log)))
+        rows = self.log["row"].to_numpy()
+        keeps = np.zeros(int(rows[-1]) + 1 if len(rows) else 0, dtype=bool)
+        keeps[self.ordered.rows.numpy()[keep_mask]] = True
+        part = replace(self, log=self.log.filter(pl.Series(keeps[rows])))
         part.__dict__["ordered"] = self.ordered.filter(torch.from_numpy(keep_mask))
         return part
 

@@ -217,7 +217,8 @@ def _recbole(folder: Path) -> Path:
         "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t9\t3\t5\n2\t8\t4\t6.0\n"
     )
     (folder / "d.item").write_text(
-        "item_id:token\ttitle:token_seq\tclass:token_seq\tprice:float\n9\tToy Story\tA B\t1.5\n8\tHeat\t\t\n77\tX\tB\t2\n"
+        "item_id:token\ttitle:token_seq\tclass:token_seq\tprice:float\n"
+        "9\tToy Story\tA B\t1.5\n8\tHeat\t\t\n77\tX\tB\t2\n"
     )
     (folder / "d.user").write_text("user_id:token\tage:token\n2\t30\n")
     return folder
@@ -244,7 +245,7 @@ def test_features_of_a_frame() -> None:
     data = Interactions.from_frame(ROWS, **NAMES, item_features=items)
     assert data.item_relation("tags").rows() == [(10, "x"), (10, "y")]
     assert data.k_core(2, 2).item_features is not None
-    with pytest.raises(MixedIdError, match="texts, the log's ids are integers|holds"):
+    with pytest.raises(MixedIdError, match=r"'who' of the features holds integers, the log's ids are texts"):
         data.with_features(user_features=pd.DataFrame({"who": [1], "age": [2]}))
     with pytest.raises(DataError, match="id 10 occurs several times"):
         data.with_features(item_features=pd.concat([items, items]))

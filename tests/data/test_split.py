@@ -201,9 +201,9 @@ def test_grades_are_given_when_asked_for() -> None:
     last = data.log.sort("user", "time", "row").group_by("user", maintain_order=True).last()
     assert test.grades is not None
     assert test.grades.tolist() == last["rating"].to_list()
+    bare = Interactions.from_frame(pl.DataFrame({"u": [1] * 3, "i": [1, 2, 3]}), user="u", item="i")
     with pytest.raises(ValueError, match=r"grades = 'weight'.*no weight"):
-        data_without = Interactions.from_frame(pl.DataFrame({"u": [1] * 3, "i": [1, 2, 3]}), user="u", item="i")
-        data_without.split("leave-one-out", grades="weight")
+        bare.split("leave-one-out", grades="weight")
 
 
 def test_hash_is_stable_and_sees_everything() -> None:
