@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,7 +75,7 @@ def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None
             show(frame.iter_rows(named=True), form, title)
         return
     form = form or _form_of(output)
-    writers = {
+    writers: dict[FileFormat, Callable[[Path], Any]] = {
         FileFormat.CSV: frame.write_csv,
         FileFormat.TSV: lambda path: frame.write_csv(path, separator="\t"),
         FileFormat.JSON: frame.write_json,

@@ -1,0 +1,270 @@
+"""The commands, from getting data to recommending, on the synthetic data set."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner, Result
+
+from recgraph import __version__, registry
+from recgraph.cli.app import app
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def rows(*arguments: object) -> list[dict[str, Any]]:
+    done = call(*arguments, "--format", "json")
+    assert done.exit_code == 0, done.output
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(home))
+
+
+SETTINGS = ("--set", "hidden_dim=16", "--set", "max_epochs=1", "--set", "batch_size=128")
+
+
+@pytest.fixture(scope="module")
+def run(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small trained run."""
+    out = tmp_path_factory.mktemp("runs") / "sasrec"
+    done = call("train", "sasrec", "--dataset", "synthetic", "--out", out, *SETTINGS, "--seed", 3)
+    assert done.exit_code == 0, done.output
+    assert f"try next: recgraph evaluate {out}" in done.stderr
+    return out
+
+
+def test_version() -> None:
+    assert call("--version").stdout.strip() == __version__
+
+
+def test_data_list_and_get(home: Path) -> None:
+    assert "synthetic" in {row["name"] for row in rows("data", "list")}
+    (row,) = rows("data", "get", "synthetic")
+    assert (row["users"], row["items"]) == (600, 300)
+    assert Path(row["folder"]).is_relative_to(home)
+    assert rows("data", "get", "synthetic")[0]["state"] == "was prepared already"
+    assert {row["name"]: row["prepared"] for row in rows("data", "list")}["synthetic"]
+
+
+def test_data_get_prints_the_acknowledgement() -> None:
+    done = call("data", "get", "synthetic")
+    assert "Nothing has to be acknowledged." in done.stderr
+    assert done.stdout.startswith("name\tusers\t")
+
+
+def test_data_info() -> None:
+    facts = {row["key"]: row["value"] for row in rows("data", "info", "ml-100k")}
+    assert facts["expected.users"] == 943
+    assert facts["sources.1.kind"] == "url"
+    assert "GroupLens" in facts["acknowledgement"]
+
+
+def test_data_get_from_a_wrong_file_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("1 2 3\n")
+    done = call("data", "get", "amazon-beauty", "--from", path)
+    assert done.exit_code == 2
+    assert str(path) in done.stderr
+
+
+def test_models_lists_all_with_their_settings() -> None:
+    found = {row["model"]: row for row in rows("models")}
+    assert list(found) == registry.names("model")
+    assert "hidden_dim" in found["mclrec"]["settings"]
+    assert all(row["what"] for row in found.values())
+
+
+def test_models_shows_one() -> None:
+    found = {row["setting"]: row for row in rows("models", "MCLRec")}
+    assert found["max_epochs"]["of"] == "training"
+    assert found["dropout"]["allowed"] == ">= 0 and < 1"
+    assert found["split"]["of"] == "data"
+    assert {row["of"] for row in rows("models", "ease")} == {"model", "data"}
+
+
+def test_doctor() -> None:
+    facts = {row["name"]: row["value"] for row in rows("doctor")}
+    assert facts["recgraph"] == __version__
+    assert {"torch", "threads", "cpu", "prepared data", "faiss-cpu"} <= set(facts)
+
+
+def test_train_writes_the_resolved_configuration(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    assert (config["model"], config["seed"], config["data"]["dataset"]) == ("sasrec", 3, "synthetic")
+    assert (config["config"]["hidden_dim"], config["training"]["max_epochs"]) == (16, 1)
+
+
+def test_config_file_and_set(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text("hidden_dim = 8\nmax_epochs = 1\nbatch_size = 256\n")
+    out = tmp_path / "run"
+    done = call("train", "sasrec", "-d", "synthetic", "-o", out, "--config", file, "--set", "hidden_dim=4")
+    assert done.exit_code == 0, done.output
+    config = json.loads((out / "config.json").read_text())
+    assert (config["config"]["hidden_dim"], config["training"]["batch_size"]) == (4, 256)
+
+
+def test_an_existing_run_is_refused_without_resume(run: Path) -> None:
+    again = ("train", "sasrec", "--dataset", "synthetic", "--out", run, *SETTINGS, "--seed", 3)
+    done = call(*again)
+    assert done.exit_code == 2
+    assert str(run) in done.stderr
+    assert "--resume" in done.stderr
+    done = call(*again, "--resume")
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "hidden_dims=3"), "unknown setting 'hidden_dims'; did you mean hidden_dim"),
+        (("--set", "dropout=1.5"), "dropout = 1.5"),
+        (("--set", "dropout"), "'dropout' is not of the form key=value"),
+        (("--config", "/nowhere.toml"), "'/nowhere.toml' does not exist"),
+        (("--dataset", "nope"), "dataset 'nope' has no card"),
+        (("--device", "abacus"), "abacus"),
+        (("--set", "split=sideways"), "sideways"),
+    ],
+)
+def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = call("train", "sasrec", "--dataset", "synthetic", "--out", tmp_path / "run", *arguments)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_an_unknown_model_lists_the_known(tmp_path: Path) -> None:
+    done = call("train", "sasreck", "--dataset", "synthetic", "--out", tmp_path / "run")
+    assert done.exit_code == 2
+    assert "model 'sasreck' does not exist; there are" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_usage_errors_are_typers_own() -> None:
+    assert call("train", "sasrec").exit_code == 2
+    assert call("fly").exit_code == 2
+
+
+def test_ctrl_c_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt("saved in runs/a")
+
+    from recgraph import experiment
+
+    monkeypatch.setattr(experiment, "train", interrupted)
+    done = call("train", "sasrec", "--dataset", "synthetic", "--out", tmp_path / "run")
+    assert done.exit_code == 130
+    assert "saved in runs/a" in done.stderr
+
+
+def test_a_loss_that_is_not_finite_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recgraph import experiment
+    from recgraph.train.trainer import NonFiniteLoss
+
+    def diverged(*_: object, **__: object) -> None:
+        raise NonFiniteLoss("rec is nan at step 3")
+
+    monkeypatch.setattr(experiment, "train", diverged)
+    done = call("train", "sasrec", "--dataset", "synthetic", "--out", tmp_path / "run")
+    assert (done.exit_code, done.stderr) == (1, "recgraph: rec is nan at step 3\n")
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = call("--debug", "data", "info", "nope")
+    assert isinstance(done.exception, ValueError)
+
+
+def test_evaluate(run: Path) -> None:
+    found = {row["metric"]: row for row in rows("evaluate", run)}
+    assert set(found["ndcg@10"]) == {"metric", "seen kept", "seen excluded"}
+    assert 0 < found["ndcg@10"]["seen excluded"] < 1
+    valid = rows("evaluate", run, "--split", "valid", "--seen", "exclude")
+    assert set(valid[0]) == {"metric", "seen excluded"}
+    done = call("evaluate", run, "--seen", "keep")
+    assert "600 users, protocol " in done.stderr
+    assert done.stdout.startswith("metric\tseen kept\n")
+
+
+def test_evaluate_what_is_no_run(tmp_path: Path) -> None:
+    done = call("evaluate", tmp_path)
+    assert done.exit_code == 2
+    assert str(tmp_path) in done.stderr
+
+
+def test_recommend_to_users(run: Path) -> None:
+    users = [row["user_id"] for row in rows("recommend", run, "-u", 1, "-u", 5, "-k", 3)]
+    assert users == [1, 1, 1, 5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("log.csv", "user_id,item_id,timestamp\n7,3,1\n7,4,2\n8,9,1\n"),
+        ("log.csv", "user_id,item_id\n7,3\n7,4\n8,9\n"),
+        ("log.tsv", "user_id\titem_id\n7\t3\n7\t4\n8\t9\n"),
+        ("log.jsonl", '{"user_id": 7, "item_id": 3}\n{"user_id": 7, "item_id": 4}\n{"user_id": 8, "item_id": 9}\n'),
+        ("log.txt", "7 3 4\n8 9\n"),
+    ],
+)
+def test_recommend_to_histories(run: Path, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = rows("recommend", run, "--histories", tmp_path / name, "-k", 2)
+    assert [row["user_id"] for row in found] == [7, 7, 8, 8]
+    assert not {row["item_id"] for row in found if row["user_id"] == 7} & {3, 4}
+
+
+def test_recommend_into_parquet(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    done = call("recommend", run, "-u", 1, "--output", path, "--format", "parquet")
+    assert done.exit_code == 0, done.output
+    assert pl.read_parquet(path).height == 10
+    assert done.stdout == ""
+
+
+def test_a_parquet_file_can_be_piped(run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "recgraph.cli", "recommend", str(run), "-u", "1", "--format", "parquet"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    (tmp_path / "out.parquet").write_bytes(done.stdout)
+    assert pl.read_parquet(tmp_path / "out.parquet").height == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "say for whom"),
+        (("-u", "1", "--histories", "x.csv"), "say for whom"),
+        (("-u", "ann"), "--user 'ann' cannot be a user of this run: its ids are like"),
+        (("-u", "999999"), "999999"),
+        (("--histories", "/nowhere.csv"), "/nowhere.csv"),
+        (("-u", "1", "--with", "colour"), "'colour'"),
+    ],
+)
+def test_recommend_mistakes(run: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = call("recommend", run, *arguments)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+
+
+def test_popular_items_for_the_unknown(run: Path) -> None:
+    assert len(rows("recommend", run, "-u", 999999, "--popular", "-k", 4)) == 4
