@@ -27,9 +27,7 @@ def distinct(rows: Ragged, n_columns: int) -> Ragged:
     return Ragged.from_lengths(keys % n_columns, counts)
 
 
-def co_occurrence(
-    rows: Ragged, n_columns: int, row_weights: Tensor | None = None
-) -> Iterator[tuple[int, Tensor]]:
+def co_occurrence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
     """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows.
 
     Costs the sum of squared row lengths, whatever the number of columns; memory is bounded by the blocks.

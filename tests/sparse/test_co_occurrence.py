@@ -33,9 +33,7 @@ def test_distinct(device: torch.device) -> None:
     assert distinct(rows, N_COLUMNS).to_lists() == [np.flatnonzero(row).tolist() for row in dense]
 
 
-@pytest.mark.parametrize(
-    ("pairs", "cells"), [(1 << 21, 1 << 21), (1, 1 << 21), (1 << 21, 3 * N_COLUMNS), (60, 65)]
-)
+@pytest.mark.parametrize(("pairs", "cells"), [(1 << 21, 1 << 21), (1, 1 << 21), (1 << 21, 3 * N_COLUMNS), (60, 65)])
 def test_equals_the_dense_product(
     pairs: int, cells: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
