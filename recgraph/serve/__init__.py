@@ -1,0 +1,1 @@
+"""Serving: a model with its ids and seen items, saved as a bundle."""

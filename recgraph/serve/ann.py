@@ -1,0 +1,84 @@
+"""Approximate search over item vectors with faiss (the extra ``serve``), with an exact ranking of what it finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recgraph.data.batch import Query
+from recgraph.evaluate.ranking import GROUP, device_of, evaluating
+from recgraph.evaluate.select import NOTHING, merge
+from recgraph.evaluate.topk import Lists, tie_order
+from recgraph.models.base import Model
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["AnnIndex"]
+
+
+class AnnIndex:
+    """A faiss index over the items of one model.
+
+    Only the candidates are approximate: their scores are computed again from the vectors, and the order is that of the
+    exact ranking, ties included.
+
+    Args:
+        index: a faiss index of inner products.
+        vectors: [n_items, D] float32, on the host.
+        oversample: candidates fetched for each item that is wanted, beyond those that the user has seen.
+    """
+
+    def __init__(self, index: Any, vectors: Tensor, oversample: int = 4) -> None:
+        if oversample < 1:
+            raise ValueError(f"oversample = {oversample} must be at least 1")
+        self.index, self.vectors, self.oversample = index, vectors, oversample
+        self.order = tie_order(len(vectors), 0)
+        self.place = self.order.argsort()
+
+    @classmethod
+    def build(cls, model: Model, factory: str = "HNSW32", oversample: int = 4) -> AnnIndex:
+        """Index a model's items.
+
+        Args:
+            factory: a faiss index description, e.g. ``"HNSW32"``, ``"IVF256,Flat"`` or ``"Flat"``.
+
+        Raises:
+            ImportError: faiss is not installed.
+            ValueError: the model ranks by scores alone, or faiss does not know the description.
+        """
+        if not model.has_vectors:
+            raise ValueError(f"{type(model).__name__} has no item vectors; an index needs a model that has them")
+        try:
+            import faiss
+        except ImportError:
+            raise ImportError("faiss is not installed; pip install 'recgraph[serve]'") from None
+        with evaluating(model):
+            vectors = model.encode_items().detach().float().to("cpu").contiguous()
+        try:
+            index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            raise ValueError(f"factory = {factory!r} is no index that faiss knows: {error}") from None
+        index.train(vectors.numpy())
+        index.add(vectors.numpy())
+        return cls(index, vectors, oversample)
+
+    def rank(self, model: Model, query: Query, seen: Ragged | None, k: int, batch_size: int = 1024) -> Lists:
+        """The best ``k`` of the found items for each user of a query, without those in ``seen``."""
+        groups = torch.arange(len(query)).split(min(GROUP, batch_size))  # type: ignore[no-untyped-call]
+        return Lists.cat([self._rank_group(model, query, seen, k, rows) for rows in groups])
+
+    @torch.inference_mode()
+    def _rank_group(self, model: Model, query: Query, seen: Ragged | None, k: int, rows: Tensor) -> Lists:
+        part = Query(query.users[rows], query.history.take(rows))
+        with evaluating(model):
+            users = model.encode_users(part.to(device_of(model))).detach().float().to("cpu")
+        own = Ragged.from_lists([[]] * len(rows)) if seen is None else seen.take(rows)
+        wanted = k * self.oversample + int(own.lengths.max())
+        found = torch.from_numpy(self.index.search(users.numpy(), min(wanted, len(self.vectors)))[1])
+        keys = torch.arange(len(rows))[:, None] * len(self.vectors) + found
+        missing = (found < 0) | torch.isin(keys, own.rows * len(self.vectors) + own.values)
+        items = found.clamp(min=0)
+        scores = (self.vectors[items] @ users[:, :, None]).squeeze(2).masked_fill(missing, NOTHING)
+        values, columns = merge(scores, self.place[items].masked_fill(missing, -1), k)
+        return Lists(torch.where(columns < 0, columns, self.order[columns.clamp(min=0)]), values)

@@ -1,0 +1,267 @@
+"""The recommender: a model joined with the ids of its users and items and with what the users have seen."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.data.columns import Columns
+from recgraph.data.ids import IdMap
+from recgraph.data.native import FrameKind
+from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.ranking import catalogue_for, rank
+from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.models.base import Model
+from recgraph.serve import bundle
+from recgraph.serve.ann import AnnIndex
+from recgraph.serve.answer import answer, check_item_columns
+from recgraph.serve.request import Request, of_histories, of_users, take
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["NoHistoryError", "Recommender", "load"]
+
+Fallback = Literal["popularity"]
+_log = logging.getLogger(__name__)
+
+
+class NoHistoryError(ValueError):
+    """There is nothing known of a user from which to recommend."""
+
+
+class Recommender:
+    """Recommends items to users, in the user's own ids.
+
+    Args:
+        model: a built model; it must not be trained further while it serves (:meth:`refresh` afterwards).
+        users, items: index <-> id, in the model's order.
+        seen: a row for each user: what the user did, oldest first. It is what the model reads, and what
+            ``exclude_seen`` leaves out.
+        columns: the names of the columns that go out (default ``user`` and ``item``).
+        kind: the kind of frame that goes out where no frame comes in.
+        item_features: a row an item, keyed by the item's id in the column ``columns.item``.
+        record: anything that can be written as JSON and belongs to the model: protocol, metrics, provenance.
+
+    Attributes:
+        counters: how many ``unknown_items``, ``unknown_users`` and ``fallbacks`` there were so far.
+        ann: an approximate index over the items, see :meth:`use_ann`; None ranks all items exactly.
+
+    Raises:
+        ValueError: the sizes of the model and of the maps differ.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        users: IdMap,
+        items: IdMap,
+        seen: Ragged,
+        *,
+        columns: Columns | None = None,
+        kind: FrameKind = "polars",
+        item_features: pl.DataFrame | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        if model.space is None:
+            raise ValueError(f"{type(model).__name__} is not built; build and fit it first")
+        if model.space.n_items != len(items):
+            raise ValueError(f"items has {len(items)} ids, but the model is built for {model.space.n_items}")
+        if len(users) != seen.n_rows:
+            raise ValueError(f"seen has {seen.n_rows} rows, but users has {len(users)} ids")
+        self.model = model.eval()
+        self.users, self.items, self.seen = users, items, seen
+        self.columns = columns if columns is not None else Columns(user="user", item="item")
+        self.kind = kind
+        self.item_features = item_features
+        self.record = dict(record or {})
+        self.counters: Counter[str] = Counter()
+        self.ann: AnnIndex | None = None
+        self._catalogue: Catalogue | None = None
+
+    @classmethod
+    def for_split(cls, model: Model, split: Split | SealedSplit, record: Mapping[str, Any] | None = None) -> Self:
+        """A recommender for the users of a split; seen is what they did in train and valid, never in test."""
+        log = split.sealed().interactions
+        return cls(
+            model,
+            split.users,
+            split.items,
+            log.ordered.items,
+            columns=log.columns,
+            kind=log.kind,
+            item_features=log.item_features,
+            record=record,
+        )
+
+    @property
+    def popularity(self) -> Tensor:
+        """[n_items] int64: how often each item was seen."""
+        return torch.bincount(self.seen.values, minlength=len(self.items))
+
+    def recommend(
+        self,
+        users: Any = None,
+        histories: Any = None,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allow: Sequence[Any] | None = None,
+        block: Sequence[Any] | None = None,
+        fallback: Fallback | None = None,
+        item_columns: Sequence[str] = (),
+        batch_size: int = 1024,
+    ) -> Any:
+        """The best ``k`` items for each user.
+
+        Args:
+            users: ids of users of the training data (list, array, series, or one id).
+            histories: interactions of users never seen in training: a frame with the training data's column names
+                (or ``user``, ``item``, ``timestamp``), or a mapping user -> list of items, oldest first. Items that
+                the model does not know are skipped and counted in :attr:`counters`.
+            k: the length of the lists; shorter where fewer items may be recommended.
+            exclude_seen: leave out what the user has done.
+            allow: item ids to which the recommendations are restricted.
+            block: item ids that are never recommended.
+            fallback: ``"popularity"`` gives users without any known item the items seen most often; None raises.
+            item_columns: columns of the item features to add, e.g. ``["title"]``.
+            batch_size: users ranked at a time; bounds memory and does not alter results.
+
+        Returns:
+            A frame with the columns user, item, score, rank (from 1), users in the order given and best items first:
+            of the kind of the frame or series that came in, else of the kind of the training data. The scores of a
+            fallback are counts.
+
+        Raises:
+            NoHistoryError: nothing is known of a user, and there is no fallback.
+            ValueError: not exactly one of ``users`` and ``histories``, or an argument that does not fit.
+        """
+        if (users is None) == (histories is None):
+            raise ValueError("give either users (of the training data) or histories (of new users)")
+        if k < 1:
+            raise ValueError(f"k = {k} must be at least 1")
+        if fallback not in (None, "popularity"):
+            raise ValueError(f"fallback = {fallback!r} must be None or 'popularity'")
+        check_item_columns(self.item_features, item_columns)
+        if users is not None:
+            request = of_users(users, self.users, self.seen, self.kind)
+        else:
+            request = of_histories(histories, self.items, self.columns, self.kind)
+        self._count(request, users is not None)
+        candidates = self._candidates(allow, block)
+        empty = request.empty
+        if len(empty) and fallback is None:
+            raise NoHistoryError(_no_history(request, empty))
+        lists = self._rank(request, min(k, len(self.items)), exclude_seen, candidates, batch_size, empty)
+        return answer(request, lists, self.items, self.columns, self.item_features, item_columns)
+
+    def _rank(
+        self, request: Request, k: int, exclude_seen: bool, candidates: Tensor | None, batch_size: int, empty: Tensor
+    ) -> Lists:
+        n_users = len(request.labels)
+        items = torch.full((n_users, k), -1)
+        scores = torch.zeros(n_users, k, dtype=torch.float64)
+        known = (request.query.history.lengths > 0).nonzero().flatten()
+        if len(empty):
+            popular = Catalogue(len(self.items), k, candidates=candidates)
+            counts = self.popularity.double()[None]
+            top = popular.rank(counts, None, ("keep",))["keep"]
+            items[empty], scores[empty] = top.items, top.scores
+        if len(known):
+            query = request.take(known).query
+            convention = "exclude" if exclude_seen else "keep"
+            seen = query.history if exclude_seen else None
+            if self.ann is not None and candidates is None:
+                best = self.ann.rank(self.model, query, seen, k, batch_size)
+                items[known], scores[known] = best.items, best.scores.double()
+                return Lists(items, scores)
+            catalogue = self._catalogue_for(k, candidates)
+            for batch in rank(self.model, catalogue, query, seen, (convention,), batch_size):
+                rows = known[batch.index]
+                items[rows] = batch.lists[convention].items
+                scores[rows] = batch.lists[convention].scores.double()
+        return Lists(items, scores)
+
+    def _catalogue_for(self, k: int, candidates: Tensor | None) -> Catalogue:
+        if candidates is not None:
+            return catalogue_for(self.model, len(self.items), k, candidates=candidates)
+        if self._catalogue is None or self._catalogue.k != k:
+            self._catalogue = catalogue_for(self.model, len(self.items), k)
+        return self._catalogue
+
+    def _candidates(self, allow: Sequence[Any] | None, block: Sequence[Any] | None) -> Tensor | None:
+        if allow is None and block is None:
+            return None
+        allowed_mask = torch.full((len(self.items),), allow is None)
+        for name, ids, value in (("allow", allow, True), ("block", block, False)):
+            if ids is not None:
+                if isinstance(ids, str | bytes):
+                    raise ValueError(f"{name} = {ids!r} must be a list of item ids")
+                index = torch.from_numpy(self.items.index(ids))
+                self.counters["unknown_items"] += int((index < 0).sum())
+                allowed_mask[index[index >= 0]] = value
+        if not bool(allowed_mask.any()):
+            raise ValueError("allow and block leave no item to recommend")
+        return allowed_mask.nonzero().flatten()
+
+    def _count(self, request: Request, of_training: bool) -> None:
+        self.counters["unknown_items"] += request.n_unknown_items
+        self.counters["fallbacks"] += len(request.empty)
+        if of_training:
+            self.counters["unknown_users"] += int((request.query.users < 0).sum())
+        if request.n_unknown_items:
+            _log.warning("%d items of the histories are not known to the model; skipped", request.n_unknown_items)
+
+    def use_ann(self, index: AnnIndex | None = None) -> Self:
+        """Search through an approximate index and rank what it finds exactly; see :class:`AnnIndex`."""
+        self.ann = index if index is not None else AnnIndex.build(self.model)
+        return self
+
+    def refresh(self) -> Self:
+        """Forget what was computed from the model's parameters, after they changed."""
+        self._catalogue = None
+        self.ann = None
+        return self
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle, see :mod:`recgraph.serve.bundle`; it appears whole or not at all."""
+        contents = bundle.Contents(
+            self.model, self.users, self.items, self.seen, self.columns, self.kind, self.item_features, self.record
+        )
+        bundle.save(contents, Path(folder))
+
+    def __repr__(self) -> str:
+        return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"
+
+
+def _no_history(request: Request, empty: Tensor) -> str:
+    names = ", ".join(repr(label) for label in take(request.labels, empty[:3]).to_list())
+    more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+    return (
+        f"nothing is known of user {names}{more}: no known item in the history; "
+        "give histories with known items, or fallback='popularity'"
+    )
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
+    """Read a bundle that :meth:`Recommender.save` wrote.
+
+    Raises:
+        BundleError: the folder holds no bundle, a file is missing or damaged, or this version cannot read it.
+    """
+    contents = bundle.load(Path(folder), torch.device(device))
+    return Recommender(
+        contents.model,
+        contents.users,
+        contents.items,
+        contents.seen,
+        columns=contents.columns,
+        kind=contents.kind,
+        item_features=contents.item_features,
+        record=contents.record,
+    )

@@ -1,0 +1,154 @@
+"""Whom to recommend for: users of the training data, or histories of users never seen in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.data.batch import Query
+from recgraph.data.columns import Columns
+from recgraph.data.ids import IdMap, as_series
+from recgraph.data.interactions import Interactions
+from recgraph.data.native import FrameKind, frame_kind
+from recgraph.sparse.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request in indices.
+
+    Attributes:
+        labels: [B] the users as the caller named them.
+        query: users (-1 for those not in the training data) and what is known of them.
+        kind: the kind of frame that goes out.
+        n_unknown_items: items of the given histories that the model does not know; they are skipped.
+    """
+
+    labels: pl.Series
+    query: Query
+    kind: FrameKind
+    n_unknown_items: int = 0
+
+    @property
+    def empty(self) -> Tensor:
+        """[K] int64: the rows without any known item."""
+        return (self.query.history.lengths == 0).nonzero().flatten()
+
+    def take(self, rows: Tensor) -> Request:
+        """Some of the rows."""
+        query = Query(self.query.users[rows], self.query.history.take(rows))
+        return Request(take(self.labels, rows), query, self.kind)
+
+
+def take(values: pl.Series, rows: Tensor) -> pl.Series:
+    """``values[rows]``, also where the values are Python objects such as UUIDs."""
+    index = rows.numpy()
+    if values.dtype == pl.Object:
+        objects = values.to_list()
+        return pl.Series(values.name, [objects[row] for row in index], dtype=pl.Object)
+    return values.gather(pl.Series(index, dtype=pl.Int64))
+
+
+def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind) -> Request:
+    """Users by their ids.
+
+    Args:
+        given: a list, array or series of ids, or one id.
+        users: the map of the training data.
+        seen: what each of them did.
+        kind: the kind of frame that goes out where ``given`` is no series of a frame library.
+
+    Raises:
+        ValueError: there are no ids, or they are of another type than those of the training data.
+    """
+    values, kind = _ids(given, kind)
+    if not len(values):
+        raise ValueError("users is empty: name at least one")
+    index = torch.from_numpy(users.index(values))
+    known = index >= 0
+    history = seen.take(index.clamp(min=0)).first(torch.where(known, seen.lengths[index.clamp(min=0)], 0))
+    return Request(_labels(values, users.as_uuid), Query(index, history), kind)
+
+
+def of_histories(given: Any, items: IdMap, columns: Columns, kind: FrameKind) -> Request:
+    """Histories of users never seen in training.
+
+    Args:
+        given: a frame with a row for each interaction, named like the training data's or ``user``, ``item`` and,
+            optionally, ``timestamp``; or a mapping user -> list of items, oldest first; or ``Interactions``.
+        items: the map of the training data.
+        columns: the names of the training data.
+        kind: the kind of frame that goes out where ``given`` is no frame.
+
+    Raises:
+        ValueError: a column is missing, or ids are of another type than those of the training data.
+    """
+    if isinstance(given, Mapping):
+        if not given:
+            raise ValueError("histories is empty: give at least one user")
+        for user, row in given.items():
+            if isinstance(row, str | bytes):
+                raise ValueError(f"histories[{user!r}] = {row!r} must be a list of items, oldest first")
+        rows = [list(row) for row in given.values()]
+        lengths = torch.tensor([len(row) for row in rows])
+        labels, _ = _ids(list(given), kind)
+        index = items.index([item for row in rows for item in row])
+        return _of_index(_labels(labels, False), index, lengths, kind)
+    log = given if isinstance(given, Interactions) else _read(given, columns)
+    ordered = log.ordered.items
+    wanted = items.index(log.items.values)[ordered.values.numpy()]
+    return _of_index(log.users.ids(np.arange(len(log.users))), wanted, ordered.lengths, log.kind)
+
+
+def _of_index(labels: pl.Series, index: np.ndarray, lengths: Tensor, kind: FrameKind) -> Request:
+    every = Ragged.from_lengths(torch.from_numpy(index), lengths)
+    known = every.filter(every.values >= 0)
+    users = torch.full((len(lengths),), -1)
+    return Request(labels, Query(users, known), kind, int((index < 0).sum()))
+
+
+def _read(frame: Any, columns: Columns) -> Interactions:
+    try:
+        frame_kind(frame)
+    except ValueError:
+        message = f"histories is a {type(frame).__name__}; give a frame, or a mapping user -> list of items"
+        raise ValueError(message) from None
+    there = nw.from_native(frame).collect_schema().names()
+    user = _name(columns.user, "user", there)
+    item = _name(columns.item, "item", there)
+    times = [name for name in (columns.timestamp, "timestamp") if name is not None and name in there]
+    return Interactions.from_frame(frame, user=user, item=item, timestamp=times[0] if times else None)
+
+
+def _name(own: str, plain: str, there: list[str]) -> str:
+    for name in (own, plain):
+        if name in there:
+            return name
+    wanted = f"{own!r}" if own == plain else f"{own!r} (or {plain!r})"
+    raise ValueError(f"histories has no column {wanted}; its columns are {', '.join(map(repr, there))}")
+
+
+def _ids(given: Any, kind: FrameKind) -> tuple[pl.Series, FrameKind]:
+    series = nw.from_native(given, series_only=True, pass_through=True)
+    if isinstance(series, nw.Series):
+        found = series.implementation.value
+        kind = found if found in ("pandas", "polars", "pyarrow") else kind
+        given = series.to_list() if series.dtype in (nw.Object, nw.Unknown) else series.to_polars()
+    elif isinstance(given, str | bytes) or not hasattr(given, "__iter__"):
+        given = [given]
+    return as_series(given, "users"), kind
+
+
+def _labels(values: pl.Series, as_uuid: bool) -> pl.Series:
+    if not as_uuid:
+        return values
+    import uuid
+
+    return pl.Series(values.name, [uuid.UUID(text) for text in values], dtype=pl.Object)

@@ -1,0 +1,140 @@
+"""Bundles: complete, without pickle, whole or not at all, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+import recgraph
+from recgraph.data.interactions import Interactions
+from recgraph.models.base import Space
+from recgraph.models.sasrec import SASRec
+from recgraph.serve import bundle
+from recgraph.serve.bundle import BundleError
+from recgraph.serve.recommender import Recommender
+
+
+def served(seed: int = 1) -> Recommender:
+    generator = torch.Generator().manual_seed(0)
+    rows = [(f"u{u}", i) for u in range(12) for i in torch.randperm(20, generator=generator)[:6].tolist()]
+    frame = pl.DataFrame(rows, schema={"user_id": pl.String, "movie_id": pl.Int16}, orient="row")
+    data = Interactions.from_frame(
+        frame,
+        user="user_id",
+        item="movie_id",
+        item_features=pl.DataFrame({"movie_id": list(range(20)), "title": [f"film {n}" for n in range(20)]}),
+    )
+    model = SASRec(hidden_dim=8, n_heads=2, n_layers=1, max_len=5).build(
+        Space(n_users=data.n_users, n_items=data.n_items), seed
+    )
+    return Recommender.for_split(model, data.split("leave-one-out"), {"metrics": {"ndcg@10": 0.5}})
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    served().save(tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+def test_round_trip(folder: Path) -> None:
+    one, other = served(), recgraph.load(folder)
+    users = one.users.values
+    first = one.recommend(users=users, item_columns=["title"])
+    assert first.equals(other.recommend(users=users, item_columns=["title"]))
+    assert first.schema["movie_id"] == pl.Int16
+    assert other.record == {"metrics": {"ndcg@10": 0.5}}
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name])
+
+
+def test_no_file_is_pickle(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "item_features.parquet",
+        "items.parquet",
+        "model.safetensors",
+        "seen.safetensors",
+        "users.parquet",
+    ]
+    for path in folder.iterdir():
+        with pytest.raises(ValueError):
+            list(pickletools.genops(path.read_bytes()))
+
+
+def test_saving_replaces_a_bundle_and_nothing_else(folder: Path, tmp_path: Path) -> None:
+    served(seed=2).save(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    other = tmp_path / "work"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(BundleError, match="is no bundle"):
+        served().save(other)
+    assert (other / "thesis.txt").exists()
+
+
+def test_a_failed_save_leaves_the_old_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / "config.json").read_bytes()
+    new = served(seed=2)
+    new.record = {"not": {1, 2}}  # a set is not JSON
+    with pytest.raises(TypeError):
+        new.save(folder)
+    assert (folder / "config.json").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+    recgraph.load(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "users.parquet", "items.parquet", "seen.safetensors"])
+def test_missing_and_damaged_files_are_named(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match=f"{name} is damaged"):
+        recgraph.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        recgraph.load(folder)
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in values.items():
+        if isinstance(value, dict):
+            config[name].update(value)
+        else:
+            config[name] = value
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format": bundle.FORMAT + 1}, "reads format"),
+        ({"model": {"key": "nosuch"}}, "import the module that registers it"),
+        ({"model": {"revision": 99}}, "revision 99 of SASRec"),
+        ({"model": {"config": {"hidden_dim": 16, "n_heads": 2}}}, "does not fit SASRec"),
+        ({"model": {"config": {"hidden_dims": 16}}}, "hidden_dims"),
+    ],
+)
+def test_other_versions_are_refused(folder: Path, values: dict[str, Any], message: str) -> None:
+    change(folder, **values)
+    with pytest.raises(BundleError, match=message):
+        recgraph.load(folder)
+
+
+def test_what_is_no_bundle(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(BundleError, match=r"no config\.json"):
+        recgraph.load(tmp_path / "nothing")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(BundleError, match="damaged"):
+        recgraph.load(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(BundleError, match="no bundle"):
+        recgraph.load(folder)
+    shutil.rmtree(folder)

@@ -1,0 +1,260 @@
+"""Recommendations in the user's own ids, from users and from histories."""
+
+from __future__ import annotations
+
+import datetime
+import uuid
+from typing import Annotated, Any
+
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.data.batch import Query
+from recgraph.data.interactions import Interactions
+from recgraph.evaluate.ranking import evaluating
+from recgraph.models.base import Model, ModelConfig, Space
+from recgraph.models.ease import EASE
+from recgraph.serve import recommender as module
+from recgraph.serve.recommender import NoHistoryError, Recommender, load
+
+
+class ServedTowersConfig(ModelConfig):
+    hidden_dim: Annotated[int, Field(ge=1)] = 6
+
+
+@registry.register("model")
+class ServedTowers(Model):
+    """The mean of the history's item vectors against item vectors."""
+
+    Config = ServedTowersConfig
+
+    def _build(self, space: Space) -> None:
+        self.table = torch.nn.Embedding(space.n_items, self.config.hidden_dim)
+
+    def encode_users(self, query: Query) -> Tensor:
+        sums = self.table.weight.new_zeros(len(query), self.config.hidden_dim)
+        return sums.index_add(0, query.history.rows, self.table(query.history.values))
+
+    def encode_items(self) -> Tensor:
+        return self.table.weight
+
+
+def log(kind: str = "polars", user: Any = str, item: Any = int, n_users: int = 30, n_items: int = 40) -> Interactions:
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        {"who": user(u), "what": item(i), "when": n}
+        for u in range(n_users)
+        for n, i in enumerate(torch.randperm(n_items, generator=generator)[:7].tolist())
+    ]
+    frame = pl.DataFrame({key: [row[key] for row in rows] for key in rows[0]})
+    if kind == "pandas":
+        frame = pd.DataFrame(rows)
+    elif kind == "pyarrow":
+        frame = frame.to_arrow()
+    return Interactions.from_frame(frame, user="who", item="what", timestamp="when")
+
+
+def serve(data: Interactions, model: Model | None = None, **settings: Any) -> Recommender:
+    model = model if model is not None else ServedTowers()
+    model.build(Space(n_users=data.n_users, n_items=data.n_items), seed=1)
+    return Recommender(
+        model, data.users, data.items, data.ordered.items, columns=data.columns, kind=data.kind, **settings
+    )
+
+
+def expected(served: Recommender, user_row: int, k: int, barred: set[int]) -> list[Any]:
+    with evaluating(served.model):
+        scores = served.model.score(Query(torch.tensor([user_row]), served.seen.take(torch.tensor([user_row]))))[0]
+    order = [item for item in scores.argsort(descending=True).tolist() if item not in barred][:k]
+    return served.items.ids(order).to_list()
+
+
+def test_users_get_their_best_unseen_items() -> None:
+    served = serve(log())
+    frame = served.recommend(users=["3", "17"], k=5)
+    assert frame.columns == ["who", "what", "score", "rank"]
+    assert frame["who"].to_list() == ["3"] * 5 + ["17"] * 5
+    assert frame["rank"].to_list() == [1, 2, 3, 4, 5] * 2
+    for user, part in frame.group_by("who"):
+        row = int(served.users.index([user[0]])[0])
+        assert part["what"].to_list() == expected(served, row, 5, set(served.seen.row(row).tolist()))
+    kept = served.recommend(users="3", k=5, exclude_seen=False)
+    assert kept["what"].to_list() == expected(served, int(served.users.index(["3"])[0]), 5, set())
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
+def test_the_kind_of_frame_that_came_in_goes_out(kind: str) -> None:
+    wanted = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.Table}[kind]
+    served = serve(log())
+    new = pl.DataFrame({"user": [9, 9, 8], "item": [1, 2, 3]})
+    given: Any = {"pandas": new.to_pandas, "polars": lambda: new, "pyarrow": new.to_arrow}[kind]()
+    assert isinstance(served.recommend(histories=given, k=3), wanted)
+    assert isinstance(serve(log(kind)).recommend(users=["1"]), wanted)
+    users = {
+        "pandas": pd.Series(["1", "2"]),
+        "polars": pl.Series(["1", "2"]),
+        "pyarrow": pa.chunked_array([["1", "2"]]),
+    }
+    assert isinstance(served.recommend(users=users[kind]), wanted)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        str,
+        int,
+        lambda n: uuid.UUID(int=n),
+        lambda n: datetime.date(2020, 1, 1) + datetime.timedelta(n),
+        lambda n: b"%d" % n,
+    ],
+)
+def test_ids_of_any_type_come_back(make: Any, tmp_path: Any) -> None:
+    data = log("pandas", user=make, item=make)
+    serve(data).save(tmp_path / "bundle")
+    frame = load(tmp_path / "bundle").recommend(users=[make(4)], k=3)
+    assert frame["who"].tolist() == [make(4)] * 3
+    assert all(type(value) is type(make(0)) for value in frame["what"].tolist())
+
+
+def test_histories_equal_the_same_users() -> None:
+    served = serve(log())
+    rows = {user: served.items.ids(served.seen.row(n)).to_list() for n, user in enumerate(served.users.values)}
+    known = served.recommend(users=list(rows), k=4)
+    new = served.recommend(histories=rows, k=4)
+    assert known.equals(new)
+    long = pl.DataFrame([{"who": user, "what": i, "when": n} for user, row in rows.items() for n, i in enumerate(row)])
+    # shuffled rows: the timestamps give the order, and the first appearance that of the users
+    shuffled = long.sample(fraction=1.0, shuffle=True, seed=1)
+    again = served.recommend(histories=shuffled, k=4)
+    assert again["who"].unique(maintain_order=True).to_list() == shuffled["who"].unique(maintain_order=True).to_list()
+    assert again.sort("who", "rank").equals(known.sort("who", "rank"))
+
+
+def test_unknown_items_are_skipped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    served = serve(log())
+    frame = served.recommend(histories={"x": [1, 999, 2, -5]}, k=3)
+    assert frame.equals(served.recommend(histories={"x": [1, 2]}, k=3))
+    assert served.counters["unknown_items"] == 2
+    assert "2 items of the histories" in caplog.text
+
+
+def test_users_without_history_raise_or_get_popular_items() -> None:
+    served = serve(log())
+    with pytest.raises(NoHistoryError, match=r"'nobody'.*fallback='popularity'"):
+        served.recommend(users=["3", "nobody"])
+    with pytest.raises(NoHistoryError, match="'y'"):
+        served.recommend(histories={"x": [1], "y": [999]})
+    frame = served.recommend(users=["3", "nobody"], k=4, fallback="popularity")
+    assert frame.filter(who="3").equals(served.recommend(users=["3"], k=4))
+    popular = frame.filter(who="nobody")
+    counts = served.popularity
+    assert popular["score"].to_list() == counts.sort(descending=True).values[:4].tolist()
+    assert [int(counts[i]) for i in served.items.index(popular["what"])] == popular["score"].to_list()
+    assert served.counters["unknown_users"] == 2
+
+
+def test_allow_and_block() -> None:
+    served = serve(log())
+    row = int(served.users.index(["3"])[0])
+    seen = set(served.seen.row(row).tolist())
+    allow, block = list(range(20)), [3, 4, 5, 12_345]
+    barred = seen | {int(i) for i in served.items.index(list(range(20, 40)) + block[:3])}
+    frame = served.recommend(users=["3"], k=40, allow=allow, block=block)
+    assert frame["what"].to_list() == expected(served, row, 40, barred)
+    assert len(frame) == 40 - len(barred)
+    assert served.counters["unknown_items"] == 1
+    popular = served.recommend(histories={"new": []}, k=40, allow=allow, block=block, fallback="popularity")
+    assert set(popular["what"]) == set(allow) - set(block)
+
+
+def test_item_columns_are_joined() -> None:
+    data = log()
+    features = pl.DataFrame({"what": [*range(39), 500], "title": [f"item {n}" for n in range(39)] + ["elsewhere"]})
+    served = serve(data, item_features=features)
+    frame = served.recommend(users=data.users.values, k=33, item_columns=["title"])
+    for item, title in frame.select("what", "title").iter_rows():
+        assert title == (None if item == 39 else f"item {item}")
+    with pytest.raises(ValueError, match="item_columns = 'name'"):
+        served.recommend(users=["1"], item_columns=["name"])
+
+
+def test_models_that_give_scores() -> None:
+    data = log()
+    model = EASE().build(Space(n_users=data.n_users, n_items=data.n_items))
+    model.fit(data.split("leave-one-out").train)
+    served = Recommender.for_split(model, data.split("leave-one-out"))
+    row = int(served.users.index(["3"])[0])
+    assert served.recommend(users=["3"], k=5)["what"].to_list() == expected(
+        served, row, 5, set(served.seen.row(row).tolist())
+    )
+
+
+def test_for_split_has_seen_train_and_valid_but_not_test() -> None:
+    data = log()
+    split = data.split("leave-one-out")
+    model = ServedTowers().build(Space(n_users=data.n_users, n_items=data.n_items))
+    for handle in (split, split.sealed()):
+        served = Recommender.for_split(model, handle)
+        assert torch.equal(served.seen.values, split.fit_part("train+valid").items.values)
+        assert torch.equal(served.seen.offsets, split.fit_part("train+valid").items.offsets)
+
+
+def test_approximate_search_with_everything_found_is_exact() -> None:
+    pytest.importorskip("faiss")
+    data = log(n_users=50, n_items=400)
+    served = serve(data)
+    served.model.table.weight.data[100:120] = served.model.table.weight.data[:20]
+    exact = served.recommend(users=data.users.values, k=10)
+    near = served.use_ann(module.AnnIndex.build(served.model, "Flat")).recommend(users=data.users.values, k=10)
+    assert near.drop("score").equals(exact.drop("score"))
+    assert (near["score"] - exact["score"]).abs().max() < 1e-5
+    hnsw = served.use_ann().recommend(users=data.users.values, k=10)
+    assert len(hnsw.join(exact, on=["who", "what"])) > 0.9 * len(exact)
+    with pytest.raises(ValueError, match="factory"):
+        module.AnnIndex.build(served.model, "nonsense")
+
+
+def test_training_further_needs_a_refresh() -> None:
+    served = serve(log())
+    served.recommend(users=["3"])
+    served.model.table.weight.data.neg_()
+    other = served.refresh().recommend(users=["3"], k=5)
+    row = int(served.users.index(["3"])[0])
+    assert other["what"].to_list() == expected(served, row, 5, set(served.seen.row(row).tolist()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either users"),
+        ({"users": ["1"], "histories": {"x": [1]}}, "either users"),
+        ({"users": []}, "users is empty"),
+        ({"users": [1]}, "integers"),
+        ({"users": ["1"], "k": 0}, "k = 0"),
+        ({"users": ["1"], "fallback": "random"}, "fallback = 'random'"),
+        ({"users": ["1"], "allow": "7"}, "allow = '7'"),
+        ({"users": ["1"], "allow": [999]}, "leave no item"),
+        ({"histories": {}}, "histories is empty"),
+        ({"histories": {"x": "12"}}, r"histories\['x'\] = '12'"),
+        ({"histories": {"x": ["a"]}}, "texts"),
+        ({"histories": [1, 2]}, "histories is a list"),
+        ({"histories": pl.DataFrame({"user": [1], "movie": [2]})}, r"no column 'what' \(or 'item'\)"),
+    ],
+)
+def test_errors_name_what_is_wrong(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        serve(log()).recommend(**arguments)
+
+
+def test_sizes_must_fit() -> None:
+    data = log()
+    with pytest.raises(ValueError, match="not built"):
+        Recommender(ServedTowers(), data.users, data.items, data.ordered.items)
+    with pytest.raises(ValueError, match="items has 40"):
+        Recommender(ServedTowers().build(Space(n_users=1, n_items=3)), data.users, data.items, data.ordered.items)
