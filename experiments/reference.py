@@ -22,6 +22,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batch import SequenceBatch
 from recgraph.evaluate import evaluate
 from recgraph.models._published import load_published
+from recgraph.models.base_sequence import Encoded
 from recgraph.models.mclrec import MCLRec
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
@@ -97,7 +98,7 @@ def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
     table = model.item_embedding.weight
     with torch.no_grad():
         h, h1, h2 = (model.encoder(rows, table) for rows in (sequences, *views))
-        z1, z2 = model.augment(batch, h1, h2)
+        z1, z2 = model.augment(Encoded(h1), Encoded(h2))
         terms = model(batch, ("rec", "cl1", "cl2", "reg"))
         got = {
             "seq_output": h,
@@ -148,7 +149,9 @@ def beauty_weights() -> Iterator[dict[str, Any]]:
     state["item_embedding.weight"] = torch.cat([table[:1], table[ids], table[-1:]])
     model = load_published(MCLRec, state, n_heads=2)
     options: dict[str, Any] = {"cutoffs": (5, 10, 20, 50), "metrics": ("recall", "ndcg", "mrr")}
-    test = evaluate(model, split.test, split=split, part="test", fitted_on="published", history="train+valid", **options)
+    test = evaluate(
+        model, split.test, split=split, part="test", fitted_on="published", history="train+valid", **options
+    )
     for seen, wanted in BEAUTY.items():
         yield row(f"mclrec_beauty_weights_test_seen_{seen}", test[seen].metrics, wanted)
     valid = evaluate(model, split.valid, split=split, part="valid", fitted_on="published", seen=("keep",), **options)

@@ -15,7 +15,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batch import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.models.base import Space
-from recgraph.models.base_sequence import SequenceModel, TransformerConfig
+from recgraph.models.base_sequence import Encoded, SequenceModel, TransformerConfig
 from recgraph.sparse.ragged import Ragged
 from recgraph.views._two_views import TwoViews
 
@@ -52,6 +52,11 @@ class ContrastiveSequenceModel(SequenceModel):
         self.contrast = self._contrastive_term(self.config.temperature)
         self._alignment, self._uniformity = Alignment(), Uniformity()
 
+    @property
+    def needs_states(self) -> bool:
+        """Whether the contrast reads the views' states at every place."""
+        return False
+
     def _make_views(self) -> TwoViews | None:
         return TwoViews(list(self.config.views), distinct=len(self.config.views) > 1)
 
@@ -82,19 +87,20 @@ class ContrastiveSequenceModel(SequenceModel):
         computed: dict[str, Tensor] = {}
         # prefixes are read at their last place like views, so that all are encoded as one batch
         together = "rec" in terms and not batch.causal
-        encoded = self._encode_each([*([batch.sequences] if together else []), *views], batch)
+        parts = [batch.sequences, *views] if together else views
+        encoded = self._encode_each(parts, batch, with_states=self.needs_states)
         if "rec" in terms:
-            hidden = encoded.pop(0) if together else self._encode(batch.sequences, batch, last_only=False)
+            hidden = encoded.pop(0).last if together else self._encode(batch.sequences, batch, last_only=False)
             computed["rec"] = self._rec(batch, hidden)
         return computed | self._contrast(batch, terms - {"rec"}, encoded)
 
-    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Tensor]) -> dict[str, Tensor]:
+    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Encoded]) -> dict[str, Tensor]:
         """The contrastive terms asked for, from the encoded views."""
-        ids = batch.contrast_targets
+        ids, (h1, h2) = batch.contrast_targets, (encoded[0].last, encoded[1].last)
         made: dict[str, Callable[[], Tensor]] = {
-            "cl1": lambda: self.contrast(encoded[0], encoded[1], ids, ids),
-            "alignment": lambda: self._alignment(encoded[0], encoded[1]),
-            "uniformity": lambda: self._uniformity(encoded[0], encoded[1]),
+            "cl1": lambda: self.contrast(h1, h2, ids, ids),
+            "alignment": lambda: self._alignment(h1, h2),
+            "uniformity": lambda: self._uniformity(h1, h2),
         }
         unknown = sorted(terms - set(made))
         if unknown:

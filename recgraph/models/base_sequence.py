@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -47,6 +48,19 @@ class TransformerConfig(SequenceConfig):
     ] = 2
     inner_dim: Annotated[int, Field(ge=1, description="width of the feed-forward part")] = 256
     attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")] = 0.5
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded sequences.
+
+    Attributes:
+        last: [B, D], the state after each whole row.
+        states: B rows of [D], the state at each place; None where not asked for.
+    """
+
+    last: Tensor
+    states: Ragged | None = None
 
 
 class SequenceModel(TrainableModel):
@@ -120,10 +134,15 @@ class SequenceModel(TrainableModel):
         )
         return states
 
-    def _encode_each(self, parts: list[Ragged], batch: SequenceBatch) -> list[Tensor]:
-        """The last states of several sets of B rows, encoded as one batch."""
-        together = self._encode(Ragged.cat(parts) if len(parts) > 1 else parts[0], batch)
-        return list(together.split([part.n_rows for part in parts]))
+    def _encode_each(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
+        """Several sets of B rows, encoded as one batch."""
+        together = Ragged.cat(parts)
+        sizes = [part.n_rows for part in parts]
+        if not with_states:
+            return [Encoded(last) for last in self._encode(together, batch).split(sizes)]
+        states = self._encode(together, batch, last_only=False).split([part.values.numel() for part in parts])
+        each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
+        return [Encoded(of_part.values.index_select(0, of_part.offsets[1:] - 1), of_part) for of_part in each]
 
     def encode_users(self, query: Query) -> Tensor:
         history = query.history.last(self.config.max_len)

@@ -11,6 +11,7 @@ from recgraph.config import Search
 from recgraph.data.batch import SequenceBatch
 from recgraph.models.base import Phase
 from recgraph.models.base_contrastive import ContrastiveConfig, ContrastiveSequenceModel
+from recgraph.models.base_sequence import Encoded
 from recgraph.sparse.ragged import Ragged
 
 
@@ -54,9 +55,9 @@ class DuoRec(ContrastiveSequenceModel):
         assert batch.partners is not None
         return [batch.contrast, batch.contrast, batch.partners]
 
-    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Tensor]) -> dict[str, Tensor]:
+    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Encoded]) -> dict[str, Tensor]:
         computed = super()._contrast(batch, terms - {"sup"}, encoded)
         if "sup" in terms:
             ids = batch.contrast_targets
-            computed["sup"] = self.contrast(encoded[0], encoded[2], ids, ids)
+            computed["sup"] = self.contrast(encoded[0].last, encoded[2].last, ids, ids)
         return computed

@@ -13,6 +13,7 @@ from recgraph.contrast.regularisers.margin import Margin
 from recgraph.data.batch import SequenceBatch
 from recgraph.models.base import Phase, Space
 from recgraph.models.base_contrastive import ContrastiveConfig, ContrastiveSequenceModel
+from recgraph.models.base_sequence import Encoded
 
 
 class MCLRecConfig(ContrastiveConfig):
@@ -98,12 +99,11 @@ class MCLRec(ContrastiveSequenceModel):
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 
-    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Tensor]) -> dict[str, Tensor]:
+    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Encoded]) -> dict[str, Tensor]:
         computed = super()._contrast(batch, terms - {"cl2", "reg"}, encoded)
         if not terms & {"cl2", "reg"}:
             return computed
-        h1, h2 = encoded
-        z1, z2 = self.augment(batch, h1, h2)
+        (h1, h2), (z1, z2) = (encoded[0].last, encoded[1].last), self.augment(*encoded)
         pairs = [(z1, z2), (h1, z2), (h2, z1)]
         ids = batch.contrast_targets
         if "cl2" in terms:
@@ -113,14 +113,14 @@ class MCLRec(ContrastiveSequenceModel):
             computed["reg"] = sum_of([self.margin(a, b) for a, b in used])
         return computed
 
-    def augment(self, batch: SequenceBatch, h1: Tensor, h2: Tensor) -> tuple[Tensor, Tensor]:
+    @property
+    def needs_states(self) -> bool:
+        return bool(self.augmenters[0].needs_states)
+
+    def augment(self, one: Encoded, two: Encoded) -> tuple[Tensor, Tensor]:
         """The latent views of two encoded views, [B, D] each."""
         first, second = self.augmenters[0], self.augmenters[-1]
-        if not first.needs_states:
-            return first(h1), second(h2)
-        views = self._drawn_views(batch)
-        states = [view.with_values(self._encode(view, batch, last_only=False)) for view in views]
-        return first(h1, states[0]), second(h2, states[1])
+        return first(one.last, one.states), second(two.last, two.states)
 
 
 def sum_of(terms: list[Tensor]) -> Tensor:

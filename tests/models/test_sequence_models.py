@@ -1,0 +1,219 @@
+"""Sequence models: the two regimes, the phases, agreement with the published code, every combination of parts."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.data.part import Part
+from recgraph.data.sequences import sequence_batches
+from recgraph.models.base import Space
+from recgraph.models.base_sequence import SequenceModel
+from recgraph.models.mclrec import MCLRec
+from recgraph.models.sasrec import SASRec
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+from recgraph.train.phases import freeze_all_but, total_loss
+
+N_ITEMS = 25
+SMALL = {"hidden_dim": 8, "n_layers": 2, "n_heads": 2, "inner_dim": 12, "max_len": 10}
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+
+
+def random_train(longest: int = 11, n_users: int = 30) -> Part:
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.randint(0, longest + 1, (n_users,), generator=generator)
+    values = torch.randint(0, N_ITEMS, (int(lengths.sum()),), generator=generator)
+    return Part(Ragged.from_lengths(values, lengths), N_ITEMS)
+
+
+def built(cls: type[SequenceModel], device: torch.device | str = "cpu", **settings: object) -> SequenceModel:
+    model = cls(**{**SMALL, **settings}).build(Space(n_users=30, n_items=N_ITEMS), seed=3)
+    return model.to(device).double()
+
+
+def whole_epoch_gradient(model: SequenceModel, train: Part, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    batches = model.batches(train, 10_000, Generators(0, device))
+    (batch,) = batches.epoch(0)
+    loss = model(batch.to(device), ("rec",))["rec"]
+    return loss.detach(), list(torch.autograd.grad(loss, list(model.parameters())))
+
+
+def test_the_two_regimes_give_the_same_loss_and_gradient(device: torch.device) -> None:
+    train = random_train()
+    prefix = whole_epoch_gradient(built(SASRec, device, regime="prefix", **NO_DROPOUT), train, device)
+    causal = whole_epoch_gradient(built(SASRec, device, regime="causal", **NO_DROPOUT), train, device)
+    torch.testing.assert_close(prefix[0], causal[0], rtol=1e-12, atol=0)
+    for of_prefix, of_causal in zip(prefix[1], causal[1], strict=True):
+        torch.testing.assert_close(of_prefix, of_causal, rtol=1e-9, atol=1e-13)
+
+
+def test_prefix_samples_are_every_prefix_with_its_next_item() -> None:
+    train = random_train(longest=15)
+    batches = sequence_batches(train, "prefix", batch_size=7, max_len=10, generators=Generators(0))
+    seen = sorted(
+        (int(user), tuple(row), int(target))
+        for batch in batches.epoch(0)
+        for user, row, target in zip(batch.users, batch.sequences.to_lists(), batch.targets, strict=True)
+    )
+    rows = train.items.to_lists()
+    expected = sorted(
+        (user, tuple(item + 1 for item in row[max(0, end - 10) : end]), row[end] + 1)
+        for user, row in enumerate(rows)
+        for end in range(1, len(row))
+    )
+    assert seen == expected
+    assert batches.n_samples == len(expected)
+
+
+def test_causal_samples_are_the_last_items_with_a_target_each() -> None:
+    train = random_train(longest=15)
+    batches = sequence_batches(train, "causal", batch_size=7, max_len=10, generators=Generators(0))
+    rows = train.items.to_lists()
+    users = []
+    for batch in batches.epoch(0):
+        targets = batch.sequences.with_values(batch.targets).to_lists()
+        for user, inputs, wanted, contrast, follows in zip(
+            batch.users.tolist(),
+            batch.sequences.to_lists(),
+            targets,
+            batch.contrast.to_lists(),
+            batch.contrast_targets.tolist(),
+            strict=True,
+        ):
+            tokens = [item + 1 for item in rows[user]][-11:]
+            assert (inputs, wanted) == (tokens[:-1], tokens[1:])
+            assert contrast == inputs[: len(contrast)]
+            assert contrast
+            assert follows == tokens[len(contrast)]
+            users.append(user)
+    assert sorted(users) == [user for user, row in enumerate(rows) if len(row) > 1]
+
+
+@pytest.mark.parametrize("regime", ["prefix", "causal"])
+def test_epochs_differ_repeat_by_seed_and_go_on_from_any_batch(regime: str) -> None:
+    def epoch(number: int, start: int = 0, seed: int = 1) -> list[list[int]]:
+        batches = sequence_batches(
+            random_train(), regime, batch_size=8, max_len=10, generators=Generators(seed), partners=True
+        )
+        every = list(batches.epoch(number, start))
+        assert len(every) == len(batches) - start
+        return [[*batch.contrast.values.tolist(), *batch.partners.values.tolist()] for batch in every]
+
+    assert epoch(0) == epoch(0)
+    assert epoch(0) != epoch(1)
+    assert epoch(0) != epoch(0, seed=2)
+    assert epoch(0)[2:] == epoch(0, start=2)
+
+
+def test_partners_are_followed_by_the_same_target() -> None:
+    train = random_train(longest=15)
+    batches = sequence_batches(train, "causal", batch_size=64, max_len=10, generators=Generators(0), partners=True)
+    followed: dict[int, set[tuple[int, ...]]] = {}
+    for row in train.items.to_lists():
+        for end in range(1, len(row)):
+            tokens = tuple(item + 1 for item in row[max(0, end - 10) : end])
+            followed.setdefault(row[end] + 1, set()).add(tokens)
+    for number in range(3):
+        for batch in batches.epoch(number):
+            for row, target in zip(batch.partners.to_lists(), batch.contrast_targets.tolist(), strict=True):
+                assert tuple(row) in followed[target]
+
+
+def test_a_train_part_without_two_interactions_is_refused() -> None:
+    train = Part(Ragged.from_lists([[1], [], [2]]), N_ITEMS)
+    with pytest.raises(ValueError, match="none of 3 users has two interactions"):
+        sequence_batches(train, "causal", batch_size=2, max_len=5, generators=Generators(0))
+
+
+@pytest.mark.parametrize("schedule", ["published", "paper", "joint"])
+def test_mclrec_freezes_what_a_phase_does_not_train(schedule: str, device: torch.device) -> None:
+    model = built(
+        MCLRec, device, schedule_of_phases=schedule, margin_form="paper" if schedule == "paper" else "published"
+    )
+    assert [phase.name for phase in model.phases] == {
+        "published": ["encoder", "augmenters", "encoder"],
+        "paper": ["encoder", "augmenters"],
+        "joint": ["joint"],
+    }[schedule]
+    groups = model.parameter_groups()
+    batches = model.batches(random_train(), 16, Generators(0, device))
+    batch = next(iter(batches.epoch(0))).to(device)
+    drawn = None
+    for phase in model.phases:
+        freeze_all_but(groups, phase.groups)
+        model.zero_grad(set_to_none=True)
+        total_loss(model(batch, tuple(phase.terms)), phase).backward()
+        for name, parameters in groups.items():
+            has = [parameter.grad is not None for parameter in parameters]
+            assert all(has) if name in phase.groups else not any(has)
+        drawn = drawn or batch.drawn["views"]
+        assert batch.drawn["views"] is drawn, "the phases of a batch share its views"
+
+
+@pytest.mark.parametrize("augmenter", registry.names("augmenter"))
+@pytest.mark.parametrize("regime", ["prefix", "causal"])
+@pytest.mark.parametrize("weight", [None, "same_target"])
+def test_every_augmenter_trains_in_both_regimes(augmenter: str, regime: str, weight: str | None) -> None:
+    model = built(MCLRec, augmenter=augmenter, regime=regime, weight=weight)
+    batch = next(iter(model.batches(random_train(), 16, Generators(0)).epoch(0)))
+    for phase in model.phases:
+        loss = total_loss(model(batch, tuple(phase.terms)), phase)
+        loss.backward()
+        assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize("loss", registry.names("loss"))
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
+def test_every_loss_learns_a_planted_order(loss: str, name: str) -> None:
+    """Each item is followed by the next one: after a few steps it is among the first 5 of 25 (by chance: .2)."""
+    from recgraph.data.batch import Query
+    from recgraph.train.config import TrainConfig
+    from recgraph.train.device import make_accelerator
+    from recgraph.train.trainer import Trainer
+
+    rows = [[(start + step) % N_ITEMS for step in range(8)] for start in range(N_ITEMS)]
+    train = Part(Ragged.from_lists(rows), N_ITEMS)
+    model = registry.load("model", name)(hidden_dim=32, loss=loss, n_negatives=8, dropout=0.0, max_len=8)
+    model.build(Space(n_users=N_ITEMS, n_items=N_ITEMS), seed=0)
+    generators = Generators(0)
+    config = TrainConfig.of(metric="loss", max_epochs=200, patience=None, learning_rate=0.01)
+    Trainer(model, model.batches(train, 25, generators), config, generators, accelerator=make_accelerator("cpu")).fit()
+    model.eval()
+    with torch.no_grad():
+        scores = model.score(Query(torch.arange(N_ITEMS), Ragged.from_lists([[item] for item in range(N_ITEMS)])))
+    following = (torch.arange(N_ITEMS) + 1) % N_ITEMS
+    right = (scores.topk(5).indices == following[:, None]).any(1)
+    assert right.float().mean() >= 0.9
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    path = Path(__file__).resolve().parents[2] / "experiments" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_mclrec_agrees_with_the_published_steps(reference: ModuleType) -> None:
+    for line in reference.mclrec_steps():
+        assert line["worst_relative_error"] <= 1e-8, line
+
+
+def test_published_beauty_weights_give_the_published_rows(
+    reference: ModuleType, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference, "SHARED", shared)
+    lines = list(reference.beauty_weights())
+    assert len(lines) == 3
+    for line in lines:
+        assert line["ok"], line
