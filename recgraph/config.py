@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -172,6 +172,24 @@ def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> 
             raise ConfigError(unknown_key(key, owner))
         shared[owner[key]][key] = value
     return shared
+
+
+C = TypeVar("C", bound=Config)
+
+
+def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[str, Any]) -> C:
+    """The configuration of something that is made by ``Owner(config)`` or by ``Owner(key=value, ...)``.
+
+    Raises:
+        ValueError: both are given.
+        ConfigError: a setting that does not exist, or its value is not allowed.
+    """
+    if config is None:
+        return cls.of(settings)
+    if settings:
+        name = type(owner).__name__
+        raise ValueError(f"give {name} a config or settings, not both (got {sorted(settings)})")
+    return config
 
 
 def to_json(config: Config) -> str:

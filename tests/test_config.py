@@ -13,6 +13,7 @@ from recgraph.config import (
     Config,
     ConfigError,
     Search,
+    configure,
     distribute,
     load_toml,
     parse_settings,
@@ -174,3 +175,15 @@ def test_json_is_stable_and_reads_back() -> None:
 
 def test_unknown_key_proposes_the_nearest() -> None:
     assert "did you mean patience" in unknown_key("patiense", ["patience", "dropout"])
+
+
+def test_configure_takes_a_value_or_settings() -> None:
+    class Knob(Config):
+        level: int = 1
+
+    assert configure(None, Knob, None, {"level": 2}) == Knob(level=2)
+    assert configure(None, Knob, Knob(level=3), {}) == Knob(level=3)
+    with pytest.raises(ValueError, match=r"give int a config or settings, not both \(got \['level'\]\)"):
+        configure(0, Knob, Knob(), {"level": 2})
+    with pytest.raises(ConfigError, match="unknown setting 'levle'; did you mean level"):
+        configure(None, Knob, None, {"levle": 2})

@@ -17,10 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "recgraph"
 
 # Open to all, and importing nothing of the library themselves.
-OPEN = {"config", "registry", "rng", "sparse.ragged"}
+OPEN = {"blocks", "config", "registry", "rng", "sparse.ragged"}
 
 # A layer -> the layers (or single modules) of recgraph that it may import, besides itself and OPEN.
 MAY_IMPORT: dict[str, set[str]] = {
+    "blocks": set(),
     "config": set(),
     "registry": set(),
     "rng": set(),

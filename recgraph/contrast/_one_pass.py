@@ -14,12 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, work_type
 from recgraph.contrast.weights.base import Pairs, Weight
-
-# a block of similarities stays in a core's cache; an accelerator wants few and large kernels instead
-_BLOCK_BYTES_HOST = 4 * 2**20
-_BLOCK_BYTES_ACCELERATOR = 512 * 2**20
-_FEWEST_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class _OnePass(torch.autograd.Function):
         block_rows: int | None,
         *weight_inputs: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        work = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        work = work_type(x, y)
         needs = ctx.needs_input_grad
         # products under autocast would be rounded to half precision
         with torch.autocast(x.device.type, enabled=False):
@@ -104,9 +100,7 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        # under create_graph the gradients would pass for constants
-        if torch.is_grad_enabled():
-            raise RuntimeError("contrastive terms can be differentiated once; create_graph=True is not supported")
+        refuse_second_derivative("a contrastive term")
         counted, *sums = ctx.saved_tensors
         scale = grad_output / counted
         grads = [
@@ -166,23 +160,18 @@ class _Run:
         self.x, self.y, self.candidacy, self.weights = x, y, candidacy, weights
         self.grad_x = torch.empty_like(x) if needs[0] else None
         self.grad_y = torch.zeros_like(y) if needs[1] else None
-        # a quarter of the exponents is left for the sum over the candidates and the products with gradients
-        self.limit = 0.75 * math.log(torch.finfo(x.dtype).max)
+        self.limit = exponent_limit(x.dtype)
 
     def all_blocks(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         """The mean loss and the number of anchors in it; fills the gradients."""
         (n_rows, _), n_candidates = self.x.shape, self.y.shape[0]
-        if block_rows is None:
-            budget = _BLOCK_BYTES_HOST if self.x.is_cpu else _BLOCK_BYTES_ACCELERATOR
-            block_rows = max(budget // (n_candidates * self.x.element_size()), _FEWEST_ROWS)
-        block_rows = min(block_rows, n_rows)
-        buffer = self.x.new_empty(block_rows, n_candidates)
+        blocks = list(row_blocks(n_rows, n_candidates, self.x, block_rows))
+        buffer = self.x.new_empty(blocks[0].stop, n_candidates)
         bounded = self._bounded()
         total = self.x.new_zeros(())
         counted = torch.zeros((), dtype=torch.int64, device=self.x.device)
-        for start in range(0, n_rows, block_rows):
-            rows = slice(start, min(start + block_rows, n_rows))
-            losses, keep_mask = self._block(rows, buffer[: rows.stop - start], bounded)
+        for rows in blocks:
+            losses, keep_mask = self._block(rows, buffer[: rows.stop - rows.start], bounded)
             total += losses.sum()
             counted += keep_mask.sum()
         # only a weight, or a positive that is no candidate, can leave an anchor without any

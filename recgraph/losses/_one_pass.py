@@ -6,19 +6,13 @@ is overwritten in place by its exponentials, and gives both gradients while it i
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recgraph.losses.base import work_type
-
-# a block of scores stays in a core's cache; an accelerator wants few and large kernels instead
-_BLOCK_BYTES_HOST = 4 * 2**20
-_BLOCK_BYTES_ACCELERATOR = 512 * 2**20
-_FEWEST_ROWS = 16
+from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, work_type
 
 
 @dataclass(frozen=True)
@@ -81,9 +75,7 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        # under create_graph the gradients would pass for constants
-        if torch.is_grad_enabled():
-            raise RuntimeError("softmax losses can be differentiated once; create_graph=True is not supported")
+        refuse_second_derivative("a softmax loss")
         grads = [
             None if grad is None else (grad * grad_output).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.types, strict=True)
@@ -103,8 +95,7 @@ class _Run:
         self.w_pos = table[targets]
         self.s_pos = (h * self.w_pos).sum(1)
         self.scale = 1 / h.shape[0]
-        # a quarter of the exponents is left for the sum over the candidates and the products with gradients
-        self.limit = 0.75 * math.log(torch.finfo(h.dtype).max)
+        self.limit = exponent_limit(h.dtype)
         self.grad_hidden = torch.empty_like(h) if needs[0] else None
         self.grad_table = torch.zeros_like(table) if needs[1] else None
         self.grad_rows: Tensor | None = None
@@ -115,18 +106,14 @@ class _Run:
     def all_blocks(self, block_rows: int | None) -> Tensor:
         """The mean loss; fills the gradients."""
         n_rows, n_candidates = self.h.shape[0], self.rows.shape[0]
-        if block_rows is None:
-            budget = _BLOCK_BYTES_HOST if self.h.is_cpu else _BLOCK_BYTES_ACCELERATOR
-            block_rows = max(budget // (n_candidates * self.h.element_size()), _FEWEST_ROWS)
-        block_rows = min(block_rows, n_rows)
-        buffer = self.h.new_empty(block_rows, n_candidates)
+        blocks = list(row_blocks(n_rows, n_candidates, self.h, block_rows))
+        buffer = self.h.new_empty(blocks[0].stop, n_candidates)
         bounded = self._bounded()
         losses = torch.empty_like(self.s_pos)
         # the loss' derivative by the target's own score, without its part among the candidates
         pull = torch.full_like(self.s_pos, -self.scale)
-        for start in range(0, n_rows, block_rows):
-            rows = slice(start, min(start + block_rows, n_rows))
-            self._block(rows, buffer[: rows.stop - start], bounded, losses[rows], pull[rows])
+        for rows in blocks:
+            self._block(rows, buffer[: rows.stop - rows.start], bounded, losses[rows], pull[rows])
         self._finish(pull)
         return losses.mean()
 

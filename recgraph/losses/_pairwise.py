@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.losses._sampler import Sampler
-from recgraph.losses.base import LossConfig, NextItemLoss, work_type
+from recgraph.losses.base import LossConfig, NextItemLoss
 
 
 class OwnNegativesConfig(LossConfig):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recgraph.config import Config
+from recgraph.config import Config, configure
 
 __all__ = ["LossConfig", "NextItemLoss"]
 
@@ -36,9 +36,7 @@ class NextItemLoss(nn.Module):
 
     def __init__(self, config: LossConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
-        if config is not None and settings:
-            raise ValueError(f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})")
-        self.config: Any = config if config is not None else self.Config.of(settings)
+        self.config: Any = configure(self, self.Config, config, settings)
 
     def setup(self, item_counts: Tensor) -> None:
         """Learn what the loss needs from the training part; most need nothing.
@@ -77,11 +75,3 @@ class NextItemLoss(nn.Module):
 
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _loss(hidden, targets, table, generator)")
-
-
-def work_type(*tensors: Tensor) -> torch.dtype:
-    """The type in which losses compute: the widest of the tensors', but never below float32."""
-    work = torch.float32
-    for tensor in tensors:
-        work = torch.promote_types(work, tensor.dtype)
-    return work

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Config
+from recgraph.config import Config, configure
 from recgraph.data.batch import Batches, Query
 from recgraph.data.part import Part
 from recgraph.rng import Generators, seeded_init
@@ -57,9 +57,7 @@ class Model(nn.Module):
 
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
-        if config is not None and settings:
-            raise ValueError(f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})")
-        self.config: Any = config if config is not None else self.Config.of(settings)
+        self.config: Any = configure(self, self.Config, config, settings)
         self.space: Space | None = None
 
     @classmethod

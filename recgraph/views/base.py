@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recgraph.config import Config
+from recgraph.config import Config, configure
 from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
 from recgraph.views._rows import assign
@@ -35,9 +35,7 @@ class SequenceView:
     Config: ClassVar[type[ViewConfig]] = ViewConfig
 
     def __init__(self, config: ViewConfig | None = None, /, **settings: Any) -> None:
-        if config is not None and settings:
-            raise ValueError(f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})")
-        self.config: Any = config if config is not None else self.Config.of(settings)
+        self.config: Any = configure(self, self.Config, config, settings)
 
     def setup(self, train: Part) -> None:
         """Learn what the view needs from the training part; most need nothing."""

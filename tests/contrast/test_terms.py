@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recgraph import blocks
 from recgraph.config import ConfigError
-from recgraph.contrast.regularisers import margin as margin_module
-from recgraph.contrast.regularisers import uniformity as uniformity_module
 from recgraph.contrast.regularisers.alignment import Alignment
 from recgraph.contrast.regularisers.margin import Margin
 from recgraph.contrast.regularisers.uniformity import Uniformity
@@ -49,6 +48,12 @@ def log_weights(n: int, m: int, holes: bool = True) -> Tensor:
         log_w[torch.rand(n, m, generator=g) < 0.4] = -math.inf
         log_w[2] = -math.inf  # an anchor without candidates
     return log_w
+
+
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rows a block."""
+    monkeypatch.setattr(blocks, "_BYTES_HOST", 0)
+    monkeypatch.setattr(blocks, "_FEWEST_ROWS", 3)
 
 
 def settings(flags: tuple[bool, bool], block_rows: int | None) -> dict[str, Any]:
@@ -191,6 +196,29 @@ def test_no_candidate_at_all() -> None:
     assert ContrastiveTerm()(a[:1], b[:1]).abs() < 1e-12
 
 
+def test_no_more_than_a_block_is_resident() -> None:
+    sizes = []
+
+    class Spy(dense.Weight):
+        def log_w(self, pairs: dense.Pairs) -> Tensor:
+            sizes.append((len(pairs.anchors), len(pairs.candidates)))
+            return pairs.anchors @ pairs.candidates.T
+
+    a, b = views()
+    ContrastiveTerm(weight=Spy(), objective="info_nce", objective_settings={"block_rows": 3})(a, b).backward()
+    # nothing is computed again in backward
+    assert sizes == [(3, N), (3, N), (2, N)]
+
+
+def test_a_weight_of_the_wrong_shape() -> None:
+    class Wrong(dense.Weight):
+        def log_w(self, pairs: dense.Pairs) -> Tensor:
+            return pairs.anchors.sum(1)
+
+    with pytest.raises(ValueError, match=r"Wrong.log_w returned \[16\]; it must be \[16, 16\]"):
+        ContrastiveTerm(weight=Wrong())(*views())
+
+
 def test_term_from_configuration() -> None:
     config = TermConfig.of(
         similarity="cosine", temperature=0.2, objective="InfoNCE", objective_settings={"both_directions": True}
@@ -227,7 +255,7 @@ def test_refusals() -> None:
 @pytest.mark.parametrize("scope", ["row", "batch"])
 @pytest.mark.parametrize("alike", [0.0, 3.0])
 def test_margin_is_dense(scope: str, alike: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(margin_module, "_BLOCK_ROWS", 5)
+    small_blocks(monkeypatch)
     a, b = views()
     b = (b + alike * a).detach().requires_grad_()  # positives below and above the greatest negative
     agree(Margin(temperature=0.7, scope=scope)(a, b), dense.margin(a, b, 0.7, scope), a, b)
@@ -235,7 +263,7 @@ def test_margin_is_dense(scope: str, alike: float, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("t", [0.5, 2.0])
 def test_uniformity_is_dense(t: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uniformity_module, "_BLOCK_ROWS", 3)
+    small_blocks(monkeypatch)
     a, b = views()
     agree(Uniformity(t=t)(a, b), dense.uniformity(a, b, t), a, b)
 

@@ -254,9 +254,7 @@ def test_sampler_frequencies(power: float) -> None:
 
 
 def test_popularity_needs_counts() -> None:
-    with pytest.raises(
-        ValueError, match=r"popularity_power = 0\.5 needs the counts of 23 items, has those of 0"
-    ):
+    with pytest.raises(ValueError, match=r"popularity_power = 0\.5 needs the counts of 23 items, has those of 0"):
         BPR(popularity_power=0.5)(*case(), stream())
     with pytest.raises(ValueError, match="item_counts"):
         BPR(popularity_power=0.5).setup(torch.zeros(4))

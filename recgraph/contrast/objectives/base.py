@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Config
+from recgraph.config import Config, configure
 from recgraph.contrast._one_pass import Candidacy, Weighing, contrast
 from recgraph.contrast.similarity import Similarity
 from recgraph.contrast.weights.base import Weight
@@ -72,9 +72,7 @@ class Objective(nn.Module):
 
     def __init__(self, config: ObjectiveConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
-        if config is not None and settings:
-            raise ValueError(f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})")
-        self.config: Any = config if config is not None else self.Config.of(settings)
+        self.config: Any = configure(self, self.Config, config, settings)
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         """The mean loss.

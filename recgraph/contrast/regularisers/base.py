@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recgraph.config import Config
+from recgraph.blocks import work_type
+from recgraph.config import Config, configure
 
 __all__ = ["Regulariser", "RegulariserConfig"]
 
@@ -31,9 +32,7 @@ class Regulariser(nn.Module):
 
     def __init__(self, config: RegulariserConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
-        if config is not None and settings:
-            raise ValueError(f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})")
-        self.config: Any = config if config is not None else self.Config.of(settings)
+        self.config: Any = configure(self, self.Config, config, settings)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """A scalar of two views.
@@ -47,7 +46,7 @@ class Regulariser(nn.Module):
         if a.ndim != 2 or a.shape != b.shape or not len(a):
             raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be of one shape [B, D] with B >= 1")
         # sums over the batch in half precision would lose digits
-        work = torch.promote_types(torch.promote_types(a.dtype, b.dtype), torch.float32)
+        work = work_type(a, b)
         with torch.autocast(a.device.type, enabled=False):
             return self._value(a.to(work), b.to(work))
 

@@ -9,11 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recgraph.blocks import row_blocks
 from recgraph.config import Search
 from recgraph.contrast.regularisers.base import Regulariser, RegulariserConfig
-
-# rows of similarities whose maxima are taken at once
-_BLOCK_ROWS = 1024
 
 
 class MarginConfig(RegulariserConfig):
@@ -63,10 +61,7 @@ class Margin(Regulariser):
 
 def _nearest_negative(z: Tensor) -> Tensor:
     """[2B], for each row the other row, not its partner, with the greatest inner product."""
-    rows = torch.arange(len(z), device=z.device)
-    barred = torch.stack([rows, rows.roll(len(z) // 2)], 1)
-    found = []
-    for start in range(0, len(z), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
-        found.append((z[block] @ z.T).scatter_(1, barred[block], -math.inf).argmax(1))
-    return torch.cat(found)
+    own = torch.arange(len(z), device=z.device)
+    barred = torch.stack([own, own.roll(len(z) // 2)], 1)
+    blocks = row_blocks(len(z), len(z), z)
+    return torch.cat([(z[rows] @ z.T).scatter_(1, barred[rows], -math.inf).argmax(1) for rows in blocks])

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from recgraph.blocks import refuse_second_derivative, row_blocks
 from recgraph.contrast.regularisers.base import Regulariser, RegulariserConfig
-
-_BLOCK_ROWS = 512
 
 
 class UniformityConfig(RegulariserConfig):
@@ -45,14 +44,13 @@ class _Potential(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, t: float) -> Tensor:
         n, total = len(x), x.new_zeros(())
         pull = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        for start in range(0, n, _BLOCK_ROWS):
-            rows = x[start : start + _BLOCK_ROWS]
+        for rows in row_blocks(n, n, x):
             # ||x - y||^2 = 2 - 2 x.y
-            k = (rows @ x.T).sub_(1).mul_(2 * t).exp_()
-            k.diagonal(start).zero_()
+            k = (x[rows] @ x.T).sub_(1).mul_(2 * t).exp_()
+            k.diagonal(rows.start).zero_()
             total += k.sum()
             if pull is not None:
-                torch.mm(k, x, out=pull[start : start + _BLOCK_ROWS])
+                torch.mm(k, x, out=pull[rows])
         if pull is not None:
             # each pair is in the sum twice
             ctx.save_for_backward(pull.mul_(4 * t / total))
@@ -60,8 +58,6 @@ class _Potential(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
-        # under create_graph the gradient would pass for a constant
-        if torch.is_grad_enabled():
-            raise RuntimeError("uniformity can be differentiated once; create_graph=True is not supported")
+        refuse_second_derivative("uniformity")
         (gradient,) = ctx.saved_tensors
         return gradient * grad_output, None

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from recgraph.config import Config
+from recgraph.config import Config, configure
 
 __all__ = ["Pairs", "Weight", "WeightConfig"]
 
@@ -52,9 +52,7 @@ class Weight(nn.Module):
 
     def __init__(self, config: WeightConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
-        if config is not None and settings:
-            raise ValueError(f"give {type(self).__name__} a config or settings, not both (got {sorted(settings)})")
-        self.config: Any = config if config is not None else self.Config.of(settings)
+        self.config: Any = configure(self, self.Config, config, settings)
 
     def log_w(self, pairs: Pairs) -> Tensor:
         """[n, M] log-weights in the type of the embeddings; ``-inf`` takes a candidate out.

@@ -1,0 +1,63 @@
+"""What the losses that work on blocks of rows share: block sizes, the type they compute in, the range of ``exp``.
+
+They make loss and gradients in one pass, in an autograd function of their own: each block of an N x M matrix of
+scores yields both before the next one overwrites it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["exponent_limit", "refuse_second_derivative", "row_blocks", "work_type"]
+
+# a block stays in a core's cache; an accelerator wants few and large kernels instead
+_BYTES_HOST = 4 * 2**20
+_BYTES_ACCELERATOR = 512 * 2**20
+_FEWEST_ROWS = 16
+
+
+def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None) -> Iterator[slice]:
+    """The rows of each block, the largest first.
+
+    Args:
+        n_rows: rows in all, N.
+        n_columns: columns, M.
+        like: a tensor of the type and device of the matrix.
+        block_rows: rows of a block; None picks by the size of the cache.
+    """
+    if block_rows is None:
+        budget = _BYTES_HOST if like.is_cpu else _BYTES_ACCELERATOR
+        block_rows = max(budget // (n_columns * like.element_size()), _FEWEST_ROWS)
+    for start in range(0, n_rows, block_rows):
+        yield slice(start, min(start + block_rows, n_rows))
+
+
+def work_type(*tensors: Tensor) -> torch.dtype:
+    """The type in which losses compute: the widest of the tensors', but never below float32."""
+    work = torch.float32
+    for tensor in tensors:
+        work = torch.promote_types(work, tensor.dtype)
+    return work
+
+
+def exponent_limit(dtype: torch.dtype) -> float:
+    """``exp`` of anything between minus and plus this is far from overflow and from subnormal numbers.
+
+    A quarter of the exponents is left for the sum over the columns and the products with gradients. Subnormal
+    numbers would make matrix products slower by an order of magnitude.
+    """
+    return 0.75 * math.log(torch.finfo(dtype).max)
+
+
+def refuse_second_derivative(what: str) -> None:
+    """To be called in backward: under ``create_graph`` gradients made in forward would pass for constants.
+
+    Raises:
+        RuntimeError: backward runs with ``create_graph=True``.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{what} can be differentiated once; create_graph=True is not supported")
