@@ -59,10 +59,7 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
     series = []
     for name in dict.fromkeys(columns):
         column = table[name]
-        if column.dtype in (nw.Object, nw.Unknown):
-            series.append(_from_objects(column.to_list(), name, name in ids, source, uuids))
-        else:
-            series.append(column.to_polars())
+        series.append(_to_polars(column, name, name in ids, source, uuids))
     return Raw(pl.DataFrame(series).lazy(), source, uuids=frozenset(uuids))
 
 
@@ -91,9 +88,19 @@ def _for_pandas(series: pl.Series) -> Any:
     return series.to_numpy() if plain and not zoned and series.null_count() == 0 else series.to_list()
 
 
+def _to_polars(column: nw.Series[Any], name: str, is_id: bool, source: Source, uuids: set[str]) -> pl.Series:
+    if column.dtype not in (nw.Object, nw.Unknown):
+        try:
+            return column.to_polars()
+        except ImportError:  # what is no plain array of pandas needs pyarrow: value by value instead
+            pass
+    missing = column.is_null().to_list()
+    values = [None if gone or value != value else value for gone, value in zip(missing, column, strict=True)]
+    return _from_objects(values, name, is_id, source, uuids)
+
+
 def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uuids: set[str]) -> pl.Series:
     """A column of Python objects: one type, or an error that names the first value of another."""
-    values = [None if value is None or value != value else value for value in values]
     types = python_types(values)
     if is_id and len(types) > 1:
         first = next(value for value in values if value is not None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import gzip
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,26 @@ def test_ids_of_any_type_come_back(kind: str, library: str, tmp_path: Path) -> N
         assert same.ids(range(len(ids))).to_list() == ids
         assert same.index(ids[::-1]).tolist() == list(range(len(ids)))[::-1]
     assert users.index([]).tolist() == []
+
+
+WITHOUT_PYARROW = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "pyarrow":
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Refuse())
+import pandas as pd
+import recgraph
+frame = pd.DataFrame({"u": ["a", "b", "a"], "i": pd.array([1, 2, 3], dtype="Int64"), "t": pd.to_datetime(["2024"] * 3)})
+data = recgraph.Interactions.from_frame(frame, user="u", item="i", timestamp="t")
+print(data.to_frame()["i"].tolist(), data.users.ids([0, 1]).to_list(), data.time_unit)
+"""
+
+
+def test_pandas_needs_no_pyarrow() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PYARROW], check=True, capture_output=True, text=True)
+    assert done.stdout == "[1, 2, 3] ['a', 'b'] us\n"
 
 
 def test_widths_are_kept() -> None:
