@@ -170,12 +170,18 @@ class Interactions(Readers):
         return relation(self.user_features, self.columns.user, column, separator, "user")
 
     def to_frame(self) -> Any:
-        """The log with the user's own ids and column names, in the kind of frame that came in."""
+        """The log with the user's own ids and column names, in the kind of frame that came in.
+
+        Times that came in as dates or texts are datetimes in UTC, without a zone.
+        """
+        log = self.log
+        if self.time_unit == "us":
+            log = log.with_columns(pl.col("time").cast(pl.Datetime("us")))
         names = {"time": self.columns.timestamp, "rating": self.columns.rating, "weight": self.columns.weight}
         columns = [
-            self.users.ids(self.log["user"].to_numpy()).alias(self.columns.user),
-            self.items.ids(self.log["item"].to_numpy()).alias(self.columns.item),
-            *(self.log[role].alias(name) for role, name in names.items() if name and role in self.log.columns),
+            self.users.ids(log["user"].to_numpy()).alias(self.columns.user),
+            self.items.ids(log["item"].to_numpy()).alias(self.columns.item),
+            *(log[role].alias(name) for role, name in names.items() if name and role in log.columns),
         ]
         return to_native(pl.DataFrame(columns), self.kind)
 

@@ -220,6 +220,8 @@ def test_timestamps(case: str, library: str) -> None:
     data = Interactions.from_frame(frame, user="u", item="i", timestamp="t")
     assert data.log["time"].to_list() == wanted
     assert data.time_unit == unit
+    if case == "datetimes":
+        assert frame.equals(data.to_frame())
 
 
 def test_sequences_keep_the_order_of_the_line(tmp_path: Path) -> None:
