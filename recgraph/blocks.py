@@ -17,7 +17,8 @@ __all__ = ["exponent_limit", "refuse_second_derivative", "row_blocks", "work_typ
 # a block stays in a core's cache; an accelerator wants few and large kernels instead
 _BYTES_HOST = 4 * 2**20
 _BYTES_ACCELERATOR = 512 * 2**20
-_FEWEST_ROWS = 16
+# fewer rows make matrix products slow, however large their columns make the block
+_FEWEST_ROWS = 32
 
 
 def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None) -> Iterator[slice]:

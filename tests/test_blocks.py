@@ -22,7 +22,7 @@ def test_a_block_fits_the_cache() -> None:
         like = torch.empty(0, dtype=dtype)
         assert next(row_blocks(10**6, 10_000, like)).stop * 10_000 * like.element_size() <= 4 * 2**20
     # however many columns there are, products of a few rows are worth making
-    assert next(row_blocks(10**6, 10**8, torch.empty(0))).stop == 16
+    assert next(row_blocks(10**6, 10**8, torch.empty(0))).stop == 32
 
 
 def test_work_type() -> None:

@@ -32,7 +32,7 @@ class Margin(Regulariser):
     ``hi_i = max(p_i, max_j n_ij)``. ``scope="batch"``, as in the paper: one ``lo`` and ``hi`` from ``min_i p_i`` and
     ``max_ij n_ij``. A single pair has no negatives: R is 0.
 
-    Source: Qin et al., SIGIR 2023 (MCLRec), section 3.3. Computed without the negatives' matrix: no term of the two
+    Source: Qin et al., SIGIR 2023 (MCLRec). Computed without the negatives' matrix: no term of the two
     ``max(., 0)`` is ever below 0, so of the negatives only their means, which are products with a sum of rows, and
     the greatest count.
     """

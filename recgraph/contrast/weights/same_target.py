@@ -9,5 +9,5 @@ class SameTarget(SelfMask):
     """The self mask where the ids are the samples' target items: DuoRec's mask of false negatives.
 
     Source: Qiu et al., "Contrastive Learning for Representation Degeneration Problem in Sequential Recommendation",
-    WSDM 2022, section 3.3.
+    WSDM 2022.
     """
