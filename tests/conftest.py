@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# the same examples on every machine, however busy it is
+hypothesis.settings.register_profile("recgraph", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("recgraph")
 
 
 def _required() -> set[str]:
