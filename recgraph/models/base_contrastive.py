@@ -17,7 +17,7 @@ from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.base_sequence import Encoded, SequenceModel, TransformerConfig
 from recgraph.sparse.ragged import Ragged
-from recgraph.views._two_views import TwoViews
+from recgraph.views import TwoViews
 
 
 class ContrastiveConfig(TransformerConfig):
@@ -58,7 +58,8 @@ class ContrastiveSequenceModel(SequenceModel):
         return False
 
     def _make_views(self) -> TwoViews | None:
-        return TwoViews(list(self.config.views), distinct=len(self.config.views) > 1)
+        views = list(self.config.views)
+        return TwoViews(views, distinct=len(views) > 1, max_len=self.config.max_len)
 
     def _contrastive_term(self, temperature: float, similarity: str | None = None) -> ContrastiveTerm:
         return ContrastiveTerm(

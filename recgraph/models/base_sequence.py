@@ -159,7 +159,7 @@ class SequenceModel(TrainableModel):
 
 def _fill_empty(tokens: Ragged, empty_mask: Tensor) -> Ragged:
     """Give each empty row one masked token."""
-    filled = Ragged.from_lengths(tokens.values, tokens.lengths + empty_mask)
-    values = torch.zeros(filled.rows.numel(), dtype=tokens.values.dtype, device=tokens.device)
-    values[~empty_mask[filled.rows]] = tokens.values
-    return filled.with_values(values)
+    lengths = tokens.lengths + empty_mask
+    filled = Ragged.from_lengths(tokens.values.new_zeros(int(lengths.sum())), lengths)
+    filled.values[~empty_mask[filled.rows]] = tokens.values
+    return filled

@@ -1,0 +1,247 @@
+"""The contract of every model that the registry finds; a new model inherits it by being there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.data.batch import Query
+from recgraph.data.part import Part
+from recgraph.models.base import ClosedFormModel, Model, Phase, Space, TrainableModel
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+
+SPACE = Space(n_users=24, n_items=30)
+# small sizes for the settings that models share, where a model has them
+SMALL = {"hidden_dim": 16, "max_len": 8, "inner_dim": 32, "n_negatives": 7}
+
+NAMES = registry.names("model")
+TRAINABLE = [name for name in NAMES if issubclass(registry.load("model", name), TrainableModel)]
+CLOSED_FORM = [name for name in NAMES if issubclass(registry.load("model", name), ClosedFormModel)]
+
+
+def _made(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object) -> Model:
+    cls = registry.load("model", name)
+    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
+    model: Model = cls(**{**small, **settings})
+    return model.build(SPACE, seed=seed).to(device)
+
+
+def _train() -> Part:
+    """Users of 0 to 14 items; the last item is in no history."""
+    draw = np.random.default_rng(4)
+    lengths = [0, 1, 2, *draw.integers(2, 15, SPACE.n_users - 3)]
+    rows = [draw.choice(SPACE.n_items - 1, n, replace=False).tolist() for n in lengths]
+    return Part(Ragged.from_lists(rows), SPACE.n_items)
+
+
+def _query(device: torch.device | str = "cpu") -> Query:
+    """Known and unknown users, with and without history, one longer than any ``max_len`` here, one with repeats."""
+    rows = [[3], [], [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], [], [29, 0], [5, 5, 8, 5]]
+    return Query(torch.tensor([0, 1, 2, -1, -1, 23]), Ragged.from_lists(rows)).to(device)
+
+
+def _scores(model: Model, query: Query) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model.score(query)
+
+
+def _fit(model: Model) -> Model:
+    return model.fit(_train()) if isinstance(model, ClosedFormModel) else model
+
+
+# --- every model ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_documented_and_checked(name: str) -> None:
+    cls = registry.load("model", name)
+    assert cls.__doc__
+    assert cls.key() == name
+    for setting in cls.Config.settings():
+        assert setting.description, f"{name}: setting {setting.name} has no description"
+        assert setting.default != "required", f"{name}: setting {setting.name} has no default"
+    with pytest.raises(ConfigError, match="no_such_setting"):
+        cls(no_such_setting=1)
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_scores(name: str, fitted: bool, device: torch.device) -> None:
+    model, query = _made(name, device), _query(device)
+    scores = _scores(_fit(model) if fitted else model, query)
+    assert scores.shape == (len(query), SPACE.n_items)
+    assert scores.device.type == device.type
+    assert scores.is_floating_point()
+    assert bool(scores.isfinite().all())
+    assert torch.equal(scores, _scores(model, query)), "scoring must not draw random numbers"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_do_not_depend_on_the_other_rows(name: str, device: torch.device) -> None:
+    model, query = _fit(_made(name, device)), _query(device)
+    together = _scores(model, query)
+    for row in range(len(query)):
+        index = torch.tensor([row], device=device)
+        alone = _scores(model, Query(query.users[index], query.history.take(index)))
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vectors_give_the_scores(name: str, device: torch.device) -> None:
+    model, query = _fit(_made(name, device)), _query(device)
+    model.eval()
+    if not model.has_vectors:
+        with pytest.raises(TypeError, match="no user vectors"):
+            model.encode_users(query)
+        return
+    with torch.no_grad():
+        users, items = model.encode_users(query), model.encode_items()
+    assert users.shape[0] == len(query)
+    assert items.shape == (SPACE.n_items, users.shape[1])
+    torch.testing.assert_close(users @ items.T, _scores(model, query))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_goes_through_safetensors(name: str, device: torch.device) -> None:
+    model = _fit(_made(name, device))
+    state = safetensors.torch.load(safetensors.torch.save(model.state_dict()))
+    other = _made(name, device, seed=1)
+    other.load_state_dict(state)
+    assert torch.equal(_scores(model, _query(device)), _scores(other, _query(device)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_depends_on_its_seed_alone(name: str) -> None:
+    before = torch.random.get_rng_state()
+    first = _made(name, seed=3).state_dict()
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.rand(1)
+    second = _made(name, seed=3).state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+    with pytest.raises(ValueError, match="built already"):
+        _made(name).build(SPACE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_one_kind_of_model(name: str) -> None:
+    assert (name in TRAINABLE) != (name in CLOSED_FORM)
+
+
+# --- closed-form models -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CLOSED_FORM)
+def test_closed_form_models_learn_buffers_alone(name: str) -> None:
+    model = _made(name)
+    shapes = {key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
+    assert not list(model.parameters())
+    assert _fit(model) is model
+    assert {key: (value.shape, value.dtype) for key, value in model.state_dict().items()} == shapes
+
+
+# --- trainable models -------------------------------------------------------------------------------
+
+
+def _phases() -> Iterator[tuple[str, Phase]]:
+    for name in TRAINABLE:
+        model = _made(name)
+        assert isinstance(model, TrainableModel)
+        for phase in dict.fromkeys(phase.name for phase in model.phases):
+            yield name, next(made for made in model.phases if made.name == phase)
+
+
+PHASES = [pytest.param(name, phase, id=f"{name}-{phase.name}") for name, phase in _phases()]
+
+
+def _training(name: str, device: torch.device | str, **settings: object) -> tuple[TrainableModel, object]:
+    """A model in training mode and a batch for it."""
+    model = _made(name, device, **settings)
+    assert isinstance(model, TrainableModel)
+    generators = Generators(5, device)
+    batch = next(iter(model.batches(_train(), 16, generators).epoch(0))).to(device)
+    return model.train(), batch
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_parameter_groups_hold_every_parameter_once(name: str) -> None:
+    model = _made(name)
+    assert isinstance(model, TrainableModel)
+    grouped = [id(p) for group in model.parameter_groups().values() for p in group]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in model.parameters()}
+    for phase in model.phases:
+        assert phase.groups
+        assert phase.terms
+        assert set(phase.groups) <= set(model.parameter_groups())
+
+
+@pytest.mark.parametrize(("name", "phase"), PHASES)
+def test_forward_gives_exactly_the_terms_asked_for(name: str, phase: Phase, device: torch.device) -> None:
+    model, batch = _training(name, device)
+    for asked in (list(phase.terms), *([term] for term in phase.terms)):
+        terms = model(batch, asked)
+        assert set(terms) == set(asked)
+        for term, value in terms.items():
+            assert value.shape == (), f"{term} is not a scalar"
+            assert bool(value.isfinite()), f"{term} = {value}"
+            assert value.requires_grad, f"{term} has no gradient"
+            assert value.device.type == device.type
+    with pytest.raises(ValueError, match="no_such_term"):
+        model(batch, ["no_such_term"])
+
+
+@pytest.mark.parametrize(("name", "phase"), PHASES)
+def test_gradients_reach_the_groups_of_the_phase_alone(name: str, phase: Phase, device: torch.device) -> None:
+    model, batch = _training(name, device)
+    groups = model.parameter_groups()
+    for group, parameters in groups.items():
+        for parameter in parameters:
+            parameter.requires_grad_(group in phase.groups)
+    terms = model(batch, phase.terms)
+    torch.stack([phase.terms[term] * value for term, value in terms.items()]).sum().backward()
+    for group, parameters in groups.items():
+        reached = [p.grad for p in parameters if p.grad is not None]
+        if group in phase.groups:
+            assert any(bool(grad.any()) for grad in reached), f"{group} gets no gradient"
+            assert all(bool(grad.isfinite().all()) for grad in reached)
+        else:
+            assert not reached, f"{group} is frozen but gets a gradient"
+
+
+@pytest.mark.parametrize(("name", "phase"), PHASES)
+def test_training_draws_from_the_generators_alone(name: str, phase: Phase, device: torch.device) -> None:
+    seen = []
+    for _ in range(2):
+        model, batch = _training(name, device)
+        before = torch.random.get_rng_state()
+        seen.append(model(batch, phase.terms))
+        assert torch.equal(before, torch.random.get_rng_state()), "draws from torch's global generator"
+    assert all(torch.equal(value, seen[1][term]) for term, value in seen[0].items())
+
+
+@pytest.mark.parametrize("regime", ["prefix", "causal"])
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_a_few_steps_lower_the_loss(name: str, regime: str) -> None:
+    if "regime" not in registry.load("model", name).Config.model_fields:
+        pytest.skip("the model has no regimes")
+    model, batch = _training(name, "cpu", regime=regime, dropout=0.0)
+    terms = model.phases[0].terms
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(15):
+        optimiser.zero_grad()
+        loss = torch.stack([terms[term] * value for term, value in model(batch, terms).items()]).sum()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.97 * losses[0]
