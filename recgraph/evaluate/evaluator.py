@@ -63,7 +63,7 @@ def evaluate(
         split, part, fitted_on, history: recorded in the protocol.
         tie_seed: of the permutation of the items that orders equal scores.
         batch_size: users ranked between two hand-overs; bounds memory and does not alter results.
-        block_items: items ranked at a time; bounds memory (a tile of scores takes 64 users x ``block_items``
+        block_items: items ranked at a time; bounds memory (a tile of scores takes 128 users x ``block_items``
             x 4 bytes on the host) and does not alter results.
 
     Returns:

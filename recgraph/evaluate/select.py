@@ -14,44 +14,56 @@ from recgraph.sparse.ragged import Ragged
 
 #: columns that share one maximum; the best columns lie in the blocks with the best maxima
 BLOCK = 64
+#: columns that share a maximum inside the best blocks
+STRIDED = 8
 NOTHING = float("-inf")
 
 
-def best_columns(scores: Tensor, k: int, barred: Tensor) -> tuple[Tensor, Tensor]:
+def best_columns(scores: Tensor, k: int, filled: int, barred: Tensor) -> tuple[Tensor, Tensor]:
     """The ``k`` best columns of each row.
 
-    The maximum of each block of 64 columns is one pass over the scores; the best k + 1 columns lie in the k
-    + 1 blocks with the highest maxima, so only those are searched. The (k + 1)th value shows whether the cut
-    goes through a tie.
-
     Args:
-        scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; barred places hold -inf.
-        barred: [X] int64, places ``row * W + column`` that may not be chosen (an allowed column may be -inf,
-            too).
+        scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; places that may not be chosen hold -inf.
+        filled: columns from here on are padding.
+        barred: [X] int64, further places ``row * W + column`` that may not be chosen (an allowed one may be -inf, too).
 
     Returns:
         values [R, k] and columns [R, k] int64 in rank order; where a row has fewer than ``k`` allowed
         columns the rest is -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
     """
-    n_rows, width = scores.shape
-    blocks = scores.view(n_rows, -1, BLOCK)
-    if 2 * (k + 1) >= blocks.shape[1]:
-        values, columns = scores.topk(k + 1)
-    else:
-        best = blocks.amax(2).topk(k + 1, sorted=False).indices
-        inside = blocks.gather(1, best[:, :, None].expand(-1, -1, BLOCK)).flatten(1)
-        values, place = inside.topk(k + 1)
-        columns = best.gather(1, place // BLOCK) * BLOCK + place % BLOCK
+    values, columns = _topk(scores, k + 1)
     unsure = (values[:, k - 1] == values[:, k]) | (values[:, k - 1] == NOTHING)
     unsure &= ~values[:, 0].isnan()
     values, columns = in_column_order(values[:, :k], columns[:, :k])
     if bool(unsure.any()):
         rows = unsure.nonzero().flatten()
-        allowed_mask = torch.ones(n_rows * width, dtype=torch.bool, device=scores.device)
-        allowed_mask[barred] = False
-        allowed_mask = allowed_mask.view(n_rows, width)[rows]
-        values[rows], columns[rows] = _resolve(scores[rows], values[rows, -1:], allowed_mask, k)
+        allowed_mask = torch.ones_like(scores, dtype=torch.bool)
+        allowed_mask[:, filled:] = False
+        allowed_mask.view(-1)[barred] = False
+        values[rows], columns[rows] = _resolve(scores[rows], values[rows, -1:], allowed_mask[rows], k)
     return values, columns
+
+
+def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``scores.topk(k)``, several times as fast.
+
+    The maxima of blocks of 64 columns are one pass over the scores; the best k columns lie in the k blocks with the
+    highest maxima, so only those are searched, by maxima again.
+    """
+    n_rows, width = scores.shape
+    n_blocks = width // BLOCK
+    if 2 * k >= n_blocks:
+        values, columns = scores.topk(k)
+        return values, columns
+    blocks = scores.view(n_rows, n_blocks, BLOCK)
+    best = blocks.amax(2).topk(k, sorted=False).indices
+    row_of = torch.arange(n_rows, device=scores.device)[:, None] * n_blocks
+    found = scores.view(-1, BLOCK).index_select(0, (row_of + best).flatten())
+    strided = found.view(n_rows, STRIDED, -1)
+    inside = strided.amax(1).topk(k, sorted=False).indices
+    values, place = strided.gather(2, inside[:, None].expand(-1, STRIDED, -1)).flatten(1).topk(k)
+    place = place // k * strided.shape[2] + inside.gather(1, place % k)
+    return values, best.gather(1, place // BLOCK) * BLOCK + place % BLOCK
 
 
 def in_column_order(values: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """Streaming full ranking: the best k of all items for each user, seen items kept and excluded from one pass.
 
 The order is by score, then by a seeded permutation of the items: items are laid out in the permuted order,
-so that "the lower column first" is the whole tie rule. Scores are computed in tiles of fixed shape (64 users
-by 2,048 columns, padded at the ends), so that the rounding of a score, and with it every list, depends
+so that "the lower column first" is the whole tie rule. Scores are computed in tiles of fixed shape (128 users
+by 1,024 columns, padded at the ends), so that the rounding of a score, and with it every list, depends
 neither on how users are batched nor on how many items are ranked at a time.
 """
 
@@ -18,12 +18,12 @@ from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
 #: users whose scores are held at a time, on the host and on an accelerator
-TILE_ROWS = {"cpu": 64}
+TILE_ROWS = {"cpu": 128}
 ACCELERATOR_ROWS = 1024
 #: columns of one matrix product
-CHUNK = 2048
+CHUNK = 1024
 #: columns ranked at a time where the caller does not say: 64 MiB of float32 scores a tile
-BLOCK_ITEMS = 1 << 18
+BLOCK_ITEMS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,15 @@ class Lists:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Seen columns of a tile, without repeats."""
+    """Seen columns of some users, each once, in ascending order.
 
+    Attributes:
+        columns: a row for each user.
+        rows: [T] int64, aligned with the values.
+    """
+
+    columns: Ragged
     rows: Tensor
-    columns: Tensor
-    shape: Ragged
 
     @classmethod
     def of(cls, seen: Ragged, position: Tensor, width: int) -> _Seen:
@@ -57,7 +61,13 @@ class _Seen:
         keys = torch.unique((seen.rows * width + columns)[columns >= 0])
         rows, columns = keys // width, keys % width
         lengths = torch.bincount(rows, minlength=seen.n_rows)
-        return cls(rows, columns, Ragged.from_lengths(columns, lengths))
+        return cls(Ragged.from_lengths(columns, lengths), rows)
+
+    def tile(self, start: int, end: int) -> _Seen:
+        """The users from ``start`` to ``end``."""
+        offsets = self.columns.offsets[start : end + 1]
+        first, last = int(offsets[0]), int(offsets[-1])
+        return _Seen(Ragged(self.columns.values[first:last], offsets - first), self.rows[first:last] - start)
 
 
 def tie_order(n_items: int, tie_seed: int) -> Tensor:
@@ -150,32 +160,36 @@ class Catalogue:
             raise ValueError("seen must be given to exclude seen items")
         queries = _exact_enough(queries.detach())
         parts: dict[str, list[Lists]] = {name: [] for name in conventions}
+        marks = _Seen.of(seen, self.position, self.width) if seen is not None and "exclude" in conventions else None
         for start in range(0, queries.shape[0], self.rows):
-            rows = torch.arange(start, min(start + self.rows, queries.shape[0]), device=self.device)
-            tile_seen = seen.take(rows) if seen is not None and "exclude" in conventions else None
-            ranked = self._rank_tile(queries[start : start + self.rows], tile_seen, conventions)
-            for name, (values, columns) in ranked.items():
-                if bool(values[:, 0].isnan().any()):
-                    raise ValueError(_nan_message(rows[values[:, 0].isnan()], users))
+            tile = queries[start : start + self.rows]
+            tile_marks = None if marks is None else marks.tile(start, start + tile.shape[0])
+            for name, (values, columns) in self._rank_tile(tile, tile_marks, conventions).items():
                 items = torch.where(columns < 0, columns, self.order[columns.clamp(min=0)])
                 parts[name].append(Lists(items, values))
-        return {name: Lists.cat(lists) for name, lists in parts.items()}
+        ranked = {name: Lists.cat(lists) for name, lists in parts.items()}
+        for lists in ranked.values():
+            bad = lists.scores[:, 0].isnan()
+            if bool(bad.any()):
+                raise ValueError(_nan_message(bad.nonzero().flatten(), users))
+        return ranked
 
     def _rank_tile(
-        self, queries: Tensor, seen: Ragged | None, conventions: tuple[str, ...]
+        self, queries: Tensor, marks: _Seen | None, conventions: tuple[str, ...]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         n_rows = queries.shape[0]
         if n_rows < self.rows and self._vectors is not None:
             queries = torch.cat([queries, queries.new_zeros(self.rows - n_rows, queries.shape[1])])
-        marks = None if seen is None else _Seen.of(seen, self.position, self.width)
-        seen_scores = None if marks is None else queries.new_empty(marks.columns.numel())
+        seen_scores = None if marks is None else queries.new_empty(marks.rows.numel())
         found: tuple[Tensor, Tensor] | None = None
         for start in range(0, self.width, self._block):
             scores = self._scores(queries, start)[:n_rows]
+            filled = min(max(self.order.numel() - start, 0), scores.shape[1])
+            scores[:, filled:] = NOTHING
             barred = self._bar(scores, start, marks, seen_scores)
-            values, columns = best_columns(scores, self.k, barred)
-            columns = torch.where(columns < 0, columns, columns + start)
+            values, columns = best_columns(scores, self.k, filled, barred)
             if found is not None:
+                columns = torch.where(columns < 0, columns, columns + start)
                 both = torch.cat([found[0], values], 1), torch.cat([found[1], columns], 1)
                 values, columns = merge(*both, self.k)
             found = values, columns
@@ -188,7 +202,7 @@ class Catalogue:
         if "keep" in conventions:
             # the best of all items are among the best unseen ones and the seen ones: no second pass over the
             # scores
-            old = marks.shape.with_values(seen_scores).to_padded(fill=NOTHING), marks.shape.to_padded(fill=-1)
+            old = marks.columns.with_values(seen_scores).to_padded(fill=NOTHING), marks.columns.to_padded(fill=-1)
             ranked["keep"] = merge(torch.cat([found[0], old[0]], 1), torch.cat([found[1], old[1]], 1), self.k)
         return {name: ranked[name] for name in conventions}
 
@@ -209,20 +223,17 @@ class Catalogue:
         return scores
 
     def _bar(self, scores: Tensor, start: int, marks: _Seen | None, seen_scores: Tensor | None) -> Tensor:
-        """Take seen and padding columns out of a block; keep the seen scores; return the barred places."""
-        n_rows, width = scores.shape
-        filled = min(max(self.order.numel() - start, 0), width)
-        scores[:, filled:] = NOTHING
-        every = torch.arange(n_rows, device=self.device)[:, None] * width
-        barred = (every + torch.arange(filled, width, device=self.device)).flatten()
+        """Take the seen columns out of a block; keep their scores; return their places."""
         if marks is None or seen_scores is None:
-            return barred
-        here = (marks.columns >= start) & (marks.columns < start + width)
-        places = (marks.rows * width + marks.columns - start)[here]
+            return torch.empty(0, dtype=torch.int64, device=self.device)
+        width = scores.shape[1]
+        columns = marks.columns.values - start
+        here = ((columns >= 0) & (columns < width)).nonzero().flatten()
+        places = (marks.rows * width + columns)[here]
         flat = scores.view(-1)
         seen_scores[here] = flat[places]
         flat[places] = NOTHING
-        return torch.cat([barred, places])
+        return places
 
 
 def _up(value: int, multiple: int) -> int:
