@@ -64,7 +64,7 @@ def evaluating(model: object) -> Iterator[None]:
     if isinstance(model, nn.Module):
         model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             yield
     finally:
         if isinstance(model, nn.Module):

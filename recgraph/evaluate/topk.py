@@ -133,7 +133,7 @@ class Catalogue:
         table[: self.order.numel()] = vectors[self.order]
         return [part.T.contiguous() for part in torch.split(table, self._chunk)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def rank(
         self, queries: Tensor, seen: Ragged | None, conventions: tuple[str, ...], users: Tensor | None = None
     ) -> dict[str, Lists]:

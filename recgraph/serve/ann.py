@@ -68,7 +68,7 @@ class AnnIndex:
         groups = torch.arange(len(query)).split(min(GROUP, batch_size))  # type: ignore[no-untyped-call]
         return Lists.cat([self._rank_group(model, query, seen, k, rows) for rows in groups])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _rank_group(self, model: Model, query: Query, seen: Ragged | None, k: int, rows: Tensor) -> Lists:
         part = Query(query.users[rows], query.history.take(rows))
         with evaluating(model):

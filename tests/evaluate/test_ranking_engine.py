@@ -184,6 +184,22 @@ def test_model_mode_is_restored() -> None:
     assert net.training
 
 
+def test_what_a_model_caches_while_it_ranks_can_be_trained_with() -> None:
+    class Caching(torch.nn.Embedding):
+        has_vectors = False
+        index: Tensor | None = None
+
+        def score(self, query: Query) -> Tensor:
+            self.index = torch.arange(len(query))
+            return self(self.index)
+
+    net = Caching(6, 40)
+    history = Ragged.from_lists([[]] * 6)
+    list(rank(net, catalogue_for(net, 40, 3), Query(torch.arange(6), history), None, ("keep",)))
+    net(net.index).sum().backward()
+    assert net.weight.grad is not None
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
