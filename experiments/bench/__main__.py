@@ -1,0 +1,114 @@
+"""Run the benchmarks: a JSON object a line on standard output as each ends, then a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.bench import environments, report
+from experiments.bench.harness import ROOT, Side, machine, measure_in_turn
+from experiments.bench.suite import Bench, suite
+
+BEAUTY = Path("data") / "sequences" / "Amazon_Beauty.txt"
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description="Speed and memory against other libraries.")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="run the benchmarks whose name holds NAME; repeat"
+    )
+    parser.add_argument("--threads", default="1", help="threads of each process, e.g. 1 or 1,2")
+    parser.add_argument("--repeats", type=int, default=5, help="repetitions, of which the median is taken")
+    parser.add_argument("--out", type=Path, help="also write the JSON lines to this file")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where our side computes")
+    parser.add_argument("--no-install", action="store_true", help="use only peers that are installed already")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is not met")
+    parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
+    chosen = parser.parse_args(argv)
+    if chosen.repeats < 1:
+        parser.error(f"--repeats {chosen.repeats} must be at least 1")
+    try:
+        chosen.threads = [int(count) for count in chosen.threads.split(",")]
+    except ValueError:
+        parser.error(f"--threads {chosen.threads} must be numbers separated by commas, e.g. 1,2")
+    if min(chosen.threads) < 1:
+        parser.error(f"--threads {chosen.threads} must be at least 1")
+    return chosen
+
+
+def select(benches: list[Bench], only: list[str] | None) -> list[Bench]:
+    """The benchmarks whose name holds one of ``only``; all without it.
+
+    Raises:
+        ValueError: one of ``only`` is in no name.
+    """
+    for name in only or ():
+        if not any(name in bench.name for bench in benches):
+            raise ValueError(
+                f"--only {name!r} names no benchmark; there are {', '.join(bench.name for bench in benches)}"
+            )
+    return [bench for bench in benches if not only or any(name in bench.name for name in only)]
+
+
+def interpreter(side: Side, chosen: argparse.Namespace) -> Path | str:
+    """The interpreter of a side, or the reason why it cannot run."""
+    data = side.options.get("data")
+    if data is not None and not Path(data).is_file():
+        return f"no data at {data}; set RECGRAPH_SHARED"
+    if side.workload.startswith("peers/") and chosen.device != "cpu":
+        return "peers are measured on the host alone"
+    if side.environment is None:
+        return Path(sys.executable)
+    try:
+        return environments.python_of(side.environment, install=not chosen.no_install)
+    except environments.EnvironmentMissing as missing:
+        return str(missing)
+
+
+def measure(bench: Bench, threads: int, chosen: argparse.Namespace) -> dict[str, Any]:
+    """One benchmark on so many threads."""
+    sides = [(side, interpreter(side, chosen)) for side in (bench.ours, bench.peer)]
+    ours, peer = measure_in_turn(sides, threads, chosen.repeats, hide_accelerator=chosen.device == "cpu")
+    return report.line(
+        bench=bench.name,
+        unit=bench.unit,
+        ours=ours,
+        peer=peer,
+        threads=threads,
+        machine=machine(),
+        reference=bench.reference,
+        goal=bench.goal if threads == 1 and chosen.device == "cpu" else None,
+        clock="cpu" if threads == 1 and chosen.device == "cpu" else "wall",
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    chosen = arguments(argv)
+    shared = Path(os.environ.get("RECGRAPH_SHARED", ROOT.parent / "shared")).resolve()
+    try:
+        benches = select(list(suite(shared / BEAUTY, chosen.device)), chosen.only)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if chosen.list:
+        print("\n".join(bench.name for bench in benches))
+        return 0
+    lines: list[dict[str, Any]] = []
+    for threads in chosen.threads:
+        for bench in benches:
+            lines.append(measure(bench, threads, chosen))
+            print(json.dumps(lines[-1]), flush=True)
+            if chosen.out is not None:
+                report.write(lines, chosen.out)
+    print(f"\n{report.table(lines)}")
+    failed = any(line["ours"] is None for line in lines)
+    unmet = any(line.get("goal", {}).get("met") is False for line in lines)
+    return 1 if failed or (chosen.check and unmet) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""Amazon Beauty through the library: the leave-one-out split of the sequence file."""
+
+from __future__ import annotations
+
+from recgraph import Interactions, Split
+
+
+def split(path: str) -> Split:
+    return Interactions.from_sequences(path).split("leave-one-out")

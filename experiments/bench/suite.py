@@ -1,0 +1,129 @@
+"""The benchmarks: what is compared with whom, how many steps a repetition has, and what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.harness import Side
+from experiments.bench.report import Goal, Reference
+
+SIZES = {"hidden_dim": 64, "n_layers": 2, "n_heads": 2, "max_len": 50, "dropout": 0.5}
+#: random vectors of Beauty's size
+VECTORS = {"n_items": 12101, "n_users": 22363, "width": 64, "k": 20}
+PUBLISHED = Reference("published MCLRec code", 75, 92, share_of_peer=0.19)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One comparison.
+
+    Attributes:
+        name: as given to ``--only``.
+        unit: what is counted.
+        ours, peer: the sides.
+        goal: the ratio that is asked for.
+        reference: figures measured before.
+    """
+
+    name: str
+    unit: str
+    ours: Side
+    peer: Side
+    goal: Goal | None = None
+    reference: Reference | None = None
+
+
+def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
+    """All benchmarks, on the Beauty sequence file ``data``; ``device`` is where our side computes."""
+    common = {"data": str(data), "device": device}
+
+    def train(model: str, regime: str, batch_size: int, steps: int, **settings: Any) -> Side:
+        options = {"model": model, "batch_size": batch_size, "settings": {**SIZES, "regime": regime, **settings}}
+        loss = settings.get("loss", "full_softmax")
+        return Side(
+            f"recgraph {model}, {regime}, {loss}", "ours/train.py", {**common, **options, "steps": steps, "warmup": 5}
+        )
+
+    def recbole(steps: int) -> Side:
+        options = {**common, "batch_size": 256, "steps": steps, "warmup": 2}
+        return Side("RecBole SASRec, a sample a prefix", "peers/recbole_sasrec.py", options, "recbole")
+
+    def replay(name: str, n_negatives: int, steps: int) -> Side:
+        options = {**common, "batch_size": 128, "n_negatives": n_negatives, "steps": steps, "warmup": 2}
+        return Side(f"RePlay SASRec, {name}", "peers/replay_sasrec.py", options, "replay")
+
+    rectools = {**common, "batch_size": 128, "loss": "softmax", "steps": 3, "warmup": 1}
+    ranking = {**common, "model": "SASRec", "settings": SIZES, "steps": 1, "warmup": 1}
+    # RecBole ranks 1,090 users/s at its default of 4,096 users a batch and 1,950 at 256: it gets its best
+    recbole_ranking = {**common, "batch_size": 256, "eval_batch_size": 64, "steps": 1, "warmup": 1}
+    vectors = {**VECTORS, "device": device, "steps": 2, "warmup": 1}
+
+    full = train("SASRec", "causal", 128, 30)
+    sampled = train("SASRec", "causal", 128, 90, loss="sampled_softmax", n_negatives=512)
+    yield Bench(
+        "sasrec-prefix",
+        "targets",
+        train("SASRec", "prefix", 256, 40),
+        recbole(10),
+        Goal(5),
+        Reference("RecBole 1.2.1", 430, 452),
+    )
+    yield Bench(
+        "mclrec-prefix",
+        "targets",
+        train("MCLRec", "prefix", 256, 12),
+        recbole(10),
+        Goal(8, "reference"),
+        PUBLISHED,
+    )
+    yield Bench(
+        "sasrec-causal-full",
+        "targets",
+        full,
+        replay("full softmax", 0, 4),
+        Goal(8),
+        Reference("RePlay 0.22", 543, 543),
+    )
+    yield Bench(
+        "sasrec-causal-full-rectools",
+        "targets",
+        full,
+        Side("RecTools SASRec, full softmax", "peers/rectools_sasrec.py", rectools, "rectools"),
+        None,
+        Reference("RecTools 0.19", 309, 309),
+    )
+    yield Bench(
+        "sasrec-causal-sampled",
+        "targets",
+        sampled,
+        replay("128 shared negatives", 128, 40),
+        Goal(3),
+        Reference("RePlay 0.22", 6200, 6200),
+    )
+    yield Bench(
+        "mclrec-causal",
+        "targets",
+        train("MCLRec", "causal", 128, 20),
+        recbole(10),
+        Goal(15, "reference"),
+        PUBLISHED,
+    )
+    yield Bench(
+        "ranking-end-to-end",
+        "users",
+        Side("recgraph SASRec, seen kept and excluded", "ours/ranking.py", ranking),
+        Side("RecBole SASRec, seen kept", "peers/recbole_ranking.py", recbole_ranking, "recbole"),
+        Goal(3),
+        Reference("RecBole 1.2.1", 2600, 2600),
+    )
+    yield Bench(
+        "ranking-alone",
+        "users",
+        Side("recgraph top-k", "ours/topk.py", vectors),
+        Side("faiss IndexFlatIP", "peers/faiss_ranking.py", vectors),
+        Goal(0.7),
+        Reference("faiss flat", 38000, 38000),
+    )
