@@ -13,9 +13,12 @@ PROBE = import ensurepip, sys, venv; print(sys.version_info >= (3, 11))
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	[ "$$($$p -c '$(PROBE)' 2>/dev/null)" = True ] && echo $$p && break; done)
 
-# Test workers compute on one thread each: several threads in several processes only wait for one another.
+# One thread a process: in the small steps of these models more threads mostly wait for one another, above all where
+# several processes share the cores. `make demo OMP_NUM_THREADS=4` takes more.
+OMP_NUM_THREADS ?= 1
+export OMP_NUM_THREADS
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+PYTEST := $(PY) -m pytest
 HAS_GPU := $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
 # `make demo SMALL=1` trains for a few epochs only.
 DEMO_ARGS := $(if $(SMALL),--small)
@@ -58,13 +61,13 @@ test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 	@if $(HAS_GPU); then $(PYTEST) -m gpu $(ARGS); else echo "no device: not run"; fi
 
 bench: $(STAMP)  ## speed against other libraries, each in an environment of its own
-	OMP_NUM_THREADS=1 $(PY) -m experiments.bench $(ARGS)
+	$(PY) -m experiments.bench $(ARGS)
 
 bench-gpu: $(STAMP)  ## the same on a CUDA device
 	@if $(HAS_GPU); then $(PY) -m experiments.bench --device cuda $(ARGS); else echo "no device: not run"; fi
 
 reference: $(STAMP)  ## every agreement with the published code, a JSON object a line
-	OMP_NUM_THREADS=1 $(PY) -m experiments.reference $(ARGS)
+	$(PY) -m experiments.reference $(ARGS)
 
 docs: $(DOCS_STAMP)  ## the documentation, in docs/_build/html
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -101,7 +101,7 @@ What to try next (the environment is in .venv):
   .venv/bin/recgraph models mclrec                               what can be set
   .venv/bin/recgraph train mclrec --dataset ml-100k --out runs/mine --set hidden_dim=128 --seed 1
   .venv/bin/recgraph evaluate runs/mine                          its test metrics
-  .venv/bin/recgraph recommend runs/mine --user 1 -k 5           five films
+  .venv/bin/recgraph recommend runs/mine --user 1 --with title   ten films
 Your own log is one call away: rg.Interactions.from_frame(frame, user=..., item=..., timestamp=...)"""
 
 

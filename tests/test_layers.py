@@ -40,6 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tune": {"train", "evaluate", "data", "models.base"},
     "leaderboard": {"tune", "train", "evaluate", "data", "models.base", "serve", "provenance"},
 }
+# a fitted model with its data and record, and the one call that makes it
+MAY_IMPORT["run"] = {"data", "evaluate", "models.base", "serve", "train", "provenance"}
 ALL = set(MAY_IMPORT) | {"experiment"}
 MAY_IMPORT["experiment"] = ALL - {"tune", "leaderboard"}
 MAY_IMPORT["cli"] = ALL
@@ -57,8 +59,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "dgl": {"data.hetero", "sparse.backends.dgl"},
     "accelerate": {"train"},
     "optuna": {"tune"},
-    "polars": {"data", "evaluate", "serve", "leaderboard", "experiment", "cli"},
-    "narwhals": {"data", "serve", "experiment"},
+    "polars": {"data", "evaluate", "serve", "leaderboard", "run", "cli"},
+    "narwhals": {"data", "serve"},
     "pooch": {"data"},
     "requests": {"data"},
     "safetensors": {"serve", "train"},

@@ -33,7 +33,7 @@ def evaluate(
     form: FormatOption = None,
 ) -> None:
     """Rank all items for every user of a part and print the metrics, each with its protocol's hash."""
-    from recgraph.experiment import Run
+    from recgraph.run import Run
 
     results = Run.open(run).evaluate(split.value, seen=seen.value)
     for title, result in zip(results.titles(), results, strict=True):

@@ -57,7 +57,7 @@ def _training(model: type[Any]) -> list[dict[str, Any]]:
 
 
 def _data() -> list[dict[str, Any]]:
-    from recgraph.experiment import DataConfig
+    from recgraph.run import DataConfig
 
     return _settings("data", DataConfig)
 
