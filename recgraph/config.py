@@ -80,7 +80,7 @@ def _type_name(annotation: Any) -> str:
 
 def _setting(name: str, field: FieldInfo) -> Setting:
     search = next((meta for meta in field.metadata if isinstance(meta, Search)), None)
-    default = field.get_default(call_default_factory=False) if not field.is_required() else "required"
+    default = field.get_default(call_default_factory=True, validated_data={}) if not field.is_required() else "required"
     return Setting(name, _type_name(field.annotation), default, _allowed(field), field.description or "", search)
 
 

@@ -38,6 +38,7 @@ class Encoder(Config):
 class Training(Config):
     max_epochs: Annotated[int, Field(ge=1)] = 100
     patience: Annotated[int | None, Field(ge=1)] = None
+    options: Annotated[dict[str, int], Field(default_factory=dict)]
 
 
 class Required(Config):
@@ -96,6 +97,7 @@ def test_settings_describe_the_fields() -> None:
     assert second.search is None
     assert Required.settings()[0].default == "required"
     assert Training.settings()[1].type == "int | None"
+    assert Training.settings()[2].default == {}
 
 
 def test_settings_show_the_range_of_an_optional_field() -> None:

@@ -40,7 +40,7 @@ def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
         {
             "of": part,
             "setting": setting.name,
-            "default": "none" if setting.default is None else setting.default,
+            "default": "none" if setting.default is None else str(setting.default),
             "type": setting.type,
             "allowed": setting.allowed,
             "meaning": setting.description,
@@ -63,4 +63,4 @@ def _data() -> list[dict[str, Any]]:
 
 
 def _first_line(model: type[Any]) -> str:
-    return (model.__doc__ or "").strip().partition("\n")[0]
+    return (model.__doc__ or "").strip().partition("\n")[0].replace("``", "")
