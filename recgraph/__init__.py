@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from recgraph.data.catalog import load_dataset
     from recgraph.data.interactions import Interactions
     from recgraph.data.split import Split
-    from recgraph.experiment import Run, fit
+    from recgraph.experiment import fit
     from recgraph.registry import register
+    from recgraph.run import Run
     from recgraph.serve.recommender import Recommender, load
 
 _WHERE = {
     "Interactions": "recgraph.data.interactions",
     "Recommender": "recgraph.serve.recommender",
-    "Run": "recgraph.experiment",
+    "Run": "recgraph.run",
     "Split": "recgraph.data.split",
     "fit": "recgraph.experiment",
     "load": "recgraph.serve.recommender",

@@ -5,143 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from recgraph import registry
-from recgraph.config import Config, distribute
-from recgraph.data.catalog import load_dataset
+from recgraph.config import distribute
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.results import Results
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.provenance import Measured, provenance
 from recgraph.rng import Generators
-from recgraph.serve.recommender import Recommender, load
+from recgraph.run import DataConfig, Run
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
 from recgraph.train.device import make_accelerator
 from recgraph.train.observers import JsonLines, Observer, ProgressBar, TensorBoard
 from recgraph.train.trainer import Trainer
 
-__all__ = ["DataConfig", "Run", "fit", "model_from", "train"]
-
-Seen = Literal["keep", "exclude", "both"]
-
-
-class DataConfig(Config):
-    """How a data set is split for a run from the command line."""
-
-    split: Annotated[str, Field(description="split strategy")] = "leave-one-out"
-    split_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its parameters")]
-    split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
-
-
-class Run:
-    """A fitted model with the split it was fitted on.
-
-    Attributes:
-        model: fitted.
-        split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
-        record: what was done: configuration, seed, data, cost, the curve, results; plain values.
-        folder: where the run is kept, or None.
-    """
-
-    def __init__(
-        self, model: Model, split: SealedSplit | None, record: dict[str, Any], folder: Path | None = None
-    ) -> None:
-        self.model, self.split, self.record, self.folder = model, split, record, folder
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """One row an epoch; empty for closed-form models."""
-        rows: list[dict[str, Any]] = self.record["history"]
-        return rows
-
-    def evaluate(self, part: str = "test", seen: Seen = "both", cutoffs: tuple[int, ...] = (5, 10, 20)) -> Results:
-        """Metrics by full ranking, both conventions for seen items from one pass.
-
-        Args:
-            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``.
-            seen: whether items of the history stay candidates.
-            cutoffs: list lengths.
-
-        Raises:
-            ValueError: no such part, or the run was opened without its data.
-        """
-        if part not in ("test", "valid"):
-            raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
-        split = self._require_split()
-        cases = split.unseal(f"evaluate {type(self.model).__name__} on test").test if part == "test" else split.valid
-        results = evaluate(
-            self.model,
-            cases,
-            seen=("keep", "exclude") if seen == "both" else (seen,),
-            cutoffs=cutoffs,
-            split=split,
-            part=part,
-            fitted_on=self.record["fitted_on"],
-            history="train" if part == "valid" else "train+valid",
-        )
-        self.record["results"][part] = results.to_dict()
-        if part == "test":
-            self.record["unsealed"] = list(split.unsealed_reasons)
-        self._write_record()
-        return results
-
-    @cached_property
-    def recommender(self) -> Recommender:
-        """The model with its ids and what its users have seen (train and valid)."""
-        if self.folder is not None and (self.folder / "bundle").is_dir():
-            return load(self.folder / "bundle")
-        split = self._require_split()
-        return Recommender.for_split(self.model, split)
-
-    def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
-        """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
-        return self.recommender.recommend(users=users, histories=histories, k=k, **options)
-
-    def save(self, folder: str | Path) -> None:
-        """Write a bundle for serving; :func:`recgraph.load` reads it."""
-        self.recommender.save(folder)
-
-    def _require_split(self) -> SealedSplit:
-        if self.split is None:
-            raise ValueError("this run was opened without its data; give Run.open(folder, split=...)")
-        return self.split
-
-    def _write_record(self) -> None:
-        if self.folder is not None:
-            checkpoints.write_atomically(self.folder / "record.json", json.dumps(self.record, indent=1))
-
-    @classmethod
-    def open(cls, folder: str | Path, split: Split | None = None) -> Run:
-        """Open a finished run.
-
-        Args:
-            folder: of the run.
-            split: the data it was fitted on; by default prepared again from the run's data set and checked.
-
-        Raises:
-            ValueError: not a finished run, or the data is not what the run was fitted on.
-        """
-        folder = Path(folder)
-        if not (folder / "record.json").is_file():
-            unfinished = (folder / "config.json").is_file()
-            raise ValueError(f"{folder} is not a finished run" + ("; go on with --resume" if unfinished else ""))
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-        data = record["data"]
-        if split is None and data["dataset"] is not None:
-            split = _split_of(data["dataset"], DataConfig.of(data["settings"]))
-        if split is not None and split.hash != data["split_hash"]:
-            raise ValueError(
-                f"split hash {split.hash[:12]} differs from the run's {data['split_hash'][:12]}: other data or parameters"
-            )
-        model = load(folder / "bundle").model
-        return cls(model, split.sealed() if split is not None else None, record, folder)
+__all__ = ["fit", "model_from", "train"]
 
 
 def fit(
@@ -219,7 +100,7 @@ def train(
         TrainConfig.of(parts["training"]),
         DataConfig.of(parts["data"]),
     )
-    split = _split_of(dataset, data)
+    split = data.split_of(dataset)
     source = {"dataset": dataset, "settings": data.model_dump(mode="json")}
     return _fit(made, split, config, seed, Path(out), device, resume, progress, "train", (), source)
 
@@ -234,10 +115,6 @@ def model_from(model: Model | str) -> Model:
     if made.space is not None:
         raise ValueError(f"model {type(made).__name__} is built already; give a new one, e.g. {type(made).__name__}()")
     return made
-
-
-def _split_of(dataset: str, data: DataConfig) -> Split:
-    return load_dataset(dataset).split(data.split, seed=data.split_seed, **data.split_options)
 
 
 def _fit(
@@ -299,7 +176,7 @@ def _fit(
     run = Run(model, sealed, record, folder)
     if folder is not None:
         run.save(folder / "bundle")
-        run._write_record()
+        run.write_record()
     return run
 
 

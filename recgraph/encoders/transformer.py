@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,8 @@ class Layer(nn.Module):
 
     def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         x = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
-        return self.norm(x + dropout(self.down(F.gelu(self.up(x))), self.dropout, generator))
+        out: Tensor = self.norm(x + dropout(self.down(F.gelu(self.up(x))), self.dropout, generator))
+        return out
 
 
 class Transformer(SequenceEncoder):
@@ -91,7 +93,7 @@ class Transformer(SequenceEncoder):
         packed = pack(sequences, last_only)
         x = F.embedding(packed.tokens, table, padding_idx=0) + self.position_embedding(packed.positions)
         x = dropout(self.norm(x), self.dropout, generator)
-        *inner, final = self.layers
+        *inner, final = cast("list[Layer]", list(self.layers))
         for layer in inner:
             x = layer(x, packed, generator)
         if last_only:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from recgraph.data.part import Part
 from recgraph.data.sequences import SequenceBatches, sequence_batches
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.transformer import Transformer, initialise
+from recgraph.losses.base import NextItemLoss
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
@@ -66,7 +67,7 @@ class Encoded:
 class SequenceModel(TrainableModel):
     """Base of sequence models. Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history."""
 
-    Config = SequenceConfig
+    Config: ClassVar[type[ModelConfig]] = SequenceConfig
     #: whether training samples come with a sequence of the same target
     needs_partners = False
 
@@ -74,7 +75,7 @@ class SequenceModel(TrainableModel):
         self.item_embedding = nn.Embedding(space.n_items + 1, self.config.hidden_dim)
         initialise(self.item_embedding)
         self.encoder = self._make_encoder()
-        self.loss = self._make_loss()
+        self.loss: NextItemLoss = self._make_loss()
 
     def _make_encoder(self) -> SequenceEncoder:
         config = self.config
@@ -88,10 +89,10 @@ class SequenceModel(TrainableModel):
             attention_dropout=config.attention_dropout,
         )
 
-    def _make_loss(self) -> nn.Module:
+    def _make_loss(self) -> NextItemLoss:
         cls = registry.load("loss", self.config.loss)
         given = {"n_negatives": self.config.n_negatives} if "n_negatives" in cls.Config.model_fields else {}
-        loss: nn.Module = cls(**{**given, **self.config.loss_options})
+        loss: NextItemLoss = cls(**{**given, **self.config.loss_options})
         return loss
 
     @property
@@ -139,8 +140,9 @@ class SequenceModel(TrainableModel):
         together = Ragged.cat(parts)
         sizes = [part.n_rows for part in parts]
         if not with_states:
-            return [Encoded(last) for last in self._encode(together, batch).split(sizes)]
-        states = self._encode(together, batch, last_only=False).split([part.values.numel() for part in parts])
+            return [Encoded(last) for last in torch.split(self._encode(together, batch), sizes)]
+        every = self._encode(together, batch, last_only=False)
+        states = torch.split(every, [part.values.numel() for part in parts])
         each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
         return [Encoded(of_part.values.index_select(0, of_part.offsets[1:] - 1), of_part) for of_part in each]
 

@@ -55,6 +55,18 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     temporary.replace(path)
 
 
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own exception types for damaged files
+        raise CheckpointError(f"{path} cannot be read: {error}; remove the checkpoint to start again") from error
+
+
 def save(folder: Path, checkpoint: Checkpoint, step: int) -> Path:
     """Write ``folder/step-N``: first under another name, renamed when complete; older ones are removed after it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,10 +104,10 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        names = ("model", "optimisers", "generators")
-        model, optimisers, generators = (load_file(path / f"{name}.safetensors") for name in names)
-    except Exception as error:  # safetensors raises its own exception types for damaged files
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}; remove it to start again") from error
+    names = ("model", "optimisers", "generators")
+    model, optimisers, generators = (load_tensors(path / f"{name}.safetensors") for name in names)
     return Checkpoint(model, optimisers, generators, state)
 
 

@@ -57,15 +57,15 @@ class TensorBoard(Observer):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ValueError("tensorboard = true needs the extra: pip install 'recgraph[track]'") from error
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
 
     def end_epoch(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():
             if isinstance(value, int | float) and name != "epoch":
-                self._writer.add_scalar(name, value, row["epoch"])  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(name, value, row["epoch"])
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class ProgressBar(Observer):

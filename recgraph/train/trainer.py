@@ -253,7 +253,7 @@ class Trainer:
         checkpoints.load_optimisers(self.optimisers, saved.optimisers)
         self.generators.load_state_dict(dict(saved.generators))
         if self.stopping.best is not None:
-            self.best = checkpoints.load_file(self.folder / "best.safetensors")
+            self.best = checkpoints.load_tensors(self.folder / "best.safetensors")
         return True
 
     def _fingerprint(self) -> dict[str, Any]:

@@ -1,0 +1,139 @@
+"""A run: a fitted model with the data it was fitted on and the record of how."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from recgraph.config import Config
+from recgraph.data.catalog import load_dataset
+from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.evaluator import evaluate
+from recgraph.evaluate.results import Results
+from recgraph.models.base import Model
+from recgraph.serve.recommender import Recommender, load
+from recgraph.train import checkpoint as checkpoints
+
+__all__ = ["DataConfig", "Run"]
+
+Seen = Literal["keep", "exclude", "both"]
+
+
+class DataConfig(Config):
+    """How a data set is split for a run from the command line."""
+
+    split: Annotated[str, Field(description="split strategy")] = "leave-one-out"
+    split_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its parameters")]
+    split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
+
+    def split_of(self, dataset: str) -> Split:
+        """The split of a data set of the catalogue."""
+        return load_dataset(dataset).split(self.split, seed=self.split_seed, **self.split_options)
+
+
+class Run:
+    """A fitted model with the split it was fitted on.
+
+    Attributes:
+        model: fitted.
+        split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
+        record: what was done: configuration, seed, data, cost, the curve, results; plain values.
+        folder: where the run is kept, or None.
+    """
+
+    def __init__(
+        self, model: Model, split: SealedSplit | None, record: dict[str, Any], folder: Path | None = None
+    ) -> None:
+        self.model, self.split, self.record, self.folder = model, split, record, folder
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch; empty for closed-form models."""
+        rows: list[dict[str, Any]] = self.record["history"]
+        return rows
+
+    def evaluate(self, part: str = "test", seen: Seen = "both", cutoffs: tuple[int, ...] = (5, 10, 20)) -> Results:
+        """Metrics by full ranking, both conventions for seen items from one pass.
+
+        Args:
+            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``.
+            seen: whether items of the history stay candidates.
+            cutoffs: list lengths.
+
+        Raises:
+            ValueError: no such part, or the run was opened without its data.
+        """
+        if part not in ("test", "valid"):
+            raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
+        split = self._require_split()
+        cases = split.unseal(f"evaluate {type(self.model).__name__} on test").test if part == "test" else split.valid
+        results = evaluate(
+            self.model,
+            cases,
+            seen=("keep", "exclude") if seen == "both" else (seen,),
+            cutoffs=cutoffs,
+            split=split,
+            part=part,
+            fitted_on=self.record["fitted_on"],
+            history="train" if part == "valid" else "train+valid",
+        )
+        self.record["results"][part] = results.to_dict()
+        if part == "test":
+            self.record["unsealed"] = list(split.unsealed_reasons)
+        self.write_record()
+        return results
+
+    @cached_property
+    def recommender(self) -> Recommender:
+        """The model with its ids and what its users have seen (train and valid)."""
+        if self.folder is not None and (self.folder / "bundle").is_dir():
+            return load(self.folder / "bundle")
+        split = self._require_split()
+        return Recommender.for_split(self.model, split)
+
+    def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
+        """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
+        return self.recommender.recommend(users=users, histories=histories, k=k, **options)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle for serving; :func:`recgraph.load` reads it."""
+        self.recommender.save(folder)
+
+    def _require_split(self) -> SealedSplit:
+        if self.split is None:
+            raise ValueError("this run was opened without its data; give Run.open(folder, split=...)")
+        return self.split
+
+    def write_record(self) -> None:
+        if self.folder is not None:
+            checkpoints.write_atomically(self.folder / "record.json", json.dumps(self.record, indent=1))
+
+    @classmethod
+    def open(cls, folder: str | Path, split: Split | None = None) -> Run:
+        """Open a finished run.
+
+        Args:
+            folder: of the run.
+            split: the data it was fitted on; by default prepared again from the run's data set and checked.
+
+        Raises:
+            ValueError: not a finished run, or the data is not what the run was fitted on.
+        """
+        folder = Path(folder)
+        if not (folder / "record.json").is_file():
+            unfinished = (folder / "config.json").is_file()
+            raise ValueError(f"{folder} is not a finished run" + ("; go on with --resume" if unfinished else ""))
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        data = record["data"]
+        if split is None and data["dataset"] is not None:
+            split = DataConfig.of(data["settings"]).split_of(data["dataset"])
+        if split is not None and split.hash != data["split_hash"]:
+            raise ValueError(
+                f"split hash {split.hash[:12]} differs from the run's {data['split_hash'][:12]}: other data or parameters"
+            )
+        model = load(folder / "bundle").model
+        return cls(model, split.sealed() if split is not None else None, record, folder)
