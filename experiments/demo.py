@@ -21,8 +21,8 @@ DATASET = "ml-100k"
 SEED = 7
 METRICS = ("ndcg@10", "recall@10", "mrr@10")
 # chosen on the validation part; both models have the same sizes and the same budget
-SIZES: dict[str, Any] = {"hidden_dim": 64, "max_len": 200, "dropout": 0.3, "attention_dropout": 0.3}
-TRAINING: dict[str, Any] = {"batch_size": 64, "learning_rate": 2e-3, "max_epochs": 150, "patience": 20}
+SIZES: dict[str, Any] = {"hidden_dim": 64, "max_len": 50, "dropout": 0.5}
+TRAINING: dict[str, Any] = {"batch_size": 32, "learning_rate": 2e-3, "max_epochs": 80, "patience": 10}
 SMALL: dict[str, Any] = {"max_epochs": 4, "patience": None}
 SHOWN_USERS = (1, 42)
 
