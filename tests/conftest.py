@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -33,6 +34,17 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         missing("shared", f"no shared data at {folder}; set RECGRAPH_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def dgl() -> Any:
+    """The package DGL, where it is installed and runs."""
+    from recgraph.sparse.backends.dgl import load
+
+    try:
+        return load()
+    except ImportError as error:
+        missing("dgl", str(error))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -1,0 +1,1 @@
+"""Typed graphs: nodes and edges of several types."""

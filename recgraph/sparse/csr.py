@@ -1,0 +1,290 @@
+"""``Csr``: a sparse matrix by rows, as a value: of edges, of counts, of normalised adjacencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["Csr", "sort_entries"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Csr:
+    """Row ``r`` has entries in the columns ``indices[indptr[r]:indptr[r + 1]]``, ascending.
+
+    A column may stand in a row several times (edges of a multigraph); such entries keep their order and their
+    values add up in every product. Values are immutable: every method returns a new one, and what depends on the
+    places of the entries alone (the transpose, the row of each entry, backends' own forms) is computed once and shared
+    by all matrices with the same places (:meth:`with_weights`).
+
+    Attributes:
+        indptr: [R + 1] int64, from 0 to the number of entries E.
+        indices: [E] int64, ascending within a row.
+        weights: [E] floating point, or None where every entry is 1. May require a gradient.
+        shape: (R, C).
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    weights: Tensor | None
+    shape: tuple[int, int]
+    _places: dict[str, Any] = field(default_factory=dict, repr=False)
+    _own: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        n_rows, n_entries = self.shape[0], self.indices.numel()
+        if self.indptr.shape != (n_rows + 1,):
+            raise ValueError(f"indptr has shape {tuple(self.indptr.shape)}; {n_rows} rows need ({n_rows + 1},)")
+        if self.weights is not None and self.weights.shape != (n_entries,):
+            raise ValueError(f"weights have shape {tuple(self.weights.shape)}; {n_entries} entries need ({n_entries},)")
+
+    @classmethod
+    def from_coo(
+        cls,
+        rows: Tensor,
+        cols: Tensor,
+        weights: Tensor | None = None,
+        *,
+        shape: tuple[int, int],
+        duplicates: Literal["keep", "sum"] = "keep",
+    ) -> Csr:
+        """From entries in any order.
+
+        Args:
+            rows, cols: [E] integers.
+            weights: [E], or None for 1 each.
+            shape: (R, C).
+            duplicates: several entries at one place stay (in the given order) or become one with their sum.
+
+        Raises:
+            ValueError: lengths differ, or an index is out of range (names the first).
+        """
+        if rows.shape != cols.shape or rows.dim() != 1:
+            raise ValueError(f"rows {tuple(rows.shape)} and cols {tuple(cols.shape)} must have one and the same length")
+        for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
+            _check_range(name, index, size)
+        order = sort_entries(rows, cols, shape[1])
+        indptr = _offsets(torch.bincount(rows.to(torch.int64), minlength=shape[0]))
+        sorted_weights = None if weights is None else weights[order]
+        made = cls(indptr, cols[order].to(torch.int64), sorted_weights, shape)
+        return made if duplicates == "keep" else made.coalesce()
+
+    @classmethod
+    def from_scipy(cls, matrix: Any, device: torch.device | str | None = None) -> Csr:
+        """From any scipy sparse matrix or array; entries at one place are summed, as scipy means them."""
+        coo = matrix.tocoo()
+        data = torch.as_tensor(coo.data, device=device)
+        rows, cols = (torch.as_tensor(index, dtype=torch.int64, device=device) for index in (coo.row, coo.col))
+        weights = data if data.is_floating_point() else data.to(torch.get_default_dtype())
+        return cls.from_coo(rows, cols, weights, shape=tuple(coo.shape), duplicates="sum")
+
+    @classmethod
+    def from_dense(cls, matrix: Tensor) -> Csr:
+        """The entries of an [R, C] matrix that are not 0."""
+        rows, cols = torch.nonzero(matrix, as_tuple=True)
+        return cls.from_coo(rows, cols, matrix[rows, cols], shape=(matrix.shape[0], matrix.shape[1]))
+
+    @classmethod
+    def eye(cls, n: int, device: torch.device | None = None) -> Csr:
+        """The identity, without weights."""
+        return cls(torch.arange(n + 1, device=device), torch.arange(n, device=device), None, (n, n))
+
+    @property
+    def nnz(self) -> int:
+        """The number of entries, each of several at one place counted."""
+        return self.indices.numel()
+
+    @property
+    def device(self) -> torch.device:
+        return self.indices.device
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three tensors, without what is computed from them."""
+        parts = [self.indptr, self.indices, *([] if self.weights is None else [self.weights])]
+        return sum(part.numel() * part.element_size() for part in parts)
+
+    @property
+    def density(self) -> float:
+        """Entries per place."""
+        return self.nnz / max(self.shape[0] * self.shape[1], 1)
+
+    @property
+    def degrees(self) -> Tensor:
+        """[R] int64: the entries of each row."""
+        return self.indptr[1:] - self.indptr[:-1]
+
+    @property
+    def rows(self) -> Tensor:
+        """[E] int64: the row of each entry."""
+        rows: Tensor = self.shared("rows", lambda: Ragged(self.indices, self.indptr).rows)
+        return rows
+
+    def values(self, dtype: torch.dtype | None = None) -> Tensor:
+        """[E]: the weights, ones where there are none."""
+        if self.weights is None:
+            return torch.ones(self.nnz, dtype=dtype or torch.get_default_dtype(), device=self.device)
+        return self.weights if dtype is None else self.weights.to(dtype)
+
+    def shared(self, key: str, make: Callable[[], T]) -> T:
+        """What depends on the places of the entries alone: made once for all matrices with the same places."""
+        if key not in self._places:
+            self._places[key] = make()
+        found: T = self._places[key]
+        return found
+
+    def cached(self, key: str, make: Callable[[], T]) -> T:
+        """What depends on the weights too; made anew each time where they carry a gradient."""
+        if self.weights is not None and self.weights.requires_grad:
+            return make()
+        if key not in self._own:
+            self._own[key] = make()
+        found: T = self._own[key]
+        return found
+
+    def with_weights(self, weights: Tensor | None) -> Csr:
+        """The same places with other weights ([E], aligned with :attr:`indices`)."""
+        return Csr(self.indptr, self.indices, weights, self.shape, self._places)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Csr:
+        """On a device, with weights of a type; itself where nothing changes."""
+        moved = self.indices.to(device)
+        weights = self.weights if self.weights is None else self.weights.to(device=device, dtype=dtype)
+        if moved is self.indices:
+            return self if weights is self.weights else self.with_weights(weights)
+        return Csr(self.indptr.to(device), moved, weights, self.shape)
+
+    def transposition(self) -> tuple[Csr, Tensor]:
+        """The transpose without weights, and [E] int64: the entry of this matrix that each of its entries is."""
+        return self.shared("transposed", self._transpose)
+
+    def t(self) -> Csr:
+        """The transpose; weights that carry a gradient pass it on."""
+        places, order = self.transposition()
+        if self.weights is None:
+            return places
+        weights = self.weights
+        return self.cached("transposed", lambda: places.with_weights(weights[order]))
+
+    def _transpose(self) -> tuple[Csr, Tensor]:
+        origin = self._places.get("origin")
+        if origin is not None:  # this is itself a transpose: the way back is known
+            places, order = origin
+            return places, torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=self.device))
+        order = torch.argsort(self.indices, stable=True)
+        indptr = _offsets(torch.bincount(self.indices, minlength=self.shape[1]))
+        flipped = Csr(indptr, self.rows[order], None, (self.shape[1], self.shape[0]))
+        flipped._places["origin"] = (self.with_weights(None), order)
+        return flipped, order
+
+    def row_sums(self) -> Tensor:
+        """[R]: sums of the weights; the numbers of entries, in the default type, where there are none."""
+        if self.weights is None:
+            return self.degrees.to(torch.get_default_dtype())
+        return torch.segment_reduce(self.weights, "sum", offsets=self.indptr, initial=0)
+
+    def column_sums(self) -> Tensor:
+        """[C]: sums of the weights down the columns."""
+        return self.t().row_sums()
+
+    def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Csr:
+        """``diag(left) A diag(right)``; [R] and [C], or None for ones."""
+        weights = self.weights
+        for factor, index in ((left, self.rows), (right, self.indices)):
+            if factor is not None:
+                weights = factor[index] if weights is None else weights * factor[index]
+        return self.with_weights(weights)
+
+    def select(self, keep_mask: Tensor) -> Csr:
+        """Only the entries where ``keep_mask`` [E] is True."""
+        indptr = _offsets(torch.bincount(self.rows[keep_mask], minlength=self.shape[0]))
+        weights = None if self.weights is None else self.weights[keep_mask]
+        return Csr(indptr, self.indices[keep_mask], weights, self.shape)
+
+    def take_rows(self, rows: Tensor) -> Csr:
+        """The given rows ([K] int64, repeats allowed), as a [K, C] matrix."""
+        entries = Ragged(torch.arange(self.nnz, device=self.device), self.indptr).take(rows)
+        weights = None if self.weights is None else self.weights[entries.values]
+        return Csr(entries.offsets, self.indices[entries.values], weights, (rows.numel(), self.shape[1]))
+
+    def row_block(self, block: slice) -> Csr:
+        """Consecutive rows, without a copy of their entries."""
+        start, stop, _ = block.indices(self.shape[0])
+        indptr = self.indptr[start : stop + 1]
+        entries = slice(int(indptr[0]), int(indptr[-1]))
+        weights = None if self.weights is None else self.weights[entries]
+        return Csr(indptr - indptr[0], self.indices[entries], weights, (stop - start, self.shape[1]))
+
+    def coalesce(self) -> Csr:
+        """Entries at one place become one with their sum."""
+        first = torch.ones_like(self.indices, dtype=torch.bool)
+        first[1:] = (self.indices[1:] != self.indices[:-1]) | (self.rows[1:] != self.rows[:-1])
+        if bool(first.all()):
+            return self
+        group = torch.cumsum(first, 0) - 1
+        kept = self.with_weights(None).select(first)
+        summed = self.values().new_zeros(kept.nnz).index_add(0, group, self.values())
+        return kept.with_weights(summed)
+
+    def pattern(self) -> Csr:
+        """Where the matrix is not 0, without weights: one entry a place."""
+        merged = self.coalesce()
+        if merged.weights is None:
+            return merged
+        present = merged.weights != 0
+        return merged.with_weights(None) if bool(present.all()) else merged.select(present).with_weights(None)
+
+    def diagonal(self) -> Tensor:
+        """[min(R, C)]: the values on the diagonal, 0 where there is no entry."""
+        on = self.rows == self.indices
+        found = self.values()[on]
+        return found.new_zeros(min(self.shape)).index_add(0, self.indices[on], found)
+
+    def with_diagonal(self, value: float | None) -> Csr:
+        """With ``value`` in every place of the diagonal, or without a diagonal (None)."""
+        rest = self.select(self.rows != self.indices)
+        if value is None:
+            return rest
+        every = torch.arange(min(self.shape), device=self.device)
+        rows, cols = torch.cat([rest.rows, every]), torch.cat([rest.indices, every])
+        if rest.weights is None and value == 1:
+            return Csr.from_coo(rows, cols, shape=self.shape)
+        known = rest.values()
+        return Csr.from_coo(rows, cols, torch.cat([known, known.new_full((every.numel(),), value)]), shape=self.shape)
+
+    def to_dense(self) -> Tensor:
+        """[R, C]; entries at one place are summed."""
+        values = self.values()
+        return values.new_zeros(self.shape).index_put((self.rows, self.indices), values, accumulate=True)
+
+    def to_scipy(self) -> Any:
+        """A ``scipy.sparse.csr_array`` of a matrix on the host; several entries at one place stay."""
+        import numpy as np
+        from scipy.sparse import csr_array
+
+        parts = (self.values().detach(), self.indices, self.indptr)
+        return csr_array(tuple(np.asarray(part) for part in parts), shape=self.shape)
+
+
+def sort_entries(rows: Tensor, cols: Tensor, n_cols: int) -> Tensor:
+    """[E] int64: the order by row and column in which :class:`Csr` holds entries; equal places keep theirs."""
+    return torch.argsort(rows.to(torch.int64) * max(n_cols, 1) + cols, stable=True)
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    return torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
+
+
+def _check_range(name: str, index: Tensor, size: int) -> None:
+    outside = (index < 0) | (index >= size)
+    if bool(outside.any()):
+        at = int(torch.nonzero(outside)[0])
+        raise ValueError(f"{name}[{at}] = {int(index[at])} is out of range: it must lie in [0, {size})")

@@ -1,0 +1,200 @@
+"""Csr against dense tensors and scipy: construction, transposes, selections, normalisation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.normalise import Normalisation, mean_of, normalise
+
+
+def random_csr(
+    seed: int, shape: tuple[int, int] = (9, 7), n: int = 40, weighted: bool = True, device: torch.device | None = None
+) -> Csr:
+    """With several entries at one place, an empty row and an empty column."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.randint(shape[0], (n,), generator=draw)
+    cols = torch.randint(shape[1], (n,), generator=draw)
+    rows[rows == 2], cols[cols == 1] = 3, 0
+    rows, cols = torch.cat([rows, rows[:5]]), torch.cat([cols, cols[:5]])
+    weights = torch.rand(n + 5, generator=draw, dtype=torch.float64) + 0.1 if weighted else None
+    return Csr.from_coo(rows, cols, weights, shape=shape).to(device)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_entries_in_any_order(weighted: bool, device: torch.device) -> None:
+    adj = random_csr(0, weighted=weighted, device=device)
+    dense = torch.zeros(adj.shape, dtype=adj.values().dtype, device=device)
+    for row, col, value in zip(adj.rows.tolist(), adj.indices.tolist(), adj.values().tolist(), strict=True):
+        dense[row, col] += value
+    torch.testing.assert_close(adj.to_dense(), dense)
+    for row in range(adj.shape[0]):
+        columns = adj.indices[adj.indptr[row] : adj.indptr[row + 1]]
+        assert (columns.diff() >= 0).all()
+    assert adj.nnz == 45
+
+
+def test_equal_places_keep_their_order() -> None:
+    rows, cols = torch.tensor([1, 0, 1, 1]), torch.tensor([2, 0, 2, 1])
+    adj = Csr.from_coo(rows, cols, torch.tensor([5.0, 6.0, 7.0, 8.0]), shape=(2, 3))
+    assert adj.weights is not None
+    assert adj.weights.tolist() == [6, 8, 5, 7]
+    summed = Csr.from_coo(rows, cols, torch.tensor([5.0, 6.0, 7.0, 8.0]), shape=(2, 3), duplicates="sum")
+    assert summed.values().tolist() == [6, 8, 12]
+    assert summed.indices.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_transpose_and_back(weighted: bool, device: torch.device) -> None:
+    adj = random_csr(1, weighted=weighted, device=device)
+    torch.testing.assert_close(adj.t().to_dense(), adj.to_dense().T)
+    back = adj.t().t()
+    assert torch.equal(back.indices, adj.indices)
+    assert torch.equal(back.values(), adj.values())
+    assert adj.t() is adj.t()
+    # other weights in the same places do not transpose again
+    assert adj.with_weights(adj.values() * 2).transposition()[0] is adj.transposition()[0]
+
+
+def test_the_transpose_passes_gradients_to_weights() -> None:
+    adj = random_csr(2)
+    weights = adj.values().clone().requires_grad_()
+    transposed = adj.with_weights(weights).t()
+    (transposed.values() * torch.arange(adj.nnz)).sum().backward()
+    order = adj.transposition()[1]
+    assert torch.equal(weights.grad[order], torch.arange(adj.nnz, dtype=torch.float64))  # type: ignore[index]
+
+
+def test_scipy_round_trip() -> None:
+    matrix = sp.random_array((30, 20), density=0.2, rng=np.random.default_rng(0), format="csc")
+    back = Csr.from_scipy(matrix).to_scipy()
+    assert abs(back - matrix).max() == 0
+    counts = Csr.from_scipy(sp.csr_array(np.array([[2, 0], [0, 1]])))
+    assert counts.values().dtype == torch.get_default_dtype()
+
+
+def test_dense_round_trip_and_identity(device: torch.device) -> None:
+    dense = torch.tensor([[0.0, 2.0], [0.0, 0.0], [1.0, 3.0]], device=device)
+    torch.testing.assert_close(Csr.from_dense(dense).to_dense(), dense)
+    torch.testing.assert_close(Csr.eye(3, device).to_dense(), torch.eye(3, device=device))
+
+
+def test_sums_and_scaling(device: torch.device) -> None:
+    adj = random_csr(3, device=device)
+    torch.testing.assert_close(adj.row_sums(), adj.to_dense().sum(1))
+    torch.testing.assert_close(adj.column_sums(), adj.to_dense().sum(0))
+    left, right = torch.arange(9.0, device=device), torch.arange(7.0, device=device)
+    scaled = adj.scale(left, right).to_dense()
+    torch.testing.assert_close(scaled, left[:, None] * adj.to_dense() * right, check_dtype=False)
+    plain = random_csr(3, weighted=False, device=device)
+    torch.testing.assert_close(plain.row_sums(), plain.to_dense().sum(1))
+
+
+def test_rows_and_selections(device: torch.device) -> None:
+    adj = random_csr(4, device=device)
+    rows = torch.tensor([5, 2, 5, 0], device=device)
+    torch.testing.assert_close(adj.take_rows(rows).to_dense(), adj.to_dense()[rows])
+    torch.testing.assert_close(adj.row_block(slice(3, 6)).to_dense(), adj.to_dense()[3:6])
+    keep_mask = adj.values() > 0.5
+    expected = adj.with_weights(adj.values() * keep_mask).to_dense()
+    kept = adj.select(keep_mask)
+    assert kept.nnz == int(keep_mask.sum())
+    torch.testing.assert_close(kept.to_dense(), expected)
+
+
+def test_diagonals(device: torch.device) -> None:
+    adj = random_csr(5, (8, 8), device=device)
+    dense = adj.to_dense()
+    torch.testing.assert_close(adj.diagonal(), dense.diagonal())
+    off = dense - torch.diag(dense.diagonal())
+    torch.testing.assert_close(adj.with_diagonal(None).to_dense(), off)
+    eye = torch.eye(8, dtype=dense.dtype, device=device)
+    torch.testing.assert_close(adj.with_diagonal(2.0).to_dense(), off + 2 * eye)
+    pattern = adj.pattern()
+    assert pattern.weights is None
+    assert pattern.with_diagonal(1).weights is None
+    torch.testing.assert_close(pattern.with_diagonal(1).to_dense(), ((off != 0) + eye).to(torch.float32))
+
+
+def test_pattern_leaves_out_zeros() -> None:
+    adj = Csr.from_coo(torch.tensor([0, 0, 1]), torch.tensor([0, 0, 1]), torch.tensor([1.0, -1.0, 2.0]), shape=(2, 2))
+    assert adj.pattern().to_dense().tolist() == [[0, 0], [0, 1]]
+
+
+def test_moving_and_memory() -> None:
+    adj = random_csr(6)
+    assert adj.to(adj.device) is adj
+    single = adj.to(dtype=torch.float32)
+    assert single.values().dtype == torch.float32
+    assert single.indices is adj.indices
+    assert adj.nbytes == 8 * (10 + 45 + 45)
+    assert single.nbytes == 8 * (10 + 45) + 4 * 45
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "message"),
+    [
+        ([0, 3], [0, 0], r"rows\[1\] = 3 is out of range: it must lie in \[0, 2\)"),
+        ([0, 1], [0, -1], r"cols\[1\] = -1 is out of range"),
+        ([0], [0, 1], "one and the same length"),
+    ],
+)
+def test_errors(rows: list[int], cols: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Csr.from_coo(torch.tensor(rows), torch.tensor(cols), shape=(2, 2))
+
+
+def test_wrong_sizes() -> None:
+    with pytest.raises(ValueError, match="3 rows need"):
+        Csr(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), None, (3, 3))
+    with pytest.raises(ValueError, match="1 entries need"):
+        Csr(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(2), (1, 1))
+
+
+def test_without_any_entry(device: torch.device) -> None:
+    empty = torch.empty(0, dtype=torch.int64, device=device)
+    adj = Csr.from_coo(empty, empty, shape=(3, 2))
+    assert adj.t().shape == (2, 3)
+    assert adj.pattern().nnz == adj.coalesce().nnz == adj.with_diagonal(None).nnz == 0
+    assert adj.row_sums().tolist() == [0, 0, 0]
+
+
+def _oracle(dense: torch.Tensor, kind: str) -> torch.Tensor:
+    def root(sums: torch.Tensor, power: float) -> torch.Tensor:
+        return torch.tensor([s**power if s > 0 else 0.0 for s in sums.tolist()], dtype=dense.dtype)
+
+    rows, cols = dense.sum(1), dense.sum(0)
+    return {
+        "row": lambda: root(rows, -1)[:, None] * dense,
+        "column": lambda: dense * root(cols, -1),
+        "symmetric": lambda: root(rows, -0.5)[:, None] * dense * root(cols, -0.5),
+        "meow": lambda: root(rows, -0.5)[:, None] * dense.T * root(rows, -0.5),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["row", "column", "symmetric", "meow"])
+def test_normalisation(kind: Normalisation, device: torch.device) -> None:
+    adj = random_csr(7, (8, 8), device=device)
+    expected = _oracle(adj.to_dense().to("cpu"), kind)
+    torch.testing.assert_close(normalise(adj, kind).to_dense().to("cpu"), expected, rtol=1e-14, atol=1e-14)
+
+
+def test_normalisation_passes_gradients() -> None:
+    adj = random_csr(8, (6, 6), n=15)
+
+    def total(weights: torch.Tensor) -> torch.Tensor:
+        return (normalise(adj.with_weights(weights), "symmetric").values() ** 2).sum()
+
+    assert torch.autograd.gradcheck(total, adj.values().clone().requires_grad_())
+
+
+def test_mean_of_matrices(device: torch.device) -> None:
+    parts = [random_csr(seed, device=device) for seed in (1, 2, 3)]
+    torch.testing.assert_close(mean_of(parts).to_dense(), sum(p.to_dense() for p in parts) / 3)
+    with pytest.raises(ValueError, match="all of one shape"):
+        mean_of([random_csr(1), random_csr(1, (5, 9))])
+    with pytest.raises(ValueError, match="kind = 'rows'"):
+        normalise(parts[0], "rows")  # type: ignore[arg-type]
