@@ -1,7 +1,7 @@
 """Every agreement with the published code: a JSON object a line, exit status 1 if one fails.
 
-``make reference`` runs it. Inputs are the golden files under tests/golden and, for the Beauty weights, the shared folder
-(``RECGRAPH_SHARED``).
+``make reference`` runs it. Inputs are the golden files under tests/golden and, for the Beauty weights, the shared
+folder (``RECGRAPH_SHARED``).
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ class Run:
         if self.folder is not None and (self.folder / "bundle").is_dir():
             return load(self.folder / "bundle")
         split = self._require_split()
-        return Recommender.for_split(self.model, split)
+        kept = ("model", "config", "training", "seed", "fitted_on", "data", "results", "provenance")
+        return Recommender.for_split(self.model, split, {name: self.record[name] for name in kept})
 
     def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
@@ -133,7 +134,7 @@ class Run:
             split = DataConfig.of(data["settings"]).split_of(data["dataset"])
         if split is not None and split.hash != data["split_hash"]:
             raise ValueError(
-                f"split hash {split.hash[:12]} differs from the run's {data['split_hash'][:12]}: other data or parameters"
+                f"split hash {split.hash[:12]} is not the run's {data['split_hash'][:12]}: other data or parameters"
             )
         model = load(folder / "bundle").model
         return cls(model, split.sealed() if split is not None else None, record, folder)

@@ -20,8 +20,8 @@ def load_published(cls: type[M], state: Mapping[str, Tensor], n_heads: int, n_us
 
     Args:
         cls: ``SASRec``, ``MCLRec`` or another model on the transformer.
-        state: a RecBole-style state dict, with or without the prefix ``model.``. ``item_embedding.weight`` has a row for
-            padding, one for each item and one that is never used. Augmenters are read from ``aug1.*`` and ``aug2.*``.
+        state: a RecBole-style state dict, with or without the prefix ``model.``. ``item_embedding.weight`` has a row
+            for padding, one for each item and one that is never used. Augmenters are ``aug1.*`` and ``aug2.*``.
         n_heads: attention heads, which the weights do not tell.
         n_users: of the data set.
         settings: further settings of the model.

@@ -33,7 +33,7 @@ class JsonLines(Observer):
     """One JSON object an epoch, appended to a file."""
 
     def __init__(self, path: Path, keep_epochs: int = 0) -> None:
-        """Keep the first ``keep_epochs`` lines of an existing log (on resume, epochs made again are not listed twice)."""
+        """Keep the first ``keep_epochs`` lines of an existing log: epochs made again after a resume are listed once."""
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines[:keep_epochs] if line.endswith("\n")]
         temporary = path.with_suffix(".tmp")
