@@ -91,3 +91,21 @@ def test_every_page_is_in_the_index() -> None:
     }
     listed = set(re.findall(r"^([a-z/_-]+)$", index, flags=re.MULTILINE))
     assert pages - {"index"} == listed
+
+
+def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pd = pytest.importorskip("pandas")
+    rows = [(user, f"film-{(user + step) % 30}", 100 * user + step) for user in range(60) for step in range(8)]
+    frame = pd.DataFrame(rows, columns=["user_id", "movie_id", "ts"])
+    new_users = pd.DataFrame({"user_id": ["new", "new"], "movie_id": ["film-3", "film-4"], "ts": [1, 2]})
+    (code,) = re.findall(r"^```python\n(.*?)^```", (DOCS.parent / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    scope = {"frame": frame, "new_users": new_users}
+    *head, last = code.strip().splitlines()
+    exec("\n".join(head).replace("run.recommend(", "found = run.recommend("), scope)
+    assert isinstance(scope["found"], pd.DataFrame)
+    assert list(scope["found"]["rank"]) == list(range(1, 11))
+    again = eval(last, scope)
+    assert sorted(again["user_id"].unique()) == [17, 42]
+    # the planted order: each film is followed by the next
+    assert (scope["found"]["movie_id"][:3] == "film-5").any()

@@ -26,6 +26,7 @@ def sequence_batches(
     generators: Generators,
     contrast_of: ContrastOf = "prefix",
     partners: bool = False,
+    drop_last: bool = False,
 ) -> SequenceBatches:
     """The training batches of a sequence model.
 
@@ -39,12 +40,13 @@ def sequence_batches(
         contrast_of: in the causal regime, what views are drawn from: a prefix of random length, drawn anew each
             epoch, or the whole sequence. Prefix samples are contrasted as they are.
         partners: also draw, for each sample, a sequence with the same target (DuoRec's semantic positive).
+        drop_last: leave out the last batch of an epoch where it is not full.
 
     Raises:
-        ValueError: no user has two interactions.
+        ValueError: no user has two interactions, or ``drop_last`` and not one batch is full.
     """
     kind = {"prefix": PrefixBatches, "causal": CausalBatches}[regime]
-    return kind(train, batch_size, max_len, generators, contrast_of, partners)
+    return kind(train, batch_size, max_len, generators, contrast_of, partners, drop_last)
 
 
 class SequenceBatches:
@@ -60,13 +62,18 @@ class SequenceBatches:
         generators: Generators,
         contrast_of: ContrastOf,
         partners: bool,
+        drop_last: bool,
     ) -> None:
         self.tokens = train.items.with_values(train.items.values + 1)
         self.batch_size, self.max_len, self.generators = batch_size, max_len, generators
-        self.contrast_of = contrast_of
+        self.contrast_of, self.drop_last = contrast_of, drop_last
         self.sample_rows, self.sample_ends = self._samples()
         if not self.sample_rows.numel():
             raise ValueError(f"train: none of {train.n_users} users has two interactions; nothing to predict")
+        if not len(self):
+            raise ValueError(
+                f"batch_size = {batch_size} is more than the {self.n_samples} samples, and drop_last is set"
+            )
         self._partners = _SameTarget(self.tokens, max_len) if partners else None
 
     def _samples(self) -> tuple[Tensor, Tensor]:
@@ -78,7 +85,7 @@ class SequenceBatches:
         return self.sample_rows.numel()
 
     def __len__(self) -> int:
-        return -(-self.n_samples // self.batch_size)
+        return self.n_samples // self.batch_size if self.drop_last else -(-self.n_samples // self.batch_size)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[SequenceBatch]:
         """The batches of an epoch, from batch ``start`` on."""

@@ -96,6 +96,11 @@ class SequenceModel(TrainableModel):
         return loss
 
     @property
+    def needs_full_batches(self) -> bool:
+        """Whether the last batch of an epoch is left out where it is not full."""
+        return False
+
+    @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("model", ("model",), {"rec": 1.0}),)
 
@@ -110,6 +115,7 @@ class SequenceModel(TrainableModel):
             generators=generators,
             contrast_of=getattr(self.config, "contrast_of", "prefix"),
             partners=self.needs_partners,
+            drop_last=self.needs_full_batches,
         )
 
     def setup(self, train: Part) -> None:

@@ -114,6 +114,10 @@ class MCLRec(ContrastiveSequenceModel):
         return computed
 
     @property
+    def needs_full_batches(self) -> bool:
+        return self.augmenters[0].batch_size is not None
+
+    @property
     def needs_states(self) -> bool:
         return bool(self.augmenters[0].needs_states)
 

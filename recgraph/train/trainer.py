@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from recgraph.data.batch import Batches
 from recgraph.models.base import Phase, TrainableModel
-from recgraph.rng import Generators
+from recgraph.rng import Generators, derive
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
 from recgraph.train.interrupt import Interrupt, TrainingInterrupted
@@ -42,6 +43,7 @@ class Progress:
     cpu_seconds: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
     targets: int = 0
+    diagnostics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -121,6 +123,8 @@ class Trainer:
             self.batches.epoch(progress.epoch, progress.batch), self.accelerator.process_index, None, ranks
         )
         for batch in rows:
+            if self.model.diagnostics and progress.batch < ranks:
+                self._diagnose(batch)
             self.step(batch)
             progress.batch += ranks
             progress.targets += batch.n_targets
@@ -144,20 +148,28 @@ class Trainer:
             self._phase_step(phase, batch)
         self.progress.step += 1
 
+    def _diagnose(self, batch: Any) -> None:
+        """Measure the model's diagnostics on a batch. They draw from streams of their own: training is not changed."""
+        epoch = self.progress.epoch
+        own = Generators(derive(self.generators.seed, "diagnostics", epoch), self.accelerator.device)
+        batch = replace(batch.to(self.accelerator.device), generators=own, drawn={})
+        with torch.no_grad(), self.accelerator.autocast():
+            measured = self.module(batch, self.model.diagnostics)
+        self.progress.diagnostics = {name: float(value) for name, value in measured.items()}
+
     def _phase_step(self, phase: Phase, batch: Any) -> None:
         parameters = freeze_all_but(self.groups, phase.groups) if len(self.groups) > 1 else self.groups[phase.groups[0]]
         with self.accelerator.autocast():
             terms = self.module(batch, tuple(phase.terms))
             loss = total_loss(terms, phase)
         self.accelerator.backward(loss / self.config.accumulate if self.config.accumulate > 1 else loss)
-        self._pending.append((self.progress.step, {**{name: terms[name].detach() for name in phase.terms}}))
+        self._pending.append((self.progress.step, {name: terms[name].detach() for name in phase.terms}))
         if (self.progress.step + 1) % self.config.accumulate:
             return
         if self.config.clip_norm is not None:
             self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
-        rate = self.config.learning_rate * rate_factor(
-            self.progress.step, self.config.max_epochs * len(self.batches), self.config
-        )
+        n_steps = self.config.max_epochs * len(self.batches)
+        rate = self.config.learning_rate * rate_factor(self.progress.step, n_steps, self.config)
         for name in phase.groups:
             for group in self.optimisers[name].param_groups:
                 group["lr"] = rate
@@ -171,7 +183,7 @@ class Trainer:
         names = [(step, name) for step, terms in self._pending for name in terms]
         values = torch.stack([value.float() for _, terms in self._pending for value in terms.values()])
         for (step, name), value in zip(names, values.tolist(), strict=True):
-            if value != value or value in (float("inf"), float("-inf")):
+            if not math.isfinite(value):
                 good = checkpoints.latest(self.folder / "checkpoints") if self.folder else None
                 raise NonFiniteLoss(
                     f"term {name!r} became {value} at step {step} (epoch {self.progress.epoch}); last good checkpoint: "
@@ -189,7 +201,7 @@ class Trainer:
         progress, config = self.progress, self.config
         means = self._means()
         clock.update()
-        row: dict[str, Any] = {"epoch": progress.epoch + 1, **means}
+        row: dict[str, Any] = {"epoch": progress.epoch + 1, **means, **progress.diagnostics}
         row["loss"] = sum(means[name] * weight for name, weight in self.phases[0].terms.items())
         row["targets_per_second"] = progress.targets / max(clock.epoch_seconds(), 1e-9)
         if (progress.epoch + 1) % config.validate_every == 0 or progress.epoch + 1 == config.max_epochs:

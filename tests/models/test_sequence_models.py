@@ -217,3 +217,42 @@ def test_published_beauty_weights_give_the_published_rows(
     assert len(lines) == 3
     for line in lines:
         assert line["ok"], line
+
+
+def test_an_augmenter_of_one_batch_size_trains_on_full_batches_alone() -> None:
+    model = built(MCLRec, augmenter="conv", augmenter_variant="published")
+    batches = model.batches(random_train(), SMALL["hidden_dim"], Generators(0))
+    every = list(batches.epoch(0))
+    assert len(every) == len(batches) > 1
+    assert {len(batch.users) for batch in every} == {SMALL["hidden_dim"]}
+    with pytest.raises(ValueError, match="drop_last"):
+        model.batches(random_train(), 1000, Generators(0))
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_diagnostics_are_logged_and_do_not_change_training(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recgraph.train.config import TrainConfig
+    from recgraph.train.device import make_accelerator
+    from recgraph.train.trainer import Trainer
+
+    def trained() -> tuple[list[dict[str, float]], SequenceModel]:
+        model = MCLRec(**SMALL).build(Space(n_users=30, n_items=N_ITEMS), seed=3)
+        generators = Generators(0)
+        config = TrainConfig.of(metric="loss", max_epochs=4, patience=None, precision=precision, learning_rate=0.01)
+        trainer = Trainer(
+            model,
+            model.batches(random_train(), 16, generators),
+            config,
+            generators,
+            accelerator=make_accelerator("cpu", precision),
+        )
+        return trainer.fit(), model
+
+    history, model = trained()
+    assert all(row["alignment"] > 0 and row["uniformity"] < 0 for row in history)
+    assert history[-1]["rec"] < history[0]["rec"]
+    monkeypatch.setattr(MCLRec, "diagnostics", ())
+    without, other = trained()
+    assert "alignment" not in without[0]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
