@@ -63,7 +63,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "narwhals": {"data", "serve"},
     "pooch": {"data"},
     "requests": {"data"},
-    "safetensors": {"serve", "train"},
+    "safetensors": {"data.hetero", "serve", "train"},
     "faiss": {"serve.ann", "serve.export"},
     "typer": {"cli"},
     "click": {"cli"},

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-__all__ = ["replace_parquet", "replace_text"]
+__all__ = ["replace_bytes", "replace_parquet", "replace_text"]
 
 
 def _temporary(path: Path) -> Path:
@@ -30,6 +30,16 @@ def replace_text(text: str, path: Path) -> None:
     temporary = _temporary(path)
     try:
         temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def replace_bytes(content: bytes, path: Path) -> None:
+    """Write bytes under a temporary name, then move it to its place."""
+    temporary = _temporary(path)
+    try:
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.torch_csr import csr_tensor
 
-__all__ = ["Multiply", "csr_tensor", "differentiable"]
+__all__ = ["Multiply", "differentiable"]
 
 #: ``(adj, x) -> A X``, without gradients; the weights have the type of ``x``
 Multiply = Callable[[Csr, Tensor], Tensor]
@@ -63,11 +63,3 @@ def _at_entries(adj: Csr, left: Tensor, right: Tensor) -> Tensor:
         return sampled.values()
     blocks = [slice(start, start + _BLOCK) for start in range(0, adj.nnz, _BLOCK)]
     return torch.cat([torch.linalg.vecdot(left[adj.rows[block]], right[adj.indices[block]]) for block in blocks])
-
-
-def csr_tensor(adj: Csr, dtype: torch.dtype) -> Tensor:
-    """The matrix as one of torch's own."""
-    with warnings.catch_warnings():  # torch says at first use that its CSR tensors are in beta
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        # its entries were checked when they were made; checking again would wait for the device
-        return torch.sparse_csr_tensor(adj.indptr, adj.indices, adj.values(dtype), adj.shape, check_invariants=False)

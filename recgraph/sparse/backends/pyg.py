@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recgraph.sparse.backends._autograd import csr_tensor, differentiable
+from recgraph.sparse.backends._autograd import differentiable
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.torch_csr import csr_tensor
 
 __all__ = ["product"]
 

@@ -1,0 +1,184 @@
+"""Typed graphs from frames and logs, with the user's own ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.data.features import relation
+from recgraph.data.hetero.build import known_ends, make_edges
+from recgraph.data.hetero.check import EdgeIndexError, FeatureError, GraphError, known
+from recgraph.data.hetero.graph import Edges, EdgeType, HeteroGraph, Nodes
+from recgraph.data.ids import IdMap
+from recgraph.data.interactions import Interactions
+from recgraph.data.native import from_native
+from recgraph.data.part import Part
+
+__all__ = ["from_frames", "from_interactions"]
+
+
+def from_frames(
+    edges: Mapping[EdgeType, Any],
+    nodes: Mapping[str, Any],
+    features: Mapping[str, Sequence[str]],
+    weight: str,
+    time: str,
+) -> HeteroGraph:
+    """From frames of any kind.
+
+    Args:
+        edges: (source, relation, target) -> frame whose first two columns hold the ids of sources and targets.
+        nodes: node type -> frame whose first column holds the ids, in the order of their indices. A type without a
+            frame has the ids that its edges name, in the order of their first appearance.
+        features: node type -> the numeric columns of its frame that are its features.
+        weight, time: the columns of edge frames that hold weights and times, where they are there.
+
+    Raises:
+        GraphError: an edge names an id that its node frame does not have (edge type, row and id), an id occurs twice,
+            or features that are missing or NaN.
+    """
+    tables = {name: from_native(frame) for name, frame in nodes.items()}
+    lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
+    for edge_type, table in lists.items():
+        if table.width < 2:
+            raise GraphError(f"edges {edge_type}: the frame has {table.width} columns; the first two must be the ids")
+    for name in features:
+        known("node frame", name, tables)
+    names = list(dict.fromkeys([*tables, *(name for source, _, target in lists for name in (source, target))]))
+    maps = {name: _ids(name, tables.get(name), lists) for name in names}
+    made_nodes = {
+        name: Nodes(len(ids), ids, _features(name, tables[name], features[name]) if name in features else None)
+        for name, ids in maps.items()
+    }
+    made_edges = {}
+    for edge_type, table in lists.items():
+        known_ends(edge_type, maps)
+        source, target = (
+            _indices(edge_type, table.to_series(place), maps[edge_type[end]]) for place, end in ((0, 0), (1, 2))
+        )
+        counts = (len(maps[edge_type[0]]), len(maps[edge_type[2]]))
+        w, t = (_column(table, name) for name in (weight, time))
+        made_edges[edge_type] = make_edges(edge_type, source, target, counts, w, t)
+    return HeteroGraph(made_nodes, made_edges)
+
+
+def _ids(name: str, table: pl.DataFrame | None, lists: Mapping[EdgeType, pl.DataFrame]) -> IdMap:
+    if table is not None:
+        ids = table.to_series(0)
+        if ids.is_duplicated().any():
+            raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
+        return IdMap(ids)
+    named = [
+        frame.to_series(place).alias("id")
+        for (source, _, target), frame in lists.items()
+        for place, end in ((0, source), (1, target))
+        if end == name
+    ]
+    return IdMap(pl.concat(named).unique(maintain_order=True))
+
+
+def _indices(edge_type: EdgeType, ids: pl.Series, known_ids: IdMap) -> Tensor:
+    index = known_ids.index(ids)
+    if (index < 0).any():
+        row = int((index < 0).argmax())
+        raise EdgeIndexError(
+            f"edges {edge_type}, row {row} (from 0): {ids.name} = {ids[row]!r} is not among the nodes "
+            f"({int((index < 0).sum())} such edges)"
+        )
+    return torch.from_numpy(index)
+
+
+def _features(name: str, table: pl.DataFrame, columns: Sequence[str]) -> Tensor:
+    for column in columns:
+        if column not in table.columns or not (table[column].dtype.is_numeric() or table[column].dtype == pl.Boolean):
+            there = [c for c in table.columns[1:] if table[c].dtype.is_numeric()]
+            raise FeatureError(f"features of {name!r}: there is no numeric column {column!r}; there are {there}")
+        if table[column].null_count():
+            row = int(table[column].is_null().arg_max() or 0)
+            raise FeatureError(f"features of {name!r}: column {column!r} is missing in row {row} (from 0)")
+    return torch.from_numpy(table.select(columns).to_numpy().astype(np.float32, copy=True))
+
+
+def _column(table: pl.DataFrame, name: str) -> Tensor | None:
+    if name not in table.columns[2:]:
+        return None
+    values = table[name]
+    if values.dtype.is_temporal():
+        values = values.cast(pl.Datetime("us")).cast(pl.Int64)
+    return torch.from_numpy(values.to_numpy().copy())
+
+
+def from_interactions(
+    interactions: Interactions,
+    part: Part | None,
+    item_relations: Sequence[str] | Mapping[str, str] | None,
+    user_relations: Sequence[str] | Mapping[str, str] | None,
+    separator: str,
+) -> HeteroGraph:
+    """A graph of users, items and what their side information says of them.
+
+    Edge types: ``("user", "interacts", "item")``, with the times of the interactions, and for each column of side
+    information ``("item", "has_<name>", "<name>")`` or ``("user", "has_<name>", "<name>")``.
+
+    Args:
+        interactions: the log; users and items keep its indices.
+        part: the interactions that become edges: ``split.train``, so that nothing of valid and test is known. None
+            takes all.
+        item_relations, user_relations: the columns; a mapping gives the node type a name (``{"genres": "genre"}``).
+            None takes the columns of lists and of texts that on average name at least two nodes a value.
+        separator: between the values of one text.
+    """
+    logs = part if part is not None else _all(interactions)
+    users, items = interactions.users, interactions.items
+    nodes = {"user": Nodes(len(users), users), "item": Nodes(len(items), items)}
+    counts = (len(users), len(items))
+    interacts: EdgeType = ("user", "interacts", "item")
+    edges = {interacts: make_edges(interacts, logs.items.rows, logs.items.values, counts, logs.weights, logs.times)}
+    sides = (
+        ("item", items, interactions.columns.item, interactions.item_features, item_relations),
+        ("user", users, interactions.columns.user, interactions.user_features, user_relations),
+    )
+    for role, ids, key, table, wanted in sides:
+        for column, name in _relations(table, key, wanted, separator):
+            if name in nodes:
+                raise GraphError(f"{role} relation {column!r}: node type {name!r} exists; name it with a mapping")
+            pairs = relation(table, key, column, separator, role)
+            edge_type: EdgeType = (role, f"has_{name}", name)
+            nodes[name], edges[edge_type] = _side(edge_type, ids, pairs)
+    return HeteroGraph(nodes, edges)
+
+
+def _all(interactions: Interactions) -> Part:
+    log = interactions.ordered
+    return Part(log.items, interactions.n_items, log.weights, log.times)
+
+
+def _relations(
+    table: pl.DataFrame | None, key: str, wanted: Sequence[str] | Mapping[str, str] | None, separator: str
+) -> Iterable[tuple[str, str]]:
+    if wanted is not None:
+        return wanted.items() if isinstance(wanted, Mapping) else [(name, name) for name in wanted]
+    if table is None:
+        return []
+    found = []
+    for column in table.columns:
+        kind = table[column].dtype
+        if column != key and (isinstance(kind, pl.List) or kind == pl.String):
+            values = relation(table, key, column, separator, "")[column]
+            if values.n_unique() * 2 <= table.height:
+                found.append((column, column))
+    return found
+
+
+def _side(edge_type: EdgeType, ids: IdMap, pairs: pl.DataFrame) -> tuple[Nodes, Edges]:
+    index = ids.index(pairs.to_series(0))
+    known_mask = index >= 0  # features may speak of ids that are not in the log
+    values = pairs.to_series(1).filter(pl.Series(known_mask))
+    map_ = IdMap(values.unique(maintain_order=True))
+    source, target = torch.from_numpy(index[known_mask]), torch.from_numpy(map_.index(values))
+    return Nodes(len(map_), map_), make_edges(edge_type, source, target, (len(ids), len(map_)))

@@ -1,0 +1,240 @@
+"""``HeteroGraph``: nodes and edges of several types, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from recgraph.data.hetero import check
+from recgraph.data.ids import IdMap
+from recgraph.sparse.csr import Csr
+
+if TYPE_CHECKING:
+    from recgraph.data.interactions import Interactions
+    from recgraph.data.part import Part
+
+__all__ = ["EdgeType", "Edges", "HeteroGraph", "Nodes"]
+
+#: (source type, relation, target type)
+EdgeType = tuple[str, str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """The nodes of one type.
+
+    Attributes:
+        count: how many, N.
+        ids: index <-> the user's own id, or None where the index is the id.
+        features: [N, F] dense, or sparse, or None.
+    """
+
+    count: int
+    ids: IdMap | None = None
+    features: Tensor | Csr | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """The edges of one type.
+
+    Attributes:
+        adj: [N_source, N_target], one entry an edge, so that repeated edges stay; weights as given, or None.
+        times: [E], aligned with ``adj.indices``, or None.
+    """
+
+    adj: Csr
+    times: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HeteroGraph:
+    """A typed graph. Values are immutable: every method returns a new one.
+
+    Edges of a type are held by source and target, ascending; equal pairs keep the order in which they came.
+
+    Attributes:
+        nodes: node type -> its nodes.
+        edges: (source type, relation, target type) -> its edges.
+
+    Raises:
+        GraphError: a type that is missing, sizes that do not match, NaN among features or weights.
+    """
+
+    nodes: Mapping[str, Nodes]
+    edges: Mapping[EdgeType, Edges] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for node_type, nodes in self.nodes.items():
+            check.check_nodes(node_type, nodes)
+        for edge_type, edges in self.edges.items():
+            check.check_edges(edge_type, edges, self.nodes)
+
+    @classmethod
+    def from_edge_lists(
+        cls,
+        counts: Mapping[str, int],
+        edges: Mapping[EdgeType, Any],
+        features: Mapping[str, Any] | None = None,
+        weights: Mapping[EdgeType, Any] | None = None,
+        times: Mapping[EdgeType, Any] | None = None,
+        ids: Mapping[str, IdMap] | None = None,
+    ) -> HeteroGraph:
+        """From pairs of indices; see :func:`recgraph.data.hetero.build.from_edge_lists`."""
+        from recgraph.data.hetero import build
+
+        return build.from_edge_lists(counts, edges, features or {}, weights or {}, times or {}, ids or {})
+
+    @classmethod
+    def from_scipy(cls, matrices: Mapping[EdgeType, Any], features: Mapping[str, Any] | None = None) -> HeteroGraph:
+        """From scipy matrices; see :func:`recgraph.data.hetero.build.from_scipy`."""
+        from recgraph.data.hetero import build
+
+        return build.from_scipy(matrices, features or {})
+
+    @classmethod
+    def from_frames(
+        cls,
+        edges: Mapping[EdgeType, Any],
+        nodes: Mapping[str, Any] | None = None,
+        features: Mapping[str, Sequence[str]] | None = None,
+        weight: str = "weight",
+        time: str = "time",
+    ) -> HeteroGraph:
+        """From frames with the user's own ids; see :func:`recgraph.data.hetero.frames.from_frames`."""
+        from recgraph.data.hetero import frames
+
+        return frames.from_frames(edges, nodes or {}, features or {}, weight, time)
+
+    @classmethod
+    def from_interactions(
+        cls,
+        interactions: Interactions,
+        part: Part | None = None,
+        item_relations: Sequence[str] | Mapping[str, str] | None = None,
+        user_relations: Sequence[str] | Mapping[str, str] | None = None,
+        separator: str = " ",
+    ) -> HeteroGraph:
+        """From a log with side information; see :func:`recgraph.data.hetero.frames.from_interactions`."""
+        from recgraph.data.hetero import frames
+
+        return frames.from_interactions(interactions, part, item_relations, user_relations, separator)
+
+    @property
+    def node_types(self) -> list[str]:
+        return list(self.nodes)
+
+    @property
+    def edge_types(self) -> list[EdgeType]:
+        return list(self.edges)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the edges (the default device where there are none)."""
+        return next((edges.adj.device for edges in self.edges.values()), torch.empty(0).device)
+
+    def __repr__(self) -> str:
+        nodes = ", ".join(f"{nodes.count:,} {name}" for name, nodes in self.nodes.items())
+        edges = ", ".join(f"{edges.adj.nnz:,} {'-'.join(name)}" for name, edges in self.edges.items())
+        return f"HeteroGraph({nodes}; {edges})"
+
+    def count(self, node_type: str) -> int:
+        """The nodes of a type.
+
+        Raises:
+            UnknownTypeError: there is no such type.
+        """
+        check.known("node type", node_type, self.nodes)
+        return self.nodes[node_type].count
+
+    def features(self, node_type: str) -> Tensor | Csr | None:
+        """[N, F] features of a type, dense or sparse, or None."""
+        check.known("node type", node_type, self.nodes)
+        return self.nodes[node_type].features
+
+    def adjacency(self, edge_type: EdgeType) -> Csr:
+        """[N_source, N_target]: the edges of a type.
+
+        Raises:
+            UnknownTypeError: there is no such type.
+        """
+        check.known("edge type", edge_type, self.edges)
+        return self.edges[edge_type].adj
+
+    def with_features(self, features: Mapping[str, Tensor | Csr | None]) -> HeteroGraph:
+        """With other features of some types."""
+        nodes = dict(self.nodes)
+        for node_type, values in features.items():
+            check.known("node type", node_type, nodes)
+            nodes[node_type] = replace(nodes[node_type], features=values)
+        return HeteroGraph(nodes, self.edges)
+
+    def with_edges(self, edges: Mapping[EdgeType, Edges | Csr]) -> HeteroGraph:
+        """With edges of more types, or other edges of types that are there."""
+        new = {name: part if isinstance(part, Edges) else Edges(part) for name, part in edges.items()}
+        return HeteroGraph(self.nodes, {**self.edges, **new})
+
+    def warn_isolated(self, target: str) -> int:
+        """The number of nodes of the target type that no edge touches; a warning with it where it is not 0.
+
+        Raises:
+            UnknownTypeError: there is no such type.
+        """
+        check.known("node type", target, self.nodes)
+        return check.warn_isolated(self, target)
+
+    def to(self, device: torch.device | str) -> HeteroGraph:
+        """On a device."""
+        nodes = {
+            name: replace(part, features=None if part.features is None else part.features.to(device))
+            for name, part in self.nodes.items()
+        }
+        edges = {
+            name: Edges(part.adj.to(device), None if part.times is None else part.times.to(device))
+            for name, part in self.edges.items()
+        }
+        return HeteroGraph(nodes, edges)
+
+    def to_pyg(self) -> Any:
+        """A ``torch_geometric.data.HeteroData``; see :mod:`recgraph.data.hetero.pyg`."""
+        from recgraph.data.hetero import pyg
+
+        return pyg.to_pyg(self)
+
+    @classmethod
+    def from_pyg(cls, data: Any) -> HeteroGraph:
+        """From a ``torch_geometric.data.HeteroData``; see :mod:`recgraph.data.hetero.pyg`."""
+        from recgraph.data.hetero import pyg
+
+        return pyg.from_pyg(data)
+
+    def to_dgl(self) -> Any:
+        """A DGL heterograph; see :mod:`recgraph.data.hetero.dgl`."""
+        from recgraph.data.hetero import dgl
+
+        return dgl.to_dgl(self)
+
+    @classmethod
+    def from_dgl(cls, graph: Any) -> HeteroGraph:
+        """From a DGL heterograph; see :mod:`recgraph.data.hetero.dgl`."""
+        from recgraph.data.hetero import dgl
+
+        return dgl.from_dgl(graph)
+
+    def save(self, folder: str | Path) -> None:
+        """Write Parquet (edges, ids), safetensors (features) and a JSON description, each atomically."""
+        from recgraph.data.hetero import store
+
+        store.save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> HeteroGraph:
+        """Read what :meth:`save` wrote."""
+        from recgraph.data.hetero import store
+
+        return store.load(Path(folder))

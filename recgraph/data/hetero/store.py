@@ -1,0 +1,116 @@
+"""Typed graphs on disk: Parquet for edges and ids, safetensors for features, JSON for what is short."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from recgraph.data.errors import CorruptFileError
+from recgraph.data.files import replace_bytes, replace_parquet, replace_text
+from recgraph.data.hetero.build import make_edges
+from recgraph.data.hetero.graph import Edges, EdgeType, HeteroGraph, Nodes
+from recgraph.data.ids import IdMap
+from recgraph.data.store import load_frame, load_json
+from recgraph.sparse.csr import Csr
+
+__all__ = ["load", "save"]
+
+_FORMAT = 1
+
+
+def save(graph: HeteroGraph, folder: Path) -> None:
+    """Write everything; the description comes last, so that a folder with one is complete.
+
+    Files are numbered, because names of types may hold what a file name cannot.
+    """
+    for number, edges in enumerate(graph.edges.values()):
+        replace_parquet(_frame(edges), folder / f"edges_{number}.parquet")
+    for number, nodes in enumerate(graph.nodes.values()):
+        if nodes.ids is not None:
+            nodes.ids.write(folder / f"ids_{number}.parquet")
+    replace_bytes(save_tensors(_tensors(graph)), folder / "features.safetensors")
+    replace_text(json.dumps(_describe(graph), indent=1), folder / "graph.json")
+
+
+def _frame(edges: Edges) -> pl.DataFrame:
+    columns = {"source": edges.adj.rows, "target": edges.adj.indices}
+    columns |= {} if edges.adj.weights is None else {"weight": edges.adj.weights.detach()}
+    columns |= {} if edges.times is None else {"time": edges.times}
+    return pl.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def _tensors(graph: HeteroGraph) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for number, nodes in enumerate(graph.nodes.values()):
+        features = nodes.features
+        if isinstance(features, Csr):
+            tensors[f"{number}.indptr"], tensors[f"{number}.indices"] = features.indptr, features.indices
+            if features.weights is not None:
+                tensors[f"{number}.weights"] = features.weights
+        elif features is not None:
+            tensors[f"{number}.dense"] = features
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _describe(graph: HeteroGraph) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "nodes": [
+            {
+                "type": name,
+                "count": nodes.count,
+                "has_ids": nodes.ids is not None,
+                "width": None if nodes.features is None else int(nodes.features.shape[1]),
+            }
+            for name, nodes in graph.nodes.items()
+        ],
+        "edges": [list(edge_type) for edge_type in graph.edges],
+    }
+
+
+def load(folder: Path) -> HeteroGraph:
+    """The graph that :func:`save` wrote.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+        CorruptFileError: a file is damaged, or of another version of the format.
+    """
+    meta = load_json(folder / "graph.json")
+    if meta.get("format") != _FORMAT:
+        raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=folder / "graph.json")
+    path = folder / "features.safetensors"
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except SafetensorError as error:
+        raise CorruptFileError(f"the features cannot be read: {error}", path=path) from None
+    nodes = {}
+    for number, of in enumerate(meta["nodes"]):
+        ids = IdMap.read(folder / f"ids_{number}.parquet") if of["has_ids"] else None
+        nodes[of["type"]] = Nodes(of["count"], ids, _features(tensors, number, of["count"], of["width"]))
+    edges = {}
+    for number, parts in enumerate(meta["edges"]):
+        edge_type: EdgeType = (parts[0], parts[1], parts[2])
+        frame = load_frame(folder / f"edges_{number}.parquet")
+        columns = {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
+        counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
+        edges[edge_type] = make_edges(
+            edge_type, columns["source"], columns["target"], counts, columns.get("weight"), columns.get("time")
+        )
+    return HeteroGraph(nodes, edges)
+
+
+def _features(tensors: dict[str, Tensor], number: int, count: int, width: int | None) -> Tensor | Csr | None:
+    if width is None:
+        return None
+    if f"{number}.dense" in tensors:
+        return tensors[f"{number}.dense"]
+    weights = tensors.get(f"{number}.weights")
+    return Csr(tensors[f"{number}.indptr"], tensors[f"{number}.indices"], weights, (count, width))

@@ -1,0 +1,270 @@
+"""Typed graphs: every way in, every way out and back, and what they refuse."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse as sp
+import torch
+
+from recgraph.data.errors import CorruptFileError
+from recgraph.data.hetero import (
+    EdgeIndexError,
+    Edges,
+    EdgeType,
+    FeatureError,
+    GraphError,
+    HeteroGraph,
+    IsolatedNodesWarning,
+    Nodes,
+    UnknownTypeError,
+)
+from recgraph.data.ids import IdMap
+from recgraph.data.interactions import Interactions
+from recgraph.sparse.csr import Csr
+
+WRITES: EdgeType = ("author", "writes", "paper")
+CITES: EdgeType = ("paper", "cites", "paper")
+
+
+def graph() -> HeteroGraph:
+    """Everything a graph can hold: ids, dense and sparse features, weights, times, repeated edges, a lonely type."""
+    draw = torch.Generator().manual_seed(0)
+    sparse = Csr.from_dense((torch.rand(4, 6, generator=draw) > 0.6).float() * 0.5)
+    return HeteroGraph.from_edge_lists(
+        {"author": 3, "paper": 4, "venue": 2},
+        {WRITES: ([2, 0, 0, 2, 0], [3, 1, 1, 0, 0]), CITES: np.array([[3, 0], [0, 2], [3, 0]])},
+        features={"author": torch.rand(3, 2, generator=draw, dtype=torch.float64), "paper": sparse},
+        weights={WRITES: [0.5, 1.0, 2.0, 3.0, 4.0]},
+        times={CITES: [30, 20, 10]},
+        ids={"author": IdMap(pl.Series(["ann", "bob", "eve"]))},
+    )
+
+
+def assert_same(a: HeteroGraph, b: HeteroGraph, ids: bool = True) -> None:
+    """Equal in everything, bit for bit."""
+    assert set(a.node_types) == set(b.node_types)
+    assert set(a.edge_types) == set(b.edge_types)
+    for name in a.node_types:
+        mine, other = a.nodes[name], b.nodes[name]
+        assert mine.count == other.count
+        if ids:
+            assert (mine.ids is None) == (other.ids is None)
+            assert mine.ids is None or mine.ids.values.equals(other.ids.values)  # type: ignore[union-attr]
+        _same_values(mine.features, other.features)
+    for edge_type in a.edge_types:
+        _same_values(a.edges[edge_type].adj, b.edges[edge_type].adj)
+        times = a.edges[edge_type].times, b.edges[edge_type].times
+        assert (times[0] is None) == (times[1] is None)
+        assert times[0] is None or torch.equal(*times)  # type: ignore[arg-type]
+
+
+def _same_values(mine: Any, other: Any) -> None:
+    assert type(mine) is type(other)
+    if isinstance(mine, Csr):
+        assert mine.shape == other.shape
+        assert torch.equal(mine.indptr, other.indptr)
+        assert torch.equal(mine.indices, other.indices)
+        assert (mine.weights is None) == (other.weights is None)
+        mine, other = mine.weights, other.weights
+    assert mine is None or (mine.dtype == other.dtype and torch.equal(mine, other))
+
+
+def test_edges_are_sorted_and_keep_weights_times_and_repetitions() -> None:
+    made = graph()
+    writes = made.adjacency(WRITES)
+    assert writes.rows.tolist() == [0, 0, 0, 2, 2]
+    assert writes.indices.tolist() == [0, 1, 1, 0, 3]
+    assert writes.values().tolist() == [4, 1, 2, 3, 0.5]
+    times = made.edges[CITES].times
+    assert times is not None
+    assert times.tolist() == [20, 30, 10]
+    assert times.dtype == torch.int64
+    assert made.count("venue") == 2
+    assert "5 author-writes-paper" in repr(made)
+
+
+def test_pyg_and_back() -> None:
+    made = graph()
+    data = made.to_pyg()
+    assert data["author"].x.shape == (3, 2)
+    assert data["venue"].num_nodes == 2
+    assert data[WRITES].edge_index.shape == (2, 5)
+    assert data.validate()
+    assert_same(HeteroGraph.from_pyg(data), made)
+
+
+def test_pyg_in_another_order_and_with_attributes() -> None:
+    from torch_geometric.data import HeteroData
+
+    data = HeteroData()
+    data["a"].num_nodes = 3
+    data["b"].x = torch.eye(2)
+    data["a", "to", "b"].edge_index = torch.tensor([[2, 0, 2], [1, 0, 1]])
+    data["a", "to", "b"].edge_attr = torch.tensor([[1.0], [2.0], [3.0]])
+    adj = HeteroGraph.from_pyg(data).adjacency(("a", "to", "b"))
+    assert adj.values().tolist() == [2, 1, 3]
+    data["a", "to", "b"].edge_attr = torch.ones(3, 2)
+    with pytest.raises(GraphError, match="edge_attr has shape"):
+        HeteroGraph.from_pyg(data)
+
+
+def test_dgl_and_back(dgl: Any) -> None:
+    made = graph()
+    there = made.to_dgl()
+    assert isinstance(there, dgl.DGLGraph)
+    assert there.num_edges(WRITES) == 5
+    assert there.num_nodes("venue") == 2
+    assert_same(HeteroGraph.from_dgl(there), made)
+
+
+@pytest.mark.usefixtures("dgl")
+def test_dgl_whose_edges_have_another_order() -> None:
+    from recgraph.sparse.backends.dgl import load
+
+    there = load().heterograph({("a", "to", "b"): (torch.tensor([1, 0, 1]), torch.tensor([0, 1, 0]))})
+    there.edges["to"].data["weight"] = torch.tensor([1.0, 2.0, 3.0])
+    adj = HeteroGraph.from_dgl(there).adjacency(("a", "to", "b"))
+    assert adj.values().tolist() == [2, 1, 3]
+    assert adj.indices.tolist() == [1, 0, 0]
+
+
+def test_disk_and_back(tmp_path: Path) -> None:
+    graph().save(tmp_path)
+    assert_same(HeteroGraph.load(tmp_path), graph())
+    assert not list(tmp_path.glob(".*"))
+    (tmp_path / "features.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(CorruptFileError, match=r"features\.safetensors"):
+        HeteroGraph.load(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        HeteroGraph.load(tmp_path / "elsewhere")
+
+
+def test_scipy() -> None:
+    pa = sp.csr_array(np.array([[1, 0, 1], [0, 1, 0]]))
+    ps = sp.coo_array(np.array([[2.0], [0.0]]))
+    made = HeteroGraph.from_scipy(
+        {("paper", "by", "author"): pa, ("paper", "on", "subject"): ps}, {"paper": sp.eye_array(2)}
+    )
+    assert {name: made.count(name) for name in made.node_types} == {"paper": 2, "author": 3, "subject": 1}
+    assert made.adjacency(("paper", "by", "author")).weights is None
+    assert made.adjacency(("paper", "on", "subject")).values().tolist() == [2]
+    assert isinstance(made.features("paper"), Csr)
+    with pytest.raises(GraphError, match=r"3 nodes of 'paper', one before 2"):
+        HeteroGraph.from_scipy({("paper", "by", "author"): pa, ("paper", "on", "subject"): pa.T})
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas"])
+def test_frames(kind: str) -> None:
+    edges = pl.DataFrame(
+        {"who": ["bob", "ann", "bob"], "what": [7, 9, 7], "weight": [1.0, 2.0, 3.0], "time": [3, 2, 1]}
+    )
+    people = pl.DataFrame({"name": ["ann", "bob"], "age": [30, 40]})
+    as_kind = (lambda frame: frame.to_pandas()) if kind == "pandas" else (lambda frame: frame)
+    made = HeteroGraph.from_frames({WRITES: as_kind(edges)}, {"author": as_kind(people)}, {"author": ["age"]})
+    assert made.nodes["paper"].ids.values.to_list() == [7, 9]  # type: ignore[union-attr]
+    adj = made.adjacency(WRITES)
+    assert (adj.rows.tolist(), adj.indices.tolist()) == ([0, 1, 1], [1, 0, 0])
+    assert adj.values().tolist() == [2, 1, 3]
+    assert made.edges[WRITES].times.tolist() == [2, 3, 1]  # type: ignore[union-attr]
+    features = made.features("author")
+    assert isinstance(features, torch.Tensor)
+    assert features.tolist() == [[30], [40]]
+    with pytest.raises(EdgeIndexError, match=r"'writes', 'paper'\), row 0 \(from 0\): who = 'bob' is not among"):
+        HeteroGraph.from_frames({WRITES: edges}, {"author": people[:1]})
+    with pytest.raises(FeatureError, match="no numeric column 'name'"):
+        HeteroGraph.from_frames({WRITES: edges}, {"author": people}, {"author": ["name"]})
+
+
+def _log() -> Interactions:
+    log = pl.DataFrame({"u": [1, 1, 2, 3], "i": ["x", "y", "x", "z"], "t": [1, 2, 3, 4]})
+    films = pl.DataFrame(
+        {"i": ["x", "y", "z", "q"], "genres": [["war", "love"], ["war"], [], ["law"]], "title": list("abcd")}
+    )
+    people = pl.DataFrame({"u": [1, 2, 3, 9], "job": ["cook", "cook", None, "spy"], "age": [1, 2, 3, 4]})
+    return Interactions.from_frame(log, user="u", item="i", timestamp="t").with_features(people, films)
+
+
+def test_interactions_with_what_is_known_of_users_and_items() -> None:
+    made = HeteroGraph.from_interactions(_log(), item_relations={"genres": "genre"})
+    assert set(made.node_types) == {"user", "item", "genre", "job"}
+    genres = made.adjacency(("item", "has_genre", "genre"))
+    assert made.nodes["genre"].ids.values.to_list() == ["war", "love"]  # type: ignore[union-attr]
+    assert genres.to_dense().tolist() == [[1, 1], [1, 0], [0, 0]]
+    assert made.adjacency(("user", "has_job", "job")).to_dense().tolist() == [[1], [1], [0]]
+    assert made.adjacency(("user", "interacts", "item")).to_dense().tolist() == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
+
+
+def test_interactions_of_a_part_alone() -> None:
+    log = pl.DataFrame({"u": [1] * 4 + [2] * 4, "i": list("abcdabcd"), "t": list(range(8))})
+    split = Interactions.from_frame(log, user="u", item="i", timestamp="t").split("leave-one-out")
+    made = HeteroGraph.from_interactions(split.interactions, split.train)
+    assert made.adjacency(("user", "interacts", "item")).nnz == 4
+    assert made.edges["user", "interacts", "item"].times.tolist() == [0, 1, 4, 5]  # type: ignore[union-attr]
+    with pytest.raises(GraphError, match="node type 'item' exists"):
+        HeteroGraph.from_interactions(_log(), item_relations={"genres": "item"})
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        ({WRITES: ([0, 5], [0, 0])}, r"'author', 'writes', 'paper'\), row 1 \(from 0\): source 'author' = 5 is out of"),
+        ({WRITES: ([0, 1], [0, -1])}, r"row 1 \(from 0\): target 'paper' = -1 is out of range; there are 4 such nodes"),
+        ({WRITES: ([0], [0, 1])}, "different lengths"),
+        ({WRITES: np.zeros((2, 3), dtype=int)}, r"shape \[E, 2\]"),
+        ({WRITES: ([0.5], [1])}, "indices must be integers"),
+        ({("autor", "writes", "paper"): ([0], [0])}, "no node type 'autor'; did you mean author"),
+        ({"writes": ([0], [0])}, "must be \\(source type, relation, target type\\)"),
+    ],
+)
+def test_wrong_edges(edges: Any, message: str) -> None:
+    with pytest.raises(GraphError, match=message):
+        HeteroGraph.from_edge_lists({"author": 3, "paper": 4}, edges)
+
+
+def test_wrong_features() -> None:
+    counts, edges = {"author": 2, "paper": 3}, {WRITES: ([0], [0])}
+    with pytest.raises(FeatureError, match=r"features of 'paper' have shape \(2, 4\); 3 nodes need"):
+        HeteroGraph.from_edge_lists(counts, edges, features={"paper": np.zeros((2, 4))})
+    nan = torch.zeros(3, 4)
+    nan[1, 2] = torch.nan
+    with pytest.raises(FeatureError, match=r"features of 'paper': row 1 \(from 0\) holds NaN \(1 values"):
+        HeteroGraph.from_edge_lists(counts, edges, features={"paper": nan})
+    with pytest.raises(FeatureError, match="row 1"):
+        HeteroGraph.from_edge_lists(counts, edges, features={"paper": sp.csr_array(nan.numpy())})
+    with pytest.raises(UnknownTypeError, match="no node type 'papers'"):
+        HeteroGraph.from_edge_lists(counts, edges, features={"papers": nan})
+    with pytest.raises(GraphError, match="weights must be finite"):
+        HeteroGraph.from_edge_lists(counts, edges, weights={WRITES: [float("nan")]})
+    with pytest.raises(GraphError, match="2 ids for 3 nodes"):
+        HeteroGraph({"paper": Nodes(3, IdMap(pl.Series([1, 2])))})
+    with pytest.raises(GraphError, match=r"shape \(2, 2\), the nodes need \(2, 3\)"):
+        HeteroGraph({"author": Nodes(2), "paper": Nodes(3)}, {WRITES: Edges(Csr.eye(2))})
+    with pytest.raises(UnknownTypeError, match="no edge type"):
+        graph().adjacency(("author", "reads", "paper"))
+
+
+def test_isolated_target_nodes_are_counted() -> None:
+    with pytest.warns(IsolatedNodesWarning, match="1 of 3 nodes of the target type 'author'"):
+        assert graph().warn_isolated("author") == 1
+    assert HeteroGraph.from_edge_lists({"a": 2}, {("a", "r", "a"): ([0], [1])}).warn_isolated("a") == 0
+
+
+def test_other_features_edges_and_devices(device: torch.device) -> None:
+    made = graph().to(device)
+    assert made.device.type == device.type
+    assert_same(made.to("cpu"), graph())
+    more = made.with_edges({("venue", "prints", "paper"): Csr.eye(4, device).take_rows(torch.arange(2, device=device))})
+    assert len(more.edges) == 3
+    assert more.with_features({"venue": torch.ones(2, 1)}).features("venue") is not None
+
+
+def test_the_library_imports_neither_pyg_nor_dgl() -> None:
+    code = "import sys, recgraph.data.hetero; assert not {'dgl', 'torch_geometric'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
