@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from recgraph.train.config import TrainConfig
 from recgraph.train.interrupt import Interrupt, TrainingInterrupted
 from recgraph.train.observers import Observer
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, total_loss
+from recgraph.train.progress import Clock, Progress
 from recgraph.train.stopping import EarlyStopping
 
 # Loss values are read from the device once in so many batches: a read waits for the device.
@@ -30,21 +30,6 @@ _READ_EVERY = 20
 
 class NonFiniteLoss(ValueError):
     """A loss term became NaN or infinite."""
-
-
-@dataclass
-class Progress:
-    """Where a training stands; saved with every checkpoint."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
-    targets: int = 0
-    diagnostics: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Trainer:
@@ -117,7 +102,7 @@ class Trainer:
         progress, self._pending = self.progress, []
         self._tell("start_epoch", progress.epoch, len(self.batches), progress.batch)
         self.module.train()
-        clock = _Clock(progress)
+        clock = Clock(progress)
         ranks = self.accelerator.num_processes
         rows = itertools.islice(
             self.batches.epoch(progress.epoch, progress.batch), self.accelerator.process_index, None, ranks
@@ -197,7 +182,7 @@ class Trainer:
         sums = self.progress.sums
         return {name: value / sums[f"{name}/n"] for name, value in sums.items() if not name.endswith("/n")}
 
-    def _finish_epoch(self, clock: _Clock) -> None:
+    def _finish_epoch(self, clock: Clock) -> None:
         progress, config = self.progress, self.config
         means = self._means()
         clock.update()
@@ -281,21 +266,3 @@ class Trainer:
     def _tell(self, event: str, *details: Any) -> None:
         for observer in self.observers:
             getattr(observer, event)(*details)
-
-
-class _Clock:
-    """Adds the time since it was made or last updated to a training's progress."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._began = self._wall = time.perf_counter()
-        self._cpu = time.process_time()
-
-    def epoch_seconds(self) -> float:
-        return time.perf_counter() - self._began
-
-    def update(self) -> None:
-        wall, cpu = time.perf_counter(), time.process_time()
-        self._progress.seconds += wall - self._wall
-        self._progress.cpu_seconds += cpu - self._cpu
-        self._wall, self._cpu = wall, cpu
