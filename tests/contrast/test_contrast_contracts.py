@@ -35,7 +35,8 @@ def check_gradients(value: Tensor, *inputs: Tensor) -> None:
 @pytest.mark.parametrize("name", registry.names("weight"))
 class TestWeight:
     def make(self, name: str) -> Weight:
-        weight: Weight = registry.load("weight", name)()
+        cls = registry.load("weight", name)
+        weight: Weight = cls(**({"dim": D} if "dim" in cls.Config.model_fields else {}))
         return weight
 
     def pairs(self, device: torch.device, rows: slice = slice(None), dtype: torch.dtype = torch.float64) -> Pairs:

@@ -159,7 +159,7 @@ def test_mclrec_freezes_what_a_phase_does_not_train(schedule: str, device: torch
 
 @pytest.mark.parametrize("augmenter", registry.names("augmenter"))
 @pytest.mark.parametrize("regime", ["prefix", "causal"])
-@pytest.mark.parametrize("weight", [None, "same_target"])
+@pytest.mark.parametrize("weight", [None, *registry.names("weight")])
 def test_every_augmenter_trains_in_both_regimes(augmenter: str, regime: str, weight: str | None) -> None:
     model = built(MCLRec, augmenter=augmenter, regime=regime, weight=weight)
     batch = next(iter(model.batches(random_train(), 16, Generators(0)).epoch(0)))

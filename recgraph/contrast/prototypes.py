@@ -1,0 +1,229 @@
+"""Prototypes: k-means at several granularities, how concentrated each cluster is, and ProtoNCE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph.config import Config, configure
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.rng import derive
+
+__all__ = ["Clustering", "Prototypes", "PrototypesConfig", "assign", "concentration", "kmeans", "proto_nce"]
+
+Method = Literal["published", "scikit-learn"]
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """One k-means solution.
+
+    Attributes:
+        assignments: [N] int64.
+        centroids: [k, D], means of the members (not normalised).
+        objective: what the best of several restarts is chosen by; higher is better.
+    """
+
+    assignments: Tensor
+    centroids: Tensor
+    objective: float
+
+
+def assign(x: Tensor, centroids: Tensor) -> Tensor:
+    """[N] int64: the centroid with the greatest inner product for each row of x; of equal ones the first."""
+    return (x @ centroids.t()).max(1).indices
+
+
+@torch.no_grad()
+def kmeans(
+    x: Tensor,
+    k: int,
+    *,
+    seed: int = 0,
+    iterations: int = 20,
+    restarts: int = 5,
+    start: Tensor | None = None,
+    method: Method = "published",
+) -> Clustering:
+    """k-means of the rows of x; the same for the same seed.
+
+    ``"published"`` (MEOW through faiss): members go to the centroid with the greatest inner product, centroids are
+    plain means, so that tight clusters, whose means are long, attract more; the first centroids are k different rows;
+    the restart with the greatest sum of inner products wins. A restart ends early where no member moves: further
+    iterations would change nothing. Departures: the draws are not faiss's, and an empty cluster begins again at the
+    row that fits its centroid worst, where faiss splits another cluster.
+    ``"scikit-learn"``: Lloyd's, Euclidean, from k-means++, on the host.
+
+    Args:
+        x: [N, D].
+        k: clusters, at most N.
+        iterations: at most, of each restart.
+        restarts: with other first centroids.
+        start: [k, D] first centroids of the only restart (a warm start).
+
+    Raises:
+        ValueError: k is not in [1, N], or ``start`` does not fit.
+    """
+    if not 1 <= k <= len(x):
+        raise ValueError(f"k = {k} clusters of {len(x)} rows; k must be in [1, {len(x)}]")
+    if start is not None and start.shape != (k, x.shape[1]):
+        raise ValueError(f"start has shape {tuple(start.shape)}; it must be [{k}, {x.shape[1]}]")
+    x = x.detach()
+    if method == "scikit-learn":
+        return _by_scikit_learn(x, k, seed, iterations, restarts, start)
+    generator = torch.Generator(x.device).manual_seed(derive(seed, "kmeans", k))
+    best: Clustering | None = None
+    for _ in range(1 if start is not None else restarts):
+        first = start if start is not None else x[torch.randperm(len(x), generator=generator, device=x.device)[:k]]
+        found = _restart(x, first, iterations)
+        if best is None or found.objective > best.objective:
+            best = found
+    assert best is not None
+    return best
+
+
+def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
+    k, ones = len(centroids), x.new_ones(len(x))
+    value, assignments = (x @ centroids.t()).max(1)
+    for _ in range(iterations):
+        sizes = x.new_zeros(k).index_add_(0, assignments, ones)
+        sums = torch.zeros_like(centroids).index_add_(0, assignments, x)
+        centroids = _fill_empty(sums / sizes.clamp(min=1)[:, None], sizes, x, value)
+        before = assignments
+        value, assignments = (x @ centroids.t()).max(1)
+        if torch.equal(before, assignments):
+            break
+    return Clustering(assignments, centroids, float(value.sum()))
+
+
+def _fill_empty(centroids: Tensor, sizes: Tensor, x: Tensor, value: Tensor) -> Tensor:
+    """Centroids of empty clusters are moved to the rows that fit their own worst."""
+    empty = torch.nonzero(sizes == 0).squeeze(1)
+    if not empty.numel():
+        return centroids
+    return centroids.index_copy(0, empty, x[value.topk(empty.numel(), largest=False).indices])
+
+
+def _by_scikit_learn(x: Tensor, k: int, seed: int, iterations: int, restarts: int, start: Tensor | None) -> Clustering:
+    import numpy as np
+    from sklearn.cluster import KMeans
+
+    init: Any = "k-means++" if start is None else np.asarray(start.to("cpu"))
+    draws = derive(seed, "kmeans", k) % 2**32
+    found = KMeans(k, init=init, n_init=1 if start is not None else restarts, max_iter=iterations, random_state=draws)
+    found.fit(np.asarray(x.to("cpu")))
+    assignments = torch.as_tensor(found.labels_, dtype=torch.int64, device=x.device)
+    centroids = torch.as_tensor(found.cluster_centers_, dtype=x.dtype, device=x.device)
+    return Clustering(assignments, centroids, -float(found.inertia_))
+
+
+@torch.no_grad()
+def concentration(x: Tensor, clustering: Clustering, temperature: float) -> Tensor:
+    """[k]: phi_c, the temperature of each prototype; their mean is ``temperature``.
+
+    ``phi_c = mean over members of sqrt(x . c) / ln(n_c + 5)`` with c the plain centroid; clusters of fewer than two
+    members take the greatest; clipped to the 10th and the 90th percentile; scaled to the mean ``temperature``.
+
+    Source: MEOW's published code, after PCL (Li et al., ICLR 2021), where a distance stands in the place of the inner
+    product. Departure: negative inner products count as 0 where the published root is NaN.
+    """
+    centroids, members = clustering.centroids, clustering.assignments
+    closeness = torch.linalg.vecdot(x, centroids[members]).clamp(min=0).sqrt()
+    k = len(centroids)
+    sizes = x.new_zeros(k).index_add_(0, members, torch.ones_like(closeness))
+    phi = x.new_zeros(k).index_add_(0, members, closeness) / sizes.clamp(min=1) / (sizes + 5).log()
+    phi = torch.where(sizes > 1, phi, 0)
+    phi = torch.where(sizes > 1, phi, phi.max())
+    low, high = torch.quantile(phi, phi.new_tensor([0.1, 0.9]))
+    phi = torch.minimum(torch.maximum(phi, low), high)
+    if not bool(phi.mean() > 0):  # every member is at a right angle to its centroid: there is nothing to tell apart
+        return torch.full_like(phi, temperature)
+    return phi * (temperature / phi.mean())
+
+
+class PrototypesConfig(Config):
+    n_clusters: Annotated[
+        tuple[int, ...], Field(min_length=1, description="clusters of each granularity (at most one a row)")
+    ] = (100, 300)
+    iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
+    restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 5
+    method: Annotated[Method, Field(description="inner-product k-means as published, or scikit-learn's")] = "published"
+    warm_start: Annotated[
+        bool, Field(description="begin at the last call's centroids, one restart, instead of anew")
+    ] = False
+
+
+class Prototypes(nn.Module):
+    """Clusterings of embeddings at several granularities, made when called; no gradient goes through them.
+
+    Granularity t has the seed t, as published. With ``warm_start`` the last centroids are buffers, so that a resumed
+    training goes on from them.
+
+    Args:
+        dim: D, the width of the embeddings; needed with ``warm_start`` alone.
+        config: the settings as a value, or
+        settings: the settings by name.
+    """
+
+    def __init__(self, dim: int | None = None, config: PrototypesConfig | None = None, /, **settings: Any) -> None:
+        super().__init__()
+        self.config = configure(self, PrototypesConfig, config, settings)
+        if self.config.warm_start:
+            if dim is None:
+                raise ValueError("warm_start = True needs dim, the width of the embeddings")
+            for t, k in enumerate(self.config.n_clusters):
+                self.register_buffer(f"last_{t}", torch.zeros(k, dim))
+
+    def forward(self, x: Tensor) -> list[Clustering]:
+        """The clusterings of x [N, D], one a granularity."""
+        config, found = self.config, []
+        for t, wanted in enumerate(config.n_clusters):
+            k = min(wanted, len(x))
+            last = getattr(self, f"last_{t}") if config.warm_start else None
+            start = last.to(x.dtype) if last is not None and k == wanted and bool(last.any()) else None
+            clustering = kmeans(
+                x,
+                k,
+                seed=t,
+                iterations=config.iterations,
+                restarts=config.restarts,
+                start=start,
+                method=config.method,
+            )
+            if last is not None and k == wanted:
+                last.copy_(clustering.centroids)
+            found.append(clustering)
+        return found
+
+
+def proto_nce(
+    term: ContrastiveTerm, anchors: Tensor, members: Tensor, clusterings: Sequence[Clustering], temperature: float
+) -> Tensor:
+    """The mean over granularities of the anchors' InfoNCE against prototypes, each with its own temperature phi_c.
+
+    Args:
+        term: with ``objective="info_nce"`` and no weight.
+        anchors: [N, D].
+        members: [N, D], the embeddings that were clustered; they give the concentrations.
+        clusterings: of ``members``. Prototypes are their centroids' directions, without gradient.
+        temperature: the mean of phi.
+
+    Source: PCL (ICLR 2021), MEOW (SDM 2023). Departure: the published code takes a mean over N where the formula has
+    one over the prototypes, which adds the constant ``log(N / k)``.
+    """
+    losses = [
+        term(
+            anchors,
+            F.normalize(clustering.centroids, dim=1),
+            positives=clustering.assignments,
+            temperatures=concentration(members.detach(), clustering, temperature),
+        )
+        for clustering in clusterings
+    ]
+    return torch.stack(losses).mean()

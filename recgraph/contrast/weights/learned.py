@@ -1,0 +1,95 @@
+"""Learned weights: a small network says how much a candidate counts against an anchor."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph.blocks import refuse_second_derivative
+from recgraph.contrast.weights.base import Pairs, Weight, WeightConfig
+
+# Rows of a tile: it and its hidden unit stay in a core's cache. On an accelerator few and large kernels are better.
+_ROWS_HOST, _ROWS_ACCELERATOR = 32, 4096
+
+
+class LearnedConfig(WeightConfig):
+    dim: Annotated[int, Field(ge=1, description="width of the embeddings; models set it")] = 64
+    inner_dim: Annotated[int, Field(ge=1, description="hidden units of the network")] = 16
+    normalise: Annotated[
+        bool, Field(description="mean weight 1 for each anchor, so that weights cannot shrink everywhere")
+    ] = False
+
+
+class Learned(Weight):
+    """``w_ij = sigmoid(b + v . tanh(W (z_i + z_j) + c))``; normalised: ``w_ij / mean_j w_ij``.
+
+    Source: AdaMEOW (TKDE 2024, arXiv 2212.13847). Nothing stops the published weights from shrinking everywhere: the
+    loss falls with them. ``normalise`` takes that way out. The first layer is linear, so that it is applied to rows,
+    ``W z_i + W z_j``; hidden units are computed one after the other and again in backward: no n x M x ``inner_dim``
+    tensor is made. Differentiable once.
+    """
+
+    Config = LearnedConfig
+
+    def __init__(self, config: LearnedConfig | None = None, /, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        self.first = nn.Linear(self.config.dim, self.config.inner_dim)
+        self.second = nn.Linear(self.config.inner_dim, 1)
+
+    def log_w(self, pairs: Pairs) -> Tensor:
+        dim = pairs.anchors.shape[1]
+        if dim != self.config.dim:
+            raise ValueError(f"the embeddings have width {dim}, dim = {self.config.dim}; give dim={dim}")
+        work = torch.promote_types(pairs.anchors.dtype, self.first.weight.dtype)
+        w, c, v, b = (p.to(work) for p in (self.first.weight, self.first.bias, self.second.weight, self.second.bias))
+        x, y = F.linear(pairs.anchors.to(work), w, c), F.linear(pairs.candidates.to(work), w)
+        logits = _Hidden.apply(x, y, v[0]) + b  # type: ignore[no-untyped-call]
+        log_w = F.logsigmoid(logits)
+        if self.config.normalise:
+            log_w = log_w - (log_w.logsumexp(1, keepdim=True) - math.log(log_w.shape[1]))
+        return log_w.to(pairs.anchors.dtype)
+
+
+class _Hidden(torch.autograd.Function):
+    """[n, M]: ``sum_h v_h tanh(x_ih + y_jh)`` of x [n, H], y [M, H], v [H]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y, v)
+        out = x.new_zeros(x.shape[0], y.shape[0])
+        columns = y.t().contiguous()
+        for rows in _tiles(x):
+            unit = torch.empty_like(out[rows])
+            for h in range(len(v)):
+                torch.add(x[rows, h, None], columns[h], out=unit).tanh_()
+                out[rows].addcmul_(unit, v[h])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        refuse_second_derivative("a learned weight")
+        x, y, v = ctx.saved_tensors
+        columns = y.t().contiguous()
+        grad_x, grad_y, grad_v = torch.empty_like(x), torch.zeros_like(columns), torch.zeros_like(v)
+        for rows in _tiles(x):
+            g = grad[rows].contiguous()
+            unit, slope = torch.empty_like(g), torch.empty_like(g)
+            of_row, of_column = g.new_ones(g.shape[0]), g.new_ones(g.shape[1])
+            for h in range(len(v)):
+                torch.add(x[rows, h, None], columns[h], out=unit).tanh_()
+                grad_v[h] += torch.dot(unit.view(-1), g.view(-1))
+                # the derivative of tanh is 1 - tanh^2
+                torch.addcmul(g, torch.mul(unit, g, out=slope), unit, value=-1, out=slope)
+                grad_x[rows, h] = slope @ of_column
+                grad_y[h] += of_row @ slope
+        return grad_x * v, grad_y.t() * v, grad_v
+
+
+def _tiles(x: Tensor) -> list[slice]:
+    step = _ROWS_HOST if x.is_cpu else _ROWS_ACCELERATOR
+    return [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]
