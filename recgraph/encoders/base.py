@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recgraph.encoders._generator import dropout_generator
 from recgraph.sparse.ragged import Ragged
 
 
@@ -45,12 +46,7 @@ class SequenceEncoder(nn.Module):
         longest = int(sequences.lengths.max())
         if longest > self.max_len:
             raise ValueError(f"sequences: a row has {longest} tokens, max_len is {self.max_len}; use sequences.last()")
-        if not self.training:
-            generator = None
-        elif generator is None and self.dropout > 0:
-            raise ValueError(
-                "generator is required in training mode with dropout > 0; pass batch.generators['dropout']"
-            )
+        generator = dropout_generator(self, self.dropout, generator)
         return self._encode(sequences, table, generator, last_only)
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:

@@ -1,0 +1,75 @@
+"""Graph convolutions over any sparse operator."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recgraph.encoders._generator import dropout_generator
+from recgraph.rng import dropout
+from recgraph.sparse.spmm import Backend, Operator, spmm
+
+Norm = Literal["none", "joint"]
+
+
+class GCN(nn.Module):
+    """``H <- PReLU(A drop(H W))`` in every layer but the last, ``A drop(H W)`` there.
+
+    Source: Kipf and Welling, ICLR 2017, in the form of MEOW (SDM 2023): one dropout a layer, after the product with
+    the weights; no bias; ``W`` uniform in ``+-1/sqrt(columns)``; a PReLU of one parameter; at the end a normalisation
+    without parameters over the whole N x D matrix jointly (``norm="joint"``), which keeps the nodes' relative lengths.
+    The operator is used as it is: normalise it first.
+
+    Args:
+        in_dim: width of the input.
+        hidden_dim: width of inner layers.
+        out_dim: width of the output.
+        n_layers: at least 1.
+        dropout: its probability.
+        norm: ``"joint"`` or ``"none"``.
+        backend: of the sparse products.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dim: int = 64,
+        out_dim: int = 64,
+        n_layers: int = 2,
+        dropout: float = 0.2,
+        norm: Norm = "joint",
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        if n_layers < 1:
+            raise ValueError(f"n_layers = {n_layers} must be at least 1")
+        self.dropout, self.norm, self.backend = dropout, norm, backend
+        widths = [in_dim, *[hidden_dim] * (n_layers - 1), out_dim]
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(a, b)) for a, b in pairwise(widths))
+        self.activations = nn.ModuleList(nn.PReLU() for _ in range(n_layers - 1))
+        for weight in self.weights:
+            bound = 1 / math.sqrt(weight.shape[1])
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, adj: Operator, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Encode.
+
+        Args:
+            adj: [N, N], normalised.
+            x: [N, F].
+            generator: draws dropout; required in training mode where dropout is above 0.
+
+        Returns:
+            [N, D].
+        """
+        generator = dropout_generator(self, self.dropout, generator)
+        for layer, weight in enumerate(self.weights):
+            x = spmm(adj, dropout(x @ weight, self.dropout, generator), self.backend)
+            if layer < len(self.activations):
+                x = self.activations[layer](x)
+        return F.layer_norm(x, x.shape) if self.norm == "joint" else x
