@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from recgraph.sparse.compose import compose, count_dtype
+from recgraph.sparse.compose import compose
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.normalise import Normalisation, power
 
@@ -75,8 +75,8 @@ class Chain:
         return Chain(tuple(factor.t() for factor in reversed(self.factors)), self.right, self.left)
 
     def row_sums(self) -> Tensor:
-        """[R]: the chain applied to ones, in the type of its weights (sums are exact as long as that type is)."""
-        sums = torch.ones(self.shape[1], dtype=count_dtype(*self.factors), device=self.device)
+        """[R] float64: the chain applied to ones."""
+        sums = torch.ones(self.shape[1], dtype=torch.float64, device=self.device)
         sums = sums if self.right is None else sums * self.right
         for factor in reversed(self.factors):
             reached = sums[factor.indices] if factor.weights is None else sums[factor.indices] * factor.weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Counts", "compose", "compose_blocks", "count_dtype", "n_pairs"]
+__all__ = ["Counts", "compose", "compose_blocks", "count_dtype", "n_pairs", "stack_rows"]
 
 Counts = Literal["full", "binary"]
 
@@ -43,14 +43,22 @@ def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None =
         ValueError: the inner sizes differ.
     """
     dtype = dtype or count_dtype(a, b)
-    blocks = [block for _, block in compose_blocks(a, b, counts, dtype)]
-    degrees = [block.degrees for block in blocks]
-    shape = Ragged.from_lengths(a.indices, torch.cat(degrees) if degrees else a.degrees)
-    indices = torch.cat([block.indices for block in blocks]) if blocks else a.indices[:0]
-    weights = None
-    if counts == "full":
-        weights = torch.cat([block.values(dtype) for block in blocks]) if blocks else a.values(dtype)[:0]
-    return Csr(shape.offsets, indices, weights, (a.shape[0], b.shape[1]))
+    return stack_rows([block for _, block in compose_blocks(a, b, counts, dtype)], b.shape[1], a)
+
+
+def stack_rows(blocks: Sequence[Csr], n_columns: int, like: Csr) -> Csr:
+    """Blocks of rows one under the other.
+
+    Args:
+        blocks: each [b, n_columns], all with weights or all without; may be none.
+        like: a matrix on the device.
+    """
+    if not blocks:
+        return Csr(like.indptr[:1], like.indices[:0], None, (0, n_columns))
+    shape = Ragged.from_lengths(blocks[0].indices, torch.cat([block.degrees for block in blocks]))
+    indices = torch.cat([block.indices for block in blocks])
+    weights = [block.weights for block in blocks if block.weights is not None]
+    return Csr(shape.offsets, indices, torch.cat(weights) if weights else None, (shape.n_rows, n_columns))
 
 
 def count_dtype(*factors: Csr) -> torch.dtype:

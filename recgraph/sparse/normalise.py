@@ -19,7 +19,7 @@ def power(sums: Tensor, exponent: float) -> Tensor:
     return torch.where(sums > 0, sums, 1).pow(exponent).masked_fill(sums <= 0, 0)
 
 
-def normalise(adj: Csr, kind: Normalisation) -> Csr:
+def normalise(adj: Csr, kind: Normalisation, dtype: torch.dtype | None = None) -> Csr:
     """Scale a matrix by its sums; rows and columns without weight stay empty or 0. No self-loop is added.
 
     - ``"row"``: ``D^-1 A``, D the row sums; every row is a mean.
@@ -31,22 +31,33 @@ def normalise(adj: Csr, kind: Normalisation) -> Csr:
 
     Args:
         adj: [R, C], weights not negative.
+        dtype: of the result's weights; default: that of ``adj``'s, or the default type. Computed in float64.
 
     Raises:
         ValueError: the kind is not known, or ``"meow"`` is asked of a matrix that is not square.
     """
+    dtype = dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype)
+    exact = adj if adj.weights is None else adj.with_weights(adj.weights.to(torch.float64))
+    return _scaled(exact, kind).to(dtype=dtype)
+
+
+def _scaled(adj: Csr, kind: Normalisation) -> Csr:
     if kind == "row":
-        return adj.scale(left=power(adj.row_sums(), -1))
+        return adj.scale(left=power(_sums(adj), -1))
     if kind == "column":
-        return adj.scale(right=power(adj.column_sums(), -1))
+        return adj.scale(right=power(_sums(adj.t()), -1))
     if kind == "symmetric":
-        return adj.scale(power(adj.row_sums(), -0.5), power(adj.column_sums(), -0.5))
+        return adj.scale(power(_sums(adj), -0.5), power(_sums(adj.t()), -0.5))
     if kind == "meow":
         if adj.shape[0] != adj.shape[1]:
             raise ValueError(f"kind = 'meow' needs a square matrix, not {adj.shape}; use 'symmetric'")
-        root = power(adj.row_sums(), -0.5)
+        root = power(_sums(adj), -0.5)
         return adj.t().scale(root, root)
     raise ValueError(f"kind = {kind!r} must be one of {', '.join(get_args(Normalisation))}")
+
+
+def _sums(adj: Csr) -> Tensor:
+    return adj.degrees.to(torch.float64) if adj.weights is None else adj.row_sums()
 
 
 def mean_of(matrices: list[Csr] | tuple[Csr, ...]) -> Csr:

@@ -1,0 +1,215 @@
+"""Meta-paths: from a line of schema to adjacencies, similar nodes and contexts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from recgraph.config import Config, Search, configure
+from recgraph.data.hetero import EdgeType, HeteroGraph
+from recgraph.sparse.chain import Chain
+from recgraph.sparse.compose import Counts, compose
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.normalise import Normalisation, normalise
+from recgraph.sparse.spmm import Operator
+from recgraph.views._context import Context
+from recgraph.views._factors import Cost, estimate_cost, estimate_nnz, halves, steps_of
+from recgraph.views._pathsim import pathsim_top_k
+from recgraph.views._propose import Proposal, propose
+from recgraph.views._route import PathError, Route, Step, parse, types_of
+
+__all__ = [
+    "Context",
+    "Cost",
+    "MetaPath",
+    "MetaPathConfig",
+    "PathError",
+    "PathTooLargeError",
+    "Proposal",
+    "propose",
+]
+
+_MIB = 2**20
+
+
+class PathTooLargeError(PathError):
+    """A meta-path that would need more memory than the setting allows. Attributes: ``cost`` (or None)."""
+
+    def __init__(self, message: str, cost: Cost | None = None) -> None:
+        self.cost = cost
+        super().__init__(message)
+
+
+class MetaPathConfig(Config):
+    path: Annotated[
+        str | tuple[EdgeType, ...],
+        Field(description="'paper-author-paper', 'user>rates>item<rates<user' or a list of edge types"),
+    ]
+    counts: Annotated[
+        Counts, Field(description="'full': the number of paths, or the sum of their products of weights; 'binary': 1")
+    ] = "full"
+    weights: Annotated[bool, Field(description="full counts multiply the weights of edges")] = True
+    top_k: Annotated[
+        int | None,
+        Field(ge=1, description="keep each node's so many most similar by PathSim; None keeps all"),
+        Search(low=5, high=1000, log=True),
+    ] = None
+    form: Annotated[
+        Literal["composed", "factorised"],
+        Field(description="'factorised' never makes the path's matrix; it knows neither top_k nor binary counts"),
+    ] = "composed"
+    normalisation: Annotated[Normalisation, Field(description="see recgraph.sparse.normalise")] = "meow"
+    max_memory_mib: Annotated[float, Field(gt=0, description="a path or context that needs more is refused")] = 4096
+
+
+class MetaPath:
+    """A meta-path, on any graph that has its types.
+
+    ``MetaPath("paper-author-paper", top_k=110)(graph)`` is what a graph convolution multiplies with.
+
+    Source: MEOW (SDM 2023), sections 4.1 and 4.2; PathSim (VLDB 2011). Departures: ties at the top-k cut are broken by
+    :data:`recgraph.sparse.top_k.TIE_RULE` (the published code's sort is not stable); contexts follow from the path, for
+    every intermediate type and hop.
+
+    Args:
+        path: see :func:`recgraph.views._route.parse`; or a config as the only argument.
+        settings: the other settings by name, see :class:`MetaPathConfig`.
+
+    Raises:
+        ConfigError: a setting that does not exist, or its value is not allowed.
+        PathError: top-k or binary counts of a factorised path.
+    """
+
+    target: ClassVar[str] = "graph"
+    Config: ClassVar[type[MetaPathConfig]] = MetaPathConfig
+
+    def __init__(
+        self, path: str | tuple[EdgeType, ...] | list[EdgeType] | MetaPathConfig | None = None, /, **settings: Any
+    ) -> None:
+        config = path if isinstance(path, MetaPathConfig) else None
+        if path is not None and config is None:
+            settings["path"] = path
+        self.config: MetaPathConfig = configure(self, MetaPathConfig, config, settings)
+        if self.config.form == "factorised" and (self.config.top_k is not None or self.config.counts == "binary"):
+            raise PathError(
+                f"path {self.name!r}: form='factorised' never makes the counts, so that it can neither take a top_k "
+                "nor make them binary; use form='composed' or leave top_k=None, counts='full'"
+            )
+
+    @property
+    def name(self) -> str:
+        """The path as a text."""
+        path = self.config.path
+        return path if isinstance(path, str) else ",".join("|".join(edge_type) for edge_type in path)
+
+    def __repr__(self) -> str:
+        return f"MetaPath({self.name!r}, counts={self.config.counts!r}, top_k={self.config.top_k})"
+
+    def route(self, graph: HeteroGraph) -> Route:
+        """The edge types that the path follows.
+
+        Raises:
+            PathError, UnknownTypeError: the graph does not have the path.
+        """
+        return parse(self.config.path, graph)
+
+    def cost(self, graph: HeteroGraph) -> Cost:
+        """Entries and memory, before anything is made (print it)."""
+        route = self.route(graph)
+        steps = steps_of(route, graph, self.config.weights)
+        return estimate_cost(self.name, route, steps, self.config.counts, self.config.top_k)
+
+    def counts(self, graph: HeteroGraph) -> Csr:
+        """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are binary).
+
+        Raises:
+            PathTooLargeError: that would need more than ``max_memory_mib``.
+        """
+        parts = self._parts(graph, None)
+        return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts)
+
+    def adjacency(self, graph: HeteroGraph) -> Csr:
+        """The counts, after the top-k by PathSim where one is asked for; not normalised.
+
+        Raises:
+            PathError: a top-k of a path whose ends are of different types.
+            PathTooLargeError: it would need more than ``max_memory_mib``.
+        """
+        if self.config.top_k is None:
+            return self.counts(graph)
+        ends = types_of(self.route(graph))
+        if ends[0] != ends[-1]:
+            raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {ends}")
+        return pathsim_top_k(self._parts(graph, self.config.top_k), self.config.counts, self.config.top_k)
+
+    def factorised(self, graph: HeteroGraph) -> Chain:
+        """The path as a product that is never made; not normalised. Equals :meth:`counts` (full)."""
+        return Chain.of(steps_of(self.route(graph), graph, self.config.weights))
+
+    def __call__(self, graph: HeteroGraph, dtype: torch.dtype | None = None) -> Operator:
+        """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form, normalised.
+
+        Args:
+            dtype: of a composed form's weights; default: that of the graph's, or the default type.
+        """
+        if self.config.form == "factorised":
+            return self.factorised(graph).normalise(self.config.normalisation)
+        return normalise(self.adjacency(graph), self.config.normalisation, dtype)
+
+    def contexts(self, graph: HeteroGraph, known: dict[Route, Csr] | None = None) -> tuple[Context, ...]:
+        """What lies between the ends: a context for each step but the last.
+
+        ``paper-author-paper`` has one, ``author-paper-conference-paper-author`` three: papers, conferences, papers.
+
+        Args:
+            known: what has been made for other paths that begin alike; is added to.
+
+        Raises:
+            PathTooLargeError: a context would need more than ``max_memory_mib``.
+        """
+        known = {} if known is None else known
+        route = self.route(graph)
+        return tuple(
+            Context(self.name, step.end, hop, self._reached(route[:hop], graph, known))
+            for hop, step in enumerate(route[:-1], 1)
+        )
+
+    def _reached(self, route: Route, graph: HeteroGraph, known: dict[Route, Csr]) -> Csr:
+        if route not in known:
+            last = _plain(route[-1], graph)
+            if len(route) == 1:
+                known[route] = last.pattern()
+            else:
+                before = self._reached(route[:-1], graph, known)
+                self._check_context(route, estimate_nnz([before, last])[0])
+                known[route] = compose(before, last, "binary")
+        return known[route]
+
+    def _parts(self, graph: HeteroGraph, top_k: int | None) -> list[Csr]:
+        """The halves, once it is known that the product fits."""
+        route = self.route(graph)
+        steps = steps_of(route, graph, self.config.weights)
+        cost = estimate_cost(self.name, route, steps, self.config.counts, top_k)
+        if cost.nbytes > self.config.max_memory_mib * _MIB:
+            raise PathTooLargeError(
+                f"{cost}. The composed form is above max_memory_mib = {self.config.max_memory_mib:g}: use "
+                f"form='factorised' ({cost.factor_nbytes / _MIB:,.1f} MiB; no top_k, full counts), a smaller top_k, or "
+                "a larger max_memory_mib",
+                cost,
+            )
+        return halves(route, steps, self.config.counts)
+
+    def _check_context(self, route: Route, nnz: int) -> None:
+        nbytes = 2 * 8 * nnz
+        if nbytes > self.config.max_memory_mib * _MIB:
+            raise PathTooLargeError(
+                f"path {self.name!r}: the context of {route[-1].end!r} after {len(route)} steps would have about "
+                f"{nnz:,} entries, {nbytes / _MIB:,.0f} MiB with its transpose, above max_memory_mib = "
+                f"{self.config.max_memory_mib:g}; raise it, or use a shorter path"
+            )
+
+
+def _plain(step: Step, graph: HeteroGraph) -> Csr:
+    return step.matrix(graph).with_weights(None)

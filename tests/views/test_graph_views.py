@@ -1,0 +1,81 @@
+"""Random views of graphs: exact shares, what is never drawn, once or anew, the same on all devices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.rng import Generators
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.timing import random_matrix
+from recgraph.views.edge_drop import EdgeDrop
+from recgraph.views.feature_mask import FeatureMask
+
+
+def _adjacency(device: torch.device, n_cols: int = 30) -> Csr:
+    return random_matrix(30, n_cols, 300, torch.Generator().manual_seed(0), weighted=True).coalesce().to(device)
+
+
+def test_edges_go_by_an_exact_share_and_the_identity_comes(device: torch.device) -> None:
+    adj = _adjacency(device)
+    off = int((adj.rows != adj.indices).sum())
+    view = EdgeDrop(ratio=0.3)(adj, torch.Generator().manual_seed(0))
+    assert view.weights is None
+    assert view.nnz == off - int(0.3 * off) + 30
+    dense = view.to_dense()
+    assert (dense.diagonal() == 1).all()
+    assert not bool(((dense > 0) & (adj.to_dense() == 0)).fill_diagonal_(False).any())
+
+
+def test_edges_that_keep_their_weights(device: torch.device) -> None:
+    adj = _adjacency(device, n_cols=20)
+    view = EdgeDrop(ratio=0.5, binary=False)(adj, torch.Generator().manual_seed(0))
+    assert view.nnz == adj.nnz - int(0.5 * adj.nnz)
+    dense, mine = adj.to_dense(), view.to_dense()
+    assert torch.equal(mine[mine > 0], dense[mine > 0])
+    square = EdgeDrop(ratio=0.0, binary=False, self_loops=False)(_adjacency(device), torch.Generator())
+    assert torch.equal(square.to_dense(), _adjacency(device).to_dense())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_features_go_by_an_exact_share(sparse: bool, device: torch.device) -> None:
+    adj = _adjacency(device, n_cols=12)
+    features = adj if sparse else adj.to_dense()
+    masked = FeatureMask(ratio=0.25)(features, torch.Generator().manual_seed(0))
+    before = adj.to_dense()
+    after = masked.to_dense() if isinstance(masked, Csr) else masked
+    n = int((before != 0).sum())
+    assert int((after != 0).sum()) == n - int(0.25 * n)
+    assert torch.equal(after[after != 0], before[after != 0])
+    assert torch.equal(before, adj.to_dense()), "the features themselves are not changed"
+
+
+def test_dense_and_sparse_features_lose_the_same(device: torch.device) -> None:
+    adj = _adjacency(device, n_cols=12)
+    one, other = (FeatureMask()(f, torch.Generator().manual_seed(5)) for f in (adj, adj.to_dense()))
+    assert torch.equal(one.to_dense(), other)
+
+
+def test_once_as_published_or_anew() -> None:
+    adj, generators = _adjacency(torch.device("cpu")), Generators(7)
+
+    def draw(view: EdgeDrop, name: str, of: Generators = generators) -> list[int]:
+        return view(adj, view.stream(of, name)).indices.tolist()
+
+    once, anew = EdgeDrop(), EdgeDrop(redraw=True)
+    assert draw(once, "pap") == draw(once, "pap") == draw(once, "pap", Generators(7))
+    assert draw(once, "pap") != draw(once, "psp")
+    assert draw(once, "pap") != draw(once, "pap", Generators(8))
+    first, second = draw(anew, "pap"), draw(anew, "pap")
+    assert first != second
+    assert first == draw(anew, "pap", Generators(7))
+
+
+def test_the_registry_knows_them_as_views_of_graphs() -> None:
+    for name in ("edge-drop", "feature-mask"):
+        view = registry.load("view", name)
+        assert view.target == "graph"
+        with pytest.raises(ConfigError, match="ratio"):
+            view(ratio=1.0)

@@ -1,0 +1,344 @@
+"""Meta-paths: the golden steps, the published matrices, the notations, the two forms, costs and proposals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.data.hetero import EdgeType, HeteroGraph, UnknownTypeError
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.normalise import Normalisation, mean_of, normalise
+from recgraph.sparse.spmm import spmm
+from recgraph.sparse.timing import random_matrix
+from recgraph.views import _pathsim
+from recgraph.views._pathsim import pathsim
+from recgraph.views._route import text_of
+from recgraph.views.edge_drop import EdgeDrop
+from recgraph.views.metapath import Context, MetaPath, PathError, PathTooLargeError, propose
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+BY: EdgeType = ("paper", "by", "author")
+ON: EdgeType = ("paper", "on", "subject")
+CLOSE = {"rtol": 1e-8, "atol": 1e-12}
+
+
+@pytest.fixture(scope="module", params=["a", "b"])
+def step(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """A golden step: arrays as tensors."""
+    with np.load(GOLDEN / f"meow_step_{request.param}.npz") as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+def _graph(step: dict[str, Any]) -> HeteroGraph:
+    return HeteroGraph.from_scipy({BY: sp.csr_array(step["pa"].numpy()), ON: sp.csr_array(step["ps"].numpy())})
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "index"), [("pap", "paper-author-paper", 0), ("psp", "paper-subject-paper", 1)]
+)
+def test_the_golden_adjacencies(step: dict[str, Any], name: str, path: str, index: int) -> None:
+    graph, k = _graph(step), int(step["topk"][index])
+    counts = MetaPath(path).counts(graph)
+    _close(counts.to_dense(), step[name])
+    _close(counts.with_weights(pathsim(counts)).to_dense(), step[f"pathsim_{name}"])
+    top = MetaPath(path, top_k=k).adjacency(graph)
+    _close(top.to_dense(), step[f"top_{name}"])
+    normalised = MetaPath(path, top_k=k)(graph)
+    assert isinstance(normalised, Csr)
+    _close(normalised.to_dense(), step[f"norm_{name}"])
+    kept = step[f"kept_{name}"][top.rows, top.indices]
+    _close(normalise(EdgeDrop().apply(top, kept), "meow", torch.float64).to_dense(), step[f"masked_norm_{name}"])
+
+
+def test_the_golden_coarse_view(step: dict[str, Any]) -> None:
+    graph = _graph(step)
+    ks = step["topk"].tolist()
+    paths = ("paper-author-paper", "paper-subject-paper")
+    mean = mean_of([MetaPath(p, top_k=k).adjacency(graph) for p, k in zip(paths, ks, strict=True)])
+    assert mean.shape == (graph.count("paper"),) * 2
+    views = [MetaPath(path, top_k=k)(graph) for path, k in zip(paths, ks, strict=True)]
+    _close(mean_of([view for view in views if isinstance(view, Csr)]).to_dense(), step["mean_adj"])
+
+
+def _hidden(step: dict[str, Any], prefix: str, index: int, features: torch.Tensor) -> torch.Tensor:
+    layer = f"{prefix}.fc_list.{index}"
+    return torch.nn.functional.elu(features @ step[f"{layer}.weight"].T + step[f"{layer}.bias"])
+
+
+def _read(contexts: tuple[Context, ...], step: dict[str, Any], prefix: str, first: int, hidden: dict[str, Any]) -> Any:
+    """What a model makes of the contexts: each with a layer of its own, summed onto the target's."""
+    total = hidden["target"]
+    for number, context in enumerate(contexts, first):
+        total = total + context.mean(hidden[context.node_type]) @ step[f"{prefix}.agg.{number}.weight"].T
+        _close(
+            spmm(context.adjacency(torch.float64), hidden[context.node_type]), context.mean(hidden[context.node_type])
+        )
+    return torch.nn.functional.elu(total)
+
+
+@pytest.mark.parametrize("masked", ["", "_masked"])
+def test_the_golden_contexts(step: dict[str, Any], masked: str) -> None:
+    graph = _graph(step)
+    hidden = {
+        "target": _hidden(step, "model", 0, step[f"feat_p{masked}"]),
+        "author": _hidden(step, "model", 1, step["feat_a"]),
+        "subject": _hidden(step, "model", 2, step["feat_s"]),
+    }
+    for number, (name, path) in enumerate((("pap", "paper-author-paper"), ("psp", "paper-subject-paper"))):
+        contexts = MetaPath(path).contexts(graph)
+        assert len(contexts) == 1
+        _close(_read(contexts, step, "model", number, hidden), step[f"context_{name}{masked}"])
+
+
+@pytest.mark.parametrize("masked", ["", "_masked"])
+def test_the_seven_golden_contexts_of_dblp(step: dict[str, Any], masked: str) -> None:
+    matrices = {
+        ("author", "writes", "paper"): step["dblp_author_paper"],
+        ("paper", "in", "conference"): step["dblp_paper_conference"],
+        ("paper", "has", "term"): step["dblp_paper_term"],
+    }
+    graph = HeteroGraph.from_scipy({name: sp.csr_array(matrix.numpy()) for name, matrix in matrices.items()})
+    order = ("author", "paper", "term", "conference")
+    features = {name: step[f"dblp_feat_{name}"] for name in order}
+    hidden = {name: _hidden(step, "dblp.model", number, features[name]) for number, name in enumerate(order)}
+    hidden["target"] = _hidden(step, "dblp.model", 0, step[f"dblp_feat_author{masked}"])
+    paths = {"apa": "author-paper-author", "apcpa": "author-paper-conference-paper-author"}
+    paths["aptpa"] = "author-paper-term-paper-author"
+    first, known, types = 0, {}, []
+    for name, path in paths.items():
+        contexts = MetaPath(path).contexts(graph, known)
+        types += [(context.hop, context.node_type) for context in contexts]
+        _close(_read(contexts, step, "dblp.model", first, hidden), step[f"dblp_context_{name}{masked}"])
+        first += len(contexts)
+    assert types == [
+        (1, "paper"),
+        (1, "paper"),
+        (2, "conference"),
+        (3, "paper"),
+        (1, "paper"),
+        (2, "term"),
+        (3, "paper"),
+    ]
+    assert len(known) == 5, "author-paper is made once for all three paths"
+
+
+# data set -> (counts, edge file -> its edge type, published matrix -> path)
+PUBLISHED: dict[str, tuple[dict[str, int], dict[str, EdgeType], dict[str, str]]] = {
+    "acm": (
+        {"paper": 4019, "author": 7167, "subject": 60},
+        {"pa": BY, "ps": ON},
+        {"pap": "paper-author-paper", "psp": "paper-subject-paper"},
+    ),
+    "imdb": (
+        {"movie": 4275, "actor": 5432, "director": 2083, "keyword": 7313},
+        {"ma": ("movie", "with", "actor"), "md": ("movie", "by", "director"), "mk": ("movie", "on", "keyword")},
+        {"mam": "movie-actor-movie", "mdm": "movie-director-movie", "mkm": "movie-keyword-movie"},
+    ),
+    "dblp": (
+        {"author": 4057, "paper": 14328, "conference": 20, "term": 7723},
+        {"pa": BY, "pc": ("paper", "in", "conference"), "pt": ("paper", "has", "term")},
+        {"apa": "author-paper-author", "apcpa": "author-paper-conference-paper-author"},
+    ),
+    "aminer": (
+        {"paper": 6564, "author": 13329, "reference": 35890},
+        {"pa": BY, "pr": ("paper", "cites", "reference")},
+        {"pap": "paper-author-paper", "prp": "paper-reference-paper"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_the_published_matrices(name: str, shared: Path) -> None:
+    folder = shared / "data" / "hin" / name
+    counts, files, matrices = PUBLISHED[name]
+    edges = {kind: np.loadtxt(folder / f"{file}.txt", dtype=np.int64) for file, kind in files.items()}
+    graph = HeteroGraph.from_edge_lists(counts, edges)
+    for file, path in matrices.items():
+        published = sp.csr_array(sp.load_npz(folder / f"{file}.npz"))
+        published.sum_duplicates()
+        published.sort_indices()
+        published.eliminate_zeros()
+        form = "full" if name in ("acm", "imdb") else "binary"
+        ours = MetaPath(path, counts=form).counts(graph)  # type: ignore[arg-type]
+        assert np.array_equal(ours.indptr, published.indptr), (name, file)
+        assert np.array_equal(ours.indices, published.indices), (name, file)
+        if form == "full":
+            assert np.array_equal(ours.values(), published.data), (name, file)
+
+
+def _typed(seed: int = 0, device: torch.device | None = None) -> HeteroGraph:
+    """With repeated edges, several relations between two types, and one inside a type."""
+    draw = torch.Generator().manual_seed(seed)
+    sizes = {"user": 40, "item": 30, "genre": 5}
+    edges = {
+        ("user", "rates", "item"): random_matrix(40, 30, 120, draw, weighted=True),
+        ("user", "views", "item"): random_matrix(40, 30, 60, draw),
+        ("item", "has", "genre"): random_matrix(30, 5, 40, draw),
+        ("user", "follows", "user"): random_matrix(40, 40, 80, draw),
+    }
+    graph = HeteroGraph.from_edge_lists(sizes, {}).with_edges({k: v.to(dtype=torch.float64) for k, v in edges.items()})
+    return graph if device is None else graph.to(device)
+
+
+def _dense(graph: HeteroGraph, edge_type: EdgeType) -> torch.Tensor:
+    return graph.adjacency(edge_type).to_dense().to(torch.float64)
+
+
+def test_notations_and_directions() -> None:
+    graph = _typed()
+    rates, follows = _dense(graph, ("user", "rates", "item")), _dense(graph, ("user", "follows", "user"))
+    rated = MetaPath("user>rates>item<rates<user").counts(graph)
+    _close(rated.to_dense(), rates @ rates.T)
+    listed = MetaPath([("user", "rates", "item"), ("user", "rates", "item")]).counts(graph)
+    assert torch.equal(listed.values(), rated.values())
+    for text, expected in {
+        "user>follows>user": follows,
+        "user<follows<user": follows.T,
+        "user-user": follows,
+        "user-user-user": follows @ follows,
+        "user>follows>user<follows<user": follows @ follows.T,
+        "item-genre": _dense(graph, ("item", "has", "genre")),
+        "genre-item": _dense(graph, ("item", "has", "genre")).T,
+    }.items():
+        torch.testing.assert_close(MetaPath(text).counts(graph).to_dense().double(), expected, rtol=1e-6, atol=0)
+    turned = MetaPath([("user", "follows", "user"), ("user", "follows", "user")]).counts(graph)
+    torch.testing.assert_close(turned.to_dense().double(), follows @ follows.T, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("user", "at least two node types"),
+        ("user-item-user", "several edge types join 'user' and 'item'; write 'user>rates>item' or 'user>views>item'"),
+        ("user-genre", "no edge type joins 'user' and 'genre'"),
+        ("user>rates>item<rates", "must be of the form"),
+        ("user>rates<item", "must be of the form"),
+        ([("user", "rates", "item"), ("user", "follows", "user"), ("item", "has", "genre")], "must begin or end"),
+        ([], "at least one edge type"),
+    ],
+)
+def test_what_is_no_path(path: Any, message: str) -> None:
+    with pytest.raises(PathError, match=message):
+        MetaPath(path).route(_typed())
+
+
+def test_types_that_are_not_there() -> None:
+    with pytest.raises(UnknownTypeError, match="did you mean item"):
+        MetaPath("user-items-user").route(_typed())
+    with pytest.raises(UnknownTypeError, match="did you mean"):
+        MetaPath("user>rate>item").route(_typed())
+    with pytest.raises(ConfigError, match="topk"):
+        MetaPath("user-item", topk=3)
+    assert registry.load("view", "meta-path") is MetaPath
+    assert MetaPath.target == "graph"
+
+
+def test_binary_counts_and_weights_left_aside() -> None:
+    graph = _typed()
+    rates = _dense(graph, ("user", "rates", "item"))
+    binary = MetaPath("user>rates>item<rates<user", counts="binary").counts(graph)
+    assert binary.weights is None
+    assert torch.equal(binary.to_dense() > 0, rates @ rates.T > 0)
+    plain = graph.adjacency(("user", "rates", "item")).with_weights(None).to_dense().double()
+    found = MetaPath("user>rates>item<rates<user", weights=False).counts(graph)
+    assert torch.equal(found.to_dense().double(), plain @ plain.T)
+
+
+@pytest.mark.parametrize("path", ["user>rates>item<rates<user", "user-user-user", "user-user"])
+@pytest.mark.parametrize("counts", ["full", "binary"])
+def test_top_k_by_blocks_equals_top_k_of_all(path: str, counts: Any, device: torch.device) -> None:
+    graph = _typed(device=device)
+    whole = MetaPath(path, counts=counts).counts(graph)
+    scores = _pathsim.pathsim(whole)
+    for k in (1, 4):
+        by_blocks = MetaPath(path, counts=counts, top_k=k).adjacency(graph)
+        at_once = whole.select(_pathsim.top_k_mask(whole, k, scores))
+        assert torch.equal(by_blocks.to_dense(), at_once.to_dense())
+
+
+@pytest.mark.parametrize("path", ["user>rates>item<rates<user", "user>views>item>has>genre<has<item<views<user"])
+@pytest.mark.parametrize("kind", ["meow", "row", "symmetric", "column"])
+def test_the_factorised_form_equals_the_composed_one(path: str, kind: Normalisation, device: torch.device) -> None:
+    graph = _typed(device=device)
+    x = torch.rand(40, 3, dtype=torch.float64, device=device)
+    composed = MetaPath(path, normalisation=kind)(graph)
+    factorised = MetaPath(path, normalisation=kind, form="factorised")(graph).to(dtype=torch.float64)
+    torch.testing.assert_close(spmm(factorised, x), spmm(composed.to(dtype=torch.float64), x), rtol=1e-6, atol=1e-9)
+
+
+def test_what_the_factorised_form_cannot_do() -> None:
+    for settings in ({"top_k": 3}, {"counts": "binary"}):
+        with pytest.raises(PathError, match="form='factorised'"):
+            MetaPath("user-user", form="factorised", **settings)
+    with pytest.raises(PathError, match="nodes of one type"):
+        MetaPath("user>rates>item", top_k=3).adjacency(_typed())
+
+
+@pytest.mark.parametrize("path", ["user>rates>item<rates<user", "user-user-user", "item-genre", "item-genre-item"])
+def test_costs_are_known_before(path: str) -> None:
+    graph = _typed()
+    cost = MetaPath(path).cost(graph)
+    whole = MetaPath(path).counts(graph)
+    assert cost.nnz == whole.nnz, "all rows are in the sample"
+    assert cost.nnz_bound >= cost.nnz
+    assert cost.nbytes >= 2 * (whole.nbytes - whole.indptr.nbytes)
+    assert MetaPath("item-genre-item", top_k=2).cost(graph).kept_nnz <= 60
+    assert f"about {whole.nnz} entries" in str(cost)
+
+
+def test_a_large_path_is_refused_with_the_numbers_and_the_way_out() -> None:
+    draw = torch.Generator().manual_seed(0)
+    wide = random_matrix(4_000, 50, 12_000, draw)
+    graph = HeteroGraph.from_scipy({("a", "r", "b"): wide.to_scipy()})
+    with pytest.raises(PathTooLargeError, match=r"entries \(.*form='factorised' \(.* MiB") as caught:
+        MetaPath("a-b-a", max_memory_mib=20).counts(graph)
+    assert caught.value.cost is not None
+    exact = int((wide.to_scipy() @ wide.to_scipy().T).nnz)
+    assert abs(caught.value.cost.nnz - exact) < 0.05 * exact
+    assert MetaPath("a-b-a", max_memory_mib=20, top_k=5).adjacency(graph).degrees.max() == 5
+    chain = MetaPath("a-b-a", max_memory_mib=20, form="factorised")(graph)
+    assert chain.nnz == 2 * graph.adjacency(("a", "r", "b")).nnz
+    with pytest.raises(PathTooLargeError, match="the context of 'a' after 2 steps"):
+        MetaPath("a-b-a-b-a", max_memory_mib=20).contexts(graph)
+
+
+def test_nodes_without_a_context_get_zeros() -> None:
+    graph = HeteroGraph.from_edge_lists({"a": 3, "b": 2}, {("a", "r", "b"): ([0, 0, 0, 2], [0, 0, 1, 1])})
+    (context,) = MetaPath("a-b-a").contexts(graph)
+    assert context.name == "a-b-a/1-b"
+    assert context.mean(torch.tensor([[1.0], [3.0]])).tolist() == [[2], [0], [3]]
+    assert context.to("cpu").mean(torch.tensor([[1.0], [3.0]])).tolist() == [[2], [0], [3]]
+
+
+def test_proposals_from_the_schema() -> None:
+    graph = _typed()
+    proposals = propose(graph, "user", max_steps=4)
+    paths = [proposal.path for proposal in proposals]
+    assert "user-user" in paths
+    assert "user>rates>item<rates<user" in paths
+    assert "user>views>item>has>genre<has<item<views<user" in paths
+    assert "user>rates>item<views<user>views>item<rates<user" in paths
+    assert len(paths) == len(set(paths))
+    assert [p.score for p in proposals] == sorted((p.score for p in proposals), reverse=True)
+    for proposal in proposals:
+        off = MetaPath(proposal.path).counts(graph).with_diagonal(None)
+        assert proposal.coverage == pytest.approx(float((off.degrees > 0).double().mean()))
+    assert {p.path for p in propose(graph, "item", 2)} == {
+        "item-genre-item",
+        "item<rates<user>rates>item",
+        "item<views<user>views>item",
+    }
+    assert all(text_of(MetaPath(path).route(graph), graph) == path for path in paths)
+    with pytest.raises(ValueError, match="max_steps = 0"):
+        propose(graph, "user", 0)
