@@ -31,6 +31,7 @@ class ContrastiveTerm(nn.Module):
     Args:
         config: the settings as a value, or
         weight: the name of a weight, or a weight that is made already (and may be shared).
+        dim: width of the embeddings, for weights that must know it.
         settings: the settings of :class:`TermConfig` by name.
 
     Attributes:
@@ -41,7 +42,13 @@ class ContrastiveTerm(nn.Module):
     """
 
     def __init__(
-        self, config: TermConfig | None = None, /, *, weight: Weight | str | None = None, **settings: Any
+        self,
+        config: TermConfig | None = None,
+        /,
+        *,
+        weight: Weight | str | None = None,
+        dim: int | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__()
         named = {**settings, "weight": weight} if isinstance(weight, str) else settings
@@ -49,13 +56,15 @@ class ContrastiveTerm(nn.Module):
             raise ValueError("give ContrastiveTerm a config or settings, not both")
         self.config = config if config is not None else TermConfig.of(named)
         self.objective: Objective = registry.load("objective", self.config.objective)(**self.config.objective_settings)
-        self.weight = weight if isinstance(weight, Weight) else self._named_weight()
+        self.weight = weight if isinstance(weight, Weight) else self._named_weight(dim)
         self.outcome: Outcome | None = None
 
-    def _named_weight(self) -> Weight | None:
+    def _named_weight(self, dim: int | None) -> Weight | None:
         if self.config.weight is None:
             return None
-        weight: Weight = registry.load("weight", self.config.weight)(**self.config.weight_settings)
+        cls = registry.load("weight", self.config.weight)
+        given = {"dim": dim} if dim is not None and "dim" in cls.Config.model_fields else {}
+        weight: Weight = cls(**{**given, **self.config.weight_settings})
         return weight
 
     def forward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from recgraph.encoders._generator import dropout_generator
 from recgraph.rng import dropout
+from recgraph.sparse.chain import Chain
+from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import Backend, Operator, spmm
 
 Norm = Literal["none", "joint"]
@@ -56,20 +59,29 @@ class GCN(nn.Module):
             bound = 1 / math.sqrt(weight.shape[1])
             nn.init.uniform_(weight, -bound, bound)
 
-    def forward(self, adj: Operator, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, adj: Operator | Sequence[Operator], x: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Encode.
 
         Args:
-            adj: [N, N], normalised.
+            adj: [N, N], normalised; of several, the mean is used (and never made).
             x: [N, F].
             generator: draws dropout; required in training mode where dropout is above 0.
 
         Returns:
             [N, D].
         """
+        adjacencies = [adj] if isinstance(adj, Csr | Chain) else list(adj)
         generator = dropout_generator(self, self.dropout, generator)
         for layer, weight in enumerate(self.weights):
-            x = spmm(adj, dropout(x @ weight, self.dropout, generator), self.backend)
+            x = self._propagate(adjacencies, dropout(x @ weight, self.dropout, generator))
             if layer < len(self.activations):
                 x = self.activations[layer](x)
         return F.layer_norm(x, x.shape) if self.norm == "joint" else x
+
+    def _propagate(self, adjacencies: list[Operator], x: Tensor) -> Tensor:
+        total = spmm(adjacencies[0], x, self.backend)
+        for adj in adjacencies[1:]:
+            total = total + spmm(adj, x, self.backend)
+        return total if len(adjacencies) == 1 else total / len(adjacencies)

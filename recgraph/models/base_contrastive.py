@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.config import Search
 from recgraph.contrast.regularisers.alignment import Alignment
 from recgraph.contrast.regularisers.uniformity import Uniformity
@@ -63,13 +62,12 @@ class ContrastiveSequenceModel(SequenceModel):
         return TwoViews(views, distinct=len(views) > 1, max_len=self.config.max_len)
 
     def _contrastive_term(self, temperature: float, similarity: str | None = None) -> ContrastiveTerm:
-        fields = registry.load("weight", self.config.weight).Config.model_fields if self.config.weight else {}
-        given = {"dim": self.config.hidden_dim} if "dim" in fields else {}
         return ContrastiveTerm(
             temperature=temperature,
             similarity=similarity or self.config.similarity,
             weight=self.config.weight,
-            weight_settings={**given, **self.config.weight_options},
+            weight_settings=self.config.weight_options,
+            dim=self.config.hidden_dim,
             objective="nt_xent",
         )
 

@@ -1,0 +1,123 @@
+"""What MEOW and AdaMEOW read from a typed graph: adjacencies, contexts, features, and their masked twins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from recgraph.data.hetero import HeteroGraph
+from recgraph.rng import Generators
+from recgraph.sparse.chain import Chain
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.normalise import Normalisation, normalise
+from recgraph.sparse.spmm import Operator
+from recgraph.views._route import Route
+from recgraph.views.edge_drop import EdgeDrop
+from recgraph.views.feature_mask import FeatureMask
+from recgraph.views.metapath import MetaPath
+
+__all__ = ["Masks", "MetaPathInputs", "PathInputs", "read_graph"]
+
+Features = Tensor | Csr | None
+
+
+@dataclass(frozen=True, eq=False)
+class PathInputs:
+    """One meta-path over N target nodes.
+
+    Attributes:
+        name: as it was written.
+        plain: [N, N], before normalisation; what masks are drawn from.
+        adjacency: [N, N], normalised.
+        masked: its masked twin, normalised.
+        contexts: (node type, [N, N_type] without weights) of each intermediate type, in the order of the path.
+    """
+
+    name: str
+    plain: Operator
+    adjacency: Operator
+    masked: Operator
+    contexts: tuple[tuple[str, Csr], ...]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> PathInputs:
+        plain, adjacency, masked = (part.to(device, dtype) for part in (self.plain, self.adjacency, self.masked))
+        contexts = tuple((node_type, reached.to(device)) for node_type, reached in self.contexts)
+        return PathInputs(self.name, plain, adjacency, masked, contexts)
+
+
+@dataclass(frozen=True, eq=False)
+class MetaPathInputs:
+    """All that the model reads.
+
+    Attributes:
+        target: the node type that is embedded.
+        features: node type -> [N_type, F] as they enter the type's layer, or None.
+        masked: the target's masked features; None where it has no features.
+        paths: one or more.
+    """
+
+    target: str
+    features: Mapping[str, Features]
+    masked: Features
+    paths: tuple[PathInputs, ...]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathInputs:
+        features = {name: None if x is None else x.to(device, dtype) for name, x in self.features.items()}
+        masked = None if self.masked is None else self.masked.to(device, dtype)
+        return MetaPathInputs(self.target, features, masked, tuple(path.to(device, dtype) for path in self.paths))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """How the masked twins are drawn.
+
+    Attributes:
+        features: the view of the target's features.
+        edges: the view of each path's adjacency.
+        normalisation: of what the masks leave.
+    """
+
+    features: FeatureMask
+    edges: tuple[EdgeDrop, ...]
+    normalisation: Normalisation
+
+    def draw(self, inputs: MetaPathInputs, generators: Generators) -> MetaPathInputs:
+        """The inputs with masks drawn from these generators."""
+        features = inputs.features[inputs.target]
+        stream = self.features.stream(generators, inputs.target)
+        masked = None if features is None else self.features(features, stream)
+        paths = tuple(
+            replace(path, masked=self._edges(view, path, generators))
+            for view, path in zip(self.edges, inputs.paths, strict=True)
+        )
+        return replace(inputs, masked=masked, paths=paths)
+
+    def _edges(self, view: EdgeDrop, path: PathInputs, generators: Generators) -> Operator:
+        stream = view.stream(generators, path.name)
+        if isinstance(path.plain, Csr):
+            kept = view(path.plain, stream)
+            if kept.weights is None and isinstance(path.adjacency, Csr):
+                kept = kept.with_weights(kept.values(path.adjacency.values().dtype))
+            return normalise(kept, self.normalisation)
+        # a path that is never made has no entries to leave out: its factors lose theirs
+        partial = EdgeDrop(ratio=view.config.ratio, redraw=view.config.redraw, binary=False, self_loops=False)
+        factors = tuple(partial(factor, stream) for factor in path.plain.factors)
+        return Chain(factors, path.plain.left, path.plain.right).normalise(self.normalisation)
+
+
+def read_graph(
+    graph: HeteroGraph, target: str, paths: tuple[MetaPath, ...], features: Mapping[str, Features]
+) -> MetaPathInputs:
+    """Compose the paths and their contexts; no masks yet (``masked`` is the unmasked)."""
+    known: dict[Route, Csr] = {}
+    made = []
+    for path in paths:
+        plain = path.factorised(graph) if path.config.form == "factorised" else path.adjacency(graph)
+        kind = path.config.normalisation
+        normal = plain.normalise(kind) if isinstance(plain, Chain) else normalise(plain, kind)
+        contexts = tuple((context.node_type, context.reached) for context in path.contexts(graph, known))
+        made.append(PathInputs(path.name, plain, normal, normal, contexts))
+    return MetaPathInputs(target, features, features[target], tuple(made))

@@ -1,0 +1,199 @@
+"""What models of a typed graph share: layers for each node type, one step an epoch, embeddings of target nodes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from recgraph.config import Search
+from recgraph.data.hetero import HeteroGraph
+from recgraph.data.part import Part
+from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.rng import Generators, derive, dropout
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.normalise import normalise, power
+from recgraph.sparse.spmm import spmm
+from recgraph.views.metapath import MetaPath
+
+__all__ = ["FullGraph", "GraphBatch", "GraphConfig", "GraphModel", "GraphSpace", "TypeLayer"]
+
+
+class GraphSpace(Space):
+    """A typed graph beside the sizes; for the node task there are no users, and the items are the target nodes."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    graph: Annotated[HeteroGraph, Field(exclude=True)]
+
+
+@dataclass(frozen=True)
+class GraphBatch:
+    """A step on the whole graph.
+
+    Attributes:
+        n_targets: target nodes (the unit of training speed).
+        epoch: from 0.
+        generators: the run's random streams.
+        drawn: what a model draws once for all phases of the step.
+    """
+
+    n_targets: int
+    epoch: int
+    generators: Generators
+    drawn: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def to(self, device: torch.device | str) -> GraphBatch:
+        """Itself: the model holds the graph and keeps it where its parameters are."""
+        return self
+
+
+class FullGraph:
+    """Batches of full-graph training: one step an epoch."""
+
+    def __init__(self, n_targets: int, generators: Generators) -> None:
+        self.n_targets, self.generators = n_targets, generators
+
+    def __len__(self) -> int:
+        return 1
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
+        if start == 0:
+            yield GraphBatch(self.n_targets, number, self.generators)
+
+
+class GraphConfig(ModelConfig):
+    metapaths: Annotated[
+        tuple[str, ...],
+        Field(description="paths from the target type to itself, e.g. 'paper-author-paper'; at least one to build"),
+    ] = ()
+    hidden_dim: Annotated[
+        int, Field(ge=1, description="width of transformed features"), Search(choices=(32, 64, 128, 256))
+    ] = 64
+    embedding_dim: Annotated[int | None, Field(ge=1, description="width of embeddings; none: hidden_dim")] = None
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of features and layers"), Search(0.0, 0.6, step=0.1)] = 0.2
+    raw_features: Annotated[
+        tuple[str, ...], Field(description="node types whose features are not divided by their row sums")
+    ] = ()
+
+
+class TypeLayer(nn.Module):
+    """``ELU(dropout(W x + b))`` of the features of one node type; without features each node has a row of its own.
+
+    Source: HeCo (KDD 2021), MEOW (SDM 2023).
+    """
+
+    def __init__(self, n_features: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_features, hidden_dim)
+        self.dropout = dropout
+        nn.init.xavier_normal_(self.linear.weight, gain=1.414)
+
+    def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
+        """[N, D] of features [N, F], dense or sparse; None: the identity."""
+        weight, bias = self.linear.weight.t(), self.linear.bias
+        product = weight if x is None else spmm(x, weight) if isinstance(x, Csr) else x @ weight
+        return F.elu(dropout(product + bias, self.dropout, generator if self.training else None))
+
+
+class GraphModel(TrainableModel):
+    """Base of models that embed the nodes of one type of a typed graph.
+
+    ``MEOW(metapaths=("paper-author-paper",)).build(graph, seed=0)``; :meth:`embed` gives the embeddings. The target
+    type is the one that the meta-paths begin and end with. A subclass sets ``Config`` and fills ``_build``,
+    ``forward`` and :meth:`embed`. What is made from the graph is no part of the state: it follows from the graph, the
+    settings and the seed.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = GraphConfig
+
+    def build(self, space: Space | HeteroGraph, seed: int = 0) -> Self:
+        """Create the parameters, and what is read from the graph.
+
+        Args:
+            space: a typed graph, or a space with one.
+            seed: of the initial weights and of views that are drawn once.
+
+        Raises:
+            ValueError: the model is built already, there is no graph, or the graph has not the meta-paths.
+        """
+        if isinstance(space, HeteroGraph):
+            space = GraphSpace(n_users=0, n_items=max(space.count(self._target(space)), 1), graph=space)
+        if not isinstance(space, GraphSpace):
+            raise ValueError(f"{type(self).__name__} needs a typed graph: build(graph) or build(GraphSpace(...))")
+        self._seed = derive(seed, "graph views")
+        self._moved: tuple[torch.device, torch.dtype, Any] | None = None
+        return super().build(space, seed)
+
+    def _target(self, graph: HeteroGraph) -> str:
+        paths = self.config.metapaths
+        if not paths:
+            raise ValueError(f"metapaths = () must name at least one path, such as {_example(graph)!r}")
+        ends = {path: MetaPath(path).route(graph) for path in paths}
+        for path, route in ends.items():
+            if route[0].start != route[-1].end or route[0].start != ends[paths[0]][0].start:
+                raise ValueError(
+                    f"metapaths: {path!r} leads from {route[0].start!r} to {route[-1].end!r}; all must begin and end "
+                    f"with one type, as {paths[0]!r} begins with {ends[paths[0]][0].start!r}"
+                )
+        return ends[paths[0]][0].start
+
+    def _features(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
+        """[N, F]: the features of a type, divided by their row sums where the settings do not say otherwise."""
+        features = graph.features(node_type)
+        if features is None or node_type in self.config.raw_features:
+            return features
+        if isinstance(features, Csr):
+            return normalise(features, "row")
+        return features * power(features.sum(1), -1)[:, None]
+
+    def _type_layer(self, graph: HeteroGraph, node_type: str) -> TypeLayer:
+        features = graph.features(node_type)
+        width = graph.count(node_type) if features is None else features.shape[1]
+        return TypeLayer(width, self.config.hidden_dim, self.config.dropout)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the width of the embeddings."""
+        return int(self.config.embedding_dim or self.config.hidden_dim)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("model", ("model",), {"info": 1.0}),)
+
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph:
+        """One step an epoch on the whole graph, whatever the batch size.
+
+        Args:
+            train: not read; the graph is what is trained on.
+        """
+        assert self.space is not None
+        return FullGraph(self.space.n_items, generators)
+
+    @abstractmethod
+    def embed(self) -> Tensor:
+        """[N, D]: the embeddings of the target nodes; make it in evaluation mode and without gradients."""
+
+    def _placed(self, inputs: Any) -> Any:
+        """What was made from the graph, where the parameters are and in their type."""
+        like = next(self.parameters())
+        if self._moved is None or self._moved[:2] != (like.device, like.dtype):
+            self._moved = like.device, like.dtype, inputs.to(like.device, like.dtype)
+        return self._moved[2]
+
+    def _check_terms(self, terms: set[str], known: Sequence[str]) -> None:
+        if terms - set(known):
+            raise ValueError(f"{type(self).__name__} has no terms {sorted(terms - set(known))}; it has {sorted(known)}")
+
+
+def _example(graph: HeteroGraph) -> str:
+    if not graph.edge_types:
+        return "paper-author-paper"
+    source, _, target = graph.edge_types[0]
+    return f"{source}-{target}-{source}"

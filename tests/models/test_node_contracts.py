@@ -1,0 +1,146 @@
+"""The contract of every model of typed graphs that the registry finds; a new model inherits it by being there."""
+
+from __future__ import annotations
+
+import pytest
+import safetensors.torch
+import torch
+
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.data.hetero import HeteroGraph
+from recgraph.models.base import Space
+from recgraph.models.base_graph import GraphBatch, GraphModel
+from recgraph.rng import Generators
+from recgraph.sparse.csr import Csr
+from recgraph.train.config import TrainConfig
+from recgraph.train.trainer import Trainer
+
+NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), GraphModel)]
+SMALL = {
+    "metapaths": ("paper-author-paper", "paper-subject-paper"),
+    "hidden_dim": 8,
+    "n_clusters": (3, 6),
+    "top_k": (4, 9),
+}
+N = 30
+
+
+def graph() -> HeteroGraph:
+    """Dense, sparse and no features; a paper that no author wrote."""
+    draw = torch.Generator().manual_seed(0)
+    by = torch.arange(60) % (N - 1), torch.randint(20, (60,), generator=draw)
+    on = torch.arange(N), torch.randint(4, (N,), generator=draw)
+    dense = torch.rand(N, 9, generator=draw)
+    sparse = Csr.from_dense((torch.rand(4, 6, generator=draw) > 0.5).float())
+    return HeteroGraph.from_edge_lists(
+        {"paper": N, "author": 20, "subject": 4},
+        {("paper", "by", "author"): by, ("paper", "on", "subject"): on},
+        features={"paper": dense, "subject": sparse},
+    )
+
+
+def made(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object) -> GraphModel:
+    cls = registry.load("model", name)
+    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
+    model: GraphModel = cls(**{**small, **settings}).build(graph(), seed=seed).to(device)
+    return model
+
+
+def training(name: str, device: torch.device | str, **settings: object) -> tuple[GraphModel, GraphBatch]:
+    model = made(name, device, **settings)
+    batch = next(iter(model.batches(None, 16, Generators(5, device)).epoch(0))).to(device)
+    return model.train(), batch
+
+
+def embedded(model: GraphModel) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model.embed()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_are_documented_and_checked(name: str) -> None:
+    cls = registry.load("model", name)
+    assert cls.__doc__
+    assert cls.key() == name
+    for setting in cls.Config.settings():
+        assert setting.description, f"{name}: setting {setting.name} has no description"
+        assert setting.default != "required", f"{name}: setting {setting.name} has no default"
+    with pytest.raises(ConfigError, match="no_such_setting"):
+        cls(no_such_setting=1)
+    with pytest.raises(ValueError, match="needs a typed graph"):
+        cls(metapaths=("a-b-a",)).build(Space(n_users=1, n_items=1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embeds(name: str, device: torch.device) -> None:
+    model = made(name, device)
+    z = embedded(model)
+    assert z.shape == (N, 8)
+    assert z.device.type == device.type
+    assert bool(z.isfinite().all())
+    assert torch.equal(z, embedded(model)), "embedding must not draw random numbers"
+    assert embedded(model.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_goes_through_safetensors(name: str, device: torch.device) -> None:
+    model, other = made(name, device), made(name, device, seed=0)
+    for parameter in other.parameters():
+        parameter.data.add_(1)
+    state = safetensors.torch.load(safetensors.torch.save(model.state_dict()))
+    other.load_state_dict(state)
+    assert torch.equal(embedded(model), embedded(other))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_depends_on_its_seed_alone(name: str) -> None:
+    before = torch.random.get_rng_state()
+    first = embedded(made(name, seed=3))
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.rand(1)
+    assert torch.equal(first, embedded(made(name, seed=3)))
+    assert not torch.equal(first, embedded(made(name, seed=4)))
+    with pytest.raises(ValueError, match="built already"):
+        made(name).build(graph())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_terms_and_gradients(name: str, device: torch.device) -> None:
+    model, batch = training(name, device)
+    grouped = [id(p) for group in model.parameter_groups().values() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+    for phase in model.phases:
+        for asked in (list(phase.terms), *([term] for term in phase.terms)):
+            terms = model(batch, asked)
+            assert set(terms) == set(asked)
+            assert all(value.shape == () and bool(value.isfinite()) for value in terms.values())
+        terms = model(batch, phase.terms)
+        torch.stack([phase.terms[term] * value for term, value in terms.items()]).sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{parameter_name} gets no gradient"
+        assert bool(parameter.grad.isfinite().all())
+    with pytest.raises(ValueError, match="no_such_term"):
+        model(batch, ["no_such_term"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_draws_from_the_generators_alone(name: str, device: torch.device) -> None:
+    seen = []
+    for _ in range(2):
+        model, batch = training(name, device)
+        before = torch.random.get_rng_state()
+        seen.append(model(batch, model.phases[0].terms))
+        assert torch.equal(before, torch.random.get_rng_state()), "draws from torch's global generator"
+    assert all(torch.equal(value, seen[1][term]) for term, value in seen[0].items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_trainer_trains_it(name: str) -> None:
+    model = made(name, dropout=0.0)
+    config = TrainConfig(metric="loss", max_epochs=25, patience=None, learning_rate=3e-3)
+    generators = Generators(1)
+    history = Trainer(model, model.batches(None, 1, generators), config, generators).fit()
+    assert len(history) == 25
+    assert min(row["loss"] for row in history) < history[0]["loss"]
