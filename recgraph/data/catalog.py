@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph.config import ConfigError
+from recgraph.data import graph_catalog
 from recgraph.data.card import Card, card_files, find_card
+from recgraph.data.graph_card import GraphCard, RecommendationFiles, find_graph_card
 
 if TYPE_CHECKING:
     from recgraph.data.interactions import Interactions
 
 __all__ = ["Prepared", "get", "home", "info", "load_dataset", "names", "rows"]
 
-_RECORD = "prepared.json"
+_RECORD = graph_catalog.RECORD
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Prepared:
     acknowledgement: str
     source: str
     cached: bool
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The sizes by name, for a table."""
+        return {"users": self.n_users, "items": self.n_items, "interactions": self.n_interactions}
 
 
 def home() -> Path:
@@ -72,15 +79,27 @@ def rows() -> list[dict[str, Any]]:
         row: dict[str, Any] = {"name": name, "title": "", "users": None, "items": None, "interactions": None}
         row |= {"sources": [], "prepared": False}
         try:
-            card = Card.load(path)
+            row |= _facts(_load(path))
         except ConfigError as error:
             row["title"] = f"error: {error}"
-        else:
-            row |= {"title": card.title, **card.expected.model_dump(exclude={"sha256"})}
-            row |= {"sources": [source.kind for source in card.sources]}
-            row |= {"prepared": (_folder(card) / _RECORD).is_file()}
         table.append(row)
     return table
+
+
+def _load(path: str | Path) -> Card | GraphCard:
+    return find_graph_card(str(path)) or Card.load(path)
+
+
+def _facts(card: Card | GraphCard) -> dict[str, Any]:
+    if isinstance(card, Card):
+        sizes = card.expected.model_dump(exclude={"sha256"})
+    elif isinstance(card.task, RecommendationFiles):
+        sizes = {"users": card.nodes["user"].count, "items": card.nodes["item"].count}
+        sizes |= {"interactions": card.task.interactions}
+    else:
+        sizes = {}
+    prepared = (_folder(card) / _RECORD).is_file()
+    return {"title": card.title, "sources": [source.kind for source in card.sources], "prepared": prepared, **sizes}
 
 
 def info(name: str) -> dict[str, Any]:
@@ -89,7 +108,7 @@ def info(name: str) -> dict[str, Any]:
     Raises:
         UnknownDatasetError: no such card.
     """
-    card = find_card(name)
+    card = find_graph_card(name) or find_card(name)
     folder = _folder(card)
     there = (folder / _RECORD).is_file()
     path = name if name.endswith(".toml") else str(card_files()[name])
@@ -97,12 +116,13 @@ def info(name: str) -> dict[str, Any]:
     return card.model_dump(mode="json", exclude_none=True) | found
 
 
-def get(name: str, from_path: str | Path | None = None, source: str | None = None) -> Prepared:
+def get(name: str, from_path: str | Path | None = None, source: str | None = None) -> Prepared | graph_catalog.Prepared:
     """Fetch, check and prepare a data set, unless that has been done.
 
     Args:
         name: of a card, or the path of a card's ``.toml`` file.
-        from_path: a file that the user has, in the published format; nothing is downloaded then.
+        from_path: a file that the user has, in the published format (of a graph: a folder of files); nothing is
+            downloaded then.
         source: only sources of this kind (``"url"``, ``"wheel"``, ...); by default all in the card's order.
 
     Raises:
@@ -111,6 +131,9 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         HashMismatchError: the file is not the published one.
         CountError: what comes out is not what the card expects.
     """
+    graph = find_graph_card(name)
+    if graph is not None:
+        return graph_catalog.get(graph, from_path)
     card = find_card(name)
     folder = _folder(card)
     if (folder / _RECORD).is_file() and from_path is None and source is None:
@@ -126,14 +149,18 @@ def load_dataset(name: str) -> Interactions:
     """The interactions of a data set, with user and item features; fetched and prepared at first use.
 
     Raises:
+        ValueError: the data set is a graph whose task is not recommendation.
         see :func:`get`.
     """
     from recgraph.data.interactions import Interactions
 
+    graph = find_graph_card(name)
+    if graph is not None and not isinstance(graph.task, RecommendationFiles):
+        raise ValueError(f"dataset {name!r} is a graph with classes of nodes; it has no interactions (see load_graph)")
     return Interactions.load(get(name).path)
 
 
-def _folder(card: Card) -> Path:
+def _folder(card: Card | GraphCard) -> Path:
     return home() / "data" / card.name / card.hash[:16]
 
 

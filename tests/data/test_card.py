@@ -15,6 +15,7 @@ from recgraph.config import ConfigError
 from recgraph.data.card import Card, UnknownDatasetError, card_files, find_card
 
 ROOT = Path(__file__).resolve().parents[2]
+GRAPHS = ["acm", "aminer", "dblp", "imdb", "lastfm-hin", "yelp-hin"]
 NAMES = ["amazon-beauty", "amazon-sports", "amazon-toys", "ml-100k", "ml-1m", "synthetic", "yelp"]
 MINIMAL = """
 name = "mine"
@@ -112,7 +113,7 @@ def test_own_cards_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = _card(tmp_path, MINIMAL)
     assert find_card(str(path)).title == "Mine"
     monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path))
-    assert set(card_files()) == {*NAMES, "mine"}
+    assert set(card_files()) == {*NAMES, *GRAPHS, "mine"}
     assert find_card("mine").title == "Mine"
     _card(tmp_path, MINIMAL.replace('name = "mine"', 'name = "yelp"'), "yelp")
     assert find_card("yelp").title == "Mine", "a user's card comes first"
@@ -134,7 +135,7 @@ def _found_in(where: Path, cwd: Path) -> dict[str, Path]:
 
 def test_cards_are_found_in_a_checkout(tmp_path: Path) -> None:
     found = _found_in(ROOT, tmp_path)
-    assert list(found) == NAMES
+    assert list(found) == sorted([*NAMES, *GRAPHS])
     assert {path.parent.name for path in found.values()} == {"datasets"}
 
 
@@ -154,5 +155,5 @@ def test_cards_are_found_in_a_wheel(tmp_path: Path) -> None:
     assert "recgraph/py.typed" in entries
     assert {entry.split("/")[0] for entry in entries if ".dist-info" not in entry} == {"recgraph"}
     found = _found_in(site, tmp_path)
-    assert list(found) == NAMES
+    assert list(found) == sorted([*NAMES, *GRAPHS])
     assert {path.parent for path in found.values()} == {site / "recgraph" / "catalog"}

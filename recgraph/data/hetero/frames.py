@@ -19,7 +19,9 @@ from recgraph.data.interactions import Interactions
 from recgraph.data.native import from_native
 from recgraph.data.part import Part
 
-__all__ = ["from_frames", "from_interactions"]
+__all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
+
+INTERACTS: EdgeType = ("user", "interacts", "item")
 
 
 def from_frames(
@@ -136,9 +138,7 @@ def from_interactions(
     logs = part if part is not None else _all(interactions)
     users, items = interactions.users, interactions.items
     nodes = {"user": Nodes(len(users), users), "item": Nodes(len(items), items)}
-    counts = (len(users), len(items))
-    interacts: EdgeType = ("user", "interacts", "item")
-    edges = {interacts: make_edges(interacts, logs.items.rows, logs.items.values, counts, logs.weights, logs.times)}
+    edges: dict[EdgeType, Edges] = {INTERACTS: interaction_edges(logs)}
     sides = (
         ("item", items, interactions.columns.item, interactions.item_features, item_relations),
         ("user", users, interactions.columns.user, interactions.user_features, user_relations),
@@ -151,6 +151,12 @@ def from_interactions(
             edge_type: EdgeType = (role, f"has_{name}", name)
             nodes[name], edges[edge_type] = _side(edge_type, ids, pairs)
     return HeteroGraph(nodes, edges)
+
+
+def interaction_edges(part: Part) -> Edges:
+    """The edges ``("user", "interacts", "item")`` of a part, with its weights and times."""
+    counts = (part.n_users, part.n_items)
+    return make_edges(INTERACTS, part.items.rows, part.items.values, counts, part.weights, part.times)
 
 
 def _all(interactions: Interactions) -> Part:

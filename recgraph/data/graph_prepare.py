@@ -1,0 +1,167 @@
+"""From a graph's card and the user's folder to a typed graph and its task, all checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import scipy.sparse as sp
+import torch
+
+from recgraph.data.errors import CorruptFileError
+from recgraph.data.graph_card import EdgeFile, GraphCard, NodeTaskFiles, RecommendationFiles
+from recgraph.data.hetero import EdgeType, HeteroGraph, Nodes
+from recgraph.data.hetero.build import as_features, make_edges
+from recgraph.data.hetero.node_task import NodeSplit, NodeTask
+from recgraph.data.ids import IdMap
+from recgraph.data.interactions import Interactions
+from recgraph.data.prepare import CountError
+from recgraph.data.sources import SourceError, check_hash
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.normalise import normalise, power
+
+__all__ = ["PreparedGraph", "prepare_graph"]
+
+Pairs = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PreparedGraph:
+    """What a card describes.
+
+    Attributes:
+        graph: of a recommendation task all but the interactions, whose training part alone may become edges.
+        task: of a node task, else None.
+        interactions: of a recommendation task, else None.
+    """
+
+    graph: HeteroGraph
+    task: NodeTask | None
+    interactions: Interactions | None
+
+
+def prepare_graph(card: GraphCard, given: Path) -> PreparedGraph:
+    """Read a folder of published files.
+
+    Args:
+        given: the folder itself, or the one in which it lies under the name that the card says.
+
+    Raises:
+        SourceError: a file is not there.
+        HashMismatchError: a file is not the published one.
+        CountError: there are more or fewer nodes, edges, classes or interactions than the card expects.
+    """
+    folder = _folder(card, given)
+    for name, sha256 in card.files.items():
+        if not (folder / name).is_file():
+            raise SourceError(f"{str(folder)!r} has no file {name!r} of dataset {card.name!r}")
+        check_hash(folder / name, sha256, str(folder / name))
+    if isinstance(card.task, NodeTaskFiles):
+        return PreparedGraph(_indexed_graph(card, folder), _node_task(card, card.task, folder), None)
+    interactions = _interactions(card, card.task, folder)
+    return PreparedGraph(_id_graph(card, folder, interactions), None, interactions)
+
+
+def _folder(card: GraphCard, given: Path) -> Path:
+    places = [given, *(given / source.folder for source in card.sources)]
+    found = next((place for place in places if all((place / name).is_file() for name in card.files)), None)
+    if found is not None:
+        return found
+    return next((place for place in places[1:] if place.is_dir()), given)
+
+
+def _pairs(path: Path) -> Pairs:
+    # spaces and tabs, in one published file even both
+    try:
+        return np.loadtxt(path, dtype=np.int64, usecols=(0, 1), ndmin=2)
+    except ValueError as error:
+        raise CorruptFileError(f"a line does not begin with two integers: {error}", path=path) from None
+
+
+def _counted(card: GraphCard, edge: EdgeFile, folder: Path) -> Pairs:
+    pairs = _pairs(folder / edge.file)
+    _expect(card, f"lines of {edge.file}", edge.count, len(pairs))
+    return pairs
+
+
+def _expect(card: GraphCard, what: str, wanted: int, got: int) -> None:
+    if wanted != got:
+        raise CountError(
+            f"dataset {card.name!r} is not what its card expects: {what}: expected {wanted:,}, got {got:,}"
+        )
+
+
+def _indexed_graph(card: GraphCard, folder: Path) -> HeteroGraph:
+    """Files that hold indices."""
+    counts = {name: node.count for name, node in card.nodes.items()}
+    features = {
+        name: _features(folder / node.features, node.normalise)
+        for name, node in card.nodes.items()
+        if node.features is not None
+    }
+    edges = {edge.type: _counted(card, edge, folder) for edge in card.edges}
+    return HeteroGraph.from_edge_lists(counts, edges, features)
+
+
+def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
+    # some published .npz files are plain arrays
+    raw: Any = np.load(path)
+    values = as_features(raw if isinstance(raw, np.ndarray) else sp.load_npz(path))
+    if isinstance(values, Csr):
+        return (normalise(values, "row") if divide else values).to(dtype=torch.float32)
+    scaled = values * power(values.sum(1, keepdim=True), -1) if divide else values
+    return scaled.to(torch.float32)
+
+
+def _node_task(card: GraphCard, task: NodeTaskFiles, folder: Path) -> NodeTask:
+    labels = np.load(folder / task.labels)
+    _expect(card, "labels", card.nodes[task.target].count, len(labels))
+    classes, codes = np.unique(labels, return_inverse=True)
+    _expect(card, "classes", task.classes, len(classes))
+    splits = {
+        name: NodeSplit(*(torch.from_numpy(np.load(folder / part).astype(np.int64)) for part in parts))
+        for name, parts in task.splits.items()
+    }
+    return NodeTask(task.target, torch.from_numpy(codes.astype(np.int64)), splits, task.paths)
+
+
+def _interactions(card: GraphCard, task: RecommendationFiles, folder: Path) -> Interactions:
+    pairs = _pairs(folder / task.file)
+    log = pl.DataFrame({"user_id": pairs[:, 0], "item_id": pairs[:, 1]})
+    data = Interactions.from_frame(log, user="user_id", item="item_id")
+    for what, wanted, got in (
+        ("users", card.nodes["user"].count, data.n_users),
+        ("items", card.nodes["item"].count, data.n_items),
+        ("interactions", task.interactions, len(data)),
+    ):
+        _expect(card, what, wanted, got)
+    return data
+
+
+def _id_graph(card: GraphCard, folder: Path, interactions: Interactions) -> HeteroGraph:
+    """Files that hold ids; users and items are numbered as in the interactions, and only those are nodes."""
+    lists = {edge.type: _counted(card, edge, folder) for edge in card.edges}
+    ids = {"user": interactions.users, "item": interactions.items}
+    for name in card.nodes:
+        if name not in ids:
+            ends = [
+                pairs[:, place]
+                for edge_type, pairs in lists.items()
+                for place, end in ((0, edge_type[0]), (1, edge_type[2]))
+                if end == name
+            ]
+            ids[name] = IdMap(pl.Series(np.unique(np.concatenate(ends))))
+            _expect(card, name, card.nodes[name].count, len(ids[name]))
+    edges = {edge_type: _edges(edge_type, pairs, ids) for edge_type, pairs in lists.items()}
+    return HeteroGraph({name: Nodes(len(ids[name]), ids[name]) for name in card.nodes}, edges)
+
+
+def _edges(edge_type: EdgeType, pairs: Pairs, ids: dict[str, IdMap]) -> Any:
+    source, target = ids[edge_type[0]].index(pairs[:, 0]), ids[edge_type[2]].index(pairs[:, 1])
+    known = (source >= 0) & (target >= 0)
+    counts = (len(ids[edge_type[0]]), len(ids[edge_type[2]]))
+    return make_edges(edge_type, torch.from_numpy(source[known]), torch.from_numpy(target[known]), counts)

@@ -1,0 +1,171 @@
+"""Cards of graphs: complete, checked against the published files, prepared once, loaded as graph, task and split."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from recgraph.config import ConfigError
+from recgraph.data import catalog
+from recgraph.data.graph_card import GraphCard, NodeTaskFiles, find_graph_card
+from recgraph.data.graph_catalog import load_graph, load_node_task, load_split
+from recgraph.data.interactions import Interactions
+from recgraph.data.prepare import CountError, UnavailableError
+from recgraph.data.sources import HashMismatchError, SourceError
+from recgraph.sparse.csr import Csr
+from recgraph.views.metapath import MetaPath
+
+NODES = ["acm", "aminer", "dblp", "imdb"]
+RECOMMENDATION = ["lastfm-hin", "yelp-hin"]
+TEXTS = 'kind = "graph"\nname = "{}"\n' + "".join(
+    f'{key} = "x"\n' for key in ("title", "description", "licence", "citation", "acknowledgement")
+)
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+
+
+def _hashes(folder: Path, but: str = "") -> str:
+    files = [path for path in sorted(folder.iterdir()) if path.name != but]
+    return "[files]\n" + "".join(f'"{p.name}" = "{hashlib.sha256(p.read_bytes()).hexdigest()}"\n' for p in files)
+
+
+def _toy_nodes(tmp_path: Path) -> tuple[Path, Path]:
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    (folder / "ab.txt").write_text("0 1\n2 0\n1 1\n")
+    np.save(folder / "labels.npy", np.array([1.0, 3.0, 1.0]))
+    sp.save_npz(folder / "f.npz", sp.csr_matrix(np.array([[1, 3], [0, 0], [2, 0]])))
+    for part in ("train", "val", "test"):
+        np.save(folder / f"{part}.npy", np.array([0, 1]))
+    card = tmp_path / "toy.toml"
+    card.write_text(
+        TEXTS.format("toy")
+        + '[nodes.a]\ncount = 3\nfeatures = "f.npz"\n[nodes.b]\ncount = 2\n'
+        + '[[edges]]\ntype = ["a", "r", "b"]\nfile = "ab.txt"\ncount = 3\n'
+        + '[task]\nkind = "nodes"\ntarget = "a"\nlabels = "labels.npy"\nclasses = 2\npaths = ["a-b-a"]\n'
+        + '[task.splits]\n20 = ["train.npy", "val.npy", "test.npy"]\n'
+        + _hashes(folder)
+        + '[[sources]]\nkind = "local"\nfolder = "toy"\nnote = "of this test"\n'
+    )
+    return card, folder
+
+
+def _toy_log(tmp_path: Path) -> tuple[Path, Path]:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    rows = [(user, item) for user in (7, 9) for item in range(1, 11)]
+    (folder / "ui.dat").write_text("".join(f"{user}\t{item}\t5\n" for user, item in rows))
+    (folder / "uu.dat").write_text("7\t9\t1\n9\t7\t1\n9\t4\t1\n")
+    (folder / "it.dat").write_text("3\t20\n1\t10\n3\t10\n")
+    card = tmp_path / "log.toml"
+    card.write_text(
+        TEXTS.format("log")
+        + "[nodes.user]\ncount = 2\n[nodes.item]\ncount = 10\n[nodes.tag]\ncount = 2\n"
+        + '[[edges]]\ntype = ["user", "friend", "user"]\nfile = "uu.dat"\ncount = 3\n'
+        + '[[edges]]\ntype = ["item", "has", "tag"]\nfile = "it.dat"\ncount = 3\n'
+        + '[task]\nkind = "recommendation"\nfile = "ui.dat"\ninteractions = 20\npaths = ["user-item-user"]\n'
+        + '[task.split]\nstrategy = "ratio"\nseed = 3\nvalid = 0.1\ntest = 0.1\n'
+        + _hashes(folder)
+        + '[[sources]]\nkind = "local"\nfolder = "log"\n'
+    )
+    return card, folder
+
+
+def test_a_graph_with_classes(tmp_path: Path) -> None:
+    card, folder = _toy_nodes(tmp_path)
+    with pytest.raises(UnavailableError, match=r"no address \(of this test\).*--from FOLDER"):
+        catalog.get(str(card))
+    got = catalog.get(str(card), folder)
+    assert got.counts == {"a": 3, "b": 2, "edges": 3}
+    assert not got.cached
+    assert catalog.get(str(card)).cached
+    graph, task = load_graph(str(card)), load_node_task(str(card))
+    features = graph.features("a")
+    assert isinstance(features, Csr)
+    assert features.to_dense().tolist() == [[0.25, 0.75], [0, 0], [1, 0]]
+    assert (task.target, task.labels.tolist(), task.n_classes, task.paths) == ("a", [0, 1, 0], 2, ("a-b-a",))
+    assert task.splits["20"].valid.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="no interactions"):
+        load_split(str(card))
+    with pytest.raises(ValueError, match="classes of nodes"):
+        catalog.load_dataset(str(card))
+
+
+def test_a_graph_for_recommendation(tmp_path: Path) -> None:
+    card, _ = _toy_log(tmp_path)
+    got = catalog.get(str(card), tmp_path)  # the folder in which it lies
+    assert got.counts == {"user": 2, "item": 10, "tag": 2, "edges": 5, "interactions": 20}
+    split = load_split(str(card))
+    assert (split.seed, split.train.n_interactions, len(split.test)) == (3, 16, 2)
+    graph = load_graph(str(card), split.train)
+    assert graph.adjacency(("user", "interacts", "item")).nnz == 16
+    assert graph.adjacency(("user", "friend", "user")).to_dense().tolist() == [[0, 1], [1, 0]], (
+        "user 4 is not in the log"
+    )
+    has = graph.adjacency(("item", "has", "tag"))
+    assert graph.nodes["tag"].ids.ids(has.indices.tolist()).to_list() == [10, 10, 20]  # type: ignore[union-attr]
+    assert len(load_graph(str(card)).edges) == 2
+    assert len(catalog.load_dataset(str(card))) == 20
+    with pytest.raises(ValueError, match="no classes"):
+        load_node_task(str(card))
+    with pytest.raises(ValueError, match="is a log"):
+        load_graph("synthetic")
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    card, folder = _toy_nodes(tmp_path)
+    text = card.read_text()
+    with pytest.raises(ValueError, match="is not a folder"):
+        catalog.get(str(card), folder / "ab.txt")
+    card.write_text(text.replace("count = 3\n[task]", "count = 4\n[task]"))
+    with pytest.raises(CountError, match=r"lines of ab\.txt: expected 4, got 3"):
+        catalog.get(str(card), folder)
+    card.write_text(text)
+    (folder / "ab.txt").write_text("0 1\n2 0\n1 0\n")
+    with pytest.raises(HashMismatchError, match=r"ab\.txt is not the published file"):
+        catalog.get(str(card), folder)
+    (folder / "ab.txt").unlink()
+    with pytest.raises(SourceError, match=r"has no file 'ab\.txt'"):
+        catalog.get(str(card), folder)
+    assert not (catalog.home() / "data").exists()
+    card.write_text("\n".join(line for line in text.splitlines() if not line.startswith('"labels.npy"')))
+    with pytest.raises(ConfigError, match=r"labels\.npy"):
+        GraphCard.load(card)
+    shutil.copy(card, tmp_path / "other.toml")
+    with pytest.raises(ConfigError):
+        GraphCard.load(tmp_path / "other.toml")
+
+
+@pytest.mark.parametrize("name", [*NODES, *RECOMMENDATION])
+def test_own_cards(name: str, shared: Path) -> None:
+    card = find_graph_card(name)
+    assert card is not None
+    texts = (card.description, card.licence, card.citation, card.acknowledgement)
+    assert all(len(text) > 20 for text in texts)
+    got = catalog.get(name, shared / "data" / ("hin" if name in NODES else "hin-rec"))
+    row = next(row for row in catalog.rows() if row["name"] == name)
+    assert row["prepared"]
+    assert catalog.info(name)["task"]["kind"] == card.task.kind
+    graph = load_graph(name)
+    if isinstance(card.task, NodeTaskFiles):
+        task = load_node_task(name)
+        assert task.labels.numel() == graph.count(task.target)
+        assert set(task.splits) == {"20", "40", "60"}
+        assert all(split.valid.numel() == split.test.numel() == 1000 for split in task.splits.values())
+        assert torch.bincount(task.labels[task.splits["20"].train]).tolist() == [20] * task.n_classes
+    else:
+        assert len(Interactions.load(got.path)) == row["interactions"]
+        split = load_split(name)
+        graph = load_graph(name, split.train)
+        assert graph.adjacency(("user", "interacts", "item")).nnz == split.train.n_interactions
+    for path in card.task.paths:
+        assert MetaPath(path).cost(graph).nnz > 0
