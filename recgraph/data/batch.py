@@ -83,14 +83,16 @@ class PairBatch:
     Attributes:
         users: [B] int64.
         items: [B] int64, 0-based: an item that the user chose.
-        negatives: [B] or [B, K] int64, 0-based: items that the user did not choose; empty where the loss needs none.
+        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none.
         generators: the run's random streams.
+        epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
     """
 
     users: Tensor
     items: Tensor
     negatives: Tensor
     generators: Generators
+    epoch: int = 0
 
     @property
     def n_targets(self) -> int:
@@ -98,7 +100,7 @@ class PairBatch:
 
     def to(self, device: torch.device | str) -> PairBatch:
         moved = (self.users.to(device), self.items.to(device), self.negatives.to(device))
-        return PairBatch(*moved, generators=self.generators)
+        return PairBatch(*moved, generators=self.generators, epoch=self.epoch)
 
 
 @runtime_checkable

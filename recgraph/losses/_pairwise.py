@@ -25,7 +25,11 @@ class OwnNegativesConfig(LossConfig):
 
 
 class OwnNegatives(NextItemLoss):
-    """Base of the losses that draw negatives for each target; a subclass fills :meth:`_of_scores`."""
+    """Base of the losses that draw negatives for each target; a subclass fills :meth:`of_scores`.
+
+    User-item models, whose negatives come with the batch, score them with
+    :func:`recgraph.losses._pair_scores.pair_scores` and call :meth:`of_scores` themselves.
+    """
 
     Config = OwnNegativesConfig
     draws = True
@@ -45,9 +49,9 @@ class OwnNegatives(NextItemLoss):
         # one lookup for all, so that the table gets one dense gradient
         rows = F.embedding(torch.cat([targets[:, None], negatives], 1), table).to(work)
         scores = (rows * hidden.to(work)[:, None]).sum(2)
-        return self._of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items)
+        return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items)
 
-    def _of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
+    def of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
         """The mean loss.
 
         Args:
@@ -56,4 +60,4 @@ class OwnNegatives(NextItemLoss):
             keep_mask: [T, K], False where the target itself was drawn.
             n_items: how many items there are.
         """
-        raise TypeError(f"{type(self).__name__} must define _of_scores")
+        raise TypeError(f"{type(self).__name__} must define of_scores")

@@ -33,7 +33,7 @@ class BCE(OwnNegatives):
 
     Config = BCEConfig
 
-    def _of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
+    def of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
         rate = min(self.config.n_negatives / max(n_items - 1, 1), 1.0)
         t = self.config.calibration
         power = t * (rate - 1) + 1

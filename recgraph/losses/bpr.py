@@ -21,6 +21,6 @@ class BPR(OwnNegatives):
 
     Config = BPRConfig
 
-    def _of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
+    def of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
         losses = F.softplus(negative - positive[:, None]) * keep_mask
         return (losses.sum(1) / keep_mask.sum(1).clamp(min=1)).mean()

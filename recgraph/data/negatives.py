@@ -1,0 +1,112 @@
+"""Negatives of user-item models: items drawn for each user, never one of the user's own where that is asked for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recgraph.data.part import Part
+from recgraph.sparse.co_occurrence import distinct
+
+__all__ = ["NegativeSampler"]
+
+# Popularity is held in whole units, so that sums are exact; the mass of all items in units, at most.
+_UNITS = 1 << 40
+
+
+class NegativeSampler:
+    """Draws items with replacement, ``q_j`` proportional to ``count_j ** power``.
+
+    The user's own items are left out without drawing again: a number is drawn below the mass of the items that are
+    *not* the user's, and the mass of the own items before it is added back. That takes one binary search in the sorted
+    keys (user, mass of foreign items before the own item), is exact, and costs the same for every user.
+
+    Args:
+        train: whose items count, and are a user's own.
+        power: 0 is uniform over the catalogue; else an item that nobody chose is never drawn. Masses are rounded to
+            whole units, 2 ** 40 in all (fewer where there are more than 2 ** 22 users).
+        exclude_own: whether the user's own items are left out. A user who has every item that can be drawn gets
+            negatives from all of them.
+
+    Raises:
+        ValueError: ``power`` is negative, or there is no interaction.
+    """
+
+    def __init__(self, train: Part, power: float = 0.0, exclude_own: bool = True) -> None:
+        if power < 0:
+            raise ValueError(f"power = {power} must be at least 0 (uniform)")
+        if not train.n_interactions:
+            raise ValueError("train has no interaction; there is nothing to draw negatives against")
+        self.n_items = train.n_items
+        masses = _masses(train, power)
+        self._mass_up_to = None if power == 0 else masses.cumsum(0)
+        self._total = int(masses.sum())
+        self._own = _OwnItems(train, masses, self._total) if exclude_own else None
+
+    def draw(self, users: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Negatives for each user.
+
+        Args:
+            users: [B] int64.
+            count: K, how many for each.
+            generator: on the host.
+
+        Returns:
+            [B, K] int64, 0-based.
+        """
+        part = torch.rand(users.numel(), count, generator=generator, dtype=torch.float64)
+        if self._own is None:
+            return self._items((part * self._total).long())
+        free = self._own.free[users][:, None]
+        place = torch.minimum((part * free).long(), free - 1)
+        return self._items(place + self._own.mass_before(users, place))
+
+    def _items(self, place: Tensor) -> Tensor:
+        """The item whose mass covers each place on the line of all masses."""
+        if self._mass_up_to is None:
+            return place
+        # right: an item without mass covers nothing
+        return torch.searchsorted(self._mass_up_to, place, right=True)
+
+
+class _OwnItems:
+    """Where the own items of each user lie on the line of all masses.
+
+    Attributes:
+        free: [n_users] int64, the mass that can be drawn for each user.
+    """
+
+    def __init__(self, train: Part, masses: Tensor, total: int) -> None:
+        own = distinct(train.items, train.n_items)
+        of_own = masses[own.values]
+        self._sums = torch.cat([of_own.new_zeros(1), of_own.cumsum(0)])
+        self._first = self._sums[own.offsets[:-1]]
+        mass = self._sums[own.offsets[1:]] - self._first
+        # who has everything is not restricted
+        self._restricted = mass < total
+        self.free = torch.where(self._restricted, total - mass, total)
+        self._stride = total + 1
+        foreign_before = (masses.cumsum(0) - masses)[own.values] - (self._sums[:-1] - self._first[own.rows])
+        self._keys = own.rows * self._stride + foreign_before
+
+    def mass_before(self, users: Tensor, place: Tensor) -> Tensor:
+        """The mass of the own items that lie before a place among the foreign ones.
+
+        Args:
+            users: [B].
+            place: [B, K], below ``free``.
+        """
+        users = users[:, None]
+        passed = torch.searchsorted(self._keys, users * self._stride + place, right=True)
+        return (self._sums[passed] - self._first[users]) * self._restricted[users]
+
+
+def _masses(train: Part, power: float) -> Tensor:
+    """[n_items] int64: what the items weigh; 1 each where all are alike."""
+    if power == 0:
+        return torch.ones(train.n_items, dtype=torch.int64)
+    counts = train.item_counts().to(torch.float64)
+    shares = torch.where(counts > 0, counts**power, 0)
+    # keys (user, mass) must fit into 63 bits
+    units = min(_UNITS, (1 << 62) // train.n_users)
+    return torch.where(counts > 0, (shares * (units / shares.sum())).round().clamp(min=1), 0).long()
