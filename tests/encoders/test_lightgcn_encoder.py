@@ -1,0 +1,125 @@
+"""LightGCN's propagation: against PyG, against dense matrices, on subgraphs."""
+
+from __future__ import annotations
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from recgraph.encoders.lightgcn import LightGCN, mean
+from recgraph.sparse.ragged import Ragged
+
+N_USERS, N_ITEMS, D = 12, 17, 6
+
+
+def rows(seed: int = 0) -> Ragged:
+    """Users of 0 to 9 items; the last item has no user."""
+    g = torch.Generator().manual_seed(seed)
+    lengths = [0, 1, *torch.randint(2, 10, (N_USERS - 2,), generator=g).tolist()]
+    return Ragged.from_lists([torch.randperm(N_ITEMS - 1, generator=g)[:n].sort().values.tolist() for n in lengths])
+
+
+def dense(edges: Ragged, keep_mask: Tensor | None = None) -> Tensor:
+    """D^-1/2 A D^-1/2, written out."""
+    keep = torch.ones(edges.values.numel(), dtype=torch.bool) if keep_mask is None else keep_mask
+    a = torch.zeros(N_USERS + N_ITEMS, N_USERS + N_ITEMS, dtype=torch.float64)
+    a[edges.rows[keep], N_USERS + edges.values[keep]] = 1
+    a += a.T.clone()
+    root = a.sum(1).clamp(min=1).rsqrt()
+    return root[:, None] * a * root
+
+
+def connected(n_layers: int = 3, device: torch.device | None = None) -> LightGCN:
+    encoder = LightGCN(N_USERS, N_ITEMS, n_layers).to(device)
+    encoder.connect(rows())
+    return encoder
+
+
+def vectors(dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Tensor:
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(N_USERS + N_ITEMS, D, generator=g, dtype=torch.float64)
+    return x.to(device, dtype).requires_grad_()
+
+
+@pytest.mark.parametrize("n_layers", [1, 3])
+def test_equals_pyg(n_layers: int) -> None:
+    from torch_geometric.nn.models import LightGCN as Theirs
+
+    x, edges = vectors(torch.float32), rows()
+    theirs = Theirs(N_USERS + N_ITEMS, D, n_layers)
+    theirs.embedding.weight.data.copy_(x.detach())
+    there = torch.stack([edges.rows, edges.values + N_USERS])
+    expected = theirs.get_embedding(torch.cat([there, there.flip(0)], 1))
+    torch.testing.assert_close(connected(n_layers)(x), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_values_and_gradients_equal_a_dense_oracle(device: torch.device) -> None:
+    x, a = vectors(device=device), dense(rows()).to(device)
+    oracle = sum((torch.linalg.matrix_power(a, k) for k in range(1, 4)), torch.eye(len(a), device=device)) / 4
+    pull = torch.linspace(-1, 2, x.numel(), dtype=torch.float64, device=device).view_as(x)
+    out = connected(device=device)(x)
+    torch.testing.assert_close(out, oracle.to(x.dtype) @ x, rtol=1e-12, atol=1e-12)
+    (grad,) = torch.autograd.grad(out, x, pull)
+    torch.testing.assert_close(grad, oracle.to(x.dtype).T @ pull, rtol=1e-12, atol=1e-12)
+
+
+def test_can_be_differentiated_twice() -> None:
+    encoder = connected(2)
+    assert torch.autograd.gradcheck(encoder, vectors())
+    assert torch.autograd.gradgradcheck(lambda x: encoder(x).pow(2), vectors())
+
+
+def test_a_subgraph_is_normalised_by_its_own_degrees() -> None:
+    encoder, edges = connected(), rows()
+    keep_mask = torch.rand(encoder.n_edges, generator=torch.Generator().manual_seed(2)) > 0.4
+    made = encoder.subgraph(keep_mask, torch.float64)
+    torch.testing.assert_close(made.to_dense(), dense(edges, keep_mask), rtol=1e-12, atol=1e-12)
+    # as Csr wants them: columns ascending within a row
+    inner = made.rows[1:] == made.rows[:-1]
+    assert bool((made.indices[1:] > made.indices[:-1])[inner].all())
+    whole = encoder.subgraph(torch.ones_like(keep_mask), torch.float64)
+    torch.testing.assert_close(whole.to_dense(), encoder.adjacency(torch.float64).to_dense())
+
+
+def test_layers_of_their_own_adjacencies_and_noise() -> None:
+    encoder, edges, x = connected(2), rows(), vectors()
+    g = torch.Generator().manual_seed(2)
+    masks = [torch.rand(encoder.n_edges, generator=g) > 0.5 for _ in range(2)]
+    layers = encoder.layers(x, [encoder.subgraph(mask, x.dtype) for mask in masks], perturb=lambda h: h.sign())
+    first = dense(edges, masks[0]) @ x
+    first = first + first.sign()
+    second = dense(edges, masks[1]) @ first
+    second = second + second.sign()
+    for layer, expected in zip(layers, (x, first, second), strict=True):
+        torch.testing.assert_close(layer, expected)
+    pull = torch.ones_like(x)
+    (grad,) = torch.autograd.grad(mean(layers), x, pull)
+    (expected_grad,) = torch.autograd.grad((x + first + second) / 3, x, pull)
+    torch.testing.assert_close(grad, expected_grad)
+
+
+def test_the_mean_leaves_its_terms_as_they_were() -> None:
+    x = vectors()
+    layers = [x, x * 2, x * 3]
+    before = [layer.detach().clone() for layer in layers]
+    torch.testing.assert_close(mean(layers), x * 2)
+    assert all(torch.equal(layer, copy) for layer, copy in zip(layers, before, strict=True))
+    assert mean([x]) is x
+
+
+def test_the_graph_is_part_of_the_state() -> None:
+    encoder, x = connected(), vectors()
+    state = safetensors.torch.load(safetensors.torch.save(encoder.state_dict()))
+    other = LightGCN(N_USERS, N_ITEMS, 3)
+    # without edges the other layers are 0
+    torch.testing.assert_close(other(x), x / 4)
+    other.load_state_dict(state)
+    torch.testing.assert_close(other(x), encoder(x))
+    other.connect(Ragged.from_lists([[] for _ in range(N_USERS)]))
+    torch.testing.assert_close(other(x), x / 4)
+
+
+def test_a_graph_of_other_users_is_refused() -> None:
+    with pytest.raises(ValueError, match="rows has 3 users"):
+        connected().connect(Ragged.from_lists([[1], [2], []]))
