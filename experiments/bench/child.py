@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 Run = Callable[[int], dict[str, float]]
 #: packages whose versions a line reports, where the environment has them
-REPORTED = ("torch", "numpy", "recbole", "replay-rec", "rectools", "faiss-cpu")
+REPORTED = ("torch", "numpy", "torch-geometric", "recbole", "replay-rec", "rectools", "faiss-cpu")
 
 
 def private_output() -> TextIO:

@@ -37,7 +37,7 @@ class Bench:
 
 
 def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
-    """All benchmarks, on the Beauty sequence file ``data``; ``device`` is where our side computes."""
+    """All benchmarks, on the Beauty sequence file ``data`` and what lies beside it; ``device`` is of our side."""
     common = {"data": str(data), "device": device}
 
     def train(model: str, regime: str, batch_size: int, steps: int, **settings: Any) -> Side:
@@ -60,6 +60,16 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
     # RecBole ranks 1,090 users/s at its default of 4,096 users a batch and 1,950 at 256: it gets its best
     recbole_ranking = {**common, "batch_size": 256, "eval_batch_size": 64, "steps": 1, "warmup": 1}
     vectors = {**VECTORS, "device": device, "steps": 2, "warmup": 1}
+
+    # the random 80 / 10 / 10 split of ml-100k, three layers of width 64, BPR with one uniform negative
+    graph = {
+        "data": str(data.parent.parent / "ml-100k" / "ml-100k.inter"),
+        "batch_size": 2048,
+        "steps": 100,
+        "warmup": 10,
+    }
+    ours_graph = {**graph, "device": device, "split": "movielens", "model": "LightGCN", "settings": {"n_layers": 3}}
+    lightgcn = Side("recgraph LightGCN", "ours/train.py", {**ours_graph, "steps": 300})
 
     full = train("SASRec", "causal", 128, 30)
     sampled = train("SASRec", "causal", 128, 90, loss="sampled_softmax", n_negatives=512)
@@ -110,6 +120,22 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
         recbole(10),
         Goal(15, "reference"),
         PUBLISHED,
+    )
+    yield Bench(
+        "lightgcn",
+        "targets",
+        lightgcn,
+        Side("RecBole LightGCN", "peers/recbole_lightgcn.py", graph, "recbole"),
+        Goal(3.5),
+        Reference("RecBole 1.2.1", 62000, 67000),
+    )
+    yield Bench(
+        "lightgcn-pyg",
+        "targets",
+        lightgcn,
+        Side("PyG LightGCN on a normalised CSR", "peers/pyg_lightgcn.py", graph),
+        Goal(3.5),
+        Reference("PyG 2.x", 70000, 70000),
     )
     yield Bench(
         "ranking-end-to-end",

@@ -1,15 +1,13 @@
-"""Training speed of a sequence model, through the library's trainer as ``recgraph.fit`` uses it."""
+"""Training speed of a model, through the library's trainer as ``recgraph.fit`` uses it."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
-import beauty
-
 from recgraph import registry
-from recgraph.data.batch import SequenceBatch
-from recgraph.data.sequences import SequenceBatches
+from recgraph.data.batch import Batches
 from recgraph.models.base import Space
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig
@@ -19,14 +17,14 @@ from recgraph.train.trainer import Trainer
 class NextBatches:
     """An epoch is the next ``steps`` batches of an endless training; counts what it hands out."""
 
-    def __init__(self, batches: SequenceBatches, contrastive: bool) -> None:
+    def __init__(self, batches: Batches, contrastive: bool) -> None:
         self._stream = self._endless(batches)
         self._contrastive = contrastive
         self.steps = 0
         self.counts: dict[str, float] = {}
 
     @staticmethod
-    def _endless(batches: SequenceBatches) -> Iterator[SequenceBatch]:
+    def _endless(batches: Batches) -> Iterator[Any]:
         number = 0
         while True:
             yield from batches.epoch(number)
@@ -41,7 +39,7 @@ class NextBatches:
     def __len__(self) -> int:
         return self.steps
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[SequenceBatch]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
         for _ in range(start, self.steps):
             batch = next(self._stream)
             self.counts["targets"] += batch.n_targets
@@ -51,11 +49,12 @@ class NextBatches:
 
 
 def prepare(options: dict[str, Any]) -> Any:
-    split = beauty.split(options["data"])
+    # the file beside this one that reads the data
+    split = importlib.import_module(options.get("split", "beauty")).split(options["data"])
     model = registry.load("model", options["model"])(**options["settings"])
     model.build(Space(n_users=split.n_users, n_items=split.n_items), seed=0)
     generators = Generators(0, device=options["device"])
-    contrastive = any(set(phase.terms) - {"rec"} for phase in model.phases)
+    contrastive = any(set(phase.terms) - {"rec", "l2"} for phase in model.phases)
     batches = NextBatches(model.batches(split.train, options["batch_size"], generators), contrastive)
     config = TrainConfig(batch_size=options["batch_size"], max_epochs=1, metric="loss", patience=None)
 

@@ -7,20 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-# names that numpy has dropped and RecBole 1.2.1 still reads while it is imported
-for alias, kind in {"float": float, "int": int, "bool": bool, "object": object, "long": int}.items():
-    if alias not in vars(np):
-        setattr(np, alias, kind)
-
-import beauty  # noqa: E402
-import torch  # noqa: E402
-from recbole.config import Config  # noqa: E402
-from recbole.data import create_dataset, data_preparation  # noqa: E402
-from recbole.model.sequential_recommender import SASRec  # noqa: E402
-from recbole.trainer import Trainer  # noqa: E402
-from recbole.utils import init_seed  # noqa: E402
+import beauty
+import recbole_imports  # noqa: F401
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.model.sequential_recommender import SASRec
+from recbole.trainer import Trainer
+from recbole.utils import init_seed
 
 SETTINGS: dict[str, Any] = {
     "model": "SASRec",
