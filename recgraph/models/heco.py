@@ -1,0 +1,193 @@
+"""HeCo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph.config import Search
+from recgraph.contrast.multi_positive import several_positives
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.data.hetero import HeteroGraph
+from recgraph.encoders.gcn import GCN
+from recgraph.encoders.semantic_attention import SemanticAttention
+from recgraph.models._metapath_inputs import Features
+from recgraph.models._neighbour_attention import NeighbourAttention, sample_neighbours
+from recgraph.models.base import ModelConfig, Phase, Space
+from recgraph.models.base_graph import GraphBatch, GraphConfig, GraphModel, GraphSpace
+from recgraph.rng import Generators
+from recgraph.sparse.compose import Counts
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.normalise import mean_of, normalise
+from recgraph.sparse.spmm import Operator
+from recgraph.sparse.top_k import top_k
+from recgraph.views.metapath import MetaPath
+
+
+class HeCoConfig(GraphConfig):
+    temperature: Annotated[
+        float, Field(gt=0, description="tau, of the contrastive similarities"), Search(0.1, 2.0, log=True)
+    ] = 0.8
+    schema_weight: Annotated[
+        float, Field(ge=0, le=1, description="lambda, share of the loss with the schema view as anchor")
+    ] = 0.5
+    n_neighbours: Annotated[
+        int | tuple[int, ...],
+        Field(description="neighbours sampled of each type at every step: for all types, or one a type of the schema"),
+    ] = 7
+    n_positives: Annotated[
+        int, Field(ge=1, description="positives of a node: itself, and those with most meta-paths to it")
+    ] = 5
+    attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention vectors")] = 0.5
+    counts: Annotated[Counts, Field(description="of the adjacencies of meta-paths")] = "binary"
+    block_rows: Annotated[
+        int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
+    ] = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What HeCo reads: features by type, adjacencies of paths, neighbours by type, and who is whose positive."""
+
+    features: Mapping[str, Features]
+    paths: tuple[Operator, ...]
+    neighbours: tuple[Csr, ...]
+    positives: Csr
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Inputs:
+        features = {name: None if x is None else x.to(device, dtype) for name, x in self.features.items()}
+        paths = tuple(path.to(device, dtype) for path in self.paths)
+        return _Inputs(features, paths, tuple(n.to(device) for n in self.neighbours), self.positives.to(device))
+
+
+class HeCo(GraphModel):
+    """Contrast of the network-schema view with the meta-path view of a heterogeneous graph.
+
+    Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive Learning (KDD 2021).
+
+    - schema view: for each type next to the target, attention over sampled neighbours, then semantic attention;
+    - meta-path view: a one-layer GCN a path over its binary adjacency with self-loops, then semantic attention; this is
+      the embedding;
+    - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that most meta-paths join to it.
+
+    Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each. Departures: a
+    node's own place is always among its positives, ties among candidates are broken by the highest index, and
+    neighbours are sampled anew at every step from the run's generators.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = HeCoConfig
+
+    def _build(self, space: Space) -> None:
+        assert isinstance(space, GraphSpace)
+        config, graph = self.config, space.graph
+        self.target = self._target(graph)
+        neighbours = _neighbours(graph, self.target)
+        self.schema_types = list(neighbours)
+        self.types = list(dict.fromkeys([self.target, *self.schema_types]))
+        self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
+        features = {name: self._features(graph, name) for name in self.types}
+        made = [MetaPath(path, counts=config.counts, normalisation="symmetric") for path in config.metapaths]
+        counts = [path.counts(graph) for path in made]
+        looped = [matrix.with_weights(matrix.values()).with_diagonal(1.0) for matrix in counts]
+        self._inputs = _Inputs(
+            features,
+            tuple(normalise(matrix, "symmetric") for matrix in looped),
+            tuple(neighbours.values()),
+            _positives(counts, config.n_positives),
+        )
+        dim, p = config.hidden_dim, config.attention_dropout
+        self.neighbour_attention = nn.ModuleList(NeighbourAttention(dim, p) for _ in self.schema_types)
+        self.schema_attention = SemanticAttention(dim, dropout=p)
+        self.path_encoders = nn.ModuleList(
+            GCN(dim, dim, dim, n_layers=1, dropout=0.0, norm="none") for _ in config.metapaths
+        )
+        self.path_bias = nn.Parameter(torch.zeros(len(config.metapaths), dim))
+        self.path_activations = nn.ModuleList(nn.PReLU() for _ in config.metapaths)
+        for encoder in self.path_encoders:
+            nn.init.xavier_normal_(encoder.weights[0], gain=1.414)  # type: ignore[index]
+        self.path_attention = SemanticAttention(dim, dropout=p)
+        self.project = nn.Sequential(nn.Linear(dim, dim), nn.ELU(), nn.Linear(dim, dim))
+        for layer in self.project:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight, gain=1.414)
+        settings = {"block_rows": config.block_rows}
+        self.contrast = ContrastiveTerm(
+            temperature=config.temperature, similarity="cosine", objective="info_nce", objective_settings=settings
+        )
+
+    @property
+    def embedding_dim(self) -> int:
+        return int(self.config.hidden_dim)
+
+    def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
+        layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)
+        return layer
+
+    def path_view(self, inputs: _Inputs, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        """[N, D]: the meta-path view."""
+        views = [
+            activation(encoder(adj, h, generator) + bias)
+            for encoder, adj, activation, bias in zip(
+                self.path_encoders, inputs.paths, self.path_activations, self.path_bias, strict=True
+            )
+        ]
+        view: Tensor = self.path_attention(views, generator)
+        return view
+
+    def schema_view(self, inputs: _Inputs, h: Tensor, generators: Generators) -> Tensor:
+        """[N, D]: the network-schema view, neighbours sampled anew."""
+        dropout, draw = generators["dropout"], generators["neighbours"]
+        views = []
+        for number, name in enumerate(self.schema_types):
+            wanted = self.config.n_neighbours
+            n = wanted[number] if isinstance(wanted, tuple) else wanted
+            sampled = sample_neighbours(inputs.neighbours[number], n, draw)
+            z = self.neighbour_attention[number](h, self._hidden(inputs, name, dropout), sampled, dropout)
+            views.append(F.elu(z))
+        view: Tensor = self.schema_attention(views, dropout)
+        return view
+
+    def forward(self, batch: GraphBatch, terms: Iterable[str]) -> dict[str, Tensor]:
+        terms = set(terms)
+        self._check_terms(terms, ("info",))
+        inputs: _Inputs = self._placed(self._inputs)
+        h = self._hidden(inputs, self.target, batch.generators["dropout"])
+        path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
+        schema = self.project(self.schema_view(inputs, h, batch.generators))
+        share, positives = self.config.schema_weight, inputs.positives
+        there = several_positives(self.contrast, schema, path, positives.indptr, positives.indices)
+        back = several_positives(self.contrast, path, schema, positives.indptr, positives.indices)
+        return {"info": share * there + (1 - share) * back}
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("model", ("model",), {"info": 1.0}),)
+
+    def embed(self) -> Tensor:
+        inputs: _Inputs = self._placed(self._inputs)
+        return self.path_view(inputs, self._hidden(inputs, self.target, None), None)
+
+
+def _neighbours(graph: HeteroGraph, target: str) -> dict[str, Csr]:
+    """Node type -> [N, N_type]: who stands next to the target nodes, whatever the edge type."""
+    found: dict[str, Csr] = {}
+    for source, relation, end in graph.edge_types:
+        adj = graph.adjacency((source, relation, end)).pattern()
+        for own, other, matrix in ((source, end, adj), (end, source, adj.t())):
+            if own == target and other not in found:
+                found[other] = matrix
+    return found
+
+
+def _positives(counts: list[Csr], n: int) -> Csr:
+    """[N, N]: each node itself, and of the others the n - 1 that most meta-paths join to it."""
+    joined = mean_of([matrix.pattern().with_weights(None) for matrix in counts])
+    others = joined.with_diagonal(None)
+    kept = top_k(others, n - 1) if n > 1 else others.select(torch.zeros_like(others.indices, dtype=torch.bool))
+    return kept.with_weights(None).with_diagonal(1.0)

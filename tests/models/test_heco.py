@@ -1,0 +1,84 @@
+"""HeCo: the loss with several positives, attention and sampling of neighbours, against obvious versions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph.contrast.multi_positive import several_positives
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.models._neighbour_attention import NeighbourAttention, sample_neighbours
+from recgraph.models.heco import _positives
+from recgraph.sparse.csr import Csr
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def adjacency(n: int, m: int, share: float, seed: int = 0) -> Csr:
+    return Csr.from_dense((draw(n, m, seed=seed) > share).double()).with_weights(None)
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+@pytest.mark.parametrize("block_rows", [None, 3])
+def test_several_positives(scale: float, block_rows: int | None) -> None:
+    a, b = (scale * draw(12, 5)).requires_grad_(), draw(12, 5, seed=1).requires_grad_()
+    positives = adjacency(12, 12, 1.0).with_diagonal(1.0)
+    term = ContrastiveTerm(
+        temperature=0.5, objective="info_nce", objective_settings={"block_rows": block_rows}, similarity="dot"
+    )
+    loss = several_positives(term, a, b, positives.indptr, positives.indices)
+    s = a @ b.T / 0.5
+    mask = positives.to_dense() == 0
+    oracle = (s.logsumexp(1) - s.masked_fill(mask, -torch.inf).logsumexp(1)).mean()
+    torch.testing.assert_close(loss, oracle, rtol=1e-10, atol=1e-10)
+    for ours, theirs in zip(torch.autograd.grad(loss, (a, b)), torch.autograd.grad(oracle, (a, b)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
+
+
+def test_neighbour_attention() -> None:
+    adj = adjacency(9, 7, 0.5)
+    adj = adj.select(adj.rows != 4)
+    layer, h, other = NeighbourAttention(3, 0.0).double(), draw(9, 3), draw(7, 3, seed=1)
+    got = layer(h, other, adj, None)
+    for i in range(9):
+        near = adj.indices[adj.indptr[i] : adj.indptr[i + 1]]
+        if not len(near):
+            assert not bool(got[i].any())
+            continue
+        both = torch.cat([h[i].expand(len(near), -1), other[near]], 1)
+        alpha = F.leaky_relu(both @ layer.att.reshape(-1), 0.01).softmax(0)
+        torch.testing.assert_close(got[i], alpha @ other[near])
+    assert torch.autograd.gradcheck(lambda x, y: layer(x, y, adj, None), (h.requires_grad_(), other.requires_grad_()))
+
+
+def test_sampled_neighbours() -> None:
+    adj = adjacency(40, 12, 0.3)
+    adj = adj.select(adj.rows != 3)
+    sampled = sample_neighbours(adj, 4, torch.Generator().manual_seed(0))
+    dense, counts = adj.to_dense(), sampled.to_dense()
+    assert bool((dense[counts > 0] > 0).all())
+    degrees = adj.degrees
+    assert torch.equal(sampled.degrees, torch.where(degrees > 0, 4, 0))
+    assert float(counts[degrees >= 4].max()) == 1
+    # uniform: over many draws every neighbour comes equally often
+    generator, total = torch.Generator().manual_seed(1), torch.zeros(40, 12)
+    for _ in range(400):
+        total += sample_neighbours(adj, 4, generator).to_dense()
+    expected = dense * (4 / degrees.clamp(min=1))[:, None] * 400
+    assert float(((total - expected).abs() / expected.clamp(min=1).sqrt()).max()) < 5
+
+
+def test_positives_are_those_with_most_paths() -> None:
+    one, two = adjacency(8, 8, 0.2), adjacency(8, 8, 0.2, seed=2)
+    positives = _positives([one, two], 3).to_dense()
+    assert bool((positives.diagonal() == 1).all())
+    joined = (one.to_dense() + two.to_dense()).fill_diagonal_(0)
+    for i in range(8):
+        chosen = [j for j in range(8) if j != i and positives[i, j]]
+        assert len(chosen) == min(2, int((joined[i] > 0).sum()))
+        rest = [float(joined[i, j]) for j in range(8) if j != i and j not in chosen]
+        assert min([float(joined[i, j]) for j in chosen], default=9) >= max(rest)
