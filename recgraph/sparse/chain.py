@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import get_args
 
 import torch
 from torch import Tensor
 
 from recgraph.sparse.compose import compose
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.normalise import Normalisation, power
+from recgraph.sparse.normalise import Normalisation, scales
 
 __all__ = ["Chain"]
 
@@ -89,18 +88,8 @@ class Chain:
 
     def normalise(self, kind: Normalisation) -> Chain:
         """As :func:`recgraph.sparse.normalise.normalise` does it with the composed matrix (full counts)."""
-        if kind == "row":
-            return self.scale(left=power(self.row_sums(), -1))
-        if kind == "column":
-            return self.scale(right=power(self.t().row_sums(), -1))
-        if kind == "symmetric":
-            return self.scale(power(self.row_sums(), -0.5), power(self.t().row_sums(), -0.5))
-        if kind == "meow":
-            if self.shape[0] != self.shape[1]:
-                raise ValueError(f"kind = 'meow' needs a square matrix, not {self.shape}; use 'symmetric'")
-            root = power(self.row_sums(), -0.5)
-            return self.t().scale(root, root)
-        raise ValueError(f"kind = {kind!r} must be one of {', '.join(get_args(Normalisation))}")
+        left, right, transposed = scales(self.shape, kind, self.row_sums, lambda: self.t().row_sums())
+        return (self.t() if transposed else self).scale(left, right)
 
     def to_csr(self) -> Csr:
         """The product, made."""

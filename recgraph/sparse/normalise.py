@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Callable
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from recgraph.sparse.csr import Csr
 
-__all__ = ["Normalisation", "mean_of", "normalise", "power"]
+__all__ = ["Normalisation", "mean_of", "normalise", "power", "scales", "sums_of"]
 
 Normalisation = Literal["row", "column", "symmetric", "meow"]
+
+
+class _HasRowSums(Protocol):
+    def row_sums(self) -> Tensor: ...
 
 
 def power(sums: Tensor, exponent: float) -> Tensor:
@@ -38,26 +43,39 @@ def normalise(adj: Csr, kind: Normalisation, dtype: torch.dtype | None = None) -
     """
     dtype = dtype or (torch.get_default_dtype() if adj.weights is None else adj.weights.dtype)
     exact = adj if adj.weights is None else adj.with_weights(adj.weights.to(torch.float64))
-    return _scaled(exact, kind).to(dtype=dtype)
+    left, right, transposed = scales(adj.shape, kind, lambda: sums_of(exact), lambda: sums_of(exact.t()))
+    return (exact.t() if transposed else exact).scale(left, right).to(dtype=dtype)
 
 
-def _scaled(adj: Csr, kind: Normalisation) -> Csr:
+def scales(
+    shape: tuple[int, int], kind: Normalisation, row_sums: Callable[[], Tensor], column_sums: Callable[[], Tensor]
+) -> tuple[Tensor | None, Tensor | None, bool]:
+    """What a normalisation multiplies rows and columns with, and whether it does so with the transpose.
+
+    Raises:
+        ValueError: see :func:`normalise`.
+    """
     if kind == "row":
-        return adj.scale(left=power(_sums(adj), -1))
+        return power(row_sums(), -1), None, False
     if kind == "column":
-        return adj.scale(right=power(_sums(adj.t()), -1))
+        return None, power(column_sums(), -1), False
     if kind == "symmetric":
-        return adj.scale(power(_sums(adj), -0.5), power(_sums(adj.t()), -0.5))
+        return power(row_sums(), -0.5), power(column_sums(), -0.5), False
     if kind == "meow":
-        if adj.shape[0] != adj.shape[1]:
-            raise ValueError(f"kind = 'meow' needs a square matrix, not {adj.shape}; use 'symmetric'")
-        root = power(_sums(adj), -0.5)
-        return adj.t().scale(root, root)
+        if shape[0] != shape[1]:
+            raise ValueError(f"kind = 'meow' needs a square matrix, not {shape}; use 'symmetric'")
+        root = power(row_sums(), -0.5)
+        return root, root, True
     raise ValueError(f"kind = {kind!r} must be one of {', '.join(get_args(Normalisation))}")
 
 
-def _sums(adj: Csr) -> Tensor:
-    return adj.degrees.to(torch.float64) if adj.weights is None else adj.row_sums()
+def sums_of(matrix: _HasRowSums) -> Tensor:
+    """[R] float64: row sums, exact where weights are whole numbers."""
+    if isinstance(matrix, Csr):
+        if matrix.weights is None:
+            return matrix.degrees.to(torch.float64)
+        matrix = matrix.with_weights(matrix.weights.to(torch.float64))
+    return matrix.row_sums()
 
 
 def mean_of(matrices: list[Csr] | tuple[Csr, ...]) -> Csr:

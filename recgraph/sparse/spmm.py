@@ -9,12 +9,13 @@ from torch import Tensor
 
 from recgraph.sparse.chain import Chain
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.linear_sum import Sum
 
 __all__ = ["BACKENDS", "Backend", "Operator", "load_backend", "spmm"]
 
 Backend = Literal["auto", "torch", "pyg", "dgl"]
-#: what :func:`spmm` accepts: a matrix, or a product of matrices that is never made
-Operator = Csr | Chain
+#: what :func:`spmm` accepts: a matrix, or a product or sum of matrices that is never made
+Operator = Csr | Chain | Sum
 
 BACKENDS: tuple[Backend, ...] = ("torch", "pyg", "dgl")
 # name -> file; "torch_" because a file torch.py would hide the package's name inside this folder
@@ -65,6 +66,9 @@ def spmm(adj: Operator, x: Tensor, backend: Backend = "auto") -> Tensor:
         raise ValueError(f"adj is on {adj.device} and x on {x.device}; move one of them with .to(...)")
     if isinstance(adj, Csr):
         return load_backend(backend).product(adj, x)
+    if isinstance(adj, Sum):
+        parts = [c * spmm(term, x, backend) for c, term in zip(adj.coefficients, adj.terms, strict=True)]
+        return sum(parts[1:], parts[0])
     x = x if adj.right is None else x * adj.right.to(x.dtype)[:, None]
     for factor in reversed(adj.factors):
         x = spmm(factor, x, backend)

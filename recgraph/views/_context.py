@@ -8,9 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from recgraph.sparse.compress import compress_rows
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.normalise import normalise
-from recgraph.sparse.spmm import Backend, spmm
+from recgraph.sparse.spmm import Backend, Operator, spmm
 
 __all__ = ["Context"]
 
@@ -50,7 +51,12 @@ class Context:
             [N_target, D]
         """
         # sums without weights, divided once a row, cost less than weighted ones
-        return spmm(self.reached, h, backend) / self._counts.to(h.dtype)
+        return spmm(self._operator, h, backend) / self._counts.to(h.dtype)
+
+    @cached_property
+    def _operator(self) -> Operator:
+        # authors of the same conferences reach the same papers
+        return compress_rows(self.reached)
 
     @cached_property
     def _counts(self) -> Tensor:

@@ -11,6 +11,7 @@ from recgraph.config import Config, Search, configure
 from recgraph.data.hetero import EdgeType, HeteroGraph
 from recgraph.sparse.chain import Chain
 from recgraph.sparse.compose import Counts, compose
+from recgraph.sparse.compress import compress_rows
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.normalise import Normalisation, normalise
 from recgraph.sparse.spmm import Operator
@@ -57,8 +58,11 @@ class MetaPathConfig(Config):
         Search(low=5, high=1000, log=True),
     ] = None
     form: Annotated[
-        Literal["composed", "factorised"],
-        Field(description="'factorised' never makes the path's matrix; it knows neither top_k nor binary counts"),
+        Literal["composed", "compressed", "factorised"],
+        Field(
+            description="'compressed' holds equal rows of the composed matrix once; 'factorised' never makes it, "
+            "and knows neither top_k nor binary counts"
+        ),
     ] = "composed"
     normalisation: Annotated[Normalisation, Field(description="see recgraph.sparse.normalise")] = "meow"
     max_memory_mib: Annotated[float, Field(gt=0, description="a path or context that needs more is refused")] = 4096
@@ -156,7 +160,12 @@ class MetaPath:
         """
         if self.config.form == "factorised":
             return self.factorised(graph).normalise(self.config.normalisation)
-        return normalise(self.adjacency(graph), self.config.normalisation, dtype)
+        adjacency = self.adjacency(graph)
+        if self.config.form == "compressed":
+            smaller = compress_rows(adjacency)
+            if isinstance(smaller, Chain):
+                return smaller.normalise(self.config.normalisation)
+        return normalise(adjacency, self.config.normalisation, dtype)
 
     def contexts(self, graph: HeteroGraph, known: dict[Route, Csr] | None = None) -> tuple[Context, ...]:
         """What lies between the ends: a context for each step but the last.

@@ -39,6 +39,20 @@ def test_edges_that_keep_their_weights(device: torch.device) -> None:
     assert torch.equal(square.to_dense(), _adjacency(device).to_dense())
 
 
+@pytest.mark.parametrize("settings", [{}, {"self_loops": False}])
+@pytest.mark.parametrize("n_cols", [30, 20])
+def test_a_view_is_the_pattern_minus_the_difference(
+    settings: dict[str, bool], n_cols: int, device: torch.device
+) -> None:
+    adj, drop = _adjacency(device, n_cols), EdgeDrop(ratio=0.4, **settings)
+    keep_mask = drop.draw(adj, torch.Generator().manual_seed(1))
+    view = drop.apply(adj, keep_mask).to_dense()
+    assert torch.equal(view, drop(adj, torch.Generator().manual_seed(1)).to_dense())
+    assert torch.equal(adj.pattern().to_dense() - drop.difference(adj, keep_mask).to_dense(), view.to(torch.float32))
+    with pytest.raises(ValueError, match="binary=True"):
+        EdgeDrop(binary=False).difference(adj, keep_mask)
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_features_go_by_an_exact_share(sparse: bool, device: torch.device) -> None:
     adj = _adjacency(device, n_cols=12)

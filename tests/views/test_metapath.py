@@ -277,6 +277,20 @@ def test_the_factorised_form_equals_the_composed_one(path: str, kind: Normalisat
     torch.testing.assert_close(spmm(factorised, x), spmm(composed.to(dtype=torch.float64), x), rtol=1e-6, atol=1e-9)
 
 
+def test_the_compressed_form_equals_the_composed_one(device: torch.device) -> None:
+    items = torch.arange(40) % 4  # ten users to an item: four distinct rows
+    graph = HeteroGraph.from_edge_lists({"user": 40, "item": 4}, {("user", "has", "item"): (torch.arange(40), items)})
+    graph = graph.to(device)
+    x = torch.rand(40, 3, dtype=torch.float64, device=device)
+    for k in (None, 5):
+        composed = MetaPath("user-item-user", top_k=k)(graph, torch.float64)
+        compressed = MetaPath("user-item-user", top_k=k, form="compressed")(graph)
+        assert compressed.nnz < composed.nnz / 2
+        torch.testing.assert_close(spmm(compressed, x), spmm(composed, x), rtol=1e-12, atol=1e-14)
+    other = MetaPath("item-user-item", form="compressed")(graph)
+    assert isinstance(other, Csr), "nothing to be saved"
+
+
 def test_what_the_factorised_form_cannot_do() -> None:
     for settings in ({"top_k": 3}, {"counts": "binary"}):
         with pytest.raises(PathError, match="form='factorised'"):
