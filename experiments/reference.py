@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import recgraph as rg
+from experiments.metric_parity import metric_parity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batch import SequenceBatch
 from recgraph.evaluate import evaluate
@@ -165,7 +166,16 @@ def row(name: str, metrics: dict[str, float], wanted: dict[str, dict[int, float]
     return {"name": name, "metrics": got, "ok": got == flat, "published": flat}
 
 
-CHECKS = (mclrec_steps, beauty_weights)
+def metrics() -> Iterator[dict[str, Any]]:
+    """Our metrics under each convention, against the values of nine libraries."""
+    folder = SHARED / "golden" / "metrics"
+    if not (folder / "parity_public.json").is_file():
+        yield {"name": "metrics", "ok": False, "reason": f"no {folder / 'parity_public.json'}; set RECGRAPH_SHARED"}
+        return
+    yield from metric_parity(folder)
+
+
+CHECKS = (mclrec_steps, beauty_weights, metrics)
 
 
 def main() -> int:

@@ -7,17 +7,31 @@ from typing import Protocol as Interface
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recgraph import registry
-from recgraph.data.batch import Query
-from recgraph.data.part import Cases
-from recgraph.evaluate.metrics.base import Metric, RankedHits
-from recgraph.evaluate.protocol import Protocol, Seen
-from recgraph.evaluate.ranking import Ranker, catalogue_for, rank
+from recgraph.data.part import Cases, Part
+from recgraph.evaluate.candidates import candidates_for
+from recgraph.evaluate.collect import Job, collect
+from recgraph.evaluate.conventions import Convention
+from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.protocol import Protocol, Seen, Ties
+from recgraph.evaluate.ranked import Facts, RankedHits
+from recgraph.evaluate.ranking import Ranker
 from recgraph.evaluate.results import Result, Results
-from recgraph.evaluate.truth import Truth
+from recgraph.sparse.ragged import Ragged
 
 METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
+_MAY_DIFFER = {
+    "seen",
+    "cutoffs",
+    "convention",
+    "ties",
+    "candidates",
+    "n_candidates",
+    "candidate_seed",
+    "candidate_hash",
+}
 #: users whose metrics are computed together
 _METRIC_ROWS = 1 << 16
 
@@ -39,7 +53,12 @@ def evaluate(
     protocols: Sequence[Protocol] | None = None,
     seen: Sequence[Seen] = ("keep", "exclude"),
     cutoffs: Sequence[int] = (5, 10, 20),
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str | Metric] | None = None,
+    convention: Convention = "recgraph",
+    ties: Ties = "seeded permutation",
+    candidate_lists: Ragged | None = None,
+    fit_part: Part | None = None,
+    features: Tensor | None = None,
     split: SplitLabel | None = None,
     part: str = "",
     fitted_on: str = "",
@@ -55,11 +74,17 @@ def evaluate(
             ``encode_items``.
         cases: whom to rank for; the items of their histories are the seen ones.
         protocols: how to count, a result for each; by default one for each entry of ``seen``, made of the
-            settings below. They may differ in ``seen`` and ``cutoffs``, which share one pass, and in nothing
-            else.
+            settings below. They share one pass, and so the split and ``tie_seed``; they may differ in ``seen``,
+            ``candidates``, ``ties``, ``convention`` and ``cutoffs``.
         seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them.
         cutoffs: list lengths.
-        metrics: names, e.g. ``"ndcg"``.
+        metrics: names, e.g. ``"ndcg"``, or metrics with options of their own; by default those of :data:`METRICS` that
+            the convention defines. Those that read the whole ranking (``"auc"``) have no cut-off.
+        convention: whose definitions of the metrics.
+        ties: one order of equal scores, drawn with ``tie_seed``, or the expectation over all of them.
+        candidate_lists: a row for each case, for protocols with ``candidates="lists"``.
+        fit_part: what the model was fitted on, for metrics of popularity and novelty.
+        features: [n_items, F], for the diversity of lists.
         split, part, fitted_on, history: recorded in the protocol.
         tie_seed: of the permutation of the items that orders equal scores.
         batch_size: users ranked between two hand-overs; bounds memory and does not alter results.
@@ -80,28 +105,49 @@ def evaluate(
             "part": part,
             "fitted_on": fitted_on,
             "history": history,
+            "ties": ties,
             "tie_seed": tie_seed,
+            "convention": convention,
             "cutoffs": tuple(cutoffs),
         }
-        protocols = [Protocol.of(common, seen=convention) for convention in dict.fromkeys(seen)]
+        protocols = [Protocol.of(common, seen=which) for which in dict.fromkeys(seen)]
     _check(protocols, cases)
-    counted = [registry.load("metric", name)() for name in metrics]
-    conventions = tuple(dict.fromkeys(protocol.seen for protocol in protocols))
-    depth = max(max(protocol.cutoffs) for protocol in protocols)
-    hits = _hits(model, cases, conventions, depth, protocols[0].tie_seed, batch_size, block_items)
+    facts = _facts(cases, fit_part, features)
+    jobs = []
+    for protocol in protocols:
+        named, candidates = candidates_for(protocol, cases, candidate_lists)
+        jobs.append(Job(named, _metrics(metrics, named.convention), candidates))
+    lists = collect(model, cases, jobs, facts, fit_part, batch_size, block_items)
     users = cases.users.cpu().numpy().astype(np.int64)
-    unreachable = {"keep": 0, "exclude": _n_unreachable(cases) if "exclude" in conventions else 0}
+    unreachable = {job.key: _n_unreachable(cases, job) for job in jobs}
     return Results(
         [
-            Result(
-                protocol,
-                users,
-                _values(counted, hits[protocol.seen], protocol.cutoffs),
-                unreachable[protocol.seen],
-            )
-            for protocol in protocols
+            Result(job.protocol, users, *metric_values(job.metrics, ranked, job.protocol.cutoffs), unreachable[job.key])
+            for job, ranked in zip(jobs, lists, strict=True)
         ]
     )
+
+
+def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Facts:
+    if features is not None and (features.dim() != 2 or features.shape[0] != cases.n_items):
+        raise ValueError(f"features must be [{cases.n_items}, F], not {list(features.shape)}")
+    if fit_part is None:
+        return Facts(cases.n_items, features=features)
+    return Facts(cases.n_items, fit_part.item_counts(), int((fit_part.items.lengths > 0).sum()), features)
+
+
+def _metrics(wanted: Sequence[str | Metric] | None, convention: Convention) -> tuple[Metric, ...]:
+    if wanted is None:
+        classes = [registry.load("metric", name) for name in METRICS]
+        return tuple(of(convention=convention) for of in classes if convention in of.conventions)
+    metrics = [
+        metric if isinstance(metric, Metric) else registry.load("metric", metric)(convention=convention)
+        for metric in wanted
+    ]
+    for metric in metrics:
+        if metric.convention != convention:
+            raise ValueError(f"metric {metric.label!r} is of convention {metric.convention!r}, not {convention!r}")
+    return tuple(metrics)
 
 
 def _check(protocols: Sequence[Protocol], cases: Cases) -> None:
@@ -113,53 +159,43 @@ def _check(protocols: Sequence[Protocol], cases: Cases) -> None:
         row = int((cases.truth.lengths == 0).nonzero()[0])
         raise ValueError(f"user index {int(cases.users[row])} has no relevant item; leave such users out of the cases")
     for other in protocols[1:]:
-        differing = set(protocols[0].differences(other)) - {"seen", "cutoffs"}
+        differing = set(protocols[0].differences(other)) - _MAY_DIFFER
         if differing:
             raise ValueError(f"protocols differ in {', '.join(sorted(differing))}; evaluate each in a call of its own")
 
 
-def _hits(
-    model: Ranker,
-    cases: Cases,
-    conventions: tuple[str, ...],
-    depth: int,
-    tie_seed: int,
-    batch_size: int,
-    block_items: int | None,
-) -> dict[str, RankedHits]:
-    """The hits of every user's lists; the lists themselves are dropped batch by batch."""
-    truth = Truth.of(cases)
-    width = min(depth, cases.n_items)
-    catalogue = catalogue_for(model, cases.n_items, width, tie_seed=tie_seed, block_items=block_items)
-    query = Query(cases.users, cases.history)
-    hits = {name: torch.zeros(len(cases), depth, dtype=torch.bool) for name in conventions}
-    gains = {name: torch.zeros(len(cases), depth, dtype=torch.float64) for name in conventions if truth.graded}
-    for batch in rank(model, catalogue, query, cases.history, conventions, batch_size):
-        for name, lists in batch.lists.items():
-            places, found = truth.find(batch.index, lists.items)
-            hits[name][batch.index, :width] = found
-            if truth.grades is not None:
-                gains[name][batch.index, :width] = truth.grades[places] * found
-    ideal = truth.ideal_gains(depth)
-    return {name: RankedHits(hits[name], truth.n_relevant, gains.get(name), ideal) for name in conventions}
-
-
-def _values(metrics: Sequence[Metric], ranked: RankedHits, cutoffs: Sequence[int]) -> dict[str, np.ndarray]:
-    values: dict[str, np.ndarray] = {}
+def metric_values(
+    metrics: Sequence[Metric], ranked: RankedHits, cutoffs: Sequence[int]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """The values of each user, and those over all users, by name (``"ndcg@10"``, ``"auc"``)."""
+    per_user: dict[str, np.ndarray] = {}
+    overall: dict[str, float] = {}
     for metric in metrics:
-        for k in cutoffs:
-            parts = [
-                metric(ranked.rows(start, start + _METRIC_ROWS), k) for start in range(0, len(ranked), _METRIC_ROWS)
-            ]
-            values[f"{metric.name}@{k}"] = torch.cat(parts).numpy()
-    return values
+        for k in cutoffs if metric.cut else (None,):
+            name = metric.label if k is None else f"{metric.label}@{k}"
+            if metric.per_user:
+                parts = [
+                    metric(ranked.rows(start, min(start + _METRIC_ROWS, len(ranked))), k)
+                    for start in range(0, len(ranked), _METRIC_ROWS)
+                ]
+                values = torch.cat(parts)
+                per_user[name] = values.numpy()
+            else:
+                values = metric(ranked, k)
+            overall[name] = metric.mean(values, ranked)
+    return per_user, overall
 
 
-def _n_unreachable(cases: Cases) -> int:
-    """Users with a relevant item in their history."""
+def _n_unreachable(cases: Cases, job: Job) -> int:
+    """Users with a relevant item that is no candidate."""
     relevant = cases.truth.rows * cases.n_items + cases.truth.values
-    known = cases.history.rows * cases.n_items + cases.history.values
-    return int(torch.unique(cases.truth.rows[torch.isin(relevant, known)]).numel())
+    if job.candidates is not None:
+        gone = ~torch.isin(relevant, job.candidates.rows * cases.n_items + job.candidates.values)
+    elif job.protocol.seen == "exclude":
+        gone = torch.isin(relevant, cases.history.rows * cases.n_items + cases.history.values)
+    else:
+        return 0
+    return int(torch.unique(cases.truth.rows[gone]).numel())
 
 
 def split_metric(name: str) -> tuple[str, int]:

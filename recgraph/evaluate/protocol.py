@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from recgraph.config import Config
+from recgraph.evaluate.conventions import Convention
 
 Seen = Literal["keep", "exclude"]
+Ties = Literal["seeded permutation", "expectation"]
 
 
 class Protocol(Config):
@@ -22,12 +24,21 @@ class Protocol(Config):
     fitted_on: Annotated[str, Field(description="what the model was fitted on, train or train+valid")] = ""
     history: Annotated[str, Field(description="what the model may read of a user at test time")] = ""
     seen: Annotated[Seen, Field(description="whether items of the history stay candidates")] = "keep"
-    candidates: Annotated[Literal["all"], Field(description="which items are ranked")] = "all"
-    ties: Annotated[Literal["seeded permutation"], Field(description="the order of equal scores")] = (
-        "seeded permutation"
+    candidates: Annotated[
+        Literal["all", "lists", "sampled"],
+        Field(description="which items are ranked: all, a list for each user, or the relevant ones among sampled ones"),
+    ] = "all"
+    n_candidates: Annotated[int | None, Field(ge=1, description="items sampled for each user")] = None
+    candidate_seed: Annotated[int | None, Field(ge=0, description="of the sampled items; 0 where they are sampled")] = (
+        None
     )
+    candidate_hash: Annotated[str, Field(description="of the lists of candidates; filled in by evaluate")] = ""
+    ties: Annotated[
+        Ties,
+        Field(description="the order of equal scores: one of them, or the exact expectation over all"),
+    ] = "seeded permutation"
     tie_seed: Annotated[int, Field(ge=0, description="of the permutation of the items")] = 0
-    convention: Annotated[Literal["recgraph"], Field(description="definitions of the metrics")] = "recgraph"
+    convention: Annotated[Convention, Field(description="whose definitions of the metrics")] = "recgraph"
     cutoffs: Annotated[tuple[int, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
 
     @field_validator("cutoffs", mode="after")
@@ -37,10 +48,23 @@ class Protocol(Config):
             raise ValueError("every cut-off must be at least 1")
         return tuple(sorted(set(cutoffs)))
 
+    @model_validator(mode="after")
+    def _sampled(self) -> Self:
+        if (self.candidates == "sampled") != (self.n_candidates is not None):
+            raise ValueError('n_candidates must be given where candidates = "sampled", and only there')
+        if self.candidate_seed is not None and self.candidates != "sampled":
+            raise ValueError('candidate_seed is for candidates = "sampled"')
+        return self
+
     @property
     def hash(self) -> str:
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        values = self.model_dump(mode="json")
+        # fields that came later count only where they say something, so that earlier hashes hold
+        for name in ("n_candidates", "candidate_seed", "candidate_hash"):
+            if not values[name]:
+                del values[name]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def differences(self, other: Protocol) -> dict[str, tuple[Any, Any]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from recgraph.data.batch import Query
+from recgraph.evaluate.places import among, places_of
+from recgraph.evaluate.ranked import Places
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.sparse.ragged import Ragged
 
@@ -42,11 +44,28 @@ class RankedBatch:
 
     Attributes:
         index: [B] int64, the rows of the query that was ranked, on the host.
-        lists: convention (``"keep"``, ``"exclude"``) -> lists, on the host.
+        lists: convention (``"keep"``, ``"exclude"``), or name of the users' own candidates -> lists, on the host.
+        places: the same -> where the relevant items stand, where that was asked for.
     """
 
     index: Tensor
     lists: dict[str, Lists]
+    places: dict[str, Places] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What else a ranking computes, from the same scores.
+
+    Attributes:
+        relevant: a row for each user of the query, items each once: count where they stand.
+        own: name -> a row for each user, the candidates that are ranked under that name.
+        everywhere: whether to count among all items, too, or among the users' own candidates alone.
+    """
+
+    relevant: Ragged
+    own: dict[str, Ragged] = field(default_factory=dict)
+    everywhere: bool = True
 
 
 def device_of(model: object) -> torch.device:
@@ -101,6 +120,7 @@ def rank(
     seen: Ragged | None,
     conventions: tuple[str, ...],
     batch_size: int = 1024,
+    asked: Asked | None = None,
 ) -> Iterator[RankedBatch]:
     """Rank for all users of a query, shortest histories first.
 
@@ -109,6 +129,7 @@ def rank(
         seen: one row for each user of the query, the items that ``"exclude"`` leaves out.
         batch_size: users whose lists are handed out together, rounded up to a multiple of 256, the groups in
             which the model is always called: it bounds memory and does not alter results.
+        asked: what else to compute.
 
     Yields:
         Each user once.
@@ -120,11 +141,14 @@ def rank(
     per_batch = -(-batch_size // GROUP)
     for start in range(0, len(groups), per_batch):
         done = [
-            _rank_group(model, catalogue, query, seen, conventions, group)
+            _rank_group(model, catalogue, query, seen, conventions, group, asked)
             for group in groups[start : start + per_batch]
         ]
         index = torch.cat(groups[start : start + per_batch])
-        yield RankedBatch(index, {name: Lists.cat([lists[name] for lists in done]) for name in conventions})
+        lists = {name: Lists.cat([part.lists[name] for part in done]) for name in done[0].lists}
+        rows = torch.arange(index.numel())
+        places = {name: Places.gather([part.places[name] for part in done], rows) for name in done[0].places}
+        yield RankedBatch(index, lists, places)
 
 
 def _rank_group(
@@ -134,12 +158,24 @@ def _rank_group(
     seen: Ragged | None,
     conventions: tuple[str, ...],
     index: Tensor,
-) -> dict[str, Lists]:
+    asked: Asked | None,
+) -> RankedBatch:
     device = catalogue.device
     part = Query(query.users[index], query.history.take(index)).to(device)
     own_seen = None if seen is None else seen.take(index).to(device)
     with evaluating(model):
         queries = model.encode_users(part) if model.has_vectors else model.score(part)
-        ranked = catalogue.rank(queries, own_seen, conventions, part.users)
+        lists = catalogue.rank(queries, own_seen, conventions, part.users) if conventions else {}
+        places: dict[str, Places] = {}
+        if asked is not None:
+            relevant = asked.relevant.take(index).to(device)
+            if asked.everywhere and conventions:
+                places = places_of(catalogue, queries, relevant, own_seen, conventions)
+            for name, rows in asked.own.items():
+                lists[name], places[name] = among(catalogue, queries, rows.take(index).to(device), relevant, part.users)
     host = torch.device("cpu")
-    return {name: Lists(lists.items.to(host), lists.scores.to(host)) for name, lists in ranked.items()}
+    return RankedBatch(
+        index,
+        {name: Lists(found.items.to(host), found.scores.to(host)) for name, found in lists.items()},
+        {name: found.to(host) for name, found in places.items()},
+    )

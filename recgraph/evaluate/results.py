@@ -26,7 +26,9 @@ class Result:
     Attributes:
         protocol: how the numbers were made.
         users: [U] int64 user indices.
-        per_user: metric (``"ndcg@10"``) -> [U] float64.
+        per_user: metric (``"ndcg@10"``) -> [U] float64; NaN where a user has no value.
+        overall: metric -> its value over all users, which is not always the mean of theirs; metrics without values of
+            users (``"gini@10"``) are here alone.
         n_unreachable_users: users with a relevant item that the protocol takes out of the candidates;
             counted as misses.
     """
@@ -34,21 +36,24 @@ class Result:
     protocol: Protocol
     users: NDArray[np.int64]
     per_user: dict[str, NDArray[np.float64]] = field(repr=False)
+    overall: dict[str, float] = field(default_factory=dict)
     n_unreachable_users: int = 0
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metric -> mean over users."""
-        return {name: float(values.mean()) for name, values in self.per_user.items()}
+        """Metric -> value over all users, by default the mean."""
+        means = {name: float(values.mean()) for name, values in self.per_user.items() if name not in self.overall}
+        return {**self.overall, **means}
 
     @property
     def hash(self) -> str:
         return self.protocol.hash
 
     def __getitem__(self, metric: str) -> float:
-        if metric not in self.per_user:
-            raise KeyError(f"metric {metric!r} was not computed; there are {', '.join(self.per_user)}")
-        return float(self.per_user[metric].mean())
+        metrics = self.metrics
+        if metric not in metrics:
+            raise KeyError(f"metric {metric!r} was not computed; there are {', '.join(metrics)}")
+        return metrics[metric]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -108,7 +113,7 @@ class Results:
         """One row a metric: ``metric``, then a column for each result."""
         import polars as pl
 
-        names = list(dict.fromkeys(name for result in self for name in result.per_user))
+        names = list(dict.fromkeys(name for result in self for name in result.metrics))
         columns: dict[str, list[Any]] = {"metric": names}
         for title, result in zip(self.titles(), self, strict=True):
             means = result.metrics
@@ -149,4 +154,5 @@ def compare(a: Result, b: Result) -> dict[str, float]:
         raise ProtocolMismatch(
             f"results of protocols {a.hash} and {b.hash} cannot be compared; they differ in\n" + "\n".join(lines)
         )
-    return {name: b[name] - a[name] for name in a.per_user if name in b.per_user}
+    ours, others = a.metrics, b.metrics
+    return {name: others[name] - ours[name] for name in ours if name in others}

@@ -8,6 +8,7 @@ neither on how users are batched nor on how many items are ranked at a time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -128,7 +129,7 @@ class Catalogue:
 
     def _lay_out(self, vectors: Tensor) -> list[Tensor]:
         # [D, chunk] each, contiguous: the product with a transposed view costs nearly twice as much
-        vectors = _exact_enough(vectors.detach())
+        vectors = exact_enough(vectors.detach())
         table = vectors.new_zeros(self.width, vectors.shape[1])
         table[: self.order.numel()] = vectors[self.order]
         return [part.T.contiguous() for part in torch.split(table, self._chunk)]
@@ -158,7 +159,7 @@ class Catalogue:
             raise ValueError(f"queries must be [B, {wanted}], not {list(queries.shape)}")
         if "exclude" in conventions and seen is None:
             raise ValueError("seen must be given to exclude seen items")
-        queries = _exact_enough(queries.detach())
+        queries = exact_enough(queries.detach())
         parts: dict[str, list[Lists]] = {name: [] for name in conventions}
         marks = _Seen.of(seen, self.position, self.width) if seen is not None and "exclude" in conventions else None
         for start in range(0, queries.shape[0], self.rows):
@@ -177,14 +178,9 @@ class Catalogue:
     def _rank_tile(
         self, queries: Tensor, marks: _Seen | None, conventions: tuple[str, ...]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        n_rows = queries.shape[0]
-        if n_rows < self.rows and self._vectors is not None:
-            queries = torch.cat([queries, queries.new_zeros(self.rows - n_rows, queries.shape[1])])
         seen_scores = None if marks is None else queries.new_empty(marks.rows.numel())
         found: tuple[Tensor, Tensor] | None = None
-        for start in range(0, self.width, self._block):
-            scores = self._scores(queries, start)[:n_rows]
-            filled = min(max(self.order.numel() - start, 0), scores.shape[1])
+        for start, scores, filled in self.blocks(queries):
             scores[:, filled:] = NOTHING
             barred = self._bar(scores, start, marks, seen_scores)
             values, columns = best_columns(scores, self.k, filled, barred)
@@ -205,6 +201,20 @@ class Catalogue:
             old = marks.columns.with_values(seen_scores).to_padded(fill=NOTHING), marks.columns.to_padded(fill=-1)
             ranked["keep"] = merge(torch.cat([found[0], old[0]], 1), torch.cat([found[1], old[1]], 1), self.k)
         return {name: ranked[name] for name in conventions}
+
+    def blocks(self, queries: Tensor) -> Iterator[tuple[int, Tensor, int]]:
+        """The scores of at most :attr:`rows` users, block by block of columns.
+
+        Yields:
+            the first column, scores [R, W] (in a buffer that the next block reuses), and how many of the block's
+            columns are items; what the rest holds means nothing.
+        """
+        n_rows = queries.shape[0]
+        if n_rows < self.rows and self._vectors is not None:
+            queries = torch.cat([queries, queries.new_zeros(self.rows - n_rows, queries.shape[1])])
+        for start in range(0, self.width, self._block):
+            scores = self._scores(queries, start)[:n_rows]
+            yield start, scores, min(max(self.order.numel() - start, 0), scores.shape[1])
 
     def _scores(self, queries: Tensor, start: int) -> Tensor:
         """[rows, W] of the reused buffer: the scores of the columns from ``start`` on."""
@@ -240,7 +250,7 @@ def _up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _exact_enough(values: Tensor) -> Tensor:
+def exact_enough(values: Tensor) -> Tensor:
     return values if values.dtype in (torch.float32, torch.float64) else values.float()
 
 

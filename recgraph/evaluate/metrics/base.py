@@ -1,64 +1,138 @@
-"""What a metric is: per-user values from the hits of ranked lists."""
+"""What a metric is: a value for each user, or one for all, from ranked lists."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from recgraph.evaluate.conventions import CONVENTIONS, COUNT_NO_TRUTH, COUNT_UNDEFINED, Convention
+from recgraph.evaluate.ranked import Facts, Places, RankedHits, Ties
+
+__all__ = ["Aggregate", "Facts", "Metric", "Places", "RankedHits", "Ties", "ranks", "within"]
+
 
 @dataclass(frozen=True)
-class RankedHits:
-    """Ranked lists as metrics see them. Users have at least one relevant item.
+class Metric:
+    """Base of all metrics. A subclass sets ``name`` and fills :meth:`compute`.
+
+    A subclass with options is a frozen dataclass, too; options other than the default show in :attr:`label`.
 
     Attributes:
-        hits: [U, K] bool, whether the item at each rank is relevant; a place past the end of a short list is
-            a miss.
-        n_relevant: [U] int64, at least 1; relevant items that cannot be recommended count.
-        gains: [U, K] float64, the grade of the item at each rank, 0 for a miss; None where grades are binary.
-        ideal_gains: [U, K] float64, the user's grades in descending order, padded with 0; None where binary.
+        convention: whose definition; one of :attr:`conventions`.
+
+    Raises:
+        ValueError: the metric is not defined under the convention.
     """
 
-    hits: Tensor
-    n_relevant: Tensor
-    gains: Tensor | None = None
-    ideal_gains: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.hits.shape[0]
-
-    def rows(self, start: int, end: int) -> RankedHits:
-        """Users ``start`` to ``end``."""
-        parts = (self.hits, self.n_relevant, self.gains, self.ideal_gains)
-        hits, n_relevant, gains, ideal = (None if part is None else part[start:end] for part in parts)
-        assert hits is not None
-        assert n_relevant is not None
-        return RankedHits(hits, n_relevant, gains, ideal)
-
-
-class Metric:
-    """Base of all metrics. A subclass sets ``name`` and fills :meth:`compute`; values lie in [0, 1]."""
+    convention: Convention = "recgraph"
 
     #: as it is written before ``@``, e.g. ``hit_rate``
     name: ClassVar[str]
+    #: those under which it is defined
+    conventions: ClassVar[tuple[Convention, ...]] = CONVENTIONS
+    #: whether it asks how many relevant items are found; a user without any then has no value
+    needs_truth: ClassVar[bool] = True
+    #: False where it is one value for all users
+    per_user: ClassVar[bool] = True
+    #: whether TorchMetrics counts no item with a score of 0 or less as relevant
+    wants_positive_scores: ClassVar[bool] = False
+    #: whether it has an expectation over the orders of equal scores
+    expects: ClassVar[bool] = False
 
-    def __call__(self, ranked: RankedHits, k: int) -> Tensor:
-        """[U] float64: the value of each user at cut-off ``k``.
+    def __post_init__(self) -> None:
+        if self.convention not in self.conventions:
+            raise ValueError(
+                f"metric {self.name!r} is not defined under convention {self.convention!r}; "
+                f"it is under {', '.join(self.conventions)}"
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The attributes of :class:`RankedHits` and of its facts, besides the hits, that must be there."""
+        return frozenset()
+
+    @property
+    def cut(self) -> bool:
+        """Whether it has a cut-off; without one it reads the whole ranking, and is written without ``@``."""
+        return True
+
+    @property
+    def label(self) -> str:
+        """The name, with the options that are not the default, e.g. ``map(divide_by=k)``."""
+        options = [
+            f"{field.name}={getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name != "convention" and getattr(self, field.name) != field.default
+        ]
+        return self.name + (f"({', '.join(options)})" if options else "")
+
+    def __call__(self, ranked: RankedHits, k: int | None = None) -> Tensor:
+        """[U] float64: the value of each user at cut-off ``k`` (None: the whole list), NaN where there is none.
 
         Raises:
-            ValueError: ``k`` is below 1 or longer than the lists.
+            ValueError: ``k`` is below 1 or longer than the lists, or something that is needed is not known.
         """
-        if not 1 <= k <= ranked.hits.shape[1]:
-            raise ValueError(f"k = {k} must lie between 1 and the length of the lists, {ranked.hits.shape[1]}")
-        return self.compute(ranked, k)
+        width = ranked.hits.shape[1]
+        k = width if k is None else k
+        if not 1 <= k <= width:
+            raise ValueError(f"k = {k} must lie between 1 and the length of the lists, {width}")
+        for need in sorted(self.needs):
+            if getattr(ranked, need, None) is None and getattr(ranked.facts, need, None) is None:
+                raise ValueError(f"metric {self.label!r} needs {need}, which is not known here")
+        if ranked.ties is not None and not self.expects:
+            raise ValueError(f"metric {self.label!r} has no expectation over tied orders; use the seeded permutation")
+        if self.convention == "torchmetrics" and self.wants_positive_scores and ranked.scores is not None:
+            ranked = replace(ranked, hits=ranked.hits * (ranked.scores > 0))
+        values = self.compute(ranked, k)
+        missing = self.without_truth()
+        return values if missing is None else values.masked_fill(ranked.n_relevant == 0, missing)
+
+    def without_truth(self) -> float | None:
+        """The value of a user without relevant items; None: what :meth:`compute` gives."""
+        if not self.needs_truth:
+            return None
+        return 0.0 if self.convention in COUNT_NO_TRUTH else float("nan")
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        """[U] float64."""
+        """[U] float64; any value where a user has no relevant item and the metric needs one."""
         raise TypeError(f"{type(self).__name__} must define compute(ranked, k)")
+
+    def mean(self, values: Tensor, ranked: RankedHits) -> float:
+        """The value over all users: the mean of those that have one; NaN if none has.
+
+        Under ``cornac`` it is NaN as soon as a user with relevant items has none.
+        """
+        plain = values.numpy(force=True)
+        if self.convention == "cornac" and bool(values[ranked.n_relevant > 0].isnan().any()):
+            return float("nan")
+        if self.convention in COUNT_UNDEFINED:
+            plain = np.nan_to_num(plain, nan=0.0)
+        if np.isnan(plain).any():
+            plain = plain[~np.isnan(plain)]
+        return float(plain.mean()) if plain.size else float("nan")
+
+
+class Aggregate(Metric):
+    """A metric of all lists together: :meth:`compute` gives one value, [] float64."""
+
+    needs_truth = False
+    per_user = False
+
+    def mean(self, values: Tensor, ranked: RankedHits) -> float:
+        return float(values)
 
 
 def ranks(k: int, like: Tensor) -> Tensor:
     """[k] float64: 1, 2, ... k."""
     return torch.arange(1, k + 1, dtype=torch.float64, device=like.device)
+
+
+def within(ranked: RankedHits, k: int) -> Tensor:
+    """[U, k] bool: the places that hold an item."""
+    if ranked.items is not None:
+        return ranked.items[:, :k] >= 0
+    return torch.arange(k, device=ranked.hits.device) < ranked.n_listed(k)[:, None]

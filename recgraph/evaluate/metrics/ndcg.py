@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor
 
-from recgraph.evaluate.metrics.base import Metric, RankedHits, ranks
+from recgraph.evaluate.metrics._gain import Discounted
+from recgraph.evaluate.metrics.base import RankedHits
 
 
-class NDCG(Metric):
+@dataclass(frozen=True)
+class NDCG(Discounted):
     """The sum over the ranks j <= k of gain_j / log2(j + 1), over the same sum for the best possible list.
 
-    The gain is 1 for a relevant item; where the truth carries grades it is the grade (linear, as in PyG and
-    ranx's ``ndcg``; not 2^grade - 1). The best list has min(relevant items, k) hits; RecTools' default
-    divides by k hits whatever is relevant, and LensKit's default discount weighs ranks 1 and 2 alike.
+    The gain is 1 for a relevant item; where the truth carries grades it is the grade.
+
+    Attributes:
+        ideal: the best list: ``achievable``: its first min(relevant items, k) places are hits; ``full``: all k are,
+            whatever is relevant (the default under ``rectools``, for binary gains; its
+            ``divide_by_achievable=True`` is ``achievable``).
     """
+
+    ideal: Literal["achievable", "full"] | None = None
 
     name = "ndcg"
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        discount = (ranks(k, ranked.hits) + 1).log2().reciprocal()
+        discount = self.discounts(k, ranked.hits)
+        if (self.ideal or ("full" if self.convention == "rectools" else "achievable")) == "full":
+            return (ranked.hits[:, :k] * discount).sum(1) / discount.sum()
         if ranked.gains is None or ranked.ideal_gains is None:
-            best = discount.cumsum(0)[ranked.n_relevant.clamp(max=k) - 1]
+            best = discount.cumsum(0)[(ranked.n_relevant.clamp(max=k) - 1).clamp(min=0)]
             return (ranked.hits[:, :k] * discount).sum(1) / best
-        best = (ranked.ideal_gains[:, :k] * discount).sum(1)
-        return (ranked.gains[:, :k] * discount).sum(1) / best
+        best = (self.of_grades(ranked.ideal_gains[:, :k]) * discount).sum(1)
+        return (self.gained(ranked, k) * discount).sum(1) / best
