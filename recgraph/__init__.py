@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recgraph.registry import register
     from recgraph.run import Run
     from recgraph.serve.recommender import Recommender, load
+    from recgraph.tuning.study import tune
 
 _WHERE = {
     "Interactions": "recgraph.data.interactions",
@@ -29,6 +30,7 @@ _WHERE = {
     "load": "recgraph.serve.recommender",
     "load_dataset": "recgraph.data.catalog",
     "register": "recgraph.registry",
+    "tune": "recgraph.tuning.study",
 }
 _MODULES = ("evaluate", "models")
 
@@ -44,6 +46,7 @@ __all__ = [
     "load_dataset",
     "models",
     "register",
+    "tune",
 ]
 
 

@@ -35,7 +35,7 @@ def test_import_recgraph_is_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["train", "--help"], ["data", "--help"], ["recommend", "--help"]]
+    "arguments", [["--help"], ["--version"], ["train", "--help"], ["data", "--help"], ["recommend", "--help"], ["tune", "--help"]]
 )
 def test_help_is_light(arguments: list[str]) -> None:
     code = (

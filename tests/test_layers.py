@@ -37,13 +37,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"data", "sparse"},
     "serve": {"data", "models.base", "evaluate", "sparse"},
     "explain": {"data", "views", "models.base", "evaluate", "serve"},
-    "tune": {"train", "evaluate", "data", "models.base"},
-    "leaderboard": {"tune", "train", "evaluate", "data", "models.base", "serve", "provenance"},
+    "tuning": {"train", "evaluate", "data", "models.base", "run", "experiment"},
+    "leaderboard": {"tuning", "experiment", "train", "evaluate", "data", "models.base", "serve", "provenance"},
 }
 # a fitted model with its data and record, and the one call that makes it
 MAY_IMPORT["run"] = {"data", "evaluate", "models.base", "serve", "train", "provenance"}
 ALL = set(MAY_IMPORT) | {"experiment"}
-MAY_IMPORT["experiment"] = ALL - {"tune", "leaderboard"}
+MAY_IMPORT["experiment"] = ALL - {"tuning", "leaderboard"}
 MAY_IMPORT["cli"] = ALL
 # the public names: each is imported when it is first used
 MAY_IMPORT["__init__"] = ALL
@@ -58,7 +58,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "torch_geometric": {"data.hetero", "sparse.backends.pyg"},
     "dgl": {"data.hetero", "sparse.backends.dgl"},
     "accelerate": {"train"},
-    "optuna": {"tune"},
+    "optuna": {"tuning", "cli.tune"},
     "polars": {"data", "evaluate", "serve", "leaderboard", "run", "cli"},
     "narwhals": {"data", "serve"},
     "pooch": {"data"},
@@ -67,13 +67,14 @@ THIRD_PARTY: dict[str, set[str]] = {
     "faiss": {"serve.ann", "serve.export"},
     "typer": {"cli"},
     "click": {"cli"},
-    "rich": {"cli", "train"},
+    "rich": {"cli", "train", "tuning"},
     "jinja2": {"leaderboard"},
     "tensorboard": {"train"},
     "packaging": {"sparse.backends.dgl"},
+    "psycopg": {"tuning.storage"},
 }
 # Optional, or slow to import: inside a function alone.
-LAZY = {"torch_geometric", "dgl", "faiss", "tensorboard", "optuna", "sklearn"}
+LAZY = {"torch_geometric", "dgl", "faiss", "tensorboard", "optuna", "psycopg", "sklearn"}
 
 
 @dataclass(frozen=True)
@@ -216,10 +217,11 @@ def test_third_party_packages_are_declared() -> None:
         ("sparse.ragged", "sparse.csr", False),
         ("experiment", "serve.bundle", True),
         ("experiment", "cli.app", False),
-        ("experiment", "tune.study", False),
+        ("experiment", "tuning.study", False),
         ("serve.bundle", "", True),
         ("cli.train", "experiment", True),
-        ("tune.study", "experiment", False),
+        ("tuning.study", "experiment", True),
+        ("tuning.study", "serve.bundle", False),
     ],
 )
 def test_the_rule_itself(source: str, target: str, fine: bool) -> None:

@@ -18,6 +18,7 @@ from recgraph.config import ConfigError
 from recgraph.data.ids import IdMap
 from recgraph.data.interactions import Interactions
 from recgraph.data.part import Cases, Part
+from recgraph.data.sealing import SealedTestError, check_open
 from recgraph.data.strategies import STRATEGIES, Label, Strategy
 
 __all__ = ["SealedSplit", "SealedTestError", "Split", "make_split"]
@@ -25,10 +26,6 @@ __all__ = ["SealedSplit", "SealedTestError", "Split", "make_split"]
 FitPart = Literal["train", "train+valid"]
 _TEST = (Label.TEST, Label.TEST_HISTORY)
 _log = logging.getLogger(__name__)
-
-
-class SealedTestError(RuntimeError):
-    """The test part was read through a sealed split."""
 
 
 class _Labelled:
@@ -115,9 +112,14 @@ class Split(_Labelled):
     that occur in no train row stay in the catalogue and in the truth.
     """
 
-    @cached_property
+    @property
     def test(self) -> Cases:
         """The test cases; their history is train and valid."""
+        check_open()
+        return self._test
+
+    @cached_property
+    def _test(self) -> Cases:
         return self._cases(Label.TEST, (Label.TRAIN, Label.VALID, Label.VALID_HISTORY, Label.TEST_HISTORY))
 
     def fit_part(self, which: FitPart) -> Part:
@@ -257,6 +259,7 @@ class SealedSplit(_Labelled):
         """
         if not reason.strip():
             raise ValueError("reason = '' must say why the test part is opened")
+        check_open()
         split = self._reveal()
         self.unsealed_reasons.append(reason)
         _log.warning("test part of split %s (%s) unsealed: %s", self.hash[:12], self.name, reason)

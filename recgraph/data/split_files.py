@@ -18,7 +18,7 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.data.store import load_frame, load_json, load_meta, save_meta
 from recgraph.data.strategies import STRATEGIES, Label, Strategy
 
-__all__ = ["load_sealed", "save_split"]
+__all__ = ["load_sealed", "save_open", "save_split"]
 
 _OPEN = "open.parquet"
 _TEST = Path("test") / "test.parquet"
@@ -30,7 +30,18 @@ def save_split(split: Split, folder: Path) -> None:
     log = order(split.interactions.log).with_columns(pl.Series(_LABEL, split.labels.numpy()))
     secret = pl.col(_LABEL).is_in([int(Label.TEST), int(Label.TEST_HISTORY)])
     replace_parquet(log.filter(secret), folder / _TEST)
-    replace_parquet(log.filter(~secret), folder / _OPEN)
+    _save_open(split, log.filter(~secret), folder)
+
+
+def save_open(split: SealedSplit, folder: Path) -> None:
+    """Write what is open of a split and no test file; it cannot be unsealed from there."""
+    log = order(split.interactions.log).with_columns(pl.Series(_LABEL, split.labels.numpy()))
+    _save_open(split, log, folder)
+
+
+def _save_open(split: Split | SealedSplit, rows: pl.DataFrame, folder: Path) -> None:
+    """The open rows, ids and features and, last, ``split.json``."""
+    replace_parquet(rows, folder / _OPEN)
     save_meta(split.interactions, folder)
     head = {"name": split.name, "params": split.params, "seed": split.seed, "hash": split.hash}
     replace_text(json.dumps(head, indent=1), folder / "split.json")

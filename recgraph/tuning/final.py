@@ -1,0 +1,142 @@
+"""The end of a study: the best and the default configuration, trained with several seeds and tested once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recgraph.data.files import replace_parquet, replace_text
+from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.results import Results
+from recgraph.rng import derive
+from recgraph.run import Run
+from recgraph.tuning.lease import Lease, Watch
+from recgraph.tuning.plan import Plan
+from recgraph.tuning.processes import Process, this_process
+from recgraph.tuning.trial import fit
+from recgraph.tuning.trials import Trials
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+__all__ = ["UNSEALED", "best_trial", "test_the_best"]
+
+#: the study's attribute that lists what was tested, each time that it was
+UNSEALED = "unsealed"
+_CLAIM = "tester"
+
+
+def best_trial(study: Study) -> FrozenTrial | None:
+    """The best complete trial; with several objectives, of the Pareto front the best in the first one."""
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    if not complete:
+        return None
+    if len(study.directions) == 1:
+        return study.best_trial
+    sign = 1 if study.directions[0].name == "MAXIMIZE" else -1
+    return max(study.best_trials, key=lambda trial: sign * trial.values[0])
+
+
+def test_the_best(
+    plan: Plan, trials: Trials, split: Split | SealedSplit, n_seeds: int, progress: bool | None
+) -> dict[str, Any] | None:
+    """Train the best and the default configuration with ``n_seeds`` seeds, then unseal and evaluate them once.
+
+    What was tested before is not tested again. Of several processes on one study one does it.
+
+    Returns:
+        What the study records; None where no trial is complete, or where another process is at it.
+    """
+    study = trials.study
+    best = best_trial(study)
+    if best is None:
+        return None
+    before: list[dict[str, Any]] = study.user_attrs.get(UNSEALED, [])
+    for told in before:
+        if told["trial"] == best.number and told["n_seeds"] >= n_seeds:
+            return told
+    lease = _claim(plan, trials)
+    if lease is None:
+        return None
+    with lease:
+        configurations = {"tuned": plan.space.settings(best.params)}
+        if plan.space.default() != best.params:
+            configurations["default"] = dict(plan.space.fixed)
+        runs: dict[str, list[Run]] = {}
+        for name, settings in configurations.items():
+            runs[name] = []
+            for number in range(n_seeds):
+                _say(f"the last training: {name} configuration, seed {number + 1} of {n_seeds}", progress)
+                place = f"trial-{best.number:04d}" if name == "tuned" else name
+                folder = plan.folder / "final" / place / f"seed-{number}" if plan.folder else None
+                seed = derive(plan.seed, "final", number) % 2**31
+                runs[name].append(fit(plan, settings, split, seed, folder))
+        # everything is chosen and trained: now, and only now, the test part
+        entry: dict[str, Any] = {
+            "trial": best.number,
+            "n_seeds": n_seeds,
+            "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "reason": f"the best of {trials.counts().finished} trials is chosen",
+            "split_hash": split.hash,
+            "settings": configurations,
+            "results": {name: _test(found) for name, found in runs.items()},
+        }
+    with trials.storage.exclusive():
+        study.set_user_attr(UNSEALED, [*study.user_attrs.get(UNSEALED, []), entry])
+        study.set_user_attr(_CLAIM, None)
+    if plan.folder is not None:
+        replace_text(json.dumps(entry, indent=1), plan.folder / "result.json")
+    return entry
+
+
+def _claim(plan: Plan, trials: Trials) -> Lease | None:
+    """The right to test, until it is given up or its holder is gone; None where another process has it."""
+    watch = Watch(plan.grace)
+    before: dict[str, Any] | None = None
+    while True:
+        with trials.storage.exclusive():
+            held: dict[str, Any] | None = trials.study.user_attrs.get(_CLAIM)
+            if held is None or Process.of(held) == this_process() or watch.is_lost(_CLAIM, held):
+                return Lease(lambda value: trials.study.set_user_attr(_CLAIM, value), plan.interval)
+        if Process.of(held).is_here or (before is not None and held != before):
+            _say(f"process {held['pid']} of {held['host'].split('/')[0]} is testing the best configuration", True)
+            return None
+        before = held
+        time.sleep(min(1.0, plan.interval))
+
+
+def _test(runs: list[Run]) -> dict[str, Any]:
+    """Evaluate all runs of one configuration on test; the users' values are kept beside each run."""
+    found = [run.evaluate("test") for run in runs]
+    for run, results in zip(runs, found, strict=True):
+        if run.folder is not None:
+            _keep_users(results, run.folder)
+    return {result.protocol.seen: _spread([results[result.hash].metrics for results in found]) for result in found[0]}
+
+
+def _keep_users(results: Results, folder: Path) -> None:
+    for result in results:
+        replace_parquet(result.users_frame(), folder / f"test_users_{result.protocol.seen}.parquet")
+
+
+def _spread(metrics: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """metric -> its mean and standard deviation over seeds."""
+    return {
+        name: {
+            "mean": float(np.mean([values[name] for values in metrics])),
+            "std": float(np.std([values[name] for values in metrics], ddof=1)) if len(metrics) > 1 else 0.0,
+        }
+        for name in metrics[0]
+    }
+
+
+def _say(message: str, progress: bool | None) -> None:
+    if progress or (progress is None and sys.stderr.isatty()):
+        print(message, file=sys.stderr, flush=True)

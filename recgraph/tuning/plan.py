@@ -1,0 +1,125 @@
+"""What is tuned and how, as one value that a worker in another process can be given."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from recgraph.config import Config, ConfigError
+from recgraph.models.base import Model, TrainableModel
+from recgraph.run import Run
+from recgraph.train.config import TrainConfig
+from recgraph.tuning.lease import GRACE, INTERVAL
+from recgraph.tuning.space import SearchSpace
+
+__all__ = ["SECONDS", "Objective", "Plan"]
+
+#: the objective that is the training time; it is minimised, all others are maximised
+SECONDS = "seconds"
+
+Objective = Callable[[Run], "float | Sequence[float]"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is tuned and how.
+
+    Attributes:
+        study: its name.
+        model: the class.
+        metrics: the objectives: validation metrics, and perhaps ``"seconds"``.
+        n_trials: how many trials of the study are to be finished, pruned ones included.
+        fixed: settings that are not searched.
+        given: how the space departs from the annotations.
+        sampler, pruner: names.
+        seed: of the sampler and, the same in each trial, of the training.
+        device: where to train; None picks the best there is.
+        folder: of the study, or None.
+        objective: values of a fitted run in place of its validation metrics, or None.
+        interval, grace: of leases, in seconds.
+    """
+
+    study: str
+    model: type[Model]
+    metrics: tuple[str, ...]
+    n_trials: int
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
+    sampler: str = "tpe"
+    pruner: str = "median"
+    seed: int = 0
+    device: str | None = None
+    folder: Path | None = None
+    objective: Objective | None = None
+    interval: float = INTERVAL
+    grace: float = GRACE
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the model is trained by gradients."""
+        return issubclass(self.model, TrainableModel)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space over the settings of the model and its training."""
+        parts: dict[str, type[Config]] = {"model": self.model.Config}
+        if self.is_trained:
+            parts["training"] = TrainConfig
+        return SearchSpace.of(parts, self.fixed, self.given)
+
+    @property
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
+        return ["minimize" if metric == SECONDS else "maximize" for metric in self.metrics]
+
+    @property
+    def selecting(self) -> str:
+        """The metric that selects the best epoch: the first objective that is one."""
+        return next((metric for metric in self.metrics if metric != SECONDS), "ndcg@10")
+
+    @property
+    def max_epochs(self) -> int:
+        """The most epochs that a trial may have."""
+        dimension = self.space.dimensions.get("max_epochs")
+        if dimension is None:
+            return int(self.fixed.get("max_epochs", TrainConfig().max_epochs))
+        return int(max(dimension.choices) if dimension.choices else dimension.high or 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for :meth:`from_dict`; classes and functions by the name that imports them.
+
+        Raises:
+            ConfigError: the model or the objective cannot be imported by another process.
+        """
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["model"] = _reference(self.model)
+        values["objective"] = _reference(self.objective) if self.objective is not None else None
+        values["folder"] = str(self.folder) if self.folder is not None else None
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        found = dict(values)
+        found["model"] = _resolve(found["model"])
+        found["objective"] = _resolve(found["objective"]) if found["objective"] is not None else None
+        found["folder"] = Path(found["folder"]) if found["folder"] is not None else None
+        found["metrics"] = tuple(found["metrics"])
+        return cls(**found)
+
+
+def _reference(thing: Any) -> str:
+    name = f"{thing.__module__}:{getattr(thing, '__qualname__', '')}"
+    if thing.__module__ == "__main__" or "<" in name:
+        raise ConfigError(f"workers > 1 needs {name} in a module that a worker can import; use workers = 1, or move it")
+    return name
+
+
+def _resolve(reference: str) -> Any:
+    module, _, path = reference.partition(":")
+    found: Any = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found

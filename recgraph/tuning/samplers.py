@@ -1,0 +1,103 @@
+"""Samplers and pruners by name, with every setting that matters written out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recgraph.config import ConfigError
+from recgraph.rng import derive
+from recgraph.tuning.space import SearchSpace
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+__all__ = ["PRUNERS", "SAMPLERS", "check", "make_pruner", "make_sampler"]
+
+SAMPLERS = ("tpe", "cmaes", "gp", "random", "grid", "nsga2")
+PRUNERS = ("none", "median", "hyperband", "halving", "wilcoxon")
+#: trials drawn at random before a model of the space is used, and complete ones before any is pruned
+N_RANDOM, N_BEFORE_PRUNING = 10, 5
+
+
+def check(sampler: str, pruner: str, space: SearchSpace, n_objectives: int, n_trials: int) -> None:
+    """Refuse what cannot work together.
+
+    Raises:
+        ConfigError: no such sampler or pruner; two objectives with a pruner or with a sampler for one; a grid that is
+            smaller than the number of trials.
+    """
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"sampler = {sampler!r} does not exist; there are {', '.join(SAMPLERS)}")
+    if pruner not in PRUNERS:
+        raise ConfigError(f"pruner = {pruner!r} does not exist; there are {', '.join(PRUNERS)}")
+    if n_objectives > 1 and pruner != "none":
+        raise ConfigError(f"pruner = {pruner!r}: trials with {n_objectives} objectives are not pruned; use 'none'")
+    if n_objectives > 1 and sampler == "cmaes":
+        raise ConfigError("sampler = 'cmaes' is for one objective; use 'nsga2'")
+    if sampler == "grid":
+        size = 1
+        for dimension in space.dimensions.values():
+            size *= len(dimension.grid())
+        if n_trials > size:
+            raise ConfigError(f"n_trials = {n_trials} is more than the {size} points of the grid; ask for {size}")
+
+
+def make_sampler(name: str, seed: int, space: SearchSpace, *draw: str | int) -> BaseSampler:
+    """A sampler.
+
+    Args:
+        name: one of :data:`SAMPLERS`.
+        seed: of the study.
+        space: what is searched.
+        draw: what tells this use from others of the study: a sampler is made for each trial, so that workers do not
+            draw the same and a study that is resumed does not draw again what it drew.
+    """
+    from optuna import samplers
+
+    own = derive(seed, "sampler", *draw) % 2**32
+    if name == "tpe":
+        return samplers.TPESampler(seed=own, n_startup_trials=N_RANDOM, multivariate=True, constant_liar=True)
+    if name == "cmaes":
+        return samplers.CmaEsSampler(seed=own, n_startup_trials=N_RANDOM, warn_independent_sampling=False)
+    if name == "gp":
+        return samplers.GPSampler(seed=own, n_startup_trials=N_RANDOM, warn_independent_sampling=False)
+    if name == "nsga2":
+        return samplers.NSGAIISampler(seed=own, population_size=20)
+    if name == "grid":
+        return _grid(seed, space)
+    return samplers.RandomSampler(seed=own)
+
+
+def _grid(seed: int, space: SearchSpace) -> BaseSampler:
+    from optuna.samplers import GridSampler
+
+    class Grid(GridSampler):
+        """The number of trials is counted by the workers: the sampler does not end the study itself."""
+
+        def after_trial(self, *_: object) -> None:
+            pass
+
+    # every worker must number the points in the same order
+    points = {name: dimension.grid() for name, dimension in space.dimensions.items()}
+    return Grid(points, seed=derive(seed, "grid") % 2**32)
+
+
+def make_pruner(name: str, max_epochs: int) -> BasePruner:
+    """A pruner that reads each epoch's validation metric (``wilcoxon``: the metric on blocks of users).
+
+    Args:
+        name: one of :data:`PRUNERS`.
+        max_epochs: of a trial.
+    """
+    from optuna import pruners
+
+    if name == "median":
+        return pruners.MedianPruner(n_startup_trials=N_BEFORE_PRUNING, n_warmup_steps=0, n_min_trials=2)
+    if name == "hyperband":
+        return pruners.HyperbandPruner(min_resource=1, max_resource=max(1, max_epochs), reduction_factor=3)
+    if name == "halving":
+        return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
+    if name == "wilcoxon":
+        return pruners.WilcoxonPruner(p_threshold=0.05, n_startup_steps=6)
+    return pruners.NopPruner()

@@ -1,0 +1,182 @@
+"""Where a study is kept: a journal file, SQLite or PostgreSQL, each with a lock that dies with its owner."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from recgraph.config import ConfigError
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from optuna.storages.journal._file import BaseJournalFileLock
+
+__all__ = ["StudyStorage", "open_storage", "without_password"]
+
+_JOURNAL = "journal:///"
+_POLL = 0.01
+#: seconds that SQLite waits for another writer
+_PATIENCE = 60
+
+
+class Exclusive(Protocol):
+    """Makes the block in which one process alone changes the trials of a study."""
+
+    def __call__(self) -> AbstractContextManager[None]: ...
+
+
+class StudyStorage:
+    """An Optuna storage with a lock.
+
+    Asking for a trial, failing one whose worker is gone and telling a result happen under the lock, so that no
+    trial is run twice and a study ends with its exact number of trials. The operating system or the database
+    frees the lock of a process that is killed.
+
+    Attributes:
+        optuna: the storage, for Optuna.
+        url: that opens it again; empty for memory.
+        exclusive: ``with storage.exclusive(): ...``
+    """
+
+    def __init__(self, optuna: BaseStorage, url: str, exclusive: Exclusive) -> None:
+        self.optuna, self.url, self.exclusive = optuna, url, exclusive
+
+    def close(self) -> None:
+        """Give connections back."""
+        engine = getattr(self.optuna, "engine", None) or getattr(getattr(self.optuna, "_backend", None), "engine", None)
+        self.optuna.remove_session()
+        if engine is not None:
+            engine.dispose()
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
+    """Open or make a storage.
+
+    Args:
+        url: ``journal:///PATH`` (or a path that ends in ``.journal``), ``sqlite:///PATH`` or
+            ``postgresql://USER@HOST/DATABASE``; None: a journal in ``folder``, or memory where that is None too.
+        folder: of the study.
+
+    Raises:
+        ConfigError: another kind of URL, or the extra ``postgres`` is missing.
+    """
+    from optuna.storages import InMemoryStorage
+
+    if url is None and folder is None:
+        return StudyStorage(InMemoryStorage(), "", nullcontext)
+    if url is None:
+        assert folder is not None
+        return _journal(folder / "study.journal")
+    if url.startswith(_JOURNAL) or url.endswith(".journal"):
+        return _journal(Path(url.removeprefix(_JOURNAL)))
+    if url.startswith("sqlite:///"):
+        return _sqlite(url)
+    if url.startswith(("postgresql:", "postgres:", "postgresql+psycopg:")):
+        return _postgres(url)
+    kinds = "journal:///PATH, sqlite:///PATH or postgresql://USER@HOST/DATABASE"
+    raise ConfigError(f"storage = {without_password(url)!r} must be {kinds}")
+
+
+def _journal(path: Path) -> StudyStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_write_lock(path)))
+    return StudyStorage(storage, f"{_JOURNAL}{path}", lambda: _file_lock(path.with_name(f"{path.name}.flock")))
+
+
+def _sqlite(url: str) -> StudyStorage:
+    from optuna.storages import RDBStorage
+
+    path = Path(url.removeprefix("sqlite:///")).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f"{path.name}.flock")
+    url = f"sqlite:///{path}"
+    with _file_lock(lock):  # two processes must not make the tables at once
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
+    return StudyStorage(storage, url, lambda: _file_lock(lock))
+
+
+def _postgres(url: str) -> StudyStorage:
+    from optuna.storages import RDBStorage
+
+    _, _, rest = url.partition("://")
+    try:
+        import psycopg
+    except ImportError as error:
+        raise ConfigError("a postgresql storage needs the extra: pip install 'recgraph[postgres]'") from error
+    with _advisory_lock(f"postgresql://{rest}", psycopg):
+        storage = RDBStorage(f"postgresql+psycopg://{rest}", engine_kwargs={"pool_pre_ping": True})
+    return StudyStorage(storage, url, lambda: _advisory_lock(f"postgresql://{rest}", psycopg))
+
+
+@contextmanager
+def _file_lock(path: Path) -> Iterator[None]:
+    """A lock on a file, which the operating system frees when its owner ends, however it ends."""
+    import fcntl
+
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(_POLL)
+        yield
+
+
+@contextmanager
+def _advisory_lock(url: str, psycopg: Any) -> Iterator[None]:
+    """A lock of the database, which it frees when the connection ends."""
+    key = int.from_bytes(hashlib.blake2b(b"recgraph.tuning", digest_size=8).digest(), "big", signed=True)
+    with psycopg.connect(url, autocommit=True) as connection:
+        while not connection.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()[0]:
+            time.sleep(_POLL)
+        yield
+
+
+def _write_lock(path: Path) -> BaseJournalFileLock:
+    """The journal's lock for each write. Optuna's own outlives a killed owner and makes all others wait for 30 s."""
+    import fcntl
+
+    from optuna.storages.journal._file import BaseJournalFileLock
+
+    class FileLock(BaseJournalFileLock):
+        def __init__(self) -> None:
+            self._file: int | None = None
+
+        def acquire(self) -> bool:
+            self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            _end_torn_line(self._file)
+            return True
+
+        def release(self) -> None:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    return FileLock()
+
+
+def _end_torn_line(file: int) -> None:
+    """Cut off a last line that a crash of the machine left unfinished: the journal could not be read any more."""
+    size = os.fstat(file).st_size
+    keep = size
+    while keep and os.pread(file, 1, keep - 1) != b"\n":
+        keep -= 1
+    if keep != size:
+        os.ftruncate(file, keep)

@@ -1,0 +1,229 @@
+"""``tune``: search a model's settings on the validation part of a split, then test the best once."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recgraph import registry
+from recgraph.config import ConfigError, load_toml
+from recgraph.data.closed import closed, load_closed, save_closed
+from recgraph.data.files import replace_text
+from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.evaluator import split_metric
+from recgraph.models.base import Model
+from recgraph.tuning import samplers
+from recgraph.tuning.final import test_the_best
+from recgraph.tuning.lease import GRACE, INTERVAL
+from recgraph.tuning.plan import SECONDS, Objective, Plan
+from recgraph.tuning.progress import ProgressTable
+from recgraph.tuning.storage import StudyStorage, open_storage
+from recgraph.tuning.team import Team
+from recgraph.tuning.trials import Trials
+from recgraph.tuning.worker import load_study, work
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+__all__ = ["tune"]
+
+# What two runs on one study must agree on.
+_IDENTITY = ("model", "metrics", "space", "split_hash", "seed")
+
+
+def tune(
+    model: str | type[Model] | Model,
+    split: Split | SealedSplit,
+    space: Mapping[str, Any] | str | Path | None = None,
+    n_trials: int = 20,
+    *,
+    metric: str | tuple[str, ...] = "ndcg@10",
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    sampler: str | None = None,
+    pruner: str | None = None,
+    workers: int = 1,
+    storage: str | None = None,
+    study: str | None = None,
+    out: str | Path | None = None,
+    device: str | None = None,
+    test_seeds: int = 3,
+    objective: Objective | None = None,
+    progress: bool | None = None,
+    interval: float = INTERVAL,
+    grace: float = GRACE,
+) -> Study:
+    """Tune a model's settings on the validation part of a split.
+
+    The same call goes on with a study that was stopped, in whatever way. Trials see a copy of the split without its
+    test part: reading it, through any split of the library, raises. That guards against mistakes, not against a
+    program that searches the disk. At the end the best configuration and the default one are trained with
+    ``test_seeds`` seeds and evaluated on the test part, once; the study's ``user_attrs["unsealed"]`` says so.
+
+    Args:
+        model: a name of the registry, a class, or a model that is not built, whose given settings are then fixed.
+        split: the data. A sealed one is unsealed for the test at the end.
+        space: how the search space departs from the annotations, a mapping or a TOML file; see
+            :meth:`recgraph.tuning.space.SearchSpace.of`.
+        n_trials: of the study in total, pruned ones included; failed ones are replaced.
+        metric: a validation metric, e.g. ``"ndcg@10"``, or several objectives, of which one may be ``"seconds"``.
+        settings: of the model and of training, not searched.
+        seed: of the sampler and of the trials' training (the same in all, so that they differ by their settings).
+        sampler: one of :data:`recgraph.tuning.samplers.SAMPLERS`; None: ``"tpe"``, for two objectives ``"nsga2"``.
+        pruner: one of :data:`recgraph.tuning.samplers.PRUNERS`; None: ``"median"``, for two objectives ``"none"``.
+        workers: processes on this machine; 1 works in this one. Others may join through the same storage.
+        storage: see :func:`recgraph.tuning.storage.open_storage`.
+        study: its name in the storage; None: the model's and the metric's.
+        out: folder of the study; each trial has its own in it. None keeps all in memory.
+        device: where to train; None picks the best there is.
+        test_seeds: seeds of the last trainings; 0 leaves the test part sealed.
+        objective: values of a fitted run in place of its validation metrics; all are maximised but ``"seconds"``.
+        progress: show what goes on; None: on a terminal.
+        interval, grace: seconds between a worker's signs of life, and without one until it is held for lost by other
+            machines. On its own machine a worker that is gone is seen at once.
+
+    Returns:
+        The Optuna study.
+
+    Raises:
+        ConfigError: a setting, a space or a combination of choices that is not possible.
+        ValueError: the study exists with another model, metric, space, split or seed.
+        WorkerFailed: workers end with errors.
+        SealedTestError: something reached for test data.
+    """
+    cls, fixed = _model(model, settings or {})
+    metrics = (metric,) if isinstance(metric, str) else tuple(metric)
+    if n_trials < 1 or workers < 1:
+        raise ConfigError(f"n_trials = {n_trials} and workers = {workers} must be at least 1")
+    folder = Path(out).resolve() if out is not None else None
+    several = len(metrics) > 1
+    plan = Plan(
+        study or f"{cls.key()}-{'-'.join(metrics)}",
+        cls,
+        metrics,
+        n_trials,
+        fixed,
+        load_toml(space) if isinstance(space, str | Path) else dict(space or {}),
+        sampler or ("nsga2" if several else "tpe"),
+        pruner or ("none" if several else "median"),
+        seed,
+        device,
+        folder,
+        objective,
+        interval,
+        grace,
+    )
+    _check(plan, workers)
+    identity = _identity(plan, split)
+    _claim(plan, identity)
+    kept = open_storage(storage, folder)
+    try:
+        found = _open(plan, kept, identity)
+        trials = Trials(found, kept, plan)
+        with ProgressTable(plan, trials, progress):
+            _work(plan, trials, split, workers)
+        if test_seeds:
+            test_the_best(plan, trials, split, test_seeds, progress)
+    finally:
+        if folder is not None:
+            kept.close()
+    return found
+
+
+def _model(model: str | type[Model] | Model, settings: Mapping[str, Any]) -> tuple[type[Model], dict[str, Any]]:
+    """The class and what is fixed."""
+    if isinstance(model, str):
+        cls: type[Model] = registry.load("model", model)
+        return cls, dict(settings)
+    if isinstance(model, type):
+        return model, dict(settings)
+    if model.space is not None:
+        raise ConfigError(f"model {type(model).__name__} is built already; give a new one, its class or its name")
+    return type(model), {**model.config.model_dump(exclude_unset=True), **settings}
+
+
+def _check(plan: Plan, workers: int) -> None:
+    if "metric" in plan.fixed or "metric" in plan.given:
+        raise ConfigError("setting 'metric' is what is tuned for: give it as metric (--metric)")
+    if plan.objective is None:
+        for metric in plan.metrics:
+            if metric != SECONDS:
+                split_metric(metric)
+    if workers > 1:
+        if plan.folder is None:
+            raise ConfigError(f"workers = {workers} needs a folder: give out=...")
+        plan.to_dict()
+    samplers.check(plan.sampler, plan.pruner, plan.space, len(plan.metrics), plan.n_trials)
+
+
+def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
+    """What tells a study from others, as plain values."""
+    identity: dict[str, Any] = {
+        "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
+        "metrics": list(plan.metrics),
+        "space": plan.space.to_dict(),
+        "split_hash": split.hash,
+        "seed": plan.seed,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return plain
+
+
+def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
+    """The study, made where it is not there yet."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with storage.exclusive():
+        made = optuna.create_study(
+            study_name=plan.study, storage=storage.optuna, directions=plan.directions, load_if_exists=True
+        )
+        there = made.user_attrs.get("recgraph")
+        if there is None:
+            made.set_user_attr("recgraph", identity)
+            default = plan.space.default()
+            if default is not None and plan.sampler != "grid" and not made.get_trials(deepcopy=False):
+                made.enqueue_trial(default)
+        elif there != identity:
+            different = [name for name in _IDENTITY if there.get(name) != identity[name]]
+            raise ValueError(
+                f"study {plan.study!r} exists with another {', '.join(different)}; "
+                f"go on with the same ones, or give the new study another name (--study)"
+            )
+        made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return load_study(plan, storage)
+
+
+def _claim(plan: Plan, identity: Mapping[str, Any]) -> None:
+    """Write what the folder is of, or check that it is of this study."""
+    if plan.folder is None:
+        return
+    path = plan.folder / "study.json"
+    if path.exists():
+        name = json.loads(path.read_text(encoding="utf-8"))["study"]
+        if name != plan.study:
+            raise ValueError(f"{plan.folder} holds the study {name!r}; give another folder to {plan.study!r}")
+        return
+    if plan.folder.exists() and any(plan.folder.iterdir()):
+        raise ValueError(f"{plan.folder} exists and holds no study; give an empty or new folder")
+    replace_text(json.dumps({"study": plan.study, **identity}, indent=1), path)
+
+
+def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int) -> None:
+    if trials.counts().finished >= plan.n_trials:
+        return
+    if plan.folder is None:
+        work(plan, trials, closed(split), "one")
+        return
+    folder = plan.folder / "split"
+    if not (folder / "split.json").exists():
+        save_closed(split, folder)
+    if workers == 1:
+        work(plan, trials, load_closed(folder), "one")
+    else:
+        Team(plan, trials, folder, workers).run()

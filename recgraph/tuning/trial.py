@@ -1,0 +1,164 @@
+"""One trial: the same training as ``recgraph train``, watched epoch by epoch, without test data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recgraph import experiment
+from recgraph.data.sealing import without_test_data
+from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.evaluator import evaluate, split_metric
+from recgraph.run import Run
+from recgraph.train.observers import Observer
+from recgraph.tuning.lease import Lease, Orphan
+from recgraph.tuning.plan import SECONDS, Plan
+from recgraph.tuning.wilcoxon import blocks_of_users
+
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.trial import FrozenTrial
+
+__all__ = ["LeaseLost", "fit", "folder_of", "objective_values"]
+
+# What a training leaves that is only of use to go on with it: weights are made again for the best configuration.
+_HEAVY = ("checkpoints", "bundle", "best.safetensors")
+
+
+class LeaseLost(RuntimeError):
+    """Others hold this worker's trial for lost and have replaced it."""
+
+
+class Reporter(Observer):
+    """Reports each validation to the study, and ends the training where the pruner, or whoever asked for it, says so.
+
+    It ends it at the start of the next epoch, when all other observers have seen the last one.
+    """
+
+    def __init__(self, trial: Trial, metric: str, prunes: bool, lease: Lease, orphan: Orphan) -> None:
+        self._trial, self._metric, self._prunes, self._lease, self._orphan = trial, metric, prunes, lease, orphan
+        # of a trial that goes on where a lost one stopped
+        self._reported = set(trial.storage.get_trial(trial._trial_id).intermediate_values)
+        self._pruned_at: int | None = None
+
+    def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
+        import optuna
+
+        if self._pruned_at is not None:
+            raise optuna.TrialPruned(f"pruned after epoch {self._pruned_at}")
+        if self._lease.lost:
+            raise LeaseLost
+
+    def advance(self) -> None:
+        if self._orphan.is_one:  # as if Ctrl-C had been pressed: the trainer saves and stops
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        if not self._prunes or self._metric not in row:
+            return
+        epoch = int(row["epoch"])
+        try:
+            if epoch not in self._reported:
+                self._trial.report(float(row[self._metric]), epoch)
+            if self._trial.should_prune():
+                self._pruned_at = epoch
+        except UpdateFinishedTrialError:
+            raise LeaseLost from None
+
+
+def folder_of(plan: Plan, trial: FrozenTrial) -> Path | None:
+    """Where a trial is kept. One that goes on where a lost one stopped keeps the folder of that."""
+    if plan.folder is None:
+        return None
+    return plan.folder / "trials" / f"{int(trial.system_attrs.get('failed_trial', trial.number)):04d}"
+
+
+def fit(
+    plan: Plan,
+    settings: Mapping[str, Any],
+    split: Split | SealedSplit,
+    seed: int,
+    folder: Path | None,
+    observers: tuple[Observer, ...] = (),
+) -> Run:
+    """Fit one configuration; a folder that holds an unfinished training of it is gone on with."""
+    shared = plan.space.shared(settings)
+    training = {**shared.get("training", {}), "metric": plan.selecting} if plan.is_trained else {}
+    if folder is not None and folder.exists() and not (folder / "config.json").exists():
+        shutil.rmtree(folder)  # ended before it began
+    return experiment.fit(
+        plan.model(**shared["model"]),
+        split,
+        seed=seed,
+        out=folder,
+        device=plan.device,
+        resume=folder is not None and folder.exists(),
+        progress=False,
+        observers=observers,
+        **training,
+    )
+
+
+def run_trial(plan: Plan, trial: Trial, settings: Mapping[str, Any], split: SealedSplit, lease: Lease) -> list[float]:
+    """Train a trial's configuration.
+
+    Returns:
+        A value for each objective.
+
+    Raises:
+        TrialPruned: the pruner ended it.
+        SealedTestError: something reached for test data.
+        LeaseLost: the trial is no longer ours.
+    """
+    by_epoch = plan.pruner not in ("none", "wilcoxon")
+    reporter = Reporter(trial, plan.selecting, by_epoch, lease, Orphan())
+    folder = folder_of(plan, trial.storage.get_trial(trial._trial_id))
+    with without_test_data("a trial of a study runs"):
+        run = fit(plan, settings, split, plan.seed, folder, (reporter,))
+        if plan.pruner == "wilcoxon":
+            blocks_of_users(trial, run, split, plan.selecting, plan.seed)
+        if plan.objective is not None:
+            found = plan.objective(run)
+            return [float(value) for value in ([found] if not isinstance(found, Sequence) else found)]
+        return objective_values(plan, run, split)
+
+
+def objective_values(plan: Plan, run: Run, split: SealedSplit) -> list[float]:
+    """The objectives of a fitted run: of its best epoch on the validation part, and its cost."""
+    best = run.record.get("best_epoch")
+    if best is not None:
+        measured = dict(run.history[best - 1])
+    else:
+        measured = _validate(plan, run, split)
+    missing = [metric for metric in plan.metrics if metric not in measured and metric != SECONDS]
+    if missing:
+        raise ValueError(f"metric {missing[0]!r} is not measured; there are {', '.join(sorted(measured))}, {SECONDS}")
+    measured[SECONDS] = run.record["cost"]["seconds"]
+    return [float(measured[metric]) for metric in plan.metrics]
+
+
+def _validate(plan: Plan, run: Run, split: SealedSplit) -> dict[str, float]:
+    wanted = [split_metric(metric) for metric in plan.metrics if metric != SECONDS]
+    if not wanted:
+        return {}
+    names, cutoffs = zip(*wanted, strict=True)
+    seen = run.record["training"]["select_seen"]
+    found = evaluate(run.model, split.valid, seen=(seen,), cutoffs=cutoffs, metrics=tuple(dict.fromkeys(names)))
+    return found[0].metrics
+
+
+def tidy(folder: Path | None) -> None:
+    """Remove what a finished trial needs no more; its log, its record and its configuration stay."""
+    for name in _HEAVY if folder is not None else ():
+        assert folder is not None
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,126 @@
+"""A worker: takes trials of a study until all are finished. ``python -m recgraph.tuning.worker`` reads its orders."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from recgraph.config import ConfigError
+from recgraph.data.files import replace_text
+from recgraph.data.split import SealedSplit
+from recgraph.train.trainer import NonFiniteLoss
+from recgraph.tuning.lease import Lease, Orphan
+from recgraph.tuning.plan import Plan
+from recgraph.tuning.samplers import make_pruner
+from recgraph.tuning.storage import StudyStorage, open_storage
+from recgraph.tuning.trial import LeaseLost, folder_of, run_trial, tidy
+from recgraph.tuning.trials import Trials
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+__all__ = ["load_study", "work"]
+
+_POLL = 0.5
+#: exit codes of a worker: its work is done, it failed, it was interrupted
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+
+
+def load_study(plan: Plan, storage: StudyStorage) -> Study:
+    """The study of a plan, which must be there."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner = make_pruner(plan.pruner, plan.max_epochs)
+    return optuna.load_study(study_name=plan.study, storage=storage.optuna, pruner=pruner)
+
+
+def work(plan: Plan, trials: Trials, split: SealedSplit, name: str) -> None:
+    """Run trials until the study has its number of finished ones.
+
+    Raises:
+        KeyboardInterrupt: the trial's training was saved and its parameters wait in the queue.
+        Exception: an error that is not the configuration's fault; its trial has failed.
+    """
+    orphan = Orphan()
+    while trials.counts().finished < plan.n_trials:
+        taken = trials.next(name)
+        if taken is not None:
+            _run(plan, trials, *taken, split)
+        elif orphan.is_one:
+            raise KeyboardInterrupt
+        else:
+            time.sleep(_POLL)
+
+
+def _run(plan: Plan, trials: Trials, trial: Trial, lease: Lease, split: SealedSplit) -> None:
+    """Run one trial and tell how it ended."""
+    import optuna
+    from optuna.trial import TrialState
+
+    values = None
+    try:
+        settings = plan.space.settings(trial.params)
+        with lease:
+            values = run_trial(plan, trial, settings, split, lease)
+        state, reason = TrialState.COMPLETE, ""
+    except (optuna.TrialPruned, NonFiniteLoss, ConfigError, MemoryError, torch.OutOfMemoryError) as error:
+        # a configuration that is worse, diverges, cannot be or does not fit
+        state, reason = TrialState.PRUNED, f"{error}" or type(error).__name__
+    except LeaseLost:
+        return
+    except KeyboardInterrupt:
+        trials.give_back(trial, "interrupted")
+        raise
+    except Exception as error:
+        trials.tell(trial, TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
+        raise
+    if trials.tell(trial, state, values, reason):
+        _describe(plan, trials, trial)
+
+
+def _describe(plan: Plan, trials: Trials, trial: Trial) -> None:
+    """Write ``trial.json`` into a finished trial's folder and take out what is only of use while it runs."""
+    frozen = trials.storage.optuna.get_trial(trial._trial_id)
+    folder = folder_of(plan, frozen)
+    if folder is None:
+        return
+    tidy(folder)
+    told: dict[str, Any] = {
+        "study": plan.study,
+        "number": frozen.number,
+        "state": frozen.state.name.lower(),
+        "values": dict(zip(plan.metrics, frozen.values, strict=False)) if frozen.values else None,
+        "params": frozen.params,
+        "reason": frozen.user_attrs.get("reason", ""),
+    }
+    replace_text(json.dumps(told, indent=1), folder / "trial.json")
+
+
+def main() -> int:
+    """A worker process: one JSON object with its orders on stdin, nothing on stdout, its troubles on stderr."""
+    from recgraph.data.closed import load_closed
+
+    orders = json.load(sys.stdin)
+    try:
+        plan = Plan.from_dict(orders["plan"])
+        storage = open_storage(orders["storage"])
+        trials = Trials(load_study(plan, storage), storage, plan)
+        work(plan, trials, load_closed(Path(orders["split"])), orders["name"])
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        replace_text(f"{type(error).__name__}: {error}", Path(orders["trouble"]))
+        return FAILED
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
