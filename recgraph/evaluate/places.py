@@ -6,6 +6,8 @@ is compared with the others by counting, so that ties are known exactly and no c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -19,19 +21,27 @@ _AT_ONCE = 1 << 24
 _NEVER = float("nan")
 
 
-def scores_of(catalogue: Catalogue, queries: Tensor, items: Ragged) -> Tensor:
-    """[T]: the scores of B rows of items, as the ranking sees them; NaN for items that the catalogue leaves out."""
-    queries = exact_enough(queries.detach())
-    columns = catalogue.position[items.values]
-    found = queries.new_full((items.values.numel(),), _NEVER)
-    for first in range(0, items.n_rows, catalogue.rows):
-        last = min(first + catalogue.rows, items.n_rows)
-        mine = slice(int(items.offsets[first]), int(items.offsets[last]))
-        rows, places = items.rows[mine] - first, columns[mine]
-        for start, block, _ in catalogue.blocks(queries[first:last]):
-            here = ((places >= start) & (places < start + block.shape[1])).nonzero().flatten()
-            found[mine.start + here] = block[rows[here], places[here] - start]
-    return found
+@dataclass
+class _Pairs:
+    """Items of some users, with their columns and, once they are found, their scores.
+
+    Attributes:
+        rows, columns: [T] int64; the column is -1 for an item that the catalogue leaves out.
+        scores: [T], NaN until found.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    scores: Tensor
+
+    @classmethod
+    def of(cls, columns: Ragged, like: Tensor) -> _Pairs:
+        return cls(columns.rows, columns.values, like.new_full((columns.values.numel(),), _NEVER))
+
+    def find(self, start: int, block: Tensor) -> None:
+        """Read the scores that a block of columns holds."""
+        here = ((self.columns >= start) & (self.columns < start + block.shape[1])).nonzero().flatten()
+        self.scores[here] = block[self.rows[here], self.columns[here] - start]
 
 
 @torch.no_grad()
@@ -49,34 +59,45 @@ def places_of(
     Returns:
         convention -> places, with the counts on the device of the catalogue.
     """
-    own, columns = scores_of(catalogue, queries, relevant), catalogue.position[relevant.values]
     queries = exact_enough(queries.detach())
+    columns = relevant.with_values(catalogue.position[relevant.values])
     gone = _unique(seen, catalogue) if seen is not None and "exclude" in conventions else None
-    counts = {name: own.new_zeros((3, own.numel()), dtype=torch.int64) for name in conventions}
+    barred = torch.zeros_like(columns.values, dtype=torch.bool)
+    if gone is not None:
+        keys = gone.rows * catalogue.width + gone.values
+        barred = torch.isin(columns.rows * catalogue.width + columns.values, keys)
+    counts, out = [], []
     for first in range(0, relevant.n_rows, catalogue.rows):
-        last = min(first + catalogue.rows, relevant.n_rows)
-        mine = slice(int(relevant.offsets[first]), int(relevant.offsets[last]))
-        pairs = relevant.rows[mine] - first, own[mine], columns[mine]
-        for start, block, filled in catalogue.blocks(queries[first:last]):
+        index = torch.arange(first, min(first + catalogue.rows, relevant.n_rows), device=catalogue.device)
+        tile = queries[index]
+        pairs = _Pairs.of(columns.take(index), queries)
+        seen_pairs = None if gone is None else _Pairs.of(gone.take(index), queries)
+        # one block is computed once, several twice: scores must be known before they can be compared
+        held = list(catalogue.blocks(tile)) if catalogue.n_blocks == 1 else None
+        for start, block, _ in held or catalogue.blocks(tile):
+            for known in filter(None, (pairs, seen_pairs)):
+                known.find(start, block)
+        total = torch.zeros((3, pairs.rows.numel()), dtype=torch.int64, device=catalogue.device)
+        for start, block, filled in held or catalogue.blocks(tile):
             block[:, filled:] = _NEVER
             names = torch.arange(start, start + block.shape[1], device=block.device)
-            if "keep" in conventions:
-                counts["keep"][:, mine] += _count(block, names, *pairs)
-            if gone is not None:
-                out = slice(int(gone.offsets[first]), int(gone.offsets[last]))
-                here = ((gone.values[out] >= start) & (gone.values[out] < start + block.shape[1])).nonzero().flatten()
-                block[gone.rows[out][here] - first, gone.values[out][here] - start] = _NEVER
-                counts["exclude"][:, mine] += _count(block, names, *pairs)
-    n_all = torch.full_like(relevant.lengths, catalogue.order.numel())
-    places = {}
-    for name, (above, equal, before) in counts.items():
-        reachable, n_candidates = columns >= 0, n_all
-        if name == "exclude" and gone is not None:
-            width = catalogue.width
-            barred = torch.isin(relevant.rows * width + columns, gone.rows * width + gone.values)
-            reachable, n_candidates = reachable & ~barred, n_all - gone.lengths
-        places[name] = Places(relevant.with_values(above), equal, before, reachable, n_candidates)
-    return places
+            itself = (pairs.columns >= start) & (pairs.columns < start + block.shape[1])
+            total += _count(block, names, pairs, itself)
+        counts.append(total)
+        if gone is not None and seen_pairs is not None:
+            own = gone.take(index)
+            table, names = own.with_values(seen_pairs.scores).to_padded(fill=_NEVER), own.to_padded(fill=-1)
+            mine = slice(int(relevant.offsets[first]), int(relevant.offsets[first + len(index)]))
+            out.append(_count(table, names, pairs, barred[mine]))
+    reachable, n_all = columns.values >= 0, torch.full_like(relevant.lengths, catalogue.order.numel())
+    everywhere = torch.cat(counts, 1)
+    above, equal, before = everywhere
+    places = {"keep": Places(relevant.with_values(above), equal, before, reachable, n_all)}
+    if gone is not None:
+        above, equal, before = everywhere - torch.cat(out, 1)
+        n_left = n_all - gone.lengths
+        places["exclude"] = Places(relevant.with_values(above), equal, before, reachable & ~barred, n_left)
+    return {name: places[name] for name in conventions}
 
 
 @torch.no_grad()
@@ -96,7 +117,7 @@ def among(
     Raises:
         ValueError: a score is NaN.
     """
-    scores, columns = scores_of(catalogue, queries, candidates), catalogue.position[candidates.values]
+    scores, columns = _scores_of(catalogue, queries, candidates), catalogue.position[candidates.values]
     if bool(scores.isnan().any()):
         row = int(candidates.rows[scores.isnan()][0])
         who = f"row {row}" if users is None else f"user index {int(users[row])}"
@@ -110,32 +131,51 @@ def among(
     wanted = relevant.rows * catalogue.width + own_columns
     at = torch.searchsorted(keys, wanted).clamp(max=max(keys.numel() - 1, 0))
     reachable = keys[at] == wanted if keys.numel() else torch.zeros_like(wanted, dtype=torch.bool)
-    own = scores.new_full((wanted.numel(),), _NEVER)
-    own[reachable] = scores[order[at[reachable]]]
+    pairs = _Pairs.of(relevant.with_values(own_columns), scores)
+    pairs.scores[reachable] = scores[order[at[reachable]]]
     block = candidates.with_values(scores).to_padded(fill=_NEVER)
-    above, equal, before = _count(block, table, relevant.rows, own, own_columns)
+    above, equal, before = _count(block, table, pairs, reachable)
     return lists, Places(relevant.with_values(above), equal, before, reachable, candidates.lengths)
 
 
-def _count(block: Tensor, names: Tensor, rows: Tensor, own: Tensor, columns: Tensor) -> Tensor:
+def _scores_of(catalogue: Catalogue, queries: Tensor, items: Ragged) -> Tensor:
+    """[T]: the scores of B rows of items, as the ranking sees them; NaN for items that the catalogue leaves out."""
+    queries = exact_enough(queries.detach())
+    columns = items.with_values(catalogue.position[items.values])
+    found = []
+    for first in range(0, items.n_rows, catalogue.rows):
+        index = torch.arange(first, min(first + catalogue.rows, items.n_rows), device=catalogue.device)
+        pairs = _Pairs.of(columns.take(index), queries)
+        for start, block, _ in catalogue.blocks(queries[index]):
+            pairs.find(start, block)
+        found.append(pairs.scores)
+    return torch.cat(found)
+
+
+def _count(block: Tensor, names: Tensor, pairs: _Pairs, itself: Tensor) -> Tensor:
     """[3, T] int64: candidates of a block above, equal, and equal but listed before, for each relevant item.
 
     Args:
         block: [R, W] scores, NaN where there is no candidate.
         names: [W] or [R, W], the columns that the block holds.
-        rows, own, columns: [T], the relevant items: row of the block, score, column.
+        itself: [T] bool, whether the block holds the item itself.
     """
-    counts = torch.zeros((3, rows.numel()), dtype=torch.int64, device=block.device)
-    step = max(_AT_ONCE // max(block.shape[1], 1), 1)
-    for start in range(0, rows.numel(), step):
+    width = block.shape[1]
+    counts = torch.zeros((3, pairs.rows.numel()), dtype=torch.int64, device=block.device)
+    step = max(_AT_ONCE // max(width, 1), 1)
+    # comparisons written as floats and summed by a product are several times as fast as sums of booleans, and exact:
+    # a block has fewer than 2^24 columns
+    ones = torch.ones(width, dtype=torch.float32, device=block.device)
+    for start in range(0, pairs.rows.numel(), step):
         part = slice(start, start + step)
-        scores, mine = block[rows[part]], own[part, None]
-        same = scores == mine
-        counts[0, part] = (scores > mine).sum(1)
-        counts[1, part] = same.sum(1)
-        tied = (counts[1, part] > 0).nonzero().flatten()
-        there = names if names.dim() == 1 else names[rows[part][tied]]
-        counts[2, start + tied] = (same[tied] & (there < columns[part][tied, None])).sum(1)
+        rows, mine = pairs.rows[part], pairs.scores[part, None]
+        scores = block if len(rows) == len(block) and bool((rows[1:] > rows[:-1]).all()) else block[rows]
+        result = torch.empty(scores.shape, dtype=torch.float32, device=block.device)
+        counts[0, part] = (torch.gt(scores, mine, out=result) @ ones).long()
+        counts[1, part] = (torch.eq(scores, mine, out=result) @ ones).long()
+        tied = (counts[1, part] > itself[part].long()).nonzero().flatten()
+        there = names if names.dim() == 1 else names[rows[tied]]
+        counts[2, start + tied] = ((scores[tied] == mine[tied]) & (there < pairs.columns[part][tied, None])).sum(1)
     return counts
 
 

@@ -124,6 +124,7 @@ class Catalogue:
         self._chunk = max(_up(-(-order.numel() // n_chunks), BLOCK), _up(k + 1, BLOCK))
         self.width = max(_up(order.numel(), self._chunk), self._chunk)
         self._block = min(_up(block_items or BLOCK_ITEMS, self._chunk), self.width)
+        self.n_blocks = -(-self.width // self._block)
         self._vectors = None if item_vectors is None else self._lay_out(item_vectors)
         self._buffer: Tensor | None = None
 

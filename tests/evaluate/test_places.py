@@ -1,0 +1,295 @@
+"""Places, expectations over ties, candidates and conventions through ``evaluate``, against slow oracles."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.data.batch import Query
+from recgraph.data.part import Cases, Part
+from recgraph.evaluate import Protocol, evaluate, topk
+from recgraph.evaluate.candidates import sample_candidates
+from recgraph.evaluate.metrics.base import RankedHits
+from recgraph.evaluate.topk import tie_order
+from recgraph.sparse.ragged import Ragged
+
+TIE_METRICS = [name for name in registry.names("metric") if registry.load("metric", name)().expects]
+
+
+class Scores:
+    has_vectors = False
+
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = scores
+
+    def score(self, query: Query) -> Tensor:
+        return self.scores[query.users]
+
+    def encode_users(self, query: Query) -> Tensor:
+        raise AssertionError
+
+    def encode_items(self) -> Tensor:
+        raise AssertionError
+
+
+class Vectors(Scores):
+    has_vectors = True
+
+    def __init__(self, users: Tensor, items: Tensor) -> None:
+        self.users, self.items = users, items
+
+    def encode_users(self, query: Query) -> Tensor:
+        return self.users[query.users]
+
+    def encode_items(self) -> Tensor:
+        return self.items
+
+
+def random_cases(n_users: int, n_items: int, seed: int = 0, most: int = 5) -> Cases:
+    rng = np.random.default_rng(seed)
+    rows = [rng.permutation(n_items)[: rng.integers(2, 12)].tolist() for _ in range(n_users)]
+    cut = [int(rng.integers(1, min(most, len(row) - 1) + 1)) for row in rows]
+    history = [row[n:] for row, n in zip(rows, cut, strict=True)]
+    history[1] = [rows[1][0], *history[1]]  # an unreachable item
+    truth = [row[:n] for row, n in zip(rows, cut, strict=True)]
+    return Cases(torch.arange(n_users), Ragged.from_lists(history), Ragged.from_lists(truth), n_items)
+
+
+def auc(scores: Tensor, relevant: set[int], candidates: list[int]) -> float:
+    others = [float(scores[item]) for item in candidates if item not in relevant]
+    won = 0.0
+    for item in relevant & set(candidates):
+        own = float(scores[item])
+        won += sum((own > other) + 0.5 * (own == other) for other in others)
+    return won / (len(relevant) * len(others))
+
+
+@pytest.mark.parametrize("block_items", [None, 64])
+def test_auc_and_r_precision_of_all_items(block_items: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "CHUNK", 64)
+    cases = random_cases(300, 250)
+    scores = (2 * torch.randn(300, 250, generator=torch.Generator().manual_seed(1))).round()
+    results = evaluate(Scores(scores), cases, metrics=("auc", "r_precision"), cutoffs=(1,), block_items=block_items)
+    place = np.empty(250)
+    place[tie_order(250, 0).numpy()] = np.arange(250)
+    for seen in ("keep", "exclude"):
+        for row in range(300):
+            truth, known = set(cases.truth.row(row).tolist()), set(cases.history.row(row).tolist())
+            candidates = [item for item in range(250) if not (seen == "exclude" and item in known)]
+            assert results[seen].per_user["auc"][row] == pytest.approx(auc(scores[row], truth, candidates), abs=1e-12)
+            best = sorted(candidates, key=lambda item, row=row: (-float(scores[row, item]), place[item]))[: len(truth)]
+            found = len(truth & set(best)) / len(truth)
+            assert results[seen].per_user["r_precision"][row] == pytest.approx(found)
+
+
+def test_auc_equals_scikit_learn() -> None:
+    roc_auc_score = pytest.importorskip("sklearn.metrics").roc_auc_score
+    cases = random_cases(40, 60)
+    scores = torch.randn(40, 60, generator=torch.Generator().manual_seed(1)).round()
+    values = evaluate(Scores(scores), cases, metrics=["auc"])["keep"].per_user["auc"]
+    for row in range(40):
+        label = np.zeros(60)
+        label[cases.truth.row(row).numpy()] = 1
+        assert values[row] == pytest.approx(roc_auc_score(label, scores[row].numpy()))
+
+
+def test_vectors_in_blocks_give_the_same_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    model = Vectors(torch.randn(400, 8, generator=generator), torch.randn(3000, 8, generator=generator))
+    model.items[100:200] = model.items[300:400]
+    cases = random_cases(400, 3000)
+    options = {"metrics": ("auc", "ndcg", "r_precision"), "ties": "expectation"}
+    whole, cut = evaluate(model, cases, **options), evaluate(model, cases, **options, block_items=1024, batch_size=1)
+    for one, other in zip(whole, cut, strict=True):
+        assert all(np.array_equal(values, other.per_user[name]) for name, values in one.per_user.items())
+
+
+@pytest.mark.parametrize("name", TIE_METRICS)
+def test_the_expectation_is_the_mean_over_all_orders(name: str) -> None:
+    # groups of 1, 3, 2 and 1 tied items: 12 orders
+    scores = torch.tensor([[4.0, 3, 3, 3, 2, 2, 1]])
+    groups = ([0], [1, 2, 3], [4, 5], [6])
+    metric = registry.load("metric", name)()
+    for relevant in ([1], [1, 2], [0, 3, 4], [2, 5, 6], [0, 1, 2, 3, 4, 5]):
+        cases = Cases(torch.tensor([0]), Ragged.from_lists([[]]), Ragged.from_lists([relevant]), 7)
+        result = evaluate(
+            Scores(scores), cases, seen=("keep",), cutoffs=(1, 2, 4, 7), metrics=[name], ties="expectation"
+        )
+        orders = [
+            [*groups[0], *middle, *next_, 6] for middle in permutations(groups[1]) for next_ in permutations(groups[2])
+        ]
+        hits = torch.tensor([[item in relevant for item in order] for order in orders])
+        every = RankedHits(hits, torch.full((12,), len(relevant)))
+        if name == "auc":
+            expected = auc(scores[0], set(relevant), list(range(7)))
+            assert result[0]["auc"] == pytest.approx(expected)
+            continue
+        for k in (1, 2, 4, 7) if metric.cut else (None,):
+            label = f"{metric.name}@{k}" if metric.cut else metric.name
+            assert result[0][label] == pytest.approx(float(metric(every, k).mean()), abs=1e-12), (relevant, k)
+
+
+def test_without_ties_the_expectation_changes_nothing() -> None:
+    cases = random_cases(100, 80)
+    model = Scores(torch.randn(100, 80, generator=torch.Generator().manual_seed(4)))
+    metrics = [name for name in TIE_METRICS if not registry.load("metric", name)().needs]
+    both = evaluate(
+        model, cases, metrics=metrics, protocols=[Protocol(), Protocol(ties="expectation"), Protocol(seen="exclude"),
+                                                  Protocol(seen="exclude", ties="expectation")]
+    )  # fmt: skip
+    for one, other in ((both[0], both[1]), (both[2], both[3])):
+        assert one.hash != other.hash
+        for name, values in one.per_user.items():
+            np.testing.assert_allclose(values, other.per_user[name], rtol=1e-12, atol=1e-15, err_msg=name)
+
+
+def test_a_constant_scorer_is_exactly_at_chance() -> None:
+    n_users, n_items, k = 50, 40, 10
+    rng = np.random.default_rng(0)
+    truth = Ragged.from_lists([rng.permutation(n_items)[: 1 + user % 4].tolist() for user in range(n_users)])
+    cases = Cases(torch.arange(n_users), Ragged.from_lists([[]] * n_users), truth, n_items)
+    constant = Scores(torch.zeros(n_users, n_items))
+    result = evaluate(constant, cases, seen=("keep",), cutoffs=(k,), metrics=TIE_METRICS, ties="expectation")[0]
+    # the chance of a hit is the same at every place; the mean of the permutations over many seeds comes to the same
+    assert result[f"recall@{k}"] == pytest.approx(k / n_items)
+    assert result[f"precision@{k}"] == pytest.approx(float(truth.lengths.double().mean()) / n_items)
+    assert result["auc"] == pytest.approx(0.5)
+    draws = [
+        evaluate(constant, cases, seen=("keep",), cutoffs=(k,), metrics=TIE_METRICS, tie_seed=seed)[0].metrics
+        for seed in range(40)
+    ]
+    for name, value in result.metrics.items():
+        drawn = np.array([metrics[name] for metrics in draws])
+        assert abs(drawn.mean() - value) < 4.5 * drawn.std() / np.sqrt(len(drawn)) + 1e-12, name
+
+
+def test_a_perfect_scorer_is_one_in_every_accuracy_metric() -> None:
+    cases = random_cases(60, 50, most=3)
+    cases = Cases(cases.users, Ragged.from_lists([[]] * 60), cases.truth, 50)
+    scores = torch.zeros(60, 50)
+    scores[cases.truth.rows, cases.truth.values] = 1
+    part = Part(cases.truth, 50)
+    names = ["recall", "hit_rate", "ndcg", "mrr", "map", "rbp", "ncrr", "r_precision", "auc", "stratified_recall"]
+    result = evaluate(Scores(scores), cases, seen=("keep",), cutoffs=(5,), metrics=names, fit_part=part)[0]
+    assert result.metrics == pytest.approx(dict.fromkeys(result.metrics, 1.0))
+
+
+def lists_of(cases: Cases, n: int) -> Ragged:
+    rng = np.random.default_rng(5)
+    return Ragged.from_lists(
+        [list({*row, *rng.integers(0, cases.n_items, n).tolist()}) for row in cases.truth.to_lists()]
+    )
+
+
+@pytest.mark.parametrize("seen", ["keep", "exclude"])
+@pytest.mark.parametrize("ties", ["seeded permutation", "expectation"])
+def test_own_candidates_are_what_barring_the_others_gives(seen: str, ties: str) -> None:
+    cases = random_cases(300, 200)
+    scores = torch.randn(300, 200, generator=torch.Generator().manual_seed(6)).round()
+    lists = lists_of(cases, 30)
+    metrics = ("ndcg", "mrr", "auc", "r_precision")
+    protocol = Protocol(seen=seen, ties=ties, candidates="lists")
+    own = evaluate(Scores(scores), cases, protocols=[protocol], candidate_lists=lists, metrics=metrics)[0]
+    barred = torch.ones(300, 200, dtype=torch.bool)
+    barred[lists.rows, lists.values] = False
+    if seen == "exclude":
+        barred[cases.history.rows, cases.history.values] = True
+    gone = Ragged.from_lists([row.nonzero().flatten().tolist() for row in barred])
+    other = Cases(cases.users, gone, cases.truth, 200)
+    wanted = evaluate(Scores(scores), other, protocols=[Protocol(seen="exclude", ties=ties)], metrics=metrics)[0]
+    for name, values in own.per_user.items():
+        np.testing.assert_allclose(values, wanted.per_user[name], rtol=1e-12, err_msg=name)
+    assert own.protocol.candidate_hash
+    assert own.n_unreachable_users == wanted.n_unreachable_users
+
+
+def test_sampled_candidates() -> None:
+    cases = random_cases(200, 300)
+    drawn = sample_candidates(cases, 20, seed=1)
+    for row in range(200):
+        items, truth = drawn.row(row).tolist(), set(cases.truth.row(row).tolist())
+        assert len(items) == len(set(items)) == 20 + len(truth)
+        assert truth <= set(items)
+        assert not (set(items) - truth) & set(cases.history.row(row).tolist())
+    some = Cases(cases.users[5:9], cases.history.take(cases.users[5:9]), cases.truth.take(cases.users[5:9]), 300)
+    assert sample_candidates(some, 20, seed=1).to_lists() == drawn.to_lists()[5:9]
+    assert sample_candidates(cases, 20, seed=2).to_lists() != drawn.to_lists()
+    few = sample_candidates(cases, 1000, seed=1)
+    known = [len(set(cases.truth.row(row).tolist()) | set(cases.history.row(row).tolist())) for row in range(200)]
+    assert (few.lengths - cases.truth.lengths).tolist() == [300 - n for n in known]
+    every = torch.bincount(drawn.values, minlength=300).double()
+    assert every.min() > 0
+
+
+def test_protocols_of_all_kinds_share_a_pass() -> None:
+    cases = random_cases(100, 150)
+    model = Scores(torch.randn(100, 150, generator=torch.Generator().manual_seed(7)))
+    protocols = [
+        Protocol(),
+        Protocol(seen="exclude"),
+        Protocol(candidates="sampled", n_candidates=20),
+        Protocol(candidates="sampled", n_candidates=20, candidate_seed=0),
+        Protocol(candidates="sampled", n_candidates=20, candidate_seed=1),
+        Protocol(convention="rectools"),
+        Protocol(ties="expectation", cutoffs=(3,)),
+    ]
+    results = evaluate(model, cases, protocols=protocols)
+    assert len({result.hash for result in results}) == 6
+    assert results[2].hash == results[3].hash
+    assert results[2]["ndcg@10"] > results[0]["ndcg@10"]
+    assert results[5]["map@10"] <= results[0]["map@10"]
+    assert evaluate(model, cases, protocols=[protocols[4]])[0].metrics == results[4].metrics
+
+
+def test_metrics_of_lists_need_what_they_read() -> None:
+    cases = random_cases(30, 60)
+    model = Scores(torch.randn(30, 60, generator=torch.Generator().manual_seed(8)))
+    part = Part(cases.history, 60)
+    names = ["catalogue_coverage", "gini", "average_popularity", "novelty", "new_items", "intra_list_diversity"]
+    results = evaluate(model, cases, metrics=names, cutoffs=(5,), fit_part=part, features=torch.rand(60, 4))
+    assert results["exclude"]["new_items@5"] == 1
+    assert results["keep"]["new_items@5"] < 1
+    assert "gini@5" in str(results)
+    assert "gini@5" not in results["keep"].per_user
+    with pytest.raises(ValueError, match="needs counts"):
+        evaluate(model, cases, metrics=["novelty"])
+    with pytest.raises(ValueError, match="no expectation over tied orders"):
+        evaluate(model, cases, metrics=["gini"], ties="expectation")
+    with pytest.raises(ValueError, match=r"features must be \[60, F\]"):
+        evaluate(model, cases, features=torch.rand(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"candidates": "sampled"}, "n_candidates must be given"),
+        ({"n_candidates": 5}, "n_candidates must be given"),
+        ({"candidate_seed": 5}, "candidate_seed is for"),
+        ({"convention": "other"}, "convention"),
+    ],
+)
+def test_protocols_that_make_no_sense(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Protocol.of(settings)
+
+
+def test_lists_that_do_not_fit() -> None:
+    cases, model = random_cases(3, 60), Scores(torch.randn(3, 60))
+    protocol = [Protocol(candidates="lists")]
+    for lists, message in (
+        (None, "candidate_lists must be given"),
+        ([[1]], "1 rows"),
+        ([[1], [60], [2]], "outside 0 to 59"),
+        ([[1], [2, 2], [2]], "twice"),
+    ):
+        rows = None if lists is None else Ragged.from_lists(lists)
+        with pytest.raises(ValueError, match=message):
+            evaluate(model, cases, protocols=protocol, candidate_lists=rows)
+    other = [Protocol(candidates="lists", candidate_hash="abc")]
+    with pytest.raises(ValueError, match="have the hash"):
+        evaluate(model, cases, protocols=other, candidate_lists=Ragged.from_lists([[1], [2], [3]]))
