@@ -3,58 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from collaborative_cases import CONTRASTIVE, NAMES, SPACE, first_batch, made, planted
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.config import ConfigError
-from recgraph.data.batch import PairBatch, Query
+from recgraph.data.batch import Query
 from recgraph.data.pairs import PairBatches
 from recgraph.data.part import Cases, Part
-from recgraph.encoders.lightgcn import LightGCN as Encoder
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.models.base import Space
-from recgraph.models.base_collaborative import CollaborativeModel
 from recgraph.models.bpr_mf import BPRMF
 from recgraph.models.lightgcn import LightGCN
-from recgraph.models.sgl import SGL
-from recgraph.models.simgcl import SimGCL
-from recgraph.models.xsimgcl import XSimGCL
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
-
-SPACE = Space(n_users=24, n_items=30)
-NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), CollaborativeModel)]
-CONTRASTIVE = ("sgl", "simgcl", "xsimgcl")
-
-
-def planted(n_groups: int = 3) -> tuple[Part, Cases]:
-    """Users and items of one group belong together: each user has 6 of its group's 10 items, 2 are to be found."""
-    g = torch.Generator().manual_seed(0)
-    rows, truth = [], []
-    for user in range(SPACE.n_users):
-        own = torch.arange(user % n_groups, SPACE.n_items, n_groups)[torch.randperm(10, generator=g)].tolist()
-        rows.append(own[:6])
-        truth.append(own[6:8])
-    history = Ragged.from_lists(rows)
-    cases = Cases(torch.arange(SPACE.n_users), history, Ragged.from_lists(truth), SPACE.n_items)
-    return Part(history, SPACE.n_items), cases
-
-
-def made(name: str, seed: int = 0, **settings: Any) -> CollaborativeModel:
-    model: CollaborativeModel = registry.load("model", name)(**{"hidden_dim": 16, **settings})
-    return model.build(SPACE, seed)
-
-
-def first_batch(model: CollaborativeModel, seed: int = 5, epoch: int = 0) -> PairBatch:
-    batch: PairBatch = next(model.batches(planted()[0], 32, Generators(seed)).epoch(epoch))
-    return batch
 
 
 def query(users: list[int], histories: list[list[int]]) -> Query:
@@ -134,125 +100,6 @@ def test_softmax_over_all_items_has_no_padding() -> None:
     users, items = torch.split(model.nodes(), [SPACE.n_users, SPACE.n_items])
     expected = F.cross_entropy(users[batch.users] @ items.T, batch.items)
     torch.testing.assert_close(model(batch, ["rec"])["rec"], expected)
-
-
-@pytest.mark.parametrize("candidates", ["batch", "all"])
-@pytest.mark.parametrize("name", CONTRASTIVE)
-def test_the_contrastive_term_is_infonce_of_users_and_items(name: str, candidates: str) -> None:
-    model = made(name, candidates=candidates, temperature=0.3).double()
-    assert isinstance(model, SGL | SimGCL)
-    batch = first_batch(model)
-    value = model(batch, ["cl"])["cl"]
-    twin = made(name, candidates=candidates, temperature=0.3).double()
-    assert isinstance(twin, SGL | SimGCL)
-    again = first_batch(twin)
-    if isinstance(twin, XSimGCL):
-        layers = twin._noisy_layers(again)[1:]
-        a, b = torch.stack(layers).mean(0), layers[0]
-    else:
-        a, b = twin._views(again)
-    expected = torch.zeros((), dtype=torch.float64)
-    for start, size, chosen in ((0, SPACE.n_users, batch.users), (SPACE.n_users, SPACE.n_items, batch.items)):
-        chosen = chosen.unique()
-        x, y = (F.normalize(view[start : start + size]) for view in (a, b))
-        if candidates == "batch":
-            expected = expected + F.cross_entropy(x[chosen] @ y[chosen].T / 0.3, torch.arange(len(chosen)))
-        else:
-            expected = expected + F.cross_entropy(x[chosen] @ y.T / 0.3, chosen)
-    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_negatives_can_be_weighted() -> None:
-    model = made("simgcl", weight="self_mask")
-    batch = first_batch(model)
-    model(batch, ["cl"])["cl"].backward()
-    assert model.embedding.weight.grad is not None
-    assert [key for key in model.state_dict() if "contrast" in key] == []
-
-
-# --- views ------------------------------------------------------------------------------------------
-
-
-def edge_set(encoder: Encoder, adjacency: Any) -> set[tuple[int, int]]:
-    upper = adjacency.rows < encoder.n_users
-    items = adjacency.indices[upper] - encoder.n_users
-    return set(zip(adjacency.rows[upper].tolist(), items.tolist(), strict=True))
-
-
-@pytest.mark.parametrize("view", ["edge_drop", "node_drop", "random_walk"])
-def test_views_of_sgl_are_subgraphs(view: str) -> None:
-    model = made("sgl", graph_view=view, drop_rate=0.3)
-    assert isinstance(model, SGL)
-    batch = first_batch(model)
-    encoder, views = model.encoder, model._subgraphs(batch)
-    whole = edge_set(encoder, encoder.adjacency())
-    assert len(views) == 2
-    for layers in views:
-        assert len(layers) == encoder.n_layers
-        for adjacency in layers:
-            kept = edge_set(encoder, adjacency)
-            assert kept < whole
-            there = adjacency.to_dense()
-            torch.testing.assert_close(there, there.T)
-            degrees = (there > 0).sum(1)
-            root = degrees.clamp(min=1).rsqrt()
-            torch.testing.assert_close(there, (there > 0) * root[:, None] * root)
-            if view == "node_drop":
-                gone = {user for user in range(SPACE.n_users) if not degrees[user]}
-                assert len(gone) >= int(0.3 * SPACE.n_users)
-                lost = whole - kept
-                items = {item for item in range(SPACE.n_items) if not degrees[SPACE.n_users + item]}
-                assert all(user in gone or item in items for user, item in lost)
-            else:
-                assert len(kept) == len(whole) - int(0.3 * len(whole))
-        different = len({frozenset(edge_set(encoder, adjacency)) for adjacency in layers})
-        assert different == (encoder.n_layers if view == "random_walk" else 1)
-    first, second = (edge_set(encoder, layers[0]) for layers in views)
-    assert first != second
-
-
-def test_views_of_sgl_are_drawn_once_an_epoch_and_depend_on_it_alone() -> None:
-    model = made("sgl")
-    assert isinstance(model, SGL)
-    batches = list(model.batches(planted()[0], 32, Generators(5)).epoch(1))
-    drawn = [model._subgraphs(batch) for batch in batches]
-    assert all(views is drawn[0] for views in drawn)
-    resumed = made("sgl", seed=3)
-    assert isinstance(resumed, SGL)
-    again = resumed._subgraphs(first_batch(resumed, epoch=1))
-    other = resumed._subgraphs(first_batch(resumed, epoch=2))
-    assert torch.equal(again[0][0].indices, drawn[0][0][0].indices)
-    assert edge_set(resumed.encoder, again[0][0]) != edge_set(resumed.encoder, other[0][0])
-
-
-@pytest.mark.parametrize("name", ["simgcl", "xsimgcl"])
-def test_noise_has_its_length_and_stays_in_the_orthant(name: str) -> None:
-    model = made(name, noise=0.25, n_layers=1)
-    assert isinstance(model, SimGCL)
-    batch = first_batch(model)
-    clean = model.encoder.layers(model.embedding.weight)[1]
-    noisy = model._noisy_layers(batch)[1]
-    connected = clean.abs().sum(1) > 0
-    moved = (noisy - clean)[connected]
-    torch.testing.assert_close(moved.norm(dim=1), torch.full((len(moved),), 0.25))
-    assert bool((moved * clean[connected] >= 0).all())
-    model.eval()
-    torch.testing.assert_close(model.encode_items(), clean[SPACE.n_users :].detach())
-
-
-def test_xsimgcl_makes_one_propagation_for_all_terms(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = made("xsimgcl")
-    batch = first_batch(model)
-    calls = []
-    layers = Encoder.layers
-    monkeypatch.setattr(Encoder, "layers", lambda *args, **more: calls.append(1) or layers(*args, **more))
-    model(batch, ["rec", "l2", "cl"])
-    assert len(calls) == 1
-
-
-def test_a_contrasted_layer_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(ConfigError, match="contrast_layer = 3 must be at most n_layers = 2"):
-        XSimGCL(n_layers=2, contrast_layer=3)
 
 
 # --- ranking ----------------------------------------------------------------------------------------

@@ -1,0 +1,133 @@
+"""LightGCN with a contrastive task: the term, SGL's subgraphs, the noise of SimGCL and XSimGCL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from collaborative_cases import CONTRASTIVE, SPACE, first_batch, made, planted
+
+from recgraph.config import ConfigError
+from recgraph.encoders.lightgcn import LightGCN as Encoder
+from recgraph.models.sgl import SGL
+from recgraph.models.simgcl import SimGCL
+from recgraph.models.xsimgcl import XSimGCL
+from recgraph.rng import Generators
+
+
+@pytest.mark.parametrize("candidates", ["batch", "all"])
+@pytest.mark.parametrize("name", CONTRASTIVE)
+def test_the_contrastive_term_is_infonce_of_users_and_items(name: str, candidates: str) -> None:
+    model = made(name, candidates=candidates, temperature=0.3).double()
+    assert isinstance(model, SGL | SimGCL)
+    batch = first_batch(model)
+    value = model(batch, ["cl"])["cl"]
+    twin = made(name, candidates=candidates, temperature=0.3).double()
+    assert isinstance(twin, SGL | SimGCL)
+    again = first_batch(twin)
+    if isinstance(twin, XSimGCL):
+        layers = twin._noisy_layers(again)[1:]
+        a, b = torch.stack(layers).mean(0), layers[0]
+    else:
+        a, b = twin._views(again)
+    expected = torch.zeros((), dtype=torch.float64)
+    for start, size, chosen in ((0, SPACE.n_users, batch.users), (SPACE.n_users, SPACE.n_items, batch.items)):
+        chosen = chosen.unique()
+        x, y = (F.normalize(view[start : start + size]) for view in (a, b))
+        if candidates == "batch":
+            expected = expected + F.cross_entropy(x[chosen] @ y[chosen].T / 0.3, torch.arange(len(chosen)))
+        else:
+            expected = expected + F.cross_entropy(x[chosen] @ y.T / 0.3, chosen)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_negatives_can_be_weighted() -> None:
+    model = made("simgcl", weight="self_mask")
+    batch = first_batch(model)
+    model(batch, ["cl"])["cl"].backward()
+    assert model.embedding.weight.grad is not None
+    assert [key for key in model.state_dict() if "contrast" in key] == []
+
+
+def edge_set(encoder: Encoder, adjacency: Any) -> set[tuple[int, int]]:
+    upper = adjacency.rows < encoder.n_users
+    items = adjacency.indices[upper] - encoder.n_users
+    return set(zip(adjacency.rows[upper].tolist(), items.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("view", ["edge_drop", "node_drop", "random_walk"])
+def test_views_of_sgl_are_subgraphs(view: str) -> None:
+    model = made("sgl", graph_view=view, drop_rate=0.3)
+    assert isinstance(model, SGL)
+    batch = first_batch(model)
+    encoder, views = model.encoder, model._subgraphs(batch)
+    whole = edge_set(encoder, encoder.adjacency())
+    assert len(views) == 2
+    for layers in views:
+        assert len(layers) == encoder.n_layers
+        for adjacency in layers:
+            kept = edge_set(encoder, adjacency)
+            assert kept < whole
+            there = adjacency.to_dense()
+            torch.testing.assert_close(there, there.T)
+            degrees = (there > 0).sum(1)
+            root = degrees.clamp(min=1).rsqrt()
+            torch.testing.assert_close(there, (there > 0) * root[:, None] * root)
+            if view == "node_drop":
+                gone = {user for user in range(SPACE.n_users) if not degrees[user]}
+                assert len(gone) >= int(0.3 * SPACE.n_users)
+                lost = whole - kept
+                items = {item for item in range(SPACE.n_items) if not degrees[SPACE.n_users + item]}
+                assert all(user in gone or item in items for user, item in lost)
+            else:
+                assert len(kept) == len(whole) - int(0.3 * len(whole))
+        different = len({frozenset(edge_set(encoder, adjacency)) for adjacency in layers})
+        assert different == (encoder.n_layers if view == "random_walk" else 1)
+    first, second = (edge_set(encoder, layers[0]) for layers in views)
+    assert first != second
+
+
+def test_views_of_sgl_are_drawn_once_an_epoch_and_depend_on_it_alone() -> None:
+    model = made("sgl")
+    assert isinstance(model, SGL)
+    batches = list(model.batches(planted()[0], 32, Generators(5)).epoch(1))
+    drawn = [model._subgraphs(batch) for batch in batches]
+    assert all(views is drawn[0] for views in drawn)
+    resumed = made("sgl", seed=3)
+    assert isinstance(resumed, SGL)
+    again = resumed._subgraphs(first_batch(resumed, epoch=1))
+    other = resumed._subgraphs(first_batch(resumed, epoch=2))
+    assert torch.equal(again[0][0].indices, drawn[0][0][0].indices)
+    assert edge_set(resumed.encoder, again[0][0]) != edge_set(resumed.encoder, other[0][0])
+
+
+@pytest.mark.parametrize("name", ["simgcl", "xsimgcl"])
+def test_noise_has_its_length_and_stays_in_the_orthant(name: str) -> None:
+    model = made(name, noise=0.25, n_layers=1)
+    assert isinstance(model, SimGCL)
+    batch = first_batch(model)
+    clean = model.encoder.layers(model.embedding.weight)[1]
+    noisy = model._noisy_layers(batch)[1]
+    connected = clean.abs().sum(1) > 0
+    moved = (noisy - clean)[connected]
+    torch.testing.assert_close(moved.norm(dim=1), torch.full((len(moved),), 0.25))
+    assert bool((moved * clean[connected] >= 0).all())
+    model.eval()
+    torch.testing.assert_close(model.encode_items(), clean[SPACE.n_users :].detach())
+
+
+def test_xsimgcl_makes_one_propagation_for_all_terms(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made("xsimgcl")
+    batch = first_batch(model)
+    calls = []
+    layers = Encoder.layers
+    monkeypatch.setattr(Encoder, "layers", lambda *args, **more: calls.append(1) or layers(*args, **more))
+    model(batch, ["rec", "l2", "cl"])
+    assert len(calls) == 1
+
+
+def test_a_contrasted_layer_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="contrast_layer = 3 must be at most n_layers = 2"):
+        XSimGCL(n_layers=2, contrast_layer=3)
