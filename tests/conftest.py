@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import postgres_cluster
 import pytest
 import torch
 
@@ -45,6 +47,21 @@ def dgl() -> Any:
         return load()
     except ImportError as error:
         missing("dgl", str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL server that runs while the tests do."""
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        missing("postgres", "psycopg is not installed; pip install 'recgraph[postgres]'")
+    programs = postgres_cluster.programs()
+    if programs is None:
+        missing("postgres", "no PostgreSQL here; apt-get install postgresql")
+    assert programs is not None
+    with postgres_cluster.running(programs) as url:
+        yield url
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

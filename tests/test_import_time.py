@@ -35,7 +35,8 @@ def test_import_recgraph_is_light() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["train", "--help"], ["data", "--help"], ["recommend", "--help"], ["tune", "--help"]]
+    "arguments",
+    [["--help"], ["--version"], ["train", "--help"], ["data", "--help"], ["recommend", "--help"], ["tune", "--help"]],
 )
 def test_help_is_light(arguments: list[str]) -> None:
     code = (

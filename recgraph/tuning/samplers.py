@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from recgraph.config import ConfigError
@@ -91,6 +92,7 @@ def make_pruner(name: str, max_epochs: int) -> BasePruner:
         max_epochs: of a trial.
     """
     from optuna import pruners
+    from optuna.exceptions import ExperimentalWarning
 
     if name == "median":
         return pruners.MedianPruner(n_startup_trials=N_BEFORE_PRUNING, n_warmup_steps=0, n_min_trials=2)
@@ -99,5 +101,7 @@ def make_pruner(name: str, max_epochs: int) -> BasePruner:
     if name == "halving":
         return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     if name == "wilcoxon":
-        return pruners.WilcoxonPruner(p_threshold=0.05, n_startup_steps=6)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return pruners.WilcoxonPruner(p_threshold=0.05, n_startup_steps=6)
     return pruners.NopPruner()

@@ -39,8 +39,8 @@ class Reporter(Observer):
     It ends it at the start of the next epoch, when all other observers have seen the last one.
     """
 
-    def __init__(self, trial: Trial, metric: str, prunes: bool, lease: Lease, orphan: Orphan) -> None:
-        self._trial, self._metric, self._prunes, self._lease, self._orphan = trial, metric, prunes, lease, orphan
+    def __init__(self, trial: Trial, metric: str, reports: bool, lease: Lease, orphan: Orphan) -> None:
+        self._trial, self._metric, self._reports, self._lease, self._orphan = trial, metric, reports, lease, orphan
         # of a trial that goes on where a lost one stopped
         self._reported = set(trial.storage.get_trial(trial._trial_id).intermediate_values)
         self._pruned_at: int | None = None
@@ -60,7 +60,7 @@ class Reporter(Observer):
     def end_epoch(self, row: Mapping[str, Any]) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
 
-        if not self._prunes or self._metric not in row:
+        if not self._reports or self._metric not in row:
             return
         epoch = int(row["epoch"])
         try:
@@ -116,7 +116,7 @@ def run_trial(plan: Plan, trial: Trial, settings: Mapping[str, Any], split: Seal
         SealedTestError: something reached for test data.
         LeaseLost: the trial is no longer ours.
     """
-    by_epoch = plan.pruner not in ("none", "wilcoxon")
+    by_epoch = plan.pruner != "wilcoxon" and len(plan.metrics) == 1
     reporter = Reporter(trial, plan.selecting, by_epoch, lease, Orphan())
     folder = folder_of(plan, trial.storage.get_trial(trial._trial_id))
     with without_test_data("a trial of a study runs"):

@@ -1,0 +1,154 @@
+"""Search spaces: from annotations, narrowed, extended and fixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.train.config import TrainConfig
+from recgraph.tuning.dimension import Dimension
+from recgraph.tuning.plan import Plan
+from recgraph.tuning.samplers import PRUNERS, SAMPLERS, check, make_pruner, make_sampler
+from recgraph.tuning.space import SearchSpace
+
+SASRec = registry.load("model", "sasrec")
+
+
+def space(given: Any = None, **fixed: Any) -> SearchSpace:
+    return SearchSpace.of({"model": SASRec.Config, "training": TrainConfig}, fixed, given)
+
+
+def test_annotations_make_the_space() -> None:
+    found = space().dimensions
+    assert {"learning_rate", "batch_size", "hidden_dim", "dropout", "n_layers", "n_heads"} <= set(found)
+    assert found["learning_rate"] == Dimension("learning_rate", 3e-4, 1e-2, log=True)
+    assert found["n_layers"] == Dimension("n_layers", 1, 4, whole=True)
+    assert found["batch_size"].choices == (64, 128, 256, 512)
+    assert "max_epochs" not in found
+
+
+def test_every_model_has_a_space_or_says_that_it_has_none() -> None:
+    for name in registry.names("model"):
+        plan = Plan("s", registry.load("model", name), ("ndcg@10",), 1)
+        try:
+            default = plan.space.default()
+        except ConfigError as error:
+            assert "the space is empty" in str(error)  # noqa: PT017
+            continue
+        if default is not None:
+            assert plan.space.shared(plan.space.settings(default))
+
+
+def test_a_file_narrows_extends_and_fixes(tmp_path: Path) -> None:
+    file = tmp_path / "space.toml"
+    file.write_text(
+        "learning_rate = {high = 2e-3}\nweight_decay = {low = 1e-6, high = 1e-2, log = true}\n"
+        "hidden_dim = [16, 32]\ndropout = 0.2\nbatch_size = {low = 32, high = 64}\n"
+    )
+    found = space(file, max_epochs=3)
+    assert found.dimensions["learning_rate"] == Dimension("learning_rate", 3e-4, 2e-3, log=True)
+    assert found.dimensions["weight_decay"] == Dimension("weight_decay", 1e-6, 1e-2, log=True)
+    assert found.dimensions["hidden_dim"].choices == (16, 32)
+    assert found.dimensions["batch_size"] == Dimension("batch_size", 32, 64, whole=True)
+    assert found.fixed == {"dropout": 0.2, "max_epochs": 3}
+    assert "dropout" not in found.dimensions
+    assert found.default() is None  # 64 is not among the widths
+
+
+def test_the_rest_can_be_fixed() -> None:
+    found = space({"*": "fixed", "dropout": {}, "n_layers": [1, 2]})
+    assert set(found.dimensions) == {"dropout", "n_layers"}
+    assert found.default() == {"dropout": 0.5, "n_layers": 2}
+
+
+def test_choices_of_any_kind_come_back_as_they_were() -> None:
+    found = space({"*": "fixed", "loss_options": {"choices": [{}, {"a": [1, 2]}]}, "clip_norm": [None, 1.0]})
+    study = optuna.create_study(sampler=make_sampler("random", 0, found))
+    seen = []
+    for _ in range(8):
+        trial = study.ask(found.distributions)
+        seen.append(found.settings(trial.params))
+        study.tell(trial, 0.0)
+    assert {type(values["clip_norm"]) for values in seen} == {type(None), float}
+    assert all(values["loss_options"] in ({}, {"a": [1, 2]}) for values in seen)
+
+
+@pytest.mark.parametrize(
+    ("given", "fixed", "message"),
+    [
+        ({"dropouts": 0.1}, {}, "unknown setting 'dropouts'; did you mean dropout"),
+        ({"dropout": {"low": 0.0, "high": 1.5}}, {}, "1.5 is not allowed"),
+        ({"dropout": 1.5}, {}, "dropout = 1.5"),
+        ({"dropout": {"lo": 0.0, "high": 0.5}}, {}, "unknown setting 'lo'"),
+        ({"dropout": {"low": 0.5, "high": 0.1}}, {}, "low = 0.5 is above high = 0.1"),
+        ({"weight_decay": {"low": 0.1}}, {}, "needs low and high"),
+        ({"n_layers": {"low": 1.5}}, {}, "whole numbers"),
+        ({"dropout": {"low": 0.0, "log": True}}, {}, "needs low > 0"),
+        ({"dropout": []}, {}, "has none"),
+        ({"dropout": [0.1]}, {"dropout": 0.2}, "both set and in the space"),
+        ({"*": "frozen"}, {}, "must be 'fixed' or 'searched'"),
+        ({"*": "fixed"}, {}, "the space is empty"),
+    ],
+)
+def test_mistakes_name_the_field(given: dict[str, Any], fixed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        space(given, **fixed)
+
+
+def test_grids() -> None:
+    assert Dimension("a", 0.0, 0.7, step=0.1).grid() == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    assert Dimension("a", 1, 4, whole=True).grid() == [1, 2, 3, 4]
+    with pytest.raises(ConfigError, match="needs choices or a step"):
+        Dimension("a", 0.0, 1.0).grid()
+
+
+SMALL = {"*": "fixed", "learning_rate": {}, "dropout": {}, "n_heads": [1, 2]}
+
+
+def drawn(sampler: str, seed: int, worker: str = "one", n: int = 12) -> list[dict[str, Any]]:
+    """Parameters that a study draws, a sampler for each trial as workers make them."""
+    given = SMALL if sampler != "grid" else {**SMALL, "learning_rate": [1e-3, 1e-2]}
+    found = space(given)
+    study = optuna.create_study(direction="maximize")
+    for number in range(n):
+        study.sampler = make_sampler(sampler, seed, found, number, worker)
+        trial = study.ask(found.distributions)
+        study.tell(trial, -abs(trial.params["dropout"] - 0.3))
+    return [trial.params for trial in study.trials]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_draw_by_their_seed(sampler: str) -> None:
+    first = drawn(sampler, 1)
+    assert drawn(sampler, 1) == first
+    assert drawn(sampler, 2) != first
+    if sampler == "grid":
+        assert len({tuple(params.values()) for params in first}) == len(first)
+    else:
+        assert drawn(sampler, 1, "another") != first
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_pruners_are_made(pruner: str) -> None:
+    assert isinstance(make_pruner(pruner, 10), optuna.pruners.BasePruner)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tpy", "none", 1, 5), "sampler = 'tpy' does not exist"),
+        (("tpe", "mean", 1, 5), "pruner = 'mean' does not exist"),
+        (("nsga2", "median", 2, 5), "are not pruned"),
+        (("cmaes", "none", 2, 5), "for one objective"),
+        (("grid", "none", 1, 99), "99 is more than the 32 points"),
+    ],
+)
+def test_what_cannot_work_together_is_refused(arguments: tuple[str, str, int, int], message: str) -> None:
+    sampler, pruner, n_objectives, n_trials = arguments
+    with pytest.raises(ConfigError, match=message):
+        check(sampler, pruner, space({**SMALL, "learning_rate": [1e-3, 1e-2]}), n_objectives, n_trials)

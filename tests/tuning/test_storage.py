@@ -1,0 +1,220 @@
+"""Storages, locks, leases: what makes the number of trials exact although workers die."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.tuning.lease import Lease, Watch
+from recgraph.tuning.plan import Plan
+from recgraph.tuning.processes import Process, this_process
+from recgraph.tuning.storage import StudyStorage, open_storage, without_password
+from recgraph.tuning.trials import Trials
+
+PLAN = Plan("s", registry.load("model", "sasrec"), ("ndcg@10",), 8, given={"*": "fixed", "dropout": {}})
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "postgres":
+        found: str = request.getfixturevalue("postgres")
+        return found
+    return f"{request.param}:///{tmp_path}/study.{request.param}"
+
+
+@pytest.fixture
+def storage(url: str) -> Any:
+    found = open_storage(url)
+    try:
+        yield found
+        optuna.delete_study(study_name="s", storage=found.optuna)
+    finally:
+        found.close()
+
+
+def trials_of(storage: StudyStorage, **watch: Any) -> Trials:
+    study = optuna.create_study(study_name="s", storage=storage.optuna, direction="maximize", load_if_exists=True)
+    return Trials(study, storage, PLAN, Watch(**watch) if watch else None)
+
+
+def test_many_workers_make_exactly_the_trials_that_are_wanted(storage: StudyStorage, url: str) -> None:
+    trials_of(storage)
+
+    def work(name: str) -> None:
+        own = open_storage(url)
+        trials = trials_of(own)
+        while (taken := trials.next(name)) is not None:
+            trials.tell(taken[0], TrialState.COMPLETE, [0.5])
+        own.close()
+
+    threads = [threading.Thread(target=work, args=(f"{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    trials = trials_of(storage)
+    counts = trials.counts()
+    assert (counts.complete, counts.running, counts.waiting, counts.failed) == (PLAN.n_trials, 0, 0, 0)
+    assert [trial.number for trial in trials.study.trials] == list(range(PLAN.n_trials))
+    assert len({trial.params["dropout"] for trial in trials.study.trials}) > 3
+
+
+def gone() -> dict[str, Any]:
+    """The lease of a process that has ended."""
+    code = "from recgraph.tuning.processes import this_process as t; import json; print(json.dumps(t().to_dict()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    import json
+
+    found: dict[str, Any] = json.loads(done.stdout)
+    return {**found, "beat": 3}
+
+
+def test_a_trial_whose_process_is_gone_is_failed_and_replaced_once(storage: StudyStorage) -> None:
+    trials = trials_of(storage)
+    taken = trials.next("a")
+    assert taken is not None
+    taken[0].report(0.25, 1)
+    assert trials.reap() == 0
+    taken[0].set_user_attr("lease", gone())
+    assert trials.reap() == 1
+    assert trials.reap() == 0
+    assert (trials.counts().failed, trials.counts().waiting) == (1, 1)
+    assert not trials.tell(taken[0], TrialState.COMPLETE, [0.5])
+    again = trials.next("b")
+    assert again is not None
+    assert again[0].params == taken[0].params
+    frozen = trials.study.trials[1]
+    assert frozen.system_attrs["failed_trial"] == 0
+    assert frozen.intermediate_values == {1: 0.25}
+    assert trials.study.trials[0].user_attrs["reason"] == "its worker is gone"
+    assert trials.counts().waiting == 0
+
+
+def test_a_trial_without_a_lease_is_failed_and_not_tried_again(storage: StudyStorage) -> None:
+    trials = trials_of(storage)
+    trials.study.ask(PLAN.space.distributions)  # its worker dies here
+    taken = trials.next("a")
+    assert taken is not None
+    assert taken[0].number == 1
+    assert (trials.counts().failed, trials.counts().running, trials.counts().waiting) == (1, 1, 0)
+
+
+def test_another_machines_lease_is_lost_after_the_grace_period(storage: StudyStorage) -> None:
+    now = [0.0]
+    trials = trials_of(storage, grace=60, clock=lambda: now[0])
+    taken = trials.next("a")
+    assert taken is not None
+    lease = {"host": "elsewhere", "pid": 1, "started": "7", "beat": 0}
+    taken[0].set_user_attr("lease", lease)
+    assert trials.reap() == 0
+    now[0] = 59
+    assert trials.reap() == 0
+    taken[0].set_user_attr("lease", {**lease, "beat": 1})
+    now[0] = 61
+    assert trials.reap() == 0
+    now[0] = 122
+    assert trials.reap() == 1
+
+
+def test_what_is_given_back_is_taken_again(storage: StudyStorage) -> None:
+    trials = trials_of(storage)
+    for _ in range(5):  # Ctrl-C, however often, loses nothing
+        taken = trials.next("a")
+        assert taken is not None
+        trials.give_back(taken[0], "interrupted")
+    assert len({trial.params["dropout"] for trial in trials.study.trials}) == 1
+    assert (trials.counts().failed, trials.counts().waiting, trials.counts().running) == (5, 1, 0)
+
+
+def test_parameters_over_which_workers_die_are_given_up(storage: StudyStorage) -> None:
+    trials, lease = trials_of(storage), gone()
+    for _ in range(4):
+        taken = trials.next("a")
+        assert taken is not None
+        taken[0].set_user_attr("lease", lease)
+        trials.reap()
+    assert trials.counts().waiting == 0
+
+
+def test_the_lock_of_a_killed_process_is_free(url: str, tmp_path: Path) -> None:
+    mark = tmp_path / "locked"
+    code = (
+        "import sys, time, pathlib\nfrom recgraph.tuning.storage import open_storage\n"
+        "with open_storage(sys.argv[1]).exclusive():\n    pathlib.Path(sys.argv[2]).touch()\n    time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, url, str(mark)])
+    while not mark.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    storage = open_storage(url)
+    began = time.monotonic()
+    with storage.exclusive():
+        assert time.monotonic() - began < 5
+    storage.close()
+
+
+def test_a_line_that_a_crash_left_unfinished_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    storage = open_storage(None, tmp_path)
+    trials_of(storage)
+    with path.open("a") as file:
+        file.write('{"op_code": 4, "worker')
+    again = open_storage(str(path))
+    taken = trials_of(again).next("a")
+    assert taken is not None
+    assert len(trials_of(open_storage(str(path))).study.trials) == 1
+
+
+def test_leases_are_renewed_and_say_when_they_are_lost() -> None:
+    written: list[dict[str, Any]] = []
+
+    def write(lease: dict[str, Any]) -> None:
+        if len(written) == 3:
+            raise optuna.exceptions.UpdateFinishedTrialError
+        written.append(lease)
+        if len(written) == 2:
+            raise OSError("the storage is away")
+
+    with Lease(write, 0.01) as lease:
+        until = time.monotonic() + 10
+        while not lease.lost and time.monotonic() < until:
+            time.sleep(0.01)
+    assert lease.lost
+    assert [values["beat"] for values in written] == [0, 1, 2]
+    assert Process.of(written[0]) == this_process()
+
+
+def test_processes_are_told_apart() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    from recgraph.tuning.processes import _started
+
+    started = _started(child.pid)
+    assert started is not None
+    there = Process(this_process().host, child.pid, started)
+    assert not there.is_gone
+    assert Process(there.host, child.pid, "another").is_gone  # the number was given to a later process
+    child.kill()
+    while not there.is_gone:  # at once, although nobody has waited for it
+        time.sleep(0.01)
+    child.communicate()
+    assert there.is_gone
+    assert not Process("elsewhere", child.pid, started).is_gone
+
+
+def test_urls() -> None:
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert without_password("postgresql://me@host/db") == "postgresql://me@host/db"
+    with pytest.raises(ConfigError, match=r"mysql://me:\*\*\*@host"):
+        open_storage("mysql://me:secret@host/db")
