@@ -31,4 +31,5 @@ def several_positives(term: ContrastiveTerm, a: Tensor, b: Tensor, indptr: Tenso
     # the greatest of each row is taken out first, so that no exponent overflows
     peak = torch.segment_reduce(s.detach(), "max", offsets=indptr)
     total = torch.zeros_like(own).index_add(0, rows, (s - peak[rows]).exp())
-    return loss + (own - peak - total.log()).mean()
+    of_positives: Tensor = (own - peak - total.log()).mean()
+    return loss + of_positives

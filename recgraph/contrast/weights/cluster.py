@@ -60,16 +60,12 @@ class Cluster(Weight):
             ours, theirs = self.assignments[:, pairs.anchor_ids], self.assignments[:, pairs.candidate_ids]
         else:
             ours, theirs = self._cluster(pairs)
-        # log(T - shared) by a table: a logarithm for each pair would cost more than all the rest
-        n = len(ours)
-        like = pairs.anchors
-        table = torch.arange(n, -1, -1, device=like.device, dtype=torch.float64).log().to(like.dtype)
-        if n == 1:
-            return table.new_zeros(()).where(ours[0, :, None] != theirs[0], table[1])
-        shared = (ours[0, :, None] == theirs[0]).to(torch.int32)
+        # T - shared, counted in bytes: these are passes over all pairs
+        count = torch.uint8 if len(ours) < 256 else torch.int32
+        apart = _differ(ours[0], theirs[0], count)
         for mine, other in zip(ours[1:], theirs[1:], strict=True):
-            shared += mine[:, None] == other
-        return table[shared]
+            apart += _differ(mine, other, count)
+        return apart.to(pairs.anchors.dtype).log_()
 
     @torch.no_grad()
     def _cluster(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -86,3 +82,8 @@ class Cluster(Weight):
         _, centroids, of_candidates = self._made
         units = torch.nn.functional.normalize(pairs.anchors.detach(), dim=1)
         return torch.stack([assign(units, centroid) for centroid in centroids]), of_candidates
+
+
+def _differ(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> Tensor:
+    """[n, M]: 1 where the clusters differ, else 0."""
+    return (ours.to(torch.int32)[:, None] != theirs.to(torch.int32)).view(torch.uint8).to(dtype)
