@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recgraph.evaluate.evaluator import evaluate
+    from recgraph.evaluate.frames import frame
     from recgraph.evaluate.protocol import Protocol
     from recgraph.evaluate.results import ProtocolMismatch, Result, Results, compare
+    from recgraph.evaluate.score_matrix import matrix
 
 _WHERE = {
     "Protocol": "protocol",
@@ -17,9 +19,11 @@ _WHERE = {
     "Results": "results",
     "compare": "results",
     "evaluate": "evaluator",
+    "frame": "frames",
+    "matrix": "score_matrix",
 }
 
-__all__ = ["Protocol", "ProtocolMismatch", "Result", "Results", "compare", "evaluate"]
+__all__ = ["Protocol", "ProtocolMismatch", "Result", "Results", "compare", "evaluate", "frame", "matrix"]
 
 
 def __getattr__(name: str) -> Any:

@@ -137,7 +137,7 @@ class _Kept:
         ranked = replace(base, hits=self.hits, gains=self.gains, lengths=self.lengths, items=self.items)
         ranked = replace(ranked, scores=self.scores, places=places)
         if job.needs("known") and fit_part is not None and self.items is not None:
-            known, trained = _known(cases, self.items, fit_part)
+            known, trained = known_items(cases, self.items, fit_part)
             ranked = replace(ranked, known=known, trained=trained)
         if job.expected and places is not None:
             hits, gains, ties = expected_hits(places, self.hits.shape[1], truth.grades)
@@ -145,7 +145,7 @@ class _Kept:
         return ranked
 
 
-def _known(cases: Cases, items: Tensor, fit_part: Part) -> tuple[Tensor, Tensor]:
+def known_items(cases: Cases, items: Tensor, fit_part: Part) -> tuple[Tensor, Tensor]:
     """[U, K] whether the user has the item in the part, and [U] whether the user has any."""
     n_users = fit_part.items.n_rows
     inside = (cases.users >= 0) & (cases.users < n_users)

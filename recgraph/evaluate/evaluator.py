@@ -116,7 +116,7 @@ def evaluate(
     jobs = []
     for protocol in protocols:
         named, candidates = candidates_for(protocol, cases, candidate_lists)
-        jobs.append(Job(named, _metrics(metrics, named.convention), candidates))
+        jobs.append(Job(named, metrics_of(metrics, named.convention), candidates))
     lists = collect(model, cases, jobs, facts, fit_part, batch_size, block_items)
     users = cases.users.cpu().numpy().astype(np.int64)
     unreachable = {job.key: _n_unreachable(cases, job) for job in jobs}
@@ -136,7 +136,8 @@ def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Fact
     return Facts(cases.n_items, fit_part.item_counts(), int((fit_part.items.lengths > 0).sum()), features)
 
 
-def _metrics(wanted: Sequence[str | Metric] | None, convention: Convention) -> tuple[Metric, ...]:
+def metrics_of(wanted: Sequence[str | Metric] | None, convention: Convention) -> tuple[Metric, ...]:
+    """Metrics by name or as they are; None for the default ones that the convention defines."""
     if wanted is None:
         classes = [registry.load("metric", name) for name in METRICS]
         return tuple(of(convention=convention) for of in classes if convention in of.conventions)

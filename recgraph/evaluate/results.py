@@ -31,6 +31,7 @@ class Result:
             users (``"gini@10"``) are here alone.
         n_unreachable_users: users with a relevant item that the protocol takes out of the candidates;
             counted as misses.
+        user_ids: [U], where the users are known by their ids.
     """
 
     protocol: Protocol
@@ -38,6 +39,7 @@ class Result:
     per_user: dict[str, NDArray[np.float64]] = field(repr=False)
     overall: dict[str, float] = field(default_factory=dict)
     n_unreachable_users: int = 0
+    user_ids: pl.Series | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -66,10 +68,11 @@ class Result:
         }
 
     def users_frame(self) -> pl.DataFrame:
-        """One row a user: ``user_idx``, then a column a metric."""
+        """One row a user: ``user_idx`` (``user_id`` where ids are known), then a column a metric."""
         import polars as pl
 
-        return pl.DataFrame({"user_idx": self.users, **self.per_user})
+        who = {"user_idx": self.users} if self.user_ids is None else {"user_id": self.user_ids}
+        return pl.DataFrame({**who, **self.per_user})
 
 
 class Results:

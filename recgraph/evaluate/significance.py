@@ -1,0 +1,204 @@
+"""Whether a difference between two models is more than chance: over users and over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from recgraph.evaluate.paired import (
+    Interval,
+    bootstrap,
+    cohen_d,
+    holm,
+    paired_t,
+    randomisation,
+    rank_biserial,
+    wilcoxon,
+)
+from recgraph.evaluate.results import Result, compare
+
+__all__ = [
+    "Comparison",
+    "Interval",
+    "Standing",
+    "Test",
+    "compare_values",
+    "holm",
+    "over_seeds",
+    "over_users",
+    "standings",
+]
+
+Test = Literal["t", "wilcoxon", "randomisation"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A paired comparison, ``b`` minus ``a``.
+
+    Attributes:
+        n: pairs.
+        difference: of the means.
+        interval: of the difference.
+        p_values: test -> two-sided p-value.
+        cohen_d: the mean difference over the deviation of the differences (Cohen's d for pairs).
+        rank_biserial: the matched-pairs rank-biserial correlation, in [-1, 1]: the rank sum in favour of ``b`` less
+            that in favour of ``a``, over both.
+    """
+
+    n: int
+    difference: float
+    interval: Interval
+    p_values: dict[Test, float]
+    cohen_d: float
+    rank_biserial: float
+
+
+def compare_values(
+    a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0
+) -> Comparison:
+    """Compare paired values, e.g. of the same users, or of the same seeds.
+
+    Args:
+        a, b: [N]; pairs in which either is NaN (the user has no value) are left out.
+
+    Raises:
+        ValueError: not of the same length, or fewer than two pairs.
+    """
+    own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if own.shape != other.shape or own.ndim != 1:
+        raise ValueError(f"a and b must be paired: one list of values each, not {own.shape} and {other.shape}")
+    values = (other - own)[~np.isnan(own) & ~np.isnan(other)]
+    if values.size < 2:
+        raise ValueError(f"there are {values.size} pairs; at least two are needed")
+    return Comparison(
+        values.size,
+        float(values.mean()),
+        bootstrap(values, confidence=confidence, n_draws=n_draws, seed=seed),
+        {
+            "t": paired_t(values),
+            "wilcoxon": wilcoxon(values),
+            "randomisation": randomisation(values, n_draws=n_draws, seed=seed),
+        },
+        cohen_d(values),
+        rank_biserial(values),
+    )
+
+
+def over_users(
+    a: Result | Sequence[Result],
+    b: Result | Sequence[Result],
+    metric: str,
+    *,
+    confidence: float = 0.95,
+    n_draws: int = 9999,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models over users: says whether other users of the kind would see the difference.
+
+    With several results of a model (its seeds) each user counts with the mean over them.
+
+    Raises:
+        ProtocolMismatch: the numbers were made in different ways.
+        ValueError: the users are not the same, or the metric has no values of users.
+    """
+    own, other = _results(a), _results(b)
+    _check_alike([*own, *other], metric)
+    means = [np.mean([result.per_user[metric] for result in results], axis=0) for results in (own, other)]
+    return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
+
+
+def over_seeds(
+    a: Sequence[Result],
+    b: Sequence[Result],
+    metric: str,
+    *,
+    confidence: float = 0.95,
+    n_draws: int = 9999,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models over seeds: says whether other seeds would see the difference.
+
+    The i-th results of both must be of the same seed (else the pairing is arbitrary, and the test too cautious at
+    worst). With n seeds no randomisation test can give a p-value below 2 / 2^n.
+
+    Raises:
+        ProtocolMismatch: the numbers were made in different ways.
+        ValueError: not as many results of each.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"there are {len(a)} results of a and {len(b)} of b; give one of each for every seed")
+    for result in [*a, *b]:
+        compare(a[0], result)
+    values = [[result[metric] for result in results] for results in (a, b)]
+    return compare_values(*values, confidence=confidence, n_draws=n_draws, seed=seed)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A row of a table of models.
+
+    Attributes:
+        value: the metric's mean.
+        p_value: against the best model, corrected over the table; None for the best itself.
+        mark: ``best``: better than every other; ``tied``: not told from the best; else empty. Where others tie with the
+            best it is marked ``tied``, too.
+    """
+
+    name: str
+    value: float
+    p_value: float | None
+    mark: Literal["best", "tied", ""]
+
+
+def standings(
+    results: Mapping[str, Result | Sequence[Result]],
+    metric: str,
+    *,
+    test: Test = "randomisation",
+    alpha: float = 0.05,
+    n_draws: int = 9999,
+    seed: int = 0,
+) -> list[Standing]:
+    """Which models are significantly best: each against the highest mean, over users, with Holm's correction.
+
+    Args:
+        results: model -> its result, or those of its seeds.
+
+    Returns:
+        best first.
+    """
+    if not results:
+        raise ValueError("results is empty; give at least one model")
+    means = {name: float(np.mean([result[metric] for result in _results(own)])) for name, own in results.items()}
+    names = sorted(means, key=lambda name: -means[name])
+    best = names[0]
+    p_values = [
+        over_users(results[name], results[best], metric, n_draws=n_draws, seed=seed).p_values[test]
+        for name in names[1:]
+    ]
+    adjusted = holm(p_values).tolist()
+    tied = [p >= alpha for p in adjusted]
+    first = Standing(best, means[best], None, "tied" if any(tied) else "best")
+    others = [
+        Standing(name, means[name], p, "tied" if equal else "")
+        for name, p, equal in zip(names[1:], adjusted, tied, strict=True)
+    ]
+    return [first, *others]
+
+
+def _results(given: Result | Sequence[Result]) -> Sequence[Result]:
+    return [given] if isinstance(given, Result) else given
+
+
+def _check_alike(results: Sequence[Result], metric: str) -> None:
+    for result in results:
+        compare(results[0], result)
+        if metric not in result.per_user:
+            raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
+        if not np.array_equal(result.users, results[0].users):
+            raise ValueError("the results are of different users; evaluate both models on the same cases")

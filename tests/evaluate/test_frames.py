@@ -1,0 +1,156 @@
+"""Metrics of frames and of score matrices: examples by hand, and agreement with ``evaluate``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse
+import torch
+
+import recgraph as rg
+from recgraph.evaluate import frame, matrix
+from recgraph.evaluate.metrics.precision import Precision
+from recgraph.evaluate.score_matrix import ScoreMatrix
+
+RECS = pl.DataFrame(
+    {"user_id": ["a", "b", "a", "a", "b"], "item_id": [1, 9, 2, 3, 1], "score": [0.9, 0.2, 0.1, 0.5, 0.8]}
+)
+# a's list is 1, 3, 2 and b's is 1, 9; c is recommended nothing
+TRUTH = pl.DataFrame({"user_id": ["a", "a", "b", "c"], "item_id": [3, 7, 9, 1]})
+
+
+def convert(table: pl.DataFrame, kind: str) -> Any:
+    return {"polars": lambda: table, "pandas": table.to_pandas, "pyarrow": table.to_arrow, "lazy": table.lazy}[kind]()
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas", "pyarrow", "lazy"])
+def test_a_worked_example(kind: str) -> None:
+    recs, truth = convert(RECS, kind), convert(TRUTH, kind)
+    result = rg.evaluate.frame(recs, truth, score="score", cutoffs=(2,))
+    users = result.users_frame()
+    assert users["user_id"].to_list() == ["a", "b", "c"]
+    assert users["recall@2"].to_list() == [1 / 2, 1, 0]
+    assert users["mrr@2"].to_list() == [1 / 2, 1 / 2, 0]
+    assert result["precision@2"] == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+    best = 1 + 1 / math.log2(3)
+    assert result["ndcg@2"] == pytest.approx((1 / math.log2(3) / best + 1 / math.log2(3)) / 3)
+
+
+def test_conventions_and_options() -> None:
+    lenskit = frame(RECS, TRUTH, score="score", cutoffs=(5,), metrics=["precision", "recall"], convention="lenskit")
+    # by the length of the lists, 3 and 2; the empty list has no value and counts as 0
+    assert lenskit["precision@5"] == pytest.approx((1 / 3 + 1 / 2) / 3)
+    assert lenskit.users_frame()["precision@5"].is_nan().to_list() == [False, False, True]
+    own = frame(RECS, TRUTH, score="score", cutoffs=(5,), metrics=[Precision(divide_by="listed")])
+    assert own["precision(divide_by=listed)@5"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+    with pytest.raises(ValueError, match="is of convention 'lenskit'"):
+        frame(RECS, TRUTH, metrics=[Precision("lenskit")])
+    with pytest.raises(ValueError, match="needs places"):
+        frame(RECS, TRUTH, metrics=["auc"])
+
+
+def test_order_of_rows_and_rank() -> None:
+    plain = frame(RECS, TRUTH, cutoffs=(2,), metrics=["mrr"])
+    assert plain.users_frame()["mrr@2"].to_list() == [0, 1, 0]
+    ranks = RECS.with_columns(rank=pl.Series([3, 1, 2, 1, 2]))
+    assert frame(ranks, TRUTH, rank="rank", cutoffs=(2,), metrics=["mrr"]).users_frame()["mrr@2"].to_list() == [1, 1, 0]
+
+
+def test_users_without_truth() -> None:
+    truth = TRUTH.filter(pl.col("user_id") != "b")
+    values = frame(RECS, truth, score="score", cutoffs=(2,), metrics=["recall", "catalogue_coverage"])
+    assert values["recall@2"] == pytest.approx((1 / 2 + 0) / 2)
+    # b's list still shows items: 1, 3 and 9 of 1, 2, 3, 7, 9
+    assert values["catalogue_coverage@2"] == 3 / 5
+    assert frame(RECS, truth, score="score", cutoffs=(2,), metrics=["recall"], convention="replay")["recall@2"] == 1 / 6
+    ranx = frame(RECS, truth, score="score", cutoffs=(2,), metrics=["recall"], convention="ranx")
+    assert ranx.users_frame()["user_id"].to_list() == ["a", "c"]
+
+
+def test_grades_training_data_and_features() -> None:
+    truth = TRUTH.with_columns(grade=pl.Series([1.0, 3, 2, 1]))
+    train = pl.DataFrame({"user_id": ["a", "z", "z", "a"], "item_id": [1, 1, 2, 40]})
+    features = pl.DataFrame({"item_id": [1, 3, 9, 2], "x": [1, 0, 1, 0], "y": [0, 1, 0, 2]})
+    result = frame(
+        RECS,
+        truth,
+        score="score",
+        grade="grade",
+        train=train,
+        features=features,
+        n_items=10,
+        cutoffs=(2,),
+        metrics=["ndcg", "average_popularity", "new_items", "intra_list_diversity", "gini", "novelty"],
+    )
+    users = result.users_frame()
+    assert users["ndcg@2"][0] == pytest.approx((1 / math.log2(3)) / (3 + 1 / math.log2(3)))
+    assert users["average_popularity@2"].to_list()[:2] == [1, 1]
+    assert users["new_items@2"].to_list()[:2] == [1 / 2, 1]
+    assert users["intra_list_diversity@2"].to_list()[:2] == pytest.approx([1, 0])
+    # two users have training data: item 1 is known to both, the other to nobody
+    assert users["novelty@2"].to_list()[:2] == pytest.approx([1 / 2, 1 / 2])
+    # items 3 and 9 are shown once and item 1 twice, of ten
+    assert result["gini@2"] == pytest.approx((5 * 1 + 7 * 1 + 9 * 2) / (10 * 4))
+
+
+@pytest.mark.parametrize(
+    ("recs", "truth", "options", "message"),
+    [
+        (RECS, TRUTH, {"user": "who"}, "recommendations has no column 'who'"),
+        (RECS, TRUTH, {"grade": "grade"}, "truth has no column 'grade'"),
+        (pl.concat([RECS, RECS[:1]]), TRUTH, {}, "name item 1 twice for user 'a'"),
+        (RECS, TRUTH.with_columns(item_id=pl.lit("x")), {}, "holds integers and texts"),
+        (RECS, TRUTH.with_columns(item_id=pl.lit(None, dtype=pl.Int64)), {}, "missing value"),
+        (RECS, TRUTH[:0], {}, "truth is empty"),
+        (RECS, TRUTH, {"n_items": 3}, "n_items = 3 is smaller than the 5"),
+    ],
+)
+def test_frames_that_do_not_fit(recs: pl.DataFrame, truth: pl.DataFrame, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        frame(recs, truth, **options)
+
+
+def test_lists_of_a_matrix_in_a_frame_have_the_values_of_the_matrix() -> None:
+    rng = np.random.default_rng(0)
+    scores, relevant = rng.normal(size=(50, 80)), rng.random((50, 80)) < 0.05
+    relevant[:, 0] = True
+    known = (rng.random((50, 80)) < 0.1) & ~relevant
+    names = ["ndcg", "map", "recall", "catalogue_coverage", "novelty", "new_items", "stratified_recall"]
+    results = matrix(scores, scipy.sparse.csr_array(relevant), seen_items=known, metrics=names, cutoffs=(10,))
+    for seen, table in (("keep", scores), ("exclude", np.where(known, -np.inf, scores))):
+        top = np.argsort(-table, axis=1)[:, :10]
+        recs = pl.DataFrame({"user_id": np.repeat(np.arange(50), 10), "item_id": top.ravel()})
+        pairs = [
+            pl.DataFrame(dict(zip(("user_id", "item_id"), part.nonzero(), strict=True))) for part in (relevant, known)
+        ]
+        result = frame(recs, pairs[0], train=pairs[1], metrics=names, cutoffs=(10,), n_items=80)
+        assert result.metrics == pytest.approx(results[seen].metrics)
+
+
+def test_matrix_forms() -> None:
+    rng = np.random.default_rng(1)
+    scores, relevant = rng.normal(size=(20, 30)), rng.random((20, 30)) < 0.1
+    relevant[0], relevant[1, 3] = False, True
+    lists = [row.nonzero()[0].tolist() for row in relevant]
+    same = [matrix(scores, form)[0].metrics for form in (relevant, scipy.sparse.coo_array(relevant), lists)]
+    assert same[0] == same[1] == same[2]
+    result = matrix(torch.from_numpy(scores), lists, metrics=["auc"], ties="expectation")
+    assert 0 not in result[0].users
+    assert len(result) == 1
+    grades = np.where(relevant, rng.integers(1, 5, relevant.shape), 0)
+    assert matrix(scores, grades)[0]["ndcg@10"] != same[0]["ndcg@10"]
+    with pytest.raises(TypeError, match="no vectors"):
+        ScoreMatrix(torch.zeros(1, 1)).encode_items()
+    for bad, message in (
+        (relevant[:3], "truth must be"),
+        ([[30]] * 20, "outside 0 to 29"),
+        ([[]] * 20, "truth is empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            matrix(scores, bad)
+    with pytest.raises(ValueError, match="scores must be"):
+        matrix(scores[0], relevant)

@@ -1,0 +1,137 @@
+"""Tests of significance against scipy and by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recgraph.evaluate import Protocol, ProtocolMismatch, Result
+from recgraph.evaluate.paired import bootstrap, cohen_d, holm, paired_t, randomisation, rank_biserial, wilcoxon
+from recgraph.evaluate.significance import compare_values, over_seeds, over_users, standings
+
+RNG = np.random.default_rng(0)
+A = RNG.random(80)
+B = A + RNG.normal(0.03, 0.1, 80)
+
+
+def result(values: np.ndarray, protocol: Protocol | None = None) -> Result:
+    return Result(protocol or Protocol(), np.arange(len(values)), {"ndcg@10": np.asarray(values, dtype=float)})
+
+
+def test_t_and_wilcoxon_are_scipys() -> None:
+    assert paired_t(B - A) == pytest.approx(stats.ttest_rel(B, A).pvalue)
+    assert wilcoxon(B - A) == pytest.approx(stats.wilcoxon(B, A).pvalue)
+    zeros = np.append(B - A, np.zeros(20))
+    assert wilcoxon(zeros) == pytest.approx(stats.wilcoxon(zeros, zero_method="wilcox").pvalue)
+
+
+def test_randomisation_is_scipys_permutation_test() -> None:
+    few = (B - A)[:10]
+    exact = stats.permutation_test((few,), lambda x: x.mean(), permutation_type="samples", n_resamples=np.inf)
+    assert randomisation(few) == pytest.approx(exact.pvalue)
+    rng = np.random.default_rng(1)
+    drawn = stats.permutation_test(
+        (B - A,), lambda x, axis: x.mean(axis), permutation_type="samples", n_resamples=20_000, rng=rng, vectorized=True
+    )
+    assert randomisation(B - A, n_draws=20_000) == pytest.approx(drawn.pvalue, abs=0.01)
+    # 2 of 4 sign patterns of two equal differences are as great
+    assert randomisation([1.0, 1.0]) == 0.5
+    assert randomisation(np.zeros(100)) == 1
+    assert randomisation(np.ones(100), n_draws=99) == 1 / 100
+
+
+def test_bootstrap_is_scipys() -> None:
+    other = stats.bootstrap((B - A,), np.mean, method="percentile", rng=np.random.default_rng(2))
+    interval = bootstrap(B - A)
+    assert interval.low == pytest.approx(other.confidence_interval.low, abs=0.003)
+    assert interval.high == pytest.approx(other.confidence_interval.high, abs=0.003)
+    assert bootstrap(B - A) == interval
+    assert bootstrap(B - A, seed=1) != interval
+    with pytest.raises(ValueError, match=r"confidence = 1\.5"):
+        bootstrap(B - A, confidence=1.5)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(3)
+    inside = 0
+    for _ in range(300):
+        interval = bootstrap(rng.normal(0.2, 1, 60), confidence=0.9, n_draws=400)
+        inside += interval.low <= 0.2 <= interval.high
+    assert 0.84 < inside / 300 < 0.95
+
+
+@pytest.mark.parametrize("test", [paired_t, wilcoxon, lambda values: randomisation(values, n_draws=199)])
+def test_p_values_are_uniform_where_there_is_no_difference(test) -> None:
+    rng = np.random.default_rng(4)
+    values = np.array([test(rng.normal(0, 1, 30)) for _ in range(400)])
+    assert abs((values < 0.05).mean() - 0.05) < 0.035
+    assert abs(values.mean() - 0.5) < 0.06
+
+
+def test_holm_by_hand() -> None:
+    # times 4, 3, 2, 1 in ascending order, never descending
+    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]).tolist() == [1, 1]
+    assert holm([]).tolist() == []
+    with pytest.raises(ValueError, match="p_values"):
+        holm([1.5])
+
+
+def test_effect_sizes_by_hand() -> None:
+    assert cohen_d([1, 2, 3]) == 2
+    assert cohen_d([0, 0]) == 0
+    assert cohen_d([1, 1]) == np.inf
+    # ranks 1, 2 and 3 with signs -, +, +; the zero is left out
+    assert rank_biserial([-1, 2, 3, 0]) == pytest.approx(4 / 6)
+    assert rank_biserial([1, 2]) == 1
+    assert rank_biserial([0.0]) == 0
+    w = stats.wilcoxon(B - A, alternative="greater").statistic
+    assert rank_biserial(B - A) == pytest.approx(2 * w / (80 * 81 / 2) - 1)
+
+
+def test_over_users_and_over_seeds() -> None:
+    found = over_users(result(A), result(B), "ndcg@10")
+    assert found.n == 80
+    assert found.difference == pytest.approx((B - A).mean())
+    assert found.interval.low < found.difference < found.interval.high
+    assert found.p_values["t"] == paired_t(B - A)
+    assert found == compare_values(A, B)
+    several = over_users([result(A), result(A + 0.2)], result(B), "ndcg@10")
+    assert several.difference == pytest.approx((B - A - 0.1).mean())
+    seeds = over_seeds([result(A + i / 50) for i in range(4)], [result(B + i / 40) for i in range(4)], "ndcg@10")
+    assert seeds.n == 4
+    assert seeds.p_values["randomisation"] == 2 / 16
+    missing = A.copy()
+    missing[:5] = np.nan
+    assert compare_values(missing, B).n == 75
+
+
+def test_what_cannot_be_compared() -> None:
+    with pytest.raises(ProtocolMismatch, match="seen"):
+        over_users(result(A), result(B, Protocol(seen="exclude")), "ndcg@10")
+    with pytest.raises(ProtocolMismatch):
+        over_seeds([result(A)] * 2, [result(B, Protocol(seen="exclude"))] * 2, "ndcg@10")
+    with pytest.raises(ValueError, match="different users"):
+        over_users(result(A), result(B[:50]), "ndcg@10")
+    with pytest.raises(ValueError, match="no values of users"):
+        over_users(result(A), result(B), "gini@10")
+    with pytest.raises(ValueError, match="2 results of a and 1 of b"):
+        over_seeds([result(A)] * 2, [result(B)], "ndcg@10")
+    with pytest.raises(ValueError, match="paired"):
+        compare_values(A, B[:4])
+    with pytest.raises(ValueError, match="1 pairs"):
+        compare_values([1.0], [2.0])
+
+
+def test_standings() -> None:
+    rng = np.random.default_rng(5)
+    near = A + rng.normal(0, 0.01, 80)
+    rows = standings(
+        {"far": result(A - 0.2 * rng.random(80)), "a": result(A), "near": result(near - (near - A).mean() - 1e-4)},
+        "ndcg@10",
+    )
+    assert [(row.name, row.mark) for row in rows] == [("a", "tied"), ("near", "tied"), ("far", "")]
+    assert rows[0].p_value is None
+    alone = standings({"a": result(A), "far": result(A - rng.random(80))}, "ndcg@10")
+    assert [row.mark for row in alone] == ["best", ""]
