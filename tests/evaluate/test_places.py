@@ -7,6 +7,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from recgraph import registry
@@ -132,6 +134,28 @@ def test_the_expectation_is_the_mean_over_all_orders(name: str) -> None:
         for k in (1, 2, 4, 7) if metric.cut else (None,):
             label = f"{metric.name}@{k}" if metric.cut else metric.name
             assert result[0][label] == pytest.approx(float(metric(every, k).mean()), abs=1e-12), (relevant, k)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans())
+@settings(max_examples=15)
+def test_relabelling_users_and_items_changes_nothing(seed: int, expected: bool) -> None:
+    rng = np.random.default_rng(seed)
+    n_users, n_items = 12, 25
+    scores = torch.from_numpy(rng.random((n_users, n_items)))
+    cases = random_cases(n_users, n_items, seed=seed % 1000)
+    users, items = torch.from_numpy(rng.permutation(n_users)), torch.from_numpy(rng.permutation(n_items))
+    other_scores = torch.empty_like(scores)
+    other_scores[:, items] = scores
+    history, truth = (rows.with_values(items[rows.values]).take(users) for rows in (cases.history, cases.truth))
+    ties = "expectation" if expected else "seeded permutation"
+    names = [*TIE_METRICS, *([] if expected else ["gini", "entropy", "catalogue_coverage", "personalization"])]
+    options = {"metrics": names, "cutoffs": (1, 4, 30), "ties": ties}
+    one = evaluate(Scores(scores), cases, **options)
+    two = evaluate(Scores(other_scores), Cases(users, history, truth, n_items), **options)
+    for own, other in zip(one, two, strict=True):
+        assert own.metrics == pytest.approx(other.metrics, nan_ok=True)
+        for name, values in own.per_user.items():
+            np.testing.assert_allclose(values[users.numpy()], other.per_user[name], rtol=1e-12, atol=1e-15)
 
 
 def test_without_ties_the_expectation_changes_nothing() -> None:

@@ -1,0 +1,248 @@
+"""What can be wrong with a split or an evaluation, checked: leakage of time, duplicates, unknown items, chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recgraph.data.batch import Query
+from recgraph.data.part import Cases
+from recgraph.data.split import Split
+from recgraph.data.strategies import Label
+from recgraph.evaluate.evaluator import evaluate
+from recgraph.evaluate.protocol import Protocol
+from recgraph.evaluate.results import Result, compare
+from recgraph.rng import numpy_generator
+
+#: how many standard errors a scorer may be away from chance
+_SIGMAS = 5.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row.
+
+    Attributes:
+        status: ``ok``; ``warn``: numbers will not mean what they seem to; ``fail``: something is wrong; ``skipped``.
+        value: the number that the status rests on, or None.
+        detail: a sentence with the numbers.
+    """
+
+    name: str
+    status: Literal["ok", "warn", "fail", "skipped"]
+    value: float | None
+    detail: str
+
+
+def check_split(split: Split, *, cutoff: int = 10, n_users: int = 2000, seed: int = 0) -> list[Check]:
+    """All checks of a split and of the evaluation on it, a row each. Reads the test part.
+
+    Args:
+        cutoff: of the recall at chance.
+        n_users: test users, at most, that the scorers at chance are evaluated on.
+        seed: of the draw of these users and of the random scores.
+    """
+    return [
+        time_leakage(split),
+        time_split(split),
+        duplicates(split, "valid"),
+        duplicates(split, "test"),
+        unknown_items(split, "valid"),
+        unknown_items(split, "test"),
+        *chance(split.test, cutoff=cutoff, n_users=n_users, seed=seed),
+    ]
+
+
+def time_leakage(split: Split, name: str = "time leakage") -> Check:
+    """How many test interactions precede training interactions of anyone.
+
+    A model that is fitted on what came later knows trends that it could not have known (Ji et al., TOIS 2023). Under
+    leave-one-out that is so for nearly every test interaction.
+    """
+    times = split.interactions.ordered.times
+    if times is None:
+        return Check(name, "skipped", None, "the log has no timestamps")
+    labels = split.labels
+    asked, fitted = times[labels == int(Label.TEST)], times[labels == int(Label.TRAIN)].sort().values
+    if not len(asked) or not len(fitted):
+        return Check(name, "skipped", None, "the test or the training part is empty")
+    later = len(fitted) - torch.searchsorted(fitted, asked, right=True)
+    share, median = float((later > 0).double().mean()), float(later.double().median()) / len(fitted)
+    detail = (
+        f"{int((later > 0).sum()):,} of {len(asked):,} test interactions precede a training interaction of anyone; "
+        f"at the median {median:.1%} of the training part lies after a test interaction"
+    )
+    return Check(name, "warn" if share > 0 else "ok", share, detail)
+
+
+def time_split(split: Split) -> Check:
+    """What one cut of time for all users would give instead."""
+    name = "split by time"
+    if split.interactions.ordered.times is None:
+        return Check(name, "skipped", None, "the log has no timestamps")
+    try:
+        other = split.interactions.split("time")
+        cases = len(other.test)
+    except ValueError as error:
+        return Check(name, "skipped", None, f"it cannot be made: {error}")
+    leak = time_leakage(other)
+    value = leak.value or 0.0
+    detail = f"{cases:,} test users instead of {len(split.test):,}, and {value:.1%} of test interactions leak"
+    return Check(name, "ok" if value == 0 else "fail", value, detail)
+
+
+def duplicates(split: Split, part: Literal["valid", "test"]) -> Check:
+    """How many pairs of a user and an item are asked for although they are in the user's history."""
+    cases = _cases(split, part)
+    keys = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values)
+    known = torch.isin(keys, cases.history.rows * cases.n_items + cases.history.values)
+    twice = int(known.sum())
+    detail = f"{twice:,} of {len(keys):,} relevant items are in their user's history, misses if excluded"
+    return Check(f"duplicates in {part}", "warn" if twice else "ok", float(twice), detail)
+
+
+def unknown_items(split: Split, part: Literal["valid", "test"]) -> Check:
+    """How many items are asked for that nobody has in what the model is fitted on."""
+    cases = _cases(split, part)
+    fitted = split.fit_part("train" if part == "valid" else "train+valid")
+    cold = fitted.item_counts()[cases.truth.values] == 0
+    n_items, n_users = (int(torch.unique(of[cold]).numel()) for of in (cases.truth.values, cases.truth.rows))
+    detail = (
+        f"{n_items:,} items occur only in {part}: {int(cold.sum()):,} of {len(cold):,} relevant items, of {n_users:,} "
+        f"users; a model without item features cannot find them"
+    )
+    return Check(f"items only in {part}", "warn" if n_items else "ok", float(n_items), detail)
+
+
+def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, n_seeds: int = 10, seed: int = 0) -> list[Check]:
+    """Whether a constant and a random scorer have the recall that chance gives, seen items kept and excluded."""
+    some = _some(cases, n_users, seed)
+    constant = _Constant(cases.n_items)
+    rows = []
+    for seen in ("keep", "exclude"):
+        expected = _recall_at_chance(some, cutoff, seen == "exclude")
+        mean = float(expected.mean())
+        exact = Protocol.of(seen=seen, ties="expectation", cutoffs=(cutoff,))
+        value = _recall(constant, some, exact)
+        rows.append(_at(f"constant scorer, expectation, seen {seen}", value, mean, 1e-9))
+        drawn = np.array(
+            [_recall(constant, some, Protocol.of(seen=seen, tie_seed=one, cutoffs=(cutoff,))) for one in range(n_seeds)]
+        )
+        error = _SIGMAS * float(drawn.std(ddof=1)) / np.sqrt(n_seeds) + 1e-9
+        rows.append(_at(f"constant scorer, permutation, seen {seen}", float(drawn.mean()), mean, error))
+        protocol = Protocol.of(seen=seen, cutoffs=(cutoff,))
+        result = evaluate(_Random(cases.n_items, seed), some, protocols=[protocol], metrics=["recall"])[0]
+        gap = result.per_user[f"recall@{cutoff}"] - expected
+        # a rare hit may not be among few users: then the deviation is that of a single one of them
+        error = _SIGMAS * max(float(gap.std()), 1 / np.sqrt(len(gap))) / np.sqrt(len(gap))
+        value = float(result[f"recall@{cutoff}"])
+        rows.append(_at(f"random scorer, seen {seen}", value, mean, error))
+    return rows
+
+
+@dataclass(frozen=True)
+class SeedVariance:
+    """A metric over the seeds of a model."""
+
+    metric: str
+    n_seeds: int
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+
+def seed_variance(results: Sequence[Result]) -> list[SeedVariance]:
+    """How much each metric differs between seeds, a row each.
+
+    Raises:
+        ProtocolMismatch: the numbers were made in different ways.
+        ValueError: fewer than two results.
+    """
+    if len(results) < 2:
+        raise ValueError(f"there are {len(results)} results; give those of at least two seeds")
+    for result in results:
+        compare(results[0], result)
+    rows = []
+    for metric in results[0].metrics:
+        values = np.array([result[metric] for result in results])
+        spread = float(values.std(ddof=1))
+        rows.append(
+            SeedVariance(metric, len(values), float(values.mean()), spread, float(values.min()), float(values.max()))
+        )
+    return rows
+
+
+class _Constant:
+    has_vectors = False
+
+    def __init__(self, n_items: int) -> None:
+        self.n_items = n_items
+
+    def score(self, query: Query) -> Tensor:
+        return torch.zeros(len(query), self.n_items)
+
+    def encode_users(self, query: Query) -> Tensor:
+        raise TypeError("it has no vectors")
+
+    def encode_items(self) -> Tensor:
+        raise TypeError("it has no vectors")
+
+
+class _Random(_Constant):
+    def __init__(self, n_items: int, seed: int) -> None:
+        super().__init__(n_items)
+        self.seed = seed
+
+    def score(self, query: Query) -> Tensor:
+        rows = [
+            numpy_generator(self.seed, "random scorer", user).random(self.n_items, dtype=np.float32)
+            for user in query.users.tolist()
+        ]
+        return torch.from_numpy(np.stack(rows))
+
+
+def _cases(split: Split, part: Literal["valid", "test"]) -> Cases:
+    return split.valid if part == "valid" else split.test
+
+
+def _some(cases: Cases, n: int, seed: int) -> Cases:
+    if len(cases) <= n:
+        return cases
+    rows = torch.from_numpy(np.sort(numpy_generator(seed, "checks").permutation(len(cases))[:n]))
+    grades = None if cases.grades is None else cases.truth.with_values(cases.grades).take(rows).values
+    return Cases(cases.users[rows], cases.history.take(rows), cases.truth.take(rows), cases.n_items, grades)
+
+
+def _recall(model: _Constant, cases: Cases, protocol: Protocol) -> float:
+    return evaluate(model, cases, protocols=[protocol], metrics=["recall"])[0][f"recall@{protocol.cutoffs[0]}"]
+
+
+def _recall_at_chance(cases: Cases, k: int, exclude: bool) -> np.ndarray:
+    """[U] float64: the share of the relevant items that can be recommended, times the places over the candidates."""
+    truth = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values)
+    rows = truth // cases.n_items
+    n_relevant = torch.bincount(rows, minlength=len(cases)).double()
+    n_candidates, reachable = (
+        torch.full((len(cases),), float(cases.n_items), dtype=torch.float64),
+        torch.ones_like(truth, dtype=torch.bool),
+    )
+    if exclude:
+        known = torch.unique(cases.history.rows * cases.n_items + cases.history.values)
+        n_candidates = n_candidates - torch.bincount(known // cases.n_items, minlength=len(cases))
+        reachable = ~torch.isin(truth, known)
+    found = torch.bincount(rows[reachable], minlength=len(cases)).double()
+    places = (k / n_candidates).clamp(max=1)
+    values: np.ndarray = (found / n_relevant * places).numpy()
+    return values
+
+
+def _at(name: str, value: float, expected: float, error: float) -> Check:
+    ok = abs(value - expected) <= error
+    detail = f"recall {value:.5f}, at chance {expected:.5f} (within {error:.2g} allowed)"
+    return Check(name, "ok" if ok else "fail", value - expected, detail)

@@ -1,0 +1,109 @@
+"""Checks of splits whose faults are known, scorers at chance, and groups of users."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import recgraph as rg
+from recgraph.data.part import Cases
+from recgraph.evaluate import Protocol, ProtocolMismatch, Result, checks
+from recgraph.evaluate.checks import chance, check_split, duplicates, seed_variance, time_leakage, unknown_items
+from recgraph.evaluate.groups import by_group, history_groups, popularity_groups
+from recgraph.sparse.ragged import Ragged
+
+
+def interactions(rows: list[tuple[int, int, int]], timed: bool = True) -> rg.Interactions:
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    return rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time" if timed else None)
+
+
+# user 1 ends before user 2 begins; item 5 occurs only in user 2's test; user 1's test repeats item 1
+ROWS = [(1, 1, 0), (1, 2, 1), (1, 3, 2), (1, 1, 3), (2, 1, 10), (2, 2, 11), (2, 3, 12), (2, 5, 13)]
+
+
+def test_time_leakage_by_hand() -> None:
+    split = interactions(ROWS).split("leave-one-out")
+    found = time_leakage(split)
+    # training interactions at 0, 1, 10, 11; test ones at 3 and 13
+    assert (found.status, found.value) == ("warn", 0.5)
+    assert "1 of 2 test interactions" in found.detail
+    untimed = interactions(ROWS, timed=False).split("leave-one-out")
+    assert time_leakage(untimed).status == "skipped"
+
+
+def test_duplicates_and_unknown_items_by_hand() -> None:
+    split = interactions(ROWS).split("leave-one-out")
+    assert duplicates(split, "test").value == 1
+    assert duplicates(split, "valid").value == 0
+    assert unknown_items(split, "test").value == 1
+    # item 3 is in no training part: both users have it as validation item
+    assert unknown_items(split, "valid").value == 1
+
+
+def random_log(n_users: int = 150, n_items: int = 60) -> rg.Interactions:
+    rng = np.random.default_rng(0)
+    rows = [
+        (user, int(item), int(rng.integers(0, 10_000)))
+        for user in range(n_users)
+        for item in rng.permutation(n_items)[: rng.integers(5, 15)]
+    ]
+    return interactions(rows)
+
+
+def test_all_rows_of_a_sound_split() -> None:
+    rows = {row.name: row for row in check_split(random_log().split("leave-one-out"))}
+    assert len(rows) == 12
+    assert rows["time leakage"].status == "warn"
+    assert rows["time leakage"].value > 0.7
+    assert (rows["split by time"].status, rows["split by time"].value) == ("ok", 0)
+    assert {row.status for name, row in rows.items() if "scorer" in name} == {"ok"}
+    assert rows["duplicates in test"].status == "ok"
+    by_time = {row.name: row for row in check_split(random_log().split("time"), n_users=20)}
+    assert by_time["time leakage"].status == "ok"
+
+
+def test_a_scorer_off_chance_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = random_log().split("leave-one-out").test
+    assert {row.status for row in chance(cases)} == {"ok"}
+    monkeypatch.setattr(checks, "_recall_at_chance", lambda cases, k, exclude: np.full(len(cases), 0.6))
+    assert {row.status for row in chance(cases)} == {"fail"}
+
+
+def result(value: float, protocol: Protocol | None = None) -> Result:
+    return Result(protocol or Protocol(), np.arange(2), {"mrr@5": np.array([value, value + 0.2])}, {"gini@5": value})
+
+
+def test_seed_variance() -> None:
+    rows = {row.metric: row for row in seed_variance([result(0.1), result(0.2), result(0.3)])}
+    assert rows["mrr@5"].mean == pytest.approx(0.3)
+    assert rows["mrr@5"].deviation == pytest.approx(0.1)
+    assert (rows["gini@5"].low, rows["gini@5"].high, rows["gini@5"].n_seeds) == (0.1, 0.3, 3)
+    with pytest.raises(ValueError, match="1 results"):
+        seed_variance([result(0.1)])
+    with pytest.raises(ProtocolMismatch):
+        seed_variance([result(0.1), result(0.1, Protocol(seen="exclude"))])
+
+
+def test_groups() -> None:
+    cases = Cases(
+        torch.arange(4),
+        Ragged.from_lists([[], [0], [0, 1, 2, 3, 4], [1] * 30]),
+        Ragged.from_lists([[0], [0, 1], [5], [1, 2]]),
+        6,
+    )
+    assert history_groups(cases) == ["0", "1-4", "5-19", "20+"]
+    assert history_groups(cases, (2,)) == ["0-1", "0-1", "2+", "2+"]
+    counts = torch.tensor([9, 3, 2, 1, 1, 0])
+    assert popularity_groups(cases, counts) == ["head", "mixed", "cold", "tail"]
+    values = Result(Protocol(), np.arange(4), {"mrr@5": np.array([1.0, 0.0, np.nan, 0.5])})
+    table = by_group(values, ["warm", "cold", "warm", "cold"])
+    assert table.rows() == [("warm", 2, 1.0), ("cold", 2, 0.25)]
+    with pytest.raises(ValueError, match="labels has 1"):
+        by_group(values, ["a"])
+    with pytest.raises(ValueError, match="edges"):
+        history_groups(cases, (5, 1))
+    with pytest.raises(ValueError, match="head = 2"):
+        popularity_groups(cases, counts, head=2)
