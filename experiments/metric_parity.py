@@ -55,6 +55,7 @@ class Case:
         self.raw, self.n_items = raw, int(raw["n_items"])
         self.users: dict[str, dict[str, Any]] = raw["users"]
         self.train: dict[str, list[int]] = raw.get("train") or {}
+        self.made: dict[tuple[Any, ...], RankedHits] = {}
 
     @cached_property
     def facts(self) -> Facts:
@@ -100,6 +101,17 @@ class Case:
                 order: dict[str, list[int]] = own["order"]
                 return order
         raise ValueError(f"no order of {peer} for {self.raw['id']} at {k}")
+
+    def ranked(self, record: dict[str, Any], users: list[str], metric: Metric) -> RankedHits:
+        """The case as our metrics see it, made once for all records that were given the same."""
+        expected = record["metric"] == "RetrievalNormalizedDCG"
+        places = "places" in metric.needs or expected
+        view = self.view(record, users)
+        key = (*map(repr, (view.users, view.lists, view.relevant, view.grades)), places, expected)
+        if key not in self.made:
+            ranked = ranked_hits(self, view, places)
+            self.made[key] = over_ties(ranked, view) if expected else ranked
+        return self.made[key]
 
     def view(self, record: dict[str, Any], users: list[str]) -> View:
         graded = any(record["params"].get(name) == value for name, value in GRADED.items()) or (
@@ -195,10 +207,7 @@ def error_of(record: dict[str, Any], case: Case, metric: Metric) -> float:
     users = users_of(record, case)
     if record["peer"] == "lenskit" and record["per_user"] is not None:
         users = [user for user in users if user in record["per_user"]]
-    view = case.view(record, users)
-    expected = record["metric"] == "RetrievalNormalizedDCG"
-    ranked = ranked_hits(case, view, "places" in metric.needs or expected)
-    ranked = over_ties(ranked, view) if expected else ranked
+    ranked = case.ranked(record, users, metric)
     values = metric(ranked, record["k"])
     errors = [0.0]
     if record["per_user"] is not None:
