@@ -15,6 +15,7 @@ from recgraph.encoders._generator import dropout_generator
 from recgraph.rng import dropout
 from recgraph.sparse.chain import Chain
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.linear_sum import Sum
 from recgraph.sparse.spmm import Backend, Operator, spmm
 
 Norm = Literal["none", "joint"]
@@ -72,7 +73,7 @@ class GCN(nn.Module):
         Returns:
             [N, D].
         """
-        adjacencies = [adj] if isinstance(adj, Csr | Chain) else list(adj)
+        adjacencies: list[Operator] = [adj] if isinstance(adj, Csr | Chain | Sum) else list(adj)
         generator = dropout_generator(self, self.dropout, generator)
         for layer, weight in enumerate(self.weights):
             x = self._propagate(adjacencies, dropout(x @ weight, self.dropout, generator))

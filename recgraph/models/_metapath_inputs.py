@@ -102,6 +102,7 @@ class Masks:
             if kept.weights is None and isinstance(path.adjacency, Csr):
                 kept = kept.with_weights(kept.values(path.adjacency.values().dtype))
             return normalise(kept, self.normalisation)
+        assert isinstance(path.plain, Chain)
         # a path that is never made has no entries to leave out: its factors lose theirs
         partial = EdgeDrop(ratio=view.config.ratio, redraw=view.config.redraw, binary=False, self_loops=False)
         factors = tuple(partial(factor, stream) for factor in path.plain.factors)
