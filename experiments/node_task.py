@@ -25,7 +25,8 @@ import torch
 from recgraph import registry
 from recgraph.config import distribute, parse_settings
 from recgraph.data.hetero import EdgeType, HeteroGraph
-from recgraph.evaluate.probe import NodeSplit, cluster_scores, linear_probe, logistic_probe
+from recgraph.data.hetero.node_task import NodeSplit
+from recgraph.evaluate.probe import cluster_scores, linear_probe, logistic_probe
 from recgraph.models.base_graph import GraphModel
 from recgraph.provenance import provenance
 from recgraph.rng import Generators
@@ -190,13 +191,13 @@ DATA = {
 }
 
 
-def splits(folder: Path) -> list[NodeSplit]:
+def splits(folder: Path) -> dict[str, NodeSplit]:
     """HeCo's splits of 20, 40 and 60 labels a class."""
 
     def part(name: str) -> torch.Tensor:
         return torch.from_numpy(np.load(folder / f"{name}.npy").astype(np.int64))
 
-    return [NodeSplit(n, part(f"train_{n}"), part(f"val_{n}"), part(f"test_{n}")) for n in LABELS]
+    return {n: NodeSplit(part(f"train_{n}"), part(f"val_{n}"), part(f"test_{n}")) for n in LABELS}
 
 
 def run(data: DataSet, folder: Path, name: str, seed: int, given: dict[str, Any]) -> dict[str, Any]:
@@ -230,10 +231,10 @@ def run(data: DataSet, folder: Path, name: str, seed: int, given: dict[str, Any]
         "epoch_cpu_seconds": history[-1]["cpu_seconds"] / len(history),
         "peak_mib": peak,
         "probe": {
-            split.name: linear_probe(embedding, labels, split, seed=seed, **data.probe).mean()
-            for split in splits(folder)
+            n: linear_probe(embedding, labels, split, seed=seed, **data.probe).mean()
+            for n, split in splits(folder).items()
         },
-        "logistic": {split.name: logistic_probe(embedding, labels, split).mean() for split in splits(folder)},
+        "logistic": {n: logistic_probe(embedding, labels, split).mean() for n, split in splits(folder).items()},
         "clusters": cluster_scores(embedding, labels, seed=seed),
     }
 

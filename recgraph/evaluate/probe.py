@@ -11,26 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Config
+from recgraph.data.hetero.node_task import NodeSplit
 from recgraph.rng import derive
 
-__all__ = ["NodeSplit", "ProbeConfig", "ProbeScores", "cluster_scores", "f1_scores", "linear_probe", "logistic_probe"]
+__all__ = ["ProbeConfig", "ProbeScores", "cluster_scores", "f1_scores", "linear_probe", "logistic_probe"]
 
 SCORES = ("macro_f1", "micro_f1", "auc")
-
-
-@dataclass(frozen=True)
-class NodeSplit:
-    """Which nodes are labelled for training, for selection and for the test.
-
-    Attributes:
-        name: e.g. ``"20"``, labels a class.
-        train, valid, test: int64 node indices; a node that stands in ``train`` twice counts twice.
-    """
-
-    name: str
-    train: Tensor
-    valid: Tensor
-    test: Tensor
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ def linear_probe(
     Args:
         embedding: [N, D], frozen.
         labels: [N] int64 from 0.
-        split: of the nodes.
+        split: of the nodes; one that stands in ``train`` twice counts twice.
         seed: of the first weights.
         config, settings: see :class:`ProbeConfig`.
 
@@ -260,7 +246,7 @@ def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tenso
     for name in ("train", "valid", "test"):
         index = getattr(split, name)
         if not len(index) or int(index.min()) < 0 or int(index.max()) >= len(labels):
-            raise ValueError(f"split {split.name!r}: {name} must hold node indices in [0, {len(labels)})")
+            raise ValueError(f"split: {name} must hold node indices in [0, {len(labels)})")
     x = embedding.detach().to(torch.float32)
     if not bool(x.isfinite().all()):
         raise ValueError("embedding holds NaN or infinite values")

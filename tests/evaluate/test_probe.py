@@ -12,8 +12,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor
 
 from recgraph.config import ConfigError
+from recgraph.data.hetero.node_task import NodeSplit
 from recgraph.evaluate import probe
-from recgraph.evaluate.probe import NodeSplit, cluster_scores, f1_scores, linear_probe, logistic_probe
+from recgraph.evaluate.probe import cluster_scores, f1_scores, linear_probe, logistic_probe
 
 
 def nodes(n: int = 150, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, NodeSplit]:
@@ -21,7 +22,7 @@ def nodes(n: int = 150, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor
     labels = torch.randint(classes, (n,), generator=draw)
     x = F.one_hot(labels, 5).float() + torch.randn(n, 5, generator=draw)
     order = torch.randperm(n, generator=draw)
-    return x, labels, NodeSplit("x", order[:30], order[30:80], order[80:])
+    return x, labels, NodeSplit(order[:30], order[30:80], order[80:])
 
 
 def one_by_one(x: Tensor, y: Tensor, split: NodeSplit, weight: Tensor, steps: int, lr: float, wd: float) -> list[float]:
@@ -103,7 +104,7 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="must be"):
         linear_probe(x, y[:-1], split)
     with pytest.raises(ValueError, match="test must hold"):
-        linear_probe(x, y, NodeSplit("x", split.train, split.valid, split.test + 100))
+        linear_probe(x, y, NodeSplit(split.train, split.valid, split.test + 100))
     with pytest.raises(ValueError, match="NaN"):
         linear_probe(x * torch.nan, y, split)
 
@@ -123,7 +124,7 @@ def test_the_authors_embeddings_score_as_published(dataset: str, shared: Path) -
     y = torch.from_numpy(np.load(folder / "labels.npy")).long()
     for labels, want in zip(("20", "40", "60"), rows, strict=True):
         parts = (np.load(folder / f"{part}_{labels}.npy").astype(np.int64) for part in ("train", "val", "test"))
-        split = NodeSplit(labels, *(torch.from_numpy(part) for part in parts))
+        split = NodeSplit(*(torch.from_numpy(part) for part in parts))
         scores = linear_probe(embedding, y, split, learning_rate=rate).mean()
         assert [100 * scores[name] for name in probe.SCORES] == pytest.approx(list(want), abs=0.3)
     assert 100 * cluster_scores(embedding, y)["nmi"] == pytest.approx(nmi, abs=0.7)
