@@ -236,7 +236,7 @@ def _trainer(
     resumed = resume and trainer.resume()
     if accelerator.is_main_process:
         if folder is not None:
-            watchers.append(JsonLines(folder / "log.jsonl", trainer.progress.epoch if resumed else 0))
+            watchers.append(JsonLines(folder / "log.jsonl", trainer.progress.history if resumed else ()))
         if config.tensorboard:
             watchers.append(TensorBoard((folder or Path("runs")) / "tensorboard"))
         if progress or (progress is None and _on_terminal()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,10 @@ class Observer:
 class JsonLines(Observer):
     """One JSON object an epoch, appended to a file."""
 
-    def __init__(self, path: Path, keep_epochs: int = 0) -> None:
-        """Keep the first ``keep_epochs`` lines of an existing log: epochs made again after a resume are listed once."""
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines[:keep_epochs] if line.endswith("\n")]
+    def __init__(self, path: Path, history: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Start with the epochs of a resumed training's checkpoint; the log may have lost the last, or have more."""
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
         temporary.replace(path)
         self._file = path.open("a", encoding="utf-8")
 

@@ -216,7 +216,7 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(tmp_path:
     model = toy()
     resumed = trainer_of(model, values, tmp_path, max_epochs=3)
     assert resumed.resume()
-    resumed.observers = [JsonLines(tmp_path / "log.jsonl", resumed.progress.epoch)]
+    resumed.observers = [JsonLines(tmp_path / "log.jsonl", resumed.progress.history)]
     resumed.fit()
     assert torch.equal(model.a, whole.a)
     assert torch.equal(model.b, whole.b)
