@@ -125,8 +125,30 @@ def _report(study: Study, metrics: tuple[str, ...], out: Path, storage: str | No
     note(f"best: trial {best.number} of {len(study.trials)}, on valid {values}, with")
     for name, value in best.params.items():
         note(f"  {name} = {value}")
+    for line in _verdicts(study):
+        note(line)
     where = without_password(storage) if storage else out / "study.journal"
     note(f"kept in {out}; look at the study: optuna-dashboard {where}")
+
+
+def _verdicts(study: Study) -> list[str]:
+    """Whether the tuned configuration beats the default one on test, with how sure that is."""
+    from recgraph.tuning.final import UNSEALED
+
+    tested = study.user_attrs.get(UNSEALED)
+    told = (tested[-1]["comparison"] if tested else None) or {}
+    return [
+        f"test, seen items {'kept' if seen == 'keep' else 'excluded'}: tuned less default {each['metric']} "
+        f"{each['difference']:+.4f} ({each['confidence']:.0%} interval {each['low']:+.4f} to {each['high']:+.4f}, "
+        f"p = {each['p']:.2g}, {each['n_users']} users): {_verdict(each)}"
+        for seen, each in told.items()
+    ]
+
+
+def _verdict(told: dict[str, Any]) -> str:
+    if told["p"] >= 1 - told["confidence"]:
+        return "no difference that is more than chance"
+    return "the tuned one is better" if told["difference"] > 0 else "the tuned one is worse"
 
 
 def _rows(study: Study) -> list[dict[str, Any]]:

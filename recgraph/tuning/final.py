@@ -14,6 +14,7 @@ import numpy as np
 from recgraph.data.files import replace_parquet, replace_text
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.results import Results
+from recgraph.evaluate.significance import over_users
 from recgraph.rng import derive
 from recgraph.run import Run
 from recgraph.tuning.lease import Lease, Watch
@@ -79,6 +80,7 @@ def test_the_best(
                 seed = derive(plan.seed, "final", number) % 2**31
                 runs[name].append(fit(plan, settings, split, seed, folder))
         # everything is chosen and trained: now, and only now, the test part
+        found = {name: _test(those) for name, those in runs.items()}
         entry: dict[str, Any] = {
             "trial": best.number,
             "n_seeds": n_seeds,
@@ -86,7 +88,8 @@ def test_the_best(
             "reason": f"the best of {trials.counts().finished} trials is chosen",
             "split_hash": split.hash,
             "settings": configurations,
-            "results": {name: _test(found) for name, found in runs.items()},
+            "results": {name: _spreads(results) for name, results in found.items()},
+            "comparison": _compare(found, plan.selecting),
         }
     with trials.storage.exclusive():
         study.set_user_attr(UNSEALED, [*study.user_attrs.get(UNSEALED, []), entry])
@@ -112,12 +115,43 @@ def _claim(plan: Plan, trials: Trials) -> Lease | None:
         time.sleep(min(1.0, plan.interval))
 
 
-def _test(runs: list[Run]) -> dict[str, Any]:
+def _test(runs: list[Run]) -> list[Results]:
     """Evaluate all runs of one configuration on test; the users' values are kept beside each run."""
     found = [run.evaluate("test") for run in runs]
     for run, results in zip(runs, found, strict=True):
         if run.folder is not None:
             _keep_users(results, run.folder)
+    return found
+
+
+def _compare(found: dict[str, list[Results]], metric: str) -> dict[str, Any] | None:
+    """The tuned against the default configuration, paired over users with the mean over seeds of each.
+
+    Returns:
+        seen-item convention -> difference, interval, p-value of the t-test, users; None where there is one
+        configuration, or the metric is not measured on test.
+    """
+    if len(found) < 2 or metric not in found["tuned"][0][0].per_user:
+        return None
+    told: dict[str, Any] = {}
+    for result in found["tuned"][0]:
+        seen = result.protocol.seen
+        tuned, default = ([results[result.hash] for results in found[name]] for name in ("tuned", "default"))
+        difference = over_users(default, tuned, metric)
+        told[seen] = {
+            "metric": metric,
+            "difference": difference.difference,
+            "low": difference.interval.low,
+            "high": difference.interval.high,
+            "confidence": difference.interval.confidence,
+            "p": difference.p_values["t"],
+            "n_users": difference.n,
+        }
+    return told
+
+
+def _spreads(found: list[Results]) -> dict[str, Any]:
+    """seen-item convention -> metric -> mean and deviation over seeds."""
     return {result.protocol.seen: _spread([results[result.hash].metrics for results in found]) for result in found[0]}
 
 

@@ -64,6 +64,10 @@ def test_a_study_is_gone_on_with_and_tested_once(split: Split, tmp_path: Path) -
     runs = [rg.Run.open(path, split) for path in sorted((tmp_path / "s" / "final" / "default").iterdir())]
     values = [run.evaluate("test")["exclude"]["ndcg@10"] for run in runs]
     assert tested["results"]["default"]["exclude"]["ndcg@10"]["mean"] == pytest.approx(sum(values) / 2)
+    comparison = tested["comparison"]["exclude"]
+    means = [tested["results"][name]["exclude"]["ndcg@10"]["mean"] for name in ("tuned", "default")]
+    assert comparison["difference"] == pytest.approx(means[0] - means[1])
+    assert comparison["low"] < comparison["difference"] < comparison["high"]
     users = pl.read_parquet(tmp_path / "s" / "final" / "default" / "seed-0" / "test_users_exclude.parquet")
     assert users["ndcg@10"].mean() == pytest.approx(values[0])
     again = tune(split, tmp_path / "s", n_trials=3, test_seeds=2)

@@ -1,0 +1,78 @@
+"""``recgraph tune``: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from recgraph.cli.app import app
+from recgraph.cli.tune import Pruner, Sampler
+from recgraph.tuning.samplers import PRUNERS, SAMPLERS
+
+SMALL = ("--set", "max_epochs=2", "--set", "hidden_dim=8", "--set", "n_heads=1")
+
+
+def tune(out: Path, *arguments: object) -> Result:
+    command = ["tune", "sasrec", "--dataset", "synthetic", "--out", out, *arguments]
+    return CliRunner().invoke(app, [str(argument) for argument in command])
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "space.toml"
+    path.write_text('"*" = "fixed"\nlearning_rate = [1e-3, 1e-2]\n')
+    return path
+
+
+def test_tune_says_what_it_found_and_goes_on(tmp_path: Path, space: Path) -> None:
+    out = tmp_path / "study"
+    command = (
+        "--space",
+        space,
+        *SMALL,
+        "--sampler",
+        "grid",
+        "--test-seeds",
+        1,
+        "--format",
+        "json",
+        "--metric",
+        "ndcg@10",
+    )
+    done = tune(out, *command, "--trials", 2)
+    assert done.exit_code == 0, done.output
+    assert "of 2, on valid ndcg@10 0." in done.stderr
+    assert "learning_rate = 0.01\n" in done.stderr
+    assert "test, seen items excluded: tuned less default ndcg@10 +0." in done.stderr
+    assert f"optuna-dashboard {out / 'study.journal'}" in done.stderr
+    rows = {(row["metric"], row["seen"]): row for row in json.loads(done.stdout)}
+    row = rows["ndcg@10", "exclude"]
+    assert row["tuned"] > row["default"] > 0
+    again = tune(out, *command, "--trials", 2)
+    assert json.loads(again.stdout) == list(rows.values())
+    assert json.loads((out / "study.json").read_text())["study"] == "sasrec-synthetic-ndcg@10"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "hidden_dims=3"), "did you mean hidden_dim"),
+        (("--metric", "ndcg"), "must be of the form name@k"),
+        (("--storage", "mysql://me:secret@there/db"), "mysql://me:***@there/db"),
+        (("--space", "/nowhere.toml"), "'/nowhere.toml' does not exist"),
+        (("--metric", "ndcg@10", "--metric", "seconds", "--pruner", "median"), "are not pruned"),
+    ],
+)
+def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = tune(tmp_path / "study", *arguments)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_the_names_are_those_of_the_library() -> None:
+    assert [sampler.value for sampler in Sampler] == list(SAMPLERS)
+    assert [pruner.value for pruner in Pruner] == list(PRUNERS)
