@@ -2,8 +2,8 @@
 
     python experiments/anneal.py RUN OUT RECORD --set learning_rate=0.0002 --set regime=causal
 
-Starts from the weights that RUN selected on validation data, with the run's data, model and seed; only the settings given
-are changed. A killed process goes on from OUT's newest checkpoint. The test part is opened once, at the end.
+Starts from the weights that RUN selected on validation data, with the run's data, model and seed; only the settings
+given are changed. A killed process goes on from OUT's newest checkpoint. The test part is opened once, at the end.
 """
 
 from __future__ import annotations
