@@ -8,16 +8,20 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # the server refuses to run as root
 _UNPRIVILEGED = ("postgres", "nobody")
+#: seconds
+_TO_START = 60.0
 
 
 def programs() -> Path | None:
-    """The folder of ``initdb`` and ``pg_ctl``, of the newest version; Debian keeps it off the path."""
+    """The folder of ``initdb`` and ``postgres``, of the newest version; Debian keeps it off the path."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[4]))
     if found:
         return found[-1].parent
@@ -37,14 +41,38 @@ def running(folder: Path) -> Iterator[str]:
         _call(
             user, home, folder / "initdb", "-D", data, "-U", "tuner", "-A", "trust", "-N", "-E", "UTF8", "--no-locale"
         )
-        options = f"-k {home} -c listen_addresses='' -c fsync=off"
-        _call(user, home, folder / "pg_ctl", "-D", data, "-w", "-l", home / "server.log", "-o", options, "start")
-        try:
+        with _served(user, home, folder):
             yield f"postgresql://tuner@/postgres?host={home}"
-        finally:
-            _call(user, home, folder / "pg_ctl", "-D", data, "-m", "immediate", "stop")
     finally:
         shutil.rmtree(home, ignore_errors=True)
+
+
+@contextmanager
+def _served(user: str | None, home: Path, folder: Path) -> Iterator[None]:
+    """The server, for as long as we hold its standard input: it ends with us, however we end."""
+    serve = [folder / "postgres", "-D", home / "data", "-k", home, "-c", "listen_addresses=", "-c", "fsync=off"]
+    until_we_end = '"$@" & read _; kill -QUIT $!; wait $!'
+    with (home / "server.log").open("wb") as log:
+        server = subprocess.Popen(
+            ["sh", "-c", until_we_end, "sh", *map(str, serve)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=home,
+            start_new_session=True,  # Ctrl-C is for the tests
+            **_as(user),
+        )
+    assert server.stdin is not None
+    try:
+        until = time.monotonic() + _TO_START
+        while subprocess.run([folder / "pg_isready", "-q", "-h", home], check=False).returncode:
+            said = (home / "server.log").read_text(errors="replace")
+            assert time.monotonic() < until, f"the server does not answer: {said}"
+            time.sleep(0.05)
+        yield
+    finally:
+        server.stdin.close()
+        server.wait()
 
 
 def _user() -> str | None:
@@ -57,20 +85,12 @@ def _user() -> str | None:
     return found
 
 
+def _as(user: str | None) -> dict[str, Any]:
+    if user is None:
+        return {}
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+
+
 def _call(user: str | None, home: Path, *command: object) -> None:
-    group = pwd.getpwnam(user).pw_gid if user is not None else None
-    with (home.parent / f"{home.name}.log").open("wb") as log:  # a file: the server would keep a pipe open
-        done = subprocess.run(
-            [str(part) for part in command],
-            user=user,
-            group=group,
-            extra_groups=[] if user is not None else None,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            check=False,
-        )
-    said = Path(log.name).read_text(errors="replace")
-    Path(log.name).unlink()
-    assert done.returncode == 0, f"{command[0]} failed: {said}"
+    done = subprocess.run([str(part) for part in command], cwd=home, capture_output=True, check=False, **_as(user))
+    assert done.returncode == 0, f"{command[0]} failed: {done.stderr.decode(errors='replace')}"
