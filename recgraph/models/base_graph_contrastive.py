@@ -52,6 +52,7 @@ class GraphContrastiveModel(LightGCN):
             similarity=config.similarity,
             weight=config.weight,
             weight_settings=config.weight_options,
+            dim=config.hidden_dim,
             objective="info_nce",
         )
 

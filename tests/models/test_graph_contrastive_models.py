@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from collaborative_cases import CONTRASTIVE, SPACE, first_batch, made, planted
 
+from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.encoders.lightgcn import LightGCN as Encoder
 from recgraph.models.sgl import SGL
@@ -49,6 +50,15 @@ def test_negatives_can_be_weighted() -> None:
     model(batch, ["cl"])["cl"].backward()
     assert model.embedding.weight.grad is not None
     assert [key for key in model.state_dict() if "contrast" in key] == []
+
+
+@pytest.mark.parametrize("name", CONTRASTIVE)
+@pytest.mark.parametrize("weight", registry.names("weight"))
+def test_every_weight_trains_at_the_models_own_width(name: str, weight: str) -> None:
+    model = made(name, weight=weight)
+    loss = model(first_batch(model), ["cl"])["cl"]
+    loss.backward()
+    assert torch.isfinite(loss)
 
 
 def edge_set(encoder: Encoder, adjacency: Any) -> set[tuple[int, int]]:
