@@ -8,49 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fake_rankers import Scores, Vectors
 from torch import Tensor
 
-from recgraph.data.batch import Query
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, ProtocolMismatch, compare, evaluate
 from recgraph.evaluate.evaluator import METRICS, split_metric
 from recgraph.evaluate.topk import tie_order
 from recgraph.sparse.ragged import Ragged
-
-
-class Scores:
-    """Gives rows of a score matrix."""
-
-    has_vectors = False
-
-    def __init__(self, scores: Tensor) -> None:
-        self.scores = scores
-        self.n_scored = 0
-
-    def score(self, query: Query) -> Tensor:
-        self.n_scored += len(query)
-        return self.scores[query.users]
-
-    def encode_users(self, query: Query) -> Tensor:
-        raise AssertionError
-
-    def encode_items(self) -> Tensor:
-        raise AssertionError
-
-
-class Vectors(Scores):
-    """Gives inner products."""
-
-    has_vectors = True
-
-    def __init__(self, users: Tensor, items: Tensor) -> None:
-        self.users, self.items = users, items
-
-    def encode_users(self, query: Query) -> Tensor:
-        return self.users[query.users]
-
-    def encode_items(self) -> Tensor:
-        return self.items
 
 
 def random_cases(n_users: int, n_items: int, truths: int = 6, graded: bool = False, seed: int = 0) -> Cases:

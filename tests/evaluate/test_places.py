@@ -7,12 +7,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from fake_rankers import Scores, Vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.data.batch import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, evaluate, topk
 from recgraph.evaluate.candidates import sample_candidates
@@ -21,35 +21,6 @@ from recgraph.evaluate.topk import tie_order
 from recgraph.sparse.ragged import Ragged
 
 TIE_METRICS = [name for name in registry.names("metric") if registry.load("metric", name)().expects]
-
-
-class Scores:
-    has_vectors = False
-
-    def __init__(self, scores: Tensor) -> None:
-        self.scores = scores
-
-    def score(self, query: Query) -> Tensor:
-        return self.scores[query.users]
-
-    def encode_users(self, query: Query) -> Tensor:
-        raise AssertionError
-
-    def encode_items(self) -> Tensor:
-        raise AssertionError
-
-
-class Vectors(Scores):
-    has_vectors = True
-
-    def __init__(self, users: Tensor, items: Tensor) -> None:
-        self.users, self.items = users, items
-
-    def encode_users(self, query: Query) -> Tensor:
-        return self.users[query.users]
-
-    def encode_items(self) -> Tensor:
-        return self.items
 
 
 def random_cases(n_users: int, n_items: int, seed: int = 0, most: int = 5) -> Cases:

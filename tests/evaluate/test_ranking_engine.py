@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from fake_rankers import Scores, Vectors
 from torch import Tensor
 
 from recgraph.data.batch import Query
@@ -36,39 +37,6 @@ def random_seen(n_rows: int, n_items: int, most: int, seed: int = 0) -> list[lis
     rng = np.random.default_rng(seed)
     # with repeats, and empty for some
     return [rng.integers(0, n_items, rng.integers(0, most + 1)).tolist() for _ in range(n_rows)]
-
-
-class Scorer:
-    """Gives rows of a score matrix."""
-
-    has_vectors = False
-
-    def __init__(self, scores: Tensor) -> None:
-        self.scores = scores
-
-    def score(self, query: Query) -> Tensor:
-        return self.scores[query.users]
-
-    def encode_users(self, query: Query) -> Tensor:
-        raise AssertionError
-
-    def encode_items(self) -> Tensor:
-        raise AssertionError
-
-
-class Vectors(Scorer):
-    """Gives inner products."""
-
-    has_vectors = True
-
-    def __init__(self, users: Tensor, items: Tensor) -> None:
-        self.users, self.items = users, items
-
-    def encode_users(self, query: Query) -> Tensor:
-        return self.users[query.users]
-
-    def encode_items(self) -> Tensor:
-        return self.items
 
 
 def gather(model, history: Ragged, n_items: int, k: int, batch_size: int = 1024, **options) -> dict[str, Lists]:
@@ -167,7 +135,7 @@ def test_nan_scores_name_the_user(where: int, is_seen: bool) -> None:
     scores[75, where] = torch.nan
     history = Ragged.from_lists([[where] if is_seen else [] for _ in range(80)])
     with pytest.raises(ValueError, match="user index 75 with NaN"):
-        gather(Scorer(scores), history, 5000, 10)
+        gather(Scores(scores), history, 5000, 10)
 
 
 def test_model_mode_is_restored() -> None:
