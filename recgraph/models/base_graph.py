@@ -93,7 +93,6 @@ class TypeLayer(nn.Module):
         super().__init__()
         self.linear = nn.Linear(n_features, hidden_dim)
         self.dropout = dropout
-        nn.init.xavier_normal_(self.linear.weight, gain=1.414)
 
     def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
         """[N, D] of features [N, F], dense or sparse; None: the identity."""

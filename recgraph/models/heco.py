@@ -91,6 +91,8 @@ class HeCo(GraphModel):
         self.schema_types = list(neighbours)
         self.types = list(dict.fromkeys([self.target, *self.schema_types]))
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
+        for layer in self.type_layers:
+            nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
         features = {name: self._features(graph, name) for name in self.types}
         made = [MetaPath(path, counts=config.counts, normalisation="symmetric") for path in config.metapaths]
         counts = [path.counts(graph) for path in made]

@@ -73,11 +73,11 @@ class Golden:
         for number, name in enumerate(("paper", "author", "subject")):
             ours = f"type_layers.{self.model.types.index(name)}.linear"
             state |= {f"{ours}.{p}": g[f"model.fc_list.{number}.{p}"] for p in ("weight", "bias")}
-        state |= {f"context_layers.{number}.0.weight": g[f"model.agg.{number}.weight"] for number in (0, 1)}
-        state |= {f"encoder.weights.{k}": g[f"model.Encoder.gc{k + 1}.weight"] for k in (0, 1)}
-        state["encoder.activations.0.weight"] = g["model.Encoder.gc1.act.weight"]
-        state |= {f"attention.{p}": g[f"model.att.{p}"] for p in ("att", "fc.weight", "fc.bias")}
-        state |= {f"project.{p}": g[f"model.project.{p}"] for p in ("weight", "bias")}
+        state |= {f"views.context_layers.{number}.0.weight": g[f"model.agg.{number}.weight"] for number in (0, 1)}
+        state |= {f"views.encoder.weights.{k}": g[f"model.Encoder.gc{k + 1}.weight"] for k in (0, 1)}
+        state["views.encoder.activations.0.weight"] = g["model.Encoder.gc1.act.weight"]
+        state |= {f"views.attention.{p}": g[f"model.att.{p}"] for p in ("att", "fc.weight", "fc.bias")}
+        state |= {f"views.project.{p}": g[f"model.project.{p}"] for p in ("weight", "bias")}
         if isinstance(self.model, AdaMEOW):
             for ours, theirs in (("first", "0"), ("second", "2")):
                 state |= {f"contrast.weight.{ours}.{p}": g[f"ada.MLP.{theirs}.{p}"] for p in ("weight", "bias")}
@@ -107,7 +107,7 @@ def test_published_meow(step: str) -> None:
     assert isinstance(model, MEOW)
     views = model.both_views(golden.inputs)
     close(views.fine, g["z_fine"])
-    coarse, fine = model.head(views.coarse), model.head(views.fine)
+    coarse, fine = model.views.head(views.coarse), model.views.head(views.fine)
     close(coarse, g["z_coarse"])
     close(fine, g["z_fine_projected"])
     clusterings = [
@@ -121,7 +121,7 @@ def test_published_meow(step: str) -> None:
     constant = sum(math.log(len(fine) / len(c.centroids)) for c in clusterings) / 2
     close(losses["proto"] + constant, g["loss_proto"])
     total = losses["info"] + losses["proto"]
-    grads = torch.autograd.grad(total, [model.project.weight, model.encoder.weights[0]])
+    grads = torch.autograd.grad(total, [model.views.project.weight, model.views.encoder.weights[0]])
     close(grads[0], g["grad_project"])
     close(grads[1], g["grad_gc1"])
 
@@ -137,7 +137,7 @@ def test_published_contexts(step: str) -> None:
     close(hidden["paper"], g["h_coarse"])
     masked = model.type_layers[0](g["feat_p_masked"], None)
     for number, name in enumerate(("pap", "psp")):
-        context = model._context(number, golden.inputs.paths[number], hidden, {}, None)
+        context = model.views._context(number, golden.inputs.paths[number], hidden, {}, None)
         close(torch.nn.functional.elu(hidden["paper"] + context), g[f"context_{name}"])
         close(torch.nn.functional.elu(masked + context), g[f"context_{name}_masked"])
 
@@ -162,7 +162,7 @@ def test_published_contexts_of_dblp(step: str) -> None:
     for number, name in enumerate(("author", "paper", "term", "conference")):
         ours = f"type_layers.{model.types.index(name)}.linear"
         state |= {f"{ours}.{p}": g[f"dblp.model.fc_list.{number}.{p}"] for p in ("weight", "bias")}
-    layers = [name for name in state if name.startswith("context_layers")]
+    layers = [name for name in state if name.startswith("views.context_layers")]
     assert len(layers) == 7
     state |= {name: g[f"dblp.model.agg.{number}.weight"] for number, name in enumerate(layers)}
     model.load_state_dict(state)
@@ -173,7 +173,7 @@ def test_published_contexts_of_dblp(step: str) -> None:
     masked = model.type_layers[0](g["dblp_feat_author_masked"], None)
     means: dict[int, Tensor] = {}
     for number, name in enumerate(("apa", "apcpa", "aptpa")):
-        context = model._context(number, inputs.paths[number], hidden, means, None)
+        context = model.views._context(number, inputs.paths[number], hidden, means, None)
         close(torch.nn.functional.elu(hidden["author"] + context), g[f"dblp_context_{name}"])
         close(torch.nn.functional.elu(masked + context), g[f"dblp_context_{name}_masked"])
 
@@ -183,12 +183,12 @@ def test_published_adameow(step: str) -> None:
     golden = Golden(AdaMEOW, step)
     g, model = golden.g, golden.model
     views = model.both_views(golden.inputs)
-    coarse, fine = model.head(views.coarse), model.head(views.fine)
+    coarse, fine = model.views.head(views.coarse), model.views.head(views.fine)
     close(fine, g["ada_z_fine_projected"])
     close(coarse, g["ada_z_coarse"])
     loss = model.contrast(fine, coarse)
     close(loss, g["ada_loss"])
-    grads = torch.autograd.grad(loss, [model.contrast.weight.first.weight, model.project.weight])
+    grads = torch.autograd.grad(loss, [model.contrast.weight.first.weight, model.views.project.weight])
     close(grads[0], g["ada_grad_mlp0"])
     close(grads[1], g["ada_grad_project"])
 

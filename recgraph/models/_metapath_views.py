@@ -1,0 +1,216 @@
+"""The coarse and the fine view of nodes over meta-paths: what MEOW, AdaMEOW and their recommenders are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph import registry
+from recgraph.config import Search
+from recgraph.encoders.gcn import GCN
+from recgraph.encoders.semantic_attention import SemanticAttention
+from recgraph.models._metapath_inputs import Masks, MetaPathInputs, PathInputs
+from recgraph.models.base import ModelConfig
+from recgraph.rng import dropout
+from recgraph.sparse.compose import Counts
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.normalise import Normalisation
+from recgraph.sparse.spmm import spmm
+from recgraph.views.edge_drop import EdgeDrop
+from recgraph.views.feature_mask import FeatureMask
+from recgraph.views.metapath import MetaPath
+
+__all__ = ["BothViews", "MetaPathViews", "ViewsConfig", "make_masks", "make_paths"]
+
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ViewsConfig(ModelConfig):
+    """How meta-paths are read from a graph, and how their twins are made."""
+
+    top_k: Annotated[
+        int | tuple[int | None, ...] | None,
+        Field(description="each node's so many most similar by PathSim are kept: for all paths, or one a path"),
+    ] = None
+    counts: Annotated[Counts, Field(description="numbers of paths, or only whether there is one")] = "full"
+    form: Annotated[
+        Literal["composed", "factorised"],
+        Field(description="'factorised' never makes a path's matrix; without top_k, with full counts"),
+    ] = "composed"
+    normalisation: Annotated[Normalisation, Field(description="of adjacencies; see recgraph.sparse.normalise")] = "meow"
+    max_memory_mib: Annotated[float, Field(gt=0, description="a path or context that needs more is refused")] = 4096
+    twin: Annotated[
+        Literal["masked", "latent"],
+        Field(description="each path's second view: of masked features and edges, or by a latent augmenter"),
+    ] = "masked"
+    feature_mask: Annotated[
+        float, Field(ge=0, lt=1, description="share of the target's features that are masked"), Search(0.0, 0.6)
+    ] = 0.3
+    edge_mask: Annotated[
+        Ratio | tuple[Ratio, ...],
+        Field(description="share of each path's edges that are masked: for all paths, or one a path"),
+    ] = 0.3
+    redraw_masks: Annotated[bool, Field(description="draw masks at every step; False: once, as published")] = False
+    augmenter: Annotated[str, Field(description="of latent twins, a name of the registry's kind 'augmenter'")] = "mlp"
+    temperature: Annotated[
+        float, Field(gt=0, description="tau, of the contrastive similarities"), Search(0.1, 2.0, log=True)
+    ] = 0.5
+    weight: Annotated[
+        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
+    ] = None
+    weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
+    block_rows: Annotated[
+        int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
+    ] = None
+    projection_dim: Annotated[
+        int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
+    ] = None
+
+
+def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPath, ...]:
+    """The paths with the settings' form, counts and top-k.
+
+    Raises:
+        ValueError: another number of values than paths.
+    """
+    shared = {name: getattr(config, name) for name in ("counts", "form", "normalisation", "max_memory_mib")}
+    each = _each("top_k", config.top_k, len(metapaths))
+    return tuple(MetaPath(path, top_k=k, **shared) for path, k in zip(metapaths, each, strict=True))
+
+
+def make_masks(n_paths: int, config: ViewsConfig) -> Masks:
+    """What draws the masked twins.
+
+    Raises:
+        ValueError: another number of values than paths.
+    """
+    redraw = config.redraw_masks
+    edges = [EdgeDrop(ratio=r, redraw=redraw) for r in _each("edge_mask", config.edge_mask, n_paths)]
+    return Masks(FeatureMask(ratio=config.feature_mask, redraw=redraw), tuple(edges), config.normalisation)
+
+
+def _each(name: str, value: Any, n_paths: int) -> tuple[Any, ...]:
+    """One value a path."""
+    if not isinstance(value, tuple):
+        return (value,) * n_paths
+    if len(value) != n_paths:
+        raise ValueError(f"{name} = {value} has {len(value)} values for {n_paths} meta-paths; give one, or one a path")
+    return value
+
+
+@dataclass(frozen=True)
+class BothViews:
+    """Attributes: ``coarse`` [N, D]; ``fine`` [N, D], which is also the embedding."""
+
+    coarse: Tensor
+    fine: Tensor
+
+
+class MetaPathViews(nn.Module):
+    """Two views of the nodes of one type, from vectors h of all types:
+
+    - coarse: ``GCN(h_target)`` over the mean of the paths' normalised adjacencies;
+    - fine: for each path P ``x_P = ELU(h_target + dropout(sum_t W_{P,t} mean_{t reached along P} h))`` through the same
+      GCN over P's own adjacency, beside its twin; each of unit length; semantic attention over all of them.
+
+    :meth:`head`, shared by both: ``L2(tanh(W z + b))``.
+
+    Source: MEOW (SDM 2023), section 4; initial weights and the dropout of the attention as in its published code.
+
+    Args:
+        inputs: gives the number of paths and their contexts.
+        hidden_dim: width of h.
+        dim: D.
+        dropout: of contexts, GCN and attention.
+        config: of the twins and the head.
+    """
+
+    def __init__(self, inputs: MetaPathInputs, hidden_dim: int, dim: int, dropout: float, config: ViewsConfig) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.context_layers = nn.ModuleList(
+            nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in path.contexts) for path in inputs.paths
+        )
+        self.encoder = GCN(hidden_dim, dim, dim, dropout=dropout)
+        self.attention = SemanticAttention(dim, dropout=dropout)
+        self.project = nn.Linear(dim, config.projection_dim or dim)
+        latent = registry.load("augmenter", config.augmenter) if config.twin == "latent" else None
+        self.augmenters = nn.ModuleList([] if latent is None else [latent(dim) for _ in inputs.paths])
+
+    def forward(
+        self,
+        inputs: MetaPathInputs,
+        hidden: Mapping[str, Tensor],
+        masked: Tensor | None,
+        generator: torch.Generator | None = None,
+        fine_only: bool = False,
+    ) -> BothViews:
+        """Both views, before the head.
+
+        Args:
+            inputs: the paths.
+            hidden: node type -> [N_type, hidden_dim].
+            masked: [N, hidden_dim], the target's vectors of masked features; None where twins are latent.
+            generator: draws dropout; required in training mode where dropout is above 0.
+            fine_only: leave the coarse view out (it is then the fine one).
+        """
+        fine = self._fine(inputs, hidden, masked, generator)
+        if fine_only:
+            return BothViews(fine, fine)
+        adjacencies = tuple(path.adjacency for path in inputs.paths)
+        return BothViews(self.encoder(adjacencies, hidden[inputs.target], generator), fine)
+
+    def _fine(
+        self,
+        inputs: MetaPathInputs,
+        hidden: Mapping[str, Tensor],
+        masked: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        h, views = hidden[inputs.target], []
+        means: dict[int, Tensor] = {}
+        for number, path in enumerate(inputs.paths):
+            context = self._context(number, path, hidden, means, generator)
+            z = self.encoder(path.adjacency, F.elu(h + context), generator)
+            if masked is None:
+                twin = self.augmenters[number](z)
+            else:
+                twin = self.encoder(path.masked, F.elu(masked + context), generator)
+            views += [F.normalize(z, dim=1), F.normalize(twin, dim=1)]
+        fine: Tensor = self.attention(views, generator)
+        return fine
+
+    def _context(
+        self,
+        number: int,
+        path: PathInputs,
+        hidden: Mapping[str, Tensor],
+        means: dict[int, Tensor],
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """[N, D]: what lies on a path, before it is added to the target's own."""
+        total = None
+        for step, (node_type, reached) in enumerate(path.contexts):
+            # paths that begin alike share what they reach
+            if id(reached) not in means:
+                means[id(reached)] = _mean(reached, hidden[node_type])
+            part = means[id(reached)] @ self.context_layers[number][step].weight.t()  # type: ignore[index]
+            total = part if total is None else total + part
+        if total is None:
+            return next(iter(hidden.values())).new_zeros(())
+        return dropout(total, self.dropout, generator if self.training else None)
+
+    def head(self, z: Tensor) -> Tensor:
+        """[N, D]: the projection that the contrast compares."""
+        return F.normalize(torch.tanh(self.project(z)), dim=1)
+
+
+def _mean(reached: Csr, h: Tensor) -> Tensor:
+    """[N, D]: the mean over the distinct nodes reached, 0 where there are none."""
+    return spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)
