@@ -18,16 +18,19 @@ if TYPE_CHECKING:
     from recgraph.experiment import fit
     from recgraph.registry import register
     from recgraph.run import Run
-    from recgraph.serve.recommender import Recommender, load
+    from recgraph.serve.embedder import Embedder
+    from recgraph.serve.loading import load
+    from recgraph.serve.recommender import Recommender
     from recgraph.tuning.study import tune
 
 _WHERE = {
+    "Embedder": "recgraph.serve.embedder",
     "Interactions": "recgraph.data.interactions",
     "Recommender": "recgraph.serve.recommender",
     "Run": "recgraph.run",
     "Split": "recgraph.data.split",
     "fit": "recgraph.experiment",
-    "load": "recgraph.serve.recommender",
+    "load": "recgraph.serve.loading",
     "load_dataset": "recgraph.data.catalog",
     "register": "recgraph.registry",
     "tune": "recgraph.tuning.study",
@@ -35,6 +38,7 @@ _WHERE = {
 _MODULES = ("evaluate", "models")
 
 __all__ = [
+    "Embedder",
     "Interactions",
     "Recommender",
     "Run",

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"data", "views", "encoders", "contrast", "losses", "sparse"},
     "train": {"data", "models.base"},
     "evaluate": {"data", "sparse"},
-    "serve": {"data", "models.base", "evaluate", "sparse"},
+    "serve": {"data", "models.base", "models.base_graph", "evaluate", "sparse"},
     "explain": {"data", "views", "models.base", "evaluate", "serve"},
     "tuning": {"train", "evaluate", "data", "models.base", "run", "experiment"},
     "leaderboard": {"tuning", "experiment", "train", "evaluate", "data", "models.base", "serve", "provenance"},

@@ -59,6 +59,7 @@ class Model(nn.Module):
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
         self.space: Space | None = None
+        self.seed: int | None = None
 
     @classmethod
     def key(cls) -> str:
@@ -77,7 +78,7 @@ class Model(nn.Module):
         """
         if self.space is not None:
             raise ValueError(f"{type(self).__name__} is built already; make a new one for another data set")
-        self.space = space
+        self.space, self.seed = space, seed
         with seeded_init(seed):
             self._build(space)
         return self

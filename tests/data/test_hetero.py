@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import scipy.sparse as sp
 import torch
+from safetensors.torch import load_file, save_file
 
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.hetero import (
@@ -144,6 +145,39 @@ def test_disk_and_back(tmp_path: Path) -> None:
         HeteroGraph.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         HeteroGraph.load(tmp_path / "elsewhere")
+
+
+def test_files_of_the_first_format(tmp_path: Path) -> None:
+    graph().save(tmp_path)
+    tensors = load_file(tmp_path / "features.safetensors")
+    features = graph().features("paper")
+    assert isinstance(features, Csr)
+    number = graph().node_types.index("paper")
+    tensors |= {f"{number}.indices": features.indices, f"{number}.weights": features.values()}
+    save_file(tensors, tmp_path / "features.safetensors")
+    (tmp_path / f"features_{number}.parquet").unlink()
+    meta = tmp_path / "graph.json"
+    meta.write_text(meta.read_text().replace('"format": 2', '"format": 1'))
+    assert_same(HeteroGraph.load(tmp_path), graph())
+    meta.write_text(meta.read_text().replace('"format": 1', '"format": 9'))
+    with pytest.raises(CorruptFileError, match="format 9"):
+        HeteroGraph.load(tmp_path)
+
+
+def test_the_hash_is_of_all_that_it_holds(tmp_path: Path) -> None:
+    plain = graph()
+    plain.save(tmp_path)
+    assert plain.hash == graph().hash == HeteroGraph.load(tmp_path).hash
+    cites = plain.edges[CITES]
+    others = [
+        plain.with_edges({CITES: Edges(cites.adj)}),
+        plain.with_edges({CITES: Edges(cites.adj.with_weights(torch.ones(3)), cites.times)}),
+        plain.with_features({"paper": None}),
+        plain.with_features({"author": torch.zeros(3, 2)}),
+        HeteroGraph({**plain.nodes, "venue": Nodes(3)}, plain.edges),
+        HeteroGraph({**plain.nodes, "venue": Nodes(2, IdMap(pl.Series([1, 2])))}, plain.edges),
+    ]
+    assert len({plain.hash, *(other.hash for other in others)}) == 7
 
 
 def test_scipy() -> None:

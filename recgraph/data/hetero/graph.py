@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,13 @@ class HeteroGraph:
     def device(self) -> torch.device:
         """Of the edges (the default device where there are none)."""
         return next((edges.adj.device for edges in self.edges.values()), torch.empty(0).device)
+
+    @cached_property
+    def hash(self) -> str:
+        """64 hex digits of all that it holds; the same on every machine."""
+        from recgraph.data.hetero.digest import digest
+
+        return digest(self)
 
     def __repr__(self) -> str:
         nodes = ", ".join(f"{nodes.count:,} {name}" for name, nodes in self.nodes.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from recgraph.data.files import replace_bytes
+from recgraph.data.hetero.digest import tensor_bytes
+from recgraph.data.sealing import check_open
 
 __all__ = ["NodeSplit", "NodeTask"]
 
@@ -26,7 +30,7 @@ class NodeSplit:
 
 @dataclass(frozen=True)
 class NodeTask:
-    """A node classification task.
+    """A node classification task. Training reads none of it: labels are for the evaluation of what was trained.
 
     Attributes:
         target: the node type.
@@ -44,6 +48,17 @@ class NodeTask:
     def n_classes(self) -> int:
         return int(self.labels.max()) + 1
 
+    @property
+    def hash(self) -> str:
+        """64 hex digits of the target, the labels and the splits; the same on every machine."""
+        state = hashlib.sha256(json.dumps({"version": 1, "target": self.target}).encode())
+        state.update(tensor_bytes(self.labels))
+        for name, split in self.splits.items():
+            state.update(name.encode())
+            for part in (split.train, split.valid, split.test):
+                state.update(tensor_bytes(part))
+        return state.hexdigest()
+
     def save(self, folder: Path) -> None:
         """Write labels and splits, atomically."""
         tensors = {"labels": self.labels}
@@ -54,9 +69,14 @@ class NodeTask:
 
     @classmethod
     def load(cls, folder: Path) -> NodeTask:
-        """Read what :meth:`save` wrote."""
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            SealedTestError: inside a block without test data (a trial of a study): there are no labels then.
+        """
         from safetensors import safe_open
 
+        check_open()
         path = folder / "node_task.safetensors"
         tensors = load_tensors(path.read_bytes())
         with safe_open(path, "pt") as file:

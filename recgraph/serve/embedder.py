@@ -1,0 +1,110 @@
+"""The embedder: the embeddings of a typed graph's nodes with their ids, and the model that made them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.models.base import Model
+from recgraph.models.base_graph import GraphModel, GraphSpace
+from recgraph.serve import archive
+from recgraph.serve.archive import BundleError, guard
+
+__all__ = ["Embedder"]
+
+_TABLE = "embeddings.parquet"
+_COLUMN = "embedding"
+
+
+class Embedder:
+    """What a model of a typed graph is kept for: a vector for each node of one type.
+
+    A bundle holds the vectors themselves, ``embeddings.parquet``, beside the model and its graph; the model is built
+    again only when :attr:`model` is read.
+
+    Args:
+        target: the node type.
+        table: [N] rows, the column ``target`` with the nodes' ids (their indices where the graph has no ids) and the
+            column ``embedding`` of arrays, in the order of the indices.
+        model: gives the model that made them.
+        record: anything that can be written as JSON and belongs to them.
+    """
+
+    def __init__(
+        self, target: str, table: pl.DataFrame, model: Callable[[], Model], record: Mapping[str, Any] | None = None
+    ) -> None:
+        self.target, self._table, self._model = target, table, model
+        self.record = dict(record or {})
+
+    @classmethod
+    def of(cls, model: GraphModel, target: str, record: Mapping[str, Any] | None = None) -> Self:
+        """Embed the graph that a model was built for.
+
+        Args:
+            model: built and fitted; it is put into evaluation mode.
+            target: the node type that it embeds.
+        """
+        if not isinstance(model.space, GraphSpace):
+            raise ValueError(f"{type(model).__name__} is not built for a graph; build(graph) and fit it first")
+        nodes = model.space.graph.nodes[target]
+        with torch.no_grad():
+            vectors = model.eval().embed().float().cpu()
+        ids = pl.Series(range(nodes.count), dtype=pl.Int64) if nodes.ids is None else nodes.ids.values
+        shape = pl.Array(pl.Float32, vectors.shape[1])
+        table = pl.DataFrame([ids.alias(target), pl.Series(_COLUMN, vectors.numpy(), dtype=shape)])
+        return cls(target, table, lambda: model, record)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model, in evaluation mode."""
+        return self._model()
+
+    @property
+    def vectors(self) -> Tensor:
+        """[N, D] float32, in the order of the graph's indices."""
+        return torch.from_numpy(self._table[_COLUMN].to_numpy().copy())
+
+    def embeddings(self) -> pl.DataFrame:
+        """One row a node: its id in a column that is called like the node type, and ``embedding``."""
+        return self._table
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle: it appears whole or not at all.
+
+        Raises:
+            BundleError: the folder exists and holds something that is no bundle.
+        """
+
+        def fill(into: Path) -> None:
+            self._table.write_parquet(into / _TABLE)
+
+        archive.write(Path(folder), "embedder", self.model, fill, {"target": self.target, "record": self.record})
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+        """Read a bundle that :meth:`save` wrote.
+
+        Raises:
+            BundleError: no bundle of embeddings, a file is missing or damaged, or this version cannot read it. Where
+                the model alone cannot be built again, reading :attr:`model` raises it.
+        """
+        folder = Path(folder)
+        config = archive.read_config(folder, "embedder", (_TABLE,), ("target", "record"))
+        table = guard(folder / _TABLE, pl.read_parquet)
+        if table.columns != [config["target"], _COLUMN]:
+            raise BundleError(f"{folder / _TABLE} has columns {table.columns}, not {[config['target'], _COLUMN]}")
+        return cls(
+            config["target"],
+            table,
+            lambda: archive.load_model(folder, config["model"], torch.device(device)),
+            config["record"],
+        )
+
+    def __repr__(self) -> str:
+        return f"Embedder({self._table.height:,} {self.target}, {self._table.schema[_COLUMN]})"

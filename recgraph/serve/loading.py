@@ -1,0 +1,32 @@
+"""Reading a bundle, whatever it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from recgraph.serve import recommender
+from recgraph.serve.archive import holds
+from recgraph.serve.embedder import Embedder
+from recgraph.serve.recommender import Recommender
+
+__all__ = ["load"]
+
+
+def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender | Embedder:
+    """What a run saved: a recommender, or the embeddings of a graph's nodes.
+
+    Args:
+        folder: of a bundle, or of a run that has one.
+        device: where the model is to compute.
+
+    Raises:
+        BundleError: the folder holds no bundle, a file is missing or damaged, or this version cannot read it.
+    """
+    folder = Path(folder)
+    if (folder / "bundle" / "config.json").is_file():
+        folder = folder / "bundle"
+    if holds(folder) == "embedder":
+        return Embedder.load(folder, device)
+    return recommender.load(folder, device)
