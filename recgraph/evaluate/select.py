@@ -19,20 +19,23 @@ STRIDED = 8
 NOTHING = float("-inf")
 
 
-def best_columns(scores: Tensor, k: int, filled: int, barred: Tensor) -> tuple[Tensor, Tensor]:
+def best_columns(scores: Tensor, k: int, filled: int, barred: Tensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
     """The ``k`` best columns of each row.
 
     Args:
         scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; places that may not be chosen hold -inf.
         filled: columns from here on are padding.
         barred: [X] int64, further places ``row * W + column`` that may not be chosen (an allowed one may be -inf, too).
+        exact: False where the choice among columns that equal the last one is free.
 
     Returns:
         values [R, k] and columns [R, k] int64 in rank order; where a row has fewer than ``k`` allowed
         columns the rest is -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
     """
     values, columns = _topk(scores, k + 1)
-    unsure = (values[:, k - 1] == values[:, k]) | (values[:, k - 1] == NOTHING)
+    unsure = values[:, k - 1] == NOTHING
+    if exact:
+        unsure = unsure | (values[:, k - 1] == values[:, k])
     unsure &= ~values[:, 0].isnan()
     values, columns = in_column_order(values[:, :k], columns[:, :k])
     if bool(unsure.any()):

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.select import BLOCK, NOTHING, best_columns, merge
+from recgraph.evaluate.seen import Seen
+from recgraph.evaluate.select import BLOCK, NOTHING, merge
+from recgraph.evaluate.stream import RunningBest
 from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
@@ -23,8 +25,10 @@ TILE_ROWS = {"cpu": 128}
 ACCELERATOR_ROWS = 1024
 #: columns of one matrix product
 CHUNK = 1024
-#: columns ranked at a time where the caller does not say: 64 MiB of float32 scores a tile
+#: columns held at a time where the caller does not say: 64 MiB of float32 scores a tile
 BLOCK_ITEMS = 1 << 17
+#: columns that a host ranks at a time, at most: their scores stay in its cache until they are read
+CACHED_ITEMS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -44,33 +48,6 @@ class Lists:
         return cls(torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts]))
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """Seen columns of some users, each once, in ascending order.
-
-    Attributes:
-        columns: a row for each user.
-        rows: [T] int64, aligned with the values.
-    """
-
-    columns: Ragged
-    rows: Tensor
-
-    @classmethod
-    def of(cls, seen: Ragged, position: Tensor, width: int) -> _Seen:
-        columns = position[seen.values]
-        keys = torch.unique((seen.rows * width + columns)[columns >= 0])
-        rows, columns = keys // width, keys % width
-        lengths = torch.bincount(rows, minlength=seen.n_rows)
-        return cls(Ragged.from_lengths(columns, lengths), rows)
-
-    def tile(self, start: int, end: int) -> _Seen:
-        """The users from ``start`` to ``end``."""
-        offsets = self.columns.offsets[start : end + 1]
-        first, last = int(offsets[0]), int(offsets[-1])
-        return _Seen(Ragged(self.columns.values[first:last], offsets - first), self.rows[first:last] - start)
-
-
 def tie_order(n_items: int, tie_seed: int) -> Tensor:
     """[n_items] int64: the items in the order in which equal scores are listed."""
     return torch.from_numpy(numpy_generator(tie_seed, "ties").permutation(n_items))
@@ -85,8 +62,9 @@ class Catalogue:
         tie_seed: of the permutation that orders equal scores.
         item_vectors: [n_items, D] where scores are inner products; None where a model gives scores.
         candidates: [C] int64 item indices to which the ranking is restricted; None for all.
-        block_items: columns ranked at a time (rounded up to whole tiles); bounds the memory, not the result.
+        block_items: columns held at a time (rounded up to whole tiles); bounds the memory, not the result.
         device: where the ranking runs (default: that of ``item_vectors``, else the host).
+        low: compute scores in this type, narrower than float32; such a catalogue chooses freely among equal scores.
 
     Raises:
         ValueError: ``k`` or ``block_items`` below 1, or vectors that are not [n_items, D].
@@ -102,6 +80,7 @@ class Catalogue:
         candidates: Tensor | None = None,
         block_items: int | None = None,
         device: torch.device | None = None,
+        low: torch.dtype | None = None,
     ) -> None:
         for name, value in (("k", k), ("block_items", BLOCK_ITEMS if block_items is None else block_items)):
             if value < 1:
@@ -125,15 +104,23 @@ class Catalogue:
         self.width = max(_up(order.numel(), self._chunk), self._chunk)
         self._block = min(_up(block_items or BLOCK_ITEMS, self._chunk), self.width)
         self.n_blocks = -(-self.width // self._block)
+        step = min(self._block, CACHED_ITEMS) if device.type in TILE_ROWS else self._block
+        self._step = min(_up(step, self._chunk), self._block)
+        self._low = low
         self._vectors = None if item_vectors is None else self._lay_out(item_vectors)
         self._buffer: Tensor | None = None
 
     def _lay_out(self, vectors: Tensor) -> list[Tensor]:
         # [D, chunk] each, contiguous: the product with a transposed view costs nearly twice as much
-        vectors = exact_enough(vectors.detach())
-        table = vectors.new_zeros(self.width, vectors.shape[1])
-        table[: self.order.numel()] = vectors[self.order]
-        return [part.T.contiguous() for part in torch.split(table, self._chunk)]
+        vectors = vectors.detach()
+        chunks = []
+        for start in range(0, self.width, self._chunk):
+            rows = vectors[self.order[start : start + self._chunk]]
+            rows = exact_enough(rows) if self._low is None else rows.to(self._low)
+            chunk = rows.new_zeros(vectors.shape[1], self._chunk)
+            chunk[:, : len(rows)] = rows.T
+            chunks.append(chunk)
+        return chunks
 
     @torch.no_grad()
     def rank(
@@ -162,11 +149,11 @@ class Catalogue:
             raise ValueError("seen must be given to exclude seen items")
         queries = exact_enough(queries.detach())
         parts: dict[str, list[Lists]] = {name: [] for name in conventions}
-        marks = _Seen.of(seen, self.position, self.width) if seen is not None and "exclude" in conventions else None
+        marks = Seen.of(seen, self.position, self.width) if seen is not None and "exclude" in conventions else None
         for start in range(0, queries.shape[0], self.rows):
             tile = queries[start : start + self.rows]
             tile_marks = None if marks is None else marks.tile(start, start + tile.shape[0])
-            for name, (values, columns) in self._rank_tile(tile, tile_marks, conventions).items():
+            for name, (values, columns) in self.rank_tile(tile, tile_marks, conventions).items():
                 items = torch.where(columns < 0, columns, self.order[columns.clamp(min=0)])
                 parts[name].append(Lists(items, values))
         ranked = {name: Lists.cat(lists) for name, lists in parts.items()}
@@ -176,21 +163,33 @@ class Catalogue:
                 raise ValueError(_nan_message(bad.nonzero().flatten(), users))
         return ranked
 
-    def _rank_tile(
-        self, queries: Tensor, marks: _Seen | None, conventions: tuple[str, ...]
+    def rank_tile(
+        self, queries: Tensor, marks: Seen | None, conventions: tuple[str, ...]
     ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Rank for at most :attr:`rows` users.
+
+        Args:
+            queries: [R, D] or [R, n_items].
+            marks: their seen columns, None where nothing is excluded.
+
+        Returns:
+            convention -> scores [R, k] and columns [R, k] int64.
+        """
+        nothing = torch.empty(0, dtype=torch.int64, device=self.device)
+        starts = [*range(0, self.width, self._step), self.width]
+        stretches = [nothing] * len(starts) if marks is None else marks.within(starts)
         seen_scores = None if marks is None else queries.new_empty(marks.rows.numel())
-        found: tuple[Tensor, Tensor] | None = None
-        for start, scores, filled in self.blocks(queries):
+        best = RunningBest(self.k, exact=self._low is None)
+        for (start, scores, filled), here in zip(self.blocks(queries, self._step), stretches, strict=False):
             scores[:, filled:] = NOTHING
-            barred = self._bar(scores, start, marks, seen_scores)
-            values, columns = best_columns(scores, self.k, filled, barred)
-            if found is not None:
-                columns = torch.where(columns < 0, columns, columns + start)
-                both = torch.cat([found[0], values], 1), torch.cat([found[1], columns], 1)
-                values, columns = merge(*both, self.k)
-            found = values, columns
-        assert found is not None
+            barred = nothing
+            if marks is not None and seen_scores is not None:
+                barred = marks.rows[here] * scores.shape[1] + (marks.columns.values[here] - start)
+                flat = scores.view(-1)
+                seen_scores[here] = flat[barred]
+                flat[barred] = NOTHING
+            best.add(scores, start, filled, barred)
+        found = best.result()
         if marks is None or seen_scores is None:
             return dict.fromkeys(conventions, found)
         if bool(seen_scores.isnan().any()):
@@ -203,26 +202,29 @@ class Catalogue:
             ranked["keep"] = merge(torch.cat([found[0], old[0]], 1), torch.cat([found[1], old[1]], 1), self.k)
         return {name: ranked[name] for name in conventions}
 
-    def blocks(self, queries: Tensor) -> Iterator[tuple[int, Tensor, int]]:
+    def blocks(self, queries: Tensor, step: int | None = None) -> Iterator[tuple[int, Tensor, int]]:
         """The scores of at most :attr:`rows` users, block by block of columns.
+
+        Args:
+            step: columns of a block, a multiple of the tiles' (default: as many as may be held).
 
         Yields:
             the first column, scores [R, W] (in a buffer that the next block reuses), and how many of the block's
             columns are items; what the rest holds means nothing.
         """
+        step = step or self._block
         n_rows = queries.shape[0]
         if n_rows < self.rows and self._vectors is not None:
             queries = torch.cat([queries, queries.new_zeros(self.rows - n_rows, queries.shape[1])])
-        for start in range(0, self.width, self._block):
-            scores = self._scores(queries, start)[:n_rows]
+        for start in range(0, self.width, step):
+            scores = self._scores(queries, start, min(step, self.width - start))[:n_rows]
             yield start, scores, min(max(self.order.numel() - start, 0), scores.shape[1])
 
-    def _scores(self, queries: Tensor, start: int) -> Tensor:
-        """[rows, W] of the reused buffer: the scores of the columns from ``start`` on."""
-        width = min(self._block, self.width - start)
+    def _scores(self, queries: Tensor, start: int, width: int) -> Tensor:
+        """[rows, width] of the reused buffer: the scores of the columns from ``start`` on."""
         n_rows = queries.shape[0]
-        if self._buffer is None or self._buffer.dtype != queries.dtype:
-            self._buffer = queries.new_empty(self.rows * self._block)
+        if self._buffer is None or self._buffer.dtype != queries.dtype or self._buffer.numel() < n_rows * width:
+            self._buffer = queries.new_empty(self.rows * width)
         scores = self._buffer[: n_rows * width].view(n_rows, width)
         if self._vectors is None:
             order = self.order[start : start + width]
@@ -232,19 +234,6 @@ class Catalogue:
                 chunk = self._vectors[start // self._chunk + number]
                 torch.mm(queries, chunk, out=scores[:, number * self._chunk : (number + 1) * self._chunk])
         return scores
-
-    def _bar(self, scores: Tensor, start: int, marks: _Seen | None, seen_scores: Tensor | None) -> Tensor:
-        """Take the seen columns out of a block; keep their scores; return their places."""
-        if marks is None or seen_scores is None:
-            return torch.empty(0, dtype=torch.int64, device=self.device)
-        width = scores.shape[1]
-        columns = marks.columns.values - start
-        here = ((columns >= 0) & (columns < width)).nonzero().flatten()
-        places = (marks.rows * width + columns)[here]
-        flat = scores.view(-1)
-        seen_scores[here] = flat[places]
-        flat[places] = NOTHING
-        return places
 
 
 def _up(value: int, multiple: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from recgraph.data.batch import Query
 from recgraph.evaluate import topk
 from recgraph.evaluate.ranking import catalogue_for, rank
+from recgraph.evaluate.stream import RunningBest
 from recgraph.evaluate.topk import Catalogue, Lists, tie_order
 from recgraph.sparse.ragged import Ragged
 
@@ -111,6 +112,36 @@ def test_blocks_merge_exactly(kind: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(lists["exclude"].items, oracle(scores, seen, 12, tie_seed=5))
 
 
+@pytest.mark.parametrize("order", ["ascending", "descending", "few above", "ties"])
+def test_a_stream_of_blocks_equals_a_sort(order: str) -> None:
+    generator = torch.Generator().manual_seed(8)
+    scores = torch.randn(9, 64 * 40, generator=generator)
+    if order == "ties":
+        scores = scores.round()
+    elif order == "few above":
+        scores = scores.clamp(min=2.5)
+    else:
+        scores = scores.sort(1, descending=order == "descending").values
+    scores[3, 100:] = -torch.inf
+    best = RunningBest(7)
+    for start in range(0, scores.shape[1], 64):
+        best.add(scores[:, start : start + 64].contiguous(), start, 64, torch.empty(0, dtype=torch.int64))
+    values, columns = best.result()
+    expected = scores.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(values, expected.values[:, :7])
+    assert torch.equal(columns, expected.indices[:, :7])
+
+
+def test_a_hundred_thousand_items() -> None:
+    generator = torch.Generator().manual_seed(9)
+    users, items = torch.randn(512, 64, generator=generator), torch.randn(100_000, 64, generator=generator)
+    history = Ragged.from_lists(random_seen(512, 100_000, 40))
+    found = [gather(Vectors(users, items), history, 100_000, 20, block_items=size) for size in (1_000, 50_000)]
+    for name in BOTH:
+        assert torch.equal(found[0][name].items, found[1][name].items)
+        assert torch.equal(found[0][name].scores, found[1][name].scores)
+
+
 def test_candidates_restrict_and_lists_may_be_short() -> None:
     generator = torch.Generator().manual_seed(5)
     scores = torch.randn(10, 300, generator=generator).round()
@@ -130,12 +161,13 @@ def test_a_user_who_has_seen_everything_gets_an_empty_list() -> None:
 
 @pytest.mark.parametrize("where", [0, 50, 4999])
 @pytest.mark.parametrize("is_seen", [False, True])
-def test_nan_scores_name_the_user(where: int, is_seen: bool) -> None:
+@pytest.mark.parametrize("block_items", [None, 1000])
+def test_nan_scores_name_the_user(where: int, is_seen: bool, block_items: int | None) -> None:
     scores = torch.zeros(80, 5000)
     scores[75, where] = torch.nan
     history = Ragged.from_lists([[where] if is_seen else [] for _ in range(80)])
     with pytest.raises(ValueError, match="user index 75 with NaN"):
-        gather(Scores(scores), history, 5000, 10)
+        gather(Scores(scores), history, 5000, 10, block_items=block_items)
 
 
 def test_model_mode_is_restored() -> None:
