@@ -22,6 +22,7 @@ from recgraph.sparse.compose import Counts
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.normalise import Normalisation
 from recgraph.sparse.spmm import spmm
+from recgraph.views._context import Walked
 from recgraph.views.edge_drop import EdgeDrop
 from recgraph.views.feature_mask import FeatureMask
 from recgraph.views.metapath import MetaPath
@@ -38,6 +39,10 @@ class ViewsConfig(ModelConfig):
         int | tuple[int | None, ...] | None,
         Field(description="each node's so many most similar by PathSim are kept: for all paths, or one a path"),
     ] = None
+    ties: Annotated[
+        Literal["index", "features"],
+        Field(description="which of equally similar nodes are kept: by the highest index, or by their features"),
+    ] = "index"
     counts: Annotated[Counts, Field(description="numbers of paths, or only whether there is one")] = "full"
     form: Annotated[
         Literal["composed", "factorised"],
@@ -79,7 +84,7 @@ def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPat
     Raises:
         ValueError: another number of values than paths.
     """
-    shared = {name: getattr(config, name) for name in ("counts", "form", "normalisation", "max_memory_mib")}
+    shared = {name: getattr(config, name) for name in ("counts", "ties", "form", "normalisation", "max_memory_mib")}
     each = _each("top_k", config.top_k, len(metapaths))
     return tuple(MetaPath(path, top_k=k, **shared) for path, k in zip(metapaths, each, strict=True))
 
@@ -211,6 +216,8 @@ class MetaPathViews(nn.Module):
         return F.normalize(torch.tanh(self.project(z)), dim=1)
 
 
-def _mean(reached: Csr, h: Tensor) -> Tensor:
+def _mean(reached: Csr | Walked, h: Tensor) -> Tensor:
     """[N, D]: the mean over the distinct nodes reached, 0 where there are none."""
+    if isinstance(reached, Walked):
+        return reached.mean(h)
     return spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)

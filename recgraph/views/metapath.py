@@ -57,6 +57,13 @@ class MetaPathConfig(Config):
         Field(ge=1, description="keep each node's so many most similar by PathSim; None keeps all"),
         Search(low=5, high=1000, log=True),
     ] = None
+    ties: Annotated[
+        Literal["index", "features"],
+        Field(
+            description="of equal PathSim at the cut: 'index' keeps the highest indices, 'features' the nodes of the "
+            "most similar features (cosine), then the highest indices"
+        ),
+    ] = "index"
     form: Annotated[
         Literal["composed", "compressed", "factorised"],
         Field(
@@ -146,7 +153,10 @@ class MetaPath:
         ends = types_of(self.route(graph))
         if ends[0] != ends[-1]:
             raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {ends}")
-        return pathsim_top_k(self._parts(graph, self.config.top_k), self.config.counts, self.config.top_k)
+        features = graph.features(ends[0]) if self.config.ties == "features" else None
+        if features is None and self.config.ties == "features":
+            raise PathError(f"path {self.name!r}: ties='features' needs features of {ends[0]!r}; use ties='index'")
+        return pathsim_top_k(self._parts(graph, self.config.top_k), self.config.counts, self.config.top_k, features)
 
     def factorised(self, graph: HeteroGraph) -> Chain:
         """The path as a product that is never made; not normalised. Equals :meth:`counts` (full)."""

@@ -44,3 +44,12 @@ def test_by_weights_with_ties_at_the_cut() -> None:
     assert top_k(adj, 2).to_dense().tolist() == [[0, 0, 2, 2], [0, 5, 0, 0], [0, 0, 0, 0]]
     with pytest.raises(ValueError, match="k = 0"):
         top_k(adj, 0)
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_a_second_score_among_equals(k: int, device: torch.device) -> None:
+    draw = torch.Generator().manual_seed(k)
+    adj = Csr.from_dense((torch.rand(40, 30, generator=draw) < 0.5).to(torch.float64)).to(device)
+    first, second = (torch.randint(n, (adj.nnz,), generator=draw).to(device, torch.float64) for n in (2, 4))
+    kept = top_k_mask(adj, k, first, second)
+    assert kept.tolist() == _oracle(adj, k, (10 * first + second).tolist())

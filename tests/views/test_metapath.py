@@ -291,6 +291,27 @@ def test_the_compressed_form_equals_the_composed_one(device: torch.device) -> No
     assert isinstance(other, Csr), "nothing to be saved"
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+def test_ties_by_features(sparse: bool, device: torch.device) -> None:
+    """All papers of a subject are equally similar; the nearest by words stay."""
+    draw = torch.Generator().manual_seed(0)
+    subjects = torch.arange(40) % 2
+    words = torch.rand(40, 6, generator=draw, dtype=torch.float64)
+    graph = HeteroGraph.from_edge_lists(
+        {"paper": 40, "subject": 2},
+        {("paper", "on", "subject"): (torch.arange(40), subjects)},
+        {"paper": Csr.from_dense(words) if sparse else words},
+    ).to(device)
+    kept = MetaPath("paper-subject-paper", top_k=5, ties="features").adjacency(graph).to_dense().cpu()
+    units = torch.nn.functional.normalize(words, dim=1)
+    cosine = (units @ units.T).masked_fill(subjects[:, None] != subjects, -1)
+    nearest = torch.zeros(40, 40).scatter_(1, cosine.topk(5).indices, 1.0)
+    assert torch.equal((kept > 0).float(), nearest)
+    bare = graph.with_features({"paper": None})
+    with pytest.raises(PathError, match="ties='features' needs features of 'paper'"):
+        MetaPath("paper-subject-paper", top_k=5, ties="features").adjacency(bare)
+
+
 def test_what_the_factorised_form_cannot_do() -> None:
     for settings in ({"top_k": 3}, {"counts": "binary"}):
         with pytest.raises(PathError, match="form='factorised'"):
