@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import data, doctor, evaluate, models, recommend, train, tune
+from recgraph.cli import check, data, doctor, evaluate, models, recommend, train, tune
 from recgraph.cli.errors import explain
 
 
@@ -43,6 +43,7 @@ app.add_typer(data.app, name="data")
 app.command("train", no_args_is_help=True)(train.train)
 app.command("tune", no_args_is_help=True)(tune.tune)
 app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
+app.command("check", no_args_is_help=True)(check.check)
 app.command("recommend", no_args_is_help=True)(recommend.recommend)
 app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)

@@ -178,6 +178,27 @@ def seed_variance(results: Sequence[Result]) -> list[SeedVariance]:
     return rows
 
 
+def seeds(results: Sequence[Result], title: str = "") -> list[Check]:
+    """The rows of :func:`seed_variance`, for results of one model's seeds.
+
+    Args:
+        title: of the results, e.g. ``"seen kept"``.
+    """
+    name = f"seeds{title and f', {title}'}"
+    if len(results) < 2:
+        return [Check(name, "skipped", None, "there is one run; give those of other seeds, too")]
+    return [
+        Check(
+            f"{name}, {row.metric}",
+            "ok",
+            row.deviation,
+            f"mean {row.mean:.5f}, deviation {row.deviation:.5f} over {row.n_seeds} runs, "
+            f"{row.low:.5f} to {row.high:.5f}",
+        )
+        for row in seed_variance(results)
+    ]
+
+
 class _Constant:
     has_vectors = False
 

@@ -1,0 +1,74 @@
+"""``recgraph check``, on the synthetic data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from recgraph.cli.app import app
+from recgraph.evaluate import checks
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def rows(done: Result) -> dict[str, dict[str, Any]]:
+    return {row["check"]: row for row in json.loads(done.stdout)}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two seeds of a small model."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(folder / "home"))
+        for seed in (1, 2):
+            settings = ("--set", "hidden_dim=8", "--set", "max_epochs=1", "--seed", seed)
+            done = call("train", "bpr-mf", "--dataset", "synthetic", "--out", folder / f"{seed}", *settings)
+            assert done.exit_code == 0, done.output
+    return [folder / "1", folder / "2"]
+
+
+def test_a_sound_split_exits_with_0() -> None:
+    done = call("check", "synthetic", "--users", 300, "--format", "json")
+    assert done.exit_code == 0, done.output
+    found = rows(done)
+    assert {row["status"] for row in found.values()} <= {"ok", "warn", "skipped"}
+    assert found["constant scorer, expectation, seen keep"]["status"] == "ok"
+    assert "test users instead of" in found["split by time"]["detail"]
+    assert "split leave-one-out" in done.stderr
+
+
+def test_a_failing_check_exits_with_1_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_recall_at_chance", lambda cases, k, exclude: np.full(len(cases), 0.9))
+    done = call("check", "synthetic", "--users", 50, "--format", "json")
+    assert done.exit_code == 1
+    assert "6 of 12 checks failed: constant scorer, expectation, seen keep, " in done.stderr
+    assert rows(done)["random scorer, seen exclude"]["status"] == "fail"
+
+
+def test_parameters_of_the_split() -> None:
+    done = call("check", "synthetic", "--split", "ratio", "--set", "test=0.3", "--users", 50, "--format", "json")
+    assert done.exit_code == 0, done.output
+    assert call("check", "synthetic", "--split", "nope").exit_code == 2
+    assert call("check", "synthetic", "--set", "colour=1").exit_code == 2
+    assert call("check", "no-such-data").exit_code == 2
+
+
+def test_runs_show_the_spread_of_their_seeds(runs: list[Path]) -> None:
+    done = call("check", "synthetic", "--users", 50, "--run", runs[0], "--run", runs[1], "--format", "json")
+    assert done.exit_code == 0, done.output
+    row = rows(done)["seeds, seen excluded, ndcg@10"]
+    assert row["value"] > 0
+    assert "over 2 runs" in row["detail"]
+    alone = rows(call("check", "synthetic", "--users", 50, "--run", runs[0], "--format", "json"))
+    assert alone["seeds, seen kept"]["status"] == "skipped"
+    other = call("check", "synthetic", "--split", "time", "--run", runs[0])
+    assert other.exit_code == 2
+    assert "split hash" in other.stderr
