@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from recgraph.tuning.processes import Process, this_process
 
-__all__ = ["GRACE", "INTERVAL", "Lease", "Watch"]
+__all__ = ["GRACE", "INTERVAL", "Lease", "Orphan", "Watch"]
 
 #: seconds between two renewals, and without one before a lease of another machine is lost
 INTERVAL, GRACE = 15.0, 60.0
@@ -99,11 +99,15 @@ class Watch:
 
 
 class Orphan:
-    """Notices that the process which started this one is gone."""
+    """Notices that the process which started this one is gone.
 
-    def __init__(self) -> None:
-        self._parent = os.getppid()
+    Args:
+        parent: its number, from itself: it may be gone before this process can ask. None: nobody's child, never one.
+    """
+
+    def __init__(self, parent: int | None = None) -> None:
+        self._parent = parent
 
     @property
     def is_one(self) -> bool:
-        return os.getppid() != self._parent
+        return self._parent is not None and os.getppid() != self._parent

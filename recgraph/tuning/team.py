@@ -100,6 +100,7 @@ class Team:
             "split": str(self._split),
             "name": f"{self._place}/{name}",
             "trouble": str(trouble),
+            "parent": os.getpid(),
         }
         try:
             process.stdin.write(json.dumps(orders).encode())

@@ -105,7 +105,9 @@ def fit(
     )
 
 
-def run_trial(plan: Plan, trial: Trial, settings: Mapping[str, Any], split: SealedSplit, lease: Lease) -> list[float]:
+def run_trial(
+    plan: Plan, trial: Trial, settings: Mapping[str, Any], split: SealedSplit, lease: Lease, orphan: Orphan
+) -> list[float]:
     """Train a trial's configuration.
 
     Returns:
@@ -117,7 +119,7 @@ def run_trial(plan: Plan, trial: Trial, settings: Mapping[str, Any], split: Seal
         LeaseLost: the trial is no longer ours.
     """
     by_epoch = plan.pruner != "wilcoxon" and len(plan.metrics) == 1
-    reporter = Reporter(trial, plan.selecting, by_epoch, lease, Orphan())
+    reporter = Reporter(trial, plan.selecting, by_epoch, lease, orphan)
     folder = folder_of(plan, trial.storage.get_trial(trial._trial_id))
     with without_test_data("a trial of a study runs"):
         run = fit(plan, settings, split, plan.seed, folder, (reporter,))

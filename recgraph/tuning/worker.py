@@ -41,25 +41,29 @@ def load_study(plan: Plan, storage: StudyStorage) -> Study:
     return optuna.load_study(study_name=plan.study, storage=storage.optuna, pruner=pruner)
 
 
-def work(plan: Plan, trials: Trials, split: SealedSplit, name: str) -> None:
+def work(plan: Plan, trials: Trials, split: SealedSplit, name: str, orphan: Orphan | None = None) -> None:
     """Run trials until the study has its number of finished ones.
+
+    Args:
+        name: of this worker, different for those who work at the same time.
+        orphan: says that whoever asked for the work is gone; the work then ends as if Ctrl-C had been pressed.
 
     Raises:
         KeyboardInterrupt: the trial's training was saved and its parameters wait in the queue.
         Exception: an error that is not the configuration's fault; its trial has failed.
     """
-    orphan = Orphan()
+    orphan = orphan or Orphan()
     while trials.counts().finished < plan.n_trials:
+        if orphan.is_one:
+            raise KeyboardInterrupt
         taken = trials.next(name)
         if taken is not None:
-            _run(plan, trials, *taken, split)
-        elif orphan.is_one:
-            raise KeyboardInterrupt
+            _run(plan, trials, *taken, split, orphan)
         else:
             time.sleep(_POLL)
 
 
-def _run(plan: Plan, trials: Trials, trial: Trial, lease: Lease, split: SealedSplit) -> None:
+def _run(plan: Plan, trials: Trials, trial: Trial, lease: Lease, split: SealedSplit, orphan: Orphan) -> None:
     """Run one trial and tell how it ended."""
     import optuna
     from optuna.trial import TrialState
@@ -68,7 +72,7 @@ def _run(plan: Plan, trials: Trials, trial: Trial, lease: Lease, split: SealedSp
     try:
         settings = plan.space.settings(trial.params)
         with lease:
-            values = run_trial(plan, trial, settings, split, lease)
+            values = run_trial(plan, trial, settings, split, lease, orphan)
         state, reason = TrialState.COMPLETE, ""
     except (optuna.TrialPruned, NonFiniteLoss, ConfigError, MemoryError, torch.OutOfMemoryError) as error:
         # a configuration that is worse, diverges, cannot be or does not fit
@@ -112,7 +116,7 @@ def main() -> int:
         plan = Plan.from_dict(orders["plan"])
         storage = open_storage(orders["storage"])
         trials = Trials(load_study(plan, storage), storage, plan)
-        work(plan, trials, load_closed(Path(orders["split"])), orders["name"])
+        work(plan, trials, load_closed(Path(orders["split"])), orders["name"], Orphan(orders["parent"]))
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:

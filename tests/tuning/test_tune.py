@@ -1,22 +1,17 @@
-"""Studies from end to end: alone and with workers, killed, interrupted, gone on with, and without test data."""
+"""Studies from end to end: made, gone on with, told apart, pruned, with workers, and without test data."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import objectives
-import optuna
 import polars as pl
 import pytest
+from small_study import LONG, SETTINGS, states, synthetic, tune
 
 import recgraph as rg
 from recgraph.data.closed import load_closed
@@ -25,25 +20,10 @@ from recgraph.data.strategies import Label
 from recgraph.tuning.storage import open_storage
 from recgraph.tuning.team import WorkerFailed
 
-SPACE = {"*": "fixed", "learning_rate": {}, "dropout": {}}
-SETTINGS = {"max_epochs": 2, "hidden_dim": 8, "n_layers": 1, "n_heads": 1, "patience": None, "batch_size": 256}
-#: seconds; more than a test takes on the busiest machine
-GRACE = 500.0
-LONG = {**SETTINGS, "max_epochs": 15}
-
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    return rg.load_dataset("synthetic").split("leave-one-out")
-
-
-def tune(split: Split, out: Path | None = None, n_trials: int = 3, **options: Any) -> optuna.Study:
-    given = {"settings": SETTINGS, "test_seeds": 0, "study": "s", **options}
-    return rg.tune("sasrec", split, SPACE, n_trials, out=out, **given)
-
-
-def states(study: optuna.Study) -> Counter[str]:
-    return Counter(trial.state.name for trial in study.trials)
+    return synthetic()
 
 
 def test_a_study_in_memory_finds_something_better_and_is_the_same_again(split: Split) -> None:
@@ -193,106 +173,6 @@ def pythonpath(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_workers_error_is_named(split: Split, tmp_path: Path) -> None:
     with pytest.raises(WorkerFailed, match=r"SealedTestError: .*sealed"):
         tune(split, tmp_path / "s", workers=2, objective=objectives.evaluates_on_test)
-
-
-def in_the_middle(url: str, act: Callable[[optuna.trial.FrozenTrial], None]) -> threading.Thread:
-    """Do something once, to the first trial that has trained for a few epochs."""
-
-    def wait() -> None:
-        until = time.monotonic() + 120
-        storage = None
-        while time.monotonic() < until:
-            time.sleep(0.02)
-            try:
-                storage = storage or open_storage(url)
-                study = storage.optuna.get_study_id_from_name("s")
-                found = storage.optuna.get_all_trials(study)
-            except Exception:  # the study is not there yet
-                continue
-            for trial in found:
-                if trial.state.name == "RUNNING" and len(trial.intermediate_values) >= 3:
-                    storage.close()
-                    act(trial)
-                    return
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
-def kill(trial: optuna.trial.FrozenTrial) -> None:
-    assert trial.user_attrs["lease"]["pid"] != os.getpid()
-    os.kill(trial.user_attrs["lease"]["pid"], signal.SIGKILL)
-
-
-def check_complete(study: optuna.Study, out: Path, n_trials: int, epochs: int, reason: str) -> None:
-    """Every trial is accounted for, none was made twice, and what was stopped went on where it stopped."""
-    assert states(study)["COMPLETE"] == n_trials
-    failed = [trial for trial in study.trials if trial.state.name == "FAIL"]
-    assert failed
-    assert sum(states(study).values()) == n_trials + len(failed)
-    for trial in failed:
-        assert trial.user_attrs["reason"] == reason
-        (again,) = [other for other in study.trials if other.system_attrs.get("failed_trial") == trial.number]
-        assert again.params == trial.params
-        assert trial.intermediate_values.items() <= again.intermediate_values.items()
-    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
-    assert len({tuple(trial.params.values()) for trial in complete}) == n_trials
-    for trial in complete:
-        folder = out / "trials" / f"{trial.system_attrs.get('failed_trial', trial.number):04d}"
-        log = [json.loads(line)["epoch"] for line in (folder / "log.jsonl").read_text().splitlines()]
-        assert log == list(range(1, epochs + 1))
-        # a worker may die when an epoch is saved and before it is reported
-        assert len(set(log) - set(trial.intermediate_values)) <= ("failed_trial" in trial.system_attrs)
-    assert len(list((out / "trials").iterdir())) == n_trials
-
-
-@pytest.fixture(params=["journal", "sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param != "postgres":
-        yield f"{request.param}:///{tmp_path}/study.{request.param}"
-        return
-    found: str = request.getfixturevalue("postgres")
-    yield found
-    storage = open_storage(found)
-    optuna.delete_study(study_name="s", storage=storage.optuna)
-    storage.close()
-
-
-@pytest.mark.usefixtures("pythonpath")
-def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: Path, url: str) -> None:
-    killer = in_the_middle(url, kill)
-    began = time.monotonic()
-    study = tune(split, tmp_path / "s", 3, workers=2, storage=url, settings=LONG, pruner="none", grace=GRACE)
-    killer.join()
-    check_complete(study, tmp_path / "s", 3, LONG["max_epochs"], "its worker is gone")
-    dead = next(trial for trial in study.trials if trial.state.name == "FAIL")
-    again = next(trial for trial in study.trials if trial.system_attrs.get("failed_trial") == dead.number)
-    assert dead.user_attrs["lease"]["pid"] != again.user_attrs["lease"]["pid"]
-    # seen at once: long before the grace period, which the test would notice
-    assert time.monotonic() - began < GRACE
-    engine = getattr(getattr(study._storage, "_backend", None), "engine", None)
-    if engine is not None:
-        engine.dispose()
-
-
-@pytest.mark.usefixtures("pythonpath")
-def test_workers_that_are_interrupted_save_and_give_their_trials_back(split: Split, tmp_path: Path) -> None:
-    url = f"journal:///{tmp_path}/study.journal"
-    in_the_middle(url, lambda _: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt):
-        tune(split, tmp_path / "s", 3, workers=2, storage=url, settings=LONG, pruner="none")
-    study = tune(split, tmp_path / "s", 3, storage=url, settings=LONG, pruner="none")
-    check_complete(study, tmp_path / "s", 3, LONG["max_epochs"], "interrupted")
-
-
-def test_an_interrupted_study_goes_on_where_it_stopped(split: Split, tmp_path: Path) -> None:
-    url = f"journal:///{tmp_path}/study.journal"
-    in_the_middle(url, lambda _: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt, match="interrupted in epoch"):
-        tune(split, tmp_path / "s", 2, storage=url, settings=LONG, pruner="none")
-    study = tune(split, tmp_path / "s", 2, storage=url, settings=LONG, pruner="none")
-    check_complete(study, tmp_path / "s", 2, LONG["max_epochs"], "interrupted")
 
 
 def test_progress_is_told_in_lines(split: Split, capfd: pytest.CaptureFixture[str]) -> None:
