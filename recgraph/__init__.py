@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from recgraph.data.interactions import Interactions
     from recgraph.data.split import Split
     from recgraph.experiment import fit
+    from recgraph.node_fit import fit_graph
     from recgraph.registry import register
     from recgraph.run import Run
     from recgraph.serve.embedder import Embedder
@@ -30,6 +31,7 @@ _WHERE = {
     "Run": "recgraph.run",
     "Split": "recgraph.data.split",
     "fit": "recgraph.experiment",
+    "fit_graph": "recgraph.node_fit",
     "load": "recgraph.serve.loading",
     "load_dataset": "recgraph.data.catalog",
     "register": "recgraph.registry",
@@ -46,6 +48,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "fit",
+    "fit_graph",
     "load",
     "load_dataset",
     "models",

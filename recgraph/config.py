@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 
@@ -175,6 +175,18 @@ def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> 
 
 
 C = TypeVar("C", bound=Config)
+
+
+def prefixed(cls: type[Config], prefix: str) -> type[Config]:
+    """A configuration with the same fields under longer names, for a flat namespace where the short ones are taken."""
+    fields: dict[str, Any] = {f"{prefix}{name}": (field.annotation, field) for name, field in cls.model_fields.items()}
+    made: type[Config] = create_model(f"Prefixed{cls.__name__}", __base__=Config, **fields)
+    return made
+
+
+def unprefixed(cls: type[C], config: Config, prefix: str) -> C:
+    """The configuration that one of :func:`prefixed` stands for."""
+    return cls.of({name.removeprefix(prefix): value for name, value in config.model_dump().items()})
 
 
 def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[str, Any]) -> C:

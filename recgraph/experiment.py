@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from recgraph import registry
 from recgraph.config import distribute
+from recgraph.data.graph_card import find_graph_card
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
-from recgraph.provenance import Measured, provenance
-from recgraph.rng import Generators
+from recgraph.fitting import Request, build, fit_built, new_record
+from recgraph.models.base import Model, Space
+from recgraph.models.base_graph import GraphModel
+from recgraph.node_fit import check_task, train_nodes
+from recgraph.node_run import NodeRun, ProbeSettings
 from recgraph.run import DataConfig, Run
-from recgraph.train import checkpoint as checkpoints
-from recgraph.train.config import TrainConfig
-from recgraph.train.device import make_accelerator
-from recgraph.train.observers import JsonLines, Observer, ProgressBar, TensorBoard
-from recgraph.train.trainer import Trainer
+from recgraph.train.config import GraphTrainConfig, TrainConfig
+from recgraph.train.observers import Observer
 
 __all__ = ["fit", "model_from", "train"]
 
@@ -56,53 +54,51 @@ def fit(
         ConfigError: a setting that does not exist or is out of range.
         ValueError: ``out`` holds another run and ``resume`` is not asked for.
     """
-    made = model_from(model)
-    config = TrainConfig.of(training)
-    return _fit(
-        made,
-        split,
-        config,
-        seed,
-        Path(out) if out is not None else None,
-        device,
-        resume,
-        progress,
-        fit_on,
-        observers,
-        None,
-    )
+    made, config = model_from(model), TrainConfig.of(training)
+    folder = None if out is None else Path(out)
+    return _fit(made, split, Request(config, seed, folder, device, resume, progress, observers), fit_on)
 
 
 def train(
     model: str,
     dataset: str,
-    out: str | Path,
+    out: str | Path | None,
     *,
     settings: Mapping[str, Any],
     seed: int,
     device: str | None = None,
     resume: bool = False,
     progress: bool | None = None,
-) -> Run:
+) -> Run | NodeRun:
     """Train a model on a data set of the catalogue: what ``recgraph train`` does.
+
+    On a graph with classes of nodes it is the graph that is trained on, and the run is a :class:`NodeRun`.
 
     Args:
         model: name of the registry.
         dataset: name of a data card.
-        out: folder of the run; refused where it exists, unless ``resume``.
-        settings: one flat namespace of the model's, the training's and the data's settings.
+        out: folder of the run; refused where it exists, unless ``resume``. None keeps all in memory.
+        settings: one flat namespace of the model's, the training's and the data's (or the probe's) settings.
         seed: of the run.
+
+    Raises:
+        ConfigError: a setting that does not exist or is out of range.
+        ValueError: the model is not for the data set's task, or ``out`` holds another run.
     """
-    cls = registry.load("model", model)
-    parts = distribute(settings, {"model": cls.Config, "training": TrainConfig, "data": DataConfig})
-    made, config, data = (
-        cls(**parts["model"]),
-        TrainConfig.of(parts["training"]),
-        DataConfig.of(parts["data"]),
-    )
-    split = data.split_of(dataset)
+    cls, card = registry.load("model", model), find_graph_card(dataset)
+    check_task(cls, dataset, card)
+    of_nodes = issubclass(cls, GraphModel)
+    training: type[TrainConfig] = GraphTrainConfig if of_nodes else TrainConfig
+    last = {"probe": ProbeSettings} if of_nodes else {"data": DataConfig}
+    parts = distribute(settings, {"model": cls.Config, "training": training, **last})
+    folder = None if out is None else Path(out)
+    request = Request(training.of(parts["training"]), seed, folder, device, resume, progress)
+    if of_nodes:
+        assert card is not None
+        return train_nodes(cls, parts["model"], parts["probe"], dataset, card, request)
+    made, data = cls(**parts["model"]), DataConfig.of(parts["data"])
     source = {"dataset": dataset, "settings": data.model_dump(mode="json")}
-    return _fit(made, split, config, seed, Path(out), device, resume, progress, "train", (), source)
+    return _fit(made, data.split_of(dataset), request, "train", source)
 
 
 def model_from(model: Model | str) -> Model:
@@ -120,15 +116,9 @@ def model_from(model: Model | str) -> Model:
 def _fit(
     model: Model,
     split: Split | SealedSplit,
-    config: TrainConfig,
-    seed: int,
-    folder: Path | None,
-    device: str | None,
-    resume: bool,
-    progress: bool | None,
+    request: Request,
     fit_on: Literal["train", "train+valid"],
-    observers: tuple[Observer, ...],
-    source: dict[str, Any] | None,
+    source: Mapping[str, Any] | None = None,
 ) -> Run:
     sealed = split.sealed()
     part = (
@@ -136,114 +126,27 @@ def _fit(
         if fit_on == "train"
         else sealed.unseal(f"fit {type(model).__name__} on train+valid").fit_part(fit_on)
     )
-    record: dict[str, Any] = {
-        "model": model.key(),
-        "model_revision": model.revision,
-        "config": model.config.model_dump(mode="json"),
-        "training": config.model_dump(mode="json"),
-        "seed": seed,
-        "fitted_on": fit_on,
-        "data": {
-            "dataset": None,
-            "settings": {},
-            **(source or {}),
-            "split": split.name,
-            "split_params": split.params,
-            "split_hash": split.hash,
-            "n_users": split.n_users,
-            "n_items": split.n_items,
-        },
-        "history": [],
-        "results": {},
-        "unsealed": list(sealed.unsealed_reasons),
+    data = {
+        **(source or {}),
+        "split": split.name,
+        "split_params": split.params,
+        "split_hash": split.hash,
+        "n_users": split.n_users,
+        "n_items": split.n_items,
     }
-    if folder is not None:
-        _claim(folder, record, resume)
-    model.build(Space(n_users=split.n_users, n_items=split.n_items), seed)
-    with Measured() as cost:
-        if isinstance(model, ClosedFormModel):
-            model.fit(part)
-        else:
-            assert isinstance(model, TrainableModel)
-            trainer = _trainer(model, part, sealed, config, seed, folder, device, resume, progress, fit_on, observers)
-            record["history"] = trainer.fit()
-            record["best_epoch"], record["best"] = trainer.stopping.best_epoch, trainer.stopping.best
-            cost.seconds, cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds
-    record["cost"] = cost.to_dict()
-    record["n_parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    record["provenance"] = provenance()
-    model.eval()
-    run = Run(model, sealed, record, folder)
-    if folder is not None:
-        run.save(folder / "bundle")
-        run.write_record()
-    return run
-
-
-def _claim(folder: Path, record: dict[str, Any], resume: bool) -> None:
-    """Make the run's folder and write its resolved configuration, or check that a resumed run is the same."""
-    path = folder / "config.json"
-    resolved = {name: record[name] for name in ("model", "config", "training", "seed", "fitted_on", "data")}
-    if path.exists():
-        if not resume:
-            raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")
-        there = json.loads(path.read_text(encoding="utf-8"))
-        different = [name for name in resolved if there.get(name) != json.loads(json.dumps(resolved[name]))]
-        if different:
-            raise ValueError(
-                f"{folder} holds a run with another {', '.join(different)}; resume it with the same settings"
-            )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} exists and is not a run; give an empty or new folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_atomically(path, json.dumps(resolved, indent=1))
-
-
-def _trainer(
-    model: TrainableModel,
-    part: Any,
-    sealed: SealedSplit,
-    config: TrainConfig,
-    seed: int,
-    folder: Path | None,
-    device: str | None,
-    resume: bool,
-    progress: bool | None,
-    fit_on: str,
-    observers: tuple[Observer, ...],
-) -> Trainer:
-    accelerator = make_accelerator(device, config.precision)
-    generators = Generators(seed, accelerator.device, accelerator.process_index)
-    batches = model.batches(part, config.batch_size, generators)
+    record = new_record(model, request, fit_on, data)
+    record["unsealed"] = list(sealed.unsealed_reasons)
+    config = request.config
 
     def validate() -> dict[str, float]:
         results = evaluate(model, sealed.valid, seen=(config.select_seen,), cutoffs=(5, 10, 20))
         return results[0].metrics
 
+    build(model, Space(n_users=split.n_users, n_items=split.n_items), request, record)
     with_validation = config.metric != "loss" and fit_on == "train"
-    watchers = [*observers]
-    trainer = Trainer(
-        model,
-        batches,
-        config,
-        generators,
-        validate if with_validation else None,
-        folder,
-        watchers,
-        accelerator,
-    )
-    resumed = resume and trainer.resume()
-    if accelerator.is_main_process:
-        if folder is not None:
-            watchers.append(JsonLines(folder / "log.jsonl", trainer.progress.history if resumed else ()))
-        if config.tensorboard:
-            watchers.append(TensorBoard((folder or Path("runs")) / "tensorboard"))
-        if progress or (progress is None and _on_terminal()):
-            watchers.append(ProgressBar(config.metric, config.max_epochs))
-    trainer.observers = watchers
-    return trainer
-
-
-def _on_terminal() -> bool:
-    return sys.stderr.isatty()
+    fit_built(model, part, request, record, validate if with_validation else None)
+    run = Run(model, sealed, record, request.folder)
+    if request.folder is not None:
+        run.save(request.folder / "bundle")
+        run.write_record()
+    return run

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from recgraph.base_run import BaseRun, read_record
 from recgraph.config import Config
 from recgraph.data.catalog import load_dataset
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.results import Results
 from recgraph.models.base import Model
+from recgraph.node_run import NodeRun
 from recgraph.serve.recommender import Recommender, load
-from recgraph.train import checkpoint as checkpoints
 
 __all__ = ["DataConfig", "Run"]
 
@@ -35,7 +35,7 @@ class DataConfig(Config):
         return load_dataset(dataset).split(self.split, seed=self.split_seed, **self.split_options)
 
 
-class Run:
+class Run(BaseRun):
     """A fitted model with the split it was fitted on.
 
     Attributes:
@@ -48,13 +48,8 @@ class Run:
     def __init__(
         self, model: Model, split: SealedSplit | None, record: dict[str, Any], folder: Path | None = None
     ) -> None:
-        self.model, self.split, self.record, self.folder = model, split, record, folder
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """One row an epoch; empty for closed-form models."""
-        rows: list[dict[str, Any]] = self.record["history"]
-        return rows
+        super().__init__(record, folder)
+        self.model, self.split = model, split
 
     def evaluate(self, part: str = "test", seen: Seen = "both", cutoffs: tuple[int, ...] = (5, 10, 20)) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
@@ -109,13 +104,9 @@ class Run:
             raise ValueError("this run was opened without its data; give Run.open(folder, split=...)")
         return self.split
 
-    def write_record(self) -> None:
-        if self.folder is not None:
-            checkpoints.write_atomically(self.folder / "record.json", json.dumps(self.record, indent=1))
-
     @classmethod
-    def open(cls, folder: str | Path, split: Split | None = None) -> Run:
-        """Open a finished run.
+    def open(cls, folder: str | Path, split: Split | None = None) -> Run | NodeRun:
+        """Open a finished run; one that embedded the nodes of a graph is a :class:`recgraph.node_run.NodeRun`.
 
         Args:
             folder: of the run.
@@ -125,10 +116,9 @@ class Run:
             ValueError: not a finished run, or the data is not what the run was fitted on.
         """
         folder = Path(folder)
-        if not (folder / "record.json").is_file():
-            unfinished = (folder / "config.json").is_file()
-            raise ValueError(f"{folder} is not a finished run" + ("; go on with --resume" if unfinished else ""))
-        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        record = read_record(folder)
+        if record.get("task") == "nodes":
+            return NodeRun.open(folder)
         data = record["data"]
         if split is None and data["dataset"] is not None:
             split = DataConfig.of(data["settings"]).split_of(data["dataset"])

@@ -40,8 +40,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tuning": {"train", "evaluate", "data", "models.base", "run", "experiment"},
     "leaderboard": {"tuning", "experiment", "train", "evaluate", "data", "models.base", "serve", "provenance"},
 }
-# a fitted model with its data and record, and the one call that makes it
-MAY_IMPORT["run"] = {"data", "evaluate", "models.base", "serve", "train", "provenance"}
+# a fitted model with its data and record, and the calls that make it
+MAY_IMPORT["base_run"] = {"train"}
+MAY_IMPORT["node_run"] = {"base_run", "data", "evaluate", "models.base", "serve"}
+MAY_IMPORT["run"] = {"base_run", "node_run", "data", "evaluate", "models.base", "serve", "train", "provenance"}
+MAY_IMPORT["fitting"] = {"data", "models.base", "train", "provenance"}
+MAY_IMPORT["node_fit"] = {"fitting", "node_run", "data", "views", "models.base", "models.base_graph", "serve", "train"}
 ALL = set(MAY_IMPORT) | {"experiment"}
 MAY_IMPORT["experiment"] = ALL - {"tuning", "leaderboard"}
 MAY_IMPORT["cli"] = ALL
@@ -59,7 +63,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "dgl": {"data.hetero", "sparse.backends.dgl"},
     "accelerate": {"train"},
     "optuna": {"tuning", "cli.tune"},
-    "polars": {"data", "evaluate", "serve", "leaderboard", "run", "cli"},
+    "polars": {"data", "evaluate", "serve", "leaderboard", "run", "node_run", "cli"},
     "narwhals": {"data", "serve"},
     "pooch": {"data"},
     "requests": {"data"},

@@ -24,7 +24,8 @@ def models(
         return
     model = registry.load("model", name)
     note(_first_line(model))
-    show([*_settings("model", model.Config), *_training(model), *_data()], form)
+    parts = {"model": model.Config, **_parts(model)}
+    show([row for part, config in parts.items() for row in _settings(part, config)], form)
 
 
 def _summary(key: str) -> dict[str, Any]:
@@ -49,17 +50,18 @@ def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
     ]
 
 
-def _training(model: type[Any]) -> list[dict[str, Any]]:
+def _parts(model: type[Any]) -> dict[str, type[Config]]:
+    """What a run of the model takes beside its own settings."""
     from recgraph.models.base import TrainableModel
-    from recgraph.train.config import TrainConfig
-
-    return _settings("training", TrainConfig) if issubclass(model, TrainableModel) else []
-
-
-def _data() -> list[dict[str, Any]]:
+    from recgraph.models.base_graph import GraphModel
+    from recgraph.node_run import ProbeSettings
     from recgraph.run import DataConfig
+    from recgraph.train.config import GraphTrainConfig, TrainConfig
 
-    return _settings("data", DataConfig)
+    if issubclass(model, GraphModel):
+        return {"training": GraphTrainConfig, "probe": ProbeSettings}
+    training = {"training": TrainConfig} if issubclass(model, TrainableModel) else {}
+    return {**training, "data": DataConfig}
 
 
 def _first_line(model: type[Any]) -> str:

@@ -45,3 +45,14 @@ class TrainConfig(Config):
         Field(ge=1, description="batches between checkpoints inside an epoch; none: at its end alone"),
     ] = None
     tensorboard: Annotated[bool, Field(description="also write TensorBoard logs (extra: track)")] = False
+
+
+class GraphTrainConfig(TrainConfig):
+    """Training on a graph without labels: nothing but the loss can select, and an epoch may be a single step."""
+
+    max_epochs: Annotated[int, Field(ge=0, description="epochs at most")] = 5000
+    patience: Annotated[
+        int | None,
+        Field(ge=1, description="epochs in a row without a lower loss before training stops; none: never"),
+    ] = 30
+    metric: Annotated[Literal["loss"], Field(description="what selects the best epoch")] = "loss"

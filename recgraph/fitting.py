@@ -1,0 +1,140 @@
+"""What all fits share: the request, the run's folder, training, and the record of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recgraph.data.part import Part
+from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
+from recgraph.provenance import Measured, provenance
+from recgraph.rng import Generators
+from recgraph.train import checkpoint as checkpoints
+from recgraph.train.config import TrainConfig
+from recgraph.train.device import make_accelerator
+from recgraph.train.observers import JsonLines, Observer, ProgressBar, TensorBoard
+from recgraph.train.trainer import Trainer
+
+__all__ = ["Request", "build", "fit_built", "new_record"]
+
+Validate = Callable[[], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a run is to be made; all but the model and the data.
+
+    Attributes:
+        config: of the training.
+        seed: of everything random in the run.
+        folder: of the run; None keeps all in memory.
+        device: where to compute; None: the best there is.
+        resume: go on from the newest checkpoint in the folder.
+        progress: show a progress bar; None: on a terminal.
+        observers: told of every epoch.
+    """
+
+    config: TrainConfig
+    seed: int
+    folder: Path | None = None
+    device: str | None = None
+    resume: bool = False
+    progress: bool | None = None
+    observers: tuple[Observer, ...] = ()
+
+
+def new_record(model: Model, request: Request, fitted_on: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run that is about to begin."""
+    return {
+        "model": model.key(),
+        "model_revision": model.revision,
+        "config": model.config.model_dump(mode="json"),
+        "training": request.config.model_dump(mode="json"),
+        "seed": request.seed,
+        "fitted_on": fitted_on,
+        "data": {"dataset": None, "settings": {}, **data},
+        "history": [],
+        "results": {},
+        "unsealed": [],
+    }
+
+
+def build(model: Model, space: Space, request: Request, record: dict[str, Any]) -> None:
+    """Build the model and make the run's folder, in which its resolved configuration is written.
+
+    Raises:
+        ValueError: the folder holds another run, or the same and ``resume`` is not asked for; or the model does not fit
+            the data, and then there is no folder.
+    """
+    names = ("model", "config", "training", "seed", "fitted_on", "data", "task", "evaluation")
+    resolved = {name: record[name] for name in names if name in record}
+    if request.folder is not None:
+        _check_folder(request.folder, resolved, request.resume)
+    with Measured() as preparation:
+        model.build(space, request.seed)
+    record["preparation"] = {"seconds": preparation.seconds, "cpu_seconds": preparation.cpu_seconds}
+    if request.folder is not None and not (request.folder / "config.json").exists():
+        request.folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_atomically(request.folder / "config.json", json.dumps(resolved, indent=1))
+
+
+def _check_folder(folder: Path, resolved: dict[str, Any], resume: bool) -> None:
+    path = folder / "config.json"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} exists and is not a run; give an empty or new folder")
+        return
+    if not resume:
+        raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")
+    there = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in resolved if there.get(name) != json.loads(json.dumps(resolved[name]))]
+    if different:
+        raise ValueError(f"{folder} holds a run with another {', '.join(different)}; resume it with the same settings")
+
+
+def fit_built(
+    model: Model, part: Part | None, request: Request, record: dict[str, Any], validate: Validate | None = None
+) -> None:
+    """Fit a built model, which is in evaluation mode then, and complete the record.
+
+    Args:
+        part: what it is fitted to; None where a graph in the model is all that there is.
+        validate: metrics by name after an epoch; None: the loss selects.
+    """
+    with Measured() as cost:
+        if isinstance(model, ClosedFormModel):
+            assert part is not None
+            model.fit(part)
+        else:
+            assert isinstance(model, TrainableModel)
+            trainer = _trainer(model, part, request, validate)
+            record["history"] = trainer.fit()
+            record["best_epoch"], record["best"] = trainer.stopping.best_epoch, trainer.stopping.best
+            cost.seconds, cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds
+    record["cost"] = cost.to_dict()
+    record["n_parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    record["provenance"] = provenance()
+    model.eval()
+
+
+def _trainer(model: TrainableModel, part: Any, request: Request, validate: Validate | None) -> Trainer:
+    config, folder = request.config, request.folder
+    accelerator = make_accelerator(request.device, config.precision)
+    generators = Generators(request.seed, accelerator.device, accelerator.process_index)
+    batches = model.batches(part, config.batch_size, generators)
+    watchers = [*request.observers]
+    trainer = Trainer(model, batches, config, generators, validate, folder, watchers, accelerator)
+    resumed = request.resume and trainer.resume()
+    if accelerator.is_main_process:
+        if folder is not None:
+            watchers.append(JsonLines(folder / "log.jsonl", trainer.progress.history if resumed else ()))
+        if config.tensorboard:
+            watchers.append(TensorBoard((folder or Path("runs")) / "tensorboard"))
+        if request.progress or (request.progress is None and sys.stderr.isatty()):
+            watchers.append(ProgressBar(config.metric, config.max_epochs))
+    trainer.observers = watchers
+    return trainer
