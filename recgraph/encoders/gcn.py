@@ -15,6 +15,7 @@ from recgraph.encoders._generator import dropout_generator
 from recgraph.rng import dropout
 from recgraph.sparse.chain import Chain
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.layered import Layered
 from recgraph.sparse.linear_sum import Sum
 from recgraph.sparse.spmm import Backend, Operator, spmm
 
@@ -61,25 +62,40 @@ class GCN(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
 
     def forward(
-        self, adj: Operator | Sequence[Operator], x: Tensor, generator: torch.Generator | None = None
+        self,
+        adj: Operator | Layered | Sequence[Operator | Layered],
+        x: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Encode.
 
         Args:
-            adj: [N, N], normalised; of several, the mean is used (and never made).
-            x: [N, F].
+            adj: [N, N], normalised; of several, the mean is used (and never made). One a layer (:class:`Layered`)
+                where the rows that are asked for see only a part of the graph.
+            x: [N, F]; with one operator a layer, as many rows as the first one has columns.
             generator: draws dropout; required in training mode where dropout is above 0.
 
         Returns:
             [N, D].
+
+        Raises:
+            ValueError: an operator a layer, but not as many as layers.
         """
-        adjacencies: list[Operator] = [adj] if isinstance(adj, Csr | Chain | Sum) else list(adj)
+        adjacencies = [adj] if isinstance(adj, Csr | Chain | Sum | Layered) else list(adj)
         generator = dropout_generator(self, self.dropout, generator)
         for layer, weight in enumerate(self.weights):
-            x = self._propagate(adjacencies, dropout(x @ weight, self.dropout, generator))
+            operators = [self._at(one, layer) for one in adjacencies]
+            x = self._propagate(operators, dropout(x @ weight, self.dropout, generator))
             if layer < len(self.activations):
                 x = self.activations[layer](x)
         return F.layer_norm(x, x.shape) if self.norm == "joint" else x
+
+    def _at(self, adj: Operator | Layered, layer: int) -> Operator:
+        if not isinstance(adj, Layered):
+            return adj
+        if len(adj.layers) != len(self.weights):
+            raise ValueError(f"adj has {len(adj.layers)} layers and the encoder {len(self.weights)}; give one a layer")
+        return adj.layers[layer]
 
     def _propagate(self, adjacencies: list[Operator], x: Tensor) -> Tensor:
         total = spmm(adjacencies[0], x, self.backend)

@@ -12,8 +12,10 @@ from recgraph.data.hetero import HeteroGraph
 from recgraph.rng import Generators
 from recgraph.sparse.chain import Chain
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.layered import Layered
 from recgraph.sparse.normalise import Normalisation, normalise
 from recgraph.sparse.spmm import Operator
+from recgraph.views._context import Walked
 from recgraph.views._route import Route
 from recgraph.views.edge_drop import EdgeDrop
 from recgraph.views.feature_mask import FeatureMask
@@ -31,16 +33,16 @@ class PathInputs:
     Attributes:
         name: as it was written.
         plain: [N, N], before normalisation; what masks are drawn from.
-        adjacency: [N, N], normalised.
+        adjacency: [N, N], normalised; for a batch of nodes one a layer, of which the last has the batch's rows.
         masked: its masked twin, normalised.
         contexts: (node type, [N, N_type] without weights) of each intermediate type, in the order of the path.
     """
 
     name: str
-    plain: Operator
-    adjacency: Operator
-    masked: Operator
-    contexts: tuple[tuple[str, Csr], ...]
+    plain: Operator | Layered
+    adjacency: Operator | Layered
+    masked: Operator | Layered
+    contexts: tuple[tuple[str, Csr | Walked], ...]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PathInputs:
         plain, adjacency, masked = (part.to(device, dtype) for part in (self.plain, self.adjacency, self.masked))
@@ -54,7 +56,8 @@ class MetaPathInputs:
 
     Attributes:
         target: the node type that is embedded.
-        features: node type -> [N_type, F] as they enter the type's layer, or None.
+        features: node type -> [N_type, F] as they enter the type's layer, or None; for a batch of nodes [n] int64,
+            which ones they are, where the type has no features.
         masked: the target's masked features; None where it has no features.
         paths: one or more.
     """

@@ -34,4 +34,4 @@ class AdaMEOW(MetaPathModel):
         return self._term(weigh_positive=True)
 
     def _terms(self, batch: GraphBatch, terms: set[str], coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
-        return {"info": self.contrast(fine, coarse)} if "info" in terms else {}
+        return {"info": self.info(batch, fine, coarse)} if "info" in terms else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -22,7 +22,7 @@ from recgraph.sparse.normalise import normalise, power
 from recgraph.sparse.spmm import spmm
 from recgraph.views.metapath import MetaPath
 
-__all__ = ["FullGraph", "GraphBatch", "GraphConfig", "GraphModel", "GraphSpace", "TypeLayer"]
+__all__ = ["FullGraph", "GraphBatch", "GraphConfig", "GraphModel", "GraphSpace", "NodeBatches", "TypeLayer"]
 
 
 class GraphSpace(Space):
@@ -35,23 +35,27 @@ class GraphSpace(Space):
 
 @dataclass(frozen=True)
 class GraphBatch:
-    """A step on the whole graph.
+    """A step on the whole graph, or on some of its target nodes.
 
     Attributes:
         n_targets: target nodes (the unit of training speed).
         epoch: from 0.
         generators: the run's random streams.
         drawn: what a model draws once for all phases of the step.
+        nodes: [B] int64, the target nodes of the step; None: all of them.
+        number: of the batch in its epoch, from 0.
     """
 
     n_targets: int
     epoch: int
     generators: Generators
     drawn: dict[str, Any] = field(default_factory=dict, compare=False)
+    nodes: Tensor | None = None
+    number: int = 0
 
     def to(self, device: torch.device | str) -> GraphBatch:
-        """Itself: the model holds the graph and keeps it where its parameters are."""
-        return self
+        """With its nodes on a device: the model holds the graph and keeps it where its parameters are."""
+        return self if self.nodes is None else replace(self, nodes=self.nodes.to(device))
 
 
 class FullGraph:
@@ -66,6 +70,28 @@ class FullGraph:
     def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
         if start == 0:
             yield GraphBatch(self.n_targets, number, self.generators)
+
+
+class NodeBatches:
+    """Batches of target nodes, each node once an epoch, in an order that depends on the seed and the epoch alone.
+
+    Args:
+        n_targets: N.
+        batch_size: nodes of a batch at most; all batches of an epoch have the same size, or one node less.
+        generators: the run's random streams.
+    """
+
+    def __init__(self, n_targets: int, batch_size: int, generators: Generators) -> None:
+        self.n_targets, self.batch_size, self.generators = n_targets, batch_size, generators
+
+    def __len__(self) -> int:
+        return -(-self.n_targets // self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
+        order = torch.randperm(self.n_targets, generator=self.generators.fresh("nodes", number))
+        for place, nodes in enumerate(order.tensor_split(len(self))):
+            if place >= start:
+                yield GraphBatch(len(nodes), number, self.generators, nodes=nodes, number=place)
 
 
 class GraphConfig(ModelConfig):
@@ -95,9 +121,14 @@ class TypeLayer(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
-        """[N, D] of features [N, F], dense or sparse; None: the identity."""
+        """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of the identity."""
         weight, bias = self.linear.weight.t(), self.linear.bias
-        product = weight if x is None else spmm(x, weight) if isinstance(x, Csr) else x @ weight
+        if x is None:
+            product = weight
+        elif isinstance(x, Csr):
+            product = spmm(x, weight)
+        else:
+            product = weight[x] if x.dtype == torch.int64 else x @ weight
         return F.elu(dropout(product + bias, self.dropout, generator if self.training else None))
 
 
@@ -166,7 +197,7 @@ class GraphModel(TrainableModel):
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("model", ("model",), {"info": 1.0}),)
 
-    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph:
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
         """One step an epoch on the whole graph, whatever the batch size.
 
         Args:

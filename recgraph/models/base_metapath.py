@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from recgraph.contrast.queue import Queue
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.data.part import Part
 from recgraph.models._metapath_inputs import Features, MetaPathInputs, read_graph
+from recgraph.models._metapath_sampling import PathSampler
+from recgraph.models._metapath_source import MetaPathSource, read_source
 from recgraph.models._metapath_views import BothViews, MetaPathViews, ViewsConfig, make_masks, make_paths
 from recgraph.models.base import ModelConfig, Space
-from recgraph.models.base_graph import GraphBatch, GraphConfig, GraphModel, GraphSpace
-from recgraph.rng import Generators
+from recgraph.models.base_graph import FullGraph, GraphBatch, GraphConfig, GraphModel, GraphSpace, NodeBatches
+from recgraph.rng import Generators, derive
 from recgraph.views.metapath import MetaPath
+
+FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
 
 
 class MetaPathModelConfig(ViewsConfig, GraphConfig):
-    pass
+    mini_batch: Annotated[
+        bool, Field(description="steps on batch_size target nodes with sampled neighbours; False: on the whole graph")
+    ] = False
+    fan_out: Annotated[
+        tuple[FanOuts, ...],
+        Field(
+            min_length=2,
+            max_length=2,
+            description="of batches: edges followed from each node, step by step along a path (the last number serves "
+            "later steps, none: all), for the convolution layer nearest to the batch and for the one before",
+        ),
+    ] = ((5, 1), (2, 1))
+    context_fan_out: Annotated[
+        FanOuts, Field(description="of batches: edges followed from each node to its contexts, step by step")
+    ] = (5,)
+    sample_with_replacement: Annotated[bool, Field(description="of batches: an edge may be drawn twice")] = False
+    queue_size: Annotated[
+        int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
+    ] = 2048
 
 
 class MetaPathModel(GraphModel):
@@ -29,10 +54,15 @@ class MetaPathModel(GraphModel):
 
     Options beyond the publications: masks drawn anew at every step; latent twins, a learned augmenter of each path's
     embedding (MCLRec's) in place of the masked one; any weight.
+
+    With ``mini_batch`` a step is on a batch of target nodes, whose neighbourhoods are sampled (:class:`PathSampler`),
+    normalisations and the semantic attention over the batch. Candidates are the batch and a :class:`Queue` of
+    projections of earlier ones. Masks that are drawn anew are so once an epoch. :meth:`embed` samples nothing.
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
     _inputs: MetaPathInputs
+    _source: MetaPathSource
 
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
@@ -43,10 +73,19 @@ class MetaPathModel(GraphModel):
         features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
         self._masks = make_masks(len(paths), config)
-        inputs = read_graph(graph, target, paths, features)
-        self._inputs = self._masks.draw(inputs, Generators(self._seed)) if config.twin == "masked" else inputs
+        drawn = Generators(self._seed)
+        if config.mini_batch:
+            source = read_source(graph, target, paths, features)
+            self._source = source.draw(self._masks, drawn) if config.twin == "masked" else source
+            self._redrawn: tuple[int, MetaPathSource] | None = None
+            inputs = source.whole()
+        else:
+            inputs = read_graph(graph, target, paths, features)
+            self._inputs = self._masks.draw(inputs, drawn) if config.twin == "masked" else inputs
         self.views = MetaPathViews(inputs, config.hidden_dim, self.embedding_dim, config.dropout, config)
         self.contrast = self._make_contrast()
+        if config.mini_batch:
+            self.queue = Queue(config.queue_size, config.projection_dim or self.embedding_dim)
 
     def _make_contrast(self) -> ContrastiveTerm:
         raise TypeError(f"{type(self).__name__} must define _make_contrast()")
@@ -62,11 +101,46 @@ class MetaPathModel(GraphModel):
             dim=config.projection_dim or self.embedding_dim,
         )
 
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
+        """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes.
+
+        Args:
+            train: not read; the graph is what is trained on.
+        """
+        assert self.space is not None
+        if not self.config.mini_batch:
+            return FullGraph(self.space.n_items, generators)
+        return NodeBatches(self.space.n_items, batch_size, generators)
+
     def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
+        redraw = self.training and self.config.redraw_masks and self.config.twin == "masked"
+        if self.config.mini_batch:
+            return self._sampled(batch, redraw) if batch is not None else self._placed(self._source).whole()
         inputs: MetaPathInputs = self._placed(self._inputs)
-        if batch is None or not self.training or not self.config.redraw_masks or self.config.twin == "latent":
-            return inputs
-        return self._masks.draw(inputs, batch.generators)
+        return self._masks.draw(inputs, batch.generators) if batch is not None and redraw else inputs
+
+    def _sampled(self, batch: GraphBatch, redraw: bool) -> MetaPathInputs:
+        """What the nodes of a batch see, the same in all phases of its step."""
+        if "inputs" not in batch.drawn:
+            assert batch.nodes is not None
+            source = self._placed(self._source)
+            if redraw:
+                source = self._redraw(source, batch)
+            config = self.config
+            sampler = PathSampler(config.fan_out, config.context_fan_out, config.sample_with_replacement)
+            generator = batch.generators.fresh("neighbours", batch.epoch, batch.number)
+            batch.drawn["inputs"] = sampler(source, batch.nodes, generator)
+        inputs: MetaPathInputs = batch.drawn["inputs"]
+        return inputs
+
+    def _redraw(self, source: MetaPathSource, batch: GraphBatch) -> MetaPathSource:
+        """With the masks of an epoch, which depend on the seed and the epoch alone."""
+        if self._redrawn is None or self._redrawn[0] != batch.epoch:
+            self._redrawn = None  # before the next ones are made
+            own = Generators(derive(batch.generators.seed, "masks", batch.epoch))
+            like = next(self.parameters())
+            self._redrawn = batch.epoch, source.draw(self._masks, own).to(like.device, like.dtype)
+        return self._redrawn[1]
 
     def both_views(
         self, inputs: MetaPathInputs, generator: torch.Generator | None = None, fine_only: bool = False
@@ -93,6 +167,30 @@ class MetaPathModel(GraphModel):
         self._check_terms(terms, self._term_names())
         views = self.both_views(self._step_inputs(batch), batch.generators["dropout"])
         return self._terms(batch, terms, self.views.head(views.coarse), self.views.head(views.fine))
+
+    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """The weighted InfoNCE of projections [N, D] in pairs; of a batch, against the queue too, which it then joins.
+
+        A node is known by its number: one that is in the batch is not also taken from the queue.
+        """
+        if batch.nodes is None:
+            loss: Tensor = self.contrast(anchors, candidates)
+            return loss
+        rows, ids = self.queue.join(candidates, batch.nodes)
+        positives = torch.arange(len(anchors), device=anchors.device)
+        loss = self.contrast(anchors, rows, batch.nodes, ids, positives)
+        if self.training and torch.is_grad_enabled():
+            self.queue.push(candidates, batch.nodes)
+        return loss
+
+    @torch.no_grad()
+    def project_all(self) -> Tensor:
+        """[N, D]: the projected fine view of all nodes, as embeddings are made: nothing is dropped or sampled."""
+        training = self.training
+        self.eval()
+        projected: Tensor = self.views.head(self.embed())
+        self.train(training)
+        return projected
 
     def _term_names(self) -> tuple[str, ...]:
         return ("info",)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Search
+from recgraph.contrast.prototype_memory import PrototypeMemory
 from recgraph.contrast.prototypes import Clustering, Method, Prototypes, proto_nce
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights.cluster import Cluster
@@ -46,6 +47,10 @@ class MEOW(MetaPathModel):
       which i and j are in different clusters;
     - ``proto``: ProtoNCE against the clusters' centroids, temperatures by concentration.
 
+    With ``mini_batch`` all nodes are embedded and clustered once an epoch, before its first step (as PCL does it, whose
+    loss ``proto`` is): a cluster means the same in every batch, also for what the queue holds. It costs one pass
+    over the graph without gradients.
+
     The embedding is the fine view in evaluation mode (the published code keeps the last training-mode forward).
     Departures: ``proto`` lacks the published constant ``log(N / k)``; ties and draws, see :class:`MetaPath` and
     :func:`kmeans`. The published code stops on the training loss: ``metric="loss"``.
@@ -67,6 +72,8 @@ class MEOW(MetaPathModel):
         self.proto_contrast = ContrastiveTerm(
             objective="info_nce", objective_settings={"block_rows": config.block_rows}
         )
+        if config.mini_batch:
+            self.memory = PrototypeMemory(space.n_items, config.projection_dim or self.embedding_dim, config.n_clusters)
 
     def _make_contrast(self) -> ContrastiveTerm:
         return self._term(count_positive=False)
@@ -80,10 +87,20 @@ class MEOW(MetaPathModel):
         return ("info", "proto")
 
     def _terms(self, batch: GraphBatch, terms: set[str], coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
-        clusterings: list[Clustering] = []
-        if "proto" in terms or isinstance(self.contrast.weight, Cluster):
-            clusterings = self.prototypes(fine)
-        return self.losses(terms, coarse, fine, clusterings)
+        clustered = "proto" in terms or isinstance(self.contrast.weight, Cluster)
+        if batch.nodes is None:
+            return self.losses(terms, coarse, fine, self.prototypes(fine) if clustered else [])
+        if clustered and not self.memory.is_of(batch.epoch):
+            everyone = self.project_all()
+            self.memory.store(batch.epoch, everyone, self.prototypes(everyone), self.config.temperature)
+        computed = {}
+        if "info" in terms:
+            if isinstance(self.contrast.weight, Cluster):
+                self.contrast.weight.set_assignments(self.memory.assignments)
+            computed["info"] = self.info(batch, coarse, fine)
+        if "proto" in terms:
+            computed["proto"] = self.memory.proto_nce(self.proto_contrast, coarse, batch.nodes)
+        return computed
 
     def losses(self, terms: set[str], coarse: Tensor, fine: Tensor, clusterings: list[Clustering]) -> dict[str, Tensor]:
         """The terms of projected views [N, D] and clusterings of the fine one."""

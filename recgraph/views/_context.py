@@ -8,12 +8,16 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from recgraph.sparse.compose import compose
 from recgraph.sparse.compress import compress_rows
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.normalise import normalise
 from recgraph.sparse.spmm import Backend, Operator, spmm
 
-__all__ = ["Context"]
+__all__ = ["Context", "Walked"]
+
+# nodes whose contexts are made at once
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,3 +68,35 @@ class Context:
 
     def to(self, device: torch.device | str) -> Context:
         return Context(self.path, self.node_type, self.hop, self.reached.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Walked:
+    """A context that is never made: what the target nodes reach is found again for some of them at a time.
+
+    It serves large graphs, for embeddings without gradients.
+
+    Attributes:
+        steps: the matrices of the path up to the type reached, without weights.
+    """
+
+    steps: tuple[Csr, ...]
+
+    def rows(self, block: slice) -> Csr:
+        """[b, N_type]: the distinct nodes reached, without weights."""
+        reached = self.steps[0].row_block(block).pattern()
+        for step in self.steps[1:]:
+            reached = compose(reached, step, "binary")
+        return reached
+
+    def mean(self, h: Tensor) -> Tensor:
+        """[N_target, D]: the mean of ``h`` [N_type, D] over the nodes reached; 0 where there are none."""
+        means = h.new_empty(self.steps[0].shape[0], h.shape[1])
+        for start in range(0, len(means), _BLOCK):
+            block = slice(start, min(start + _BLOCK, len(means)))
+            reached = self.rows(block)
+            means[block] = spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)
+        return means
+
+    def to(self, device: torch.device | str) -> Walked:
+        return Walked(tuple(step.to(device) for step in self.steps))

@@ -1,0 +1,186 @@
+"""MEOW and AdaMEOW by batches: equal to the full graph where batches hide nothing, and trained where they do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recgraph.contrast.queue import Queue
+from recgraph.data.hetero import HeteroGraph
+from recgraph.models._metapath_sampling import _walk
+from recgraph.models.adameow import AdaMEOW
+from recgraph.models.base_graph import GraphBatch, NodeBatches
+from recgraph.models.base_metapath import MetaPathModel
+from recgraph.models.meow import MEOW
+from recgraph.rng import Generators
+from recgraph.sparse.spmm import spmm
+from recgraph.train.config import TrainConfig
+from recgraph.train.trainer import Trainer
+
+N = 40
+APART = ("paper-author-paper", "paper-subject-paper")
+#: contexts of the target's own type, and two that begin alike
+LONG = ("paper-author-paper-author-paper", "paper-author-paper")
+SETTINGS: dict[str, Any] = {"hidden_dim": 8, "dropout": 0.0, "feature_mask": 0.3, "edge_mask": 0.3}
+EVERYTHING = {"fan_out": ((None,), (None,)), "context_fan_out": (None,), "queue_size": 0}
+CASES: dict[str, dict[str, Any]] = {
+    "factorised": {"metapaths": APART, "form": "factorised"},
+    "composed": {"metapaths": APART, "top_k": (4, 6)},
+    "long": {"metapaths": LONG, "form": "factorised"},
+    "latent": {"metapaths": APART, "form": "factorised", "twin": "latent"},
+    "row": {"metapaths": APART, "normalisation": "row", "top_k": 5},
+}
+
+
+def graph() -> HeteroGraph:
+    """Papers with dense features, subjects with sparse, authors with none; weighted edges, some of them repeated."""
+    draw = torch.Generator().manual_seed(0)
+    pairs = {
+        ("paper", "by", "author"): (torch.arange(120) % N, torch.randint(25, (120,), generator=draw)),
+        ("paper", "on", "subject"): (torch.arange(N), torch.randint(5, (N,), generator=draw)),
+    }
+    features = {"paper": torch.rand(N, 12, generator=draw), "subject": torch.rand(5, 3, generator=draw)}
+    weights = {name: torch.ones(len(rows), dtype=torch.float64) for name, (rows, _) in pairs.items()}
+    counts = {"paper": N, "author": 25, "subject": 5}
+    return HeteroGraph.from_edge_lists(counts, pairs, features=features, weights=weights)
+
+
+def communities(n: int = 120) -> HeteroGraph:
+    """Papers, authors and subjects of four kinds; edges stay within them, and features tell them."""
+    draw = torch.Generator().manual_seed(0)
+    kind = torch.arange(n) % 4
+    by = torch.arange(3 * n) % n
+    pairs = {
+        ("paper", "by", "author"): (by, 4 * torch.randint(10, (3 * n,), generator=draw) + kind[by]),
+        ("paper", "on", "subject"): (torch.arange(n), 4 * torch.randint(2, (n,), generator=draw) + kind),
+    }
+    x = torch.rand(n, 12, generator=draw) + 2 * torch.eye(12)[kind]
+    return HeteroGraph.from_edge_lists({"paper": n, "author": 40, "subject": 8}, pairs, features={"paper": x})
+
+
+def made(cls: type[MetaPathModel], on: HeteroGraph | None = None, **settings: Any) -> MetaPathModel:
+    clusters = {"n_clusters": (4, 8)} if cls is MEOW else {}
+    return cls(**{**SETTINGS, **clusters, **settings}).build(on or graph(), seed=2)
+
+
+def step(model: MetaPathModel, batch_size: int = N) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Terms of the first batch, and the gradients of their sum."""
+    model = model.double().train()
+    terms = model(next(iter(model.batches(None, batch_size, Generators(7)).epoch(0))), list(model.phases[0].terms))
+    torch.stack(list(terms.values())).sum().backward()
+    return terms, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
+def test_a_batch_of_everything_equals_the_full_graph(cls: type[MetaPathModel], case: str) -> None:
+    whole, whole_grads = step(made(cls, **CASES[case]))
+    batched, grads = step(made(cls, **CASES[case], **EVERYTHING, mini_batch=True))
+    for name, value in whole.items():
+        torch.testing.assert_close(batched[name], value, rtol=1e-10, atol=1e-12)
+    assert grads.keys() == whole_grads.keys()
+    for name, grad in whole_grads.items():
+        torch.testing.assert_close(grads[name], grad, rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_embeddings_are_those_of_the_full_graph(case: str) -> None:
+    whole, batched = made(MEOW, **CASES[case]), made(MEOW, **CASES[case], mini_batch=True)
+    torch.testing.assert_close(batched.double().eval().embed(), whole.double().eval().embed(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [None, "cluster", "learned", "self_mask"])
+@pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
+def test_batches_train(cls: type[MetaPathModel], weight: str | None, device: torch.device) -> None:
+    settings = {**CASES["factorised"], "mini_batch": True, "weight": weight, "redraw_masks": True, "queue_size": 60}
+    model = made(cls, communities(), **settings).to(device)
+    generators = Generators(1, device)
+    batches = model.batches(None, 40, generators)
+    assert len(batches) == 3
+    config = TrainConfig(metric="loss", max_epochs=10, patience=None, learning_rate=5e-3)
+    history = Trainer(model, batches, config, generators).fit()
+    # in the first epoch the queue fills: fewer candidates, a lower loss
+    assert min(row["info"] for row in history[5:]) < history[1]["info"] - 0.05
+
+
+def test_the_sampled_product_is_unbiased() -> None:
+    model = made(AdaMEOW, **CASES["factorised"], mini_batch=True).double()
+    x = torch.rand(N, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    nodes, rounds = torch.arange(6), 400
+    draw, everyone = torch.Generator().manual_seed(1), torch.arange(N)
+    for path in model._placed(model._source).paths:
+        exact = torch.stack([spmm(operator, x)[nodes] for operator in (path.adjacency, path.masked)])
+        walks = (_walk(path, nodes, (2, 1), draw, False).operators(everyone) for _ in range(rounds))
+        found = torch.stack([torch.stack([spmm(operator, x) for operator in both]) for both in walks])
+        error = found.std(0) / rounds**0.5
+        assert bool(((found.mean(0) - exact).abs() <= 4.5 * error + 1e-9).all())
+
+
+def test_a_batch_depends_on_seed_epoch_and_number_alone(tmp_path: Path) -> None:
+    config = TrainConfig(metric="loss", max_epochs=3, patience=None, checkpoint_every=2)
+    finished, halved = (
+        made(MEOW, **{**CASES["factorised"], "dropout": 0.2}, mini_batch=True, queue_size=24, redraw_masks=True)
+        for _ in range(2)
+    )
+
+    def trainer(model: MetaPathModel, name: str) -> Trainer:
+        generators = Generators(5)
+        return Trainer(model, model.batches(None, 10, generators), config, generators, folder=tmp_path / name)
+
+    trainer(finished, "a").fit()
+    first = trainer(halved, "b")
+    count = 0
+    step = first.step
+
+    def until(batch: GraphBatch) -> None:
+        nonlocal count
+        count += 1
+        if count == 8:  # within the second epoch, after the checkpoint of its second batch
+            raise KeyboardInterrupt
+        step(batch)
+
+    first.step = until  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        first.fit()
+    resumed = made(MEOW, **{**CASES["factorised"], "dropout": 0.2}, mini_batch=True, queue_size=24, redraw_masks=True)
+    second = trainer(resumed, "b")
+    assert second.resume()
+    assert second.progress.batch == 2
+    second.fit()
+    for name, value in finished.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_every_node_comes_once_an_epoch() -> None:
+    batches = NodeBatches(41, 10, Generators(0))
+    parts = [batch.nodes for batch in batches.epoch(3)]
+    assert [len(part) for part in parts] == [9, 8, 8, 8, 8]
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(41))
+    assert [len(batch.nodes) for batch in batches.epoch(3, start=3)] == [8, 8]
+    assert torch.equal(next(batches.epoch(3, start=3)).nodes, parts[3])
+    assert not torch.equal(next(batches.epoch(4)).nodes, parts[0])
+
+
+def test_the_queue_holds_the_last_and_nobody_twice() -> None:
+    queue = Queue(5, 2)
+
+    def rows(*ids: int) -> tuple[Tensor, Tensor]:
+        index = torch.tensor(ids)
+        return index[:, None].float().expand(-1, 2), index
+
+    queue.push(*rows(1, 2, 3))
+    queue.push(*rows(4, 2))
+    assert sorted(queue.ids.tolist()) == [-1, 1, 2, 3, 4]
+    joined, ids = queue.join(*rows(3, 9))
+    assert ids[:2].tolist() == [3, 9]
+    assert sorted(ids.tolist()) == [1, 2, 3, 4, 9]
+    assert torch.equal(joined[:, 0], ids.float())
+    queue.push(*rows(*range(10, 17)))
+    assert sorted(queue.ids.tolist()) == [12, 13, 14, 15, 16]
+    none = Queue(0, 2)
+    none.push(*rows(1))
+    assert none.join(*rows(2))[1].tolist() == [2]
