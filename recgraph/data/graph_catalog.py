@@ -14,7 +14,6 @@ from recgraph.data.hetero import HeteroGraph
 if TYPE_CHECKING:
     from recgraph.data.graph_prepare import PreparedGraph
     from recgraph.data.hetero.node_task import NodeTask
-    from recgraph.data.part import Part
     from recgraph.data.split import Split
 
 __all__ = ["RECORD", "Prepared", "folder_of", "get", "load_graph", "load_node_task", "load_split"]
@@ -111,24 +110,17 @@ def _card(name: str) -> GraphCard:
     return card
 
 
-def load_graph(name: str, part: Part | None = None) -> HeteroGraph:
-    """The typed graph of a data set.
+def load_graph(name: str) -> HeteroGraph:
+    """The typed graph of a data set; for recommendation the relations beside the interactions.
 
-    Args:
-        part: of a recommendation task, the interactions that become the edges ``("user", "interacts", "item")``:
-            ``split.train``. Without it there are none.
+    ``HeteroGraph.from_interactions(split.interactions, split.train)`` is the whole of the latter, with the interactions
+    that may be known.
 
     Raises:
         ValueError: the data set is a log.
         UnavailableError: it is not prepared (see :func:`get`).
     """
-    card = _card(name)
-    graph = HeteroGraph.load(get(card).path / "graph")
-    if part is None:
-        return graph
-    from recgraph.data.hetero.frames import interaction_edges
-
-    return graph.with_edges({("user", "interacts", "item"): interaction_edges(part)})
+    return HeteroGraph.load(get(_card(name)).path / "graph")
 
 
 def load_node_task(name: str) -> NodeTask:

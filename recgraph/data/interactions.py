@@ -25,6 +25,7 @@ from recgraph.data.source import Source
 from recgraph.data.timestamps import TimeUnit
 
 if TYPE_CHECKING:
+    from recgraph.data.hetero import HeteroGraph
     from recgraph.data.split import Split
 
 __all__ = ["Interactions"]
@@ -48,6 +49,8 @@ class Interactions(Readers):
         kind: the kind of frame that came in (``"polars"`` for files); outputs for people are of this kind.
         user_features, item_features: side information keyed by the user's own ids in the columns
             ``columns.user`` and ``columns.item``; may hold ids that are not in the log, or None.
+        graph: what else relates users and items (friends, tags): a typed graph whose nodes ``user`` and ``item`` carry
+            the user's own ids (without ids, the index is the id); may hold others than the log, or None.
     """
 
     log: pl.DataFrame
@@ -59,24 +62,30 @@ class Interactions(Readers):
     kind: FrameKind = "polars"
     user_features: pl.DataFrame | None = None
     item_features: pl.DataFrame | None = None
+    graph: HeteroGraph | None = None
 
     @classmethod
     def of(cls, encoded: Encoded, columns: Columns, source: Source, kind: FrameKind = "polars") -> Interactions:
         """From an encoded log (for readers)."""
         return cls(encoded.log, encoded.users, encoded.items, columns, encoded.time_unit, source, kind)
 
-    def with_features(self, user_features: Any = None, item_features: Any = None) -> Interactions:
-        """With side information (frames of any kind); None leaves what is there.
+    def with_features(
+        self, user_features: Any = None, item_features: Any = None, graph: HeteroGraph | None = None
+    ) -> Interactions:
+        """With side information (frames of any kind, a typed graph); None leaves what is there.
 
         Raises:
-            DataError: the key column is missing, its ids are of another type than the log's, or not unique.
+            DataError: the key column is missing, its ids are of another type than the log's, or not unique; the graph
+                has neither users nor items.
         """
         users, items = self.user_features, self.item_features
         if user_features is not None:
             users = attach(user_features, self.columns.user, self.users)
         if item_features is not None:
             items = attach(item_features, self.columns.item, self.items)
-        return replace(self, user_features=users, item_features=items)
+        if graph is not None and not {"user", "item"} & set(graph.nodes):
+            raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
+        return replace(self, user_features=users, item_features=items, graph=graph if graph is not None else self.graph)
 
     @property
     def n_users(self) -> int:

@@ -15,11 +15,13 @@ from recgraph.data.ids import IdMap
 from recgraph.data.source import Source
 
 if TYPE_CHECKING:
+    from recgraph.data.hetero import HeteroGraph
     from recgraph.data.interactions import Interactions
 
 __all__ = ["load", "load_frame", "load_json", "load_meta", "save", "save_meta"]
 
 _FEATURES = ("user_features", "item_features")
+_GRAPH = "graph"
 
 
 def save(interactions: Interactions, folder: Path) -> None:
@@ -38,6 +40,8 @@ def save_meta(interactions: Interactions, folder: Path) -> None:
             replace_parquet(table, folder / f"{name}.parquet")
         else:
             (folder / f"{name}.parquet").unlink(missing_ok=True)
+    if interactions.graph is not None:
+        interactions.graph.save(folder / _GRAPH)
     path = interactions.source.path
     meta = {
         "columns": interactions.columns.model_dump(),
@@ -74,7 +78,14 @@ def load_meta(folder: Path) -> dict[str, Any]:
         "source": Source(meta["format"], path, meta["separator"], meta["has_header"]),
         "kind": meta["kind"],
         **{name: load_frame(file) for name, file in features.items() if file.is_file()},
+        **({"graph": _load_graph(folder / _GRAPH)} if (folder / _GRAPH).is_dir() else {}),
     }
+
+
+def _load_graph(folder: Path) -> HeteroGraph:
+    from recgraph.data.hetero import HeteroGraph
+
+    return HeteroGraph.load(folder)
 
 
 def load_json(path: Path) -> dict[str, Any]:

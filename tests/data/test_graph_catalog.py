@@ -15,6 +15,7 @@ from recgraph.config import ConfigError
 from recgraph.data import catalog
 from recgraph.data.graph_card import GraphCard, NodeTaskFiles, find_graph_card
 from recgraph.data.graph_catalog import load_graph, load_node_task, load_split
+from recgraph.data.hetero import HeteroGraph
 from recgraph.data.interactions import Interactions
 from recgraph.data.prepare import CountError, UnavailableError
 from recgraph.data.sources import HashMismatchError, SourceError
@@ -106,7 +107,7 @@ def test_a_graph_for_recommendation(tmp_path: Path) -> None:
     assert got.counts == {"user": 2, "item": 10, "tag": 2, "edges": 5, "interactions": 20}
     split = load_split(str(card))
     assert (split.seed, split.train.n_interactions, len(split.test)) == (3, 16, 2)
-    graph = load_graph(str(card), split.train)
+    graph = HeteroGraph.from_interactions(split.interactions, split.train)
     assert graph.adjacency(("user", "interacts", "item")).nnz == 16
     assert graph.adjacency(("user", "friend", "user")).to_dense().tolist() == [[0, 1], [1, 0]], (
         "user 4 is not in the log"
@@ -165,7 +166,7 @@ def test_own_cards(name: str, shared: Path) -> None:
     else:
         assert len(Interactions.load(got.path)) == row["interactions"]
         split = load_split(name)
-        graph = load_graph(name, split.train)
+        graph = HeteroGraph.from_interactions(split.interactions, split.train)
         assert graph.adjacency(("user", "interacts", "item")).nnz == split.train.n_interactions
     for path in card.task.paths:
         assert MetaPath(path).cost(graph).nnz > 0

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file, save_file
 
-from recgraph.data.errors import CorruptFileError
+from recgraph.data.errors import CorruptFileError, DataError
 from recgraph.data.hetero import (
     EdgeIndexError,
     Edges,
@@ -243,6 +243,30 @@ def test_interactions_of_a_part_alone() -> None:
     assert made.edges["user", "interacts", "item"].times.tolist() == [0, 1, 4, 5]  # type: ignore[union-attr]
     with pytest.raises(GraphError, match="node type 'item' exists"):
         HeteroGraph.from_interactions(_log(), item_relations={"genres": "item"})
+
+
+def test_interactions_with_a_graph_of_relations(tmp_path: Path) -> None:
+    """Users and items are found by their ids, also after filtering and from disk; the log's own edges stay."""
+    nodes = {"user": pl.DataFrame({"id": [9, 2, 1]}), "item": pl.DataFrame({"id": ["z", "x"]})}
+    relations = HeteroGraph.from_frames(
+        {
+            ("user", "friend", "user"): pl.DataFrame({"a": [1, 2, 9], "b": [2, 1, 1]}),
+            ("item", "has", "tag"): pl.DataFrame(
+                {"a": ["x", "z", "x"], "b": ["t", "t", "s"], "weight": [1.0, 2.0, 3.0]}
+            ),
+        },
+        nodes,
+    )
+    log = _log().with_features(graph=relations)
+    log.save(tmp_path)
+    for data in (log, Interactions.load(tmp_path), Interactions.load(tmp_path).deduplicate("first")):
+        made = HeteroGraph.from_interactions(data)
+        assert made.adjacency(("user", "friend", "user")).to_dense().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+        has = made.adjacency(("item", "has", "tag")).to_dense()
+        assert has.tolist() == [[1, 3], [0, 0], [2, 0]]
+        assert made.adjacency(("user", "interacts", "item")).nnz == 4
+    with pytest.raises(DataError, match=r"graph has node types \['a', 'b'\]; name its users 'user'"):
+        log.with_features(graph=HeteroGraph.from_edge_lists({"a": 1, "b": 1}, {}))
 
 
 @pytest.mark.parametrize(

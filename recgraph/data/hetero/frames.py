@@ -124,8 +124,9 @@ def from_interactions(
 ) -> HeteroGraph:
     """A graph of users, items and what their side information says of them.
 
-    Edge types: ``("user", "interacts", "item")``, with the times of the interactions, and for each column of side
-    information ``("item", "has_<name>", "<name>")`` or ``("user", "has_<name>", "<name>")``.
+    Edge types: ``("user", "interacts", "item")``, with the times of the interactions; those of ``interactions.graph``;
+    and for each column of side information ``("item", "has_<name>", "<name>")`` or ``("user", "has_<name>",
+    "<name>")``.
 
     Args:
         interactions: the log; users and items keep its indices.
@@ -150,6 +151,35 @@ def from_interactions(
             pairs = relation(table, key, column, separator, role)
             edge_type: EdgeType = (role, f"has_{name}", name)
             nodes[name], edges[edge_type] = _side(edge_type, ids, pairs)
+    graph = HeteroGraph(nodes, edges)
+    return graph if interactions.graph is None else _with_relations(graph, interactions.graph)
+
+
+def _with_relations(graph: HeteroGraph, given: HeteroGraph) -> HeteroGraph:
+    """With the relations of another graph, its users and items by their ids; those that are not here are left out."""
+    nodes, edges, place = dict(graph.nodes), dict(graph.edges), {}
+    for name, part in given.nodes.items():
+        if name in ("user", "item"):
+            known = nodes[name].ids
+            assert known is not None
+            ids = part.ids.ids(np.arange(part.count)) if part.ids is not None else pl.Series(np.arange(part.count))
+            place[name] = torch.from_numpy(known.index(ids))
+        elif name in nodes:
+            raise GraphError(f"node type {name!r} stands in the graph and among the relations of side information")
+        else:
+            nodes[name] = part
+    for edge_type, part in given.edges.items():
+        if edge_type == INTERACTS:
+            continue  # the log has them, and the split says which may be known
+        adj = part.adj
+        rows, columns = (
+            place[name][index] if name in place else index
+            for name, index in ((edge_type[0], adj.rows), (edge_type[2], adj.indices))
+        )
+        here = (rows >= 0) & (columns >= 0)
+        weights, times = (None if x is None else x[here] for x in (adj.weights, part.times))
+        counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
+        edges[edge_type] = make_edges(edge_type, rows[here], columns[here], counts, weights, times)
     return HeteroGraph(nodes, edges)
 
 
