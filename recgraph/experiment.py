@@ -9,11 +9,13 @@ from typing import Any, Literal
 from recgraph import registry
 from recgraph.config import distribute
 from recgraph.data.graph_card import find_graph_card
+from recgraph.data.hetero import HeteroGraph
+from recgraph.data.part import Part
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.fitting import Request, build, fit_built, new_record
 from recgraph.models.base import Model, Space
-from recgraph.models.base_graph import GraphModel
+from recgraph.models.base_graph import GraphModel, GraphSpace
 from recgraph.node_fit import check_task, train_nodes
 from recgraph.node_run import NodeRun, ProbeSettings
 from recgraph.run import DataConfig, Run
@@ -142,7 +144,7 @@ def _fit(
         results = evaluate(model, sealed.valid, seen=(config.select_seen,), cutoffs=(5, 10, 20))
         return results[0].metrics
 
-    build(model, Space(n_users=split.n_users, n_items=split.n_items), request, record)
+    build(model, _space(model, sealed, part), request, record)
     with_validation = config.metric != "loss" and fit_on == "train"
     fit_built(model, part, request, record, validate if with_validation else None)
     run = Run(model, sealed, record, request.folder)
@@ -150,3 +152,11 @@ def _fit(
         run.save(request.folder / "bundle")
         run.write_record()
     return run
+
+
+def _space(model: Model, split: SealedSplit, part: Part) -> Space:
+    """The sizes; for a model that reads a graph also that of what is fitted to, with all side information."""
+    sizes = {"n_users": split.n_users, "n_items": split.n_items}
+    if not model.reads_graph:
+        return Space(**sizes)
+    return GraphSpace(**sizes, graph=HeteroGraph.from_interactions(split.interactions, part))

@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.config import Search
 from recgraph.encoders.gcn import GCN
+from recgraph.encoders.propagation import Propagation
 from recgraph.encoders.semantic_attention import SemanticAttention
 from recgraph.models._metapath_inputs import Masks, MetaPathInputs, PathInputs
 from recgraph.models.base import ModelConfig
 from recgraph.rng import dropout
 from recgraph.sparse.compose import Counts
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.layered import Layered
 from recgraph.sparse.normalise import Normalisation
-from recgraph.sparse.spmm import spmm
+from recgraph.sparse.spmm import Operator, spmm
 from recgraph.views._context import Walked
 from recgraph.views.edge_drop import EdgeDrop
 from recgraph.views.feature_mask import FeatureMask
@@ -128,23 +130,39 @@ class MetaPathViews(nn.Module):
 
     Source: MEOW (SDM 2023), section 4; initial weights and the dropout of the attention as in its published code.
 
+    ``linear`` is LightGCN's way, for vectors that are themselves learned: ``x_P = h_target + sum_t mean_t h`` and one
+    product with each adjacency; no weights but the attention's, no activations, no unit lengths before the head, which
+    is L2 alone.
+
     Args:
         inputs: gives the number of paths and their contexts.
         hidden_dim: width of h.
-        dim: D.
+        dim: D; with ``linear`` that of h.
         dropout: of contexts, GCN and attention.
         config: of the twins and the head.
+        linear: see above.
     """
 
-    def __init__(self, inputs: MetaPathInputs, hidden_dim: int, dim: int, dropout: float, config: ViewsConfig) -> None:
+    def __init__(
+        self,
+        inputs: MetaPathInputs,
+        hidden_dim: int,
+        dim: int,
+        dropout: float,
+        config: ViewsConfig,
+        linear: bool = False,
+    ) -> None:
         super().__init__()
-        self.dropout = dropout
-        self.context_layers = nn.ModuleList(
-            nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in path.contexts) for path in inputs.paths
-        )
-        self.encoder = GCN(hidden_dim, dim, dim, dropout=dropout)
+        self.dropout, self.linear = dropout, linear
+        if not linear:
+            self.context_layers = nn.ModuleList(
+                nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in path.contexts)
+                for path in inputs.paths
+            )
+        self.encoder = Propagation() if linear else GCN(hidden_dim, dim, dim, dropout=dropout)
         self.attention = SemanticAttention(dim, dropout=dropout)
-        self.project = nn.Linear(dim, config.projection_dim or dim)
+        if not linear:
+            self.project = nn.Linear(dim, config.projection_dim or dim)
         latent = registry.load("augmenter", config.augmenter) if config.twin == "latent" else None
         self.augmenters = nn.ModuleList([] if latent is None else [latent(dim) for _ in inputs.paths])
 
@@ -182,14 +200,18 @@ class MetaPathViews(nn.Module):
         means: dict[int, Tensor] = {}
         for number, path in enumerate(inputs.paths):
             context = self._context(number, path, hidden, means, generator)
-            z = self.encoder(path.adjacency, F.elu(h + context), generator)
+            z = self._path(path.adjacency, h + context, generator)
             if masked is None:
                 twin = self.augmenters[number](z)
             else:
-                twin = self.encoder(path.masked, F.elu(masked + context), generator)
-            views += [F.normalize(z, dim=1), F.normalize(twin, dim=1)]
+                twin = self._path(path.masked, masked + context, generator)
+            views += [z, twin] if self.linear else [F.normalize(z, dim=1), F.normalize(twin, dim=1)]
         fine: Tensor = self.attention(views, generator)
         return fine
+
+    def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        z: Tensor = self.encoder((adjacency,), x if self.linear else F.elu(x), generator)
+        return z
 
     def _context(
         self,
@@ -205,7 +227,9 @@ class MetaPathViews(nn.Module):
             # paths that begin alike share what they reach
             if id(reached) not in means:
                 means[id(reached)] = _mean(reached, hidden[node_type])
-            part = means[id(reached)] @ self.context_layers[number][step].weight.t()  # type: ignore[index]
+            part = means[id(reached)]
+            if not self.linear:
+                part = part @ self.context_layers[number][step].weight.t()  # type: ignore[index]
             total = part if total is None else total + part
         if total is None:
             return next(iter(hidden.values())).new_zeros(())
@@ -213,7 +237,7 @@ class MetaPathViews(nn.Module):
 
     def head(self, z: Tensor) -> Tensor:
         """[N, D]: the projection that the contrast compares."""
-        return F.normalize(torch.tanh(self.project(z)), dim=1)
+        return F.normalize(z if self.linear else torch.tanh(self.project(z)), dim=1)
 
 
 def _mean(reached: Csr | Walked, h: Tensor) -> Tensor:

@@ -54,6 +54,8 @@ class Model(nn.Module):
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     #: raised by hand when a change may alter the model's numbers
     revision: ClassVar[int] = 1
+    #: whether it is built with a typed graph of the training part (see :class:`recgraph.models.base_graph.GraphSpace`)
+    reads_graph: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__()

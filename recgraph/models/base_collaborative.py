@@ -119,10 +119,9 @@ class CollaborativeModel(TrainableModel):
         """
         assert self.space is not None
         sizes = Space(n_users=train.n_users, n_items=train.n_items)
-        if sizes != self.space:
-            raise ValueError(
-                f"train has {sizes}, but {type(self).__name__} was built for {self.space}; build a new one"
-            )
+        built = Space(n_users=self.space.n_users, n_items=self.space.n_items)
+        if sizes != built:
+            raise ValueError(f"train has {sizes}, but {type(self).__name__} was built for {built}; build a new one")
         self.loss.setup(train.item_counts())
         self.known_users.copy_(train.items.lengths > 0)
         self._ranking = None

@@ -8,9 +8,11 @@ import torch
 
 from recgraph import registry
 from recgraph.data.batch import PairBatch
+from recgraph.data.hetero import HeteroGraph
 from recgraph.data.part import Cases, Part
 from recgraph.models.base import Space
 from recgraph.models.base_collaborative import CollaborativeModel
+from recgraph.models.base_graph import GraphSpace
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -32,9 +34,22 @@ def planted(n_groups: int = 3) -> tuple[Part, Cases]:
     return Part(history, SPACE.n_items), cases
 
 
+def with_relations(part: Part, n_groups: int = 3) -> GraphSpace:
+    """The interactions as a graph; the items of a group have one genre, its users are friends in a ring."""
+    users, items = torch.arange(part.n_users), torch.arange(part.n_items)
+    edges = {
+        ("user", "interacts", "item"): (part.items.rows, part.items.values),
+        ("item", "has", "genre"): (items, items % n_groups),
+        ("user", "friend", "user"): (users, (users + n_groups) % part.n_users),
+    }
+    counts = {"user": part.n_users, "item": part.n_items, "genre": n_groups}
+    graph = HeteroGraph.from_edge_lists(counts, edges)
+    return GraphSpace(n_users=part.n_users, n_items=part.n_items, graph=graph)
+
+
 def made(name: str, seed: int = 0, **settings: Any) -> CollaborativeModel:
     model: CollaborativeModel = registry.load("model", name)(**{"hidden_dim": 16, **settings})
-    return model.build(SPACE, seed)
+    return model.build(with_relations(planted()[0]) if model.reads_graph else SPACE, seed)
 
 
 def first_batch(model: CollaborativeModel, seed: int = 5, epoch: int = 0) -> PairBatch:

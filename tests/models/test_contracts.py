@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from collaborative_cases import with_relations
 from torch import Tensor
 
 from recgraph import registry
@@ -35,7 +36,7 @@ def _made(name: str, device: torch.device | str = "cpu", seed: int = 0, **settin
     cls = registry.load("model", name)
     small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
     model: Model = cls(**{**small, **settings})
-    return model.build(SPACE, seed=seed).to(device)
+    return model.build(with_relations(_train()) if cls.reads_graph else SPACE, seed=seed).to(device)
 
 
 def _train() -> Part:

@@ -168,16 +168,16 @@ def _with_relations(graph: HeteroGraph, given: HeteroGraph) -> HeteroGraph:
             raise GraphError(f"node type {name!r} stands in the graph and among the relations of side information")
         else:
             nodes[name] = part
-    for edge_type, part in given.edges.items():
+    for edge_type, lists in given.edges.items():
         if edge_type == INTERACTS:
             continue  # the log has them, and the split says which may be known
-        adj = part.adj
+        adj = lists.adj
         rows, columns = (
             place[name][index] if name in place else index
             for name, index in ((edge_type[0], adj.rows), (edge_type[2], adj.indices))
         )
         here = (rows >= 0) & (columns >= 0)
-        weights, times = (None if x is None else x[here] for x in (adj.weights, part.times))
+        weights, times = (None if x is None else x[here] for x in (adj.weights, lists.times))
         counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
         edges[edge_type] = make_edges(edge_type, rows[here], columns[here], counts, weights, times)
     return HeteroGraph(nodes, edges)

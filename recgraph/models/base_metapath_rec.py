@@ -1,0 +1,273 @@
+"""What MEOW and AdaMEOW share as recommenders: users and items as two target types, propagated over interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph.config import Search
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.data.batch import PairBatch
+from recgraph.data.hetero import HeteroGraph
+from recgraph.models._metapath_inputs import MetaPathInputs, read_graph
+from recgraph.models._metapath_views import MetaPathViews, ViewsConfig, make_masks, make_paths
+from recgraph.models.base import ModelConfig, Phase, Space
+from recgraph.models.base_collaborative import Terms
+from recgraph.models.base_graph import GraphSpace
+from recgraph.models.lightgcn import LightGCN, LightGCNConfig
+from recgraph.rng import Generators, derive
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.spmm import spmm
+from recgraph.views.metapath import MetaPath, propose
+
+SIDES = ("user", "item")
+
+
+class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
+    user_metapaths: Annotated[
+        tuple[str, ...] | None,
+        Field(description="paths from users to users; none: all of up to two steps that the graph offers"),
+    ] = None
+    item_metapaths: Annotated[
+        tuple[str, ...] | None,
+        Field(description="paths from items to items; none: all of up to two steps that the graph offers"),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        Field(ge=1, description="each node's so many most similar by PathSim are kept (of paths of several steps)"),
+        Search(low=5, high=100, log=True),
+    ] = 20
+    counts: Annotated[
+        Literal["full", "binary"], Field(description="numbers of paths, or only whether there is one")
+    ] = "binary"
+    normalisation: Annotated[
+        Literal["meow", "symmetric", "row", "column"], Field(description="of the paths' adjacencies")
+    ] = "symmetric"
+    view_encoder: Annotated[
+        Literal["light", "gcn"],
+        Field(description="of the views: products with adjacencies alone (as LightGCN), or MEOW's graph convolution"),
+    ] = "light"
+    recommend_by: Annotated[
+        Literal["interactions", "fine", "both"],
+        Field(
+            description="the vectors that scores are made of: propagated from the nodes' own vectors, from their fine "
+            "view, or from the sum"
+        ),
+        Search(choices=("interactions", "fine", "both")),
+    ] = "both"
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of contexts and attention"), Search(0.0, 0.5)] = 0.1
+    contrast_weight: Annotated[
+        float, Field(ge=0, description="weight of the contrast of the views"), Search(1e-3, 0.5, log=True)
+    ] = 0.02
+    temperature: Annotated[
+        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
+    ] = 0.2
+
+
+@dataclass(frozen=True)
+class Side:
+    """The contrasted nodes of one side: n users or items of a batch.
+
+    Attributes:
+        number: 0 of users, 1 of items.
+        ids: [n] int64, their indices.
+        own, fine: [n, D], the two projected views.
+    """
+
+    number: int
+    ids: Tensor
+    own: Tensor
+    fine: Tensor
+
+
+class MetaPathRecommender(LightGCN):
+    """Base of MEOW and AdaMEOW as recommenders.
+
+    Users and items are two target types of a typed graph, each with its own meta-paths (user-item-user, friends,
+    occupation; item-user-item, genres, tags). With E the vectors of users and items and one for each node of the other
+    types:
+
+    - the fine view of a side, from E by :class:`MetaPathViews`, whose twin lacks the own vectors of a share of the
+      nodes (``feature_mask``; drawn at each step) and a share of edges (``edge_mask``; drawn once), so that nodes are
+      also embedded through what they are connected with;
+    - both E and the fine views are propagated over the graph of interactions (:class:`LightGCN`);
+    - terms: ``rec`` and ``l2`` as LightGCN, on ``recommend_by``; ``info``, the weighted InfoNCE of the two, the sum
+      over users and items of the batch.
+
+    With ``contrast_weight=0, recommend_by="interactions"`` it is LightGCN. A node without training interactions has no
+    vector of its own (it would never be trained) and is embedded through its relations, so that new items with features
+    can be recommended where ``recommend_by`` is not ``"interactions"``.
+
+    Source: the views and weights of MEOW (SDM 2023) and AdaMEOW (TKDE 2024), which embed nodes for classification;
+    users and items, the propagation and the recommendation loss are ours, after LightGCN (SIGIR 2020).
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MetaPathRecommenderConfig
+    reads_graph: ClassVar[bool] = True
+
+    def _build(self, space: Space) -> None:
+        if not isinstance(space, GraphSpace):
+            raise ValueError(f"{type(self).__name__} needs a typed graph with the interactions: build(GraphSpace(...))")
+        super()._build(space)
+        config, dim, graph = self.config, self.config.hidden_dim, space.graph
+        linear = config.view_encoder == "light"
+        drawn = Generators(derive(0, "graph views"))
+        self._inputs: tuple[MetaPathInputs, ...] = ()
+        views = []
+        for side, given in zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True):
+            paths = _paths(graph, side, given, config)
+            inputs = read_graph(graph, side, paths, {side: None})
+            if config.twin == "masked":
+                inputs = make_masks(len(paths), config).draw(inputs, drawn)
+            self._inputs += (inputs,)
+            views.append(MetaPathViews(inputs, dim, dim, config.dropout, config, linear))
+        self.views = nn.ModuleList(views)
+        self._moved: tuple[torch.device, torch.dtype, tuple[MetaPathInputs, ...]] | None = None
+        reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
+        others = sorted(reached - set(SIDES))
+        self.others = nn.ModuleDict({name: nn.Embedding(graph.count(name), dim) for name in others})
+        for table in self.others.values():
+            nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
+        self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
+        self.feature_layers = nn.ModuleDict({name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()})
+        self.contrasts = nn.ModuleList(self._make_contrast() for _ in SIDES)
+        self.register_buffer("known_items", torch.zeros(space.n_items, dtype=torch.bool))
+
+    known_items: Tensor
+
+    def _make_contrast(self) -> ContrastiveTerm:
+        raise TypeError(f"{type(self).__name__} must define _make_contrast()")
+
+    def _term(self, **objective: Any) -> ContrastiveTerm:
+        config = self.config
+        return ContrastiveTerm(
+            temperature=config.temperature,
+            objective="info_nce",
+            objective_settings={"block_rows": config.block_rows, **objective},
+            weight=config.weight,
+            weight_settings=config.weight_options,
+            dim=config.hidden_dim if config.view_encoder == "light" else config.projection_dim or config.hidden_dim,
+        )
+
+    def setup(self, train: Any) -> None:
+        super().setup(train)
+        self.known_items.copy_(train.item_counts() > 0)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        terms = {"rec": 1.0, "l2": self.config.l2, "info": self.config.contrast_weight}
+        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+
+    def nodes(self) -> Tensor:
+        own, training = self._own(), self.views.training
+        self.views.eval()  # no noise, whatever the mode
+        try:
+            return self._scored(lambda: self.encoder(own), lambda: self.encoder(self._fine(own, None)))
+        finally:
+            self.views.train(training)
+
+    def _scored(self, own: Callable[[], Tensor], fine: Callable[[], Tensor]) -> Tensor:
+        by = self.config.recommend_by
+        if by == "both":
+            return own() + fine()
+        return own() if by == "interactions" else fine()
+
+    def _own(self) -> Tensor:
+        """[n_users + n_items, D]: the nodes' own vectors; zeros where they could not be learned."""
+        known_mask = torch.cat([self.known_users, self.known_items])
+        own = self.embedding.weight * known_mask[:, None]
+        for name, layer in self.feature_layers.items():
+            assert self.space is not None
+            start = 0 if name == "user" else self.space.n_users
+            x = self._features[name]
+            vectors = _transform(layer, x.to(own.device, own.dtype))
+            own = own.index_add(0, torch.arange(start, start + len(vectors), device=own.device), vectors)
+        return own
+
+    def _fine(self, own: Tensor, generators: Generators | None) -> Tensor:
+        """[n_users + n_items, D]: the fine views of both sides."""
+        assert self.space is not None
+        users, items = torch.split(own, [self.space.n_users, self.space.n_items])
+        hidden = {"user": users, "item": items}
+        for name, table in self.others.items():
+            assert isinstance(table, nn.Embedding)
+            hidden[name] = table.weight
+        generator = None if generators is None else generators["dropout"]
+        found = []
+        for inputs, views in zip(self._placed(), self.views, strict=True):
+            h = hidden[inputs.target]
+            masked = self._masked(h, generators) if self.config.twin == "masked" else None
+            found.append(views(inputs, hidden, masked, generator, fine_only=True).fine)
+        return torch.cat(found)
+
+    def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
+        """The own vectors of a side, of which a share is left out at each step."""
+        if generators is None or not self.training or not self.config.feature_mask:
+            return h
+        draw = torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype)
+        return h * (draw >= self.config.feature_mask)
+
+    def _placed(self) -> tuple[MetaPathInputs, ...]:
+        """What was read from the graph, where the parameters are and in their type."""
+        like = self.embedding.weight
+        if self._moved is None or self._moved[:2] != (like.device, like.dtype):
+            with torch.inference_mode(False):
+                moved = tuple(inputs.to(like.device, like.dtype) for inputs in self._inputs)
+            self._moved = like.device, like.dtype, moved
+        return self._moved[2]
+
+    def _terms(self, batch: PairBatch) -> Terms:
+        # views and propagations are made once for all terms
+        vectors = cache(self._own)
+        own = cache(lambda: self.encoder(vectors()))
+        fine = cache(lambda: self.encoder(self._fine(vectors(), batch.generators)))
+        sides = cache(lambda: self._sides(batch, own(), fine()))
+        rec = {"rec": lambda: self._rec(batch, self._scored(own, fine))}
+        return super()._terms(batch) | rec | self._contrast_terms(sides)
+
+    def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
+        """The projected views of the users and of the items of a batch, each node once."""
+        assert self.space is not None
+        sizes = [self.space.n_users, self.space.n_items]
+        chosen = torch.unique(batch.users), torch.unique(batch.items)
+        found = []
+        for number, (ids, a, b) in enumerate(
+            zip(chosen, torch.split(own, sizes), torch.split(fine, sizes), strict=True)
+        ):
+            views = self.views[number]
+            assert isinstance(views, MetaPathViews)
+            found.append(Side(number, ids, views.head(a.index_select(0, ids)), views.head(b.index_select(0, ids))))
+        return found
+
+    def _contrast_terms(self, sides: Callable[[], list[Side]]) -> Terms:
+        """What computes the contrastive terms; ``info`` is one of them."""
+        raise TypeError(f"{type(self).__name__} must define _contrast_terms(sides)")
+
+
+def _paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:
+    names = tuple(found.path for found in propose(graph, side, max_steps=2)) if given is None else given
+    if not names:
+        raise ValueError(f"{side}_metapaths = () must name at least one path, such as '{side}-x-{side}'")
+    several: list[str] = []
+    direct: list[str] = []
+    for name in names:
+        route = MetaPath(name).route(graph)
+        ends = (route[0].start, route[-1].end)
+        if ends != (side, side):
+            raise ValueError(f"{side}_metapaths: {name!r} leads from {ends[0]!r} to {ends[1]!r}, not between {side}s")
+        (direct if len(route) == 1 else several).append(name)
+    whole = config.model_copy(update={"top_k": None})
+    return make_paths(tuple(several), config) + make_paths(tuple(direct), whole)
+
+
+def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    if isinstance(x, Csr):
+        return spmm(x, layer.weight.t()) + layer.bias
+    return torch.nn.functional.linear(x, layer.weight, layer.bias)
