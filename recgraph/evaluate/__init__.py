@@ -10,20 +10,39 @@ if TYPE_CHECKING:
     from recgraph.evaluate.frames import frame
     from recgraph.evaluate.protocol import Protocol
     from recgraph.evaluate.results import ProtocolMismatch, Result, Results, compare
+    from recgraph.evaluate.saved import load_users, save_users
     from recgraph.evaluate.score_matrix import matrix
+    from recgraph.evaluate.tables import Table, table
 
 _WHERE = {
     "Protocol": "protocol",
     "ProtocolMismatch": "results",
     "Result": "results",
     "Results": "results",
+    "Table": "tables",
     "compare": "results",
     "evaluate": "evaluator",
     "frame": "frames",
+    "load_users": "saved",
     "matrix": "score_matrix",
+    "save_users": "saved",
+    "table": "tables",
 }
 
-__all__ = ["Protocol", "ProtocolMismatch", "Result", "Results", "compare", "evaluate", "frame", "matrix"]
+__all__ = [
+    "Protocol",
+    "ProtocolMismatch",
+    "Result",
+    "Results",
+    "Table",
+    "compare",
+    "evaluate",
+    "frame",
+    "load_users",
+    "matrix",
+    "save_users",
+    "table",
+]
 
 
 def __getattr__(name: str) -> Any:

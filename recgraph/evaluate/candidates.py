@@ -6,11 +6,17 @@ import hashlib
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recgraph.data.part import Cases
 from recgraph.evaluate.protocol import Protocol
-from recgraph.rng import numpy_generator
+from recgraph.rng import derive
 from recgraph.sparse.ragged import Ragged
+
+#: candidates drawn together
+_AT_ONCE = 1 << 22
+#: of SplitMix64: 2^64 over the golden ratio
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
@@ -23,23 +29,90 @@ def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
     Returns:
         a row for each case; fewer than ``n`` are drawn where there are no more.
     """
-    rows = []
-    for place, user in enumerate(cases.users.tolist()):
-        relevant = np.unique(cases.truth.row(place).numpy())
-        taken = set(relevant.tolist()) | set(cases.history.row(place).tolist())
-        rng = numpy_generator(seed, "candidates", user)
-        rows.append([*relevant.tolist(), *_draw(rng, cases.n_items, taken, n)])
-    return Ragged.from_lists(rows)
+    n_items = cases.n_items
+    relevant = torch.unique(cases.truth.rows * n_items + cases.truth.values)
+    taken = torch.unique(torch.cat([relevant, cases.history.rows * n_items + cases.history.values]))
+    n_taken = torch.bincount(taken // n_items, minlength=len(cases))
+    wanted = (n_items - n_taken).clamp(max=n)
+    parts = []
+    step = max(_AT_ONCE // max(min(n, n_items), 1), 1)
+    for start in range(0, len(cases), step):
+        rows = torch.arange(start, min(start + step, len(cases)))
+        parts.append(_draw(cases.users[rows], rows, taken, n_taken[rows], wanted[rows], n_items, seed))
+    keys = torch.cat([relevant, *parts])
+    # the relevant items of a user first, then the drawn ones in the order of the draw
+    order = (keys // n_items).argsort(stable=True)
+    return Ragged.from_lengths(keys[order] % n_items, torch.bincount(keys // n_items, minlength=len(cases)))
 
 
-def _draw(rng: np.random.Generator, n_items: int, taken: set[int], n: int) -> list[int]:
-    free = n_items - len(taken)
-    if 2 * n >= free:  # nearly all: a permutation ends sooner than draws that repeat
-        return [item for item in rng.permutation(n_items).tolist() if item not in taken][:n]
-    drawn: dict[int, None] = {}
-    while len(drawn) < n:
-        drawn |= dict.fromkeys(item for item in rng.integers(n_items, size=2 * n).tolist() if item not in taken)
-    return list(drawn)[:n]
+def _draw(
+    users: Tensor, rows: Tensor, taken: Tensor, n_taken: Tensor, wanted: Tensor, n_items: int, seed: int
+) -> Tensor:
+    """Keys ``row * n_items + item`` of ``wanted[r]`` items that are not taken, for each of some rows.
+
+    A user's items without the taken ones are numbered 0, 1, ...; numbers are drawn, and looked up then.
+    """
+    free = n_items - n_taken
+    # which way is cheaper follows from the user alone, so that the draw does, too
+    many = wanted * wanted > 32 * free
+    parts = []
+    for here, draw in ((~many, _few), (many, _many)):
+        if bool(here.any()):
+            drawn = draw(users[here], free[here], wanted[here], seed)
+            there = drawn >= 0
+            row_of = rows[here][:, None].expand_as(drawn)[there]
+            parts.append(row_of * n_items + _numbered(row_of, drawn[there], taken, n_items))
+    return torch.cat(parts)
+
+
+def _few(users: Tensor, free: Tensor, wanted: Tensor, seed: int) -> Tensor:
+    """[R, W] numbers below ``free``, each once, -1 past the end of a row: Floyd's algorithm.
+
+    Step j draws from the first ``free - wanted + j + 1`` numbers; one that was drawn before gives way to the last.
+    """
+    width = int(wanted.max())
+    drawn = torch.full((len(users), width), -1)
+    for step in range(width):
+        last = free - wanted + step
+        number = (_uniform(seed, users, step) * (last + 1)).long().minimum(last)
+        again = (drawn[:, :step] == number[:, None]).any(1)
+        drawn[:, step] = torch.where(step < wanted, torch.where(again, last, number), -1)
+    return drawn
+
+
+def _many(users: Tensor, free: Tensor, wanted: Tensor, seed: int) -> Tensor:
+    """The same for a large share of the numbers: the first of a random order of all."""
+    parts = []
+    for row in torch.split(torch.arange(len(users)), max(_AT_ONCE // int(free.max().clamp(min=1)), 1)):
+        chance = torch.stack([_uniform(seed, users[row], step) for step in range(int(free[row].max()))], 1)
+        beyond = torch.arange(chance.shape[1]) >= free[row, None]
+        order = chance.masked_fill_(beyond, 2.0).argsort(1)[:, : int(wanted.max())]
+        order = torch.nn.functional.pad(order, (0, int(wanted.max()) - order.shape[1]), value=-1)
+        parts.append(order.masked_fill_(torch.arange(order.shape[1]) >= wanted[row, None], -1))
+    return torch.cat(parts)
+
+
+def _numbered(rows: Tensor, numbers: Tensor, taken: Tensor, n_items: int) -> Tensor:
+    """The items that have these numbers among the items of their row that are not taken."""
+    first = torch.searchsorted(taken, rows * n_items)
+    of_row = torch.searchsorted(taken, (rows + 1) * n_items) - first
+    # how many taken items lie before the item: the t-th one does if it has no more than `number` free items before it
+    low, high = torch.zeros_like(of_row), of_row
+    while bool((low < high).any()):
+        middle = (low + high) // 2
+        item = taken[(first + middle).clamp(max=taken.numel() - 1)] - rows * n_items
+        before = (low < high) & (item - middle <= numbers)
+        low, high = torch.where(before, middle + 1, low), torch.where(before, high, middle.minimum(high))
+    return numbers + low
+
+
+def _uniform(seed: int, users: Tensor, step: int) -> Tensor:
+    """[R] float64 in [0, 1): a hash of the seed, the user and the step (SplitMix64), and so of nothing else."""
+    state = np.uint64(derive(seed, "candidates", step)) + users.numpy(force=True).astype(np.uint64) * _GOLDEN
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    state ^= state >> np.uint64(31)
+    return torch.from_numpy((state >> np.uint64(11)).astype(np.float64) / 2.0**53)
 
 
 def candidates_for(protocol: Protocol, cases: Cases, lists: Ragged | None) -> tuple[Protocol, Ragged | None]:

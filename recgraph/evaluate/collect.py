@@ -11,46 +11,13 @@ from torch import Tensor
 from recgraph.data.batch import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.expectation import expected_hits
-from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.protocol import Protocol
+from recgraph.evaluate.jobs import Job
+from recgraph.evaluate.memory import Limits, plan
 from recgraph.evaluate.ranked import Facts, Places, RankedHits
-from recgraph.evaluate.ranking import Asked, RankedBatch, Ranker, catalogue_for, rank
+from recgraph.evaluate.ranking import Asked, RankedBatch, Ranker, device_of, item_vectors_of, lay_out, rank
 from recgraph.evaluate.topk import Lists
 from recgraph.evaluate.truth import Truth
 from recgraph.sparse.ragged import Ragged
-
-
-@dataclass(frozen=True)
-class Job:
-    """One protocol and what it counts.
-
-    Attributes:
-        candidates: each user's own; None for all items.
-    """
-
-    protocol: Protocol
-    metrics: tuple[Metric, ...]
-    candidates: Ragged | None
-
-    @property
-    def key(self) -> str:
-        """Of the ranking; protocols that rank alike share it."""
-        own = self.protocol
-        if self.candidates is None:
-            return own.seen
-        return "/".join(map(str, (own.seen, own.candidates, own.n_candidates, own.candidate_seed, own.candidate_hash)))
-
-    @property
-    def expected(self) -> bool:
-        return self.protocol.ties == "expectation"
-
-    def needs(self, *names: str) -> bool:
-        """Whether a metric reads one of the named things."""
-        return any(not metric.needs.isdisjoint(names) for metric in self.metrics)
-
-    @property
-    def needs_places(self) -> bool:
-        return self.expected or self.needs("places") or any(not metric.cut for metric in self.metrics)
 
 
 def collect(
@@ -59,15 +26,24 @@ def collect(
     jobs: Sequence[Job],
     facts: Facts,
     fit_part: Part | None,
-    batch_size: int,
-    block_items: int | None,
+    limits: Limits,
 ) -> list[RankedHits]:
     """The ranked lists of every job, from one pass over the scores."""
     truth = Truth.of(cases)
     depth = max(max(job.protocol.cutoffs) for job in jobs)
-    tie_seed = jobs[0].protocol.tie_seed
-    width = min(depth, cases.n_items)
-    catalogue = catalogue_for(model, cases.n_items, width, tie_seed=tie_seed, block_items=block_items)
+    vectors = item_vectors_of(model)
+    width = None if vectors is None else vectors.shape[1]
+    device = device_of(model) if vectors is None else vectors.device
+    memory = plan(cases, jobs, limits, width=width, device=device, graded=truth.graded)
+    catalogue = lay_out(
+        vectors,
+        cases.n_items,
+        min(depth, cases.n_items),
+        tie_seed=jobs[0].protocol.tie_seed,
+        block_items=memory.block_items,
+        device=device,
+        precision=limits.precision,
+    )
     query = Query(cases.users, cases.history)
     everywhere = tuple(dict.fromkeys(job.key for job in jobs if job.candidates is None))
     own = {job.key: job.candidates for job in jobs if job.candidates is not None}
@@ -77,7 +53,7 @@ def collect(
     kept = {
         key: _Kept.like(cases, depth, truth, [job for job in jobs if job.key == key]) for key in (*everywhere, *own)
     }
-    for batch in rank(model, catalogue, query, cases.history, everywhere, batch_size, asked):
+    for batch in rank(model, catalogue, query, cases.history, everywhere, limits.batch_size, asked):
         for key, lists in batch.lists.items():
             kept[key].add(batch, lists, batch.places.get(key), truth)
     ideal = truth.ideal_gains(depth)

@@ -12,12 +12,15 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.candidates import candidates_for
-from recgraph.evaluate.collect import Job, collect
+from recgraph.evaluate.collect import collect
 from recgraph.evaluate.conventions import Convention
+from recgraph.evaluate.jobs import Job
+from recgraph.evaluate.memory import METRIC_ROWS, Limits
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.protocol import Protocol, Seen, Ties
 from recgraph.evaluate.ranked import Facts, RankedHits
 from recgraph.evaluate.ranking import Ranker
+from recgraph.evaluate.rerank import Precision
 from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
 
@@ -32,8 +35,6 @@ _MAY_DIFFER = {
     "candidate_seed",
     "candidate_hash",
 }
-#: users whose metrics are computed together
-_METRIC_ROWS = 1 << 16
 
 
 class SplitLabel(Interface):
@@ -66,6 +67,8 @@ def evaluate(
     tie_seed: int = 0,
     batch_size: int = 1024,
     block_items: int | None = None,
+    memory_mib: int | None = None,
+    precision: Precision = "float32",
 ) -> Results:
     """Rank all items for every case and compute the metrics.
 
@@ -88,15 +91,18 @@ def evaluate(
         split, part, fitted_on, history: recorded in the protocol.
         tie_seed: of the permutation of the items that orders equal scores.
         batch_size: users ranked between two hand-overs; bounds memory and does not alter results.
-        block_items: items ranked at a time; bounds memory (a tile of scores takes 128 users x ``block_items``
-            x 4 bytes on the host) and does not alter results.
+        block_items: items whose scores are held at a time; bounds memory and does not alter results.
+        memory_mib: instead of ``block_items``: the most memory, in MiB, to be taken beyond the model and the data. The
+            predicted peak is written to the log (``recgraph.evaluate.memory``) before the ranking starts.
+        precision: of scores that are inner products. Below float32, for accelerators that are faster then, the best
+            are scored again: lists are those of float32, and where that cannot be proven a user is ranked in it.
 
     Returns:
         A result for each protocol, with the values of each user in the order of ``cases``.
 
     Raises:
-        ValueError: no cases, a user without relevant items, an unknown metric, NaN scores, or protocols that
-            cannot share a pass.
+        ValueError: no cases, a user without relevant items, an unknown metric, NaN scores, protocols that cannot
+            share a pass, or a ``memory_mib`` that is too little.
     """
     if protocols is None:
         common = {
@@ -112,12 +118,13 @@ def evaluate(
         }
         protocols = [Protocol.of(common, seen=which) for which in dict.fromkeys(seen)]
     _check(protocols, cases)
+    limits = Limits(batch_size, block_items, memory_mib, precision)
     facts = _facts(cases, fit_part, features)
     jobs = []
     for protocol in protocols:
         named, candidates = candidates_for(protocol, cases, candidate_lists)
         jobs.append(Job(named, metrics_of(metrics, named.convention), candidates))
-    lists = collect(model, cases, jobs, facts, fit_part, batch_size, block_items)
+    lists = collect(model, cases, jobs, facts, fit_part, limits)
     users = cases.users.cpu().numpy().astype(np.int64)
     unreachable = {job.key: _n_unreachable(cases, job) for job in jobs}
     return Results(
@@ -176,8 +183,8 @@ def metric_values(
             name = metric.label if k is None else f"{metric.label}@{k}"
             if metric.per_user:
                 parts = [
-                    metric(ranked.rows(start, min(start + _METRIC_ROWS, len(ranked))), k)
-                    for start in range(0, len(ranked), _METRIC_ROWS)
+                    metric(ranked.rows(start, min(start + METRIC_ROWS, len(ranked))), k)
+                    for start in range(0, len(ranked), METRIC_ROWS)
                 ]
                 values = torch.cat(parts)
                 per_user[name] = values.numpy()

@@ -16,8 +16,6 @@ from recgraph.evaluate.select import NOTHING, merge
 from recgraph.evaluate.topk import Catalogue, Lists, exact_enough
 from recgraph.sparse.ragged import Ragged
 
-#: scores that are compared at a time
-_AT_ONCE = 1 << 24
 _NEVER = float("nan")
 
 
@@ -162,7 +160,8 @@ def _count(block: Tensor, names: Tensor, pairs: _Pairs, itself: Tensor) -> Tenso
     """
     width = block.shape[1]
     counts = torch.zeros((3, pairs.rows.numel()), dtype=torch.int64, device=block.device)
-    step = max(_AT_ONCE // max(width, 1), 1)
+    # as many at a time as the block has users: that bounds what a comparison takes by the block's own size
+    step = max(block.shape[0], 1)
     # comparisons written as floats and summed by a product are several times as fast as sums of booleans, and exact:
     # a block has fewer than 2^24 columns
     ones = torch.ones(width, dtype=torch.float32, device=block.device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recgraph.data.batch import Query
 from recgraph.evaluate.places import among, places_of
 from recgraph.evaluate.ranked import Places
+from recgraph.evaluate.rerank import LowPrecision, Precision
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.sparse.ragged import Ragged
 
@@ -90,6 +91,50 @@ def evaluating(model: object) -> Iterator[None]:
             model.train(training)
 
 
+def item_vectors_of(model: Ranker) -> Tensor | None:
+    """[n_items, D], the items as the model sees them now; None where it gives scores."""
+    with evaluating(model):
+        return model.encode_items() if model.has_vectors else None
+
+
+def lay_out(
+    vectors: Tensor | None,
+    n_items: int,
+    k: int,
+    *,
+    tie_seed: int = 0,
+    candidates: Tensor | None = None,
+    block_items: int | None = None,
+    device: torch.device | None = None,
+    precision: Precision = "float32",
+) -> Catalogue:
+    """Items laid out for ranking: see :class:`~recgraph.evaluate.topk.Catalogue`.
+
+    Args:
+        precision: below ``"float32"`` items are scored in that type and the best again: the lists stay the same. Only
+            where there are ``vectors``.
+    """
+    if vectors is not None and precision != "float32":
+        return LowPrecision(
+            n_items,
+            k,
+            item_vectors=vectors,
+            precision=precision,
+            tie_seed=tie_seed,
+            candidates=candidates,
+            block_items=block_items,
+        )
+    return Catalogue(
+        n_items,
+        k,
+        tie_seed=tie_seed,
+        item_vectors=vectors,
+        candidates=candidates,
+        block_items=block_items,
+        device=device if vectors is None else None,
+    )
+
+
 def catalogue_for(
     model: Ranker,
     n_items: int,
@@ -98,19 +143,19 @@ def catalogue_for(
     tie_seed: int = 0,
     candidates: Tensor | None = None,
     block_items: int | None = None,
+    precision: Precision = "float32",
 ) -> Catalogue:
     """The items as the model sees them now, laid out for ranking."""
-    with evaluating(model):
-        vectors = model.encode_items() if model.has_vectors else None
-        return Catalogue(
-            n_items,
-            k,
-            tie_seed=tie_seed,
-            item_vectors=vectors,
-            candidates=candidates,
-            block_items=block_items,
-            device=device_of(model) if vectors is None else None,
-        )
+    return lay_out(
+        item_vectors_of(model),
+        n_items,
+        k,
+        tie_seed=tie_seed,
+        candidates=candidates,
+        block_items=block_items,
+        device=device_of(model),
+        precision=precision,
+    )
 
 
 def rank(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from recgraph.evaluate.paired import (
     Interval,
@@ -20,20 +21,29 @@ from recgraph.evaluate.paired import (
     wilcoxon,
 )
 from recgraph.evaluate.results import Result, compare
+from recgraph.evaluate.saved import load_users
 
 __all__ = [
     "Comparison",
     "Interval",
+    "Mark",
+    "Source",
     "Standing",
     "Test",
     "compare_values",
     "holm",
     "over_seeds",
     "over_users",
+    "p_value",
+    "results_of",
     "standings",
 ]
 
+FloatArray = NDArray[np.float64]
 Test = Literal["t", "wilcoxon", "randomisation"]
+Mark = Literal["best", "tied", ""]
+#: a result, or a file that ``save_users`` wrote
+Source = Result | str | Path
 
 
 @dataclass(frozen=True)
@@ -90,8 +100,8 @@ def compare_values(
 
 
 def over_users(
-    a: Result | Sequence[Result],
-    b: Result | Sequence[Result],
+    a: Source | Sequence[Source],
+    b: Source | Sequence[Source],
     metric: str,
     *,
     confidence: float = 0.95,
@@ -100,16 +110,35 @@ def over_users(
 ) -> Comparison:
     """Compare two models over users: says whether other users of the kind would see the difference.
 
-    With several results of a model (its seeds) each user counts with the mean over them.
+    Args:
+        a, b: a result, or a file that :func:`~recgraph.evaluate.saved.save_users` wrote. With several of a model (its
+            seeds) each user counts with the mean over them.
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways.
         ValueError: the users are not the same, or the metric has no values of users.
     """
-    own, other = _results(a), _results(b)
-    _check_alike([*own, *other], metric)
-    means = [np.mean([result.per_user[metric] for result in results], axis=0) for results in (own, other)]
+    means = _of_users(results_of(a), results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
+
+
+def p_value(
+    a: Source | Sequence[Source],
+    b: Source | Sequence[Source],
+    metric: str,
+    *,
+    test: Test = "randomisation",
+    n_draws: int = 9999,
+    seed: int = 0,
+) -> float:
+    """The p-value of one test over users, without the rest of :func:`over_users`; 1 where no two users have values."""
+    own, other = _of_users(results_of(a), results_of(b), metric)
+    values = (other - own)[~np.isnan(own) & ~np.isnan(other)]
+    if values.size < 2:
+        return 1.0
+    if test == "randomisation":
+        return randomisation(values, n_draws=n_draws, seed=seed)
+    return paired_t(values) if test == "t" else wilcoxon(values)
 
 
 def over_seeds(
@@ -152,11 +181,11 @@ class Standing:
     name: str
     value: float
     p_value: float | None
-    mark: Literal["best", "tied", ""]
+    mark: Mark
 
 
 def standings(
-    results: Mapping[str, Result | Sequence[Result]],
+    results: Mapping[str, Source | Sequence[Source]],
     metric: str,
     *,
     test: Test = "randomisation",
@@ -174,12 +203,12 @@ def standings(
     """
     if not results:
         raise ValueError("results is empty; give at least one model")
-    means = {name: float(np.mean([result[metric] for result in _results(own)])) for name, own in results.items()}
+    models = {name: results_of(own) for name, own in results.items()}
+    means = {name: float(np.mean([result[metric] for result in own])) for name, own in models.items()}
     names = sorted(means, key=lambda name: -means[name])
     best = names[0]
     p_values = [
-        over_users(results[name], results[best], metric, n_draws=n_draws, seed=seed).p_values[test]
-        for name in names[1:]
+        p_value(models[name], models[best], metric, test=test, n_draws=n_draws, seed=seed) for name in names[1:]
     ]
     adjusted = holm(p_values).tolist()
     tied = [p >= alpha for p in adjusted]
@@ -191,8 +220,17 @@ def standings(
     return [first, *others]
 
 
-def _results(given: Result | Sequence[Result]) -> Sequence[Result]:
-    return [given] if isinstance(given, Result) else given
+def results_of(given: Source | Sequence[Source]) -> list[Result]:
+    """The results of a model; files are read."""
+    several = [given] if isinstance(given, Source) else given
+    return [one if isinstance(one, Result) else load_users(one) for one in several]
+
+
+def _of_users(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
+    """[U] each: the mean over the results of each user's values."""
+    _check_alike([*a, *b], metric)
+    own, other = (np.mean([result.per_user[metric] for result in results], axis=0) for results in (a, b))
+    return own, other
 
 
 def _check_alike(results: Sequence[Result], metric: str) -> None:
@@ -200,5 +238,6 @@ def _check_alike(results: Sequence[Result], metric: str) -> None:
         compare(results[0], result)
         if metric not in result.per_user:
             raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
-        if not np.array_equal(result.users, results[0].users):
+        ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, results[0])]
+        if not np.array_equal(result.users, results[0].users) or ids[0] != ids[1]:
             raise ValueError("the results are of different users; evaluate both models on the same cases")

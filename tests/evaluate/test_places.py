@@ -203,6 +203,24 @@ def test_own_candidates_are_what_barring_the_others_gives(seen: str, ties: str) 
     assert own.n_unreachable_users == wanted.n_unreachable_users
 
 
+@pytest.mark.parametrize("n", [3, 12])
+def test_sampled_candidates_are_uniform_among_the_rest(n: int) -> None:
+    n_users, n_items = 6000, 20
+    rows = Ragged.from_lengths(torch.tensor([4, 11]).repeat(n_users), torch.full((n_users,), 2))
+    truth = Ragged.from_lengths(torch.full((n_users,), 7), torch.ones(n_users, dtype=torch.int64))
+    drawn = sample_candidates(Cases(torch.arange(n_users), rows, truth, n_items), n, seed=5)
+    assert drawn.lengths.eq(n + 1).all()
+    table = drawn.values.view(n_users, n + 1)
+    assert table[:, 0].eq(7).all()
+    assert (table.sort(1).values.diff(dim=1) > 0).all()
+    counts = torch.bincount(table[:, 1:].flatten(), minlength=n_items)
+    assert counts[[4, 7, 11]].tolist() == [0, 0, 0]
+    others = counts[counts > 0].double()
+    assert others.numel() == 17
+    share = n / 17
+    assert (others / n_users - share).abs().max() < 5 * (share * (1 - share) / n_users) ** 0.5
+
+
 def test_sampled_candidates() -> None:
     cases = random_cases(200, 300)
     drawn = sample_candidates(cases, 20, seed=1)

@@ -25,6 +25,7 @@ class AveragePopularity(Metric):
     normalize: bool = False
 
     name = "average_popularity"
+    higher_is_better = False
     conventions = ("recgraph", "recbole", "rectools", "lenskit", "pyg")
     needs_truth = False
 

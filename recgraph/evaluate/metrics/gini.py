@@ -25,6 +25,7 @@ class Gini(Aggregate):
     patience: float | None = None
 
     name = "gini"
+    higher_is_better = False
     conventions = ("recgraph", "recbole", "lenskit")
 
     @property

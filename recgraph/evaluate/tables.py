@@ -1,0 +1,154 @@
+"""A table of models in which what is significantly best is marked, and what ties with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recgraph.evaluate.paired import holm
+from recgraph.evaluate.results import Result
+from recgraph.evaluate.significance import Mark, Source, Test, p_value, results_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_SIGNS: dict[Mark, str] = {"best": "*", "tied": "=", "": ""}
+_LEGEND = (
+    "* better than every other; = the best, or not told from it ({test} test over users, Holm's correction over the "
+    "{n} comparisons of the table, {alpha:g})"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of the table.
+
+    Attributes:
+        value: the metric, the mean over the model's seeds.
+        p_value: against the best model of the column, corrected over the table; None for the best itself, and for
+            metrics without values of users.
+        mark: as in :class:`~recgraph.evaluate.significance.Standing`; empty where there are no values of users.
+    """
+
+    value: float
+    p_value: float | None
+    mark: Mark
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f}{_SIGNS[self.mark]}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Models by metrics; ``print(table)`` shows it.
+
+    Attributes:
+        cells: model -> metric -> cell; models in the order in which they were given.
+        legend: what the marks mean.
+    """
+
+    cells: dict[str, dict[str, Cell]]
+    legend: str
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a model: ``model``, then a text a metric, the value with its mark."""
+        return [{"model": name, **{metric: str(cell) for metric, cell in row.items()}} for name, row in self]
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row a model and metric: ``model``, ``metric``, ``value``, ``p_value``, ``mark``."""
+        import polars as pl
+
+        rows = [(name, metric, *vars(cell).values()) for name, row in self for metric, cell in row.items()]
+        schema = {
+            "model": pl.String,
+            "metric": pl.String,
+            "value": pl.Float64,
+            "p_value": pl.Float64,
+            "mark": pl.String,
+        }
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Cell]]]:
+        return iter(self.cells.items())
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+        return "\n".join([*text, self.legend])
+
+
+def table(
+    results: Mapping[str, Source | Sequence[Source]],
+    metrics: Sequence[str] | None = None,
+    *,
+    test: Test = "randomisation",
+    alpha: float = 0.05,
+    n_draws: int = 9999,
+    seed: int = 0,
+) -> Table:
+    """Compare models over users, each with the best of its column.
+
+    Args:
+        results: model -> its result (or a file that ``save_users`` wrote), or those of its seeds.
+        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that every result has.
+        test, n_draws, seed: of the comparisons; ``n_draws`` and ``seed`` are for ``"randomisation"``.
+        alpha: below it a difference counts, after Holm's correction over all comparisons of the table.
+
+    Raises:
+        ProtocolMismatch: the numbers were made in different ways.
+        ValueError: no models, or results of different users.
+    """
+    if not results:
+        raise ValueError("results is empty; give at least one model")
+    models = {name: results_of(own) for name, own in results.items()}
+    columns = list(metrics) if metrics is not None else _shared(models)
+    means = {
+        (name, metric): float(np.mean([result[metric] for result in own]))
+        for name, own in models.items()
+        for metric in columns
+    }
+    best = {metric: max(models, key=lambda name: means[name, metric]) for metric in columns}
+    pairs = [
+        (name, metric)
+        for metric in columns
+        for name in models
+        if name != best[metric] and metric in models[name][0].per_user
+    ]
+    raw = [
+        p_value(models[name], models[best[metric]], metric, test=test, n_draws=n_draws, seed=seed)
+        for name, metric in pairs
+    ]
+    adjusted = dict(zip(pairs, holm(raw).tolist(), strict=True))
+    cells = {
+        name: {metric: _cell(name, metric, means, best[metric], adjusted, models, alpha) for metric in columns}
+        for name in models
+    }
+    return Table(cells, _LEGEND.format(test=test, n=len(pairs), alpha=alpha))
+
+
+def _cell(
+    name: str,
+    metric: str,
+    means: dict[tuple[str, str], float],
+    best: str,
+    adjusted: dict[tuple[str, str], float],
+    models: Mapping[str, Sequence[Result]],
+    alpha: float,
+) -> Cell:
+    value, p = means[name, metric], adjusted.get((name, metric))
+    if metric not in models[name][0].per_user or len(models) == 1:
+        return Cell(value, None, "")
+    if name != best:
+        return Cell(value, p, "tied" if p is not None and p >= alpha else "")
+    tied = any(adjusted[other, metric] >= alpha for other in models if other != best)
+    return Cell(value, None, "tied" if tied else "best")
+
+
+def _shared(models: Mapping[str, Sequence[Result]]) -> list[str]:
+    first, *others = [result for own in models.values() for result in own]
+    return [name for name in first.metrics if all(name in other.metrics for other in others)]

@@ -1,0 +1,96 @@
+"""Values of users in files, and the table that marks what is significantly best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from recgraph.evaluate import Protocol, ProtocolMismatch, Result, load_users, save_users, table
+from recgraph.evaluate.paired import holm, randomisation, wilcoxon
+from recgraph.evaluate.significance import over_users
+
+RNG = np.random.default_rng(1)
+BASE = RNG.random(200)
+
+
+def result(shift: float, seed: int = 0, protocol: Protocol | None = None, ids: pl.Series | None = None) -> Result:
+    noise = np.random.default_rng(seed).normal(0, 0.05, 200)
+    values = {"ndcg@10": BASE + shift + noise, "mrr@10": BASE + noise}
+    return Result(protocol or Protocol(), np.arange(200) * 3, values, {"gini@10": 0.5 + shift}, 4, ids)
+
+
+def test_a_file_gives_the_result_back(tmp_path: Path) -> None:
+    protocol = Protocol(split="time", seen="exclude", cutoffs=(3, 10))
+    for name, ids in (("plain", None), ("ids", pl.Series("user_id", [f"u{place}" for place in range(200)]))):
+        own = result(0.1, protocol=protocol, ids=ids)
+        own.per_user["mrr@10"][5] = np.nan
+        path = tmp_path / "deep" / f"{name}.parquet"
+        save_users(own, path)
+        back = load_users(path)
+        assert (back.hash, back.n_unreachable_users, back.protocol) == (own.hash, 4, protocol)
+        assert back.metrics == pytest.approx(own.metrics, nan_ok=True)
+        for metric, values in own.per_user.items():
+            np.testing.assert_array_equal(back.per_user[metric], values)
+        if ids is None:
+            assert back.users.tolist() == own.users.tolist()
+            assert pl.read_parquet(path).columns == ["user_idx", "ndcg@10", "mrr@10"]
+        else:
+            assert back.user_ids is not None
+            assert back.user_ids.to_list() == ids.to_list()
+    assert sorted(found.name for found in path.parent.iterdir()) == ["ids.parquet", "plain.parquet"]
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    pl.DataFrame({"user_idx": [1]}).write_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="holds no protocol"):
+        load_users(tmp_path / "other.parquet")
+
+
+def test_files_are_compared_like_results(tmp_path: Path) -> None:
+    save_users(result(0), tmp_path / "a.parquet")
+    save_users(result(0.03, seed=1), tmp_path / "b.parquet")
+    of_files = over_users(tmp_path / "a.parquet", str(tmp_path / "b.parquet"), "ndcg@10", n_draws=500)
+    assert of_files == over_users(result(0), result(0.03, seed=1), "ndcg@10", n_draws=500)
+    save_users(result(0, protocol=Protocol(seen="exclude")), tmp_path / "c.parquet")
+    with pytest.raises(ProtocolMismatch, match="seen: 'keep' and 'exclude'"):
+        over_users(tmp_path / "a.parquet", tmp_path / "c.parquet", "ndcg@10")
+
+
+def test_marks_and_corrected_p_values() -> None:
+    models = {"plain": result(0, 1), "near": result(0.1, 2), "good": result(0.1005, 3)}
+    made = table(models, ["ndcg@10", "mrr@10", "gini@10"], n_draws=999)
+    marks = {name: row["ndcg@10"].mark for name, row in made}
+    assert marks == {"plain": "", "near": "tied", "good": "tied"}
+    best = {metric: max(models, key=lambda name: models[name][metric]) for metric in ("ndcg@10", "mrr@10")}
+    pairs = [(name, metric) for metric in best for name in models if name != best[metric]]
+    raw = [
+        randomisation(models[best[metric]].per_user[metric] - models[name].per_user[metric], n_draws=999)
+        for name, metric in pairs
+    ]
+    for (name, metric), expected in zip(pairs, holm(raw), strict=True):
+        assert made.cells[name][metric].p_value == pytest.approx(expected)
+    assert made.cells["good"]["gini@10"].mark == ""
+    assert made.cells["good"]["gini@10"].p_value is None
+    text = str(made)
+    assert text.splitlines()[0].split() == ["model", "ndcg@10", "mrr@10", "gini@10"]
+    assert "over the 4 comparisons" in text
+    assert f"{models['good']['ndcg@10']:.4f}=" in text
+    assert made.to_polars().height == 9
+
+
+def test_the_best_alone_is_marked_so_and_seeds_are_averaged(tmp_path: Path) -> None:
+    save_users(result(0.1, 3), tmp_path / "best.parquet")
+    models = {"plain": [result(0, 1), result(0, 2)], "best": tmp_path / "best.parquet"}
+    made = table(models, ["ndcg@10"], test="wilcoxon")
+    assert [row["ndcg@10"].mark for _, row in made] == ["", "best"]
+    mean = (models["plain"][0].per_user["ndcg@10"] + models["plain"][1].per_user["ndcg@10"]) / 2
+    expected = wilcoxon(result(0.1, 3).per_user["ndcg@10"] - mean)
+    assert made.cells["plain"]["ndcg@10"].p_value == pytest.approx(expected)
+    assert table({"one": result(0)}).cells["one"]["ndcg@10"].mark == ""
+    with pytest.raises(ValueError, match="results is empty"):
+        table({})
+    with pytest.raises(ProtocolMismatch):
+        table({"a": result(0), "b": result(0, protocol=Protocol(seen="exclude"))})
