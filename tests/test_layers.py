@@ -72,7 +72,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "train", "tuning"},
-    "jinja2": {"leaderboard"},
+    "jinja2": {"leaderboard", "tuning.report"},
     "tensorboard": {"train"},
     "packaging": {"sparse.backends.dgl"},
     "psycopg": {"tuning.storage"},

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import check, data, doctor, evaluate, models, recommend, train, tune
+from recgraph.cli import check, data, doctor, evaluate, models, recommend, study, train, tune
 from recgraph.cli.errors import explain
 
 
@@ -42,6 +42,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.command("train", no_args_is_help=True)(train.train)
 app.command("tune", no_args_is_help=True)(tune.tune)
+app.command("study", no_args_is_help=True)(study.study)
 app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
 app.command("check", no_args_is_help=True)(check.check)
 app.command("recommend", no_args_is_help=True)(recommend.recommend)

@@ -14,6 +14,8 @@ from recgraph.cli.output import FormatOption, note, show
 if TYPE_CHECKING:
     from optuna import Study
 
+    from recgraph.run import DataConfig
+
 
 class Sampler(StrEnum):
     """What chooses the next trial."""
@@ -37,7 +39,7 @@ class Pruner(StrEnum):
 
 
 _SET = "A setting of the model, of training or of the data that is not searched; may be given many times."
-_METRIC = "A validation metric; given twice, e.g. with 'seconds', both are searched."
+_METRIC = "A validation metric, e.g. ndcg@10; given twice, e.g. with coverage@20 or train_seconds, both are optimised."
 _STORAGE = "journal:///FILE, sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default a journal in --out."
 _SPACE = 'A TOML file: key = value fixes, key = [..] lists, key = {low, high, log, step} ranges, "*" = "fixed".'
 
@@ -66,14 +68,15 @@ def tune(
     """
     from recgraph.tuning.study import tune as run
     from recgraph.tuning.team import WorkerFailed
+    from recgraph.tuning.verdict import test_rows
 
     metrics = tuple(metric or ["ndcg@10"])
-    fixed, split = _settings_and_split(model, dataset, settings or [])
+    fixed, of_data = _settings(model, settings or [])
     name = study or f"{model}-{dataset}-{'-'.join(metrics)}"
     try:
         found = run(
             model,
-            split,
+            of_data.split_of(dataset),
             space,
             trials,
             metric=metrics,
@@ -88,17 +91,18 @@ def tune(
             device=device,
             test_seeds=test_seeds,
             progress=True,
+            source={"dataset": dataset, "settings": of_data.model_dump(mode="json", exclude_defaults=True)},
         )
     except WorkerFailed as error:
         raise Failure(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"study {name!r} is kept; the same command goes on with it") from None
-    _report(found, metrics, out, storage)
-    show(_rows(found), form)
+    _report(found, out, storage)
+    show(test_rows(found), form)
 
 
-def _settings_and_split(model: str, dataset: str, pairs: list[str]) -> tuple[dict[str, Any], Any]:
-    """The fixed settings of model and training, and the split that those of the data make."""
+def _settings(model: str, pairs: list[str]) -> tuple[dict[str, Any], DataConfig]:
+    """The fixed settings of model and training, and those of the data."""
     from recgraph import registry
     from recgraph.config import distribute, parse_settings
     from recgraph.models.base import TrainableModel
@@ -108,62 +112,27 @@ def _settings_and_split(model: str, dataset: str, pairs: list[str]) -> tuple[dic
     cls = registry.load("model", model)
     training = {"training": TrainConfig} if issubclass(cls, TrainableModel) else {}
     parts = distribute(parse_settings(pairs), {"model": cls.Config, **training, "data": DataConfig})
-    split = DataConfig.of(parts["data"]).split_of(dataset)
-    return {**parts["model"], **parts.get("training", {})}, split
+    return {**parts["model"], **parts.get("training", {})}, DataConfig.of(parts["data"])
 
 
-def _report(study: Study, metrics: tuple[str, ...], out: Path, storage: str | None) -> None:
+def _report(study: Study, out: Path, storage: str | None) -> None:
     """Say what was found, to the person."""
     from recgraph.tuning.final import best_trial
-    from recgraph.tuning.storage import without_password
+    from recgraph.tuning.storage import dashboard_of
+    from recgraph.tuning.verdict import verdicts
 
+    note(f"kept in {out}; its page is {out / 'study.html'}")
+    note(f"look further: optuna-dashboard {dashboard_of(storage or str(out / 'study.journal'))}")
     best = best_trial(study)
     if best is None:
         note("no trial is complete: all were pruned; see the reasons in trials/*/trial.json")
         return
+    metrics: list[str] = study.user_attrs["recgraph"]["metrics"]
     values = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, best.values, strict=True))
     note(f"best: trial {best.number} of {len(study.trials)}, on valid {values}, with")
     for name, value in best.params.items():
         note(f"  {name} = {value}")
-    for line in _verdicts(study):
+    if len(metrics) > 1:
+        note(f"it is one of {len(study.best_trials)} on the Pareto front, the best of them in {metrics[0]}")
+    for line in verdicts(study):
         note(line)
-    where = without_password(storage) if storage else out / "study.journal"
-    note(f"kept in {out}; look at the study: optuna-dashboard {where}")
-
-
-def _verdicts(study: Study) -> list[str]:
-    """Whether the tuned configuration beats the default one on test, with how sure that is."""
-    from recgraph.tuning.final import UNSEALED
-
-    tested = study.user_attrs.get(UNSEALED)
-    told = (tested[-1]["comparison"] if tested else None) or {}
-    return [
-        f"test, seen items {'kept' if seen == 'keep' else 'excluded'}: tuned less default {each['metric']} "
-        f"{each['difference']:+.4f} ({each['confidence']:.0%} interval {each['low']:+.4f} to {each['high']:+.4f}, "
-        f"p = {each['p']:.2g}, {each['n_users']} users): {_verdict(each)}"
-        for seen, each in told.items()
-    ]
-
-
-def _verdict(told: dict[str, Any]) -> str:
-    if told["p"] >= 1 - told["confidence"]:
-        return "no difference that is more than chance"
-    return "the tuned one is better" if told["difference"] > 0 else "the tuned one is worse"
-
-
-def _rows(study: Study) -> list[dict[str, Any]]:
-    """One row a test metric: of the best and of the default configuration, means over seeds."""
-    from recgraph.tuning.final import UNSEALED
-
-    tested = study.user_attrs.get(UNSEALED)
-    if not tested:
-        return []
-    rows = []
-    for seen, metrics in tested[-1]["results"]["tuned"].items():
-        for name, tuned in metrics.items():
-            row = {"metric": name, "seen": seen, "tuned": tuned["mean"], "tuned std": tuned["std"]}
-            default = tested[-1]["results"].get("default")
-            if default is not None:
-                row |= {"default": default[seen][name]["mean"], "default std": default[seen][name]["std"]}
-            rows.append(row)
-    return rows

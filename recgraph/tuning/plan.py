@@ -13,13 +13,11 @@ from recgraph.config import Config, ConfigError
 from recgraph.models.base import Model, TrainableModel
 from recgraph.run import Run
 from recgraph.train.config import TrainConfig
+from recgraph.tuning import objectives
 from recgraph.tuning.lease import GRACE, INTERVAL
 from recgraph.tuning.space import SearchSpace
 
-__all__ = ["SECONDS", "Objective", "Plan"]
-
-#: the objective that is the training time; it is minimised, all others are maximised
-SECONDS = "seconds"
+__all__ = ["Objective", "Plan"]
 
 Objective = Callable[[Run], "float | Sequence[float]"]
 
@@ -31,7 +29,7 @@ class Plan:
     Attributes:
         study: its name.
         model: the class.
-        metrics: the objectives: validation metrics, and perhaps ``"seconds"``.
+        metrics: the objectives by their full names, see :func:`recgraph.tuning.objectives.canonical`.
         n_trials: how many trials of the study are to be finished, pruned ones included.
         fixed: settings that are not searched.
         given: how the space departs from the annotations.
@@ -73,12 +71,17 @@ class Plan:
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
-        return ["minimize" if metric == SECONDS else "maximize" for metric in self.metrics]
+        return [objectives.direction(metric) for metric in self.metrics]
 
     @property
     def selecting(self) -> str:
-        """The metric that selects the best epoch: the first objective that is one."""
-        return next((metric for metric in self.metrics if metric != SECONDS), "ndcg@10")
+        """The metric that selects the best epoch of a trial."""
+        return objectives.selecting(self.metrics)
+
+    @property
+    def can_prune(self) -> bool:
+        """Whether what a training reports of each epoch is the objective."""
+        return objectives.can_prune(self.metrics)
 
     @property
     def max_epochs(self) -> int:

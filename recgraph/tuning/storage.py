@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.storages.journal._file import BaseJournalFileLock
 
-__all__ = ["StudyStorage", "open_storage", "without_password"]
+__all__ = ["StudyStorage", "dashboard_of", "open_storage", "without_password"]
 
 _JOURNAL = "journal:///"
 _POLL = 0.01
@@ -47,6 +47,11 @@ class StudyStorage:
     def __init__(self, optuna: BaseStorage, url: str, exclusive: Exclusive) -> None:
         self.optuna, self.url, self.exclusive = optuna, url, exclusive
 
+    @property
+    def dashboard(self) -> str:
+        """What optuna-dashboard is to be given; without a password."""
+        return dashboard_of(self.url)
+
     def close(self) -> None:
         """Give connections back."""
         engine = getattr(self.optuna, "engine", None) or getattr(getattr(self.optuna, "_backend", None), "engine", None)
@@ -58,6 +63,11 @@ class StudyStorage:
 def without_password(url: str) -> str:
     """A URL as it may be shown."""
     return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def dashboard_of(url: str) -> str:
+    """A storage's URL as optuna-dashboard takes it: a journal by its path, a database with its driver, no password."""
+    return re.sub("^postgres(ql)?:", "postgresql+psycopg:", without_password(url.removeprefix(_JOURNAL)))
 
 
 def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:

@@ -12,14 +12,14 @@ from recgraph.config import ConfigError, load_toml
 from recgraph.data.closed import closed, load_closed, save_closed
 from recgraph.data.files import replace_text
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.evaluator import split_metric
 from recgraph.models.base import Model
-from recgraph.tuning import samplers
+from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
 from recgraph.tuning.lease import GRACE, INTERVAL
-from recgraph.tuning.plan import SECONDS, Objective, Plan
+from recgraph.tuning.plan import Objective, Plan
 from recgraph.tuning.progress import ProgressTable
-from recgraph.tuning.storage import StudyStorage, open_storage
+from recgraph.tuning.report.page import write_page
+from recgraph.tuning.storage import StudyStorage, open_storage, without_password
 from recgraph.tuning.team import Team
 from recgraph.tuning.trials import Trials
 from recgraph.tuning.worker import load_study, work
@@ -52,6 +52,7 @@ def tune(
     test_seeds: int = 3,
     objective: Objective | None = None,
     progress: bool | None = None,
+    source: Mapping[str, Any] | None = None,
     interval: float = INTERVAL,
     grace: float = GRACE,
 ) -> Study:
@@ -68,24 +69,29 @@ def tune(
         space: how the search space departs from the annotations, a mapping or a TOML file; see
             :meth:`recgraph.tuning.space.SearchSpace.of`.
         n_trials: of the study in total, pruned ones included; failed ones are replaced.
-        metric: a validation metric, e.g. ``"ndcg@10"``, or several objectives, of which one may be ``"seconds"``.
+        metric: a validation metric, e.g. ``"ndcg@10"``, or several objectives, e.g. ``("ndcg@10", "coverage@20")`` or
+            ``("ndcg@10", "train_seconds")``. The first that is about relevant items selects the best epoch.
         settings: of the model and of training, not searched.
         seed: of the sampler and of the trials' training (the same in all, so that they differ by their settings).
         sampler: one of :data:`recgraph.tuning.samplers.SAMPLERS`; None: ``"tpe"``, for two objectives ``"nsga2"``.
-        pruner: one of :data:`recgraph.tuning.samplers.PRUNERS`; None: ``"median"``, for two objectives ``"none"``.
+        pruner: one of :data:`recgraph.tuning.samplers.PRUNERS`; None: ``"median"``, or ``"none"`` where the objective
+            is not what selects the best epoch, and for several objectives.
         workers: processes on this machine; 1 works in this one. Others may join through the same storage.
         storage: see :func:`recgraph.tuning.storage.open_storage`.
         study: its name in the storage; None: the model's and the metric's.
         out: folder of the study; each trial has its own in it. None keeps all in memory.
         device: where to train; None picks the best there is.
         test_seeds: seeds of the last trainings; 0 leaves the test part sealed.
-        objective: values of a fitted run in place of its validation metrics; all are maximised but ``"seconds"``.
+        objective: values of a fitted run in place of its validation metrics; one that ``metric`` does not know by its
+            name is maximised.
         progress: show what goes on; None: on a terminal.
+        source: where the split is from, for the commands on the study's page: ``dataset``, the name of a data card,
+            and ``settings`` of :class:`recgraph.run.DataConfig`.
         interval, grace: seconds between a worker's signs of life, and without one until it is held for lost by other
             machines. On its own machine a worker that is gone is seen at once.
 
     Returns:
-        The Optuna study.
+        The Optuna study. Its page, ``study.html``, is in the folder.
 
     Raises:
         ConfigError: a setting, a space or a combination of choices that is not possible.
@@ -95,6 +101,8 @@ def tune(
     """
     cls, fixed = _model(model, settings or {})
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
+    if objective is None:
+        metrics = tuple(objectives.canonical(name) for name in metrics)
     if n_trials < 1 or workers < 1:
         raise ConfigError(f"n_trials = {n_trials} and workers = {workers} must be at least 1")
     folder = Path(out).resolve() if out is not None else None
@@ -107,7 +115,7 @@ def tune(
         fixed,
         load_toml(space) if isinstance(space, str | Path) else dict(space or {}),
         sampler or ("nsga2" if several else "tpe"),
-        pruner or ("none" if several else "median"),
+        pruner or ("median" if objectives.can_prune(metrics) else "none"),
         seed,
         device,
         folder,
@@ -117,15 +125,18 @@ def tune(
     )
     _check(plan, workers)
     identity = _identity(plan, split)
-    _claim(plan, identity)
+    _claim(plan, identity, storage)
     kept = open_storage(storage, folder)
     try:
         found = _open(plan, kept, identity)
+        found.set_user_attr("source", dict(source) if source is not None else None)
         trials = Trials(found, kept, plan)
         with ProgressTable(plan, trials, progress):
             _work(plan, trials, split, workers)
         if test_seeds:
             test_the_best(plan, trials, split, test_seeds, progress)
+        if folder is not None:
+            write_page(found, folder / "study.html", kept.dashboard)
     finally:
         if folder is not None:
             kept.close()
@@ -147,15 +158,13 @@ def _model(model: str | type[Model] | Model, settings: Mapping[str, Any]) -> tup
 def _check(plan: Plan, workers: int) -> None:
     if "metric" in plan.fixed or "metric" in plan.given:
         raise ConfigError("setting 'metric' is what is tuned for: give it as metric (--metric)")
-    if plan.objective is None:
-        for metric in plan.metrics:
-            if metric != SECONDS:
-                split_metric(metric)
     if workers > 1:
         if plan.folder is None:
             raise ConfigError(f"workers = {workers} needs a folder: give out=...")
         plan.to_dict()
     samplers.check(plan.sampler, plan.pruner, plan.space, len(plan.metrics), plan.n_trials)
+    if plan.pruner != "none" and not plan.can_prune:
+        raise ConfigError(f"pruner = {plan.pruner!r} reads {plan.selecting}, not {plan.metrics[0]}; use 'none'")
 
 
 def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
@@ -192,11 +201,12 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
                 f"study {plan.study!r} exists with another {', '.join(different)}; "
                 f"go on with the same ones, or give the new study another name (--study)"
             )
+        made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})
     return load_study(plan, storage)
 
 
-def _claim(plan: Plan, identity: Mapping[str, Any]) -> None:
+def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None:
     """Write what the folder is of, or check that it is of this study."""
     if plan.folder is None:
         return
@@ -208,7 +218,8 @@ def _claim(plan: Plan, identity: Mapping[str, Any]) -> None:
         return
     if plan.folder.exists() and any(plan.folder.iterdir()):
         raise ValueError(f"{plan.folder} exists and holds no study; give an empty or new folder")
-    replace_text(json.dumps({"study": plan.study, **identity}, indent=1), path)
+    where = {} if storage is None else {"storage": without_password(storage)}
+    replace_text(json.dumps({"study": plan.study, **where, **identity}, indent=1), path)
 
 
 def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int) -> None:

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 from recgraph import experiment
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.evaluator import evaluate, split_metric
 from recgraph.run import Run
 from recgraph.train.observers import Observer
 from recgraph.tuning.lease import Lease, Orphan
-from recgraph.tuning.plan import SECONDS, Plan
+from recgraph.tuning.objectives import measure
+from recgraph.tuning.plan import Plan
 from recgraph.tuning.wilcoxon import blocks_of_users
 
 if TYPE_CHECKING:
     from optuna import Trial
     from optuna.trial import FrozenTrial
 
-__all__ = ["LeaseLost", "fit", "folder_of", "objective_values"]
+__all__ = ["LeaseLost", "fit", "folder_of"]
 
 # What a training leaves that is only of use to go on with it: weights are made again for the best configuration.
 _HEAVY = ("checkpoints", "bundle", "best.safetensors")
@@ -118,7 +118,7 @@ def run_trial(
         SealedTestError: something reached for test data.
         LeaseLost: the trial is no longer ours.
     """
-    by_epoch = plan.pruner != "wilcoxon" and len(plan.metrics) == 1
+    by_epoch = plan.pruner != "wilcoxon" and plan.can_prune
     reporter = Reporter(trial, plan.selecting, by_epoch, lease, orphan)
     folder = folder_of(plan, trial.storage.get_trial(trial._trial_id))
     with without_test_data("a trial of a study runs"):
@@ -128,31 +128,7 @@ def run_trial(
         if plan.objective is not None:
             found = plan.objective(run)
             return [float(value) for value in ([found] if not isinstance(found, Sequence) else found)]
-        return objective_values(plan, run, split)
-
-
-def objective_values(plan: Plan, run: Run, split: SealedSplit) -> list[float]:
-    """The objectives of a fitted run: of its best epoch on the validation part, and its cost."""
-    best = run.record.get("best_epoch")
-    if best is not None:
-        measured = dict(run.history[best - 1])
-    else:
-        measured = _validate(plan, run, split)
-    missing = [metric for metric in plan.metrics if metric not in measured and metric != SECONDS]
-    if missing:
-        raise ValueError(f"metric {missing[0]!r} is not measured; there are {', '.join(sorted(measured))}, {SECONDS}")
-    measured[SECONDS] = run.record["cost"]["seconds"]
-    return [float(measured[metric]) for metric in plan.metrics]
-
-
-def _validate(plan: Plan, run: Run, split: SealedSplit) -> dict[str, float]:
-    wanted = [split_metric(metric) for metric in plan.metrics if metric != SECONDS]
-    if not wanted:
-        return {}
-    names, cutoffs = zip(*wanted, strict=True)
-    seen = run.record["training"]["select_seen"]
-    found = evaluate(run.model, split.valid, seen=(seen,), cutoffs=cutoffs, metrics=tuple(dict.fromkeys(names)))
-    return found[0].metrics
+        return measure(plan.metrics, run, split)
 
 
 def tidy(folder: Path | None) -> None:

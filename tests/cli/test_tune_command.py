@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from recgraph.cli.app import app
+from recgraph.cli.errors import USER_MISTAKE
 from recgraph.cli.tune import Pruner, Sampler
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS
 
@@ -54,6 +55,13 @@ def test_tune_says_what_it_found_and_goes_on(tmp_path: Path, space: Path) -> Non
     again = tune(out, *command, "--trials", 2)
     assert json.loads(again.stdout) == list(rows.values())
     assert json.loads((out / "study.json").read_text())["study"] == "sasrec-synthetic-ndcg@10"
+    page = out / "study.html"
+    assert "recgraph train SASRec --dataset synthetic" in page.read_text()
+    page.unlink()
+    written = CliRunner().invoke(app, ["study", str(out)])
+    assert f"2 trials; written to {page}" in written.stderr
+    assert page.exists()
+    assert CliRunner().invoke(app, ["study", str(tmp_path)]).exit_code == USER_MISTAKE
 
 
 @pytest.mark.parametrize(
@@ -63,7 +71,7 @@ def test_tune_says_what_it_found_and_goes_on(tmp_path: Path, space: Path) -> Non
         (("--metric", "ndcg"), "must be of the form name@k"),
         (("--storage", "mysql://me:secret@there/db"), "mysql://me:***@there/db"),
         (("--space", "/nowhere.toml"), "'/nowhere.toml' does not exist"),
-        (("--metric", "ndcg@10", "--metric", "seconds", "--pruner", "median"), "are not pruned"),
+        (("--metric", "ndcg@10", "--metric", "train_seconds", "--pruner", "median"), "are not pruned"),
     ],
 )
 def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:

@@ -14,11 +14,17 @@ import pytest
 from small_study import LONG, SETTINGS, states, synthetic, tune
 
 import recgraph as rg
+from recgraph import registry
+from recgraph.config import ConfigError, distribute
 from recgraph.data.closed import load_closed
 from recgraph.data.split import SealedTestError, Split
 from recgraph.data.strategies import Label
+from recgraph.train.config import TrainConfig
+from recgraph.tuning import objectives as objective_names
 from recgraph.tuning.storage import open_storage
 from recgraph.tuning.team import WorkerFailed
+
+SASRec = registry.load("model", "sasrec")
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +94,43 @@ def test_trials_are_pruned_by_their_epochs(split: Split, tmp_path: Path) -> None
 
 
 def test_two_objectives(split: Split) -> None:
-    study = tune(split, n_trials=2, metric=("ndcg@10", "seconds"))
+    study = tune(split, n_trials=2, metric=("ndcg@10", "train_seconds"))
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert all(trial.values[1] > 0 for trial in study.trials)
+
+
+def test_beyond_accuracy_objectives_are_of_the_best_epoch(split: Split, tmp_path: Path) -> None:
+    metrics = ("coverage@20", "ndcg@10", "gini@10", "ndcg@3")
+    study = tune(split, tmp_path / "s", n_trials=2, metric=metrics)
+    assert study.user_attrs["recgraph"]["metrics"] == ["catalogue_coverage@20", *metrics[1:]]
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MAXIMIZE", "MINIMIZE", "MAXIMIZE"]
+    for trial in study.trials:
+        folder = tmp_path / "s" / "trials" / f"{trial.number:04d}"
+        assert json.loads((folder / "config.json").read_text())["training"]["metric"] == "ndcg@10"
+        log = (folder / "log.jsonl").read_text().splitlines()
+        assert trial.values[1] == max(json.loads(line)["ndcg@10"] for line in log)
+    settings = distribute({**SETTINGS, **study.trials[0].params}, {"model": SASRec.Config, "training": TrainConfig})
+    run = rg.fit(SASRec(**settings["model"]), split, seed=0, **settings["training"])
+    (own,) = rg.evaluate.evaluate(run.model, split.valid, seen=("exclude",), metrics=("catalogue_coverage",))
+    assert study.trials[0].values[0] == own["catalogue_coverage@20"]
+    assert "Pareto front: ndcg@10 and gini@10" in (tmp_path / "s" / "study.html").read_text()
+
+
+def test_objectives_by_name() -> None:
+    assert objective_names.canonical("coverage@20") == "catalogue_coverage@20"
+    assert objective_names.canonical("popularity@5") == "average_popularity@5"
+    assert [objective_names.direction(n) for n in ("train_seconds", "average_popularity@5", "ndcg@10", "profit")] == [
+        "minimize",
+        "minimize",
+        "maximize",
+        "maximize",
+    ]
+    assert objective_names.selecting(("train_seconds", "novelty@10", "mrr@5")) == "mrr@5"
+    assert objective_names.selecting(("coverage@20",)) == "ndcg@10"
+    assert objective_names.can_prune(("mrr@5",))
+    assert not objective_names.can_prune(("catalogue_coverage@20",))
+    with pytest.raises(ConfigError, match="needs features of items"):
+        objective_names.canonical("intra_list_diversity@10")
 
 
 def test_a_closed_form_model_and_blocks_of_users(split: Split) -> None:
@@ -111,6 +151,7 @@ def test_a_configuration_that_diverges_is_pruned(split: Split) -> None:
         ({"metric": "ndcg"}, "must be of the form name@k"),
         ({"settings": {"metric": "mrr@5"}}, "give it as metric"),
         ({"workers": 2}, "needs a folder"),
+        ({"metric": "coverage@20", "pruner": "median"}, "reads ndcg@10, not catalogue_coverage@20"),
         ({"n_trials": 0}, "must be at least 1"),
         ({"storage": "redis://here"}, "must be journal"),
         ({"sampler": "best"}, "there are tpe"),

@@ -1,0 +1,90 @@
+"""What is optimised: objectives by name, which way each is better, and how a fitted run is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.data.split import SealedSplit
+from recgraph.evaluate.evaluator import evaluate, split_metric
+from recgraph.evaluate.metrics.base import Metric
+from recgraph.run import Run
+
+__all__ = ["SECONDS", "can_prune", "canonical", "direction", "measure", "selecting"]
+
+#: the objective that is the training time
+SECONDS = "train_seconds"
+#: what selects the best epoch where no objective can
+FALLBACK = "ndcg@10"
+_SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity"}
+
+
+def canonical(name: str) -> str:
+    """An objective's full name: ``"coverage@20"`` -> ``"catalogue_coverage@20"``.
+
+    Raises:
+        ValueError: not ``"train_seconds"`` and not ``metric@k``, or no such metric.
+        ConfigError: a metric that needs more than a ranking of the validation part.
+    """
+    if name == SECONDS:
+        return name
+    metric, sign, k = name.partition("@")
+    known, cutoff = split_metric(f"{_SHORT.get(metric, metric)}{sign}{k}")
+    if "features" in registry.load("metric", known)().needs:
+        raise ConfigError(f"metric {name!r} needs features of items and cannot be tuned for; take another one")
+    return f"{known}@{cutoff}"
+
+
+def direction(name: str) -> Literal["minimize", "maximize"]:
+    """Which way an objective, by its full name, is better; those that are no metrics are maximised."""
+    metric = _metric(name)
+    lower = name == SECONDS or (metric is not None and not metric.higher_is_better)
+    return "minimize" if lower else "maximize"
+
+
+def selecting(names: Sequence[str]) -> str:
+    """The metric that selects the best epoch of a training: the first objective that is about relevant items.
+
+    One that is not (coverage, novelty) is best for a model that has learnt nothing.
+    """
+    for name in names:
+        metric = _metric(name)
+        if metric is not None and metric.needs_truth:
+            return name
+    return FALLBACK
+
+
+def can_prune(names: Sequence[str]) -> bool:
+    """Whether a training tells after each epoch what the only objective would be."""
+    return [*names] == [selecting(names)]
+
+
+def measure(names: Sequence[str], run: Run, split: SealedSplit) -> list[float]:
+    """The objectives of a fitted run, in its best epoch, on the validation part.
+
+    Args:
+        names: full names.
+        run: holds the weights of its best epoch.
+        split: of the run.
+    """
+    best = run.record.get("best_epoch")
+    measured = dict(run.history[best - 1]) if best is not None else {}
+    measured[SECONDS] = run.record["cost"]["seconds"]
+    wanted = [split_metric(name) for name in names if name not in measured]
+    if wanted:
+        metrics, cutoffs = (tuple(dict.fromkeys(each)) for each in zip(*wanted, strict=True))
+        seen = run.record["training"]["select_seen"]
+        found = evaluate(run.model, split.valid, seen=(seen,), cutoffs=cutoffs, metrics=metrics, fit_part=split.train)
+        measured |= found[0].metrics
+    return [float(measured[name]) for name in names]
+
+
+def _metric(name: str) -> type[Metric] | None:
+    """The metric of a full name; None where it is the name of something else."""
+    metric, sign, _ = name.partition("@")
+    if not sign or registry.key(metric) not in registry.names("metric"):
+        return None
+    found: type[Metric] = registry.load("metric", metric)
+    return found

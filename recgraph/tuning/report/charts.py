@@ -1,0 +1,114 @@
+"""Charts as inline SVG; their colours come from the page's style sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from recgraph.tuning.report.axes import Axis, number
+
+__all__ = ["Chart", "Mark", "bars"]
+
+#: in units of the drawing: small, so that its text can be read on a phone
+WIDTH, HEIGHT = 420, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 12, 44
+_BAR, _NAME = 24, 130
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a chart.
+
+    Attributes:
+        x, y: values of the axes.
+        kind: class of the style sheet: ``complete``, ``pruned``, ``front``, ``best``, ``default``.
+        text: shown where the pointer rests.
+    """
+
+    x: object
+    y: float
+    kind: str
+    text: str
+
+
+@dataclass
+class Chart:
+    """A chart of points and lines on two axes.
+
+    Attributes:
+        title: says what is shown, for those who cannot see it.
+        x, y: the axes.
+        x_name, y_name: what they show.
+        marks: the points; later ones lie on top.
+        lines: the class of a line -> its points.
+        rug: places on the x axis where something is that has no y.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    x_name: str
+    y_name: str
+    marks: Sequence[Mark] = ()
+    lines: Sequence[tuple[str, Sequence[tuple[float, float]]]] = ()
+    rug: Sequence[tuple[float, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [*self._frame()]
+        for kind, points in self.lines:
+            path = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in points)
+            parts.append(f'<polyline class="{kind}" points="{path}"/>')
+        for at, text in self.rug:
+            x, low = self._x(at), HEIGHT - _BOTTOM
+            parts.append(f'<path class="rug" d="M{x:.1f} {low}v-7"><title>{escape(text)}</title></path>')
+        for mark in self.marks:
+            radius = 5.5 if mark.kind in ("best", "front") else 3.5
+            parts.append(
+                f'<circle class="{mark.kind}" cx="{self._x(mark.x):.1f}" cy="{self._y(mark.y):.1f}" r="{radius}">'
+                f"<title>{escape(mark.text)}</title></circle>"
+            )
+        return _svg(self.title, HEIGHT, parts)
+
+    def _x(self, value: object) -> float:
+        return _LEFT + self.x.place(value) * (WIDTH - _LEFT - _RIGHT)
+
+    def _y(self, value: object) -> float:
+        return HEIGHT - _BOTTOM - self.y.place(value) * (HEIGHT - _TOP - _BOTTOM)
+
+    def _frame(self) -> list[str]:
+        low, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+        parts = []
+        for place, text in self.y.ticks:
+            y = low - place * (low - _TOP)
+            parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>')
+        for place, text in self.x.ticks:
+            x = _LEFT + place * (right - _LEFT)
+            parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{low}"/>')
+            parts.append(f'<text x="{x:.1f}" y="{low + 16}" text-anchor="middle">{escape(text)}</text>')
+        parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{low}H{right}"/>')
+        middle = (_LEFT + right) / 2
+        parts.append(
+            f'<text class="name" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(self.x_name)}</text>'
+        )
+        turned = f'transform="translate(13 {(low + _TOP) / 2}) rotate(-90)"'
+        parts.append(f'<text class="name" {turned} text-anchor="middle">{escape(self.y_name)}</text>')
+        return parts
+
+
+def bars(title: str, shares: Mapping[str, float]) -> str:
+    """Horizontal bars of shares, 0 to 1, the longest over the whole width."""
+    longest = max(shares.values(), default=0) or 1
+    parts = []
+    for row, (name, share) in enumerate(shares.items()):
+        y, length = row * _BAR, share / longest * (WIDTH - _NAME - 52)
+        parts.append(f'<text x="{_NAME - 6}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect class="bar" x="{_NAME}" y="{y + 4}" width="{length:.1f}" height="{_BAR - 8}" rx="2"/>')
+        parts.append(f'<text x="{_NAME + length + 5:.1f}" y="{y + 16}">{number(round(share, 3))}</text>')
+    return _svg(title, max(1, len(shares)) * _BAR + 4, parts)
+
+
+def _svg(title: str, height: int, parts: Sequence[str]) -> str:
+    label = escape(title, quote=True)
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

@@ -1,0 +1,181 @@
+"""The page of a study: it renders whatever the study holds, and needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from small_study import synthetic, tune
+
+from recgraph.config import parse_settings
+from recgraph.data.split import Split
+from recgraph.tuning.find import find_study
+from recgraph.tuning.report.axes import Choices, Scale, number
+from recgraph.tuning.report.page import page
+from recgraph.tuning.storage import dashboard_of
+
+SPACE = {
+    "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
+    "n_layers": optuna.distributions.IntDistribution(1, 4),
+    "views": optuna.distributions.CategoricalDistribution(['["crop", "mask"]', None, "<b>&"]),
+}
+
+
+def study_of(n_trials: int, n_objectives: int = 1) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions = ["maximize", "minimize"][:n_objectives]
+    study = optuna.create_study(
+        study_name="a <study>", directions=directions, sampler=optuna.samplers.RandomSampler(seed=0)
+    )
+    for number_ in range(n_trials):
+        trial = study.ask(SPACE)
+        if n_objectives == 1:
+            trial.report(0.01, 1)
+            trial.report(0.02, 2)
+        if number_ % 5 == 3 and n_objectives == 1:
+            trial.set_user_attr("reason", "pruned after epoch 2")
+            study.tell(trial, state=TrialState.PRUNED)
+        elif number_ % 5 == 4:
+            trial.set_user_attr("reason", "its worker is gone")
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            quality = trial.params["learning_rate"] + 0.01 * trial.params["n_layers"]
+            study.tell(trial, [quality, 100 * quality**2][:n_objectives])
+    return study
+
+
+def drawings(text: str) -> list[ElementTree.Element]:
+    return [ElementTree.fromstring(found) for found in re.findall(r"<svg.*?</svg>", text, re.DOTALL)]
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"<h3>(.*?)</h3>", text)
+
+
+def check_alone(text: str) -> None:
+    """Nothing is fetched: no script, no link, no address, no image, no import of a style sheet."""
+    assert not re.search(r"https?:|//[a-z]|<script|<link|<img|<iframe|@import|url\(|\b(src|href)=", text)
+    assert 'name="viewport"' in text
+    assert "prefers-color-scheme: dark" in text
+
+
+@pytest.mark.parametrize("n_objectives", [1, 2])
+@pytest.mark.parametrize("n_trials", [0, 1, 3, 60])
+def test_a_page_of_any_study_renders_and_needs_nothing(n_trials: int, n_objectives: int) -> None:
+    study = study_of(n_trials, n_objectives)
+    text = page(study, "study.journal")
+    check_alone(text)
+    assert "<h1>a &lt;study&gt;</h1>" in text
+    assert "optuna-dashboard study.journal" in text
+    rows = re.findall(r'<tr class="(\w+)"><td>(\d+)</td>', text)
+    assert [int(number_) for _, number_ in rows] == [*reversed(range(n_trials))]
+    assert all(float(value) == float(value) for value in re.findall(r'c[xy]="([^"]+)"', text))
+    for drawing in drawings(text):
+        assert drawing.get("aria-label")
+    complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    circles = [circle for drawing in drawings(text) for circle in drawing.iter("circle")]
+    figures_with_points = n_objectives * (1 + len(SPACE)) + (n_objectives == 2)
+    assert len(circles) == len(complete) * figures_with_points
+    if not n_trials:
+        assert "No trial is complete yet." in text
+        assert "There is none yet." in text
+    if n_trials == 60:
+        best = study.best_trials
+        assert sum(circle.get("class") in ("best", "front") for circle in circles) == len(best) * figures_with_points
+        assert "its worker is gone" in text
+        assert ("Pareto front: value 0 and value 1" in headings(text)) == (n_objectives == 2)
+        assert ("Epochs of each trial" in headings(text)) == (n_objectives == 1)
+        (importance, *_) = [d for d in drawings(text) if (d.get("aria-label") or "").startswith("Importance")]
+        names = [each.text for each in importance.iter("text")][::2]
+        assert names[0] == "learning_rate"
+        assert sorted(filter(None, names)) == sorted(SPACE)
+        assert "&lt;b&gt;&amp;" in text
+        assert "<b>&" not in text
+
+
+def test_all_trials_failed_or_alike() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    assert "No trial is complete yet." in page(study)
+    for value in (0.5, 0.5, 0.5, 0.5, float("inf")):
+        study.add_trial(
+            create_trial(value=value, params={"n_layers": 1}, distributions={"n_layers": SPACE["n_layers"]})
+        )
+    check_alone(page(study))
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return synthetic()
+
+
+def test_the_page_of_a_tuned_model_says_how_to_train_the_best(split: Split, tmp_path: Path) -> None:
+    source = {"dataset": "synthetic", "settings": {"split_seed": 4}}
+    study = tune(split, tmp_path / "s", n_trials=2, test_seeds=2, source=source)
+    text = (tmp_path / "s" / "study.html").read_text(encoding="utf-8")
+    check_alone(text)
+    assert [path.name for path in (tmp_path / "s").glob("*.html*")] == ["study.html"]
+    (command,) = re.findall(r"<pre>(recgraph train.*?)</pre>", text, re.DOTALL)
+    assert "recgraph train SASRec --dataset synthetic" in command
+    assert "--seed 0" in command
+    pairs = [pair.strip("'").replace("&#34;", '"') for pair in re.findall(r"--set (\S+)", command)]
+    told = parse_settings(pairs)
+    assert told["learning_rate"] == study.best_params["learning_rate"]
+    assert (told["hidden_dim"], told["patience"], told["metric"], told["split_seed"]) == (8, None, "ndcg@10", 4)
+    assert "Trial 1 and the default configuration" in text or "Trial 0" in text
+    assert f"optuna-dashboard {tmp_path}/s/study.journal" in text
+    with find_study(str(tmp_path / "s")) as (found, storage):
+        assert found.study_name == "s"
+        assert page(found, storage.dashboard).split("<dl>")[1] == text.split("<dl>")[1]
+
+
+def test_a_study_is_found_in_a_storage(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/several.db"
+    for name in ("one", "two"):
+        optuna.create_study(study_name=name, storage=url)
+    with find_study(url, "two") as (found, storage):
+        assert (found.study_name, storage.dashboard) == ("two", url)
+    with pytest.raises(ValueError, match=r"several studies; name one .*: one, two"), find_study(url):
+        pass
+    with pytest.raises(ValueError, match="there is no study 'three'"), find_study(url, "three"):
+        pass
+    with pytest.raises(ValueError, match="holds no study"), find_study(str(tmp_path)):
+        pass
+    with pytest.raises(FileNotFoundError, match="neither"), find_study(str(tmp_path / "not.journal")):
+        pass
+    assert not (tmp_path / "not.journal").exists()
+    (tmp_path / "study.json").write_text('{"study": "s", "storage": "postgresql://me:***@host/db"}')
+    with pytest.raises(ValueError, match="needs a password"), find_study(str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("journal:////tmp/study.journal", "/tmp/study.journal"),
+        ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
+        ("postgresql://me:secret@host/db", "postgresql+psycopg://me:***@host/db"),
+    ],
+)
+def test_what_the_dashboard_is_given(url: str, shown: str) -> None:
+    assert dashboard_of(url) == shown
+
+
+def test_axes() -> None:
+    assert [text for _, text in Scale.of([0, 10]).ticks] == ["0", "5", "10"]
+    assert [text for _, text in Scale.of([1e-4, 1e-1], log=True).ticks] == ["1e-4", "0.001", "0.01", "0.1"]
+    assert Scale.of([1e-4, 1e-1], log=True).place(10**-2.5) == pytest.approx(0.5)
+    assert [text for _, text in Scale.of([1, 2], whole=True).ticks] == ["1", "2"]
+    assert Scale.of([3.0, 3.0]).place(3.0) == pytest.approx(0.5)
+    assert Choices((None, True, 1)).place(1) == pytest.approx(5 / 6)
+    assert [number(value) for value in (0.0, 3.0, 0.12345, 1.23456e-6, 123456.0)] == [
+        "0",
+        "3",
+        "0.1235",
+        "1.2e-6",
+        "1.2e5",
+    ]
