@@ -84,6 +84,13 @@ def test_card(tmp_path: Path) -> None:
     assert Card.load(tmp_path / "my-shop.toml").expected.users == 1200
 
 
+def test_node_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope = run("node-task.md")
+    assert scope["run"].embeddings().columns == ["paper", "embedding"]
+    assert len(scope["run"].record["results"]["nodes"]["linear"]) == 1
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     pages = {

@@ -44,6 +44,10 @@ class TrainConfig(Config):
         int | None,
         Field(ge=1, description="batches between checkpoints inside an epoch; none: at its end alone"),
     ] = None
+    checkpoint_seconds: Annotated[
+        float,
+        Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
+    ] = 0.0
     tensorboard: Annotated[bool, Field(description="also write TensorBoard logs (extra: track)")] = False
 
 
@@ -56,3 +60,7 @@ class GraphTrainConfig(TrainConfig):
         Field(ge=1, description="epochs in a row without a lower loss before training stops; none: never"),
     ] = 30
     metric: Annotated[Literal["loss"], Field(description="what selects the best epoch")] = "loss"
+    checkpoint_seconds: Annotated[
+        float,
+        Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
+    ] = 30.0

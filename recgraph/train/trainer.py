@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ from recgraph.train.stopping import EarlyStopping
 
 # Loss values are read from the device once in so many batches: a read waits for the device.
 _READ_EVERY = 20
+# Settings that may differ where a training goes on: they do not alter its steps.
+_NOT_THE_NUMBERS = {"max_epochs", "patience", "tensorboard", "checkpoint_seconds"}
 
 
 class NonFiniteLoss(ValueError):
@@ -74,6 +77,8 @@ class Trainer:
         self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
+        self._best_is_kept = True
+        self._saved_at = -math.inf
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
 
     def fit(self) -> list[dict[str, Any]]:
@@ -195,9 +200,12 @@ class Trainer:
         row["seconds"], row["cpu_seconds"] = progress.seconds, progress.cpu_seconds
         progress.history.append(row)
         progress.epoch, progress.batch, progress.sums, progress.targets = progress.epoch + 1, 0, {}, 0
-        if self.folder is not None:
+        if self.stopping.stop or progress.epoch == config.max_epochs or self._is_due():
             self.save()
         self._tell("end_epoch", row)
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
 
     def _validate(self, row: dict[str, Any]) -> None:
         self.module.eval()
@@ -207,15 +215,18 @@ class Trainer:
             raise ValueError(f"metric = {self.config.metric!r} is not measured; there are {', '.join(sorted(metrics))}")
         if self.stopping.update(row[self.config.metric], self.progress.epoch + 1):
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-            if self.folder is not None and self.accelerator.is_main_process:
-                checkpoints.save_tensors(self.best, self.folder / "best.safetensors")
+            self._best_is_kept = False
         row["best"] = self.stopping.best
 
     def save(self) -> Path | None:
         """Write a checkpoint now; None where the trainer has no folder. Losses are checked first."""
         self._read()
+        self._saved_at = time.monotonic()
         if self.folder is None or not self.accelerator.is_main_process:
             return None
+        if self.best is not None and not self._best_is_kept:
+            checkpoints.save_tensors(self.best, self.folder / "best.safetensors")
+            self._best_is_kept = True
         state = {
             **vars(self.progress),
             "stopping": self.stopping.state_dict(),
@@ -254,7 +265,7 @@ class Trainer:
         return True
 
     def _fingerprint(self) -> dict[str, Any]:
-        settings = self.config.model_dump(mode="json", exclude={"max_epochs", "patience", "tensorboard"})
+        settings = self.config.model_dump(mode="json", exclude=_NOT_THE_NUMBERS)
         return {
             "model": type(self.model).__name__,
             "config": self.model.config.model_dump(mode="json"),

@@ -6,12 +6,14 @@ import json
 import math
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
@@ -223,6 +225,28 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(tmp_path:
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+class Steps(Observer):
+    """The step of the checkpoint that is there at the end of each epoch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.steps = folder, list[str]()
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        self.steps += [path.name for path in (self.folder / "checkpoints").iterdir()]
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, [2, 4, 6, 8]), (1000.0, [2, 2, 2, 8])])
+def test_checkpoints_may_be_rarer_than_epochs(tmp_path: Path, seconds: float, steps: list[int]) -> None:
+    trainer = trainer_of(toy(), [1.0, 2.0], tmp_path, max_epochs=4, checkpoint_seconds=seconds)
+    seen = Steps(tmp_path)
+    trainer.observers = [seen]
+    trainer.fit()
+    assert [int(name.split("-")[1]) for name in seen.steps] == steps
+    kept = load_file(tmp_path / "best.safetensors")
+    assert trainer.best is not None
+    assert all(torch.equal(kept[name], value) for name, value in trainer.best.items())
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
