@@ -98,6 +98,10 @@ class Chain:
             product = compose(product, factor)
         return product.scale(self.left, self.right)
 
+    def to_dense(self) -> Tensor:
+        """[R, C]."""
+        return self.to_csr().to_dense()
+
 
 def _times(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a * b

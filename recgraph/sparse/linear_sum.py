@@ -85,6 +85,10 @@ class Sum:
         left, right, transposed = scales(self.shape, kind, self.row_sums, partial(_column_sums, self))
         return (self.t() if transposed else self).scale(left, right)
 
+    def to_dense(self) -> Tensor:
+        """[R, C]."""
+        return torch.stack([c * term.to_dense() for c, term in zip(self.coefficients, self.terms, strict=True)]).sum(0)
+
 
 def _column_sums(of: Sum) -> Tensor:
     return of.t().row_sums()

@@ -19,6 +19,7 @@ from recgraph.models.base_metapath import MetaPathModel
 from recgraph.models.meow import MEOW
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.linear_sum import Sum
 from recgraph.sparse.normalise import normalise
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -57,6 +58,7 @@ class Golden:
             embedding_dim=dim,
             temperature=float(g["tau"]),
             raw_features=("paper", "author", "subject"),
+            redraw_masks=True,  # or else what masks are drawn from is let go
         )
         self.model.build(golden_graph(g)).double().eval()
         self.load()
@@ -255,6 +257,24 @@ def test_the_factorised_form_equals_the_composed_one() -> None:
     torch.testing.assert_close(one.embed(), two.embed(), rtol=1e-5, atol=1e-7)
     masked = MEOW(**{**settings, "twin": "masked", "edge_mask": 0.5}, form="factorised").build(small())
     train(masked, 2)
+
+
+def test_equal_rows_are_held_once() -> None:
+    """The masked twin of a path with few distinct rows is a difference, with the values of the matrix itself."""
+    pairs = {("paper", "on", "subject"): (torch.arange(60), torch.arange(60) % 3)}
+    graph = HeteroGraph.from_edge_lists({"paper": 60, "subject": 3}, pairs)
+    model = MEOW(metapaths=("paper-subject-paper",), hidden_dim=4, edge_mask=0.2, redraw_masks=True).build(graph)
+    path, view = model._inputs.paths[0], model._masks.edges[0]
+    assert isinstance(path.plain, Csr)
+    assert isinstance(path.masked, Sum)
+    assert path.adjacency.nnz < path.plain.nnz / 4
+    torch.testing.assert_close(path.adjacency.to_dense().float(), normalise(path.plain, "meow").to_dense())
+    keep_mask = view.draw(path.plain, view.stream(Generators(model._seed), path.name))
+    whole = normalise(view.apply(path.plain, keep_mask), "meow").to_dense()
+    torch.testing.assert_close(path.masked.to_dense().float(), whole)
+    once = MEOW(metapaths=("paper-subject-paper",), hidden_dim=4, edge_mask=0.2).build(graph)._inputs.paths[0]
+    assert once.plain is once.adjacency
+    torch.testing.assert_close(once.masked.to_dense(), path.masked.to_dense())
 
 
 def test_warm_start_is_part_of_the_state() -> None:
