@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ SAMPLERS = ("tpe", "cmaes", "gp", "random", "grid", "nsga2")
 PRUNERS = ("none", "median", "hyperband", "halving", "wilcoxon")
 #: trials drawn at random before a model of the space is used, and complete ones before any is pruned
 N_RANDOM, N_BEFORE_PRUNING = 10, 5
+#: share of the epochs that the median pruner leaves to every trial: in the first ones a low learning rate looks bad
+_WARM_UP = 0.1
 
 
 def check(sampler: str, pruner: str, space: SearchSpace, n_objectives: int, n_trials: int) -> None:
@@ -95,7 +98,8 @@ def make_pruner(name: str, max_epochs: int) -> BasePruner:
     from optuna.exceptions import ExperimentalWarning
 
     if name == "median":
-        return pruners.MedianPruner(n_startup_trials=N_BEFORE_PRUNING, n_warmup_steps=0, n_min_trials=2)
+        warm_up = math.ceil(_WARM_UP * max_epochs)
+        return pruners.MedianPruner(n_startup_trials=N_BEFORE_PRUNING, n_warmup_steps=warm_up, n_min_trials=2)
     if name == "hyperband":
         return pruners.HyperbandPruner(min_resource=1, max_resource=max(1, max_epochs), reduction_factor=3)
     if name == "halving":

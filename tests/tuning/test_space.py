@@ -133,6 +133,20 @@ def test_samplers_draw_by_their_seed(sampler: str) -> None:
         assert drawn(sampler, 1, "another") != first
 
 
+def test_the_median_pruner_leaves_each_trial_its_first_epochs() -> None:
+    study = optuna.create_study(direction="maximize", pruner=make_pruner("median", 30))
+    for _ in range(6):
+        trial = study.ask()
+        for epoch in range(1, 6):
+            trial.report(0.5, epoch)
+        study.tell(trial, 0.5)
+    trial, pruned = study.ask(), []
+    for epoch in range(1, 6):
+        trial.report(0.1, epoch)
+        pruned.append(trial.should_prune())
+    assert pruned == [False, False, True, True, True]
+
+
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_pruners_are_made(pruner: str) -> None:
     assert isinstance(make_pruner(pruner, 10), optuna.pruners.BasePruner)
