@@ -53,8 +53,8 @@ class ViewsConfig(ModelConfig):
     normalisation: Annotated[Normalisation, Field(description="of adjacencies; see recgraph.sparse.normalise")] = "meow"
     max_memory_mib: Annotated[float, Field(gt=0, description="a path or context that needs more is refused")] = 4096
     twin: Annotated[
-        Literal["masked", "latent"],
-        Field(description="each path's second view: of masked features and edges, or by a latent augmenter"),
+        Literal["masked", "latent", "none"],
+        Field(description="each path's second view: of masked features and edges, by a latent augmenter, or none"),
     ] = "masked"
     feature_mask: Annotated[
         float, Field(ge=0, lt=1, description="share of the target's features that are masked"), Search(0.0, 0.6)
@@ -179,7 +179,7 @@ class MetaPathViews(nn.Module):
         Args:
             inputs: the paths.
             hidden: node type -> [N_type, hidden_dim].
-            masked: [N, hidden_dim], the target's vectors of masked features; None where twins are latent.
+            masked: [N, hidden_dim], the target's vectors of masked features; None where twins are not masked ones.
             generator: draws dropout; required in training mode where dropout is above 0.
             fine_only: leave the coarse view out (it is then the fine one).
         """
@@ -196,16 +196,19 @@ class MetaPathViews(nn.Module):
         masked: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
-        h, views = hidden[inputs.target], []
+        h = hidden[inputs.target]
+        views: list[Tensor] = []
         means: dict[int, Tensor] = {}
         for number, path in enumerate(inputs.paths):
             context = self._context(number, path, hidden, means, generator)
             z = self._path(path.adjacency, h + context, generator)
-            if masked is None:
-                twin = self.augmenters[number](z)
-            else:
-                twin = self._path(path.masked, masked + context, generator)
-            views += [z, twin] if self.linear else [F.normalize(z, dim=1), F.normalize(twin, dim=1)]
+            views.append(z)
+            if masked is not None:
+                views.append(self._path(path.masked, masked + context, generator))
+            elif self.augmenters:
+                views.append(self.augmenters[number](z))
+        if not self.linear:
+            views = [F.normalize(z, dim=1) for z in views]
         fine: Tensor = self.attention(views, generator)
         return fine
 

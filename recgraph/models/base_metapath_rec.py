@@ -32,20 +32,21 @@ SIDES = ("user", "item")
 class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
     user_metapaths: Annotated[
         tuple[str, ...] | None,
-        Field(description="paths from users to users; none: all of up to two steps that the graph offers"),
+        Field(description="paths from users to users; none: relations of users, and all round trips to another type"),
     ] = None
     item_metapaths: Annotated[
         tuple[str, ...] | None,
-        Field(description="paths from items to items; none: all of up to two steps that the graph offers"),
+        Field(description="paths from items to items; none: relations of items, and all round trips to another type"),
     ] = None
     top_k: Annotated[
         int | None,
-        Field(ge=1, description="each node's so many most similar by PathSim are kept (of paths of several steps)"),
+        Field(
+            ge=1,
+            description="each node's so many most similar by PathSim are kept, of round trips to the other side; "
+            "paths through what users or items have in common are factorised, and whole",
+        ),
         Search(low=5, high=100, log=True),
     ] = 20
-    counts: Annotated[
-        Literal["full", "binary"], Field(description="numbers of paths, or only whether there is one")
-    ] = "binary"
     normalisation: Annotated[
         Literal["meow", "symmetric", "row", "column"], Field(description="of the paths' adjacencies")
     ] = "symmetric"
@@ -251,19 +252,25 @@ class MetaPathRecommender(LightGCN):
 
 
 def _paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:
-    names = tuple(found.path for found in propose(graph, side, max_steps=2)) if given is None else given
+    names = _offered(graph, side) if given is None else given
     if not names:
-        raise ValueError(f"{side}_metapaths = () must name at least one path, such as '{side}-x-{side}'")
-    several: list[str] = []
-    direct: list[str] = []
+        raise ValueError(f"{side}_metapaths: the graph offers none; give at least one path, such as '{side}-x-{side}'")
+    made = []
     for name in names:
         route = MetaPath(name).route(graph)
         ends = (route[0].start, route[-1].end)
         if ends != (side, side):
             raise ValueError(f"{side}_metapaths: {name!r} leads from {ends[0]!r} to {ends[1]!r}, not between {side}s")
-        (direct if len(route) == 1 else several).append(name)
-    whole = config.model_copy(update={"top_k": None})
-    return make_paths(tuple(several), config) + make_paths(tuple(direct), whole)
+        through = {step.end for step in route[:-1]}
+        shared = {"top_k": None} if not through else {"top_k": None, "form": "factorised"}
+        made += make_paths((name,), config if through & set(SIDES) else config.model_copy(update=shared))
+    return tuple(made)
+
+
+def _offered(graph: HeteroGraph, side: str) -> tuple[str, ...]:
+    """Relations within a side, and round trips to another type."""
+    routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
+    return tuple(path for path, route in routes.items() if len(route) == 1 or route[0].end != side)
 
 
 def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:

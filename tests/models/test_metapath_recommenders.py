@@ -1,0 +1,163 @@
+"""MEOW and AdaMEOW as recommenders: what they are made of, their special cases, and items that nobody has had yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from collaborative_cases import SPACE, first_batch, made, planted, with_relations
+
+import recgraph as rg
+from recgraph import registry
+from recgraph.contrast.prototypes import proto_nce
+from recgraph.data.batch import Query
+from recgraph.data.hetero import HeteroGraph
+from recgraph.data.part import Part
+from recgraph.models.adameow_rec import AdaMEOWRec
+from recgraph.models.base import Space
+from recgraph.models.base_graph import GraphSpace
+from recgraph.models.base_metapath_rec import MetaPathRecommender
+from recgraph.models.meow_rec import MEOWRec
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+
+NAMES = ("meowrec", "adameowrec")
+
+
+def _own_and_fine(model: MetaPathRecommender) -> tuple[torch.Tensor, torch.Tensor]:
+    own = model._own()
+    return model.encoder(own), model.encoder(model._fine(own, None))
+
+
+def test_without_its_views_it_is_lightgcn() -> None:
+    light, ours = made("lightgcn"), made("meowrec", recommend_by="interactions", contrast_weight=0)
+    assert tuple(ours.phases[0].terms) == ("rec", "l2")
+    ours.embedding.load_state_dict(light.embedding.state_dict())
+    a, b = first_batch(light), first_batch(ours)
+    assert torch.equal(a.negatives, b.negatives)
+    for term in ("rec", "l2"):
+        torch.testing.assert_close(ours(b, [term])[term], light(a, [term])[term])
+    torch.testing.assert_close(ours.eval().nodes(), light.eval().nodes())
+
+
+@pytest.mark.parametrize("encoder", ["light", "gcn"])
+def test_the_three_ways_to_recommend(encoder: str) -> None:
+    scored = {}
+    for by in ("interactions", "fine", "both"):
+        model = made("meowrec", recommend_by=by, view_encoder=encoder)
+        assert isinstance(model, MetaPathRecommender)
+        first_batch(model)
+        scored[by] = model.eval().nodes()
+    torch.testing.assert_close(scored["interactions"] + scored["fine"], scored["both"])
+    assert not torch.allclose(scored["interactions"], scored["fine"])
+
+
+def test_the_terms_of_meow() -> None:
+    """Cluster-weighted InfoNCE without the positive, from own vectors to fine views, and ProtoNCE; users plus items."""
+    model = made("meowrec", dropout=0.0, feature_mask=0.0, n_clusters=(3, 5), temperature=0.4).double()
+    assert isinstance(model, MEOWRec)
+    batch = first_batch(model)
+    terms = model(batch, ["info", "proto"])
+    own, fine = _own_and_fine(model)
+    info = proto = torch.zeros((), dtype=torch.float64)
+    for start, chosen in ((0, batch.users.unique()), (SPACE.n_users, batch.items.unique())):
+        a, b = (F.normalize(x[start + chosen]) for x in (own, fine))
+        clusterings = model.prototypes(b)
+        apart = sum((c.assignments[:, None] != c.assignments).double() for c in clusterings)
+        similarity = a @ b.T / 0.4
+        weighted = (apart * similarity.exp()).sum(1)
+        info = info + (weighted.log() - similarity.diagonal()).mean()
+        proto = proto + proto_nce(model.proto_contrast, a, b, clusterings, 0.4)
+    torch.testing.assert_close(terms["info"], info)
+    torch.testing.assert_close(terms["proto"], proto)
+
+
+def test_the_term_of_adameow() -> None:
+    """InfoNCE from fine views to own vectors, each pair weighted by a network of its side."""
+    model = made("adameowrec", dropout=0.0, feature_mask=0.0, temperature=0.4).double()
+    assert isinstance(model, AdaMEOWRec)
+    batch = first_batch(model)
+    term = model(batch, ["info"])["info"]
+    own, fine = _own_and_fine(model)
+    expected = torch.zeros((), dtype=torch.float64)
+    for number, (start, chosen) in enumerate(((0, batch.users.unique()), (SPACE.n_users, batch.items.unique()))):
+        b, a = (F.normalize(x[start + chosen]) for x in (own, fine))
+        weight = model.contrasts[number].weight
+        hidden = torch.tanh(weight.first(a[:, None] + b[None]))
+        w = torch.sigmoid(weight.second(hidden))[..., 0]
+        similarity = a @ b.T / 0.4
+        expected = expected + ((w * similarity.exp()).sum(1).log() - similarity.diagonal()).mean()
+    torch.testing.assert_close(term, expected)
+    term.backward()
+    assert all(contrast.weight.first.weight.grad is not None for contrast in model.contrasts)
+
+
+def test_paths_follow_from_the_graph() -> None:
+    model = made("meowrec")
+    assert isinstance(model, MetaPathRecommender)
+    users, items = model._inputs
+    assert {path.name for path in users.paths} == {"user-item-user", "user-user"}
+    assert {path.name for path in items.paths} == {"item-user-item", "item-genre-item"}
+    chosen = made("meowrec", item_metapaths=("item-genre-item",))
+    assert isinstance(chosen, MetaPathRecommender)
+    assert [path.name for path in chosen._inputs[1].paths] == ["item-genre-item"]
+    with pytest.raises(ValueError, match="user_metapaths: 'item-genre-item' leads from 'item'"):
+        made("meowrec", user_metapaths=("item-genre-item",))
+    with pytest.raises(ValueError, match="item_metapaths: the graph offers none"):
+        made("meowrec", item_metapaths=())
+    with pytest.raises(ValueError, match="needs a typed graph"):
+        MEOWRec().build(SPACE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_new_items_are_found_through_their_genre(name: str) -> None:
+    """A tenth of the items is in no interaction; users still get those of their own group first."""
+    part, _ = planted()
+    new = torch.tensor([27, 28, 29])
+    rows = [[item for item in row if item not in new.tolist()] for row in part.items.to_lists()]
+    part = Part(Ragged.from_lists(rows), SPACE.n_items)
+    cls: type[MetaPathRecommender] = registry.load("model", name)
+    model = cls(hidden_dim=16, recommend_by="both", feature_mask=0.5).build(with_relations(part), 0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    generators = Generators(0)
+    for epoch in range(20):
+        for batch in model.batches(part, 64, generators).epoch(epoch):
+            terms, weights = model(batch, model.phases[0].terms), model.phases[0].terms
+            optimiser.zero_grad()
+            torch.stack([weights[term] * value for term, value in terms.items()]).sum().backward()
+            optimiser.step()
+    model.eval()
+    users = torch.arange(SPACE.n_users)
+    with torch.no_grad():
+        scores = model.score(Query(users, part.items))[:, new]
+    assert torch.equal(new[scores.argmax(1)] % 3, users % 3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_from_a_log_with_side_information(name: str, tmp_path: Path) -> None:
+    """The graph comes from the training part of the split, and the bundle serves without the data."""
+    part, _ = planted()
+    pairs = [(user, item) for user, row in enumerate(part.items.to_lists()) for item in row]
+    log = pl.DataFrame(pairs, schema=["u", "i"], orient="row").with_columns(t=pl.int_range(pl.len()))
+    films = pl.DataFrame({"i": list(range(30)), "genre": [f"g{item % 3}" for item in range(30)]})
+    data = rg.Interactions.from_frame(log, user="u", item="i", timestamp="t").with_features(item_features=films)
+    split = data.split("leave-one-out")
+    model = MEOWRec(hidden_dim=8) if name == "meowrec" else AdaMEOWRec(hidden_dim=8)
+    run = rg.fit(model, split, seed=1, out=tmp_path / "run", max_epochs=2, batch_size=64, progress=False)
+    space = run.model.space
+    assert isinstance(space, GraphSpace)
+    assert space.graph.adjacency(("user", "interacts", "item")).nnz == split.train.n_interactions
+    assert space.graph.count("genre") == 3
+    again = rg.load(tmp_path / "run" / "bundle")
+    assert again.recommend(users=[3], k=5).equals(run.recommend(users=[3], k=5))
+
+
+def test_the_graph_is_of_what_is_fitted_to() -> None:
+    graph = HeteroGraph.from_edge_lists({"user": 2, "item": 2}, {("user", "interacts", "item"): ([0, 1], [0, 1])})
+    model = MEOWRec(hidden_dim=4).build(GraphSpace(n_users=2, n_items=2, graph=graph))
+    with pytest.raises(ValueError, match="was built for n_users"):
+        model.setup(Part(Ragged.from_lists([[0], [1], [0]]), 2))
+    assert Space(n_users=2, n_items=2) != model.space
