@@ -116,3 +116,10 @@ def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(again["user_id"].unique()) == [17, 42]
     # the planted order: each film is followed by the next
     assert (scope["found"]["movie_id"][:3] == "film-5").any()
+
+
+def test_the_page_of_metrics_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    import write_metrics
+
+    assert write_metrics.page() == write_metrics.PAGE.read_text(encoding="utf-8"), "run: python docs/write_metrics.py"

@@ -25,6 +25,8 @@ from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
 
 METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
+#: names that people say for others
+_SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", "diversity": "intra_list_diversity"}
 _MAY_DIFFER = {
     "seen",
     "cutoffs",
@@ -206,8 +208,33 @@ def _n_unreachable(cases: Cases, job: Job) -> int:
     return int(torch.unique(cases.truth.rows[gone]).numel())
 
 
+def validation(
+    model: Ranker, cases: Cases, selects: str, *, seen: Seen, fit_part: Part, cutoffs: Sequence[int] = (5, 10, 20)
+) -> dict[str, float]:
+    """The metrics of a training after an epoch: the default ones, and the one that selects the best epoch.
+
+    Args:
+        selects: e.g. ``"coverage@20"``; its value is found under this name, too.
+        fit_part: what the model is fitted on.
+
+    Raises:
+        ValueError: no such metric, or one that cannot select: lower values of it are better (a model that has learnt
+            nothing has the lowest), or it needs features of items.
+    """
+    name, k = split_metric(selects)
+    metric = registry.load("metric", name)
+    if not metric.higher_is_better or "features" in metric().needs:
+        why = "needs features of items" if metric.higher_is_better else "is better when it is lower"
+        raise ValueError(f"metric = {selects!r} cannot select the best epoch: it {why}; take e.g. 'ndcg@10'")
+    wanted = tuple(dict.fromkeys((*METRICS, name)))
+    every = sorted({*cutoffs, k})
+    (result,) = evaluate(model, cases, seen=(seen,), cutoffs=every, metrics=wanted, fit_part=fit_part)
+    values = result.metrics
+    return {**values, selects: values[name if name in values else f"{name}@{k}"]}
+
+
 def split_metric(name: str) -> tuple[str, int]:
-    """``"ndcg@10"`` -> ``("ndcg", 10)``.
+    """``"ndcg@10"`` -> ``("ndcg", 10)``; ``"coverage@20"`` -> ``("catalogue_coverage", 20)``.
 
     Raises:
         ValueError: not of that form, or no such metric.
@@ -215,5 +242,5 @@ def split_metric(name: str) -> tuple[str, int]:
     metric, sign, k = name.partition("@")
     if not sign or not k.isdigit() or int(k) < 1:
         raise ValueError(f"metric {name!r} must be of the form name@k, e.g. ndcg@10")
-    known: str = registry.load("metric", metric).name
+    known: str = registry.load("metric", _SHORT.get(metric, metric)).name
     return known, int(k)

@@ -11,9 +11,9 @@ import torch
 from fake_rankers import Scores, Vectors
 from torch import Tensor
 
-from recgraph.data.part import Cases
+from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, ProtocolMismatch, compare, evaluate
-from recgraph.evaluate.evaluator import METRICS, split_metric
+from recgraph.evaluate.evaluator import METRICS, split_metric, validation
 from recgraph.evaluate.topk import tie_order
 from recgraph.sparse.ragged import Ragged
 
@@ -265,3 +265,27 @@ def test_cases_that_do_not_fit() -> None:
         evaluate(model, Cases(torch.tensor([6, 7]), Ragged.from_lists([[], []]), Ragged.from_lists([[1], []]), 40))
     with pytest.raises(ValueError, match="outside 0 to 39"):
         evaluate(model, Cases(torch.tensor([0]), Ragged.from_lists([[]]), Ragged.from_lists([[40]]), 40))
+
+
+@pytest.mark.parametrize("selects", ["coverage@20", "novelty@3", "ndcg@10", "auc@5"])
+def test_any_metric_that_is_better_when_higher_can_select(selects: str) -> None:
+    generator = torch.Generator().manual_seed(6)
+    cases = Cases(
+        torch.arange(30),
+        Ragged.from_lists([[row % 40, 41] for row in range(30)]),
+        Ragged.from_lists([[(row + 5) % 40] for row in range(30)]),
+        50,
+    )
+    model = Scores(torch.randn(30, 50, generator=generator))
+    values = validation(model, cases, selects, seen="keep", fit_part=Part(cases.history, 50))
+    assert {selects, "ndcg@10", "recall@20"} <= values.keys()
+    if selects == "coverage@20":
+        assert (
+            values[selects]
+            == evaluate(model, cases, seen=("keep",), metrics=["catalogue_coverage"])[0].metrics[
+                "catalogue_coverage@20"
+            ]
+        )
+    for wrong, why in (("gini@10", "better when it is lower"), ("diversity@10", "needs features"), ("x@3", "'x'")):
+        with pytest.raises(ValueError, match=why):
+            validation(model, cases, wrong, seen="keep", fit_part=Part(cases.history, 50))

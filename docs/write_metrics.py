@@ -1,0 +1,140 @@
+"""Write docs/metrics.md from the metrics themselves: ``python docs/write_metrics.py`` (a test says when to)."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import polars as pl
+
+from recgraph import registry
+from recgraph.evaluate import frame
+from recgraph.evaluate.conventions import CONVENTIONS, COUNT_NO_TRUTH, VERSIONS, Convention
+from recgraph.evaluate.metrics.base import Metric
+
+PAGE = Path(__file__).with_name("metrics.md")
+#: MovieLens 100k, a random 80 / 10 / 10 split: what EASE lists for user 538, seen films excluded, and the test part
+LISTED = [357, 202, 7, 318, 204]
+RELEVANT = [273, 202, 318, 215, 204, 712, 22, 42]
+SHOWN = ("precision", "recall", "hit_rate", "mrr", "map", "ndcg", "dcg", "f1", "rbp", "r_precision", "ncrr")
+
+HEAD = """\
+# Metrics
+
+The same name means different things in different libraries. recgraph has one definition of its own for each metric, and
+the others' as *conventions*: `evaluate(..., convention="lenskit")`, `rg.evaluate.frame(..., convention="ranx")`. The
+convention is part of the [protocol](protocol.md), so numbers of two conventions cannot be compared by mistake. What is
+said here is tested: `make reference` recomputes 14,359 values that the nine libraries gave, to 1e-6.
+
+(This page is written by `python docs/write_metrics.py` from the code.)
+
+"""
+LIST = """\
+## One list under all conventions
+
+MovieLens 100k, split at random. The first five films that EASE lists for user 538 are {listed};
+{hits} are among the {n} test films of the user. This list has these values at 5:
+
+"""
+FEWER = """
+With film 318 as the only relevant one, the same list has these:
+
+"""
+CONVENTION_NOTE = """
+A dash: the library has no such metric, or not of lists alone (Cornac's MAP ranks all candidates). R-precision has no
+cut-off: it looks at as many places as there are relevant items, and finds five.
+
+"""
+USERS = """\
+## Users without relevant items
+
+Under {counted} such a user counts as 0; elsewhere the user is left out of the mean.
+Under `lenskit` a user without a value (an empty list, for precision) counts as 0 in the mean; under `cornac` the mean
+is NaN as soon as a user with relevant items has none.
+
+## Definitions
+
+k is the cut-off; a hit is a listed item that is relevant. Where nothing is said of a convention it is the definition
+above it; a metric is not defined under conventions that are not listed.
+
+"""
+
+
+def metrics() -> list[type[Metric]]:
+    """All metrics, by name."""
+    return [registry.load("metric", name) for name in registry.names("metric")]
+
+
+def definition(metric: type[Metric]) -> str:
+    """A section from the docstring, its options as a list."""
+    text = inspect.cleandoc(metric.__doc__ or "")
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text).replace("``", "`")
+    text = re.sub(r"\|(\w+)\|", r"\\|\1\\|", text).replace(" _", " \\_")
+    said, _, own = text.partition("\nAttributes:\n")
+    items = [*_options(own), *(item for base in metric.__mro__[1:] if base is not Metric for item in _of_base(base))]
+    if items:
+        said = said.rstrip() + "\n\nOptions:\n\n" + "\n".join(items) + "\n"
+    under = ", ".join(f"`{name}`" for name in metric.conventions)
+    return f"### `{metric.name}`\n\n{said.strip()}\n\nDefined under {under}.\n"
+
+
+def _of_base(base: type) -> list[str]:
+    """The options that a base of some metrics has."""
+    text = inspect.cleandoc(base.__doc__ or "") if issubclass(base, Metric) else ""
+    return _options(text.replace("``", "`").partition("\nAttributes:\n")[2])
+
+
+def _options(text: str) -> list[str]:
+    """The entries of a docstring's section, each a line of a list."""
+    items = re.split(r"\n(?=    \w)", "\n" + text.rstrip())[1:]
+    named = [" ".join(item.split()).partition(": ") for item in items]
+    return [f"- `{name}`: {meaning}" for name, _, meaning in named]
+
+
+def values(convention: Convention, relevant: list[int]) -> dict[str, float]:
+    """The values of the list."""
+    listed = pl.DataFrame({"user_id": 538, "item_id": LISTED})
+    truth = pl.DataFrame({"user_id": 538, "item_id": relevant})
+    wanted = [name for name in SHOWN if convention in registry.load("metric", name).conventions]
+    if convention == "cornac":  # it has no cut-off there: it ranks all candidates, which a list does not hold
+        wanted.remove("map")
+    return frame(listed, truth, n_items=1682, cutoffs=(5,), metrics=wanted, convention=convention).metrics
+
+
+def scored(relevant: list[int]) -> str:
+    """The table of the list: a row a metric, a column a convention."""
+    of = {convention: values(convention, relevant) for convention in CONVENTIONS}
+    lines = ["| metric | " + " | ".join(CONVENTIONS) + " |", "| --- " * (len(CONVENTIONS) + 1) + "|"]
+    for name in SHOWN:
+        found = [of[convention].get(f"{name}@5", of[convention].get(name)) for convention in CONVENTIONS]
+        lines.append(f"| `{name}` | " + " | ".join("–" if one is None else f"{one:.4f}" for one in found) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The whole page."""
+    versions = "| convention | follows |\n| --- | --- |\n"
+    versions += "".join(f"| `{name}` | {library} |\n" for name, library in VERSIONS.items())
+    counted = ", ".join(f"`{name}`" for name in CONVENTIONS if name in COUNT_NO_TRUTH)
+    hits = [item for item in LISTED if item in RELEVANT]
+    listed = LIST.format(listed=", ".join(map(str, LISTED)), hits=", ".join(map(str, hits)), n=len(RELEVANT))
+    sections = "\n".join(definition(metric) for metric in metrics())
+    text = (
+        HEAD
+        + versions
+        + "\n"
+        + listed
+        + scored(RELEVANT)
+        + CONVENTION_NOTE
+        + FEWER.lstrip()
+        + scored([318])
+        + "\n"
+        + USERS.format(counted=counted)
+        + sections
+    )
+    return "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
