@@ -51,13 +51,20 @@ class Run(BaseRun):
         super().__init__(record, folder)
         self.model, self.split = model, split
 
-    def evaluate(self, part: str = "test", seen: Seen = "both", cutoffs: tuple[int, ...] = (5, 10, 20)) -> Results:
+    def evaluate(
+        self,
+        part: str = "test",
+        seen: Seen = "both",
+        cutoffs: tuple[int, ...] = (5, 10, 20),
+        memory_mib: int | None = None,
+    ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
 
         Args:
             part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``.
             seen: whether items of the history stay candidates.
             cutoffs: list lengths.
+            memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
 
         Raises:
             ValueError: no such part, or the run was opened without its data.
@@ -71,6 +78,7 @@ class Run(BaseRun):
             cases,
             seen=("keep", "exclude") if seen == "both" else (seen,),
             cutoffs=cutoffs,
+            memory_mib=memory_mib,
             split=split,
             part=part,
             fitted_on=self.record["fitted_on"],
@@ -88,8 +96,10 @@ class Run(BaseRun):
         if self.folder is not None and (self.folder / "bundle").is_dir():
             return load(self.folder / "bundle")
         split = self._require_split()
-        kept = ("model", "config", "training", "seed", "fitted_on", "data", "results", "provenance")
-        return Recommender.for_split(self.model, split, {name: self.record[name] for name in kept})
+        kept = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "results", "provenance")
+        return Recommender.for_split(
+            self.model, split, {name: self.record[name] for name in kept if name in self.record}
+        )
 
     def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""

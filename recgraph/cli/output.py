@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,6 +48,21 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 def note(message: str) -> None:
     """Say something to the person; it never mixes with the output."""
     typer.echo(message, err=True)
+
+
+@contextlib.contextmanager
+def notes_of(name: str) -> Iterator[None]:
+    """Within the block, what a part of the library logs as information is said to the person."""
+    logger, handler = logging.getLogger(name), logging.Handler(logging.INFO)
+    handler.emit = lambda record: note(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def show(rows: Iterable[Row], form: Format | FileFormat | None = None, title: str = "") -> None:

@@ -72,3 +72,26 @@ def test_runs_show_the_spread_of_their_seeds(runs: list[Path]) -> None:
     other = call("check", "synthetic", "--split", "time", "--run", runs[0])
     assert other.exit_code == 2
     assert "split hash" in other.stderr
+
+
+def test_several_runs_are_one_table_with_marks(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(runs[0].parent / "home"))
+        out = tmp_path / "popularity"
+        assert call("train", "popularity", "--dataset", "synthetic", "--out", out).exit_code == 0
+        asked = ("--split", "valid", "-m", "ndcg@10", "--save-users", tmp_path / "users", "--format", "json")
+        done = call("evaluate", *runs, out, *asked)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [row["candidates"] for row in found] == ["seen kept"] * 2 + ["seen excluded"] * 2
+    # the two seeds are one model
+    assert [row["model"] for row in found[:2]] == [f"{runs[0]} and 1 more", str(out)]
+    assert any(row["ndcg@10"][-1] in "*=" for row in found[:2])
+    assert "predicted peak" in done.stderr
+    assert "Holm's correction over the 1 comparisons" in done.stderr
+    written = sorted(path.name for path in (tmp_path / "users").iterdir())
+    assert written[:2] == ["1-valid-exclude.parquet", "1-valid-keep.parquet"]
+    assert len(written) == 6
+    wrong = call("evaluate", runs[0], out, "--split", "valid", "-m", "ndcg@11")
+    assert wrong.exit_code == 2
+    assert "ndcg@11 is not computed" in wrong.stderr
