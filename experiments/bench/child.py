@@ -6,8 +6,8 @@ Run by path with the interpreter of any environment, so it uses the standard lib
 
 A workload is a file with ``prepare(options) -> run``; ``run(steps)`` does that many steps and returns what it got
 through as ``{unit: count}``. Dialogue, a line each way: the child says ``{"ready": ...}``, then answers each ``go``
-with ``{"counts": ..., "cpu_s": ..., "wall_s": ..., "peak_mb": ...}`` until its input ends. What the workload itself
-prints goes to standard error.
+with ``{"counts": ..., "cpu_s": ..., "wall_s": ..., "peak_mb": ...}`` until its input ends. ``ready`` comes with the
+versions and with the resident size of what is prepared. What the workload itself prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -63,6 +63,15 @@ def peak_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
+def resident_mb() -> float | None:
+    """The resident size of this process now, in MiB; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * resource.getpagesize() / 2**20
+
+
 def hold_threads() -> None:
     """Libraries may change torch's threads while they load: set what was asked for again."""
     torch = sys.modules.get("torch")
@@ -95,8 +104,9 @@ def main(workload: str, options_text: str) -> None:
     options = json.loads(options_text)
     run = load(Path(workload).resolve())(options)
     hold_threads()
+    prepared_mb = resident_mb()
     run(int(options.get("warmup", 1)))
-    say({"ready": True, "versions": versions()})
+    say({"ready": True, "versions": versions(), "prepared_mb": prepared_mb})
     for line in sys.stdin:
         if line.strip() != "go":
             break

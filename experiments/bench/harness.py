@@ -59,11 +59,16 @@ class Sample:
 
 @dataclass
 class Measured:
-    """All repetitions of one side, or why there are none."""
+    """All repetitions of one side, or why there are none.
+
+    Attributes:
+        prepared_mb: the resident size of its process before the first step, None where that is not known.
+    """
 
     name: str
     samples: list[Sample] = field(default_factory=list)
     versions: Mapping[str, str] = field(default_factory=dict)
+    prepared_mb: float | None = None
     reason: str | None = None
 
     @property
@@ -102,7 +107,9 @@ class Child:
             command, stdin=pipe, stdout=pipe, stderr=self._errors, text=True, env=environment, cwd=self._folder.name
         )
         try:
-            self.versions: dict[str, str] = self._answer()["versions"]
+            ready = self._answer()
+            self.versions: dict[str, str] = ready["versions"]
+            self.prepared_mb: float | None = ready.get("prepared_mb")
         except BaseException:
             self.close()
             raise
@@ -197,7 +204,7 @@ def measure_in_turn(
                 continue
             with _reason_kept(result):
                 child = stack.enter_context(contextlib.closing(Child(python, side, environment, timeout_s)))
-                result.versions = child.versions
+                result.versions, result.prepared_mb = child.versions, child.prepared_mb
                 children.append((result, child))
         for _ in range(repeats):
             for result, child in children:

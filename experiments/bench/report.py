@@ -45,10 +45,34 @@ class Reference:
 
 @dataclass(frozen=True)
 class Goal:
-    """The least ratio that is asked for, against the peer of the same run or against the reference's higher figure."""
+    """What is asked for; all that is given must hold.
 
-    ratio: float
+    Attributes:
+        ratio: the least, against the peer of the same run or against the reference's higher figure.
+        against: which of both.
+        least: of our rate.
+        peak_mb: the most memory of our process, in MiB.
+    """
+
+    ratio: float | None = None
     against: Literal["peer", "reference"] = "peer"
+    least: float | None = None
+    peak_mb: float | None = None
+
+    def judge(self, ratio: float | None, rate: float | None, peak_mb: float | None) -> dict[str, Any]:
+        """What was asked for, and whether it holds: None where a number is missing."""
+        held: list[bool | None] = []
+        shown: dict[str, Any] = {}
+        for name, asked, reached, sign in (
+            ("ratio", self.ratio, ratio, 1),
+            ("least", self.least, rate, 1),
+            ("peak_mb", self.peak_mb, peak_mb, -1),
+        ):
+            if asked is not None:
+                shown[name] = asked
+                held.append(None if reached is None else sign * reached >= sign * asked)
+        met = False if False in held else None if None in held else True
+        return {**shown, **({} if self.ratio is None else {"against": self.against}), "met": met}
 
 
 def spread(rates: Sequence[float]) -> float:
@@ -67,8 +91,11 @@ def line(
     reference: Reference | None = None,
     goal: Goal | None = None,
     clock: Literal["cpu", "wall"] = "cpu",
+    others: Sequence[Measured] = (),
 ) -> dict[str, Any]:
     """The result of a benchmark. A side that has no samples is null with its reason; nothing stands in for it.
+
+    ``others`` are further peers of the same run, shown beside and not judged.
 
     Rates are by ``clock``: process CPU time means something on one thread and on the host alone.
     """
@@ -89,6 +116,7 @@ def line(
         "clock": "process CPU time" if clock == "cpu" else "wall time",
         "repeats": max(len(ours.samples), len(peer.samples)),
         "peak_mb": {name: _peak(side) for name, side in sides.items()},
+        "beyond_mb": {name: _beyond(side) for name, side in sides.items()},
         "spread": {name: round(spread(values), 3) if values else None for name, values in rates.items()},
         "versions": {name: dict(side.versions) for name, side in sides.items()},
     }
@@ -100,12 +128,13 @@ def line(
     beside = {f"{other}/s": _round(median(ours.rates(other, clock))) for other in ours.units() if other != unit}
     if beside:
         result["beside"] = beside
+    if others:
+        result["others"] = [_other(side, middle["ours"], unit, clock) for side in others]
     if reference is not None and middle["ours"] is not None:
         result["reference"] = reference.compare(middle["ours"], middle["peer"])
     if goal is not None:
         reached = ratio if goal.against == "peer" else result.get("reference", {}).get("ratio")
-        met = None if reached is None else reached >= goal.ratio
-        result["goal"] = {"ratio": goal.ratio, "against": goal.against, "met": met}
+        result["goal"] = goal.judge(reached, middle["ours"], result["peak_mb"]["ours"])
     return result
 
 
@@ -115,6 +144,27 @@ def _round(value: float | None) -> float | None:
 
 def _peak(side: Measured) -> float | None:
     return round(max(sample.peak_mb for sample in side.samples)) if side.ok else None
+
+
+def _beyond(side: Measured) -> float | None:
+    """What the steps took beyond what was prepared for them."""
+    peak = _peak(side)
+    return None if peak is None or side.prepared_mb is None else round(peak - side.prepared_mb)
+
+
+def _other(side: Measured, ours: float | None, unit: str, clock: str) -> dict[str, Any]:
+    if not side.ok:
+        return {"name": side.name, "rate": None, "reason": side.reason}
+    rate = median(side.rates(unit, clock))
+    ratio = None if ours is None else round(ours / rate, 3)
+    return {
+        "name": side.name,
+        "rate": _round(rate),
+        "ratio": ratio,
+        "spread": round(spread(side.rates(unit, clock)), 3),
+        "peak_mb": _peak(side),
+        "beyond_mb": _beyond(side),
+    }
 
 
 def _share(side: Measured) -> float:
@@ -149,8 +199,10 @@ def _row(result: Mapping[str, Any]) -> tuple[str, ...]:
     goal, reference = result.get("goal"), result.get("reference")
     asked, ratio = "", _show(result["ratio"])
     if goal is not None:
-        asked = f"{goal['ratio']:g} { ({True: 'met', False: 'NOT MET', None: 'not known'}[goal['met']]) }"
-        if goal["against"] == "reference":
+        units = {"ratio": "", "least": "/s", "peak_mb": " MB"}
+        wanted = ", ".join(f"{goal[name]:g}{unit}" for name, unit in units.items() if name in goal)
+        asked = f"{wanted} { ({True: 'met', False: 'NOT MET', None: 'not known'}[goal['met']]) }"
+        if goal.get("against") == "reference":
             asked += f" ({_show(reference and reference['ratio'])} x {reference['name']})" if reference else ""
     pairs = [f"{_show(result[key]['ours'])}/{_show(result[key]['peer'])}" for key in ("peak_mb", "spread")]
     cells = (result["ours"], result["peer"])
@@ -174,6 +226,10 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     notes = [f"{result['bench']}: no number for {side}: {why}" for side, why in result.get("reason", {}).items()]
     if "disturbed" in result:
         notes.append(f"{result['bench']}: other processes ran; share of the processor {result['disturbed']}")
+    notes += [
+        f"{result['bench']}: {other['name']} {_show(other['rate'])}, ratio {_show(other.get('ratio'))}"
+        for other in result.get("others", ())
+    ]
     notes += [f"{result['bench']}: beside it {_show(rate)} {unit}" for unit, rate in result.get("beside", {}).items()]
     return notes
 

@@ -13,6 +13,19 @@ from experiments.bench.report import Goal, Reference
 SIZES = {"hidden_dim": 64, "n_layers": 2, "n_heads": 2, "max_len": 50, "dropout": 0.5}
 #: random vectors of Beauty's size
 VECTORS = {"n_items": 12101, "n_users": 22363, "width": 64, "k": 20}
+#: a large catalogue; a repetition ranks for the first ``sample`` users
+LARGE = {
+    "n_items": 100_000,
+    "n_users": 100_000,
+    "sample": 20_000,
+    "width": 64,
+    "k": 20,
+    "block_items": None,
+    "checked": 2_048,
+    "exclude": True,
+    "steps": 10,
+    "warmup": 1,
+}
 PUBLISHED = Reference("published MCLRec code", 75, 92, share_of_peer=0.19)
 
 
@@ -26,6 +39,7 @@ class Bench:
         ours, peer: the sides.
         goal: the ratio that is asked for.
         reference: figures measured before.
+        others: further peers, shown beside.
     """
 
     name: str
@@ -34,6 +48,7 @@ class Bench:
     peer: Side
     goal: Goal | None = None
     reference: Reference | None = None
+    others: tuple[Side, ...] = ()
 
 
 def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
@@ -152,4 +167,17 @@ def suite(data: Path, device: str = "cpu") -> Iterator[Bench]:
         Side("faiss IndexFlatIP", "peers/faiss_ranking.py", vectors),
         Goal(0.7),
         Reference("faiss flat", 38000, 38000),
+    )
+    large = {**LARGE, "device": device}
+    yield Bench(
+        "ranking-large",
+        "users",
+        Side("recgraph top-k, seen excluded", "ours/topk_large.py", large),
+        Side("faiss IndexFlatIP, seen excluded", "peers/faiss_large.py", large),
+        Goal(0.8),
+        None,
+        (
+            Side("faiss IndexFlatIP, seen kept", "peers/faiss_large.py", {**large, "exclude": False}),
+            Side("U @ I.T, topk, seen excluded", "peers/plain_ranking.py", large),
+        ),
     )

@@ -89,6 +89,22 @@ def test_what_is_counted_beside_the_unit_is_reported() -> None:
     assert line(ours, measured("p", 1))["beside"] == {"pairs/s": 2}
 
 
+def test_further_peers_are_shown_and_not_judged() -> None:
+    broken = Measured("broken", reason="does not install")
+    result = line(measured("ours", 8), measured("peer", 4), others=[measured("plain", 2), broken])
+    plain, missing = result["others"]
+    assert (plain["name"], plain["rate"], plain["ratio"]) == ("plain", 2, 4)
+    assert (missing["rate"], missing["reason"]) == (None, "does not install")
+    assert result["ratio"] == 2
+    assert "b: plain 2, ratio 4" in report.table([result])
+
+
+def test_memory_beyond_what_was_prepared() -> None:
+    ours = measured("ours", 8)
+    ours.prepared_mb = 60.4
+    assert line(ours, measured("peer", 4))["beyond_mb"] == {"ours": 40, "peer": None}
+
+
 def test_the_table_has_a_row_for_each_line() -> None:
     text = report.table([line(measured("ours", 20000), measured("peer", 10), goal=report.Goal(2))] * 2).splitlines()
     assert len(text) == 4
@@ -199,7 +215,8 @@ def test_every_workload_of_the_suite_exists_and_names_differ() -> None:
 
 def test_only_chooses_by_part_of_a_name_and_refuses_what_names_nothing() -> None:
     benches = list(suite(Path("x")))
-    assert {bench.name for bench in command.select(benches, ["ranking"])} == {"ranking-end-to-end", "ranking-alone"}
+    found = {bench.name for bench in command.select(benches, ["ranking"])}
+    assert found == {"ranking-end-to-end", "ranking-alone", "ranking-large"}
     assert command.select(benches, None) == benches
     with pytest.raises(ValueError, match="names no benchmark; there are sasrec-prefix"):
         command.select(benches, ["nothing"])
