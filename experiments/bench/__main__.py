@@ -71,8 +71,8 @@ def interpreter(side: Side, chosen: argparse.Namespace) -> Path | str:
 
 def measure(bench: Bench, threads: int, chosen: argparse.Namespace) -> dict[str, Any]:
     """One benchmark on so many threads."""
-    sides = [(side, interpreter(side, chosen)) for side in (bench.ours, bench.peer)]
-    ours, peer = measure_in_turn(sides, threads, chosen.repeats, hide_accelerator=chosen.device == "cpu")
+    sides = [(side, interpreter(side, chosen)) for side in (bench.ours, bench.peer, *bench.others)]
+    ours, peer, *others = measure_in_turn(sides, threads, chosen.repeats, hide_accelerator=chosen.device == "cpu")
     return report.line(
         bench=bench.name,
         unit=bench.unit,
@@ -83,6 +83,7 @@ def measure(bench: Bench, threads: int, chosen: argparse.Namespace) -> dict[str,
         reference=bench.reference,
         goal=bench.goal if threads == 1 and chosen.device == "cpu" else None,
         clock="cpu" if threads == 1 and chosen.device == "cpu" else "wall",
+        others=others,
     )
 
 
