@@ -11,6 +11,8 @@ from pydantic import Field
 from recgraph.base_run import BaseRun, read_record
 from recgraph.config import Config
 from recgraph.data.catalog import load_dataset
+from recgraph.data.graph_card import find_graph_card
+from recgraph.data.graph_catalog import load_split
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.results import Results
@@ -26,13 +28,24 @@ Seen = Literal["keep", "exclude", "both"]
 class DataConfig(Config):
     """How a data set is split for a run from the command line."""
 
-    split: Annotated[str, Field(description="split strategy")] = "leave-one-out"
+    split: Annotated[
+        str | None, Field(description="split strategy; none: what the data card says, else leave-one-out")
+    ] = None
     split_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its parameters")]
     split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
 
     def split_of(self, dataset: str) -> Split:
-        """The split of a data set of the catalogue."""
-        return load_dataset(dataset).split(self.split, seed=self.split_seed, **self.split_options)
+        """The split of a data set of the catalogue.
+
+        Raises:
+            ValueError: options without a strategy, where the data card says both.
+        """
+        card = find_graph_card(dataset)
+        if self.split is None and card is not None:
+            if self.split_options:
+                raise ValueError(f"split_options = {self.split_options} belong to a strategy; give split=... too")
+            return load_split(dataset)
+        return load_dataset(dataset).split(self.split or "leave-one-out", seed=self.split_seed, **self.split_options)
 
 
 class Run(BaseRun):

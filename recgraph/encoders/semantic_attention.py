@@ -53,7 +53,35 @@ class SemanticAttention(nn.Module):
         scores = torch.stack([torch.tanh(self.fc(z)).mean(0) @ a for z in views])
         beta = torch.softmax(scores, 0)
         self.last = beta.detach()
-        total = views[0] * beta[0]
-        for weight, z in zip(beta[1:], views[1:], strict=True):
-            total = torch.addcmul(total, z, weight)
-        return total
+        return _weighted_sum(views, beta)
+
+
+class ViewWeights(nn.Module):
+    """``sum_p beta_p Z_p`` with ``beta`` the softmax of one learned number a view, equal at the start.
+
+    Unlike :class:`SemanticAttention` it does not look at the nodes: it costs nothing beside the sum.
+
+    Args:
+        n_views: P.
+
+    Attributes:
+        last: [P], the weights of the last call, detached.
+    """
+
+    def __init__(self, n_views: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(n_views))
+        self.last: Tensor | None = None
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """[N, D] of P tensors [N, D]; the generator is not read."""
+        beta = torch.softmax(self.logits, 0)
+        self.last = beta.detach()
+        return _weighted_sum(views, beta)
+
+
+def _weighted_sum(views: Sequence[Tensor], beta: Tensor) -> Tensor:
+    total = views[0] * beta[0]
+    for weight, z in zip(beta[1:], views[1:], strict=True):
+        total = torch.addcmul(total, z, weight)
+    return total

@@ -15,7 +15,7 @@ from recgraph import registry
 from recgraph.config import Search
 from recgraph.encoders.gcn import GCN
 from recgraph.encoders.propagation import Propagation
-from recgraph.encoders.semantic_attention import SemanticAttention
+from recgraph.encoders.semantic_attention import SemanticAttention, ViewWeights
 from recgraph.models._metapath_inputs import Masks, MetaPathInputs, PathInputs
 from recgraph.models.base import ModelConfig
 from recgraph.rng import dropout
@@ -131,8 +131,8 @@ class MetaPathViews(nn.Module):
     Source: MEOW (SDM 2023), section 4; initial weights and the dropout of the attention as in its published code.
 
     ``linear`` is LightGCN's way, for vectors that are themselves learned: ``x_P = h_target + sum_t mean_t h`` and one
-    product with each adjacency; no weights but the attention's, no activations, no unit lengths before the head, which
-    is L2 alone.
+    product with each adjacency; no activations, no unit lengths before the head, which is L2 alone, and for an
+    attention one learned weight a view (their softmax).
 
     Args:
         inputs: gives the number of paths and their contexts.
@@ -160,7 +160,8 @@ class MetaPathViews(nn.Module):
                 for path in inputs.paths
             )
         self.encoder = Propagation() if linear else GCN(hidden_dim, dim, dim, dropout=dropout)
-        self.attention = SemanticAttention(dim, dropout=dropout)
+        n_views = len(inputs.paths) * (1 if config.twin == "none" else 2)
+        self.attention = ViewWeights(n_views) if linear else SemanticAttention(dim, dropout=dropout)
         if not linear:
             self.project = nn.Linear(dim, config.projection_dim or dim)
         latent = registry.load("augmenter", config.augmenter) if config.twin == "latent" else None

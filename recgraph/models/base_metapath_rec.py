@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recgraph.config import Search
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.data.batch import PairBatch
+from recgraph.data.batch import PairBatch, Query
 from recgraph.data.hetero import HeteroGraph
 from recgraph.models._metapath_inputs import MetaPathInputs, read_graph
 from recgraph.models._metapath_views import MetaPathViews, ViewsConfig, make_masks, make_paths
@@ -179,6 +179,13 @@ class MetaPathRecommender(LightGCN):
             return own() + fine()
         return own() if by == "interactions" else fine()
 
+    def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
+        """Users without a history but with relations are embedded through these."""
+        vectors = super()._fold_in(query, nodes)
+        users = query.users.clamp(min=0)
+        related_mask = (query.users >= 0) & (query.history.lengths == 0) & nodes[users].any(1)
+        return torch.where(related_mask[:, None], nodes[users], vectors)
+
     def _own(self) -> Tensor:
         """[n_users + n_items, D]: the nodes' own vectors; zeros where they could not be learned."""
         known_mask = torch.cat([self.known_users, self.known_items])
@@ -212,7 +219,8 @@ class MetaPathRecommender(LightGCN):
         if generators is None or not self.training or not self.config.feature_mask:
             return h
         draw = torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype)
-        return h * (draw >= self.config.feature_mask)
+        keep_mask: Tensor = draw >= self.config.feature_mask
+        return h * keep_mask
 
     def _placed(self) -> tuple[MetaPathInputs, ...]:
         """What was read from the graph, where the parameters are and in their type."""
@@ -255,7 +263,7 @@ def _paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config:
     names = _offered(graph, side) if given is None else given
     if not names:
         raise ValueError(f"{side}_metapaths: the graph offers none; give at least one path, such as '{side}-x-{side}'")
-    made = []
+    made: list[MetaPath] = []
     for name in names:
         route = MetaPath(name).route(graph)
         ends = (route[0].start, route[-1].end)

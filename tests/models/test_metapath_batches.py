@@ -178,9 +178,27 @@ def test_the_queue_holds_the_last_and_nobody_twice() -> None:
     joined, ids = queue.join(*rows(3, 9))
     assert ids[:2].tolist() == [3, 9]
     assert sorted(ids.tolist()) == [1, 2, 3, 4, 9]
-    assert torch.equal(joined[:, 0], ids.float())
+    assert torch.equal(joined[:2], rows(3, 9)[0])
     queue.push(*rows(*range(10, 17)))
     assert sorted(queue.ids.tolist()) == [12, 13, 14, 15, 16]
     none = Queue(0, 2)
     none.push(*rows(1))
     assert none.join(*rows(2))[1].tolist() == [2]
+
+
+def test_queued_rows_have_the_mean_and_deviation_of_the_batch() -> None:
+    draw = torch.Generator().manual_seed(0)
+    old = torch.nn.functional.normalize(torch.randn(500, 6, generator=draw) + torch.tensor([3.0, 0, 0, 0, 0, 0]), dim=1)
+    new = torch.nn.functional.normalize(torch.randn(400, 6, generator=draw) + torch.tensor([0, 3.0, 0, 0, 0, 0]), dim=1)
+    queue = Queue(500, 6)
+    queue.push(old, torch.arange(500))
+    joined, ids = queue.join(new.requires_grad_(), torch.arange(500, 900))
+    assert torch.equal(ids[400:], torch.arange(500))
+    queued = joined[400:]
+    torch.testing.assert_close(queued.norm(dim=1), torch.ones(500))
+    # before the lengths are made 1 again both are equal
+    torch.testing.assert_close(queued.mean(0), new.mean(0), rtol=0, atol=0.05)
+    torch.testing.assert_close(queued.std(0), new.std(0), rtol=0, atol=0.05)
+    # a common move of the batch takes the queue along: it lowers no similarity between the two
+    queued.sum().backward()
+    assert bool((new.grad.abs().sum(1) > 0).all())

@@ -22,6 +22,7 @@ from recgraph.models.base_graph import GraphSpace
 from recgraph.models.base_metapath_rec import MetaPathRecommender
 from recgraph.models.meow_rec import MEOWRec
 from recgraph.rng import Generators
+from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 
 NAMES = ("meowrec", "adameowrec")
@@ -134,6 +135,27 @@ def test_new_items_are_found_through_their_genre(name: str) -> None:
     with torch.no_grad():
         scores = model.score(Query(users, part.items))[:, new]
     assert torch.equal(new[scores.argmax(1)] % 3, users % 3)
+
+
+def test_a_user_without_interactions_is_embedded_through_friends() -> None:
+    part, _ = planted()
+    rows = part.items.to_lists()
+    rows[3], rows[4] = [], []
+    part = Part(Ragged.from_lists(rows), SPACE.n_items)
+    space = with_relations(part)
+    friend = space.graph.adjacency(("user", "friend", "user")).to_dense()
+    friend[4] = friend[:, 4] = 0
+    edges = {**space.graph.edges, ("user", "friend", "user"): Csr.from_dense(friend)}
+    graph = HeteroGraph(space.graph.nodes).with_edges(edges)
+    model = MEOWRec(hidden_dim=8).build(GraphSpace(n_users=24, n_items=30, graph=graph))
+    model.setup(part)
+    model.eval()
+    nothing = Ragged.from_lists([[], []])
+    with torch.no_grad():
+        vectors, nodes = model.encode_users(Query(torch.tensor([3, 4]), nothing)), model.nodes()
+    assert nodes[3].any()
+    torch.testing.assert_close(vectors[0], nodes[3])
+    torch.testing.assert_close(vectors[1], nodes[: SPACE.n_users][model.known_users].mean(0))
 
 
 @pytest.mark.parametrize("name", NAMES)
