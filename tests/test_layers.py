@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registry": set(),
     "rng": set(),
     "provenance": set(),
+    "charts": set(),
     "sparse": set(),
     "contrast": set(),
     "losses": set(),
@@ -37,13 +38,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"data", "sparse"},
     "serve": {"data", "models.base", "models.base_graph", "evaluate", "sparse"},
     "explain": {"data", "views", "models.base", "evaluate", "serve"},
-    "tuning": {"train", "evaluate", "data", "models.base", "run", "experiment"},
+    "tuning": {"train", "evaluate", "data", "models.base", "run", "pretrained", "experiment", "charts"},
     "leaderboard": {"tuning", "experiment", "train", "evaluate", "data", "models.base", "serve", "provenance"},
 }
 # a fitted model with its data and record, and the calls that make it
 MAY_IMPORT["base_run"] = {"train"}
 MAY_IMPORT["node_run"] = {"base_run", "data", "evaluate", "models.base", "serve"}
 MAY_IMPORT["run"] = {"base_run", "node_run", "data", "evaluate", "models.base", "serve", "train", "provenance"}
+MAY_IMPORT["pretrained"] = {"run", "node_run", "data", "models.base", "serve"}
 MAY_IMPORT["fitting"] = {"data", "models.base", "train", "provenance"}
 MAY_IMPORT["node_fit"] = {"fitting", "node_run", "data", "views", "models.base", "models.base_graph", "serve", "train"}
 ALL = set(MAY_IMPORT) | {"experiment"}
@@ -63,7 +65,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "dgl": {"data.hetero", "sparse.backends.dgl"},
     "accelerate": {"train"},
     "optuna": {"tuning", "cli.tune"},
-    "polars": {"data", "evaluate", "serve", "leaderboard", "run", "node_run", "cli"},
+    "polars": {"data", "evaluate", "serve", "leaderboard", "run", "node_run", "pretrained", "cli"},
     "narwhals": {"data", "serve"},
     "pooch": {"data"},
     "requests": {"data"},
@@ -72,7 +74,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "train", "tuning"},
-    "jinja2": {"leaderboard", "tuning.report"},
+    "jinja2": {"charts"},
     "tensorboard": {"train"},
     "packaging": {"sparse.backends.dgl"},
     "psycopg": {"tuning.storage"},

@@ -14,7 +14,7 @@ from small_study import synthetic, tune
 from recgraph.config import parse_settings
 from recgraph.data.split import Split
 from recgraph.tuning.find import find_study
-from recgraph.tuning.report.axes import Choices, Scale, number
+from recgraph.charts.axes import Choices, Scale, number
 from recgraph.tuning.report.page import page
 from recgraph.tuning.storage import dashboard_of
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from recgraph.tuning.report.axes import Axis, Choices, Scale, number
-from recgraph.tuning.report.charts import Chart, Mark, bars
+from recgraph.charts.axes import Axis, Choices, Scale, number
+from recgraph.charts.chart import Chart, Line, Mark, bars
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -82,7 +82,9 @@ def _history(study: Study, complete: Sequence[FrozenTrial], index: int, name: st
     rug = [(t.number, _told(t)) for t in trials if t.state.name in ("PRUNED", "FAIL")]
     marks = [Mark(t.number, t.values[index], _kind(t, best), _told(t)) for t in _in_front(complete, best)]
     numbers = [trial.number for trial in trials]
-    chart = Chart(title, Scale.of(numbers, whole=True), Scale.of(values), "trial", name, marks, [("so-far", line)], rug)
+    chart = Chart(
+        title, Scale.of(numbers, whole=True), Scale.of(values), "trial", name, marks, [Line("so-far", line)], rug
+    )
     ticks = "; ticks below are trials that were pruned or failed." if rug else "."
     return Figure("history", title, str(chart), f"The line is the best so far{ticks}")
 
@@ -94,9 +96,9 @@ def _epochs(trials: Sequence[FrozenTrial], best: set[int]) -> Iterator[Figure]:
     for trial in _in_front(shown, best):
         kind = "curve pruned" if trial.state.name != "COMPLETE" else f"curve {_kind(trial, best)}"
         points = [(x, y) for x, y in sorted(trial.intermediate_values.items()) if math.isfinite(y)]
-        lines.append((kind, points))
+        lines.append(Line(kind, points))
     if lines:
-        xs, ys = ([point[axis] for _, points in lines for point in points] for axis in (0, 1))
+        xs, ys = ([point[axis] for line in lines for point in line.points] for axis in (0, 1))
         chart = Chart("Metric by epoch", Scale.of(xs, whole=True), Scale.of(ys), "epoch", "reported metric", (), lines)
         yield Figure(
             "history", "Epochs of each trial", str(chart), "Broken lines are trials that were pruned or failed."
@@ -158,5 +160,5 @@ def _pareto(complete: Sequence[FrozenTrial], names: Sequence[str], best: set[int
         ]
         front = sorted((t.values[one], t.values[other]) for t in complete if t.number in best)
         xs, ys = ([trial.values[axis] for trial in complete] for axis in (one, other))
-        chart = Chart(title, Scale.of(xs), Scale.of(ys), names[one], names[other], marks, [("so-far", front)])
+        chart = Chart(title, Scale.of(xs), Scale.of(ys), names[one], names[other], marks, [Line("so-far", front)])
         yield Figure("front", title, str(chart), "Filled: no other trial is better in one and as good in the others.")

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recgraph.charts.axes import number
+from recgraph.charts.pages import environment
 from recgraph.data.files import replace_text
 from recgraph.tuning.final import UNSEALED, best_trial
-from recgraph.tuning.report.axes import number
 from recgraph.tuning.report.figures import figures
 from recgraph.tuning.verdict import test_rows, verdicts
 
@@ -37,35 +38,31 @@ def write_page(study: Study, path: str | Path, dashboard: str = "") -> Path:
 
 def page(study: Study, dashboard: str = "") -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("recgraph.tuning.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     identity: dict[str, Any] = study.user_attrs.get("recgraph", {})
     names = identity.get("metrics") or study.metric_names or [f"value {i}" for i, _ in enumerate(study.directions)]
     trials = study.get_trials(deepcopy=False)
     drawn = figures(study, names)
     best = best_trial(study)
     parameters = sorted({name for trial in trials for name in trial.params})
-    return environment.get_template("study.html.j2").render(
-        name=study.study_name,
-        at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        facts=_facts(study, identity, trials),
-        best=best,
-        best_values=_named(names, best),
-        several=len(names) > 1,
-        command=command(study, best) if best is not None and identity else "",
-        verdicts=verdicts(study),
-        tested=_tested(study),
-        groups={title: [f for f in drawn if f.group == group] for group, title in _GROUPS.items()},
-        names=names,
-        parameters=parameters,
-        rows=[_row(trial, names, parameters, best) for trial in reversed(trials)],
-        dashboard=f"optuna-dashboard {shlex.quote(dashboard)}" if dashboard else "",
+    return (
+        environment("recgraph.tuning.report")
+        .get_template("study.html.j2")
+        .render(
+            name=study.study_name,
+            at=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            facts=_facts(study, identity, trials),
+            best=best,
+            best_values=_named(names, best),
+            several=len(names) > 1,
+            command=command(study, best) if best is not None and identity else "",
+            verdicts=verdicts(study),
+            tested=_tested(study),
+            groups={title: [f for f in drawn if f.group == group] for group, title in _GROUPS.items()},
+            names=names,
+            parameters=parameters,
+            rows=[_row(trial, names, parameters, best) for trial in reversed(trials)],
+            dashboard=f"optuna-dashboard {shlex.quote(dashboard)}" if dashboard else "",
+        )
     )
 
 

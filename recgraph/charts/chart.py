@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from recgraph.tuning.report.axes import Axis, number
+from recgraph.charts.axes import Axis, number
 
-__all__ = ["Chart", "Mark", "bars"]
+__all__ = ["Chart", "Line", "Mark", "bars"]
 
 #: in units of the drawing: small, so that its text can be read on a phone
 WIDTH, HEIGHT = 420, 270
@@ -24,12 +24,38 @@ class Mark:
         x, y: values of the axes.
         kind: class of the style sheet: ``complete``, ``pruned``, ``front``, ``best``, ``default``.
         text: shown where the pointer rests.
+        label: written into the mark, a character or two; its circle is larger then.
     """
 
     x: object
     y: float
     kind: str
     text: str
+    label: str = ""
+
+    def draw(self, x: float, y: float) -> str:
+        """The mark at a place of the drawing."""
+        radius = 9.0 if self.label else 5.5 if self.kind in ("best", "front") else 3.5
+        circle = f'<circle class="{self.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
+        said = f"{circle}<title>{escape(self.text)}</title></circle>"
+        if not self.label:
+            return said
+        return f'{said}<text class="label" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{escape(self.label)}</text>'
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart.
+
+    Attributes:
+        kind: classes of the style sheet.
+        points: x and y of each.
+        text: shown where the pointer rests.
+    """
+
+    kind: str
+    points: Sequence[tuple[float, float]]
+    text: str = ""
 
 
 @dataclass
@@ -41,7 +67,7 @@ class Chart:
         x, y: the axes.
         x_name, y_name: what they show.
         marks: the points; later ones lie on top.
-        lines: the class of a line -> its points.
+        lines: the lines, which lie under the points.
         rug: places on the x axis where something is that has no y.
     """
 
@@ -51,23 +77,19 @@ class Chart:
     x_name: str
     y_name: str
     marks: Sequence[Mark] = ()
-    lines: Sequence[tuple[str, Sequence[tuple[float, float]]]] = ()
+    lines: Sequence[Line] = ()
     rug: Sequence[tuple[float, str]] = field(default_factory=list)
 
     def __str__(self) -> str:
         parts = [*self._frame()]
-        for kind, points in self.lines:
-            path = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in points)
-            parts.append(f'<polyline class="{kind}" points="{path}"/>')
+        for line in self.lines:
+            path = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in line.points)
+            said = f"<title>{escape(line.text)}</title>" if line.text else ""
+            parts.append(f'<polyline class="{line.kind}" points="{path}">{said}</polyline>')
         for at, text in self.rug:
             x, low = self._x(at), HEIGHT - _BOTTOM
             parts.append(f'<path class="rug" d="M{x:.1f} {low}v-7"><title>{escape(text)}</title></path>')
-        for mark in self.marks:
-            radius = 5.5 if mark.kind in ("best", "front") else 3.5
-            parts.append(
-                f'<circle class="{mark.kind}" cx="{self._x(mark.x):.1f}" cy="{self._y(mark.y):.1f}" r="{radius}">'
-                f"<title>{escape(mark.text)}</title></circle>"
-            )
+        parts.extend(mark.draw(self._x(mark.x), self._y(mark.y)) for mark in self.marks)
         return _svg(self.title, HEIGHT, parts)
 
     def _x(self, value: object) -> float:

@@ -1,0 +1,1 @@
+"""Charts as inline SVG, and the look that all pages of the library share."""
