@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recgraph import registry
-from recgraph.config import distribute
+from recgraph.config import Config, distribute
 from recgraph.data.graph_card import find_graph_card
 from recgraph.data.hetero import HeteroGraph
 from recgraph.data.part import Part
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.evaluator import evaluate
+from recgraph.evaluate.evaluator import split_metric, validation
 from recgraph.fitting import Request, build, fit_built, new_record
 from recgraph.models.base import Model, Space
 from recgraph.models.base_graph import GraphModel, GraphSpace
 from recgraph.node_fit import check_task, train_nodes
 from recgraph.node_run import NodeRun, ProbeSettings
+from recgraph.pretrained import InitItemsConfig, Scale, initial_items
 from recgraph.run import DataConfig, Run
 from recgraph.train.config import GraphTrainConfig, TrainConfig
 from recgraph.train.observers import Observer
@@ -36,6 +37,8 @@ def fit(
     progress: bool | None = None,
     fit_on: Literal["train", "train+valid"] = "train",
     observers: tuple[Observer, ...] = (),
+    init_items: Any = None,
+    init_items_scale: Scale = "initial",
     **training: Any,
 ) -> Run:
     """Fit a model to the training part of a split, selected on its validation part.
@@ -50,15 +53,24 @@ def fit(
         progress: show a progress bar; None: on a terminal.
         fit_on: ``"train+valid"`` for a last fit before the test, without a validation (``metric="loss"``).
         observers: told of every epoch.
+        init_items: where the vectors of items begin: a run, a recommender or an embedder, the folder of one, a frame of
+            ids and vectors, or a mapping id -> vector, all matched by id; see :class:`recgraph.pretrained.InitItems`.
+        init_items_scale: ``"initial"`` gives them the random vectors' standard deviation; ``"given"``: as they are.
         training: settings of :class:`recgraph.train.config.TrainConfig`.
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
-        ValueError: ``out`` holds another run and ``resume`` is not asked for.
+        ValueError: ``out`` holds another run and ``resume`` is not asked for; ``init_items`` does not fit.
     """
     made, config = model_from(model), TrainConfig.of(training)
     folder = None if out is None else Path(out)
-    return _fit(made, split, Request(config, seed, folder, device, resume, progress, observers), fit_on)
+    return _fit(
+        made,
+        split,
+        Request(config, seed, folder, device, resume, progress, observers),
+        fit_on,
+        (init_items, init_items_scale),
+    )
 
 
 def train(
@@ -91,7 +103,8 @@ def train(
     check_task(cls, dataset, card)
     of_nodes = issubclass(cls, GraphModel)
     training: type[TrainConfig] = GraphTrainConfig if of_nodes else TrainConfig
-    last = {"probe": ProbeSettings} if of_nodes else {"data": DataConfig}
+    last: dict[str, type[Config]]
+    last = {"probe": ProbeSettings} if of_nodes else {"data": DataConfig, "items": InitItemsConfig}
     parts = distribute(settings, {"model": cls.Config, "training": training, **last})
     folder = None if out is None else Path(out)
     request = Request(training.of(parts["training"]), seed, folder, device, resume, progress)
@@ -100,7 +113,8 @@ def train(
         return train_nodes(cls, parts["model"], parts["probe"], dataset, card, request)
     made, data = cls(**parts["model"]), DataConfig.of(parts["data"])
     source = {"dataset": dataset, "settings": data.model_dump(mode="json")}
-    return _fit(made, data.split_of(dataset), request, "train", source)
+    items = InitItemsConfig.of(parts["items"])
+    return _fit(made, data.split_of(dataset), request, "train", (items.init_items, items.init_items_scale), source)
 
 
 def model_from(model: Model | str) -> Model:
@@ -120,6 +134,7 @@ def _fit(
     split: Split | SealedSplit,
     request: Request,
     fit_on: Literal["train", "train+valid"],
+    init_items: tuple[Any, Scale],
     source: Mapping[str, Any] | None = None,
 ) -> Run:
     sealed = split.sealed()
@@ -138,14 +153,19 @@ def _fit(
     }
     record = new_record(model, request, fit_on, data)
     record["unsealed"] = list(sealed.unsealed_reasons)
+    begin = None
+    if init_items[0] is not None:
+        found = initial_items(init_items[0], sealed, init_items[1], fit_on)
+        record["init_items"], begin = found.record, found.write
     config = request.config
 
     def validate() -> dict[str, float]:
-        results = evaluate(model, sealed.valid, seen=(config.select_seen,), cutoffs=(5, 10, 20))
-        return results[0].metrics
+        return validation(model, sealed.valid, config.metric, seen=config.select_seen, fit_part=part)
 
-    build(model, _space(model, sealed, part), request, record)
+    build(model, _space(model, sealed, part), request, record, begin)
     with_validation = config.metric != "loss" and fit_on == "train"
+    if with_validation:
+        split_metric(config.metric)  # a name that does not exist is an error before the first epoch
     fit_built(model, part, request, record, validate if with_validation else None)
     run = Run(model, sealed, record, request.folder)
     if request.folder is not None:

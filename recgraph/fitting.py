@@ -57,25 +57,37 @@ def new_record(model: Model, request: Request, fitted_on: str, data: Mapping[str
         "seed": request.seed,
         "fitted_on": fitted_on,
         "data": {"dataset": None, "settings": {}, **data},
+        "init_items": None,
         "history": [],
         "results": {},
         "unsealed": [],
     }
 
 
-def build(model: Model, space: Space, request: Request, record: dict[str, Any]) -> None:
+def build(
+    model: Model,
+    space: Space,
+    request: Request,
+    record: dict[str, Any],
+    begin: Callable[[Model], None] | None = None,
+) -> None:
     """Build the model and make the run's folder, in which its resolved configuration is written.
+
+    Args:
+        begin: gives the built model its first weights, where they are not random.
 
     Raises:
         ValueError: the folder holds another run, or the same and ``resume`` is not asked for; or the model does not fit
             the data, and then there is no folder.
     """
-    names = ("model", "config", "training", "seed", "fitted_on", "data", "task", "evaluation")
+    names = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "task", "evaluation")
     resolved = {name: record[name] for name in names if name in record}
     if request.folder is not None:
         _check_folder(request.folder, resolved, request.resume)
     with Measured() as preparation:
         model.build(space, request.seed)
+        if begin is not None:
+            begin(model)
     record["preparation"] = {"seconds": preparation.seconds, "cpu_seconds": preparation.cpu_seconds}
     if request.folder is not None and not (request.folder / "config.json").exists():
         request.folder.mkdir(parents=True, exist_ok=True)

@@ -55,13 +55,15 @@ def _parts(model: type[Any]) -> dict[str, type[Config]]:
     from recgraph.models.base import TrainableModel
     from recgraph.models.base_graph import GraphModel
     from recgraph.node_run import ProbeSettings
+    from recgraph.pretrained import InitItemsConfig
     from recgraph.run import DataConfig
     from recgraph.train.config import GraphTrainConfig, TrainConfig
 
     if issubclass(model, GraphModel):
         return {"training": GraphTrainConfig, "probe": ProbeSettings}
-    training = {"training": TrainConfig} if issubclass(model, TrainableModel) else {}
-    return {**training, "data": DataConfig}
+    if not issubclass(model, TrainableModel):
+        return {"data": DataConfig}
+    return {"training": TrainConfig, "items": InitItemsConfig, "data": DataConfig}
 
 
 def _first_line(model: type[Any]) -> str:

@@ -104,15 +104,18 @@ def tune(
 def _settings(model: str, pairs: list[str]) -> tuple[dict[str, Any], DataConfig]:
     """The fixed settings of model and training, and those of the data."""
     from recgraph import registry
-    from recgraph.config import distribute, parse_settings
+    from recgraph.config import Config, distribute, parse_settings
     from recgraph.models.base import TrainableModel
+    from recgraph.pretrained import InitItemsConfig
     from recgraph.run import DataConfig
     from recgraph.train.config import TrainConfig
 
     cls = registry.load("model", model)
-    training = {"training": TrainConfig} if issubclass(cls, TrainableModel) else {}
-    parts = distribute(parse_settings(pairs), {"model": cls.Config, **training, "data": DataConfig})
-    return {**parts["model"], **parts.get("training", {})}, DataConfig.of(parts["data"])
+    known: dict[str, type[Config]] = {"model": cls.Config, "data": DataConfig}
+    if issubclass(cls, TrainableModel):
+        known |= {"training": TrainConfig, "items": InitItemsConfig}
+    parts = distribute(parse_settings(pairs), known)
+    return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, DataConfig.of(parts["data"])
 
 
 def _report(study: Study, out: Path, storage: str | None) -> None:

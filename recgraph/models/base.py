@@ -96,6 +96,14 @@ class Model(nn.Module):
         """[n_items, D]: a vector for each item, such that scores are inner products with user vectors."""
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
 
+    def item_table(self) -> Tensor:
+        """[n_items, D]: the trainable vectors that the items begin with, as a view of the parameter.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        raise ValueError(f"{type(self).__name__} has no table of item vectors, so that init_items has no place in it")
+
     @property
     def has_vectors(self) -> bool:
         """Whether scores are inner products of :meth:`encode_users` and :meth:`encode_items`."""

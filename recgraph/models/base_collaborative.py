@@ -83,6 +83,10 @@ class CollaborativeModel(TrainableModel):
         self.loss: NextItemLoss = self._make_loss()
         self._ranking: _Ranking | None = None
 
+    def item_table(self) -> Tensor:
+        assert self.space is not None
+        return self.embedding.weight[self.space.n_users :]
+
     def _make_loss(self) -> NextItemLoss:
         cls = registry.load("loss", self.config.loss)
         # no item of a user-item model is padding

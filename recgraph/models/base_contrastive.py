@@ -27,7 +27,9 @@ class ContrastiveConfig(TransformerConfig):
     similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive terms")] = "dot"
     views: Annotated[
         tuple[str, ...],
-        Field(min_length=1, description="sequence views; two different ones are drawn for each sample"),
+        Field(
+            description="sequence views; two different ones are drawn for each sample; (): the sequence itself twice"
+        ),
     ] = ("crop", "mask", "reorder")
     contrast_of: Annotated[
         Literal["prefix", "sequence"],
@@ -59,6 +61,8 @@ class ContrastiveSequenceModel(SequenceModel):
 
     def _make_views(self) -> TwoViews | None:
         views = list(self.config.views)
+        if not views:
+            return None
         return TwoViews(views, distinct=len(views) > 1, max_len=self.config.max_len)
 
     def _contrastive_term(self, temperature: float, similarity: str | None = None) -> ContrastiveTerm:
@@ -77,9 +81,13 @@ class ContrastiveSequenceModel(SequenceModel):
             self._views.setup(train)
 
     def _drawn_views(self, batch: SequenceBatch) -> list[Ragged]:
-        """Two views of each sequence, drawn once for all phases of a batch."""
+        """Two views of each sequence, drawn once for all phases of a batch.
+
+        Without any, dropout and what a model does to the encoded sequences tell the two apart.
+        """
+        if self._views is None:
+            return [batch.contrast, batch.contrast]
         if "views" not in batch.drawn:
-            assert self._views is not None
             batch.drawn["views"] = list(self._views(batch.contrast, batch.generators["views"]))
         views: list[Ragged] = batch.drawn["views"]
         return views

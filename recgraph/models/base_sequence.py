@@ -161,6 +161,9 @@ class SequenceModel(TrainableModel):
         states: Tensor = self.encoder(tokens, self.item_embedding.weight)
         return states
 
+    def item_table(self) -> Tensor:
+        return self.item_embedding.weight[1:]
+
     def encode_items(self) -> Tensor:
         return self.item_embedding.weight[1:]
 

@@ -24,7 +24,7 @@ class MCLRecConfig(ContrastiveConfig):
     ] = 0.03
     latent_weight: Annotated[
         float,
-        Field(ge=0, description="beta, weight of cl2, the contrast with the latent views"),
+        Field(ge=0, description="beta, weight of cl2, the contrast with the latent views; 0: no such views"),
         Search(1e-3, 0.5, log=True),
     ] = 0.1
     margin_weight: Annotated[
@@ -60,6 +60,7 @@ class MCLRec(ContrastiveSequenceModel):
 
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
+    ``views=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
     Departures: the augmenter step does not encode the original sequence and carries no gradient into the frozen
     encoder; the default augmenters do not mix the rows of a batch; the causal regime (see :class:`SASRec`).
     """
@@ -92,9 +93,11 @@ class MCLRec(ContrastiveSequenceModel):
             name: config.latent_weight * weight for name, weight in latent.items()
         }
         terms = {name: weight for name, weight in terms.items() if weight}
+        encoder = Phase("encoder", ("encoder",), terms)
+        if not config.latent_weight:
+            return (encoder,)
         if config.schedule_of_phases == "joint":
             return (Phase("joint", ("encoder", "augmenters"), terms),)
-        encoder = Phase("encoder", ("encoder",), terms)
         latent = {name: weight for name, weight in latent.items() if weight}
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from recgraph.config import Config, ConfigError
 from recgraph.models.base import Model, TrainableModel
+from recgraph.pretrained import InitItemsConfig
 from recgraph.run import Run
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives
@@ -66,7 +67,7 @@ class Plan:
         """The search space over the settings of the model and its training."""
         parts: dict[str, type[Config]] = {"model": self.model.Config}
         if self.is_trained:
-            parts["training"] = TrainConfig
+            parts |= {"training": TrainConfig, "items": InitItemsConfig}
         return SearchSpace.of(parts, self.fixed, self.given)
 
     @property

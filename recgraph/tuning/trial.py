@@ -101,6 +101,7 @@ def fit(
         resume=folder is not None and folder.exists(),
         progress=False,
         observers=observers,
+        **shared.get("items", {}),
         **training,
     )
 
