@@ -38,7 +38,7 @@ $(DOCS_STAMP): $(STAMP)
 
 venv: $(STAMP)  ## the environment in .venv, brought up to date when setup.cfg changes
 
-demo: $(STAMP)  ## train and compare four models on MovieLens-100k, then recommend (SMALL=1: a quick pass)
+demo: $(STAMP)  ## train and compare five models on MovieLens-100k, then recommend (SMALL=1: a quick pass)
 	$(PY) experiments/demo.py $(DEMO_ARGS)
 
 test: lint types test-fast  ## all checks: lint, types, layers, and every test that is quick
