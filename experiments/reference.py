@@ -136,6 +136,16 @@ def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
     return got
 
 
+def beauty_model(split: rg.Split, weights: Path) -> MCLRec:
+    """The published weights, with the items in the order of the split."""
+    state = read(weights)
+    ids = torch.as_tensor(split.items.ids(torch.arange(split.n_items).numpy()).cast(int).to_list())
+    # the published table is ordered by the file's own item numbers
+    table = state["item_embedding.weight"]
+    state["item_embedding.weight"] = torch.cat([table[:1], table[ids], table[-1:]])
+    return load_published(MCLRec, state, n_heads=2)
+
+
 def beauty_weights() -> Iterator[dict[str, Any]]:
     """The published Beauty weights, both seen-item conventions from one call."""
     weights, log = SHARED / "golden" / "mclrec_beauty_weights.npz", SHARED / "data" / "sequences" / "Amazon_Beauty.txt"
@@ -143,12 +153,7 @@ def beauty_weights() -> Iterator[dict[str, Any]]:
         yield {"name": "mclrec_beauty_weights", "ok": False, "reason": f"no {weights} or {log}; set RECGRAPH_SHARED"}
         return
     split = rg.Interactions.from_sequences(log).split("leave-one-out")
-    state = read(weights)
-    ids = torch.as_tensor(split.items.ids(torch.arange(split.n_items).numpy()).cast(int).to_list())
-    # the published table is ordered by the file's own item numbers
-    table = state["item_embedding.weight"]
-    state["item_embedding.weight"] = torch.cat([table[:1], table[ids], table[-1:]])
-    model = load_published(MCLRec, state, n_heads=2)
+    model = beauty_model(split, weights)
     options: dict[str, Any] = {"cutoffs": (5, 10, 20, 50), "metrics": ("recall", "ndcg", "mrr")}
     test = evaluate(
         model, split.test, split=split, part="test", fitted_on="published", history="train+valid", **options
