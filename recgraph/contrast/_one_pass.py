@@ -133,6 +133,11 @@ class _Weights:
             raise ValueError(f"{name}.log_w returned {list(log_w.shape)}; it must be {list(expected)}")
         return log_w, anchors
 
+    def factor(self, rows: slice) -> Tensor | None:
+        """The weights of the rows where they are at hand."""
+        ids = self.weighing.anchor_ids[rows], self.weighing.candidate_ids
+        return self.weighing.weight.factor(Pairs(*ids, self.anchors[rows], self.candidates.detach()))
+
     def add_gradients(self, rows: slice, log_w: Tensor, anchors: Tensor, grad_log_w: Tensor) -> None:
         if not log_w.requires_grad:
             return
@@ -183,8 +188,6 @@ class _Run:
 
     def _bounded(self) -> bool:
         """Whether no similarity can leave the range of ``exp``, so that no maximum need be taken out first."""
-        if self.weights is not None:
-            return False
         return bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)
 
     def _block(self, rows: slice, t: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
@@ -192,15 +195,19 @@ class _Run:
         x, positives = self.x[rows], self.candidacy.positives[rows, None]
         torch.mm(x, self.y.t(), out=t)
         s_pos = t.gather(1, positives)
-        log_w, leaf = (None, None) if self.weights is None else self.weights.block(rows)
-        self._select(rows, t, positives, s_pos, log_w)
+        factor = self.weights.factor(rows) if self.weights is not None and bounded else None
+        log_w, leaf = (None, None) if self.weights is None or factor is not None else self.weights.block(rows)
         peak = torch.zeros_like(s_pos)
-        if not bounded:
+        if factor is not None:
+            self._weigh(rows, t.exp_(), positives, s_pos, factor)
+        else:
+            self._select(rows, t, positives, s_pos, log_w)
+        if factor is None and (not bounded or log_w is not None):
             peak = t.amax(1, keepdim=True)
             peak.masked_fill_(peak == -math.inf, 0)
             # below the limit it makes no difference, and exp would give slow subnormal numbers
             torch.threshold_(t.sub_(peak), -self.limit, -math.inf)
-        total = t.exp_().sum(1, keepdim=True)
+        total = (t if factor is not None else t.exp_()).sum(1, keepdim=True)
         keep_mask = total != 0
         losses = torch.where(keep_mask, total.log() + peak - s_pos, 0)
         if self.grad_x is None and self.grad_y is None and log_w is None:
@@ -215,6 +222,17 @@ class _Run:
         if self.grad_y is not None:
             self.grad_y.addmm_(p.t(), x)
         return losses, keep_mask
+
+    def _weigh(self, rows: slice, t: Tensor, positives: Tensor, s_pos: Tensor, factor: Tensor) -> None:
+        """As :meth:`_select`, of exponentials [n, M] and weights without logarithm; 0 where there is no candidate."""
+        candidacy = self.candidacy
+        t.mul_(factor)
+        if not candidacy.count_positive:
+            t.scatter_(1, positives, 0)
+        elif not candidacy.weigh_positive:
+            t.scatter_(1, positives, s_pos.exp())
+        if candidacy.excluded is not None:
+            t.scatter_(1, candidacy.excluded[rows, None], 0)
 
     def _select(self, rows: slice, t: Tensor, positives: Tensor, s_pos: Tensor, log_w: Tensor | None) -> None:
         """Turn similarities [n, M] into the exponents of the candidates; ``-inf`` where there is none."""

@@ -60,3 +60,11 @@ class Weight(nn.Module):
         Each row must depend on its own anchor and the candidates alone: it is called on blocks of any size.
         """
         raise TypeError(f"{type(self).__name__} must define log_w(pairs)")
+
+    def factor(self, pairs: Pairs) -> Tensor | None:
+        """[n, M] the weights themselves, where they are at hand; None: take :meth:`log_w`.
+
+        For weights without gradient, between 0 and 256. They spare a logarithm and two passes for each pair: an eighth
+        of the time of MEOW's loss.
+        """
+        return None

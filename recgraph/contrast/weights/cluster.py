@@ -56,16 +56,23 @@ class Cluster(Weight):
         self.assignments = assignments
 
     def log_w(self, pairs: Pairs) -> Tensor:
+        return self._apart(pairs).to(pairs.anchors.dtype).log_()
+
+    def factor(self, pairs: Pairs) -> Tensor | None:
+        apart = self._apart(pairs)
+        return apart.to(pairs.anchors.dtype) if apart.dtype == torch.uint8 else None
+
+    def _apart(self, pairs: Pairs) -> Tensor:
+        """[n, M]: T - shared, counted in bytes: these are passes over all pairs."""
         if self.assignments is not None:
             ours, theirs = self.assignments[:, pairs.anchor_ids], self.assignments[:, pairs.candidate_ids]
         else:
             ours, theirs = self._cluster(pairs)
-        # T - shared, counted in bytes: these are passes over all pairs
         count = torch.uint8 if len(ours) < 256 else torch.int32
         apart = _differ(ours[0], theirs[0], count)
         for mine, other in zip(ours[1:], theirs[1:], strict=True):
             apart += _differ(mine, other, count)
-        return apart.to(pairs.anchors.dtype).log_()
+        return apart
 
     @torch.no_grad()
     def _cluster(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
