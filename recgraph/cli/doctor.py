@@ -1,4 +1,5 @@
-"""``recgraph doctor``: versions, devices, threads, caches, and which optional parts are there."""
+"""``recgraph doctor``: versions, devices, threads, caches, which optional parts are there, and which sparse
+product is fastest."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ Fact = tuple[str, str, str]
 
 def doctor(form: FormatOption = None) -> None:
     """Show what a report of a problem should contain."""
-    facts = [*_versions(), *_machine(), *_caches(), *_optional()]
+    facts = [*_versions(), *_machine(), *_caches(), *_optional(), *_sparse()]
     show(({"part": part, "name": name, "value": value} for part, name, value in facts), form)
 
 
@@ -77,6 +78,30 @@ def _optional() -> Iterator[Fact]:
     for name, (module, purpose, how) in OPTIONAL.items():
         there = find_spec(module) is not None
         yield "optional", name, f"{_version(name) or 'there'}: {purpose}" if there else f"not there: {purpose} ({how})"
+
+
+def _sparse() -> Iterator[Fact]:
+    """The backends of the sparse product, timed on a small matrix (about a second)."""
+    import torch
+
+    from recgraph.sparse.timing import random_matrix, time_backends
+
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    for device in devices:
+        adj = random_matrix(20_000, 10_000, 200_000, torch.Generator().manual_seed(0), weighted=True).to(device)
+        timings = time_backends(adj)
+        best = min((timing.total_ms for timing in timings if timing.total_ms is not None), default=None)
+        for timing in timings:
+            name = f"{timing.backend} on {device}"
+            if timing.total_ms is None or best is None:
+                yield "spmm", name, f"does not run: {timing.problem}"
+            else:
+                yield (
+                    "spmm",
+                    name,
+                    f"{timing.total_ms / best:.1f} x the fastest ({timing.forward_ms:.1f} ms forward, "
+                    f"{timing.backward_ms:.1f} ms backward)",
+                )
 
 
 def _version(name: str) -> str | None:

@@ -29,6 +29,13 @@ class Timing:
     backward_ms: float | None
     problem: str = ""
 
+    @property
+    def total_ms(self) -> float | None:
+        """Forward and backward."""
+        if self.forward_ms is None or self.backward_ms is None:
+            return None
+        return self.forward_ms + self.backward_ms
+
 
 def random_matrix(n_rows: int, n_cols: int, n_entries: int, generator: torch.Generator, weighted: bool = False) -> Csr:
     """Entries at uniform places, with weights uniform on [0, 1) or without."""
