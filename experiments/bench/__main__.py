@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench import environments, report
+from experiments.bench.graph_suite import graph_suite
 from experiments.bench.harness import ROOT, Side, machine, measure_in_turn
 from experiments.bench.suite import Bench, suite
 
 BEAUTY = Path("data") / "sequences" / "Amazon_Beauty.txt"
+HIN = Path("data") / "hin"
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +59,7 @@ def select(benches: list[Bench], only: list[str] | None) -> list[Bench]:
 def interpreter(side: Side, chosen: argparse.Namespace) -> Path | str:
     """The interpreter of a side, or the reason why it cannot run."""
     data = side.options.get("data")
-    if data is not None and not Path(data).is_file():
+    if data is not None and not Path(data).exists():
         return f"no data at {data}; set RECGRAPH_SHARED"
     if side.workload.startswith("peers/") and chosen.device != "cpu":
         return "peers are measured on the host alone"
@@ -91,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     chosen = arguments(argv)
     shared = Path(os.environ.get("RECGRAPH_SHARED", ROOT.parent / "shared")).resolve()
     try:
-        benches = select(list(suite(shared / BEAUTY, chosen.device)), chosen.only)
+        benches = [*suite(shared / BEAUTY, chosen.device), *graph_suite(shared / HIN, chosen.device)]
+        benches = select(benches, chosen.only)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,0 +1,26 @@
+"""Epochs of a model of nodes (one step on the whole graph each), through the library's trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hin
+import train
+
+from recgraph.rng import Generators
+from recgraph.train.config import TrainConfig
+from recgraph.train.trainer import Trainer
+
+
+def prepare(options: dict[str, Any]) -> Any:
+    model, optimiser = hin.build(options)
+    generators = Generators(0, device=options["device"])
+    batches = train.NextBatches(model.batches(None, 1, generators), contrastive=False)
+    config = TrainConfig(max_epochs=1, metric="loss", patience=None, **optimiser)
+
+    def run(steps: int) -> dict[str, float]:
+        batches.next(steps)
+        Trainer(model, batches, config, generators).fit()
+        return {"epochs": float(steps)}
+
+    return run

@@ -1,0 +1,40 @@
+"""Sparse times dense, forward or with its backward, by one of the backends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.spmm import spmm
+from recgraph.sparse.timing import random_matrix
+
+
+def matrix(options: dict[str, Any]) -> Csr:
+    """The matrix that both sides multiply with, with weights."""
+    shape = (options["n_rows"], options["n_cols"], options["n_entries"])
+    adj = random_matrix(*shape, torch.Generator().manual_seed(0), weighted=True)
+    return adj.to(options["device"])
+
+
+def gigabytes(options: dict[str, Any]) -> float:
+    """Of one product: a row of x for each entry, its column and weight, and the rows of the result."""
+    floats = (options["n_entries"] + options["n_rows"]) * options["width"] + options["n_entries"]
+    return (4 * floats + 8 * (options["n_entries"] + options["n_rows"])) / 1e9
+
+
+def prepare(options: dict[str, Any]) -> Any:
+    adj = matrix(options)
+    x = torch.ones(options["n_cols"], options["width"], device=options["device"], requires_grad=options["backward"])
+    grad = torch.ones(options["n_rows"], options["width"], device=options["device"])
+
+    def run(steps: int) -> dict[str, float]:
+        for _ in range(steps):
+            y = spmm(adj, x, options["backend"])
+            if options["backward"]:
+                y.backward(grad)
+                x.grad = None
+        return {"products": float(steps), **({} if options["backward"] else {"GB": steps * gigabytes(options)})}
+
+    return run
