@@ -56,7 +56,7 @@ class Config(BaseModel):
             raise ConfigError(_explain(cls, error)) from None
 
     @classmethod
-    def settings(cls) -> list[Setting]:
+    def describe(cls) -> list[Setting]:
         """Every field with its type, default, allowed range, description and search range."""
         return [_setting(name, field) for name, field in cls.model_fields.items()]
 
@@ -131,6 +131,24 @@ def _parse_value(text: str) -> Any:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def setting_text(name: str, value: Any) -> str:
+    """``key=value`` as :func:`parse_settings` reads it; a plain text is not quoted."""
+    text = value if isinstance(value, str) and _parse_value(value) == value else _toml(value)
+    return f"{name}={text}"
+
+
+def _toml(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return f"{value}".lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(held)}" for name, held in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return f"{value}"
 
 
 def load_toml(path: str | Path) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_missing_field() -> None:
 
 
 def test_settings_describe_the_fields() -> None:
-    first, second, _ = Encoder.settings()
+    first, second, _ = Encoder.describe()
     assert (first.name, first.type, first.default, first.allowed) == (
         "hidden_dim",
         "int",
@@ -95,13 +95,13 @@ def test_settings_describe_the_fields() -> None:
     assert first.description == "width of the vectors"
     assert first.search == Search(16, 256, log=True)
     assert second.search is None
-    assert Required.settings()[0].default == "required"
-    assert Training.settings()[1].type == "int | None"
-    assert Training.settings()[2].default == {}
+    assert Required.describe()[0].default == "required"
+    assert Training.describe()[1].type == "int | None"
+    assert Training.describe()[2].default == {}
 
 
 def test_settings_show_the_range_of_an_optional_field() -> None:
-    assert Training.settings()[1].allowed == ">= 1"
+    assert Training.describe()[1].allowed == ">= 1"
 
 
 @pytest.mark.parametrize(

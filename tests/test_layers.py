@@ -39,7 +39,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": {"data", "models.base", "models.base_graph", "evaluate", "sparse"},
     "explain": {"data", "views", "models.base", "evaluate", "serve"},
     "tuning": {"train", "evaluate", "data", "models.base", "run", "pretrained", "experiment", "charts"},
-    "leaderboard": {"tuning", "experiment", "train", "evaluate", "data", "models.base", "serve", "provenance"},
+    "leaderboard": {
+        "tuning",
+        "experiment",
+        "run",
+        "node_run",
+        "train",
+        "evaluate",
+        "data",
+        "models.base",
+        "serve",
+        "charts",
+        "provenance",
+    },
 }
 # a fitted model with its data and record, and the calls that make it
 MAY_IMPORT["base_run"] = {"train"}

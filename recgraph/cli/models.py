@@ -32,7 +32,7 @@ def _summary(key: str) -> dict[str, Any]:
     from recgraph import registry
 
     model = registry.load("model", key)
-    fields = [setting.name for setting in model.Config.settings()]
+    fields = [setting.name for setting in model.Config.describe()]
     return {"model": key, "what": _first_line(model), "settings": fields}
 
 
@@ -46,7 +46,7 @@ def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
             "allowed": setting.allowed,
             "meaning": setting.description,
         }
-        for setting in config.settings()
+        for setting in config.describe()
     ]
 
 

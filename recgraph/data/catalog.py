@@ -150,7 +150,7 @@ def load_dataset(name: str) -> Interactions:
 
     Raises:
         ValueError: the data set is a graph whose task is not recommendation.
-        see :func:`get`.
+        and what :func:`get` raises.
     """
     from recgraph.data.interactions import Interactions
 

@@ -64,7 +64,7 @@ def test_settings_are_documented_and_checked(name: str) -> None:
     cls = registry.load("model", name)
     assert cls.__doc__
     assert cls.key() == name
-    for setting in cls.Config.settings():
+    for setting in cls.Config.describe():
         assert setting.description, f"{name}: setting {setting.name} has no description"
         assert setting.default != "required", f"{name}: setting {setting.name} has no default"
     with pytest.raises(ConfigError, match="no_such_setting"):

@@ -11,10 +11,10 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from small_study import synthetic, tune
 
+from recgraph.charts.axes import Choices, Scale, number
 from recgraph.config import parse_settings
 from recgraph.data.split import Split
 from recgraph.tuning.find import find_study
-from recgraph.charts.axes import Choices, Scale, number
 from recgraph.tuning.report.page import page
 from recgraph.tuning.storage import dashboard_of
 

@@ -96,7 +96,7 @@ def test_batches_without_long_or_without_any_rows(name: str) -> None:
 @pytest.mark.parametrize("name", _sequence_views())
 def test_settings_are_documented_and_checked(name: str) -> None:
     cls = registry.load("view", name)
-    assert all(setting.description for setting in cls.Config.settings())
+    assert all(setting.description for setting in cls.Config.describe())
     with pytest.raises(ConfigError, match="no_such"):
         cls(no_such=1)
     with pytest.raises(ConfigError, match=r"ratio.*allowed"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recgraph.charts.axes import number
 from recgraph.charts.pages import environment
+from recgraph.config import setting_text
 from recgraph.data.files import replace_text
 from recgraph.tuning.final import UNSEALED, best_trial
 from recgraph.tuning.report.figures import figures
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-__all__ = ["page", "write_page"]
+__all__ = ["page", "settings_of", "write_page"]
 
 _GROUPS = {"front": "Pareto front", "history": "History", "importance": "Importances", "slices": "Slices"}
 
@@ -66,15 +67,19 @@ def page(study: Study, dashboard: str = "") -> str:
     )
 
 
+def settings_of(study: Study, trial: FrozenTrial) -> dict[str, Any]:
+    """All settings with which a trial's configuration is trained on its own, as the study did."""
+    identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
+    settings = {**source.get("settings", {}), **identity["space"]["fixed"], **_decoded(identity, trial)}
+    selecting = study.user_attrs.get("selecting")
+    return settings if selecting is None else {**settings, "metric": selecting}
+
+
 def command(study: Study, trial: FrozenTrial) -> str:
     """The command that trains a trial's configuration on its own, as the study did."""
     identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
     key = identity["model"].rpartition(":")[2]
-    settings = {**source.get("settings", {}), **identity["space"]["fixed"], **_decoded(identity, trial)}
-    selecting = study.user_attrs.get("selecting")
-    if selecting is not None:
-        settings["metric"] = selecting
-    pairs = [f"--set {shlex.quote(f'{name}={_toml(value)}')}" for name, value in settings.items()]
+    pairs = [f"--set {shlex.quote(setting_text(*each))}" for each in settings_of(study, trial).items()]
     dataset = shlex.quote(source["dataset"]) if "dataset" in source else "DATASET"
     parts = [f"recgraph train {key} --dataset {dataset}", f"--seed {identity['seed']}", *pairs, "--out runs/best"]
     return " \\\n  ".join(parts)
@@ -89,21 +94,6 @@ def _decoded(identity: Mapping[str, Any], trial: FrozenTrial) -> dict[str, Any]:
         choices = identity["space"]["searched"].get(name, {}).get("choices")
         found[name] = Dimension(name, choices=tuple(choices)).decode(value) if choices else value
     return found
-
-
-def _toml(value: Any) -> str:
-    """A value as ``--set`` reads it."""
-    if value is None or isinstance(value, bool):
-        return f"{value}".lower()
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name} = {_toml(held)}" for name, held in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_quoted(held) for held in value) + "]"
-    return f"{value}"
-
-
-def _quoted(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else _toml(value)
 
 
 def _facts(study: Study, identity: Mapping[str, Any], trials: Sequence[FrozenTrial]) -> dict[str, str]:
@@ -124,7 +114,7 @@ def _facts(study: Study, identity: Mapping[str, Any], trials: Sequence[FrozenTri
         told |= {"seed": f"{identity['seed']}", "split": identity["split_hash"][:12]}
         fixed = identity["space"]["fixed"]
         if fixed:
-            told["fixed"] = ", ".join(f"{name} = {_toml(value)}" for name, value in fixed.items())
+            told["fixed"] = ", ".join(setting_text(*each).replace("=", " = ", 1) for each in fixed.items())
     source = study.user_attrs.get("source")
     return ({"data set": source["dataset"]} if source else {}) | told
 

@@ -1,0 +1,25 @@
+"""Leaderboards: data sets by models by seeds by protocols, run once, shown on a page that can be checked."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recgraph.leaderboard.board import Board, load_board
+    from recgraph.leaderboard.render import render
+    from recgraph.leaderboard.runner import Summary, run
+
+_WHERE = {"Board": "board", "Summary": "runner", "load_board": "board", "render": "render", "run": "runner"}
+
+__all__ = ["Board", "Summary", "load_board", "render", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"recgraph.leaderboard.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'recgraph.leaderboard' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

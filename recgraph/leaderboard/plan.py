@@ -1,0 +1,167 @@
+"""From a board to jobs: one model with one seed on one data set, and what its record is addressed by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from recgraph import registry
+from recgraph.config import Config, ConfigError, distribute, setting_text
+from recgraph.data.card import find_card
+from recgraph.data.graph_card import NodeTaskFiles, find_graph_card
+from recgraph.evaluate.node_results import NodeProtocol
+from recgraph.evaluate.probe import ProbeConfig
+from recgraph.evaluate.protocol import Protocol
+from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec
+from recgraph.leaderboard.study import best_settings
+from recgraph.models.base import Model, TrainableModel
+from recgraph.node_run import ProbeSettings
+from recgraph.run import DataConfig
+from recgraph.train.config import GraphTrainConfig, TrainConfig
+
+__all__ = ["Job", "digest", "is_of_nodes", "jobs_of", "load_data_hash"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model with one seed on one data set.
+
+    Attributes:
+        dataset: a card.
+        model: its name in the registry.
+        settings: all that are not defaults, in one flat namespace: what ``recgraph train`` is given.
+        seed: of the training.
+        cutoffs: list lengths of the test.
+        identity: all that decides the numbers as the board, the code and the card say it: the resolved configuration,
+            the model's revision, the card and the protocol. The data's own hash is compared beside it.
+    """
+
+    dataset: str
+    model: str
+    settings: dict[str, Any]
+    seed: int
+    cutoffs: tuple[int, ...]
+    identity: dict[str, Any]
+
+    @cached_property
+    def entry(self) -> str:
+        """The address of the configuration: 16 hexadecimal digits, the same for all seeds."""
+        return digest(self.identity)
+
+    @property
+    def stem(self) -> str:
+        """How its files are called."""
+        return f"{self.model}-{self.entry}-seed{self.seed}"
+
+    def command(self, seed: str | None = None, threads: int = 1, device: str = "cpu") -> str:
+        """The two commands that make this job's numbers again.
+
+        Args:
+            seed: written in place of the job's, e.g. ``"$seed"``.
+        """
+        number = f"{self.seed}" if seed is None else seed
+        sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
+        folder = f"runs/{self.model}-{self.dataset}-{number}"
+        train = [
+            f"recgraph train {self.model} --dataset {shlex.quote(self.dataset)} --seed {number} --device {device}",
+            *sets,
+            f"--out {folder}",
+        ]
+        evaluate = f"recgraph evaluate {folder} --format json"
+        return f"export OMP_NUM_THREADS={threads}\n" + " \\\n    ".join(train) + f"\n{evaluate}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for :meth:`from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        return cls(**{**values, "cutoffs": tuple(values["cutoffs"])})
+
+
+def digest(values: Any) -> str:
+    """16 hexadecimal digits of plain values; equal for equal ones, on every machine."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_of_nodes(dataset: str) -> bool:
+    """Whether a data set has classes of nodes rather than users to recommend to."""
+    card = find_graph_card(dataset)
+    return card is not None and isinstance(card.task, NodeTaskFiles)
+
+
+def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
+    """The jobs of an entry, one a seed.
+
+    Raises:
+        ConfigError: a setting that does not exist or is out of range; names the entry.
+        FileNotFoundError, ValueError: its study cannot be read.
+    """
+    cls: type[Model] = registry.load("model", entry.model)
+    of_nodes = is_of_nodes(sheet.dataset)
+    given = best_settings(entry.study, sheet.folder) if entry.study else {}
+    training = sheet.training if issubclass(cls, TrainableModel) else {}
+    last = _probe(sheet.protocol) if of_nodes else _split(sheet.protocol)
+    settings = {**training, **given, **entry.settings, **last}
+    try:
+        resolved = _resolved(cls, of_nodes, settings)
+    except ConfigError as error:
+        raise ConfigError(f"board on {sheet.dataset!r}, model {entry.name!r}: {error}") from None
+    if not issubclass(cls, TrainableModel):
+        del resolved["training"]
+    identity = {
+        "model": cls.key(),
+        "revision": cls.revision,
+        "dataset": sheet.dataset,
+        "card": (find_graph_card(sheet.dataset) or find_card(sheet.dataset)).hash,
+        **resolved,
+        "protocols": _protocols(sheet.protocol, of_nodes),
+    }
+    seeds = entry.seeds or sheet.seeds
+    cutoffs = sheet.protocol.cutoffs
+    return [Job(sheet.dataset, cls.key(), settings, seed, cutoffs, identity) for seed in dict.fromkeys(seeds)]
+
+
+def _split(protocol: ProtocolSpec) -> dict[str, Any]:
+    chosen = protocol.model_dump(mode="json", include=set(DataConfig.model_fields), exclude_defaults=True)
+    return {name: value for name, value in chosen.items() if value}
+
+
+def _probe(protocol: ProtocolSpec) -> dict[str, Any]:
+    return {f"probe_{name}": value for name, value in protocol.probe.items()}
+
+
+def _resolved(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with all defaults, part by part."""
+    parts: dict[str, type[Config]] = {"config": cls.Config, "training": TrainConfig, "data": DataConfig}
+    if of_nodes:
+        parts |= {"training": GraphTrainConfig, "data": ProbeSettings}
+    shared = distribute(settings, parts)
+    return {name: part.of(shared[name]).model_dump(mode="json") for name, part in parts.items()}
+
+
+def _protocols(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
+    """The hashes of the protocols, as far as they are known without the data."""
+    if of_nodes:
+        return [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
+    told = {"part": "test", "fitted_on": "train", "history": "train+valid", "cutoffs": protocol.cutoffs}
+    return [Protocol.of(told, seen=seen).hash for seen in ("keep", "exclude")]
+
+
+def load_data_hash(sheet: SheetSpec) -> str:
+    """The hash of what is trained and tested on; this reads the data.
+
+    Raises:
+        UnavailableError: the data set is not at hand.
+    """
+    if is_of_nodes(sheet.dataset):
+        from recgraph.data.graph_catalog import load_graph, load_node_task
+
+        return digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
+    chosen = sheet.protocol.model_dump(include=set(DataConfig.model_fields))
+    return digest(DataConfig.of(chosen).split_of(sheet.dataset).hash)

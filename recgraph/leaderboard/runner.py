@@ -1,0 +1,143 @@
+"""``run``: do what a board asks for and has not been done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recgraph import registry
+from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
+from recgraph.leaderboard.plan import Job, jobs_of, load_data_hash
+from recgraph.leaderboard.pool import Pool, Task
+from recgraph.leaderboard.store import Store
+
+__all__ = ["Summary", "run"]
+
+
+@dataclass
+class Summary:
+    """What became of a board's jobs, each named ``dataset / entry / seed``.
+
+    Attributes:
+        kept: had been done before.
+        made: done now.
+        failed: with an error, which the page shows.
+        left: not begun or stopped, as the time was over; the same command goes on.
+        missing: data sets or studies that are not at hand, with the reason.
+    """
+
+    kept: list[str] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every job of the board is done."""
+        return not (self.failed or self.left or self.missing)
+
+    def __str__(self) -> str:
+        counts = {name: len(value) for name, value in vars(self).items() if value}
+        return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing to do"
+
+
+def run(
+    board: str | Path | Board,
+    *,
+    results: str | Path | None = None,
+    workers: int = 1,
+    only: Sequence[str] = (),
+    budget: float | None = None,
+    device: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Summary:
+    """Do every job of a board whose record is not there, each in a process of its own.
+
+    It may be killed at any time and called again: what is done is not done twice, and a training that was cut short
+    goes on from its last checkpoint. Jobs that failed are tried again.
+
+    Args:
+        board: a name, a folder, a TOML file, or a board.
+        results: where records are kept; by default ``results`` beside the board's folder.
+        workers: processes at a time.
+        only: names of models or of entries; all others wait.
+        budget: hours after which no job is begun and those that run are stopped (they go on the next time).
+        device: where to compute, e.g. ``"cpu"``; None picks the best there is.
+        say: told what happens; by default lines on the error stream of a terminal.
+
+    Raises:
+        ValueError: there is no such board, it names what does not exist, or ``only`` matches nothing.
+        KeyboardInterrupt: all that ran has been saved.
+    """
+    found = board if isinstance(board, Board) else load_board(board)
+    if workers < 1:
+        raise ValueError(f"workers = {workers} must be at least 1")
+    folder = found.results if results is None else Path(results)
+    say = say or (_say if sys.stderr.isatty() else lambda _: None)
+    until = None if budget is None else time.monotonic() + 3600 * budget
+    summary = Summary()
+    tasks = [task for sheet in found.sheets for task in _tasks(found, sheet, folder, tuple(only), summary)]
+    if only and not (tasks or summary.kept):
+        names = ", ".join(dict.fromkeys(entry.name for sheet in found.sheets for entry in sheet.models))
+        raise ValueError(f"only = {', '.join(only)} names no model of board {found.name!r}; there are {names}")
+    summary.left = [task.name for task in tasks]
+    say(f"board {found.name}: {len(tasks)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
+
+    def told(task: Task, how: str) -> None:
+        if how == "stopped":
+            return
+        summary.left.remove(task.name)
+        (summary.made if how == "done" else summary.failed).append(task.name)
+        record = task.store.failure(task.job) if how == "failed" else None
+        why = f": {record['error']}: {record['message']}" if record else ""
+        say(f"[{len(tasks) - len(summary.left)}/{len(tasks)}] {how}: {task.name}{why}")
+
+    Pool(workers, device, until, told).run(tasks)
+    return summary
+
+
+def _tasks(board: Board, sheet: SheetSpec, folder: Path, only: tuple[str, ...], summary: Summary) -> list[Task]:
+    """What is to do on one data set; what is done or cannot be is put down in the summary."""
+    store = Store(folder / board.name / sheet.dataset)
+    entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
+    if not entries:
+        return []
+    planned = []
+    for entry in entries:
+        try:
+            planned += [(entry, job) for job in jobs_of(sheet, entry)]
+        except FileNotFoundError as error:
+            summary.missing.append(f"{sheet.dataset} / {entry.name}: {error}")
+    try:
+        data_hash = load_data_hash(sheet)
+    except OSError as error:
+        summary.missing.append(f"{sheet.dataset}: {error}")
+        return []
+    # the first seed of every model before the second of any: a board that is cut short still compares all of them
+    planned.sort(key=lambda pair: _place(sheet, *pair))
+    budget = None if sheet.budget_hours is None else 3600 * sheet.budget_hours
+    tasks = []
+    for entry, job in planned:
+        name = f"{sheet.dataset} / {entry.name} / seed {job.seed}"
+        if store.is_done(job, data_hash):
+            summary.kept.append(name)
+        else:
+            tasks.append(Task(name, job, store, data_hash, budget))
+    return tasks
+
+
+def _place(sheet: SheetSpec, entry: EntrySpec, job: Job) -> int:
+    return (entry.seeds or sheet.seeds).index(job.seed)
+
+
+def _matches(entry: EntrySpec, only: tuple[str, ...]) -> bool:
+    wanted = {registry.key(name) for name in only}
+    return bool({registry.key(entry.model), registry.key(entry.name)} & wanted)
+
+
+def _say(message: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr, flush=True)

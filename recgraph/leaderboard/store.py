@@ -1,0 +1,88 @@
+"""Where records are kept: one JSON file for each configuration and seed, addressed by what decides its numbers."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from recgraph.data.files import replace_text
+from recgraph.leaderboard.plan import Job
+
+__all__ = ["Record", "Store"]
+
+Record = dict[str, Any]
+
+
+class Store:
+    """The records of one data set of a board.
+
+    ``<folder>/<model>-<address>-seed<n>.json`` is a record, ``.failed.json`` one of a failure; values of users lie
+    beside in Parquet files, and ``.work`` holds trainings that are not done: both are not for git.
+
+    Args:
+        folder: ``<results>/<board>/<dataset>``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def record(self, job: Job) -> Record | None:
+        """The record of a job; None where there is none."""
+        return _read(self.folder / f"{job.stem}.json")
+
+    def failure(self, job: Job) -> Record | None:
+        """Of a job that failed when it was last tried."""
+        return _read(self._failed(job))
+
+    def is_done(self, job: Job, data_hash: str) -> bool:
+        """Whether a job's record was made with the data that there is now."""
+        record = self.record(job)
+        return record is not None and record["data_hash"] == data_hash
+
+    def put(self, job: Job, record: Record) -> None:
+        """Keep a record, whole or not at all; what failed before and the training's files go."""
+        replace_text(json.dumps(record, indent=1) + "\n", self.folder / f"{job.stem}.json")
+        self._failed(job).unlink(missing_ok=True)
+        self.tidy(job)
+
+    def put_failure(self, job: Job, record: Record) -> None:
+        """Keep how a job failed; the training's files go, so that it begins anew when it is tried again."""
+        replace_text(json.dumps(record, indent=1) + "\n", self._failed(job))
+        self.tidy(job)
+
+    def users(self, job: Job, seen: str) -> Path:
+        """The file of the values of users under a convention."""
+        return self.folder / f"{job.stem}-{seen}.parquet"
+
+    def work(self, job: Job) -> Path:
+        """The folder of a training that is not done."""
+        return self.folder / ".work" / job.stem
+
+    def tidy(self, job: Job) -> None:
+        """Remove a training's files."""
+        shutil.rmtree(self.work(job), ignore_errors=True)
+
+    @contextmanager
+    def alone(self, job: Job) -> Iterator[None]:
+        """The block in which one process alone works on a job; others wait. The lock dies with its owner."""
+        path = self.folder / ".work" / f"{job.stem}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _failed(self, job: Job) -> Path:
+        return self.folder / f"{job.stem}.failed.json"
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        found: Record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
