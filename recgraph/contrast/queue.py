@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["Queue"]
 
 
+# added to variances before one is divided by another
+_SMALLEST = 1e-12
+
+
 class Queue(nn.Module):
-    """The last ``size`` rows that were pushed, first in first out, each id at most once.
+    """The last ``size`` rows of unit length that were pushed, first in first out, each id at most once.
 
-    Rows carry no gradient; they are as old as ``size`` divided by the batch. They are part of the state, so that a
-    resumed training goes on with them.
+    Rows carry no gradient and are older than the batch they stand beside. :meth:`join` gives each of their components
+    the mean and the deviation that it has in the batch, with gradients to those. Without it embeddings could lower the
+    loss by wandering off together, away from where all of them were before, and need not be told apart: with a queue
+    MEOW and AdaMEOW did not learn at all. The queue is part of the state, so that a resumed training goes on with it.
 
-    Source: the memory of MoCo (He et al., CVPR 2020), here without a momentum encoder.
+    Source: cross-batch memory (Wang et al., CVPR 2020), aligned as in adaptive cross batch normalisation (Ajanthan et
+    al., 2022); MoCo (He et al., CVPR 2020) keeps the drift slow by a momentum encoder instead, a second forward pass.
 
     Args:
         size: Q rows at most; 0 keeps none.
@@ -32,17 +40,18 @@ class Queue(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
 
     def join(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch and below it what the queue holds of others: nobody comes twice.
+        """A batch and below it what the queue holds of others, aligned with the batch: nobody comes twice.
 
         Args:
-            rows: [B, D].
+            rows: [B, D], of unit length.
             ids: [B] int64, who they are, not negative.
 
         Returns:
             [M, D] and [M], M between B and B + Q.
         """
         others = torch.nonzero((self.ids >= 0) & ~torch.isin(self.ids, ids)).squeeze(1)
-        return torch.cat([rows, self.rows[others].to(rows.dtype)]), torch.cat([ids, self.ids[others]])
+        queued = _aligned(self.rows[others].to(rows.dtype), rows)
+        return torch.cat([rows, queued]), torch.cat([ids, self.ids[others]])
 
     @torch.no_grad()
     def push(self, rows: Tensor, ids: Tensor) -> None:
@@ -61,3 +70,12 @@ class Queue(nn.Module):
         self.rows[places] = rows.detach().to(self.rows.dtype)
         self.ids[places] = ids
         self.place.add_(len(ids)).remainder_(size)
+
+
+def _aligned(old: Tensor, new: Tensor) -> Tensor:
+    """``old`` [n, D] with the mean and the deviation of ``new`` in each component, of unit length."""
+    if len(old) < 2 or len(new) < 2:  # nothing to measure a deviation by
+        return old
+    (var, mean), (var_old, mean_old) = torch.var_mean(new, 0), torch.var_mean(old, 0)
+    scale = ((var + _SMALLEST) / (var_old + _SMALLEST)).sqrt()
+    return F.normalize((old - mean_old) * scale + mean, dim=1)
