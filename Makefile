@@ -29,7 +29,7 @@ help:  ## show this
 $(STAMP): setup.cfg pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "recgraph needs Python >= 3.11 with venv; name one with make PYTHON=..." >&2; exit 1; }
 	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,serve,dgl,postgres]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,serve,dgl,postgres,browser]'
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import browser
 import hypothesis
 import postgres_cluster
 import pytest
@@ -62,6 +63,22 @@ def postgres() -> Iterator[str]:
     assert programs is not None
     with postgres_cluster.running(programs) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[browser.Chromium]:
+    """A headless Chromium that runs while the tests do."""
+    try:
+        import axe_playwright_python  # noqa: F401
+        import playwright  # noqa: F401
+    except ImportError as error:
+        missing("chromium", f"{error.name} is not installed; pip install 'recgraph[browser]'")
+    path = browser.program()
+    if path is None:
+        missing("chromium", "no Chromium here; apt-get install chromium")
+    assert path is not None
+    with browser.launched(path) as found:
+        yield found
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from small_study import synthetic, tune
+from small_study import RANGES, sampled, synthetic, tune
 
 from recgraph.charts.axes import Choices, Scale, number
 from recgraph.config import parse_settings
@@ -17,35 +17,6 @@ from recgraph.data.split import Split
 from recgraph.tuning.find import find_study
 from recgraph.tuning.report.page import page
 from recgraph.tuning.storage import dashboard_of
-
-SPACE = {
-    "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),
-    "n_layers": optuna.distributions.IntDistribution(1, 4),
-    "views": optuna.distributions.CategoricalDistribution(['["crop", "mask"]', None, "<b>&"]),
-}
-
-
-def study_of(n_trials: int, n_objectives: int = 1) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    directions = ["maximize", "minimize"][:n_objectives]
-    study = optuna.create_study(
-        study_name="a <study>", directions=directions, sampler=optuna.samplers.RandomSampler(seed=0)
-    )
-    for number_ in range(n_trials):
-        trial = study.ask(SPACE)
-        if n_objectives == 1:
-            trial.report(0.01, 1)
-            trial.report(0.02, 2)
-        if number_ % 5 == 3 and n_objectives == 1:
-            trial.set_user_attr("reason", "pruned after epoch 2")
-            study.tell(trial, state=TrialState.PRUNED)
-        elif number_ % 5 == 4:
-            trial.set_user_attr("reason", "its worker is gone")
-            study.tell(trial, state=TrialState.FAIL)
-        else:
-            quality = trial.params["learning_rate"] + 0.01 * trial.params["n_layers"]
-            study.tell(trial, [quality, 100 * quality**2][:n_objectives])
-    return study
 
 
 def drawings(text: str) -> list[ElementTree.Element]:
@@ -66,7 +37,7 @@ def check_alone(text: str) -> None:
 @pytest.mark.parametrize("n_objectives", [1, 2])
 @pytest.mark.parametrize("n_trials", [0, 1, 3, 60])
 def test_a_page_of_any_study_renders_and_needs_nothing(n_trials: int, n_objectives: int) -> None:
-    study = study_of(n_trials, n_objectives)
+    study = sampled(n_trials, n_objectives)
     text = page(study, "study.journal")
     check_alone(text)
     assert "<h1>a &lt;study&gt;</h1>" in text
@@ -78,7 +49,7 @@ def test_a_page_of_any_study_renders_and_needs_nothing(n_trials: int, n_objectiv
         assert drawing.get("aria-label")
     complete = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     circles = [circle for drawing in drawings(text) for circle in drawing.iter("circle")]
-    figures_with_points = n_objectives * (1 + len(SPACE)) + (n_objectives == 2)
+    figures_with_points = n_objectives * (1 + len(RANGES)) + (n_objectives == 2)
     assert len(circles) == len(complete) * figures_with_points
     if not n_trials:
         assert "No trial is complete yet." in text
@@ -92,7 +63,7 @@ def test_a_page_of_any_study_renders_and_needs_nothing(n_trials: int, n_objectiv
         (importance, *_) = [d for d in drawings(text) if (d.get("aria-label") or "").startswith("Importance")]
         names = [each.text for each in importance.iter("text")][::2]
         assert names[0] == "learning_rate"
-        assert sorted(filter(None, names)) == sorted(SPACE)
+        assert sorted(filter(None, names)) == sorted(RANGES)
         assert "&lt;b&gt;&amp;" in text
         assert "<b>&" not in text
 
@@ -103,7 +74,7 @@ def test_all_trials_failed_or_alike() -> None:
     assert "No trial is complete yet." in page(study)
     for value in (0.5, 0.5, 0.5, 0.5, float("inf")):
         study.add_trial(
-            create_trial(value=value, params={"n_layers": 1}, distributions={"n_layers": SPACE["n_layers"]})
+            create_trial(value=value, params={"n_layers": 1}, distributions={"n_layers": RANGES["n_layers"]})
         )
     check_alone(page(study))
 
