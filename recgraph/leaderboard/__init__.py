@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recgraph.leaderboard.board import Board, load_board
-    from recgraph.leaderboard.render import render
     from recgraph.leaderboard.runner import Summary, run
+    from recgraph.leaderboard.sheet import Sheet, open_sheet
 
-_WHERE = {"Board": "board", "Summary": "runner", "load_board": "board", "render": "render", "run": "runner"}
+_WHERE = {
+    "Board": "board",
+    "Sheet": "sheet",
+    "Summary": "runner",
+    "load_board": "board",
+    "open_sheet": "sheet",
+    "run": "runner",
+}
 
-__all__ = ["Board", "Summary", "load_board", "render", "run"]
+__all__ = ["Board", "Sheet", "Summary", "load_board", "open_sheet", "run"]
 
 
 def __getattr__(name: str) -> Any:

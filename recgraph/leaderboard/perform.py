@@ -12,20 +12,17 @@ from recgraph.evaluate.node_results import NodeResults
 from recgraph.evaluate.results import Result, Results
 from recgraph.evaluate.saved import save_users
 from recgraph.experiment import train
-from recgraph.leaderboard.plan import Job, digest
+from recgraph.leaderboard.plan import TITLES, Job, digest
 from recgraph.leaderboard.store import Record, Store
 from recgraph.node_run import NodeRun
 from recgraph.provenance import Measured
 from recgraph.run import Run
 
-__all__ = ["GROUPS", "TITLES", "perform"]
+__all__ = ["perform"]
 
 #: the most points of a curve that a record keeps
 _POINTS = 300
-TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
 _BY_POPULARITY = ("head", "mixed", "tail", "cold")
-#: how users are grouped, and what it is called
-GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
 
 
 def perform(job: Job, store: Store, device: str | None = None) -> Record:

@@ -24,7 +24,10 @@ from recgraph.node_run import ProbeSettings
 from recgraph.run import DataConfig
 from recgraph.train.config import GraphTrainConfig, TrainConfig
 
-__all__ = ["Job", "digest", "is_of_nodes", "jobs_of", "load_data_hash"]
+__all__ = ["TITLES", "Job", "digest", "is_of_nodes", "jobs_of", "load_data_hash"]
+
+#: convention of seen items -> title of its table
+TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Job:
         """
         number = f"{self.seed}" if seed is None else seed
         sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
-        folder = f"runs/{self.model}-{self.dataset}-{number}"
+        folder = f"runs/{self.model}-{self.entry}-seed{number}"
         train = [
             f"recgraph train {self.model} --dataset {shlex.quote(self.dataset)} --seed {number} --device {device}",
             *sets,

@@ -35,6 +35,13 @@ class Store:
         """The record of a job; None where there is none."""
         return _read(self.folder / f"{job.stem}.json")
 
+    def read(self, name: str) -> Record:
+        """A record by the name of its file."""
+        record = _read(self.folder / name)
+        if record is None:
+            raise FileNotFoundError(f"there is no record {self.folder / name}")
+        return record
+
     def failure(self, job: Job) -> Record | None:
         """Of a job that failed when it was last tried."""
         return _read(self._failed(job))

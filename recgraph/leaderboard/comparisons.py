@@ -1,0 +1,103 @@
+"""Comparisons of entries, kept beside the records in one small file, so that git alone gives the marks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from recgraph.data.files import replace_text
+from recgraph.leaderboard.plan import digest
+from recgraph.leaderboard.store import Record
+
+__all__ = ["ALPHA", "Column", "Comparisons", "Over", "Versus", "inputs_of", "load_comparisons", "save_comparisons"]
+
+#: below which an adjusted p-value counts as a difference
+ALPHA = 0.05
+_FILE = "comparisons.json"
+Over = Literal["users", "seeds"]
+
+
+@dataclass(frozen=True)
+class Versus:
+    """The best entry of a column less another one.
+
+    Attributes:
+        over: what was resampled, ``users`` (each with the mean over an entry's seeds) or ``seeds``.
+        n: users that both have, or seeds of both together.
+        difference: of the means, the best less this one.
+        low, high: the 95 % interval of the difference: the percentile bootstrap over users, Welch's over seeds.
+        p_value: two-sided: Fisher's randomisation test over users, Welch's t-test over seeds.
+        p_adjusted: by Holm's correction over all entries and metrics of the table.
+        effect: the standardised difference: Cohen's d of the pairs over users, Hedges' g over seeds; None where nothing
+            deviates.
+    """
+
+    over: Over
+    n: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float
+    effect: float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric under one protocol.
+
+    Attributes:
+        best: the address of the entry with the highest mean.
+        versus: the address of each other entry -> its comparisons; the first one decides its mark.
+    """
+
+    best: str
+    versus: dict[str, tuple[Versus, ...]]
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Those of one data set.
+
+    Attributes:
+        inputs: the digest of the scores that were compared.
+        columns: title of a protocol -> metric -> its column.
+    """
+
+    inputs: str = ""
+    columns: dict[str, dict[str, Column]] = field(default_factory=dict)
+
+
+def inputs_of(records: Iterable[tuple[str, int, Record]]) -> str:
+    """The digest of what is compared.
+
+    Args:
+        records: the address of an entry, the seed, its record.
+    """
+    return digest({f"{address}-{seed}": record["scores"] for address, seed, record in records})
+
+
+def load_comparisons(folder: Path) -> Comparisons:
+    """What was kept beside the records of a folder; empty where nothing was."""
+    try:
+        found: Mapping[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Comparisons()
+    columns = {
+        title: {metric: _column(values) for metric, values in metrics.items()}
+        for title, metrics in found["columns"].items()
+    }
+    return Comparisons(found["inputs"], columns)
+
+
+def save_comparisons(comparisons: Comparisons, folder: Path) -> None:
+    """Keep comparisons beside the records, whole or not at all."""
+    replace_text(json.dumps(asdict(comparisons), indent=1, allow_nan=False) + "\n", folder / _FILE)
+
+
+def _column(values: Mapping[str, Any]) -> Column:
+    versus = {address: tuple(Versus(**each) for each in several) for address, several in values["versus"].items()}
+    return Column(values["best"], versus)
