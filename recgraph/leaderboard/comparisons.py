@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -71,13 +71,15 @@ class Comparisons:
     columns: dict[str, dict[str, Column]] = field(default_factory=dict)
 
 
-def inputs_of(records: Iterable[tuple[str, int, Record]]) -> str:
+def inputs_of(records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str, Sequence[str]]) -> str:
     """The digest of what is compared.
 
     Args:
-        records: the address of an entry, the seed, its record.
+        records: address of an entry -> seed -> its record.
+        metrics: title of a protocol -> the metrics that are compared.
     """
-    return digest({f"{address}-{seed}": record["scores"] for address, seed, record in records})
+    scores = {f"{address}-{seed}": each["scores"] for address, own in records.items() for seed, each in own.items()}
+    return digest({"scores": scores, "metrics": {title: [*names] for title, names in metrics.items()}})
 
 
 def load_comparisons(folder: Path) -> Comparisons:

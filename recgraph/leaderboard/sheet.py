@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from recgraph import registry
-from recgraph.config import setting_text
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
-from recgraph.leaderboard.comparisons import ALPHA, Column, Comparisons, Versus, inputs_of, load_comparisons
+from recgraph.leaderboard.comparisons import ALPHA, Column, Comparisons, inputs_of, load_comparisons
+from recgraph.leaderboard.entry import MARKS, Cost, CostName, Curve, Entry, Mark, Score, entry_of
 from recgraph.leaderboard.grouped import Groups, groups_of
-from recgraph.leaderboard.model_text import ModelText, text_of
 from recgraph.leaderboard.plan import TITLES, Job, jobs_of
 from recgraph.leaderboard.stat import Stat
 from recgraph.leaderboard.store import Record, Store
@@ -26,6 +24,7 @@ from recgraph.leaderboard.store import Record, Store
 __all__ = [
     "MARKS",
     "Cost",
+    "CostName",
     "Curve",
     "Entry",
     "Failure",
@@ -36,131 +35,9 @@ __all__ = [
     "Sheet",
     "Stat",
     "Table",
+    "marked",
     "open_sheet",
 ]
-
-Mark = Literal["best", "tied", "worse", "untested", ""]
-CostName = Literal["training_seconds", "training_cpu_seconds", "inference_seconds", "inference_cpu_seconds"]
-#: mark -> its sign in a table, and what it means
-MARKS: dict[Mark, tuple[str, str]] = {
-    "best": ("★", f"significantly better than every other entry that could be tested (adjusted p < {ALPHA:g})"),
-    "tied": ("≈", f"not told from the entry with the highest mean (adjusted p ≥ {ALPHA:g}), or that entry itself"),
-    "worse": ("", f"no sign: significantly worse than the entry with the highest mean (adjusted p < {ALPHA:g})"),
-    "untested": ("?", "not tested: fewer than two seeds, or no values of users at hand"),
-}
-
-
-@dataclass(frozen=True)
-class Score(Stat):
-    """A metric of an entry under a protocol, over seeds.
-
-    Attributes:
-        metric: e.g. ``ndcg@10``.
-        mark: its standing in the column, a key of ``MARKS``; empty of metrics that are not compared.
-        versus: the column's best entry less this one; empty of the best itself and where nothing was tested.
-    """
-
-    metric: str
-    mark: Mark = ""
-    versus: tuple[Versus, ...] = ()
-
-    @property
-    def sign(self) -> str:
-        """The mark as a sign."""
-        return MARKS[self.mark][0] if self.mark else ""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What an entry costs, over seeds: seconds of the wall clock and of the processor, and sizes.
-
-    Attributes:
-        training_seconds, training_cpu_seconds: building the model counts.
-        inference_seconds, inference_cpu_seconds: one pass over all test cases, or the probes of a node task.
-        peak_memory_mb: MiB of the process that trained and tested.
-        n_parameters: learned numbers.
-        epochs: trained, None of a model without epochs.
-    """
-
-    training_seconds: Stat
-    training_cpu_seconds: Stat
-    inference_seconds: Stat
-    inference_cpu_seconds: Stat
-    peak_memory_mb: Stat
-    n_parameters: Stat
-    epochs: Stat | None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The course of one training.
-
-    Attributes:
-        seed: of the training.
-        metric: by which its weights were selected; ``loss`` where no labels are read.
-        epochs, values: [E] each; epochs without a value are left out.
-        best_epoch: whose weights were kept.
-    """
-
-    seed: int
-    metric: str
-    epochs: tuple[int, ...]
-    values: tuple[float, ...]
-    best_epoch: int | None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row: one model with its settings.
-
-    Attributes:
-        name: shown, different from all others of the sheet.
-        model: its key in the registry.
-        class_name: of the model.
-        text: what its docstring says: summary, paper, departures.
-        note: of the board.
-        study: whose best trial gave settings, or None.
-        address: of the configuration, as in the names of its records.
-        seeds: that the board asks for; ``done`` of them have a record.
-        settings: ``key=value``, all that are not defaults; ``configuration``: all, by part.
-        scores: title of a protocol -> metric -> score; all metrics that were computed.
-        cost: None where no seed is done.
-        curves: one a seed; none of a model without epochs.
-        commands: seed -> the commands that make its numbers again; of every seed, done or not.
-        records: seed -> the file, relative to the sheet's folder.
-        machines: where it was run; ``versions``: of packages; ``commits``: of this library. More than one only where
-            the records differ.
-        times: seed -> when its record was made, UTC, ISO 8601.
-    """
-
-    name: str
-    model: str
-    class_name: str
-    text: ModelText
-    note: str
-    study: str | None
-    address: str
-    seeds: tuple[int, ...]
-    settings: tuple[str, ...]
-    configuration: Mapping[str, Any]
-    scores: Mapping[str, Mapping[str, Score]]
-    cost: Cost | None
-    curves: tuple[Curve, ...]
-    commands: Mapping[int, str]
-    records: Mapping[int, str]
-    machines: tuple[str, ...]
-    versions: tuple[str, ...]
-    commits: tuple[str, ...]
-    times: Mapping[int, str]
-
-    @property
-    def done(self) -> tuple[int, ...]:
-        """The seeds that have a record."""
-        return tuple(self.records)
-
-    def score(self, title: str, metric: str) -> Score | None:
-        """A cell; None where no seed is done, or the metric was not computed."""
-        return self.scores.get(title, {}).get(metric)
 
 
 @dataclass(frozen=True)
@@ -231,6 +108,7 @@ class Sheet:
         data: facts of the data: name -> text.
         tested: what the marks of this sheet rest on, a sentence; says so where nothing was tested.
         n_stale: records that were made with other data than the newest one and are not shown.
+        inputs: the digest of the scores that are shown.
     """
 
     board: str
@@ -244,6 +122,15 @@ class Sheet:
     data: Mapping[str, str]
     tested: str
     n_stale: int
+    inputs: str
+
+    @cached_property
+    def records(self) -> dict[str, dict[int, Record]]:
+        """Address of an entry -> seed -> record, of what is shown."""
+        store = Store(self.folder)
+        return {
+            entry.address: {seed: store.read(name) for seed, name in entry.records.items()} for entry in self.entries
+        }
 
     @property
     def title(self) -> str:
@@ -256,14 +143,6 @@ class Sheet:
     @property
     def dataset(self) -> str:
         return self.spec.dataset
-
-    @cached_property
-    def records(self) -> dict[str, dict[int, Record]]:
-        """Address of an entry -> seed -> record, of what is shown."""
-        store = Store(self.folder)
-        return {
-            entry.address: {seed: store.read(name) for seed, name in entry.records.items()} for entry in self.entries
-        }
 
     def points(self, cost: CostName, title: str | None = None, metric: str | None = None) -> tuple[Point, ...]:
         """Quality against a cost, with the Pareto front; by default quality is what orders the table."""
@@ -303,12 +182,8 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         for name, own in found.items()
     }
     tables = _tables(sheet, [record for own in shown.values() for record in own.values()])
-    kept = load_comparisons(folder)
-    fresh = kept.inputs == inputs_of(
-        (jobs[0].entry, seed, record) for entry, jobs in planned for seed, record in shown[entry.name].items()
-    )
-    comparisons = kept if fresh else Comparisons()
-    entries = [_entry(spec, jobs, shown[spec.name], tables, comparisons) for spec, jobs in planned]
+    titles = [table.title for table in tables]
+    entries = [entry_of(spec, jobs, shown[spec.name], titles) for spec, jobs in planned]
     failures: list[Failure] = []
     for spec, jobs in planned:
         left = [job for job in jobs if job.seed not in shown[spec.name]]
@@ -319,7 +194,10 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         if seeds:
             missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if old else "not run"))
     ordered = sorted(entries, key=lambda entry: -_quality(entry, tables))
-    return Sheet(
+    compared = {entry.address: shown[entry.name] for entry in entries}
+    inputs = inputs_of(compared, {table.title: table.metrics for table in tables})
+    comparisons = load_comparisons(folder)
+    sheet_found = Sheet(
         board=board.name,
         spec=sheet,
         folder=folder,
@@ -327,15 +205,46 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         entries=tuple(ordered),
         groups=groups_of(
             {entry.name: shown[entry.name] for entry in ordered},
-            [table.title for table in tables],
+            titles,
             sheet.metrics[0],
         ),
         failures=tuple(failures),
         missing=tuple(missing),
         data=_data(shown),
-        tested=_tested(comparisons),
+        tested="",
         n_stale=sum(len(found[name]) - len(shown[name]) for name in found),
+        inputs=inputs,
     )
+    return marked(sheet_found, comparisons if comparisons.inputs == inputs else Comparisons())
+
+
+def marked(sheet: Sheet, comparisons: Comparisons) -> Sheet:
+    """The sheet with the marks that follow from comparisons."""
+
+    scores = {entry.name: {title: {**own} for title, own in entry.scores.items()} for entry in sheet.entries}
+    for table in sheet.tables:
+        for metric in table.metrics:
+            entries = [entry for entry in sheet.entries if entry.score(table.title, metric) is not None]
+            column = comparisons.columns.get(table.title, {}).get(metric)
+            for entry in entries if len(entries) > 1 else ():
+                own = scores[entry.name][table.title]
+                own[metric] = _mark(own[metric], entry.address, column)
+    entries = [replace(entry, scores=scores[entry.name]) for entry in sheet.entries]
+    return replace(sheet, entries=tuple(entries), tested=_tested(comparisons))
+
+
+def _mark(score: Score, address: str, column: Column | None) -> Score:
+    if column is None:
+        return replace(score, mark="untested", versus=())
+    return replace(score, mark=_standing(address, column), versus=column.versus.get(address, ()))
+
+
+def _standing(address: str, column: Column) -> Mark:
+    """See ``MARKS``. The first comparison decides."""
+    differs = {other: tests[0].p_adjusted < ALPHA for other, tests in column.versus.items() if tests}
+    if address == column.best:
+        return "untested" if not differs else "best" if all(differs.values()) else "tied"
+    return "untested" if address not in differs else "worse" if differs[address] else "tied"
 
 
 def _plan(sheet: SheetSpec) -> tuple[list[tuple[EntrySpec, list[Job]]], list[Missing]]:
@@ -392,123 +301,6 @@ def _text(value: Any) -> str:
     return f"{value}"
 
 
-def _entry(
-    spec: EntrySpec, jobs: list[Job], records: Mapping[int, Record], tables: Iterable[Table], compared: Comparisons
-) -> Entry:
-    cls = registry.load("model", spec.model)
-    first, told = jobs[0], [record["provenance"] for record in records.values()]
-    return Entry(
-        name=spec.name,
-        model=first.model,
-        class_name=cls.__name__,
-        text=text_of(cls),
-        note=spec.note,
-        study=spec.study,
-        address=first.entry,
-        seeds=tuple(job.seed for job in jobs),
-        settings=tuple(setting_text(*each) for each in first.settings.items()),
-        configuration={name: first.identity[name] for name in ("config", "training", "data") if name in first.identity},
-        scores={table.title: _scores(table, first.entry, records, compared) for table in tables if records},
-        cost=_cost(records) if records else None,
-        curves=tuple(curve for seed, record in records.items() if (curve := _curve(seed, record)) is not None),
-        commands={job.seed: _command(job, records.get(job.seed)) for job in jobs},
-        records={job.seed: f"{job.stem}.json" for job in jobs if job.seed in records},
-        machines=_each(_machine(each) for each in told),
-        versions=_each(_versions(each) for each in told),
-        commits=_each(each["commit"] or "unknown" for each in told),
-        times={seed: record["at"] for seed, record in records.items()},
-    )
-
-
-def _scores(table: Table, address: str, records: Mapping[int, Record], compared: Comparisons) -> dict[str, Score]:
-    scores = {seed: record["scores"].get(table.title, {}) for seed, record in records.items()}
-    names = list(dict.fromkeys(name for own in scores.values() for name in own))
-    columns = compared.columns.get(table.title, {})
-    return {
-        name: _score(
-            name,
-            {seed: own[name] for seed, own in scores.items() if name in own},
-            address,
-            columns.get(name),
-            name in table.metrics,
-        )
-        for name in names
-    }
-
-
-def _score(name: str, values: Mapping[int, float], address: str, column: Column | None, compared: bool) -> Score:
-    if not compared:
-        return Score(values, name)
-    if column is None:
-        return Score(values, name, "untested")
-    return Score(values, name, _mark(address, column), column.versus.get(address, ()))
-
-
-def _mark(address: str, column: Column) -> Mark:
-    """See ``MARKS``. The first comparison decides."""
-    decided = {other: tests[0].p_adjusted < ALPHA for other, tests in column.versus.items() if tests}
-    if address != column.best:
-        return "untested" if address not in decided else "worse" if decided[address] else "tied"
-    if not decided:
-        return "untested"
-    return "best" if all(decided.values()) else "tied"
-
-
-def _cost(records: Mapping[int, Record]) -> Cost:
-    def over(*path: str) -> Stat:
-        return Stat({seed: _at(record, path) for seed, record in records.items()})
-
-    has_epochs = any(record["training"]["epochs"] for record in records.values())
-    return Cost(
-        over("training", "seconds"),
-        over("training", "cpu_seconds"),
-        over("inference", "seconds"),
-        over("inference", "cpu_seconds"),
-        over("peak_memory_mb"),
-        over("n_parameters"),
-        over("training", "epochs") if has_epochs else None,
-    )
-
-
-def _at(record: Record, path: Iterable[str]) -> float:
-    value: Any = record
-    for name in path:
-        value = value[name]
-    return float(value)
-
-
-def _curve(seed: int, record: Record) -> Curve | None:
-    metric, columns = record["training"]["selected_by"], record["curve"]
-    if metric not in columns:
-        return None
-    rows = [(epoch, value) for epoch, value in zip(columns["epoch"], columns[metric], strict=True) if value is not None]
-    epochs, values = zip(*rows, strict=True) if rows else ((), ())
-    return Curve(seed, metric, tuple(epochs), tuple(values), record["training"]["best_epoch"])
-
-
-def _command(job: Job, record: Record | None) -> str:
-    if record is None:
-        return job.command()
-    told, device = record["provenance"], record["device"]
-    if device == "auto":
-        device = "cuda" if told["cuda"] else "cpu"
-    return job.command(threads=told["threads"], device=device)
-
-
-def _machine(told: Mapping[str, Any]) -> str:
-    device = f", {told['cuda']}" if told["cuda"] else ""
-    return f"{told['machine']}{device}, {told['threads']} thread{'' if told['threads'] == 1 else 's'}"
-
-
-def _versions(told: Mapping[str, Any]) -> str:
-    packages = ", ".join(f"{name} {version}" for name, version in told["packages"].items() if version)
-    return f"Python {told['python']}, {packages}"
-
-
-def _each(values: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(values))
-
-
 def _failure(spec: EntrySpec, job: Job, record: Record) -> Failure:
     trace = record.get("traceback", "")
     return Failure(spec.name, job.seed, record["error"], record["message"], trace, record["at"], job.command())
@@ -534,7 +326,7 @@ def _tested(compared: Comparisons) -> str:
         for test in several[:1]
     ]
     if not tests:
-        return "Nothing was tested: there is nothing to compare, or its values of users are not at hand."
+        return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
     over_users = any(test.over == "users" for test in tests)
     how = (
         "Fisher's randomisation test over users, each with the mean over an entry's seeds; intervals by the bootstrap"

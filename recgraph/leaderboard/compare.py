@@ -1,0 +1,127 @@
+"""Which differences of a sheet are more than chance: each entry against the best of its column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from recgraph.evaluate.results import Result
+from recgraph.evaluate.saved import load_users
+from recgraph.evaluate.significance import holm, over_users
+from recgraph.evaluate.unpaired import welch
+from recgraph.leaderboard.comparisons import Column, Comparisons, Over, Versus, load_comparisons, save_comparisons
+from recgraph.leaderboard.entry import Entry
+from recgraph.leaderboard.plan import TITLES
+from recgraph.leaderboard.sheet import Sheet, Table, marked
+
+__all__ = ["compared", "update_comparisons"]
+
+_SEEN = {title: seen for seen, title in TITLES.items()}
+
+
+def update_comparisons(sheet: Sheet) -> Sheet:
+    """The sheet with marks that fit its records; what was computed is kept beside them.
+
+    Nothing is computed where what is kept fits, and nothing is changed where the values of users, which are not in git,
+    are not at hand: the marks are those of a run on a machine that has them, or ``untested``.
+    """
+    if not sheet.tables or load_comparisons(sheet.folder).inputs == sheet.inputs:
+        return sheet
+    found = compared(sheet)
+    if found is None:
+        return sheet
+    save_comparisons(found, sheet.folder)
+    return marked(sheet, found)
+
+
+def compared(sheet: Sheet) -> Comparisons | None:
+    """Compare the entries; None where the values of users that a table needs are not at hand.
+
+    Over users, each counting with the mean over an entry's seeds, where a metric has values of users; and over seeds,
+    of entries with two seeds or more. The first of them decides, each is corrected over the table it is in.
+    """
+    columns = {}
+    for table in sheet.tables:
+        users = _users(sheet, table)
+        if users is None:
+            return None
+        columns[table.title] = _columns(sheet, table, users)
+    return Comparisons(sheet.inputs, columns)
+
+
+def _columns(sheet: Sheet, table: Table, users: dict[str, list[Result]]) -> dict[str, Column]:
+    entries = [entry for entry in sheet.entries if entry.done and table.title in entry.scores]
+    best: dict[str, Entry] = {}
+    tests: list[tuple[str, str, Versus]] = []
+    for metric in table.metrics:
+        scored = [entry for entry in entries if metric in entry.scores[table.title]]
+        best[metric] = max(scored, key=lambda entry: entry.scores[table.title][metric].mean)
+        for entry in scored:
+            if entry is best[metric]:
+                continue
+            found = _tests(entry, best[metric], table.title, metric, users)
+            tests += [(metric, entry.address, test) for test in found]
+    adjusted = _adjusted(tests)
+    return {metric: Column(own.address, _of_column(metric, adjusted)) for metric, own in best.items()}
+
+
+def _tests(entry: Entry, best: Entry, title: str, metric: str, users: dict[str, list[Result]]) -> Iterable[Versus]:
+    """The best less an entry, p not adjusted yet."""
+    own, other = users.get(entry.address), users.get(best.address)
+    if own and other and metric in own[0].per_user and metric in other[0].per_user:
+        found = over_users(own, other, metric)
+        p, low, high = found.p_values["randomisation"], found.interval.low, found.interval.high
+        yield Versus("users", found.n, found.difference, low, high, p, p, _finite(found.cohen_d))
+    a, b = entry.scores[title][metric], best.scores[title][metric]
+    if a.n > 1 and b.n > 1:
+        t = welch(list(a.by_seed.values()), list(b.by_seed.values()))
+        low, high = t.interval.low, t.interval.high
+        yield Versus("seeds", a.n + b.n, t.difference, low, high, t.p_value, t.p_value, _finite(t.hedges_g))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _adjusted(tests: Sequence[tuple[str, str, Versus]]) -> list[tuple[str, str, Versus]]:
+    """The same with Holm's correction, over all tests of a kind."""
+    kinds: tuple[Over, ...] = ("users", "seeds")
+    adjusted: dict[int, float] = {}
+    for over in kinds:
+        places = [place for place, (_, _, test) in enumerate(tests) if test.over == over]
+        values = holm([tests[place][2].p_value for place in places]).tolist()
+        adjusted.update(zip(places, values, strict=True))
+    return [
+        (metric, address, replace(test, p_adjusted=adjusted[place]))
+        for place, (metric, address, test) in enumerate(tests)
+    ]
+
+
+def _of_column(metric: str, tests: Iterable[tuple[str, str, Versus]]) -> dict[str, tuple[Versus, ...]]:
+    found: dict[str, tuple[Versus, ...]] = {}
+    for of, address, test in tests:
+        if of == metric:
+            found[address] = (*found.get(address, ()), test)
+    return found
+
+
+def _users(sheet: Sheet, table: Table) -> dict[str, list[Result]] | None:
+    """Address of an entry -> the values of users of each of its seeds, none where a table has no users.
+
+    None where a file is missing, or is not of its record.
+    """
+    found: dict[str, list[Result]] = {}
+    if table.title not in _SEEN:
+        return found
+    for entry in sheet.entries:
+        for seed, name in entry.records.items():
+            path = sheet.folder / f"{name.removesuffix('.json')}-{_SEEN[table.title]}.parquet"
+            scores = sheet.records[entry.address][seed]["scores"][table.title]
+            if not path.is_file():
+                return None
+            result = load_users(path)
+            if result.hash != table.protocol_hash or result.metrics != scores:
+                return None
+            found.setdefault(entry.address, []).append(result)
+    return found
