@@ -106,6 +106,27 @@ class IdMap:
         """The map of a subset: new index ``i`` stands for the id of ``indices[i]``."""
         return IdMap(self.values.gather(pl.Series(indices)), as_uuid=self.as_uuid)
 
+    def extended(self, ids: Any) -> IdMap:
+        """The map with those of ``ids`` that it does not have yet behind its own, in their order.
+
+        Args:
+            ids: [N] ids (list, array or series) of the family of the map's own ids.
+
+        Raises:
+            ValueError: the ids are of another family, or one is missing or does not fit the map's type.
+        """
+        if isinstance(ids, str | bytes):
+            raise ValueError(f"ids = {ids!r} must be a list of ids")
+        wanted = self._comparable(ids)
+        if wanted.null_count():
+            given = as_series(ids, "ids")
+            place = int(wanted.is_null().arg_max() or 0)
+            raise ValueError(f"ids: {given[place]!r} (place {place}, from 0) is missing or no {self.values.dtype}")
+        new = wanted.filter(pl.Series(self.index(wanted) < 0)).unique(maintain_order=True)
+        return IdMap(
+            pl.concat([self.values, new.alias(self.values.name).cast(self.values.dtype)]), as_uuid=self.as_uuid
+        )
+
     def digest(self) -> bytes:
         """A hash of the ids and their order, the same on every machine and for every width of integers."""
         texts = self.values.cast(pl.String) if self.values.dtype != pl.Binary else self.values.bin.encode("hex")

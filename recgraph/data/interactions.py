@@ -49,8 +49,9 @@ class Interactions(Readers):
         kind: the kind of frame that came in (``"polars"`` for files); outputs for people are of this kind.
         user_features, item_features: side information keyed by the user's own ids in the columns
             ``columns.user`` and ``columns.item``; may hold ids that are not in the log, or None.
-        graph: what else relates users and items (friends, tags): a typed graph whose nodes ``user`` and ``item`` carry
-            the user's own ids (without ids, the index is the id); may hold others than the log, or None.
+        graph: what else relates users and items (friends, tags), and their features as vectors: a typed graph whose
+            nodes ``user`` and ``item`` carry the user's own ids (without ids, the index is the id); may hold others
+            than the log, or None.
     """
 
     log: pl.DataFrame
@@ -86,6 +87,24 @@ class Interactions(Readers):
         if graph is not None and not {"user", "item"} & set(graph.nodes):
             raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
         return replace(self, user_features=users, item_features=items, graph=graph if graph is not None else self.graph)
+
+    def with_ids(self, users: Any = None, items: Any = None) -> Interactions:
+        """With users and items that nobody has met yet: numbered behind those of the log, without interactions.
+
+        What embeds nodes through their relations (:class:`recgraph.models.MEOWRec`) can recommend such items, and
+        recommend to such users. Filters drop them, so filter first.
+
+        Args:
+            users, items: their ids (list, array or series); those of the log are skipped.
+
+        Raises:
+            ValueError: ids of another type than the log's, or one that is missing.
+        """
+        return replace(
+            self,
+            users=self.users if users is None else self.users.extended(users),
+            items=self.items if items is None else self.items.extended(items),
+        )
 
     @property
     def n_users(self) -> int:

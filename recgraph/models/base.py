@@ -109,6 +109,10 @@ class Model(nn.Module):
         """Whether scores are inner products of :meth:`encode_users` and :meth:`encode_items`."""
         return type(self).encode_users is not Model.encode_users
 
+    def can_rank(self, query: Query) -> Tensor:
+        """[B] bool: of which users enough is known to rank for them; by default of those with a history."""
+        return query.history.lengths > 0
+
     def score(self, query: Query) -> Tensor:
         """[B, n_items]: the scores of all items, higher is better."""
         return self.encode_users(query) @ self.encode_items().T

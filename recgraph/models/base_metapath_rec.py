@@ -179,12 +179,19 @@ class MetaPathRecommender(LightGCN):
             return own() + fine()
         return own() if by == "interactions" else fine()
 
+    def can_rank(self, query: Query) -> Tensor:
+        return super().can_rank(query) | self._related(query, self._kept_nodes())
+
     def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
         """Users without a history but with relations are embedded through these."""
         vectors = super()._fold_in(query, nodes)
-        users = query.users.clamp(min=0)
-        related_mask = (query.users >= 0) & (query.history.lengths == 0) & nodes[users].any(1)
-        return torch.where(related_mask[:, None], nodes[users], vectors)
+        related_mask = self._related(query, nodes)
+        return torch.where(related_mask[:, None], nodes[query.users.clamp(min=0)], vectors)
+
+    def _related(self, query: Query, nodes: Tensor) -> Tensor:
+        """[B] bool: the users without a history that have a vector all the same."""
+        related_mask: Tensor = nodes[query.users.clamp(min=0)].any(1)
+        return related_mask & (query.users >= 0) & (query.history.lengths == 0)
 
     def _own(self) -> Tensor:
         """[n_users + n_items, D]: the nodes' own vectors; zeros where they could not be learned."""

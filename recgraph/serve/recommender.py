@@ -16,7 +16,7 @@ from recgraph.data.columns import Columns
 from recgraph.data.ids import IdMap
 from recgraph.data.native import FrameKind
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.ranking import catalogue_for, rank
+from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
 from recgraph.serve import bundle
@@ -128,7 +128,8 @@ class Recommender:
             exclude_seen: leave out what the user has done.
             allow: item ids to which the recommendations are restricted.
             block: item ids that are never recommended.
-            fallback: ``"popularity"`` gives users without any known item the items seen most often; None raises.
+            fallback: ``"popularity"`` gives users of whom nothing is known (no known item; of models that read a graph,
+                no relation either) the items seen most often; None raises.
             item_columns: columns of the item features to add, e.g. ``["title"]``.
             batch_size: users ranked at a time; bounds memory and does not alter results.
 
@@ -152,9 +153,9 @@ class Recommender:
             request = of_users(users, self.users, self.seen, self.kind)
         else:
             request = of_histories(histories, self.items, self.columns, self.kind)
-        self._count(request, users is not None)
+        empty = self._unknown(request)
+        self._count(request, users is not None, len(empty))
         candidates = self._candidates(allow, block)
-        empty = request.empty
         if len(empty) and fallback is None:
             raise NoHistoryError(_no_history(request, empty))
         lists = self._rank(request, min(k, len(self.items)), exclude_seen, candidates, batch_size, empty)
@@ -166,7 +167,9 @@ class Recommender:
         n_users = len(request.labels)
         items = torch.full((n_users, k), -1)
         scores = torch.zeros(n_users, k, dtype=torch.float64)
-        known = (request.query.history.lengths > 0).nonzero().flatten()
+        known_mask = torch.ones(n_users, dtype=torch.bool)
+        known_mask[empty] = False
+        known = known_mask.nonzero().flatten()
         if len(empty):
             popular = Catalogue(len(self.items), k, candidates=candidates)
             counts = self.popularity.double()[None]
@@ -186,6 +189,12 @@ class Recommender:
                 items[rows] = batch.lists[convention].items
                 scores[rows] = batch.lists[convention].scores.double()
         return Lists(items, scores)
+
+    def _unknown(self, request: Request) -> Tensor:
+        """[K] int64: the rows of users of whom the model knows too little to rank for them."""
+        with evaluating(self.model):
+            can_rank = self.model.can_rank(request.query.to(device_of(self.model)))
+        return (~can_rank).nonzero().flatten().to("cpu")
 
     def _catalogue_for(self, k: int, candidates: Tensor | None) -> Catalogue:
         if candidates is not None:
@@ -209,9 +218,9 @@ class Recommender:
             raise ValueError("allow and block leave no item to recommend")
         return allowed_mask.nonzero().flatten()
 
-    def _count(self, request: Request, of_training: bool) -> None:
+    def _count(self, request: Request, of_training: bool, n_empty: int) -> None:
         self.counters["unknown_items"] += request.n_unknown_items
-        self.counters["fallbacks"] += len(request.empty)
+        self.counters["fallbacks"] += n_empty
         if of_training:
             self.counters["unknown_users"] += int((request.query.users < 0).sum())
         if request.n_unknown_items:

@@ -36,11 +36,6 @@ class Request:
     kind: FrameKind
     n_unknown_items: int = 0
 
-    @property
-    def empty(self) -> Tensor:
-        """[K] int64: the rows without any known item."""
-        return (self.query.history.lengths == 0).nonzero().flatten()
-
     def take(self, rows: Tensor) -> Request:
         """Some of the rows."""
         query = Query(self.query.users[rows], self.query.history.take(rows))

@@ -269,6 +269,17 @@ def test_interactions_with_a_graph_of_relations(tmp_path: Path) -> None:
         log.with_features(graph=HeteroGraph.from_edge_lists({"a": 1, "b": 1}, {}))
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_interactions_with_a_graph_of_features(sparse: bool) -> None:
+    vectors = torch.tensor([[1.0, 0.0], [2.0, 3.0], [0.0, 4.0]])
+    nodes = {"item": Nodes(3, IdMap(pl.Series(["z", "new", "x"])), Csr.from_dense(vectors) if sparse else vectors)}
+    data = _log().with_features(graph=HeteroGraph(nodes)).with_ids(items=["new"])
+    found = HeteroGraph.from_interactions(data).features("item")
+    dense = found.to_dense() if isinstance(found, Csr) else found
+    assert dense is not None
+    assert dense.tolist() == [[0, 4], [0, 0], [1, 0], [2, 3]]  # x, y, z, new
+
+
 @pytest.mark.parametrize(
     ("edges", "message"),
     [

@@ -300,3 +300,37 @@ def test_real_files(shared: Path) -> None:
     assert times is not None
     ends = movies.ordered.items.offsets[1:]
     assert int((times[ends - 1] == times[ends - 2]).sum()) == 415
+
+
+def test_ids_without_interactions_are_numbered_behind_the_others(tmp_path: Path) -> None:
+    data = Interactions.from_frame(ROWS, **NAMES)
+    more = data.with_ids(users=["z", "a", "z"], items=np.array([7, 30, 5]))
+    assert more.users.values.to_list() == ["b", "a", "c", "z"]
+    assert more.items.values.to_list() == [30, 10, 20, 7, 5]
+    assert more.ordered.items.to_lists() == [*data.ordered.items.to_lists(), []]
+    assert more.to_frame().equals(ROWS)
+    more.save(tmp_path)
+    assert Interactions.load(tmp_path).items.values.to_list() == [30, 10, 20, 7, 5]
+    split = more.split("leave-one-out", short_users="train")
+    assert (split.train.n_users, split.train.n_items) == (4, 5)
+    assert split.hash != data.split("leave-one-out", short_users="train").hash
+    assert more.deduplicate() is more
+    assert more.min_rating(2).n_items == 3  # filters number anew what is left of the log
+    ids = [uuid.UUID(int=n) for n in (3, 1)]
+    frame = pd.DataFrame({"who": ids, "what": [1, 2]})
+    assert Interactions.from_frame(frame, user="who", item="what").with_ids(users=[uuid.UUID(int=2)]).users.ids(
+        [2]
+    ).to_list() == [uuid.UUID(int=2)]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ({"users": [1]}, "integers, but the log's ids are texts"),
+        ({"items": [1, None]}, r"None \(place 1, from 0\) is missing"),
+        ({"users": "abc"}, "must be a list"),
+    ],
+)
+def test_ids_that_cannot_be_added(ids: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Interactions.from_frame(ROWS, **NAMES).with_ids(**ids)

@@ -15,6 +15,7 @@ from recgraph import registry
 from recgraph.contrast.prototypes import proto_nce
 from recgraph.data.batch import Query
 from recgraph.data.hetero import HeteroGraph
+from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.models.adameow_rec import AdaMEOWRec
 from recgraph.models.base import Space
@@ -22,6 +23,7 @@ from recgraph.models.base_graph import GraphSpace
 from recgraph.models.base_metapath_rec import MetaPathRecommender
 from recgraph.models.meow_rec import MEOWRec
 from recgraph.rng import Generators
+from recgraph.serve.recommender import NoHistoryError
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 
@@ -175,6 +177,39 @@ def test_a_run_from_a_log_with_side_information(name: str, tmp_path: Path) -> No
     assert space.graph.count("genre") == 3
     again = rg.load(tmp_path / "run" / "bundle")
     assert again.recommend(users=[3], k=5).equals(run.recommend(users=[3], k=5))
+
+
+def test_users_and_items_that_nobody_has_met_are_recommended() -> None:
+    """From the log to lists: ids without any interaction, known by a genre or by friends alone."""
+    part, _ = planted()
+    pairs = [(f"u{user}", item) for user, row in enumerate(part.items.to_lists()) for item in row]
+    log = pl.DataFrame(pairs, schema=["u", "i"], orient="row").with_columns(t=pl.int_range(pl.len()))
+    new_films = [100, 101, 102]
+    films = pl.DataFrame({"i": [*range(30), *new_films]}).with_columns(genre="g" + (pl.col("i") % 3).cast(pl.String))
+    names = [*(f"u{user}" for user in range(24)), "friend of u1, u4", "nobody's friend"]
+    users = IdMap(pl.Series(names))
+    friends = [(user, (user + 3) % 24) for user in range(24)] + [(24, 1), (24, 4), (1, 24), (4, 24)]
+    graph = HeteroGraph.from_edge_lists(
+        {"user": 26}, {("user", "friend", "user"): torch.tensor(friends)}, ids={"user": users}
+    )
+    data = rg.Interactions.from_frame(log, user="u", item="i", timestamp="t")
+    data = data.with_features(item_features=films, graph=graph).with_ids(users=names, items=films["i"])
+    assert (data.n_users, data.n_items) == (26, 33)
+    model = MEOWRec(hidden_dim=16, user_metapaths=("user-user", "user-item-user"), contrast_weight=0, feature_mask=0.5)
+    split = data.split("leave-one-out")
+    run = rg.fit(model, split, seed=0, max_epochs=20, batch_size=64, learning_rate=0.02, metric="loss", patience=None)
+    found = run.recommend(users=["friend of u1, u4"], k=5)
+    assert found["i"].len() == 5
+    assert (found["i"] % 3 == 1).mean() >= 0.8
+    of_new = run.recommend(users=["u0", "u1", "u2"], k=1, allow=new_films)
+    assert [film % 3 for film in of_new["i"]] == [0, 1, 2]
+    with pytest.raises(NoHistoryError, match="nobody's friend"):
+        run.recommend(users=["friend of u1, u4", "nobody's friend"])
+    assert len(run.recommend(users=names, k=3, fallback="popularity")) == 3 * 26
+    assert run.recommender.counters["fallbacks"] == 2  # of both calls
+    light = rg.fit(rg.models.LightGCN(hidden_dim=8), split, seed=0, max_epochs=1)
+    with pytest.raises(NoHistoryError, match="friend of u1, u4"):
+        light.recommend(users=["friend of u1, u4"])
 
 
 def test_the_graph_is_of_what_is_fitted_to() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.interactions import Interactions
 from recgraph.data.native import from_native
 from recgraph.data.part import Part
+from recgraph.sparse.csr import Csr
 
 __all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
 
@@ -156,7 +158,10 @@ def from_interactions(
 
 
 def _with_relations(graph: HeteroGraph, given: HeteroGraph) -> HeteroGraph:
-    """With the relations of another graph, its users and items by their ids; those that are not here are left out."""
+    """With the relations and features of another graph, its users and items by their ids.
+
+    Those that are not here are left out; those that are not there have no edges, and features of zeros.
+    """
     nodes, edges, place = dict(graph.nodes), dict(graph.edges), {}
     for name, part in given.nodes.items():
         if name in ("user", "item"):
@@ -164,6 +169,8 @@ def _with_relations(graph: HeteroGraph, given: HeteroGraph) -> HeteroGraph:
             assert known is not None
             ids = part.ids.ids(np.arange(part.count)) if part.ids is not None else pl.Series(np.arange(part.count))
             place[name] = torch.from_numpy(known.index(ids))
+            if part.features is not None:
+                nodes[name] = replace(nodes[name], features=_placed(part.features, place[name], len(known)))
         elif name in nodes:
             raise GraphError(f"node type {name!r} stands in the graph and among the relations of side information")
         else:
@@ -181,6 +188,17 @@ def _with_relations(graph: HeteroGraph, given: HeteroGraph) -> HeteroGraph:
         counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
         edges[edge_type] = make_edges(edge_type, rows[here], columns[here], counts, weights, times)
     return HeteroGraph(nodes, edges)
+
+
+def _placed(features: Tensor | Csr, place: Tensor, count: int) -> Tensor | Csr:
+    """[count, F]: each row where ``place`` says (-1: left out), zeros elsewhere."""
+    if isinstance(features, Csr):
+        rows = place[features.rows]
+        kept = features.select(rows >= 0)
+        return Csr.from_coo(rows[rows >= 0], kept.indices, kept.weights, shape=(count, features.shape[1]))
+    placed = features.new_zeros(count, features.shape[1])
+    placed[place[place >= 0]] = features[place >= 0]
+    return placed
 
 
 def interaction_edges(part: Part) -> Edges:
