@@ -197,6 +197,36 @@ class MetaPathViews(nn.Module):
         masked: Tensor | None,
         generator: torch.Generator | None,
     ) -> Tensor:
+        fine: Tensor = self.attention(self._views(inputs, hidden, masked, generator), generator)
+        return fine
+
+    def addends(
+        self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], masked: Tensor | None
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Meta-path -> its attention and [N, D], what it adds to the fine view; both with its twin's.
+
+        In evaluation mode; the arguments are those of :meth:`forward`.
+        """
+        views = self._views(inputs, hidden, masked, None)
+        self.attention(views)
+        betas = self.attention.last
+        assert isinstance(betas, Tensor)
+        each = len(views) // len(inputs.paths)
+        found = {}
+        for number, path in enumerate(inputs.paths):
+            chosen = range(number * each, (number + 1) * each)
+            total = sum(betas[place] * views[place] for place in chosen)
+            found[path.name] = float(betas[list(chosen)].sum()), torch.as_tensor(total)
+        return found
+
+    def _views(
+        self,
+        inputs: MetaPathInputs,
+        hidden: Mapping[str, Tensor],
+        masked: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> list[Tensor]:
+        """[N, D] each: the view of each path, followed by its twin where there is one."""
         h = hidden[inputs.target]
         views: list[Tensor] = []
         means: dict[int, Tensor] = {}
@@ -208,10 +238,7 @@ class MetaPathViews(nn.Module):
                 views.append(self._path(path.masked, masked + context, generator))
             elif self.augmenters:
                 views.append(self.augmenters[number](z))
-        if not self.linear:
-            views = [F.normalize(z, dim=1) for z in views]
-        fine: Tensor = self.attention(views, generator)
-        return fine
+        return views if self.linear else [F.normalize(z, dim=1) for z in views]
 
     def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:
         z: Tensor = self.encoder((adjacency,), x if self.linear else F.elu(x), generator)

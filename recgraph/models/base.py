@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -15,7 +15,19 @@ from recgraph.data.batch import Batches, Query
 from recgraph.data.part import Part
 from recgraph.rng import Generators, seeded_init
 
-__all__ = ["ClosedFormModel", "Model", "ModelConfig", "Phase", "Space", "TrainableModel"]
+__all__ = ["ClosedFormModel", "Model", "ModelConfig", "Phase", "Space", "TrainableModel", "View"]
+
+
+class View(NamedTuple):
+    """A view of the nodes of one type of a graph.
+
+    Attributes:
+        node_type: the type; empty for the nodes' own vectors.
+        path: the meta-path; empty likewise.
+    """
+
+    node_type: str = ""
+    path: str = ""
 
 
 class ModelConfig(Config):
@@ -116,6 +128,17 @@ class Model(nn.Module):
     def score(self, query: Query) -> Tensor:
         """[B, n_items]: the scores of all items, higher is better."""
         return self.encode_users(query) @ self.encode_items().T
+
+    def view_weights(self) -> dict[View, float]:
+        """How much each view counts, twins included; those of a node type sum to 1. Empty: it has no such views."""
+        return {}
+
+    def score_parts(self, query: Query, items: Tensor) -> dict[View, Tensor]:
+        """[B, K] of each view: what it adds to the scores of ``items`` [B, K]; in evaluation mode, without gradients.
+
+        Empty: the scores are no sum over views.
+        """
+        return {}
 
 
 class ClosedFormModel(Model):

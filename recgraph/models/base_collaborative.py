@@ -64,7 +64,8 @@ class CollaborativeModel(TrainableModel):
 
     Users without a training interaction (index -1, or empty rows of the training part) are ranked for by the mean of
     the vectors of their history's items, as they are after propagation; without a history, by the mean of the trained
-    users' vectors. A known user's history is not read.
+    users' vectors. A known user's history is not read. Items without a training interaction have only been negatives:
+    their scores are near 0 and say nothing of them (:class:`MEOWRec` embeds them through relations and features).
 
     In evaluation mode the vectors of all nodes are computed once and kept, without gradients, until the weights change
     or training goes on.
@@ -187,8 +188,10 @@ class CollaborativeModel(TrainableModel):
         return super().train(mode)
 
     def encode_users(self, query: Query) -> Tensor:
-        assert self.space is not None
-        nodes = self._kept_nodes()
+        return self._user_vectors(query, self._kept_nodes())
+
+    def _user_vectors(self, query: Query, nodes: Tensor) -> Tensor:
+        """[B, D]: from vectors of all nodes [n_users + n_items, D]."""
         known_mask = query.users >= 0
         known_mask[known_mask.clone()] = self.known_users[query.users[known_mask]]
         if bool(known_mask.all()):

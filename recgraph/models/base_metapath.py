@@ -16,7 +16,7 @@ from recgraph.models._metapath_inputs import Features, MetaPathInputs, read_grap
 from recgraph.models._metapath_sampling import PathSampler
 from recgraph.models._metapath_source import MetaPathSource, read_source
 from recgraph.models._metapath_views import BothViews, MetaPathViews, ViewsConfig, make_masks, make_paths
-from recgraph.models.base import ModelConfig, Space
+from recgraph.models.base import ModelConfig, Space, View
 from recgraph.models.base_graph import FullGraph, GraphBatch, GraphConfig, GraphModel, GraphSpace, NodeBatches
 from recgraph.rng import Generators, derive
 from recgraph.views.metapath import MetaPath
@@ -152,15 +152,21 @@ class MetaPathModel(GraphModel):
             generator: draws dropout; required in training mode where dropout is above 0.
             fine_only: leave the coarse view out (it is then the fine one).
         """
+        hidden, masked = self._hidden(inputs, generator)
+        views: BothViews = self.views(inputs, hidden, masked, generator, fine_only)
+        return views
+
+    def _hidden(
+        self, inputs: MetaPathInputs, generator: torch.Generator | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Node type -> [N_type, hidden_dim], the transformed features; and the target's masked ones."""
         hidden = {
             name: layer(inputs.features[name], generator)
             for name, layer in zip(self.types, self.type_layers, strict=True)
         }
-        masked = None
-        if self.config.twin == "masked":
-            masked = self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
-        views: BothViews = self.views(inputs, hidden, masked, generator, fine_only)
-        return views
+        if self.config.twin != "masked":
+            return hidden, None
+        return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
 
     def forward(self, batch: GraphBatch, terms: Iterable[str]) -> dict[str, Tensor]:
         terms = set(terms)
@@ -191,6 +197,16 @@ class MetaPathModel(GraphModel):
         projected: Tensor = self.views.head(self.embed())
         self.train(training)
         return projected
+
+    @torch.no_grad()
+    def view_weights(self) -> dict[View, float]:
+        """The semantic attention of the fine view, as embeddings are made."""
+        training = self.training
+        self.eval()
+        inputs = self._step_inputs(None)
+        found = self.views.addends(inputs, *self._hidden(inputs, None))
+        self.train(training)
+        return {View(inputs.target, path): weight for path, (weight, _) in found.items()}
 
     def _term_names(self) -> tuple[str, ...]:
         return ("info",)

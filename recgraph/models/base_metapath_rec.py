@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,7 +18,7 @@ from recgraph.data.batch import PairBatch, Query
 from recgraph.data.hetero import HeteroGraph
 from recgraph.models._metapath_inputs import MetaPathInputs, read_graph
 from recgraph.models._metapath_views import MetaPathViews, ViewsConfig, make_masks, make_paths
-from recgraph.models.base import ModelConfig, Phase, Space
+from recgraph.models.base import ModelConfig, Phase, Space, View
 from recgraph.models.base_collaborative import Terms
 from recgraph.models.base_graph import GraphSpace
 from recgraph.models.lightgcn import LightGCN, LightGCNConfig
@@ -166,10 +167,17 @@ class MetaPathRecommender(LightGCN):
         return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
 
     def nodes(self) -> Tensor:
-        own, training = self._own(), self.views.training
-        self.views.eval()  # no noise, whatever the mode
-        try:
+        own = self._own()
+        with self._without_noise():
             return self._scored(lambda: self.encoder(own), lambda: self.encoder(self._fine(own, None)))
+
+    @contextmanager
+    def _without_noise(self) -> Iterator[None]:
+        """Within the block the views are in evaluation mode, whatever the mode of the model."""
+        training = self.views.training
+        self.views.eval()
+        try:
+            yield
         finally:
             self.views.train(training)
 
@@ -207,19 +215,70 @@ class MetaPathRecommender(LightGCN):
 
     def _fine(self, own: Tensor, generators: Generators | None) -> Tensor:
         """[n_users + n_items, D]: the fine views of both sides."""
+        generator = None if generators is None else generators["dropout"]
+        return torch.cat(
+            [
+                views(inputs, hidden, masked, generator, fine_only=True).fine
+                for views, inputs, hidden, masked in self._read(own, generators)
+            ]
+        )
+
+    def _read(
+        self, own: Tensor, generators: Generators | None
+    ) -> Iterator[tuple[MetaPathViews, MetaPathInputs, dict[str, Tensor], Tensor | None]]:
+        """What makes the fine view of each side: its module, and what that reads."""
         assert self.space is not None
         users, items = torch.split(own, [self.space.n_users, self.space.n_items])
         hidden = {"user": users, "item": items}
         for name, table in self.others.items():
             assert isinstance(table, nn.Embedding)
             hidden[name] = table.weight
-        generator = None if generators is None else generators["dropout"]
-        found = []
         for inputs, views in zip(self._placed(), self.views, strict=True):
-            h = hidden[inputs.target]
-            masked = self._masked(h, generators) if self.config.twin == "masked" else None
-            found.append(views(inputs, hidden, masked, generator, fine_only=True).fine)
-        return torch.cat(found)
+            assert isinstance(views, MetaPathViews)
+            masked = self._masked(hidden[inputs.target], generators) if self.config.twin == "masked" else None
+            yield views, inputs, hidden, masked
+
+    @torch.no_grad()
+    def view_weights(self) -> dict[View, float]:
+        """The attention of the fine views, as nodes are embedded."""
+        with self._without_noise():
+            return {
+                View(inputs.target, path): weight
+                for views, inputs, hidden, masked in self._read(self._own(), None)
+                for path, (weight, _) in views.addends(inputs, hidden, masked).items()
+            }
+
+    @torch.no_grad()
+    def score_parts(self, query: Query, items: Tensor) -> dict[View, Tensor]:
+        """The Shapley values of own vectors and of views in the inner products of users and items.
+
+        A view changes the fine view by an addend, and propagation is linear: with x_a, y_a what the view a adds to the
+        vectors x of a user and y of an item, ``(x_a . y + x . y_a) / 2``. They sum to the score.
+        """
+        assert self.space is not None
+        addends = self._addends()
+        users = self._user_vectors(query, torch.cat(list(addends.values()), 1))
+        xs = users.view(len(users), len(addends), -1).unbind(1)
+        ys = [nodes[self.space.n_users + items] for nodes in addends.values()]
+        x, y = sum(xs), sum(ys)
+        pairs = zip(addends, xs, ys, strict=True)
+        return {view: (y @ a[:, :, None] + b @ x[:, :, None])[..., 0] / 2 for view, a, b in pairs}  # type: ignore
+
+    def _addends(self) -> dict[View, Tensor]:
+        """[n_users + n_items, D] each: what own vectors and each view add to :meth:`nodes`."""
+        assert self.space is not None
+        own, by = self._own(), self.config.recommend_by
+        found = {} if by == "fine" else {View(): self.encoder(own)}
+        if by == "interactions":
+            return found
+        with self._without_noise():
+            for views, inputs, hidden, masked in self._read(own, None):
+                start = 0 if inputs.target == SIDES[0] else self.space.n_users
+                for path, (_, addend) in views.addends(inputs, hidden, masked).items():
+                    alone = torch.zeros_like(own)
+                    alone[start : start + len(addend)] = addend
+                    found[View(inputs.target, path)] = self.encoder(alone)
+        return found
 
     def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
         """The own vectors of a side, of which a share is left out at each step."""

@@ -19,7 +19,7 @@ from recgraph.encoders.gcn import GCN
 from recgraph.encoders.semantic_attention import SemanticAttention
 from recgraph.models._metapath_inputs import Features
 from recgraph.models._neighbour_attention import NeighbourAttention, sample_neighbours
-from recgraph.models.base import ModelConfig, Phase, Space
+from recgraph.models.base import ModelConfig, Phase, Space, View
 from recgraph.models.base_graph import GraphBatch, GraphConfig, GraphModel, GraphSpace
 from recgraph.rng import Generators
 from recgraph.sparse.compose import Counts
@@ -170,6 +170,16 @@ class HeCo(GraphModel):
     @property
     def phases(self) -> tuple[Phase, ...]:
         return (Phase("model", ("model",), {"info": 1.0}),)
+
+    @torch.no_grad()
+    def view_weights(self) -> dict[View, float]:
+        """The semantic attention of the meta-path view, as embeddings are made."""
+        training = self.training
+        self.eval().embed()
+        self.train(training)
+        assert self.path_attention.last is not None
+        weights = self.path_attention.last.tolist()
+        return {View(self.target, path): weight for path, weight in zip(self.config.metapaths, weights, strict=True)}
 
     def embed(self) -> Tensor:
         inputs: _Inputs = self._placed(self._inputs)

@@ -59,12 +59,12 @@ def answer(
         pl.Series("rank", (places + 1).numpy()),
     ]
     if item_columns and item_features is not None:
-        row_of = _feature_rows(items, item_features[columns.item])[found]
+        row_of = feature_rows(items, item_features[columns.item])[found]
         series += [item_features[name].gather(pl.Series(row_of.numpy()).replace(-1, None)) for name in item_columns]
     return to_native(pl.DataFrame(series), request.kind)
 
 
-def _feature_rows(items: IdMap, ids: pl.Series) -> Tensor:
+def feature_rows(items: IdMap, ids: pl.Series) -> Tensor:
     """[n_items] int64: the row of each item in the features, -1 where it has none."""
     index = torch.from_numpy(items.index(ids))
     rows = torch.full((len(items),), -1)
