@@ -106,6 +106,25 @@ class TestLearned:
         leaves = (draw(40, 3).requires_grad_(), draw(6, 3, seed=1).requires_grad_(), *weight.parameters())
         assert torch.autograd.gradcheck(log_w, leaves)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize("size", [1e-3, 1.0, 6.0, 40.0, 1e4])
+    def test_hidden_units_of_any_size(self, size: float, dtype: torch.dtype) -> None:
+        """Small ones, and those for which an exponential would leave the range of numbers."""
+        weight = Learned(dim=5, inner_dim=7).double()
+        a, b = (size * draw(75, 5)).requires_grad_(), (size * draw(12, 5, seed=1)).requires_grad_()
+        oracle = F.logsigmoid(weight.second(torch.tanh(weight.first(a[:, None] + b)))[..., 0])
+        direction = draw(75, 12, seed=2)
+        leaves = (a, b, *weight.parameters())
+        theirs = torch.autograd.grad((oracle * direction).sum(), leaves)
+        single = Learned(dim=5, inner_dim=7).to(dtype)
+        single.load_state_dict(weight.state_dict())
+        x, y = (t.detach().to(dtype).requires_grad_() for t in (a, b))
+        log_w = single.log_w(Pairs(torch.arange(75), torch.arange(12), x, y))
+        ours = torch.autograd.grad((log_w * direction.to(dtype)).sum(), (x, y, *single.parameters()))
+        eps = 1e-10 if dtype == torch.float64 else max(2e-4, 1e-6 * size)
+        for mine, other in zip((log_w, *ours), (oracle, *theirs), strict=True):
+            torch.testing.assert_close(mine.double(), other, rtol=eps, atol=eps * float(other.detach().abs().max()))
+
     def test_a_mean_of_one(self) -> None:
         x = draw(9, 5)
         log_w = Learned(dim=5, normalise=True).double().log_w(Pairs(torch.arange(9), torch.arange(9), x, x))
