@@ -123,6 +123,21 @@ def test_unknown_users_are_the_mean_of_their_items(name: str) -> None:
     torch.testing.assert_close(found[3], users[trained].mean(0))
 
 
+@pytest.mark.parametrize("name", ["bprmf", "lightgcn", *CONTRASTIVE])
+def test_items_that_nobody_had_are_not_recommended(name: str) -> None:
+    """They have only been negatives: what a user is known to like comes first."""
+    new = [27, 28, 29]
+    rows = [[item for item in row if item not in new] for row in planted()[0].items.to_lists()]
+    train = Part(Ragged.from_lists(rows), SPACE.n_items)
+    model, generators = made(name, **({"contrast_weight": 0.02} if name in CONTRASTIVE else {})), Generators(0)
+    config = TrainConfig(batch_size=32, learning_rate=0.02, max_epochs=15, metric="loss", patience=None)
+    Trainer(model, model.batches(train, 32, generators), config, generators).fit()
+    model.eval()
+    with torch.no_grad():
+        best = model.score(Query(torch.arange(SPACE.n_users), train.items)).topk(5).indices
+    assert torch.isin(best, torch.tensor(new)).double().mean() < 0.02  # by chance a tenth
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_vectors_are_kept_in_evaluation_and_follow_the_weights(name: str) -> None:
     model = made(name)
