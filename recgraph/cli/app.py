@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import check, data, doctor, evaluate, models, recommend, study, train, tune
+from recgraph.cli import check, data, doctor, evaluate, leaderboard, models, recommend, study, train, tune
 from recgraph.cli.errors import explain
 
 
@@ -40,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
+app.add_typer(leaderboard.app, name="leaderboard")
 app.command("train", no_args_is_help=True)(train.train)
 app.command("tune", no_args_is_help=True)(tune.tune)
 app.command("study", no_args_is_help=True)(study.study)

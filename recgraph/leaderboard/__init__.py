@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recgraph.leaderboard.board import Board, load_board
+    from recgraph.leaderboard.render import render
     from recgraph.leaderboard.runner import Summary, run
     from recgraph.leaderboard.sheet import Sheet, open_sheet
 
@@ -16,10 +17,11 @@ _WHERE = {
     "Summary": "runner",
     "load_board": "board",
     "open_sheet": "sheet",
+    "render": "render",
     "run": "runner",
 }
 
-__all__ = ["Board", "Sheet", "Summary", "load_board", "open_sheet", "run"]
+__all__ = ["Board", "Sheet", "Summary", "load_board", "open_sheet", "render", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -104,7 +104,8 @@ class Entry:
         scores: title of a protocol -> metric -> score; all metrics that were computed.
         cost: None where no seed is done.
         curves: one a seed; none of a model without epochs.
-        commands: seed -> the commands that make its numbers again; of every seed, done or not.
+        commands: seed -> the commands that make its numbers again; of every seed, done or not. ``command``: the same
+            with ``$seed`` in place of the seed.
         records: seed -> the file, relative to the sheet's folder.
         machines: where it was run; ``versions``: of packages; ``commits``: of this library. More than one only where
             the records differ.
@@ -125,6 +126,7 @@ class Entry:
     cost: Cost | None
     curves: tuple[Curve, ...]
     commands: Mapping[int, str]
+    command: str
     records: Mapping[int, str]
     machines: tuple[str, ...]
     versions: tuple[str, ...]
@@ -166,6 +168,7 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[int, Record], ti
         cost=_cost(records) if records else None,
         curves=tuple(curve for seed, record in records.items() if (curve := _curve(seed, record)) is not None),
         commands={job.seed: _command(job, records.get(job.seed)) for job in jobs},
+        command=_command(first, next(iter(records.values()), None), "$seed"),
         records={job.seed: f"{job.stem}.json" for job in jobs if job.seed in records},
         machines=_each(_machine(each) for each in told),
         versions=_each(_versions(each) for each in told),
@@ -212,13 +215,13 @@ def _curve(seed: int, record: Record) -> Curve | None:
     return Curve(seed, metric, tuple(epochs), tuple(values), record["training"]["best_epoch"])
 
 
-def _command(job: Job, record: Record | None) -> str:
+def _command(job: Job, record: Record | None, seed: str | None = None) -> str:
     if record is None:
-        return job.command()
+        return job.command(seed)
     told, device = record["provenance"], record["device"]
     if device == "auto":
         device = "cuda" if told["cuda"] else "cpu"
-    return job.command(threads=told["threads"], device=device)
+    return job.command(seed, threads=told["threads"], device=device)
 
 
 def _machine(told: Mapping[str, Any]) -> str:

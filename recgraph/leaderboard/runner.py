@@ -10,8 +10,10 @@ from pathlib import Path
 
 from recgraph import registry
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
+from recgraph.leaderboard.compare import update_comparisons
 from recgraph.leaderboard.plan import Job, jobs_of, load_data_hash
 from recgraph.leaderboard.pool import Pool, Task
+from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
 
 __all__ = ["Summary", "run"]
@@ -58,7 +60,7 @@ def run(
     """Do every job of a board whose record is not there, each in a process of its own.
 
     It may be killed at any time and called again: what is done is not done twice, and a training that was cut short
-    goes on from its last checkpoint. Jobs that failed are tried again.
+    goes on from its last checkpoint. Jobs that failed are tried again. At the end entries are compared.
 
     Args:
         board: a name, a folder, a TOML file, or a board.
@@ -97,6 +99,8 @@ def run(
         say(f"[{len(tasks) - len(summary.left)}/{len(tasks)}] {how}: {task.name}{why}")
 
     Pool(workers, device, until, told).run(tasks)
+    for sheet in found.sheets:
+        update_comparisons(open_sheet(found, sheet, folder))
     return summary
 
 

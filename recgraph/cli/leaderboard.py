@@ -1,0 +1,66 @@
+"""``recgraph leaderboard``: run a board, and show what came of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recgraph.cli.errors import Failure
+from recgraph.cli.output import note
+
+app = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)
+
+_BOARD = "A folder of experiments/ by name, any folder of TOML files, or one of its files."
+BoardArgument = Annotated[str, typer.Argument(metavar="BOARD", help=_BOARD)]
+_RESULTS = "Where records are kept; by default results/ beside the board."
+ResultsOption = Annotated[Path | None, typer.Option(metavar="DIR", help=_RESULTS)]
+_ONLY = "A model, or an entry by its name; may be given many times. All others wait."
+_BUDGET = "After so many hours nothing is begun and what runs is saved; the same command goes on."
+_OUT = "Ends in .html (needs no network), .md or .csv; by default BOARD.html."
+
+
+@app.command("run", no_args_is_help=True)
+def run(
+    board: BoardArgument,
+    results: ResultsOption = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
+    only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=_ONLY)] = None,
+    budget: Annotated[float | None, typer.Option(metavar="HOURS", min=0, help=_BUDGET)] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute; else the best.")] = None,
+) -> None:
+    """Train and test what BOARD asks for and has no record yet, each training in a process of its own.
+
+    It may be killed at any time: the same command goes on. What failed is tried again.
+    """
+    from recgraph.leaderboard.runner import run as do
+
+    try:
+        summary = do(board, results=results, workers=workers, only=only or (), budget=budget, device=device, say=_say)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("what was trained is saved; the same command goes on with it") from None
+    for name in summary.missing:
+        note(f"not at hand: {name}")
+    note(f"{summary}")
+    if summary.failed or summary.missing:
+        raise Failure(f"{len(summary.failed)} failed, {len(summary.missing)} not at hand; the page shows what failed")
+
+
+@app.command("render", no_args_is_help=True)
+def render(
+    board: BoardArgument,
+    results: ResultsOption = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_OUT)] = None,
+) -> None:
+    """Write BOARD's records as a page, as Markdown, or as CSV with all numbers."""
+    from recgraph.leaderboard.board import load_board
+    from recgraph.leaderboard.render import render as write
+
+    found = load_board(board)
+    note(f"written to {write(found, out or Path(f'{found.name}.html'), results=results)}")
+
+
+def _say(message: str) -> None:
+    note(f"[{time.strftime('%H:%M:%S')}] {message}")
