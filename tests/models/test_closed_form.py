@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.sparse
 import torch
 
 from recgraph.data.batch import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Space
 from recgraph.models.ease import EASE
+from recgraph.models.ials import IALS
 from recgraph.models.item_knn import ItemKNN
 from recgraph.models.popularity import Popularity
+from recgraph.models.slim import SLIM
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 17
@@ -56,6 +59,61 @@ def ease_weights(x: Matrix, l2: float) -> Matrix:
     return weights
 
 
+def ease_as_published(x: Matrix, l2: float) -> Matrix:
+    """The closed form as Steck's paper lists it and as RecBole, LensKit and Cornac write it."""
+    gram = scipy.sparse.csr_matrix(x).T @ scipy.sparse.csr_matrix(x)
+    gram = gram.toarray()
+    diagonal = np.diag_indices(gram.shape[0])
+    gram[diagonal] += l2
+    p = np.linalg.inv(gram)
+    b = p / (-np.diag(p))
+    b[diagonal] = 0
+    return b  # type: ignore[no-any-return]
+
+
+def slim_weights(x: Matrix, l1: float, l2: float) -> Matrix:
+    """Each column by a dense elastic net on all others, solved far beyond the model's tolerance."""
+    from sklearn.linear_model import ElasticNet
+
+    n_users, n = x.shape
+    weights = np.zeros((n, n))
+    for j in range(n):
+        others = x.copy()
+        others[:, j] = 0
+        net = ElasticNet(
+            alpha=(l1 + l2) / n_users,
+            l1_ratio=l1 / (l1 + l2),
+            positive=True,
+            fit_intercept=False,
+            max_iter=10**5,
+            tol=1e-14,
+        )
+        weights[:, j] = net.fit(others, x[:, j]).coef_
+        weights[j, j] = 0
+    return weights
+
+
+def ials_vectors(x: Matrix, y: Matrix, steps: int, alpha: float, l2: float, nu: float) -> Matrix:
+    """Item vectors after so many iterations: every user and item by its dense weighted ridge regression."""
+    confidence = 1 + alpha * x
+    of_users, of_items = confidence.sum(1) ** nu, confidence[x.any(1)].sum(0) ** nu
+    mean = np.concatenate([of_users[x.any(1)], of_items]).mean()
+    for _ in range(steps):
+        users = np.stack([_ridge(y, confidence[u], x[u], l2 * of_users[u] / mean) for u in range(len(x))])
+        y = np.stack([_ridge(users, confidence[:, i], x[:, i], l2 * of_items[i] / mean) for i in range(x.shape[1])])
+    return y
+
+
+def _ridge(table: Matrix, confidence: Matrix, wanted: Matrix, l2: float) -> Matrix:
+    normal = table.T @ (confidence[:, None] * table) + l2 * np.eye(table.shape[1])
+    return np.linalg.solve(normal, table.T @ (confidence * wanted))
+
+
+def ials_loss(x: Matrix, users: Matrix, items: Matrix, alpha: float, l2: float) -> float:
+    squares = (1 + alpha * x) * (x - users @ items.T) ** 2
+    return float(squares.sum() + l2 * ((users**2).sum() + (items**2).sum()))
+
+
 def knn_weights(x: Matrix, k: int, shrink: float) -> Matrix:
     """Column c holds the similarities of item c to its k nearest items."""
     norms = np.sqrt(x.sum(0))
@@ -81,6 +139,80 @@ def test_ease_solves_its_regressions(l2: float, device: torch.device) -> None:
     np.testing.assert_allclose(made, _dense(histories) @ ease_weights(_dense(lists), l2), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("l2", [0.5, 100.0])
+def test_ease_equals_the_closed_form_that_peers_write(l2: float) -> None:
+    lists = _lists(1, 40)
+    fitted = _fitted(EASE(l2=l2), lists, torch.device("cpu"))
+    assert isinstance(fitted, EASE)
+    np.testing.assert_allclose(fitted.weights.numpy(), ease_as_published(_dense(lists), l2), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("l1", "l2"), [(0.1, 0.5), (1.0, 3.0), (2.5, 0.0)])
+def test_slim_solves_its_elastic_nets(l1: float, l2: float, device: torch.device) -> None:
+    lists, histories = _lists(1, 40), _lists(2, 9)
+    fitted = _fitted(SLIM(l1=l1, l2=l2, tol=1e-12, max_iter=10_000), lists, device)
+    expected = slim_weights(_dense(lists), l1, l2)
+    assert 0 < (expected > 0).sum() < expected.size / 2
+    made = _scores(fitted, [[j] for j in range(N_ITEMS)], device)
+    np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(_scores(fitted, histories, device), _dense(histories) @ expected, rtol=1e-5, atol=1e-6)
+
+
+def test_slim_keeps_the_greatest_weights() -> None:
+    lists, expected = _lists(1, 40), slim_weights(_dense(_lists(1, 40)), 0.1, 0.5)
+    made = _scores(
+        _fitted(SLIM(l1=0.1, l2=0.5, k=2, tol=1e-12), lists, torch.device("cpu")), [[j] for j in range(N_ITEMS)]
+    )
+    np.testing.assert_allclose(made, np.where(expected >= np.sort(expected, 0)[-2], expected, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_slim_says_what_is_not_solved() -> None:
+    with pytest.warns(UserWarning, match=r"items are not solved within max_iter = 1, tol = 1e-12"):
+        _fitted(SLIM(l1=0.1, l2=0.5, tol=1e-12, max_iter=1), _lists(1, 40), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("nu", [0.0, 1.0])
+@pytest.mark.parametrize(("solver", "cg_steps"), [("cholesky", 1), ("cg", 40)])
+def test_ials_solves_its_normal_equations(solver: str, cg_steps: int, nu: float, device: torch.device) -> None:
+    lists, histories = _lists(1, 40), _lists(2, 9)
+    x, alpha, l2 = _dense(lists), 7.0, 0.8
+    model = IALS(
+        hidden_dim=5, confidence=alpha, l2=l2, frequency_power=nu, n_iterations=3, solver=solver, cg_steps=cg_steps
+    )
+    # the models' own start, in float64 throughout
+    start = IALS(model.config).build(Space(n_users=40, n_items=N_ITEMS)).double()._start().numpy()
+    model.build(Space(n_users=40, n_items=N_ITEMS)).to(device).double().fit(Part(Ragged.from_lists(lists), N_ITEMS))
+    expected = ials_vectors(x, start, 3, alpha, l2, nu)
+    np.testing.assert_allclose(model.item_vectors.cpu().numpy(), expected, rtol=1e-6, atol=1e-9)
+    of_histories = _dense(histories)
+    scale = (1 + alpha * of_histories).sum(1) ** nu / float(model.mean_scale)
+    users = np.stack(
+        [_ridge(expected, 1 + alpha * row, row, l2 * by) for row, by in zip(of_histories, scale, strict=True)]
+    )
+    np.testing.assert_allclose(_scores(model, histories, device), users @ expected.T, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("settings", [{}, {"solver": "cg"}], ids=["cholesky", "cg"])
+def test_ials_lowers_its_loss(settings: dict[str, str]) -> None:
+    lists, device = _lists(1, 40), torch.device("cpu")
+    losses = []
+    for n_iterations in (1, 2, 4, 8):
+        model = IALS(hidden_dim=4, confidence=5.0, l2=1.0, n_iterations=n_iterations, **settings)
+        fitted = _fitted(model, lists, device)
+        items = fitted.encode_items().double().numpy()
+        users = fitted.encode_users(Query(torch.arange(40), Ragged.from_lists(lists))).double().numpy()
+        losses.append(ials_loss(_dense(lists), users, items, 5.0, 1.0))
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_ials_depends_on_its_seed_alone() -> None:
+    lists, space = _lists(1, 40), Space(n_users=40, n_items=N_ITEMS)
+    made = [IALS(n_iterations=2).build(space, seed).fit(Part(Ragged.from_lists(lists), N_ITEMS)) for seed in (1, 1, 2)]
+    assert torch.equal(made[0].item_vectors, made[1].item_vectors)
+    assert not torch.allclose(made[0].item_vectors, made[2].item_vectors)
+
+
 @pytest.mark.parametrize(("k", "shrink"), [(N_ITEMS, 0.0), (N_ITEMS, 50.0), (500, 3.7)])
 def test_item_knn_with_all_neighbours(k: int, shrink: float, device: torch.device) -> None:
     lists, histories = _lists(1, 40), _lists(2, 9)
@@ -100,7 +232,7 @@ def test_item_knn_keeps_the_nearest_of_each_scored_item() -> None:
     np.testing.assert_allclose(made[made > 0], whole[made > 0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("model", [Popularity, ItemKNN, EASE])
+@pytest.mark.parametrize("model", [Popularity, ItemKNN, EASE, SLIM, IALS])
 def test_fit_again_forgets_and_another_catalogue_is_refused(model: type[ClosedFormModel]) -> None:
     lists, device = _lists(1, 40), torch.device("cpu")
     once, twice = _fitted(model(), lists, device), _fitted(model(), _lists(3, 60), device)

@@ -1,0 +1,50 @@
+"""Ridge regressions of rows against dense solves, whole and in small blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recgraph.sparse import ridge_rows as module
+from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.ridge_rows import ridge_rows, ridge_rows_cg
+
+
+def _case(device: torch.device) -> tuple[Ragged, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    lists = [torch.randperm(11, generator=draw)[: n % 12].tolist() for n in range(25)]
+    table = torch.randn(11, 4, generator=draw, dtype=torch.float64)
+    ridge = torch.rand(25, generator=draw, dtype=torch.float64) + 0.1
+    return Ragged.from_lists(lists, device), table.to(device), ridge.to(device)
+
+
+@pytest.mark.parametrize("cells", [1 << 22, 100, 1])
+def test_rows_are_solved(cells: int, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_CELLS", cells)
+    rows, table, ridge = _case(device)
+    start = torch.randn(25, 4, dtype=torch.float64, device=device)
+    expected = torch.zeros(25, 4, dtype=torch.float64, device=device)
+    for row, items in enumerate(rows.to_lists()):
+        named = torch.zeros(11, dtype=torch.float64, device=device)
+        named[items] = 1
+        normal = table.T @ ((1 + 2.5 * named)[:, None] * table) + ridge[row] * torch.eye(4).to(table)
+        expected[row] = torch.linalg.solve(normal, table.T @ (3.5 * named))
+    torch.testing.assert_close(ridge_rows(rows, table, 2.5, ridge), expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ridge_rows_cg(rows, table, 2.5, ridge, start, 8), expected, rtol=1e-7, atol=1e-9)
+
+
+def test_steps_from_the_solution_stay_there(device: torch.device) -> None:
+    rows, table, ridge = _case(device)
+    solved = ridge_rows(rows, table, 2.5, ridge)
+    torch.testing.assert_close(ridge_rows_cg(rows, table, 2.5, ridge, solved, 3), solved, rtol=1e-9, atol=1e-12)
+
+
+def test_blocks_hold_every_row_once_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_CELLS", 100)
+    rows, _, _ = _case(torch.device("cpu"))
+    blocks = list(module._blocks(rows, 11, 16, 4))
+    seen = torch.cat([block for block, _ in blocks])
+    assert sorted(seen.tolist()) == [row for row, items in enumerate(rows.to_lists()) if items]
+    assert len(blocks) > 1
+    for block, index in blocks:
+        assert len(block) == 1 or len(block) * max(16, 4 * index.shape[1]) <= 100
