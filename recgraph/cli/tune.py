@@ -41,13 +41,14 @@ class Pruner(StrEnum):
 _SET = "A setting of the model, of training or of the data that is not searched; may be given many times."
 _METRIC = "A validation metric, e.g. ndcg@10; given twice, e.g. with coverage@20 or train_seconds, both are optimised."
 _STORAGE = "journal:///FILE, sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default a journal in --out."
+_OUT = "The study's folder; the same goes on with it. By default runs/STUDY, under the study's name."
 _SPACE = 'A TOML file: key = value fixes, key = [..] lists, key = {low, high, log, step} ranges, "*" = "fixed".'
 
 
 def tune(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")],
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="A data set that `recgraph data list` shows.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The study's folder; the same goes on with it.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help=_OUT)] = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help=_METRIC)] = None,
     trials: Annotated[int, typer.Option(min=1, help="Finished trials of the study in total, pruned ones too.")] = 20,
     workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
@@ -67,12 +68,15 @@ def tune(
     The same command goes on with a study that was stopped, and other machines join through --storage.
     """
     from recgraph.tuning.study import tune as run
+    from recgraph.tuning.task import check_dataset
     from recgraph.tuning.team import WorkerFailed
     from recgraph.tuning.verdict import test_rows
 
     metrics = tuple(metric or ["ndcg@10"])
+    check_dataset(dataset)
     fixed, of_data = _settings(model, settings or [])
     name = study or f"{model}-{dataset}-{'-'.join(metrics)}"
+    folder = out or Path("runs") / name
     try:
         found = run(
             model,
@@ -87,7 +91,7 @@ def tune(
             workers=workers,
             storage=storage,
             study=name,
-            out=out,
+            out=folder,
             device=device,
             test_seeds=test_seeds,
             progress=True,
@@ -97,7 +101,7 @@ def tune(
         raise Failure(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"study {name!r} is kept; the same command goes on with it") from None
-    _report(found, out, storage)
+    _report(found, folder, storage)
     show(test_rows(found), form)
 
 
@@ -118,14 +122,14 @@ def _settings(model: str, pairs: list[str]) -> tuple[dict[str, Any], DataConfig]
     return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, DataConfig.of(parts["data"])
 
 
-def _report(study: Study, out: Path, storage: str | None) -> None:
+def _report(study: Study, folder: Path, storage: str | None) -> None:
     """Say what was found, to the person."""
     from recgraph.tuning.final import best_trial
     from recgraph.tuning.storage import dashboard_of
     from recgraph.tuning.verdict import verdicts
 
-    note(f"kept in {out}; its page is {out / 'study.html'}")
-    note(f"look further: optuna-dashboard {dashboard_of(storage or str(out / 'study.journal'))}")
+    note(f"kept in {folder}; its page is {folder / 'study.html'}")
+    note(f"look further: optuna-dashboard {dashboard_of(storage or str(folder / 'study.journal'))}")
     best = best_trial(study)
     if best is None:
         note("no trial is complete: all were pruned; see the reasons in trials/*/trial.json")

@@ -20,6 +20,7 @@ from recgraph.tuning.plan import Objective, Plan
 from recgraph.tuning.progress import ProgressTable
 from recgraph.tuning.report.page import write_page
 from recgraph.tuning.storage import StudyStorage, open_storage, without_password
+from recgraph.tuning.task import check_model
 from recgraph.tuning.team import Team
 from recgraph.tuning.trials import Trials
 from recgraph.tuning.worker import load_study, work
@@ -94,12 +95,13 @@ def tune(
         The Optuna study. Its page, ``study.html``, is in the folder.
 
     Raises:
-        ConfigError: a setting, a space or a combination of choices that is not possible.
+        ConfigError: a setting, a space or a combination of choices that is not possible, or a model that embeds nodes.
         ValueError: the study exists with another model, metric, space, split or seed.
         WorkerFailed: workers end with errors.
         SealedTestError: something reached for test data.
     """
     cls, fixed = _model(model, settings or {})
+    check_model(cls)
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
     if objective is None:
         metrics = tuple(objectives.canonical(name) for name in metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -115,7 +116,8 @@ def run_trial(
         A value for each objective.
 
     Raises:
-        TrialPruned: the pruner ended it.
+        TrialPruned: the pruner ended it, or an objective is not a number.
+        ValueError: an objective of one's own returned more or fewer values than there are metrics.
         SealedTestError: something reached for test data.
         LeaseLost: the trial is no longer ours.
     """
@@ -126,10 +128,21 @@ def run_trial(
         run = fit(plan, settings, split, plan.seed, folder, (reporter,))
         if plan.pruner == "wilcoxon":
             blocks_of_users(trial, run, split, plan.selecting, plan.seed)
-        if plan.objective is not None:
-            found = plan.objective(run)
-            return [float(value) for value in ([found] if not isinstance(found, Sequence) else found)]
-        return measure(plan.metrics, run, split)
+        found = plan.objective(run) if plan.objective is not None else measure(plan.metrics, run, split)
+        return _values(found, plan.metrics)
+
+
+def _values(found: float | Sequence[float], metrics: Sequence[str]) -> list[float]:
+    """One value for each objective, as Optuna takes them."""
+    import optuna
+
+    values = [float(value) for value in (found if isinstance(found, Sequence) else [found])]
+    if len(values) != len(metrics):
+        raise ValueError(f"the objective returned {len(values)} values for {', '.join(metrics)}; return one for each")
+    for name, value in zip(metrics, values, strict=True):
+        if math.isnan(value):
+            raise optuna.TrialPruned(f"{name} is not a number")
+    return values
 
 
 def tidy(folder: Path | None) -> None:

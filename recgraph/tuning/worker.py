@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 import traceback
@@ -113,6 +114,8 @@ def main() -> int:
 
     orders = json.load(sys.stdin)
     try:
+        # how the team asks us to stop; ignored where a shell has put the command into the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         plan = Plan.from_dict(orders["plan"])
         storage = open_storage(orders["storage"])
         trials = Trials(load_study(plan, storage), storage, plan)

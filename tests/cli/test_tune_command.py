@@ -81,6 +81,30 @@ def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], mes
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize(
+    ("model", "dataset", "message"),
+    [
+        ("meow", "acm", "dataset 'acm' is a graph with classes of nodes: it has no validation part"),
+        ("sasrec", "acm", "dataset 'acm' is a graph with classes of nodes: it has no validation part"),
+        ("meow", "synthetic", "model MEOW embeds the nodes of a graph"),
+    ],
+)
+def test_nodes_are_not_tuned_for(tmp_path: Path, model: str, dataset: str, message: str) -> None:
+    out = tmp_path / "study"
+    done = CliRunner().invoke(app, ["tune", model, "--dataset", dataset, "--out", str(out)])
+    assert done.exit_code == USER_MISTAKE
+    assert message in done.stderr
+    assert not out.exists()
+
+
+def test_the_folder_has_a_name_by_default(tmp_path: Path, space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["tune", "sasrec", "--dataset", "synthetic", "--space", str(space), *SMALL, "--trials", "1"]
+    done = CliRunner().invoke(app, [*command, "--test-seeds", "0"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "runs" / "sasrec-synthetic-ndcg@10" / "study.html").exists()
+
+
 def test_the_names_are_those_of_the_library() -> None:
     assert [sampler.value for sampler in Sampler] == list(SAMPLERS)
     assert [pruner.value for pruner in Pruner] == list(PRUNERS)

@@ -10,6 +10,14 @@ def honest(run: Run) -> float:
     return run.evaluate("valid", seen="keep")[0]["mrr@5"]
 
 
+def not_a_number(run: Run) -> float:
+    return float("nan")
+
+
+def two_values(run: Run) -> tuple[float, float]:
+    return 1.0, 2.0
+
+
 def evaluates_on_test(run: Run) -> float:
     return run.evaluate("test")[0]["ndcg@10"]
 

@@ -16,9 +16,13 @@ import optuna
 import pytest
 from small_study import LONG, SPACE, states, synthetic, tune
 
+from recgraph import registry
+from recgraph.data.closed import save_closed
 from recgraph.data.split import Split
-from recgraph.tuning.processes import Process
+from recgraph.tuning.plan import Plan
+from recgraph.tuning.processes import Process, this_process
 from recgraph.tuning.storage import open_storage
+from recgraph.tuning.worker import INTERRUPTED
 
 #: seconds; more than a test takes on the busiest machine
 GRACE = 500.0
@@ -86,6 +90,13 @@ def check_complete(study: optuna.Study, out: Path, n_trials: int, epochs: int, r
     assert len(list((out / "trials").iterdir())) == n_trials
 
 
+def dispose(study: optuna.Study) -> None:
+    """Give the connections of a study that was read back."""
+    engine = getattr(getattr(study._storage, "_backend", None), "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
 @pytest.fixture(params=["journal", "sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param != "postgres":
@@ -109,18 +120,16 @@ def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: 
     assert dead.user_attrs["lease"]["pid"] != again.user_attrs["lease"]["pid"]
     # seen at once: long before the grace period, which the test would notice
     assert time.monotonic() - began < GRACE
-    engine = getattr(getattr(study._storage, "_backend", None), "engine", None)
-    if engine is not None:
-        engine.dispose()
+    dispose(study)
 
 
-def test_workers_that_are_interrupted_save_and_give_their_trials_back(split: Split, tmp_path: Path) -> None:
-    url = f"journal:///{tmp_path}/study.journal"
+def test_workers_that_are_interrupted_save_and_give_their_trials_back(split: Split, tmp_path: Path, url: str) -> None:
     in_the_middle(url, lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         tune(split, tmp_path / "s", 3, workers=2, storage=url, settings=LONG, pruner="none")
     study = tune(split, tmp_path / "s", 3, storage=url, settings=LONG, pruner="none")
     check_complete(study, tmp_path / "s", 3, LONG["max_epochs"], "interrupted")
+    dispose(study)
 
 
 def test_an_interrupted_study_goes_on_where_it_stopped(split: Split, tmp_path: Path) -> None:
@@ -130,6 +139,57 @@ def test_an_interrupted_study_goes_on_where_it_stopped(split: Split, tmp_path: P
         tune(split, tmp_path / "s", 2, storage=url, settings=LONG, pruner="none")
     study = tune(split, tmp_path / "s", 2, storage=url, settings=LONG, pruner="none")
     check_complete(study, tmp_path / "s", 2, LONG["max_epochs"], "interrupted")
+
+
+def test_the_last_trainings_go_on_where_they_were_interrupted(split: Split, tmp_path: Path) -> None:
+    log = tmp_path / "s" / "final" / "trial-0000" / "seed-0" / "log.jsonl"
+
+    def epochs() -> list[int]:
+        return [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
+
+    def interrupt() -> None:
+        until = time.monotonic() + 120
+        while not log.exists() or log.read_bytes().count(b"\n") < 3:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt, match="interrupted in epoch"):
+        tune(split, tmp_path / "s", 1, settings=LONG, test_seeds=1)
+    assert 3 <= len(epochs()) < LONG["max_epochs"]
+    study = tune(split, tmp_path / "s", 1, settings=LONG, test_seeds=1)
+    assert epochs() == list(range(1, LONG["max_epochs"] + 1))
+    assert len(study.user_attrs["unsealed"]) == 1
+    assert states(study) == {"COMPLETE": 1}
+
+
+def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_background(
+    split: Split, tmp_path: Path
+) -> None:
+    storage = open_storage(None, tmp_path)
+    study = optuna.create_study(study_name="s", storage=storage.optuna)
+    study.ask().set_user_attr("lease", {**this_process().to_dict(), "beat": 0})  # all that is wanted: it waits
+    save_closed(split, tmp_path / "split")
+    plan = Plan("s", registry.load("model", "sasrec"), ("ndcg@10",), 1)
+    orders = {"plan": plan.to_dict(), "storage": storage.url, "split": f"{tmp_path}/split", "name": "0"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "recgraph.tuning.worker"],
+        stdin=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    ) as worker:
+        assert worker.stdin is not None
+        worker.stdin.write(json.dumps({**orders, "parent": os.getpid(), "trouble": f"{tmp_path}/trouble"}).encode())
+        worker.stdin.close()
+        until = time.monotonic() + 120
+        while not (tmp_path / "study.journal.flock").exists():  # it has asked for a trial
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        worker.send_signal(signal.SIGINT)
+        try:
+            assert worker.wait(60) == INTERRUPTED
+        finally:
+            worker.kill()
 
 
 def command(tmp_path: Path, url: str, epochs: int) -> list[str]:

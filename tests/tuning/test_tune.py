@@ -167,6 +167,24 @@ def test_an_objective_of_ones_own(split: Split) -> None:
     assert 0 < study.best_value < 1
 
 
+def test_an_objective_that_is_not_a_number_prunes_its_trial(split: Split) -> None:
+    study = tune(split, n_trials=1, objective=objectives.not_a_number)
+    assert states(study) == {"PRUNED": 1}
+    assert study.trials[0].user_attrs["reason"] == "ndcg@10 is not a number"
+
+
+def test_an_objective_of_another_number_of_values_fails(split: Split) -> None:
+    with pytest.raises(ValueError, match="returned 2 values for ndcg@10; return one for each"):
+        tune(split, n_trials=1, objective=objectives.two_values)
+
+
+@pytest.mark.parametrize("model", ["meow", "heco"])
+def test_models_of_nodes_are_refused(split: Split, tmp_path: Path, model: str) -> None:
+    with pytest.raises(ConfigError, match="embeds the nodes of a graph, selected by its loss"):
+        rg.tune(model, split, out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
 REACHING = [
     objectives.evaluates_on_test,
     objectives.unseals,
