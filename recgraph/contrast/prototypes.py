@@ -45,16 +45,25 @@ def assign(x: Tensor, centroids: Tensor) -> Tensor:
     return _nearest(x, centroids)[1]
 
 
-def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """[N] and [N]: the greatest inner product of each row and whose it is; of many rows a block at a time."""
+def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[N] three times: the greatest inner product of each row, whose it is, and the next greatest.
+
+    Of many rows a block at a time.
+    """
     cells = _CELLS_HOST if x.is_cpu else _CELLS_ACCELERATOR
     if len(x) * len(centroids) <= 2 * cells:
-        value, index = (x @ centroids.t()).max(1)
-        return value, index
-    values, indices = x.new_empty(len(x)), torch.empty(len(x), dtype=torch.int64, device=x.device)
+        return _two_best(x @ centroids.t())
+    values, rivals = x.new_empty(len(x)), x.new_empty(len(x))
+    indices = torch.empty(len(x), dtype=torch.int64, device=x.device)
     for rows in row_blocks(len(x), len(centroids), x, max(cells // len(centroids), 32)):
-        torch.max(x[rows] @ centroids.t(), 1, out=(values[rows], indices[rows]))
-    return values, indices
+        values[rows], indices[rows], rivals[rows] = _two_best(x[rows] @ centroids.t())
+    return values, indices, rivals
+
+
+def _two_best(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row the greatest, its place (of equal ones the first) and the next; the products are overwritten."""
+    value, index = products.max(1)
+    return value, index, products.scatter_(1, index[:, None], -torch.inf).amax(1)
 
 
 @torch.no_grad()
@@ -107,41 +116,49 @@ def kmeans(
 
 def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
     k, ones = len(centroids), x.new_ones(len(x))
-    value, assignments = _nearest(x, centroids)
+    near = _nearest(x, centroids)
     for _ in range(iterations):
+        value, assignments, _ = near
         sizes = x.new_zeros(k).index_add_(0, assignments, ones)
         sums = torch.zeros_like(centroids).index_add_(0, assignments, x)
-        last, before = centroids, assignments
+        last = centroids
         centroids = _fill_empty(sums / sizes.clamp(min=1)[:, None], sizes, x, value)
-        moved_mask = (centroids != last).any(1)
-        value, assignments = _nearest_again(x, centroids, moved_mask, value, assignments)
-        if torch.equal(before, assignments):
+        near = _nearest_again(x, centroids, (centroids != last).any(1), near)
+        if torch.equal(assignments, near[1]):
             break
-    return Clustering(assignments, centroids, float(value.sum()))
+    return Clustering(near[1], centroids, float(near[0].sum()))
 
 
 def _nearest_again(
-    x: Tensor, centroids: Tensor, moved_mask: Tensor, value: Tensor, assignments: Tensor
-) -> tuple[Tensor, Tensor]:
+    x: Tensor, centroids: Tensor, moved_mask: Tensor, near: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
     """:func:`_nearest`, from what it was before some centroids moved: few do after the first iterations.
 
-    A centroid that stayed cannot beat a row's own now if it did not before, unless the own one moved away from the row.
-    So rows are compared with the moved centroids alone, and those whose own moved away with all.
+    Rows are compared with the moved centroids alone. That decides, but where a row's own centroid moved and the best of
+    the moved ones is below the row's rival, the most that one which stayed can be; such rows are compared with all.
+    Rivals are bounds from above here.
     """
     moved = torch.nonzero(moved_mask).squeeze(1)
     if 2 * len(moved) > len(centroids):
         return _nearest(x, centroids)
     if not len(moved):
-        return value, assignments
-    of_moved, which = _nearest(x, centroids[moved])
+        return near
+    value, own, rival = near
+    best, which, second = _nearest(x, centroids[moved])
     which = moved[which]
-    own_moved = moved_mask[assignments]
-    better = (of_moved > value) | own_moved | ((of_moved == value) & (which < assignments))
-    again = torch.nonzero(own_moved & (of_moved <= value)).squeeze(1)
-    value, assignments = torch.where(better, of_moved, value), torch.where(better, which, assignments)
+    own_moved = moved_mask[own]
+    stayed = torch.where(own_moved, torch.minimum(rival, value), value)
+    better = (best > stayed) | own_moved | ((best == stayed) & (which < own))
+    again = torch.nonzero(own_moved & (best <= stayed)).squeeze(1)
+    rival = torch.where(
+        better,
+        torch.maximum(second, torch.where(own_moved, stayed, torch.maximum(rival, value))),
+        torch.maximum(rival, best),
+    )
+    value, own = torch.where(better, best, value), torch.where(better, which, own)
     if len(again):
-        value[again], assignments[again] = _nearest(x[again], centroids)
-    return value, assignments
+        value[again], own[again], rival[again] = _nearest(x[again], centroids)
+    return value, own, rival
 
 
 def _fill_empty(centroids: Tensor, sizes: Tensor, x: Tensor, value: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from recgraph.contrast import prototypes
 from recgraph.contrast.prototypes import kmeans
 
 
-def all_again(x: Tensor, centroids: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
+def all_again(x: Tensor, centroids: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return prototypes._nearest(x, centroids)
 
 
@@ -39,9 +39,11 @@ def test_ties(n_moved: int) -> None:
     after, moved_mask = before.clone(), torch.zeros(40, dtype=torch.bool)
     moved_mask[torch.randperm(40, generator=draw)[:n_moved]] = True
     after[moved_mask] = torch.randint(-2, 3, (n_moved, 3), generator=draw).double()
-    found = prototypes._nearest_again(x, after, moved_mask, *prototypes._nearest(x, before))
-    for mine, whole in zip(found, prototypes._nearest(x, after), strict=True):
-        assert torch.equal(mine, whole)
+    value, own, rival = prototypes._nearest_again(x, after, moved_mask, prototypes._nearest(x, before))
+    best, first, second = prototypes._nearest(x, after)
+    assert torch.equal(value, best)
+    assert torch.equal(own, first)
+    assert bool((rival >= second).all())
 
 
 def test_repeated_rows_leave_no_cluster_empty_where_there_are_enough() -> None:
