@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
@@ -150,6 +151,46 @@ def test_the_median_pruner_leaves_each_trial_its_first_epochs() -> None:
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_pruners_are_made(pruner: str) -> None:
     assert isinstance(make_pruner(pruner, 10), optuna.pruners.BasePruner)
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband", "halving"])
+def test_pruners_end_what_is_worse_by_its_epochs(pruner: str) -> None:
+    """After good trials, trials that are ever worse end early."""
+    study = optuna.create_study(study_name="s", direction="maximize", pruner=make_pruner(pruner, 9))
+    lived = []
+    for quality in [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, *[0.4 - 0.01 * number for number in range(12)]]:
+        trial = study.ask()
+        for epoch in range(1, 10):
+            trial.report(quality * epoch / 9, epoch)
+            if trial.should_prune():
+                break
+        lived.append(epoch)
+        state = optuna.trial.TrialState.COMPLETE if epoch == 9 else optuna.trial.TrialState.PRUNED
+        study.tell(trial, quality if epoch == 9 else None, state)
+    assert lived[0] == 9
+    assert sum(epochs < 9 for epochs in lived[6:]) >= 6  # one of hyperband's brackets prunes nothing
+
+
+def test_wilcoxon_ends_what_is_worse_on_the_same_users() -> None:
+    """Blocks of users differ much more among themselves than the trials do: only pairs can tell them apart."""
+    study = optuna.create_study(direction="maximize", pruner=make_pruner("wilcoxon", 9))
+    generator = np.random.default_rng(0)
+    hardness = generator.uniform(0, 1, 20)
+
+    def blocks(offset: float) -> int:
+        """How many blocks are evaluated."""
+        trial, values = study.ask(), hardness + offset + generator.normal(0, 0.005, 20)
+        for number, value in enumerate(values):
+            trial.report(value, number)
+            if number + 1 < len(values) and trial.should_prune():
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                return number + 1
+        study.tell(trial, float(values.mean()))
+        return len(values)
+
+    assert blocks(0.0) == 20
+    assert 6 <= blocks(-0.05) < 20
+    assert blocks(0.05) == 20
 
 
 @pytest.mark.parametrize(
