@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 
 from recgraph.charts.axes import Axis, number
+from recgraph.charts.names import Box, Spot, along, name_marks
 
 __all__ = ["Chart", "Line", "Mark", "bars"]
 
@@ -25,6 +26,8 @@ class Mark:
         kind: class of the style sheet: ``complete``, ``pruned``, ``front``, ``best``, ``default``.
         text: shown where the pointer rests.
         label: written into the mark, a character or two; its circle is larger then.
+        name: written beside the mark where there is room; the first marks of a chart choose first.
+        spread: of ``y`` to both sides, drawn as a whisker.
     """
 
     x: object
@@ -32,11 +35,17 @@ class Mark:
     kind: str
     text: str
     label: str = ""
+    name: str = ""
+    spread: float = 0.0
+
+    @property
+    def radius(self) -> float:
+        """Of its circle, in units of the drawing."""
+        return 9.0 if self.label else 5.5 if self.kind in ("best", "front") else 3.5
 
     def draw(self, x: float, y: float) -> str:
         """The mark at a place of the drawing."""
-        radius = 9.0 if self.label else 5.5 if self.kind in ("best", "front") else 3.5
-        circle = f'<circle class="{self.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
+        circle = f'<circle class="{self.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{self.radius}">'
         said = f"{circle}<title>{escape(self.text)}</title></circle>"
         if not self.label:
             return said
@@ -82,15 +91,29 @@ class Chart:
 
     def __str__(self) -> str:
         parts = [*self._frame()]
-        for line in self.lines:
-            path = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in line.points)
+        drawn = [[(self._x(x), self._y(y)) for x, y in line.points] for line in self.lines]
+        for line, points in zip(self.lines, drawn, strict=True):
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
             said = f"<title>{escape(line.text)}</title>" if line.text else ""
             parts.append(f'<polyline class="{line.kind}" points="{path}">{said}</polyline>')
         for at, text in self.rug:
             x, low = self._x(at), HEIGHT - _BOTTOM
             parts.append(f'<path class="rug" d="M{x:.1f} {low}v-7"><title>{escape(text)}</title></path>')
-        parts.extend(mark.draw(self._x(mark.x), self._y(mark.y)) for mark in self.marks)
+        spots = [self._spot(mark) for mark in self.marks]
+        parts.extend(
+            f'<path class="whisker" d="M{spot.x:.1f} {spot.y - spot.spread:.1f}v{2 * spot.spread:.1f}"/>'
+            for spot in spots
+            if spot.spread
+        )
+        parts.extend(mark.draw(spot.x, spot.y) for mark, spot in zip(self.marks, spots, strict=True))
+        if any(spot.name for spot in spots):
+            room = Box(_LEFT + 4, 0, WIDTH, HEIGHT - _BOTTOM)
+            parts.extend(name_marks(spots, room, [box for points in drawn for box in along(points)]))
         return _svg(self.title, HEIGHT, parts)
+
+    def _spot(self, mark: Mark) -> Spot:
+        y = self._y(mark.y)
+        return Spot(self._x(mark.x), y, mark.radius, abs(y - self._y(mark.y + mark.spread)), mark.name)
 
     def _x(self, value: object) -> float:
         return _LEFT + self.x.place(value) * (WIDTH - _LEFT - _RIGHT)

@@ -23,7 +23,7 @@ class ModelText:
         summary: its first sentence.
         source: the paper, what follows ``Source:`` up to venue and year; empty where it names none.
         departures: what differs from the paper, what follows ``Departures:``.
-        paragraphs: all of it.
+        paragraphs: all of it; those that begin with ``- `` are items of a list.
     """
 
     summary: str
@@ -35,7 +35,7 @@ class ModelText:
 def text_of(cls: type[Model]) -> ModelText:
     """The docstring of a model; empty where it has none of its own."""
     text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
-    paragraphs = tuple(_plain(part) for part in re.split(r"\n\s*\n", text) if part.strip())
+    paragraphs = tuple(_plain(part) for part in re.split(r"\n\s*\n|\n(?=- )", text) if part.strip())
     return ModelText(_plain(text.partition("\n")[0]), _found(_SOURCE, text), _found(_DEPARTURES, text), paragraphs)
 
 
