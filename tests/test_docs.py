@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,20 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def run(page: str) -> dict[str, Any]:
+def run(page: str, without: str | None = None) -> dict[str, Any]:
+    """Run the code of a page; a block of text that follows a block of code is what that prints.
+
+    Args:
+        without: leave blocks with this text out.
+    """
     scope: dict[str, Any] = {"__name__": page}
-    for code in blocks(page, "python"):
-        exec(compile(code, page, "exec", dont_inherit=True), scope)
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for code, shown in re.findall(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", text, re.DOTALL | re.MULTILINE):
+        if without is not None and without in code:
+            continue
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            exec(compile(code, page, "exec", dont_inherit=True), scope)
+        assert not shown or printed.getvalue() == shown
     return scope
 
 
@@ -89,6 +102,33 @@ def test_node_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scope = run("node-task.md")
     assert scope["run"].embeddings().columns == ["paper", "embedding"]
     assert len(scope["run"].record["results"]["nodes"]["linear"]) == 1
+
+
+def test_graph_recommenders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope = run("graph-recommenders.md")
+    assert sorted(scope["run"].recommend(users=["u3"], k=24, exclude_seen=False)["film"]) == list(range(24))
+    assert scope["run"].record["init_items"]["n_found"] == 24
+
+
+def test_typed_graphs() -> None:
+    there = importlib.util.find_spec("dgl") is not None  # tests/data/test_hetero.py requires it where it must be there
+    assert run("heterogeneous-graphs.md", without=None if there else "to_dgl")["products"][0].shape == (4, 4)
+
+
+def test_the_cost_of_paths_is_what_the_page_says(shared: Path) -> None:
+    from recgraph.data.graph_card import GraphCard
+    from recgraph.data.graph_prepare import prepare_graph
+    from recgraph.views.metapath import MetaPath
+
+    text = (DOCS / "heterogeneous-graphs.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (acm|imdb|aminer) \| (\S+) \| (\S+) \| (\S+) \|.*\| (\S+) \| (\S+) \|$", text, re.MULTILINE)
+    assert len(rows) == 4
+    for name, path, nodes, entries, composed, factorised in rows:
+        graph = prepare_graph(GraphCard.load(DOCS.parent / "datasets" / f"{name}.toml"), shared / "data" / "hin").graph
+        cost = MetaPath(path).cost(graph)
+        assert (f"{cost.shape[0]:,}", f"{cost.nnz:,}") == (nodes, entries)
+        assert (f"{cost.nbytes / 2**20:,.1f}", f"{cost.factor_nbytes / 2**20:,.1f}") == (composed, factorised)
 
 
 def test_every_page_is_in_the_index() -> None:
