@@ -32,21 +32,30 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
         """[T, D] -> [T, D]."""
-        attended = causal_attention(self.qkv(x), packed, self.n_heads, self.attention_dropout, generator)
-        return self._finish(x, attended, generator)
+        return self._finish(x, self._attend(x, packed, generator), generator)
 
     def last(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
         """[T, D] -> [B, D], the last place of each row alone: all other queries are never read."""
-        width = x.shape[1]
-        weight, bias = self.qkv.weight, self.qkv.bias
         of_last = x.index_select(0, packed.last)
+        return self._finish(of_last, self._attend_last(x, of_last, packed, generator), generator)
+
+    def _attend(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
+        return causal_attention(self.qkv(x), packed, self.n_heads, self.attention_dropout, generator)
+
+    def _attend_last(self, x: Tensor, of_last: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
+        width, weight, bias = x.shape[1], self.qkv.weight, self.qkv.bias
         queries = F.linear(of_last, weight[:width], bias[:width])
         kv = F.linear(x, weight[width:], bias[width:])
-        attended = last_attention(queries, kv, packed, self.n_heads, self.attention_dropout, generator)
-        return self._finish(of_last, attended, generator)
+        return last_attention(queries, kv, packed, self.n_heads, self.attention_dropout, generator)
 
     def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
-        x = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
+        return self._feed_forward(self._after_attention(x, attended, generator), generator)
+
+    def _after_attention(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
+        out: Tensor = self.attention_norm(x + dropout(self.out(attended), self.dropout, generator))
+        return out
+
+    def _feed_forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         out: Tensor = self.norm(x + dropout(self.down(F.gelu(self.up(x))), self.dropout, generator))
         return out
 
@@ -69,6 +78,9 @@ class Transformer(SequenceEncoder):
         ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
+    #: whether masked items, which no key can reach, may be left out before the last place alone is computed
+    drops_masked = True
+
     def __init__(
         self,
         hidden_dim: int = 64,
@@ -90,7 +102,7 @@ class Transformer(SequenceEncoder):
         self.apply(initialise)
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        packed = pack(sequences, last_only)
+        packed = pack(sequences, last_only and self.drops_masked)
         x = F.embedding(packed.tokens, table, padding_idx=0) + self.position_embedding(packed.positions)
         x = dropout(self.norm(x), self.dropout, generator)
         *inner, final = cast("list[Layer]", list(self.layers))

@@ -43,9 +43,9 @@ class SLIM(NeighbourModel):
     exactly 0, because X and w are non-negative (their gradient is at least ``l1 - x_k'x_j``). Memory during the fit: X
     and a part of its columns; no matrix of items by items.
 
-    Source: Ning and Karypis, SLIM: Sparse Linear Methods for Top-N Recommender Systems (ICDM 2011), equations 2 and 3;
-    the penalties are the paper's, not divided by the number of users. Departure: at most ``k`` weights of each item are
-    kept. ``fit`` warns where items are not solved to ``tol`` within ``max_iter`` passes.
+    Source: Ning and Karypis, SLIM: Sparse Linear Methods for Top-N Recommender Systems (ICDM 2011), the regularised
+    problem, solved by columns as there; the penalties are the paper's, not divided by the number of users. Departure: at
+    most ``k`` weights of each item are kept. ``fit`` warns where items are not solved to ``tol`` in ``max_iter`` passes.
     """
 
     Config = SLIMConfig

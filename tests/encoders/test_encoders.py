@@ -13,8 +13,9 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.encoders._packing import pack
 from recgraph.encoders.base import SequenceEncoder
+from recgraph.encoders.filtered_transformer import FilteredLayer, FilteredTransformer
 from recgraph.encoders.gru import GRU
-from recgraph.encoders.transformer import Transformer, from_published
+from recgraph.encoders.transformer import Layer, Transformer, from_published
 from recgraph.sparse.ragged import Ragged
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -22,18 +23,35 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 def padded_transformer(encoder: Transformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
     """The obvious padded computation, masked items excluded as keys; [B, L, D]."""
-    n, length = padded.shape
+    length = padded.shape[1]
     places = torch.arange(length, device=padded.device)
     x = encoder.norm(F.embedding(padded, table, padding_idx=0) + encoder.position_embedding(places))
     visible = (places[:, None] >= places) & (padded != 0)[:, None, :]
     alone = ~visible.any(-1, keepdim=True) & torch.eye(length, device=padded.device).bool()
     bias = torch.zeros_like(visible, dtype=x.dtype).masked_fill(~(visible | alone), float("-inf"))[:, None]
     for layer in encoder.layers:
-        q, k, v = (part.view(n, length, layer.n_heads, -1).transpose(1, 2) for part in layer.qkv(x).chunk(3, -1))
-        scores = torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + bias, -1)
-        x = layer.attention_norm(x + layer.out((scores @ v).transpose(1, 2).reshape(n, length, -1)))
-        x = layer.norm(x + layer.down(F.gelu(layer.up(x))))
+        mixed = padded_attention(layer, x, bias)
+        if isinstance(encoder, FilteredTransformer):
+            filtered = padded_filter(layer, x * (places < lengths[:, None])[:, :, None], encoder.max_len)
+            mixed = layer.alpha * filtered + (1 - layer.alpha) * mixed
+        x = layer.norm(mixed + layer.down(F.gelu(layer.up(mixed))))
     return x
+
+
+def padded_attention(layer: Layer, x: Tensor, bias: Tensor) -> Tensor:
+    n, length, _ = x.shape
+    q, k, v = (part.view(n, length, layer.n_heads, -1).transpose(1, 2) for part in layer.qkv(x).chunk(3, -1))
+    scores = torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5 + bias, -1)
+    return layer.attention_norm(x + layer.out((scores @ v).transpose(1, 2).reshape(n, length, -1)))
+
+
+def padded_filter(layer: FilteredLayer, x: Tensor, max_len: int) -> Tensor:
+    """The filter of BSARec as published, by the transform of the sequence padded on the left to max_len."""
+    frame = F.pad(x, (0, 0, max_len - x.shape[1], 0))
+    frequencies = torch.fft.rfft(frame, dim=1, norm="ortho")
+    frequencies[:, layer.c // 2 + 1 :] = 0
+    low = torch.fft.irfft(frequencies, n=max_len, dim=1, norm="ortho")[:, max_len - x.shape[1] :]
+    return layer.filter_norm(x + low + layer.sqrt_beta**2 * (x - low))
 
 
 def padded_gru(encoder: GRU, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
@@ -41,7 +59,11 @@ def padded_gru(encoder: GRU, padded: Tensor, lengths: Tensor, table: Tensor) -> 
     return encoder.dense(out.transpose(0, 1))
 
 
-CASES = {"transformer": (Transformer, padded_transformer), "gru": (GRU, padded_gru)}
+CASES = {
+    "transformer": (Transformer, padded_transformer),
+    "filteredtransformer": (FilteredTransformer, padded_transformer),
+    "gru": (GRU, padded_gru),
+}
 
 
 def random_rows(device: torch.device, masked: bool, seed: int = 0, n: int = 40, longest: int = 20) -> Ragged:

@@ -1,0 +1,68 @@
+"""BSARec."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recgraph.config import Search
+from recgraph.encoders.filtered_transformer import FilteredTransformer
+from recgraph.models.base_sequence import SequenceModel, TransformerConfig
+
+
+class BSARecConfig(TransformerConfig):
+    alpha: Annotated[
+        float,
+        Field(ge=0, le=1, description="share of the filter; 0: SASRec"),
+        Search(choices=(0.1, 0.3, 0.5, 0.7, 0.9)),
+    ] = 0.7
+    c: Annotated[
+        int,
+        Field(ge=0, description="cut-off: the c // 2 + 1 lowest of max_len's frequencies count as low"),
+        Search(choices=(1, 3, 5, 7, 9)),
+    ] = 5
+    regime: Annotated[
+        Literal["prefix", "causal"],
+        Field(description="every prefix with its next item (as published), or whole sequences with a causal filter"),
+    ] = "prefix"
+
+
+class BSARec(SequenceModel):
+    """Beyond self-attention: SASRec whose layers mix attention with a filter that rescales high frequencies.
+
+    With low[x] the ``c // 2 + 1`` lowest frequencies of the discrete Fourier transform along the sequence, a layer is
+    ``x <- FFN(alpha LN(x + low[x] + beta (x - low[x])) + (1 - alpha) LN(x + attention(x)))``; beta, the square of a
+    weight that starts at N(0, 1), is learned for each column in each layer.
+
+    Source: Shin, Choi, Wi and Park, An Attentive Inductive Bias for Sequential Recommendation beyond the Self-Attention
+    (AAAI 2024), section 4, in the variant of the published code: beta a vector, full softmax, one sample a prefix; on
+    Beauty alpha .7, c 5, one head, learning rate 5e-4, batch 256.
+
+    The filter spans the whole sequence, so the state of an inner place knows what comes later. As published, training
+    therefore reads the last place of each prefix alone (``regime="prefix"``). ``regime="causal"`` is a variant that
+    trains on all places of a sequence at once, several times cheaper: the filter's matrix loses its upper triangle, in
+    training and in ranking, so that no later item reaches an earlier state. With one layer it is the same function of
+    the last place; with more, inner places are filtered without their future.
+
+    Departures: places before the history hold zeros in the filter (published: the LayerNorm of their position's
+    embedding), so that scores do not depend on padding; positions are counted from the oldest item read (published: so
+    that the newest stands at max_len); the first item of a user, which has no history, is no training sample.
+    """
+
+    Config = BSARecConfig
+
+    def _make_encoder(self) -> FilteredTransformer:
+        config = self.config
+        return FilteredTransformer(
+            hidden_dim=config.hidden_dim,
+            max_len=config.max_len,
+            dropout=config.dropout,
+            n_layers=config.n_layers,
+            n_heads=config.n_heads,
+            inner_dim=config.inner_dim,
+            attention_dropout=config.attention_dropout,
+            alpha=config.alpha,
+            c=config.c,
+            causal=config.regime == "causal",
+        )
