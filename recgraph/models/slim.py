@@ -44,8 +44,8 @@ class SLIM(NeighbourModel):
     and a part of its columns; no matrix of items by items.
 
     Source: Ning and Karypis, SLIM: Sparse Linear Methods for Top-N Recommender Systems (ICDM 2011), the regularised
-    problem, solved by columns as there; the penalties are the paper's, not divided by the number of users. Departure: at
-    most ``k`` weights of each item are kept. ``fit`` warns where items are not solved to ``tol`` in ``max_iter`` passes.
+    problem, solved by columns as there; the penalties are the paper's, not divided by the number of users. Departure:
+    at most ``k`` weights of each item are kept. ``fit`` warns where items are not solved to ``tol``.
     """
 
     Config = SLIMConfig
