@@ -145,9 +145,11 @@ def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = [(user, f"film-{(user + step) % 30}", 100 * user + step) for user in range(60) for step in range(8)]
     frame = pd.DataFrame(rows, columns=["user_id", "movie_id", "ts"])
     new_users = pd.DataFrame({"user_id": ["new", "new"], "movie_id": ["film-3", "film-4"], "ts": [1, 2]})
-    (code,) = re.findall(r"^```python\n(.*?)^```", (DOCS.parent / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    code, relations = re.findall(
+        r"^```python\n(.*?)^```", (DOCS.parent / "README.md").read_text(), re.DOTALL | re.MULTILINE
+    )
     monkeypatch.chdir(tmp_path)
-    scope = {"frame": frame, "new_users": new_users}
+    scope: dict[str, Any] = {"frame": frame, "new_users": new_users}
     *head, last = code.strip().splitlines()
     exec("\n".join(head).replace("run.recommend(", "found = run.recommend("), scope)
     assert isinstance(scope["found"], pd.DataFrame)
@@ -156,6 +158,12 @@ def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(again["user_id"].unique()) == [17, 42]
     # the planted order: each film is followed by the next
     assert (scope["found"]["movie_id"][:3] == "film-5").any()
+    scope["films"] = pd.DataFrame(
+        [(f"film-{n}", "war" if n % 2 else "love") for n in range(30)], columns=["movie_id", "genre"]
+    )
+    scope["people"] = pd.DataFrame([(n, "cook" if n % 3 else "spy") for n in range(60)], columns=["user_id", "job"])
+    exec(relations.replace("seed=7)", "seed=7, max_epochs=1)"), scope)
+    assert len(scope["run"].recommend(users=[17], k=3)) == 3
 
 
 def test_the_page_of_metrics_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,8 +149,7 @@ def load_dataset(name: str) -> Interactions:
     """The interactions of a data set, with user and item features; fetched and prepared at first use.
 
     Raises:
-        ValueError: the data set is a graph whose task is not recommendation.
-        and what :func:`get` raises.
+        ValueError: the data set is a graph whose task is not recommendation; and what :func:`get` raises.
     """
     from recgraph.data.interactions import Interactions
 
