@@ -37,13 +37,15 @@ _SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; m
 
 _METRIC = "Of several runs: a column of the table, e.g. ndcg@10; may be given many times."
 _SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
-_COLUMNS = ("ndcg@10", "recall@10", "mrr@10")
+_CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20]"
+_COLUMNS = ("ndcg", "recall", "mrr")
 
 
 def evaluate(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A folder that `recgraph train` wrote.")],
     split: Annotated[Part, typer.Option(help="Which part to rank.")] = Part.TEST,
     seen: Annotated[Seen, typer.Option(help="Whether items of the user's history are candidates.")] = Seen.BOTH,
+    cutoffs: Annotated[list[int] | None, typer.Option("--cutoff", metavar="K", min=1, help=_CUTOFFS)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
     metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="METRIC@K", help=_METRIC)] = None,
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
@@ -61,26 +63,34 @@ def evaluate(
     opened = {run: Run.open(run) for run in runs}
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
-        found = _ranked(ranking, split, seen, settings or [], save_users, memory_mib)
+        lengths = tuple(cutoffs or (5, 10, 20))
+        found = _ranked(ranking, split, seen, lengths, settings or [], save_users, memory_mib)
         if len(runs) == 1:
             show(found[runs[0]].to_polars().iter_rows(named=True), form)
         else:
-            _compared(ranking, found, metrics or list(_COLUMNS), form)
+            shown = 10 if 10 in lengths else max(lengths)
+            _compared(ranking, found, metrics or [f"{name}@{shown}" for name in _COLUMNS], form)
         return
     if len(runs) > 1:
         raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
     (run, only), *_ = opened.items()
     assert isinstance(only, NodeRun)
-    if split != Part.TEST or seen != Seen.BOTH:
+    if split != Part.TEST or seen != Seen.BOTH or cutoffs:
         raise ValueError(
-            f"--split and --seen are for runs that recommend; {run} embeds the nodes of a graph: probes are chosen on "
-            "the valid nodes and scored on the test nodes"
+            f"--split, --seen and --cutoff are for runs that recommend; {run} embeds the nodes of a graph: probes are "
+            "chosen on the valid nodes and scored on the test nodes"
         )
     _nodes(only, settings or [], form)
 
 
 def _ranked(
-    runs: dict[Path, Run], split: Part, seen: Seen, settings: list[str], save: Path | None, memory_mib: int | None
+    runs: dict[Path, Run],
+    split: Part,
+    seen: Seen,
+    cutoffs: tuple[int, ...],
+    settings: list[str],
+    save: Path | None,
+    memory_mib: int | None,
 ) -> dict[Path, Results]:
     from recgraph.evaluate.saved import save_users
 
@@ -89,7 +99,7 @@ def _ranked(
     found = {}
     for folder, run in runs.items():
         with notes_of("recgraph.evaluate.memory"):
-            results = found[folder] = run.evaluate(split.value, seen=seen.value, memory_mib=memory_mib)
+            results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, memory_mib)
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save is not None:

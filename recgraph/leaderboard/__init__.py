@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recgraph.leaderboard.board import Board, load_board
-    from recgraph.leaderboard.render import render
+    from recgraph.leaderboard.rendering import render
     from recgraph.leaderboard.runner import Summary, run
     from recgraph.leaderboard.sheet import Sheet, open_sheet
 
@@ -17,7 +17,7 @@ _WHERE = {
     "Summary": "runner",
     "load_board": "board",
     "open_sheet": "sheet",
-    "render": "render",
+    "render": "rendering",
     "run": "runner",
 }
 

@@ -75,7 +75,8 @@ class Job:
             *sets,
             f"--out {folder}",
         ]
-        evaluate = f"recgraph evaluate {folder} --format json"
+        cutoffs = "" if is_of_nodes(self.dataset) else "".join(f" --cutoff {each}" for each in self.cutoffs)
+        evaluate = f"recgraph evaluate {folder}{cutoffs} --format json"
         return f"export OMP_NUM_THREADS={threads}\n" + " \\\n    ".join(train) + f"\n{evaluate}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from scipy import stats
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result
 from recgraph.evaluate.paired import bootstrap, cohen_d, holm, paired_t, randomisation, rank_biserial, wilcoxon
 from recgraph.evaluate.significance import compare_values, over_seeds, over_users, standings
+from recgraph.evaluate.unpaired import hedges_g, welch
 
 RNG = np.random.default_rng(0)
 A = RNG.random(80)
@@ -135,3 +136,28 @@ def test_standings() -> None:
     assert rows[0].p_value is None
     alone = standings({"a": result(A), "far": result(A - rng.random(80))}, "ndcg@10")
     assert [row.mark for row in alone] == ["best", ""]
+
+
+def test_welch_is_scipys() -> None:
+    a, b = A[:5], B[5:12]
+    found = welch(a, b)
+    other = stats.ttest_ind(b, a, equal_var=False)
+    assert found.p_value == pytest.approx(other.pvalue)
+    assert (found.interval.low, found.interval.high) == pytest.approx(tuple(other.confidence_interval(0.95)))
+    assert found.difference == pytest.approx(b.mean() - a.mean())
+
+
+def test_hedges_g_by_hand() -> None:
+    # deviations 1 and 1, so pooled 1; the means differ by 3; 1 - 3 / (4 * 4 - 1) = 0.8
+    assert hedges_g([1, 2, 3], [4, 5, 6]) == pytest.approx(3 * 0.8)
+    assert hedges_g([1, 1], [2, 2]) == np.inf
+    assert hedges_g([1, 1], [1, 1]) == 0
+
+
+def test_welch_without_deviations() -> None:
+    assert (welch([1, 1], [2, 2]).p_value, welch([1, 1], [1, 1]).p_value) == (0, 1)
+    assert welch([1, 1], [2, 2, 2]).interval.low == 1
+    with pytest.raises(ValueError, match="b must be a list of at least two"):
+        welch([1, 2], [3])
+    with pytest.raises(ValueError, match="confidence = 2"):
+        welch([1, 2], [3, 4], confidence=2)

@@ -1,0 +1,179 @@
+"""Marks: against scipy, by hand, and from git alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up import fill, jobs, store_of, users, write_board
+from scipy import stats
+
+from recgraph.evaluate.paired import cohen_d, holm
+from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.compare import compared, update_comparisons
+from recgraph.leaderboard.sheet import Score, Sheet, open_sheet
+
+
+def opened(board: Board) -> Sheet:
+    return open_sheet(board, board.sheets[0])
+
+
+def scores(sheet: Sheet, title: str = "seen excluded", metric: str = "ndcg@10") -> dict[str, Score]:
+    found = {entry.name: entry.score(title, metric) for entry in sheet.entries}
+    return {name: score for name, score in found.items() if score is not None}
+
+
+def marks(sheet: Sheet, title: str = "seen excluded", metric: str = "ndcg@10") -> dict[str, str]:
+    return {name: score.mark for name, score in scores(sheet, title, metric).items()}
+
+
+def of_users(board: Board, name: str, means: list[float]) -> np.ndarray:
+    return np.mean([users(job, mean, "exclude") for job, mean in zip(jobs(board)[name], means, strict=False)], axis=0)
+
+
+def test_marks(board: Board) -> None:
+    assert set(marks(opened(board)).values()) == {"untested"}
+    sheet = update_comparisons(opened(board))
+    assert marks(sheet) == {"LightGCN": "tied", "LightGCN, three layers": "tied", "Popularity": "worse"}
+    assert sheet.tested.startswith("Each entry against the highest mean of its column: Fisher's randomisation test")
+    # a metric that is not of the board's has none
+    assert {score.mark for score in scores(sheet, metric="recall@10").values()} == {"tied", "worse"}
+    fill(board, {"LightGCN, three layers": [0.2, 0.2, 0.2]})
+    assert marks(update_comparisons(opened(board))) == {
+        "LightGCN": "best",
+        "LightGCN, three layers": "worse",
+        "Popularity": "worse",
+    }
+
+
+def test_tests_are_scipys(board: Board) -> None:
+    sheet = update_comparisons(opened(board))
+    means = {"LightGCN": [0.40, 0.41, 0.42], "LightGCN, three layers": [0.41, 0.40, 0.415]}
+    own, other = (of_users(board, name, of) for name, of in means.items())
+    if own.mean() < other.mean():
+        own, other = other, own
+    (loser,) = [score for score in scores(sheet).values() if score.mark == "tied" and score.versus]
+    over_users, over_seeds = loser.versus
+    difference = own - other
+    drawn = stats.permutation_test(
+        (difference,),
+        lambda x, axis: x.mean(axis),
+        permutation_type="samples",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+        vectorized=True,
+    )
+    assert (over_users.over, over_users.n) == ("users", len(difference))
+    assert over_users.difference == pytest.approx(difference.mean())
+    assert over_users.p_value == pytest.approx(drawn.pvalue, abs=0.015)
+    interval = stats.bootstrap((difference,), np.mean, method="percentile", rng=np.random.default_rng(2))
+    assert over_users.low == pytest.approx(interval.confidence_interval.low, abs=5e-4)
+    assert over_users.high == pytest.approx(interval.confidence_interval.high, abs=5e-4)
+    assert over_users.effect == pytest.approx(cohen_d(difference))
+    best = scores(sheet)[sheet.entries[0].name]
+    t = stats.ttest_ind(list(best.by_seed.values()), list(loser.by_seed.values()), equal_var=False)
+    assert (over_seeds.over, over_seeds.n) == ("seeds", 6)
+    assert over_seeds.p_value == pytest.approx(t.pvalue)
+    assert (over_seeds.low, over_seeds.high) == pytest.approx(tuple(t.confidence_interval()))
+
+
+def test_holm_goes_over_the_whole_table(board: Board) -> None:
+    found = compared(opened(board))
+    assert found is not None
+    for columns in found.columns.values():
+        for place in (0, 1):
+            tests = [
+                several[place] for own in columns.values() for several in own.versus.values() if len(several) > place
+            ]
+            # two entries against the best in two metrics; one has a single seed
+            assert len(tests) == (4, 2)[place]
+            assert [test.p_adjusted for test in tests] == pytest.approx(holm([test.p_value for test in tests]))
+
+
+def test_git_alone_gives_the_same_marks(board: Board) -> None:
+    before = update_comparisons(opened(board))
+    for path in store_of(board).folder.glob("*.parquet"):
+        path.unlink()
+    assert opened(board) == before
+    assert update_comparisons(opened(board)) == before
+    text = (store_of(board).folder / "comparisons.json").read_text()
+    assert len(text) < 10_000
+    assert json.loads(text)["inputs"] == before.inputs
+
+
+def test_marks_of_other_records_are_not_shown(board: Board) -> None:
+    update_comparisons(opened(board))
+    (job, *_) = jobs(board)["LightGCN"]
+    made = store_of(board).record(job)
+    assert made is not None
+    made["scores"]["seen excluded"]["ndcg@10"] += 0.1
+    store_of(board).put(job, made)
+    # the values of users are no longer those of the record, so that nothing is compared with them either
+    sheet = update_comparisons(opened(board))
+    assert set(marks(sheet).values()) == {"untested"}
+    assert "Nothing was tested" in sheet.tested
+
+
+def test_values_of_users_that_are_gone(board: Board) -> None:
+    store_of(board).users(jobs(board)["LightGCN"][1], "keep").unlink()
+    assert compared(opened(board)) is None
+    assert set(marks(update_comparisons(opened(board))).values()) == {"untested"}
+    assert not (store_of(board).folder / "comparisons.json").exists()
+
+
+def test_other_metrics_are_compared_anew(board: Board, tmp_path: Path) -> None:
+    from made_up import BOARD
+
+    update_comparisons(opened(board))
+    other = write_board(tmp_path, BOARD.replace('"recall@10"]', "]").replace('["ndcg@10", ]', '["recall@10"]'))
+    assert marks(opened(other), metric="recall@10")["Popularity"] == "untested"
+    assert marks(update_comparisons(opened(other)), metric="recall@10")["Popularity"] == "worse"
+
+
+def node_board(tmp_path: Path, values: dict[str, list[float]]) -> Sheet:
+    """A sheet with values over seeds alone."""
+    made = write_board(tmp_path)
+    fill(made, {name: [0.1] * len(own) for name, own in values.items()})
+    for name, own in values.items():
+        for job, value in zip(jobs(made)[name], own, strict=False):
+            one = store_of(made).record(job)
+            assert one is not None
+            told = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
+            table = "20 labels a class"
+            one |= {"scores": {table: {"ndcg@10": value}}, "protocols": {table: told}, "groups": {}}
+            store_of(made).put(job, one)
+    return opened(made)
+
+
+def test_over_seeds_where_there_are_no_users(tmp_path: Path) -> None:
+    values = {"LightGCN": [0.90, 0.91, 0.92], "BPRMF": [0.80, 0.81, 0.80], "Popularity": [0.1]}
+    sheet = update_comparisons(node_board(tmp_path, values))
+    assert marks(sheet, "20 labels a class") == {"LightGCN": "best", "BPRMF": "worse", "Popularity": "untested"}
+    assert "Welch's t-test over seeds" in sheet.tested
+    (test,) = scores(sheet, "20 labels a class")["BPRMF"].versus
+    p = stats.ttest_ind(values["LightGCN"], values["BPRMF"], equal_var=False).pvalue
+    assert (test.p_value, test.p_adjusted, test.n) == (pytest.approx(p), pytest.approx(p), 6)
+
+
+def test_one_seed_each_is_not_tested(tmp_path: Path) -> None:
+    sheet = update_comparisons(node_board(tmp_path, {"LightGCN": [0.9], "BPRMF": [0.8]}))
+    assert set(marks(sheet, "20 labels a class").values()) == {"untested"}
+
+
+def test_a_single_entry_has_no_mark(tmp_path: Path) -> None:
+    sheet = update_comparisons(node_board(tmp_path, {"LightGCN": [0.9, 0.91]}))
+    assert marks(sheet, "20 labels a class") == {"LightGCN": ""}
+
+
+def test_trainings_without_chance(tmp_path: Path) -> None:
+    sheet = update_comparisons(node_board(tmp_path, {"LightGCN": [0.9, 0.9], "BPRMF": [0.8, 0.8]}))
+    (test,) = scores(sheet, "20 labels a class")["BPRMF"].versus
+    assert (test.p_value, test.effect) == (0, None)
+    assert marks(sheet, "20 labels a class") == {"LightGCN": "best", "BPRMF": "worse"}
+    assert opened_again(sheet) == sheet
+
+
+def opened_again(sheet: Sheet) -> Sheet:
+    return open_sheet(Board("shop", sheet.folder.parents[2] / "shop", (sheet.spec,)), sheet.spec)

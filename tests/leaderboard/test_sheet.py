@@ -1,0 +1,196 @@
+"""What a sheet says of records whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_up import MEANS, USERS, fail, fill, jobs, store_of, users, write_board
+
+from recgraph import registry
+from recgraph.evaluate.results import ProtocolMismatch
+from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.model_text import text_of
+from recgraph.leaderboard.sheet import Entry, Sheet, open_sheet
+
+
+def opened(board: Board) -> Sheet:
+    return open_sheet(board, board.sheets[0])
+
+
+def entry(sheet: Sheet, name: str) -> Entry:
+    (found,) = [entry for entry in sheet.entries if entry.name == name]
+    return found
+
+
+def test_scores_over_seeds(board: Board) -> None:
+    sheet = opened(board)
+    own = jobs(board)["LightGCN"]
+    values = {
+        job.seed: statistics.fmean(users(job, mean, "exclude"))
+        for job, mean in zip(own, MEANS["LightGCN"], strict=False)
+    }
+    score = entry(sheet, "LightGCN").score("seen excluded", "ndcg@10")
+    assert score is not None
+    assert score.by_seed == pytest.approx(values)
+    assert score.mean == pytest.approx(statistics.fmean(values.values()))
+    assert score.sd == pytest.approx(statistics.stdev(values.values()))
+    assert score.text() == f"{score.mean:.4f} ± {score.sd:.4f}"
+    once = entry(sheet, "Popularity").score("seen excluded", "ndcg@10")
+    assert once is not None
+    assert (once.n, once.sd) == (1, None)
+
+
+def test_entries_stand_best_first_and_those_without_records_last(board: Board) -> None:
+    sheet = opened(board)
+    means = [score.mean for entry in sheet.entries if (score := entry.score("seen excluded", "ndcg@10"))]
+    assert means == sorted(means, reverse=True)
+    assert len(means) == 3
+    last = sheet.entries[-1]
+    assert (last.name, last.done, last.cost, last.scores) == ("BPRMF", (), None, {})
+    assert last.seeds == (0, 1, 2)
+
+
+def test_tables_have_a_protocol_each(board: Board) -> None:
+    first, second = opened(board).tables
+    assert (first.title, second.title) == ("seen excluded", "seen kept")
+    assert first.protocol_hash != second.protocol_hash
+    assert (first.protocol["seen"], first.protocol["cutoffs"], first.n_users) == ("exclude", "10", USERS)
+
+
+def test_cards(board: Board) -> None:
+    own = entry(opened(board), "LightGCN")
+    assert own.class_name == "LightGCN"
+    assert own.note == "Two layers."
+    assert own.text.source.endswith("(SIGIR 2020)")
+    assert own.settings == ("max_epochs=3", "n_layers=2")
+    assert own.configuration["config"]["n_layers"] == 2
+    assert own.cost is not None
+    assert own.cost.training_seconds.by_seed == {0: 10, 1: 11, 2: 12}
+    assert own.cost.epochs is not None
+    assert own.cost.epochs.mean == 3
+    assert entry(opened(board), "Popularity").cost.epochs is None  # type: ignore[union-attr]
+    assert [curve.values for curve in own.curves] == [(0.1, 0.5)] * 3
+    assert own.curves[0].best_epoch == 2
+    assert own.machines == ("a machine, 2 cores, 1 thread",)
+    assert own.commits == ("0123456789ab",)
+    assert sorted(own.records) == [0, 1, 2]
+    assert "--seed 2 " in own.commands[2]
+    assert "--seed $seed " in own.command
+    assert "--cutoff 10" in own.command
+
+
+def test_what_has_no_record_is_said(board: Board) -> None:
+    sheet = opened(board)
+    (failure,) = sheet.failures
+    assert (failure.entry, failure.seed, failure.error) == ("BPRMF", 1, "ValueError")
+    assert "bad" in failure.message
+    assert "--seed 1 " in failure.command
+    (missing,) = sheet.missing
+    assert (missing.entry, missing.seeds, missing.reason) == ("BPRMF", (0, 2), "not run")
+
+
+def test_a_failure_that_was_mended_is_gone(board: Board) -> None:
+    fail(board, "LightGCN", 0)
+    assert {failure.entry for failure in opened(board).failures} == {"BPRMF"}
+    fill(board, {"BPRMF": [0.1, 0.1, 0.1]})
+    assert opened(board).failures == ()
+    assert not list(store_of(board).folder.glob("bprmf*.failed.json"))
+
+
+def test_a_study_that_is_not_there(tmp_path: Path) -> None:
+    text = 'seeds = [4]\nmodels = [{ model = "lightgcn", study = "nowhere.json" }, { model = "bprmf" }]\n'
+    sheet = opened(write_board(tmp_path, text))
+    assert [one.entry for one in sheet.missing] == ["LightGCN", "BPRMF"]
+    assert "nowhere.json" in sheet.missing[0].reason
+    assert sheet.tables == ()
+    assert sheet.points("training_seconds") == ()
+
+
+def test_records_of_other_data_are_not_shown(board: Board) -> None:
+    store = store_of(board)
+    for job in jobs(board)["LightGCN"]:
+        made = store.record(job)
+        assert made is not None
+        store.put(job, {**made, "data_hash": "e" * 16, "at": "2025-01-01T00:00:00+00:00"})
+    sheet = opened(board)
+    assert entry(sheet, "LightGCN").done == ()
+    assert sheet.n_stale == 3
+    assert {one.entry: one.reason for one in sheet.missing}["LightGCN"] == "made with other data, to be run again"
+
+
+def test_protocols_that_differ_are_refused(board: Board) -> None:
+    fill(board, {"BPRMF": [0.1]}, split_hash="6" * 64)
+    with pytest.raises(ProtocolMismatch, match="records of 'synthetic' under 'seen excluded'"):
+        opened(board)
+
+
+def test_the_pareto_front(board: Board) -> None:
+    points = {point.entry: point for point in opened(board).points("training_seconds")}
+    assert points["Popularity"].cost == 0.25
+    best = max(points.values(), key=lambda point: point.quality)
+    # both LightGCNs cost the same: the better one and the cheapest are not dominated
+    assert {name for name, point in points.items() if point.on_front} == {"Popularity", best.entry}
+
+
+def test_groups(board: Board) -> None:
+    excluded, kept = opened(board).groups
+    assert (excluded.title, kept.title, excluded.label) == (
+        "seen excluded",
+        "seen kept",
+        "Interactions known of a user",
+    )
+    assert excluded.sizes == {"1-4": 20, "5-19": 40}
+    score = entry(opened(board), "LightGCN").score("seen excluded", "ndcg@10")
+    assert score is not None
+    assert excluded.rows["LightGCN"]["1-4"].mean == pytest.approx(score.mean)
+    assert "BPRMF" not in excluded.rows
+
+
+def test_a_node_task_has_its_own_tables(tmp_path: Path) -> None:
+    text = 'metrics = ["macro_f1"]\n[[models]]\nmodel = "bprmf"\n'
+    made = write_board(tmp_path, text)
+    fill(made, {"BPRMF": [0.1, 0.2]})
+    for job in jobs(made)["BPRMF"][:2]:
+        one = store_of(made).record(job)
+        assert one is not None
+        scores = {"20 labels a class": {"macro_f1": 0.9, "auc": 0.8}, "k-means": {"nmi": 0.5, "ari": 0.4}}
+        protocol = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
+        changed = {**one, "scores": scores, "protocols": dict.fromkeys(scores, protocol), "groups": {}}
+        store_of(made).put(job, changed)
+    labels, clusters = opened(made).tables
+    assert (labels.metrics, clusters.metrics) == (("macro_f1",), ("nmi", "ari"))
+    assert labels.n_users is None
+
+
+def test_the_text_of_a_model() -> None:
+    class Mine:
+        """Does :class:`~recgraph.models.ease.EASE` ``better``.
+
+        Source: Me and You, A Paper: With a Title (RecSys 2031), section 4. More of it.
+
+        Departures: none
+        worth a word.
+        """
+
+    text = text_of(Mine)  # type: ignore[arg-type]
+    assert text.summary == "Does EASE better."
+    assert text.source == "Me and You, A Paper: With a Title (RecSys 2031)"
+    assert text.departures == "none worth a word."
+    assert len(text.paragraphs) == 3
+
+
+def test_every_model_has_a_summary() -> None:
+    for name in registry.names("model"):
+        text = text_of(registry.load("model", name))
+        assert text.summary.endswith("."), name
+        assert text.source or name == "popularity", f"{name}: say whose model it is"
+
+
+def test_a_sheet_does_not_change_with_what_is_asked_of_it(board: Board) -> None:
+    sheet = opened(board)
+    assert replace(sheet) == sheet == opened(board)
+    assert json.dumps(sheet.records, sort_keys=True)
