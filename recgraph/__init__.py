@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from recgraph import evaluate, leaderboard, models
+    from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset
     from recgraph.data.interactions import Interactions
     from recgraph.data.split import Split
@@ -37,7 +37,7 @@ _WHERE = {
     "register": "recgraph.registry",
     "tune": "recgraph.tuning.study",
 }
-_MODULES = ("evaluate", "leaderboard", "models")
+_MODULES = ("evaluate", "explain", "leaderboard", "models")
 
 __all__ = [
     "Embedder",
@@ -47,6 +47,7 @@ __all__ = [
     "Split",
     "__version__",
     "evaluate",
+    "explain",
     "fit",
     "fit_graph",
     "leaderboard",

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import check, data, doctor, evaluate, leaderboard, models, recommend, study, train, tune
+from recgraph.cli import check, data, doctor, evaluate, inspect, leaderboard, models, recommend, study, train, tune
 from recgraph.cli.errors import explain
 
 
@@ -47,6 +47,7 @@ app.command("study", no_args_is_help=True)(study.study)
 app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
 app.command("check", no_args_is_help=True)(check.check)
 app.command("recommend", no_args_is_help=True)(recommend.recommend)
+app.command("inspect", no_args_is_help=True)(inspect.inspect)
 app.command("models")(models.models)
 app.command("doctor")(doctor.doctor)
 

@@ -1,0 +1,72 @@
+"""A graph small enough to count its paths by hand, and the slow way to count them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from recgraph.data.hetero import HeteroGraph
+from recgraph.views.metapath import MetaPath
+
+#: users 0-3, items 0-4, genres 0-1; user 0 had items 0 and 1
+INTERACTIONS = [(0, 0), (0, 1), (1, 0), (1, 2), (2, 1), (2, 2), (2, 3), (3, 4)]
+GENRES = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 1), (4, 1)]
+FRIENDS = [(0, 3), (0, 3), (3, 0), (1, 2)]  # one edge stands twice
+
+
+def small_graph() -> HeteroGraph:
+    def ends(pairs: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+        return [a for a, _ in pairs], [b for _, b in pairs]
+
+    return HeteroGraph.from_edge_lists(
+        {"user": 4, "item": 5, "genre": 2},
+        {
+            ("user", "interacts", "item"): ends(INTERACTIONS),
+            ("item", "has", "genre"): ends(GENRES),
+            ("user", "friend", "user"): ends(FRIENDS),
+        },
+        weights={("user", "interacts", "item"): [float(place + 2) for place in range(len(INTERACTIONS))]},
+    )
+
+
+def random_graph(seed: int, n_users: int = 9, n_items: int = 11) -> HeteroGraph:
+    g = torch.Generator().manual_seed(seed)
+
+    def pairs(n: int, m: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.randint(n, (count,), generator=g), torch.randint(m, (count,), generator=g)
+
+    return HeteroGraph.from_edge_lists(
+        {"user": n_users, "item": n_items, "genre": 4},
+        {
+            ("user", "interacts", "item"): pairs(n_users, n_items, 40),
+            ("item", "has", "genre"): pairs(n_items, 4, 18),
+            ("user", "friend", "user"): pairs(n_users, n_users, 14),
+        },
+    )
+
+
+def every_path(graph: HeteroGraph, path: str, start: int) -> Iterator[tuple[int, ...]]:
+    """All sequences of nodes from a start, by walking."""
+    tables = []
+    for step in MetaPath(path).route(graph):
+        dense = step.matrix(graph).with_weights(None).to_dense()
+        tables.append([sorted(set(row.nonzero().flatten().tolist())) for row in dense])
+
+    def walk(before: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        if len(before) > len(tables):
+            yield before
+            return
+        for node in tables[len(before) - 1][before[-1]]:
+            yield from walk((*before, node))
+
+    yield from walk((start,))
+
+
+def chance(graph: HeteroGraph, path: str, nodes: tuple[int, ...]) -> float:
+    """The probability that a random walk along a meta-path from the first of the nodes goes through all of them."""
+    found = 1.0
+    for step, node in zip(MetaPath(path).route(graph), nodes, strict=False):
+        row = step.matrix(graph).with_weights(None).to_dense()[node]
+        found /= int((row > 0).sum())
+    return found

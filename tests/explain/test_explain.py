@@ -1,0 +1,232 @@
+"""Explanations of users: the hand-worked graph, every kind of model, errors, rows and the page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from small_graph import INTERACTIONS, every_path, small_graph
+
+import recgraph as rg
+from recgraph import registry
+from recgraph.data.hetero import HeteroGraph
+from recgraph.data.ids import IdMap
+from recgraph.data.part import Part
+from recgraph.explain.explanation import Evidence, Explanation
+from recgraph.explain.rows import recommendation_rows, walk, why_lines, why_rows
+from recgraph.models.base import Space
+from recgraph.models.base_graph import GraphSpace
+from recgraph.serve.recommender import Recommender
+from recgraph.sparse.ragged import Ragged
+
+USERS, ITEMS = ["ann", "bob", "cat", "dan"], ["A", "B", "C", "D", "E"]
+FEATURES = pl.DataFrame(
+    {
+        "item": ["C", "A", "B", "E"],
+        "title": ["Cube", "Alien", "Brazil", None],
+        "genres": [["sf", "tense"], ["sf"], ["sf", "tense"], ["tense"]],
+    }
+)
+
+
+def recommender(name: str = "meowrec", **settings: Any) -> Recommender:
+    """A model of random weights for the hand-worked graph, with names."""
+    base = small_graph()
+    ids = {"user": USERS, "item": ITEMS, "genre": ["sf", "tense"]}
+    nodes = {kind: type(node)(node.count, IdMap(pl.Series(ids[kind]))) for kind, node in base.nodes.items()}
+    graph = HeteroGraph(nodes, base.edges)
+    seen = Ragged.from_lists([[item for user, item in INTERACTIONS if user == number] for number in range(4)])
+    model = registry.load("model", name)(**settings)
+    sizes = {"n_users": 4, "n_items": 5}
+    model.build(GraphSpace(**sizes, graph=graph) if model.reads_graph else Space(**sizes), seed=3)
+    part = Part(seen, 5)
+    if hasattr(model, "fit"):
+        model.fit(part)
+    elif hasattr(model, "setup"):
+        model.setup(part)
+    users, items = (IdMap(pl.Series(ids[kind])) for kind in ("user", "item"))
+    return Recommender(model, users, items, seen, item_features=FEATURES)
+
+
+SETTINGS: dict[str, Any] = {
+    "hidden_dim": 8,
+    "user_metapaths": ("user-item-user", "user-user"),
+    "item_metapaths": ("item-genre-item", "item-user-item"),
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> Explanation:
+    return rg.explain.explain(recommender(**SETTINGS), "ann", k=3)
+
+
+def evidence(found: Explanation, item: str) -> dict[tuple[str, str], Evidence]:
+    (each,) = (each for each in found.recommendations if each.item.id == item)
+    return {(one.side, one.path): one for one in each.evidence}
+
+
+def test_what_is_told(found: Explanation) -> None:
+    """Ann had A and B; the rest are C, D and E."""
+    assert [each.item.id for each in found.history] == ["A", "B"]
+    assert [each.item.title for each in found.history] == ["Alien", "Brazil"]
+    assert all(each.fitted for each in found.history)
+    assert found.history[1].item.fields == {"genres": ("sf", "tense")}
+    assert {each.item.id: each.item.title for each in found.recommendations} == {"C": "Cube", "D": "D", "E": "E"}
+    assert [each.rank for each in found.recommendations] == [1, 2, 3]
+    scores = [each.score for each in found.recommendations]
+    assert scores == sorted(scores, reverse=True)
+    assert found.about == {}
+    assert (found.model, found.dataset, found.user, found.notes) == ("MEOWRec", None, "ann", ())
+    assert json.loads(json.dumps(found.to_dict()))["user"] == "ann"
+
+
+def test_attention_and_parts(found: Explanation) -> None:
+    for side in ("user", "item"):
+        assert sum(view.weight for view in found.views if view.side == side) == pytest.approx(1)
+    for each in found.recommendations:
+        assert sum(part.value for part in each.parts) == pytest.approx(each.score, abs=1e-6)
+        assert {(part.side, part.path) for part in each.parts} == {
+            ("", ""),
+            *((view.side, view.path) for view in found.views),
+        }
+
+
+def test_evidence_by_hand(found: Explanation) -> None:
+    genre = evidence(found, "C")["item", "item-genre-item"]
+    # A shares one genre with C, B shares two: PathSim 2/3 and 1
+    assert genre.count == 3
+    assert genre.score == pytest.approx((2 / 3 + 1) / 2)
+    assert (genre.rank, genre.n_ranked) == (1, 3)
+    first, second = genre.connections
+    assert (first.via.title, first.similarity, first.count) == ("Brazil", 1.0, 2)
+    assert (second.via.title, second.count) == ("Alien", 1)
+    # sf leads to three items, tense to four: the more specific genre first
+    assert [walk(path) for path in first.paths] == [
+        "user ann > Brazil > sf > Cube",
+        "user ann > Brazil > tense > Cube",
+    ]
+    # users: bob shares A with ann, cat shares B; each had two or three items: PathSim 2/(2+2) and 2/(2+3)
+    alike = evidence(found, "C")["user", "user-item-user"]
+    assert alike.count == 2
+    assert alike.score == pytest.approx(1.0)
+    assert {(each.via.id, each.count) for each in alike.connections} == {("bob", 1), ("cat", 1)}
+    assert evidence(found, "D")["user", "user-item-user"].score == pytest.approx(0.4 / (0.4 + 0.5))
+    assert [walk(path) for path in alike.connections[0].paths] == ["user ann > Alien > user bob > Cube"]
+    # dan is ann's one friend and had E alone
+    friends = evidence(found, "E")
+    assert friends["user", "user-user"].count == 1
+    assert friends["user", "user-user"].score == 1
+    assert ("item", "item-user-item") not in friends
+    assert evidence(found, "D").keys() == {
+        ("user", "user-item-user"),
+        ("item", "item-genre-item"),
+        ("item", "item-user-item"),
+    }
+
+
+def test_the_number_of_paths_is_that_of_all_walks(found: Explanation) -> None:
+    graph = small_graph()
+    for each in found.recommendations:
+        for one in each.evidence:
+            path = f"user-{one.path}" if one.side == "item" else f"{one.path}-item"
+            index = ITEMS.index(each.item.id)
+            nodes = [walk_ for walk_ in every_path(graph, path, 0) if walk_[-1] == index]
+            # a walk that comes back to where the meta-path began is none
+            place = (1, -1) if one.side == "item" else (0, -2)
+            nodes = [walk_ for walk_ in nodes if walk_[place[0]] != walk_[place[1]]]
+            assert one.count == len(nodes), one.path
+            through = Counter(ITEMS[w[1]] if one.side == "item" else USERS[w[-2]] for w in nodes)
+            assert {c.via.id: c.count for c in one.connections} == dict(through.most_common(3))
+
+
+def test_nearest_items(found: Explanation) -> None:
+    vectors = recommender(**SETTINGS).model.encode_items().detach().double()
+    cosines = torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1).fill_diagonal_(-2)
+    for each in found.recommendations:
+        row = cosines[ITEMS.index(each.item.id)]
+        assert [near.node.id for near in each.nearest] == [ITEMS[i] for i in row.argsort(descending=True)[:4].tolist()]
+        assert each.nearest[0].similarity == pytest.approx(float(row.max()), abs=1e-6)
+        assert {near.node.id for near in each.nearest if near.seen} == {"A", "B"}
+        assert {near.node.id for near in each.nearest_seen} == {"A", "B"}
+    assert len(found.history[0].nearest) == 4
+
+
+def test_items_that_were_not_fitted_to() -> None:
+    whole = recommender(**SETTINGS)
+    whole.seen = Ragged.from_lists([[0, 1, 3], [0, 2], [1, 2, 3], [4]])
+    found = rg.explain.explain(whole, "ann", k=5)
+    assert [each.fitted for each in found.history] == [True, True, False]
+    assert {each.item.id for each in found.recommendations} == {"C", "E"}
+    # places are among what is not in the history
+    assert evidence(found, "C")["item", "item-genre-item"].n_ranked == 2
+
+
+@pytest.mark.parametrize("name", ["itemknn", "ease", "popularity", "lightgcn", "sasrec"])
+def test_models_without_views_tell_what_was_had_together(name: str) -> None:
+    whole = recommender(name)
+    found = rg.explain.explain(whole, "ann", k=2)
+    assert found.views == ()
+    assert "no views of meta-paths" in found.notes[0]
+    for each in found.recommendations:
+        assert each.parts == ()
+        assert {one.path for one in each.evidence} <= {"item-user-item"}
+        assert bool(each.nearest) == whole.model.has_vectors
+    if not whole.model.has_vectors:
+        assert "no item vectors" in found.notes[1]
+        with pytest.raises(ValueError, match="ranks by scores alone and has no item vectors"):
+            rg.explain.item_map(whole)
+    text = rg.explain.page(found)
+    assert "no views of meta-paths" in text
+    assert list(why_lines(found))
+
+
+def test_views_that_take_no_part_in_the_scores() -> None:
+    found = rg.explain.explain(recommender(**SETTINGS, recommend_by="interactions"), "ann", k=1)
+    assert "recommend_by='interactions'" in found.notes[0]
+    assert [part.path for part in found.recommendations[0].parts] == [""]
+    assert found.recommendations[0].evidence
+
+
+def test_rows(found: Explanation) -> None:
+    rows = recommendation_rows(found)
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert all(list(row) == ["rank", "item", "title", "genres", "score"] for row in rows)
+    told = list(why_rows(found))
+    assert len({tuple(row) for row in told}) == 1
+    assert len(told) == sum(len(each.evidence) for each in found.recommendations)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"user": "anne"}, "user = 'anne' is not among the 4 users of this run; the nearest are 'ann'"),
+        ({"k": 0}, "k = 0 must be at least 1"),
+        ({"n_paths": 0}, "n_paths = 0 must be at least 1"),
+        ({"n_near": -1}, "n_near = -1 must be at least 0"),
+    ],
+)
+def test_mistakes(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rg.explain.explain(recommender(**SETTINGS), **{"user": "ann", **settings})
+
+
+def test_runs_without_a_bundle(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no folder"):
+        rg.explain.explain(tmp_path / "none", "ann")
+    (tmp_path / "record.json").write_text("{}")
+    with pytest.raises(ValueError, match="has no bundle: it has not finished"):
+        rg.explain.explain(tmp_path, "ann")
+    with pytest.raises(ValueError, match="run is a int, which has no users"):
+        rg.explain.explain(3, "ann")
+
+
+def test_from_a_bundle_the_same(tmp_path: Path, found: Explanation) -> None:
+    recommender(**SETTINGS).save(tmp_path / "bundle")
+    again = rg.explain.explain(tmp_path, "ann", k=3)
+    assert again.to_dict() == found.to_dict()
