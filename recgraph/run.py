@@ -128,7 +128,7 @@ class Run(BaseRun):
         return self.split
 
     @classmethod
-    def open(cls, folder: str | Path, split: Split | None = None) -> Run | NodeRun:
+    def open(cls, folder: str | Path, split: Split | SealedSplit | None = None) -> Run | NodeRun:
         """Open a finished run; one that embedded the nodes of a graph is a :class:`recgraph.node_run.NodeRun`.
 
         Args:

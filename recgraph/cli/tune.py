@@ -67,9 +67,9 @@ def tune(
 
     The same command goes on with a study that was stopped, and other machines join through --storage.
     """
+    from recgraph.tuning.crew import WorkerFailed
     from recgraph.tuning.study import tune as run
     from recgraph.tuning.task import check_dataset
-    from recgraph.tuning.team import WorkerFailed
     from recgraph.tuning.verdict import test_rows
 
     metrics = tuple(metric or ["ndcg@10"])

@@ -17,10 +17,10 @@ from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.rng import derive
 from recgraph.run import Run
+from recgraph.tuning.last_trainings import Training, train
 from recgraph.tuning.lease import Lease, Watch
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.processes import Process, this_process
-from recgraph.tuning.trial import fit
 from recgraph.tuning.trials import Trials
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ def best_trial(study: Study) -> FrozenTrial | None:
 
 
 def test_the_best(
-    plan: Plan, trials: Trials, split: Split | SealedSplit, n_seeds: int, progress: bool | None
+    plan: Plan, trials: Trials, split: Split | SealedSplit, n_seeds: int, workers: int, progress: bool | None
 ) -> dict[str, Any] | None:
     """Train the best and the default configuration with ``n_seeds`` seeds, then unseal and evaluate them once.
 
-    What was tested before is not tested again. Of several processes on one study one does it.
+    As many are trained at once as there are ``workers``. What was tested before is not tested again. Of several
+    processes on one study one does it.
 
     Returns:
         What the study records; None where no trial is complete, or where another process is at it.
@@ -70,15 +71,13 @@ def test_the_best(
         configurations = {"tuned": plan.space.settings(best.params)}
         if plan.space.default() != best.params:
             configurations["default"] = dict(plan.space.fixed)
-        runs: dict[str, list[Run]] = {}
+        trainings = []
         for name, settings in configurations.items():
-            runs[name] = []
+            place = f"trial-{best.number:04d}" if name == "tuned" else name
             for number in range(n_seeds):
-                _say(f"the last training: {name} configuration, seed {number + 1} of {n_seeds}", progress)
-                place = f"trial-{best.number:04d}" if name == "tuned" else name
                 folder = plan.folder / "final" / place / f"seed-{number}" if plan.folder else None
-                seed = derive(plan.seed, "final", number) % 2**31
-                runs[name].append(fit(plan, settings, split, seed, folder))
+                trainings.append(Training(name, number, settings, derive(plan.seed, "final", number) % 2**31, folder))
+        runs = train(plan, trainings, split, workers, progress)
         # everything is chosen and trained: now, and only now, the test part
         found = {name: _test(those) for name, those in runs.items()}
         entry: dict[str, Any] = {
@@ -109,7 +108,8 @@ def _claim(plan: Plan, trials: Trials) -> Lease | None:
             if held is None or Process.of(held) == this_process() or watch.is_lost(_CLAIM, held):
                 return Lease(lambda value: trials.study.set_user_attr(_CLAIM, value), plan.interval)
         if Process.of(held).is_here or (before is not None and held != before):
-            _say(f"process {held['pid']} of {held['host'].split('/')[0]} is testing the best configuration", True)
+            where = f"process {held['pid']} of {held['host'].split('/')[0]}"
+            print(f"{where} is testing the best configuration", file=sys.stderr, flush=True)
             return None
         before = held
         time.sleep(min(1.0, plan.interval))
@@ -169,8 +169,3 @@ def _spread(metrics: list[dict[str, float]]) -> dict[str, dict[str, float]]:
         }
         for name in metrics[0]
     }
-
-
-def _say(message: str, progress: bool | None) -> None:
-    if progress or (progress is None and sys.stderr.isatty()):
-        print(message, file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recgraph import registry
 from recgraph.config import ConfigError, load_toml
-from recgraph.data.closed import closed, load_closed, save_closed
+from recgraph.data.closed import closed, load_closed
 from recgraph.data.files import replace_text
 from recgraph.data.split import SealedSplit, Split
 from recgraph.models.base import Model
@@ -22,6 +22,7 @@ from recgraph.tuning.report.page import write_page
 from recgraph.tuning.storage import StudyStorage, open_storage, without_password
 from recgraph.tuning.task import check_model
 from recgraph.tuning.team import Team
+from recgraph.tuning.trial import save_split
 from recgraph.tuning.trials import Trials
 from recgraph.tuning.worker import load_study, work
 
@@ -136,7 +137,7 @@ def tune(
         with ProgressTable(plan, trials, progress):
             _work(plan, trials, split, workers)
         if test_seeds:
-            test_the_best(plan, trials, split, test_seeds, progress)
+            test_the_best(plan, trials, split, test_seeds, workers, progress)
         if folder is not None:
             write_page(found, folder / "study.html", kept.dashboard)
     finally:
@@ -230,9 +231,7 @@ def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int) 
     if plan.folder is None:
         work(plan, trials, closed(split), "one")
         return
-    folder = plan.folder / "split"
-    if not (folder / "split.json").exists():
-        save_closed(split, folder)
+    folder = save_split(plan, split)
     if workers == 1:
         work(plan, trials, load_closed(folder), "one")
     else:

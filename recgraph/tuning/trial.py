@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph import experiment
+from recgraph.data.closed import save_closed
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
 from recgraph.run import Run
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.trial import FrozenTrial
 
-__all__ = ["LeaseLost", "fit", "folder_of"]
+__all__ = ["Attendant", "LeaseLost", "fit", "folder_of", "run_trial", "save_split", "tidy"]
 
 # What a training leaves that is only of use to go on with it: weights are made again for the best configuration.
 _HEAVY = ("checkpoints", "bundle", "best.safetensors")
@@ -34,14 +35,25 @@ class LeaseLost(RuntimeError):
     """Others hold this worker's trial for lost and have replaced it."""
 
 
+class Attendant(Observer):
+    """Ends a training when whoever asked for it is gone, as if Ctrl-C had been pressed: it saves and stops."""
+
+    def __init__(self, orphan: Orphan) -> None:
+        self._orphan = orphan
+
+    def advance(self) -> None:
+        if self._orphan.is_one:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 class Reporter(Observer):
-    """Reports each validation to the study, and ends the training where the pruner, or whoever asked for it, says so.
+    """Reports each validation to the study, and ends the training where the pruner says so, or another has its trial.
 
     It ends it at the start of the next epoch, when all other observers have seen the last one.
     """
 
-    def __init__(self, trial: Trial, metric: str, reports: bool, lease: Lease, orphan: Orphan) -> None:
-        self._trial, self._metric, self._reports, self._lease, self._orphan = trial, metric, reports, lease, orphan
+    def __init__(self, trial: Trial, metric: str, reports: bool, lease: Lease) -> None:
+        self._trial, self._metric, self._reports, self._lease = trial, metric, reports, lease
         # of a trial that goes on where a lost one stopped
         self._reported = set(trial.storage.get_trial(trial._trial_id).intermediate_values)
         self._pruned_at: int | None = None
@@ -53,10 +65,6 @@ class Reporter(Observer):
             raise optuna.TrialPruned(f"pruned after epoch {self._pruned_at}")
         if self._lease.lost:
             raise LeaseLost
-
-    def advance(self) -> None:
-        if self._orphan.is_one:  # as if Ctrl-C had been pressed: the trainer saves and stops
-            os.kill(os.getpid(), signal.SIGINT)
 
     def end_epoch(self, row: Mapping[str, Any]) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
@@ -78,6 +86,15 @@ def folder_of(plan: Plan, trial: FrozenTrial) -> Path | None:
     if plan.folder is None:
         return None
     return plan.folder / "trials" / f"{int(trial.system_attrs.get('failed_trial', trial.number)):04d}"
+
+
+def save_split(plan: Plan, split: Split | SealedSplit) -> Path:
+    """Where the study keeps its split without the test part; it is made where it is not there yet."""
+    assert plan.folder is not None
+    folder = plan.folder / "split"
+    if not (folder / "split.json").exists():
+        save_closed(split, folder)
+    return folder
 
 
 def fit(
@@ -122,10 +139,10 @@ def run_trial(
         LeaseLost: the trial is no longer ours.
     """
     by_epoch = plan.pruner != "wilcoxon" and plan.can_prune
-    reporter = Reporter(trial, plan.selecting, by_epoch, lease, orphan)
+    observers = (Reporter(trial, plan.selecting, by_epoch, lease), Attendant(orphan))
     folder = folder_of(plan, trial.storage.get_trial(trial._trial_id))
     with without_test_data("a trial of a study runs"):
-        run = fit(plan, settings, split, plan.seed, folder, (reporter,))
+        run = fit(plan, settings, split, plan.seed, folder, observers)
         if plan.pruner == "wilcoxon":
             blocks_of_users(trial, run, split, plan.selecting, plan.seed)
         found = plan.objective(run) if plan.objective is not None else measure(plan.metrics, run, split)

@@ -1,4 +1,7 @@
-"""A worker: takes trials of a study until all are finished. ``python -m recgraph.tuning.worker`` reads its orders."""
+"""A worker: takes trials of a study until all are finished, or trains once for its end.
+
+``python -m recgraph.tuning.worker`` reads its orders.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,14 @@ import torch
 
 from recgraph.config import ConfigError
 from recgraph.data.files import replace_text
+from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit
 from recgraph.train.trainer import NonFiniteLoss
 from recgraph.tuning.lease import Lease, Orphan
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import make_pruner
 from recgraph.tuning.storage import StudyStorage, open_storage
-from recgraph.tuning.trial import LeaseLost, folder_of, run_trial, tidy
+from recgraph.tuning.trial import Attendant, LeaseLost, fit, folder_of, run_trial, tidy
 from recgraph.tuning.trials import Trials
 
 if TYPE_CHECKING:
@@ -108,6 +112,12 @@ def _describe(plan: Plan, trials: Trials, trial: Trial) -> None:
     replace_text(json.dumps(told, indent=1), folder / "trial.json")
 
 
+def _train(plan: Plan, orders: dict[str, Any], split: SealedSplit, orphan: Orphan) -> None:
+    """One of the last trainings."""
+    with without_test_data("the best configuration of a study is trained"):
+        fit(plan, orders["settings"], split, orders["seed"], Path(orders["folder"]), (Attendant(orphan),))
+
+
 def main() -> int:
     """A worker process: one JSON object with its orders on stdin, nothing on stdout, its troubles on stderr."""
     from recgraph.data.closed import load_closed
@@ -116,10 +126,13 @@ def main() -> int:
     try:
         # how the team asks us to stop; ignored where a shell has put the command into the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        plan = Plan.from_dict(orders["plan"])
-        storage = open_storage(orders["storage"])
-        trials = Trials(load_study(plan, storage), storage, plan)
-        work(plan, trials, load_closed(Path(orders["split"])), orders["name"], Orphan(orders["parent"]))
+        plan, orphan = Plan.from_dict(orders["plan"]), Orphan(orders["parent"])
+        split = load_closed(Path(orders["split"]))
+        if "training" in orders:
+            _train(plan, orders["training"], split, orphan)
+        else:
+            storage = open_storage(orders["storage"])
+            work(plan, Trials(load_study(plan, storage), storage, plan), split, orders["name"], orphan)
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:

@@ -164,6 +164,32 @@ def test_the_last_trainings_go_on_where_they_were_interrupted(split: Split, tmp_
     assert states(study) == {"COMPLETE": 1}
 
 
+def test_a_last_training_whose_process_is_killed_goes_on_in_another(split: Split, tmp_path: Path) -> None:
+    tune(split, tmp_path / "s", 1, settings=LONG)
+    logs = [tmp_path / "s" / "final" / "trial-0000" / f"seed-{number}" / "log.jsonl" for number in (0, 1)]
+    killed = []
+
+    def kill_one() -> None:
+        until = time.monotonic() + 120
+        while not all(log.exists() and log.read_bytes().count(b"\n") >= 3 for log in logs):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        done = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "tuning.worker"], capture_output=True, check=True)
+        killed.extend(int(pid) for pid in done.stdout.split())
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill_one, daemon=True)
+    thread.start()
+    study = tune(split, tmp_path / "s", 1, settings=LONG, workers=2, test_seeds=2)
+    thread.join()
+    assert len(killed) == 2
+    for log in logs:
+        epochs = [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
+        assert epochs == list(range(1, LONG["max_epochs"] + 1))
+    (tested,) = study.user_attrs["unsealed"]
+    assert tested["n_seeds"] == 2
+
+
 def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_background(
     split: Split, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,8 @@ from recgraph.data.split import SealedTestError, Split
 from recgraph.data.strategies import Label
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives as objective_names
+from recgraph.tuning.crew import WorkerFailed
 from recgraph.tuning.storage import open_storage
-from recgraph.tuning.team import WorkerFailed
 
 SASRec = registry.load("model", "sasrec")
 
@@ -226,6 +227,18 @@ def pythonpath(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers can import what lies beside this file."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.mark.usefixtures("pythonpath")
+def test_last_trainings_are_the_same_in_other_processes(split: Split, tmp_path: Path) -> None:
+    study = tune(split, tmp_path / "s", n_trials=3, test_seeds=2)
+    (tested,) = study.user_attrs["unsealed"]
+    assert set(tested["results"]) == {"tuned", "default"}
+    shutil.rmtree(tmp_path / "s" / "final")
+    study.set_user_attr("unsealed", [])
+    (again,) = tune(split, tmp_path / "s", n_trials=3, workers=2, test_seeds=2).user_attrs["unsealed"]
+    assert len(list((tmp_path / "s" / "workers").glob("*-*.log"))) == 4
+    assert (again["results"], again["comparison"]) == (tested["results"], tested["comparison"])
 
 
 @pytest.mark.usefixtures("pythonpath")
