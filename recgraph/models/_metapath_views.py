@@ -178,9 +178,10 @@ class MetaPathViews(nn.Module):
         """Both views, before the head.
 
         Args:
-            inputs: the paths.
-            hidden: node type -> [N_type, hidden_dim].
-            masked: [N, hidden_dim], the target's vectors of masked features; None where twins are not masked ones.
+            inputs: P paths.
+            hidden: node type -> [N_type, hidden_dim]; of the target also [P, N, hidden_dim], one for each path, and
+                their mean is what the coarse view and contexts take.
+            masked: the target's vectors of masked features, in the same shape; None where twins are not masked ones.
             generator: draws dropout; required in training mode where dropout is above 0.
             fine_only: leave the coarse view out (it is then the fine one).
         """
@@ -188,7 +189,7 @@ class MetaPathViews(nn.Module):
         if fine_only:
             return BothViews(fine, fine)
         adjacencies = tuple(path.adjacency for path in inputs.paths)
-        return BothViews(self.encoder(adjacencies, hidden[inputs.target], generator), fine)
+        return BothViews(self.encoder(adjacencies, _shared(hidden[inputs.target]), generator), fine)
 
     def _fine(
         self,
@@ -232,10 +233,10 @@ class MetaPathViews(nn.Module):
         means: dict[int, Tensor] = {}
         for number, path in enumerate(inputs.paths):
             context = self._context(number, path, hidden, means, generator)
-            z = self._path(path.adjacency, h + context, generator)
+            z = self._path(path.adjacency, _of_path(h, number) + context, generator)
             views.append(z)
             if masked is not None:
-                views.append(self._path(path.masked, masked + context, generator))
+                views.append(self._path(path.masked, _of_path(masked, number) + context, generator))
             elif self.augmenters:
                 views.append(self.augmenters[number](z))
         return views if self.linear else [F.normalize(z, dim=1) for z in views]
@@ -257,7 +258,7 @@ class MetaPathViews(nn.Module):
         for step, (node_type, reached) in enumerate(path.contexts):
             # paths that begin alike share what they reach
             if id(reached) not in means:
-                means[id(reached)] = _mean(reached, hidden[node_type])
+                means[id(reached)] = _mean(reached, _shared(hidden[node_type]))
             part = means[id(reached)]
             if not self.linear:
                 part = part @ self.context_layers[number][step].weight.t()  # type: ignore[index]
@@ -269,6 +270,16 @@ class MetaPathViews(nn.Module):
     def head(self, z: Tensor) -> Tensor:
         """[N, D]: the projection that the contrast compares."""
         return F.normalize(z if self.linear else torch.tanh(self.project(z)), dim=1)
+
+
+def _of_path(h: Tensor, number: int) -> Tensor:
+    """[N, D]: of [N, D], which all paths share, or of [P, N, D]."""
+    return h if h.dim() == 2 else h[number]
+
+
+def _shared(h: Tensor) -> Tensor:
+    """[N, D]: where one vector a node is asked for."""
+    return h if h.dim() == 2 else h.mean(0)
 
 
 def _mean(reached: Csr | Walked, h: Tensor) -> Tensor:

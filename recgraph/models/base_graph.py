@@ -120,9 +120,13 @@ class TypeLayer(nn.Module):
         self.linear = nn.Linear(n_features, hidden_dim)
         self.dropout = dropout
 
+    def weight(self) -> Tensor:
+        """[F, D]."""
+        return self.linear.weight.t()
+
     def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
         """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of the identity."""
-        weight, bias = self.linear.weight.t(), self.linear.bias
+        weight, bias = self.weight(), self.linear.bias
         if x is None:
             product = weight
         elif isinstance(x, Csr):

@@ -16,6 +16,7 @@ from recgraph.models._metapath_inputs import Features, MetaPathInputs, read_grap
 from recgraph.models._metapath_sampling import PathSampler
 from recgraph.models._metapath_source import MetaPathSource, read_source
 from recgraph.models._metapath_views import BothViews, MetaPathViews, ViewsConfig, make_masks, make_paths
+from recgraph.models._path_layers import PathLayers
 from recgraph.models.base import ModelConfig, Space, View
 from recgraph.models.base_graph import FullGraph, GraphBatch, GraphConfig, GraphModel, GraphSpace, NodeBatches
 from recgraph.rng import Generators, derive
@@ -25,6 +26,13 @@ FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_le
 
 
 class MetaPathModelConfig(ViewsConfig, GraphConfig):
+    features_per_path: Annotated[
+        bool,
+        Field(
+            description="the target's features are a matrix for each path, side by side and of equal widths, each with "
+            "a layer of its own; the coarse view takes the layers' mean (published for AMiner)"
+        ),
+    ] = False
     mini_batch: Annotated[
         bool, Field(description="steps on batch_size target nodes with sampled neighbours; False: on the whole graph")
     ] = False
@@ -52,6 +60,10 @@ class MetaPathModel(GraphModel):
     A layer for each node type (:class:`TypeLayer`) gives vectors of nodes, :class:`MetaPathViews` the views of the
     target nodes; the twin of a path's view has masked target features and masked edges.
 
+    With ``features_per_path`` the target has a layer for each path (:class:`PathLayers`), and their mean where one
+    vector is asked for. Published for AMiner, whose embeddings of random walks along each path are no part of its card
+    here: by default its papers, as all types without features, have one table of weights, which all paths share.
+
     Options beyond the publications: masks drawn anew at every step; latent twins, a learned augmenter of each path's
     embedding (MCLRec's) in place of the masked one; any weight.
 
@@ -72,6 +84,10 @@ class MetaPathModel(GraphModel):
         self.types = list(dict.fromkeys([target, *(c for path in paths for c in _between(path, graph))]))
         features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
+        if config.features_per_path:
+            x = graph.features(target)
+            width = graph.count(target) if x is None else x.shape[1]
+            self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
         self._masks = make_masks(len(paths), config)
         drawn = Generators(self._seed)
         if config.mini_batch:
@@ -159,7 +175,10 @@ class MetaPathModel(GraphModel):
     def _hidden(
         self, inputs: MetaPathInputs, generator: torch.Generator | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Node type -> [N_type, hidden_dim], the transformed features; and the target's masked ones."""
+        """Node type -> [N_type, hidden_dim], the transformed features; and the target's masked ones.
+
+        Of the target [P, N, hidden_dim] with ``features_per_path``.
+        """
         hidden = {
             name: layer(inputs.features[name], generator)
             for name, layer in zip(self.types, self.type_layers, strict=True)

@@ -32,6 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "composed": {"metapaths": APART, "top_k": (4, 6)},
     "long": {"metapaths": LONG, "form": "factorised"},
     "latent": {"metapaths": APART, "form": "factorised", "twin": "latent"},
+    "features": {"metapaths": LONG, "form": "factorised", "features_per_path": True},
     "row": {"metapaths": APART, "normalisation": "row", "top_k": 5},
 }
 

@@ -259,6 +259,52 @@ def test_the_factorised_form_equals_the_composed_one() -> None:
     train(masked, 2)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
+def test_features_of_each_path(cls: type[MetaPathModel], sparse: bool) -> None:
+    """Each path reads its own columns, the coarse view the mean; with equal matrices and weights that is one layer."""
+    settings = {**SETTINGS, "raw_features": ("paper",), "dropout": 0.0, "feature_mask": 0.0}
+    x = small().features("paper")
+    assert isinstance(x, Tensor)
+
+    def graph(*parts: Tensor) -> HeteroGraph:
+        both = torch.cat(parts, 1)
+        return small().with_features({"paper": Csr.from_dense(both) if sparse else both})
+
+    def built(*parts: Tensor) -> MetaPathModel:
+        model = cls(**settings, features_per_path=True).build(graph(*parts))
+        shared = cls(**settings).build(graph(x))
+        state = shared.state_dict()
+        for name in [name for name in state if name.startswith("type_layers.0.linear.")]:
+            value = state.pop(name)
+            end = name.removeprefix("type_layers.0.")
+            state |= {f"type_layers.0.layers.{number}.{end}": value for number in (0, 1)}
+        model.load_state_dict(state)
+        return model.double().eval()
+
+    def views(model: MetaPathModel) -> list[Tensor]:
+        inputs = model._step_inputs(None)
+        hidden, masked = model._hidden(inputs, None)
+        return [*model.views._views(inputs, hidden, masked, None), model.both_views(inputs).coarse]
+
+    shared = cls(**settings).build(graph(x)).double().eval()
+    same, other = views(built(x, x)), views(built(x, 1 - x))
+    for ours, theirs in zip(same, views(shared), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    changed = [not torch.allclose(a, b) for a, b in zip(same, other, strict=True)]
+    assert changed == [False, False, True, True, True]  # the second path, its twin, and the coarse view
+    assert train(cls(**settings, features_per_path=True).build(graph(x, 1 - x)), 2)
+
+
+def test_without_features_each_path_has_a_table() -> None:
+    model = MEOW(**SETTINGS, features_per_path=True).build(small().with_features({"paper": None}))
+    assert [layer.linear.weight.shape for layer in model.type_layers[0].layers] == [(8, 40), (8, 40)]
+    losses = train(model)
+    assert losses[-1] < losses[0]
+    with pytest.raises(ValueError, match="13 features are not 2 matrices of equal width"):
+        MEOW(**SETTINGS, features_per_path=True).build(small().with_features({"paper": torch.rand(40, 13)}))
+
+
 def test_equal_rows_are_held_once() -> None:
     """The masked twin of a path with few distinct rows is a difference, with the values of the matrix itself."""
     pairs = {("paper", "on", "subject"): (torch.arange(60), torch.arange(60) % 3)}
