@@ -1,6 +1,6 @@
 # Everything a developer runs. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types test-fast test-slow test-gpu bench bench-gpu reference docs clean
+.PHONY: help venv demo test lint types test-fast test-slow test-gpu bench bench-scale bench-gpu reference docs clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -62,6 +62,9 @@ test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 
 bench: $(STAMP)  ## speed against other libraries, each in an environment of its own
 	$(PY) -m experiments.bench $(ARGS)
+
+bench-scale: $(STAMP)  ## MEOW and AdaMEOW on graphs of up to 200,000 target nodes, by batches and exact
+	$(PY) -m experiments.bench.scale $(ARGS)
 
 bench-gpu: $(STAMP)  ## the same on a CUDA device
 	@if $(HAS_GPU); then $(PY) -m experiments.bench --device cuda $(ARGS); else echo "no device: not run"; fi

@@ -32,8 +32,8 @@ SETTINGS: dict[str, Any] = {
 }
 BATCHES: dict[str, Any] = {
     "mini_batch": True,
-    "fan_out": [[4, 1], [2, 1]],
-    "context_fan_out": [4],
+    "fan_out": [[3, 1], [1, 1]],
+    "context_fan_out": [2],
     "queue_size": 2048,
 }
 #: MEOW: one k-means a granularity at each epoch; AdaMEOW: weights that cannot shrink everywhere
@@ -41,7 +41,7 @@ OF_MODEL: dict[str, dict[str, Any]] = {
     "MEOW": {"kmeans_restarts": 1},
     "AdaMEOW": {"weight_options": {"normalise": True}},
 }
-BATCH_SIZE, LEARNING_RATE = 256, 1e-3
+BATCH_SIZE, LEARNING_RATE = 1024, 1e-3
 _PATIENCE_S = 4 * 3600.0
 
 

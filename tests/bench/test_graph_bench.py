@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from workloads import BENCH, workload
 
 from experiments.bench.graph_suite import graph_suite
 from experiments.bench.report import Goal
@@ -24,17 +20,7 @@ from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.views.metapath import MetaPath
 
-BENCH = Path(__file__).resolve().parents[2] / "experiments" / "bench"
 PATHS = ("paper-author-paper", "paper-subject-paper")
-
-
-def workload(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"bench_{Path(name).stem}", BENCH / name)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def graph() -> HeteroGraph:

@@ -110,6 +110,7 @@ def _gradients(x: Tensor, f: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tens
     With ``s = grad / (f + g)^2`` and ``q = g / (f + g)``: ``grad q (1 - q) = s f g`` and ``grad q = s f g + s g^2``.
     """
     g = torch.exp(-2 * x)
+    along = g.t().contiguous()
     by_f, by_one, grad_y = torch.empty_like(g), torch.empty_like(g), torch.zeros_like(f)
     for rows in _tiles(x):
         part = grad[rows].contiguous()
@@ -118,7 +119,7 @@ def _gradients(x: Tensor, f: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tens
             torch.add(f[h], g[rows, h, None], out=unit).square_()
             torch.div(part, unit, out=unit)
             by_f[rows, h], by_one[rows, h] = unit @ f[h], unit @ of_column
-            grad_y[h] += g[rows, h] @ unit
+            grad_y[h].addmv_(unit.t(), along[h, rows])
     by_f *= g
     return 4 * by_f, 4 * f * grad_y, grad.sum() - 2 * (by_f + by_one * g * g).sum(0)
 
