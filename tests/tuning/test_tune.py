@@ -179,6 +179,18 @@ def test_an_objective_of_another_number_of_values_fails(split: Split) -> None:
         tune(split, n_trials=1, objective=objectives.two_values)
 
 
+def test_trials_know_the_relations_of_items(tmp_path: Path) -> None:
+    rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(5)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    features = pl.DataFrame({"item_id": range(9), "group": ["a", "b", "c"] * 3})
+    names = {"user": "user_id", "item": "item_id", "timestamp": "timestamp"}
+    split = rg.Interactions.from_frame(log, **names, item_features=features).split("leave-one-out")
+    settings = {"hidden_dim": 8, "n_clusters": [2, 3], "max_epochs": 1, "item_metapaths": ["item-group-item"]}
+    space = {"*": "fixed", "learning_rate": {}}
+    study = rg.tune("meowrec", split, space, 1, settings=settings, out=tmp_path / "s", test_seeds=1)
+    assert states(study) == {"COMPLETE": 1}
+
+
 @pytest.mark.parametrize("model", ["meow", "heco"])
 def test_models_of_nodes_are_refused(split: Split, tmp_path: Path, model: str) -> None:
     with pytest.raises(ConfigError, match="embeds the nodes of a graph, selected by its loss"):
