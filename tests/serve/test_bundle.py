@@ -13,15 +13,21 @@ import pytest
 import torch
 
 import recgraph
+from recgraph import registry
 from recgraph.data.interactions import Interactions
-from recgraph.models.base import Space
-from recgraph.models.sasrec import SASRec
+from recgraph.models.base import ClosedFormModel, Space
+from recgraph.models.base_graph import GraphModel
 from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError
 from recgraph.serve.recommender import Recommender
 
+SMALL = {"hidden_dim": 8, "n_heads": 2, "n_layers": 1, "max_len": 5}
+# of a log alone: the others have their bundles tested with their graphs
+NAMES = [name for name in registry.names("model") if not registry.load("model", name).reads_graph]
+RECOMMENDERS = [name for name in NAMES if not issubclass(registry.load("model", name), GraphModel)]
 
-def served(seed: int = 1) -> Recommender:
+
+def served(seed: int = 1, name: str = "sasrec") -> Recommender:
     generator = torch.Generator().manual_seed(0)
     rows = [(f"u{u}", i) for u in range(12) for i in torch.randperm(20, generator=generator)[:6].tolist()]
     frame = pl.DataFrame(rows, schema={"user_id": pl.String, "movie_id": pl.Int16}, orient="row")
@@ -31,10 +37,12 @@ def served(seed: int = 1) -> Recommender:
         item="movie_id",
         item_features=pl.DataFrame({"movie_id": list(range(20)), "title": [f"film {n}" for n in range(20)]}),
     )
-    model = SASRec(hidden_dim=8, n_heads=2, n_layers=1, max_len=5).build(
-        Space(n_users=data.n_users, n_items=data.n_items), seed
-    )
-    return Recommender.for_split(model, data.split("leave-one-out"), {"metrics": {"ndcg@10": 0.5}})
+    cls, split = registry.load("model", name), data.split("leave-one-out")
+    model = cls(**{setting: value for setting, value in SMALL.items() if setting in cls.Config.model_fields})
+    model.build(Space(n_users=data.n_users, n_items=data.n_items), seed)
+    if isinstance(model, ClosedFormModel):
+        model.fit(split.train)
+    return Recommender.for_split(model, split, {"metrics": {"ndcg@10": 0.5}})
 
 
 @pytest.fixture
@@ -52,6 +60,17 @@ def test_round_trip(folder: Path) -> None:
     assert other.record == {"metrics": {"ndcg@10": 0.5}}
     for name, value in one.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name])
+
+
+@pytest.mark.parametrize("name", RECOMMENDERS)
+def test_every_recommender_of_a_log_recommends_the_same_from_its_bundle(name: str, tmp_path: Path) -> None:
+    one = served(name=name)
+    one.save(tmp_path / "bundle")
+    other = recgraph.load(tmp_path / "bundle")
+    users = one.users.values
+    assert one.recommend(users=users).equals(other.recommend(users=users))
+    histories = {"someone": [3, 7, 11], "another": [5]}
+    assert one.recommend(histories=histories).equals(other.recommend(histories=histories))
 
 
 def test_no_file_is_pickle(folder: Path) -> None:
