@@ -55,7 +55,7 @@ def known(what: str, name: object, there: Iterable[object]) -> None:
     if name in names:
         return
     close = difflib.get_close_matches(str(name), [str(other) for other in names], n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
     raise UnknownTypeError(f"there is no {what} {name!r}{hint} The graph has {', '.join(map(str, names)) or 'none'}")
 
 
