@@ -19,8 +19,9 @@ class Timing:
     """What one backend needs for ``spmm``.
 
     Attributes:
-        forward_ms, backward_ms: the shortest of the repeats, in milliseconds of wall clock; the backward is the
-            gradient to ``x``. None where the backend does not run.
+        forward_ms, backward_ms: the shortest of the repeats, in milliseconds; the backward is the gradient to ``x``. On
+            CPU with one thread it is CPU time, which other processes disturb little, else wall time. None where the
+            backend does not run.
         problem: why it does not run, or ``""``.
     """
 
@@ -71,11 +72,12 @@ def _time(name: Backend, adj: Csr, x: torch.Tensor, repeats: int) -> Timing:
 
 
 def _elapsed(run: Callable[[], object], x: torch.Tensor) -> float:
+    clock = time.process_time if x.is_cpu and torch.get_num_threads() == 1 else time.perf_counter
     _wait(x)
-    start = time.perf_counter()
+    start = clock()
     run()
     _wait(x)
-    return (time.perf_counter() - start) * 1e3
+    return (clock() - start) * 1e3
 
 
 def _wait(x: torch.Tensor) -> None:
