@@ -40,8 +40,8 @@ def last_trainings(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.glob("final/*/*/record.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        metrics = {"valid": run["best"], "test": run["results"]["test"]}
-        kept = {name: run[name] for name in ("seed", "config", "training", "best_epoch", "cost", "provenance")}
+        metrics = {"valid": run.get("best"), "test": run["results"]["test"]}
+        kept = {name: run.get(name) for name in ("seed", "config", "training", "best_epoch", "cost", "provenance")}
         found.append({"of": path.parts[-3], **kept, "epochs": len(run["history"]), **metrics})
     return found
 

@@ -39,6 +39,7 @@ def fit(
     observers: tuple[Observer, ...] = (),
     init_items: Any = None,
     init_items_scale: Scale = "initial",
+    source: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Run:
     """Fit a model to the training part of a split, selected on its validation part.
@@ -56,6 +57,8 @@ def fit(
         init_items: where the vectors of items begin: a run, a recommender or an embedder, the folder of one, a frame of
             ids and vectors, or a mapping id -> vector, all matched by id; see :class:`recgraph.pretrained.InitItems`.
         init_items_scale: ``"initial"`` gives them the random vectors' standard deviation; ``"given"``: as they are.
+        source: where the split is from, so that the run can be opened without it: ``dataset``, the name of a data card,
+            and ``settings`` of :class:`recgraph.run.DataConfig`.
         training: settings of :class:`recgraph.train.config.TrainConfig`.
 
     Raises:
@@ -70,6 +73,7 @@ def fit(
         Request(config, seed, folder, device, resume, progress, observers),
         fit_on,
         (init_items, init_items_scale),
+        source,
     )
 
 

@@ -40,6 +40,7 @@ class Plan:
         folder: of the study, or None.
         objective: values of a fitted run in place of its validation metrics, or None.
         interval, grace: of leases, in seconds.
+        source: where the split is from, for the records of runs; or None.
     """
 
     study: str
@@ -56,6 +57,7 @@ class Plan:
     objective: Objective | None = None
     interval: float = INTERVAL
     grace: float = GRACE
+    source: Mapping[str, Any] | None = None
 
     @property
     def is_trained(self) -> bool:

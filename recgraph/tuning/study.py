@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +88,8 @@ def tune(
         objective: values of a fitted run in place of its validation metrics; one that ``metric`` does not know by its
             name is maximised.
         progress: show what goes on; None: on a terminal.
-        source: where the split is from, for the commands on the study's page: ``dataset``, the name of a data card,
-            and ``settings`` of :class:`recgraph.run.DataConfig`.
+        source: where the split is from, for the commands on the study's page and for opening its runs without the
+            split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.run.DataConfig`.
         interval, grace: seconds between a worker's signs of life, and without one until it is held for lost by other
             machines. On its own machine a worker that is gone is seen at once.
 
@@ -125,6 +126,7 @@ def tune(
         objective,
         interval,
         grace,
+        dict(source) if source is not None else None,
     )
     _check(plan, workers)
     identity = _identity(plan, split)
@@ -132,7 +134,9 @@ def tune(
     kept = open_storage(storage, folder)
     try:
         found = _open(plan, kept, identity)
-        found.set_user_attr("source", dict(source) if source is not None else None)
+        # the first one stays: it is in the runs that are gone on with
+        plan = replace(plan, source=found.user_attrs.get("source") or plan.source)
+        found.set_user_attr("source", plan.source)
         trials = Trials(found, kept, plan)
         with ProgressTable(plan, trials, progress):
             _work(plan, trials, split, workers)

@@ -119,6 +119,7 @@ def fit(
         resume=folder is not None and folder.exists(),
         progress=False,
         observers=observers,
+        source=plan.source,
         **shared.get("items", {}),
         **training,
     )

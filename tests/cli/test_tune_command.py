@@ -55,6 +55,10 @@ def test_tune_says_what_it_found_and_goes_on(tmp_path: Path, space: Path) -> Non
     again = tune(out, *command, "--trials", 2)
     assert json.loads(again.stdout) == list(rows.values())
     assert json.loads((out / "study.json").read_text())["study"] == "sasrec-synthetic-ndcg@10"
+    (best,) = (out / "final").glob("trial-*/seed-0")
+    evaluated = CliRunner().invoke(app, ["evaluate", str(best), "--format", "json"])
+    tested = {each["metric"]: each["seen excluded"] for each in json.loads(evaluated.stdout)}
+    assert row["tuned"] == tested["ndcg@10"]  # the run knows its data set
     page = out / "study.html"
     assert "recgraph train SASRec --dataset synthetic" in page.read_text()
     page.unlink()
