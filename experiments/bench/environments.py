@@ -34,6 +34,8 @@ PEERS = {
     ),
     "replay": Peer(("replay-rec[torch]==0.22.0", "torch>=2.13")),
     "rectools": Peer(("rectools[torch]==0.19.0", "torch>=2.13")),
+    # with implicit, on which it depends
+    "rectools-linear": Peer(("rectools==0.19.0",)),
 }
 
 
