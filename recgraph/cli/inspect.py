@@ -97,7 +97,9 @@ def _node(
         typer.echo(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
     elif form == Format.TABLE:
         known = "".join(f"; {name}: {', '.join(values)}" for name, values in found.about.items())
-        typer.echo(f"{found.node.type} {found.node.title} of {found.model}{known}\n")
+        typer.echo(
+            f"{found.node.type} {found.node.title} of {found.model}{f' on {found.dataset}' if found.dataset else ''}{known}\n"
+        )
         show(view_rows(found.views), form, "Views")
         typer.echo("Nearest")
         typer.echo("\n".join(neighbour_lines(found)))

@@ -129,10 +129,9 @@ def _lines(found: Evidence, adds: float | None) -> Iterator[str]:
         f"   {found.path}:{gives} {found.count:,} path{'s' if found.count != 1 else ''}, "
         f"similarity {found.score:.3f}, by it alone place {found.rank:,} of {found.n_ranked:,}"
     )
-    for each in found.connections:
-        for path in each.paths[:1]:
-            more = f" and {each.count - 1:,} more" if each.count > 1 else ""
-            yield f"      {each.similarity:.3f}  {walk(path)}{more}"
+    for each in found.connections[:1]:
+        more = f" and {found.count - 1:,} more" if found.count > 1 else ""
+        yield f"      {walk(each.paths[0])}{more}"
 
 
 def _near(found: Sequence[Near]) -> str:
