@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, LocatorAssertions, Page
 
-__all__ = ["WIDE", "Chromium", "launched", "program", "violations"]
+__all__ = ["NARROW", "WIDE", "Chromium", "expect", "launched", "program", "violations"]
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 #: of the screen, in pixels: a desk's and a phone's
@@ -83,6 +83,13 @@ class Chromium:
             assert {url.partition("#")[0] for url in requests} == {own}
         finally:
             context.close()
+
+
+def expect(locator: Locator) -> LocatorAssertions:
+    """Playwright's assertions, which wait until they hold; imported where there is a browser."""
+    from playwright.sync_api import expect as expect_it
+
+    return expect_it(locator)
 
 
 def violations(page: Page) -> list[str]:

@@ -14,8 +14,8 @@ __all__ = ["Box", "Spot", "along", "name_marks"]
 _LETTER, _HEIGHT, _GAP = 6.8, 11.0, 4.0
 #: the distance of boxes along a line
 _STEP = 5.0
-#: letters of a name that are shown
-_MOST = 24
+#: letters of a name that are shown, and where there is no room for so many
+_MOST = (24, 12)
 
 
 @dataclass(frozen=True)
@@ -74,33 +74,44 @@ def name_marks(spots: Sequence[Spot], room: Box, lines: Iterable[Box] = ()) -> l
 
     Args:
         room: where names may be.
-        lines: what else they must not cover.
+        lines: what they cover only where there is no other place.
     """
-    taken = [*(spot.box for spot in spots), *lines]
+    taken, thin = [spot.box for spot in spots], list(lines)
     drawn = []
     for spot in spots:
-        name = spot.name if len(spot.name) <= _MOST else f"{spot.name[: _MOST - 1]}…"
-        for x, y, anchor, box in _places(spot, name):
-            if name and room.holds(box) and not any(box.meets(other) for other in taken):
-                taken.append(box)
-                drawn.append(f'<text class="mark" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
-                break
+        free = [place for place in _places(spot) if room.holds(place[-1]) and not _meets(place[-1], taken)]
+        chosen = next((place for place in free if not _meets(place[-1], thin)), free[0] if free else None)
+        if chosen is not None:
+            name, x, y, anchor, box = chosen
+            taken.append(box)
+            drawn.append(f'<text class="mark" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
     return drawn
 
 
-def _places(spot: Spot, name: str) -> Iterator[tuple[float, float, str, Box]]:
-    """Where a name may be, the best place first: x and y of its text, its anchor, what it covers."""
-    width, reach = _LETTER * len(name), max(spot.radius, spot.spread)
-    beside, low = spot.radius + _GAP, _HEIGHT * 0.35
-    for x, y, anchor in (
-        (spot.x + beside, spot.y + low, "start"),
-        (spot.x - beside, spot.y + low, "end"),
-        (spot.x, spot.y - reach - _GAP, "middle"),
-        (spot.x, spot.y + reach + _HEIGHT, "middle"),
-        (spot.x + beside, spot.y - _HEIGHT * 0.5, "start"),
-        (spot.x + beside, spot.y + _HEIGHT * 1.2, "start"),
-        (spot.x - beside, spot.y - _HEIGHT * 0.5, "end"),
-        (spot.x - beside, spot.y + _HEIGHT * 1.2, "end"),
-    ):
-        left = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
-        yield x, y, anchor, Box(left, y - _HEIGHT * 0.8, left + width, y + _HEIGHT * 0.2)
+def _meets(box: Box, others: Iterable[Box]) -> bool:
+    return any(box.meets(other) for other in others)
+
+
+def _places(spot: Spot) -> Iterator[tuple[str, float, float, str, Box]]:
+    """How a name may be written, the best first: the name or its beginning, x and y, its anchor, what it covers."""
+    if not spot.name:
+        return
+    reach, beside, low = max(spot.radius, spot.spread), spot.radius + _GAP, _HEIGHT * 0.35
+    for name in dict.fromkeys(_cut(spot.name, most) for most in _MOST):
+        width = _LETTER * len(name)
+        for x, y, anchor in (
+            (spot.x + beside, spot.y + low, "start"),
+            (spot.x - beside, spot.y + low, "end"),
+            (spot.x, spot.y - reach - _GAP, "middle"),
+            (spot.x, spot.y + reach + _HEIGHT, "middle"),
+            (spot.x + beside, spot.y - _HEIGHT * 0.5, "start"),
+            (spot.x + beside, spot.y + _HEIGHT * 1.2, "start"),
+            (spot.x - beside, spot.y - _HEIGHT * 0.5, "end"),
+            (spot.x - beside, spot.y + _HEIGHT * 1.2, "end"),
+        ):
+            left = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
+            yield name, x, y, anchor, Box(left, y - _HEIGHT * 0.8, left + width, y + _HEIGHT * 0.2)
+
+
+def _cut(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"

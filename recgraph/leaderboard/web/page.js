@@ -59,13 +59,14 @@ async function copy(button) {
   setTimeout(() => { button.textContent = "Copy"; }, 2000);
 }
 
-// a card that is pointed at is open
+// a card that is pointed at is open; whether there is one
 function open() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  if (!target?.matches("details")) return;
+  if (!target?.matches("details")) return false;
   target.open = true;
   target.scrollIntoView();
   target.querySelector("summary").focus({ preventScroll: true });
+  return true;
 }
 
 document.addEventListener("click", (event) => {
@@ -75,8 +76,10 @@ document.addEventListener("click", (event) => {
     button.setAttribute("aria-pressed", button.getAttribute("aria-pressed") === "true" ? "false" : "true");
     show(button);
   } else if (button?.classList.contains("copy")) copy(button);
-  // a link to where one is already changes nothing, and the card may have been closed since
-  else if (event.target.closest(`a[href="${CSS.escape(location.hash)}"]`)) open();
+  // to where one is already a link would not go, and the card may have been closed since
+  else if (location.hash && event.target.closest("a")?.getAttribute("href") === location.hash && open()) {
+    event.preventDefault();
+  }
 });
 document.getElementById("filter").addEventListener("input", (event) => filter(event.target.value));
 addEventListener("hashchange", open);
@@ -84,9 +87,14 @@ all("button[data-group]").forEach(show);
 open();
 
 // on paper the cards are open
-let closed = [];
+const closed = new Set();
 addEventListener("beforeprint", () => {
-  closed = all("details.card:not([open]), details.failure:not([open])");
-  closed.forEach((each) => { each.open = true; });
+  all("details.card:not([open]), details.failure:not([open])").forEach((each) => {
+    each.open = true;
+    closed.add(each);
+  });
 });
-addEventListener("afterprint", () => closed.forEach((each) => { each.open = false; }));
+addEventListener("afterprint", () => {
+  closed.forEach((each) => { each.open = false; });
+  closed.clear();
+});

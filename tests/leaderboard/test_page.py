@@ -1,0 +1,181 @@
+"""The page of a leaderboard as text; ``test_page_in_chromium.py`` opens it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from made_board import FAILS, NEVER_RUN, QUALITY, made_board, made_sheets
+from markupsafe import escape
+
+from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.page import page
+from recgraph.leaderboard.sheet import Sheet
+from recgraph.leaderboard.stat import Stat
+from recgraph.leaderboard.web.figures import cost_figures, curve_figure, curve_figures
+from recgraph.leaderboard.web.grid import Grid, group_grids, score_grid
+from recgraph.leaderboard.web.words import anchors, count, duration, listed, memory, metric_name, spread
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Board:
+    return made_board(tmp_path_factory.mktemp("board"))
+
+
+@pytest.fixture(scope="module")
+def sheets(board: Board, tmp_path_factory: pytest.TempPathFactory) -> list[Sheet]:
+    return made_sheets(board, tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def text(board: Board, sheets: list[Sheet]) -> str:
+    return page(sheets, board)
+
+
+def test_it_needs_nothing_and_forbids_what_it_does_not_need(text: str) -> None:
+    assert not re.search(r"https?:|<img|<iframe|@import|url\(|\bsrc=", text)
+    assert {*re.findall(r'<\w+ [^>]*href="([^#"][^"]*)"', text)} == {"data:,"}
+    assert "default-src 'none'" in text
+    assert 'name="viewport"' in text
+
+
+def test_the_same_records_give_the_same_page(board: Board, sheets: list[Sheet], text: str) -> None:
+    assert page(sheets, board) == text
+
+
+def test_addresses_are_of_one_thing_each_and_lead_somewhere(text: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert {*re.findall(r'href="#([^"]+)"', text)} <= set(ids)
+
+
+def test_what_was_given_is_written_as_text(text: str) -> None:
+    assert "<b>sampled</b>" not in text
+    assert "<i>broke</i>" not in text
+    assert escape("SASRec, <b>sampled</b> & more") in text
+
+
+def columns(grid: Grid) -> list[tuple[str, str]]:
+    return [(group.title, column.label) for group in grid.groups for column in group.columns]
+
+
+def test_a_column_holds_one_protocol(sheets: list[Sheet]) -> None:
+    sheet = sheets[0]
+    grid = score_grid(sheet)
+    titles = [group.title for group in grid.groups]
+    assert titles == ["seen excluded", "seen kept", "cost of a seed"]
+    assert columns(grid)[:4] == [
+        (title, metric) for title in ("seen excluded", "seen kept") for metric in ("NDCG@10", "Recall@10")
+    ]
+    for row in grid.rows:
+        for place, title in enumerate(("seen excluded", "seen kept")):
+            for metric, cell in zip(("ndcg@10", "recall@10"), row.cells[place], strict=True):
+                score = row.entry.score(title, metric)
+                assert cell.value == (None if score is None else score.mean)
+                assert cell.text == ("" if score is None else f"{score.mean:.4f}")
+    for grid in group_grids(sheet):
+        assert [group.title for group in grid.groups] == ["seen excluded", "seen kept"]
+        assert [column.label for column in grid.groups[0].columns] == ["1-4 (1,000)", "5+ (234)"]
+
+
+def test_rows_begin_with_the_best_and_end_with_what_has_no_record(sheets: list[Sheet]) -> None:
+    grid = score_grid(sheets[0])
+    names = [row.entry.name for row in grid.rows]
+    assert names == [*QUALITY, FAILS, NEVER_RUN]
+    signs = {row.entry.name: row.cells[0][0].sign for row in grid.rows}
+    assert signs == {name: "≈" if name.startswith("SASRec") else "" for name in names}
+    (best,) = [row.entry.name for row in grid.rows if row.cells[1][0].sign]
+    assert best == "LightGCN"
+    highest = [[row.entry.name for row in grid.rows if row.cells[place][0].is_highest] for place in (0, 1)]
+    assert highest == [["SASRec"], ["LightGCN"]]
+
+
+def test_a_sheet_without_tests_has_no_signs(sheets: list[Sheet], text: str) -> None:
+    grid = score_grid(sheets[1])
+    assert not any(cell.sign for row in grid.rows for cells in row.cells for cell in cells)
+    assert [group.is_shown for group in grid.groups] == [True, True, True, False, False, True]
+    assert escape(sheets[1].tested) in text
+
+
+def test_all_that_a_sceptic_asks_for_is_there(sheets: list[Sheet], text: str) -> None:
+    for sheet in sheets:
+        assert escape(sheet.tested) in text or not sheet.tables
+        for entry in sheet.entries:
+            for command in entry.commands.values():
+                assert escape(command) in text
+            for record in entry.records.values():
+                assert record in text
+            for scores in entry.scores.values():
+                for score in scores.values():
+                    assert all(f"{value:.6f}" in text for value in score.by_seed.values())
+                    assert all(f"{versus.low:.4f} to {versus.high:.4f}" in text for versus in score.versus)
+        for table in sheet.tables:
+            assert table.protocol_hash in text
+    failed = sheets[0].failures[0]
+    assert escape(failed.message) in text
+    assert "Traceback:" in text
+    assert f"{NEVER_RUN}, seeds 0, 1, 2: not run" in text
+    assert "significantly better" in text
+    assert "no significant difference from SASRec, &lt;b&gt;sampled" in text
+    assert "No record yet" in text
+
+
+def test_a_board_of_one_sheet_and_of_none(board: Board, sheets: list[Sheet]) -> None:
+    assert 'class="overview"' in page(sheets, board)
+    for some in (sheets[1:2], []):
+        assert 'class="overview"' not in page(some, board)
+
+
+def test_the_front_is_drawn_through_what_nothing_beats(sheets: list[Sheet]) -> None:
+    training, inference = cost_figures(sheets[0])
+    for figure, cost in ((training, "training_seconds"), (inference, "inference_seconds")):
+        points = sheets[0].points(cost)
+        assert figure.svg.count('class="front"') == sum(point.on_front for point in points)
+        assert figure.svg.count("<circle") == len(points) == len(QUALITY)
+        # a whisker for each entry with several seeds
+        assert figure.svg.count('class="whisker"') == 3
+        assert figure.svg.count('class="mark"') == len(QUALITY)
+    assert cost_figures(sheets[2]) == []
+
+
+def test_curves_have_a_colour_an_entry_and_a_line_a_seed(sheets: list[Sheet]) -> None:
+    (figure,) = curve_figures(sheets[0])
+    assert [name for _, name in figure.key] == [*QUALITY][:3]
+    for kind, _ in figure.key:
+        assert figure.svg.count(f'class="curve {kind}"') == 3
+    of_one = curve_figure(sheets[0].entries[0])
+    assert of_one is not None
+    assert of_one.svg.count('class="kept"') == 3
+    assert curve_figure(sheets[0].entries[3]) is None
+    (loss,) = curve_figures(sheets[1])
+    assert "loss" in loss.title.lower()
+
+
+def test_many_entries_share_the_last_colour(sheets: list[Sheet]) -> None:
+    entry = sheets[0].entries[0]
+    many = replace(sheets[0], entries=tuple(replace(entry, name=f"{n}") for n in range(9)))
+    (figure,) = curve_figures(many)
+    assert [kind for kind, _ in figure.key] == ["c1", "c2", "c3", "c4", "c5", "c6", "other"]
+    assert figure.svg.count('class="curve other"') == 3 * 3
+
+
+def test_words() -> None:
+    names = ("ndcg@10", "macro_f1", "hit_rate@5", "auc", "recall@20")
+    assert [metric_name(name) for name in names] == ["NDCG@10", "Macro F1", "Hit rate@5", "AUC", "Recall@20"]
+    assert [duration(s) for s in (0.0123, 1, 119, 120, 7200)] == ["12.3 ms", "1 s", "119 s", "2 min", "2 h"]
+    assert [count(n) for n in (12, 1234, 1871496, 2e9)] == ["12", "1.23 k", "1.87 M", "2 G"]
+    assert [memory(n) for n in (624.2, 2048)] == ["624 MiB", "2 GiB"]
+    assert [listed(["a", "b", "c", "d", "e"][:n]) for n in (0, 1, 2, 3, 5)] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+        "a, b, c and 2 more",
+    ]
+    assert anchors(["A b", "a-b", "A B", "a-b-2", "<>", ""]) == ["a-b", "a-b-2", "a-b-3", "a-b-2-2", "entry", "entry-2"]
+    assert [spread(Stat(dict(enumerate(values)))) for values in ((0.5,), (0.5, 0.5), (0.1, 0.2))] == [
+        "",
+        "±0",
+        "±.0707",
+    ]
