@@ -95,7 +95,7 @@ class Transformer(SequenceEncoder):
         if hidden_dim % n_heads:
             raise ValueError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
-        self.norm = nn.LayerNorm(hidden_dim, eps=1e-12)
+        self.norm: nn.Module = nn.LayerNorm(hidden_dim, eps=1e-12)
         self.layers = nn.ModuleList(
             Layer(hidden_dim, inner_dim, n_heads, dropout, attention_dropout) for _ in range(n_layers)
         )

@@ -14,6 +14,7 @@ from recgraph import registry
 from recgraph.encoders._packing import pack
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.filtered_transformer import FilteredLayer, FilteredTransformer
+from recgraph.encoders.gated_transformer import GatedTransformer
 from recgraph.encoders.gru import GRU
 from recgraph.encoders.transformer import Layer, Transformer, from_published
 from recgraph.sparse.ragged import Ragged
@@ -54,6 +55,25 @@ def padded_filter(layer: FilteredLayer, x: Tensor, max_len: int) -> Tensor:
     return layer.filter_norm(x + low + layer.sqrt_beta**2 * (x - low))
 
 
+def padded_gated(encoder: GatedTransformer, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
+    """LiGR layers as RecTools writes them, with torch's own attention; masked items excluded as keys."""
+    places = torch.arange(padded.shape[1], device=padded.device)
+    x = F.embedding(padded, table, padding_idx=0) + encoder.position_embedding(places)
+    visible = (places[:, None] >= places) & (padded != 0)[:, None, :]
+    alone = ~visible.any(-1, keepdim=True) & torch.eye(len(places), device=padded.device).bool()
+    for layer in encoder.layers:
+        attention = torch.nn.MultiheadAttention(x.shape[-1], layer.n_heads, batch_first=True).to(x)
+        attention.in_proj_weight, attention.in_proj_bias = layer.qkv.weight, layer.qkv.bias
+        attention.out_proj.weight, attention.out_proj.bias = layer.out.weight, layer.out.bias
+        hidden = ~(visible | alone).repeat_interleave(layer.n_heads, 0)
+        normed = layer.attention_norm(x)
+        x = x + torch.sigmoid(layer.attention_gate(x)) * attention(normed, normed, normed, attn_mask=hidden)[0]
+        first, second = layer.up.weight.chunk(2)
+        normed = layer.norm(x)
+        x = x + torch.sigmoid(layer.gate(x)) * layer.down(F.silu(normed @ first.T) * (normed @ second.T))
+    return x
+
+
 def padded_gru(encoder: GRU, padded: Tensor, lengths: Tensor, table: Tensor) -> Tensor:
     out, _ = encoder.gru(table[padded].transpose(0, 1))
     return encoder.dense(out.transpose(0, 1))
@@ -62,6 +82,7 @@ def padded_gru(encoder: GRU, padded: Tensor, lengths: Tensor, table: Tensor) -> 
 CASES = {
     "transformer": (Transformer, padded_transformer),
     "filteredtransformer": (FilteredTransformer, padded_transformer),
+    "gatedtransformer": (GatedTransformer, padded_gated),
     "gru": (GRU, padded_gru),
 }
 

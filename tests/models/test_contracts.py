@@ -25,7 +25,7 @@ from recgraph.sparse.ragged import Ragged
 
 SPACE = Space(n_users=24, n_items=30)
 # small sizes for the settings that models share, where a model has them
-SMALL = {"hidden_dim": 16, "max_len": 8, "inner_dim": 32, "n_negatives": 7}
+SMALL = {"hidden_dim": 16, "max_len": 8, "inner_dim": 32, "n_negatives": 24}
 
 NAMES = [name for name in registry.names("model") if not issubclass(registry.load("model", name), GraphModel)]
 TRAINABLE = [name for name in NAMES if issubclass(registry.load("model", name), TrainableModel)]
