@@ -134,8 +134,8 @@ class Recommender:
             batch_size: users ranked at a time; bounds memory and does not alter results.
 
         Returns:
-            A frame with the columns user, item, score, rank (from 1), users in the order given and best items first:
-            of the kind of the frame or series that came in, else of the kind of the training data. The scores of a
+            A frame with the columns user, item, score, rank (from 1), users in the order given and best items first. It
+            is of the kind of the frame or series that came in, else of that of the training data. The scores of a
             fallback are counts.
 
         Raises:
