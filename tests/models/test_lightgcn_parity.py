@@ -29,8 +29,8 @@ def test_losses_and_vectors_agree_step_by_step(shared: Path) -> None:
 @pytest.mark.slow
 def test_levels_agree(shared: Path) -> None:
     split = Interactions.from_recbole(shared / "data" / "ml-100k").split("ratio")
-    *epochs, last = compare(split, epochs=12)
+    *epochs, last = compare(split, epochs=8)
     for part, record in (("valid", epochs[-1]), ("test", last)):
         of_ours, of_peer = record[f"{part} {METRIC}"].values()
-        assert of_ours == pytest.approx(of_peer, abs=0.003)
-        assert of_ours > 0.3
+        assert of_ours == pytest.approx(of_peer, abs=0.001)
+        assert of_ours > 0.2
