@@ -166,6 +166,29 @@ def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(scope["run"].recommend(users=[17], k=3)) == 3
 
 
+def test_leaderboards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recgraph.leaderboard.board import load_board
+    from recgraph.leaderboard.plan import jobs_of
+
+    (text,) = blocks("leaderboards.md", "toml")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "ml-100k.toml").write_text(text)
+    (sheet,) = load_board(tmp_path / "mine").sheets
+    assert [len(jobs_of(sheet, entry)) for entry in sheet.models[:2]] == [1, 3]
+    monkeypatch.chdir(tmp_path)
+    scope = run("leaderboards.md")
+    assert str(scope["summary"]) == "1 made"
+    assert "Popularity" in (tmp_path / "smoke.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_results_is_what_the_records_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    import write_leaderboard
+
+    page = write_leaderboard.PAGE.read_text(encoding="utf-8")
+    assert write_leaderboard.page() == page, "run: python docs/write_leaderboard.py"
+
+
 def test_the_page_of_metrics_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(DOCS))
     import write_metrics

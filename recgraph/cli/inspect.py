@@ -98,7 +98,8 @@ def _node(
     elif form == Format.TABLE:
         known = "".join(f"; {name}: {', '.join(values)}" for name, values in found.about.items())
         typer.echo(
-            f"{found.node.type} {found.node.title} of {found.model}{f' on {found.dataset}' if found.dataset else ''}{known}\n"
+            f"{found.node.type} {found.node.title} of {found.model}"
+            f"{f' on {found.dataset}' if found.dataset else ''}{known}\n"
         )
         show(view_rows(found.views), form, "Views")
         typer.echo("Nearest")

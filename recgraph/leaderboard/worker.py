@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,6 +28,8 @@ DONE, FAILED, INTERRUPTED = 0, 1, 130
 _POLL = 0.5
 #: seconds to save a training once whoever asked for it is gone
 _TO_SAVE = 60.0
+#: where packages lie on this machine, which no record has to tell
+_PATHS = re.compile(rf'(?<=")(?:[^"\n]*/site-packages|{re.escape(str(Path(__file__).resolve().parents[2]))})/')
 
 
 def failure(job: Job, error: str, message: str, trace: str = "") -> Record:
@@ -41,7 +44,7 @@ def failure(job: Job, error: str, message: str, trace: str = "") -> Record:
         "settings": job.settings,
         "error": error,
         "message": message,
-        "traceback": trace,
+        "traceback": _PATHS.sub("", trace),
         "provenance": provenance(),
         "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -15,18 +15,18 @@ GENRES = [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1), (3, 1), (4, 1)]
 FRIENDS = [(0, 3), (0, 3), (3, 0), (1, 2)]  # one edge stands twice
 
 
-def small_graph() -> HeteroGraph:
-    def ends(pairs: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+def small_graph(interactions: Sequence[tuple[int, int]] = INTERACTIONS) -> HeteroGraph:
+    def ends(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
         return [a for a, _ in pairs], [b for _, b in pairs]
 
     return HeteroGraph.from_edge_lists(
         {"user": 4, "item": 5, "genre": 2},
         {
-            ("user", "interacts", "item"): ends(INTERACTIONS),
+            ("user", "interacts", "item"): ends(interactions),
             ("item", "has", "genre"): ends(GENRES),
             ("user", "friend", "user"): ends(FRIENDS),
         },
-        weights={("user", "interacts", "item"): [float(place + 2) for place in range(len(INTERACTIONS))]},
+        weights={("user", "interacts", "item"): [float(place + 2) for place in range(len(interactions))]},
     )
 
 

@@ -8,57 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import torch
 from small_graph import INTERACTIONS, every_path, small_graph
+from small_recommender import ITEMS, SETTINGS, USERS, recommender
 
 import recgraph as rg
-from recgraph import registry
-from recgraph.data.hetero import HeteroGraph
-from recgraph.data.ids import IdMap
-from recgraph.data.part import Part
 from recgraph.explain.explanation import Evidence, Explanation
 from recgraph.explain.rows import recommendation_rows, walk, why_lines, why_rows
-from recgraph.models.base import Space
-from recgraph.models.base_graph import GraphSpace
-from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
-
-USERS, ITEMS = ["ann", "bob", "cat", "dan"], ["A", "B", "C", "D", "E"]
-FEATURES = pl.DataFrame(
-    {
-        "item": ["C", "A", "B", "E"],
-        "title": ["Cube", "Alien", "Brazil", None],
-        "genres": [["sf", "tense"], ["sf"], ["sf", "tense"], ["tense"]],
-    }
-)
-
-
-def recommender(name: str = "meowrec", **settings: Any) -> Recommender:
-    """A model of random weights for the hand-worked graph, with names."""
-    base = small_graph()
-    ids = {"user": USERS, "item": ITEMS, "genre": ["sf", "tense"]}
-    nodes = {kind: type(node)(node.count, IdMap(pl.Series(ids[kind]))) for kind, node in base.nodes.items()}
-    graph = HeteroGraph(nodes, base.edges)
-    seen = Ragged.from_lists([[item for user, item in INTERACTIONS if user == number] for number in range(4)])
-    model = registry.load("model", name)(**settings)
-    sizes = {"n_users": 4, "n_items": 5}
-    model.build(GraphSpace(**sizes, graph=graph) if model.reads_graph else Space(**sizes), seed=3)
-    part = Part(seen, 5)
-    if hasattr(model, "fit"):
-        model.fit(part)
-    elif hasattr(model, "setup"):
-        model.setup(part)
-    users, items = (IdMap(pl.Series(ids[kind])) for kind in ("user", "item"))
-    return Recommender(model, users, items, seen, item_features=FEATURES)
-
-
-SETTINGS: dict[str, Any] = {
-    "hidden_dim": 8,
-    "user_metapaths": ("user-item-user", "user-user"),
-    "item_metapaths": ("item-genre-item", "item-user-item"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +123,26 @@ def test_items_that_were_not_fitted_to() -> None:
     assert {each.item.id for each in found.recommendations} == {"C", "E"}
     # places are among what is not in the history
     assert evidence(found, "C")["item", "item-genre-item"].n_ranked == 2
+
+
+def test_a_user_who_has_friends_alone() -> None:
+    """Dan did nothing; his friend Ann had A and B."""
+    without = [(user, item) for user, item in INTERACTIONS if user != 3]
+    found = rg.explain.explain(recommender(**SETTINGS, interactions=without), "dan", k=5)
+    assert found.history == ()
+    assert sum(part.value for part in found.recommendations[0].parts) == pytest.approx(found.recommendations[0].score)
+    told = {
+        each.item.id: [walk(one.connections[0].paths[0]) for one in each.evidence] for each in found.recommendations
+    }
+    assert told == {
+        "A": ["user dan > user ann > Alien"],
+        "B": ["user dan > user ann > Brazil"],
+        "C": [],
+        "D": [],
+        "E": [],
+    }
+    assert "No path of the graph joins it with the user." in rg.explain.page(found)
+    assert "   no path of the graph joins it with the user" in list(why_lines(found))
 
 
 @pytest.mark.parametrize("name", ["itemknn", "ease", "popularity", "lightgcn", "sasrec"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_explain import SETTINGS, recommender
+from small_recommender import SETTINGS, recommender
 from typer.testing import CliRunner, Result
 
 import recgraph as rg

@@ -89,7 +89,7 @@ def _against(sheet: Sheet, cost: CostName, name: str) -> Figure:
         marks,
         [Line("so-far", _steps(points))],
     )
-    note = "Blue: the Pareto front; no other entry is better and as fast, or faster and as good."
+    note = "Large and blue: the Pareto front; no other entry is better and as fast, or faster and as good."
     whiskers = " Whiskers: ± sd over seeds." if any(mark.spread for mark in marks) else ""
     return Figure(f"Quality against time of {name}", str(chart), note + whiskers)
 

@@ -12,7 +12,7 @@ import browser
 import polars as pl
 import pytest
 import torch
-from test_explain import SETTINGS, recommender
+from small_recommender import SETTINGS, recommender
 
 import recgraph as rg
 from recgraph.explain.groups import Grouping

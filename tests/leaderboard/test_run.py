@@ -1,0 +1,304 @@
+"""A board that is really run: what is kept, made again, failed, and goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import recgraph as rg
+from recgraph.cli.app import app
+from recgraph.leaderboard.board import Board, load_board
+from recgraph.leaderboard.plan import Job, jobs_of
+from recgraph.leaderboard.runner import Summary
+from recgraph.leaderboard.sheet import open_sheet
+from recgraph.leaderboard.store import Store
+from recgraph.models.popularity import Popularity
+
+#: MEOW is for classes of nodes, which this data has not; BPR-MF is long enough to be stopped in the middle
+TEXT = """
+title = "Synthetic"
+seeds = [3]
+metrics = ["ndcg@10"]
+[protocol]
+cutoffs = [10]
+[training]
+max_epochs = 100
+patience = 100
+batch_size = 1024
+[[models]]
+model = "popularity"
+[[models]]
+model = "meow"
+[[models]]
+model = "bprmf"
+settings = { hidden_dim = 8 }
+"""
+#: seconds; more than anything here takes on a busy machine
+GRACE = 400.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("RECGRAPH_TEST_HOME", os.environ["RECGRAPH_HOME"])
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+def write(folder: Path, text: str = TEXT) -> Path:
+    path = folder / "tiny" / "synthetic.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path.parent
+
+
+def records(board: Path) -> dict[str, dict[str, Any]]:
+    """File -> record, without what differs from run to run."""
+    folder = board.parent / "results" / "tiny" / "synthetic"
+    found = {path.name: json.loads(path.read_text()) for path in folder.glob("*-seed*.json")}
+    return {name: comparable(one) for name, one in sorted(found.items())}
+
+
+def comparable(record: dict[str, Any]) -> dict[str, Any]:
+    costs = ("at", "inference", "peak_memory_mb", "provenance", "traceback")
+    kept = {name: value for name, value in record.items() if name not in costs}
+    for name in ("seconds", "cpu_seconds"):
+        kept.get("training", {}).pop(name, None)
+    kept.get("curve", {}).pop("seconds", None)
+    return kept
+
+
+def times(board: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in board.parent.rglob("results/tiny/synthetic/*.json")}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    """The board from nothing, in one go."""
+    board = write(tmp_path_factory.mktemp("whole"))
+    return board, rg.leaderboard.run(board, device="cpu", workers=2)
+
+
+def test_from_nothing(ran: tuple[Path, Summary]) -> None:
+    board, summary = ran
+    assert sorted(summary.made) == ["synthetic / BPRMF / seed 3", "synthetic / Popularity / seed 3"]
+    assert summary.failed == ["synthetic / MEOW / seed 3"]
+    assert not summary.is_complete
+    found = load_board(board)
+    sheet = open_sheet(found, found.sheets[0])
+    bpr, popularity = sheet.entries[:2]
+    assert (bpr.name, popularity.name) == ("BPRMF", "Popularity")
+    # the comparisons are made at the end of a run
+    assert [entry.score("seen excluded", "ndcg@10").mark for entry in (bpr, popularity)] == ["best", "worse"]  # type: ignore[union-attr]
+    assert bpr.cost is not None
+    assert bpr.cost.training_cpu_seconds.mean > 0
+    assert bpr.cost.peak_memory_mb.mean > 100
+    assert len(bpr.curves[0].values) == 100
+    assert sheet.groups[0].rows["BPRMF"]
+    store = Store(sheet.folder)
+    assert not (store.folder / ".work" / "bprmf").exists()
+    assert not [path for path in (store.folder / ".work").iterdir() if path.is_dir()], "trainings that are done leave"
+
+
+def test_a_failure_is_recorded_and_shown(ran: tuple[Path, Summary]) -> None:
+    board, _ = ran
+    found = load_board(board)
+    sheet = open_sheet(found, found.sheets[0])
+    (failure,) = sheet.failures
+    assert (failure.entry, failure.seed, failure.error) == ("MEOW", 3, "ValueError")
+    assert "classes of nodes" in failure.message
+    assert "Traceback" in failure.traceback
+    assert str(Path(rg.__file__).parents[1]) not in failure.traceback, "no paths of this machine"
+    text = rg.leaderboard.render(board, board.parent / "out.md").read_text(encoding="utf-8")
+    assert failure.message[:40] in text
+
+
+def test_what_is_done_is_not_done_again(ran: tuple[Path, Summary]) -> None:
+    board, _ = ran
+    before = times(board)
+    summary = rg.leaderboard.run(board, device="cpu", only=["popularity", "BPRMF"])
+    assert (summary.made, summary.failed, len(summary.kept)) == ([], [], 2)
+    assert times(board) == before
+
+
+def test_what_changed_is_run_again_and_the_rest_is_kept(
+    ran: tuple[Path, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = copied(ran[0], tmp_path)
+    before = times(board)
+    # a revision that was raised: popularity; a word that was changed: nothing
+    monkeypatch.setattr(Popularity, "revision", Popularity.revision + 1)
+    write(tmp_path, TEXT.replace('title = "Synthetic"', 'title = "Else"'))
+    summary = rg.leaderboard.run(board, device="cpu", only=["popularity", "bprmf"])
+    assert summary.made == ["synthetic / Popularity / seed 3"]
+    assert summary.kept == ["synthetic / BPRMF / seed 3"]
+    after = times(board)
+    assert {name: after[name] for name in before if name != "comparisons.json"} == {
+        name: time for name, time in before.items() if name != "comparisons.json"
+    }
+    # a setting that was changed
+    write(tmp_path, TEXT.replace("hidden_dim = 8", "hidden_dim = 4").replace("max_epochs = 100", "max_epochs = 1"))
+    summary = rg.leaderboard.run(board, device="cpu", only=["popularity", "bprmf"])
+    assert summary.made == ["synthetic / BPRMF / seed 3"]
+    assert summary.kept == ["synthetic / Popularity / seed 3"]
+
+
+def copied(board: Path, folder: Path) -> Path:
+    import shutil
+
+    shutil.copytree(board.parent, folder, dirs_exist_ok=True)
+    return folder / "tiny"
+
+
+def command(board: Path) -> list[str]:
+    return [sys.executable, "-m", "recgraph.cli", "leaderboard", "run", str(board), "--device", "cpu"]
+
+
+def working(board: Path) -> list[dict[str, Any]]:
+    """The epochs that BPR-MF's training has logged so far."""
+    logs = [*board.parent.rglob("results/tiny/synthetic/.work/bprmf*/run/log.jsonl")]
+    lines = logs[0].read_text(encoding="utf-8").splitlines() if logs else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def wait_until(what: Any, process: subprocess.Popen[bytes] | None = None) -> None:
+    until = time.monotonic() + GRACE
+    while not what():
+        assert process is None or process.poll() is None, "it ended"
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_runner_that_is_killed(ran: tuple[Path, Summary], tmp_path: Path) -> None:
+    """The same records, and nothing is done twice: neither what was done, nor the epochs of what was not."""
+    board = write(tmp_path)
+    (job,) = jobs_of(load_board(board).sheets[0], load_board(board).sheets[0].models[2])
+    process = subprocess.Popen(command(board), stderr=subprocess.DEVNULL)
+    wait_until(lambda: len(working(board)) >= 5, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = times(board)
+    assert len(done) == 2, "popularity and the failure were before it"
+    # its worker notices, saves and ends: it holds the lock of the job no longer
+    store = Store(board.parent / "results" / "tiny" / "synthetic")
+    with store.alone(job):
+        epochs = working(board)
+        assert 5 <= len(epochs) < 100
+        assert store.record(job) is None
+    assert subprocess.run(command(board), stderr=subprocess.DEVNULL, check=False).returncode == 1
+    after = times(board)
+    popularity = next(name for name in done if name.startswith("popularity"))
+    assert after[popularity] == done[popularity]
+    assert records(board) == records(ran[0])
+    last = store.record(job)
+    assert last is not None
+    assert last["curve"]["seconds"][0] == epochs[0]["seconds"], "the first epoch is the one that was trained before"
+
+
+def test_a_worker_that_is_killed_is_a_failure_that_is_tried_again(tmp_path: Path) -> None:
+    board = write(tmp_path, TEXT[: TEXT.index("[[models]]")] + TEXT[TEXT.rindex("[[models]]") :])
+    process = subprocess.Popen(command(board), stderr=subprocess.PIPE)
+    wait_until(lambda: len(working(board)) >= 1, process)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=GRACE)
+    assert process.returncode == 1
+    assert b"the process was ended by SIGKILL" in said
+    found = load_board(board)
+    (failure,) = open_sheet(found, found.sheets[0]).failures
+    assert failure.error == "WorkerKilled"
+
+
+def test_a_budget_that_is_spent(ran: tuple[Path, Summary], tmp_path: Path) -> None:
+    board = write(tmp_path)
+    summary = rg.leaderboard.run(board, device="cpu", budget=0)
+    assert len(summary.left) == 3
+    assert (summary.made, summary.failed) == ([], [])
+    assert records(board) == {}
+
+
+def test_a_budget_of_one_training(tmp_path: Path) -> None:
+    text = TEXT.replace("seeds = [3]", "seeds = [3]\nbudget_hours = 1e-6")
+    board = write(tmp_path, text)
+    summary = rg.leaderboard.run(board, device="cpu", only=["bprmf"])
+    assert summary.failed == ["synthetic / BPRMF / seed 3"]
+    found = load_board(board)
+    (failure,) = open_sheet(found, found.sheets[0]).failures
+    assert failure.error == "BudgetExceeded"
+    assert "1e-06 hours" in failure.message
+
+
+def test_only_what_the_board_has(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only = sasrec names no model of board 'tiny'; there are Popularity, MEOW"):
+        rg.leaderboard.run(write(tmp_path), only=["sasrec"])
+    with pytest.raises(ValueError, match="workers = 0"):
+        rg.leaderboard.run(write(tmp_path), workers=0)
+
+
+def test_data_that_is_not_at_hand(tmp_path: Path) -> None:
+    board = write(tmp_path)
+    (board / "synthetic.toml").rename(board / "yelp-hin.toml")
+    summary = rg.leaderboard.run(board)
+    (reason,) = summary.missing
+    assert reason.startswith("yelp-hin: ")
+
+
+def call(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_commands(ran: tuple[Path, Summary], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board, _ = ran
+    done = call("leaderboard", "run", board, "--only", "popularity", "--workers", 2, "--budget", 1)
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (0, "1 kept")
+    monkeypatch.chdir(tmp_path)
+    done = call("leaderboard", "render", board)
+    assert done.exit_code == 0
+    assert (tmp_path / "tiny.html").is_file()
+    assert call("leaderboard", "render", board, "--out", "tiny.csv").exit_code == 0
+    assert (tmp_path / "tiny.csv").is_file()
+    for wrong in (("run", "nothing"), ("render", "nothing"), ("render", board, "--out", "x.pdf")):
+        failed = call("leaderboard", *wrong)
+        assert failed.exit_code == 2
+        assert "Traceback" not in failed.output
+
+
+def smoke(model: str) -> tuple[Board, Job]:
+    board = load_board("smoke")
+    (sheet,) = board.sheets
+    (entry,) = [entry for entry in sheet.models if entry.model == model]
+    return board, jobs_of(sheet, entry)[0]
+
+
+def test_the_command_beside_a_number_gives_it_to_the_last_digit(tmp_path: Path) -> None:
+    board, job = smoke("sasrec")
+    rg.leaderboard.run(board, results=tmp_path / "results", only=["sasrec"], device="cpu")
+    sheet = open_sheet(board, board.sheets[0], tmp_path / "results")
+    (entry,) = [entry for entry in sheet.entries if entry.name == "SASRec"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", entry.commands[job.seed]],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = {row["metric"]: row for row in json.loads(done.stdout)}
+    assert len(found) > 10
+    for title, scores in entry.scores.items():
+        for metric, score in scores.items():
+            assert found[metric][title] == score.by_seed[job.seed]
+    for table in sheet.tables:
+        assert f"protocol {table.protocol_hash}" in done.stderr
