@@ -19,6 +19,7 @@ from recgraph.contrast.weights.cluster import Cluster
 from recgraph.contrast.weights.learned import Learned
 from recgraph.data.hetero import HeteroGraph
 from recgraph.data.part import Part
+from recgraph.encoders.base import SequenceEncoder
 from recgraph.models.base import Space, TrainableModel
 from recgraph.models.base_graph import GraphSpace
 from recgraph.rng import Generators
@@ -143,6 +144,41 @@ def test_it_trains(name: str, views: str, weights: str, settings: dict[str, Any]
     augmenters = [module for module in model.modules() if isinstance(module, Augmenter)]
     assert augmenters or views == "masked"
     assert [learns(augmenter) for augmenter in augmenters] == [views == "latent"] * len(augmenters)
+
+
+def encoders() -> list[str]:
+    """The encoders that the page's table of them names."""
+    (table,) = re.findall(r"^\| `encoder` \|.*\n.*\n((?:^\|.*\n)+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return re.findall(r"^\| `(\w+)`", table, re.MULTILINE)
+
+
+def test_the_page_names_all_encoders_of_sequences() -> None:
+    known = [name for name in registry.names("encoder") if issubclass(registry.load("encoder", name), SequenceEncoder)]
+    assert sorted(map(registry.key, encoders())) == sorted(known)
+
+
+@pytest.mark.parametrize("regime", ["prefix", "causal"])
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("encoder", encoders())
+def test_each_encoder_trains_with_each_weighting(encoder: str, weights: str, regime: str) -> None:
+    options = {"alpha": 0.3} if encoder == "filtered_transformer" else {}
+    chosen = {"encoder": encoder, "encoder_options": options, "regime": regime}
+    model = built("MCLRec", {**chosen, "weight": None if weights == "none" else weights})
+    step(model)
+    assert type(model.encoder) is registry.load("encoder", encoder)
+    assert learns(model.encoder)
+
+
+def test_an_encoder_that_is_not_of_sequences_is_refused() -> None:
+    with pytest.raises(ValueError, match="encoder = 'gcn' is not one of sequences"):
+        built("MCLRec", {"encoder": "gcn"})
+
+
+def test_options_that_an_encoder_does_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"transformer has no alpha, n_layers of its own; it has none"):
+        built("MCLRec", {"encoder_options": {"alpha": 0.3, "n_layers": 3}})
+    with pytest.raises(ValueError, match=r"filtered_transformer has no beta of its own; it has alpha, c"):
+        built("MCLRec", {"encoder": "filtered_transformer", "encoder_options": {"beta": 1}})
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,7 +17,7 @@ from recgraph.data.batch import Query, SequenceBatch
 from recgraph.data.part import Part
 from recgraph.data.sequences import SequenceBatches, sequence_batches
 from recgraph.encoders.base import SequenceEncoder
-from recgraph.encoders.transformer import Transformer, initialise
+from recgraph.encoders.transformer import initialise
 from recgraph.losses.base import NextItemLoss
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.rng import Generators
@@ -40,6 +41,8 @@ class SequenceConfig(ModelConfig):
     )
     n_negatives: Annotated[int, Field(ge=1, description="negatives of losses that draw them")] = 512
     loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
+    encoder: Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")] = "transformer"
+    encoder_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings that it alone has")]
 
 
 class TransformerConfig(SequenceConfig):
@@ -78,16 +81,25 @@ class SequenceModel(TrainableModel):
         self.loss: NextItemLoss = self._make_loss()
 
     def _make_encoder(self) -> SequenceEncoder:
+        """The configured encoder, given all settings of the model that it has a parameter for."""
         config = self.config
-        return Transformer(
-            hidden_dim=config.hidden_dim,
-            max_len=config.max_len,
-            dropout=config.dropout,
-            n_layers=config.n_layers,
-            n_heads=config.n_heads,
-            inner_dim=config.inner_dim,
-            attention_dropout=config.attention_dropout,
-        )
+        cls = registry.load("encoder", config.encoder)
+        if not issubclass(cls, SequenceEncoder):
+            raise ValueError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
+        taken = inspect.signature(cls).parameters
+        known = {"causal": config.regime == "causal"} | {
+            name: getattr(config, name) for name in type(config).model_fields
+        }
+        own = [name for name in taken if name not in known]
+        unknown = sorted(set(config.encoder_options) - set(own))
+        if unknown:
+            raise ValueError(
+                f"encoder_options: {config.encoder} has no {', '.join(unknown)} of its own; it has "
+                f"{', '.join(own) or 'none'}"
+            )
+        given = {name: value for name, value in known.items() if name in taken}
+        encoder: SequenceEncoder = cls(**given, **config.encoder_options)
+        return encoder
 
     def _make_loss(self) -> NextItemLoss:
         cls = registry.load("loss", self.config.loss)

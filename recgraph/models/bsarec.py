@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recgraph.config import Search
-from recgraph.encoders.filtered_transformer import FilteredTransformer
 from recgraph.models.base_sequence import SequenceModel, TransformerConfig
 
 
 class BSARecConfig(TransformerConfig):
+    encoder: Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")] = (
+        "filtered_transformer"
+    )
     alpha: Annotated[
         float,
         Field(ge=0, le=1, description="share of the filter; 0: SASRec"),
@@ -51,18 +53,3 @@ class BSARec(SequenceModel):
     """
 
     Config = BSARecConfig
-
-    def _make_encoder(self) -> FilteredTransformer:
-        config = self.config
-        return FilteredTransformer(
-            hidden_dim=config.hidden_dim,
-            max_len=config.max_len,
-            dropout=config.dropout,
-            n_layers=config.n_layers,
-            n_heads=config.n_heads,
-            inner_dim=config.inner_dim,
-            attention_dropout=config.attention_dropout,
-            alpha=config.alpha,
-            c=config.c,
-            causal=config.regime == "causal",
-        )

@@ -6,11 +6,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from recgraph.encoders.gated_transformer import GatedTransformer
 from recgraph.models.base_sequence import SequenceModel, TransformerConfig
 
 
 class ESASRecConfig(TransformerConfig):
+    encoder: Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")] = (
+        "gated_transformer"
+    )
     loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = (
         "sampled_softmax"
     )
@@ -29,15 +31,3 @@ class ESASRec(SequenceModel):
     """
 
     Config = ESASRecConfig
-
-    def _make_encoder(self) -> GatedTransformer:
-        config = self.config
-        return GatedTransformer(
-            hidden_dim=config.hidden_dim,
-            max_len=config.max_len,
-            dropout=config.dropout,
-            n_layers=config.n_layers,
-            n_heads=config.n_heads,
-            inner_dim=config.inner_dim,
-            attention_dropout=config.attention_dropout,
-        )

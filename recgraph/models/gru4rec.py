@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from recgraph.config import Search
-from recgraph.encoders.gru import GRU
 from recgraph.models.base_sequence import SequenceConfig, SequenceModel
 
 
 class GRU4RecConfig(SequenceConfig):
+    encoder: Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")] = "gru"
     dropout: Annotated[float, Field(ge=0, lt=1, description="of the embeddings"), Search(0.0, 0.7, step=0.1)] = 0.3
     n_layers: Annotated[int, Field(ge=1, description="GRU layers"), Search(1, 2)] = 1
     inner_dim: Annotated[int, Field(ge=1, description="width of the GRU's state")] = 128
@@ -26,7 +26,3 @@ class GRU4Rec(SequenceModel):
     """
 
     Config = GRU4RecConfig
-
-    def _make_encoder(self) -> GRU:
-        config = self.config
-        return GRU(config.hidden_dim, config.max_len, config.dropout, config.n_layers, config.inner_dim)
