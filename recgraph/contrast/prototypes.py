@@ -65,7 +65,9 @@ def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _two_best(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each row the greatest, its place (of equal ones the first) and the next; the products are overwritten."""
     if products.is_cpu and products.shape[1] >= _WIDE:
-        index = torch.from_numpy(products.numpy().argmax(1))
+        import numpy as np
+
+        index = torch.from_numpy(np.asarray(products).argmax(1))
         value = products.gather(1, index[:, None]).squeeze(1)
     else:
         value, index = products.max(1)
