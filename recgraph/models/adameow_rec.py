@@ -9,9 +9,10 @@ import torch
 from pydantic import Field
 
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.models._metapath_sides import MetaPathRecommenderConfig
 from recgraph.models.base import ModelConfig
 from recgraph.models.base_collaborative import Terms
-from recgraph.models.base_metapath_rec import MetaPathRecommender, MetaPathRecommenderConfig, Side
+from recgraph.models.base_metapath_rec import MetaPathRecommender, Side
 
 
 class AdaMEOWRecConfig(MetaPathRecommenderConfig):

@@ -6,70 +6,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batch import PairBatch, Query
-from recgraph.data.hetero import HeteroGraph
 from recgraph.models._metapath_inputs import MetaPathInputs, read_graph
-from recgraph.models._metapath_views import MetaPathViews, ViewsConfig, make_masks, make_paths
+from recgraph.models._metapath_sides import SIDES, MetaPathRecommenderConfig, choose_paths
+from recgraph.models._metapath_views import MetaPathViews, make_masks
 from recgraph.models.base import ModelConfig, Phase, Space, View
 from recgraph.models.base_collaborative import Terms
 from recgraph.models.base_graph import GraphSpace
-from recgraph.models.lightgcn import LightGCN, LightGCNConfig
+from recgraph.models.lightgcn import LightGCN
 from recgraph.rng import Generators, derive
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import spmm
-from recgraph.views.metapath import MetaPath, propose
-
-SIDES = ("user", "item")
-
-
-class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
-    user_metapaths: Annotated[
-        tuple[str, ...] | None,
-        Field(description="paths from users to users; none: relations of users, and all round trips to another type"),
-    ] = None
-    item_metapaths: Annotated[
-        tuple[str, ...] | None,
-        Field(description="paths from items to items; none: relations of items, and all round trips to another type"),
-    ] = None
-    top_k: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            description="each node's so many most similar by PathSim are kept, of round trips to the other side; "
-            "paths through what users or items have in common are factorised, and whole",
-        ),
-        Search(low=5, high=100, log=True),
-    ] = 20
-    normalisation: Annotated[
-        Literal["meow", "symmetric", "row", "column"], Field(description="of the paths' adjacencies")
-    ] = "symmetric"
-    view_encoder: Annotated[
-        Literal["light", "gcn"],
-        Field(description="of the views: products with adjacencies alone (as LightGCN), or MEOW's graph convolution"),
-    ] = "light"
-    recommend_by: Annotated[
-        Literal["interactions", "fine", "both"],
-        Field(
-            description="the vectors that scores are made of: propagated from the nodes' own vectors, from their fine "
-            "view, or from the sum"
-        ),
-        Search(choices=("interactions", "fine", "both")),
-    ] = "both"
-    dropout: Annotated[float, Field(ge=0, lt=1, description="of contexts and attention"), Search(0.0, 0.5)] = 0.1
-    contrast_weight: Annotated[
-        float, Field(ge=0, description="weight of the contrast of the views"), Search(1e-3, 0.5, log=True)
-    ] = 0.02
-    temperature: Annotated[
-        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
-    ] = 0.2
 
 
 @dataclass(frozen=True)
@@ -123,7 +76,7 @@ class MetaPathRecommender(LightGCN):
         self._inputs: tuple[MetaPathInputs, ...] = ()
         views = []
         for side, given in zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True):
-            paths = _paths(graph, side, given, config)
+            paths = choose_paths(graph, side, given, config)
             inputs = read_graph(graph, side, paths, {side: None})
             if config.twin == "masked":
                 inputs = make_masks(len(paths), config).draw(inputs, drawn)
@@ -323,28 +276,6 @@ class MetaPathRecommender(LightGCN):
     def _contrast_terms(self, sides: Callable[[], list[Side]]) -> Terms:
         """What computes the contrastive terms; ``info`` is one of them."""
         raise TypeError(f"{type(self).__name__} must define _contrast_terms(sides)")
-
-
-def _paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:
-    names = _offered(graph, side) if given is None else given
-    if not names:
-        raise ValueError(f"{side}_metapaths: the graph offers none; give at least one path, such as '{side}-x-{side}'")
-    made: list[MetaPath] = []
-    for name in names:
-        route = MetaPath(name).route(graph)
-        ends = (route[0].start, route[-1].end)
-        if ends != (side, side):
-            raise ValueError(f"{side}_metapaths: {name!r} leads from {ends[0]!r} to {ends[1]!r}, not between {side}s")
-        through = {step.end for step in route[:-1]}
-        shared = {"top_k": None} if not through else {"top_k": None, "form": "factorised"}
-        made += make_paths((name,), config if through & set(SIDES) else config.model_copy(update=shared))
-    return tuple(made)
-
-
-def _offered(graph: HeteroGraph, side: str) -> tuple[str, ...]:
-    """Relations within a side, and round trips to another type."""
-    routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
-    return tuple(path for path, route in routes.items() if len(route) == 1 or route[0].end != side)
 
 
 def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:

@@ -14,9 +14,10 @@ from recgraph.config import Search
 from recgraph.contrast.prototypes import Clustering, Prototypes, proto_nce
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights.cluster import Cluster
+from recgraph.models._metapath_sides import MetaPathRecommenderConfig
 from recgraph.models.base import ModelConfig, Phase, Space
 from recgraph.models.base_collaborative import Terms
-from recgraph.models.base_metapath_rec import MetaPathRecommender, MetaPathRecommenderConfig, Side
+from recgraph.models.base_metapath_rec import MetaPathRecommender, Side
 
 
 class MEOWRecConfig(MetaPathRecommenderConfig):

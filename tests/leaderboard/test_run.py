@@ -229,7 +229,8 @@ def test_a_budget_that_is_spent(ran: tuple[Path, Summary], tmp_path: Path) -> No
 
 
 def test_a_budget_of_one_training(tmp_path: Path) -> None:
-    text = TEXT.replace("seeds = [3]", "seeds = [3]\nbudget_hours = 1e-6")
+    # longer than whoever watches the time sleeps
+    text = TEXT.replace("seeds = [3]", "seeds = [3]\nbudget_hours = 1e-6").replace("= 100\n", "= 100000\n")
     board = write(tmp_path, text)
     summary = rg.leaderboard.run(board, device="cpu", only=["bprmf"])
     assert summary.failed == ["synthetic / BPRMF / seed 3"]

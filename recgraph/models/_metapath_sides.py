@@ -1,0 +1,84 @@
+"""What MEOW and AdaMEOW as recommenders are told, and the meta-paths of their two sides."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from recgraph.config import Search
+from recgraph.data.hetero import HeteroGraph
+from recgraph.models._metapath_views import ViewsConfig, make_paths
+from recgraph.models.lightgcn import LightGCNConfig
+from recgraph.views.metapath import MetaPath, propose
+
+SIDES = ("user", "item")
+
+
+class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
+    user_metapaths: Annotated[
+        tuple[str, ...] | None,
+        Field(description="paths from users to users; none: relations of users, and all round trips to another type"),
+    ] = None
+    item_metapaths: Annotated[
+        tuple[str, ...] | None,
+        Field(description="paths from items to items; none: relations of items, and all round trips to another type"),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="each node's so many most similar by PathSim are kept, of round trips to the other side; "
+            "paths through what users or items have in common are factorised, and whole",
+        ),
+        Search(low=5, high=100, log=True),
+    ] = 20
+    normalisation: Annotated[
+        Literal["meow", "symmetric", "row", "column"], Field(description="of the paths' adjacencies")
+    ] = "symmetric"
+    view_encoder: Annotated[
+        Literal["light", "gcn"],
+        Field(description="of the views: products with adjacencies alone (as LightGCN), or MEOW's graph convolution"),
+    ] = "light"
+    recommend_by: Annotated[
+        Literal["interactions", "fine", "both"],
+        Field(
+            description="the vectors that scores are made of: propagated from the nodes' own vectors, from their fine "
+            "view, or from the sum"
+        ),
+        Search(choices=("interactions", "fine", "both")),
+    ] = "both"
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of contexts and attention"), Search(0.0, 0.5)] = 0.1
+    contrast_weight: Annotated[
+        float, Field(ge=0, description="weight of the contrast of the views"), Search(1e-3, 0.5, log=True)
+    ] = 0.02
+    temperature: Annotated[
+        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
+    ] = 0.2
+
+
+def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:
+    """The meta-paths of a side, those with a type in common with neither side factorised.
+
+    Raises:
+        ValueError: there are none, or one leads elsewhere.
+    """
+    names = _offered(graph, side) if given is None else given
+    if not names:
+        raise ValueError(f"{side}_metapaths: the graph offers none; give at least one path, such as '{side}-x-{side}'")
+    made: list[MetaPath] = []
+    for name in names:
+        route = MetaPath(name).route(graph)
+        ends = (route[0].start, route[-1].end)
+        if ends != (side, side):
+            raise ValueError(f"{side}_metapaths: {name!r} leads from {ends[0]!r} to {ends[1]!r}, not between {side}s")
+        through = {step.end for step in route[:-1]}
+        shared = {"top_k": None} if not through else {"top_k": None, "form": "factorised"}
+        made += make_paths((name,), config if through & set(SIDES) else config.model_copy(update=shared))
+    return tuple(made)
+
+
+def _offered(graph: HeteroGraph, side: str) -> tuple[str, ...]:
+    """Relations within a side, and round trips to another type."""
+    routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
+    return tuple(path for path, route in routes.items() if len(route) == 1 or route[0].end != side)
