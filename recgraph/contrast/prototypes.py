@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -64,10 +65,9 @@ def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _two_best(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of each row the greatest, its place (of equal ones the first) and the next; the products are overwritten."""
-    if products.is_cpu and products.shape[1] >= _WIDE:
-        import numpy as np
-
-        index = torch.from_numpy(np.asarray(products).argmax(1))
+    # numpy knows neither gradients nor bfloat16
+    if products.is_cpu and products.shape[1] >= _WIDE and products.dtype in (torch.float32, torch.float64):
+        index = torch.from_numpy(np.asarray(products.detach()).argmax(1))
         value = products.gather(1, index[:, None]).squeeze(1)
     else:
         value, index = products.max(1)
@@ -178,7 +178,6 @@ def _fill_empty(centroids: Tensor, sizes: Tensor, x: Tensor, value: Tensor) -> T
 
 
 def _by_scikit_learn(x: Tensor, k: int, seed: int, iterations: int, restarts: int, start: Tensor | None) -> Clustering:
-    import numpy as np
     from sklearn.cluster import KMeans
 
     init: Any = "k-means++" if start is None else np.asarray(start.to("cpu"))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recgraph.contrast import prototypes
-from recgraph.contrast.prototypes import kmeans
+from recgraph.contrast.prototypes import assign, kmeans
 
 
 def all_again(x: Tensor, centroids: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,3 +51,15 @@ def test_repeated_rows_leave_no_cluster_empty_where_there_are_enough() -> None:
     found = kmeans(x, 7, seed=3, iterations=30, restarts=3)
     assert len(found.assignments.unique()) == 7
     assert found.objective == pytest.approx(63)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [5, 200])
+def test_the_nearest_of_few_and_of_many_centroids(k: int, dtype: torch.dtype) -> None:
+    """Whatever finds the places of maxima: in every type, with gradients too, the first of equal ones."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 4, generator=draw).to(dtype).requires_grad_()
+    centroids = torch.randn(k, 4, generator=draw).to(dtype)
+    centroids = torch.cat([centroids, centroids])  # each stands twice
+    assert torch.equal(assign(x, centroids), (x @ centroids.t()).detach().argmax(1))
+    assert int(assign(x, centroids).max()) < k
