@@ -24,6 +24,8 @@ from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
 WIDTHS = (32, 64, 128, 256)
+#: a setting whose default is another in each model
+EncoderName = Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")]
 
 
 class SequenceConfig(ModelConfig):
@@ -41,7 +43,7 @@ class SequenceConfig(ModelConfig):
     )
     n_negatives: Annotated[int, Field(ge=1, description="negatives of losses that draw them")] = 512
     loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
-    encoder: Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")] = "transformer"
+    encoder: EncoderName = "transformer"
     encoder_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings that it alone has")]
 
 

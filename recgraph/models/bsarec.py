@@ -7,13 +7,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recgraph.config import Search
-from recgraph.models.base_sequence import SequenceModel, TransformerConfig
+from recgraph.models.base_sequence import EncoderName, SequenceModel, TransformerConfig
 
 
 class BSARecConfig(TransformerConfig):
-    encoder: Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")] = (
-        "filtered_transformer"
-    )
+    encoder: EncoderName = "filtered_transformer"
     alpha: Annotated[
         float,
         Field(ge=0, le=1, description="share of the filter; 0: SASRec"),

@@ -6,13 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from recgraph.models.base_sequence import SequenceModel, TransformerConfig
+from recgraph.models.base_sequence import EncoderName, SequenceModel, TransformerConfig
 
 
 class ESASRecConfig(TransformerConfig):
-    encoder: Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")] = (
-        "gated_transformer"
-    )
+    encoder: EncoderName = "gated_transformer"
     loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = (
         "sampled_softmax"
     )

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from recgraph.config import Search
-from recgraph.models.base_sequence import SequenceConfig, SequenceModel
+from recgraph.models.base_sequence import EncoderName, SequenceConfig, SequenceModel
 
 
 class GRU4RecConfig(SequenceConfig):
-    encoder: Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")] = "gru"
+    encoder: EncoderName = "gru"
     dropout: Annotated[float, Field(ge=0, lt=1, description="of the embeddings"), Search(0.0, 0.7, step=0.1)] = 0.3
     n_layers: Annotated[int, Field(ge=1, description="GRU layers"), Search(1, 2)] = 1
     inner_dim: Annotated[int, Field(ge=1, description="width of the GRU's state")] = 128
