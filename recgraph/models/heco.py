@@ -42,7 +42,7 @@ class HeCoConfig(GraphConfig):
         Field(description="neighbours sampled of each type at every step: for all types, or one a type of the schema"),
     ] = 7
     n_positives: Annotated[
-        int, Field(ge=1, description="positives of a node: itself, and those with most meta-paths to it")
+        int, Field(ge=1, description="positives of a node: itself, and those its meta-paths lead to most")
     ] = 5
     attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention vectors")] = 0.5
     counts: Annotated[Counts, Field(description="of the adjacencies of meta-paths")] = "binary"
@@ -74,7 +74,8 @@ class HeCo(GraphModel):
     - schema view: for each type next to the target, attention over sampled neighbours, then semantic attention;
     - meta-path view: a one-layer GCN a path over its binary adjacency with self-loops, then semantic attention; this is
       the embedding;
-    - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that most meta-paths join to it.
+    - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that its meta-paths lead to most, where
+      a path with few ends counts more for each of them, as in the published code (the paper counts paths).
 
     Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each. Departures: a
     node's own place is always among its positives, ties among candidates are broken by the highest index, and
@@ -82,6 +83,7 @@ class HeCo(GraphModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = HeCoConfig
+    revision: ClassVar[int] = 2
 
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
@@ -198,8 +200,7 @@ def _neighbours(graph: HeteroGraph, target: str) -> dict[str, Csr]:
 
 
 def _positives(counts: list[Csr], n: int) -> Csr:
-    """[N, N]: each node itself, and of the others the n - 1 that most meta-paths join to it."""
-    joined = mean_of([matrix.pattern().with_weights(None) for matrix in counts])
-    others = joined.with_diagonal(None)
+    """[N, N]: each node itself, and the n - 1 others that its meta-paths, each with rows of sum 1, lead to most."""
+    others = mean_of([normalise(matrix, "row") for matrix in counts]).with_diagonal(None)
     kept = top_k(others, n - 1) if n > 1 else others.select(torch.zeros_like(others.indices, dtype=torch.bool))
     return kept.with_weights(None).with_diagonal(1.0)
