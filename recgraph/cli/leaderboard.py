@@ -19,6 +19,7 @@ _RESULTS = "Where records are kept; by default results/ beside the board."
 ResultsOption = Annotated[Path | None, typer.Option(metavar="DIR", help=_RESULTS)]
 _ONLY = "A model, or an entry by its name; may be given many times. All others wait."
 _BUDGET = "After so many hours nothing is begun and what runs is saved; the same command goes on."
+_VALUES = "Do also again what has a record but no values of users here: entries are compared over users."
 _OUT = "Ends in .html (needs no network), .md or .csv; by default BOARD.html."
 
 
@@ -29,6 +30,7 @@ def run(
     workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
     only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=_ONLY)] = None,
     budget: Annotated[float | None, typer.Option(metavar="HOURS", min=0, help=_BUDGET)] = None,
+    values: Annotated[bool, typer.Option("--values", help=_VALUES)] = False,
     device: Annotated[str | None, typer.Option(help="Where to compute; else the best.")] = None,
 ) -> None:
     """Train and test what BOARD asks for and has no record yet, each training in a process of its own.
@@ -38,7 +40,16 @@ def run(
     from recgraph.leaderboard.runner import run as do
 
     try:
-        summary = do(board, results=results, workers=workers, only=only or (), budget=budget, device=device, say=_say)
+        summary = do(
+            board,
+            results=results,
+            workers=workers,
+            only=only or (),
+            budget=budget,
+            values=values,
+            device=device,
+            say=_say,
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("what was trained is saved; the same command goes on with it") from None
     for name in summary.missing:

@@ -15,7 +15,7 @@ from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.plan import TITLES
 from recgraph.leaderboard.sheet import Sheet, Table, marked
 
-__all__ = ["compared", "update_comparisons"]
+__all__ = ["compared", "is_compared", "update_comparisons"]
 
 _SEEN = {title: seen for seen, title in TITLES.items()}
 
@@ -26,13 +26,18 @@ def update_comparisons(sheet: Sheet) -> Sheet:
     Nothing is computed where what is kept fits, and nothing is changed where the values of users, which are not in git,
     are not at hand: the marks are those of a run on a machine that has them, or ``untested``.
     """
-    if not sheet.tables or load_comparisons(sheet.folder).inputs == sheet.inputs:
+    if is_compared(sheet):
         return sheet
     found = compared(sheet)
     if found is None:
         return sheet
     save_comparisons(found, sheet.folder)
     return marked(sheet, found)
+
+
+def is_compared(sheet: Sheet) -> bool:
+    """Whether what is kept fits the sheet's records, or there is nothing to compare."""
+    return not sheet.tables or load_comparisons(sheet.folder).inputs == sheet.inputs
 
 
 def compared(sheet: Sheet) -> Comparisons | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ from recgraph.node_run import ProbeSettings
 from recgraph.run import DataConfig
 from recgraph.train.config import GraphTrainConfig, TrainConfig
 
-__all__ = ["TITLES", "Job", "digest", "is_of_nodes", "jobs_of", "load_data_hash"]
+__all__ = ["TITLES", "Job", "check_entries", "digest", "is_of_nodes", "jobs_of", "load_data_hash"]
 
 #: convention of seen items -> title of its table
 TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
@@ -129,6 +129,21 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     seeds = entry.seeds or sheet.seeds
     cutoffs = sheet.protocol.cutoffs
     return [Job(sheet.dataset, cls.key(), settings, seed, cutoffs, identity) for seed in dict.fromkeys(seeds)]
+
+
+def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) -> None:
+    """Records are known by their configuration, so that two entries cannot share one.
+
+    Raises:
+        ConfigError: two do; names both.
+    """
+    names: dict[str, str] = {}
+    for entry, job in planned:
+        if (other := names.setdefault(job.entry, entry.name)) != entry.name:
+            raise ConfigError(
+                f"board on {sheet.dataset!r}: entries {other!r} and {entry.name!r} have the same configuration; leave "
+                "one out, or change a setting (seeds of one entry are a list)"
+            )
 
 
 def _split(protocol: ProtocolSpec) -> dict[str, Any]:

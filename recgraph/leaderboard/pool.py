@@ -31,6 +31,7 @@ class Task:
     Attributes:
         name: shown.
         budget: the most seconds that it may take, or None.
+        values: it is done only where its values of users are at hand.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Task:
     store: Store
     data_hash: str
     budget: float | None = None
+    values: bool = False
 
 
 @dataclass
@@ -102,6 +104,7 @@ class Pool:
             "job": task.job.to_dict(),
             "folder": str(task.store.folder.resolve()),
             "data_hash": task.data_hash,
+            "values": task.values,
             "device": self._device,
             "parent": os.getpid(),
         }

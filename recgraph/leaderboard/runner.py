@@ -10,8 +10,8 @@ from pathlib import Path
 
 from recgraph import registry
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
-from recgraph.leaderboard.compare import update_comparisons
-from recgraph.leaderboard.plan import Job, jobs_of, load_data_hash
+from recgraph.leaderboard.compare import is_compared, update_comparisons
+from recgraph.leaderboard.plan import Job, check_entries, jobs_of, load_data_hash
 from recgraph.leaderboard.pool import Pool, Task
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
@@ -54,6 +54,7 @@ def run(
     workers: int = 1,
     only: Sequence[str] = (),
     budget: float | None = None,
+    values: bool = False,
     device: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Summary:
@@ -68,6 +69,8 @@ def run(
         workers: processes at a time.
         only: names of models or of entries; all others wait.
         budget: hours after which no job is begun and those that run are stopped (they go on the next time).
+        values: do also again what has a record but no values of users on this machine, as records from git, since
+            entries are compared over users.
         device: where to compute, e.g. ``"cpu"``; None picks the best there is.
         say: told what happens; by default lines on the error stream of a terminal.
 
@@ -82,7 +85,7 @@ def run(
     say = say or (_say if sys.stderr.isatty() else lambda _: None)
     until = None if budget is None else time.monotonic() + 3600 * budget
     summary = Summary()
-    tasks = [task for sheet in found.sheets for task in _tasks(found, sheet, folder, tuple(only), summary)]
+    tasks = [task for sheet in found.sheets for task in _tasks(found, sheet, folder, tuple(only), values, summary)]
     if only and not (tasks or summary.kept):
         names = ", ".join(dict.fromkeys(entry.name for sheet in found.sheets for entry in sheet.models))
         raise ValueError(f"only = {', '.join(only)} names no model of board {found.name!r}; there are {names}")
@@ -100,11 +103,14 @@ def run(
 
     Pool(workers, device, until, told).run(tasks)
     for sheet in found.sheets:
-        update_comparisons(open_sheet(found, sheet, folder))
+        if not is_compared(update_comparisons(open_sheet(found, sheet, folder))):
+            say(f"{sheet.dataset}: not compared, as values of users of some records are not here; --values makes them")
     return summary
 
 
-def _tasks(board: Board, sheet: SheetSpec, folder: Path, only: tuple[str, ...], summary: Summary) -> list[Task]:
+def _tasks(
+    board: Board, sheet: SheetSpec, folder: Path, only: tuple[str, ...], values: bool, summary: Summary
+) -> list[Task]:
     """What is to do on one data set; what is done or cannot be is put down in the summary."""
     store = Store(folder / board.name / sheet.dataset)
     entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
@@ -116,6 +122,7 @@ def _tasks(board: Board, sheet: SheetSpec, folder: Path, only: tuple[str, ...], 
             planned += [(entry, job) for job in jobs_of(sheet, entry)]
         except FileNotFoundError as error:
             summary.missing.append(f"{sheet.dataset} / {entry.name}: {error}")
+    check_entries(sheet, planned)
     try:
         data_hash = load_data_hash(sheet)
     except OSError as error:
@@ -127,10 +134,10 @@ def _tasks(board: Board, sheet: SheetSpec, folder: Path, only: tuple[str, ...], 
     tasks = []
     for entry, job in planned:
         name = f"{sheet.dataset} / {entry.name} / seed {job.seed}"
-        if store.is_done(job, data_hash):
+        if store.is_done(job, data_hash, values):
             summary.kept.append(name)
         else:
-            tasks.append(Task(name, job, store, data_hash, budget))
+            tasks.append(Task(name, job, store, data_hash, budget, values))
     return tasks
 
 

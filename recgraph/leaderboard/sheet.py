@@ -17,7 +17,7 @@ from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.comparisons import ALPHA, Column, Comparisons, inputs_of, load_comparisons
 from recgraph.leaderboard.entry import MARKS, Cost, CostName, Curve, Entry, Mark, Score, entry_of
 from recgraph.leaderboard.grouped import Groups, groups_of
-from recgraph.leaderboard.plan import TITLES, Job, jobs_of
+from recgraph.leaderboard.plan import TITLES, Job, check_entries, jobs_of
 from recgraph.leaderboard.shown import Failure, Missing, Point, Table
 from recgraph.leaderboard.stat import Stat
 from recgraph.leaderboard.store import Record, Store
@@ -202,6 +202,7 @@ def _plan(sheet: SheetSpec) -> tuple[list[tuple[EntrySpec, list[Job]]], list[Mis
             planned.append((entry, jobs_of(sheet, entry)))
         except FileNotFoundError as error:
             missing.append(Missing(entry.name, entry.seeds or sheet.seeds, f"{error}"))
+    check_entries(sheet, ((entry, job) for entry, jobs in planned for job in jobs))
     return planned, missing
 
 

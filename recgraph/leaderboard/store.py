@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.files import replace_text
-from recgraph.leaderboard.plan import Job
+from recgraph.leaderboard.plan import TITLES, Job
 
 __all__ = ["Record", "Store"]
 
@@ -46,10 +46,19 @@ class Store:
         """Of a job that failed when it was last tried."""
         return _read(self._failed(job))
 
-    def is_done(self, job: Job, data_hash: str) -> bool:
-        """Whether a job's record was made with the data that there is now."""
+    def is_done(self, job: Job, data_hash: str, values: bool = False) -> bool:
+        """Whether a job's record was made with the data that there is now.
+
+        Args:
+            job: with a record or without.
+            data_hash: of the data that there is now.
+            values: its values of users are to be at hand, too, as those of records from git are not.
+        """
         record = self.record(job)
-        return record is not None and record["data_hash"] == data_hash
+        if record is None or record["data_hash"] != data_hash:
+            return False
+        needed = [seen for seen, title in TITLES.items() if values and title in record["scores"]]
+        return all(self.users(job, seen).is_file() for seen in needed)
 
     def put(self, job: Job, record: Record) -> None:
         """Keep a record, whole or not at all; what failed before and the training's files go."""

@@ -50,12 +50,12 @@ def failure(job: Job, error: str, message: str, trace: str = "") -> Record:
     }
 
 
-def work(job: Job, store: Store, data_hash: str, device: str | None) -> int:
+def work(job: Job, store: Store, data_hash: str, values: bool, device: str | None) -> int:
     """Do a job unless another process has done it meanwhile; the exit code."""
     from recgraph.leaderboard.perform import perform
 
     with store.alone(job):
-        if store.is_done(job, data_hash):
+        if store.is_done(job, data_hash, values):
             return DONE
         try:
             store.put(job, perform(job, store, device))
@@ -82,7 +82,7 @@ def main() -> int:
     threading.Thread(target=_end_with, args=(Orphan(orders["parent"]),), daemon=True).start()
     try:
         job, store = Job.from_dict(orders["job"]), Store(Path(orders["folder"]))
-        return work(job, store, orders["data_hash"], orders["device"])
+        return work(job, store, orders["data_hash"], orders["values"], orders["device"])
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -74,8 +74,8 @@ class HeCo(GraphModel):
     - schema view: for each type next to the target, attention over sampled neighbours, then semantic attention;
     - meta-path view: a one-layer GCN a path over its binary adjacency with self-loops, then semantic attention; this is
       the embedding;
-    - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that its meta-paths lead to most, where
-      a path with few ends counts more for each of them, as in the published code (the paper counts paths).
+    - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that its meta-paths lead to most, a
+      path with few ends counting more for each of them, as in the published code (the paper counts paths).
 
     Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each. Departures: a
     node's own place is always among its positives, ties among candidates are broken by the highest index, and

@@ -154,6 +154,25 @@ def test_what_changed_is_run_again_and_the_rest_is_kept(
     assert summary.kept == ["synthetic / Popularity / seed 3"]
 
 
+def test_records_from_git_get_their_values_again(ran: tuple[Path, Summary], tmp_path: Path) -> None:
+    """An entry that is new beside them is compared with them only then."""
+    board = copied(ran[0], tmp_path)
+    for path in board.parent.rglob("*.parquet"):
+        path.unlink()
+    new = '[[models]]\nmodel = "ease"\n'
+    write(tmp_path, TEXT.replace('[[models]]\nmodel = "meow"\n', new))
+    said: list[str] = []
+    assert rg.leaderboard.run(board, device="cpu", say=said.append).made == ["synthetic / EASE / seed 3"]
+    assert said[-1].startswith("synthetic: not compared")
+    before, said = records(board), []
+    summary = rg.leaderboard.run(board, device="cpu", values=True, say=said.append)
+    assert sorted(summary.made) == ["synthetic / BPRMF / seed 3", "synthetic / Popularity / seed 3"]
+    assert summary.kept == ["synthetic / EASE / seed 3"]
+    assert "not compared" not in said[-1]
+    assert records(board) == before
+    assert rg.leaderboard.run(board, device="cpu", values=True).made == []
+
+
 def copied(board: Path, folder: Path) -> Path:
     import shutil
 
@@ -245,6 +264,13 @@ def test_only_what_the_board_has(tmp_path: Path) -> None:
         rg.leaderboard.run(write(tmp_path), only=["sasrec"])
     with pytest.raises(ValueError, match="workers = 0"):
         rg.leaderboard.run(write(tmp_path), workers=0)
+
+
+def test_two_entries_of_one_configuration(tmp_path: Path) -> None:
+    again = '\n[[models]]\nmodel = "popularity"\nname = "again"\nseeds = [4]\n'
+    board = write(tmp_path, TEXT + again)
+    with pytest.raises(ValueError, match="entries 'Popularity' and 'again' have the same configuration; leave one out"):
+        rg.leaderboard.run(board)
 
 
 def test_data_that_is_not_at_hand(tmp_path: Path) -> None:
