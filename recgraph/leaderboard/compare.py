@@ -7,17 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from recgraph.evaluate.results import Result
-from recgraph.evaluate.saved import load_users
 from recgraph.evaluate.significance import holm, over_users
 from recgraph.evaluate.unpaired import welch
 from recgraph.leaderboard.comparisons import Column, Comparisons, Over, Versus, load_comparisons, save_comparisons
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.plan import TITLES
 from recgraph.leaderboard.sheet import Sheet, Table, marked
+from recgraph.leaderboard.store import Store
 
 __all__ = ["compared", "is_compared", "update_comparisons"]
-
-_SEEN = {title: seen for seen, title in TITLES.items()}
 
 
 def update_comparisons(sheet: Sheet) -> Sheet:
@@ -117,16 +115,13 @@ def _users(sheet: Sheet, table: Table) -> dict[str, list[Result]] | None:
     None where a file is missing, or is not of its record.
     """
     found: dict[str, list[Result]] = {}
-    if table.title not in _SEEN:
+    if table.title not in TITLES.values():
         return found
+    store = Store(sheet.folder)
     for entry in sheet.entries:
         for seed, name in entry.records.items():
-            path = sheet.folder / f"{name.removesuffix('.json')}-{_SEEN[table.title]}.parquet"
-            scores = sheet.records[entry.address][seed]["scores"][table.title]
-            if not path.is_file():
-                return None
-            result = load_users(path)
-            if result.hash != table.protocol_hash or result.metrics != scores:
+            result = store.values(name.removesuffix(".json"), table.title, sheet.records[entry.address][seed])
+            if result is None:
                 return None
             found.setdefault(entry.address, []).append(result)
     return found

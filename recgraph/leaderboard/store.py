@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.files import replace_text
+from recgraph.evaluate.results import Result
+from recgraph.evaluate.saved import load_users
 from recgraph.leaderboard.plan import TITLES, Job
 
 __all__ = ["Record", "Store"]
 
 Record = dict[str, Any]
+_SEEN = {title: seen for seen, title in TITLES.items()}
 
 
 class Store:
@@ -57,8 +60,8 @@ class Store:
         record = self.record(job)
         if record is None or record["data_hash"] != data_hash:
             return False
-        needed = [seen for seen, title in TITLES.items() if values and title in record["scores"]]
-        return all(self.users(job, seen).is_file() for seen in needed)
+        needed = [title for title in TITLES.values() if values and title in record["scores"]]
+        return all(self.values(job.stem, title, record) is not None for title in needed)
 
     def put(self, job: Job, record: Record) -> None:
         """Keep a record, whole or not at all; what failed before and the training's files go."""
@@ -73,7 +76,22 @@ class Store:
 
     def users(self, job: Job, seen: str) -> Path:
         """The file of the values of users under a convention."""
-        return self.folder / f"{job.stem}-{seen}.parquet"
+        return self._users(job.stem, seen)
+
+    def values(self, stem: str, title: str, record: Record) -> Result | None:
+        """The values of users behind one table of a record; None where they are not at hand, or another record's.
+
+        Args:
+            stem: how the record's files are called.
+            title: of the table, one of :data:`recgraph.leaderboard.plan.TITLES`.
+            record: that they are to fit.
+        """
+        path = self._users(stem, _SEEN[title])
+        if not path.is_file():
+            return None
+        result = load_users(path)
+        protocol, scores = record["protocols"][title]["protocol_hash"], record["scores"][title]
+        return result if result.hash == protocol and result.metrics == scores else None
 
     def work(self, job: Job) -> Path:
         """The folder of a training that is not done."""
@@ -91,6 +109,9 @@ class Store:
         with path.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+    def _users(self, stem: str, seen: str) -> Path:
+        return self.folder / f"{stem}-{seen}.parquet"
 
     def _failed(self, job: Job) -> Path:
         return self.folder / f"{job.stem}.failed.json"

@@ -114,6 +114,11 @@ def test_marks_of_other_records_are_not_shown(board: Board) -> None:
     sheet = update_comparisons(opened(board))
     assert set(marks(sheet).values()) == {"untested"}
     assert "Nothing was tested" in sheet.tested
+    # whoever asks for values gets them made again
+    assert store_of(board).is_done(job, made["data_hash"])
+    assert not store_of(board).is_done(job, made["data_hash"], values=True)
+    other = jobs(board)["LightGCN"][1]
+    assert store_of(board).is_done(other, made["data_hash"], values=True)
 
 
 def test_values_of_users_that_are_gone(board: Board) -> None:
