@@ -42,8 +42,8 @@ class ViewsConfig(ModelConfig):
         Field(description="each node's so many most similar by PathSim are kept: for all paths, or one a path"),
     ] = None
     ties: Annotated[
-        Literal["index", "features"],
-        Field(description="which of equally similar nodes are kept: by the highest index, or by their features"),
+        Literal["index", "cosine"],
+        Field(description="of equally similar nodes those of the highest index are kept, or by the cosine of features"),
     ] = "index"
     counts: Annotated[Counts, Field(description="numbers of paths, or only whether there is one")] = "full"
     form: Annotated[

@@ -108,9 +108,8 @@ class Csr:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the three tensors, without what is computed from them."""
-        parts = [self.indptr, self.indices, *([] if self.weights is None else [self.weights])]
-        return sum(part.numel() * part.element_size() for part in parts)
+        """Bytes of the three tensors."""
+        return sum(part.nbytes for part in (self.indptr, self.indices, self.weights) if part is not None)
 
     @property
     def density(self) -> float:
@@ -125,13 +124,16 @@ class Csr:
     @property
     def rows(self) -> Tensor:
         """[E] int64: the row of each entry."""
-        rows: Tensor = self.shared("rows", lambda: Ragged(self.indices, self.indptr).rows)
-        return rows
+        return self.shared("rows", self._entry_rows)
+
+    def _entry_rows(self) -> Tensor:
+        """:attr:`rows`, which are as large as the indices, where they are not worth keeping."""
+        return self._places["rows"] if "rows" in self._places else Ragged(self.indices, self.indptr).rows
 
     def values(self, dtype: torch.dtype | None = None) -> Tensor:
         """[E]: the weights, ones where there are none."""
         if self.weights is None:
-            return torch.ones(self.nnz, dtype=dtype or torch.get_default_dtype(), device=self.device)
+            return torch.ones(self.nnz, dtype=dtype, device=self.device)
         return self.weights if dtype is None else self.weights.to(dtype)
 
     def shared(self, key: str, make: Callable[[], T]) -> T:
@@ -164,26 +166,30 @@ class Csr:
 
     def transposition(self) -> tuple[Csr, Tensor]:
         """The transpose without weights, and [E] int64: the entry of this matrix that each of its entries is."""
-        return self.shared("transposed", self._transpose)
+        places, order, back = self.shared("transposed", self._transpose)
+        if back:
+            order = self.shared("order", lambda: _permuted(torch.arange(self.nnz, device=self.device), order, back))
+        return places, order
 
     def t(self) -> Csr:
         """The transpose; weights that carry a gradient pass it on."""
-        places, order = self.transposition()
-        if self.weights is None:
+        places, order, back = self.shared("transposed", self._transpose)
+        if (weights := self.weights) is None:
             return places
-        weights = self.weights
-        return self.cached("transposed", lambda: places.with_weights(weights[order]))
+        return self.cached("transposed", lambda: places.with_weights(_permuted(weights, order, back)))
 
-    def _transpose(self) -> tuple[Csr, Tensor]:
-        origin = self._places.get("origin")
-        if origin is not None:  # this is itself a transpose: the way back is known
-            places, order = origin
-            return places, torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=self.device))
-        order = torch.argsort(self.indices, stable=True)
+    def _transpose(self) -> tuple[Csr, Tensor, bool]:
+        """The transpose without weights, an order, and whether entry e goes to ``order[e]``, or comes from there."""
+        if "origin" in self._places:  # this is itself a transpose
+            indptr, indices, order = self._places["origin"]
+            return Csr(indptr, indices, None, (self.shape[1], self.shape[0])), order, True
+        # narrow keys sort faster
+        order = torch.argsort(self.indices.to(torch.int32 if self.shape[1] < 2**31 else None), stable=True)
         indptr = _offsets(torch.bincount(self.indices, minlength=self.shape[1]))
-        flipped = Csr(indptr, self.rows[order], None, (self.shape[1], self.shape[0]))
-        flipped._places["origin"] = (self.with_weights(None), order)
-        return flipped, order
+        flipped = Csr(indptr, self._entry_rows()[order], None, (self.shape[1], self.shape[0]))
+        # the tensors, not this matrix: two that hold each other are not freed before Python looks for such rings
+        flipped._places["origin"] = (self.indptr, self.indices, order)
+        return flipped, order, False
 
     def row_sums(self) -> Tensor:
         """[R]: sums of the weights; the numbers of entries, in the default type, where there are none."""
@@ -198,9 +204,9 @@ class Csr:
     def scale(self, left: Tensor | None = None, right: Tensor | None = None) -> Csr:
         """``diag(left) A diag(right)``; [R] and [C], or None for ones."""
         weights = self.weights
-        for factor, index in ((left, self.rows), (right, self.indices)):
+        for factor, index in ((left, self._entry_rows), (right, lambda: self.indices)):
             if factor is not None:
-                weights = factor[index] if weights is None else weights * factor[index]
+                weights = factor[index()] if weights is None else weights * factor[index()]
         return self.with_weights(weights)
 
     def select(self, keep_mask: Tensor) -> Csr:
@@ -240,7 +246,7 @@ class Csr:
         if merged.weights is None:
             return merged
         present = merged.weights != 0
-        return merged.with_weights(None) if bool(present.all()) else merged.select(present).with_weights(None)
+        return (merged if bool(present.all()) else merged.select(present)).with_weights(None)
 
     def diagonal(self) -> Tensor:
         """[min(R, C)]: the values on the diagonal, 0 where there is no entry."""
@@ -277,6 +283,11 @@ class Csr:
 def sort_entries(rows: Tensor, cols: Tensor, n_cols: int) -> Tensor:
     """[E] int64: the order by row and column in which :class:`Csr` holds entries; equal places keep theirs."""
     return torch.argsort(rows.to(torch.int64) * max(n_cols, 1) + cols, stable=True)
+
+
+def _permuted(values: Tensor, order: Tensor, back: bool) -> Tensor:
+    """``values[order]``, or what that has made them from."""
+    return torch.empty_like(values).scatter(0, order, values) if back else values[order]
 
 
 def _offsets(counts: Tensor) -> Tensor:

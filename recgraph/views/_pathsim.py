@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,14 @@ from torch import Tensor
 from recgraph.blocks import row_blocks
 from recgraph.sparse.compose import Counts, compose_blocks, stack_rows
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.normalise import power
+from recgraph.sparse.spmm import spmm
 from recgraph.sparse.top_k import top_k_mask
 
 __all__ = ["pathsim", "pathsim_top_k"]
 
+# features with a larger share of entries than this are multiplied with a dense matrix
+_DENSE = 1 / 64
 _SMALLEST = torch.finfo(torch.float64).tiny
 
 
@@ -46,33 +50,65 @@ def pathsim_top_k(parts: Sequence[Csr], counts: Counts, k: int, features: Tensor
     """
     cosine = None if features is None else _Cosine(features)
     if len(parts) == 1:
-        second = None if cosine is None else cosine(parts[0], 0)
+        second = None if cosine is None else cosine(parts[0], 0, k)
         return parts[0].select(top_k_mask(parts[0], k, pathsim(parts[0]), second))
     left, right = parts
     diagonal = _diagonal(left, right, counts)
     kept = []
     for rows, block in compose_blocks(left, right, counts):
         scores = _similarity(block, diagonal[rows], diagonal)
-        second = None if cosine is None else cosine(block, rows.start)
+        second = None if cosine is None else cosine(block, rows.start, k)
         kept.append(block.select(top_k_mask(block, k, scores, second)))
     return stack_rows(kept, right.shape[1], left)
 
 
 class _Cosine:
-    """Cosines of the features of the two ends of entries; 0 for a node without features."""
+    """[E] float32: cosines of the features of the two ends of entries; 0 for a node without features.
+
+    Made in float64: cosines that are equal stay equal after rounding, in whichever order a processor adds.
+    """
 
     def __init__(self, features: Tensor | Csr) -> None:
-        dense = features.to_dense() if isinstance(features, Csr) else features
-        self.units = F.normalize(dense, dim=1)
+        self.units: Tensor | Csr
+        self.columns: Tensor | Csr  # [F, N]
+        if isinstance(features, Csr):
+            exact = features.with_weights(features.values(torch.float64))
+            lengths = exact.with_weights(exact.values().square()).row_sums().sqrt()
+            self.units = exact.scale(left=power(lengths, -1))
+            self.columns = self.units.t()
+            if features.density > _DENSE:
+                self.columns = self.columns.to_dense()
+        else:
+            self.units = F.normalize(features.to(torch.float64), dim=1)
+            self.columns = self.units.t()
 
-    def __call__(self, block: Csr, first_row: int) -> Tensor:
-        """[E], of the entries of rows ``first_row ...`` of a square matrix."""
-        found = torch.empty(block.nnz, dtype=self.units.dtype, device=block.device)
-        for rows in row_blocks(block.shape[0], block.shape[1], self.units):
-            entries = slice(int(block.indptr[rows.start]), int(block.indptr[rows.stop]))
-            own = self.units[rows.start + first_row : rows.stop + first_row]
-            found[entries] = (own @ self.units.t())[block.rows[entries] - rows.start, block.indices[entries]]
+    def __call__(self, block: Csr, first_row: int, k: int) -> Tensor:
+        """Of the entries of rows ``first_row ...`` of a square matrix; 0 in rows of at most k, which are kept whole."""
+        is_long = block.degrees > k
+        rows = torch.nonzero(is_long).squeeze(1)
+        found = torch.zeros(block.nnz, device=block.device)
+        found[is_long[block.rows]] = self._of(block.with_weights(None).take_rows(rows), rows + first_row)
         return found
+
+    def _of(self, entries: Csr, nodes: Tensor) -> Tensor:
+        """[E]: between each row's node and the columns of its entries."""
+        parts = [torch.empty(0, device=entries.device)]
+        for rows, products in self._products(nodes):
+            some = entries.row_block(rows)
+            parts.append(products[some.rows, some.indices].to(torch.float32))
+        return torch.cat(parts)
+
+    def _products(self, nodes: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """(rows, [b, N]): cosines of the given nodes with all, in blocks."""
+        columns = self.columns
+        own = self.units.take_rows(nodes) if isinstance(self.units, Csr) else self.units[nodes]
+        if isinstance(own, Csr) and isinstance(columns, Csr):
+            for rows, block in compose_blocks(own, columns):
+                yield rows, block.to_dense()
+            return
+        assert isinstance(columns, Tensor)
+        for rows in row_blocks(nodes.numel(), columns.shape[1], columns):
+            yield rows, spmm(own.row_block(rows), columns) if isinstance(own, Csr) else own[rows] @ columns
 
 
 def _diagonal(left: Csr, right: Csr, counts: Counts) -> Tensor:

@@ -58,10 +58,10 @@ class MetaPathConfig(Config):
         Search(low=5, high=1000, log=True),
     ] = None
     ties: Annotated[
-        Literal["index", "features"],
+        Literal["index", "cosine"],
         Field(
             description="of equal PathSim at the cut: 'index' keeps the highest indices, 'features' the nodes of the "
-            "most similar features (cosine), then the highest indices"
+            "most similar features, then the highest indices"
         ),
     ] = "index"
     form: Annotated[
@@ -153,9 +153,9 @@ class MetaPath:
         ends = types_of(self.route(graph))
         if ends[0] != ends[-1]:
             raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {ends}")
-        features = graph.features(ends[0]) if self.config.ties == "features" else None
-        if features is None and self.config.ties == "features":
-            raise PathError(f"path {self.name!r}: ties='features' needs features of {ends[0]!r}; use ties='index'")
+        features = graph.features(ends[0]) if self.config.ties == "cosine" else None
+        if features is None and self.config.ties == "cosine":
+            raise PathError(f"path {self.name!r}: ties='cosine' needs features of {ends[0]!r}; use ties='index'")
         return pathsim_top_k(self._parts(graph, self.config.top_k), self.config.counts, self.config.top_k, features)
 
     def factorised(self, graph: HeteroGraph) -> Chain:

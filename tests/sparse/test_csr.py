@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -57,6 +60,31 @@ def test_transpose_and_back(weighted: bool, device: torch.device) -> None:
     assert adj.t() is adj.t()
     # other weights in the same places do not transpose again
     assert adj.with_weights(adj.values() * 2).transposition()[0] is adj.transposition()[0]
+
+
+def test_what_is_not_used_any_more_is_freed_at_once() -> None:
+    """A matrix and its transpose do not hold each other: such rings wait for Python's collector."""
+    gc.disable()
+    try:
+        adj = random_csr(3)
+        adj.t().t()
+        scaled = adj.t().scale(left=torch.ones(adj.shape[1]))
+        held = [weakref.ref(tensor) for tensor in (adj.indices, adj.t().indices, adj.t().t().values())]
+        del adj
+        # the transpose still knows the way back
+        assert held[0]() is not None
+        back = scaled.t()
+        del scaled, back
+        assert [ref() for ref in held] == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_a_scaled_matrix_does_not_keep_the_row_of_each_entry() -> None:
+    adj = random_csr(4)
+    scaled = adj.scale(left=torch.ones(adj.shape[0]))
+    scaled.t().t()
+    assert "rows" not in scaled._places
 
 
 def test_the_transpose_passes_gradients_to_weights() -> None:

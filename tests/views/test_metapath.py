@@ -292,24 +292,42 @@ def test_the_compressed_form_equals_the_composed_one(device: torch.device) -> No
 
 
 @pytest.mark.parametrize("sparse", [True, False])
-def test_ties_by_features(sparse: bool, device: torch.device) -> None:
+def test_ties_by_the_cosine_of_features(sparse: bool, device: torch.device) -> None:
     """All papers of a subject are equally similar; the nearest by words stay."""
-    draw = torch.Generator().manual_seed(0)
-    subjects = torch.arange(40) % 2
-    words = torch.rand(40, 6, generator=draw, dtype=torch.float64)
-    graph = HeteroGraph.from_edge_lists(
-        {"paper": 40, "subject": 2},
-        {("paper", "on", "subject"): (torch.arange(40), subjects)},
-        {"paper": Csr.from_dense(words) if sparse else words},
-    ).to(device)
-    kept = MetaPath("paper-subject-paper", top_k=5, ties="features").adjacency(graph).to_dense().cpu()
+    words = torch.rand(40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    graph = _two_subjects(words).with_features({"paper": Csr.from_dense(words) if sparse else words}).to(device)
+    kept = MetaPath("paper-subject-paper", top_k=5, ties="cosine").adjacency(graph).to_dense().cpu()
     units = torch.nn.functional.normalize(words, dim=1)
-    cosine = (units @ units.T).masked_fill(subjects[:, None] != subjects, -1)
+    cosine = (units @ units.T).masked_fill(SUBJECTS[:, None] != SUBJECTS, -1)
     nearest = torch.zeros(40, 40).scatter_(1, cosine.topk(5).indices, 1.0)
     assert torch.equal((kept > 0).float(), nearest)
     bare = graph.with_features({"paper": None})
-    with pytest.raises(PathError, match="ties='features' needs features of 'paper'"):
-        MetaPath("paper-subject-paper", top_k=5, ties="features").adjacency(bare)
+    with pytest.raises(PathError, match="ties='cosine' needs features of 'paper'"):
+        MetaPath("paper-subject-paper", top_k=5, ties="cosine").adjacency(bare)
+
+
+def test_equal_cosines_are_equal_however_they_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each paper has 3 of 9 words, so that few cosines differ: of equal ones the highest indices stay."""
+    draw = torch.Generator().manual_seed(1)
+    words = torch.zeros(40, 9).scatter_(1, torch.rand(40, 9, generator=draw).argsort(1)[:, :3], 1.0)
+    shared = (words @ words.T).masked_fill(SUBJECTS[:, None] != SUBJECTS, -1)
+    expected = torch.zeros(40, 40).scatter_(1, (shared * 40 + torch.arange(40)).topk(5).indices, 1.0)
+    lengths = torch.rand(40, 1, generator=draw) + 0.5  # which a cosine does not see
+    for dense_from in (0.0, 1.0):
+        monkeypatch.setattr(_pathsim, "_DENSE", dense_from)
+        for features in (words, words * lengths, Csr.from_dense(words * lengths)):
+            graph = _two_subjects(words).with_features({"paper": features})
+            kept = MetaPath("paper-subject-paper", top_k=5, ties="cosine").adjacency(graph).to_dense()
+            assert torch.equal((kept > 0).float(), expected)
+
+
+SUBJECTS = torch.arange(40) % 2
+
+
+def _two_subjects(words: torch.Tensor) -> HeteroGraph:
+    return HeteroGraph.from_edge_lists(
+        {"paper": 40, "subject": 2}, {("paper", "on", "subject"): (torch.arange(40), SUBJECTS)}, {"paper": words}
+    )
 
 
 def test_what_the_factorised_form_cannot_do() -> None:
