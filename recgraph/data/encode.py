@@ -25,7 +25,8 @@ from recgraph.data.timestamps import TimeUnit, candidates, check_times, to_integ
 
 __all__ = ["Encoded", "encode"]
 
-ROW = "row"
+#: of the raw log, where a column of the user's own may be named "row"
+_ROW = "__row"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def encode(raw: Raw, columns: Columns) -> Encoded:
         DataError: one of its subclasses, for what is wrong with the log.
     """
     check_columns(raw, columns)
-    lazy = raw.lazy.select(columns.named()).with_row_index(ROW)
+    lazy = raw.lazy.select(columns.named()).with_row_index(_ROW)
     lazy = _plain_ids(lazy, columns)
     users = _unique(lazy, columns.user, "user", raw)
     if not len(users):
@@ -90,14 +91,14 @@ def _plain_ids(lazy: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
 
 def _unique(lazy: pl.LazyFrame, column: str, role: str, raw: Raw) -> pl.DataFrame:
     """The unique ids with their first rows, in the order of these."""
-    first = lazy.select(column, ROW).group_by(column).agg(pl.col(ROW).min())
-    found = collect(first, raw.source).sort(ROW)
+    first = lazy.select(column, _ROW).group_by(column).agg(pl.col(_ROW).min())
+    found = collect(first, raw.source).sort(_ROW)
     values = found[column]
     missing = values.is_null()
     if values.dtype.is_float():
         missing |= values.is_nan().fill_null(False)
     if missing.any():
-        row = int(found[ROW].filter(missing)[0])
+        row = int(found[_ROW].filter(missing)[0])
         what = "NaN" if values.dtype.is_float() else "missing"
         raise raw.source.error(MissingIdError, f"the {role} id (column {column!r}) is {what}", row=row)
     return found
@@ -123,7 +124,7 @@ def _id_map(unique: pl.DataFrame, raw: Raw, column: str) -> IdMap:
 def _collect_log(
     coded: pl.LazyFrame, lazy: pl.LazyFrame, source: Source, columns: Columns
 ) -> tuple[pl.DataFrame, TimeUnit]:
-    picked = [pl.col(ROW), pl.col("__user").alias("user"), pl.col("__item").alias("item")]
+    picked = [pl.col(_ROW).alias("row"), pl.col("__user").alias("user"), pl.col("__item").alias("item")]
     numbers = {"rating": columns.rating, "weight": columns.weight}
     picked += [
         pl.col(name).cast(pl.Float64, strict=False).alias(role) for role, name in numbers.items() if name is not None
@@ -140,8 +141,9 @@ def _collect_log(
     if reading is None:
         return log, "none"
     assert columns.timestamp is not None
+    log, unit = to_integers(log, reading.unit)
     check_times(log, columns.timestamp, lazy, source)
-    return to_integers(log, reading.unit)
+    return log, unit
 
 
 def _check_numbers(log: pl.DataFrame, role: str, name: str, lazy: pl.LazyFrame, source: Source) -> None:
@@ -151,7 +153,7 @@ def _check_numbers(log: pl.DataFrame, role: str, name: str, lazy: pl.LazyFrame, 
         bad |= values < 0
     place = bad.fill_null(True).arg_max() if bad.fill_null(True).any() else None
     if place is not None:
-        row = int(log[ROW][place])
+        row = int(log["row"][place])
         given = collect(lazy.select(name).slice(place, 1), source).item()
         wanted = "a number" if role == "rating" else "a number of at least 0"
         raise source.error(RatingError, f"the {role} {given!r} (column {name!r}) is not {wanted}", row=row)

@@ -91,12 +91,12 @@ def _place(made: PreparedGraph, card: GraphCard, source: str, folder: Path) -> N
     counts |= {"edges": sum(edges.adj.nnz for edges in made.graph.edges.values())}
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
-        made.graph.save(new / "graph")
         if made.task is not None:
             made.task.save(new)
         if made.interactions is not None:
             made.interactions.save(new)
             counts["interactions"] = len(made.interactions)
+        made.graph.save(new / "graph")  # after the interactions, which leave no graph there that is not theirs
         (new / RECORD).write_text(json.dumps({"counts": counts, "source": source}), encoding="utf-8")
         if folder.is_dir():  # an earlier one leaves whole, ours comes whole
             folder.rename(Path(scratch) / "old")

@@ -168,13 +168,15 @@ class IdMap:
 
 
 def as_series(values: Any, name: str) -> pl.Series:
-    """A series of ids of one type; UUIDs become texts.
+    """A series of ids of one type; UUIDs and categories become texts.
 
     Raises:
         ValueError: the values are of several types, or of a type that cannot be an id.
     """
     if isinstance(values, pl.Series):
-        return values if values.dtype != pl.Object else _from_objects(values.to_list(), name)
+        if values.dtype == pl.Object:
+            return _from_objects(values.to_list(), name)
+        return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
     if isinstance(values, np.ndarray) and values.dtype != object:
         return pl.Series(name, values)
     return _from_objects(list(values), name)

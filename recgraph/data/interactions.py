@@ -43,8 +43,8 @@ class Interactions(Readers):
             ``time`` (int64, see ``time_unit``), ``rating``, ``weight``; in the order of ``row``.
         users, items: index <-> the user's own id.
         columns: the user's own names.
-        time_unit: ``"us"`` unix microseconds (dates, texts, fractions of seconds), ``"own"`` numbers as they
-            came in, or ``"none"``.
+        time_unit: ``"us"`` unix microseconds of dates and texts, ``"seconds"`` microseconds of seconds that came in
+            with fractions, ``"own"`` whole numbers as they came in, or ``"none"``.
         source: the file or frame, for errors.
         kind: the kind of frame that came in (``"polars"`` for files); outputs for people are of this kind.
         user_features, item_features: side information keyed by the user's own ids in the columns
@@ -200,11 +200,13 @@ class Interactions(Readers):
     def to_frame(self) -> Any:
         """The log with the user's own ids and column names, in the kind of frame that came in.
 
-        Times that came in as dates or texts are datetimes in UTC, without a zone.
+        Times that came in as dates or texts are datetimes in UTC, without a zone; numbers are numbers.
         """
         log = self.log
         if self.time_unit == "us":
             log = log.with_columns(pl.col("time").cast(pl.Datetime("us")))
+        elif self.time_unit == "seconds":
+            log = log.with_columns(pl.col("time") / 1e6)
         names = {"time": self.columns.timestamp, "rating": self.columns.rating, "weight": self.columns.weight}
         columns = [
             self.users.ids(log["user"].to_numpy()).alias(self.columns.user),

@@ -58,8 +58,8 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
     uuids: set[str] = set()
     series = []
     for name in dict.fromkeys(columns):
-        column = table[name]
-        series.append(_to_polars(column, name, name in ids, source, uuids))
+        column = table.get_column(name)  # table[0] would be the first row
+        series.append(_to_polars(column, str(name), name in ids, source, uuids))
     return Raw(pl.DataFrame(series).lazy(), source, uuids=frozenset(uuids))
 
 
@@ -92,7 +92,9 @@ def _to_polars(column: nw.Series[Any], name: str, is_id: bool, source: Source, u
     if column.dtype not in (nw.Object, nw.Unknown):
         try:
             return column.to_polars()
-        except ImportError:  # what is no plain array of pandas needs pyarrow: value by value instead
+        # what is no plain array of pandas needs pyarrow, and types are inferred of the first values alone (errors of
+        # pyarrow are among these): value by value instead
+        except (ImportError, TypeError, ValueError, NotImplementedError, pl.exceptions.PolarsError):
             pass
     missing = column.is_null().to_list()
     values = [None if gone or value != value else value for gone, value in zip(missing, column, strict=True)]

@@ -54,7 +54,8 @@ class Readers:
         Args:
             frame: the log.
             user, item: the columns of ids: integers, texts, dates, UUIDs, ...; one type a column.
-            timestamp: numbers (kept as they are), dates, datetimes or ISO 8601 texts (without a zone: UTC).
+            timestamp: numbers (whole ones are kept as they are; with fractions they are seconds, kept to the
+                microsecond), dates, datetimes or ISO 8601 texts (without a zone: UTC).
             rating: numbers, for :meth:`min_rating`.
             weight: numbers of at least 0: how much an interaction counts in training.
             user_features, item_features: frames with the column ``user`` or ``item`` and one row an id.

@@ -5,6 +5,7 @@ Lines are looked up only when something is wrong: the fast path knows rows.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ __all__ = ["Format", "Raw", "Source", "is_gzip"]
 
 Format = Literal["frame", "delimited", "jsonl", "parquet", "sequences"]
 E = TypeVar("E", bound=DataError)
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,23 @@ class Source:
             return None
 
     def open(self) -> IO[str]:
-        """The text of the file, unpacked; bytes that are not UTF-8 are replaced."""
+        """The text of the file, unpacked, without a byte order mark; bytes that are not UTF-8 are replaced."""
         assert self.path is not None
         if is_gzip(self.path):
-            return gzip.open(self.path, "rt", encoding="utf-8", errors="replace", newline="")
-        return self.path.open(encoding="utf-8", errors="replace", newline="")
+            return gzip.open(self.path, "rt", encoding="utf-8-sig", errors="replace", newline="")
+        return self.path.open(encoding="utf-8-sig", errors="replace", newline="")
+
+    def has_mark(self) -> bool:
+        """Whether the text starts with a byte order mark."""
+        assert self.path is not None
+        with (gzip.open if is_gzip(self.path) else open)(self.path, "rb") as file:
+            return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+
+    def scan_lines(self) -> pl.LazyFrame:
+        """The lines of the file, unpacked, as ``line`` with their ``number`` from 1; without a byte order mark."""
+        assert self.path is not None
+        lines = pl.scan_lines(self.path).with_row_index("number", offset=1)
+        return lines.with_columns(pl.col("line").str.strip_prefix(_BYTE_ORDER_MARK))
 
     def _rows(self) -> Iterator[tuple[int, int]]:
         """(line, the last row that ends on it) for each line that holds rows."""

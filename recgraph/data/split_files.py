@@ -34,7 +34,8 @@ def save_split(split: Split, folder: Path) -> None:
 
 
 def save_open(split: SealedSplit, folder: Path) -> None:
-    """Write what is open of a split and no test file; it cannot be unsealed from there."""
+    """Write what is open of a split and no test file, and remove an older one; it cannot be unsealed from there."""
+    (folder / _TEST).unlink(missing_ok=True)
     log = order(split.interactions.log).with_columns(pl.Series(_LABEL, split.labels.numpy()))
     _save_open(split, log, folder)
 

@@ -42,6 +42,8 @@ def save_meta(interactions: Interactions, folder: Path) -> None:
             (folder / f"{name}.parquet").unlink(missing_ok=True)
     if interactions.graph is not None:
         interactions.graph.save(folder / _GRAPH)
+    else:
+        _remove_graph(folder / _GRAPH)
     path = interactions.source.path
     meta = {
         "columns": interactions.columns.model_dump(),
@@ -78,8 +80,15 @@ def load_meta(folder: Path) -> dict[str, Any]:
         "source": Source(meta["format"], path, meta["separator"], meta["has_header"]),
         "kind": meta["kind"],
         **{name: load_frame(file) for name, file in features.items() if file.is_file()},
-        **({"graph": _load_graph(folder / _GRAPH)} if (folder / _GRAPH).is_dir() else {}),
+        **({"graph": _load_graph(folder / _GRAPH)} if (folder / _GRAPH / "graph.json").is_file() else {}),
     }
+
+
+def _remove_graph(folder: Path) -> None:
+    if (folder / "graph.json").is_file():
+        from recgraph.data.hetero import store
+
+        store.remove(folder)
 
 
 def _load_graph(folder: Path) -> HeteroGraph:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from recgraph.config import Config
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 __all__ = ["STRATEGIES", "HeldOutUsers", "Label", "LeaveOneOut", "Ratio", "Strategy", "TimeCut"]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Moment = int | float | str | dt.datetime | dt.date
+
+
+def _plain_number(value: object) -> object:
+    """A number of numpy as one of Python: pydantic takes such an integer for a float, and rounds it."""
+    return value.item() if isinstance(value, np.number) else value
+
+
+Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(_plain_number)]
 
 
 class Label(IntEnum):
@@ -98,8 +105,8 @@ class TimeCut(Strategy):
     Args:
         valid, test: shares of all interactions; the cuts are the times at these quantiles, and interactions
             at the very instant of a cut belong to the later part, so a share may come out larger.
-        valid_from, test_from: instants instead of shares, in the unit of the log's times, or dates and ISO
-            8601 texts where the log has dates. Both or none.
+        valid_from, test_from: instants instead of shares: numbers in the unit in which the log's times came in, or
+            dates and ISO 8601 texts where the log has dates (or seconds with fractions). Both or none.
         new_users: users without history at the cut are not asked (``"drop"``; their interactions stay in
             their part), or asked with an empty history (``"keep"``).
     """
@@ -127,10 +134,24 @@ class TimeCut(Strategy):
         labels = torch.full_like(times, int(Label.TRAIN), dtype=torch.uint8)
         labels[times >= valid_from] = int(Label.VALID)
         labels[times >= test_from] = int(Label.TEST)
+        if not bool((labels == int(Label.TRAIN)).any()):
+            self._refuse_empty()
         return labels
+
+    def _refuse_empty(self) -> NoReturn:
+        if self.valid_from is None:
+            message = f"valid = {self.valid:g} and test = {self.test:g} leave nothing to train on: "
+            raise ValueError(message + "too many interactions are at the very instant of the cut")
+        message = f"valid_from = {self.valid_from!r} leaves nothing to train on: no interaction is before it; "
+        raise ValueError(message + "is it in the unit of the log's timestamps?")
 
     def _cuts(self, times: Tensor, interactions: Interactions) -> tuple[int, int]:
         if self.valid_from is not None and self.test_from is not None:
+            defaults = (type(self).model_fields[name].default for name in ("valid", "test"))
+            # here and not where the settings are read, so that splits saved with both are still read
+            if (self.valid, self.test) != tuple(defaults):
+                message = f"valid = {self.valid:g} and test = {self.test:g} are shares: leave them out, "
+                raise ValueError(message + "or leave out valid_from and test_from")
             unit = interactions.time_unit
             return instant(self.valid_from, unit), instant(self.test_from, unit)
         ordered = times.sort().values

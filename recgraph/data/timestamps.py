@@ -1,8 +1,12 @@
-"""Timestamps as integers: plain numbers stay as they are, dates and texts become unix microseconds (UTC)."""
+"""Timestamps as integers: whole numbers stay as they are, dates and texts become unix microseconds (UTC).
+
+Numbers with fractions are taken for seconds and become microseconds, too.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +18,7 @@ from recgraph.data.source import Source
 
 __all__ = ["Reading", "TimeUnit", "candidates", "check_times", "instant", "to_integers"]
 
-TimeUnit = Literal["none", "own", "us"]
+TimeUnit = Literal["none", "own", "seconds", "us"]
 _SAMPLE = 1000
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d")
 _CLOCKS = ("%H:%M:%S%.f%#z", "%H:%M:%S%.f", "%H:%M")
@@ -93,29 +97,37 @@ def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Sour
 
 
 def to_integers(log: pl.DataFrame, unit: TimeUnit) -> tuple[pl.DataFrame, TimeUnit]:
-    """Whole floats become integers as they are; fractions of seconds become microseconds."""
+    """Whole floats become integers as they are; fractions of seconds become microseconds.
+
+    What no integer holds becomes null.
+    """
     times = log["time"]
     if not times.dtype.is_float():
         return log, unit
     if bool((times.round() == times).all()):
-        return log.with_columns(times.cast(pl.Int64)), unit
-    return log.with_columns((times * 1e6).round().cast(pl.Int64)), "us"
+        return log.with_columns(times.cast(pl.Int64, strict=False)), unit
+    return log.with_columns((times * 1e6).round().cast(pl.Int64, strict=False)), "seconds"
 
 
 def instant(value: float | str | dt.date, unit: TimeUnit) -> int:
-    """A moment in the unit of a log's times.
+    """The least integer time of a log that is not before a moment.
 
     Args:
-        value: a number in the log's own unit; or a date, datetime or ISO 8601 text where the log's times are
-            dates (without a zone: UTC).
+        value: a number in the unit in which the log's times came in; or a date, datetime or ISO 8601 text where
+            they are dates or seconds with fractions (without a zone: UTC).
         unit: the log's.
 
     Raises:
-        ValueError: a date for a log of plain numbers, or a text that is no date.
+        ValueError: a date for a log of whole numbers, a number for one of dates, or a text that is no date.
     """
     if isinstance(value, int | float):
-        return int(value)
-    if unit != "us":
+        if unit == "us":
+            raise ValueError(
+                "the log's timestamps came in as dates: give the instant as a date, a datetime or an ISO 8601 text, "
+                f"not {value!r}"
+            )
+        return math.ceil(value) if unit == "own" else round(value * 1e6)  # rounded as the times are
+    if unit == "own":
         raise ValueError(f"the log's timestamps are plain numbers: give the instant as one, not {value!r}")
     if isinstance(value, str):
         try:

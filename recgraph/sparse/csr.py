@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from recgraph.sparse.entries import as_floating, check_entries
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["Csr", "sort_entries"]
@@ -60,20 +61,17 @@ class Csr:
 
         Args:
             rows, cols: [E] integers.
-            weights: [E], or None for 1 each.
+            weights: [E], or None for 1 each; integers become the default floating type.
             shape: (R, C).
             duplicates: several entries at one place stay (in the given order) or become one with their sum.
 
         Raises:
             ValueError: lengths differ, or an index is out of range (names the first).
         """
-        if rows.shape != cols.shape or rows.dim() != 1:
-            raise ValueError(f"rows {tuple(rows.shape)} and cols {tuple(cols.shape)} must have one and the same length")
-        for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
-            _check_range(name, index, size)
+        check_entries(rows, cols, weights, shape)
         order = sort_entries(rows, cols, shape[1])
         indptr = _offsets(torch.bincount(rows.to(torch.int64), minlength=shape[0]))
-        sorted_weights = None if weights is None else weights[order]
+        sorted_weights = None if weights is None else as_floating(weights)[order]
         made = cls(indptr, cols[order].to(torch.int64), sorted_weights, shape)
         return made if duplicates == "keep" else made.coalesce()
 
@@ -83,8 +81,7 @@ class Csr:
         coo = matrix.tocoo()
         data = torch.as_tensor(coo.data, device=device)
         rows, cols = (torch.as_tensor(index, dtype=torch.int64, device=device) for index in (coo.row, coo.col))
-        weights = data if data.is_floating_point() else data.to(torch.get_default_dtype())
-        return cls.from_coo(rows, cols, weights, shape=tuple(coo.shape), duplicates="sum")
+        return cls.from_coo(rows, cols, data, shape=tuple(coo.shape), duplicates="sum")
 
     @classmethod
     def from_dense(cls, matrix: Tensor) -> Csr:
@@ -292,10 +289,3 @@ def _permuted(values: Tensor, order: Tensor, back: bool) -> Tensor:
 
 def _offsets(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
-
-
-def _check_range(name: str, index: Tensor, size: int) -> None:
-    outside = (index < 0) | (index >= size)
-    if bool(outside.any()):
-        at = int(torch.nonzero(outside)[0])
-        raise ValueError(f"{name}[{at}] = {int(index[at])} is out of range: it must lie in [0, {size})")

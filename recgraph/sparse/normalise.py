@@ -20,7 +20,7 @@ class _HasRowSums(Protocol):
 
 
 def power(sums: Tensor, exponent: float) -> Tensor:
-    """``sums ** exponent``, 0 where a sum is 0 (a row or column without entries)."""
+    """``sums ** exponent``, 0 where a sum is not above 0 (a row or column without entries, or of negative weight)."""
     return torch.where(sums > 0, sums, 1).pow(exponent).masked_fill(sums <= 0, 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,17 @@ def test_missing_timestamp_in_a_frame() -> None:
         Interactions.from_frame(frame.assign(t=[True, False]), user="u", item="i", timestamp="t")
 
 
+@pytest.mark.parametrize("stamps", [[1.0, np.inf], [1.5, -np.inf], [1.0, 1e300], [1.5, 1e300]])
+def test_timestamps_beyond_all_numbers(write: Write, stamps: list[float]) -> None:
+    frame = pl.DataFrame({"u": [1, 2], "i": [3, 4], "t": stamps})
+    given = re.escape(str(stamps[1]))
+    with pytest.raises(errors.TimestampError, match=rf"row 1 \(from 0\): .*'t'\) {given} cannot be read"):
+        Interactions.from_frame(frame, user="u", item="i", timestamp="t")
+    text = write("".join(f"{n},{n},{stamp}\n" for n, stamp in enumerate(stamps)))
+    with pytest.raises(errors.TimestampError, match=rf"line 2: .*'{given}' cannot be read"):
+        Interactions.from_csv(text, user="u", item="i", timestamp="t", names=["u", "i", "t"])
+
+
 @pytest.mark.parametrize("name", ["log.csv", "log.tsv", "log.jsonl", "log.parquet", "log.inter"])
 def test_empty_file(write: Write, name: str) -> None:
     path = write("", name)
@@ -105,6 +117,20 @@ def test_line_with_too_many_fields(write: Write) -> None:
         Interactions.from_csv(write(_line(GOOD, 6, "u1,i1,2,103,7")))
 
 
+@pytest.mark.parametrize("names", [["user_id", "item_id", "ts"], ["user_id", "item_id", "rating", "x", "ts"]])
+def test_names_that_are_not_as_many_as_the_fields_between_long_separators(write: Write, names: list[str]) -> None:
+    path = write("\n1::2::5::100\n1::3::4::101\n", "ratings.dat")
+    with pytest.raises(errors.DelimiterError, match=rf"ratings\.dat, line 2: 4 fields .*'::'.* {len(names)} names"):
+        Interactions.from_csv(path, separator="::", names=names, timestamp="ts")
+
+
+@pytest.mark.parametrize("line", ["u1::i1::2::103::7", "u1::i1"])
+def test_line_with_another_number_of_fields_between_long_separators(write: Write, line: str) -> None:
+    path = write(_line(GOOD.replace(",", "::"), 6, line))
+    with pytest.raises(errors.DelimiterError, match=rf"line 6: {line.count('::') + 1} fields .* 4 names"):
+        Interactions.from_csv(path, separator="::")
+
+
 def test_user_without_items_in_a_sequence_file(write: Write) -> None:
     with pytest.raises(errors.MissingIdError, match=r"line 2: user '8'"):
         Interactions.from_sequences(write("7 1 2\n8\n", "log.txt"))
@@ -114,6 +140,9 @@ def test_mixed_id_types_in_a_frame() -> None:
     frame = pd.DataFrame({"u": pd.Series([1, 2, "x", 3], dtype=object), "i": [1, 2, 3, 4]})
     with pytest.raises(errors.MixedIdError, match=r"row 2 .*'u' holds 'x' \(str\).*1 \(int\)"):
         Interactions.from_frame(frame, user="u", item="i")
+    late = pd.DataFrame({"u": pd.Series(["a"] * 100 + [3], dtype=object), "i": range(101)})  # types are inferred of 100
+    with pytest.raises(errors.MixedIdError, match=r"row 100 .*'u' holds 3 \(int\).*'a' \(str\)"):
+        Interactions.from_frame(late, user="u", item="i")
 
 
 @pytest.mark.parametrize(("first", "odd"), [("1", '"1"'), ('"1"', "1"), ("1", "[1]")])

@@ -26,6 +26,7 @@ from recgraph.data.hetero import (
     Nodes,
     UnknownTypeError,
 )
+from recgraph.data.hetero.node_task import NodeSplit, NodeTask
 from recgraph.data.ids import IdMap
 from recgraph.data.interactions import Interactions
 from recgraph.sparse.csr import Csr
@@ -214,6 +215,78 @@ def test_frames(kind: str) -> None:
         HeteroGraph.from_frames({WRITES: edges}, {"author": people[:1]})
     with pytest.raises(FeatureError, match="no numeric column 'name'"):
         HeteroGraph.from_frames({WRITES: edges}, {"author": people}, {"author": ["name"]})
+
+
+def test_frames_whose_ids_have_other_types() -> None:
+    wide = pl.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    narrow = pl.DataFrame({"a": pl.Series([2, 3], dtype=pl.Int32), "b": [5, 6]})
+    cites = ("author", "cites", "book")
+    made = HeteroGraph.from_frames({WRITES: wide, cites: narrow})
+    assert made.nodes["author"].ids.values.to_list() == [1, 2, 3]  # type: ignore[union-attr]
+    assert made.adjacency(cites).rows.tolist() == [1, 2]
+    none = pl.DataFrame({"a": [], "b": []}, schema={"a": pl.Null, "b": pl.Null})
+    assert HeteroGraph.from_frames({cites: none, WRITES: wide}).count("author") == 2
+    texts = pl.DataFrame({"who": ["1"], "b": [5]})
+    with pytest.raises(
+        GraphError, match=r"'author', 'cites', 'book'\): column 'who' holds texts, .*'author'.* integers"
+    ):
+        HeteroGraph.from_frames({WRITES: wide, cites: texts})
+    with pytest.raises(
+        GraphError, match=r"'author', 'cites', 'book'\): column 'who' holds texts, .*'author'.* integers"
+    ):
+        HeteroGraph.from_frames({cites: texts}, {"author": pl.DataFrame({"id": [1]})})
+
+
+@pytest.mark.parametrize("column", ["weight", "time"])
+def test_frames_whose_weights_or_times_are_texts(column: str) -> None:
+    edges = pl.DataFrame({"a": [1], "b": [2], column: ["much"]})
+    with pytest.raises(GraphError, match=rf"'writes', 'paper'\): column '{column}' of type String holds no numbers"):
+        HeteroGraph.from_frames({WRITES: edges})
+
+
+@pytest.mark.parametrize("layout", ["Csr", "coo", "csr", "csc", "scipy", "dense"])
+def test_features_of_integers_become_floating(layout: str) -> None:
+    dense = torch.tensor([[0, 2], [3, 0], [0, 0]])
+    places = Csr.from_dense(dense)
+    values: Any = {
+        "Csr": places.with_weights(places.values().to(torch.int64)),
+        "coo": dense.to_sparse_coo(),
+        "csr": dense.to_sparse_csr(),
+        "csc": dense.to_sparse_csc(),
+        "scipy": sp.csr_array(dense.numpy()),
+        "dense": dense,
+    }[layout]
+    made = HeteroGraph.from_edge_lists({"a": 3}, {}, features={"a": values})
+    for found in (made.features("a"), HeteroGraph({"a": Nodes(3)}).with_features({"a": values}).features("a")):
+        assert isinstance(found, torch.Tensor if layout == "dense" else Csr)
+        weights = found.values() if isinstance(found, Csr) else found
+        assert weights.dtype == torch.get_default_dtype()
+        assert (found.to_dense() if isinstance(found, Csr) else found).tolist() == dense.tolist()
+
+
+def test_counts_of_numpy(tmp_path: Path) -> None:
+    n = np.int64(2)
+    made = HeteroGraph.from_edge_lists({"a": n}, {("a", "r", "a"): ([0], [1])}, features={"a": torch.eye(2)})
+    plain = HeteroGraph.from_edge_lists({"a": 2}, {("a", "r", "a"): ([0], [1])}, features={"a": torch.eye(2)})
+    assert made.hash == plain.hash == HeteroGraph({"a": Nodes(n, None, torch.eye(2))}, plain.edges).hash
+    made.save(tmp_path)
+    assert HeteroGraph.load(tmp_path).hash == plain.hash
+    assert all(type(size) is int for size in made.adjacency(("a", "r", "a")).shape)
+
+
+@pytest.mark.parametrize("pairs", [[], (), np.zeros((0, 2)), ([], [])])
+def test_no_edges(pairs: Any) -> None:
+    assert HeteroGraph.from_edge_lists({"author": 3, "paper": 4}, {WRITES: pairs}).adjacency(WRITES).nnz == 0
+
+
+@pytest.mark.parametrize("paths", [(), ("paper-author-paper",), ("a-b", "a-c")])
+@pytest.mark.parametrize("names", [[], ["20"], ["20", "40"]])
+def test_node_task_on_disk_and_back(paths: tuple[str, ...], names: list[str], tmp_path: Path) -> None:
+    splits = {name: NodeSplit(*torch.arange(6).chunk(3)) for name in names}
+    task = NodeTask("paper", torch.tensor([0, 1, 0, 1, 1, 0]), splits, paths)
+    task.save(tmp_path)
+    again = NodeTask.load(tmp_path)
+    assert (again.target, again.paths, list(again.splits), again.hash) == ("paper", paths, names, task.hash)
 
 
 def _log() -> Interactions:

@@ -7,6 +7,7 @@ import gzip
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pyarrow as pa
 import pytest
 
 from recgraph import Interactions
-from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
+from recgraph.data.errors import DataError, MissingColumnError, MissingIdError, MixedIdError
+from recgraph.data.hetero import HeteroGraph
 from recgraph.data.ids import IdMap
 
 ROWS = pl.DataFrame(
@@ -195,7 +197,7 @@ STAMPS: dict[str, tuple[Any, list[int], str]] = {
     "seconds": ([20, 10], [20, 10], "own"),
     "nanoseconds": ([1_700_000_000_000_000_001, 5], [1_700_000_000_000_000_001, 5], "own"),
     "whole floats": ([20.0, 10.0], [20, 10], "own"),
-    "fractions": ([20.25, 10.0], [20_250_000, 10_000_000], "us"),
+    "fractions": ([20.25, 10.0], [20_250_000, 10_000_000], "seconds"),
     "dates": ([dt.date(1970, 1, 2), dt.date(1970, 1, 1)], [86_400_000_000, 0], "us"),
     "datetimes": ([dt.datetime(1970, 1, 1, 0, 0, 1), dt.datetime(1970, 1, 1)], [1_000_000, 0], "us"),
     "zoned": (
@@ -207,7 +209,7 @@ STAMPS: dict[str, tuple[Any, list[int], str]] = {
     "texts with zones": (["1970-01-01T02:00:01Z", "1970-01-01T02:00:01+02:00"], [7_201_000_000, 1_000_000], "us"),
     "mixed texts": (["1970-01-02", "1970-01-01 00:01"], [86_400_000_000, 60_000_000], "us"),
     "numbers as texts": (["20", " 10"], [20, 10], "own"),
-    "floats after integers": (["20", "10.5"], [20_000_000, 10_500_000], "us"),
+    "floats after integers": (["20", "10.5"], [20_000_000, 10_500_000], "seconds"),
 }
 
 
@@ -220,7 +222,7 @@ def test_timestamps(case: str, library: str) -> None:
     data = Interactions.from_frame(frame, user="u", item="i", timestamp="t")
     assert data.log["time"].to_list() == wanted
     assert data.time_unit == unit
-    if case == "datetimes":
+    if case in ("seconds", "fractions", "datetimes"):  # as they came
         assert frame.equals(data.to_frame())
 
 
@@ -273,6 +275,55 @@ def test_features_of_a_frame() -> None:
         data.with_features(user_features=pd.DataFrame({"who": [1], "age": [2]}))
     with pytest.raises(DataError, match="id 10 occurs several times"):
         data.with_features(item_features=pd.concat([items, items]))
+    numbered = data.with_features(item_features=pd.DataFrame({0: [5, 6], "what": [10, 20], 1: ["x", "y"]}))
+    assert numbered.item_features is not None
+    assert numbered.item_features.columns == ["0", "what", "1"]
+    assert numbered.item_relation("1").rows() == [(10, "x"), (20, "y")]
+
+
+@pytest.mark.parametrize("role", ["user", "item", "timestamp"])
+def test_a_column_may_be_named_row(role: str, tmp_path: Path) -> None:
+    names = {"user": "u", "item": "i", "timestamp": "t", role: "row"}
+    columns = {"user": ["a", "b"], "item": ["x", "y"], "timestamp": [5, 4]}
+    frame = pl.DataFrame({names[of]: values for of, values in columns.items()})
+    data = Interactions.from_frame(frame, **names)
+    assert data.log["row"].to_list() == [0, 1]
+    assert data.to_frame().equals(frame)
+    frame.write_csv(tmp_path / "log.csv")
+    assert Interactions.from_csv(tmp_path / "log.csv", **names).to_frame().equals(frame)
+    with pytest.raises(MissingIdError, match=rf"row 1 .*{names['user']!r}"):
+        Interactions.from_frame(frame.with_columns(pl.Series(names["user"], ["a", None])), **names)
+
+
+BOM = "\ufeff"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["csv", "names", "long", "jsonl", "texts", "sequences"])
+def test_byte_order_mark(kind: str, packed: bool, tmp_path: Path) -> None:
+    text = {
+        "csv": "user_id,item_id\n1,7\n2,8\n",
+        "names": "1::7\n2::8\n",
+        "long": "user_id::item_id\n1::7\n2::8\n",
+        "jsonl": '{"user_id": 1, "item_id": 7}\n\n{"user_id": 2, "item_id": 8}\n',
+        "texts": '{"user_id": "1", "item_id": 7}\n{"user_id": "2", "item_id": 8}\n',
+        "sequences": "1 7\n2 8\n",
+    }[kind]
+    path = tmp_path / "log"
+    content = (BOM + text).encode()
+    path.write_bytes(gzip.compress(content) if packed else content)
+    read: dict[str, Callable[[], Interactions]] = {
+        "csv": lambda: Interactions.from_csv(path),
+        "names": lambda: Interactions.from_csv(path, separator="::", names=["user_id", "item_id"]),
+        "long": lambda: Interactions.from_csv(path, separator="::"),
+        "jsonl": lambda: Interactions.from_jsonl(path),
+        "texts": lambda: Interactions.from_jsonl(path),
+        "sequences": lambda: Interactions.from_sequences(path),
+    }
+    data = read[kind]()
+    assert data.users.values.to_list() == (["1", "2"] if kind == "texts" else [1, 2])
+    assert data.items.values.to_list() == [7, 8]
+    assert data.source.line(1) == {"csv": 3, "names": 2, "long": 3, "jsonl": 3, "texts": 2, "sequences": 2}[kind]
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -285,6 +336,23 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert again.item_features.equals(items)
     pd.testing.assert_frame_equal(again.to_frame(), ROWS.to_pandas())
     assert again.split("ratio").hash == data.split("ratio").hash
+
+
+def test_saving_over_a_folder_leaves_nothing_of_what_was_there(tmp_path: Path) -> None:
+    data = Interactions.from_frame(ROWS, **NAMES)
+    graph = HeteroGraph.from_edge_lists(
+        {"item": 3, "tag": 1}, {("item", "has", "tag"): ([0], [0])}, {"item": np.eye(3)}
+    )
+    data.with_features(graph=graph).save(tmp_path)
+    assert Interactions.load(tmp_path).graph is not None
+    data.save(tmp_path)
+    assert Interactions.load(tmp_path).graph is None
+    assert not (tmp_path / "graph").exists()
+    (tmp_path / "graph").mkdir()
+    (tmp_path / "graph" / "mine.txt").write_text("of somebody else")
+    data.save(tmp_path)
+    assert (tmp_path / "graph" / "mine.txt").is_file()
+    assert Interactions.load(tmp_path).graph is None
 
 
 def test_real_files(shared: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from recgraph import Interactions, Split
+from recgraph.data.closed import load_closed, save_closed
 from recgraph.data.errors import CorruptFileError, ShortUserError
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import SealedSplit, SealedTestError
@@ -131,6 +132,48 @@ def test_time_cut_by_dates() -> None:
         _log().split("time", valid_from="2024-01-01", test_from="2024-02-01")
     with pytest.raises(ValueError, match="needs timestamps"):
         Interactions.from_frame(frame, user="u", item="i").split("time")
+
+
+def _times(times: list[Any]) -> Interactions:
+    frame = pl.DataFrame({"u": [1] * len(times), "i": range(len(times)), "t": times})
+    return Interactions.from_frame(frame, user="u", item="i", timestamp="t")
+
+
+def test_time_cut_by_numbers_means_the_unit_that_came_in() -> None:
+    start = 1_714_521_600
+    data = _times([start + second for second in (0.5, 1.0, 2.25, 3.0)])
+    assert data.split("time", valid_from=start + 1, test_from=start + 2.25).labels.tolist() == [0, 1, 2, 2]
+    dates = {"valid_from": "2024-05-01T00:00:01Z", "test_from": "2024-05-01T00:00:03Z"}
+    assert data.split("time", **dates).labels.tolist() == [0, 1, 1, 2]
+    whole = _times([start, start + 1, start + 2])
+    assert whole.split("time", valid_from=start + 0.5, test_from=start + 2).labels.tolist() == [0, 1, 2]
+
+
+def test_time_cut_by_numbers_needs_numbers() -> None:
+    data = _times([dt.datetime(2024, 5, day) for day in (1, 2, 3)])
+    with pytest.raises(ValueError, match=r"came in as dates: give the instant as a date, .* not 1714521601"):
+        data.split("time", valid_from=1_714_521_601, test_from=1_714_600_000)
+
+
+def test_time_cut_leaves_something_to_train_on() -> None:
+    data = _times([1_714_521_600_000, 1_714_521_700_000, 1_714_521_800_000])  # milliseconds
+    with pytest.raises(ValueError, match=r"valid_from = 1714521650 leaves nothing to train on"):
+        data.split("time", valid_from=1_714_521_650, test_from=1_714_521_750)
+    with pytest.raises(ValueError, match=r"valid = 0\.1 and test = 0\.1 leave nothing to train on"):
+        _times([7] * 20).split("time")
+
+
+def test_time_cut_takes_numbers_of_numpy_and_shares_or_instants() -> None:
+    start = 1_714_521_600_000_000_001  # nanoseconds: no float holds it
+    data = _times([start, start + 1, start + 2])
+    plain = data.split("time", valid_from=start + 1, test_from=start + 2)
+    assert plain.labels.tolist() == [0, 1, 2]
+    numpy = data.split("time", valid_from=np.int64(start + 1), test_from=np.int64(start + 2))
+    assert numpy.params["valid_from"] == start + 1
+    assert numpy.hash == plain.hash
+    assert data.split("time", **plain.params).hash == plain.hash
+    with pytest.raises(ValueError, match=r"valid = 0\.2 and test = 0\.1 are shares.*valid_from and test_from"):
+        data.split("time", valid=0.2, valid_from=start + 1, test_from=start + 2)
 
 
 def _slow_counts(n: int, valid: float, test: float) -> tuple[int, int]:
@@ -277,6 +320,13 @@ def test_saved_split_opens_its_test_file_at_unseal_alone(name: str, tmp_path: Pa
     assert torch.equal(again.labels, split.labels)
     assert _as_lists(again.test) == _as_lists(split.test)
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_closed_split_leaves_no_test_file_of_an_earlier_one(tmp_path: Path) -> None:
+    _log().split().save(tmp_path)
+    save_closed(_log(seed=1).split(), tmp_path)
+    assert not list(tmp_path.rglob("test.parquet"))
+    assert load_closed(tmp_path).hash == _log(seed=1).split().hash
 
 
 def test_changed_test_file_is_refused(tmp_path: Path) -> None:

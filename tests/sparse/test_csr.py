@@ -104,6 +104,18 @@ def test_scipy_round_trip() -> None:
     assert counts.values().dtype == torch.get_default_dtype()
 
 
+def test_integer_weights_become_floating(device: torch.device) -> None:
+    rows, cols = torch.tensor([0, 0, 1], device=device), torch.tensor([1, 0, 1], device=device)
+    made = Csr.from_coo(rows, cols, torch.tensor([1, 3, 2], device=device), shape=(2, 2))
+    dense = Csr.from_dense(torch.tensor([[3, 1], [0, 2]], device=device))
+    for adj in (made, dense):
+        assert adj.values().dtype == torch.get_default_dtype()
+        assert normalise(adj, "row").to_dense().tolist() == [[0.75, 0.25], [0, 1]]
+    kept = Csr.from_coo(rows, cols, torch.ones(3, dtype=torch.float64, device=device), shape=(2, 2))
+    assert kept.values().dtype == torch.float64
+    assert Csr.from_dense(torch.tensor([[True, False]], device=device)).values().tolist() == [1.0]
+
+
 def test_dense_round_trip_and_identity(device: torch.device) -> None:
     dense = torch.tensor([[0.0, 2.0], [0.0, 0.0], [1.0, 3.0]], device=device)
     torch.testing.assert_close(Csr.from_dense(dense).to_dense(), dense)
@@ -180,6 +192,9 @@ def test_wrong_sizes() -> None:
         Csr(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), None, (3, 3))
     with pytest.raises(ValueError, match="1 entries need"):
         Csr(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(2), (1, 1))
+    for n in (1, 3):
+        with pytest.raises(ValueError, match=rf"weights have shape \({n},\); 2 entries need \(2,\)"):
+            Csr.from_coo(torch.tensor([0, 1]), torch.tensor([0, 0]), torch.ones(n), shape=(2, 2))
 
 
 def test_without_any_entry(device: torch.device) -> None:

@@ -13,6 +13,7 @@ from recgraph.data.hetero.check import GraphError, UnknownTypeError, check_indic
 from recgraph.data.hetero.graph import Edges, EdgeType, HeteroGraph, Nodes
 from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr, sort_entries
+from recgraph.sparse.entries import as_floating
 
 __all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges"]
 
@@ -42,8 +43,6 @@ def make_edges(
     for name, values in (("weights", weights), ("times", times)):
         if values is not None and values.shape != source.shape:
             raise GraphError(f"edges {edge_type}: {name} have shape {tuple(values.shape)} for {source.numel()} edges")
-    if weights is not None and not weights.is_floating_point():
-        weights = weights.to(torch.get_default_dtype())
     adj = Csr.from_coo(source, target, weights, shape=counts)
     order = sort_entries(source, target, counts[1]) if times is not None else None
     return Edges(adj, None if times is None or order is None else times[order])
@@ -81,7 +80,7 @@ def from_edge_lists(
     for edge_type, pairs in edges.items():
         known_ends(edge_type, counts)
         source, target = _pairs(edge_type, pairs)
-        sizes = (counts[edge_type[0]], counts[edge_type[2]])
+        sizes = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
         w, t = (_tensor(given.get(edge_type)) for given in (weights, times))
         made[edge_type] = make_edges(edge_type, source, target, sizes, w, t)
     return HeteroGraph(nodes, made)
@@ -120,14 +119,15 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
 def as_features(values: Any) -> Tensor | Csr:
     """A dense tensor or a Csr from arrays, tensors, scipy matrices; integers become the default floating type."""
     if isinstance(values, Csr):
-        return values
+        return values if values.weights is None else values.with_weights(as_floating(values.weights))
     if hasattr(values, "tocoo"):
         return Csr.from_scipy(values)
     tensor = torch.as_tensor(np.asarray(values)) if not isinstance(values, Tensor) else values
     if tensor.layout != torch.strided:
-        csr = tensor.to_sparse_csr()
-        return Csr(csr.crow_indices(), csr.col_indices(), csr.values(), (csr.shape[0], csr.shape[1]))
-    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+        coo = tensor.to_sparse().coalesce()
+        rows, cols = coo.indices()
+        return Csr.from_coo(rows, cols, coo.values(), shape=(coo.shape[0], coo.shape[1]))
+    return as_floating(tensor)
 
 
 def _pairs(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:
@@ -135,6 +135,8 @@ def _pairs(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:
         source, target = _tensor(pairs[0]), _tensor(pairs[1])
     else:
         both = _tensor(pairs)
+        if both is not None and both.shape == (0,):  # an empty list
+            both = both.reshape(0, 2)
         if both is None or both.dim() != 2 or both.shape[1] != 2:
             raise GraphError(f"edges {edge_type} must be (sources, targets) or an array of shape [E, 2]")
         source, target = both[:, 0], both[:, 1]

@@ -15,7 +15,7 @@ from recgraph.data.features import relation
 from recgraph.data.hetero.build import known_ends, make_edges
 from recgraph.data.hetero.check import EdgeIndexError, FeatureError, GraphError, known
 from recgraph.data.hetero.graph import Edges, EdgeType, HeteroGraph, Nodes
-from recgraph.data.ids import IdMap
+from recgraph.data.ids import IdMap, family
 from recgraph.data.interactions import Interactions
 from recgraph.data.native import from_native
 from recgraph.data.part import Part
@@ -44,7 +44,8 @@ def from_frames(
 
     Raises:
         GraphError: an edge names an id that its node frame does not have (edge type, row and id), an id occurs twice,
-            or features that are missing or NaN.
+            ids of several types (edge type and column), weights or times that are no numbers, or features that are
+            missing or NaN.
     """
     tables = {name: from_native(frame) for name, frame in nodes.items()}
     lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
@@ -63,10 +64,11 @@ def from_frames(
     for edge_type, table in lists.items():
         known_ends(edge_type, maps)
         source, target = (
-            _indices(edge_type, table.to_series(place), maps[edge_type[end]]) for place, end in ((0, 0), (1, 2))
+            _indices(edge_type, table.to_series(place), name, maps[name])
+            for place, name in ((0, edge_type[0]), (1, edge_type[2]))
         )
         counts = (len(maps[edge_type[0]]), len(maps[edge_type[2]]))
-        w, t = (_column(table, name) for name in (weight, time))
+        w, t = (_column(edge_type, table, name) for name in (weight, time))
         made_edges[edge_type] = make_edges(edge_type, source, target, counts, w, t)
     return HeteroGraph(made_nodes, made_edges)
 
@@ -78,15 +80,28 @@ def _ids(name: str, table: pl.DataFrame | None, lists: Mapping[EdgeType, pl.Data
             raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
         return IdMap(ids)
     named = [
-        frame.to_series(place).alias("id")
-        for (source, _, target), frame in lists.items()
-        for place, end in ((0, source), (1, target))
+        (edge_type, frame.to_series(place))
+        for edge_type, frame in lists.items()
+        for place, end in ((0, edge_type[0]), (1, edge_type[2]))
         if end == name
     ]
-    return IdMap(pl.concat(named).unique(maintain_order=True))
+    kinds = [family(ids.dtype) for _, ids in named if ids.dtype != pl.Null]  # an empty frame has no types
+    for edge_type, ids in named:
+        _check_kind(edge_type, ids, name, next(iter(kinds), ""))
+    wide = pl.concat([ids.alias("id").to_frame() for _, ids in named], how="vertical_relaxed")
+    return IdMap(wide["id"].unique(maintain_order=True))
 
 
-def _indices(edge_type: EdgeType, ids: pl.Series, known_ids: IdMap) -> Tensor:
+def _check_kind(edge_type: EdgeType, ids: pl.Series, name: str, kind: str) -> None:
+    if ids.dtype != pl.Null and family(ids.dtype) != kind:
+        raise GraphError(
+            f"edges {edge_type}: column {ids.name!r} holds {family(ids.dtype)}, but the other ids of {name!r} are "
+            f"{kind}; bring them to one type"
+        )
+
+
+def _indices(edge_type: EdgeType, ids: pl.Series, name: str, known_ids: IdMap) -> Tensor:
+    _check_kind(edge_type, ids, name, family(known_ids.values.dtype))
     index = known_ids.index(ids)
     if (index < 0).any():
         row = int((index < 0).argmax())
@@ -108,13 +123,17 @@ def _features(name: str, table: pl.DataFrame, columns: Sequence[str]) -> Tensor:
     return torch.from_numpy(table.select(columns).to_numpy().astype(np.float32, copy=True))
 
 
-def _column(table: pl.DataFrame, name: str) -> Tensor | None:
+def _column(edge_type: EdgeType, table: pl.DataFrame, name: str) -> Tensor | None:
     if name not in table.columns[2:]:
         return None
     values = table[name]
-    if values.dtype.is_temporal():
-        values = values.cast(pl.Datetime("us")).cast(pl.Int64)
-    return torch.from_numpy(values.to_numpy().copy())
+    try:
+        if values.dtype.is_temporal():
+            values = values.cast(pl.Datetime("us")).cast(pl.Int64)
+        return torch.from_numpy(values.to_numpy().copy())
+    except (TypeError, pl.exceptions.PolarsError):
+        message = f"edges {edge_type}: column {name!r} of type {values.dtype} holds no numbers"
+        raise GraphError(f"{message}; give numbers, or dates for times") from None
 
 
 def from_interactions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -38,6 +39,10 @@ class Nodes:
     count: int
     ids: IdMap | None = None
     features: Tensor | Csr | None = None
+
+    def __post_init__(self) -> None:
+        # a number of numpy cannot be written as JSON
+        object.__setattr__(self, "count", operator.index(self.count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,12 +179,18 @@ class HeteroGraph:
         check.known("edge type", edge_type, self.edges)
         return self.edges[edge_type].adj
 
-    def with_features(self, features: Mapping[str, Tensor | Csr | None]) -> HeteroGraph:
-        """With other features of some types."""
+    def with_features(self, features: Mapping[str, Any]) -> HeteroGraph:
+        """With other features of some types: [N, F] array, tensor, scipy matrix or Csr, or None.
+
+        Integers become the default floating type.
+        """
+        from recgraph.data.hetero.build import as_features
+
         nodes = dict(self.nodes)
         for node_type, values in features.items():
             check.known("node type", node_type, nodes)
-            nodes[node_type] = replace(nodes[node_type], features=values)
+            made = None if values is None else as_features(values)
+            nodes[node_type] = replace(nodes[node_type], features=made)
         return HeteroGraph(nodes, self.edges)
 
     def with_edges(self, edges: Mapping[EdgeType, Edges | Csr]) -> HeteroGraph:

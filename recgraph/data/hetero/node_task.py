@@ -83,6 +83,11 @@ class NodeTask:
             meta = file.metadata()
         splits = {
             name: NodeSplit(*(tensors[f"{name}.{part}"] for part in ("train", "valid", "test")))
-            for name in meta["splits"].split("\n")
+            for name in _lines(meta["splits"])
         }
-        return cls(meta["target"], tensors["labels"], splits, tuple(meta["paths"].split("\n")))
+        return cls(meta["target"], tensors["labels"], splits, tuple(_lines(meta["paths"])))
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of a text; none of an empty one."""
+    return text.split("\n") if text else []

@@ -73,13 +73,16 @@ class NeighbourSampler:
             generator: draws; may live on another device than the graph.
 
         Raises:
-            ValueError: a node comes twice.
+            ValueError: a node comes twice, or there is no such node.
             UnknownTypeError: a node type that the graph does not have.
         """
         for node_type, nodes in seeds.items():
             check.known("node type", node_type, self.graph.nodes)
             if torch.unique(nodes).numel() != nodes.numel():
                 raise ValueError(f"seeds[{node_type!r}] holds a node twice; give each once")
+            outside = (nodes < 0) | (nodes >= (n := self.graph.count(node_type)))
+            if bool(outside.any()):
+                raise ValueError(f"seeds[{node_type!r}] holds {int(nodes[outside][0])}; nodes lie in [0, {n})")
         empty = torch.zeros(0, dtype=torch.int64, device=self.graph.device)
         found = {name: seeds.get(name, empty) for name in self.graph.nodes}
         frontier = dict(found)

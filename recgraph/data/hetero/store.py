@@ -24,7 +24,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.store import load_frame, load_json
 from recgraph.sparse.csr import Csr
 
-__all__ = ["load", "save"]
+__all__ = ["load", "remove", "save"]
 
 _FORMAT = 2
 #: 1 has the entries of sparse features among the tensors
@@ -45,6 +45,15 @@ def save(graph: HeteroGraph, folder: Path) -> None:
             replace_parquet(_entries(nodes.features), folder / f"features_{number}.parquet")
     replace_bytes(save_tensors(_tensors(graph)), folder / "features.safetensors")
     replace_text(json.dumps(_describe(graph), indent=1), folder / "graph.json")
+
+
+def remove(folder: Path) -> None:
+    """Remove what :func:`save` wrote, the description first, and the folder if nothing else is in it."""
+    for pattern in ("graph.json", "features.safetensors", "edges_*.parquet", "ids_*.parquet", "features_*.parquet"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _frame(edges: Edges) -> pl.DataFrame:

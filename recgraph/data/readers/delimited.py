@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from recgraph.data.errors import DelimiterError
 from recgraph.data.readers.diagnose import check_file, check_separator, collect
 from recgraph.data.source import Raw, Source
 
@@ -63,14 +64,23 @@ def _scan(source: Source, columns: Sequence[str] | None) -> pl.LazyFrame:
 
 
 def _scan_lines(source: Source, columns: Sequence[str] | None) -> pl.LazyFrame:
-    assert source.path is not None
-    lines = pl.scan_lines(source.path)
+    lines = source.scan_lines()
     first = collect(lines.head(1), source)
     check_separator(source)
     if columns is None:
-        header = first.item()
+        header = first["line"].item()
         columns = [name.strip() for name in header.split(source.separator)]
         lines = lines.slice(1)
+    _check_fields(lines, len(columns), source)
     parts = pl.col("line").str.strip_chars_end("\r").str.split_exact(source.separator, len(columns) - 1)
     fields = lines.select(parts.struct.rename_fields(list(columns)).alias("line")).unnest("line")
     return fields.with_columns(pl.all().replace("", None))
+
+
+def _check_fields(lines: pl.LazyFrame, width: int, source: Source) -> None:
+    """Raise for the first line of another width: a split into fields drops what is too much without a word."""
+    count = pl.col("line").str.count_matches(source.separator, literal=True) + 1
+    wrong = lines.filter((count != width) & (pl.col("line").str.strip_chars() != "")).select("number", count)
+    for number, n in collect(wrong.head(1), source).iter_rows():
+        message = f"{n} fields separated by {source.separator!r}, but there are {width} names of columns"
+        raise source.error(DelimiterError, message, line=number)

@@ -37,12 +37,21 @@ def scan_jsonl(path: str | Path, columns: Columns) -> Raw:
     if names and missing:
         message = f"there is no column {missing[0]!r}; the first lines have {', '.join(map(repr, names))}"
         raise source.error(MissingColumnError, message, line=1)
-    assert source.path is not None
-    lazy = pl.scan_ndjson(source.path, schema=types)
+    lazy = _scan(source, types)
     for name in (columns.user, columns.item):
         if types.get(name) == pl.String:
             _check_texts(source, name)
     return Raw(lazy, source)
+
+
+def _scan(source: Source, types: dict[str, Any]) -> pl.LazyFrame:
+    assert source.path is not None
+    if not source.has_mark():
+        return pl.scan_ndjson(source.path, schema=types)
+    # the scanner takes the mark for a part of the first object
+    records = pl.col("line").str.json_decode(pl.Struct(types))
+    lines = source.scan_lines().filter(pl.col("line").str.strip_chars() != "")
+    return lines.select(records).unnest("line")
 
 
 def _types(source: Source, columns: Columns) -> tuple[dict[str, Any], list[str]]:
@@ -61,8 +70,7 @@ def _types(source: Source, columns: Columns) -> tuple[dict[str, Any], list[str]]
                     if name in (columns.user, columns.item) and value is not None:
                         _note(source, first, name, value, number)
     except (OSError, EOFError):  # a damaged gzip file: say so
-        assert source.path is not None
-        collect(pl.scan_lines(source.path), source)
+        collect(source.scan_lines(), source)
         raise
     ids = {name: _TYPES[kind] for name, (kind, _) in first.items()}
     return {name: ids.get(name, pl.String) for name in columns.named() if name in names}, list(names)
@@ -95,10 +103,10 @@ def _note(source: Source, first: dict[str, tuple[type, int]], name: str, value: 
 
 def _check_texts(source: Source, name: str) -> None:
     """Look for ids without quotes: where texts are expected the scanner makes a text of a number."""
-    assert source.path is not None
     quoted = rf'"{re.escape(name)}"\s*:\s*(?:"|null)'
-    suspects = pl.scan_lines(source.path).with_row_index("number", offset=1)
-    suspects = suspects.filter(~pl.col("line").str.contains(quoted) & (pl.col("line").str.strip_chars() != ""))
+    suspects = source.scan_lines().filter(
+        ~pl.col("line").str.contains(quoted) & (pl.col("line").str.strip_chars() != "")
+    )
     for number, line in collect(suspects, source).iter_rows():
         value = _record(source, line, number).get(name)
         if value is not None and not isinstance(value, str):

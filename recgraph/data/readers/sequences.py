@@ -24,9 +24,7 @@ def scan_sequences(path: str | Path, *, user: str = "user_id", item: str = "item
         DataError: empty, damaged, not UTF-8, or a line with a user and no item; with the line.
     """
     source = Source("sequences", check_file(path))
-    assert source.path is not None
-    lines = pl.scan_lines(source.path).with_row_index("number", offset=1)
-    fields = lines.select("number", pl.col("line").str.extract_all(r"\S+").alias("fields"))
+    fields = source.scan_lines().select("number", pl.col("line").str.extract_all(r"\S+").alias("fields"))
     fields = fields.filter(pl.col("fields").list.len() > 0)
     short = collect(fields.filter(pl.col("fields").list.len() == 1).head(1), source)
     if len(short):

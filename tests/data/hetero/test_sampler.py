@@ -87,3 +87,6 @@ def test_bad_settings_are_refused() -> None:
         NeighbourSampler(graph(), {("paper", "by", "venue"): (2,)})
     with pytest.raises(ValueError, match="holds a node twice"):
         NeighbourSampler(graph(), {BY: (2,)})({"paper": torch.tensor([1, 1])}, generator())
+    for seed in (-1, 30):
+        with pytest.raises(ValueError, match=rf"seeds\['paper'\] holds {seed}; .* in \[0, 30\)"):
+            NeighbourSampler(graph(), {BY: (2,)})({"paper": torch.tensor([3, seed])}, generator())
