@@ -18,6 +18,10 @@ from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks
 from recgraph.contrast.weights.base import Pairs, Weight
 
 
+class NoCandidateError(ValueError):
+    """Every anchor of a contrastive term was left without a candidate."""
+
+
 @dataclass(frozen=True)
 class Candidacy:
     """Who competes for an anchor.
@@ -58,7 +62,7 @@ def contrast(
         The scalar loss, differentiable once, and how many anchors were left out (int64 scalar).
 
     Raises:
-        ValueError: every anchor was left out.
+        NoCandidateError: every anchor was left out.
     """
     weight_inputs: list[Tensor] = []
     if weighing is not None:
@@ -118,6 +122,8 @@ class _Weights:
         self.weighing, self.needs = weighing, needs
         self.anchors, self.candidates = (tensor.detach().to(work) for tensor in inputs[:2])
         self.candidates.requires_grad_(needs[1])
+        # one tensor for all blocks: a weight may keep what it makes of it
+        self._constant = self.candidates.detach()
         self.parameters = list(inputs[2:])
         self.grads: list[Tensor | None] = [None] * len(inputs)
 
@@ -136,7 +142,7 @@ class _Weights:
     def factor(self, rows: slice) -> Tensor | None:
         """The weights of the rows where they are at hand."""
         ids = self.weighing.anchor_ids[rows], self.weighing.candidate_ids
-        return self.weighing.weight.factor(Pairs(*ids, self.anchors[rows], self.candidates.detach()))
+        return self.weighing.weight.factor(Pairs(*ids, self.anchors[rows], self._constant))
 
     def add_gradients(self, rows: slice, log_w: Tensor, anchors: Tensor, grad_log_w: Tensor) -> None:
         if not log_w.requires_grad:
@@ -181,7 +187,7 @@ class _Run:
             counted += keep_mask.sum()
         # only a weight, or a positive that is no candidate, can leave an anchor without any
         if (self.weights is not None or not self.candidacy.count_positive) and int(counted) == 0:
-            raise ValueError(
+            raise NoCandidateError(
                 f"all {n_rows} anchors have only candidates of weight 0; use a larger batch or another weight"
             )
         return total / counted, counted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recgraph.blocks import work_type
 from recgraph.contrast.term import ContrastiveTerm
 
 __all__ = ["several_positives"]
@@ -24,12 +25,15 @@ def several_positives(term: ContrastiveTerm, a: Tensor, b: Tensor, indptr: Tenso
     Source: HeCo (KDD 2021), equation 10.
     """
     loss: Tensor = term(a, b)
-    x, y = term.config.shape(a, b)
-    own = torch.linalg.vecdot(x, y)
-    rows = torch.repeat_interleave(torch.arange(len(a), device=a.device), indptr[1:] - indptr[:-1])
-    s = torch.linalg.vecdot(x[rows], y[indices])
-    # the greatest of each row is taken out first, so that no exponent overflows
-    peak = torch.segment_reduce(s.detach(), "max", offsets=indptr)
-    total = torch.zeros_like(own).index_add(0, rows, (s - peak[rows]).exp())
-    of_positives: Tensor = (own - peak - total.log()).mean()
+    work = work_type(a, b)
+    # products under autocast would be rounded to half precision
+    with torch.autocast(a.device.type, enabled=False):
+        x, y = term.config.shape(a.to(work), b.to(work))
+        own = torch.linalg.vecdot(x, y)
+        rows = torch.repeat_interleave(torch.arange(len(a), device=a.device), indptr[1:] - indptr[:-1])
+        s = torch.linalg.vecdot(x[rows], y[indices])
+        # the greatest of each row is taken out first, so that no exponent overflows
+        peak = torch.segment_reduce(s.detach(), "max", offsets=indptr)
+        total = torch.zeros_like(own).index_add(0, rows, (s - peak[rows]).exp())
+        of_positives: Tensor = (own - peak - total.log()).mean()
     return loss + of_positives

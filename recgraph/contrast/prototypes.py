@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.blocks import row_blocks
+from recgraph.blocks import row_blocks, work_type
 from recgraph.config import Config, configure
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.rng import derive
@@ -85,7 +85,7 @@ def kmeans(
     start: Tensor | None = None,
     method: Method = "published",
 ) -> Clustering:
-    """k-means of the rows of x; the same for the same seed.
+    """k-means of the rows of x, in float32 at least; the same for the same seed.
 
     ``"published"`` (MEOW through faiss): members go to the centroid with the greatest inner product, centroids are
     plain means, so that tight clusters, whose means are long, attract more; the first centroids are k different rows;
@@ -108,14 +108,16 @@ def kmeans(
         raise ValueError(f"k = {k} clusters of {len(x)} rows; k must be in [1, {len(x)}]")
     if start is not None and start.shape != (k, x.shape[1]):
         raise ValueError(f"start has shape {tuple(start.shape)}; it must be [{k}, {x.shape[1]}]")
-    x = x.detach()
+    x = x.detach().to(work_type(x))
+    start = start if start is None else start.to(x.dtype)
     if method == "scikit-learn":
         return _by_scikit_learn(x, k, seed, iterations, restarts, start)
     generator = torch.Generator(x.device).manual_seed(derive(seed, "kmeans", k))
     best: Clustering | None = None
     for _ in range(1 if start is not None else restarts):
         first = start if start is not None else x[torch.randperm(len(x), generator=generator, device=x.device)[:k]]
-        found = _restart(x, first, iterations)
+        with torch.autocast(x.device.type, enabled=False):
+            found = _restart(x, first, iterations)
         if best is None or found.objective > best.objective:
             best = found
     assert best is not None
@@ -199,8 +201,10 @@ def concentration(x: Tensor, clustering: Clustering, temperature: float) -> Tens
     Source: MEOW's published code, after PCL (Li et al., ICLR 2021), where a distance stands in the place of the inner
     product. Departure: negative inner products count as 0 where the published root is NaN.
     """
-    centroids, members = clustering.centroids, clustering.assignments
-    closeness = torch.linalg.vecdot(x, centroids[members]).clamp(min=0).sqrt()
+    work = work_type(x, clustering.centroids)
+    x, centroids, members = x.to(work), clustering.centroids.to(work), clustering.assignments
+    with torch.autocast(x.device.type, enabled=False):
+        closeness = torch.linalg.vecdot(x, centroids[members]).clamp(min=0).sqrt()
     k = len(centroids)
     sizes = x.new_zeros(k).index_add_(0, members, torch.ones_like(closeness))
     phi = x.new_zeros(k).index_add_(0, members, closeness) / sizes.clamp(min=1) / (sizes + 5).log()
@@ -252,7 +256,7 @@ class Prototypes(nn.Module):
         for t, wanted in enumerate(config.n_clusters):
             k = min(wanted, len(x))
             last = getattr(self, f"last_{t}") if config.warm_start else None
-            start = last.to(x.dtype) if last is not None and k == wanted and bool(last.any()) else None
+            start = last if last is not None and k == wanted and bool(last.any()) else None
             clustering = kmeans(
                 x,
                 k,

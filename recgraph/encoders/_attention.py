@@ -64,11 +64,14 @@ def _merge(parts: list[Tensor], n_heads: int) -> Tensor:
 def _probabilities(queries: Tensor, keys: Tensor, bias: Tensor | None, n_heads: int) -> Tensor:
     scale = 1 / math.sqrt(queries.shape[-1])
     if bias is None:
-        return torch.softmax(torch.bmm(queries, keys.transpose(1, 2)).mul_(scale), -1)
-    bias = bias.to(queries.dtype)
-    if bias.dim() == 4:
-        bias = bias.expand(-1, n_heads, -1, -1).reshape(-1, *bias.shape[2:])
-    return torch.softmax(torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale), -1)
+        scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(scale)
+    else:
+        bias = bias.to(queries.dtype)
+        if bias.dim() == 4:
+            bias = bias.expand(-1, n_heads, -1, -1).reshape(-1, *bias.shape[2:])
+        scores = torch.baddbmm(bias, queries, keys.transpose(1, 2), alpha=scale)
+    # the autocast of GPUs makes a softmax float32; the backward pass, which has no autocast, needs one type
+    return torch.softmax(scores, -1).to(queries.dtype)
 
 
 def _attend(

@@ -24,8 +24,9 @@ class BCE(OwnNegatives):
     """``mean_i (b softplus(-s_i,pos) + sum_k softplus(s_ik)) / (1 + K)``, k over the row's K negatives.
 
     ``b = a (t (1 - 1/a) + 1/a)`` with the sampling rate ``a = K / (n_items - 1)`` and calibration ``t``:
-    ``b = 1`` is the binary cross-entropy of SASRec (Kang and McAuley, ICDM 2018), with a mean where it has a
-    sum; smaller is gBCE.
+    ``b = 1`` with ``K = 1`` is the binary cross-entropy of SASRec (Kang and McAuley, ICDM 2018), with a mean where it
+    has a sum; a smaller ``b`` is gBCE. Sequence models draw their own ``n_negatives``, 512 by default: give
+    ``loss="bce", n_negatives=1``.
 
     Source: Petrov and Macdonald, "gSASRec", RecSys 2023. Departure: a drawn item that is the
     target counts 0.

@@ -16,7 +16,8 @@ class BPR(OwnNegatives):
     """``mean_i mean_k softplus(s_ik - s_i,pos)``, k over the row's negatives.
 
     Source: Rendle et al., UAI 2009 (BPR-Opt, without its regulariser). Departure: a drawn item that is the
-    target counts 0; other items of the same user may be drawn.
+    target counts 0; other items of the same user may be drawn. Sequence models draw their own ``n_negatives``, 512 by
+    default: give ``loss="bpr", n_negatives=1`` for one a target.
     """
 
     Config = BPRConfig

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,9 +24,11 @@ from recgraph.views.edge_drop import EdgeDrop
 from recgraph.views.feature_mask import FeatureMask
 from recgraph.views.metapath import MetaPath
 
-__all__ = ["Masks", "MetaPathInputs", "PathInputs", "read_graph"]
+__all__ = ["Masks", "MetaPathInputs", "PathInputs", "move", "read_graph"]
 
 Features = Tensor | Csr | None
+R = TypeVar("R", bound=Csr | Walked)
+Moved = dict[int, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +51,9 @@ class PathInputs:
     masked: Operator | Layered
     contexts: tuple[tuple[str, Csr | Walked], ...]
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> PathInputs:
+    def to(self, device: torch.device, dtype: torch.dtype, moved: Moved) -> PathInputs:
         plain, adjacency, masked = (part.to(device, dtype) for part in (self.plain, self.adjacency, self.masked))
-        contexts = tuple((node_type, reached.to(device)) for node_type, reached in self.contexts)
-        return PathInputs(self.name, plain, adjacency, masked, contexts)
+        return PathInputs(self.name, plain, adjacency, masked, move(self.contexts, device, moved))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,21 @@ class MetaPathInputs:
     def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathInputs:
         features = {name: None if x is None else x.to(device, dtype) for name, x in self.features.items()}
         masked = None if self.masked is None else self.masked.to(device, dtype)
-        return MetaPathInputs(self.target, features, masked, tuple(path.to(device, dtype) for path in self.paths))
+        moved: Moved = {}
+        paths = tuple(path.to(device, dtype, moved) for path in self.paths)
+        return MetaPathInputs(self.target, features, masked, paths)
+
+
+def move(contexts: Sequence[tuple[str, R]], device: torch.device, moved: Moved) -> tuple[tuple[str, R], ...]:
+    """A path's contexts on a device.
+
+    Args:
+        moved: what is there already, by the identity of what it was: paths that begin alike share it there too.
+    """
+    for _, reached in contexts:
+        if id(reached) not in moved:
+            moved[id(reached)] = reached.to(device)
+    return tuple((node_type, moved[id(reached)]) for node_type, reached in contexts)
 
 
 @dataclass(frozen=True)

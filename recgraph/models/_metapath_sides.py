@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recgraph.config import Search
 from recgraph.data.hetero import HeteroGraph
 from recgraph.models._metapath_views import ViewsConfig, make_paths
 from recgraph.models.lightgcn import LightGCNConfig
+from recgraph.sparse.compose import Counts
 from recgraph.views.metapath import MetaPath, propose
 
 SIDES = ("user", "item")
@@ -33,6 +34,13 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
         ),
         Search(low=5, high=100, log=True),
     ] = 20
+    counts: Annotated[
+        Counts,
+        Field(
+            description="numbers of paths, or only whether there is one; paths through what users or items have in "
+            "common have numbers"
+        ),
+    ] = "full"
     normalisation: Annotated[
         Literal["meow", "symmetric", "row", "column"], Field(description="of the paths' adjacencies")
     ] = "symmetric"
@@ -56,6 +64,17 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
     ] = 0.2
 
+    @model_validator(mode="after")
+    def _has_effect(self) -> MetaPathRecommenderConfig:
+        if self.redraw_masks:
+            raise ValueError("redraw_masks = True: recommenders draw their masks of edges once; leave it out")
+        if self.projection_dim is not None and self.view_encoder == "light":
+            raise ValueError(
+                f"projection_dim = {self.projection_dim} needs view_encoder = 'gcn': the views of 'light' have no "
+                "projection"
+            )
+        return self
+
 
 def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:
     """The meta-paths of a side, those with a type in common with neither side factorised.
@@ -73,7 +92,7 @@ def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, c
         if ends != (side, side):
             raise ValueError(f"{side}_metapaths: {name!r} leads from {ends[0]!r} to {ends[1]!r}, not between {side}s")
         through = {step.end for step in route[:-1]}
-        shared = {"top_k": None} if not through else {"top_k": None, "form": "factorised"}
+        shared = {"top_k": None} if not through else {"top_k": None, "form": "factorised", "counts": "full"}
         made += make_paths((name,), config if through & set(SIDES) else config.model_copy(update=shared))
     return tuple(made)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from recgraph.data.hetero import HeteroGraph
-from recgraph.models._metapath_inputs import Features, Masks, MetaPathInputs, PathInputs
+from recgraph.models._metapath_inputs import Features, Masks, MetaPathInputs, Moved, PathInputs, move
 from recgraph.rng import Generators
 from recgraph.sparse.chain import Chain
 from recgraph.sparse.csr import Csr
@@ -72,13 +72,13 @@ class PathSource:
         every = Csr.eye(self.masked.shape[0], self.masked.device)
         return Sum.of((self.masked, Chain((every,), self.masked.left, self.masked.right)), (1.0, 1.0))
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> PathSource:
+    def to(self, device: torch.device, dtype: torch.dtype, moved: Moved) -> PathSource:
         return replace(
             self,
             plain=self.plain.to(device),
             adjacency=self.adjacency.to(device, dtype),
             masked=None if self.masked is None else self.masked.to(device, dtype),
-            contexts=tuple((node_type, walked.to(device)) for node_type, walked in self.contexts),
+            contexts=move(self.contexts, device, moved),
         )
 
 
@@ -118,7 +118,9 @@ class MetaPathSource:
     def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathSource:
         features = {name: None if x is None else x.to(device, dtype) for name, x in self.features.items()}
         masked = None if self.masked is None else self.masked.to(device, dtype)
-        return MetaPathSource(self.target, features, masked, tuple(path.to(device, dtype) for path in self.paths))
+        moved: Moved = {}
+        paths = tuple(path.to(device, dtype, moved) for path in self.paths)
+        return MetaPathSource(self.target, features, masked, paths)
 
 
 def read_source(

@@ -61,7 +61,10 @@ class ViewsConfig(ModelConfig):
     ] = 0.3
     edge_mask: Annotated[
         Ratio | tuple[Ratio, ...],
-        Field(description="share of each path's edges that are masked: for all paths, or one a path"),
+        Field(
+            description="share of each path's edges that are masked: for all paths, or one a path (of recommenders: "
+            "the users' paths, then the items')"
+        ),
     ] = 0.3
     redraw_masks: Annotated[bool, Field(description="draw masks at every step; False: once, as published")] = False
     augmenter: Annotated[str, Field(description="of latent twins, a name of the registry's kind 'augmenter'")] = "mlp"

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recgraph.blocks import work_type
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import spmm
@@ -31,7 +32,7 @@ class NeighbourAttention(nn.Module):
         nn.init.xavier_normal_(self.att, gain=1.414)
 
     def forward(self, h: Tensor, neighbours: Tensor, adj: Csr, generator: torch.Generator | None) -> Tensor:
-        """[N, D].
+        """[N, D], in float32 at least.
 
         Args:
             h: [N, D], the nodes.
@@ -39,11 +40,15 @@ class NeighbourAttention(nn.Module):
             adj: [N, M], without weights: an entry is a neighbour, twice where it was drawn twice.
         """
         att = dropout(self.att, self.dropout, generator if self.training else None)
-        scores = F.leaky_relu((h @ att[0])[adj.rows] + (neighbours @ att[1])[adj.indices], 0.01)
-        peak = torch.segment_reduce(scores.detach(), "max", offsets=adj.indptr, initial=-torch.inf)
-        weights = (scores - peak[adj.rows]).exp()
-        total = torch.zeros_like(h[:, 0]).index_add(0, adj.rows, weights)
-        return spmm(adj.with_weights(weights / total[adj.rows]), neighbours)
+        work = work_type(h, neighbours, att)
+        h, neighbours = h.to(work), neighbours.to(work)
+        # autocast would give the sums over neighbours other types than what is summed
+        with torch.autocast(h.device.type, enabled=False):
+            scores = F.leaky_relu((h @ att[0])[adj.rows] + (neighbours @ att[1])[adj.indices], 0.01)
+            peak = torch.segment_reduce(scores.detach(), "max", offsets=adj.indptr, initial=-torch.inf)
+            weights = (scores - peak[adj.rows]).exp()
+            total = torch.zeros_like(h[:, 0]).index_add(0, adj.rows, weights)
+            return spmm(adj.with_weights(weights / total[adj.rows]), neighbours)
 
 
 def sample_neighbours(adj: Csr, n: int, generator: torch.Generator) -> Csr:

@@ -37,6 +37,6 @@ class AdaMEOWRec(MetaPathRecommender):
 
     def _contrast_terms(self, sides: Callable[[], list[Side]]) -> Terms:
         def info() -> torch.Tensor:
-            return torch.stack([self.contrasts[s.number](s.fine, s.own, s.ids) for s in sides()]).sum()
+            return torch.stack([self._contrast(s.number, s.fine, s.own, s.ids) for s in sides()]).sum()
 
         return {"info": info}

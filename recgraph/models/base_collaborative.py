@@ -112,7 +112,7 @@ class CollaborativeModel(TrainableModel):
             batch_size,
             generators,
             n_negatives=self.loss.config.n_negatives if pairwise else 0,
-            popularity_power=self.config.popularity_power,
+            popularity_power=self.loss.config.popularity_power if pairwise else 0.0,
             exclude_own=self.config.exclude_own,
         )
 
@@ -168,7 +168,9 @@ class CollaborativeModel(TrainableModel):
             if nodes.numel():
                 share = counts.new_full((), 1 / nodes.numel())
                 counts.index_add_(0, nodes, share.expand(nodes.numel()))
-        return counts.dot(torch.linalg.vecdot(table, table)) / 2
+        # half precision would lose digits, and takes no part in a product with float32
+        with torch.autocast(table.device.type, enabled=False):
+            return counts.dot(torch.linalg.vecdot(table, table)) / 2
 
     def _kept_nodes(self) -> Tensor:
         """:meth:`nodes`; in evaluation mode computed once."""

@@ -179,10 +179,21 @@ class GraphModel(TrainableModel):
         return ends[paths[0]][0].start
 
     def _features(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
-        """[N, F]: the features of a type, divided by their row sums where the settings do not say otherwise."""
+        """[N, F]: the features of a type, divided by their row sums where the settings do not say otherwise.
+
+        Raises:
+            ValueError: features that are to be divided hold a negative value.
+        """
         features = graph.features(node_type)
         if features is None or node_type in self.config.raw_features:
             return features
+        values = features.values() if isinstance(features, Csr) else features
+        # embeddings of texts sum to about 0: rows would be blown up, and lost where the sum is negative
+        if bool((values < 0).any()):
+            raise ValueError(
+                f"features of {node_type!r} hold negative values, down to {float(values.min()):.3g}, and cannot be "
+                f"divided by their row sums; add {node_type!r} to raw_features"
+            )
         if isinstance(features, Csr):
             return normalise(features, "row")
         return features * power(features.sum(1), -1)[:, None]
@@ -218,7 +229,10 @@ class GraphModel(TrainableModel):
         """What was made from the graph, where the parameters are and in their type."""
         like = next(self.parameters())
         if self._moved is None or self._moved[:2] != (like.device, like.dtype):
-            self._moved = like.device, like.dtype, inputs.to(like.device, like.dtype)
+            # made under inference mode it could not be trained on
+            with torch.inference_mode(False):
+                moved = inputs.to(like.device, like.dtype)
+            self._moved = like.device, like.dtype, moved
         return self._moved[2]
 
     def _check_terms(self, terms: set[str], known: Sequence[str]) -> None:

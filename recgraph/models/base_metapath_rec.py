@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from recgraph.contrast._one_pass import NoCandidateError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batch import PairBatch, Query
 from recgraph.models._metapath_inputs import MetaPathInputs, read_graph
@@ -74,12 +75,14 @@ class MetaPathRecommender(LightGCN):
         linear = config.view_encoder == "light"
         drawn = Generators(derive(0, "graph views"))
         self._inputs: tuple[MetaPathInputs, ...] = ()
+        given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
+        chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
+        masks, n_users = make_masks(sum(map(len, chosen)), config), len(chosen[0])
         views = []
-        for side, given in zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True):
-            paths = choose_paths(graph, side, given, config)
+        for side, paths, edges in zip(SIDES, chosen, (masks.edges[:n_users], masks.edges[n_users:]), strict=True):
             inputs = read_graph(graph, side, paths, {side: None})
             if config.twin == "masked":
-                inputs = make_masks(len(paths), config).draw(inputs, drawn)
+                inputs = replace(masks, edges=edges).draw(inputs, drawn)
             self._inputs += (inputs,)
             views.append(MetaPathViews(inputs, dim, dim, config.dropout, config, linear))
         self.views = nn.ModuleList(views)
@@ -272,6 +275,16 @@ class MetaPathRecommender(LightGCN):
             assert isinstance(views, MetaPathViews)
             found.append(Side(number, ids, views.head(a.index_select(0, ids)), views.head(b.index_select(0, ids))))
         return found
+
+    def _contrast(self, number: int, anchors: Tensor, candidates: Tensor, ids: Tensor) -> Tensor:
+        """The weighted InfoNCE of a side; 0 of a single node without a candidate, as a last batch may have it."""
+        try:
+            loss: Tensor = self.contrasts[number](anchors, candidates, ids)
+        except NoCandidateError:
+            if len(ids) > 1:
+                raise
+            return 0 * (anchors.sum() + candidates.sum())
+        return loss
 
     def _contrast_terms(self, sides: Callable[[], list[Side]]) -> Terms:
         """What computes the contrastive terms; ``info`` is one of them."""

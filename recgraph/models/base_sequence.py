@@ -41,7 +41,9 @@ class SequenceConfig(ModelConfig):
     loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = (
         "full_softmax"
     )
-    n_negatives: Annotated[int, Field(ge=1, description="negatives of losses that draw them")] = 512
+    n_negatives: Annotated[
+        int, Field(ge=1, description="negatives of losses that draw them, a batch or (bce, bpr) a target")
+    ] = 512
     loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
     encoder: EncoderName = "transformer"
     encoder_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings that it alone has")]

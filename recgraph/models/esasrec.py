@@ -14,7 +14,9 @@ class ESASRecConfig(TransformerConfig):
     loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = (
         "sampled_softmax"
     )
-    n_negatives: Annotated[int, Field(ge=1, description="negatives of losses that draw them")] = 256
+    n_negatives: Annotated[
+        int, Field(ge=1, description="negatives of losses that draw them, a batch or (bce, bpr) a target")
+    ] = 256
 
 
 class ESASRec(SequenceModel):

@@ -22,7 +22,7 @@ class GRU4Rec(SequenceModel):
 
     Source: Hidasi et al., Session-based Recommendations with Recurrent Neural Networks (ICLR 2016), in the form of
     Tan et al. (2016) that RecBole implements. Departure: full softmax by default instead of BPR-max over in-batch
-    negatives (``loss="bpr"`` is available).
+    negatives (``loss="bpr", n_negatives=1`` is BPR with one drawn item a target).
     """
 
     Config = GRU4RecConfig

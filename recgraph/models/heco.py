@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph.config import Search
@@ -38,7 +38,7 @@ class HeCoConfig(GraphConfig):
         float, Field(ge=0, le=1, description="lambda, share of the loss with the schema view as anchor")
     ] = 0.5
     n_neighbours: Annotated[
-        int | tuple[int, ...],
+        Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...],
         Field(description="neighbours sampled of each type at every step: for all types, or one a type of the schema"),
     ] = 7
     n_positives: Annotated[
@@ -49,6 +49,15 @@ class HeCoConfig(GraphConfig):
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
     ] = None
+
+    @model_validator(mode="after")
+    def _one_width(self) -> HeCoConfig:
+        if self.embedding_dim not in (None, self.hidden_dim):
+            raise ValueError(
+                f"embedding_dim = {self.embedding_dim} must be hidden_dim = {self.hidden_dim}, as all of HeCo's layers "
+                "have one width; set hidden_dim alone"
+            )
+        return self
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +92,7 @@ class HeCo(GraphModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = HeCoConfig
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
 
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
@@ -91,6 +100,7 @@ class HeCo(GraphModel):
         self.target = self._target(graph)
         neighbours = _neighbours(graph, self.target)
         self.schema_types = list(neighbours)
+        self.n_neighbours = _of_each(config.n_neighbours, self.schema_types)
         self.types = list(dict.fromkeys([self.target, *self.schema_types]))
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
         for layer in self.type_layers:
@@ -149,9 +159,7 @@ class HeCo(GraphModel):
         dropout, draw = generators["dropout"], generators["neighbours"]
         views = []
         for number, name in enumerate(self.schema_types):
-            wanted = self.config.n_neighbours
-            n = wanted[number] if isinstance(wanted, tuple) else wanted
-            sampled = sample_neighbours(inputs.neighbours[number], n, draw)
+            sampled = sample_neighbours(inputs.neighbours[number], self.n_neighbours[number], draw)
             z = self.neighbour_attention[number](h, self._hidden(inputs, name, dropout), sampled, dropout)
             views.append(F.elu(z))
         view: Tensor = self.schema_attention(views, dropout)
@@ -190,13 +198,24 @@ class HeCo(GraphModel):
 
 def _neighbours(graph: HeteroGraph, target: str) -> dict[str, Csr]:
     """Node type -> [N, N_type]: who stands next to the target nodes, whatever the edge type."""
-    found: dict[str, Csr] = {}
+    found: dict[str, list[Csr]] = {}
     for source, relation, end in graph.edge_types:
         adj = graph.adjacency((source, relation, end)).pattern()
         for own, other, matrix in ((source, end, adj), (end, source, adj.t())):
-            if own == target and other not in found:
-                found[other] = matrix
-    return found
+            if own == target:
+                found.setdefault(other, []).append(matrix)
+    return {other: mean_of(matrices).pattern() for other, matrices in found.items()}
+
+
+def _of_each(wanted: int | tuple[int, ...], types: list[str]) -> tuple[int, ...]:
+    """The number of neighbours of each type of the schema."""
+    if isinstance(wanted, int):
+        return (wanted,) * len(types)
+    if len(wanted) != len(types):
+        raise ValueError(
+            f"n_neighbours = {wanted} has {len(wanted)} values; give one, or one for each of {', '.join(types)}"
+        )
+    return wanted
 
 
 def _positives(counts: list[Csr], n: int) -> Csr:

@@ -71,15 +71,12 @@ class MEOWRec(MetaPathRecommender):
         }
 
     def _info(self, side: Side, clustered: Callable[[], list[list[Clustering]]]) -> Tensor:
-        contrast = self.contrasts[side.number]
-        if isinstance(contrast.weight, Cluster):
+        weight, ids = self.contrasts[side.number].weight, side.ids
+        if isinstance(weight, Cluster):
             # a cluster is looked up by the row of the batch
-            assignments = [clustering.assignments for clustering in clustered()[side.number]]
-            contrast.weight.set_assignments(torch.stack(assignments))
-            loss: Tensor = contrast(side.own, side.fine)
-            return loss
-        loss = contrast(side.own, side.fine, side.ids)
-        return loss
+            weight.set_assignments(torch.stack([found.assignments for found in clustered()[side.number]]))
+            ids = torch.arange(len(ids), device=ids.device)
+        return self._contrast(side.number, side.own, side.fine, ids)
 
     def _proto(self, side: Side, clusterings: list[Clustering]) -> Tensor:
         return proto_nce(self.proto_contrast, side.own, side.fine, clusterings, self.config.temperature)

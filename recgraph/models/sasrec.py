@@ -10,7 +10,7 @@ class SASRec(SequenceModel):
 
     Source: Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018). Departures, as in RecBole and as
     recent comparisons advise: post-norm layers with GELU, and the full softmax by default (the paper: one negative
-    and binary cross-entropy, here ``loss="bce"``).
+    and binary cross-entropy, here ``loss="bce", n_negatives=1``).
     """
 
     Config = TransformerConfig

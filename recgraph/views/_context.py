@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,8 +18,8 @@ from recgraph.sparse.spmm import Backend, Operator, spmm
 
 __all__ = ["Context", "Walked"]
 
-# nodes whose contexts are made at once
-_BLOCK = 4096
+# nodes whose contexts are made at once, and what they reach together
+_BLOCK, _MAX_REACHED = 4096, 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +94,30 @@ class Walked:
     def mean(self, h: Tensor) -> Tensor:
         """[N_target, D]: the mean of ``h`` [N_type, D] over the nodes reached; 0 where there are none."""
         means = h.new_empty(self.steps[0].shape[0], h.shape[1])
-        for start in range(0, len(means), _BLOCK):
-            block = slice(start, min(start + _BLOCK, len(means)))
+        for block in self._blocks():
             reached = self.rows(block)
             means[block] = spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)
         return means
+
+    def _blocks(self) -> Iterator[slice]:
+        """Ranges of rows within the limits; a row that alone may exceed them is a range of its own."""
+        before = [0, *torch.cumsum(self._most_reached(), 0).tolist()]
+        first, end = 0, len(before) - 1
+        while first < end:
+            last = bisect_right(before, before[first] + _MAX_REACHED) - 1
+            last = max(min(last, first + _BLOCK), first + 1)
+            yield slice(first, last)
+            first = last
+
+    def _most_reached(self) -> Tensor:
+        """[N_target]: how many nodes each can reach at most, at the step where these are the most."""
+        most = self.steps[0].degrees.to(torch.float64)
+        for hop in range(1, len(self.steps)):
+            reach = self.steps[hop].degrees.to(torch.float64)
+            for step in reversed(self.steps[:hop]):
+                reach = step.with_weights(reach[step.indices]).row_sums().clamp(max=self.steps[hop].shape[1])
+            most = torch.maximum(most, reach)
+        return most
 
     def to(self, device: torch.device | str) -> Walked:
         return Walked(tuple(step.to(device) for step in self.steps))

@@ -19,7 +19,8 @@ __all__ = ["pathsim", "pathsim_top_k"]
 
 # features with a larger share of entries than this are multiplied with a dense matrix
 _DENSE = 1 / 64
-_SMALLEST = torch.finfo(torch.float64).tiny
+# stands for a sum of 0, of nodes without a way back to themselves; what is divided by it stays in the range of float64
+_SMALLEST = 1e-100
 
 
 def pathsim(counts: Csr) -> Tensor:

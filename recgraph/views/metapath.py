@@ -60,7 +60,7 @@ class MetaPathConfig(Config):
     ties: Annotated[
         Literal["index", "cosine"],
         Field(
-            description="of equal PathSim at the cut: 'index' keeps the highest indices, 'features' the nodes of the "
+            description="of equal PathSim at the cut: 'index' keeps the highest indices, 'cosine' the nodes of the "
             "most similar features, then the highest indices"
         ),
     ] = "index"

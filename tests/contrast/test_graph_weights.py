@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recgraph.contrast.prototypes import Clustering, Prototypes, assign, concentration, kmeans, proto_nce
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.weights import cluster
 from recgraph.contrast.weights.base import Pairs
 from recgraph.contrast.weights.cluster import Cluster
 from recgraph.contrast.weights.learned import Learned
@@ -193,6 +194,25 @@ def info_of(weight: Cluster, tau: float) -> ContrastiveTerm:
     return ContrastiveTerm(temperature=tau, objective="info_nce", objective_settings=settings, weight=weight)
 
 
+@pytest.mark.parametrize("tau", [1.0, 1e-4])  # weights as factors, and as logarithms
+def test_candidates_are_clustered_once_for_all_blocks(tau: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(cluster, "kmeans", lambda x, k, **settings: (made.append(k), kmeans(x, k, **settings))[1])
+    a, b = draw(30, 5), draw(30, 5, seed=1)
+    losses = []
+    for block_rows in (None, 7):
+        term = ContrastiveTerm(
+            temperature=tau,
+            objective="info_nce",
+            objective_settings={"block_rows": block_rows},
+            weight=Cluster(n_clusters=(3, 6)),
+        )
+        losses.append(term(a, b.requires_grad_()))
+        assert made == [3, 6]
+        made.clear()
+    close(losses[1], losses[0])
+
+
 class TestKMeans:
     def blobs(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         labels = torch.arange(60) % 4
@@ -240,6 +260,17 @@ class TestKMeans:
         for ours, again in zip(warm(x), first, strict=True):
             assert torch.equal(ours.assignments, again.assignments)
         assert set(warm.state_dict()) == {"last_0", "last_1"}
+
+    @pytest.mark.parametrize("method", ["published", "scikit-learn"])
+    def test_half_precision_is_clustered_in_float32(self, method: str) -> None:
+        x = self.blobs()[0].bfloat16()
+        with torch.autocast(x.device.type, torch.bfloat16):
+            found = kmeans(x, 4, method=method, restarts=10)
+            phi = concentration(x, found, 0.5)
+        exact = kmeans(x.float(), 4, method=method, restarts=10)
+        assert torch.equal(found.assignments, exact.assignments)
+        assert torch.equal(found.centroids, exact.centroids)
+        assert torch.equal(phi, concentration(x.float(), exact, 0.5))
 
     def test_small_batches_have_fewer_clusters(self) -> None:
         assert [len(c.centroids) for c in Prototypes(n_clusters=(3, 50))(draw(7, 4))] == [3, 7]

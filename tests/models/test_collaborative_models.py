@@ -197,4 +197,7 @@ def test_batches_of_pairs_are_those_of_the_loss() -> None:
     batches = made("bprmf", n_negatives=3).batches(planted()[0], 8, Generators(0))
     assert isinstance(batches, PairBatches)
     assert batches.n_negatives == 3
+    skewed, options = made("bprmf", popularity_power=1.5), made("bprmf", loss_options={"popularity_power": 1.5})
+    assert torch.equal(first_batch(skewed).negatives, first_batch(options).negatives)
+    assert not torch.equal(first_batch(skewed).negatives, first_batch(made("bprmf")).negatives)
     assert made("bprmf", loss="sampled_softmax").batches(planted()[0], 8, Generators(0)).n_negatives == 0

@@ -234,6 +234,22 @@ def test_training_draws_from_the_generators_alone(name: str, phase: Phase, devic
     assert all(torch.equal(value, seen[1][term]) for term, value in seen[0].items())
 
 
+@pytest.mark.parametrize(("name", "phase"), PHASES)
+def test_a_step_of_mixed_precision(name: str, phase: Phase, device: torch.device) -> None:
+    model, batch = _training(name, device)
+    exact = model(batch, phase.terms)
+    model, batch = _training(name, device)
+    with torch.autocast(device.type, torch.bfloat16):
+        terms = model(batch, phase.terms)
+        loss = torch.stack([phase.terms[term] * value.float() for term, value in terms.items()]).sum()
+    loss.backward()
+    for term, value in terms.items():
+        torch.testing.assert_close(value.float(), exact[term], rtol=0.1, atol=0.02, msg=f"{term}: {value}")
+    grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert any(bool(grad.any()) for grad in grads)
+    assert all(bool(grad.isfinite().all()) for grad in grads)
+
+
 @pytest.mark.parametrize("regime", ["prefix", "causal"])
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_a_few_steps_lower_the_loss(name: str, regime: str) -> None:

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recgraph.config import ConfigError
 from recgraph.contrast.multi_positive import several_positives
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.data.hetero import HeteroGraph
 from recgraph.models._neighbour_attention import NeighbourAttention, sample_neighbours
-from recgraph.models.heco import _positives
+from recgraph.models.heco import HeCo, _neighbours, _positives
 from recgraph.sparse.csr import Csr
 
 
@@ -83,3 +85,37 @@ def test_positives_are_those_that_short_rows_and_several_paths_lead_to() -> None
         assert len(chosen) == min(2, int((joined[i] > 0).sum()))
         rest = [float(joined[i, j]) for j in range(8) if j != i and j not in chosen]
         assert min([float(joined[i, j]) for j in chosen], default=9) >= max(rest)
+
+
+def shop() -> HeteroGraph:
+    """Two relations to items, one within users."""
+    edges = {
+        ("user", "views", "item"): ([0, 0], [0, 1]),
+        ("user", "buys", "item"): ([0, 1, 2], [1, 1, 2]),
+        ("user", "friend", "user"): ([0], [1]),
+    }
+    return HeteroGraph.from_edge_lists({"user": 3, "item": 3}, edges)
+
+
+def test_neighbours_are_those_of_every_relation() -> None:
+    found = _neighbours(shop(), "user")
+    assert {name: adj.weights for name, adj in found.items()} == {"item": None, "user": None}
+    assert found["item"].to_dense().tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    assert found["user"].to_dense().tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+
+
+def test_neighbours_are_counted_for_each_type() -> None:
+    paths = ("user>buys>item<buys<user",)
+    assert HeCo(metapaths=paths, n_neighbours=2).build(shop()).n_neighbours == (2, 2)
+    assert HeCo(metapaths=paths, n_neighbours=(1, 3)).build(shop()).n_neighbours == (1, 3)
+    with pytest.raises(ValueError, match=r"n_neighbours = \(1,\) has 1 values; give one, or one for each of item, us"):
+        HeCo(metapaths=paths, n_neighbours=(1,)).build(shop())
+    for wrong in (0, -2, (3, 0)):
+        with pytest.raises(ConfigError, match="n_neighbours"):
+            HeCo(metapaths=paths, n_neighbours=wrong)
+
+
+def test_embeddings_have_the_one_width() -> None:
+    with pytest.raises(ConfigError, match="embedding_dim = 16 must be hidden_dim = 64"):
+        HeCo(embedding_dim=16)
+    assert HeCo(embedding_dim=16, hidden_dim=16).embedding_dim == 16

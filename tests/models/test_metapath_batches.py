@@ -108,6 +108,16 @@ def test_batches_train(cls: type[MetaPathModel], weight: str | None, device: tor
     assert min(row["info"] for row in history[5:]) < history[1]["info"] - 0.05
 
 
+def test_paths_that_begin_alike_share_contexts_wherever_they_are() -> None:
+    inputs = made(MEOW, metapaths=LONG)._inputs
+    source = made(MEOW, metapaths=LONG, mini_batch=True, form="factorised")._source
+    for read in (inputs, source):
+        for placed in (read, read.to(torch.device("meta"), torch.float32)):
+            contexts = [reached for path in placed.paths for _, reached in path.contexts]
+            assert len(contexts) == 4
+            assert len({id(reached) for reached in contexts}) == 3
+
+
 def test_the_sampled_product_is_unbiased() -> None:
     model = made(AdaMEOW, **CASES["factorised"], mini_batch=True).double()
     x = torch.rand(N, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -260,6 +260,17 @@ def test_the_factorised_form_equals_the_composed_one() -> None:
 
 
 @pytest.mark.parametrize("sparse", [False, True])
+def test_negative_features_are_not_divided_by_their_sums(sparse: bool) -> None:
+    x = torch.randn(40, 12, generator=torch.Generator().manual_seed(0))
+    graph = small().with_features({"paper": Csr.from_dense(x) if sparse else x})
+    with pytest.raises(ValueError, match=r"features of 'paper' hold negative values.*add 'paper' to raw_features"):
+        MEOW(**SETTINGS).build(graph)
+    read = MEOW(**SETTINGS, raw_features=("paper",)).build(graph)._inputs.features["paper"]
+    assert isinstance(read, Csr) == sparse
+    assert torch.equal(read.to_dense() if isinstance(read, Csr) else torch.as_tensor(read), x)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
 def test_features_of_each_path(cls: type[MetaPathModel], sparse: bool) -> None:
     """Each path reads its own columns, the coarse view the mean; with equal matrices and weights that is one layer."""

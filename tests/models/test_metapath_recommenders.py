@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ from collaborative_cases import SPACE, first_batch, made, planted, with_relation
 
 import recgraph as rg
 from recgraph import registry
+from recgraph.config import ConfigError
 from recgraph.contrast.prototypes import proto_nce
 from recgraph.data.batch import Query
 from recgraph.data.hetero import HeteroGraph
@@ -76,6 +78,66 @@ def test_the_terms_of_meow() -> None:
         proto = proto + proto_nce(model.proto_contrast, a, b, clusterings, 0.4)
     torch.testing.assert_close(terms["info"], info)
     torch.testing.assert_close(terms["proto"], proto)
+
+
+@pytest.mark.parametrize("weight", ["cluster", "learned", None])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_last_batch_of_one_user_and_one_item(name: str, weight: str | None) -> None:
+    model = made(name, weight=weight)
+    batch = first_batch(model)
+    one = replace(batch, users=batch.users[:1], items=batch.items[:1], negatives=batch.negatives[:1])
+    terms = model.train()(one, list(model.phases[0].terms))
+    torch.stack([model.phases[0].terms[name] * value for name, value in terms.items()]).sum().backward()
+    assert model.embedding.weight.grad is not None
+    assert bool(model.embedding.weight.grad.isfinite().all())
+    if name == "meowrec" or weight == "cluster":
+        assert float(terms["info"].detach()) == 0
+    # the items of a user's batch still have one another
+    several = replace(batch, users=batch.users[:1].expand(len(batch.users)))
+    assert float(model(several, ["info"])["info"].detach()) != 0
+
+
+def test_one_cluster_for_all_is_refused() -> None:
+    model = made("meowrec", n_clusters=(1,))
+    with pytest.raises(ValueError, match="anchors have only candidates of weight 0"):
+        model(first_batch(model), ["info"])
+
+
+def test_settings_without_an_effect_are_refused() -> None:
+    with pytest.raises(ConfigError, match="redraw_masks = True"):
+        MEOWRec(redraw_masks=True)
+    with pytest.raises(ConfigError, match="projection_dim = 8 needs view_encoder = 'gcn'"):
+        AdaMEOWRec(projection_dim=8)
+    model = made("meowrec", projection_dim=8, view_encoder="gcn")
+    assert isinstance(model, MetaPathRecommender)
+    assert model.views[0].head(torch.ones(3, 16)).shape == (3, 8)
+
+
+def test_binary_counts_are_those_of_paths_that_are_composed() -> None:
+    paths = {"user_metapaths": ("user-item-user",), "item_metapaths": ("item-user-item", "item-genre-item")}
+    numbers, binary = made("meowrec", top_k=None, **paths), made("meowrec", top_k=None, counts="binary", **paths)
+    assert isinstance(numbers, MetaPathRecommender)
+    assert isinstance(binary, MetaPathRecommender)
+    one, other = (
+        [path.adjacency.to_dense().double() for inputs in model._inputs for path in inputs.paths]
+        for model in (numbers, binary)
+    )
+    assert not torch.allclose(one[0], other[0])
+    assert not torch.allclose(one[1], other[1])
+    torch.testing.assert_close(one[2], other[2])
+
+
+def test_masks_of_each_path_are_those_of_users_then_those_of_items() -> None:
+    paths = {"user_metapaths": ("user-item-user",), "item_metapaths": ("item-user-item", "item-genre-item")}
+    model = made("meowrec", edge_mask=(0.0, 0.9, 0.0), **paths)
+    assert isinstance(model, MetaPathRecommender)
+    read = [path for inputs in model._inputs for path in inputs.paths]
+    kept = [int((path.masked.to_dense() > 0).sum()) / int((path.adjacency.to_dense() > 0).sum()) for path in read]
+    assert kept[0] >= 1
+    assert kept[1] < 0.6
+    assert kept[2] == 1
+    with pytest.raises(ValueError, match=r"edge_mask = \(0.1, 0.2\) has 2 values for 3 meta-paths"):
+        made("meowrec", edge_mask=(0.1, 0.2), **paths)
 
 
 def test_the_term_of_adameow() -> None:

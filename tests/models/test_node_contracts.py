@@ -24,6 +24,12 @@ SMALL = {
     "top_k": (4, 9),
 }
 N = 30
+#: further settings in which models compute with other types
+MIXED: list[tuple[str, dict[str, object]]] = [
+    ("meow", {"kmeans": "scikit-learn"}),
+    ("meow", {"mini_batch": True}),
+    ("meow", {"warm_start": True}),
+]
 
 
 def graph() -> HeteroGraph:
@@ -134,6 +140,35 @@ def test_training_draws_from_the_generators_alone(name: str, device: torch.devic
         seen.append(model(batch, model.phases[0].terms))
         assert torch.equal(before, torch.random.get_rng_state()), "draws from torch's global generator"
     assert all(torch.equal(value, seen[1][term]) for term, value in seen[0].items())
+
+
+@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in NAMES), *MIXED])
+def test_a_step_of_mixed_precision(name: str, settings: dict[str, object], device: torch.device) -> None:
+    model, batch = training(name, device, **settings)
+    (phase,) = model.phases
+    exact = model(batch, phase.terms)
+    model, batch = training(name, device, **settings)
+    with torch.autocast(device.type, torch.bfloat16):
+        terms = model(batch, phase.terms)
+        loss = torch.stack([phase.terms[term] * value for term, value in terms.items()]).sum()
+    loss.backward()
+    for term, value in terms.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact[term], rtol=0.2, atol=0.02)
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{parameter_name} gets no gradient"
+        assert bool(parameter.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_embedding_under_inference_mode_leaves_it_trainable(name: str) -> None:
+    model, batch = training(name, "cpu")
+    model.eval()
+    with torch.inference_mode():
+        model.embed()
+    model.train()
+    terms = model(batch, model.phases[0].terms)
+    torch.stack(list(terms.values())).sum().backward()
 
 
 @pytest.mark.parametrize("name", NAMES)

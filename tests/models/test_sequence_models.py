@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -256,3 +258,50 @@ def test_diagnostics_are_logged_and_do_not_change_training(precision: str, monke
     assert "alignment" not in without[0]
     for name, value in model.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
+
+
+@pytest.fixture
+def gpu_autocast() -> Iterator[None]:
+    """Autocast on CPU that, as on GPUs, makes softmax, exp, sums and layer norms float32."""
+    without = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+
+    def single(operation: Any) -> Callable[..., Tensor]:
+        def kernel(x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+            with torch._C._ExcludeDispatchKeyGuard(without):
+                made: Tensor = operation(x.float() if x.is_floating_point() else x, *arguments, **options)
+                return made
+
+        return kernel
+
+    names = ("softmax.int", "exp", "sum.dim_IntList", "layer_norm")
+    with torch.library._scoped_library("aten", "IMPL") as library:
+        for name in names:
+            packet, _, overload = name.partition(".")
+            library.impl(name, single(getattr(getattr(torch.ops.aten, packet), overload or "default")), "AutocastCPU")
+        yield
+
+
+@pytest.mark.usefixtures("gpu_autocast")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("sasrec", {}), ("bsarec", {}), ("esasrec", {}), ("mclrec", {}), ("mclrec", {"augmenter": "attention"})],
+)
+def test_models_train_in_bf16_where_autocast_makes_softmax_float32(name: str, settings: dict[str, str]) -> None:
+    cls = registry.load("model", name)
+    model = cls(**{**SMALL, **NO_DROPOUT, **settings}).build(Space(n_users=30, n_items=N_ITEMS), seed=3)
+    phase = model.phases[0]
+    values, grads = [], []
+    for is_low in (False, True):
+        batch = next(iter(model.batches(random_train(), 16, Generators(0)).epoch(0)))
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_low):
+            if is_low:
+                assert torch.softmax(torch.ones(1, 2).bfloat16(), -1).dtype == torch.float32
+            loss = total_loss(model(batch, tuple(phase.terms)), phase)
+        model.zero_grad()
+        loss.backward()
+        values.append(loss.item())
+        grads.append(
+            torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+        )
+    assert values[1] == pytest.approx(values[0], rel=0.02)
+    assert (grads[1] - grads[0]).norm() < 0.1 * grads[0].norm()

@@ -17,7 +17,8 @@ from recgraph.sparse.csr import Csr
 from recgraph.sparse.normalise import Normalisation, mean_of, normalise
 from recgraph.sparse.spmm import spmm
 from recgraph.sparse.timing import random_matrix
-from recgraph.views import _pathsim
+from recgraph.views import _context, _pathsim
+from recgraph.views._context import Walked
 from recgraph.views._pathsim import pathsim
 from recgraph.views._route import text_of
 from recgraph.views.edge_drop import EdgeDrop
@@ -372,6 +373,43 @@ def test_nodes_without_a_context_get_zeros() -> None:
     assert context.name == "a-b-a/1-b"
     assert context.mean(torch.tensor([[1.0], [3.0]])).tolist() == [[2], [0], [3]]
     assert context.to("cpu").mean(torch.tensor([[1.0], [3.0]])).tolist() == [[2], [0], [3]]
+
+
+def test_contexts_that_are_never_made_have_blocks_of_what_they_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 papers of their own authors at one conference, 10 at another, 20 at none."""
+    one = torch.arange(60)
+    at = torch.arange(40), (torch.arange(40) >= 30).long()
+    edges = {("paper", "by", "author"): (one, one), ("paper", "at", "conf"): at}
+    graph = HeteroGraph.from_edge_lists({"author": 60, "paper": 60, "conf": 2}, edges)
+    path = MetaPath("author-paper-conf-paper-author")
+    walked = Walked(tuple(step.matrix(graph).with_weights(None) for step in path.route(graph)[:-1]))
+    h, sizes, rows = torch.rand(60, 3, dtype=torch.float64), [], Walked.rows
+
+    def counted(self: Walked, block: slice) -> Csr:
+        found = rows(self, block)
+        sizes.append((found.shape[0], found.nnz))
+        return found
+
+    monkeypatch.setattr(Walked, "rows", counted)
+    whole = walked.mean(h)
+    assert sizes == [(60, 30 * 30 + 10 * 10)]
+    sizes.clear()
+    for limit, block, largest in ((100, 60, 19), (5, 60, 5), (100, 2, 2)):
+        monkeypatch.setattr(_context, "_MAX_REACHED", limit)
+        monkeypatch.setattr(_context, "_BLOCK", block)
+        assert torch.equal(walked.mean(h), whole)
+        assert sum(n for n, _ in sizes) == 60
+        assert all(n == 1 or (n <= block and reached <= limit) for n, reached in sizes)
+        assert max(n for n, _ in sizes) == largest
+        sizes.clear()
+
+
+def test_weights_of_relations_without_loops_do_not_tie() -> None:
+    edges = {("user", "knows", "user"): ([0, 0, 0, 0, 0], [1, 2, 3, 4, 5])}
+    weights = {("user", "knows", "user"): torch.tensor([9.0, 8.0, 3.0, 4.0, 1e6])}
+    graph = HeteroGraph.from_edge_lists({"user": 6}, edges, weights=weights)
+    assert bool(pathsim(MetaPath("user-user").counts(graph)).isfinite().all())
+    assert MetaPath("user-user", top_k=2).adjacency(graph).indices.tolist() == [1, 5]
 
 
 def test_proposals_from_the_schema() -> None:

@@ -58,5 +58,6 @@ def attend_rows(query: Tensor, keys: Ragged, values: Tensor) -> Tensor:
     peak = logits.new_full((keys.n_rows,), -math.inf).scatter_reduce(0, rows, logits.detach(), "amax")
     weight = torch.exp(logits - peak[rows])
     total = weight.new_zeros(keys.n_rows).index_add(0, rows, weight)
-    share = weight / total[rows]
-    return values.new_zeros(query.shape).index_add(0, rows, share[:, None] * values)
+    # of the product's type: the autocast of GPUs makes exp float32
+    parts = (weight / total[rows])[:, None] * values
+    return parts.new_zeros(query.shape).index_add(0, rows, parts)
