@@ -133,7 +133,9 @@ def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, n_seeds: int 
         drawn = np.array(
             [_recall(constant, some, Protocol.of(seen=seen, tie_seed=one, cutoffs=(cutoff,))) for one in range(n_seeds)]
         )
-        error = _SIGMAS * float(drawn.std(ddof=1)) / np.sqrt(n_seeds) + 1e-9
+        # where hits are rare, none of the draws may have one
+        deviation = max(float(drawn.std(ddof=1)), _deviation_of_draw(some, cutoff, seen == "exclude"))
+        error = _SIGMAS * deviation / np.sqrt(n_seeds) + 1e-9
         rows.append(_at(f"constant scorer, permutation, seen {seen}", float(drawn.mean()), mean, error))
         protocol = Protocol.of(seen=seen, cutoffs=(cutoff,))
         result = evaluate(_Random(cases.n_items, seed), some, protocols=[protocol], metrics=["recall"])[0]
@@ -246,21 +248,34 @@ def _recall(model: _Constant, cases: Cases, protocol: Protocol) -> float:
 
 def _recall_at_chance(cases: Cases, k: int, exclude: bool) -> np.ndarray:
     """[U] float64: the share of the relevant items that can be recommended, times the places over the candidates."""
+    rows, _, n_relevant, places = _reachable(cases, k, exclude)
+    values: np.ndarray = (torch.bincount(rows, minlength=len(cases)).double() / n_relevant * places).numpy()
+    return values
+
+
+def _deviation_of_draw(cases: Cases, k: int, exclude: bool) -> float:
+    """At most how far the mean recall of one permutation deviates: users with a relevant item in common hit together.
+
+    Items count as independent; they compete for the k places, which makes the true deviation smaller.
+    """
+    rows, items, n_relevant, places = _reachable(cases, k, exclude)
+    weights = (places * (1 - places)).sqrt() / n_relevant / len(cases)
+    of_items = torch.zeros(cases.n_items, dtype=torch.float64).index_add_(0, items, weights[rows])
+    return float(of_items.square().sum().sqrt())
+
+
+def _reachable(cases: Cases, k: int, exclude: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows and items of the relevant ones that are candidates, how many are relevant to each user, and the chance of
+    a candidate to be among the first k: [T], [T], [U] and [U].
+    """
     truth = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values)
-    rows = truth // cases.n_items
-    n_relevant = torch.bincount(rows, minlength=len(cases)).double()
-    n_candidates, reachable = (
-        torch.full((len(cases),), float(cases.n_items), dtype=torch.float64),
-        torch.ones_like(truth, dtype=torch.bool),
-    )
+    n_relevant = torch.bincount(truth // cases.n_items, minlength=len(cases)).double()
+    n_candidates = torch.full((len(cases),), float(cases.n_items), dtype=torch.float64)
     if exclude:
         known = torch.unique(cases.history.rows * cases.n_items + cases.history.values)
         n_candidates = n_candidates - torch.bincount(known // cases.n_items, minlength=len(cases))
-        reachable = ~torch.isin(truth, known)
-    found = torch.bincount(rows[reachable], minlength=len(cases)).double()
-    places = (k / n_candidates).clamp(max=1)
-    values: np.ndarray = (found / n_relevant * places).numpy()
-    return values
+        truth = truth[~torch.isin(truth, known)]
+    return truth // cases.n_items, truth % cases.n_items, n_relevant, (k / n_candidates).clamp(max=1)
 
 
 def _at(name: str, value: float, expected: float, error: float) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from typing import Protocol as Interface
 
 import numpy as np
@@ -25,6 +26,8 @@ from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
 
 METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
+#: what metrics read that is made of the data the model was fitted on
+_OF_TRAINING = frozenset({"counts", "n_users", "known", "trained"})
 #: names that people say for others
 _SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", "diversity": "intra_list_diversity"}
 _MAY_DIFFER = {
@@ -54,19 +57,19 @@ def evaluate(
     cases: Cases,
     *,
     protocols: Sequence[Protocol] | None = None,
-    seen: Sequence[Seen] = ("keep", "exclude"),
-    cutoffs: Sequence[int] = (5, 10, 20),
+    seen: Sequence[Seen] | None = None,
+    cutoffs: Sequence[int] | None = None,
     metrics: Sequence[str | Metric] | None = None,
-    convention: Convention = "recgraph",
-    ties: Ties = "seeded permutation",
+    convention: Convention | None = None,
+    ties: Ties | None = None,
     candidate_lists: Ragged | None = None,
     fit_part: Part | None = None,
     features: Tensor | None = None,
     split: SplitLabel | None = None,
-    part: str = "",
-    fitted_on: str = "",
-    history: str = "",
-    tie_seed: int = 0,
+    part: str | None = None,
+    fitted_on: str | None = None,
+    history: str | None = None,
+    tie_seed: int | None = None,
     batch_size: int = 1024,
     block_items: int | None = None,
     memory_mib: int | None = None,
@@ -79,19 +82,21 @@ def evaluate(
             ``encode_items``.
         cases: whom to rank for; the items of their histories are the seen ones.
         protocols: how to count, a result for each; by default one for each entry of ``seen``, made of the
-            settings below. They share one pass, and so the split and ``tie_seed``; they may differ in ``seen``,
-            ``candidates``, ``ties``, ``convention`` and ``cutoffs``.
-        seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them.
-        cutoffs: list lengths.
+            settings below that a protocol has, none of which may be given beside ``protocols``. They share one pass,
+            and so the split and ``tie_seed``; they may differ in ``seen``, ``candidates``, ``ties``, ``convention`` and
+            ``cutoffs``.
+        seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them; by default both.
+        cutoffs: list lengths; by default 5, 10 and 20.
         metrics: names, e.g. ``"ndcg"``, or metrics with options of their own; by default those of :data:`METRICS` that
             the convention defines. Those that read the whole ranking (``"auc"``) have no cut-off.
-        convention: whose definitions of the metrics.
-        ties: one order of equal scores, drawn with ``tie_seed``, or the expectation over all of them.
+        convention: whose definitions of the metrics; by default ``"recgraph"``.
+        ties: ``"seeded permutation"``, one order of equal scores, drawn with ``tie_seed``, which is the default, or
+            ``"expectation"``, over all of them.
         candidate_lists: a row for each case, for protocols with ``candidates="lists"``.
         fit_part: what the model was fitted on, for metrics of popularity and novelty.
         features: [n_items, F], for the diversity of lists.
         split, part, fitted_on, history: recorded in the protocol.
-        tie_seed: of the permutation of the items that orders equal scores.
+        tie_seed: of the permutation of the items that orders equal scores; by default 0.
         batch_size: users ranked between two hand-overs; bounds memory and does not alter results.
         block_items: items whose scores are held at a time; bounds memory and does not alter results.
         memory_mib: instead of ``block_items``: the most memory, in MiB, to be taken beyond the model and the data. The
@@ -103,29 +108,35 @@ def evaluate(
         A result for each protocol, with the values of each user in the order of ``cases``.
 
     Raises:
-        ValueError: no cases, a user without relevant items, an unknown metric, NaN scores, protocols that cannot
-            share a pass, or a ``memory_mib`` that is too little.
+        ValueError: no cases, a user without relevant items, an unknown metric or one that needs what is not given, NaN
+            scores, protocols that cannot share a pass, settings that would be ignored, or a ``memory_mib`` that is too
+            little.
     """
+    settings = {
+        "seen": seen,
+        "cutoffs": None if cutoffs is None else tuple(cutoffs),
+        "convention": convention,
+        "ties": ties,
+        "split": split,
+        "part": part,
+        "fitted_on": fitted_on,
+        "history": history,
+        "tie_seed": tie_seed,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
     if protocols is None:
-        common = {
-            "split": split.name if split is not None else "",
-            "split_hash": split.hash if split is not None else "",
-            "part": part,
-            "fitted_on": fitted_on,
-            "history": history,
-            "ties": ties,
-            "tie_seed": tie_seed,
-            "convention": convention,
-            "cutoffs": tuple(cutoffs),
-        }
-        protocols = [Protocol.of(common, seen=which) for which in dict.fromkeys(seen)]
-    _check(protocols, cases)
+        protocols = _protocols(("keep", "exclude") if seen is None else seen, split, given)
+    elif given:
+        raise ValueError(f"{', '.join(given)} given beside protocols would be ignored; set them in each Protocol")
+    _check(protocols, cases, candidate_lists)
     limits = Limits(batch_size, block_items, memory_mib, precision)
     facts = _facts(cases, fit_part, features)
     jobs = []
     for protocol in protocols:
         named, candidates = candidates_for(protocol, cases, candidate_lists)
-        jobs.append(Job(named, metrics_of(metrics, named.convention), candidates))
+        chosen = metrics_of(metrics, named.convention)
+        check_needs(chosen, fit_part, features, "fit_part")
+        jobs.append(Job(named, chosen, candidates))
     lists = collect(model, cases, jobs, facts, fit_part, limits)
     users = cases.users.cpu().numpy().astype(np.int64)
     unreachable = {job.key: _n_unreachable(cases, job) for job in jobs}
@@ -135,6 +146,14 @@ def evaluate(
             for job, ranked in zip(jobs, lists, strict=True)
         ]
     )
+
+
+def _protocols(seen: Sequence[Seen], split: SplitLabel | None, given: dict[str, Any]) -> list[Protocol]:
+    """One for each convention, of the settings that are given."""
+    common = {name: value for name, value in given.items() if name not in ("seen", "split")}
+    if split is not None:
+        common |= {"split": split.name, "split_hash": split.hash}
+    return [Protocol.of(common, seen=which) for which in dict.fromkeys(seen)]
 
 
 def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Facts:
@@ -160,9 +179,24 @@ def metrics_of(wanted: Sequence[str | Metric] | None, convention: Convention) ->
     return tuple(metrics)
 
 
-def _check(protocols: Sequence[Protocol], cases: Cases) -> None:
+def check_needs(metrics: Sequence[Metric], fit_part: object, features: object, name: str) -> None:
+    """Refuse metrics that read what is not given (None), before anything is ranked.
+
+    Args:
+        name: of the argument that gives ``fit_part``.
+    """
+    for metric in metrics:
+        if fit_part is None and not metric.needs.isdisjoint(_OF_TRAINING):
+            raise ValueError(f"metric {metric.label!r} needs what the model was fitted on; give {name}")
+        if features is None and "features" in metric.needs:
+            raise ValueError(f"metric {metric.label!r} needs features of items; give features")
+
+
+def _check(protocols: Sequence[Protocol], cases: Cases, candidate_lists: Ragged | None) -> None:
     if not protocols:
         raise ValueError("protocols (or seen) is empty; give at least one")
+    if candidate_lists is not None and all(protocol.candidates != "lists" for protocol in protocols):
+        raise ValueError('candidate_lists would be ignored; give protocols=[Protocol(candidates="lists")] with them')
     if len(cases) == 0:
         raise ValueError("cases is empty: there is no user to evaluate")
     if bool((cases.truth.lengths == 0).any()):

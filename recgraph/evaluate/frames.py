@@ -16,7 +16,7 @@ from recgraph.data.native import from_native
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.collect import known_items
 from recgraph.evaluate.conventions import Convention
-from recgraph.evaluate.evaluator import metric_values, metrics_of
+from recgraph.evaluate.evaluator import check_needs, metric_values, metrics_of
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.ranked import Facts, RankedHits
@@ -61,14 +61,17 @@ def frame(
         without relevant items has no value in metrics that need them (0 where the convention says so).
 
     Raises:
-        ValueError: a column is missing, an id is null, an item is recommended twice to a user, or ``n_items`` is
-            smaller than the number of different items.
+        ValueError: a column is missing, an id is null, a score, rank or grade is no number, an item is recommended
+            twice to a user, ``n_items`` is smaller than the number of different items, or a metric needs ``train`` or
+            ``features`` and they are not given.
     """
     order = rank or score
-    recs = _read(recommendations, "recommendations", [user, item, *([order] if order else [])])
-    asked = _read(truth, "truth", [user, item, *([grade] if grade else [])])
+    recs = _read(recommendations, "recommendations", [user, item], order)
+    asked = _read(truth, "truth", [user, item], grade)
     known = None if train is None else _read(train, "train", [user, item])
     described = None if features is None else _read(features, "features", [item])
+    chosen = metrics_of(metrics, convention)
+    check_needs(chosen, known, described, "train")
     if asked.is_empty():
         raise ValueError("truth is empty: no user has a relevant item")
     if order:
@@ -96,7 +99,6 @@ def frame(
         facts = replace(facts, n_users=known[user].n_unique())
     if described is not None:
         facts = replace(facts, features=_features(described, item, items, size))
-    chosen = metrics_of(metrics, convention)
     depth = max(max(cutoffs), int(lists.lengths.max()) if len(users) else 0)
     protocol = Protocol.of(cutoffs=tuple(cutoffs), convention=convention, history="lists of another's making")
     ranked = _ranked(lists, cases, depth, facts, fitted)
@@ -104,14 +106,27 @@ def frame(
     return Result(protocol, np.arange(len(users)), per_user, overall, user_ids=users.values)
 
 
-def _read(table: Any, name: str, columns: Sequence[str]) -> pl.DataFrame:
+def _read(table: Any, name: str, ids: Sequence[str], number: str | None = None) -> pl.DataFrame:
+    """A frame in whose columns of ids, and in that of numbers, nothing is missing."""
     found = from_native(table)
-    for column in columns:
+    for column in [*ids, *([number] if number else [])]:
         if column not in found.columns:
             raise ValueError(f"{name} has no column {column!r}; there are {', '.join(found.columns)}")
-        if found[column].null_count():
-            raise ValueError(f"{name} has a missing value in column {column!r}; fill it or drop the row")
+        _refuse(found[column].is_null(), "a missing value", name, column)
+    # what holds no rows has no type of its own
+    if number and len(found):
+        values = found[number]
+        if not values.dtype.is_numeric():
+            held = f"{family(values.dtype)} in column {number!r}, e.g. {values[0]!r} in row 0"
+            raise ValueError(f"{name} has {held}; turn them into numbers")
+        _refuse(values.cast(pl.Float64).is_nan(), "NaN", name, number)
     return found
+
+
+def _refuse(bad: pl.Series, what: str, name: str, column: str) -> None:
+    row = bad.arg_max()
+    if row is not None and bad[row]:
+        raise ValueError(f"{name} has {what} in column {column!r}, row {row} (from 0); fill it or drop the row")
 
 
 def _ids(columns: Sequence[pl.Series], name: str) -> pl.Series:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recgraph.evaluate.ranked import Places
 from recgraph.evaluate.select import NOTHING, merge
-from recgraph.evaluate.topk import Catalogue, Lists, exact_enough
+from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.sparse.ragged import Ragged
 
 _NEVER = float("nan")
@@ -57,7 +57,7 @@ def places_of(
     Returns:
         convention -> places, with the counts on the device of the catalogue.
     """
-    queries = exact_enough(queries.detach())
+    queries = catalogue.prepared(queries)
     columns = relevant.with_values(catalogue.position[relevant.values])
     gone = _unique(seen, catalogue) if seen is not None and "exclude" in conventions else None
     barred = torch.zeros_like(columns.values, dtype=torch.bool)
@@ -138,7 +138,7 @@ def among(
 
 def _scores_of(catalogue: Catalogue, queries: Tensor, items: Ragged) -> Tensor:
     """[T]: the scores of B rows of items, as the ranking sees them; NaN for items that the catalogue leaves out."""
-    queries = exact_enough(queries.detach())
+    queries = catalogue.prepared(queries)
     columns = items.with_values(catalogue.position[items.values])
     found = []
     for first in range(0, items.n_rows, catalogue.rows):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recgraph.evaluate.seen import Seen
 from recgraph.evaluate.select import NOTHING
-from recgraph.evaluate.topk import Catalogue, exact_enough
+from recgraph.evaluate.topk import Catalogue
 
 Precision = Literal["float32", "float16", "bfloat16"]
 _TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -140,7 +140,7 @@ class LowPrecision(Catalogue):
         near = scores[:, :k] - scores[:, 1 : k + 1] <= error[:, :k] + error[:, 1 : k + 1]
         near &= columns[:, 1 : k + 1] >= 0
         sure = (beyond | ~full) & ~near.any(1) & low[:, 0].isfinite() & slack.isfinite()
-        return scores[:, :k].to(exact_enough(queries).dtype), columns[:, :k], sure
+        return scores[:, :k].to(queries.dtype), columns[:, :k], sure
 
     def _widest(self, query: Tensor) -> Tensor:
         """[R] float64: how far any float32 score may be from the real one."""

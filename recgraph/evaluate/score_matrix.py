@@ -12,7 +12,7 @@ from torch import Tensor
 from recgraph.data.batch import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.conventions import Convention
-from recgraph.evaluate.evaluator import evaluate
+from recgraph.evaluate.evaluator import check_needs, evaluate, metrics_of
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.protocol import Seen, Ties
 from recgraph.evaluate.results import Results
@@ -47,7 +47,7 @@ def matrix(
     metrics: Sequence[str | Metric] | None = None,
     convention: Convention = "recgraph",
     ties: Ties = "seeded permutation",
-    features: Tensor | None = None,
+    features: Any = None,
 ) -> Results:
     """Metrics of a matrix of scores.
 
@@ -57,14 +57,17 @@ def matrix(
             is not boolean and not all ones), or U lists of item indices. Users without any are left out.
         seen_items: the same for the interactions that the model was fitted on; also read by metrics of popularity.
         seen: whether seen items stay candidates; by default both where ``seen_items`` are given.
-        cutoffs, metrics, convention, ties, features: as for :func:`~recgraph.evaluate.evaluator.evaluate`.
+        cutoffs, metrics, convention, ties: as for :func:`~recgraph.evaluate.evaluator.evaluate`.
+        features: [n_items, F], a tensor or an array, for the diversity of lists.
 
     Raises:
-        ValueError: shapes that do not fit, or no user with a relevant item.
+        ValueError: shapes that do not fit, no user with a relevant item, or a metric that needs ``seen_items`` or
+            ``features`` and they are not given.
     """
     table = torch.as_tensor(scores)
     if table.dim() != 2:
         raise ValueError(f"scores must be [U, n_items], not {list(table.shape)}")
+    check_needs(metrics_of(metrics, convention), seen_items, features, "seen_items")
     relevant, grades = _sparse(truth, "truth", table)
     known = Ragged.from_lists([[]] * len(table))
     if seen_items is not None:
@@ -83,7 +86,7 @@ def matrix(
         convention=convention,
         ties=ties,
         fit_part=None if seen_items is None else Part(known, table.shape[1]),
-        features=features,
+        features=None if features is None else torch.as_tensor(features),
         history="a matrix of scores",
     )
 

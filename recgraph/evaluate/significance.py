@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from recgraph.evaluate.order import best_first
 from recgraph.evaluate.paired import (
     Interval,
     bootstrap,
@@ -36,6 +38,7 @@ __all__ = [
     "over_users",
     "p_value",
     "results_of",
+    "standing_of_best",
     "standings",
 ]
 
@@ -173,9 +176,9 @@ class Standing:
 
     Attributes:
         value: the metric's mean.
-        p_value: against the best model, corrected over the table; None for the best itself.
+        p_value: against the best model, corrected over the table; None for the best itself and where the mean is NaN.
         mark: ``best``: better than every other; ``tied``: not told from the best; else empty. Where others tie with the
-            best it is marked ``tied``, too.
+            best it is marked ``tied``, too. The best is not marked where there is none that it was tested against.
     """
 
     name: str
@@ -193,31 +196,37 @@ def standings(
     n_draws: int = 9999,
     seed: int = 0,
 ) -> list[Standing]:
-    """Which models are significantly best: each against the highest mean, over users, with Holm's correction.
+    """Which models are significantly best: each against the best mean, over users, with Holm's correction.
+
+    The best mean is the highest, or the lowest of a metric such as gini. A model whose mean is NaN is not tested.
 
     Args:
         results: model -> its result, or those of its seeds.
 
     Returns:
-        best first.
+        best first, NaN last.
     """
     if not results:
         raise ValueError("results is empty; give at least one model")
     models = {name: results_of(own) for name, own in results.items()}
     means = {name: float(np.mean([result[metric] for result in own])) for name, own in models.items()}
-    names = sorted(means, key=lambda name: -means[name])
-    best = names[0]
-    p_values = [
-        p_value(models[name], models[best], metric, test=test, n_draws=n_draws, seed=seed) for name in names[1:]
-    ]
-    adjusted = holm(p_values).tolist()
-    tied = [p >= alpha for p in adjusted]
-    first = Standing(best, means[best], None, "tied" if any(tied) else "best")
-    others = [
-        Standing(name, means[name], p, "tied" if equal else "")
-        for name, p, equal in zip(names[1:], adjusted, tied, strict=True)
-    ]
-    return [first, *others]
+    best, *others = best_first(means, metric)
+    tested = [name for name in others if not math.isnan(means[name])]
+    p_values = [p_value(models[name], models[best], metric, test=test, n_draws=n_draws, seed=seed) for name in tested]
+    adjusted: dict[str, float] = dict(zip(tested, holm(p_values).tolist(), strict=True))
+    first = Standing(best, means[best], None, standing_of_best(adjusted.values(), alpha))
+    return [first, *(_standing(name, means[name], adjusted.get(name), alpha) for name in others)]
+
+
+def standing_of_best(others: Collection[float], alpha: float) -> Mark:
+    """The mark of the best, from the adjusted p-values of all that were tested against it."""
+    if not others:
+        return ""
+    return "tied" if max(others) >= alpha else "best"
+
+
+def _standing(name: str, value: float, p: float | None, alpha: float) -> Standing:
+    return Standing(name, value, p, "tied" if p is not None and p >= alpha else "")
 
 
 def results_of(given: Source | Sequence[Source]) -> list[Result]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recgraph.evaluate.order import best_first
 from recgraph.evaluate.paired import holm
 from recgraph.evaluate.results import Result
-from recgraph.evaluate.significance import Mark, Source, Test, p_value, results_of
+from recgraph.evaluate.significance import Mark, Source, Test, p_value, results_of, standing_of_best
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,9 +30,9 @@ class Cell:
 
     Attributes:
         value: the metric, the mean over the model's seeds.
-        p_value: against the best model of the column, corrected over the table; None for the best itself, and for
-            metrics without values of users.
-        mark: as in :class:`~recgraph.evaluate.significance.Standing`; empty where there are no values of users.
+        p_value: against the best model of the column, corrected over the table; None for the best itself, for
+            metrics without values of users and where the value is NaN.
+        mark: as in :class:`~recgraph.evaluate.significance.Standing`; empty where nothing was tested.
     """
 
     value: float
@@ -91,7 +93,7 @@ def table(
     n_draws: int = 9999,
     seed: int = 0,
 ) -> Table:
-    """Compare models over users, each with the best of its column.
+    """Compare models over users, each with the best of its column: the highest mean, or the lowest of e.g. gini.
 
     Args:
         results: model -> its result (or a file that ``save_users`` wrote), or those of its seeds.
@@ -112,12 +114,12 @@ def table(
         for name, own in models.items()
         for metric in columns
     }
-    best = {metric: max(models, key=lambda name: means[name, metric]) for metric in columns}
+    best = {metric: best_first({name: means[name, metric] for name in models}, metric)[0] for metric in columns}
     pairs = [
         (name, metric)
         for metric in columns
         for name in models
-        if name != best[metric] and metric in models[name][0].per_user
+        if name != best[metric] and metric in models[name][0].per_user and not math.isnan(means[name, metric])
     ]
     raw = [
         p_value(models[name], models[best[metric]], metric, test=test, n_draws=n_draws, seed=seed)
@@ -125,7 +127,7 @@ def table(
     ]
     adjusted = dict(zip(pairs, holm(raw).tolist(), strict=True))
     cells = {
-        name: {metric: _cell(name, metric, means, best[metric], adjusted, models, alpha) for metric in columns}
+        name: {metric: _cell(name, metric, means, best[metric], adjusted, alpha) for metric in columns}
         for name in models
     }
     return Table(cells, _LEGEND.format(test=test, n=len(pairs), alpha=alpha))
@@ -137,16 +139,13 @@ def _cell(
     means: dict[tuple[str, str], float],
     best: str,
     adjusted: dict[tuple[str, str], float],
-    models: Mapping[str, Sequence[Result]],
     alpha: float,
 ) -> Cell:
     value, p = means[name, metric], adjusted.get((name, metric))
-    if metric not in models[name][0].per_user or len(models) == 1:
-        return Cell(value, None, "")
     if name != best:
         return Cell(value, p, "tied" if p is not None and p >= alpha else "")
-    tied = any(adjusted[other, metric] >= alpha for other in models if other != best)
-    return Cell(value, None, "tied" if tied else "best")
+    others = [p for (_, of), p in adjusted.items() if of == metric]
+    return Cell(value, None, standing_of_best(others, alpha))
 
 
 def _shared(models: Mapping[str, Sequence[Result]]) -> list[str]:

@@ -147,7 +147,7 @@ class Catalogue:
             raise ValueError(f"queries must be [B, {wanted}], not {list(queries.shape)}")
         if "exclude" in conventions and seen is None:
             raise ValueError("seen must be given to exclude seen items")
-        queries = exact_enough(queries.detach())
+        queries = self.prepared(queries)
         parts: dict[str, list[Lists]] = {name: [] for name in conventions}
         marks = Seen.of(seen, self.position, self.width) if seen is not None and "exclude" in conventions else None
         for start in range(0, queries.shape[0], self.rows):
@@ -162,6 +162,11 @@ class Catalogue:
             if bool(bad.any()):
                 raise ValueError(_nan_message(bad.nonzero().flatten(), users))
         return ranked
+
+    def prepared(self, queries: Tensor) -> Tensor:
+        """User vectors in the type of the items', or scores in one that tells them apart."""
+        queries = queries.detach()
+        return exact_enough(queries) if self._vectors is None else queries.to(self._vectors[0].dtype)
 
     def rank_tile(
         self, queries: Tensor, marks: Seen | None, conventions: tuple[str, ...]
@@ -241,7 +246,10 @@ def _up(value: int, multiple: int) -> int:
 
 
 def exact_enough(values: Tensor) -> Tensor:
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+    """Narrow floats as float32; integers, which may be too large for that, as float64."""
+    if values.dtype in (torch.float32, torch.float64):
+        return values
+    return values.float() if values.is_floating_point() else values.double()
 
 
 def _nan_message(rows: Tensor, users: Tensor | None) -> str:

@@ -18,6 +18,10 @@ from recgraph.evaluate.topk import tie_order
 from recgraph.sparse.ragged import Ragged
 
 
+class Labelled:
+    name, hash = "leave-one-out", "abc"
+
+
 def random_cases(n_users: int, n_items: int, truths: int = 6, graded: bool = False, seed: int = 0) -> Cases:
     rng = np.random.default_rng(seed)
     drawn = [rng.permutation(n_items)[: rng.integers(2, 30)].tolist() for _ in range(n_users)]
@@ -111,6 +115,18 @@ def test_batch_and_block_size_do_not_matter() -> None:
             assert all(np.array_equal(values, other.per_user[name]) for name, values in one.per_user.items())
 
 
+@pytest.mark.parametrize("users", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize("items", [torch.float32, torch.float64, torch.int64])
+def test_vectors_of_any_type(users: torch.dtype, items: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    vectors = [torch.randint(-9, 9, (n, 4), generator=generator) for n in (30, 50)]
+    own, wanted = (
+        evaluate(Vectors(vectors[0].to(one), vectors[1].to(other)), random_cases(30, 50), metrics=["ndcg", "auc"])
+        for one, other in ((users, items), (torch.float64, torch.float64))
+    )
+    assert [result.metrics for result in own] == [result.metrics for result in wanted]
+
+
 def test_a_constant_scorer_is_at_chance() -> None:
     rng = np.random.default_rng(4)
     n_users, n_items, k = 2000, 500, 50
@@ -190,10 +206,9 @@ def test_the_protocol_is_recorded_and_guards_comparison() -> None:
     cases = random_cases(50, 60)
     model = Scores(torch.randn(50, 60))
 
-    class Split:
-        name, hash = "leave-one-out", "abc"
-
-    results = evaluate(model, cases, split=Split(), part="test", fitted_on="train", history="train+valid", tie_seed=3)
+    results = evaluate(
+        model, cases, split=Labelled(), part="test", fitted_on="train", history="train+valid", tie_seed=3
+    )
     protocol = results["exclude"].protocol
     assert (protocol.split, protocol.split_hash, protocol.part, protocol.seen) == (
         "leave-one-out",
@@ -254,6 +269,30 @@ def test_metric_names() -> None:
 def test_settings_that_do_not_fit(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(Scores(torch.randn(20, 40)), random_cases(20, 40), **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cutoffs": (3,), "seen": ("keep",)},
+        {"convention": "lenskit"},
+        {"ties": "expectation"},
+        {"tie_seed": 0},
+        {"split": Labelled()},
+        {"part": "test"},
+        {"fitted_on": "train"},
+        {"history": "train"},
+    ],
+)
+def test_settings_beside_protocols_are_refused(settings: dict[str, object]) -> None:
+    for name in settings:
+        with pytest.raises(ValueError, match=rf"\b{name}\b.* given beside protocols"):
+            evaluate(Scores(torch.randn(20, 40)), random_cases(20, 40), protocols=[Protocol()], **settings)
+
+
+def test_the_settings_that_are_not_given() -> None:
+    results = evaluate(Scores(torch.randn(20, 40)), random_cases(20, 40), metrics=["ndcg"])
+    assert [result.protocol for result in results] == [Protocol(seen="keep"), Protocol(seen="exclude")]
 
 
 def test_cases_that_do_not_fit() -> None:

@@ -114,6 +114,81 @@ def test_frames_that_do_not_fit(recs: pl.DataFrame, truth: pl.DataFrame, options
         frame(recs, truth, **options)
 
 
+NAN, TEXTS = [0.5, 0.1, math.nan, 0.2, 0.3], ["9", "10", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("recs", "truth", "options", "message"),
+    [
+        (
+            RECS.with_columns(score=pl.Series(NAN)),
+            TRUTH,
+            {"score": "score"},
+            "recommendations has NaN .*'score', row 2",
+        ),
+        (RECS.with_columns(rank=pl.Series(NAN)), TRUTH, {"rank": "rank"}, "recommendations has NaN .*'rank', row 2"),
+        (
+            RECS.with_columns(rank=pl.Series(TEXTS)),
+            TRUTH,
+            {"rank": "rank"},
+            "recommendations has texts in column 'rank', e.g. '9' in row 0; turn them into numbers",
+        ),
+        (RECS, TRUTH.with_columns(grade=pl.Series(NAN[1:])), {"grade": "grade"}, "truth has NaN .*'grade', row 1"),
+        (RECS, TRUTH.with_columns(grade=pl.lit(True)), {"grade": "grade"}, "truth has booleans in column 'grade'"),
+        (
+            RECS.with_columns(score=pl.Series([0.5, None, 0.1, 0.2, 0.3])),
+            TRUTH,
+            {"score": "score"},
+            "recommendations has a missing value in column 'score', row 1",
+        ),
+    ],
+)
+def test_scores_ranks_and_grades_are_numbers(
+    recs: pl.DataFrame, truth: pl.DataFrame, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        frame(recs, truth, **options)
+
+
+def test_recommendations_without_rows() -> None:
+    empty = RECS.with_columns(score=pl.lit(None, dtype=pl.String))[:0]
+    assert frame(empty, TRUTH, score="score", cutoffs=(2,), metrics=["recall"])["recall@2"] == 0
+
+
+@pytest.mark.parametrize(
+    ("metric", "needed", "of_frame", "of_matrix"),
+    [
+        ("novelty", "what the model was fitted on", "train", "seen_items"),
+        ("new_items", "what the model was fitted on", "train", "seen_items"),
+        ("intra_list_diversity", "features of items", "features", "features"),
+    ],
+)
+def test_what_a_metric_needs_is_named(metric: str, needed: str, of_frame: str, of_matrix: str) -> None:
+    with pytest.raises(ValueError, match=f"metric '{metric}' needs {needed}; give {of_frame}"):
+        frame(RECS, TRUTH, metrics=[metric])
+    with pytest.raises(ValueError, match=f"metric '{metric}' needs {needed}; give {of_matrix}"):
+        matrix(np.eye(4), np.eye(4), metrics=[metric])
+
+
+def test_features_of_a_matrix_may_be_an_array() -> None:
+    names = ["intra_list_diversity"]
+    values = [
+        matrix(np.eye(4), np.eye(4), metrics=names, cutoffs=(2,), features=features)[0].metrics
+        for features in (np.eye(4), torch.eye(4), np.eye(4, dtype=int).tolist())
+    ]
+    assert values == [{"intra_list_diversity@2": 1}] * 3
+
+
+def test_large_integers_stay_apart() -> None:
+    # as float32 the first two scores are equal, and so are the last two
+    scores = np.array([[2**24, 2**24 + 1, 2**40, 2**40 + 1]] * 2)
+    relevant = [[3], [1]]
+    result = matrix(scores, relevant, cutoffs=(1, 3), metrics=["mrr", "auc"], ties="expectation")[0]
+    assert result.per_user["mrr@1"].tolist() == [1, 0]
+    assert result.per_user["mrr@3"].tolist() == [1, pytest.approx(1 / 3)]
+    assert result.per_user["auc"].tolist() == [1, pytest.approx(1 / 3)]
+
+
 def test_lists_of_a_matrix_in_a_frame_have_the_values_of_the_matrix() -> None:
     rng = np.random.default_rng(0)
     scores, relevant = rng.normal(size=(50, 80)), rng.random((50, 80)) < 0.05

@@ -269,8 +269,13 @@ def test_metrics_of_lists_need_what_they_read() -> None:
     assert results["keep"]["new_items@5"] < 1
     assert "gini@5" in str(results)
     assert "gini@5" not in results["keep"].per_user
-    with pytest.raises(ValueError, match="needs counts"):
-        evaluate(model, cases, metrics=["novelty"])
+    asked = model.n_scored
+    for name in ("novelty", "new_items"):
+        with pytest.raises(ValueError, match=f"metric '{name}' needs what the model was fitted on; give fit_part"):
+            evaluate(model, cases, metrics=[name])
+    with pytest.raises(ValueError, match="metric 'intra_list_diversity' needs features of items; give features"):
+        evaluate(model, cases, metrics=["intra_list_diversity"], fit_part=part)
+    assert model.n_scored == asked, "nothing is ranked before"
     with pytest.raises(ValueError, match="no expectation over tied orders"):
         evaluate(model, cases, metrics=["gini"], ties="expectation")
     with pytest.raises(ValueError, match=r"features must be \[60, F\]"):
@@ -303,6 +308,9 @@ def test_lists_that_do_not_fit() -> None:
         rows = None if lists is None else Ragged.from_lists(lists)
         with pytest.raises(ValueError, match=message):
             evaluate(model, cases, protocols=protocol, candidate_lists=rows)
+    for own in ({}, {"protocols": [Protocol()]}):
+        with pytest.raises(ValueError, match="candidate_lists would be ignored"):
+            evaluate(model, cases, candidate_lists=Ragged.from_lists([[1], [2], [3]]), **own)
     other = [Protocol(candidates="lists", candidate_hash="abc")]
     with pytest.raises(ValueError, match="have the hash"):
         evaluate(model, cases, protocols=other, candidate_lists=Ragged.from_lists([[1], [2], [3]]))

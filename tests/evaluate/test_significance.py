@@ -138,6 +138,19 @@ def test_standings() -> None:
     assert [row.mark for row in alone] == ["best", ""]
 
 
+def test_standings_know_which_way_a_metric_is_better_and_leave_nan_out() -> None:
+    means = {"none": np.nan, "biased": A + 5, "fair": A}
+    models = {
+        name: Result(Protocol(), np.arange(80), {"average_popularity@5": np.asarray(values + np.zeros(80))})
+        for name, values in means.items()
+    }
+    rows = standings(models, "average_popularity@5", test="t")
+    assert [(row.name, row.mark) for row in rows] == [("fair", "best"), ("biased", ""), ("none", "")]
+    assert rows[1].p_value is not None
+    assert [row.p_value for row in rows[::2]] == [None, None]
+    assert [row.mark for row in standings({"none": models["none"]}, "average_popularity@5")] == [""]
+
+
 def test_welch_is_scipys() -> None:
     a, b = A[:5], B[5:12]
     found = welch(a, b)

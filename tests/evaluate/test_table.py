@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result, load_users, save_users, table
+from recgraph.evaluate.order import metric_of
 from recgraph.evaluate.paired import holm, randomisation, wilcoxon
 from recgraph.evaluate.significance import over_users
 
@@ -94,3 +95,38 @@ def test_the_best_alone_is_marked_so_and_seeds_are_averaged(tmp_path: Path) -> N
         table({})
     with pytest.raises(ProtocolMismatch):
         table({"a": result(0), "b": result(0, protocol=Protocol(seen="exclude"))})
+
+
+def of_metrics(**values: float) -> Result:
+    """Forty users around a value of each metric."""
+    noise = np.random.default_rng(7).normal(0, 0.01, 40)
+    return Result(Protocol(), np.arange(40), {f"{name}@5": value + noise for name, value in values.items()})
+
+
+def test_the_lowest_is_best_of_a_metric_that_is_better_so() -> None:
+    models = {"biased": of_metrics(average_popularity=9, ndcg=0.2), "fair": of_metrics(average_popularity=3, ndcg=0.1)}
+    made = table(models, ["average_popularity@5", "ndcg@5"], n_draws=199)
+    assert [cell.mark for cell in made.cells["biased"].values()] == ["", "best"]
+    assert [cell.mark for cell in made.cells["fair"].values()] == ["best", ""]
+    assert made.cells["biased"]["average_popularity@5"].p_value == pytest.approx(2 / 200)
+
+
+@pytest.mark.parametrize("order", [("none", "good", "bad"), ("good", "none", "bad")])
+def test_a_mean_that_is_nan_is_not_best_and_not_tested(order: tuple[str, ...]) -> None:
+    means = {"good": 0.9, "bad": 0.1, "none": np.nan}
+    made = table({name: of_metrics(ndcg=means[name]) for name in order}, ["ndcg@5"], n_draws=199)
+    cells = {name: row["ndcg@5"] for name, row in made}
+    assert {name: cell.mark for name, cell in cells.items()} == {"good": "best", "bad": "", "none": ""}
+    assert (cells["bad"].p_value, cells["none"].p_value) == (1 / 200, None)
+    assert "over the 1 comparisons" in made.legend
+
+
+def test_nothing_is_marked_where_no_model_has_a_mean() -> None:
+    made = table({name: of_metrics(ndcg=np.nan) for name in "ab"}, n_draws=199)
+    assert [(cell.mark, cell.p_value) for _, row in made for cell in row.values()] == [("", None)] * 2
+
+
+def test_the_metric_of_a_column() -> None:
+    names = ("gini@5", "precision(divide_by=k)@10", "auc", "macro_f1", "train_seconds")
+    found = [metric_of(name) for name in names]
+    assert [None if metric is None else metric.name for metric in found] == ["gini", "precision", "auc", None, None]

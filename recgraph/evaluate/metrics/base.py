@@ -36,7 +36,7 @@ class Metric:
     conventions: ClassVar[tuple[Convention, ...]] = CONVENTIONS
     #: whether it asks how many relevant items are found; a user without any then has no value
     needs_truth: ClassVar[bool] = True
-    #: whether more of it is better, for those who select or tune by it
+    #: whether more of it is better, for those who select or tune by it and for tables that mark the best
     higher_is_better: ClassVar[bool] = True
     #: False where it is one value for all users
     per_user: ClassVar[bool] = True
