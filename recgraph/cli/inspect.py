@@ -37,6 +37,8 @@ def inspect(
     """Show why: history, recommendations, views and meta-paths, the paths that join them, nearest items."""
     if (user is None) == (node is None):
         raise ValueError("say of whom: --user ID (of a recommender), or --node ID (of a graph with classes of nodes)")
+    if projection == "none" and color is not None:
+        raise ValueError(f"--color {color!r} colours the map, which --map none leaves out; leave out one of them")
     chosen = form or default_format()
     if user is not None:
         _user(run, user, k, out, projection, color, chosen)

@@ -149,12 +149,13 @@ class HistoryItem:
 
     Attributes:
         item: which one.
-        fitted: whether the model was fitted to it (items of the validation part may not have been).
+        fitted: whether the model was fitted to it (items of the validation part may not have been); None where the run
+            does not know, as of models without views.
         nearest: the items nearest to it, best first.
     """
 
     item: Item
-    fitted: bool
+    fitted: bool | None
     nearest: tuple[Near, ...] = ()
 
 

@@ -40,7 +40,10 @@ def history_rows(explanation: Explanation, most: int) -> list[Row]:
     """The last items of the history, the newest first."""
     shown = explanation.history[-most:][::-1]
     rows = _items([each.item for each in shown])
-    return [row | {"fitted to": each.fitted} for row, each in zip(rows, shown, strict=True)]
+    return [
+        row | {"fitted to": "unknown" if each.fitted is None else each.fitted}
+        for row, each in zip(rows, shown, strict=True)
+    ]
 
 
 def recommendation_rows(explanation: Explanation) -> list[Row]:

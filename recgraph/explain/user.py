@@ -142,11 +142,16 @@ class _Case:
         self.weights = self.model.view_weights()
 
     @cached_property
-    def graph(self) -> HeteroGraph:
-        """That of the model; of a model without views its users and what they did."""
+    def own_graph(self) -> HeteroGraph | None:
+        """That the model was fitted to; None of a model without views."""
         space = self.model.space
-        if self.weights and isinstance(space, GraphSpace):
-            return space.graph.to("cpu")
+        return space.graph.to("cpu") if self.weights and isinstance(space, GraphSpace) else None
+
+    @cached_property
+    def graph(self) -> HeteroGraph:
+        """That of the model; of a model without views its users and what they did, in the validation part too."""
+        if self.own_graph is not None:
+            return self.own_graph
         rows = distinct(self.recommender.seen, len(self.recommender.items))
         counts = {"user": rows.n_rows, "item": len(self.recommender.items)}
         ids = {"user": self.recommender.users, "item": self.recommender.items}
@@ -259,13 +264,15 @@ class _Case:
         ]
 
     def _history(self, near: Sequence[tuple[Near, ...]]) -> tuple[HistoryItem, ...]:
-        if self.weights:
-            fitted = set(self.graph.adjacency(INTERACTS).take_rows(torch.tensor([self.user])).indices.tolist())
-        else:
-            fitted = set(self.seen.tolist())
+        history = self.seen.tolist()
+        # a recommender holds what users did in both parts, and not which was which
+        fitted = [True if self.recommender.record.get("fitted_on") == "train+valid" else None] * len(history)
+        if self.own_graph is not None:
+            row = self.own_graph.adjacency(INTERACTS).take_rows(torch.tensor([self.user]))
+            known = set(row.indices.tolist())
+            fitted = [index in known for index in history]
         return tuple(
-            HistoryItem(self.names.item(index), index in fitted, near[place])
-            for place, index in enumerate(self.seen.tolist())
+            HistoryItem(self.names.item(index), fitted[place], near[place]) for place, index in enumerate(history)
         )
 
 

@@ -1,4 +1,4 @@
-"""A board: for each data set which models, with which settings, seeds and protocol. Values alone, no logic."""
+"""A board: for each data set which models, with which settings, seeds and protocol."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from recgraph import registry
 from recgraph.config import Config, ConfigError, load_toml
+from recgraph.data.graph_card import NodeTaskFiles, find_graph_card
+from recgraph.evaluate.evaluator import METRICS, split_metric
+from recgraph.evaluate.probe import SCORES, ProbeConfig
 from recgraph.run import DataConfig
 
-__all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "load_board"]
+__all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "data_name", "is_of_nodes", "load_board"]
+
+#: what is computed of a node task
+_OF_NODES = (*SCORES, "nmi", "ari")
 
 
 class ProtocolSpec(DataConfig):
@@ -58,7 +65,7 @@ class SheetSpec(Config):
         dict[str, Any], Field(default_factory=dict, description="settings of training that all models begin with")
     ]
     models: Annotated[tuple[EntrySpec, ...], Field(min_length=1)]
-    folder: Annotated[Path, Field(description="of the file; studies are found from here on")] = Path()
+    file: Annotated[Path, Field(description="that says so; studies are found from its folder on")] = Path()
 
     @model_validator(mode="after")
     def _different_names(self) -> Self:
@@ -75,18 +82,77 @@ class SheetSpec(Config):
         Raises:
             ConfigError: no TOML, an unknown key or a value that is not allowed; names the file.
         """
-        values: dict[str, Any] = {"dataset": path.stem, "folder": path.parent, **load_toml(path)}
-        values["models"] = [_named(entry) for entry in values.get("models", ())]
+        values: dict[str, Any] = {"dataset": path.stem, **load_toml(path), "file": path}
         values.setdefault("title", values["dataset"])
         try:
-            return cls.of(values)
+            if isinstance(values.get("models"), Mapping):
+                raise ConfigError("models is one table; begin each of its entries with [[models]], not [models]")
+            values["models"] = [_named(entry) for entry in values.get("models", ())]
+            return cls.of(values)._of_its_task()
         except ConfigError as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
+    @property
+    def comparisons(self) -> str:
+        """The file of its comparisons, beside the records, which it may share with other sheets of the data set."""
+        stem = self.file.stem
+        return "comparisons.json" if stem in ("", data_name(self.dataset)) else f"comparisons-{stem}.json"
 
-def _named(entry: Mapping[str, Any]) -> dict[str, Any]:
-    from recgraph import registry
+    def _of_its_task(self) -> Self:
+        """The same with the metrics as records call them.
 
+        Raises:
+            ConfigError: the protocol has settings of the other task, or a metric is not computed.
+        """
+        of_nodes = is_of_nodes(self.dataset)
+        others = {"cutoffs", *DataConfig.model_fields} if of_nodes else {"probe"}
+        for name in sorted(self.protocol.model_fields_set & others):
+            whose = "users to recommend to" if of_nodes else "nodes with classes"
+            raise ConfigError(f"protocol: {name} is of {whose}, which {self.dataset!r} has not; leave it out")
+        try:
+            ProbeConfig.of(self.protocol.probe)
+        except ConfigError as error:
+            raise ConfigError(f"protocol: probe: {error}") from None
+        known = _OF_NODES if of_nodes else METRICS
+        cutoffs = () if of_nodes else self.protocol.cutoffs
+        if "metrics" not in self.model_fields_set:
+            # of a node task all that is computed
+            k = 10 if 10 in cutoffs else max(cutoffs, default=10)
+            return self.model_copy(update={"metrics": tuple(each.replace("10", f"{k}") for each in self.metrics)})
+        computed = [f"{name}@{k}" for name in known for k in cutoffs] or [*known]
+        metrics = tuple(map(_by_its_name, self.metrics))
+        for metric in metrics:
+            if metric not in computed:
+                at = f", each at the protocol's cutoffs {', '.join(map(str, cutoffs))}" if cutoffs else ""
+                there = f"there are {', '.join(known)}{at}"
+                raise ConfigError(f"metrics: {metric!r} is not computed on {self.dataset!r}; {there}")
+        return self.model_copy(update={"metrics": metrics})
+
+
+def data_name(dataset: str) -> str:
+    """The name of a card, which may be given by its path."""
+    return Path(dataset).stem if dataset.endswith(".toml") else dataset
+
+
+def is_of_nodes(dataset: str) -> bool:
+    """Whether a data set has classes of nodes rather than users to recommend to."""
+    card = find_graph_card(dataset)
+    return card is not None and isinstance(card.task, NodeTaskFiles)
+
+
+def _by_its_name(metric: str) -> str:
+    if "@" not in metric:
+        return next((name for name in _OF_NODES if registry.key(name) == registry.key(metric)), metric)
+    try:
+        name, k = split_metric(metric)
+    except ValueError as error:
+        raise ConfigError(f"metrics: {error}") from None
+    return f"{name}@{k}"
+
+
+def _named(entry: Any) -> dict[str, Any]:
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"models = {entry!r} must be a table; begin each of its entries with [[models]]")
     if entry.get("name") or "model" not in entry:
         return dict(entry)
     return {**entry, "name": registry.load("model", entry["model"]).__name__}
@@ -110,6 +176,14 @@ class Board:
     def results(self) -> Path:
         """Where its records are kept, unless told otherwise: ``results`` beside the boards."""
         return self.folder.parent / "results"
+
+    def folder_of(self, sheet: SheetSpec, results: str | Path | None = None) -> Path:
+        """Where the records of one of its sheets are.
+
+        Args:
+            results: where records are kept, where not beside the boards.
+        """
+        return (self.results if results is None else Path(results)) / self.name / data_name(sheet.dataset)
 
 
 def load_board(name: str | Path) -> Board:

@@ -12,7 +12,7 @@ from recgraph.evaluate.unpaired import welch
 from recgraph.leaderboard.comparisons import Column, Comparisons, Over, Versus, load_comparisons, save_comparisons
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.plan import TITLES
-from recgraph.leaderboard.sheet import Sheet, Table, marked
+from recgraph.leaderboard.sheet import Sheet, Table, by_score, marked
 from recgraph.leaderboard.store import Store
 
 __all__ = ["compared", "is_compared", "update_comparisons"]
@@ -29,13 +29,13 @@ def update_comparisons(sheet: Sheet) -> Sheet:
     found = compared(sheet)
     if found is None:
         return sheet
-    save_comparisons(found, sheet.folder)
+    save_comparisons(found, sheet.folder / sheet.spec.comparisons)
     return marked(sheet, found)
 
 
 def is_compared(sheet: Sheet) -> bool:
     """Whether what is kept fits the sheet's records, or there is nothing to compare."""
-    return not sheet.tables or load_comparisons(sheet.folder).inputs == sheet.inputs
+    return not sheet.tables or load_comparisons(sheet.folder / sheet.spec.comparisons).inputs == sheet.inputs
 
 
 def compared(sheet: Sheet) -> Comparisons | None:
@@ -59,9 +59,9 @@ def _columns(sheet: Sheet, table: Table, users: dict[str, list[Result]]) -> dict
     tests: list[tuple[str, str, Versus]] = []
     for metric in table.metrics:
         scored = [entry for entry in entries if metric in entry.scores[table.title]]
-        best[metric] = max(scored, key=lambda entry: entry.scores[table.title][metric].mean)
+        best[metric] = by_score(scored, table.title, metric)[0]
         for entry in scored:
-            if entry is best[metric]:
+            if entry is best[metric] or math.isnan(entry.scores[table.title][metric].mean):
                 continue
             found = _tests(entry, best[metric], table.title, metric, users)
             tests += [(metric, entry.address, test) for test in found]

@@ -9,14 +9,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recgraph.data.files import replace_text
+from recgraph.evaluate.order import higher_is_better
 from recgraph.leaderboard.plan import digest
-from recgraph.leaderboard.store import Record
+from recgraph.leaderboard.store import Record, read_json
 
-__all__ = ["ALPHA", "Column", "Comparisons", "Over", "Versus", "inputs_of", "load_comparisons", "save_comparisons"]
+__all__ = [
+    "ALPHA",
+    "Column",
+    "Comparisons",
+    "Over",
+    "Versus",
+    "inputs_of",
+    "load_comparisons",
+    "save_comparisons",
+    "tested",
+]
 
 #: below which an adjusted p-value counts as a difference
 ALPHA = 0.05
-_FILE = "comparisons.json"
 Over = Literal["users", "seeds"]
 
 
@@ -82,11 +92,14 @@ def inputs_of(records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str,
     return digest({"scores": scores, "metrics": {title: [*names] for title, names in metrics.items()}})
 
 
-def load_comparisons(folder: Path) -> Comparisons:
-    """What was kept beside the records of a folder; empty where nothing was."""
-    try:
-        found: Mapping[str, Any] = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def load_comparisons(path: Path) -> Comparisons:
+    """What was kept in a file; nothing where there is none.
+
+    Raises:
+        ValueError: the file was cut or edited; names it.
+    """
+    found = read_json(path)
+    if found is None:
         return Comparisons()
     columns = {
         title: {metric: _column(values) for metric, values in metrics.items()}
@@ -95,9 +108,32 @@ def load_comparisons(folder: Path) -> Comparisons:
     return Comparisons(found["inputs"], columns)
 
 
-def save_comparisons(comparisons: Comparisons, folder: Path) -> None:
-    """Keep comparisons beside the records, whole or not at all."""
-    replace_text(json.dumps(asdict(comparisons), indent=1, allow_nan=False) + "\n", folder / _FILE)
+def save_comparisons(comparisons: Comparisons, path: Path) -> None:
+    """Keep comparisons in a file, whole or not at all."""
+    replace_text(json.dumps(asdict(comparisons), indent=1, allow_nan=False) + "\n", path)
+
+
+def tested(compared: Comparisons) -> str:
+    """What the marks rest on, a sentence."""
+    tests = [
+        test
+        for metrics in compared.columns.values()
+        for column in metrics.values()
+        for several in column.versus.values()
+        for test in several[:1]
+    ]
+    if not tests:
+        return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
+    over_users = any(test.over == "users" for test in tests)
+    how = (
+        "Fisher's randomisation test over users, each with the mean over an entry's seeds; intervals by the bootstrap"
+        if over_users
+        else "Welch's t-test over seeds; intervals are Welch's"
+    )
+    columns = dict.fromkeys(metric for metrics in compared.columns.values() for metric in metrics)
+    lower = ", ".join(metric for metric in columns if not higher_is_better(metric))
+    best = f"highest mean of its column (the lowest of {lower})" if lower else "highest mean of its column"
+    return f"Each entry against the {best}: {how}; p adjusted over a table by Holm's correction."
 
 
 def _column(values: Mapping[str, Any]) -> Column:

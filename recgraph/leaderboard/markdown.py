@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from recgraph.leaderboard.comparisons import Versus
 from recgraph.leaderboard.entry import MARKS, Cost, Entry
 from recgraph.leaderboard.grouped import Groups
-from recgraph.leaderboard.sheet import Sheet, Table
+from recgraph.leaderboard.sheet import Sheet, Table, by_score
 from recgraph.leaderboard.stat import Stat
 
 __all__ = ["markdown"]
@@ -46,9 +46,8 @@ def _sheet(sheet: Sheet, level: int) -> list[str]:
 
 
 def _facts(sheet: Sheet) -> str:
-    asked = sum(len(entry.seeds) for entry in sheet.entries)
-    done = sum(len(entry.done) for entry in sheet.entries)
-    told = [f"{done} of {asked} trainings are done", *(f"{name} {_short(text)}" for name, text in sheet.data.items())]
+    done = f"{sheet.n_done} of {sheet.n_asked} trainings are done"
+    told = [done, *(f"{name} {_short(text)}" for name, text in sheet.data.items())]
     return f"Data set `{sheet.dataset}`: {', '.join(told)}."
 
 
@@ -89,14 +88,14 @@ def _protocol(table: Table) -> str:
 
 
 def _differences(sheet: Sheet) -> list[str]:
-    """Of each table's first metric: the highest mean less each other one."""
+    """Of each table's first metric: the best mean less each other one."""
     rows = []
     for table in sheet.tables:
         metric = table.metrics[0]
-        scored = [(entry, score) for entry in sheet.entries if (score := entry.score(table.title, metric)) is not None]
-        best = max(scored, key=lambda pair: pair[1].mean)[0].name
-        for entry, score in sorted(scored, key=lambda pair: -pair[1].mean):
-            rows += [[table.title, metric, f"{best} less {entry.name}", *_test(test)] for test in score.versus]
+        scored = by_score(sheet.entries, table.title, metric)
+        for entry in scored:
+            name, tests = f"{scored[0].name} less {entry.name}", entry.scores[table.title][metric].versus
+            rows += [[table.title, metric, name, *_test(test)] for test in tests]
     heads = ["table", "metric", "", "over", "n", "difference", "95 % interval", "p", "p adjusted", "effect"]
     return [_table(heads, rows)] if rows else []
 

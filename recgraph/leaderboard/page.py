@@ -104,13 +104,16 @@ def _leader(sheet: Sheet) -> _Leader | None:
     if score is None:
         return None
     others = [(entry, found) for entry in sheet.entries[1:] if (found := entry.score(table.title, metric)) is not None]
-    tied = [entry.name for entry, found in others if found.mark in ("tied", "untested")]
+    tied = [entry.name for entry, found in others if found.mark == "tied"]
+    untested = [entry.name for entry, found in others if found.mark == "untested"]
+    left_out = f"; {listed(untested)} not tested" if untested else ""
     if not others:
         worth = "the only entry"
     elif score.mark == "best":
-        worth = f"significantly better than all {len(others)} others"
+        n = f"{len(others) - len(untested)} of {len(others)}" if untested else f"all {len(others)}"
+        worth = f"significantly better than {n} others{left_out}"
     elif score.mark == "tied":
-        worth = f"no significant difference from {listed(tied)}"
+        worth = f"no significant difference from {listed(tied)}{left_out}"
     else:
         worth = "not tested"
     text = f"{score.mean:.4f}"
@@ -121,8 +124,7 @@ def _leader(sheet: Sheet) -> _Leader | None:
 
 def _progress(sheet: Sheet) -> str:
     """How much of the board is done."""
-    done = sum(len(entry.done) for entry in sheet.entries)
-    asked = done + len(sheet.failures) + sum(len(missing.seeds) for missing in sheet.missing)
+    done, asked = sheet.n_done, sheet.n_asked
     return f"{done} of {asked} trainings" if done < asked else f"all {asked} trainings"
 
 

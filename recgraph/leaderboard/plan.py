@@ -13,18 +13,18 @@ from typing import Any
 from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute, setting_text
 from recgraph.data.card import find_card
-from recgraph.data.graph_card import NodeTaskFiles, find_graph_card
+from recgraph.data.graph_card import find_graph_card
 from recgraph.evaluate.node_results import NodeProtocol
 from recgraph.evaluate.probe import ProbeConfig
 from recgraph.evaluate.protocol import Protocol
-from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec
-from recgraph.leaderboard.study import best_settings
+from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, data_name, is_of_nodes
+from recgraph.leaderboard.study import best_of
 from recgraph.models.base import Model, TrainableModel
 from recgraph.node_run import ProbeSettings
 from recgraph.run import DataConfig
 from recgraph.train.config import GraphTrainConfig, TrainConfig
 
-__all__ = ["TITLES", "Job", "check_entries", "digest", "is_of_nodes", "jobs_of", "load_data_hash"]
+__all__ = ["TITLES", "Job", "check_entries", "check_study", "digest", "jobs_of", "load_data_hash"]
 
 #: convention of seen items -> title of its table
 TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
@@ -93,26 +93,21 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def is_of_nodes(dataset: str) -> bool:
-    """Whether a data set has classes of nodes rather than users to recommend to."""
-    card = find_graph_card(dataset)
-    return card is not None and isinstance(card.task, NodeTaskFiles)
-
-
 def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     """The jobs of an entry, one a seed.
 
     Raises:
-        ConfigError: a setting that does not exist or is out of range; names the entry.
+        ConfigError: a setting that does not exist, is out of range or is the protocol's, or a study of another model;
+            names the entry.
         FileNotFoundError, ValueError: its study cannot be read.
     """
     cls: type[Model] = registry.load("model", entry.model)
     of_nodes = is_of_nodes(sheet.dataset)
-    given = best_settings(entry.study, sheet.folder) if entry.study else {}
     training = sheet.training if issubclass(cls, TrainableModel) else {}
     last = _probe(sheet.protocol) if of_nodes else _split(sheet.protocol)
-    settings = {**training, **given, **entry.settings, **last}
     try:
+        _check_whose(sheet, entry, of_nodes)
+        settings = {**training, **_studied(sheet, entry, cls), **entry.settings, **last}
         resolved = _resolved(cls, of_nodes, settings)
     except ConfigError as error:
         raise ConfigError(f"board on {sheet.dataset!r}, model {entry.name!r}: {error}") from None
@@ -143,6 +138,49 @@ def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) ->
             raise ConfigError(
                 f"board on {sheet.dataset!r}: entries {other!r} and {entry.name!r} have the same configuration; leave "
                 "one out, or change a setting (seeds of one entry are a list)"
+            )
+
+
+def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
+    """Refuse settings that were chosen on another split of the sheet's data set: maybe by what is tested on here.
+
+    Args:
+        entry: with a study or without.
+        data_hash: of the sheet, see :func:`load_data_hash`.
+
+    Raises:
+        ConfigError: they were; names the entry and the study.
+    """
+    tuned = None if entry.study is None else best_of(entry.study, sheet.file.parent)
+    if tuned is None or tuned.dataset is None or tuned.split_hash is None:
+        return
+    if data_name(tuned.dataset) == data_name(sheet.dataset) and digest(tuned.split_hash) != data_hash:
+        raise ConfigError(
+            f"board on {sheet.dataset!r}, model {entry.name!r}: study {entry.study!r} was tuned on another split of "
+            f"{tuned.dataset!r}, {tuned.split_hash[:12]}: interactions that are tested on here may have chosen its "
+            "settings; tune on the board's split, or give the board the study's in [protocol]"
+        )
+
+
+def _studied(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> dict[str, Any]:
+    """The settings of the best trial of an entry's study; none without one."""
+    if entry.study is None:
+        return {}
+    tuned = best_of(entry.study, sheet.file.parent)
+    if tuned.model not in (None, cls.__name__):
+        raise ConfigError(f"study {entry.study!r} is of {tuned.model}, not of {cls.__name__}; give one of this model")
+    return tuned.settings
+
+
+def _check_whose(sheet: SheetSpec, entry: EntrySpec, of_nodes: bool) -> None:
+    """What all entries are tested by is for none of them to change."""
+    own = (ProbeSettings if of_nodes else DataConfig).model_fields
+    for given, where in ((sheet.training, "[training]"), (entry.settings, "its settings")):
+        for name in sorted(own.keys() & given.keys()):
+            key = f"probe = {{ {name.removeprefix('probe_')} = ... }}" if of_nodes else name
+            raise ConfigError(
+                f"{name} = {given[name]!r} in {where} is of the test, which is the same for all models; give {key} in "
+                "[protocol], or write another board"
             )
 
 

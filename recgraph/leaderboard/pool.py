@@ -135,14 +135,14 @@ class Pool:
             self._told(task, "done")
         elif worker.late and not self._is_over() and task.budget is not None:
             hours = f"{task.budget / 3600:.3g}"
-            _keep(task, "BudgetExceeded", f"not done after {hours} hours, the board's budget_hours of one training")
-            self._told(task, "failed")
+            message = f"not done after {hours} hours, the board's budget_hours of one training"
+            self._told(task, _failed(task, "BudgetExceeded", message))
         elif code == INTERRUPTED or worker.late:
             self._told(task, "stopped")
-        else:
-            if code != FAILED or task.store.failure(task.job) is None:
-                _keep(task, *_death(code), _end_of(task.store.work(task.job) / "log.txt"))
+        elif code == FAILED and task.store.failure(task.job) is not None:
             self._told(task, "failed")
+        else:
+            self._told(task, _failed(task, *_death(code), _end_of(task.store.work(task.job) / "log.txt")))
 
     def _stop(self) -> None:
         """Interrupt those who still run, and wait until they have saved; a second Ctrl-C ends them at once."""
@@ -163,8 +163,18 @@ class Pool:
             self._workers.clear()
 
 
-def _keep(task: Task, error: str, message: str, trace: str = "") -> None:
-    task.store.put_failure(task.job, failure(task.job, error, message, trace))
+def _failed(task: Task, error: str, message: str, trace: str = "") -> str:
+    """Keep how a worker failed, and say how its task ended: of another runner the job may be done, or under way."""
+    store, job = task.store, task.job
+    try:
+        with store.alone(job, wait=False):
+            if store.is_done(job, task.data_hash, task.values):
+                return "done"
+            # one that was killed goes on from its last checkpoint
+            store.put_failure(job, failure(job, error, message, trace), tidy=error != "WorkerKilled")
+    except BlockingIOError:
+        return "stopped"
+    return "failed"
 
 
 def _death(code: int) -> tuple[str, str]:

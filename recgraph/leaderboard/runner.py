@@ -11,7 +11,7 @@ from pathlib import Path
 from recgraph import registry
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.compare import is_compared, update_comparisons
-from recgraph.leaderboard.plan import Job, check_entries, jobs_of, load_data_hash
+from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
 from recgraph.leaderboard.pool import Pool, Task
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
@@ -75,20 +75,18 @@ def run(
         say: told what happens; by default lines on the error stream of a terminal.
 
     Raises:
-        ValueError: there is no such board, it names what does not exist, or ``only`` matches nothing.
+        ValueError: there is no such board, it names what does not exist, or one of ``only`` matches nothing.
         KeyboardInterrupt: all that ran has been saved.
     """
     found = board if isinstance(board, Board) else load_board(board)
     if workers < 1:
         raise ValueError(f"workers = {workers} must be at least 1")
+    _check_only(found, only)
     folder = found.results if results is None else Path(results)
     say = say or (_say if sys.stderr.isatty() else lambda _: None)
     until = None if budget is None else time.monotonic() + 3600 * budget
     summary = Summary()
     tasks = [task for sheet in found.sheets for task in _tasks(found, sheet, folder, tuple(only), values, summary)]
-    if only and not (tasks or summary.kept):
-        names = ", ".join(dict.fromkeys(entry.name for sheet in found.sheets for entry in sheet.models))
-        raise ValueError(f"only = {', '.join(only)} names no model of board {found.name!r}; there are {names}")
     summary.left = [task.name for task in tasks]
     say(f"board {found.name}: {len(tasks)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
 
@@ -112,14 +110,15 @@ def _tasks(
     board: Board, sheet: SheetSpec, folder: Path, only: tuple[str, ...], values: bool, summary: Summary
 ) -> list[Task]:
     """What is to do on one data set; what is done or cannot be is put down in the summary."""
-    store = Store(folder / board.name / sheet.dataset)
+    store = Store(board.folder_of(sheet, folder))
     entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
     if not entries:
         return []
-    planned = []
+    planned, there = [], []
     for entry in entries:
         try:
             planned += [(entry, job) for job in jobs_of(sheet, entry)]
+            there.append(entry)
         except FileNotFoundError as error:
             summary.missing.append(f"{sheet.dataset} / {entry.name}: {error}")
     check_entries(sheet, planned)
@@ -128,6 +127,8 @@ def _tasks(
     except OSError as error:
         summary.missing.append(f"{sheet.dataset}: {error}")
         return []
+    for entry in there:
+        check_study(sheet, entry, data_hash)
     # the first seed of every model before the second of any: a board that is cut short still compares all of them
     planned.sort(key=lambda pair: _place(sheet, *pair))
     budget = None if sheet.budget_hours is None else 3600 * sheet.budget_hours
@@ -143,6 +144,15 @@ def _tasks(
 
 def _place(sheet: SheetSpec, entry: EntrySpec, job: Job) -> int:
     return (entry.seeds or sheet.seeds).index(job.seed)
+
+
+def _check_only(board: Board, only: Sequence[str]) -> None:
+    """Each of them is a model or an entry of some sheet, whether its data is at hand or not."""
+    entries = [entry for sheet in board.sheets for entry in sheet.models]
+    for name in only:
+        if not any(_matches(entry, (name,)) for entry in entries):
+            names = ", ".join(dict.fromkeys(entry.name for entry in entries))
+            raise ValueError(f"only = {name} names no model of board {board.name!r}; there are {names}")
 
 
 def _matches(entry: EntrySpec, only: tuple[str, ...]) -> bool:

@@ -5,16 +5,16 @@ Everything that a page or a table shows is a value here, so that whoever writes 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recgraph.evaluate.order import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
-from recgraph.leaderboard.comparisons import ALPHA, Column, Comparisons, inputs_of, load_comparisons
+from recgraph.leaderboard.comparisons import ALPHA, Column, Comparisons, inputs_of, load_comparisons, tested
 from recgraph.leaderboard.entry import MARKS, Cost, CostName, Curve, Entry, Mark, Score, entry_of
 from recgraph.leaderboard.grouped import Groups, groups_of
 from recgraph.leaderboard.plan import TITLES, Job, check_entries, jobs_of
@@ -36,6 +36,7 @@ __all__ = [
     "Sheet",
     "Stat",
     "Table",
+    "by_score",
     "marked",
     "open_sheet",
 ]
@@ -92,22 +93,43 @@ class Sheet:
     def dataset(self) -> str:
         return self.spec.dataset
 
+    @property
+    def n_done(self) -> int:
+        """Trainings that have a record."""
+        return sum(len(entry.done) for entry in self.entries)
+
+    @property
+    def n_asked(self) -> int:
+        """Trainings that the board asks for, those of entries whose study is not there among them."""
+        return self.n_done + len(self.failures) + sum(len(one.seeds) for one in self.missing)
+
     def points(self, cost: CostName, title: str | None = None, metric: str | None = None) -> tuple[Point, ...]:
         """Quality against a cost, with the Pareto front; by default quality is what orders the table."""
         if not self.tables:
             return ()
         title = title or self.tables[0].title
         metric = metric or self.tables[0].metrics[0]
-        places = [
-            (entry.name, getattr(entry.cost, cost).mean, score.mean)
+        sign = 1 if higher_is_better(metric) else -1
+        places = {
+            entry.name: (getattr(entry.cost, cost).mean, sign * score.mean)
             for entry in self.entries
             if (score := entry.score(title, metric)) is not None
-        ]
-        return tuple(Point(*place, on_front=not any(_dominates(other, place) for other in places)) for place in places)
+        }
+        return tuple(
+            Point(name, own[0], sign * own[1], on_front=not any(_dominates(other, own) for other in places.values()))
+            for name, own in places.items()
+        )
 
 
-def _dominates(a: tuple[str, float, float], b: tuple[str, float, float]) -> bool:
-    return a[1] <= b[1] and a[2] >= b[2] and a[1:] != b[1:]
+def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+def by_score(entries: Sequence[Entry], title: str, metric: str) -> list[Entry]:
+    """The entries that have a score, best first."""
+    scored = {entry.name: entry for entry in entries if entry.score(title, metric) is not None}
+    means = {name: entry.scores[title][metric].mean for name, entry in scored.items()}
+    return [scored[name] for name in best_first(means, metric)]
 
 
 def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> Sheet:
@@ -120,7 +142,7 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         ConfigError: a setting of the board does not exist or is out of range.
         ProtocolMismatch: records of one protocol's table were made in different ways.
     """
-    folder = (board.results if results is None else Path(results)) / board.name / sheet.dataset
+    folder = board.folder_of(sheet, results)
     store = Store(folder)
     planned, missing = _plan(sheet)
     found = {entry.name: _records(store, jobs) for entry, jobs in planned}
@@ -141,10 +163,12 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         old = [seed for seed in seeds if seed in found[spec.name]]
         if seeds:
             missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if old else "not run"))
-    ordered = sorted(entries, key=lambda entry: -_quality(entry, tables))
+    scored = by_score(entries, tables[0].title, tables[0].metrics[0]) if tables else []
+    names = {entry.name for entry in scored}
+    ordered = [*scored, *(entry for entry in entries if entry.name not in names)]
     compared = {entry.address: shown[entry.name] for entry in entries}
     inputs = inputs_of(compared, {table.title: table.metrics for table in tables})
-    comparisons = load_comparisons(folder)
+    comparisons = load_comparisons(folder / sheet.comparisons)
     sheet_found = Sheet(
         board=board.name,
         spec=sheet,
@@ -178,7 +202,7 @@ def marked(sheet: Sheet, comparisons: Comparisons) -> Sheet:
                 own = scores[entry.name][table.title]
                 own[metric] = _mark(own[metric], entry.address, column)
     entries = [replace(entry, scores=scores[entry.name]) for entry in sheet.entries]
-    return replace(sheet, entries=tuple(entries), tested=_tested(comparisons))
+    return replace(sheet, entries=tuple(entries), tested=tested(comparisons))
 
 
 def _mark(score: Score, address: str, column: Column | None) -> Score:
@@ -258,28 +282,3 @@ def _failure(spec: EntrySpec, job: Job, record: Record) -> Failure:
 def _data(shown: Mapping[str, Mapping[int, Record]]) -> dict[str, str]:
     record = next((record for own in shown.values() for record in own.values()), None)
     return {} if record is None else {name: _text(value) for name, value in record["data"].items() if value}
-
-
-def _quality(entry: Entry, tables: tuple[Table, ...]) -> float:
-    score = entry.score(tables[0].title, tables[0].metrics[0]) if tables else None
-    return -math.inf if score is None else score.mean
-
-
-def _tested(compared: Comparisons) -> str:
-    """What the marks rest on."""
-    tests = [
-        test
-        for metrics in compared.columns.values()
-        for column in metrics.values()
-        for several in column.versus.values()
-        for test in several[:1]
-    ]
-    if not tests:
-        return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
-    over_users = any(test.over == "users" for test in tests)
-    how = (
-        "Fisher's randomisation test over users, each with the mean over an entry's seeds; intervals by the bootstrap"
-        if over_users
-        else "Welch's t-test over seeds; intervals are Welch's"
-    )
-    return f"Each entry against the highest mean of its column: {how}; p adjusted over a table by Holm's correction."

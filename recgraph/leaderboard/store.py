@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from polars.exceptions import PolarsError
+
 from recgraph.data.files import replace_text
 from recgraph.evaluate.results import Result
 from recgraph.evaluate.saved import load_users
 from recgraph.leaderboard.plan import TITLES, Job
 
-__all__ = ["Record", "Store"]
+__all__ = ["Record", "Store", "read_json"]
 
 Record = dict[str, Any]
 _SEEN = {title: seen for seen, title in TITLES.items()}
@@ -36,18 +38,18 @@ class Store:
 
     def record(self, job: Job) -> Record | None:
         """The record of a job; None where there is none."""
-        return _read(self.folder / f"{job.stem}.json")
+        return read_json(self.folder / f"{job.stem}.json")
 
     def read(self, name: str) -> Record:
         """A record by the name of its file."""
-        record = _read(self.folder / name)
+        record = read_json(self.folder / name)
         if record is None:
             raise FileNotFoundError(f"there is no record {self.folder / name}")
         return record
 
     def failure(self, job: Job) -> Record | None:
         """Of a job that failed when it was last tried."""
-        return _read(self._failed(job))
+        return read_json(self._failed(job))
 
     def is_done(self, job: Job, data_hash: str, values: bool = False) -> bool:
         """Whether a job's record was made with the data that there is now.
@@ -69,10 +71,17 @@ class Store:
         self._failed(job).unlink(missing_ok=True)
         self.tidy(job)
 
-    def put_failure(self, job: Job, record: Record) -> None:
-        """Keep how a job failed; the training's files go, so that it begins anew when it is tried again."""
+    def put_failure(self, job: Job, record: Record, tidy: bool = True) -> None:
+        """Keep how a job failed.
+
+        Args:
+            job: that is held by this process, see :meth:`alone`, or by none.
+            record: of the failure.
+            tidy: the training's files go, so that it begins anew when it is tried again; else it goes on.
+        """
         replace_text(json.dumps(record, indent=1) + "\n", self._failed(job))
-        self.tidy(job)
+        if tidy:
+            self.tidy(job)
 
     def users(self, job: Job, seen: str) -> Path:
         """The file of the values of users under a convention."""
@@ -89,7 +98,10 @@ class Store:
         path = self._users(stem, _SEEN[title])
         if not path.is_file():
             return None
-        result = load_users(path)
+        try:
+            result = load_users(path)
+        except (PolarsError, ValueError, OSError):  # cut while it was copied
+            return None
         protocol, scores = record["protocols"][title]["protocol_hash"], record["scores"][title]
         return result if result.hash == protocol and result.metrics == scores else None
 
@@ -102,12 +114,16 @@ class Store:
         shutil.rmtree(self.work(job), ignore_errors=True)
 
     @contextmanager
-    def alone(self, job: Job) -> Iterator[None]:
-        """The block in which one process alone works on a job; others wait. The lock dies with its owner."""
+    def alone(self, job: Job, wait: bool = True) -> Iterator[None]:
+        """The block in which one process alone works on a job; others wait. The lock dies with its owner.
+
+        Raises:
+            BlockingIOError: another process is at it, and ``wait`` is False.
+        """
         path = self.folder / ".work" / f"{job.stem}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
 
     def _users(self, stem: str, seen: str) -> Path:
@@ -117,9 +133,16 @@ class Store:
         return self.folder / f"{job.stem}.failed.json"
 
 
-def _read(path: Path) -> Record | None:
+def read_json(path: Path) -> Record | None:
+    """What a file of results holds; None where there is no such file.
+
+    Raises:
+        ValueError: it was cut, or holds the marks of a merge conflict; names it.
+    """
     try:
         found: Record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole ({error}); delete it, and the board's next run makes it again") from None
     return found

@@ -1,25 +1,49 @@
-"""The settings of a study's best trial: from the study itself, or from its committed record."""
+"""What a study found: from the study itself, or from its committed record."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["best_settings"]
+from recgraph.run import DataConfig
+
+__all__ = ["NothingFoundYet", "Tuned", "best_of"]
 
 
-def best_settings(place: str, folder: Path) -> dict[str, Any]:
-    """The settings of the best trial.
+class NothingFoundYet(FileNotFoundError):
+    """A study of which no trial is complete: what asks for its best trial waits, as if it were not there."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best trial of a study, and what it was chosen on.
+
+    Attributes:
+        settings: of the model and of its training; how the data was split is not among them.
+        model: the name of its class; None where the record does not tell.
+        dataset: its card; None where the record does not tell.
+        split_hash: of the split whose validation part chose the settings; None where the record does not tell.
+    """
+
+    settings: dict[str, Any]
+    model: str | None
+    dataset: str | None
+    split_hash: str | None
+
+
+def best_of(place: str, folder: Path) -> Tuned:
+    """The best trial.
 
     Args:
         place: a study's folder, a storage, or a JSON record of a study that was tested (``result.json`` of a study's
             folder, or one under ``experiments/results``); a path counts from ``folder`` on.
 
     Raises:
-        ValueError: no trial is complete, or the record has none.
-        FileNotFoundError: it is not there.
+        ValueError: the record has no settings.
+        FileNotFoundError: it is not there, or no trial is complete.
     """
     path = folder / place
     if path.suffix == ".json":
@@ -31,11 +55,11 @@ def best_settings(place: str, folder: Path) -> dict[str, Any]:
     with find_study(place if "://" in place else str(path)) as (study, _):
         best = best_trial(study)
         if best is None:
-            raise ValueError(f"study {place!r} has no complete trial")
-        return settings_of(study, best)
+            raise NothingFoundYet(f"study {place!r} has no complete trial")
+        return _tuned(settings_of(study, best), study.user_attrs)
 
 
-def _of_record(record: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _of_record(record: Mapping[str, Any], place: str) -> Tuned:
     tested = [*(record.get("unsealed") or ()), *([record] if "settings" in record else [])]
     if not tested:
         raise ValueError(f"study {place!r} was never tested, so that its record names no best settings")
@@ -45,4 +69,15 @@ def _of_record(record: Mapping[str, Any], place: str) -> dict[str, Any]:
         from recgraph.tuning.objectives import selecting
 
         settings = {**settings, "metric": selecting(tuple(identity["metrics"]))}
-    return {**(record.get("source") or {}).get("settings", {}), **settings}
+    of_test = {"split_hash": tested[-1].get("split_hash"), **identity}
+    return _tuned({**(record.get("source") or {}).get("settings", {}), **settings}, {**record, "recgraph": of_test})
+
+
+def _tuned(settings: Mapping[str, Any], told: Mapping[str, Any]) -> Tuned:
+    identity = told["recgraph"]
+    return Tuned(
+        {name: value for name, value in settings.items() if name not in DataConfig.model_fields},
+        identity["model"].rpartition(":")[2] if "model" in identity else None,
+        (told.get("source") or {}).get("dataset"),
+        identity.get("split_hash"),
+    )

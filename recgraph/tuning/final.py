@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ import numpy as np
 
 from recgraph.data.files import replace_parquet, replace_text
 from recgraph.data.split import SealedSplit, Split
+from recgraph.evaluate.evaluator import METRICS, evaluate, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.rng import derive
 from recgraph.run import Run
 from recgraph.tuning.last_trainings import Training, train
 from recgraph.tuning.lease import Lease, Watch
+from recgraph.tuning.objectives import SECONDS
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.processes import Process, this_process
 from recgraph.tuning.trials import Trials
@@ -79,7 +82,7 @@ def test_the_best(
                 trainings.append(Training(name, number, settings, derive(plan.seed, "final", number) % 2**31, folder))
         runs = train(plan, trainings, split, workers, progress)
         # everything is chosen and trained: now, and only now, the test part
-        found = {name: _test(those) for name, those in runs.items()}
+        found = {name: _test(plan, those) for name, those in runs.items()}
         entry: dict[str, Any] = {
             "trial": best.number,
             "n_seeds": n_seeds,
@@ -94,7 +97,8 @@ def test_the_best(
         study.set_user_attr(UNSEALED, [*study.user_attrs.get(UNSEALED, []), entry])
         study.set_user_attr(_CLAIM, None)
     if plan.folder is not None:
-        replace_text(json.dumps(entry, indent=1), plan.folder / "result.json")
+        told = {**entry, "recgraph": study.user_attrs["recgraph"], "source": plan.source}
+        replace_text(json.dumps(told, indent=1), plan.folder / "result.json")
     return entry
 
 
@@ -115,13 +119,36 @@ def _claim(plan: Plan, trials: Trials) -> Lease | None:
         time.sleep(min(1.0, plan.interval))
 
 
-def _test(runs: list[Run]) -> list[Results]:
-    """Evaluate all runs of one configuration on test; the users' values are kept beside each run."""
-    found = [run.evaluate("test") for run in runs]
+def _test(plan: Plan, runs: list[Run]) -> list[Results]:
+    """Evaluate all runs of one configuration on test; the users' values are kept beside each run.
+
+    What was tuned for is always measured, beside the default metrics and cut-offs.
+    """
+    names = [plan.selecting] if plan.objective is not None else [*plan.metrics, plan.selecting]
+    wanted = [split_metric(name) for name in names if name != SECONDS]
+    cutoffs = tuple(sorted({5, 10, 20, *(k for _, k in wanted)}))
+    others = tuple(dict.fromkeys(name for name, _ in wanted if name not in METRICS))
+    found = [run.evaluate("test", cutoffs=cutoffs) for run in runs]
+    if others:
+        found = [_with(run, results, others) for run, results in zip(runs, found, strict=True)]
     for run, results in zip(runs, found, strict=True):
         if run.folder is not None:
             _keep_users(results, run.folder)
     return found
+
+
+def _with(run: Run, results: Results, metrics: tuple[str, ...]) -> Results:
+    """Results on test with further metrics."""
+    assert run.split is not None
+    cases = run.split.unseal(f"evaluate {', '.join(metrics)} on test").test
+    protocols = [result.protocol for result in results]
+    more = evaluate(run.model, cases, protocols=protocols, metrics=metrics, fit_part=run.split.train)
+    return Results(
+        [
+            replace(own, per_user={**own.per_user, **other.per_user}, overall={**own.overall, **other.overall})
+            for own, other in zip(results, more, strict=True)
+        ]
+    )
 
 
 def _compare(found: dict[str, list[Results]], metric: str) -> dict[str, Any] | None:
@@ -160,12 +187,12 @@ def _keep_users(results: Results, folder: Path) -> None:
         replace_parquet(result.users_frame(), folder / f"test_users_{result.protocol.seen}.parquet")
 
 
-def _spread(metrics: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """metric -> its mean and standard deviation over seeds."""
+def _spread(metrics: list[dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """metric -> its mean and standard deviation over seeds; of one seed there is no deviation."""
     return {
         name: {
             "mean": float(np.mean([values[name] for values in metrics])),
-            "std": float(np.std([values[name] for values in metrics], ddof=1)) if len(metrics) > 1 else 0.0,
+            "std": float(np.std([values[name] for values in metrics], ddof=1)) if len(metrics) > 1 else None,
         }
         for name in metrics[0]
     }

@@ -79,6 +79,7 @@ def train(
 
     Raises:
         KeyboardInterrupt: they are saved, and gone on with the next time.
+        ValueError: a folder holds a training of other settings.
         WorkerFailed: a process ended with an error.
     """
     open_ones = [training for training in trainings if not training.is_done]
@@ -86,13 +87,10 @@ def train(
         _Trainings(plan, save_split(plan, split), workers).run(open_ones, progress)
     runs: dict[str, list[Run]] = {}
     for training in trainings:
-        if training.is_done:
-            assert training.folder is not None
-            run = Run.open(training.folder, split)
-            assert isinstance(run, Run)
-        else:
+        if not training.is_done:
             _say(training, progress)
-            run = fit(plan, training.settings, split, training.seed, training.folder)
+        # one that is done is opened, if its settings are these
+        run = fit(plan, training.settings, split, training.seed, training.folder)
         runs.setdefault(training.of, []).append(run)
     return runs
 

@@ -10,6 +10,7 @@ from recgraph.config import ConfigError
 from recgraph.data.split import SealedSplit
 from recgraph.evaluate.evaluator import evaluate, split_metric
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.order import metric_of
 from recgraph.run import Run
 
 __all__ = ["SECONDS", "can_prune", "canonical", "direction", "measure", "selecting"]
@@ -83,8 +84,4 @@ def measure(names: Sequence[str], run: Run, split: SealedSplit) -> list[float]:
 
 def _metric(name: str) -> type[Metric] | None:
     """The metric of a full name; None where it is the name of something else."""
-    metric, sign, _ = name.partition("@")
-    if not sign or registry.key(metric) not in registry.names("metric"):
-        return None
-    found: type[Metric] = registry.load("metric", metric)
-    return found
+    return metric_of(name) if "@" in name else None

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["tune"]
 
 # What two runs on one study must agree on.
-_IDENTITY = ("model", "metrics", "space", "split_hash", "seed")
+_IDENTITY = ("model", "revision", "metrics", "space", "split_hash", "seed")
 
 
 def tune(
@@ -98,7 +98,7 @@ def tune(
 
     Raises:
         ConfigError: a setting, a space or a combination of choices that is not possible, or a model that embeds nodes.
-        ValueError: the study exists with another model, metric, space, split or seed.
+        ValueError: the study exists with another model or revision of it, metric, space, split or seed.
         WorkerFailed: workers end with errors.
         SealedTestError: something reached for test data.
     """
@@ -178,6 +178,7 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
     """What tells a study from others, as plain values."""
     identity: dict[str, Any] = {
         "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
+        "revision": plan.model.revision,
         "metrics": list(plan.metrics),
         "space": plan.space.to_dict(),
         "split_hash": split.hash,
@@ -185,6 +186,12 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
+
+
+def _different(there: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """In what a study that exists is another one; empty where it is this one."""
+    before = {"revision": 1, **there}  # those that tell none are from before any model was changed
+    return ", ".join(name for name in _IDENTITY if before.get(name) != identity[name])
 
 
 def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
@@ -202,10 +209,9 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
             default = plan.space.default()
             if default is not None and plan.sampler != "grid" and not made.get_trials(deepcopy=False):
                 made.enqueue_trial(default)
-        elif there != identity:
-            different = [name for name in _IDENTITY if there.get(name) != identity[name]]
+        elif different := _different(there, identity):
             raise ValueError(
-                f"study {plan.study!r} exists with another {', '.join(different)}; "
+                f"study {plan.study!r} exists with another {different}; "
                 f"go on with the same ones, or give the new study another name (--study)"
             )
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
@@ -219,9 +225,14 @@ def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None
         return
     path = plan.folder / "study.json"
     if path.exists():
-        name = json.loads(path.read_text(encoding="utf-8"))["study"]
-        if name != plan.study:
-            raise ValueError(f"{plan.folder} holds the study {name!r}; give another folder to {plan.study!r}")
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there["study"] != plan.study:
+            raise ValueError(f"{plan.folder} holds the study {there['study']!r}; give another folder to {plan.study!r}")
+        if different := _different(there, identity):
+            raise ValueError(
+                f"study {plan.study!r} exists with another {different} in {plan.folder}; go on with the same ones, or "
+                "give the new study another folder (--out) and name (--study)"
+            )
         return
     if plan.folder.exists() and any(plan.folder.iterdir()):
         raise ValueError(f"{plan.folder} exists and holds no study; give an empty or new folder")

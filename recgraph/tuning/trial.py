@@ -14,6 +14,7 @@ from recgraph import experiment
 from recgraph.data.closed import save_closed
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
+from recgraph.data.store import load_json
 from recgraph.run import Run
 from recgraph.train.observers import Observer
 from recgraph.tuning.lease import Lease, Orphan
@@ -89,11 +90,18 @@ def folder_of(plan: Plan, trial: FrozenTrial) -> Path | None:
 
 
 def save_split(plan: Plan, split: Split | SealedSplit) -> Path:
-    """Where the study keeps its split without the test part; it is made where it is not there yet."""
+    """Where the study keeps its split without the test part; it is made where it is not there yet.
+
+    Raises:
+        ValueError: another split is kept there.
+    """
     assert plan.folder is not None
     folder = plan.folder / "split"
     if not (folder / "split.json").exists():
         save_closed(split, folder)
+    there = load_json(folder / "split.json")["hash"]
+    if there != split.hash:
+        raise ValueError(f"{folder} holds the split {there[:12]}, not {split.hash[:12]}; give the study a new folder")
     return folder
 
 

@@ -39,7 +39,7 @@ def blocks_of_users(trial: Trial, run: Run, split: SealedSplit, metric: str, see
     for number, block in enumerate(blocks):
         cases = _rows(split.valid, block.sort().values)
         seen = run.record["training"]["select_seen"]
-        found = evaluate(run.model, cases, seen=(seen,), cutoffs=(k,), metrics=(name,))
+        found = evaluate(run.model, cases, seen=(seen,), cutoffs=(k,), metrics=(name,), fit_part=split.train)
         trial.report(found[0][f"{name}@{k}"], number)
         if number + 1 < len(blocks) and trial.should_prune():
             raise optuna.TrialPruned(f"pruned after {number + 1} of {len(blocks)} blocks of users")

@@ -15,7 +15,7 @@ from small_recommender import ITEMS, SETTINGS, USERS, recommender
 
 import recgraph as rg
 from recgraph.explain.explanation import Evidence, Explanation
-from recgraph.explain.rows import recommendation_rows, walk, why_lines, why_rows
+from recgraph.explain.rows import history_rows, recommendation_rows, walk, why_lines, why_rows
 from recgraph.sparse.ragged import Ragged
 
 
@@ -123,6 +123,19 @@ def test_items_that_were_not_fitted_to() -> None:
     assert {each.item.id for each in found.recommendations} == {"C", "E"}
     # places are among what is not in the history
     assert evidence(found, "C")["item", "item-genre-item"].n_ranked == 2
+
+
+@pytest.mark.parametrize(("fitted_on", "fitted"), [(None, None), ("train", None), ("train+valid", True)])
+def test_without_views_a_bundle_may_not_know_what_was_fitted_to(fitted_on: str | None, fitted: bool | None) -> None:
+    """It holds what users did in both parts, not which was which."""
+    whole = recommender("itemknn")
+    whole.record = {} if fitted_on is None else {"fitted_on": fitted_on}
+    found = rg.explain.explain(whole, "ann", k=2)
+    assert [each.fitted for each in found.history] == [fitted] * 2
+    shown = "unknown" if fitted is None else fitted
+    assert [row["fitted to"] for row in history_rows(found, 5)] == [shown] * 2
+    cells = re.findall(r"<td>(yes|no|unknown)</td>", rg.explain.page(found))
+    assert cells == ["unknown" if fitted is None else "yes"] * 2
 
 
 def test_a_user_who_has_friends_alone() -> None:

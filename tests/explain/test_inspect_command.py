@@ -64,6 +64,10 @@ def test_the_page(run: Path, tmp_path: Path) -> None:
         (("--node", 1), "run is a Recommender, which embeds no nodes of a graph"),
         (("--user", "ann", "--node", 1), "say of whom: --user ID"),
         (("--user", "ann", "--out", "x.html", "--color", "year"), "color = 'year' is no feature"),
+        (
+            ("--user", "ann", "--out", "x.html", "--map", "none", "--color", "nosuch"),
+            "--color 'nosuch' colours the map",
+        ),
     ],
 )
 def test_mistakes(run: Path, arguments: tuple[object, ...], message: str) -> None:

@@ -129,7 +129,7 @@ def _compare(sheet: Sheet) -> None:
     columns = {}
     for table in sheet.tables:
         columns[table.title] = {metric: _column(sheet, table.title, metric) for metric in table.metrics}
-    save_comparisons(Comparisons(sheet.inputs, columns), sheet.folder)
+    save_comparisons(Comparisons(sheet.inputs, columns), sheet.folder / sheet.spec.comparisons)
 
 
 def _column(sheet: Sheet, title: str, metric: str) -> Column:

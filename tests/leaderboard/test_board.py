@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up import BOARD, jobs, write_board
 
 from recgraph.config import ConfigError
-from recgraph.leaderboard.board import load_board
-from recgraph.leaderboard.plan import Job, jobs_of
+from recgraph.data.card import card_files
+from recgraph.leaderboard.board import Board, load_board
+from recgraph.leaderboard.plan import Job, check_study, digest, jobs_of, load_data_hash
+from recgraph.leaderboard.sheet import open_sheet
 from recgraph.models.lightgcn import LightGCN
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -49,11 +52,71 @@ def test_a_board_that_does_not_exist() -> None:
         ('model = "bprmf"', 'model = "bpr-forest"', "bpr-forest"),
         ("max_epochs = 3", "max_epochs = 3\n[x]", "x"),
         ("title = ", "title ", "TOML"),
+        ('metrics = ["ndcg@10", "recall@10"]', 'metrics = ["ndgc@10"]', r"synthetic\.toml': .*'ndgc'"),
+        ('"recall@10"]', '"recall@5"]', r"synthetic\.toml': metrics: 'recall@5' is not computed .*cutoffs 10"),
+        ('"recall@10"]', '"gini@10"]', "metrics: 'gini@10' is not computed .* recall, hit_rate, ndcg"),
+        ('"recall@10"]', '"macro_f1"]', "metrics: 'macro_f1' is not computed"),
+        ("cutoffs = [10]", "probe = { steps = 3 }", r"synthetic\.toml': protocol: probe is of nodes with classes"),
     ],
 )
 def test_a_board_that_is_wrong(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write_board(tmp_path, BOARD.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[models]\nmodel = 'popularity'\n", r"synthetic\.toml': models is one table; .*\[\[models\]\]"),
+        ("models = ['popularity']\n", r"synthetic\.toml': models = 'popularity' must be a table"),
+    ],
+)
+def test_models_that_are_no_list_of_tables(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        write_board(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'metrics = ["ndcg@10"]',
+            r"acm\.toml': metrics: 'ndcg@10' is not computed .* macro_f1, micro_f1, auc, nmi, ari",
+        ),
+        ("[protocol]\ncutoffs = [5]", "protocol: cutoffs is of users to recommend to"),
+        ("[protocol]\nsplit_seed = 1", "protocol: split_seed is of users to recommend to"),
+        ("[protocol]\nprobe = { step = 3 }", "acm.toml': protocol: probe: unknown setting 'step'; did you mean steps"),
+    ],
+)
+def test_a_board_of_nodes_that_is_wrong(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        write_board(tmp_path, f"{text}\n[[models]]\nmodel = 'meow'\n", "acm")
+
+
+def test_metrics_are_known_by_any_of_their_names(tmp_path: Path) -> None:
+    text = BOARD.replace('"ndcg@10", "recall@10"', '"NDCG@10", "HitRate@10"')
+    assert write_board(tmp_path, text).sheets[0].metrics == ("ndcg@10", "hit_rate@10")
+    nodes = write_board(tmp_path, "metrics = ['Macro-F1', 'NMI']\n[[models]]\nmodel = 'meow'\n", "acm")
+    assert nodes.sheets[0].metrics == ("macro_f1", "nmi")
+
+
+@pytest.mark.parametrize(("cutoffs", "k"), [("[5, 10, 20]", 10), ("[20, 50]", 50)])
+def test_metrics_by_default_are_at_a_cutoff_of_the_protocol(tmp_path: Path, cutoffs: str, k: int) -> None:
+    text = f"[protocol]\ncutoffs = {cutoffs}\n[[models]]\nmodel = 'popularity'\n"
+    assert write_board(tmp_path, text).sheets[0].metrics == (f"ndcg@{k}", f"recall@{k}", f"mrr@{k}")
+
+
+@pytest.mark.parametrize(
+    ("board", "name", "message"),
+    [
+        (BOARD.replace("n_layers = 2", "n_layers = 2, split_seed = 7"), "synthetic", r"split_seed = 7 in its settings"),
+        (BOARD.replace("max_epochs = 3", 'split = "ratio"'), "synthetic", r"split = 'ratio' in \[training\]"),
+        ("[[models]]\nmodel = 'meow'\nsettings = { probe_steps = 3 }\n", "acm", "probe_steps = 3 in its settings"),
+    ],
+)
+def test_the_protocol_is_the_same_for_all(tmp_path: Path, board: str, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"{message} .*protocol"):
+        jobs(write_board(tmp_path, board, name))
 
 
 def test_a_setting_that_does_not_exist_names_the_entry(tmp_path: Path) -> None:
@@ -95,6 +158,51 @@ def test_the_best_trial_of_a_study(tmp_path: Path) -> None:
     job = light(tmp_path, BOARD, text)
     config, training = job.identity["config"], job.identity["training"]
     assert (config["n_layers"], config["hidden_dim"], training["max_epochs"]) == (1, 8, 7)
+
+
+def of_study(tmp_path: Path, **changes: Any) -> Board:
+    """A board whose one entry takes the best trial of a record."""
+    record = {
+        "unsealed": [{"settings": {"tuned": {"n_layers": 1}}}],
+        "source": {"dataset": "synthetic", "settings": {"split": "ratio", "split_seed": 3}},
+        "recgraph": {"model": "recgraph.models.lightgcn:LightGCN", "metrics": ["mrr@5"], "split_hash": "5" * 64},
+    }
+    record["recgraph"] |= changes  # type: ignore[operator]
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    return write_board(tmp_path, 'seeds = [0]\n[[models]]\nmodel = "lightgcn"\nstudy = "../study.json"\n')
+
+
+def test_the_board_splits_and_not_the_study(tmp_path: Path) -> None:
+    ((job,),) = jobs(of_study(tmp_path)).values()
+    assert job.settings == {"n_layers": 1, "metric": "mrr@5"}
+    assert job.identity["data"] == {"split": None, "split_options": {}, "split_seed": 0}
+
+
+def test_the_study_of_another_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model 'LightGCN': study '../study.json' is of SLIM, not of LightGCN"):
+        jobs(of_study(tmp_path, model="recgraph.models.slim:SLIM"))
+
+
+def test_a_study_that_saw_other_parts_of_the_same_data(tmp_path: Path) -> None:
+    """What is tested on here may have chosen its settings; of another data set nothing can have."""
+    (sheet,) = of_study(tmp_path).sheets
+    with pytest.raises(ConfigError, match=r"'\.\./study\.json' was tuned on another split of 'synthetic', 5{12}:"):
+        check_study(sheet, sheet.models[0], load_data_hash(sheet))
+    check_study(sheet, sheet.models[0], digest("5" * 64))
+    record = json.loads((tmp_path / "study.json").read_text())
+    record["source"]["dataset"] = "ml-100k"
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    check_study(sheet, sheet.models[0], load_data_hash(sheet))
+
+
+def test_a_data_set_by_the_path_of_its_card(tmp_path: Path) -> None:
+    """Its records lie under its name, in the folder of results."""
+    card = tmp_path / "mine.toml"
+    card.write_text(card_files()["synthetic"].read_text(encoding="utf-8").replace('"synthetic"', '"mine"', 1))
+    board = write_board(tmp_path, f"dataset = '{card}'\n[[models]]\nmodel = 'popularity'\n", "ours")
+    (sheet,) = board.sheets
+    assert board.folder_of(sheet) == tmp_path / "results" / "shop" / "mine"
+    assert open_sheet(board, sheet).folder == tmp_path / "results" / "shop" / "mine"
 
 
 def test_a_job_travels_as_plain_values(tmp_path: Path) -> None:

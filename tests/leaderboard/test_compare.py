@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import fill, jobs, store_of, users, write_board
+from made_up import BOARD, fill, jobs, store_of, users, write_board
 from scipy import stats
 
 from recgraph.evaluate.paired import cohen_d, holm
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import compared, update_comparisons
+from recgraph.leaderboard.markdown import markdown
 from recgraph.leaderboard.sheet import Score, Sheet, open_sheet
 
 
@@ -128,16 +130,45 @@ def test_values_of_users_that_are_gone(board: Board) -> None:
     assert not (store_of(board).folder / "comparisons.json").exists()
 
 
-def test_other_metrics_are_compared_anew(board: Board, tmp_path: Path) -> None:
-    from made_up import BOARD
+def test_values_of_users_that_were_cut(board: Board) -> None:
+    """As if they were not at hand: they are made again where they are asked for."""
+    job = jobs(board)["LightGCN"][1]
+    made, path = store_of(board).record(job), store_of(board).users(job, "keep")
+    assert made is not None
+    assert store_of(board).is_done(job, made["data_hash"], values=True)
+    path.write_bytes(path.read_bytes()[:100])
+    assert compared(opened(board)) is None
+    assert not store_of(board).is_done(job, made["data_hash"], values=True)
 
+
+def test_two_sheets_of_one_data_set_keep_their_own(board: Board, tmp_path: Path) -> None:
+    other = write_board(tmp_path, 'dataset = "synthetic"\n' + BOARD.replace('"ndcg@10", ', ""), "recall-alone")
+    before, beside = update_comparisons(opened(board)), update_comparisons(opened(other))
+    assert beside.folder == before.folder
+    assert sorted(path.name for path in before.folder.glob("comparisons*")) == [
+        "comparisons-recall-alone.json",
+        "comparisons.json",
+    ]
+    assert (opened(board), opened(other)) == (before, beside)
+    assert set(marks(opened(board)).values()) == {"tied", "worse"}
+    assert set(marks(opened(other), metric="recall@10").values()) == {"tied", "worse"}
+
+
+def test_comparisons_that_are_not_whole_are_named(board: Board) -> None:
+    path = update_comparisons(opened(board)).folder / "comparisons.json"
+    path.write_text("<<<<<<< HEAD\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is not whole .*; delete it"):
+        opened(board)
+
+
+def test_other_metrics_are_compared_anew(board: Board, tmp_path: Path) -> None:
     update_comparisons(opened(board))
     other = write_board(tmp_path, BOARD.replace('"recall@10"]', "]").replace('["ndcg@10", ]', '["recall@10"]'))
     assert marks(opened(other), metric="recall@10")["Popularity"] == "untested"
     assert marks(update_comparisons(opened(other)), metric="recall@10")["Popularity"] == "worse"
 
 
-def node_board(tmp_path: Path, values: dict[str, list[float]]) -> Sheet:
+def node_board(tmp_path: Path, values: dict[str, list[float]], metric: str = "ndcg@10") -> Sheet:
     """A sheet with values over seeds alone."""
     made = write_board(tmp_path)
     fill(made, {name: [0.1] * len(own) for name, own in values.items()})
@@ -147,7 +178,7 @@ def node_board(tmp_path: Path, values: dict[str, list[float]]) -> Sheet:
             assert one is not None
             told = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
             table = "20 labels a class"
-            one |= {"scores": {table: {"ndcg@10": value}}, "protocols": {table: told}, "groups": {}}
+            one |= {"scores": {table: {metric: value}}, "protocols": {table: told}, "groups": {}}
             store_of(made).put(job, one)
     return opened(made)
 
@@ -178,6 +209,29 @@ def test_trainings_without_chance(tmp_path: Path) -> None:
     assert (test.p_value, test.effect) == (0, None)
     assert marks(sheet, "20 labels a class") == {"LightGCN": "best", "BPRMF": "worse"}
     assert opened_again(sheet) == sheet
+
+
+def test_the_lowest_is_best_of_a_metric_that_is_better_so(tmp_path: Path) -> None:
+    values = {"LightGCN": [0.90, 0.91, 0.92], "BPRMF": [0.80, 0.81, 0.80], "Popularity": [0.95]}
+    sheet = update_comparisons(node_board(tmp_path, values, "gini@10"))
+    table = "20 labels a class"
+    assert [entry.name for entry in sheet.entries[:3]] == ["BPRMF", "LightGCN", "Popularity"]
+    assert marks(sheet, table, "gini@10") == {"BPRMF": "best", "LightGCN": "worse", "Popularity": "untested"}
+    (test,) = scores(sheet, table, "gini@10")["LightGCN"].versus
+    assert test.difference < 0
+    assert "BPRMF less LightGCN" in markdown([sheet], "shop")
+    assert "the highest mean of its column (the lowest of gini@10)" in sheet.tested
+    # BPRMF is the better and as fast, and Popularity trains nothing
+    points = {point.entry: point for point in sheet.points("training_seconds")}
+    assert {name for name, point in points.items() if point.on_front} == {"BPRMF", "Popularity"}
+    assert points["BPRMF"].quality == pytest.approx(2.41 / 3)
+
+
+def test_a_mean_that_is_nan_is_not_compared(tmp_path: Path) -> None:
+    values = {"Popularity": [np.nan], "LightGCN": [0.9, np.nan, 0.9], "BPRMF": [0.80, 0.81, 0.80]}
+    sheet = update_comparisons(node_board(tmp_path, values))
+    assert [entry.name for entry in sheet.entries[:3]] == ["BPRMF", "Popularity", "LightGCN"]
+    assert set(marks(sheet, "20 labels a class").values()) == {"untested"}
 
 
 def opened_again(sheet: Sheet) -> Sheet:

@@ -11,7 +11,7 @@ from markupsafe import escape
 
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.page import page
-from recgraph.leaderboard.sheet import Sheet
+from recgraph.leaderboard.sheet import Mark, Sheet
 from recgraph.leaderboard.stat import Stat
 from recgraph.leaderboard.web.figures import cost_figures, curve_figure, curve_figures
 from recgraph.leaderboard.web.grid import Grid, group_grids, score_grid
@@ -119,6 +119,26 @@ def test_all_that_a_sceptic_asks_for_is_there(sheets: list[Sheet], text: str) ->
     assert "significantly better" in text
     assert "no significant difference from SASRec, &lt;b&gt;sampled" in text
     assert "No record yet" in text
+
+
+def with_marks(sheet: Sheet, **marks: Mark) -> Sheet:
+    """The first column's marks by place: ``m0`` of the best entry, ``m1`` of the next."""
+    entries = list(sheet.entries)
+    for place, mark in enumerate(marks.values()):
+        scores = {title: {**own} for title, own in entries[place].scores.items()}
+        scores["seen excluded"]["ndcg@10"] = replace(scores["seen excluded"]["ndcg@10"], mark=mark)
+        entries[place] = replace(entries[place], scores=scores)
+    return replace(sheet, entries=tuple(entries))
+
+
+def test_the_leader_is_better_than_what_was_tested_alone(board: Board, sheets: list[Sheet]) -> None:
+    marks: dict[str, Mark] = {"m0": "best", "m1": "worse", "m2": "untested", "m3": "worse", "m4": "untested"}
+    text = page([with_marks(sheets[0], **marks), sheets[1]], board)
+    assert "significantly better than 2 of 4 others; LightGCN and Popularity not tested" in text
+    text = page([with_marks(sheets[0], **{**marks, "m2": "worse", "m4": "worse"}), sheets[1]], board)
+    assert "significantly better than all 4 others<" in text
+    text = page([with_marks(sheets[0], **{**marks, "m0": "tied", "m3": "tied"}), sheets[1]], board)
+    assert "no significant difference from EASE; LightGCN and Popularity not tested" in text
 
 
 def test_a_board_of_one_sheet_and_of_none(board: Board, sheets: list[Sheet]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import recgraph as rg
 from recgraph.cli.app import app
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, jobs_of
+from recgraph.leaderboard.pool import Task
+from recgraph.leaderboard.pool import _failed as failed
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
@@ -262,6 +265,12 @@ def test_a_budget_of_one_training(tmp_path: Path) -> None:
 def test_only_what_the_board_has(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="only = sasrec names no model of board 'tiny'; there are Popularity, MEOW"):
         rg.leaderboard.run(write(tmp_path), only=["sasrec"])
+    # each of them, and before it is asked whether the data is at hand
+    with pytest.raises(ValueError, match="only = lihgtgcn names no model of board 'tiny'"):
+        rg.leaderboard.run(write(tmp_path), only=["popularity", "lihgtgcn"])
+    far = write(tmp_path / "far")
+    (far / "synthetic.toml").rename(far / "yelp-hin.toml")
+    assert rg.leaderboard.run(far, only=["popularity"]).missing
     with pytest.raises(ValueError, match="workers = 0"):
         rg.leaderboard.run(write(tmp_path), workers=0)
 
@@ -271,6 +280,45 @@ def test_two_entries_of_one_configuration(tmp_path: Path) -> None:
     board = write(tmp_path, TEXT + again)
     with pytest.raises(ValueError, match="entries 'Popularity' and 'again' have the same configuration; leave one out"):
         rg.leaderboard.run(board)
+
+
+def test_a_study_of_another_split_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    record = {
+        "unsealed": [{"settings": {"tuned": {}}}],
+        "source": {"dataset": "synthetic"},
+        "recgraph": {"model": "recgraph.models.popularity:Popularity", "split_hash": "5" * 64},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    entry = '[[models]]\nmodel = "popularity"\nstudy = "../study.json"\n'
+    with pytest.raises(ValueError, match=r"study '\.\./study\.json' was tuned on another split"):
+        rg.leaderboard.run(write(tmp_path, TEXT[: TEXT.index("[[models]]")] + entry))
+    assert not [*tmp_path.rglob("results/**/*.json")]
+
+
+def test_a_failure_leaves_the_work_of_other_runners_alone(ran: tuple[Path, Summary], tmp_path: Path) -> None:
+    found = load_board(copied(ran[0], tmp_path))
+    (sheet,) = found.sheets
+    store = Store(found.folder_of(sheet))
+    done, other = (jobs_of(sheet, sheet.models[place])[0] for place in (0, 2))
+    other = replace(other, seed=4)
+    record = store.record(done)
+    assert record is not None
+    # it was done meanwhile
+    assert failed(Task("a", done, store, record["data_hash"]), "WorkerKilled", "") == "done"
+    assert store.failure(done) is None
+    # another process is at it
+    checkpoint = store.work(other) / "run" / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    task = Task("b", other, store, record["data_hash"])
+    with store.alone(other):
+        assert failed(task, "BudgetExceeded", "late") == "stopped"
+    assert (store.failure(other), checkpoint.exists()) == (None, True)
+    # nobody is: what was killed goes on the next time, what took too long begins anew
+    assert failed(task, "WorkerKilled", "by SIGKILL") == "failed"
+    assert (store.failure(other) or {})["error"] == "WorkerKilled"
+    assert checkpoint.exists()
+    assert failed(task, "BudgetExceeded", "late") == "failed"
+    assert not checkpoint.exists()
 
 
 def test_data_that_is_not_at_hand(tmp_path: Path) -> None:

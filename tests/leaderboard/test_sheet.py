@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
-from made_up import MEANS, USERS, fail, fill, jobs, store_of, users, write_board
+from made_up import BOARD, MEANS, USERS, fail, fill, jobs, store_of, users, write_board
 
 from recgraph import registry
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.markdown import markdown
 from recgraph.leaderboard.model_text import text_of
+from recgraph.leaderboard.page import page
 from recgraph.leaderboard.sheet import Entry, Sheet, open_sheet
+from recgraph.tuning.storage import open_storage
 
 
 def opened(board: Board) -> Sheet:
@@ -110,6 +117,48 @@ def test_a_study_that_is_not_there(tmp_path: Path) -> None:
     assert sheet.points("training_seconds") == ()
 
 
+def test_a_study_without_a_complete_trial_is_not_there_yet(tmp_path: Path) -> None:
+    with open_study(tmp_path / "study.journal") as study:
+        trial = study.ask()
+        text = 'seeds = [4]\nmodels = [{ model = "lightgcn", study = "../study.journal" }, { model = "bprmf" }]\n'
+        sheet = opened(write_board(tmp_path, text))
+        assert sheet.missing[0].reason == "study '../study.journal' has no complete trial"
+        study.tell(trial, 0.5)
+        study.set_user_attr("recgraph", {"model": "m:LightGCN", "space": {"fixed": {"n_layers": 1}, "searched": {}}})
+        assert entry(opened(write_board(tmp_path, text)), "LightGCN").configuration["config"]["n_layers"] == 1
+
+
+@contextmanager
+def open_study(path: Path) -> Iterator[optuna.Study]:
+    storage = open_storage(f"{path}")
+    try:
+        yield optuna.create_study(study_name="s", storage=storage.optuna)
+    finally:
+        storage.close()
+
+
+def test_how_much_is_done_is_the_same_everywhere(tmp_path: Path) -> None:
+    """Entries whose study is not there were asked for, too."""
+    gone = '[[models]]\nmodel = "sasrec"\nstudy = "nowhere.json"\n'
+    made = write_board(tmp_path)
+    fill(made)
+    fail(made, "BPRMF", 1)
+    made = write_board(tmp_path, BOARD + gone)
+    sheet = opened(made)
+    assert (sheet.n_done, sheet.n_asked) == (7, 13)
+    assert "7 of 13 trainings are done" in markdown([sheet], "shop")
+    assert "7 of 13 trainings" in page([sheet], made)
+
+
+@pytest.mark.parametrize("damage", ["cut", "conflict"])
+def test_a_record_that_is_not_whole_is_named(board: Board, damage: str) -> None:
+    path = sorted(store_of(board).folder.glob("lightgcn*.json"))[0]
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text[:400] if damage == "cut" else f"<<<<<<< HEAD\n{text}", encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is not whole .*; delete it"):
+        opened(board)
+
+
 def test_records_of_other_data_are_not_shown(board: Board) -> None:
     store = store_of(board)
     for job in jobs(board)["LightGCN"]:
@@ -152,7 +201,7 @@ def test_groups(board: Board) -> None:
 
 def test_a_node_task_has_its_own_tables(tmp_path: Path) -> None:
     text = 'metrics = ["macro_f1"]\n[[models]]\nmodel = "bprmf"\n'
-    made = write_board(tmp_path, text)
+    made = write_board(tmp_path, text, "acm")
     fill(made, {"BPRMF": [0.1, 0.2]})
     for job in jobs(made)["BPRMF"][:2]:
         one = store_of(made).record(job)

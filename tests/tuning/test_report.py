@@ -15,6 +15,7 @@ from recgraph.charts.axes import Choices, Scale, number
 from recgraph.config import parse_settings
 from recgraph.data.split import Split
 from recgraph.tuning.find import find_study
+from recgraph.tuning.report.figures import figures
 from recgraph.tuning.report.page import page
 from recgraph.tuning.storage import dashboard_of
 
@@ -150,3 +151,16 @@ def test_axes() -> None:
         "1.2e-6",
         "1.2e5",
     ]
+
+
+def test_trees_that_explain_nothing_leave_the_page_whole() -> None:
+    """Values that differ in their last digits alone; fANOVA then finds no variance to share out."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize")
+    for value in [0.1] * 6 + [0.1 + 2e-17]:
+        trial = study.ask({"a": optuna.distributions.FloatDistribution(0, 1)})
+        study.tell(trial, value)
+    assert len({trial.value for trial in study.trials}) == 2
+    (figure,) = [figure for figure in figures(study, ["ndcg@10"]) if figure.group == "importance"]
+    assert figure.svg == ""
+    assert figure.note == "Needs four complete trials that differ in their settings and in their values."

@@ -17,7 +17,7 @@ from small_study import LONG, SETTINGS, states, synthetic, tune
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError, distribute
-from recgraph.data.closed import load_closed
+from recgraph.data.closed import load_closed, save_closed
 from recgraph.data.split import SealedTestError, Split
 from recgraph.data.strategies import Label
 from recgraph.train.config import TrainConfig
@@ -74,10 +74,72 @@ def test_another_study_is_told_apart(split: Split, tmp_path: Path) -> None:
         tune(split, tmp_path / "s", settings=LONG)
     with pytest.raises(ValueError, match="holds the study 's'; give another folder to 'other'"):
         tune(split, tmp_path / "s", study="other")
+    # a storage that knows nothing of it does not make it another one's folder
+    with pytest.raises(ValueError, match=r"study 's' exists with another seed in .*give the new study another folder"):
+        tune(split, tmp_path / "s", seed=5, storage=f"sqlite:///{tmp_path}/new.db")
+    assert not (tmp_path / "new.db").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     with pytest.raises(ValueError, match="exists and holds no study"):
         tune(split, tmp_path / "full")
+
+
+def test_the_revision_of_a_model_is_part_of_a_study(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SASRec, "revision", 1)
+    study = tune(split, tmp_path / "s", n_trials=1)
+    told = json.loads((tmp_path / "s" / "study.json").read_text())
+    # as they were made before: of the first revision
+    del told["revision"]
+    (tmp_path / "s" / "study.json").write_text(json.dumps(told))
+    identity = dict(study.user_attrs["recgraph"])
+    del identity["revision"]
+    study.set_user_attr("recgraph", identity)
+    assert len(tune(split, tmp_path / "s", n_trials=1).trials) == 1
+    monkeypatch.setattr(SASRec, "revision", 2)
+    with pytest.raises(ValueError, match="exists with another revision"):
+        tune(split, tmp_path / "s", n_trials=1)
+
+
+def test_a_folder_that_holds_another_split(split: Split, tmp_path: Path) -> None:
+    tune(split, tmp_path / "s", n_trials=1)
+    other = rg.load_dataset("synthetic").split("ratio", seed=1)
+    shutil.rmtree(tmp_path / "s" / "split")
+    save_closed(other, tmp_path / "s" / "split")
+    with pytest.raises(ValueError, match=f"holds the split {other.hash[:12]}, not {split.hash[:12]}; "):
+        tune(split, tmp_path / "s", n_trials=2)
+
+
+def test_last_trainings_of_other_settings_are_not_taken_for_done(split: Split, tmp_path: Path) -> None:
+    tune(split, tmp_path / "s", n_trials=1, test_seeds=1)
+    (seed,) = (tmp_path / "s" / "final").glob("trial-0000/seed-0")
+    told = json.loads((seed / "config.json").read_text())
+    told["config"]["dropout"] = 0.125
+    (seed / "config.json").write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="holds a run with another config"):
+        tune(split, tmp_path / "s", n_trials=1, test_seeds=2)
+
+
+def test_what_is_tuned_for_is_tested(split: Split, tmp_path: Path) -> None:
+    """At its own cut-off, and where it is no default metric too."""
+    options = {"test_seeds": 1, "out": tmp_path / "s"}
+    study = rg.tune("ease", split, {"*": "fixed", "l2": [1.0, 900.0]}, 2, metric=("ndcg@7", "novelty@3"), **options)
+    (tested,) = study.user_attrs["unsealed"]
+    assert tested["comparison"]["exclude"]["metric"] == "ndcg@7"
+    (folder,) = (tmp_path / "s" / "final").glob("trial-*/seed-0")
+    run = rg.Run.open(folder, split)
+    (own,) = rg.evaluate.evaluate(
+        run.model, split.test, seen=("exclude",), cutoffs=(3, 7), metrics=("ndcg", "novelty"), fit_part=split.train
+    )
+    told = tested["results"]["tuned"]["exclude"]
+    for name in ("ndcg@7", "novelty@3"):
+        assert told[name] == {"mean": pytest.approx(own[name]), "std": None}
+    assert "novelty@3" in pl.read_parquet(folder / "test_users_exclude.parquet").columns
+    assert "None" not in (tmp_path / "s" / "study.html").read_text()
+    # what a board has to know of it lies in its result
+    result = json.loads((tmp_path / "s" / "result.json").read_text())
+    assert result["recgraph"] == study.user_attrs["recgraph"]
 
 
 def test_trials_are_pruned_by_their_epochs(split: Split, tmp_path: Path) -> None:

@@ -109,12 +109,18 @@ def _importances(study: Study, complete: Sequence[FrozenTrial], index: int, name
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     title = f"Importance for {name}"
+    needs = Figure(
+        "importance", title, "", "Needs four complete trials that differ in their settings and in their values."
+    )
     values = {trial.values[index] for trial in complete}
     if len(complete) < 4 or len(values) < 2:
-        return Figure("importance", title, "", "Needs four complete trials with different values.")
-    found = get_param_importances(
-        study, evaluator=FanovaImportanceEvaluator(seed=0), target=lambda trial: float(trial.values[index])
-    )
+        return needs
+    try:
+        found = get_param_importances(
+            study, evaluator=FanovaImportanceEvaluator(seed=0), target=lambda trial: float(trial.values[index])
+        )
+    except RuntimeError:  # no tree splits: one setting alone, or values that are equal to the last digits
+        return needs
     note = f"Share of the variance that a parameter explains (fANOVA over {len(complete)} complete trials)"
     rough = "; a rough guide with so few." if len(complete) < 50 else "."
     return Figure("importance", title, bars(title, found), note + rough)

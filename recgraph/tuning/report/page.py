@@ -125,7 +125,10 @@ def _tested(study: Study) -> dict[str, Any]:
     if not rows:
         return {}
     entry = study.user_attrs[UNSEALED][-1]
-    cells = [{name: f"{v:.4f}" if isinstance(v, float) else v for name, v in row.items()} for row in rows]
+    cells = [
+        {name: f"{v:.4f}" if isinstance(v, float) else "" if v is None else v for name, v in row.items()}
+        for row in rows
+    ]
     return {"trial": entry["trial"], "n_seeds": entry["n_seeds"], "at": entry["at"], "rows": cells}
 
 
