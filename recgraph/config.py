@@ -212,12 +212,16 @@ def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[s
 
     Raises:
         ValueError: both are given.
-        ConfigError: a setting that does not exist, or its value is not allowed.
+        ConfigError: a setting that does not exist, or its value is not allowed; or ``config`` is something else.
     """
     if config is None:
         return cls.of(settings)
+    name = type(owner).__name__
+    if not isinstance(config, cls):
+        first = next(iter(cls.model_fields), None)
+        example = f"give settings by name, as {name}({first}=...)" if first else "it has no settings"
+        raise ConfigError(f"{name}({config!r}): not a {cls.__name__}; {example}")
     if settings:
-        name = type(owner).__name__
         raise ValueError(f"give {name} a config or settings, not both (got {sorted(settings)})")
     return config
 

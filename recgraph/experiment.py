@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recgraph import registry
-from recgraph.config import Config, distribute
+from recgraph.config import Config, ConfigError, distribute
 from recgraph.data.graph_card import find_graph_card
 from recgraph.data.hetero import HeteroGraph
 from recgraph.data.part import Part
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.evaluator import split_metric, validation
-from recgraph.fitting import Request, build, fit_built, new_record
-from recgraph.models.base import Model, Space
+from recgraph.fitting import Request, build, fit_built, is_finished, new_record
+from recgraph.models.base import Model, Space, TrainableModel
 from recgraph.models.base_graph import GraphModel, GraphSpace
 from recgraph.node_fit import check_task, train_nodes
 from recgraph.node_run import NodeRun, ProbeSettings
 from recgraph.pretrained import InitItemsConfig, Scale, initial_items
 from recgraph.run import DataConfig, Run
 from recgraph.train.config import GraphTrainConfig, TrainConfig
+from recgraph.train.device import pick_device
 from recgraph.train.observers import Observer
 
-__all__ = ["fit", "model_from", "train"]
+__all__ = ["fit", "model_from", "parts_of", "train"]
 
 
 def fit(
@@ -49,8 +50,9 @@ def fit(
         split: the test part is sealed before anything is read.
         seed: of everything random in the run.
         out: folder of the run (log, checkpoints, bundle, record); None keeps all in memory.
-        device: ``"cpu"``, ``"cuda"``; None picks the best there is.
-        resume: go on from the newest checkpoint in ``out``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU (see
+            :func:`recgraph.train.device.pick_device`).
+        resume: go on from the newest checkpoint in ``out``; a run that is finished is given back as it is.
         progress: show a progress bar; None: on a terminal.
         fit_on: ``"train+valid"`` for a last fit before the test, without a validation (``metric="loss"``).
         observers: told of every epoch.
@@ -59,13 +61,18 @@ def fit(
         init_items_scale: ``"initial"`` gives them the random vectors' standard deviation; ``"given"``: as they are.
         source: where the split is from, so that the run can be opened without it: ``dataset``, the name of a data card,
             and ``settings`` of :class:`recgraph.run.DataConfig`.
-        training: settings of :class:`recgraph.train.config.TrainConfig`.
+        training: settings of :class:`recgraph.train.config.TrainConfig`, for models that are trained.
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
         ValueError: ``out`` holds another run and ``resume`` is not asked for; ``init_items`` does not fit.
     """
     made, config = model_from(model), TrainConfig.of(training)
+    if training and not isinstance(made, TrainableModel):
+        raise ConfigError(
+            f"{type(made).__name__} is fitted in one step and takes no settings of training: leave out "
+            f"{', '.join(training)}"
+        )
     folder = None if out is None else Path(out)
     return _fit(
         made,
@@ -107,18 +114,25 @@ def train(
     check_task(cls, dataset, card)
     of_nodes = issubclass(cls, GraphModel)
     training: type[TrainConfig] = GraphTrainConfig if of_nodes else TrainConfig
-    last: dict[str, type[Config]]
-    last = {"probe": ProbeSettings} if of_nodes else {"data": DataConfig, "items": InitItemsConfig}
-    parts = distribute(settings, {"model": cls.Config, "training": training, **last})
+    parts = distribute(settings, {"model": cls.Config, **parts_of(cls)})
     folder = None if out is None else Path(out)
-    request = Request(training.of(parts["training"]), seed, folder, device, resume, progress)
+    request = Request(training.of(parts.get("training")), seed, folder, device, resume, progress)
     if of_nodes:
         assert card is not None
         return train_nodes(cls, parts["model"], parts["probe"], dataset, card, request)
     made, data = cls(**parts["model"]), DataConfig.of(parts["data"])
     source = {"dataset": dataset, "settings": data.model_dump(mode="json")}
-    items = InitItemsConfig.of(parts["items"])
+    items = InitItemsConfig.of(parts.get("items"))
     return _fit(made, data.split_of(dataset), request, "train", (items.init_items, items.init_items_scale), source)
+
+
+def parts_of(model: type[Model]) -> dict[str, type[Config]]:
+    """What can be set of a run beside the model's own settings, part by part."""
+    if issubclass(model, GraphModel):
+        return {"training": GraphTrainConfig, "probe": ProbeSettings}
+    if not issubclass(model, TrainableModel):
+        return {"data": DataConfig}
+    return {"training": TrainConfig, "items": InitItemsConfig, "data": DataConfig}
 
 
 def model_from(model: Model | str) -> Model:
@@ -161,15 +175,26 @@ def _fit(
     if init_items[0] is not None:
         found = initial_items(init_items[0], sealed, init_items[1], fit_on)
         record["init_items"], begin = found.record, found.write
+    if is_finished(request, record):
+        assert request.folder is not None
+        done = Run.open(request.folder, sealed)
+        assert isinstance(done, Run)
+        done.model.to(pick_device(request.device))
+        return done
     config = request.config
 
     def validate() -> dict[str, float]:
         return validation(model, sealed.valid, config.metric, seen=config.select_seen, fit_part=part)
 
-    build(model, _space(model, sealed, part), request, record, begin)
-    with_validation = config.metric != "loss" and fit_on == "train"
+    with_validation = isinstance(model, TrainableModel) and config.metric != "loss" and fit_on == "train"
     if with_validation:
-        split_metric(config.metric)  # a name that does not exist is an error before the first epoch
+        split_metric(config.metric)  # a name that does not exist is an error before anything is computed
+        if not len(sealed.valid):
+            raise ValueError(
+                f"metric = {config.metric!r} needs users to validate on, and the valid part of split {split.name!r} is "
+                "empty; use metric='loss' or another split"
+            )
+    build(model, _space(model, sealed, part), request, record, begin)
     fit_built(model, part, request, record, validate if with_validation else None)
     run = Run(model, sealed, record, request.folder)
     if request.folder is not None:

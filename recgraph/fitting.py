@@ -15,11 +15,11 @@ from recgraph.provenance import Measured, provenance
 from recgraph.rng import Generators
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
-from recgraph.train.device import make_accelerator
+from recgraph.train.device import make_accelerator, pick_device
 from recgraph.train.observers import JsonLines, Observer, ProgressBar, TensorBoard
 from recgraph.train.trainer import Trainer
 
-__all__ = ["Request", "build", "fit_built", "new_record"]
+__all__ = ["Request", "build", "fit_built", "is_finished", "new_record"]
 
 Validate = Callable[[], Mapping[str, float]]
 
@@ -32,7 +32,7 @@ class Request:
         config: of the training.
         seed: of everything random in the run.
         folder: of the run; None keeps all in memory.
-        device: where to compute; None: the best there is.
+        device: where to compute, as :func:`recgraph.train.device.pick_device` has it.
         resume: go on from the newest checkpoint in the folder.
         progress: show a progress bar; None: on a terminal.
         observers: told of every epoch.
@@ -64,6 +64,19 @@ def new_record(model: Model, request: Request, fitted_on: str, data: Mapping[str
     }
 
 
+def is_finished(request: Request, record: dict[str, Any]) -> bool:
+    """Whether ``resume`` is asked for where nothing is left to do: the folder holds the same run, complete.
+
+    Raises:
+        ValueError: the folder holds another run, or the same and ``resume`` is not asked for.
+    """
+    folder = request.folder
+    if folder is None:
+        return False
+    _check_folder(folder, _resolved(record), request.resume)
+    return (folder / "record.json").is_file() and (folder / "bundle").is_dir()
+
+
 def build(
     model: Model,
     space: Space,
@@ -71,27 +84,33 @@ def build(
     record: dict[str, Any],
     begin: Callable[[Model], None] | None = None,
 ) -> None:
-    """Build the model and make the run's folder, in which its resolved configuration is written.
+    """Build the model.
 
     Args:
         begin: gives the built model its first weights, where they are not random.
 
     Raises:
-        ValueError: the folder holds another run, or the same and ``resume`` is not asked for; or the model does not fit
-            the data, and then there is no folder.
+        ValueError: the model does not fit the data, or there is no such device.
     """
-    names = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "task", "evaluation")
-    resolved = {name: record[name] for name in names if name in record}
-    if request.folder is not None:
-        _check_folder(request.folder, resolved, request.resume)
+    pick_device(request.device)  # one that is not there is an error before anything is computed
     with Measured() as preparation:
         model.build(space, request.seed)
         if begin is not None:
             begin(model)
     record["preparation"] = {"seconds": preparation.seconds, "cpu_seconds": preparation.cpu_seconds}
-    if request.folder is not None and not (request.folder / "config.json").exists():
-        request.folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_atomically(request.folder / "config.json", json.dumps(resolved, indent=1))
+
+
+def _resolved(record: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run that one and no other."""
+    names = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "task", "evaluation")
+    return {name: record[name] for name in names if name in record}
+
+
+def _make_folder(folder: Path | None, record: dict[str, Any]) -> None:
+    """Write the resolved configuration, with which a folder is a run: once nothing can be refused any more."""
+    if folder is not None and not (folder / "config.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_atomically(folder / "config.json", json.dumps(_resolved(record), indent=1))
 
 
 def _check_folder(folder: Path, resolved: dict[str, Any], resume: bool) -> None:
@@ -111,7 +130,7 @@ def _check_folder(folder: Path, resolved: dict[str, Any], resume: bool) -> None:
 def fit_built(
     model: Model, part: Part | None, request: Request, record: dict[str, Any], validate: Validate | None = None
 ) -> None:
-    """Fit a built model, which is in evaluation mode then, and complete the record.
+    """Fit a built model, which is in evaluation mode then, make the run's folder, and complete the record.
 
     Args:
         part: what it is fitted to; None where a graph in the model is all that there is.
@@ -120,10 +139,11 @@ def fit_built(
     with Measured() as cost:
         if isinstance(model, ClosedFormModel):
             assert part is not None
-            model.fit(part)
+            model.to(pick_device(request.device)).fit(part)
+            _make_folder(request.folder, record)
         else:
             assert isinstance(model, TrainableModel)
-            trainer = _trainer(model, part, request, validate)
+            trainer = _trainer(model, part, request, record, validate)
             record["history"] = trainer.fit()
             record["best_epoch"], record["best"] = trainer.stopping.best_epoch, trainer.stopping.best
             cost.seconds, cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds
@@ -133,7 +153,9 @@ def fit_built(
     model.eval()
 
 
-def _trainer(model: TrainableModel, part: Any, request: Request, validate: Validate | None) -> Trainer:
+def _trainer(
+    model: TrainableModel, part: Any, request: Request, record: dict[str, Any], validate: Validate | None
+) -> Trainer:
     config, folder = request.config, request.folder
     accelerator = make_accelerator(request.device, config.precision)
     generators = Generators(request.seed, accelerator.device, accelerator.process_index)
@@ -142,10 +164,11 @@ def _trainer(model: TrainableModel, part: Any, request: Request, validate: Valid
     trainer = Trainer(model, batches, config, generators, validate, folder, watchers, accelerator)
     resumed = request.resume and trainer.resume()
     if accelerator.is_main_process:
-        if folder is not None:
-            watchers.append(JsonLines(folder / "log.jsonl", trainer.progress.history if resumed else ()))
         if config.tensorboard:
             watchers.append(TensorBoard((folder or Path("runs")) / "tensorboard"))
+        _make_folder(folder, record)
+        if folder is not None:
+            watchers.append(JsonLines(folder / "log.jsonl", trainer.progress.history if resumed else ()))
         if request.progress or (request.progress is None and sys.stderr.isatty()):
             watchers.append(ProgressBar(config.metric, config.max_epochs))
     trainer.observers = watchers

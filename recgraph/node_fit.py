@@ -11,7 +11,7 @@ from recgraph.data.graph_card import GraphCard, NodeTaskFiles
 from recgraph.data.graph_catalog import load_graph
 from recgraph.data.hetero import HeteroGraph
 from recgraph.data.sealing import without_test_data
-from recgraph.fitting import Request, build, fit_built, new_record
+from recgraph.fitting import Request, build, fit_built, is_finished, new_record
 from recgraph.models.base import Model
 from recgraph.models.base_graph import GraphModel, GraphSpace
 from recgraph.node_run import NodeRun, ProbeSettings
@@ -42,8 +42,8 @@ def fit_graph(
         graph: all that is read.
         seed: of everything random in the run.
         out: folder of the run (log, checkpoints, bundle, record); None keeps all in memory.
-        device: ``"cpu"``, ``"cuda"``; None picks the best there is.
-        resume: go on from the newest checkpoint in ``out``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU.
+        resume: go on from the newest checkpoint in ``out``; a run that is finished is given back as it is.
         progress: show a progress bar; None: on a terminal.
         observers: told of every epoch.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
@@ -100,6 +100,9 @@ def _fit(
     data["edges"] = {"-".join(name): edges.adj.nnz for name, edges in graph.edges.items()}
     record = new_record(model, request, "graph", data)
     record |= {"task": "nodes", "evaluation": evaluation}
+    if is_finished(request, record):
+        assert request.folder is not None
+        return NodeRun.open(request.folder)
     with without_test_data("a model is fitted to a graph"):
         build(model, GraphSpace(n_users=0, n_items=graph.count(target), graph=graph), request, record)
         fit_built(model, None, request, record)

@@ -41,6 +41,16 @@ def key(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
+def key_of(kind: str, cls: type[Any]) -> str:
+    """The name under which :func:`load` finds a class: the one that it was registered under, else its own."""
+    registered = (name for (of, name), member in _registered.items() if of == kind and member is cls)
+    # an entry point may lead to its class through another module of the same package
+    package = cls.__module__.partition(".")[0]
+    points = _entry_points(kind).items()
+    pointed = (name for name, at in points if at.module.partition(".")[0] == package and at.load() is cls)
+    return next(registered, None) or next(pointed, None) or key(cls.__name__)
+
+
 def _check(kind: str) -> None:
     if kind not in _PACKAGES:
         raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(kinds())}")

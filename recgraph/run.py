@@ -85,6 +85,7 @@ class Run(BaseRun):
         if part not in ("test", "valid"):
             raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
         split = self._require_split()
+        before = len(split.unsealed_reasons)
         cases = split.unseal(f"evaluate {type(self.model).__name__} on test").test if part == "test" else split.valid
         results = evaluate(
             self.model,
@@ -99,7 +100,10 @@ class Run(BaseRun):
         )
         self.record["results"][part] = results.to_dict()
         if part == "test":
-            self.record["unsealed"] = list(split.unsealed_reasons)
+            # the record of a run that was opened again knows of more than the split does
+            known, reasons = self.record["unsealed"], split.unsealed_reasons
+            earlier = [reason for reason in reasons[:before] if reason not in known]
+            self.record["unsealed"] = [*known, *earlier, *reasons[before:]]
         self.write_record()
         return results
 

@@ -189,3 +189,6 @@ def test_configure_takes_a_value_or_settings() -> None:
         configure(0, Knob, Knob(), {"level": 2})
     with pytest.raises(ConfigError, match="unknown setting 'levle'; did you mean level"):
         configure(None, Knob, None, {"levle": 2})
+    for wrong in (64, {"level": 2}, Training()):
+        with pytest.raises(ConfigError, match=r"int\(.*\): not a Knob; give settings by name, as int\(level=\.\.\.\)"):
+            configure(0, Knob, wrong, {})  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import torch
 from node_data import N_PAPERS, make_card
 
 import recgraph
+from recgraph.base_run import read_record
 from recgraph.data import catalog
 from recgraph.data.graph_catalog import load_graph, load_node_task
 from recgraph.data.hetero import HeteroGraph
@@ -119,6 +120,17 @@ def test_an_interrupted_run_goes_on_to_the_same_end(data: tuple[HeteroGraph, Nod
     resumed = fitted(data[0], out, resume=True)
     assert torch.equal(resumed.embedder.vectors, whole.embedder.vectors)
     assert [row["loss"] for row in resumed.history] == [row["loss"] for row in whole.history]
+
+
+def test_a_finished_run_that_is_resumed_is_given_back_as_it_is(
+    data: tuple[HeteroGraph, NodeTask], tmp_path: Path
+) -> None:
+    run = fitted(data[0], tmp_path / "run")
+    run.evaluate(data[1], probe=QUICK)
+    again = fitted(data[0], tmp_path / "run", resume=True)
+    assert again.record == run.record == read_record(tmp_path / "run")
+    assert again.record["results"]
+    assert again.embeddings().equals(run.embeddings())
 
 
 def test_no_labels_while_a_model_is_fitted(data: tuple[HeteroGraph, NodeTask]) -> None:

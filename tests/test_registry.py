@@ -89,6 +89,25 @@ def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.load("metric", "MyMap").__name__ == "OrderedDict"
 
 
+@pytest.mark.usefixtures("package")
+def test_the_key_of_a_class_is_the_name_that_it_is_found_under(monkeypatch: pytest.MonkeyPatch) -> None:
+    @registry.register("metric", "my-ndcg")
+    class NDCG: ...
+
+    class Other: ...
+
+    # through another module of the same package: the class itself is in a private one
+    point = EntryPoint("my_counter", "fractions:Fraction", "recgraph.metric")
+    elsewhere = EntryPoint("broken", "no_such_package:Thing", "recgraph.metric")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [elsewhere, point])
+    library = registry.load("metric", "ndcg")
+    assert registry.key_of("metric", NDCG) == "myndcg"
+    assert registry.key_of("metric", library) == "ndcg"
+    assert registry.key_of("metric", registry.load("metric", "my_counter")) == "mycounter"
+    assert registry.key_of("metric", Other) == "other"
+    assert registry.key_of("model", NDCG) == "ndcg"
+
+
 @pytest.mark.parametrize("kind", registry.kinds())
 def test_every_member_loads(kind: str) -> None:
     for name in registry.names(kind):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from recgraph.data.split import Split
     from recgraph.evaluate.checks import Check
 
-_SET = "A parameter of the split, e.g. test_share=0.2; may be given many times."
+_SET = "A parameter of the split, e.g. test=0.2; may be given many times."
 _RUN = "A run on this split; with several, of other seeds, each metric's spread is shown. May be given many times."
 
 

@@ -60,6 +60,8 @@ def evaluate(
     from recgraph.node_run import NodeRun
     from recgraph.run import Run
 
+    if save_users is not None:
+        _check_names(runs, save_users)
     opened = {run: Run.open(run) for run in runs}
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
@@ -81,6 +83,18 @@ def evaluate(
             "chosen on the valid nodes and scored on the test nodes"
         )
     _nodes(only, settings or [], form)
+
+
+def _check_names(runs: list[Path], save: Path) -> None:
+    """Refuse runs whose values of users would be written into one file."""
+    named: dict[str, Path] = {}
+    for run in runs:
+        other = named.setdefault(run.name, run)
+        if other != run:
+            raise ValueError(
+                f"--save-users {save}: {other} and {run} are both called {run.name!r} and would be written into one "
+                "file; rename one of the folders, or evaluate them one by one into different folders"
+            )
 
 
 def _ranked(

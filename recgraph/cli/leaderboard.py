@@ -31,7 +31,7 @@ def run(
     only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=_ONLY)] = None,
     budget: Annotated[float | None, typer.Option(metavar="HOURS", min=0, help=_BUDGET)] = None,
     values: Annotated[bool, typer.Option("--values", help=_VALUES)] = False,
-    device: Annotated[str | None, typer.Option(help="Where to compute; else the best.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
 ) -> None:
     """Train and test what BOARD asks for and has no record yet, each training in a process of its own.
 

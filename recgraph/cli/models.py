@@ -18,13 +18,14 @@ def models(
 ) -> None:
     """List the models; with MODEL, all settings that a run of it takes."""
     from recgraph import registry
+    from recgraph.experiment import parts_of
 
     if name is None:
         show([_summary(key) for key in registry.names("model")], form)
         return
     model = registry.load("model", name)
     note(_first_line(model))
-    parts = {"model": model.Config, **_parts(model)}
+    parts = {"model": model.Config, **parts_of(model)}
     show([row for part, config in parts.items() for row in _settings(part, config)], form)
 
 
@@ -48,22 +49,6 @@ def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
         }
         for setting in config.describe()
     ]
-
-
-def _parts(model: type[Any]) -> dict[str, type[Config]]:
-    """What a run of the model takes beside its own settings."""
-    from recgraph.models.base import TrainableModel
-    from recgraph.models.base_graph import GraphModel
-    from recgraph.node_run import ProbeSettings
-    from recgraph.pretrained import InitItemsConfig
-    from recgraph.run import DataConfig
-    from recgraph.train.config import GraphTrainConfig, TrainConfig
-
-    if issubclass(model, GraphModel):
-        return {"training": GraphTrainConfig, "probe": ProbeSettings}
-    if not issubclass(model, TrainableModel):
-        return {"data": DataConfig}
-    return {"training": TrainConfig, "items": InitItemsConfig, "data": DataConfig}
 
 
 def _first_line(model: type[Any]) -> str:

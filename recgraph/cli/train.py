@@ -20,7 +20,7 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file; --set wins.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, batches, views and dropout; recorded.")] = 0,
-    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else the best.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
     """Train MODEL on a data set and keep the run in a folder.

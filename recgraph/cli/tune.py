@@ -60,7 +60,7 @@ def tune(
     seed: Annotated[int, typer.Option(min=0, help="Of the sampler and of every trial.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
     test_seeds: Annotated[int, typer.Option(min=0, help="Last trainings, tested once; 0: no test.")] = 3,
-    device: Annotated[str | None, typer.Option(help="Where to compute; else the best.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
     form: FormatOption = None,
 ) -> None:
     """Tune MODEL's settings on the validation part of a data set, and test the best configuration once.

@@ -15,18 +15,35 @@ from recgraph.data.native import to_native
 from recgraph.evaluate.topk import Lists
 from recgraph.serve.request import Request, take
 
+_OWN = ("score", "rank")
 
-def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str]) -> None:
-    """Refuse names that the item features do not have.
+
+def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str], columns: Columns) -> None:
+    """Refuse names that the item features do not have, or that the answer has already.
 
     Raises:
-        ValueError: names the column and those that exist.
+        ValueError: names the column, and those that exist.
     """
     there = [] if item_features is None else item_features.columns
     missing = [name for name in names if name not in there]
     if missing:
         known = ", ".join(map(repr, there)) or "none"
         raise ValueError(f"item_columns = {missing[0]!r} is no column of the item features; there are {known}")
+    taken = [*_OWN, *_id_names(columns, names)]
+    for name in names:
+        if name in taken:
+            raise ValueError(
+                f"item_columns = {name!r} would be in the answer twice, whose columns are {', '.join(taken)}; leave it "
+                "out, or rename the column of the item features"
+            )
+        taken.append(name)
+
+
+def _id_names(columns: Columns, item_columns: Sequence[str]) -> tuple[str, str]:
+    """The user and the item column of an answer: as in the log, or plain where another column is called so."""
+    if {*_OWN, *item_columns} & {columns.user, columns.item}:
+        return "user", "item"
+    return columns.user, columns.item
 
 
 def answer(
@@ -41,7 +58,7 @@ def answer(
 
     Args:
         lists: for each row of the request; padding is left out.
-        columns: the names of the user and item columns; plain ones are used where they are ``score`` or ``rank``.
+        columns: the names of the user and item columns; plain ones are used where another column is called so.
         item_columns: checked by :func:`check_item_columns`.
 
     Returns:
@@ -49,9 +66,7 @@ def answer(
     """
     rows, places = (lists.items >= 0).nonzero(as_tuple=True)
     found = lists.items[rows, places]
-    user, item = columns.user, columns.item
-    if {"score", "rank", *item_columns} & {user, item}:
-        user, item = "user", "item"
+    user, item = _id_names(columns, item_columns)
     series = [
         take(request.labels, rows).alias(user),
         items.ids(found).alias(item),

@@ -51,7 +51,7 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
     Raises:
         BundleError: the folder exists and holds something that is no bundle.
     """
-    if folder.exists() and not (folder / "config.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not _is_replaceable(folder):
         raise BundleError(f"{folder} exists and is no bundle; choose another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.new")
@@ -76,6 +76,15 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(previous, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether a folder is empty or a bundle, of whatever format; a run, for one, has a config.json too."""
+    try:
+        _parse_config(folder)
+    except BundleError:
+        return folder.is_dir() and not any(folder.iterdir())
+    return True
 
 
 def _write_model(model: Model, folder: Path) -> dict[str, Any]:
@@ -130,21 +139,26 @@ def read_config(folder: Path, what: Holds, files: Sequence[str], entries: Sequen
 
 
 def _read_head(folder: Path) -> dict[str, Any]:
+    config = _parse_config(folder)
+    if config["format"] != FORMAT:
+        raise BundleError(
+            f"{folder} has bundle format {config['format']} (recgraph {config.get('recgraph')}), this is recgraph "
+            f"{__version__} and reads format {FORMAT}; use the version that wrote it, or save the model again"
+        )
+    return config
+
+
+def _parse_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no config.json")
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        written, _ = config["format"], config["files"]
+        _ = config["format"], config["files"]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{path} is damaged: {error}") from None
     except (KeyError, TypeError):
         raise BundleError(f"{folder} is no bundle: its config.json has no 'format' and 'files'") from None
-    if written != FORMAT:
-        raise BundleError(
-            f"{folder} has bundle format {written} (recgraph {config.get('recgraph')}), this is recgraph "
-            f"{__version__} and reads format {FORMAT}; use the version that wrote it, or save the model again"
-        )
     return config
 
 

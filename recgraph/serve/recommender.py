@@ -148,7 +148,7 @@ class Recommender:
             raise ValueError(f"k = {k} must be at least 1")
         if fallback not in (None, "popularity"):
             raise ValueError(f"fallback = {fallback!r} must be None or 'popularity'")
-        check_item_columns(self.item_features, item_columns)
+        check_item_columns(self.item_features, item_columns, self.columns)
         if users is not None:
             request = of_users(users, self.users, self.seen, self.kind)
         else:

@@ -38,8 +38,8 @@ class TrainConfig(Config):
         Literal["constant", "linear", "cosine"], Field(description="of the learning rate after the warm-up")
     ] = "constant"
     warmup_steps: Annotated[int, Field(ge=0, description="steps over which the learning rate rises from 0")] = 0
-    accumulate: Annotated[int, Field(ge=1, description="batches whose gradients are summed before a step")] = 1
-    precision: Annotated[Literal["no", "bf16", "fp16"], Field(description="mixed precision")] = "no"
+    accumulate: Annotated[int, Field(ge=1, description="batches whose mean gradient makes a step")] = 1
+    precision: Annotated[Literal["no", "bf16"], Field(description="mixed precision")] = "no"
     checkpoint_every: Annotated[
         int | None,
         Field(ge=1, description="batches between checkpoints inside an epoch; none: at its end alone"),

@@ -12,8 +12,8 @@ from recgraph.models.base import Phase, TrainableModel
 from recgraph.train.config import TrainConfig
 
 
-def check_phases(model: TrainableModel) -> None:
-    """Refuse phases that name groups which the model does not have, or no term.
+def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
+    """Refuse phases that name groups which the model does not have, or no term, or that cannot accumulate.
 
     Raises:
         ValueError: names the phase and what is wrong with it.
@@ -27,6 +27,13 @@ def check_phases(model: TrainableModel) -> None:
             raise ValueError(f"phase {phase.name!r} trains groups {unknown or '()'}; the model has {sorted(groups)}")
         if not phase.terms:
             raise ValueError(f"phase {phase.name!r} has no terms; give at least one with its coefficient")
+    names = [name for phase in model.phases for name in phase.groups]
+    shared = sorted({name for name in names if names.count(name) > 1})
+    if accumulate > 1 and shared:  # one phase's step would take, and clear, what the other has summed
+        raise ValueError(
+            f"accumulate = {accumulate}: several phases of {type(model).__name__} train {', '.join(shared)}; use "
+            "accumulate = 1 with a larger batch_size, or phases that share no group"
+        )
 
 
 def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:

@@ -19,6 +19,7 @@ from recgraph.models.base import Phase, TrainableModel
 from recgraph.rng import Generators, derive
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
+from recgraph.train.device import make_accelerator
 from recgraph.train.interrupt import Interrupt, TrainingInterrupted
 from recgraph.train.observers import Observer
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, total_loss
@@ -37,6 +38,10 @@ class NonFiniteLoss(ValueError):
 
 class Trainer:
     """Train a model over its phases.
+
+    With ``accumulate`` a step is made of the mean gradient of so many batches, or of those that an epoch has left at
+    its end. Checkpoints are made between steps alone, so that a training that goes on from one ends with the same
+    weights as one that was never stopped (on a CPU, bit for bit).
 
     Args:
         model: built.
@@ -66,10 +71,10 @@ class Trainer:
     ) -> None:
         if validate is None and config.metric != "loss":
             raise ValueError(f"metric = {config.metric!r} needs a validation part; without one use metric = 'loss'")
-        check_phases(model)
+        check_phases(model, config.accumulate)
         self.model, self.batches, self.config = model, batches, config
         self.generators, self.validate, self.folder, self.observers = generators, validate, folder, observers
-        self.accelerator = accelerator or Accelerator(mixed_precision=config.precision)
+        self.accelerator = accelerator or make_accelerator(precision=config.precision)
         self.phases = model.phases
         self.groups = model.parameter_groups()
         self.optimisers = make_optimisers(model, config)
@@ -108,7 +113,7 @@ class Trainer:
         self._tell("start_epoch", progress.epoch, len(self.batches), progress.batch)
         self.module.train()
         clock = Clock(progress)
-        ranks = self.accelerator.num_processes
+        ranks, every = self.accelerator.num_processes, self.config.checkpoint_every
         rows = itertools.islice(
             self.batches.epoch(progress.epoch, progress.batch), self.accelerator.process_index, None, ranks
         )
@@ -122,8 +127,9 @@ class Trainer:
             if len(self._pending) >= _READ_EVERY * len(self.phases):
                 self._read()
                 self._tell("step", self._means(), progress.targets / clock.epoch_seconds())
-            every = self.config.checkpoint_every
-            if interrupt.asked or (every and progress.batch % every == 0 and progress.batch < len(self.batches)):
+            # the first step that ends at or after a multiple of so many batches
+            is_due = every and progress.batch % every < ranks * self.config.accumulate
+            if self._is_between_steps() and (interrupt.asked or (is_due and progress.batch < len(self.batches))):
                 clock.update()
                 saved = self.save()
                 if interrupt.asked:
@@ -152,9 +158,10 @@ class Trainer:
         with self.accelerator.autocast():
             terms = self.module(batch, tuple(phase.terms))
             loss = total_loss(terms, phase)
-        self.accelerator.backward(loss / self.config.accumulate if self.config.accumulate > 1 else loss)
+        place, size = self._place()
+        self.accelerator.backward(loss / size if size > 1 else loss)
         self._pending.append((self.progress.step, {name: terms[name].detach() for name in phase.terms}))
-        if (self.progress.step + 1) % self.config.accumulate:
+        if place + 1 < size:
             return
         if self.config.clip_norm is not None:
             self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
@@ -165,6 +172,15 @@ class Trainer:
                 group["lr"] = rate
             self.optimisers[name].step()
             self.optimisers[name].zero_grad(set_to_none=True)
+
+    def _place(self) -> tuple[int, int]:
+        """Of the next batch: its place among those whose gradients make one step, and how many they are."""
+        ranks, accumulate = self.accelerator.num_processes, self.config.accumulate
+        first, place = divmod(self.progress.batch // ranks, accumulate)
+        return place, min(accumulate, -(-len(self.batches) // ranks) - first * accumulate)
+
+    def _is_between_steps(self) -> bool:
+        return self._place()[0] == 0 or self.progress.batch >= len(self.batches)
 
     def _read(self) -> None:
         """Read the terms of the last batches and check that they are finite."""

@@ -154,6 +154,13 @@ def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], mes
     assert "Traceback" not in done.output
 
 
+def test_settings_of_training_are_refused_where_nothing_is_trained(tmp_path: Path) -> None:
+    done = call("train", "ease", "--dataset", "synthetic", "--out", tmp_path / "run", "--set", "max_epochs=3")
+    assert done.exit_code == 2
+    assert "unknown setting 'max_epochs'" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_model_lists_the_known(tmp_path: Path) -> None:
     done = call("train", "sasreck", "--dataset", "synthetic", "--out", tmp_path / "run")
     assert done.exit_code == 2
@@ -208,6 +215,14 @@ def test_evaluate(run: Path) -> None:
     done = call("evaluate", run, "--seen", "keep")
     assert "600 users, protocol " in done.stderr
     assert done.stdout.startswith("metric\tseen kept\n")
+
+
+def test_values_of_users_of_two_runs_do_not_get_into_one_file(tmp_path: Path) -> None:
+    # neither is a run: the names are compared before anything is read
+    done = call("evaluate", tmp_path / "a" / "run", tmp_path / "b" / "run", "--save-users", tmp_path / "users")
+    assert done.exit_code == 2
+    assert f"{tmp_path / 'a' / 'run'} and {tmp_path / 'b' / 'run'} are both called 'run'" in done.stderr
+    assert "rename one of the folders" in done.stderr
 
 
 def test_evaluate_what_is_no_run(tmp_path: Path) -> None:

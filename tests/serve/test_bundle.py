@@ -73,6 +73,18 @@ def test_every_recommender_of_a_log_recommends_the_same_from_its_bundle(name: st
     assert one.recommend(histories=histories).equals(other.recommend(histories=histories))
 
 
+def test_a_model_is_found_under_the_name_that_it_was_registered_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    library = registry.load("model", "popularity")
+    registry.register("model", "my-popularity")(type("Popularity", (library,), {}))
+    one = served(name="my-popularity")
+    one.save(tmp_path / "bundle")
+    assert type(recgraph.load(tmp_path / "bundle").model) is type(one.model)
+    assert one.model.key() == "mypopularity"
+
+
 def test_no_file_is_pickle(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
@@ -96,6 +108,23 @@ def test_saving_replaces_a_bundle_and_nothing_else(folder: Path, tmp_path: Path)
     with pytest.raises(BundleError, match="is no bundle"):
         served().save(other)
     assert (other / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("config", ["{}", '{"model": "sasrec", "seed": 3}', '["format", "files"]', "not JSON"])
+def test_a_folder_with_the_config_of_something_else_is_not_replaced(config: str, tmp_path: Path) -> None:
+    other = tmp_path / "run"
+    other.mkdir()
+    (other / "config.json").write_text(config)
+    (other / "record.json").write_text("mine")
+    with pytest.raises(BundleError, match="is no bundle; choose another folder"):
+        served().save(other)
+    assert {path.name: path.read_text() for path in other.iterdir()} == {"config.json": config, "record.json": "mine"}
+
+
+def test_a_bundle_of_another_format_is_replaced(folder: Path) -> None:
+    change(folder, format=bundle.FORMAT + 1)
+    served(seed=2).save(folder)
+    recgraph.load(folder)
 
 
 def test_a_failed_save_leaves_the_old_bundle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

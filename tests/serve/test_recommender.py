@@ -184,6 +184,35 @@ def test_item_columns_are_joined() -> None:
         served.recommend(users=["1"], item_columns=["name"])
 
 
+@pytest.mark.parametrize(
+    ("user", "wanted", "twice"),
+    [
+        ("who", ["title", "rank"], "rank"),
+        ("who", ["score"], "score"),
+        ("who", ["title", "title"], "title"),
+        ("who", ["what", "item"], "item"),  # with the log's own name among them, the answer's columns are plain
+        ("rank", ["user"], "user"),
+    ],
+)
+def test_item_columns_that_the_answer_has_already_are_refused(user: str, wanted: list[str], twice: str) -> None:
+    data = log()
+    names = ("title", "rank", "score", "user", "item")
+    served = serve(
+        data, item_features=pl.DataFrame({"what": range(40)}).with_columns(pl.lit(1).alias(n) for n in names)
+    )
+    served.columns = served.columns.model_copy(update={"user": user})
+    with pytest.raises(ValueError, match=f"item_columns = '{twice}' would be in the answer twice"):
+        served.recommend(users=["1"], item_columns=wanted)
+
+
+@pytest.mark.parametrize("kind", [pl.Categorical(), pl.Enum(["3", "8", "nobody"])], ids=str)
+def test_users_may_come_as_categories(kind: pl.DataType) -> None:
+    served = serve(log())
+    plain = served.recommend(users=["8", "3"], k=5)
+    assert served.recommend(users=pl.Series(["8", "3"], dtype=kind), k=5).equals(plain)
+    assert served.users.index(pl.Series(["8", "nobody"], dtype=kind)).tolist() == [8, -1]
+
+
 def test_models_that_give_scores() -> None:
     data = log()
     model = EASE().build(Space(n_users=data.n_users, n_items=data.n_items))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig
-from recgraph.train.device import make_accelerator
+from recgraph.train.device import make_accelerator, pick_device
 from recgraph.train.interrupt import TrainingInterrupted
 from recgraph.train.observers import JsonLines, Observer
 from recgraph.train.trainer import NonFiniteLoss, Trainer
@@ -145,6 +145,24 @@ def test_accumulated_batches_make_one_step_of_their_mean_gradient() -> None:
     assert model.a.item() == pytest.approx(Adam(0.1).step(0.5, grad), abs=1e-12)
 
 
+def test_the_batches_that_an_epoch_has_left_make_a_step_of_their_own() -> None:
+    model = toy()
+    model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
+    trainer_of(model, [2.0, 3.0, 5.0], accumulate=2, max_epochs=2).fit()
+    a, adam = 0.5, Adam(0.1)
+    for step in ([2.0, 3.0], [5.0]) * 2:
+        a = adam.step(a, sum(2 * (a * x - 1) * x for x in step) / len(step))
+    assert model.a.item() == pytest.approx(a, abs=1e-12)
+
+
+def test_accumulation_is_refused_where_two_phases_train_one_group() -> None:
+    model = toy()
+    model.wanted = (Phase("one", ("a",), {"near": 1.0}), Phase("two", ("b", "a"), {"far": 1.0}))
+    trainer_of(model, [1.0])
+    with pytest.raises(ValueError, match=r"accumulate = 2: several phases of Toy train a; use accumulate = 1"):
+        trainer_of(model, [1.0], accumulate=2)
+
+
 def test_clipping_bounds_the_norm_of_the_trainable_group() -> None:
     model = toy()
     model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
@@ -162,6 +180,43 @@ def test_phases_that_do_not_fit_the_model_are_refused(phase: Phase) -> None:
     model.wanted = (phase,)
     with pytest.raises(ValueError, match="phase 'x'"):
         trainer_of(model, [1.0])
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1", "cuda:0"])
+def test_a_run_computes_on_the_device_that_it_names(name: str) -> None:
+    assert str(make_accelerator(name).device) == name
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("name", ["cuda:2", "abacus", "mps"])
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(name: str) -> None:
+    with pytest.raises(ValueError, match=f"device = '{name}' is not there; this machine has cpu, cuda, cuda:0, cuda:1"):
+        make_accelerator(name)
+
+
+@pytest.mark.parametrize(("has_gpu", "picked"), [(True, "cuda"), (False, "cpu")])
+def test_apples_gpu_is_taken_only_where_it_is_named(
+    has_gpu: bool, picked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(has_gpu))
+    assert str(pick_device()) == picked
+    assert str(pick_device("mps")) == "mps"
+    if not has_gpu:
+        assert str(make_accelerator().device) == "cpu"
+
+
+def test_half_precision_is_refused_as_its_gradients_would_need_a_scale() -> None:
+    with pytest.raises(ValueError, match=r"precision = 'fp16': .*'no' or 'bf16'"):
+        TrainConfig.of(precision="fp16")
 
 
 def test_a_metric_without_validation_is_refused() -> None:
@@ -206,17 +261,21 @@ class StopAt(Observer):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
 @pytest.mark.parametrize("stop_after", [1, 4, 5, 7])
-def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(tmp_path: Path, stop_after: int) -> None:
+def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
+    tmp_path: Path, stop_after: int, accumulate: int
+) -> None:
     values = [2.0, 1.0, -1.0, 0.5, 3.0]
+    settings = {"max_epochs": 3, "accumulate": accumulate}
     whole = toy()
-    trainer_of(whole, values, max_epochs=3).fit()
-    stopped = trainer_of(toy(), values, tmp_path, max_epochs=3)
+    trainer_of(whole, values, **settings).fit()
+    stopped = trainer_of(toy(), values, tmp_path, **settings)
     stopped.observers = [StopAt(stop_after), JsonLines(tmp_path / "log.jsonl")]
     with pytest.raises(TrainingInterrupted, match="resume"):
         stopped.fit()
     model = toy()
-    resumed = trainer_of(model, values, tmp_path, max_epochs=3)
+    resumed = trainer_of(model, values, tmp_path, **settings)
     assert resumed.resume()
     resumed.observers = [JsonLines(tmp_path / "log.jsonl", resumed.progress.history)]
     resumed.fit()
@@ -247,6 +306,17 @@ def test_checkpoints_may_be_rarer_than_epochs(tmp_path: Path, seconds: float, st
     kept = load_file(tmp_path / "best.safetensors")
     assert trainer.best is not None
     assert all(torch.equal(kept[name], value) for name, value in trainer.best.items())
+
+
+@pytest.mark.parametrize(("accumulate", "steps"), [(1, [3, 6]), (2, [4, 6]), (4, [4])])
+def test_checkpoints_inside_an_epoch_are_made_between_steps(
+    tmp_path: Path, accumulate: int, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    trainer = trainer_of(toy(), [1.0] * 7, tmp_path, checkpoint_every=3, accumulate=accumulate)
+    monkeypatch.setattr(trainer, "save", lambda: saved.append(trainer.progress.step))
+    trainer.fit()
+    assert saved == [*steps, 7]
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:

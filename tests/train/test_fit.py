@@ -1,0 +1,122 @@
+"""``rg.fit``: what is refused before a run has a folder, and what becomes of one that is finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+import recgraph as rg
+from recgraph import experiment
+from recgraph.base_run import read_record
+from recgraph.data.interactions import Interactions
+from recgraph.data.split import Split
+from recgraph.models.base import ClosedFormModel
+from recgraph.models.ease import EASE
+from recgraph.models.sasrec import SASRec
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(6)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    return Interactions.from_frame(frame, user="user", item="item", timestamp="time").split("leave-one-out")
+
+
+def fitted(split: Split, out: Path | None = None, **more: Any) -> Any:
+    model = SASRec(hidden_dim=8, n_heads=1, n_layers=1)
+    return rg.fit(model, split, **{"seed": 0, "out": out, "device": "cpu", "max_epochs": 1, **more})
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ({"metric": "ndgc@10"}, "metric 'ndgc' does not exist"),
+        ({"fit_on": "train+valid"}, "needs a validation part"),
+        ({"device": "abacus"}, "device = 'abacus' is not there"),
+        ({"tensorboard": True}, "needs the extra"),
+    ],
+)
+def test_a_mistake_leaves_no_folder(
+    mistake: dict[str, Any], message: str, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)  # not installed
+    with pytest.raises(ValueError, match=message):
+        fitted(split, tmp_path / "run", **mistake)
+    assert not (tmp_path / "run").exists()
+    fitted(split, tmp_path / "run")
+
+
+@pytest.mark.parametrize("model", ["sasrec", "ease"])
+def test_a_finished_run_is_given_back_as_it_is(model: str, split: Split, tmp_path: Path) -> None:
+    def fit(**more: Any) -> Any:
+        training = {"max_epochs": 1} if model == "sasrec" else {}
+        return rg.fit(model, split, seed=0, out=tmp_path / "run", device="cpu", **training, **more)
+
+    fit().evaluate("test")
+    before = read_record(tmp_path / "run")
+    assert before["unsealed"]
+    assert before["results"]
+    again = fit(resume=True)
+    assert read_record(tmp_path / "run") == again.record == before
+    assert again.evaluate("test").to_dict() == before["results"]["test"]
+    with pytest.raises(ValueError, match="another seed"):
+        rg.fit(
+            model, split, seed=1, out=tmp_path / "run", resume=True, **({"max_epochs": 1} if model != "ease" else {})
+        )
+
+
+def test_every_opening_of_the_test_part_stays_in_the_record(split: Split, tmp_path: Path) -> None:
+    fitted(split, tmp_path / "run").evaluate("test")
+    for times in (2, 3):
+        again = rg.Run.open(tmp_path / "run", split)
+        assert isinstance(again, rg.Run)
+        again.evaluate("test")
+        assert read_record(tmp_path / "run")["unsealed"] == ["evaluate SASRec on test"] * times
+
+
+def test_a_finished_run_without_its_bundle_is_made_again(split: Split, tmp_path: Path) -> None:
+    run = fitted(split, tmp_path / "run")
+    (tmp_path / "run" / "bundle").rename(tmp_path / "away")
+    again = fitted(split, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "bundle").is_dir()
+    for name, value in run.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value)
+
+
+def test_a_valid_part_without_users_is_an_error_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = pl.DataFrame({"user": [0, 0, 1, 1], "item": [0, 1, 1, 0], "time": [0, 1, 2, 3]})
+    log = Interactions.from_frame(frame, user="user", item="item", timestamp="time")
+    split = log.split("leave-one-out", short_users="train")
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "build", None)
+        with pytest.raises(ValueError, match=r"the valid part of split .* is empty; use metric='loss'"):
+            fitted(split)
+    fitted(split, metric="loss")
+    rg.fit("ease", split, seed=0)
+
+
+@pytest.mark.parametrize("given", [{"max_epochs": 3}, {"learning_rate": 3.0, "metric": "ndcg@5"}])
+def test_a_model_that_is_fitted_in_one_step_takes_no_settings_of_training(given: dict[str, Any], split: Split) -> None:
+    with pytest.raises(ValueError, match=f"EASE .* no settings of training: leave out {', '.join(given)}"):
+        rg.fit("ease", split, seed=0, **given)
+
+
+def test_a_model_that_is_fitted_in_one_step_is_fitted_on_the_device(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="device = 'abacus' is not there; this machine has cpu"):
+        rg.fit("ease", split, seed=0, out=tmp_path / "run", device="abacus")
+    assert not (tmp_path / "run").exists()
+    moved = []
+
+    def to(self: ClosedFormModel, device: torch.device) -> ClosedFormModel:
+        moved.append((device, bool(self.weights.any())))  # type: ignore[operator, union-attr]
+        return self
+
+    monkeypatch.setattr(EASE, "to", to)
+    rg.fit("ease", split, seed=0, device="cpu")
+    assert moved == [(torch.device("cpu"), False)]
