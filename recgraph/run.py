@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -70,6 +71,7 @@ class Run(BaseRun):
         seen: Seen = "both",
         cutoffs: tuple[int, ...] = (5, 10, 20),
         memory_mib: int | None = None,
+        metrics: Sequence[str] | None = None,
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
 
@@ -78,20 +80,27 @@ class Run(BaseRun):
             seen: whether items of the history stay candidates.
             cutoffs: list lengths.
             memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
+            metrics: names, e.g. ``"ndcg"``; by default those of :data:`recgraph.evaluate.evaluator.METRICS`.
 
         Raises:
-            ValueError: no such part, or the run was opened without its data.
+            ValueError: no such part or metric, or the run was opened without its data.
         """
         if part not in ("test", "valid"):
             raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
         split = self._require_split()
         before = len(split.unsealed_reasons)
-        cases = split.unseal(f"evaluate {type(self.model).__name__} on test").test if part == "test" else split.valid
+        if part == "test":
+            whole = split.unseal(f"evaluate {type(self.model).__name__} on test")
+            cases, fitted = whole.test, whole.fit_part(self.record["fitted_on"])
+        else:
+            cases, fitted = split.valid, split.train
         results = evaluate(
             self.model,
             cases,
             seen=("keep", "exclude") if seen == "both" else (seen,),
             cutoffs=cutoffs,
+            metrics=metrics,
+            fit_part=fitted,
             memory_mib=memory_mib,
             split=split,
             part=part,

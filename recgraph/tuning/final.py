@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from recgraph.data.files import replace_parquet, replace_text
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.evaluator import METRICS, evaluate, split_metric
+from recgraph.evaluate.evaluator import METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.rng import derive
@@ -127,28 +126,12 @@ def _test(plan: Plan, runs: list[Run]) -> list[Results]:
     names = [plan.selecting] if plan.objective is not None else [*plan.metrics, plan.selecting]
     wanted = [split_metric(name) for name in names if name != SECONDS]
     cutoffs = tuple(sorted({5, 10, 20, *(k for _, k in wanted)}))
-    others = tuple(dict.fromkeys(name for name, _ in wanted if name not in METRICS))
-    found = [run.evaluate("test", cutoffs=cutoffs) for run in runs]
-    if others:
-        found = [_with(run, results, others) for run, results in zip(runs, found, strict=True)]
+    metrics = tuple(dict.fromkeys((*METRICS, *(name for name, _ in wanted))))
+    found = [run.evaluate("test", cutoffs=cutoffs, metrics=metrics) for run in runs]
     for run, results in zip(runs, found, strict=True):
         if run.folder is not None:
             _keep_users(results, run.folder)
     return found
-
-
-def _with(run: Run, results: Results, metrics: tuple[str, ...]) -> Results:
-    """Results on test with further metrics."""
-    assert run.split is not None
-    cases = run.split.unseal(f"evaluate {', '.join(metrics)} on test").test
-    protocols = [result.protocol for result in results]
-    more = evaluate(run.model, cases, protocols=protocols, metrics=metrics, fit_part=run.split.train)
-    return Results(
-        [
-            replace(own, per_user={**own.per_user, **other.per_user}, overall={**own.overall, **other.overall})
-            for own, other in zip(results, more, strict=True)
-        ]
-    )
 
 
 def _compare(found: dict[str, list[Results]], metric: str) -> dict[str, Any] | None:

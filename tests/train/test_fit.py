@@ -69,6 +69,11 @@ def test_a_finished_run_is_given_back_as_it_is(model: str, split: Split, tmp_pat
         )
 
 
+def test_a_run_is_evaluated_by_any_metric(split: Split) -> None:
+    results = fitted(split).evaluate("test", seen="exclude", cutoffs=(3,), metrics=("ndcg", "novelty", "gini"))
+    assert list(results[0].metrics) == ["ndcg@3", "novelty@3", "gini@3"]
+
+
 def test_every_opening_of_the_test_part_stays_in_the_record(split: Split, tmp_path: Path) -> None:
     fitted(split, tmp_path / "run").evaluate("test")
     for times in (2, 3):
