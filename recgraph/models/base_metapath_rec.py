@@ -66,6 +66,8 @@ class MetaPathRecommender(LightGCN):
 
     Config: ClassVar[type[ModelConfig]] = MetaPathRecommenderConfig
     reads_graph: ClassVar[bool] = True
+    # 2: masks are drawn with the model's seed, before with one for all
+    revision: ClassVar[int] = 2
 
     def _build(self, space: Space) -> None:
         if not isinstance(space, GraphSpace):
@@ -73,7 +75,8 @@ class MetaPathRecommender(LightGCN):
         super()._build(space)
         config, dim, graph = self.config, self.config.hidden_dim, space.graph
         linear = config.view_encoder == "light"
-        drawn = Generators(derive(0, "graph views"))
+        assert self.seed is not None
+        drawn = Generators(derive(self.seed, "graph views"))
         self._inputs: tuple[MetaPathInputs, ...] = ()
         given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
         chosen = [choose_paths(graph, side, paths, config) for side, paths in given]

@@ -140,6 +140,16 @@ def test_masks_of_each_path_are_those_of_users_then_those_of_items() -> None:
         made("meowrec", edge_mask=(0.1, 0.2), **paths)
 
 
+def test_each_seed_draws_masks_of_its_own() -> None:
+    masked = [
+        [path.masked.to_dense() for side in made("meowrec", seed=seed)._inputs for path in side.paths]
+        for seed in (1, 1, 2)
+    ]
+    first, again, other = masked
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
 def test_the_term_of_adameow() -> None:
     """InfoNCE from fine views to own vectors, each pair weighted by a network of its side."""
     model = made("adameowrec", dropout=0.0, feature_mask=0.0, temperature=0.4).double()
