@@ -22,7 +22,7 @@ from recgraph.data.interactions import Interactions
 from recgraph.data.prepare import CountError
 from recgraph.data.sources import SourceError, check_hash
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.normalise import normalise, power
+from recgraph.sparse.normalise import row_shares
 
 __all__ = ["PreparedGraph", "prepare_graph"]
 
@@ -111,10 +111,9 @@ def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
     # some published .npz files are plain arrays
     raw: Any = np.load(path)
     values = as_features(raw if isinstance(raw, np.ndarray) else sp.load_npz(path))
-    if isinstance(values, Csr):
-        return (normalise(values, "row") if divide else values).to(dtype=torch.float32)
-    scaled = values * power(values.sum(1, keepdim=True), -1) if divide else values
-    return scaled.to(torch.float32)
+    if divide:
+        values = row_shares(values, f"features of {path}", "set normalise = false in the card's entry of these nodes")
+    return values.to(dtype=torch.float32)
 
 
 def _node_task(card: GraphCard, task: NodeTaskFiles, folder: Path) -> NodeTask:

@@ -18,7 +18,7 @@ from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.rng import Generators, derive, dropout
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.normalise import normalise, power
+from recgraph.sparse.normalise import row_shares
 from recgraph.sparse.spmm import spmm
 from recgraph.views.metapath import MetaPath
 
@@ -187,16 +187,7 @@ class GraphModel(TrainableModel):
         features = graph.features(node_type)
         if features is None or node_type in self.config.raw_features:
             return features
-        values = features.values() if isinstance(features, Csr) else features
-        # embeddings of texts sum to about 0: rows would be blown up, and lost where the sum is negative
-        if bool((values < 0).any()):
-            raise ValueError(
-                f"features of {node_type!r} hold negative values, down to {float(values.min()):.3g}, and cannot be "
-                f"divided by their row sums; add {node_type!r} to raw_features"
-            )
-        if isinstance(features, Csr):
-            return normalise(features, "row")
-        return features * power(features.sum(1), -1)[:, None]
+        return row_shares(features, f"features of {node_type!r}", f"add {node_type!r} to raw_features")
 
     def _type_layer(self, graph: HeteroGraph, node_type: str) -> TypeLayer:
         features = graph.features(node_type)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recgraph.sparse.csr import Csr
 
-__all__ = ["Normalisation", "mean_of", "normalise", "power", "scales", "sums_of"]
+__all__ = ["Normalisation", "mean_of", "normalise", "power", "row_shares", "scales", "sums_of"]
 
 Normalisation = Literal["row", "column", "symmetric", "meow"]
 
@@ -45,6 +45,28 @@ def normalise(adj: Csr, kind: Normalisation, dtype: torch.dtype | None = None) -
     exact = adj if adj.weights is None else adj.with_weights(adj.weights.to(torch.float64))
     left, right, transposed = scales(adj.shape, kind, lambda: sums_of(exact), lambda: sums_of(exact.t()))
     return (exact.t() if transposed else exact).scale(left, right).to(dtype=dtype)
+
+
+def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
+    """[N, F]: features divided by their row sums; rows without features stay 0.
+
+    Args:
+        features: none of them negative: embeddings of texts sum to about 0, so that rows would be blown up, and lost
+            where the sum is negative.
+        what, fix: what an error calls them, and what it says to do.
+
+    Raises:
+        ValueError: a feature is negative.
+    """
+    values = features.values() if isinstance(features, Csr) else features
+    if bool((values < 0).any()):
+        raise ValueError(
+            f"{what} hold negative values, down to {float(values.min()):.3g}, and cannot be divided by their row sums; "
+            f"{fix}"
+        )
+    if isinstance(features, Csr):
+        return normalise(features, "row")
+    return features * power(features.sum(1), -1)[:, None]
 
 
 def scales(

@@ -101,6 +101,21 @@ def test_a_graph_with_classes(tmp_path: Path) -> None:
         catalog.load_dataset(str(card))
 
 
+def test_features_that_shares_would_destroy(tmp_path: Path) -> None:
+    card, folder = _toy_nodes(tmp_path)
+    before = _hashes(folder)
+    sp.save_npz(folder / "f.npz", sp.csr_matrix(np.array([[1, -3], [0, 0], [2, 0]])))
+    text = card.read_text().replace(before, _hashes(folder))
+    card.write_text(text)
+    with pytest.raises(ValueError, match=r"f\.npz hold negative values, down to -3, .* set normalise = false"):
+        catalog.get(str(card), folder)
+    card.write_text(text.replace('features = "f.npz"', 'features = "f.npz"\nnormalise = false'))
+    catalog.get(str(card), folder)
+    features = load_graph(str(card)).features("a")
+    assert isinstance(features, Csr)
+    assert features.to_dense().tolist() == [[1, -3], [0, 0], [2, 0]]
+
+
 def test_a_graph_for_recommendation(tmp_path: Path) -> None:
     card, _ = _toy_log(tmp_path)
     got = catalog.get(str(card), tmp_path)  # the folder in which it lies
