@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recgraph.contrast._one_pass import NoCandidateError
+from recgraph.contrast.objectives.base import NoCandidateError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batch import PairBatch, Query
 from recgraph.models._metapath_inputs import MetaPathInputs, read_graph

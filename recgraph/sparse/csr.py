@@ -178,14 +178,16 @@ class Csr:
     def _transpose(self) -> tuple[Csr, Tensor, bool]:
         """The transpose without weights, an order, and whether entry e goes to ``order[e]``, or comes from there."""
         if "origin" in self._places:  # this is itself a transpose
-            indptr, indices, order = self._places["origin"]
-            return Csr(indptr, indices, None, (self.shape[1], self.shape[0])), order, True
+            indptr, indices, order, back = self._places["origin"]
+            flipped = Csr(indptr, indices, None, (self.shape[1], self.shape[0]))
+            flipped._places["origin"] = (self.indptr, self.indices, order, not back)
+            return flipped, order, back
         # narrow keys sort faster
         order = torch.argsort(self.indices.to(torch.int32 if self.shape[1] < 2**31 else None), stable=True)
         indptr = _offsets(torch.bincount(self.indices, minlength=self.shape[1]))
         flipped = Csr(indptr, self._entry_rows()[order], None, (self.shape[1], self.shape[0]))
         # the tensors, not this matrix: two that hold each other are not freed before Python looks for such rings
-        flipped._places["origin"] = (self.indptr, self.indices, order)
+        flipped._places["origin"] = (self.indptr, self.indices, order, True)
         return flipped, order, False
 
     def row_sums(self) -> Tensor:

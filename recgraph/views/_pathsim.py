@@ -73,6 +73,7 @@ class _Cosine:
         self.units: Tensor | Csr
         self.columns: Tensor | Csr  # [F, N]
         if isinstance(features, Csr):
+            features = features.coalesce()
             exact = features.with_weights(features.values(torch.float64))
             lengths = exact.with_weights(exact.values().square()).row_sums().sqrt()
             self.units = exact.scale(left=power(lengths, -1))

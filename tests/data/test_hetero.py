@@ -224,8 +224,14 @@ def test_frames_whose_ids_have_other_types() -> None:
     made = HeteroGraph.from_frames({WRITES: wide, cites: narrow})
     assert made.nodes["author"].ids.values.to_list() == [1, 2, 3]  # type: ignore[union-attr]
     assert made.adjacency(cites).rows.tolist() == [1, 2]
-    none = pl.DataFrame({"a": [], "b": []}, schema={"a": pl.Null, "b": pl.Null})
-    assert HeteroGraph.from_frames({cites: none, WRITES: wide}).count("author") == 2
+    for kind in (pl.Null, pl.Float64):
+        none = pl.DataFrame({"a": [], "b": []}, schema={"a": kind, "b": kind})
+        assert HeteroGraph.from_frames({cites: none, WRITES: wide}).count("author") == 2
+        names = {"author": wide.select("a"), "book": wide.select("b")}
+        assert HeteroGraph.from_frames({cites: none}, names).edges[cites].adj.nnz == 0
+    category = wide.with_columns(pl.col("b").cast(pl.Categorical))
+    assert HeteroGraph.from_frames({WRITES: category}).nodes["paper"].ids.values.to_list() == ["x", "y"]  # type: ignore[union-attr]
+    assert HeteroGraph.from_frames({WRITES: category}, {"paper": wide.select("b")}).count("paper") == 2
     texts = pl.DataFrame({"who": ["1"], "b": [5]})
     with pytest.raises(
         GraphError, match=r"'author', 'cites', 'book'\): column 'who' holds texts, .*'author'.* integers"

@@ -80,6 +80,18 @@ def test_what_is_not_used_any_more_is_freed_at_once() -> None:
         gc.enable()
 
 
+def test_the_way_back_is_never_sorted_again() -> None:
+    adj = random_csr(3)
+    again = adj.t().t().t()
+    assert again.indices is adj.t().indices
+    assert torch.equal(again.values(), adj.t().values())
+    assert torch.equal(again.t().values(), adj.values())
+    for matrix in (adj, adj.t(), adj.t().t()):
+        places, order = matrix.transposition()
+        assert torch.equal(places.rows, matrix.indices[order])
+        assert torch.equal(matrix.t().values(), matrix.values()[order])
+
+
 def test_a_scaled_matrix_does_not_keep_the_row_of_each_entry() -> None:
     adj = random_csr(4)
     scaled = adj.scale(left=torch.ones(adj.shape[0]))

@@ -316,7 +316,10 @@ def test_equal_cosines_are_equal_however_they_are_computed(monkeypatch: pytest.M
     lengths = torch.rand(40, 1, generator=draw) + 0.5  # which a cosine does not see
     for dense_from in (0.0, 1.0):
         monkeypatch.setattr(_pathsim, "_DENSE", dense_from)
-        for features in (words, words * lengths, Csr.from_dense(words * lengths)):
+        # half of the papers have each word in two entries of one place
+        twice = Csr.from_coo(*torch.cat([words.nonzero(), words[:20].nonzero()]).T, shape=(40, 9))
+        twice = twice.with_weights(torch.where(twice.rows < 20, 0.5, 1.0))
+        for features in (words, words * lengths, Csr.from_dense(words * lengths), twice):
             graph = _two_subjects(words).with_features({"paper": features})
             kept = MetaPath("paper-subject-paper", top_k=5, ties="cosine").adjacency(graph).to_dense()
             assert torch.equal((kept > 0).float(), expected)

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Config, configure
-from recgraph.contrast._one_pass import Candidacy, Weighing, contrast
+from recgraph.contrast._one_pass import Candidacy, NoCandidateError, Weighing, contrast
 from recgraph.contrast.similarity import Similarity
 from recgraph.contrast.weights.base import Weight
 
-__all__ = ["Objective", "ObjectiveConfig", "Outcome", "Views"]
+__all__ = ["NoCandidateError", "Objective", "ObjectiveConfig", "Outcome", "Views"]
 
 
 class ObjectiveConfig(Config):
@@ -78,7 +78,7 @@ class Objective(nn.Module):
         """The mean loss.
 
         Raises:
-            ValueError: the views do not fit the objective, or no anchor has a candidate.
+            ValueError: the views do not fit the objective, or no anchor has a candidate (:class:`NoCandidateError`).
         """
         raise TypeError(f"{type(self).__name__} must define forward(views, similarity, weight)")
 

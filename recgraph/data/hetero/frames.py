@@ -15,7 +15,7 @@ from recgraph.data.features import relation
 from recgraph.data.hetero.build import known_ends, make_edges
 from recgraph.data.hetero.check import EdgeIndexError, FeatureError, GraphError, known
 from recgraph.data.hetero.graph import Edges, EdgeType, HeteroGraph, Nodes
-from recgraph.data.ids import IdMap, family
+from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.interactions import Interactions
 from recgraph.data.native import from_native
 from recgraph.data.part import Part
@@ -64,7 +64,7 @@ def from_frames(
     for edge_type, table in lists.items():
         known_ends(edge_type, maps)
         source, target = (
-            _indices(edge_type, table.to_series(place), name, maps[name])
+            _indices(edge_type, _id_column(table, place), name, maps[name])
             for place, name in ((0, edge_type[0]), (1, edge_type[2]))
         )
         counts = (len(maps[edge_type[0]]), len(maps[edge_type[2]]))
@@ -75,21 +75,27 @@ def from_frames(
 
 def _ids(name: str, table: pl.DataFrame | None, lists: Mapping[EdgeType, pl.DataFrame]) -> IdMap:
     if table is not None:
-        ids = table.to_series(0)
+        ids = _id_column(table, 0)
         if ids.is_duplicated().any():
             raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
         return IdMap(ids)
     named = [
-        (edge_type, frame.to_series(place))
+        (edge_type, _id_column(frame, place))
         for edge_type, frame in lists.items()
         for place, end in ((0, edge_type[0]), (1, edge_type[2]))
         if end == name
     ]
-    kinds = [family(ids.dtype) for _, ids in named if ids.dtype != pl.Null]  # an empty frame has no types
+    kinds = [family(ids.dtype) for _, ids in named if ids.dtype != pl.Null]
     for edge_type, ids in named:
         _check_kind(edge_type, ids, name, next(iter(kinds), ""))
     wide = pl.concat([ids.alias("id").to_frame() for _, ids in named], how="vertical_relaxed")
     return IdMap(wide["id"].unique(maintain_order=True))
+
+
+def _id_column(table: pl.DataFrame, place: int) -> pl.Series:
+    """Categories as texts; what holds no rows has no type of its own."""
+    ids = as_series(table.to_series(place), table.columns[place])
+    return ids if len(ids) else ids.clear().cast(pl.Null)
 
 
 def _check_kind(edge_type: EdgeType, ids: pl.Series, name: str, kind: str) -> None:
