@@ -121,10 +121,18 @@ def _check_folder(folder: Path, resolved: dict[str, Any], resume: bool) -> None:
         return
     if not resume:
         raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")
-    there = json.loads(path.read_text(encoding="utf-8"))
-    different = [name for name in resolved if there.get(name) != json.loads(json.dumps(resolved[name]))]
+    there, here = _what_counts(json.loads(path.read_text(encoding="utf-8"))), _what_counts(resolved)
+    different = [name for name in here if there.get(name) != json.loads(json.dumps(here[name]))]
     if different:
         raise ValueError(f"{folder} holds a run with another {', '.join(different)}; resume it with the same settings")
+
+
+def _what_counts(resolved: dict[str, Any]) -> dict[str, Any]:
+    """The same without where the split is from: its hash tells whether it is that one."""
+    data = resolved.get("data") or {}
+    if "split_hash" not in data:
+        return resolved
+    return {**resolved, "data": {name: data[name] for name in data if name not in ("dataset", "settings")}}
 
 
 def fit_built(

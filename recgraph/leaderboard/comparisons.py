@@ -98,7 +98,8 @@ def load_comparisons(path: Path) -> Comparisons:
     Raises:
         ValueError: the file was cut or edited; names it.
     """
-    found = read_json(path)
+    # once all sheets of a data set had one file; whether it is this one's is told by its inputs
+    found = read_json(path) or read_json(path.with_name("comparisons.json"))
     if found is None:
         return Comparisons()
     columns = {

@@ -111,8 +111,6 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
         resolved = _resolved(cls, of_nodes, settings)
     except ConfigError as error:
         raise ConfigError(f"board on {sheet.dataset!r}, model {entry.name!r}: {error}") from None
-    if not issubclass(cls, TrainableModel):
-        del resolved["training"]
     identity = {
         "model": cls.key(),
         "revision": cls.revision,
@@ -167,9 +165,12 @@ def _studied(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> dict[str, 
     if entry.study is None:
         return {}
     tuned = best_of(entry.study, sheet.file.parent)
-    if tuned.model not in (None, cls.__name__):
+    if tuned.model not in (None, cls.__qualname__):
         raise ConfigError(f"study {entry.study!r} is of {tuned.model}, not of {cls.__name__}; give one of this model")
-    return tuned.settings
+    if issubclass(cls, TrainableModel):
+        return tuned.settings
+    # the record of a study names the metric that was tuned for, which would select an epoch
+    return {name: value for name, value in tuned.settings.items() if name not in TrainConfig.model_fields}
 
 
 def _check_whose(sheet: SheetSpec, entry: EntrySpec, of_nodes: bool) -> None:
@@ -195,9 +196,9 @@ def _probe(protocol: ProtocolSpec) -> dict[str, Any]:
 
 def _resolved(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with all defaults, part by part."""
-    parts: dict[str, type[Config]] = {"config": cls.Config, "training": TrainConfig, "data": DataConfig}
-    if of_nodes:
-        parts |= {"training": GraphTrainConfig, "data": ProbeSettings}
+    parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
+    if issubclass(cls, TrainableModel):
+        parts["training"] = GraphTrainConfig if of_nodes else TrainConfig
     shared = distribute(settings, parts)
     return {name: part.of(shared[name]).model_dump(mode="json") for name, part in parts.items()}
 

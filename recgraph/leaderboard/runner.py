@@ -71,7 +71,7 @@ def run(
         budget: hours after which no job is begun and those that run are stopped (they go on the next time).
         values: do also again what has a record but no values of users on this machine, as records from git, since
             entries are compared over users.
-        device: where to compute, e.g. ``"cpu"``; None picks the best there is.
+        device: where to compute, e.g. ``"cpu"``; None: CUDA where there is one, else the CPU.
         say: told what happens; by default lines on the error stream of a terminal.
 
     Raises:

@@ -23,7 +23,7 @@ class Tuned:
 
     Attributes:
         settings: of the model and of its training; how the data was split is not among them.
-        model: the name of its class; None where the record does not tell.
+        model: the qualified name of its class; None where the record does not tell.
         dataset: its card; None where the record does not tell.
         split_hash: of the split whose validation part chose the settings; None where the record does not tell.
     """

@@ -36,7 +36,7 @@ class Plan:
         given: how the space departs from the annotations.
         sampler, pruner: names.
         seed: of the sampler and, the same in each trial, of the training.
-        device: where to train; None picks the best there is.
+        device: where to train; None: CUDA where there is one, else the CPU.
         folder: of the study, or None.
         objective: values of a fitted run in place of its validation metrics, or None.
         interval, grace: of leases, in seconds.

@@ -83,7 +83,7 @@ def tune(
         storage: see :func:`recgraph.tuning.storage.open_storage`.
         study: its name in the storage; None: the model's and the metric's.
         out: folder of the study; each trial has its own in it. None keeps all in memory.
-        device: where to train; None picks the best there is.
+        device: where to train; None: CUDA where there is one, else the CPU.
         test_seeds: seeds of the last trainings; 0 leaves the test part sealed.
         objective: values of a fitted run in place of its validation metrics; one that ``metric`` does not know by its
             name is maximised.

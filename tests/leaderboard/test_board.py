@@ -183,6 +183,18 @@ def test_the_study_of_another_model(tmp_path: Path) -> None:
         jobs(of_study(tmp_path, model="recgraph.models.slim:SLIM"))
 
 
+def test_a_model_that_is_not_trained_takes_no_settings_of_training(tmp_path: Path) -> None:
+    of_study(tmp_path, model="recgraph.models.ease:EASE")  # its record names a metric, too
+    record = json.loads((tmp_path / "study.json").read_text())
+    record["unsealed"] = [{"settings": {"tuned": {"l2": 7.0}}}]
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    text = 'seeds = [0]\n[[models]]\nmodel = "ease"\n'
+    ((job,),) = jobs(write_board(tmp_path, text + 'study = "../study.json"\n')).values()
+    assert job.settings == {"l2": 7.0}
+    with pytest.raises(ConfigError, match=r"model 'EASE': unknown setting 'max_epochs'"):
+        jobs(write_board(tmp_path, text + "settings = { max_epochs = 3 }\n"))
+
+
 def test_a_study_that_saw_other_parts_of_the_same_data(tmp_path: Path) -> None:
     """What is tested on here may have chosen its settings; of another data set nothing can have."""
     (sheet,) = of_study(tmp_path).sheets

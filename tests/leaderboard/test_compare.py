@@ -152,6 +152,10 @@ def test_two_sheets_of_one_data_set_keep_their_own(board: Board, tmp_path: Path)
     assert (opened(board), opened(other)) == (before, beside)
     assert set(marks(opened(board)).values()) == {"tied", "worse"}
     assert set(marks(opened(other), metric="recall@10").values()) == {"tied", "worse"}
+    # as it was kept when there was one file for all
+    (before.folder / "comparisons-recall-alone.json").replace(before.folder / "comparisons.json")
+    assert opened(other) == beside
+    assert set(marks(opened(board)).values()) == {"untested"}
 
 
 def test_comparisons_that_are_not_whole_are_named(board: Board) -> None:

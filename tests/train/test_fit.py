@@ -83,6 +83,14 @@ def test_every_opening_of_the_test_part_stays_in_the_record(split: Split, tmp_pa
         assert read_record(tmp_path / "run")["unsealed"] == ["evaluate SASRec on test"] * times
 
 
+def test_where_a_split_is_from_does_not_make_another_run(split: Split, tmp_path: Path) -> None:
+    fitted(split, tmp_path / "run")
+    fitted(split, tmp_path / "run", resume=True, source={"dataset": "mine", "settings": {"split": None}})
+    other = split.interactions.split("ratio")
+    with pytest.raises(ValueError, match="another data"):
+        fitted(other, tmp_path / "run", resume=True)
+
+
 def test_a_finished_run_without_its_bundle_is_made_again(split: Split, tmp_path: Path) -> None:
     run = fitted(split, tmp_path / "run")
     (tmp_path / "run" / "bundle").rename(tmp_path / "away")
