@@ -73,11 +73,12 @@ def _best(scores: Tensor, k: int, second: Tensor | None) -> Tensor:
     above, level = scores > cut, scores == cut
     room = k - above.sum(1, keepdim=True)
     if second is not None:
-        # from the last to the first, so that a stable sort leaves the last of equal ones in front
-        ranked = second.masked_fill(~level, -torch.inf).flip(1).argsort(dim=1, descending=True, stable=True)
-        position = torch.arange(scores.shape[1], device=scores.device).expand_as(ranked)
-        rank = torch.empty_like(ranked).scatter_(1, ranked, position).flip(1)
-        return above | (level & (rank < room))
+        equals = second.masked_fill(~level, -torch.inf)
+        # the smallest of the equals that there is room for
+        cut = equals.topk(int(room.max()), dim=1).values.gather(1, room - 1)
+        above |= equals > cut
+        level = equals == cut
+        room = k - above.sum(1, keepdim=True)
     up_to_here = level.cumsum(1)
     from_the_right = up_to_here[:, -1:] - up_to_here + 1
     return above | (level & (from_the_right <= room))
