@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from recgraph.config import Search
 from recgraph.data.hetero import HeteroGraph
-from recgraph.models._metapath_views import ViewsConfig, make_paths
+from recgraph.models._metapath_inputs import MetaPathInputs, read_graph
+from recgraph.models._metapath_views import ViewsConfig, make_masks, make_paths
 from recgraph.models.lightgcn import LightGCNConfig
+from recgraph.rng import Generators, derive
 from recgraph.sparse.compose import Counts
 from recgraph.views.metapath import MetaPath, propose
 
@@ -74,6 +77,19 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
                 "projection"
             )
         return self
+
+
+def read_sides(graph: HeteroGraph, config: MetaPathRecommenderConfig, seed: int) -> tuple[MetaPathInputs, ...]:
+    """What is read from the graph for users and for items; the masks of their twins are drawn with the seed."""
+    given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
+    chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
+    read = [read_graph(graph, side, paths, {side: None}) for side, paths in zip(SIDES, chosen, strict=True)]
+    masks, n_users = make_masks(sum(map(len, chosen)), config), len(chosen[0])
+    if config.twin != "masked":
+        return tuple(read)
+    drawn = Generators(derive(seed, "graph views"))
+    of_sides = (masks.edges[:n_users], masks.edges[n_users:])
+    return tuple(replace(masks, edges=edges).draw(inputs, drawn) for inputs, edges in zip(read, of_sides, strict=True))
 
 
 def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from recgraph.contrast.objectives.base import NoCandidateError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batch import PairBatch, Query
-from recgraph.models._metapath_inputs import MetaPathInputs, read_graph
-from recgraph.models._metapath_sides import SIDES, MetaPathRecommenderConfig, choose_paths
-from recgraph.models._metapath_views import MetaPathViews, make_masks
+from recgraph.models._metapath_inputs import MetaPathInputs
+from recgraph.models._metapath_sides import SIDES, MetaPathRecommenderConfig, read_sides
+from recgraph.models._metapath_views import MetaPathViews
 from recgraph.models.base import ModelConfig, Phase, Space, View
 from recgraph.models.base_collaborative import Terms
 from recgraph.models.base_graph import GraphSpace
 from recgraph.models.lightgcn import LightGCN
-from recgraph.rng import Generators, derive
+from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import spmm
 
@@ -66,8 +66,7 @@ class MetaPathRecommender(LightGCN):
 
     Config: ClassVar[type[ModelConfig]] = MetaPathRecommenderConfig
     reads_graph: ClassVar[bool] = True
-    # 2: masks are drawn with the model's seed, before with one for all
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 2  # 1 drew the masks of all models with one seed
 
     def _build(self, space: Space) -> None:
         if not isinstance(space, GraphSpace):
@@ -76,19 +75,11 @@ class MetaPathRecommender(LightGCN):
         config, dim, graph = self.config, self.config.hidden_dim, space.graph
         linear = config.view_encoder == "light"
         assert self.seed is not None
-        drawn = Generators(derive(self.seed, "graph views"))
-        self._inputs: tuple[MetaPathInputs, ...] = ()
-        given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
-        chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
-        masks, n_users = make_masks(sum(map(len, chosen)), config), len(chosen[0])
-        views = []
-        for side, paths, edges in zip(SIDES, chosen, (masks.edges[:n_users], masks.edges[n_users:]), strict=True):
-            inputs = read_graph(graph, side, paths, {side: None})
-            if config.twin == "masked":
-                inputs = replace(masks, edges=edges).draw(inputs, drawn)
-            self._inputs += (inputs,)
-            views.append(MetaPathViews(inputs, dim, dim, config.dropout, config, linear))
-        self.views = nn.ModuleList(views)
+        self._inputs = read_sides(graph, config, self.seed)
+        made = (MetaPathViews(inputs, dim, dim, config.dropout, config, linear) for inputs in self._inputs)
+        self.views = nn.ModuleList(made)
+        # masks are no weights, but weights belong to them: who loads these draws the same
+        self.register_buffer("mask_seed", torch.tensor(self.seed))
         self._moved: tuple[torch.device, torch.dtype, tuple[MetaPathInputs, ...]] | None = None
         reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
         others = sorted(reached - set(SIDES))
@@ -101,6 +92,14 @@ class MetaPathRecommender(LightGCN):
         self.register_buffer("known_items", torch.zeros(space.n_items, dtype=torch.bool))
 
     known_items: Tensor
+    mask_seed: Tensor
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        drawn_with = int(self.mask_seed)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.config.twin == "masked" and (seed := int(self.mask_seed)) != drawn_with:
+            assert isinstance(self.space, GraphSpace)
+            self._inputs, self._moved = read_sides(self.space.graph, self.config, seed), None
 
     def _make_contrast(self) -> ContrastiveTerm:
         raise TypeError(f"{type(self).__name__} must define _make_contrast()")

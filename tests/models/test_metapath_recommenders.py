@@ -150,6 +150,14 @@ def test_each_seed_draws_masks_of_its_own() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+def test_masks_come_with_the_weights_that_were_trained_on_them() -> None:
+    trained, other = made("meowrec", seed=1), made("meowrec", seed=2)
+    before = other.eval().nodes()
+    other.load_state_dict(trained.state_dict())
+    assert not torch.equal(other.eval().nodes(), before)
+    assert torch.equal(other.nodes(), trained.eval().nodes())
+
+
 def test_the_term_of_adameow() -> None:
     """InfoNCE from fine views to own vectors, each pair weighted by a network of its side."""
     model = made("adameowrec", dropout=0.0, feature_mask=0.0, temperature=0.4).double()
