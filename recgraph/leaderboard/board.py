@@ -116,9 +116,10 @@ class SheetSpec(Config):
         known = _OF_NODES if of_nodes else METRICS
         cutoffs = () if of_nodes else self.protocol.cutoffs
         if "metrics" not in self.model_fields_set:
-            # of a node task all that is computed
-            k = 10 if 10 in cutoffs else max(cutoffs, default=10)
-            return self.model_copy(update={"metrics": tuple(each.replace("10", f"{k}") for each in self.metrics)})
+            if of_nodes or 10 in cutoffs:  # of a node task all that is computed is shown
+                return self
+            names = [metric.partition("@")[0] for metric in self.metrics]
+            return self.model_copy(update={"metrics": tuple(f"{name}@{max(cutoffs)}" for name in names)})
         computed = [f"{name}@{k}" for name in known for k in cutoffs] or [*known]
         metrics = tuple(map(_by_its_name, self.metrics))
         for metric in metrics:

@@ -10,11 +10,7 @@ from typing import Any
 
 from recgraph.run import DataConfig
 
-__all__ = ["NothingFoundYet", "Tuned", "best_of"]
-
-
-class NothingFoundYet(FileNotFoundError):
-    """A study of which no trial is complete: what asks for its best trial waits, as if it were not there."""
+__all__ = ["Tuned", "best_of"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +50,9 @@ def best_of(place: str, folder: Path) -> Tuned:
 
     with find_study(place if "://" in place else str(path)) as (study, _):
         best = best_trial(study)
-        if best is None:
-            raise NothingFoundYet(f"study {place!r} has no complete trial")
-        return _tuned(settings_of(study, best), study.user_attrs)
+        if best is None:  # what asks for it waits, as for a study that is not there
+            raise FileNotFoundError(f"study {place!r} has no complete trial")
+        return _tuned(settings_of(study, best), study.user_attrs["recgraph"], study.user_attrs.get("source"))
 
 
 def _of_record(record: Mapping[str, Any], place: str) -> Tuned:
@@ -69,15 +65,15 @@ def _of_record(record: Mapping[str, Any], place: str) -> Tuned:
         from recgraph.tuning.objectives import selecting
 
         settings = {**settings, "metric": selecting(tuple(identity["metrics"]))}
+    source = record.get("source") or {}
     of_test = {"split_hash": tested[-1].get("split_hash"), **identity}
-    return _tuned({**(record.get("source") or {}).get("settings", {}), **settings}, {**record, "recgraph": of_test})
+    return _tuned({**source.get("settings", {}), **settings}, of_test, source)
 
 
-def _tuned(settings: Mapping[str, Any], told: Mapping[str, Any]) -> Tuned:
-    identity = told["recgraph"]
+def _tuned(settings: Mapping[str, Any], identity: Mapping[str, Any], source: Mapping[str, Any] | None) -> Tuned:
     return Tuned(
         {name: value for name, value in settings.items() if name not in DataConfig.model_fields},
         identity["model"].rpartition(":")[2] if "model" in identity else None,
-        (told.get("source") or {}).get("dataset"),
+        (source or {}).get("dataset"),
         identity.get("split_hash"),
     )

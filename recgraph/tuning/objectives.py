@@ -19,7 +19,6 @@ __all__ = ["SECONDS", "can_prune", "canonical", "direction", "measure", "selecti
 SECONDS = "train_seconds"
 #: what selects the best epoch where no objective can
 FALLBACK = "ndcg@10"
-_SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity"}
 
 
 def canonical(name: str) -> str:
@@ -31,8 +30,7 @@ def canonical(name: str) -> str:
     """
     if name == SECONDS:
         return name
-    metric, sign, k = name.partition("@")
-    known, cutoff = split_metric(f"{_SHORT.get(metric, metric)}{sign}{k}")
+    known, cutoff = split_metric(name)
     if "features" in registry.load("metric", known)().needs:
         raise ConfigError(f"metric {name!r} needs features of items and cannot be tuned for; take another one")
     return f"{known}@{cutoff}"

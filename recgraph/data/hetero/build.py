@@ -119,7 +119,8 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
 def as_features(values: Any) -> Tensor | Csr:
     """A dense tensor or a Csr from arrays, tensors, scipy matrices; integers become the default floating type."""
     if isinstance(values, Csr):
-        return values if values.weights is None else values.with_weights(as_floating(values.weights))
+        floating = values.weights is None or values.weights.is_floating_point()
+        return values if floating else values.with_weights(as_floating(values.values()))
     if hasattr(values, "tocoo"):
         return Csr.from_scipy(values)
     tensor = torch.as_tensor(np.asarray(values)) if not isinstance(values, Tensor) else values

@@ -24,6 +24,8 @@ from recgraph.sparse.csr import Csr
 __all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
 
 INTERACTS: EdgeType = ("user", "interacts", "item")
+#: edge type -> (node type, ids) of its sources and of its targets
+Ends = dict[EdgeType, tuple[tuple[str, pl.Series], tuple[str, pl.Series]]]
 
 
 def from_frames(
@@ -49,13 +51,15 @@ def from_frames(
     """
     tables = {name: from_native(frame) for name, frame in nodes.items()}
     lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
+    ends: Ends = {}
     for edge_type, table in lists.items():
         if table.width < 2:
             raise GraphError(f"edges {edge_type}: the frame has {table.width} columns; the first two must be the ids")
+        ends[edge_type] = ((edge_type[0], _id_column(table, 0)), (edge_type[2], _id_column(table, 1)))
     for name in features:
         known("node frame", name, tables)
     names = list(dict.fromkeys([*tables, *(name for source, _, target in lists for name in (source, target))]))
-    maps = {name: _ids(name, tables.get(name), lists) for name in names}
+    maps = {name: _ids(name, tables.get(name), ends) for name in names}
     made_nodes = {
         name: Nodes(len(ids), ids, _features(name, tables[name], features[name]) if name in features else None)
         for name, ids in maps.items()
@@ -63,28 +67,20 @@ def from_frames(
     made_edges = {}
     for edge_type, table in lists.items():
         known_ends(edge_type, maps)
-        source, target = (
-            _indices(edge_type, _id_column(table, place), name, maps[name])
-            for place, name in ((0, edge_type[0]), (1, edge_type[2]))
-        )
+        source, target = (_indices(edge_type, ids, name, maps[name]) for name, ids in ends[edge_type])
         counts = (len(maps[edge_type[0]]), len(maps[edge_type[2]]))
         w, t = (_column(edge_type, table, name) for name in (weight, time))
         made_edges[edge_type] = make_edges(edge_type, source, target, counts, w, t)
     return HeteroGraph(made_nodes, made_edges)
 
 
-def _ids(name: str, table: pl.DataFrame | None, lists: Mapping[EdgeType, pl.DataFrame]) -> IdMap:
+def _ids(name: str, table: pl.DataFrame | None, ends: Ends) -> IdMap:
     if table is not None:
         ids = _id_column(table, 0)
         if ids.is_duplicated().any():
             raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
         return IdMap(ids)
-    named = [
-        (edge_type, _id_column(frame, place))
-        for edge_type, frame in lists.items()
-        for place, end in ((0, edge_type[0]), (1, edge_type[2]))
-        if end == name
-    ]
+    named = [(edge_type, ids) for edge_type, both in ends.items() for end, ids in both if end == name]
     kinds = [family(ids.dtype) for _, ids in named if ids.dtype != pl.Null]
     for edge_type, ids in named:
         _check_kind(edge_type, ids, name, next(iter(kinds), ""))
