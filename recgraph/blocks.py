@@ -55,7 +55,10 @@ def exponent_limit(dtype: torch.dtype) -> float:
 
 
 def refuse_second_derivative(what: str) -> None:
-    """To be called in backward: under ``create_graph`` gradients made in forward would pass for constants.
+    """To be called in backward: under ``create_graph`` what was made in forward would pass for constants.
+
+    torch's ``once_differentiable`` does not notice where the incoming gradient is a constant, as it is of every loss:
+    the second derivative then lacks a term.
 
     Raises:
         RuntimeError: backward runs with ``create_graph=True``.

@@ -1,4 +1,7 @@
-"""Multi-head attention over a packed batch: one autograd node, no work on padding but inside a bucket."""
+"""Multi-head attention over a packed batch: one autograd node, no work on padding but inside a bucket.
+
+It can be differentiated once: its backward reads probabilities that were made in forward without their history.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recgraph.blocks import refuse_second_derivative
 from recgraph.encoders._packing import Bucket, Packed
 from recgraph.rng import dropout_scale
 
@@ -121,6 +125,7 @@ class _Causal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        refuse_second_derivative("attention")
         grad = grads[0]
         grad_qkv = grad.new_empty(grad.shape[0], 3 * grad.shape[1])
         for index, bucket in enumerate(ctx.packed.buckets):
@@ -149,6 +154,7 @@ class _Last(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+        refuse_second_derivative("attention")
         grad = grads[0]
         n_tokens = sum(bucket.n_tokens for bucket in ctx.packed.buckets)
         grad_queries = torch.empty_like(grad)

@@ -1,0 +1,120 @@
+"""Every function with a backward of its own is right when it is differentiated twice, or refuses to be."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import recgraph
+from recgraph.contrast.regularisers.uniformity import Uniformity
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.weights.base import Pairs
+from recgraph.contrast.weights.learned import Learned
+from recgraph.encoders._attention import causal_attention, last_attention
+from recgraph.encoders._packing import pack
+from recgraph.encoders.lightgcn import symmetric_product
+from recgraph.losses._pair_scores import pair_scores
+from recgraph.losses.full_softmax import FullSoftmax
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.spmm import spmm
+
+Case = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
+
+
+def drawn(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(*shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes)
+
+
+# of several lengths, so that there is padding within a bucket
+PACKED = pack(Ragged.from_lists([[1], [2, 3], [4, 5, 6], [1, 2, 3, 4]]), last_only=False)
+
+
+def attention() -> Case:
+    return lambda qkv: causal_attention(qkv, PACKED, 2, 0.0, None), drawn((10, 12))
+
+
+def attention_of_the_last() -> Case:
+    return lambda queries, kv: last_attention(queries, kv, PACKED, 2, 0.0, None), drawn((4, 4), (10, 8))
+
+
+def term() -> Case:
+    return ContrastiveTerm(temperature=0.5), drawn((5, 3), (5, 3))
+
+
+def learned_weight() -> Case:
+    weight, ids = Learned(dim=3, inner_dim=2).double(), torch.arange(5)
+    return lambda a, b: weight.log_w(Pairs(ids, ids, a, b)), drawn((5, 3), (5, 3))
+
+
+def uniformity() -> Case:
+    return Uniformity(), drawn((5, 3), (5, 3))
+
+
+def softmax() -> Case:
+    targets = torch.tensor([1, 3, 2])
+    return lambda hidden, table: FullSoftmax()(hidden, targets, table), drawn((3, 2), (5, 2))
+
+
+def scores_of_pairs() -> Case:
+    rows, columns = torch.tensor([0, 2]), torch.tensor([[1, 3], [0, 1]])
+    return lambda table: pair_scores(table, rows, columns), drawn((4, 3))
+
+
+def sparse_product() -> Case:
+    adj = Csr.from_dense(torch.tensor([[1.0, 0, 2], [0, 3, 0]]).double())
+    return lambda x, weights: spmm(adj.with_weights(weights), x), drawn((3, 2), (3,))
+
+
+def product_with_a_symmetric_matrix() -> Case:
+    adj = Csr.from_dense(torch.tensor([[0, 2.0], [2.0, 1.0]]).double())
+    return lambda x: symmetric_product(adj, x), drawn((2, 3))
+
+
+REFUSE = {
+    "contrast/_one_pass.py:_OnePass": term,
+    "contrast/regularisers/uniformity.py:_Potential": uniformity,
+    "contrast/weights/learned.py:_Hidden": learned_weight,
+    "encoders/_attention.py:_Causal": attention,
+    "encoders/_attention.py:_Last": attention_of_the_last,
+    "losses/_one_pass.py:_OnePass": softmax,
+    "losses/_pair_scores.py:_PairScores": scores_of_pairs,
+}
+TWICE = {
+    "encoders/lightgcn.py:_SymmetricProduct": product_with_a_symmetric_matrix,
+    "sparse/backends/_autograd.py:_Product": sparse_product,
+}
+
+
+@pytest.mark.parametrize("name", REFUSE)
+def test_refuses_to_be_differentiated_twice(name: str) -> None:
+    function, inputs = REFUSE[name]()
+    assert torch.autograd.gradcheck(function, inputs)
+    for asked in inputs:
+        with pytest.raises(RuntimeError, match=r"can be differentiated once; create_graph=True is not supported"):
+            # the gradient that comes in is a constant here, and what once_differentiable looks at
+            torch.autograd.grad(function(*inputs).sum(), asked, create_graph=True)
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_can_be_differentiated_twice(name: str) -> None:
+    function, inputs = TWICE[name]()
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(lambda *given: function(*given).pow(2), inputs)
+
+
+def test_no_function_is_left_out() -> None:
+    package = Path(recgraph.__file__).parent
+    found = {
+        f"{path.relative_to(package).as_posix()}:{node.name}"
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Function") for base in node.bases)
+    }
+    assert found == {*REFUSE, *TWICE}
