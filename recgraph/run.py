@@ -16,6 +16,7 @@ from recgraph.data.graph_card import find_graph_card
 from recgraph.data.graph_catalog import load_split
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.evaluator import evaluate
+from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
 from recgraph.models.base import Model
 from recgraph.node_run import NodeRun
@@ -72,26 +73,37 @@ class Run(BaseRun):
         cutoffs: tuple[int, ...] = (5, 10, 20),
         memory_mib: int | None = None,
         metrics: Sequence[str] | None = None,
+        *,
+        allow_fitted: bool = False,
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
 
         Args:
-            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``.
+            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``, of a run that was fitted on train.
             seen: whether items of the history stay candidates.
             cutoffs: list lengths.
             memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
             metrics: names, e.g. ``"ndcg"``; by default those of :data:`recgraph.evaluate.evaluator.METRICS`.
+            allow_fitted: also rank the valid part of a run that was fitted on train+valid: how well it fits, not how
+                well it recommends. What it was fitted on is read with the test part, so that this unseals it.
 
         Raises:
-            ValueError: no such part or metric, or the run was opened without its data.
+            ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
         """
         if part not in ("test", "valid"):
             raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
+        leaked = is_leaked(part, self.record["fitted_on"])
+        if leaked and not allow_fitted:
+            raise ValueError(
+                f"part = {part!r}: this run was fitted on {self.record['fitted_on']}, so that it knows what is asked "
+                "for; use evaluate('test'), or fit with fit_on='train'; allow_fitted=True measures how well it fits"
+            )
         split = self._require_split()
         before = len(split.unsealed_reasons)
-        if part == "test":
-            whole = split.unseal(f"evaluate {type(self.model).__name__} on test")
-            cases, fitted = whole.test, whole.fit_part(self.record["fitted_on"])
+        if unsealed := part == "test" or leaked:
+            whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
+            cases = whole.test if part == "test" else whole.valid
+            fitted = whole.fit_part(self.record["fitted_on"])
         else:
             cases, fitted = split.valid, split.train
         results = evaluate(
@@ -106,9 +118,10 @@ class Run(BaseRun):
             part=part,
             fitted_on=self.record["fitted_on"],
             history="train" if part == "valid" else "train+valid",
+            allow_fitted=allow_fitted,
         )
         self.record["results"][part] = results.to_dict()
-        if part == "test":
+        if unsealed:
             # the record of a run that was opened again knows of more than the split does
             known, reasons = self.record["unsealed"], split.unsealed_reasons
             earlier = [reason for reason in reasons[:before] if reason not in known]

@@ -51,12 +51,18 @@ def check(
 def _of_runs(folders: list[Path], split: Split) -> list[Check]:
     """The spread of each metric over runs, on the validation part: the test part stays sealed to models."""
     from recgraph.evaluate.checks import seeds
+    from recgraph.evaluate.protocol import is_leaked
     from recgraph.run import Run
 
     opened = [Run.open(folder, split) for folder in folders]
     for folder, run in zip(folders, opened, strict=True):
         if not isinstance(run, Run):
             raise ValueError(f"--run {folder}: it embeds the nodes of a graph; give runs that recommend")
+        if is_leaked("valid", run.record["fitted_on"]):
+            raise ValueError(
+                f"--run {folder}: it was fitted on {run.record['fitted_on']}, so that it knows what the validation "
+                "part asks for; give runs that were fitted on train"
+            )
     of_runs = [run.evaluate("valid") for run in opened if isinstance(run, Run)]
     if not of_runs:
         return []

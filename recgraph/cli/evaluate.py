@@ -106,10 +106,17 @@ def _ranked(
     save: Path | None,
     memory_mib: int | None,
 ) -> dict[Path, Results]:
+    from recgraph.evaluate.protocol import is_leaked
     from recgraph.evaluate.saved import save_users
 
     if settings:
         raise ValueError(f"--set {settings[0]!r}: a run that recommends is evaluated without settings")
+    for folder, run in runs.items():  # before any is ranked
+        if is_leaked(split.value, run.record["fitted_on"]):
+            raise ValueError(
+                f"--split {split.value}: {folder} was fitted on {run.record['fitted_on']}, so that it knows what is "
+                "asked for; take --split test, or a run that was fitted on train"
+            )
     found = {}
     for folder, run in runs.items():
         with notes_of("recgraph.evaluate.memory"):

@@ -18,7 +18,7 @@ from recgraph.evaluate.conventions import Convention
 from recgraph.evaluate.jobs import Job
 from recgraph.evaluate.memory import METRIC_ROWS, Limits
 from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.protocol import Protocol, Seen, Ties
+from recgraph.evaluate.protocol import Protocol, Seen, Ties, is_leaked
 from recgraph.evaluate.ranked import Facts, RankedHits
 from recgraph.evaluate.ranking import Ranker
 from recgraph.evaluate.rerank import Precision
@@ -74,6 +74,7 @@ def evaluate(
     block_items: int | None = None,
     memory_mib: int | None = None,
     precision: Precision = "float32",
+    allow_fitted: bool = False,
 ) -> Results:
     """Rank all items for every case and compute the metrics.
 
@@ -103,14 +104,16 @@ def evaluate(
             predicted peak is written to the log (``recgraph.evaluate.memory``) before the ranking starts.
         precision: of scores that are inner products. Below float32, for accelerators that are faster then, the best
             are scored again: lists are those of float32, and where that cannot be proven a user is ranked in it.
+        allow_fitted: also rank a valid or test part that ``fitted_on`` names: how well a model fits, not how well it
+            recommends.
 
     Returns:
         A result for each protocol, with the values of each user in the order of ``cases``.
 
     Raises:
         ValueError: no cases, a user without relevant items, an unknown metric or one that needs what is not given, NaN
-            scores, protocols that cannot share a pass, settings that would be ignored, or a ``memory_mib`` that is too
-            little.
+            scores, protocols that cannot share a pass, settings that would be ignored, a ``memory_mib`` that is too
+            little, or a part that the model was fitted on.
     """
     settings = {
         "seen": seen,
@@ -129,6 +132,8 @@ def evaluate(
     elif given:
         raise ValueError(f"{', '.join(given)} given beside protocols would be ignored; set them in each Protocol")
     _check(protocols, cases, candidate_lists)
+    if not allow_fitted:
+        _check_held_out(protocols)
     limits = Limits(batch_size, block_items, memory_mib, precision)
     facts = _facts(cases, fit_part, features)
     jobs = []
@@ -206,6 +211,15 @@ def _check(protocols: Sequence[Protocol], cases: Cases, candidate_lists: Ragged 
         differing = set(protocols[0].differences(other)) - _MAY_DIFFER
         if differing:
             raise ValueError(f"protocols differ in {', '.join(sorted(differing))}; evaluate each in a call of its own")
+
+
+def _check_held_out(protocols: Sequence[Protocol]) -> None:
+    for protocol in protocols:
+        if is_leaked(protocol.part, protocol.fitted_on):
+            raise ValueError(
+                f"part = {protocol.part!r} is in fitted_on = {protocol.fitted_on!r}: the model knows what is asked "
+                "for; rank a part that it was not fitted on or fit on less; allow_fitted=True measures how well it fits"
+            )
 
 
 def metric_values(

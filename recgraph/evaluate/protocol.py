@@ -15,6 +15,11 @@ Seen = Literal["keep", "exclude"]
 Ties = Literal["seeded permutation", "expectation"]
 
 
+def is_leaked(part: str, fitted_on: str) -> bool:
+    """Whether a part that is held out by its name, ``"valid"`` or ``"test"``, is in what a model was fitted on."""
+    return part in ("valid", "test") and part in fitted_on.split("+")
+
+
 class Protocol(Config):
     """Everything that must be equal for two numbers to be comparable."""
 

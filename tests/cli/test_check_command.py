@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+import recgraph as rg
 from recgraph.cli.app import app
 from recgraph.evaluate import checks
+from recgraph.run import DataConfig
 
 
 def call(*arguments: object) -> Result:
@@ -72,6 +74,27 @@ def test_runs_show_the_spread_of_their_seeds(runs: list[Path]) -> None:
     other = call("check", "synthetic", "--split", "time", "--run", runs[0])
     assert other.exit_code == 2
     assert "split hash" in other.stderr
+
+
+@pytest.fixture
+def fitted_on_valid(runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RECGRAPH_HOME", str(runs[0].parent / "home"))
+    source = {"dataset": "synthetic", "settings": {}}
+    split = DataConfig().split_of("synthetic")
+    rg.fit("popularity", split, seed=0, out=tmp_path / "all", fit_on="train+valid", source=source)
+    return tmp_path / "all"
+
+
+def test_valid_is_refused_for_a_run_that_was_fitted_on_it(runs: list[Path], fitted_on_valid: Path) -> None:
+    done = call("evaluate", runs[0], fitted_on_valid, "--split", "valid")
+    assert done.exit_code == 2
+    assert f"--split valid: {fitted_on_valid} was fitted on train+valid" in done.stderr
+    assert "take --split test, or a run that was fitted on train" in done.stderr
+    assert "predicted peak" not in done.stderr, "no run is ranked before all are known to be right"
+    checked = call("check", "synthetic", "--users", 50, "--run", fitted_on_valid)
+    assert checked.exit_code == 2
+    assert f"--run {fitted_on_valid}: it was fitted on train+valid" in checked.stderr
+    assert call("evaluate", fitted_on_valid).exit_code == 0
 
 
 def test_several_runs_are_one_table_with_marks(runs: list[Path], tmp_path: Path) -> None:

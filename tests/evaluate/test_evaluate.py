@@ -224,6 +224,20 @@ def test_the_protocol_is_recorded_and_guards_comparison() -> None:
     assert same.hash == results["exclude"].hash == Protocol.of(protocol.model_dump()).hash
 
 
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_a_part_that_the_model_was_fitted_on_is_refused(part: str) -> None:
+    model, cases, fitted = Scores(torch.randn(50, 60)), random_cases(50, 60), f"train+{part}"
+    message = rf"part = '{part}' is in fitted_on = 'train\+{part}'.*allow_fitted=True"
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, cases, part=part, fitted_on=fitted)
+    with pytest.raises(ValueError, match=message):
+        evaluate(model, cases, protocols=[Protocol(part=part, fitted_on=fitted)])
+    allowed = evaluate(model, cases, part=part, fitted_on=fitted, allow_fitted=True)
+    assert allowed["keep"].metrics == evaluate(model, cases)["keep"].metrics
+    for known in ("train", "published", "train+other"):
+        evaluate(model, cases, part=part, fitted_on=known, seen=("keep",))
+
+
 def test_results_as_table_dictionary_and_frames() -> None:
     results = evaluate(
         Scores(torch.randn(50, 60)), random_cases(50, 60), cutoffs=(10, 5, 5), metrics=["ndcg", "hit_rate"]

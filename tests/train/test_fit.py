@@ -74,6 +74,30 @@ def test_a_run_is_evaluated_by_any_metric(split: Split) -> None:
     assert list(results[0].metrics) == ["ndcg@3", "novelty@3", "gini@3"]
 
 
+def test_the_valid_part_of_a_run_that_was_fitted_on_it_is_refused(split: Split, tmp_path: Path) -> None:
+    run = rg.fit("ease", split, seed=0, out=tmp_path / "run", fit_on="train+valid")
+    message = r"part = 'valid': .* fitted on train\+valid.*evaluate\('test'\).*fit_on='train'.*allow_fitted=True"
+    for one in (run, rg.Run.open(tmp_path / "run", split)):
+        assert isinstance(one, rg.Run)
+        with pytest.raises(ValueError, match=message):
+            one.evaluate("valid")
+    assert run.record["results"] == {}
+    run.evaluate("test")
+    rg.fit("ease", split, seed=0).evaluate("valid")
+
+
+def test_how_well_a_run_fits_its_valid_part_is_measured_where_it_is_asked_for(split: Split) -> None:
+    run = rg.fit("ease", split, seed=0, fit_on="train+valid")
+    found = run.evaluate("valid", seen="keep", metrics=("ndcg", "average_popularity"), allow_fitted=True)
+    assert (found[0].protocol.part, found[0].protocol.fitted_on) == ("valid", "train+valid")
+    fitted = split.fit_part("train+valid")
+    own = rg.evaluate.evaluate(
+        run.model, split.valid, seen=("keep",), metrics=("ndcg", "average_popularity"), fit_part=fitted
+    )
+    assert found[0].metrics == own[0].metrics
+    assert run.record["unsealed"] == ["fit EASE on train+valid", "evaluate EASE on valid"]
+
+
 def test_every_opening_of_the_test_part_stays_in_the_record(split: Split, tmp_path: Path) -> None:
     fitted(split, tmp_path / "run").evaluate("test")
     for times in (2, 3):
