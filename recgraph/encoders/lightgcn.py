@@ -60,7 +60,7 @@ class LightGCN(nn.Module):
             raise ValueError(f"rows has {rows.n_rows} users, the encoder was built for {self.n_users}")
         device = self.offsets.device
         self.offsets, self.items = rows.offsets.to(device), rows.values.to(device, torch.int32)
-        self._made.clear()
+        self._made = {}
 
     @property
     def n_edges(self) -> int:
@@ -134,22 +134,23 @@ class LightGCN(nn.Module):
         return Csr(indptr, indices, torch.cat([of_edge, of_edge[by_item]]), (n_nodes, n_nodes))
 
     def _once(self, key: Hashable, make: Callable[[], T]) -> T:
-        if key not in self._made:
+        every = self._made  # read once: another thread may replace it
+        if key not in every:
             # made under inference mode it could not be used in training
             with torch.inference_mode(False):
-                self._made[key] = make()
-        made: T = self._made[key]
+                every[key] = make()
+        made: T = every[key]
         return made
 
     def _apply(self, *args: Any) -> Any:
-        self._made.clear()
+        self._made = {}
         return super()._apply(*args)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # the number of edges is known by the state alone
         if f"{prefix}items" in state_dict:
             self.items = self.items.new_empty(state_dict[f"{prefix}items"].shape)
-        self._made.clear()
+        self._made = {}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

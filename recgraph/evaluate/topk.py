@@ -8,8 +8,10 @@ neither on how users are batched nor on how many items are ranked at a time.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,8 +55,19 @@ def tie_order(n_items: int, tie_seed: int) -> Tensor:
     return torch.from_numpy(numpy_generator(tie_seed, "ties").permutation(n_items))
 
 
+class _Buffer(threading.local):
+    """Memory for scores, of each thread its own and freed with it; a copy or a pickle begins without any."""
+
+    scores: Tensor | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Buffer, ()
+
+
 class Catalogue:
     """The items that are ranked, laid out once for many users.
+
+    Threads may share one: nothing but the buffer of scores changes, and each thread has its own.
 
     Args:
         n_items: the size of the catalogue.
@@ -108,7 +121,7 @@ class Catalogue:
         self._step = min(_up(step, self._chunk), self._block)
         self._low = low
         self._vectors = None if item_vectors is None else self._lay_out(item_vectors)
-        self._buffer: Tensor | None = None
+        self._buffer = _Buffer()
 
     def _lay_out(self, vectors: Tensor) -> list[Tensor]:
         # [D, chunk] each, contiguous: the product with a transposed view costs nearly twice as much
@@ -214,8 +227,8 @@ class Catalogue:
             step: columns of a block, a multiple of the tiles' (default: as many as may be held).
 
         Yields:
-            the first column, scores [R, W] (in a buffer that the next block reuses), and how many of the block's
-            columns are items; what the rest holds means nothing.
+            the first column, scores [R, W] (in the thread's buffer, which the next block reuses), and how many of the
+            block's columns are items; what the rest holds means nothing.
         """
         step = step or self._block
         n_rows = queries.shape[0]
@@ -226,11 +239,14 @@ class Catalogue:
             yield start, scores, min(max(self.order.numel() - start, 0), scores.shape[1])
 
     def _scores(self, queries: Tensor, start: int, width: int) -> Tensor:
-        """[rows, width] of the reused buffer: the scores of the columns from ``start`` on."""
+        """[rows, width] of the thread's buffer: the scores of the columns from ``start`` on."""
         n_rows = queries.shape[0]
-        if self._buffer is None or self._buffer.dtype != queries.dtype or self._buffer.numel() < n_rows * width:
-            self._buffer = queries.new_empty(self.rows * width)
-        scores = self._buffer[: n_rows * width].view(n_rows, width)
+        buffer = self._buffer.scores
+        if buffer is None or buffer.dtype != queries.dtype or buffer.numel() < n_rows * width:
+            # made under inference mode it could not be written to elsewhere
+            with torch.inference_mode(False):
+                buffer = self._buffer.scores = queries.new_empty(self.rows * width)
+        scores = buffer[: n_rows * width].view(n_rows, width)
         if self._vectors is None:
             order = self.order[start : start + width]
             torch.index_select(queries, 1, order, out=scores[:, : order.numel()])

@@ -178,11 +178,12 @@ class CollaborativeModel(TrainableModel):
         if self.training or any(weight.is_inference() for weight in weights):
             return self.nodes()
         state = tuple((weight.data_ptr(), weight._version) for weight in weights)
-        if self._ranking is None or self._ranking.made_from != state:
+        ranking = self._ranking  # read once: another thread may replace it
+        if ranking is None or ranking.made_from != state:
             # made under inference mode it could not be used elsewhere
             with torch.inference_mode(False), torch.no_grad():
-                self._ranking = _Ranking(state, self.nodes().detach())
-        return self._ranking.nodes
+                ranking = self._ranking = _Ranking(state, self.nodes().detach())
+        return ranking.nodes
 
     def train(self, mode: bool = True) -> Any:
         if mode:

@@ -219,12 +219,13 @@ class GraphModel(TrainableModel):
     def _placed(self, inputs: Any) -> Any:
         """What was made from the graph, where the parameters are and in their type."""
         like = next(self.parameters())
-        if self._moved is None or self._moved[:2] != (like.device, like.dtype):
+        placed = self._moved  # read once: another thread may replace it
+        if placed is None or placed[:2] != (like.device, like.dtype):
             # made under inference mode it could not be trained on
             with torch.inference_mode(False):
                 moved = inputs.to(like.device, like.dtype)
-            self._moved = like.device, like.dtype, moved
-        return self._moved[2]
+            placed = self._moved = like.device, like.dtype, moved
+        return placed[2]
 
     def _check_terms(self, terms: set[str], known: Sequence[str]) -> None:
         if terms - set(known):

@@ -248,12 +248,12 @@ class MetaPathRecommender(LightGCN):
 
     def _placed(self) -> tuple[MetaPathInputs, ...]:
         """What was read from the graph, where the parameters are and in their type."""
-        like = self.embedding.weight
-        if self._moved is None or self._moved[:2] != (like.device, like.dtype):
+        like, placed = self.embedding.weight, self._moved  # read once: another thread may replace what was moved
+        if placed is None or placed[:2] != (like.device, like.dtype):
             with torch.inference_mode(False):
                 moved = tuple(inputs.to(like.device, like.dtype) for inputs in self._inputs)
-            self._moved = like.device, like.dtype, moved
-        return self._moved[2]
+            placed = self._moved = like.device, like.dtype, moved
+        return placed[2]
 
     def _terms(self, batch: PairBatch) -> Terms:
         # views and propagations are made once for all terms

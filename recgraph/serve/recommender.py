@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,14 +31,25 @@ __all__ = ["NoHistoryError", "Recommender", "load"]
 
 Fallback = Literal["popularity"]
 _log = logging.getLogger(__name__)
+# not of the recommender, which could not be pickled then
+_counting = threading.Lock()
 
 
 class NoHistoryError(ValueError):
     """There is nothing known of a user from which to recommend."""
 
 
+@dataclass
+class _Kept:
+    """What was made of the model's parameters as they are until the next :meth:`Recommender.refresh`."""
+
+    catalogue: Catalogue | None = None
+
+
 class Recommender:
     """Recommends items to users, in the user's own ids.
+
+    Threads may share one: their answers are those of a single thread.
 
     Args:
         model: a built model; it must not be trained further while it serves (:meth:`refresh` afterwards).
@@ -82,7 +95,7 @@ class Recommender:
         self.record = dict(record or {})
         self.counters: Counter[str] = Counter()
         self.ann: AnnIndex | None = None
-        self._catalogue: Catalogue | None = None
+        self._kept = _Kept()
 
     @classmethod
     def for_split(cls, model: Model, split: Split | SealedSplit, record: Mapping[str, Any] | None = None) -> Self:
@@ -179,8 +192,9 @@ class Recommender:
             query = request.take(known).query
             convention = "exclude" if exclude_seen else "keep"
             seen = query.history if exclude_seen else None
-            if self.ann is not None and candidates is None:
-                best = self.ann.rank(self.model, query, seen, k, batch_size)
+            ann = self.ann  # read once: another thread may replace it
+            if ann is not None and candidates is None:
+                best = ann.rank(self.model, query, seen, k, batch_size)
                 items[known], scores[known] = best.items, best.scores.double()
                 return Lists(items, scores)
             catalogue = self._catalogue_for(k, candidates)
@@ -199,9 +213,12 @@ class Recommender:
     def _catalogue_for(self, k: int, candidates: Tensor | None) -> Catalogue:
         if candidates is not None:
             return catalogue_for(self.model, len(self.items), k, candidates=candidates)
-        if self._catalogue is None or self._catalogue.k != k:
-            self._catalogue = catalogue_for(self.model, len(self.items), k)
-        return self._catalogue
+        # each is read once, as another thread may replace it; what is made during a refresh goes into the old one
+        kept = self._kept
+        catalogue = kept.catalogue
+        if catalogue is None or catalogue.k != k:
+            catalogue = kept.catalogue = catalogue_for(self.model, len(self.items), k)
+        return catalogue
 
     def _candidates(self, allow: Sequence[Any] | None, block: Sequence[Any] | None) -> Tensor | None:
         if allow is None and block is None:
@@ -212,19 +229,23 @@ class Recommender:
                 if isinstance(ids, str | bytes):
                     raise ValueError(f"{name} = {ids!r} must be a list of item ids")
                 index = torch.from_numpy(self.items.index(ids))
-                self.counters["unknown_items"] += int((index < 0).sum())
+                self._add("unknown_items", int((index < 0).sum()))
                 allowed_mask[index[index >= 0]] = value
         if not bool(allowed_mask.any()):
             raise ValueError("allow and block leave no item to recommend")
         return allowed_mask.nonzero().flatten()
 
     def _count(self, request: Request, of_training: bool, n_empty: int) -> None:
-        self.counters["unknown_items"] += request.n_unknown_items
-        self.counters["fallbacks"] += n_empty
+        self._add("unknown_items", request.n_unknown_items)
+        self._add("fallbacks", n_empty)
         if of_training:
-            self.counters["unknown_users"] += int((request.query.users < 0).sum())
+            self._add("unknown_users", int((request.query.users < 0).sum()))
         if request.n_unknown_items:
             _log.warning("%d items of the histories are not known to the model; skipped", request.n_unknown_items)
+
+    def _add(self, name: str, count: int) -> None:
+        with _counting:
+            self.counters[name] += count
 
     def use_ann(self, index: AnnIndex | None = None) -> Self:
         """Search through an approximate index and rank what it finds exactly; see :class:`AnnIndex`."""
@@ -233,7 +254,7 @@ class Recommender:
 
     def refresh(self) -> Self:
         """Forget what was computed from the model's parameters, after they changed."""
-        self._catalogue = None
+        self._kept = _Kept()
         self.ann = None
         return self
 
