@@ -87,6 +87,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "dgl": {"data.hetero", "sparse.backends.dgl"},
     "accelerate": {"train"},
     "optuna": {"tuning", "cli.tune"},
+    "cmaes": {"tuning.cma_es"},
     "polars": {"data", "evaluate", "serve", "explain", "leaderboard", "run", "node_run", "pretrained", "cli"},
     "narwhals": {"data", "serve"},
     "pooch": {"data"},

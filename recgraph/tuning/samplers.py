@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from recgraph.config import ConfigError
 from recgraph.rng import derive
+from recgraph.tuning.cma_es import cma_es
 from recgraph.tuning.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def make_sampler(name: str, seed: int, space: SearchSpace, *draw: str | int) -> 
     if name == "tpe":
         return samplers.TPESampler(seed=own, n_startup_trials=N_RANDOM, multivariate=True, constant_liar=True)
     if name == "cmaes":
-        return samplers.CmaEsSampler(seed=own, n_startup_trials=N_RANDOM, warn_independent_sampling=False)
+        return cma_es(own, space.distributions, N_RANDOM)
     if name == "gp":
         return samplers.GPSampler(seed=own, n_startup_trials=N_RANDOM, warn_independent_sampling=False)
     if name == "nsga2":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from recgraph.config import parse_settings
 from recgraph.data.split import Split
 from recgraph.tuning.find import find_study
 from recgraph.tuning.report.figures import figures
-from recgraph.tuning.report.page import page
+from recgraph.tuning.report.page import command, page
 from recgraph.tuning.storage import dashboard_of
 
 
@@ -103,6 +104,16 @@ def test_the_page_of_a_tuned_model_says_how_to_train_the_best(split: Split, tmp_
     with find_study(str(tmp_path / "s")) as (found, storage):
         assert found.study_name == "s"
         assert page(found, storage.dashboard).split("<dl>")[1] == text.split("<dl>")[1]
+
+
+def test_the_command_quotes_what_a_storage_holds() -> None:
+    study = sampled(3)
+    study.set_user_attr("source", {"dataset": "; touch a", "settings": {"split": "$(touch b)"}})
+    space = {"searched": {}, "fixed": {"; touch c": "`touch d`"}}
+    study.set_user_attr("recgraph", {"model": "m:; touch e", "seed": "; touch f", "space": space})
+    said = shlex.split(command(study, study.best_trial).replace("\\\n", ""))
+    assert said[:7] == ["recgraph", "train", "; touch e", "--dataset", "; touch a", "--seed", "; touch f"]
+    assert said[7:11] == ["--set", "split=$(touch b)", "--set", "; touch c=`touch d`"]
 
 
 def test_a_study_is_found_in_a_storage(tmp_path: Path) -> None:

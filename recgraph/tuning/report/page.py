@@ -78,10 +78,11 @@ def settings_of(study: Study, trial: FrozenTrial) -> dict[str, Any]:
 def command(study: Study, trial: FrozenTrial) -> str:
     """The command that trains a trial's configuration on its own, as the study did."""
     identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
-    key = identity["model"].rpartition(":")[2]
+    # all of it is from the storage, which others may write to, and is made to be pasted into a shell
+    key, seed = (shlex.quote(f"{value}") for value in (identity["model"].rpartition(":")[2], identity["seed"]))
     pairs = [f"--set {shlex.quote(setting_text(*each))}" for each in settings_of(study, trial).items()]
-    dataset = shlex.quote(source["dataset"]) if "dataset" in source else "DATASET"
-    parts = [f"recgraph train {key} --dataset {dataset}", f"--seed {identity['seed']}", *pairs, "--out runs/best"]
+    dataset = shlex.quote(f"{source['dataset']}") if "dataset" in source else "DATASET"
+    parts = [f"recgraph train {key} --dataset {dataset}", f"--seed {seed}", *pairs, "--out runs/best"]
     return " \\\n  ".join(parts)
 
 
