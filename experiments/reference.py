@@ -117,9 +117,9 @@ def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
         }
     encoder, augmenters, _ = model.phases
     groups = model.parameter_groups()
-    freeze_all_but(groups, encoder.groups)
-    loss = total_loss(model(batch, tuple(encoder.terms)), encoder)
-    loss.backward()
+    with freeze_all_but(groups, encoder.groups):
+        loss = total_loss(model(batch, tuple(encoder.terms)), encoder)
+        loss.backward()
     got["total_step1"] = loss.detach()
     width = model.config.hidden_dim
     grad = table.grad
@@ -127,9 +127,9 @@ def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
     # the published table has one more row, which nothing reads
     got["grad_item_embedding_step1"] = torch.cat([grad, grad.new_zeros(1, width)])
     got["grad_query0_step1"] = model.encoder.layers[0].qkv.weight.grad[:width]
-    freeze_all_but(groups, augmenters.groups)
-    loss = total_loss(model(batch, tuple(augmenters.terms)), augmenters)
-    loss.backward()
+    with freeze_all_but(groups, augmenters.groups):
+        loss = total_loss(model(batch, tuple(augmenters.terms)), augmenters)
+        loss.backward()
     # the published code's augmenter step also carries lambda cl1, a constant in the augmenters
     got["total_step2"] = loss.detach() + view_weight * terms["cl1"]
     got["grad_aug1_dense1_step2"] = model.augmenters[0].dense_1.weight.grad

@@ -101,12 +101,11 @@ def step(model: TrainableModel) -> dict[str, float]:
     group left them."""
     batch, losses, groups = first_batch(model), {}, model.parameter_groups()
     for phase in model.phases:
-        freeze_all_but(groups, phase.groups)
-        trained = [parameter for name in phase.groups for parameter in groups[name]]
-        for parameter in trained:
-            parameter.grad = None
-        loss = total_loss(model(batch, tuple(phase.terms)), phase)
-        loss.backward()
+        with freeze_all_but(groups, phase.groups) as trained:
+            for parameter in trained:
+                parameter.grad = None
+            loss = total_loss(model(batch, tuple(phase.terms)), phase)
+            loss.backward()
         assert torch.isfinite(loss), phase
         losses[phase.name] = float(loss.detach())
         with torch.no_grad():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from recgraph.train.config import TrainConfig
 
 
 def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
-    """Refuse phases that name groups which the model does not have, or no term, or that cannot accumulate.
+    """Refuse phases that name unknown groups or no term, that cannot accumulate, or that have nothing to train.
 
     Raises:
         ValueError: names the phase and what is wrong with it.
@@ -28,6 +29,11 @@ def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
         if not phase.terms:
             raise ValueError(f"phase {phase.name!r} has no terms; give at least one with its coefficient")
     names = [name for phase in model.phases for name in phase.groups]
+    if not any(parameter.requires_grad for name in names for parameter in groups[name]):
+        raise ValueError(
+            f"every parameter that the phases of {type(model).__name__} train (groups "
+            f"{', '.join(dict.fromkeys(names))}) is frozen; call requires_grad_(True) on those to be trained"
+        )
     shared = sorted({name for name in names if names.count(name) > 1})
     if accumulate > 1 and shared:  # one phase's step would take, and clear, what the other has summed
         raise ValueError(
@@ -37,7 +43,9 @@ def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
 
 
 def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
-    """One Adam a parameter group: its state belongs to the group, whichever phases step it.
+    """One Adam a parameter group: its state belongs to the group, whichever phases step it. An empty group has none.
+
+    Frozen parameters are among them, so that they can be thawed in the course of a training.
 
     Raises:
         ValueError: a parameter is in no group or in two.
@@ -59,13 +67,37 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
     }
 
 
-def freeze_all_but(groups: dict[str, list[nn.Parameter]], trainable: Iterable[str]) -> list[nn.Parameter]:
-    """Make the named groups trainable and freeze the others; returns the trainable parameters."""
-    chosen = set(trainable)
-    for name, parameters in groups.items():
-        for parameter in parameters:
-            parameter.requires_grad_(name in chosen)
-    return [parameter for name in chosen for parameter in groups[name]]
+@contextmanager
+def freeze_all_but(groups: dict[str, list[nn.Parameter]], trainable: Sequence[str]) -> Iterator[list[nn.Parameter]]:
+    """Freeze all other groups for a while; gives the parameters of the named ones that are not frozen themselves.
+
+    Afterwards, also after an exception, every flag is as it was: what the user froze is never thawed.
+    """
+    others = [
+        parameter
+        for name, parameters in groups.items()
+        if name not in trainable
+        for parameter in parameters
+        if parameter.requires_grad
+    ]
+    try:
+        for parameter in others:
+            parameter.requires_grad_(False)
+        yield [parameter for name in trainable for parameter in groups[name] if parameter.requires_grad]
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def step_at(rate: float, optimiser: torch.optim.Optimizer) -> None:
+    """A step at a learning rate, of all parameters but the frozen ones; clears the gradients."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+        for parameter in group["params"]:
+            if not parameter.requires_grad:  # a gradient from before it was frozen would move it
+                parameter.grad = None
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
 
 
 def total_loss(terms: dict[str, Tensor], phase: Phase) -> Tensor:

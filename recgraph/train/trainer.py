@@ -22,7 +22,7 @@ from recgraph.train.config import TrainConfig
 from recgraph.train.device import make_accelerator
 from recgraph.train.interrupt import Interrupt, TrainingInterrupted
 from recgraph.train.observers import Observer
-from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, total_loss
+from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 from recgraph.train.progress import Clock, Progress
 from recgraph.train.stopping import EarlyStopping
 
@@ -43,6 +43,9 @@ class Trainer:
     its end. Checkpoints are made between steps alone, so that a training that goes on from one ends with the same
     weights as one that was never stopped (on a CPU, bit for bit).
 
+    Parameters that are frozen (``requires_grad`` is False) keep their values and stay frozen; a phase that trains no
+    others measures its terms and makes no step.
+
     Args:
         model: built.
         batches: of the training part.
@@ -55,7 +58,7 @@ class Trainer:
         accelerator: devices and precision; made from ``config`` by default.
 
     Raises:
-        ValueError: the phases do not fit the model, or the metric needs a validation.
+        ValueError: the phases do not fit the model, all that they train is frozen, or the metric needs a validation.
     """
 
     def __init__(
@@ -95,7 +98,9 @@ class Trainer:
         Raises:
             NonFiniteLoss: a term became NaN or infinite; names the term, the step and the last good checkpoint.
             TrainingInterrupted: SIGINT came; the step was finished and the state saved.
+            ValueError: all that the phases train has been frozen.
         """
+        check_phases(self.model, self.config.accumulate)
         with Interrupt() as interrupt:
             try:
                 while self.progress.epoch < self.config.max_epochs and not self.stopping.stop:
@@ -103,7 +108,6 @@ class Trainer:
             finally:
                 for observer in self.observers:
                     observer.close()
-        freeze_all_but(self.groups, self.groups)
         if self.best is not None:
             self.model.load_state_dict(self.best)
         return self.progress.history
@@ -154,24 +158,23 @@ class Trainer:
         self.progress.diagnostics = {name: float(value) for name, value in measured.items()}
 
     def _phase_step(self, phase: Phase, batch: Any) -> None:
-        parameters = freeze_all_but(self.groups, phase.groups) if len(self.groups) > 1 else self.groups[phase.groups[0]]
-        with self.accelerator.autocast():
-            terms = self.module(batch, tuple(phase.terms))
-            loss = total_loss(terms, phase)
         place, size = self._place()
-        self.accelerator.backward(loss / size if size > 1 else loss)
+        with freeze_all_but(self.groups, phase.groups) as parameters:
+            with self.accelerator.autocast(), torch.set_grad_enabled(bool(parameters)):
+                terms = self.module(batch, tuple(phase.terms))
+                loss = total_loss(terms, phase)
+            if parameters:
+                self.accelerator.backward(loss / size if size > 1 else loss)
         self._pending.append((self.progress.step, {name: terms[name].detach() for name in phase.terms}))
-        if place + 1 < size:
+        if place + 1 < size or not parameters:
             return
         if self.config.clip_norm is not None:
             self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
         n_steps = self.config.max_epochs * len(self.batches)
         rate = self.config.learning_rate * rate_factor(self.progress.step, n_steps, self.config)
         for name in phase.groups:
-            for group in self.optimisers[name].param_groups:
-                group["lr"] = rate
-            self.optimisers[name].step()
-            self.optimisers[name].zero_grad(set_to_none=True)
+            if name in self.optimisers:
+                step_at(rate, self.optimisers[name])
 
     def _place(self) -> tuple[int, int]:
         """Of the next batch: its place among those whose gradients make one step, and how many they are."""

@@ -21,7 +21,10 @@ from recgraph.models.mclrec import MCLRec
 from recgraph.models.sasrec import SASRec
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
+from recgraph.train.config import TrainConfig
+from recgraph.train.device import make_accelerator
 from recgraph.train.phases import freeze_all_but, total_loss
+from recgraph.train.trainer import Trainer
 
 N_ITEMS = 25
 SMALL = {"hidden_dim": 8, "n_layers": 2, "n_heads": 2, "inner_dim": 12, "max_len": 10}
@@ -149,14 +152,30 @@ def test_mclrec_freezes_what_a_phase_does_not_train(schedule: str, device: torch
     batch = next(iter(batches.epoch(0))).to(device)
     drawn = None
     for phase in model.phases:
-        freeze_all_but(groups, phase.groups)
         model.zero_grad(set_to_none=True)
-        total_loss(model(batch, tuple(phase.terms)), phase).backward()
+        with freeze_all_but(groups, phase.groups):
+            total_loss(model(batch, tuple(phase.terms)), phase).backward()
         for name, parameters in groups.items():
             has = [parameter.grad is not None for parameter in parameters]
             assert all(has) if name in phase.groups else not any(has)
         drawn = drawn or batch.drawn["views"]
         assert batch.drawn["views"] is drawn, "the phases of a batch share its views"
+
+
+@pytest.mark.parametrize("schedule", ["published", "paper", "joint"])
+@pytest.mark.parametrize("frozen", ["encoder", "augmenters", "item_embedding"])
+def test_what_was_frozen_before_a_training_is_the_same_bit_for_bit_after_it(frozen: str, schedule: str) -> None:
+    model = built(MCLRec, schedule_of_phases=schedule, margin_form="paper" if schedule == "paper" else "published")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    config = TrainConfig.of(metric="loss", max_epochs=2, weight_decay=0.1, clip_norm=1.0, patience=None)
+    generators = Generators(0)
+    batches = model.batches(random_train(), 16, generators)
+    Trainer(model, batches, config, generators, accelerator=make_accelerator("cpu")).fit()
+    kept = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
+    assert kept == {name for name in before if name.startswith(frozen)} != set()
+    assert {name for name, parameter in model.named_parameters() if not parameter.requires_grad} == kept
 
 
 @pytest.mark.parametrize("augmenter", registry.names("augmenter"))

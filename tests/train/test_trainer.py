@@ -137,6 +137,115 @@ def test_only_the_terms_of_a_phase_are_computed_and_frozen_groups_get_no_gradien
     assert sum(entry[0] == "a" for entry in frozen if len(entry) == 2) == 1
 
 
+class Single(Toy):
+    """Both scalars in one group."""
+
+    wanted = (Phase("all", ("all",), {"near": 1.0, "far": 0.5}),)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"all": [self.a, self.b]}
+
+
+class Joint(Toy):
+    """Both groups in one phase."""
+
+    wanted = (Phase("both", ("a", "b"), {"near": 1.0, "far": 0.5}),)
+
+
+def with_b_frozen(cls: type[Toy]) -> Toy:
+    model = cls().build(Space(n_users=1, n_items=1))
+    model.b.requires_grad_(False)
+    model.b.grad = torch.ones_like(model.b)  # left from before it was frozen
+    return model
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("cls", [Toy, Single, Joint])
+def test_what_was_frozen_before_training_stays_as_it_was(cls: type[Toy], accumulate: int) -> None:
+    model = with_b_frozen(cls)
+    trainer = trainer_of(
+        model, [2.0, 3.0], accumulate=accumulate, max_epochs=2, weight_decay=0.1, clip_norm=1.0, warmup_steps=1
+    )
+    history = trainer.fit()
+    assert model.b.item() == -1.0
+    assert model.a.item() != 0.5
+    assert (model.a.requires_grad, model.b.requires_grad) == (True, False)
+    assert {"near", "far"} <= set(history[-1]), "the terms of a phase that trains nothing are measured"
+
+
+@pytest.mark.parametrize("cls", [Toy, Single, Joint])
+def test_the_rest_trains_beside_what_is_frozen_as_computed_by_hand(cls: type[Toy]) -> None:
+    model = with_b_frozen(cls)
+    trainer_of(model, [2.0, 3.0]).fit()
+    a, adam = 0.5, Adam(0.1)
+    for x in (2.0, 3.0):
+        a = adam.step(a, 2 * (a * x - 1) * x + 0.5 * 2 * (a - 1 - x))
+    assert model.a.item() == pytest.approx(a, abs=1e-12)
+
+
+def test_frozen_between_the_trainer_and_its_fit() -> None:
+    model = toy()
+    trainer = trainer_of(model, [2.0, 3.0])
+    model.b.requires_grad_(False)
+    trainer.fit()
+    assert (model.b.item(), model.b.requires_grad) == (-1.0, False)
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_an_exception_leaves_the_flags_as_they_were(phase: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for frozen in (False, True):
+        model = toy()
+        model.a.requires_grad_(not frozen)
+        trainer = trainer_of(model, [2.0])
+        original = model.forward
+
+        def fails(batch: Numbers, terms: Iterable[str], original: Any = original) -> dict[str, Tensor]:
+            if tuple(terms) == tuple(Toy.wanted[phase].terms):
+                raise ArithmeticError
+            return original(batch, terms)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(model, "forward", fails)
+        with pytest.raises(ArithmeticError):
+            trainer.fit()
+        assert (model.a.requires_grad, model.b.requires_grad) == (not frozen, True)
+
+
+def test_an_interrupted_run_goes_on_with_what_is_frozen(tmp_path: Path) -> None:
+    values = [2.0, 1.0, -1.0]
+    whole = with_b_frozen(Toy)
+    trainer_of(whole, values, max_epochs=2).fit()
+    model = with_b_frozen(Toy)
+    stopped = trainer_of(model, values, tmp_path, max_epochs=2)
+    stopped.observers = [StopAt(2)]
+    with pytest.raises(TrainingInterrupted):
+        stopped.fit()
+    assert (model.a.requires_grad, model.b.requires_grad) == (True, False)
+    again = with_b_frozen(Toy)
+    resumed = trainer_of(again, values, tmp_path, max_epochs=2)
+    assert resumed.resume()
+    resumed.fit()
+    assert torch.equal(again.a, whole.a)
+    assert again.b.item() == -1.0
+
+
+def test_nothing_to_train_is_an_error() -> None:
+    message = r"every parameter that the phases of Toy train \(groups a, b\) is frozen.*requires_grad_\(True\)"
+    with pytest.raises(ValueError, match=message):
+        trainer_of(toy().requires_grad_(False), [1.0])
+    model = toy()
+    trainer = trainer_of(model, [1.0])
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=message):
+        trainer.fit()
+
+
+def test_a_group_without_parameters_has_nothing_to_step() -> None:
+    model = with_b_frozen(Joint)
+    model.parameter_groups = lambda: {"a": [model.a, model.b], "b": []}  # type: ignore[method-assign]
+    trainer_of(model, [2.0]).fit()
+    assert model.a.item() != 0.5
+
+
 def test_accumulated_batches_make_one_step_of_their_mean_gradient() -> None:
     model = toy()
     model.wanted = (Phase("a", ("a",), {"near": 1.0}),)
