@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from recgraph.data.hetero import HeteroGraph
 from recgraph.data.part import Part
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.evaluator import split_metric, validation
-from recgraph.fitting import Request, build, fit_built, is_finished, new_record
+from recgraph.fitting import Request, alone, build, fit_built, new_record
 from recgraph.models.base import Model, Space, TrainableModel
 from recgraph.models.base_graph import GraphModel, GraphSpace
 from recgraph.node_fit import check_task, train_nodes
@@ -65,7 +65,8 @@ def fit(
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
-        ValueError: ``out`` holds another run and ``resume`` is not asked for; ``init_items`` does not fit.
+        ValueError: ``out`` holds another run, or one and ``resume`` is not asked for; another process trains into it;
+            ``init_items`` does not fit.
     """
     made, config = model_from(model), TrainConfig.of(training)
     if training and not isinstance(made, TrainableModel):
@@ -108,7 +109,8 @@ def train(
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
-        ValueError: the model is not for the data set's task, or ``out`` holds another run.
+        ValueError: the model is not for the data set's task, ``out`` holds another run, or another process trains into
+            it.
     """
     cls, card = registry.load("model", model), find_graph_card(dataset)
     check_task(cls, dataset, card)
@@ -175,24 +177,36 @@ def _fit(
     if init_items[0] is not None:
         found = initial_items(init_items[0], sealed, init_items[1], fit_on)
         record["init_items"], begin = found.record, found.write
-    if is_finished(request, record):
-        assert request.folder is not None
-        done = Run.open(request.folder, sealed)
-        assert isinstance(done, Run)
-        done.model.to(pick_device(request.device))
-        return done
+    with alone(request, record) as is_done:
+        if not is_done:
+            return _made(model, sealed, part, request, record, begin)
+    assert request.folder is not None
+    done = Run.open(request.folder, sealed)
+    assert isinstance(done, Run)
+    done.model.to(pick_device(request.device))
+    return done
+
+
+def _made(
+    model: Model,
+    sealed: SealedSplit,
+    part: Part,
+    request: Request,
+    record: dict[str, Any],
+    begin: Callable[[Model], None] | None,
+) -> Run:
     config = request.config
 
     def validate() -> dict[str, float]:
         return validation(model, sealed.valid, config.metric, seen=config.select_seen, fit_part=part)
 
-    with_validation = isinstance(model, TrainableModel) and config.metric != "loss" and fit_on == "train"
+    with_validation = isinstance(model, TrainableModel) and config.metric != "loss" and record["fitted_on"] == "train"
     if with_validation:
         split_metric(config.metric)  # a name that does not exist is an error before anything is computed
         if not len(sealed.valid):
             raise ValueError(
-                f"metric = {config.metric!r} needs users to validate on, and the valid part of split {split.name!r} is "
-                "empty; use metric='loss' or another split"
+                f"metric = {config.metric!r} needs users to validate on, and the valid part of split {sealed.name!r} "
+                "is empty; use metric='loss' or another split"
             )
     build(model, _space(model, sealed, part), request, record, begin)
     fit_built(model, part, request, record, validate if with_validation else None)

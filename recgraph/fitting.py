@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from recgraph.rng import Generators
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
 from recgraph.train.device import make_accelerator, pick_device
+from recgraph.train.lock import LOCK, hold
 from recgraph.train.observers import JsonLines, Observer, ProgressBar, TensorBoard
 from recgraph.train.trainer import Trainer
 
-__all__ = ["Request", "build", "fit_built", "is_finished", "new_record"]
+__all__ = ["Request", "alone", "build", "fit_built", "new_record"]
 
 Validate = Callable[[], Mapping[str, float]]
 
@@ -64,17 +67,32 @@ def new_record(model: Model, request: Request, fitted_on: str, data: Mapping[str
     }
 
 
-def is_finished(request: Request, record: dict[str, Any]) -> bool:
-    """Whether ``resume`` is asked for where nothing is left to do: the folder holds the same run, complete.
+@contextmanager
+def alone(request: Request, record: dict[str, Any]) -> Iterator[bool]:
+    """The block in which a run is made, by one process at a time in a folder; whether it is there already, complete.
+
+    Nothing is locked, or written, where it is complete.
 
     Raises:
+        FolderInUse: another process makes a run in the folder.
         ValueError: the folder holds another run, or the same and ``resume`` is not asked for.
     """
     folder = request.folder
     if folder is None:
-        return False
-    _check_folder(folder, _resolved(record), request.resume)
+        yield False
+        return
+    with nullcontext() if _is_complete(folder) or not _is_first() else hold(folder):
+        _check_folder(folder, _resolved(record), request.resume)
+        yield _is_complete(folder)
+
+
+def _is_complete(folder: Path) -> bool:
     return (folder / "record.json").is_file() and (folder / "bundle").is_dir()
+
+
+def _is_first() -> bool:
+    """Whether this is the one that writes, of the processes that a launcher has started for one training."""
+    return int(os.environ.get("LOCAL_RANK", -1)) == -1 or int(os.environ.get("RANK", 0)) == 0
 
 
 def build(
@@ -116,7 +134,7 @@ def _make_folder(folder: Path | None, record: dict[str, Any]) -> None:
 def _check_folder(folder: Path, resolved: dict[str, Any], resume: bool) -> None:
     path = folder / "config.json"
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run; give an empty or new folder")
         return
     if not resume:

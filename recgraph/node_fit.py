@@ -11,7 +11,7 @@ from recgraph.data.graph_card import GraphCard, NodeTaskFiles
 from recgraph.data.graph_catalog import load_graph
 from recgraph.data.hetero import HeteroGraph
 from recgraph.data.sealing import without_test_data
-from recgraph.fitting import Request, build, fit_built, is_finished, new_record
+from recgraph.fitting import Request, alone, build, fit_built, new_record
 from recgraph.models.base import Model
 from recgraph.models.base_graph import GraphModel, GraphSpace
 from recgraph.node_run import NodeRun, ProbeSettings
@@ -50,7 +50,8 @@ def fit_graph(
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
-        ValueError: the model embeds no graph, the graph has not its meta-paths, or ``out`` holds another run.
+        ValueError: the model embeds no graph, the graph has not its meta-paths, ``out`` holds another run, or another
+            process trains into it.
     """
     if not isinstance(model, GraphModel):
         raise ValueError(f"{type(model).__name__} embeds no graph; the models that do: {', '.join(_models(True))}")
@@ -100,18 +101,19 @@ def _fit(
     data["edges"] = {"-".join(name): edges.adj.nnz for name, edges in graph.edges.items()}
     record = new_record(model, request, "graph", data)
     record |= {"task": "nodes", "evaluation": evaluation}
-    if is_finished(request, record):
-        assert request.folder is not None
-        return NodeRun.open(request.folder)
-    with without_test_data("a model is fitted to a graph"):
-        build(model, GraphSpace(n_users=0, n_items=graph.count(target), graph=graph), request, record)
-        fit_built(model, None, request, record)
-    kept = ("model", "config", "training", "seed", "fitted_on", "data", "provenance")
-    run = NodeRun(Embedder.of(model, target, {name: record[name] for name in kept}), record, request.folder)
-    if request.folder is not None:
-        run.save(request.folder / "bundle")
-        run.write_record()
-    return run
+    with alone(request, record) as is_done:
+        if is_done:
+            assert request.folder is not None
+            return NodeRun.open(request.folder)
+        with without_test_data("a model is fitted to a graph"):
+            build(model, GraphSpace(n_users=0, n_items=graph.count(target), graph=graph), request, record)
+            fit_built(model, None, request, record)
+        kept = ("model", "config", "training", "seed", "fitted_on", "data", "provenance")
+        run = NodeRun(Embedder.of(model, target, {name: record[name] for name in kept}), record, request.folder)
+        if request.folder is not None:
+            run.save(request.folder / "bundle")
+            run.write_record()
+        return run
 
 
 def _target(model: GraphModel, graph: HeteroGraph) -> str:

@@ -28,6 +28,7 @@ from recgraph.node_run import NodeRun
 from recgraph.run import Run
 from recgraph.serve.embedder import Embedder
 from recgraph.train.interrupt import TrainingInterrupted
+from recgraph.train.lock import FolderInUse
 from recgraph.train.observers import Observer
 
 QUICK = ProbeConfig(repeats=3, steps=30, learning_rate=0.1)
@@ -131,6 +132,17 @@ def test_a_finished_run_that_is_resumed_is_given_back_as_it_is(
     assert again.record == run.record == read_record(tmp_path / "run")
     assert again.record["results"]
     assert again.embeddings().equals(run.embeddings())
+
+
+def test_a_fit_is_refused_while_another_trains_into_its_folder(
+    data: tuple[HeteroGraph, NodeTask], tmp_path: Path
+) -> None:
+    def meet() -> None:
+        with pytest.raises(FolderInUse, match=f"process {os.getpid()} on "):
+            fitted(data[0], tmp_path / "run", resume=True)
+
+    run = fitted(data[0], tmp_path / "run", observers=(At(1, meet),))
+    assert len(run.history) == 5
 
 
 def test_no_labels_while_a_model_is_fitted(data: tuple[HeteroGraph, NodeTask]) -> None:

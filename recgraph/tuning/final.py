@@ -18,11 +18,11 @@ from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.rng import derive
 from recgraph.run import Run
+from recgraph.train.processes import Process, this_process
 from recgraph.tuning.last_trainings import Training, train
 from recgraph.tuning.lease import Lease, Watch
 from recgraph.tuning.objectives import SECONDS
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.processes import Process, this_process
 from recgraph.tuning.trials import Trials
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from recgraph.tuning.processes import Process, this_process
+from recgraph.train.processes import Process, this_process
 
 __all__ = ["GRACE", "INTERVAL", "Lease", "Orphan", "Watch"]
 

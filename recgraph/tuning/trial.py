@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
 from recgraph.data.store import load_json
 from recgraph.run import Run
+from recgraph.train.lock import FolderInUse, hold
 from recgraph.train.observers import Observer
 from recgraph.tuning.lease import Lease, Orphan
 from recgraph.tuning.objectives import measure
@@ -30,6 +33,9 @@ __all__ = ["Attendant", "LeaseLost", "fit", "folder_of", "run_trial", "save_spli
 
 # What a training leaves that is only of use to go on with it: weights are made again for the best configuration.
 _HEAVY = ("checkpoints", "bundle", "best.safetensors")
+#: seconds between two attempts to get a folder that another process has
+_POLL = 15.0
+_log = logging.getLogger(__name__)
 
 
 class LeaseLost(RuntimeError):
@@ -113,11 +119,17 @@ def fit(
     folder: Path | None,
     observers: tuple[Observer, ...] = (),
 ) -> Run:
-    """Fit one configuration; a folder that holds an unfinished training of it is gone on with."""
+    """Fit one configuration; a folder that holds an unfinished training of it is gone on with.
+
+    Raises:
+        FolderInUse: another process trains into the folder.
+    """
     shared = plan.space.shared(settings)
     training = {**shared.get("training", {}), "metric": plan.selecting} if plan.is_trained else {}
     if folder is not None and folder.exists() and not (folder / "config.json").exists():
-        shutil.rmtree(folder)  # ended before it began
+        with hold(folder):
+            if not (folder / "config.json").exists():
+                shutil.rmtree(folder)  # ended before it began
     return experiment.fit(
         plan.model(**shared["model"]),
         split,
@@ -151,11 +163,26 @@ def run_trial(
     observers = (Reporter(trial, plan.selecting, by_epoch, lease), Attendant(orphan))
     folder = folder_of(plan, trial.storage.get_trial(trial._trial_id))
     with without_test_data("a trial of a study runs"):
-        run = fit(plan, settings, split, plan.seed, folder, observers)
+        run = None
+        while run is None:
+            try:
+                run = fit(plan, settings, split, plan.seed, folder, observers)
+            except FolderInUse as error:
+                # whoever has lost the trial, on another machine, ends when it notices: at the latest with its epoch
+                _log.warning("trial %d waits: %s", trial.number, error)
+                _wait(lease, orphan)
         if plan.pruner == "wilcoxon":
             blocks_of_users(trial, run, split, plan.selecting, plan.seed)
         found = plan.objective(run) if plan.objective is not None else measure(plan.metrics, run, split)
         return _values(found, plan.metrics)
+
+
+def _wait(lease: Lease, orphan: Orphan) -> None:
+    time.sleep(_POLL)
+    if lease.lost:
+        raise LeaseLost
+    if orphan.is_one:
+        raise KeyboardInterrupt
 
 
 def _values(found: float | Sequence[float], metrics: Sequence[str]) -> list[float]:

@@ -29,9 +29,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-def start(home: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+def start(home: Path, out: Path, *more: str, seed: int = 5) -> subprocess.Popen[str]:
     settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
-    command = [sys.executable, "-m", "recgraph.cli", "train", "mclrec", "--dataset", "synthetic", "--seed", "5"]
+    command = [sys.executable, "-m", "recgraph.cli", "train", "mclrec", "--dataset", "synthetic", "--seed", str(seed)]
     return subprocess.Popen(
         [*command, "--out", str(out), "--device", "cpu", *settings, *more],
         env={**os.environ, "RECGRAPH_HOME": str(home), "OMP_NUM_THREADS": "1"},
@@ -105,4 +105,32 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(home: Path, whole: Path,
     assert "Traceback" not in error
     code, error = finish(start(home, out, "--resume"))
     assert code == 0, error
+    assert_same(whole, out)
+
+
+def test_of_two_runs_that_begin_at_once_in_one_folder_one_is_refused(home: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ended = [finish(process) for process in [start(home, out), start(home, out, seed=6)]]
+    assert sorted(code for code, _ in ended) == [0, 2]
+    (error,) = [error for code, error in ended if code]
+    assert str(out) in error
+    assert "is in use: process" in error
+    assert "Traceback" not in error
+    record = json.loads((out / "record.json").read_text())
+    assert record["seed"] == json.loads((out / "config.json").read_text())["seed"]
+    if record["seed"] == 5:
+        assert_same(whole, out)
+
+
+def test_a_run_that_is_at_work_is_not_gone_on_with(home: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(home, out)
+    wait_for(out, "checkpoints/step-*", process)
+    process.send_signal(signal.SIGSTOP)
+    code, error = finish(start(home, out, "--resume"))
+    process.send_signal(signal.SIGCONT)
+    first, said = finish(process)
+    assert code == 2
+    assert f"{out} is in use: process {process.pid} on " in error
+    assert first == 0, said
     assert_same(whole, out)

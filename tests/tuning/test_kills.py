@@ -19,8 +19,8 @@ from small_study import LONG, SPACE, states, synthetic, tune
 from recgraph import registry
 from recgraph.data.closed import save_closed
 from recgraph.data.split import Split
+from recgraph.train.processes import Process, this_process
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.processes import Process, this_process
 from recgraph.tuning.storage import open_storage
 from recgraph.tuning.worker import INTERRUPTED
 

@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 
 from recgraph import registry
 from recgraph.config import ConfigError
+from recgraph.train.processes import Process, this_process
 from recgraph.tuning.lease import Lease, Watch
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.processes import Process, this_process
 from recgraph.tuning.storage import StudyStorage, open_storage, without_password
 from recgraph.tuning.trials import Trials
 
@@ -71,7 +71,7 @@ def test_many_workers_make_exactly_the_trials_that_are_wanted(storage: StudyStor
 
 def gone() -> dict[str, Any]:
     """The lease of a process that has ended."""
-    code = "from recgraph.tuning.processes import this_process as t; import json; print(json.dumps(t().to_dict()))"
+    code = "from recgraph.train.processes import this_process as t; import json; print(json.dumps(t().to_dict()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     import json
 
@@ -198,7 +198,7 @@ def test_leases_are_renewed_and_say_when_they_are_lost() -> None:
 
 def test_processes_are_told_apart() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    from recgraph.tuning.processes import _started
+    from recgraph.train.processes import _started
 
     started = _started(child.pid)
     assert started is not None

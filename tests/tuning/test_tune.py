@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from recgraph.data.closed import load_closed, save_closed
 from recgraph.data.split import SealedTestError, Split
 from recgraph.data.strategies import Label
 from recgraph.train.config import TrainConfig
+from recgraph.train.lock import hold
 from recgraph.tuning import objectives as objective_names
 from recgraph.tuning.crew import WorkerFailed
 from recgraph.tuning.storage import open_storage
@@ -140,6 +143,19 @@ def test_what_is_tuned_for_is_tested(split: Split, tmp_path: Path) -> None:
     # what a board has to know of it lies in its result
     result = json.loads((tmp_path / "s" / "result.json").read_text())
     assert result["recgraph"] == study.user_attrs["recgraph"]
+
+
+def test_a_trial_waits_until_its_folder_is_free(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("recgraph.tuning.trial._POLL", 0.1)
+    out = tmp_path / "s"
+    tune(split, out, n_trials=1)
+    with ExitStack() as held:
+        held.enter_context(hold(out / "trials" / "0001"))
+        threading.Timer(1.0, held.pop_all().close).start()
+        assert states(tune(split, out, n_trials=2)) == {"COMPLETE": 2}
+    assert f"trial 1 waits: {out / 'trials' / '0001'} is in use" in caplog.text
 
 
 def test_trials_are_pruned_by_their_epochs(split: Split, tmp_path: Path) -> None:

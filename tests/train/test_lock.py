@@ -1,0 +1,198 @@
+"""One process at a time trains into a folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import recgraph as rg
+from recgraph.base_run import read_record
+from recgraph.data.interactions import Interactions
+from recgraph.data.split import Split
+from recgraph.models.base import Space
+from recgraph.models.sasrec import SASRec
+from recgraph.train.lock import LOCK, FolderInUse, hold
+from recgraph.train.observers import Observer
+
+# locks the folder, and a fork of it that lives on; then it waits to be killed
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from recgraph.train.lock import hold
+with hold(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        time.sleep(600)
+    print(child, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(6)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    return Interactions.from_frame(frame, user="user", item="item", timestamp="time").split("leave-one-out")
+
+
+SETTINGS: dict[str, Any] = {"hidden_dim": 8, "n_heads": 1, "n_layers": 1}
+
+
+def fitted(split: Split, out: Path, model: SASRec | None = None, **more: Any) -> Any:
+    return rg.fit(
+        model or SASRec(**SETTINGS), split, **{"seed": 0, "out": out, "device": "cpu", "max_epochs": 2} | more
+    )
+
+
+def test_a_fit_is_refused_while_another_has_begun_in_its_folder(split: Split, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    class Meets(SASRec):
+        """While it is built, another fit into its folder begins."""
+
+        def _build(self, space: Space) -> None:
+            super()._build(space)
+            with pytest.raises(FolderInUse) as error:
+                fitted(split, tmp_path / "run", seed=1)
+            refused.append(str(error.value))
+
+    run = fitted(split, tmp_path / "run", Meets(**SETTINGS))
+    (message,) = refused
+    for part in (f"{tmp_path / 'run'} is in use", f"process {os.getpid()} on {platform.node()}", "another folder"):
+        assert part in message
+    assert read_record(tmp_path / "run")["seed"] == 0
+    assert run.record == read_record(tmp_path / "run")
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_fit_is_refused_while_another_trains_or_resumes(split: Split, tmp_path: Path, resume: bool) -> None:
+    class Meets(Observer):
+        met = 0
+
+        def end_epoch(self, row: Any) -> None:
+            with pytest.raises(FolderInUse):
+                fitted(split, tmp_path / "run", resume=resume)
+            self.met += 1
+
+    class Stops(Observer):
+        def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
+            if epoch == 1:
+                raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fitted(split, tmp_path / "run", observers=(Stops(),))
+    meets = Meets()
+    fitted(split, tmp_path / "run", resume=True, observers=(meets,))
+    assert meets.met == 1
+    assert len(fitted(split, tmp_path / "run", resume=True).history) == 2
+
+
+def test_a_finished_run_is_given_back_although_its_folder_is_locked(split: Split, tmp_path: Path) -> None:
+    fitted(split, tmp_path / "run")
+    with hold(tmp_path / "run"):
+        assert len(fitted(split, tmp_path / "run", resume=True).history) == 2
+
+
+@pytest.mark.parametrize("content", ["", "not JSON", json.dumps({"host": "elsewhere", "pid": 1, "started": "7"})])
+def test_a_file_without_a_lock_on_it_says_nothing(split: Split, tmp_path: Path, content: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).write_text(content)
+    fitted(split, tmp_path / "run")
+
+
+def test_only_the_first_of_the_processes_of_one_training_locks(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recgraph.fitting import Request, alone, new_record
+    from recgraph.train.config import TrainConfig
+
+    request = Request(TrainConfig(), 0, tmp_path / "run")
+    record = new_record(SASRec(), request, "train", {})
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("RANK", "0")
+    with alone(request, record) as is_done:
+        assert not is_done
+        with pytest.raises(FolderInUse), alone(request, record):
+            pass
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        monkeypatch.setenv("RANK", "1")
+        with alone(request, record) as is_done:
+            assert not is_done
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_killed_holder_is_no_obstacle_even_where_a_fork_of_it_lives(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        try:
+            with pytest.raises(FolderInUse, match=rf"process {holder.pid} on "), hold(folder):
+                pass
+            holder.kill()
+            holder.wait()
+            with hold(folder):
+                os.kill(child, 0)  # lives
+        finally:
+            holder.kill()
+            os.kill(child, signal.SIGKILL)
+    assert not (folder / LOCK).exists()
+
+
+def test_a_block_that_writes_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    with hold(tmp_path / "runs" / "one"):
+        assert (tmp_path / "runs" / "one").is_dir()
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "mine").mkdir()
+    with hold(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_there_is_one_holder_at_any_time(tmp_path: Path) -> None:
+    inside, most, times = [0], [0], [0]
+
+    def work() -> None:
+        for _ in range(200):
+            try:
+                with hold(tmp_path / "run"):
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                    inside[0] -= 1
+                    times[0] += 1
+            except FolderInUse:
+                pass
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work) for _ in range(4)]:
+            done.result()
+    assert most == [1]
+    assert times[0] >= 4
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_file_system_that_cannot_lock_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import fcntl
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with hold(tmp_path / "run"):
+        pass
+    assert "cannot be locked (Function not implemented)" in caplog.text
