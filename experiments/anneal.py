@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from recgraph import registry
 from recgraph.config import distribute, parse_settings
+from recgraph.data.files import replace_text
 from recgraph.evaluate import evaluate
 from recgraph.models.base import Space
 from recgraph.provenance import provenance
 from recgraph.rng import Generators
 from recgraph.run import DataConfig
-from recgraph.train.checkpoint import write_atomically
 from recgraph.train.config import TrainConfig
 from recgraph.train.device import make_accelerator
 from recgraph.train.observers import JsonLines
@@ -77,7 +77,7 @@ def main() -> None:
         record["results"][part] = results.to_dict()
         print(f"{part}\n{results}")
     record["unsealed"] = list(sealed.unsealed_reasons)
-    write_atomically(given.record, json.dumps(record, indent=1))
+    replace_text(json.dumps(record, indent=1), given.record)
 
 
 if __name__ == "__main__":

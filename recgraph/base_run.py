@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recgraph.train import checkpoint as checkpoints
+from recgraph.data.files import replace_text
 
 __all__ = ["BaseRun", "read_record"]
 
@@ -31,7 +31,7 @@ class BaseRun:
     def write_record(self) -> None:
         """Write ``record.json`` anew, where the run has a folder."""
         if self.folder is not None:
-            checkpoints.write_atomically(self.folder / "record.json", json.dumps(self.record, indent=1))
+            replace_text(json.dumps(self.record, indent=1), self.folder / "record.json")
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recgraph.data.files import replace_text
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.provenance import Measured, provenance
 from recgraph.rng import Generators
-from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
 from recgraph.train.device import make_accelerator, pick_device
 from recgraph.train.lock import LOCK, hold
@@ -127,8 +127,7 @@ def _resolved(record: dict[str, Any]) -> dict[str, Any]:
 def _make_folder(folder: Path | None, record: dict[str, Any]) -> None:
     """Write the resolved configuration, with which a folder is a run: once nothing can be refused any more."""
     if folder is not None and not (folder / "config.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_atomically(folder / "config.json", json.dumps(_resolved(record), indent=1))
+        replace_text(json.dumps(_resolved(record), indent=1), folder / "config.json")
 
 
 def _check_folder(folder: Path, resolved: dict[str, Any], resume: bool) -> None:

@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 # a fitted model with its data and record, and the calls that make it
-MAY_IMPORT["base_run"] = {"train"}
+MAY_IMPORT["base_run"] = {"data"}
 MAY_IMPORT["node_run"] = {"base_run", "data", "evaluate", "models.base", "serve"}
 MAY_IMPORT["run"] = {"base_run", "node_run", "data", "evaluate", "models.base", "serve", "train", "provenance"}
 MAY_IMPORT["pretrained"] = {"run", "node_run", "data", "models.base", "serve"}

@@ -100,10 +100,12 @@ def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None
     }
     if form not in writers:
         raise ValueError(f"--format {form.value} is for people; write {output} as csv, tsv, json or parquet")
+    from recgraph.data.files import replace_file
+
     temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         writers[form](temporary)
-        os.replace(temporary, output)
+        replace_file(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
     note(f"{frame.height} rows written to {output}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from recgraph.config import ConfigError
 from recgraph.data import graph_catalog
 from recgraph.data.card import Card, card_files, find_card
+from recgraph.data.files import make_folder, replace_folder
 from recgraph.data.graph_card import GraphCard, RecommendationFiles, find_graph_card
 
 if TYPE_CHECKING:
@@ -170,17 +171,16 @@ def _read(folder: Path, card: Card, *, cached: bool) -> Prepared:
 
 def _place(data: Interactions, card: Card, source: str, folder: Path) -> None:
     """Write a folder under a temporary name, then move it to its place: it is there whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
         data.save(new)
         counts = {"n_users": data.n_users, "n_items": data.n_items, "n_interactions": data.n_interactions}
         (new / _RECORD).write_text(json.dumps(counts | {"source": source}), encoding="utf-8")
         try:
-            new.rename(folder)
+            replace_folder(new, folder)
         except OSError:
             # an earlier or a concurrent one is in the place: it leaves whole, ours comes whole
             if not folder.is_dir():
                 raise
-            folder.rename(Path(scratch) / "old")
-            new.rename(folder)
+            replace_folder(new, folder, Path(scratch) / "old")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recgraph.data.files import make_folder, replace_folder
 from recgraph.data.graph_card import GraphCard, RecommendationFiles, find_graph_card
 from recgraph.data.hetero import HeteroGraph
 
@@ -86,7 +87,7 @@ def _read(folder: Path, card: GraphCard, *, cached: bool) -> Prepared:
 
 def _place(made: PreparedGraph, card: GraphCard, source: str, folder: Path) -> None:
     """Write a folder under a temporary name, then move it to its place: it is there whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     counts = {name: made.graph.count(name) for name in made.graph.node_types}
     counts |= {"edges": sum(edges.adj.nnz for edges in made.graph.edges.values())}
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
@@ -98,9 +99,7 @@ def _place(made: PreparedGraph, card: GraphCard, source: str, folder: Path) -> N
             counts["interactions"] = len(made.interactions)
         made.graph.save(new / "graph")  # after the interactions, which leave no graph there that is not theirs
         (new / RECORD).write_text(json.dumps({"counts": counts, "source": source}), encoding="utf-8")
-        if folder.is_dir():  # an earlier one leaves whole, ours comes whole
-            folder.rename(Path(scratch) / "old")
-        new.rename(folder)
+        replace_folder(new, folder, Path(scratch) / "old")  # an earlier one leaves whole, ours comes whole
 
 
 def _card(name: str) -> GraphCard:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from recgraph.data.files import make_folder, replace_file
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result
 
@@ -26,11 +27,11 @@ def save_users(result: Result, path: str | Path) -> None:
         "overall": result.metrics,
         "n_unreachable_users": result.n_unreachable_users,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         result.users_frame().write_parquet(temporary, metadata={_KEY: json.dumps(about)})
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recgraph import __version__, registry
+from recgraph.data.files import make_folder, replace_folder
 from recgraph.data.hetero import HeteroGraph
 from recgraph.models.base import Model, Space
 from recgraph.models.base_graph import GraphSpace
@@ -53,7 +54,7 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
     """
     if folder.exists() and not _is_replaceable(folder):
         raise BundleError(f"{folder} exists and is no bundle; choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     previous = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
@@ -70,9 +71,7 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
             "files": {path.relative_to(temporary).as_posix(): _sha256(path) for path in files},
         }
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, previous)
-        os.replace(temporary, folder)
+        replace_folder(temporary, folder, previous)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(previous, ignore_errors=True)

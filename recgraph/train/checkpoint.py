@@ -1,10 +1,12 @@
-"""Checkpoints: complete, atomic, without pickle."""
+"""Checkpoints: complete, atomic, without pickle; the last two are kept."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recgraph.data.files import make_folder, replace_file, replace_folder
+
 _PREFIX = "step-"
+_TENSORS = ("model.safetensors", "optimisers.safetensors", "generators.safetensors")
+_BEST, _STATE, _CHECKSUMS = "best.safetensors", "state.json", "checksums.json"
+_BLOCK = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
@@ -30,29 +38,22 @@ class Checkpoint:
         optimisers: ``group/parameter index/entry`` -> tensor.
         generators: stream name -> its state.
         state: everything else, as JSON values (epoch, step, stopping, history, seconds, fingerprint).
+        best: the best weights and buffers so far, of a checkpoint that was read; None where there are none.
     """
 
     model: Mapping[str, Tensor]
     optimisers: Mapping[str, Tensor]
     generators: Mapping[str, Tensor]
     state: dict[str, Any]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, flush it to disk and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    best: Mapping[str, Tensor] | None = None
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file under a temporary name and rename it."""
+    """Write a safetensors file under a temporary name, then move it to its place, as :func:`replace_file` does."""
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     save_file({name: value.detach().contiguous() for name, value in tensors.items()}, temporary)
-    temporary.replace(path)
+    replace_file(temporary, path)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -64,36 +65,87 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own exception types for damaged files
-        raise CheckpointError(f"{path} cannot be read: {error}; remove the checkpoint to start again") from error
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def save(folder: Path, checkpoint: Checkpoint, step: int) -> Path:
-    """Write ``folder/step-N``: first under another name, renamed when complete; older ones are removed after it."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(folder: Path, checkpoint: Checkpoint, step: int, keep: Path | None = None, best: Path | None = None) -> Path:
+    """Write ``folder/step-N``: first under another name, renamed when it is on the disk, and then others are removed.
+
+    Args:
+        step: N; of two checkpoints of one step the later is ``step-N-1``.
+        keep: the checkpoint before it, which stays.
+        best: file of the best weights so far, of which the checkpoint gets a link; ``checkpoint.best`` is not read.
+    """
+    make_folder(folder)
     temporary = folder / f".tmp-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    save_tensors(checkpoint.model, temporary / "model.safetensors")
-    save_tensors(checkpoint.optimisers, temporary / "optimisers.safetensors")
-    save_tensors(checkpoint.generators, temporary / "generators.safetensors")
-    write_atomically(temporary / "state.json", json.dumps(checkpoint.state))
-    final = folder / f"{_PREFIX}{step:09d}"
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.replace(final)
-    for old in _complete(folder):
-        if old != final:
+    for name, tensors in zip(_TENSORS, (checkpoint.model, checkpoint.optimisers, checkpoint.generators), strict=True):
+        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary / name)
+    if best is not None:
+        _link(best, temporary / _BEST)
+    (temporary / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
+    checksums = {path.name: _crc32(path) for path in sorted(temporary.iterdir())}
+    (temporary / _CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
+    final = _name(folder, step)
+    replace_folder(temporary, final)
+    for old in candidates(folder):
+        if old not in (final, keep):
             shutil.rmtree(old, ignore_errors=True)
     return final
 
 
+def _name(folder: Path, step: int) -> Path:
+    name = f"{_PREFIX}{step:09d}"
+    taken = [path.name.removeprefix(name) for path in folder.glob(f"{name}*")]
+    return folder / (f"{name}-{max(int(end[1:] or 0) for end in taken) + 1}" if taken else name)
+
+
+def _link(source: Path, path: Path) -> None:
+    try:
+        os.link(source, path)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, path)
+
+
+def _crc32(path: Path) -> int:
+    """A checksum against damage, several times as fast as one against forgery."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def candidates(folder: Path) -> list[Path]:
+    """All checkpoints of a run, the newest first; one that the machine's crash has left may be damaged."""
+    return sorted(folder.glob(f"{_PREFIX}*"), reverse=True)
+
+
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, or None."""
-    found = _complete(folder)
-    return found[-1] if found else None
+    """The newest checkpoint, or None."""
+    return next(iter(candidates(folder)), None)
 
 
-def _complete(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if (path / "state.json").is_file())
+def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
+    """The newest checkpoint that can be read, and where it lies; a warning names a newer one that cannot.
+
+    Raises:
+        CheckpointError: there are some, and none can be read.
+    """
+    damaged: list[CheckpointError] = []
+    for path in candidates(folder):
+        try:
+            checkpoint = read(path)
+        except CheckpointError as error:
+            damaged.append(error)
+            continue
+        if damaged:
+            _log.warning("%s; training goes on from %s", "; ".join(map(str, damaged)), path.name)
+        return path, checkpoint
+    if damaged:
+        raise CheckpointError(f"{'; '.join(map(str, damaged))}; remove the run's folder to start again")
+    return None
 
 
 def read(path: Path) -> Checkpoint:
@@ -103,12 +155,17 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: a file is missing or damaged; names it.
     """
     try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}; remove it to start again") from error
-    names = ("model", "optimisers", "generators")
-    model, optimisers, generators = (load_tensors(path / f"{name}.safetensors") for name in names)
-    return Checkpoint(model, optimisers, generators, state)
+        # one of an earlier version has none
+        checksums = json.loads((path / _CHECKSUMS).read_text("utf-8")) if (path / _CHECKSUMS).exists() else {}
+        damaged = [name for name, checksum in checksums.items() if _crc32(path / name) != checksum]
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    if damaged:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {', '.join(damaged)} changed since it was written")
+    model, optimisers, generators = (load_tensors(path / name) for name in _TENSORS)
+    best = load_tensors(path / _BEST) if (path / _BEST).exists() else None
+    return Checkpoint(model, optimisers, generators, state, best)
 
 
 def optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

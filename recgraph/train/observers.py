@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from recgraph.data.files import replace_file
+
 
 class Observer:
     """Base of all observers; does nothing. The trainer calls it, and it never changes the training."""
@@ -36,7 +38,7 @@ class JsonLines(Observer):
         """Start with the epochs of a resumed training's checkpoint; the log may have lost the last, or have more."""
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
-        temporary.replace(path)
+        replace_file(temporary, path)
         self._file = path.open("a", encoding="utf-8")
 
     def end_epoch(self, row: Mapping[str, Any]) -> None:

@@ -86,6 +86,7 @@ class Trainer:
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         self._best_is_kept = True
+        self._checkpoint: Path | None = None
         self._saved_at = -math.inf
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
 
@@ -243,8 +244,9 @@ class Trainer:
         self._saved_at = time.monotonic()
         if self.folder is None or not self.accelerator.is_main_process:
             return None
-        if self.best is not None and not self._best_is_kept:
-            checkpoints.save_tensors(self.best, self.folder / "best.safetensors")
+        best = None if self.best is None else self.folder / "best.safetensors"
+        if self.best is not None and best is not None and not self._best_is_kept:
+            checkpoints.save_tensors(self.best, best)
             self._best_is_kept = True
         state = {
             **vars(self.progress),
@@ -257,18 +259,20 @@ class Trainer:
             self.generators.state_dict(),
             state,
         )
-        return checkpoints.save(self.folder / "checkpoints", whole, self.progress.step)
+        before, steps = self._checkpoint, self.progress.step
+        self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, steps, before, best)
+        return self._checkpoint
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint of the folder; False where there is none.
+        """Go on from the newest checkpoint of the folder that can be read; False where there is none.
 
         Raises:
-            CheckpointError: the checkpoint is damaged or was made with other settings.
+            CheckpointError: all are damaged, or it was made with other settings.
         """
-        newest = checkpoints.latest(self.folder / "checkpoints") if self.folder else None
-        if newest is None or self.folder is None:
+        found = checkpoints.read_latest(self.folder / "checkpoints") if self.folder else None
+        if found is None or self.folder is None:
             return False
-        saved = checkpoints.read(newest)
+        newest, saved = found
         state = dict(saved.state)
         if state.pop("fingerprint") != self._fingerprint():
             raise checkpoints.CheckpointError(
@@ -280,7 +284,10 @@ class Trainer:
         checkpoints.load_optimisers(self.optimisers, saved.optimisers)
         self.generators.load_state_dict(dict(saved.generators))
         if self.stopping.best is not None:
-            self.best = checkpoints.load_tensors(self.folder / "best.safetensors")
+            # of an earlier version they lie in the run's folder alone; what lies there may also be of a later epoch
+            best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors")
+            self.best, self._best_is_kept = dict(best), False
+        self._checkpoint = newest
         return True
 
     def _fingerprint(self) -> dict[str, Any]:

@@ -94,6 +94,23 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
     assert_same(whole, out)
 
 
+def test_a_killed_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_earlier(
+    home: Path, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(home, out)
+    wait_for(out, "checkpoints/step-000000010", process)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    newest, earlier = sorted((out / "checkpoints").glob("step-*"), reverse=True)[:2]
+    (newest / "model.safetensors").write_bytes(b"")
+    code, error = finish(start(home, out, "--resume"))
+    assert code == 0, error
+    assert str(newest) in error
+    assert f"goes on from {earlier.name}" in error
+    assert_same(whole, out)
+
+
 def test_an_interrupted_run_saves_and_says_how_to_go_on(home: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(home, out)

@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all, also after a power cut: the order in which things reach the disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from recgraph.data.files import replace_bytes, replace_folder, replace_parquet, replace_text
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is asked of the operating system: ("sync", name) and ("rename", new name), in order."""
+    made: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_sync(file: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "file"
+        made.append((f"sync {kind}", Path(os.readlink(f"/proc/self/fd/{file}")).name))
+        fsync(file)
+
+    def note_replace(source: Any, target: Any) -> None:
+        made.append(("rename", Path(target).name))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    return made
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: replace_text("text", path),
+        lambda path: replace_bytes(b"bytes", path),
+        lambda path: replace_parquet(pl.DataFrame({"a": [1]}), path),
+    ],
+)
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    write: Callable[[Path], None], tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
+    write(tmp_path / "a")
+    (file, renamed, folder) = calls
+    assert (file[0], file[1].startswith(".a.")) == ("sync file", True)
+    assert renamed == ("rename", "a")
+    assert folder == ("sync folder", tmp_path.name)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_is_on_the_disk_with_all_that_is_in_it_before_it_has_its_name(
+    tmp_path: Path, calls: list[tuple[str, str]]
+) -> None:
+    new = tmp_path / "new"
+    (new / "inner").mkdir(parents=True)
+    (new / "a").write_text("a")
+    (new / "inner" / "b").write_text("b")
+    replace_folder(new, tmp_path / "place")
+    assert set(calls[:-2]) == {("sync file", "a"), ("sync file", "b"), ("sync folder", "inner"), ("sync folder", "new")}
+    assert calls[-2:] == [("rename", "place"), ("sync folder", tmp_path.name)]
+    assert (tmp_path / "place" / "inner" / "b").read_text() == "b"
+
+
+def test_new_folders_are_on_the_disk_too(tmp_path: Path, calls: list[tuple[str, str]]) -> None:
+    replace_text("text", tmp_path / "one" / "two" / "a")
+    assert calls[:2] == [("sync folder", tmp_path.name), ("sync folder", "one")]
+    assert calls[-1] == ("sync folder", "two")

@@ -1,0 +1,229 @@
+"""Checkpoints after a power cut: what reached the disk in which order, and what is read where the newest is damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_trainer import Toy, toy, trainer_of
+from torch import Tensor
+
+from recgraph.train import checkpoint as checkpoints
+from recgraph.train.checkpoint import Checkpoint, CheckpointError
+from recgraph.train.trainer import Trainer
+
+VALUES = [2.0, 1.0, -1.0, 0.5, 3.0]
+
+
+def steps(folder: Path) -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in (folder / "checkpoints").iterdir())
+
+
+def whole(value: float = 1.0) -> Checkpoint:
+    tensors = {"a": torch.full((3,), value)}
+    return Checkpoint(tensors, tensors, {"stream": torch.zeros(2, dtype=torch.uint8)}, {"epoch": 1})
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_counts_and_before_an_older_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace, rmtree = os.fsync, os.replace, checkpoints.shutil.rmtree
+
+    def note_sync(file: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{file}")).name
+        calls.append(f"sync {'folder' if stat.S_ISDIR(os.fstat(file).st_mode) else 'file'} {name}")
+        fsync(file)
+
+    def note_replace(source: Any, target: Any) -> None:
+        calls.append(f"rename {Path(target).name}")
+        replace(source, target)
+
+    def note_remove(path: Path, **more: Any) -> None:
+        if path.exists():
+            calls.append(f"remove {path.name}")
+        rmtree(path, **more)
+
+    first = checkpoints.save(tmp_path / "checkpoints", whole(), 1)
+    second = checkpoints.save(tmp_path / "checkpoints", whole(), 2, keep=first)
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", note_remove)
+    checkpoints.save(tmp_path / "checkpoints", whole(), 3, keep=second)
+    renamed = calls.index("rename step-000000003")
+    for name in ("model.safetensors", "optimisers.safetensors", "generators.safetensors", "state.json"):
+        assert f"sync file {name}" in calls[:renamed]
+    assert calls[renamed - 1].startswith("sync folder .tmp-")
+    assert calls[renamed + 1 :] == ["sync folder checkpoints", "remove step-000000001"]
+    assert steps(tmp_path) == [2, 3]
+
+
+def test_the_best_weights_are_on_the_disk_before_the_checkpoint_that_counts_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_sync(file: int) -> None:
+        calls.append(f"sync {Path(os.readlink(f'/proc/self/fd/{file}')).name}")
+        fsync(file)
+
+    def note_replace(source: Any, target: Any) -> None:
+        calls.append(f"rename {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    trainer_of(toy(), [1.0], tmp_path).fit()
+    best, done = calls.index("rename best.safetensors"), calls.index("rename step-000000001")
+    assert calls[best - 1].startswith("sync .best.safetensors.")
+    assert calls[best + 1] == f"sync {tmp_path.name}"
+    assert best < done
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=4).fit()
+    assert steps(tmp_path) == [15, 20]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def flip(path: Path) -> None:
+    """Change one bit, in what a reader cannot tell from other numbers."""
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def vanish(path: Path) -> None:
+    path.unlink()
+
+
+NAMES = ("model.safetensors", "optimisers.safetensors", "generators.safetensors", "best.safetensors", "state.json")
+
+
+@pytest.mark.parametrize("damage", [cut, zero, flip, vanish])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_goes_on_from_the_earlier_checkpoint_where_the_newest_is_damaged(
+    tmp_path: Path, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    never_stopped = toy()
+    expected = trainer_of(never_stopped, VALUES, tmp_path / "whole", max_epochs=5)
+    expected.fit()
+    folder = tmp_path / "run"
+    trainer_of(toy(), VALUES, folder, max_epochs=3).fit()
+    assert steps(folder) == [10, 15]
+    damage(folder / "checkpoints" / "step-000000015" / name)
+    model = toy()
+    trainer = trainer_of(model, VALUES, folder, max_epochs=5)
+    assert trainer.resume()
+    assert trainer.progress.epoch == 2
+    assert "step-000000015" in caplog.text
+    assert "goes on from step-000000010" in caplog.text
+    trainer.fit()
+    assert_same(model, never_stopped)
+    assert_best(trainer, expected, folder)
+    assert steps(folder) == [20, 25]
+
+
+def assert_same(model: Toy, other: Toy) -> None:
+    assert torch.equal(model.a, other.a)
+    assert torch.equal(model.b, other.b)
+
+
+def assert_best(trainer: Trainer, expected: Trainer, folder: Path) -> None:
+    assert trainer.best is not None
+    assert expected.best is not None
+    kept: dict[str, Tensor] = load_file(folder / "best.safetensors")
+    for name, value in expected.best.items():
+        assert torch.equal(trainer.best[name], value)
+        assert torch.equal(kept[name], value)
+
+
+def test_the_best_weights_of_the_earlier_checkpoint_are_taken_with_it(tmp_path: Path) -> None:
+    """A training that goes on from the earlier one and ends there has that one's best weights, not later ones."""
+    expected = trainer_of(toy(), VALUES, tmp_path / "two", max_epochs=2)
+    expected.fit()
+    trainer_of(toy(), VALUES, tmp_path / "three", max_epochs=3).fit()
+    flip(tmp_path / "three" / "checkpoints" / "step-000000015" / "model.safetensors")
+    trainer = trainer_of(toy(), VALUES, tmp_path / "three", max_epochs=2)
+    assert trainer.resume()
+    assert trainer.best is not None
+    assert expected.best is not None
+    assert all(torch.equal(trainer.best[name], value) for name, value in expected.best.items())
+
+
+def test_a_damaged_checkpoint_goes_when_the_next_is_on_the_disk_and_is_never_taken_for_newer(tmp_path: Path) -> None:
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=3).fit()
+    zero(tmp_path / "checkpoints" / "step-000000015" / "state.json")
+    trainer = trainer_of(toy(), VALUES, tmp_path, max_epochs=3)
+    assert trainer.resume()
+    assert steps(tmp_path) == [10, 15]
+    trainer.save()
+    assert steps(tmp_path) == [10, 10]
+    assert trainer_of(toy(), VALUES, tmp_path, max_epochs=3).resume()
+
+
+def test_two_damaged_checkpoints_are_an_error_that_names_them(tmp_path: Path) -> None:
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=3).fit()
+    for step in (10, 15):
+        cut(tmp_path / "checkpoints" / f"step-{step:09d}" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"(?s)step-000000015.*cannot be read.*remove"):
+        trainer_of(toy(), VALUES, tmp_path, max_epochs=3).resume()
+
+
+def test_a_newest_checkpoint_of_other_settings_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=3).fit()
+    with pytest.raises(CheckpointError, match=r"step-000000015 was made with other settings"):
+        trainer_of(toy(), VALUES, tmp_path, max_epochs=3, learning_rate=0.2).resume()
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """It has no checksums, and its best weights lie in the run's folder alone."""
+    expected = toy()
+    trainer_of(expected, VALUES, max_epochs=3).fit()
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=2).fit()
+    newest = tmp_path / "checkpoints" / "step-000000010"
+    (newest / "checksums.json").unlink()
+    (newest / "best.safetensors").unlink()
+    model = toy()
+    trainer = trainer_of(model, VALUES, tmp_path, max_epochs=3)
+    assert trainer.resume()
+    assert trainer.best is not None
+    trainer.fit()
+    assert_same(model, expected)
+
+
+def test_a_checkpoint_of_the_same_step_leaves_the_earlier_one(tmp_path: Path) -> None:
+    """Ctrl-C in the last batch of an epoch saves; gone on with, the epoch ends without a step, and saves again."""
+    folder = tmp_path / "checkpoints"
+    first = checkpoints.save(folder, whole(1.0), 5)
+    second = checkpoints.save(folder, whole(2.0), 5, keep=first)
+    third = checkpoints.save(folder, whole(3.0), 6, keep=second)
+    assert first != second
+    assert checkpoints.candidates(folder) == [third, second]
+    assert json.loads((second / "state.json").read_text()) == {"epoch": 1}
+    assert checkpoints.read(second).model["a"].tolist() == [2.0] * 3
+
+
+def test_a_file_system_without_hard_links_has_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=2).fit()
+    assert trainer_of(toy(), VALUES, tmp_path, max_epochs=2).resume()
+    assert load_file(tmp_path / "checkpoints" / "step-000000010" / "best.safetensors")
