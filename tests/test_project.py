@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "recgraph").rglob("*.py"))
-MAX_LINES = 300
+MAX_LINES = 400
 
 
 def _name(path: Path) -> str:
