@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import update_comparisons
-from recgraph.leaderboard.markdown import markdown
+from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Sheet, open_sheet
 
 PAGE = Path(__file__).with_name("leaderboard.md")

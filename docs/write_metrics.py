@@ -10,8 +10,8 @@ import polars as pl
 
 from recgraph import registry
 from recgraph.evaluate import frame
-from recgraph.evaluate.conventions import CONVENTIONS, COUNT_NO_TRUTH, VERSIONS, Convention
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.protocol import CONVENTIONS, COUNT_NO_TRUTH, VERSIONS, Convention
 
 PAGE = Path(__file__).with_name("metrics.md")
 #: MovieLens 100k, a random 80 / 10 / 10 split: what EASE lists for user 538, seen films excluded, and the test part

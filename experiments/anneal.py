@@ -19,12 +19,11 @@ from recgraph.config import distribute, parse_settings
 from recgraph.data.files import replace_text
 from recgraph.evaluate import evaluate
 from recgraph.models.base import Space
-from recgraph.provenance import provenance
 from recgraph.rng import Generators
-from recgraph.run import DataConfig
-from recgraph.train.config import TrainConfig
-from recgraph.train.device import make_accelerator
-from recgraph.train.observers import JsonLines
+from recgraph.runs.record import provenance
+from recgraph.runs.run import DataConfig
+from recgraph.train.callbacks import JsonLines
+from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer
 
 

@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.data.batch import PairBatch, Query
+from recgraph.data.batches import PairBatch, Query
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import Split
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.models.base import Space
-from recgraph.models.lightgcn import LightGCN
+from recgraph.models.collaborative.lightgcn import LightGCN
 from recgraph.rng import Generators
-from recgraph.run import DataConfig
+from recgraph.runs.run import DataConfig
 
 METRIC = "ndcg@20"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recgraph.evaluate.conventions import Convention
+from recgraph.evaluate.protocol import Convention
 
 CONVENTION_OF: dict[str, Convention] = {
     "recbole": "recbole",

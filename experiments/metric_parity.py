@@ -20,9 +20,9 @@ import torch
 
 from experiments.metric_names import CONVENTION_OF, LEFT_OUT, OPTIONS, OURS
 from recgraph import registry
-from recgraph.evaluate.expectation import expected_hits
+from recgraph.evaluate.hits import expected_hits
 from recgraph.evaluate.metrics.base import Facts, Metric, Places, RankedHits
-from recgraph.evaluate.places import places_of
+from recgraph.evaluate.ranks import places_of
 from recgraph.evaluate.topk import Catalogue
 from recgraph.sparse.ragged import Ragged
 

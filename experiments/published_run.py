@@ -13,8 +13,8 @@ from pathlib import Path
 
 from experiments.reference import SHARED, beauty_model
 from recgraph.data import catalog
-from recgraph.provenance import provenance
-from recgraph.run import DataConfig, Run
+from recgraph.runs.record import provenance
+from recgraph.runs.run import DataConfig, Run
 from recgraph.train.config import TrainConfig
 
 DATASET = "amazon-beauty"

@@ -20,11 +20,11 @@ from torch import Tensor
 import recgraph as rg
 from experiments.metric_parity import metric_parity
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.data.batch import SequenceBatch
+from recgraph.data.batches import SequenceBatch
 from recgraph.evaluate import evaluate
-from recgraph.models._published import load_published
-from recgraph.models.base_sequence import Encoded
-from recgraph.models.mclrec import MCLRec
+from recgraph.models.sequence.base import Encoded
+from recgraph.models.sequence.mclrec import MCLRec
+from recgraph.models.sequence.published import load_published
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss

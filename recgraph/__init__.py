@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from recgraph.data.catalog import load_dataset
     from recgraph.data.interactions import Interactions
     from recgraph.data.split import Split
-    from recgraph.experiment import fit
-    from recgraph.node_fit import fit_graph
     from recgraph.registry import register
-    from recgraph.run import Run
+    from recgraph.runs.fit import fit, fit_graph
+    from recgraph.runs.run import Run
     from recgraph.serve.embedder import Embedder
     from recgraph.serve.loading import load
     from recgraph.serve.recommender import Recommender
@@ -28,10 +27,10 @@ _WHERE = {
     "Embedder": "recgraph.serve.embedder",
     "Interactions": "recgraph.data.interactions",
     "Recommender": "recgraph.serve.recommender",
-    "Run": "recgraph.run",
+    "Run": "recgraph.runs.run",
     "Split": "recgraph.data.split",
-    "fit": "recgraph.experiment",
-    "fit_graph": "recgraph.node_fit",
+    "fit": "recgraph.runs.fit",
+    "fit_graph": "recgraph.runs.fit",
     "load": "recgraph.serve.loading",
     "load_dataset": "recgraph.data.catalog",
     "register": "recgraph.registry",

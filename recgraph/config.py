@@ -8,9 +8,9 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 
@@ -30,6 +30,15 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Added:
+    """Marks a field that came after the first records were made; put it on the field with ``Annotated``.
+
+    At its default such a field is no part of :meth:`Config.identity`, so that records, bundles and studies from before
+    it keep their addresses.
+    """
+
+
+@dataclass(frozen=True)
 class Setting:
     """One configuration field as it is shown to people and to tuners."""
 
@@ -45,6 +54,29 @@ class Config(BaseModel):
     """Base of every configuration. Unknown keys and values out of range raise :class:`ConfigError`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    #: earlier name of a field -> its name; both are read, and :meth:`identity` writes the earlier one
+    renamed: ClassVar[dict[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_names(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or not set(values) & set(cls.renamed):
+            return values
+        read = {cls.renamed.get(name, name): value for name, value in values.items()}
+        if len(read) < len(values):
+            twice = [f"{old} and {new}" for old, new in cls.renamed.items() if old in values and new in values]
+            raise ValueError(f"{', '.join(twice)} are one setting; give the latter")
+        return read
+
+    def identity(self) -> dict[str, Any]:
+        """The values that identify a configuration, as plain JSON values: what addresses and checks are made from."""
+        earlier = {new: old for old, new in self.renamed.items()}
+        fields = type(self).model_fields
+        return {
+            earlier.get(name, name): value
+            for name, value in self.model_dump(mode="json").items()
+            if not (Added() in fields[name].metadata and getattr(self, name) == _default(fields[name]))
+        }
 
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
@@ -72,6 +104,10 @@ def _allowed(field: FieldInfo) -> str:
     return " and ".join(parts)
 
 
+def _default(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
 def _type_name(annotation: Any) -> str:
     if isinstance(annotation, type) and not getattr(annotation, "__args__", None):
         return annotation.__name__
@@ -80,7 +116,7 @@ def _type_name(annotation: Any) -> str:
 
 def _setting(name: str, field: FieldInfo) -> Setting:
     search = next((meta for meta in field.metadata if isinstance(meta, Search)), None)
-    default = field.get_default(call_default_factory=True, validated_data={}) if not field.is_required() else "required"
+    default = "required" if field.is_required() else _default(field)
     return Setting(name, _type_name(field.annotation), default, _allowed(field), field.description or "", search)
 
 
@@ -184,6 +220,8 @@ def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> 
             if field in owner:
                 raise ConfigError(f"setting {field!r} belongs to both {owner[field]} and {part}; rename one")
             owner[field] = part
+    for part, cls in parts.items():
+        owner |= {old: part for old in cls.renamed if old not in owner}
     shared: dict[str, dict[str, Any]] = {part: {} for part in parts}
     for key, value in values.items():
         if key not in owner:

@@ -1,31 +1,79 @@
-"""The registry: ``load(kind, name)`` finds a class by the name of the file that holds it.
+"""The registry: ``load(kind, name)`` finds a class by its name; case, ``-`` and ``_`` do not matter.
 
-The file name is the key, so that a new member is one file and no list is edited: ``recgraph/models/mclrec.py`` holds
-the class ``MCLRec``, whose lower-case name without underscores is that of the file. Users add their own with
-:func:`register`, or from a package with an entry point in the group ``recgraph.<kind>``.
+The library's own members are listed in ``_MEMBERS``, so that a name is known without importing its module. Users add
+theirs with :func:`register`, or from a package with an entry point in the group ``recgraph.<kind>``.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-_PACKAGES = {
-    "augmenter": "recgraph.views.latent",
-    "encoder": "recgraph.encoders",
-    "loss": "recgraph.losses",
-    "metric": "recgraph.evaluate.metrics",
-    "model": "recgraph.models",
-    "objective": "recgraph.contrast.objectives",
-    "regulariser": "recgraph.contrast.regularisers",
-    "view": "recgraph.views",
-    "weight": "recgraph.contrast.weights",
+# kind -> module -> the classes in it that can be asked for by name
+_MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "augmenter": {"recgraph.augment.latent": ("Attention", "Conv", "MLP")},
+    "encoder": {
+        "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
+        "recgraph.encoders.gru": ("GRU",),
+        "recgraph.encoders.transformer": ("FilteredTransformer", "GatedTransformer", "Transformer"),
+    },
+    "loss": {
+        "recgraph.losses.pairwise": ("BCE", "BPR"),
+        "recgraph.losses.softmax": ("FullSoftmax", "SampledSoftmax"),
+    },
+    "metric": {
+        "recgraph.evaluate.metrics.accuracy": (
+            "F1",
+            "HitRate",
+            "Precision",
+            "RPrecision",
+            "Recall",
+            "StratifiedRecall",
+        ),
+        "recgraph.evaluate.metrics.auc": ("AUC", "PartialAUC"),
+        "recgraph.evaluate.metrics.distribution": (
+            "AveragePopularity",
+            "CatalogueCoverage",
+            "Entropy",
+            "Gini",
+            "Personalization",
+            "TailShare",
+        ),
+        "recgraph.evaluate.metrics.novelty": (
+            "IntraListDiversity",
+            "NewItems",
+            "Novelty",
+            "Serendipity",
+            "Unexpectedness",
+        ),
+        "recgraph.evaluate.metrics.rank": ("DCG", "MAP", "MRR", "NCRR", "NDCG", "RBP"),
+    },
+    "model": {
+        "recgraph.models.closed_form.ials": ("IALS",),
+        "recgraph.models.closed_form.linear": ("EASE", "SLIM"),
+        "recgraph.models.closed_form.neighbours": ("ItemKNN", "Popularity"),
+        "recgraph.models.collaborative.contrastive": ("SGL", "SimGCL", "XSimGCL"),
+        "recgraph.models.collaborative.lightgcn": ("BPRMF", "LightGCN"),
+        "recgraph.models.heterogeneous.heco": ("HeCo",),
+        "recgraph.models.heterogeneous.meow": ("AdaMEOW", "MEOW"),
+        "recgraph.models.heterogeneous.meow_rec": ("AdaMEOWRec", "MEOWRec"),
+        "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),
+        "recgraph.models.sequence.mclrec": ("MCLRec",),
+        "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
+    },
+    "objective": {"recgraph.contrast.objectives": ("InfoNCE", "NTXent")},
+    "regulariser": {"recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity")},
+    "view": {
+        "recgraph.augment.graph": ("EdgeDrop", "FeatureMask"),
+        "recgraph.augment.sequence": ("Crop", "Mask", "Reorder"),
+        "recgraph.augment.similar": ("Insert", "Substitute"),
+        "recgraph.graph.metapath": ("MetaPath",),
+    },
+    "weight": {"recgraph.contrast.weights": ("Cluster", "Learned", "SameTarget", "SelfMask")},
 }
-# Files that hold no member: a base (base.py, base_sequence.py) or a part that members share (_rows.py).
-_NOT_MEMBERS = ("_", "base")
 _registered: dict[tuple[str, str], type[Any]] = {}
 
 T = TypeVar("T", bound=type[Any])
@@ -33,7 +81,7 @@ T = TypeVar("T", bound=type[Any])
 
 def kinds() -> list[str]:
     """The kinds of things that the registry knows."""
-    return sorted(_PACKAGES)
+    return sorted(_MEMBERS)
 
 
 def key(name: str) -> str:
@@ -52,18 +100,13 @@ def key_of(kind: str, cls: type[Any]) -> str:
 
 
 def _check(kind: str) -> None:
-    if kind not in _PACKAGES:
+    if kind not in _MEMBERS:
         raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(kinds())}")
 
 
-def _files(kind: str) -> dict[str, str]:
-    package = importlib.import_module(_PACKAGES[kind])
-    found = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.ispkg)
-    return {key(name): f"{package.__name__}.{name}" for name in found if not _is_private(name)}
-
-
-def _is_private(name: str) -> bool:
-    return name.startswith(_NOT_MEMBERS)
+def _built_in(kind: str) -> dict[str, tuple[str, str]]:
+    """Key -> the module and the name of the class."""
+    return {key(name): (module, name) for module, members in _MEMBERS[kind].items() for name in members}
 
 
 def _entry_points(kind: str) -> dict[str, Any]:
@@ -71,10 +114,10 @@ def _entry_points(kind: str) -> dict[str, Any]:
 
 
 def names(kind: str) -> list[str]:
-    """The keys of all members of a kind: the library's files, entry points and registered classes."""
+    """The keys of all members of a kind: the library's own, entry points and registered classes."""
     _check(kind)
     own = {registered for of, registered in _registered if of == kind}
-    return sorted({*_files(kind), *_entry_points(kind), *own})
+    return sorted({*_built_in(kind), *_entry_points(kind), *own})
 
 
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
@@ -105,18 +148,38 @@ def load(kind: str, name: str) -> Any:
     wanted = key(name)
     if (kind, wanted) in _registered:
         return _registered[kind, wanted]
-    files = _files(kind)
-    if wanted in files:
-        return _class_in(files[wanted], wanted)
+    built_in = _built_in(kind)
+    if wanted in built_in:
+        module, name = built_in[wanted]
+        return getattr(importlib.import_module(module), name)
     points = _entry_points(kind)
     if wanted in points:
         return points[wanted].load()
     raise ValueError(f"{kind} {name!r} does not exist; there are {', '.join(names(kind))}")
 
 
-def _class_in(module_name: str, wanted: str) -> Any:
-    module = importlib.import_module(module_name)
-    for attribute, value in vars(module).items():
-        if isinstance(value, type) and value.__module__ == module_name and key(attribute) == wanted:
-            return value
-    raise ValueError(f"{module_name} must hold a class whose lower-case name is {wanted!r}")
+def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
+    """A member of a kind from its specification in a configuration.
+
+    Args:
+        kind: of the registry.
+        spec: a name, or a mapping with ``name`` and the member's settings, as ``{name = "crop", ratio = 0.3}``.
+        given: what the caller knows; the member gets those that it has a setting or a parameter for, and the
+            specification's own settings come first.
+
+    Raises:
+        ValueError: no such member, or the specification has no name.
+        ConfigError: a setting that the member does not have, or its value is not allowed.
+    """
+    settings = {"name": spec} if isinstance(spec, str) else dict(spec)
+    if "name" not in settings:
+        raise ValueError(f"{kind} = {spec!r} must be a name or have one, as {{name = {names(kind)[0]!r}}}")
+    cls = load(kind, settings.pop("name"))
+    config = getattr(cls, "Config", None)
+    known = config.model_fields if config is not None else inspect.signature(cls).parameters
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        )
+    return cls(**{**{name: value for name, value in given.items() if name in known}, **settings})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field, field_validator
 
 from recgraph.config import (
+    Added,
     Config,
     ConfigError,
     Search,
@@ -192,3 +193,22 @@ def test_configure_takes_a_value_or_settings() -> None:
     for wrong in (64, {"level": 2}, Training()):
         with pytest.raises(ConfigError, match=r"int\(.*\): not a Knob; give settings by name, as int\(level=\.\.\.\)"):
             configure(0, Knob, wrong, {})  # type: ignore[arg-type]
+
+
+class Renamed(Config):
+    renamed: ClassVar[dict[str, str]] = {"views": "augmentations"}
+
+    augmentations: tuple[str, ...] = ("crop",)
+    objective: Annotated[str, Field(description="came later"), Added()] = "nt_xent"
+
+
+def test_a_field_that_was_added_is_no_part_of_the_identity_at_its_default() -> None:
+    assert Renamed().identity() == {"views": ["crop"]}
+    assert Renamed(objective="info_nce").identity() == {"views": ["crop"], "objective": "info_nce"}
+
+
+def test_the_earlier_name_of_a_field_is_read() -> None:
+    assert Renamed.of({"views": ("mask",)}) == Renamed(augmentations=("mask",))
+    assert distribute({"views": ("mask",)}, {"model": Renamed}) == {"model": {"views": ("mask",)}}
+    with pytest.raises(ConfigError, match="views and augmentations are one setting"):
+        Renamed.of(views=(), augmentations=())

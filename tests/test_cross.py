@@ -13,19 +13,18 @@ import torch
 from torch import nn
 
 from recgraph import registry
+from recgraph.augment.latent import Augmenter
 from recgraph.config import parse_settings
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights.cluster import Cluster
-from recgraph.contrast.weights.learned import Learned
-from recgraph.data.hetero import HeteroGraph
+from recgraph.contrast.weights import Cluster, Learned
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space, TrainableModel
-from recgraph.models.base_graph import GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss
-from recgraph.views.latent.base import Augmenter
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "views-and-weights.md"
 N_USERS, N_ITEMS = 24, 30

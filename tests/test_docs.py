@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from recgraph import registry
-from recgraph.data.card import Card
+from recgraph.data.catalog.cards import Card
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -117,9 +117,9 @@ def test_typed_graphs() -> None:
 
 
 def test_the_cost_of_paths_is_what_the_page_says(shared: Path) -> None:
-    from recgraph.data.graph_card import GraphCard
-    from recgraph.data.graph_prepare import prepare_graph
-    from recgraph.views.metapath import MetaPath
+    from recgraph.data.catalog.cards import GraphCard
+    from recgraph.data.catalog.graphs import prepare_graph
+    from recgraph.graph.metapath import MetaPath
 
     text = (DOCS / "heterogeneous-graphs.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (acm|imdb|aminer) \| (\S+) \| (\S+) \| (\S+) \|.*\| (\S+) \| (\S+) \|$", text, re.MULTILINE)

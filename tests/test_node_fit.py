@@ -13,23 +13,19 @@ import torch
 from node_data import N_PAPERS, make_card
 
 import recgraph
-from recgraph.base_run import read_record
 from recgraph.data import catalog
-from recgraph.data.graph_catalog import load_graph, load_node_task
-from recgraph.data.hetero import HeteroGraph
-from recgraph.data.hetero.node_task import NodeTask
+from recgraph.data.catalog.graphs import load_graph, load_node_task
 from recgraph.data.sealing import SealedTestError
-from recgraph.evaluate.node_results import evaluate_nodes
-from recgraph.evaluate.probe import ProbeConfig, linear_probe
-from recgraph.models.meow import MEOW
-from recgraph.models.sasrec import SASRec
-from recgraph.node_fit import fit_graph
-from recgraph.node_run import NodeRun
-from recgraph.run import Run
+from recgraph.evaluate.node_probe import ProbeConfig, evaluate_nodes, linear_probe
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.node_task import NodeTask
+from recgraph.models.heterogeneous.meow import MEOW
+from recgraph.models.sequence.sasrec import SASRec
+from recgraph.runs.fit import fit_graph
+from recgraph.runs.run import NodeRun, Run, read_record
 from recgraph.serve.embedder import Embedder
-from recgraph.train.interrupt import TrainingInterrupted
+from recgraph.train.callbacks import Observer, TrainingInterrupted
 from recgraph.train.lock import FolderInUse
-from recgraph.train.observers import Observer
 
 QUICK = ProbeConfig(repeats=3, steps=30, learning_rate=0.1)
 

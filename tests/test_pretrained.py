@@ -13,15 +13,15 @@ import pytest
 import torch
 
 import recgraph as rg
-from recgraph import experiment
 from recgraph.config import ConfigError
-from recgraph.data.hetero import HeteroGraph
+from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.ids import IdMap
 from recgraph.data.split import Split
-from recgraph.data.synthetic import Synthetic, generate
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
-from recgraph.pretrained import initial_items
-from recgraph.train.observers import Observer
+from recgraph.runs import fit as experiment
+from recgraph.runs.pretrained import initial_items
+from recgraph.train.callbacks import Observer
 
 TABLES = generate(Synthetic(n_users=60, n_items=40, n_groups=2, max_length=5, min_length=5))
 SMALL = {"hidden_dim": 8, "n_layers": 1, "n_heads": 1, "inner_dim": 8, "max_len": 8}
@@ -198,7 +198,7 @@ def test_it_is_a_setting_and_part_of_what_a_resumed_run_must_agree_in(
 
 def test_a_study_takes_it_too(split: Split, tmp_path: Path) -> None:
     from recgraph.tuning.plan import Plan
-    from recgraph.tuning.trial import fit
+    from recgraph.tuning.trials import fit
 
     rg.fit(rg.models.BPRMF(hidden_dim=8), split, out=tmp_path / "bpr", **ONCE)
     fixed = {**SMALL, "max_epochs": 1, "init_items": str(tmp_path / "bpr")}

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 import recgraph
-from recgraph.contrast.regularisers.uniformity import Uniformity
+from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights.base import Pairs
-from recgraph.contrast.weights.learned import Learned
-from recgraph.encoders._attention import causal_attention, last_attention
-from recgraph.encoders._packing import pack
-from recgraph.encoders.lightgcn import symmetric_product
-from recgraph.losses._pair_scores import pair_scores
-from recgraph.losses.full_softmax import FullSoftmax
+from recgraph.contrast.weights import Learned, Pairs
+from recgraph.encoders.attention import causal_attention, last_attention, pack
+from recgraph.encoders.graph import symmetric_product
+from recgraph.losses.pairwise import pair_scores
+from recgraph.losses.softmax import FullSoftmax
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm

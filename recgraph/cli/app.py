@@ -8,8 +8,17 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import check, data, doctor, evaluate, inspect, leaderboard, models, recommend, study, train, tune
-from recgraph.cli.errors import explain
+from recgraph.cli import about as data
+from recgraph.cli import about as doctor
+from recgraph.cli import about as models
+from recgraph.cli import evaluation as check
+from recgraph.cli import evaluation as evaluate
+from recgraph.cli import evaluation as recommend
+from recgraph.cli import inspect, leaderboard
+from recgraph.cli import training as study
+from recgraph.cli import training as train
+from recgraph.cli import training as tune
+from recgraph.cli.output import explain
 
 
 class Commands(TyperGroup):

@@ -51,7 +51,7 @@ def _user(
     run: Path, text: str, k: int, out: Path | None, projection: Projection, color: str | None, form: Format
 ) -> None:
     from recgraph.explain import explain, item_map, write_page
-    from recgraph.explain.rows import history_rows, recommendation_rows, view_rows, why_lines, why_rows
+    from recgraph.explain.page import history_rows, recommendation_rows, view_rows, why_lines, why_rows
     from recgraph.explain.user import recommender_of
 
     recommender = recommender_of(run)
@@ -88,7 +88,7 @@ def _node(
     from recgraph.data.ids import IdMap
     from recgraph.explain import explain_node, node_map, write_page
     from recgraph.explain.node import embedder_of
-    from recgraph.explain.rows import neighbour_lines, neighbour_rows, view_rows
+    from recgraph.explain.page import neighbour_lines, neighbour_rows, view_rows
 
     embedder = embedder_of(run)
     ids = IdMap(embedder.embeddings()[embedder.target])

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recgraph.cli.errors import Failure
-from recgraph.cli.output import note
+from recgraph.cli.output import Failure, note
 
 app = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)
 

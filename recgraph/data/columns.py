@@ -1,10 +1,24 @@
-"""Which columns of a log mean what."""
+"""Which columns of a log mean what.
+
+Timestamps as integers: whole numbers stay as they are, dates and texts become unix microseconds (UTC).
+
+Numbers with fractions are taken for seconds and become microseconds, too.
+"""
 
 from __future__ import annotations
 
-from recgraph.config import Config
+import datetime as dt
+import math
+from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["Columns"]
+import polars as pl
+
+from recgraph.config import Config
+from recgraph.data.diagnose import Source, collect
+from recgraph.data.errors import TimestampError
+
+__all__ = ["Columns", "Reading", "TimeUnit", "candidates", "check_times", "instant", "to_integers"]
 
 
 class Columns(Config):
@@ -20,3 +34,126 @@ class Columns(Config):
         """The names that are given, each once."""
         names = (self.user, self.item, self.timestamp, self.rating, self.weight)
         return list(dict.fromkeys(name for name in names if name is not None))
+
+
+TimeUnit = Literal["none", "own", "seconds", "us"]
+_SAMPLE = 1000
+_DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d")
+_CLOCKS = ("%H:%M:%S%.f%#z", "%H:%M:%S%.f", "%H:%M")
+_FORMATS = _DATES[:2] + tuple(f"{date}{mark}{clock}" for date in _DATES for mark in "T " for clock in _CLOCKS)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a column of timestamps: an expression (null where it fails) and the unit it gives."""
+
+    expression: pl.Expr
+    unit: TimeUnit
+
+
+def candidates(lazy: pl.LazyFrame, column: str, source: Source) -> list[Reading]:
+    """The ways to read the column, the likeliest first (at least one).
+
+    Raises:
+        TimestampError: the type of the column, or the texts in its first rows, are no times.
+    """
+    dtype = lazy.collect_schema()[column]
+    value = pl.col(column)
+    if dtype.is_integer():
+        return [Reading(value.cast(pl.Int64, strict=False), "own")]
+    if dtype.is_float():
+        return [Reading(value.fill_nan(None), "own")]
+    if dtype == pl.Date or dtype == pl.Datetime:
+        return [Reading(value.cast(pl.Datetime("us", _zone(dtype))).to_physical(), "us")]
+    if dtype == pl.String:
+        return _of_texts(lazy, column, source)
+    message = f"column {column!r} of type {dtype} holds no timestamps; give numbers, dates or ISO 8601 texts"
+    raise source.error(TimestampError, message)
+
+
+def _zone(dtype: pl.DataType) -> str | None:
+    return dtype.time_zone if isinstance(dtype, pl.Datetime) else None
+
+
+def _of_texts(lazy: pl.LazyFrame, column: str, source: Source) -> list[Reading]:
+    value = pl.col(column)
+    sample = collect(lazy.select(column).head(_SAMPLE), source)
+    whole = Reading(value.str.strip_chars().cast(pl.Int64, strict=False), "own")
+    real = Reading(value.str.strip_chars().cast(pl.Float64, strict=False).fill_nan(None), "own")
+    if sample.select(whole.expression).to_series().null_count() < len(sample):
+        return [whole, real]
+    if sample.select(real.expression).to_series().null_count() < len(sample):
+        return [real]
+    # the formats that read something of the sample, so that the whole file is parsed as few times as can be
+    parsed = [_parse(value, form) for form in _FORMATS]
+    fitting = [p for p in parsed if sample.select(p).to_series().null_count() < len(sample)]
+    if not fitting:
+        raise source.error(
+            TimestampError,
+            f"the timestamp {sample[column][0]!r} (column {column!r}) cannot be read; give numbers or "
+            "ISO 8601 texts such as '2024-05-01T12:30:00Z'",
+            row=0,
+        )
+    return [Reading(pl.coalesce(fitting), "us")]
+
+
+def _parse(value: pl.Expr, form: str) -> pl.Expr:
+    zone = None if form.endswith("%#z") else "UTC"
+    read = value.str.strip_chars().str.to_datetime(form, time_unit="us", time_zone=zone, strict=False)
+    return read.to_physical()
+
+
+def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Source) -> None:
+    """Raise for the first timestamp that was not read."""
+    missing = log["time"].is_null()
+    place = missing.arg_max() if missing.any() else None
+    if place is None:
+        return
+    given = collect(lazy.select(column).slice(place, 1), source).item()
+    problem = "is missing" if given is None else f"{given!r} cannot be read like those before it"
+    raise source.error(TimestampError, f"the timestamp (column {column!r}) {problem}", row=int(log["row"][place]))
+
+
+def to_integers(log: pl.DataFrame, unit: TimeUnit) -> tuple[pl.DataFrame, TimeUnit]:
+    """Whole floats become integers as they are; fractions of seconds become microseconds.
+
+    What no integer holds becomes null.
+    """
+    times = log["time"]
+    if not times.dtype.is_float():
+        return log, unit
+    if bool((times.round() == times).all()):
+        return log.with_columns(times.cast(pl.Int64, strict=False)), unit
+    return log.with_columns((times * 1e6).round().cast(pl.Int64, strict=False)), "seconds"
+
+
+def instant(value: float | str | dt.date, unit: TimeUnit) -> int:
+    """The least integer time of a log that is not before a moment.
+
+    Args:
+        value: a number in the unit in which the log's times came in; or a date, datetime or ISO 8601 text where
+            they are dates or seconds with fractions (without a zone: UTC).
+        unit: the log's.
+
+    Raises:
+        ValueError: a date for a log of whole numbers, a number for one of dates, or a text that is no date.
+    """
+    if isinstance(value, int | float):
+        if unit == "us":
+            raise ValueError(
+                "the log's timestamps came in as dates: give the instant as a date, a datetime or an ISO 8601 text, "
+                f"not {value!r}"
+            )
+        return math.ceil(value) if unit == "own" else round(value * 1e6)  # rounded as the times are
+    if unit == "own":
+        raise ValueError(f"the log's timestamps are plain numbers: give the instant as one, not {value!r}")
+    if isinstance(value, str):
+        try:
+            value = dt.datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is no ISO 8601 date such as '2024-05-01T12:30:00Z'") from None
+    if not isinstance(value, dt.datetime):
+        value = dt.datetime(value.year, value.month, value.day)
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=dt.UTC)
+    return (value - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) // dt.timedelta(microseconds=1)

@@ -12,21 +12,20 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from recgraph.data import filters, store
-from recgraph.data.columns import Columns
-from recgraph.data.encode import Encoded
+from recgraph.data import ingest as filters
+from recgraph.data import store
+from recgraph.data.columns import Columns, TimeUnit
+from recgraph.data.dataframe import FrameKind, attach, relation, to_native
+from recgraph.data.diagnose import Source
 from recgraph.data.errors import DataError, EmptyLogError, RatingError
-from recgraph.data.features import attach, relation
 from recgraph.data.ids import IdMap
-from recgraph.data.native import FrameKind, to_native
-from recgraph.data.ordered import OrderedLog
+from recgraph.data.ingest import Encoded
+from recgraph.data.part import OrderedLog
 from recgraph.data.reading import Readers
-from recgraph.data.source import Source
-from recgraph.data.timestamps import TimeUnit
 
 if TYPE_CHECKING:
-    from recgraph.data.hetero import HeteroGraph
     from recgraph.data.split import Split
+    from recgraph.graph.hetero import HeteroGraph
 
 __all__ = ["Interactions"]
 

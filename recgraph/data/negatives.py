@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recgraph.data.part import Part
-from recgraph.sparse.co_occurrence import distinct
+from recgraph.sparse.products import distinct
 
 __all__ = ["NegativeSampler"]
 

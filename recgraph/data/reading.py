@@ -7,9 +7,9 @@ from typing import Any, Literal, Self, get_args
 
 from recgraph.data import ingest
 from recgraph.data.columns import Columns
-from recgraph.data.encode import Encoded
-from recgraph.data.native import FrameKind
-from recgraph.data.source import Source
+from recgraph.data.dataframe import FrameKind
+from recgraph.data.diagnose import Source
+from recgraph.data.ingest import Encoded
 
 __all__ = ["Readers"]
 

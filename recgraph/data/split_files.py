@@ -1,4 +1,7 @@
-"""Splits on disk: what is open in one place, the test rows in a file and folder of their own."""
+"""Splits on disk: what is open in one place, the test rows in a file and folder of their own.
+
+A split without its test part, in memory and on disk: all that a tuner's workers are given.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from torch import Tensor
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import replace_parquet, replace_text
 from recgraph.data.interactions import Interactions
-from recgraph.data.ordered import order
+from recgraph.data.part import order
+from recgraph.data.sealing import SealedTestError
 from recgraph.data.split import SealedSplit, Split
 from recgraph.data.store import load_frame, load_json, load_meta, save_meta
 from recgraph.data.strategies import STRATEGIES, Label, Strategy
 
-__all__ = ["load_sealed", "save_open", "save_split"]
+__all__ = ["closed", "load_closed", "load_sealed", "save_closed", "save_open", "save_split"]
+
 
 _OPEN = "open.parquet"
 _TEST = Path("test") / "test.parquet"
@@ -78,3 +83,30 @@ def _parts(
     interactions = Interactions(log=rows.drop(_LABEL).sort("row"), **meta)
     strategy = STRATEGIES[head["name"]].of(head["params"])
     return interactions, labels, strategy, head["name"], head["seed"]
+
+
+def _refuse() -> Split:
+    raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")
+
+
+def closed(split: Split | SealedSplit) -> SealedSplit:
+    """A copy that cannot be unsealed."""
+    sealed = split.sealed()
+    return SealedSplit(
+        sealed.interactions, sealed.labels, sealed.strategy, sealed.name, sealed.seed, sealed.hash, _refuse
+    )
+
+
+def save_closed(split: Split | SealedSplit, folder: Path) -> None:
+    """Write what is open of a split; no file of the folder holds a test row. :func:`load_closed` reads it."""
+    save_open(split.sealed(), folder)
+
+
+def load_closed(folder: Path) -> SealedSplit:
+    """Read a split that cannot be unsealed.
+
+    Raises:
+        FileNotFoundError: the folder holds no split.
+        CorruptFileError: a file is damaged.
+    """
+    return closed(load_sealed(folder))

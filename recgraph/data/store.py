@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from recgraph.data.columns import Columns
+from recgraph.data.diagnose import Source
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import replace_parquet, replace_text
 from recgraph.data.ids import IdMap
-from recgraph.data.source import Source
 
 if TYPE_CHECKING:
-    from recgraph.data.hetero import HeteroGraph
     from recgraph.data.interactions import Interactions
+    from recgraph.graph.hetero import HeteroGraph
 
 __all__ = ["load", "load_frame", "load_json", "load_meta", "save", "save_meta"]
 
@@ -86,13 +86,13 @@ def load_meta(folder: Path) -> dict[str, Any]:
 
 def _remove_graph(folder: Path) -> None:
     if (folder / "graph.json").is_file():
-        from recgraph.data.hetero import store
+        from recgraph.graph import store
 
         store.remove(folder)
 
 
 def _load_graph(folder: Path) -> HeteroGraph:
-    from recgraph.data.hetero import HeteroGraph
+    from recgraph.graph.hetero import HeteroGraph
 
     return HeteroGraph.load(folder)
 

@@ -12,9 +12,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from recgraph.config import Config
+from recgraph.data.columns import instant
 from recgraph.data.errors import ShortUserError
-from recgraph.data.ordered import OrderedLog
-from recgraph.data.timestamps import instant
+from recgraph.data.part import OrderedLog
 from recgraph.rng import numpy_generator
 
 if TYPE_CHECKING:

@@ -6,12 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recgraph.evaluate.evaluator import evaluate
+    from recgraph.evaluate.evaluator import evaluate, matrix
     from recgraph.evaluate.frames import frame
     from recgraph.evaluate.protocol import Protocol
-    from recgraph.evaluate.results import ProtocolMismatch, Result, Results, compare
-    from recgraph.evaluate.saved import load_users, save_users
-    from recgraph.evaluate.score_matrix import matrix
+    from recgraph.evaluate.results import ProtocolMismatch, Result, Results, compare, load_users, save_users
     from recgraph.evaluate.tables import Table, table
 
 _WHERE = {

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.data.batch import Query
+from recgraph.data.batches import Query
 from recgraph.data.part import Cases
 from recgraph.data.split import Split
 from recgraph.data.strategies import Label

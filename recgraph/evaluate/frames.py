@@ -11,17 +11,15 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.data.dataframe import from_native
 from recgraph.data.ids import IdMap, family
-from recgraph.data.native import from_native
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.collect import known_items
-from recgraph.evaluate.conventions import Convention
 from recgraph.evaluate.evaluator import check_needs, metric_values, metrics_of
+from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.protocol import Protocol
-from recgraph.evaluate.ranked import Facts, RankedHits
+from recgraph.evaluate.protocol import Convention, Protocol
 from recgraph.evaluate.results import Result
-from recgraph.evaluate.truth import Truth
 from recgraph.sparse.ragged import Ragged
 
 

@@ -1,18 +1,40 @@
-"""Results: metric means and per-user values, each with the protocol that made them."""
+"""Results: metric means and per-user values, each with the protocol that made them.
+
+Values of users in a Parquet file, with the protocol that made them: what a significance test needs later.
+
+Metrics by groups of users: by the length of their history, by the popularity of what they ask for, by attribute.
+
+Which of several models is best in a column of a table: the metric says which way, and no number is never best.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import polars as pl
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from recgraph import registry
+from recgraph.data.files import make_folder, replace_file
+from recgraph.data.part import Cases
+from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.protocol import Protocol
 
 if TYPE_CHECKING:
     import polars as pl
+
+__all__ = ["best_first", "higher_is_better", "metric_of"]
 
 
 class ProtocolMismatch(ValueError):
@@ -159,3 +181,145 @@ def compare(a: Result, b: Result) -> dict[str, float]:
         )
     ours, others = a.metrics, b.metrics
     return {name: others[name] - ours[name] for name in ours if name in others}
+
+
+_KEY = "recgraph"
+
+
+def save_users(result: Result, path: str | Path) -> None:
+    """Write a result: a row a user, a column a metric; protocol and overall values in the file's metadata.
+
+    Any reader of Parquet reads it; :func:`load_users` gives the result back.
+    """
+    path = Path(path)
+    about = {
+        "protocol": result.protocol.model_dump(mode="json"),
+        "protocol_hash": result.hash,
+        "overall": result.metrics,
+        "n_unreachable_users": result.n_unreachable_users,
+    }
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        result.users_frame().write_parquet(temporary, metadata={_KEY: json.dumps(about)})
+        replace_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_users(path: str | Path) -> Result:
+    """Read what :func:`save_users` wrote.
+
+    Raises:
+        ValueError: the file is not of this library, or its protocol is not the one that its hash names.
+    """
+    metadata = pl.read_parquet_metadata(path)
+    if _KEY not in metadata:
+        raise ValueError(f"{path} holds no protocol; give a file that save_users wrote")
+    about = json.loads(metadata[_KEY])
+    protocol = Protocol.of(about["protocol"])
+    if protocol.hash != about["protocol_hash"]:
+        raise ValueError(f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}")
+    frame = pl.read_parquet(path)
+    who, metrics = frame.columns[0], frame.columns[1:]
+    known = who == "user_id"
+    return Result(
+        protocol,
+        pl.arange(frame.height, eager=True, dtype=pl.Int64).to_numpy() if known else frame[who].to_numpy(),
+        {name: frame[name].to_numpy() for name in metrics},
+        about["overall"],
+        about["n_unreachable_users"],
+        frame[who] if known else None,
+    )
+
+
+def by_group(result: Result, labels: Sequence[str] | pl.Series) -> pl.DataFrame:
+    """The metrics of each group.
+
+    Args:
+        labels: [U], the group of each user of the result: an attribute, or from :func:`history_groups` or
+            :func:`popularity_groups`.
+
+    Returns:
+        one row a group, in order of first appearance: ``group``, ``n_users``, and a column a metric: the mean over the
+        users that have a value (null if none has). Metrics without values of users are left out.
+
+    Raises:
+        ValueError: not a label for each user.
+    """
+    if len(labels) != len(result.users):
+        raise ValueError(f"labels has {len(labels)} entries; give one for each of the {len(result.users)} users")
+    table = pl.DataFrame({"group": labels, **result.per_user}).with_columns(
+        pl.col(name).fill_nan(None) for name in result.per_user
+    )
+    means = [pl.col(name).mean() for name in result.per_user]
+    return table.group_by("group", maintain_order=True).agg(pl.len().alias("n_users"), *means)
+
+
+def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]:
+    """[U] labels by the number of interactions that are known of a user.
+
+    Args:
+        edges: ascending, at least 1: each opens a group; below the first one the user is cold: ``"0"`` with 1 as the
+            first edge.
+
+    Returns:
+        e.g. ``"0"``, ``"1-4"``, ``"5-19"``, ``"20+"``.
+    """
+    if not edges or list(edges) != sorted(set(edges)) or edges[0] < 1:
+        raise ValueError(f"edges = {tuple(edges)!r} must ascend and be at least 1")
+    starts = [0, *edges]
+    names = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(starts)]
+    names.append(f"{starts[-1]}+")
+    place = np.searchsorted(np.asarray(edges), cases.history.lengths.numpy(force=True), side="right")
+    return [names[at] for at in place]
+
+
+def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[str]:
+    """[U] labels by the items that a user should be recommended.
+
+    Args:
+        counts: [n_items] int64, interactions in the data the model was fitted on.
+        head: the share of the items with an interaction that is the head, the most popular ones (at least one item,
+            equally popular ones in the order of their indices).
+
+    Returns:
+        ``"head"``, ``"tail"`` or ``"cold"`` (no interaction) where all relevant items of a user are so, else
+        ``"mixed"``.
+
+    Raises:
+        ValueError: ``head`` outside (0, 1).
+    """
+    if not 0 < head < 1:
+        raise ValueError(f"head = {head} must lie between 0 and 1")
+    kinds = np.array(["cold", "tail", "head", "mixed"])
+    kind = (counts > 0).long()
+    popular = counts.argsort(descending=True, stable=True)
+    kind[popular[: max(int(head * int((counts > 0).sum())), 1)]] *= 2
+    of_items = kind[cases.truth.values]
+    low, high = torch.full((len(cases),), 2), torch.zeros(len(cases), dtype=torch.int64)
+    low = low.scatter_reduce(0, cases.truth.rows, of_items, "amin")
+    high = high.scatter_reduce(0, cases.truth.rows, of_items, "amax")
+    labels: list[str] = kinds[torch.where(low == high, low, 3).numpy(force=True)].tolist()
+    return labels
+
+
+def metric_of(column: str) -> type[Metric] | None:
+    """The metric of a column, e.g. ``"gini@5"``, ``"auc"`` or ``"map(divide_by=k)@10"``; None where it is of none."""
+    name = re.split("[@(]", column, maxsplit=1)[0]
+    if registry.key(name) not in registry.names("metric"):
+        return None
+    found: type[Metric] = registry.load("metric", name)
+    return found
+
+
+def higher_is_better(column: str) -> bool:
+    """Whether more is better in a column; it is in one of no metric."""
+    metric = metric_of(column)
+    return metric is None or metric.higher_is_better
+
+
+def best_first(means: Mapping[str, float], column: str) -> list[str]:
+    """Names by their means in a column, the best first and NaN last; equals keep their order."""
+    sign = -1 if higher_is_better(column) else 1
+    return sorted(means, key=lambda name: (math.isnan(means[name]), sign * means[name]))

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recgraph.evaluate.order import best_first
-from recgraph.evaluate.paired import (
+from recgraph.evaluate.results import Result, best_first, compare, load_users
+from recgraph.evaluate.statistics import (
     Interval,
     bootstrap,
     cohen_d,
@@ -22,8 +22,6 @@ from recgraph.evaluate.paired import (
     rank_biserial,
     wilcoxon,
 )
-from recgraph.evaluate.results import Result, compare
-from recgraph.evaluate.saved import load_users
 
 __all__ = [
     "Comparison",
@@ -114,7 +112,7 @@ def over_users(
     """Compare two models over users: says whether other users of the kind would see the difference.
 
     Args:
-        a, b: a result, or a file that :func:`~recgraph.evaluate.saved.save_users` wrote. With several of a model (its
+        a, b: a result, or a file that :func:`~recgraph.evaluate.results.save_users` wrote. With several of a model (its
             seeds) each user counts with the mean over them.
 
     Raises:

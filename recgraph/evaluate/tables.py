@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recgraph.evaluate.order import best_first
-from recgraph.evaluate.paired import holm
-from recgraph.evaluate.results import Result
+from recgraph.evaluate.results import Result, best_first
 from recgraph.evaluate.significance import Mark, Source, Test, p_value, results_of, standing_of_best
+from recgraph.evaluate.statistics import holm
 
 if TYPE_CHECKING:
     import polars as pl

@@ -16,9 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.seen import Seen
-from recgraph.evaluate.select import BLOCK, NOTHING, merge
-from recgraph.evaluate.stream import RunningBest
+from recgraph.evaluate.select import BLOCK, NOTHING, RunningBest, Seen, merge
 from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 

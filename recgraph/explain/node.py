@@ -7,14 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from recgraph.data.hetero import HeteroGraph
-from recgraph.explain.evidence import through
+from recgraph.explain.evidence import Walks, through
 from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, ViewShare
 from recgraph.explain.names import about, index_of, node_of
-from recgraph.explain.nearest import nearest
-from recgraph.explain.user import opened
-from recgraph.explain.walks import Walks
-from recgraph.models.base_graph import GraphSpace
+from recgraph.explain.user import nearest, opened
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.embedder import Embedder
 
 __all__ = ["HasEmbedder", "embedder_of", "explain_node", "graph_of"]
@@ -22,7 +20,7 @@ __all__ = ["HasEmbedder", "embedder_of", "explain_node", "graph_of"]
 
 @runtime_checkable
 class HasEmbedder(Protocol):
-    """A :class:`recgraph.node_run.NodeRun`."""
+    """A :class:`recgraph.runs.run.NodeRun`."""
 
     embedder: Embedder
 
@@ -31,7 +29,7 @@ def embedder_of(run: Any) -> Embedder:
     """The embeddings of a run.
 
     Args:
-        run: a :class:`recgraph.node_run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
 
     Raises:
         ValueError: it has none.
@@ -58,7 +56,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     """The nodes nearest to a node by their embeddings, and the contexts that they share along each meta-path.
 
     Args:
-        run: a :class:`recgraph.node_run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
         node: the id of a node of the embedded type; its index where the graph has no ids.
         k: how many nearest nodes.
         n_paths: the most whole paths that are told of two nodes and a meta-path.

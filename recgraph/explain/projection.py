@@ -14,11 +14,10 @@ from torch import Tensor
 
 from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.explain.explanation import Node
-from recgraph.explain.groups import Grouping, choose, of_columns, of_relations
-from recgraph.explain.names import ItemNames, node_of
+from recgraph.explain.names import Grouping, ItemNames, choose, node_of, of_columns, of_relations
 from recgraph.explain.node import embedder_of, graph_of
 from recgraph.explain.user import recommender_of
-from recgraph.models.base_graph import GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import numpy_generator
 
 __all__ = ["ItemMap", "MapPoint", "Method", "item_map", "node_map"]
@@ -81,7 +80,7 @@ def item_map(
     """The items of a recommender by their vectors. The same call gives the same map on the same machine.
 
     Args:
-        run: a :class:`recgraph.run.Run`, a recommender, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
         color: a column of the item features, or a node type that items are joined to; None chooses one.
         method: ``"pca"`` is fast and keeps distances in the large; ``"tsne"`` keeps neighbourhoods (some seconds a
             thousand points).
@@ -123,7 +122,7 @@ def node_map(
     """The nodes that a model of a graph embeds; see :func:`item_map`.
 
     Args:
-        run: a :class:`recgraph.node_run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
         color: a node type that they are joined to; None chooses one.
         limit: points at most, drawn by the seed.
         keep: indices of nodes that are shown in any case.

@@ -1,4 +1,7 @@
-"""``explain``: what a run recommends to a user, and why."""
+"""Nearest neighbours by the cosine of vectors.
+
+``explain``: what a run recommends to a user, and why.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from recgraph.data.batch import Query
-from recgraph.data.hetero import HeteroGraph
-from recgraph.data.hetero.frames import INTERACTS
-from recgraph.data.native import from_native
+from recgraph.data.batches import Query
+from recgraph.data.dataframe import from_native
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
-from recgraph.explain.evidence import Asked, Support, from_history, from_users, tell
+from recgraph.explain.evidence import Asked, Support, Walks, from_history, from_users, tell
 from recgraph.explain.explanation import (
     Evidence,
     Explanation,
@@ -27,15 +29,48 @@ from recgraph.explain.explanation import (
     ViewShare,
 )
 from recgraph.explain.names import ItemNames, about, index_of, node_of
-from recgraph.explain.nearest import nearest
-from recgraph.explain.walks import Walks
+from recgraph.graph.frames import INTERACTS
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import View
-from recgraph.models.base_graph import GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.loading import load
 from recgraph.serve.recommender import Recommender
-from recgraph.sparse.co_occurrence import distinct
+from recgraph.sparse.products import distinct
 
-__all__ = ["HasRecommender", "explain", "opened", "recommender_of"]
+__all__ = ["HasRecommender", "explain", "nearest", "opened", "recommender_of"]
+
+
+#: cosines that are held at a time
+_CELLS = 1 << 22
+
+
+def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) -> list[list[tuple[int, float]]]:
+    """The k nearest others of some rows, best first; equals by index.
+
+    A vector of zeros (an item that was never trained) is nobody's neighbour and has none.
+
+    Args:
+        vectors: [N, D].
+        rows: [R] int64.
+        k: at most so many each.
+        among: [M] int64, ascending, who may be a neighbour; None: all.
+
+    Returns:
+        For each row pairs of index and cosine.
+    """
+    units = F.normalize(vectors.to(torch.float64), dim=1)
+    candidates = torch.arange(len(vectors)) if among is None else among
+    candidates = candidates[units[candidates].any(1)]
+    found: list[list[tuple[int, float]]] = []
+    for block in rows.split(max(_CELLS // max(len(candidates), 1), 1)):  # type: ignore[no-untyped-call]
+        cosines = units[block] @ units[candidates].T
+        for row, values in zip(block.tolist(), cosines, strict=True):
+            values[candidates == row] = -torch.inf
+            order = torch.argsort(values, descending=True, stable=True)[:k]
+            best = [] if not bool(units[row].any()) else order[values[order] > -torch.inf].tolist()
+            found.append([(int(candidates[place]), float(values[place])) for place in best])
+    return found
+
 
 #: what joins history and item where the model has no views
 _TOGETHER = View("item", "item-user-item")
@@ -43,7 +78,7 @@ _TOGETHER = View("item", "item-user-item")
 
 @runtime_checkable
 class HasRecommender(Protocol):
-    """A :class:`recgraph.run.Run`."""
+    """A :class:`recgraph.runs.run.Run`."""
 
     @property
     def recommender(self) -> Recommender: ...
@@ -72,7 +107,7 @@ def recommender_of(run: Any) -> Recommender:
     """The recommender of a run.
 
     Args:
-        run: a :class:`recgraph.run.Run`, a recommender, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
 
     Raises:
         ValueError: it has none.
@@ -108,7 +143,7 @@ def explain(
     alone.
 
     Args:
-        run: a :class:`recgraph.run.Run`, a recommender, or the folder of a run or of a bundle.
+        run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
         user: the id of a user of the training data.
         k: how many recommendations; items of the history are left out.
         n_near: nearest items that are told of each item.

@@ -11,10 +11,10 @@ from pydantic import Field, model_validator
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, load_toml
-from recgraph.data.graph_card import NodeTaskFiles, find_graph_card
+from recgraph.data.catalog.cards import NodeTaskFiles, find_graph_card
 from recgraph.evaluate.evaluator import METRICS, split_metric
-from recgraph.evaluate.probe import SCORES, ProbeConfig
-from recgraph.run import DataConfig
+from recgraph.evaluate.node_probe import SCORES, ProbeConfig
+from recgraph.runs.run import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "data_name", "is_of_nodes", "load_board"]
 

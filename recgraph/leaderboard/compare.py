@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from recgraph.evaluate.results import Result
 from recgraph.evaluate.significance import holm, over_users
-from recgraph.evaluate.unpaired import welch
+from recgraph.evaluate.statistics import welch
 from recgraph.leaderboard.comparisons import Column, Comparisons, Over, Versus, load_comparisons, save_comparisons
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.plan import TITLES

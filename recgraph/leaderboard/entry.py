@@ -1,8 +1,18 @@
-"""An entry of a sheet: one model with its settings, what it scored and what it cost, over seeds."""
+"""A number over seeds.
+
+What a model's docstring says, for its card.
+
+Breakdowns: the entries' metrics on groups of users.
+
+An entry of a sheet: one model with its settings, what it scored and what it cost, over seeds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,12 +20,149 @@ from recgraph import registry
 from recgraph.config import setting_text
 from recgraph.leaderboard.board import EntrySpec
 from recgraph.leaderboard.comparisons import ALPHA, Versus
-from recgraph.leaderboard.model_text import ModelText, text_of
 from recgraph.leaderboard.plan import Job
-from recgraph.leaderboard.stat import Stat
 from recgraph.leaderboard.store import Record
+from recgraph.models.base import Model
 
-__all__ = ["MARKS", "Cost", "CostName", "Curve", "Entry", "Mark", "Score", "entry_of"]
+__all__ = [
+    "GROUPS",
+    "MARKS",
+    "Cost",
+    "CostName",
+    "Curve",
+    "Entry",
+    "Groups",
+    "Mark",
+    "ModelText",
+    "Score",
+    "Stat",
+    "entry_of",
+    "groups_of",
+    "text_of",
+]
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A number that each seed gave once.
+
+    Attributes:
+        by_seed: seed -> its value; at least one.
+    """
+
+    by_seed: Mapping[int, float]
+
+    @property
+    def n(self) -> int:
+        """How many seeds."""
+        return len(self.by_seed)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.by_seed.values())
+
+    @property
+    def sd(self) -> float | None:
+        """The standard deviation over seeds (n - 1); None of one seed."""
+        return statistics.stdev(self.by_seed.values()) if self.n > 1 else None
+
+    def text(self, digits: int = 4) -> str:
+        """``0.0551 ± 0.0003``, without the deviation where there is one seed."""
+        spread = "" if self.sd is None else f" ± {self.sd:.{digits}f}"
+        return f"{self.mean:.{digits}f}{spread}"
+
+
+# up to the venue and the year, or to the end of the paragraph where there are none
+_SOURCE = re.compile(r"Source:\s*((?:(?!\n\s*\n).)+?\([^)]*\d{4}[^)]*\)|.+?(?=\n\s*\n|\Z))", re.DOTALL)
+_DEPARTURES = re.compile(r"Departures?:\s*(.+?)(?=\n\s*\n|\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ModelText:
+    """The parts of a docstring as plain text.
+
+    Attributes:
+        summary: its first sentence.
+        source: the paper, what follows ``Source:`` up to venue and year; empty where it names none.
+        departures: what differs from the paper, what follows ``Departures:``.
+        paragraphs: all of it; those that begin with ``- `` are items of a list.
+    """
+
+    summary: str
+    source: str
+    departures: str
+    paragraphs: tuple[str, ...]
+
+
+def text_of(cls: type[Model]) -> ModelText:
+    """The docstring of a model; empty where it has none of its own."""
+    text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
+    paragraphs = tuple(_plain(part) for part in re.split(r"\n\s*\n|\n(?=- )", text) if part.strip())
+    return ModelText(_plain(text.partition("\n")[0]), _found(_SOURCE, text), _found(_DEPARTURES, text), paragraphs)
+
+
+def _found(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return _plain(found.group(1)) if found else ""
+
+
+def _plain(text: str) -> str:
+    """One line without the marks of reStructuredText."""
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
+    return re.sub(r"\s+", " ", text.replace("``", "")).strip()
+
+
+#: how users are grouped, and what it is called
+GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
+
+
+@dataclass(frozen=True)
+class Groups:
+    """One metric under one protocol on one kind of groups.
+
+    Attributes:
+        kind: ``history`` or ``popularity``.
+        label: what the groups are, for people.
+        title: of the protocol.
+        metric: which.
+        sizes: group -> its users, in order.
+        rows: name of an entry -> group -> the metric over seeds; a group that an entry has no users of is left out.
+    """
+
+    kind: str
+    label: str
+    title: str
+    metric: str
+    sizes: Mapping[str, int]
+    rows: Mapping[str, Mapping[str, Stat]]
+
+
+def groups_of(records: Mapping[str, Mapping[int, Record]], titles: Sequence[str], metric: str) -> tuple[Groups, ...]:
+    """The breakdowns of the records of a data set, for each kind and protocol.
+
+    Args:
+        records: name of an entry -> seed -> record.
+    """
+    there = [record["groups"] for own in records.values() for record in own.values() if "groups" in record]
+    kinds = list(dict.fromkeys(kind for groups in there for kind in groups))
+    return tuple(_table(records, kind, title, metric) for kind in kinds for title in titles)
+
+
+def _table(records: Mapping[str, Mapping[int, Record]], kind: str, title: str, metric: str) -> Groups:
+    sizes: dict[str, int] = {}
+    rows: dict[str, dict[str, Stat]] = {}
+    for name, own in records.items():
+        found: dict[str, dict[int, float]] = {}
+        for seed, record in own.items():
+            groups: Mapping[str, Mapping[str, Any]] = record.get("groups", {}).get(kind, {}).get(title, {})
+            for group, values in groups.items():
+                sizes.setdefault(group, int(values["n_users"]))
+                if metric in values:
+                    found.setdefault(group, {})[seed] = float(values[metric])
+        if found:
+            rows[name] = {group: Stat(values) for group, values in found.items()}
+    return Groups(kind, GROUPS.get(kind, kind), title, metric, sizes, rows)
+
 
 Mark = Literal["best", "tied", "worse", "untested", ""]
 CostName = Literal["training_seconds", "training_cpu_seconds", "inference_seconds", "inference_cpu_seconds"]

@@ -1,4 +1,7 @@
-"""From a board to jobs: one model with one seed on one data set, and what its record is addressed by."""
+"""What a study found: from the study itself, or from its committed record.
+
+From a board to jobs: one model with one seed on one data set, and what its record is addressed by.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,87 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute, setting_text
-from recgraph.data.card import find_card
-from recgraph.data.graph_card import find_graph_card
-from recgraph.evaluate.node_results import NodeProtocol
-from recgraph.evaluate.probe import ProbeConfig
+from recgraph.data.catalog.cards import find_card, find_graph_card
+from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, data_name, is_of_nodes
-from recgraph.leaderboard.study import best_of
 from recgraph.models.base import Model, TrainableModel
-from recgraph.node_run import ProbeSettings
-from recgraph.run import DataConfig
+from recgraph.runs.run import DataConfig, ProbeSettings
 from recgraph.train.config import GraphTrainConfig, TrainConfig
 
-__all__ = ["TITLES", "Job", "check_entries", "check_study", "digest", "jobs_of", "load_data_hash"]
+__all__ = ["TITLES", "Job", "Tuned", "best_of", "check_entries", "check_study", "digest", "jobs_of", "load_data_hash"]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best trial of a study, and what it was chosen on.
+
+    Attributes:
+        settings: of the model and of its training; how the data was split is not among them.
+        model: the qualified name of its class; None where the record does not tell.
+        dataset: its card; None where the record does not tell.
+        split_hash: of the split whose validation part chose the settings; None where the record does not tell.
+    """
+
+    settings: dict[str, Any]
+    model: str | None
+    dataset: str | None
+    split_hash: str | None
+
+
+def best_of(place: str, folder: Path) -> Tuned:
+    """The best trial.
+
+    Args:
+        place: a study's folder, a storage, or a JSON record of a study that was tested (``result.json`` of a study's
+            folder, or one under ``experiments/results``); a path counts from ``folder`` on.
+
+    Raises:
+        ValueError: the record has no settings.
+        FileNotFoundError: it is not there, or no trial is complete.
+    """
+    path = folder / place
+    if path.suffix == ".json":
+        return _of_record(json.loads(path.read_text(encoding="utf-8")), place)
+    from recgraph.tuning.final import best_trial
+    from recgraph.tuning.report import settings_of
+    from recgraph.tuning.storage import find_study
+
+    with find_study(place if "://" in place else str(path)) as (study, _):
+        best = best_trial(study)
+        if best is None:  # what asks for it waits, as for a study that is not there
+            raise FileNotFoundError(f"study {place!r} has no complete trial")
+        return _tuned(settings_of(study, best), study.user_attrs["recgraph"], study.user_attrs.get("source"))
+
+
+def _of_record(record: Mapping[str, Any], place: str) -> Tuned:
+    tested = [*(record.get("unsealed") or ()), *([record] if "settings" in record else [])]
+    if not tested:
+        raise ValueError(f"study {place!r} was never tested, so that its record names no best settings")
+    settings: dict[str, Any] = tested[-1]["settings"]["tuned"]
+    identity = record.get("recgraph") or {}
+    if "metric" not in settings and identity.get("metrics"):
+        from recgraph.tuning.objectives import selecting
+
+        settings = {**settings, "metric": selecting(tuple(identity["metrics"]))}
+    source = record.get("source") or {}
+    of_test = {"split_hash": tested[-1].get("split_hash"), **identity}
+    return _tuned({**source.get("settings", {}), **settings}, of_test, source)
+
+
+def _tuned(settings: Mapping[str, Any], identity: Mapping[str, Any], source: Mapping[str, Any] | None) -> Tuned:
+    return Tuned(
+        {name: value for name, value in settings.items() if name not in DataConfig.model_fields},
+        identity["model"].rpartition(":")[2] if "model" in identity else None,
+        (source or {}).get("dataset"),
+        identity.get("split_hash"),
+    )
+
 
 #: convention of seen items -> title of its table
 TITLES = {"keep": "seen kept", "exclude": "seen excluded"}
@@ -200,7 +267,7 @@ def _resolved(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> 
     if issubclass(cls, TrainableModel):
         parts["training"] = GraphTrainConfig if of_nodes else TrainConfig
     shared = distribute(settings, parts)
-    return {name: part.of(shared[name]).model_dump(mode="json") for name, part in parts.items()}
+    return {name: part.of(shared[name]).identity() for name, part in parts.items()}
 
 
 def _protocols(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
@@ -218,7 +285,7 @@ def load_data_hash(sheet: SheetSpec) -> str:
         UnavailableError: the data set is not at hand.
     """
     if is_of_nodes(sheet.dataset):
-        from recgraph.data.graph_catalog import load_graph, load_node_task
+        from recgraph.data.catalog.graphs import load_graph, load_node_task
 
         return digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
     chosen = sheet.protocol.model_dump(include=set(DataConfig.model_fields))

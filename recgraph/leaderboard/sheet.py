@@ -1,4 +1,6 @@
-"""A sheet: what is known of one data set of a board, read from its records, ready to be shown.
+"""What a sheet shows beside its entries: tables, failures, what is missing, points of plots.
+
+A sheet: what is known of one data set of a board, read from its records, ready to be shown.
 
 Everything that a page or a table shows is a value here, so that whoever writes one only lays out.
 """
@@ -11,15 +13,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recgraph.evaluate.order import best_first, higher_is_better
-from recgraph.evaluate.results import ProtocolMismatch
+from recgraph.evaluate.results import ProtocolMismatch, best_first, higher_is_better
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.comparisons import ALPHA, Column, Comparisons, inputs_of, load_comparisons, tested
-from recgraph.leaderboard.entry import MARKS, Cost, CostName, Curve, Entry, Mark, Score, entry_of
-from recgraph.leaderboard.grouped import Groups, groups_of
+from recgraph.leaderboard.entry import (
+    MARKS,
+    Cost,
+    CostName,
+    Curve,
+    Entry,
+    Groups,
+    Mark,
+    Score,
+    Stat,
+    entry_of,
+    groups_of,
+)
 from recgraph.leaderboard.plan import TITLES, Job, check_entries, jobs_of
-from recgraph.leaderboard.shown import Failure, Missing, Point, Table
-from recgraph.leaderboard.stat import Stat
 from recgraph.leaderboard.store import Record, Store
 
 __all__ = [
@@ -40,6 +50,59 @@ __all__ = [
     "marked",
     "open_sheet",
 ]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The protocol of one table, and its columns. A sheet has several, and their numbers must not be compared.
+
+    Attributes:
+        title: ``seen excluded``, ``20 labels a class``, ...
+        metrics: shown and compared; the first one orders the rows.
+        protocol: field -> value as text; empty where no record is there.
+        protocol_hash: 16 digits.
+        n_users: that were ranked; None of a node task.
+        n_unreachable_users: those with a relevant item that the protocol takes out; they count as misses.
+    """
+
+    title: str
+    metrics: tuple[str, ...]
+    protocol: Mapping[str, str]
+    protocol_hash: str
+    n_users: int | None
+    n_unreachable_users: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A training or test that ended in an error when it was last tried."""
+
+    entry: str
+    seed: int
+    error: str
+    message: str
+    traceback: str
+    at: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What the board asks for and no record answers, with the reason."""
+
+    entry: str
+    seeds: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """An entry in a plot of quality against cost; on the front where none dominates it."""
+
+    entry: str
+    cost: float
+    quality: float
+    on_front: bool
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from typing import Any
 from polars.exceptions import PolarsError
 
 from recgraph.data.files import replace_text
-from recgraph.evaluate.results import Result
-from recgraph.evaluate.saved import load_users
+from recgraph.evaluate.results import Result, load_users
 from recgraph.leaderboard.plan import TITLES, Job
 
 __all__ = ["Record", "Store", "read_json"]

@@ -1,4 +1,6 @@
-"""A worker process does one job: ``python -m recgraph.leaderboard.worker`` reads its orders.
+"""One job: train, test under every protocol in one pass, and say what it cost.
+
+A worker process does one job: ``python -m recgraph.leaderboard.worker`` reads its orders.
 
 A process a job, so that peak memory is that job's, and a job that is killed takes nothing with it.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import os
 import re
 import signal
@@ -17,11 +20,146 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from recgraph.leaderboard.plan import Job
+from recgraph.evaluate.node_probe import NodeResults
+from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
+from recgraph.leaderboard.plan import TITLES, Job, digest
 from recgraph.leaderboard.store import Record, Store
+from recgraph.runs.fit import train
+from recgraph.runs.record import Measured
+from recgraph.runs.run import NodeRun, Run
 from recgraph.tuning.lease import Orphan
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "failure"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "failure", "perform"]
+
+
+#: the most points of a curve that a record keeps
+_POINTS = 300
+_BY_POPULARITY = ("head", "mixed", "tail", "cold")
+
+
+def perform(job: Job, store: Store, device: str | None = None) -> Record:
+    """Do a job, or go on with one that was stopped; its record is returned, its values of users are kept.
+
+    Raises:
+        Exception: whatever the training or the test raises.
+    """
+    run = _trained(job, store.work(job) / "run", device)
+    with Measured() as cost:
+        found = run.evaluate(cutoffs=job.cutoffs) if isinstance(run, Run) else run.evaluate()
+    record = {
+        "model": job.model,
+        "dataset": job.dataset,
+        "seed": job.seed,
+        "identity": job.identity,
+        "settings": job.settings,
+        "data_hash": _data_hash(run, found),
+        **(_of_nodes(found) if isinstance(found, NodeResults) else _of_users(found)),
+        "training": _training(run.record),
+        "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
+        "peak_memory_mb": cost.to_dict()["peak_memory_mb"],
+        "n_parameters": run.record["n_parameters"],
+        "curve": curve(run.history, run.record.get("best_epoch")),
+        "device": device or "auto",
+        "provenance": run.record["provenance"],
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    }
+    if isinstance(run, Run) and isinstance(found, Results):
+        record["data"] = {name: run.record["data"][name] for name in ("split", "split_hash", "n_users", "n_items")}
+        record["groups"] = _groups(run, found)
+        for result in found:
+            save_users(result, store.users(job, result.protocol.seen))
+    else:
+        record["data"] = run.record["data"]
+    return record
+
+
+def _trained(job: Job, folder: Path, device: str | None) -> Run | NodeRun:
+    if (folder / "record.json").is_file():
+        return Run.open(folder)
+    resume = (folder / "config.json").is_file()
+    return train(
+        job.model,
+        job.dataset,
+        folder,
+        settings=job.settings,
+        seed=job.seed,
+        device=device,
+        resume=resume,
+        progress=False,
+    )
+
+
+def _data_hash(run: Run | NodeRun, found: Results | NodeResults) -> str:
+    """As :func:`recgraph.leaderboard.plan.load_data_hash` has it."""
+    if isinstance(found, NodeResults):
+        return digest([run.record["data"]["graph_hash"], found.protocol.task_hash])
+    return digest(run.record["data"]["split_hash"])
+
+
+def _of_users(found: Results) -> dict[str, Any]:
+    told = {TITLES[result.protocol.seen]: result.to_dict() for result in found}
+    scores = {title: result.pop("metrics") for title, result in told.items()}
+    return {"scores": scores, "protocols": told}
+
+
+def _of_nodes(found: NodeResults) -> dict[str, Any]:
+    scores: dict[str, dict[str, float]] = {}
+    for row in found.rows():
+        title = {"linear": "{} labels a class", "logistic": "{} labels, logistic regression"}.get(
+            row["probe"], "k-means"
+        )
+        values = {name: row[name] for name in row if name not in ("probe", "labels") and row[name] is not None}
+        scores[title.format(row["labels"])] = values
+    protocol = {"protocol": found.protocol.model_dump(mode="json"), "protocol_hash": found.hash}
+    return {"scores": scores, "protocols": dict.fromkeys(scores, protocol)}
+
+
+def _groups(run: Run, found: Results) -> dict[str, Any]:
+    """kind -> convention -> group -> its size and metrics."""
+    assert run.split is not None
+    cases = run.split.unseal("group the users of the test part").test
+    labels = {"history": history_groups(cases), "popularity": popularity_groups(cases, run.split.train.item_counts())}
+    return {kind: {TITLES[each.protocol.seen]: _grouped(each, of) for each in found} for kind, of in labels.items()}
+
+
+def _grouped(result: Result, labels: list[str]) -> dict[str, dict[str, float]]:
+    rows = {row.pop("group"): row for row in by_group(result, labels).iter_rows(named=True)}
+    return dict(sorted(rows.items(), key=lambda row: _place(row[0])))
+
+
+def _place(group: str) -> tuple[int, str]:
+    """Where a group stands: ``"1-4"`` before ``"20+"``, the head before the tail."""
+    if group in _BY_POPULARITY:
+        return _BY_POPULARITY.index(group), group
+    return int(group.partition("-")[0].rstrip("+")), group
+
+
+def _training(record: Record) -> dict[str, Any]:
+    """Cost and course of a training; building the model (its graph, its views) counts."""
+    cost, before = record["cost"], record["preparation"]
+    return {
+        "seconds": cost["seconds"] + before["seconds"],
+        "cpu_seconds": cost["cpu_seconds"] + before["cpu_seconds"],
+        "epochs": len(record["history"]),
+        "best_epoch": record.get("best_epoch"),
+        "best": record.get("best"),
+        "selected_by": record["training"]["metric"] if record["history"] else None,
+        "select_seen": record["training"]["select_seen"] if record["history"] else None,
+    }
+
+
+def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[float | None]]:
+    """The columns of a training's log: epoch, seconds, loss and the validation metrics, of not too many epochs."""
+    names = [name for name in _columns(history) if name in ("epoch", "seconds", "loss") or "@" in name]
+    step = max(1, math.ceil(len(history) / _POINTS))
+    last = len(history) - 1
+    rows = [row for place, row in enumerate(history) if place % step == 0 or place == last or row["epoch"] == best]
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _columns(history: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in history for name in row))
+
 
 #: exit codes
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -34,7 +172,7 @@ _PATHS = re.compile(rf'(?<=")(?:[^"\n]*/site-packages|{re.escape(str(Path(__file
 
 def failure(job: Job, error: str, message: str, trace: str = "") -> Record:
     """The record of a failure."""
-    from recgraph.provenance import provenance
+    from recgraph.runs.record import provenance
 
     return {
         "model": job.model,
@@ -52,7 +190,6 @@ def failure(job: Job, error: str, message: str, trace: str = "") -> Record:
 
 def work(job: Job, store: Store, data_hash: str, values: bool, device: str | None) -> int:
     """Do a job unless another process has done it meanwhile; the exit code."""
-    from recgraph.leaderboard.perform import perform
 
     with store.alone(job):
         if store.is_done(job, data_hash, values):

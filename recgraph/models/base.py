@@ -1,21 +1,31 @@
-"""What a model is: a frozen configuration, parameters built for a data set, scores for queries, and training terms."""
+"""What a model is: a frozen configuration, parameters built for a data set, scores for queries, and training terms.
+
+What closed-form models read of a training part: each user's distinct items.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.config import Config, configure
-from recgraph.data.batch import Batches, Query
+from recgraph.data.batches import Batches, Query
 from recgraph.data.part import Part
 from recgraph.rng import Generators, seeded_init
+from recgraph.sparse.products import distinct
+from recgraph.sparse.ragged import Ragged
 
 __all__ = ["ClosedFormModel", "Model", "ModelConfig", "Phase", "Space", "TrainableModel", "View"]
+
+
+#: term name -> the function that computes it
+Terms = dict[str, Callable[[], Tensor]]
 
 
 class View(NamedTuple):
@@ -66,7 +76,8 @@ class Model(nn.Module):
     Config: ClassVar[type[ModelConfig]] = ModelConfig
     #: raised by hand when a change may alter the model's numbers
     revision: ClassVar[int] = 1
-    #: whether it is built with a typed graph of the training part (see :class:`recgraph.models.base_graph.GraphSpace`)
+    #: whether it is built with a typed graph of the training part, a
+    #: :class:`recgraph.models.heterogeneous.base.GraphSpace`
     reads_graph: ClassVar[bool] = False
 
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
@@ -169,5 +180,40 @@ class TrainableModel(Model):
         raise TypeError(f"{type(self).__name__} must define batches(train, batch_size, generators)")
 
     def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
-        """The named scalar terms that are asked for, and no other work."""
-        raise TypeError(f"{type(self).__name__} must define forward(batch, terms)")
+        """The named scalar terms that are asked for, and no other work.
+
+        Raises:
+            ValueError: the model has no such term.
+        """
+        asked = frozenset(terms)
+        made = self.terms(batch, asked)
+        if unknown := sorted(asked - set(made)):
+            raise ValueError(f"{type(self).__name__} has no terms {unknown}; it has {sorted(made)}")
+        return {name: compute() for name, compute in made.items() if name in asked}
+
+    def terms(self, batch: Any, asked: frozenset[str]) -> Terms:
+        """Term name -> the function that computes it, of all terms that the model has.
+
+        They are computed in this order. What several terms read is computed once, when the first of them asks for it.
+
+        Args:
+            batch: one of :meth:`batches`.
+            asked: the terms that will be computed, for a model that shares work between them.
+        """
+        raise TypeError(f"{type(self).__name__} must define terms(batch, asked)")
+
+
+def fit_rows(model: ClosedFormModel, train: Part, device: torch.device) -> Ragged:
+    """n_users rows of distinct items on the model's device: every interaction counts as 1, repeats do not
+    add.
+
+    Raises:
+        ValueError: the training part has another number of items than the model was built for.
+    """
+    assert model.space is not None
+    if train.n_items != model.space.n_items:
+        raise ValueError(
+            f"train has n_items = {train.n_items}, but {type(model).__name__} was built for {model.space.n_items}; "
+            "build a new model for this data set"
+        )
+    return distinct(train.items.to(device), train.n_items)

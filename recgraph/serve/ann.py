@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.data.batch import Query
+from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
 from recgraph.evaluate.select import NOTHING, merge
 from recgraph.evaluate.topk import Lists, tie_order

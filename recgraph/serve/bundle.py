@@ -1,4 +1,12 @@
-"""The bundle of a recommender: all that serving needs in one directory; see :mod:`recgraph.serve.archive`.
+"""What all bundles share: a directory that appears whole, without pickle, with checksums, and the model in it.
+
+    config.json        format and library version, what it holds, the model, its sizes and seed, checksums of all files
+    model.safetensors  parameters and buffers
+    graph/             of a model that was built for a typed graph (:meth:`HeteroGraph.save`)
+
+Nothing in it is executed when it is read: the model's class comes from the registry by its name.
+
+The bundle of a recommender: all that serving needs in one directory; see :mod:`recgraph.serve.bundle`.
 
 config.json            also columns and record
 users.parquet          ids in the order of their indices, in their own type
@@ -9,23 +17,239 @@ item_features.parquet  where there are some
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 
+from recgraph import __version__, registry
 from recgraph.data.columns import Columns
+from recgraph.data.dataframe import FrameKind
+from recgraph.data.files import make_folder, replace_folder
 from recgraph.data.ids import IdMap
-from recgraph.data.native import FrameKind
-from recgraph.models.base import Model
-from recgraph.serve import archive
-from recgraph.serve.archive import FORMAT, BundleError, guard
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.base import Model, Space
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["FORMAT", "BundleError", "Contents", "load", "save"]
+__all__ = [
+    "FORMAT",
+    "BundleError",
+    "Contents",
+    "Holds",
+    "guard",
+    "holds",
+    "load",
+    "load_model",
+    "read_config",
+    "save",
+    "write",
+]
+
+
+#: raised when a change makes older readers misread newer bundles
+FORMAT = 1
+Holds = Literal["recommender", "embedder"]
+_MODEL = "model.safetensors"
+T = TypeVar("T")
+
+
+class BundleError(ValueError):
+    """A folder is no bundle, is damaged, or was written by another version."""
+
+
+def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None], more: Mapping[str, Any]) -> None:
+    """Write a bundle beside its place and rename it.
+
+    Args:
+        folder: its place.
+        what: it holds.
+        model: built.
+        fill: writes further files into a folder.
+        more: further entries of ``config.json``.
+
+    Raises:
+        BundleError: the folder exists and holds something that is no bundle.
+    """
+    if folder.exists() and not _is_replaceable(folder):
+        raise BundleError(f"{folder} exists and is no bundle; choose another folder")
+    make_folder(folder.parent)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    previous = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        temporary.mkdir()
+        described = _write_model(model, temporary)
+        fill(temporary)
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        config = {
+            "format": FORMAT,
+            "recgraph": __version__,
+            "holds": what,
+            "model": described,
+            **more,
+            "files": {path.relative_to(temporary).as_posix(): _sha256(path) for path in files},
+        }
+        (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        replace_folder(temporary, folder, previous)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether a folder is empty or a bundle, of whatever format; a run, for one, has a config.json too."""
+    try:
+        _parse_config(folder)
+    except BundleError:
+        return folder.is_dir() and not any(folder.iterdir())
+    return True
+
+
+def _write_model(model: Model, folder: Path) -> dict[str, Any]:
+    assert model.space is not None
+    # clones: safetensors refuses tensors that share memory, as tied weights do
+    state = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
+    save_file(state, folder / _MODEL)
+    if isinstance(model.space, GraphSpace):
+        model.space.graph.save(folder / "graph")
+    return {
+        "key": model.key(),
+        "revision": model.revision,
+        "config": model.config.model_dump(mode="json"),
+        "space": model.space.model_dump(mode="json"),
+        "seed": model.seed,
+    }
+
+
+def holds(folder: Path) -> Holds:
+    """What a bundle holds.
+
+    Raises:
+        BundleError: the folder is no bundle of this format.
+    """
+    found: Holds = _read_head(folder).get("holds", "recommender")
+    return found
+
+
+def read_config(folder: Path, what: Holds, files: Sequence[str], entries: Sequence[str]) -> dict[str, Any]:
+    """The description of a bundle, after its files were checked.
+
+    Args:
+        what: it must hold.
+        files: that it must have beside the model.
+        entries: that ``config.json`` must have.
+
+    Raises:
+        BundleError: no bundle, another kind or format, a file is missing or damaged.
+    """
+    config = _read_head(folder)
+    there = config.get("holds", "recommender")
+    if there != what:
+        kinds = {"embedder": "embeddings of nodes", "recommender": "a recommender"}
+        raise BundleError(f"{folder} holds no {what}: it holds {kinds.get(there, there)}; see recgraph.load(folder)")
+    missing = [name for name in ("model", *entries) if name not in config]
+    missing += [name for name in (_MODEL, *files) if name not in config["files"]]
+    if missing:
+        raise BundleError(f"{folder / 'config.json'} is damaged: it does not mention {', '.join(missing)}")
+    for name, sha256 in config["files"].items():
+        _check_file(folder, name, sha256)
+    return config
+
+
+def _read_head(folder: Path) -> dict[str, Any]:
+    config = _parse_config(folder)
+    if config["format"] != FORMAT:
+        raise BundleError(
+            f"{folder} has bundle format {config['format']} (recgraph {config.get('recgraph')}), this is recgraph "
+            f"{__version__} and reads format {FORMAT}; use the version that wrote it, or save the model again"
+        )
+    return config
+
+
+def _parse_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise BundleError(f"{folder} is no bundle: it has no config.json")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _ = config["format"], config["files"]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path} is damaged: {error}") from None
+    except (KeyError, TypeError):
+        raise BundleError(f"{folder} is no bundle: its config.json has no 'format' and 'files'") from None
+    return config
+
+
+def _check_file(folder: Path, name: str, sha256: str) -> None:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{folder / 'config.json'} is damaged: file {name!r} lies outside of the bundle")
+    if not path.is_file():
+        raise BundleError(f"{folder} is incomplete: {name} is missing; copy or save the bundle again")
+    if _sha256(path) != sha256:
+        raise BundleError(f"{path} is damaged: its checksum differs; copy or save the bundle again")
+
+
+def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) -> Model:
+    """The model of a bundle, in evaluation mode.
+
+    Args:
+        config: its entry ``model``.
+
+    Raises:
+        BundleError: the model's class is not here, is another revision, or the weights do not fit it.
+    """
+    try:
+        cls: type[Model] = registry.load("model", config["key"])
+    except ValueError as error:
+        raise BundleError(
+            f"{folder} holds a model that is not here; import the module that registers it: {error}"
+        ) from None
+    if cls.revision != config["revision"]:
+        raise BundleError(
+            f"{folder} holds revision {config['revision']} of {cls.__name__}, here it is revision {cls.revision} and "
+            "would give other numbers; train again, or use the version of recgraph that wrote the bundle"
+        )
+    try:
+        space = _load_space(folder, config["space"])
+        # the seed matters to what a model draws from its graph when it is built
+        model = cls(cls.Config.of(config["config"])).build(space, config.get("seed") or 0)
+    except ValueError as error:
+        raise BundleError(f"{folder / 'config.json'} does not fit {cls.__name__}: {error}") from None
+    state = guard(folder / _MODEL, load_file)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise BundleError(f"{folder / _MODEL} does not fit {cls.__name__}: {error}") from None
+    return model.to(device).eval()
+
+
+def _load_space(folder: Path, sizes: Mapping[str, Any]) -> Space:
+    if not (folder / "graph").is_dir():
+        return Space.of(sizes)
+    return GraphSpace.of(sizes, graph=guard(folder / "graph", HeteroGraph.load))
+
+
+def guard(path: Path, read: Callable[[Path], T]) -> T:
+    """Read a file; whatever goes wrong is a :class:`BundleError` that names it."""
+    try:
+        return read(path)
+    except Exception as error:  # each format raises types of its own for damaged files
+        raise BundleError(f"{path} cannot be read: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
 
 _REQUIRED = ("users.parquet", "items.parquet", "seen.safetensors")
 _FEATURES = "item_features.parquet"
@@ -61,7 +285,7 @@ def save(contents: Contents, folder: Path) -> None:
             contents.item_features.write_parquet(into / _FEATURES)
 
     more = {"columns": contents.columns.model_dump(mode="json"), "kind": contents.kind, "record": contents.record}
-    archive.write(folder, "recommender", contents.model, fill, more)
+    write(folder, "recommender", contents.model, fill, more)
 
 
 def load(folder: Path, device: torch.device) -> Contents:
@@ -70,10 +294,10 @@ def load(folder: Path, device: torch.device) -> Contents:
     Raises:
         BundleError: no bundle, a file is missing or damaged, an unknown format, or another revision of the model.
     """
-    config = archive.read_config(folder, "recommender", _REQUIRED, ("columns", "kind", "record"))
+    config = read_config(folder, "recommender", _REQUIRED, ("columns", "kind", "record"))
     seen = guard(folder / "seen.safetensors", load_file)
     return Contents(
-        model=archive.load_model(folder, config["model"], device),
+        model=load_model(folder, config["model"], device),
         users=guard(folder / "users.parquet", IdMap.read),
         items=guard(folder / "items.parquet", IdMap.read),
         seen=Ragged(seen["values"].to(torch.int64), seen["offsets"]),

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from recgraph.models.base import Model
-from recgraph.models.base_graph import GraphModel, GraphSpace
-from recgraph.serve import archive
-from recgraph.serve.archive import BundleError, guard
+from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.serve import bundle as archive
+from recgraph.serve.bundle import BundleError, guard
 
 __all__ = ["Embedder"]
 

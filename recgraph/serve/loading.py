@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from recgraph.serve import recommender
-from recgraph.serve.archive import holds
+from recgraph.serve.bundle import holds
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
 

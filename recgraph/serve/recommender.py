@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from recgraph.data.columns import Columns
+from recgraph.data.dataframe import FrameKind
 from recgraph.data.ids import IdMap
-from recgraph.data.native import FrameKind
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
-from recgraph.serve.answer import answer, check_item_columns
-from recgraph.serve.request import Request, of_histories, of_users, take
+from recgraph.serve.request import Request, answer, check_item_columns, of_histories, of_users, take
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["NoHistoryError", "Recommender", "load"]

@@ -1,7 +1,13 @@
-"""``Csr``: a sparse matrix by rows, as a value: of edges, of counts, of normalised adjacencies."""
+"""``Csr``: a sparse matrix by rows, as a value: of edges, of counts, of normalised adjacencies.
+
+What the entries of a sparse matrix must be.
+
+A :class:`Csr` as one of torch's own sparse tensors, which many libraries take.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -9,10 +15,10 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from recgraph.sparse.entries import as_floating, check_entries
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Csr", "sort_entries"]
+__all__ = ["Csr", "as_floating", "check_entries", "csr_tensor", "sort_entries"]
+
 
 T = TypeVar("T")
 
@@ -291,3 +297,34 @@ def _permuted(values: Tensor, order: Tensor, back: bool) -> Tensor:
 
 def _offsets(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), torch.cumsum(counts, 0)])
+
+
+def as_floating(weights: Tensor) -> Tensor:
+    """The weights, or numbers of the default floating type where they are integers or truth values."""
+    return weights if weights.is_floating_point() else weights.to(torch.get_default_dtype())
+
+
+def check_entries(rows: Tensor, cols: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> None:
+    """Lengths and ranges of entries in any order.
+
+    Raises:
+        ValueError: lengths differ, or an index is out of range (names the first).
+    """
+    if rows.shape != cols.shape or rows.dim() != 1:
+        raise ValueError(f"rows {tuple(rows.shape)} and cols {tuple(cols.shape)} must have one and the same length")
+    n = rows.numel()
+    if weights is not None and weights.shape != (n,):
+        raise ValueError(f"weights have shape {tuple(weights.shape)}; {n} entries need ({n},)")
+    for name, index, size in (("rows", rows, shape[0]), ("cols", cols, shape[1])):
+        outside = (index < 0) | (index >= size)
+        if bool(outside.any()):
+            at = int(torch.nonzero(outside)[0])
+            raise ValueError(f"{name}[{at}] = {int(index[at])} is out of range: it must lie in [0, {size})")
+
+
+def csr_tensor(adj: Csr, dtype: torch.dtype | None = None) -> Tensor:
+    """A ``torch.sparse_csr`` tensor that shares the matrix's own; weights of a type (default: their own)."""
+    with warnings.catch_warnings():  # torch says at first use that its CSR tensors are in beta
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        # the entries were checked when they were made; checking again would wait for the device
+        return torch.sparse_csr_tensor(adj.indptr, adj.indices, adj.values(dtype), adj.shape, check_invariants=False)

@@ -1,10 +1,55 @@
-"""Where a training stands, and the time that it took."""
+"""Early stopping on one number.
+
+Where a training stands, and the time that it took.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass
+class EarlyStopping:
+    """Remembers the best value and says when to stop.
+
+    Args:
+        patience: values in a row without a better one before stopping; None: never.
+        maximise: whether higher is better.
+    """
+
+    patience: int | None
+    maximise: bool = True
+    best: float | None = None
+    best_epoch: int | None = None
+    waited: int = 0
+
+    def update(self, value: float, epoch: int) -> bool:
+        """Take a new value; True where it is the best so far (an equal value is not better).
+
+        Raises:
+            ValueError: the value is NaN.
+        """
+        if math.isnan(value):
+            raise ValueError(f"the metric that selects the best epoch is NaN at epoch {epoch}")
+        better = self.best is None or (value > self.best if self.maximise else value < self.best)
+        if better:
+            self.best, self.best_epoch, self.waited = value, epoch, 0
+        else:
+            self.waited += 1
+        return better
+
+    @property
+    def stop(self) -> bool:
+        return self.patience is not None and self.waited >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
 
 
 @dataclass

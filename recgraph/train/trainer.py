@@ -14,17 +14,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from recgraph.data.batch import Batches
+from recgraph.data.batches import Batches
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.rng import Generators, derive
 from recgraph.train import checkpoint as checkpoints
-from recgraph.train.config import TrainConfig
-from recgraph.train.device import make_accelerator
-from recgraph.train.interrupt import Interrupt, TrainingInterrupted
-from recgraph.train.observers import Observer
+from recgraph.train.callbacks import Interrupt, Observer, TrainingInterrupted
+from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
-from recgraph.train.progress import Clock, Progress
-from recgraph.train.stopping import EarlyStopping
+from recgraph.train.progress import Clock, EarlyStopping, Progress
 
 # Loss values are read from the device once in so many batches: a read waits for the device.
 _READ_EVERY = 20
@@ -294,7 +291,7 @@ class Trainer:
         settings = self.config.model_dump(mode="json", exclude=_NOT_THE_NUMBERS)
         return {
             "model": type(self.model).__name__,
-            "config": self.model.config.model_dump(mode="json"),
+            "config": self.model.config.identity(),
             "training": settings,
             "seed": self.generators.seed,
             "batches": len(self.batches),

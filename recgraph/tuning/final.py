@@ -1,4 +1,9 @@
-"""The end of a study: the best and the default configuration, trained with several seeds and tested once."""
+"""The trainings after the search, of the best and of the default configuration: one after the other or at once.
+
+The end of a study: the best and the default configuration, trained with several seeds and tested once.
+
+What a study found out on test, as rows and as words.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,8 @@ import datetime as dt
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +24,104 @@ from recgraph.evaluate.evaluator import METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.rng import derive
-from recgraph.run import Run
+from recgraph.runs.run import Run
 from recgraph.train.processes import Process, this_process
-from recgraph.tuning.last_trainings import Training, train
+from recgraph.tuning.crew import POLL, Crew
 from recgraph.tuning.lease import Lease, Watch
 from recgraph.tuning.objectives import SECONDS
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.trials import Trials
+from recgraph.tuning.trials import Trials, fit, save_split
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
+if TYPE_CHECKING:
+    from optuna import Study
 
-__all__ = ["UNSEALED", "best_trial", "test_the_best"]
+__all__ = ["UNSEALED", "Training", "best_trial", "test_rows", "test_the_best", "train", "verdicts"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of them.
+
+    Attributes:
+        of: ``"tuned"`` or ``"default"``.
+        number: from 0, of those with the same settings.
+        settings: of the model and of training.
+        seed: of the training.
+        folder: of its run, or None.
+    """
+
+    of: str
+    number: int
+    settings: Mapping[str, Any]
+    seed: int
+    folder: Path | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.of}-{self.number}"
+
+    @property
+    def is_done(self) -> bool:
+        return self.folder is not None and (self.folder / "record.json").exists()
+
+
+class _Trainings(Crew):
+    """Processes that each train once; one that is killed is started again and goes on from its last checkpoint."""
+
+    def run(self, trainings: Sequence[Training], progress: bool | None) -> None:
+        waiting, at_work = [*trainings], {training.name: training for training in trainings}
+        try:
+            while waiting or self._workers:
+                while waiting and len(self._workers) < self._size:
+                    training = waiting.pop(0)
+                    _say(training, progress)
+                    told = {"settings": training.settings, "seed": training.seed, "folder": str(training.folder)}
+                    self._start(training.name, training=told)
+                for name, was_done in self._ended():
+                    if not was_done:
+                        self._count_death(name, sum(training.is_done for training in trainings))
+                        waiting.insert(0, at_work[name])
+                time.sleep(POLL)
+        finally:
+            self._stop()
+
+
+def train(
+    plan: Plan, trainings: Sequence[Training], split: Split | SealedSplit, workers: int, progress: bool | None
+) -> dict[str, list[Run]]:
+    """Make the trainings that are not done yet.
+
+    Args:
+        workers: 1 trains in this process; more, so many at a time in others, that hold no test data.
+
+    Returns:
+        the runs by what they are of; none has been tested.
+
+    Raises:
+        KeyboardInterrupt: they are saved, and gone on with the next time.
+        ValueError: a folder holds a training of other settings.
+        WorkerFailed: a process ended with an error.
+    """
+    open_ones = [training for training in trainings if not training.is_done]
+    if workers > 1 and len(open_ones) > 1:
+        _Trainings(plan, save_split(plan, split), workers).run(open_ones, progress)
+    runs: dict[str, list[Run]] = {}
+    for training in trainings:
+        if not training.is_done:
+            _say(training, progress)
+        # one that is done is opened, if its settings are these
+        run = fit(plan, training.settings, split, training.seed, training.folder)
+        runs.setdefault(training.of, []).append(run)
+    return runs
+
+
+def _say(training: Training, progress: bool | None) -> None:
+    if progress or (progress is None and sys.stderr.isatty()):
+        print(f"last trainings: {training.of}, seed {training.number + 1}", file=sys.stderr, flush=True)
+
 
 #: the study's attribute that lists what was tested, each time that it was
 UNSEALED = "unsealed"
@@ -179,3 +271,40 @@ def _spread(metrics: list[dict[str, float]]) -> dict[str, dict[str, float | None
         }
         for name in metrics[0]
     }
+
+
+def _last(study: Study) -> dict[str, Any]:
+    """The newest test; empty where the test part is sealed."""
+    tested = study.user_attrs.get(UNSEALED)
+    return dict(tested[-1]) if tested else {}
+
+
+def verdicts(study: Study) -> list[str]:
+    """Whether the tuned configuration beats the default one on test, with how sure that is."""
+    told = _last(study).get("comparison") or {}
+    return [
+        f"test, seen items {'kept' if seen == 'keep' else 'excluded'}: tuned less default {each['metric']} "
+        f"{each['difference']:+.4f} ({each['confidence']:.0%} interval {each['low']:+.4f} to {each['high']:+.4f}, "
+        f"p = {each['p']:.2g}, {each['n_users']} users): {_verdict(each)}"
+        for seen, each in told.items()
+    ]
+
+
+def _verdict(told: dict[str, Any]) -> str:
+    if told["p"] >= 1 - told["confidence"]:
+        return "no difference that is more than chance"
+    return "the tuned one is better" if told["difference"] > 0 else "the tuned one is worse"
+
+
+def test_rows(study: Study) -> list[dict[str, Any]]:
+    """One row a test metric: of the best and of the default configuration, means over seeds."""
+    results = _last(study).get("results", {})
+    rows = []
+    for seen, metrics in results.get("tuned", {}).items():
+        for name, tuned in metrics.items():
+            row = {"metric": name, "seen": seen, "tuned": tuned["mean"], "tuned std": tuned["std"]}
+            default = results.get("default")
+            if default is not None:
+                row |= {"default": default[seen][name]["mean"], "default std": default[seen][name]["std"]}
+            rows.append(row)
+    return rows

@@ -1,4 +1,7 @@
-"""What is tuned and how, as one value that a worker in another process can be given."""
+"""What is tuned and how, as one value that a worker in another process can be given.
+
+What can be tuned: models that recommend, on data with a validation part to select on and a test part to seal.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from recgraph.config import Config, ConfigError
+from recgraph.data.catalog.cards import NodeTaskFiles, find_graph_card
 from recgraph.models.base import Model, TrainableModel
-from recgraph.pretrained import InitItemsConfig
-from recgraph.run import Run
+from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.runs.pretrained import InitItemsConfig
+from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives
 from recgraph.tuning.lease import GRACE, INTERVAL
 from recgraph.tuning.space import SearchSpace
 
-__all__ = ["Objective", "Plan"]
+__all__ = ["Objective", "Plan", "check_dataset", "check_model"]
+
 
 Objective = Callable[[Run], "float | Sequence[float]"]
 
@@ -129,3 +135,33 @@ def _resolve(reference: str) -> Any:
     for name in path.split("."):
         found = getattr(found, name)
     return found
+
+
+_INSTEAD = "settings on graphs are given by hand (recgraph train ... --set key=value)"
+
+
+def check_model(cls: type[Model]) -> None:
+    """Refuse a model that embeds the nodes of a graph.
+
+    Raises:
+        ConfigError: names what to use instead.
+    """
+    if issubclass(cls, GraphModel):
+        raise ConfigError(
+            f"model {cls.__name__} embeds the nodes of a graph, selected by its loss: there is no validation metric to "
+            f"tune it for; tune a model that recommends (recgraph models); {_INSTEAD}"
+        )
+
+
+def check_dataset(name: str) -> None:
+    """Refuse a data set with classes of nodes.
+
+    Raises:
+        ConfigError: names what to use instead.
+    """
+    card = find_graph_card(name)
+    if card is not None and isinstance(card.task, NodeTaskFiles):
+        raise ConfigError(
+            f"dataset {name!r} is a graph with classes of nodes: it has no validation part of interactions to tune on "
+            f"and no test part to keep sealed; take a data set with interactions (recgraph data list); {_INSTEAD}"
+        )

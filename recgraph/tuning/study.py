@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from recgraph import registry
 from recgraph.config import ConfigError, load_toml
-from recgraph.data.closed import closed, load_closed
 from recgraph.data.files import replace_text
 from recgraph.data.split import SealedSplit, Split
+from recgraph.data.split_files import closed, load_closed
 from recgraph.models.base import Model
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
 from recgraph.tuning.lease import GRACE, INTERVAL
-from recgraph.tuning.plan import Objective, Plan
+from recgraph.tuning.plan import Objective, Plan, check_model
 from recgraph.tuning.progress import ProgressTable
-from recgraph.tuning.report.page import write_page
+from recgraph.tuning.report import write_page
 from recgraph.tuning.storage import StudyStorage, open_storage, without_password
-from recgraph.tuning.task import check_model
 from recgraph.tuning.team import Team
-from recgraph.tuning.trial import save_split
-from recgraph.tuning.trials import Trials
+from recgraph.tuning.trials import Trials, save_split
 from recgraph.tuning.worker import load_study, work
 
 if TYPE_CHECKING:
@@ -89,7 +87,7 @@ def tune(
             name is maximised.
         progress: show what goes on; None: on a terminal.
         source: where the split is from, for the commands on the study's page and for opening its runs without the
-            split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.run.DataConfig`.
+            split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.runs.run.DataConfig`.
         interval, grace: seconds between a worker's signs of life, and without one until it is held for lost by other
             machines. On its own machine a worker that is gone is seen at once.
 

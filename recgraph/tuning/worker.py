@@ -24,8 +24,7 @@ from recgraph.tuning.lease import Lease, Orphan
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import make_pruner
 from recgraph.tuning.storage import StudyStorage, open_storage
-from recgraph.tuning.trial import Attendant, LeaseLost, fit, folder_of, run_trial, tidy
-from recgraph.tuning.trials import Trials
+from recgraph.tuning.trials import Attendant, LeaseLost, Trials, fit, folder_of, run_trial, tidy
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -120,7 +119,7 @@ def _train(plan: Plan, orders: dict[str, Any], split: SealedSplit, orphan: Orpha
 
 def main() -> int:
     """A worker process: one JSON object with its orders on stdin, nothing on stdout, its troubles on stderr."""
-    from recgraph.data.closed import load_closed
+    from recgraph.data.split_files import load_closed
 
     orders = json.load(sys.stdin)
     try:

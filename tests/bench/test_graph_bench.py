@@ -12,13 +12,11 @@ from workloads import BENCH, workload
 
 from experiments.bench.graph_suite import graph_suite
 from experiments.bench.report import Goal
-from recgraph.data.hetero import HeteroGraph
-from recgraph.models.adameow import AdaMEOW
-from recgraph.models.base_metapath import MetaPathModel
-from recgraph.models.meow import MEOW
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
-from recgraph.views.metapath import MetaPath
 
 PATHS = ("paper-author-paper", "paper-subject-paper")
 

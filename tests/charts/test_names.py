@@ -8,9 +8,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recgraph.charts.axes import Scale
-from recgraph.charts.chart import Chart, Line, Mark
-from recgraph.charts.names import Box, Spot, along, name_marks
+from recgraph.pages.charts import Box, Chart, Line, Mark, Scale, Spot, along, name_marks
 
 ROOM = Box(58, 0, 420, 226)
 SPOTS = st.builds(

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 import recgraph as rg
 from recgraph.cli.app import app
 from recgraph.evaluate import checks
-from recgraph.run import DataConfig
+from recgraph.runs.run import DataConfig
 
 
 def call(*arguments: object) -> Result:

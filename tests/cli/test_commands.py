@@ -177,7 +177,7 @@ def test_ctrl_c_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt("saved in runs/a")
 
-    from recgraph import experiment
+    from recgraph.runs import fit as experiment
 
     monkeypatch.setattr(experiment, "train", interrupted)
     done = call("train", "sasrec", "--dataset", "synthetic", "--out", tmp_path / "run")
@@ -186,7 +186,7 @@ def test_ctrl_c_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_loss_that_is_not_finite_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recgraph import experiment
+    from recgraph.runs import fit as experiment
     from recgraph.train.trainer import NonFiniteLoss
 
     def diverged(*_: object, **__: object) -> None:

@@ -157,8 +157,8 @@ def test_models_shows_the_settings_of_such_a_run() -> None:
 def test_published_settings_are_settings() -> None:
     from recgraph import registry
     from recgraph.config import distribute, load_toml
-    from recgraph.data.graph_card import NodeTaskFiles, find_graph_card
-    from recgraph.node_run import ProbeSettings
+    from recgraph.data.catalog.cards import NodeTaskFiles, find_graph_card
+    from recgraph.runs.run import ProbeSettings
     from recgraph.train.config import GraphTrainConfig
 
     for model in ("meow", "adameow"):

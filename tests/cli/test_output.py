@@ -10,8 +10,17 @@ import polars as pl
 import pytest
 
 from recgraph.cli import output
-from recgraph.cli.errors import FAILURE, INTERRUPTED, USER_MISTAKE, Failure, explain
-from recgraph.cli.output import FileFormat, Format, show, show_frame
+from recgraph.cli.output import (
+    FAILURE,
+    INTERRUPTED,
+    USER_MISTAKE,
+    Failure,
+    FileFormat,
+    Format,
+    explain,
+    show,
+    show_frame,
+)
 from recgraph.config import ConfigError
 
 ROWS = [

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from recgraph.cli.app import app
-from recgraph.cli.errors import USER_MISTAKE
-from recgraph.cli.tune import Pruner, Sampler
+from recgraph.cli.output import USER_MISTAKE
+from recgraph.cli.training import Pruner, Sampler
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS
 
 SMALL = ("--set", "max_epochs=2", "--set", "hidden_dim=8", "--set", "n_heads=1")

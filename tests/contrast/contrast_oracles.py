@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.contrast.weights.base import Pairs, Weight
+from recgraph.contrast.weights import Pairs, Weight
 
 
 class Dense(Weight):

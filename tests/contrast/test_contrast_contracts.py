@@ -8,11 +8,10 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import ConfigError
-from recgraph.contrast.objectives.base import Objective, Views
-from recgraph.contrast.regularisers.base import Regulariser
-from recgraph.contrast.similarity import Similarity
+from recgraph.contrast.objectives import Objective, Similarity, Views
+from recgraph.contrast.regularisers import Regulariser
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights.base import Pairs, Weight
+from recgraph.contrast.weights import Pairs, Weight
 
 B, D = 9, 5
 

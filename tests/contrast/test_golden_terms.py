@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.contrast.regularisers.margin import Margin
+from recgraph.contrast.regularisers import Margin
 from recgraph.contrast.term import ContrastiveTerm
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -12,12 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recgraph.contrast.prototypes import Clustering, Prototypes, assign, concentration, kmeans, proto_nce
+from recgraph.contrast import weights as cluster
+from recgraph.contrast.clustering import Clustering, assign, concentration, kmeans
+from recgraph.contrast.prototypes import Prototypes, proto_nce
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights import cluster
-from recgraph.contrast.weights.base import Pairs
-from recgraph.contrast.weights.cluster import Cluster
-from recgraph.contrast.weights.learned import Learned
+from recgraph.contrast.weights import Cluster, Learned, Pairs
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 

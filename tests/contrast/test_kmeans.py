@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.contrast import prototypes
-from recgraph.contrast.prototypes import assign, kmeans
+from recgraph.contrast import clustering
+from recgraph.contrast.clustering import assign, kmeans
 
 
 def all_again(x: Tensor, centroids: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    return prototypes._nearest(x, centroids)
+    return clustering._nearest(x, centroids)
 
 
 @pytest.mark.parametrize("k", [1, 7, 40, 120])
@@ -23,8 +23,8 @@ def test_moved_centroids_alone(data: str, k: int, monkeypatch: pytest.MonkeyPatc
         x = x * 0.1 + 1
     x = torch.nn.functional.normalize(x + 1e-3, dim=1)
     found = kmeans(x, k, seed=3, iterations=30, restarts=3)
-    monkeypatch.setattr(prototypes, "_nearest_again", all_again)
-    monkeypatch.setattr(prototypes, "_CELLS_HOST", 64)  # blocks of the fewest rows
+    monkeypatch.setattr(clustering, "_nearest_again", all_again)
+    monkeypatch.setattr(clustering, "_CELLS_HOST", 64)  # blocks of the fewest rows
     plain = kmeans(x, k, seed=3, iterations=30, restarts=3)
     assert torch.equal(found.assignments, plain.assignments)
     torch.testing.assert_close(found.centroids, plain.centroids)
@@ -39,8 +39,8 @@ def test_ties(n_moved: int) -> None:
     after, moved_mask = before.clone(), torch.zeros(40, dtype=torch.bool)
     moved_mask[torch.randperm(40, generator=draw)[:n_moved]] = True
     after[moved_mask] = torch.randint(-2, 3, (n_moved, 3), generator=draw).double()
-    value, own, rival = prototypes._nearest_again(x, after, moved_mask, prototypes._nearest(x, before))
-    best, first, second = prototypes._nearest(x, after)
+    value, own, rival = clustering._nearest_again(x, after, moved_mask, clustering._nearest(x, before))
+    best, first, second = clustering._nearest(x, after)
     assert torch.equal(value, best)
     assert torch.equal(own, first)
     assert bool((rival >= second).all())

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from recgraph import blocks
 from recgraph.config import ConfigError
-from recgraph.contrast.regularisers.alignment import Alignment
-from recgraph.contrast.regularisers.margin import Margin
-from recgraph.contrast.regularisers.uniformity import Uniformity
+from recgraph.contrast.regularisers import Alignment, Margin, Uniformity
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
 
 N, D = 8, 5

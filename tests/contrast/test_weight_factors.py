@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights.cluster import Cluster
+from recgraph.contrast.weights import Cluster
 
 
 @pytest.mark.parametrize("scale", [1.0, 60.0])  # within the range of exp, and beyond it

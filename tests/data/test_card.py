@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recgraph.config import ConfigError
-from recgraph.data.card import Card, UnknownDatasetError, card_files, find_card
+from recgraph.data.catalog.cards import Card, UnknownDatasetError, card_files, find_card
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = ["acm", "aminer", "dblp", "imdb", "lastfm-hin", "yelp-hin"]
@@ -122,7 +122,10 @@ def test_own_cards_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         card_files()
 
 
-_LIST = "from recgraph.data.card import card_files; print(*(f'{n}={p}' for n, p in card_files().items()), sep='\\n')"
+_LIST = (
+    "from recgraph.data.catalog.cards import card_files; "
+    "print(*(f'{n}={p}' for n, p in card_files().items()), sep='\\n')"
+)
 
 
 def _found_in(where: Path, cwd: Path) -> dict[str, Path]:

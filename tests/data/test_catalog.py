@@ -15,13 +15,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from recgraph.data import catalog, sources
-from recgraph.data.card import Local, Wheel, find_card
+from recgraph.data import catalog
+from recgraph.data.catalog import sources
+from recgraph.data.catalog.cards import Local, Wheel, find_card
+from recgraph.data.catalog.prepare import CountError, UnavailableError, read_table
+from recgraph.data.catalog.sources import HashMismatchError, SourceError, unpack
 from recgraph.data.errors import DataError, DelimiterError, MissingColumnError
 from recgraph.data.interactions import Interactions
-from recgraph.data.prepare import CountError, UnavailableError
-from recgraph.data.sources import HashMismatchError, SourceError, unpack
-from recgraph.data.tables import read_table
 
 TEXTS = """
 name = "{name}"

@@ -13,14 +13,14 @@ import torch
 
 from recgraph.config import ConfigError
 from recgraph.data import catalog
-from recgraph.data.graph_card import GraphCard, NodeTaskFiles, find_graph_card
-from recgraph.data.graph_catalog import load_graph, load_node_task, load_split
-from recgraph.data.hetero import HeteroGraph
+from recgraph.data.catalog.cards import GraphCard, NodeTaskFiles, find_graph_card
+from recgraph.data.catalog.graphs import load_graph, load_node_task, load_split
+from recgraph.data.catalog.prepare import CountError, UnavailableError
+from recgraph.data.catalog.sources import HashMismatchError, SourceError
 from recgraph.data.interactions import Interactions
-from recgraph.data.prepare import CountError, UnavailableError
-from recgraph.data.sources import HashMismatchError, SourceError
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
 from recgraph.sparse.csr import Csr
-from recgraph.views.metapath import MetaPath
 
 NODES = ["acm", "aminer", "dblp", "imdb"]
 RECOMMENDATION = ["lastfm-hin", "yelp-hin"]

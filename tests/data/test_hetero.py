@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recgraph.data.errors import CorruptFileError, DataError
-from recgraph.data.hetero import (
+from recgraph.data.ids import IdMap
+from recgraph.data.interactions import Interactions
+from recgraph.graph.hetero import (
     EdgeIndexError,
     Edges,
     EdgeType,
@@ -26,9 +28,7 @@ from recgraph.data.hetero import (
     Nodes,
     UnknownTypeError,
 )
-from recgraph.data.hetero.node_task import NodeSplit, NodeTask
-from recgraph.data.ids import IdMap
-from recgraph.data.interactions import Interactions
+from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.sparse.csr import Csr
 
 WRITES: EdgeType = ("author", "writes", "paper")
@@ -414,5 +414,5 @@ def test_other_features_edges_and_devices(device: torch.device) -> None:
 
 
 def test_the_library_imports_neither_pyg_nor_dgl() -> None:
-    code = "import sys, recgraph.data.hetero; assert not {'dgl', 'torch_geometric'} & set(sys.modules)"
+    code = "import sys, recgraph.graph.hetero; assert not {'dgl', 'torch_geometric'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,8 +19,8 @@ import pytest
 
 from recgraph import Interactions
 from recgraph.data.errors import DataError, MissingColumnError, MissingIdError, MixedIdError
-from recgraph.data.hetero import HeteroGraph
 from recgraph.data.ids import IdMap
+from recgraph.graph.hetero import HeteroGraph
 
 ROWS = pl.DataFrame(
     {

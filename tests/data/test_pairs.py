@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recgraph.data.batches import PairBatches
 from recgraph.data.negatives import NegativeSampler
-from recgraph.data.pairs import PairBatches
 from recgraph.data.part import Part
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged

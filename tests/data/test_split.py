@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from recgraph import Interactions, Split
-from recgraph.data.closed import load_closed, save_closed
 from recgraph.data.errors import CorruptFileError, ShortUserError
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import SealedSplit, SealedTestError
+from recgraph.data.split_files import load_closed, save_closed
 
 STRATEGIES = ("leave-one-out", "time", "ratio", "users")
 

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from recgraph.config import ConfigError
-from recgraph.data import synthetic
+from recgraph.data.catalog import synthetic
+from recgraph.data.catalog.synthetic import Synthetic, best_possible, generate, generate_blocks, jump_probabilities
 from recgraph.data.interactions import Interactions
-from recgraph.data.synthetic import Synthetic, best_possible, generate, generate_blocks, jump_probabilities
 
 CONFIG = Synthetic()
 

@@ -11,12 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.encoders._packing import pack
+from recgraph.encoders.attention import pack
 from recgraph.encoders.base import SequenceEncoder
-from recgraph.encoders.filtered_transformer import FilteredLayer, FilteredTransformer
-from recgraph.encoders.gated_transformer import GatedTransformer
 from recgraph.encoders.gru import GRU
-from recgraph.encoders.transformer import Layer, Transformer, from_published
+from recgraph.encoders.transformer import (
+    FilteredLayer,
+    FilteredTransformer,
+    GatedTransformer,
+    Layer,
+    Transformer,
+    from_published,
+)
 from recgraph.sparse.ragged import Ragged
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -176,7 +181,7 @@ def test_an_empty_row_is_refused() -> None:
 
 def test_attention_dropout_keeps_the_expectation() -> None:
     """The mean over many draws is the output without dropout of the (linear in p) attention."""
-    from recgraph.encoders._attention import causal_attention
+    from recgraph.encoders.attention import causal_attention
 
     rows = random_rows(torch.device("cpu"), masked=True, n=6)
     packed = pack(rows, last_only=False)
@@ -187,7 +192,7 @@ def test_attention_dropout_keeps_the_expectation() -> None:
 
 
 def test_attention_gradients() -> None:
-    from recgraph.encoders._attention import causal_attention, last_attention
+    from recgraph.encoders.attention import causal_attention, last_attention
 
     packed = pack(Ragged.from_lists([[1], [2, 3], [4, 0, 5], [6, 7, 8], [1, 2, 3, 0]]), last_only=False)
     qkv = torch.randn(13, 12, dtype=torch.float64, requires_grad=True)

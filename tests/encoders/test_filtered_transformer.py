@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.encoders.filtered_transformer import FilteredTransformer, low_pass
+from recgraph.encoders.transformer import FilteredTransformer, low_pass
 from recgraph.sparse.ragged import Ragged
 
 LIKE = torch.zeros((), dtype=torch.float64)

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recgraph.encoders.gcn import GCN
-from recgraph.encoders.semantic_attention import SemanticAttention
+from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.sparse.csr import Csr
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from recgraph.encoders.lightgcn import LightGCN, mean
+from recgraph.encoders.graph import LightGCN, mean
 from recgraph.sparse.ragged import Ragged
 
 N_USERS, N_ITEMS, D = 12, 17, 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recgraph.data.batch import Query
+from recgraph.data.batches import Query
 
 
 class Scores:

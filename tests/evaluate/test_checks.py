@@ -11,7 +11,7 @@ import recgraph as rg
 from recgraph.data.part import Cases
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result, checks
 from recgraph.evaluate.checks import chance, check_split, duplicates, seed_variance, time_leakage, unknown_items
-from recgraph.evaluate.groups import by_group, history_groups, popularity_groups
+from recgraph.evaluate.results import by_group, history_groups, popularity_groups
 from recgraph.sparse.ragged import Ragged
 
 

@@ -13,8 +13,8 @@ import torch
 
 import recgraph as rg
 from recgraph.evaluate import frame, matrix
-from recgraph.evaluate.metrics.precision import Precision
-from recgraph.evaluate.score_matrix import ScoreMatrix
+from recgraph.evaluate.evaluator import ScoreMatrix
+from recgraph.evaluate.metrics.accuracy import Precision
 
 RECS = pl.DataFrame(
     {"user_id": ["a", "b", "a", "a", "b"], "item_id": [1, 9, 2, 3, 1], "score": [0.9, 0.2, 0.1, 0.5, 0.8]}

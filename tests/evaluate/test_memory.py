@@ -15,10 +15,10 @@ from fake_rankers import Vectors
 
 from recgraph.data.part import Cases
 from recgraph.evaluate import evaluate
-from recgraph.evaluate.memory import Limits
+from recgraph.evaluate.collect import Limits
 from recgraph.sparse.ragged import Ragged
 
-LOG = "recgraph.evaluate.memory"
+LOG = "recgraph.evaluate.collect"
 
 
 def cases(n_users: int, n_items: int) -> Cases:

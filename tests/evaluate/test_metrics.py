@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recgraph import registry
-from recgraph.evaluate.conventions import CONVENTIONS
 from recgraph.evaluate.metrics.base import Facts, Metric, Places, RankedHits
+from recgraph.evaluate.protocol import CONVENTIONS
 from recgraph.sparse.ragged import Ragged
 
 NAMES = registry.names("metric")

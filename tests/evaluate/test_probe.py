@@ -12,9 +12,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor
 
 from recgraph.config import ConfigError
-from recgraph.data.hetero.node_task import NodeSplit
-from recgraph.evaluate import probe
-from recgraph.evaluate.probe import cluster_scores, f1_scores, linear_probe, logistic_probe
+from recgraph.evaluate import node_probe as probe
+from recgraph.evaluate.node_probe import cluster_scores, f1_scores, linear_probe, logistic_probe
+from recgraph.graph.node_task import NodeSplit
 
 
 def nodes(n: int = 150, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, NodeSplit]:

@@ -8,10 +8,10 @@ import torch
 from fake_rankers import Scores, Vectors
 from torch import Tensor
 
-from recgraph.data.batch import Query
+from recgraph.data.batches import Query
 from recgraph.evaluate import topk
 from recgraph.evaluate.ranking import catalogue_for, rank
-from recgraph.evaluate.stream import RunningBest
+from recgraph.evaluate.select import RunningBest
 from recgraph.evaluate.topk import Catalogue, Lists, tie_order
 from recgraph.sparse.ragged import Ragged
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph.evaluate.rerank import LowPrecision
+from recgraph.evaluate.ranking import LowPrecision
 from recgraph.evaluate.topk import Catalogue
 from recgraph.sparse.ragged import Ragged
 

@@ -7,9 +7,18 @@ import pytest
 from scipy import stats
 
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result
-from recgraph.evaluate.paired import bootstrap, cohen_d, holm, paired_t, randomisation, rank_biserial, wilcoxon
 from recgraph.evaluate.significance import compare_values, over_seeds, over_users, standings
-from recgraph.evaluate.unpaired import hedges_g, welch
+from recgraph.evaluate.statistics import (
+    bootstrap,
+    cohen_d,
+    hedges_g,
+    holm,
+    paired_t,
+    randomisation,
+    rank_biserial,
+    welch,
+    wilcoxon,
+)
 
 RNG = np.random.default_rng(0)
 A = RNG.random(80)

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result, load_users, save_users, table
-from recgraph.evaluate.order import metric_of
-from recgraph.evaluate.paired import holm, randomisation, wilcoxon
+from recgraph.evaluate.results import metric_of
 from recgraph.evaluate.significance import over_users
+from recgraph.evaluate.statistics import holm, randomisation, wilcoxon
 
 RNG = np.random.default_rng(1)
 BASE = RNG.random(200)

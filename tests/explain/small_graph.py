@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from recgraph.data.hetero import HeteroGraph
-from recgraph.views.metapath import MetaPath
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
 
 #: users 0-3, items 0-4, genres 0-1; user 0 had items 0 and 1
 INTERACTIONS = [(0, 0), (0, 1), (1, 0), (1, 2), (2, 1), (2, 2), (2, 3), (3, 4)]

@@ -9,11 +9,11 @@ import polars as pl
 from small_graph import INTERACTIONS, small_graph
 
 from recgraph import registry
-from recgraph.data.hetero import HeteroGraph
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
-from recgraph.models.base_graph import GraphSpace
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 

@@ -15,7 +15,7 @@ from small_recommender import ITEMS, SETTINGS, USERS, recommender
 
 import recgraph as rg
 from recgraph.explain.explanation import Evidence, Explanation
-from recgraph.explain.rows import history_rows, recommendation_rows, walk, why_lines, why_rows
+from recgraph.explain.page import history_rows, recommendation_rows, walk, why_lines, why_rows
 from recgraph.sparse.ragged import Ragged
 
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 import recgraph as rg
 from recgraph.cli.app import app
-from recgraph.data.hetero import HeteroGraph
 from recgraph.data.interactions import Interactions
-from recgraph.models.base_graph import GraphSpace
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.recommender import Recommender
 
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 import recgraph as rg
 from recgraph.cli.app import app
-from recgraph.data.hetero import HeteroGraph
-from recgraph.node_run import NodeRun
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.runs.run import NodeRun
 
 PATHS = ("paper-author-paper", "paper-subject-paper")
 

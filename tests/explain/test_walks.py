@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_graph import chance, every_path, random_graph, small_graph
 
-from recgraph.explain.walks import Walks
+from recgraph.explain.evidence import Walks
 
 PATHS = [
     "item-genre-item",

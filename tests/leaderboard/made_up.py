@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from recgraph.evaluate.protocol import Protocol
-from recgraph.evaluate.results import Result
-from recgraph.evaluate.saved import save_users
+from recgraph.evaluate.results import Result, save_users
 from recgraph.leaderboard.board import Board, SheetSpec
 from recgraph.leaderboard.plan import TITLES, Job, jobs_of
 from recgraph.leaderboard.store import Record, Store

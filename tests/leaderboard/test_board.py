@@ -10,11 +10,11 @@ import pytest
 from made_up import BOARD, jobs, write_board
 
 from recgraph.config import ConfigError
-from recgraph.data.card import card_files
+from recgraph.data.catalog.cards import card_files
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, check_study, digest, jobs_of, load_data_hash
 from recgraph.leaderboard.sheet import open_sheet
-from recgraph.models.lightgcn import LightGCN
+from recgraph.models.collaborative.lightgcn import LightGCN
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 BOARDS = sorted({path.parent.name for path in EXPERIMENTS.glob("*/*.toml")} - {"configs"})
@@ -165,7 +165,11 @@ def of_study(tmp_path: Path, **changes: Any) -> Board:
     record = {
         "unsealed": [{"settings": {"tuned": {"n_layers": 1}}}],
         "source": {"dataset": "synthetic", "settings": {"split": "ratio", "split_seed": 3}},
-        "recgraph": {"model": "recgraph.models.lightgcn:LightGCN", "metrics": ["mrr@5"], "split_hash": "5" * 64},
+        "recgraph": {
+            "model": "recgraph.models.collaborative.lightgcn:LightGCN",
+            "metrics": ["mrr@5"],
+            "split_hash": "5" * 64,
+        },
     }
     record["recgraph"] |= changes  # type: ignore[operator]
     (tmp_path / "study.json").write_text(json.dumps(record))
@@ -180,11 +184,11 @@ def test_the_board_splits_and_not_the_study(tmp_path: Path) -> None:
 
 def test_the_study_of_another_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model 'LightGCN': study '../study.json' is of SLIM, not of LightGCN"):
-        jobs(of_study(tmp_path, model="recgraph.models.slim:SLIM"))
+        jobs(of_study(tmp_path, model="recgraph.models.closed_form.linear:SLIM"))
 
 
 def test_a_model_that_is_not_trained_takes_no_settings_of_training(tmp_path: Path) -> None:
-    of_study(tmp_path, model="recgraph.models.ease:EASE")  # its record names a metric, too
+    of_study(tmp_path, model="recgraph.models.closed_form.linear:EASE")  # its record names a metric, too
     record = json.loads((tmp_path / "study.json").read_text())
     record["unsealed"] = [{"settings": {"tuned": {"l2": 7.0}}}]
     (tmp_path / "study.json").write_text(json.dumps(record))

@@ -11,10 +11,10 @@ import pytest
 from made_up import BOARD, fill, jobs, store_of, users, write_board
 from scipy import stats
 
-from recgraph.evaluate.paired import cohen_d, holm
+from recgraph.evaluate.statistics import cohen_d, holm
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import compared, update_comparisons
-from recgraph.leaderboard.markdown import markdown
+from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Score, Sheet, open_sheet
 
 

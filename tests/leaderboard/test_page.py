@@ -10,12 +10,22 @@ from made_board import FAILS, NEVER_RUN, QUALITY, made_board, made_sheets
 from markupsafe import escape
 
 from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.entry import Stat
+from recgraph.leaderboard.figures import cost_figures, curve_figure, curve_figures
+from recgraph.leaderboard.grid import (
+    Grid,
+    anchors,
+    count,
+    duration,
+    group_grids,
+    listed,
+    memory,
+    metric_name,
+    score_grid,
+    spread,
+)
 from recgraph.leaderboard.page import page
 from recgraph.leaderboard.sheet import Mark, Sheet
-from recgraph.leaderboard.stat import Stat
-from recgraph.leaderboard.web.figures import cost_figures, curve_figure, curve_figures
-from recgraph.leaderboard.web.grid import Grid, group_grids, score_grid
-from recgraph.leaderboard.web.words import anchors, count, duration, listed, memory, metric_name, spread
 
 
 @pytest.fixture(scope="module")

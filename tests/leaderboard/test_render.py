@@ -12,7 +12,7 @@ from snapshots import EXPECTED, rendered
 
 import recgraph as rg
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.rows import COLUMNS
+from recgraph.leaderboard.rendering import COLUMNS
 
 
 @pytest.mark.parametrize("suffix", EXPECTED)

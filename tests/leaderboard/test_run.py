@@ -25,7 +25,7 @@ from recgraph.leaderboard.pool import _failed as failed
 from recgraph.leaderboard.runner import Summary
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
-from recgraph.models.popularity import Popularity
+from recgraph.models.closed_form.neighbours import Popularity
 
 #: MEOW is for classes of nodes, which this data has not; BPR-MF is long enough to be stopped in the middle
 TEXT = """
@@ -286,7 +286,7 @@ def test_a_study_of_another_split_is_refused_before_anything_is_trained(tmp_path
     record = {
         "unsealed": [{"settings": {"tuned": {}}}],
         "source": {"dataset": "synthetic"},
-        "recgraph": {"model": "recgraph.models.popularity:Popularity", "split_hash": "5" * 64},
+        "recgraph": {"model": "recgraph.models.closed_form.neighbours:Popularity", "split_hash": "5" * 64},
     }
     (tmp_path / "study.json").write_text(json.dumps(record))
     entry = '[[models]]\nmodel = "popularity"\nstudy = "../study.json"\n'

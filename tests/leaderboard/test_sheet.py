@@ -17,9 +17,9 @@ from made_up import BOARD, MEANS, USERS, fail, fill, jobs, store_of, users, writ
 from recgraph import registry
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.markdown import markdown
-from recgraph.leaderboard.model_text import text_of
+from recgraph.leaderboard.entry import text_of
 from recgraph.leaderboard.page import page
+from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Entry, Sheet, open_sheet
 from recgraph.tuning.storage import open_storage
 
@@ -217,7 +217,7 @@ def test_a_node_task_has_its_own_tables(tmp_path: Path) -> None:
 
 def test_the_text_of_a_model() -> None:
     class Mine:
-        """Does :class:`~recgraph.models.ease.EASE` ``better``.
+        """Does :class:`~recgraph.models.closed_form.linear.EASE` ``better``.
 
         Source: Me and You, A Paper: With a Title (RecSys 2031), section 4. More of it.
 

@@ -12,11 +12,9 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import ConfigError
-from recgraph.losses._sampler import Sampler
-from recgraph.losses.bce import BCE
-from recgraph.losses.bpr import BPR
-from recgraph.losses.full_softmax import FullSoftmax
-from recgraph.losses.sampled_softmax import SampledSoftmax
+from recgraph.losses.base import Sampler
+from recgraph.losses.pairwise import BCE, BPR
+from recgraph.losses.softmax import FullSoftmax, SampledSoftmax
 
 NAMES = registry.names("loss")
 N_ITEMS, D, T = 23, 5, 17

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph.losses._pair_scores import pair_scores
+from recgraph.losses.pairwise import pair_scores
 
 
 def _case(k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

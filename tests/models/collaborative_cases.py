@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from recgraph import registry
-from recgraph.data.batch import PairBatch
-from recgraph.data.hetero import HeteroGraph
+from recgraph.data.batches import PairBatch
 from recgraph.data.part import Cases, Part
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
-from recgraph.models.base_collaborative import CollaborativeModel
-from recgraph.models.base_graph import GraphSpace
+from recgraph.models.collaborative.base import CollaborativeModel
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 

@@ -10,14 +10,12 @@ import pytest
 import scipy.sparse
 import torch
 
-from recgraph.data.batch import Query
+from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Space
-from recgraph.models.ease import EASE
-from recgraph.models.ials import IALS
-from recgraph.models.item_knn import ItemKNN
-from recgraph.models.popularity import Popularity
-from recgraph.models.slim import SLIM
+from recgraph.models.closed_form.ials import IALS
+from recgraph.models.closed_form.linear import EASE, SLIM
+from recgraph.models.closed_form.neighbours import ItemKNN, Popularity
 from recgraph.sparse.ragged import Ragged
 
 N_ITEMS = 17

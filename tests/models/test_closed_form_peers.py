@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from experiments.bench import environments  # noqa: E402
-from recgraph.data.batch import Query  # noqa: E402
+from recgraph.data.batches import Query  # noqa: E402
 from recgraph.data.interactions import Interactions  # noqa: E402
 from recgraph.data.part import Part  # noqa: E402
 from recgraph.models.base import Space  # noqa: E402
-from recgraph.models.ease import EASE  # noqa: E402
-from recgraph.models.ials import IALS  # noqa: E402
+from recgraph.models.closed_form.ials import IALS  # noqa: E402
+from recgraph.models.closed_form.linear import EASE  # noqa: E402
 
 
 @pytest.mark.peer

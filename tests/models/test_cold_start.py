@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from recgraph.data.batch import Query
-from recgraph.data.hetero import HeteroGraph
+from recgraph.data.batches import Query
 from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
-from recgraph.models.base_graph import GraphSpace
-from recgraph.models.meow_rec import MEOWRec
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.meow_rec import MEOWRec
 from recgraph.rng import Generators
 
 

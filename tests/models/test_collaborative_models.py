@@ -11,12 +11,10 @@ from collaborative_cases import CONTRASTIVE, NAMES, SPACE, first_batch, made, pl
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.data.batch import Query
-from recgraph.data.pairs import PairBatches
+from recgraph.data.batches import PairBatches, Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.models.bpr_mf import BPRMF
-from recgraph.models.lightgcn import LightGCN
+from recgraph.models.collaborative.lightgcn import BPRMF, LightGCN
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig

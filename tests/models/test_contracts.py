@@ -16,10 +16,10 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import ConfigError
-from recgraph.data.batch import Query
+from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Model, Phase, Space, TrainableModel
-from recgraph.models.base_graph import GraphModel
+from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 

@@ -11,10 +11,8 @@ from collaborative_cases import CONTRASTIVE, SPACE, first_batch, made, planted
 
 from recgraph import registry
 from recgraph.config import ConfigError
-from recgraph.encoders.lightgcn import LightGCN as Encoder
-from recgraph.models.sgl import SGL
-from recgraph.models.simgcl import SimGCL
-from recgraph.models.xsimgcl import XSimGCL
+from recgraph.encoders.graph import LightGCN as Encoder
+from recgraph.models.collaborative.contrastive import SGL, SimGCL, XSimGCL
 from recgraph.rng import Generators
 
 

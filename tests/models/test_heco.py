@@ -8,11 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.config import ConfigError
-from recgraph.contrast.multi_positive import several_positives
-from recgraph.contrast.term import ContrastiveTerm
-from recgraph.data.hetero import HeteroGraph
-from recgraph.models._neighbour_attention import NeighbourAttention, sample_neighbours
-from recgraph.models.heco import HeCo, _neighbours, _positives
+from recgraph.contrast.term import ContrastiveTerm, several_positives
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _neighbours, _positives, sample_neighbours
 from recgraph.sparse.csr import Csr
 
 

@@ -9,13 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.contrast.queue import Queue
-from recgraph.data.hetero import HeteroGraph
-from recgraph.models._metapath_sampling import _walk
-from recgraph.models.adameow import AdaMEOW
-from recgraph.models.base_graph import GraphBatch, NodeBatches
-from recgraph.models.base_metapath import MetaPathModel
-from recgraph.models.meow import MEOW
+from recgraph.contrast.memory import Queue
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.base import GraphBatch, NodeBatches
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
+from recgraph.models.heterogeneous.sampling import _walk
 from recgraph.rng import Generators
 from recgraph.sparse.spmm import spmm
 from recgraph.train.config import TrainConfig

@@ -11,16 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.contrast.prototypes import Clustering, assign, concentration
-from recgraph.data.hetero import HeteroGraph
-from recgraph.models._metapath_inputs import MetaPathInputs
-from recgraph.models.adameow import AdaMEOW
-from recgraph.models.base_metapath import MetaPathModel
-from recgraph.models.meow import MEOW
+from recgraph.contrast.clustering import Clustering, assign, concentration
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.inputs import MetaPathInputs
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.linear_sum import Sum
-from recgraph.sparse.normalise import normalise
+from recgraph.sparse.operators import Sum, normalise
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 STEPS = ["a", "b"]

@@ -15,15 +15,14 @@ import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.contrast.prototypes import proto_nce
-from recgraph.data.batch import Query
-from recgraph.data.hetero import HeteroGraph
+from recgraph.data.batches import Query
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
-from recgraph.models.adameow_rec import AdaMEOWRec
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
-from recgraph.models.base_graph import GraphSpace
-from recgraph.models.base_metapath_rec import MetaPathRecommender
-from recgraph.models.meow_rec import MEOWRec
+from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.meow_rec import AdaMEOWRec, MEOWRec
+from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.rng import Generators
 from recgraph.serve.recommender import NoHistoryError
 from recgraph.sparse.csr import Csr

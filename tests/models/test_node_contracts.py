@@ -8,9 +8,9 @@ import torch
 
 from recgraph import registry
 from recgraph.config import ConfigError
-from recgraph.data.hetero import HeteroGraph
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
-from recgraph.models.base_graph import GraphBatch, GraphModel
+from recgraph.models.heterogeneous.base import GraphBatch, GraphModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.train.config import TrainConfig

@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from recgraph import registry
+from recgraph.data.batches import sequence_batches
 from recgraph.data.part import Part
-from recgraph.data.sequences import sequence_batches
 from recgraph.models.base import Space
-from recgraph.models.base_sequence import SequenceModel
-from recgraph.models.mclrec import MCLRec
-from recgraph.models.sasrec import SASRec
+from recgraph.models.sequence.base import SequenceModel
+from recgraph.models.sequence.mclrec import MCLRec
+from recgraph.models.sequence.sasrec import SASRec
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
-from recgraph.train.config import TrainConfig
-from recgraph.train.device import make_accelerator
+from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.phases import freeze_all_but, total_loss
 from recgraph.train.trainer import Trainer
 
@@ -194,9 +193,8 @@ def test_every_augmenter_trains_in_both_regimes(augmenter: str, regime: str, wei
 @pytest.mark.parametrize("name", ["sasrec", "gru4rec"])
 def test_every_loss_learns_a_planted_order(loss: str, name: str) -> None:
     """Each item is followed by the next one: after a few steps it is among the first 5 of 25 (by chance: .2)."""
-    from recgraph.data.batch import Query
-    from recgraph.train.config import TrainConfig
-    from recgraph.train.device import make_accelerator
+    from recgraph.data.batches import Query
+    from recgraph.train.config import TrainConfig, make_accelerator
     from recgraph.train.trainer import Trainer
 
     rows = [[(start + step) % N_ITEMS for step in range(8)] for start in range(N_ITEMS)]
@@ -252,8 +250,7 @@ def test_an_augmenter_of_one_batch_size_trains_on_full_batches_alone() -> None:
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_diagnostics_are_logged_and_do_not_change_training(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from recgraph.train.config import TrainConfig
-    from recgraph.train.device import make_accelerator
+    from recgraph.train.config import TrainConfig, make_accelerator
     from recgraph.train.trainer import Trainer
 
     def trained() -> tuple[list[dict[str, float]], SequenceModel]:

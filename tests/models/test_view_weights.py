@@ -9,11 +9,11 @@ import torch
 from collaborative_cases import first_batch, made, planted
 
 from recgraph import registry
-from recgraph.data.batch import Query
-from recgraph.data.hetero import HeteroGraph
+from recgraph.data.batches import Query
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import View
-from recgraph.models.base_graph import GraphModel
-from recgraph.models.base_metapath_rec import MetaPathRecommender
+from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.sparse.ragged import Ragged
 
 RECOMMENDERS = ("meowrec", "adameowrec")

@@ -16,7 +16,7 @@ import recgraph
 from recgraph import registry
 from recgraph.data.interactions import Interactions
 from recgraph.models.base import ClosedFormModel, Space
-from recgraph.models.base_graph import GraphModel
+from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError
 from recgraph.serve.recommender import Recommender

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import recgraph
-from recgraph.data.hetero import HeteroGraph
 from recgraph.data.ids import IdMap
-from recgraph.models.base_graph import GraphModel
-from recgraph.models.meow import MEOW
-from recgraph.serve import archive, recommender
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.heterogeneous.meow import MEOW
+from recgraph.serve import bundle as archive
+from recgraph.serve import recommender
 from recgraph.serve.bundle import BundleError
 from recgraph.serve.embedder import Embedder
 from recgraph.sparse.csr import Csr

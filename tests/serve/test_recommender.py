@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.data.batch import Query
+from recgraph.data.batches import Query
 from recgraph.data.interactions import Interactions
 from recgraph.evaluate.ranking import evaluating
 from recgraph.models.base import Model, ModelConfig, Space
-from recgraph.models.ease import EASE
+from recgraph.models.closed_form.linear import EASE
 from recgraph.serve import recommender as module
 from recgraph.serve.recommender import NoHistoryError, Recommender, load
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from recgraph.data.batch import Query
+from recgraph.data.batches import Query
 from recgraph.data.interactions import Interactions
 from recgraph.evaluate.topk import Catalogue
 from recgraph.models.base import Model, Space, TrainableModel
-from recgraph.models.ease import EASE
-from recgraph.models.lightgcn import LightGCN
-from recgraph.models.sasrec import SASRec
+from recgraph.models.closed_form.linear import EASE
+from recgraph.models.collaborative.lightgcn import LightGCN
+from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.recommender import Recommender
 

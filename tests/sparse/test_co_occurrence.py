@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from recgraph.sparse import co_occurrence as module
-from recgraph.sparse.co_occurrence import co_occurrence, distinct, neighbours
+from recgraph.sparse import products as module
+from recgraph.sparse.products import co_occurrence, distinct, neighbours
 from recgraph.sparse.ragged import Ragged
 
 N_COLUMNS = 13

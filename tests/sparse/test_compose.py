@@ -7,11 +7,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from recgraph.sparse import compose as module
-from recgraph.sparse.chain import Chain
-from recgraph.sparse.compose import compose, compose_blocks, n_pairs
+from recgraph.sparse import products as module
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.normalise import Normalisation, normalise
+from recgraph.sparse.operators import Chain, Normalisation, normalise
+from recgraph.sparse.products import compose, compose_blocks, n_pairs
 from recgraph.sparse.spmm import spmm
 
 

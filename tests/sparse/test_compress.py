@@ -5,14 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph.sparse import compress as module
-from recgraph.sparse.chain import Chain
-from recgraph.sparse.compress import compress_rows
+from recgraph.sparse import operators as module
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.linear_sum import Sum, as_mean
-from recgraph.sparse.normalise import Normalisation, mean_of, normalise
-from recgraph.sparse.spmm import spmm
-from recgraph.sparse.timing import random_matrix
+from recgraph.sparse.operators import Chain, Normalisation, Sum, as_mean, compress_rows, mean_of, normalise
+from recgraph.sparse.spmm import random_matrix, spmm
 
 
 def _repeated(device: torch.device, weighted: bool = True) -> Csr:

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.normalise import Normalisation, mean_of, normalise
+from recgraph.sparse.operators import Normalisation, mean_of, normalise
 
 
 def random_csr(

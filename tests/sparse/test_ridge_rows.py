@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph.sparse import ridge_rows as module
+from recgraph.sparse import ridge as module
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.ridge_rows import ridge_rows, ridge_rows_cg
+from recgraph.sparse.ridge import ridge_rows, ridge_rows_cg
 
 
 def _case(device: torch.device) -> tuple[Ragged, torch.Tensor, torch.Tensor]:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import BACKENDS, Backend, load_backend, spmm
-from recgraph.sparse.timing import random_matrix, time_backends
+from recgraph.sparse.spmm import BACKENDS, Backend, load_backend, random_matrix, spmm, time_backends
 
 # (shape, entries): rectangular, empty rows and columns, several entries at one place, none at all
 SHAPES = {"wide": ((30, 60), 90), "tall": ((60, 20), 200), "dense": ((7, 5), 300), "empty": ((4, 3), 0)}

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import recgraph as rg
-from recgraph import experiment
-from recgraph.base_run import read_record
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
 from recgraph.models.base import ClosedFormModel
-from recgraph.models.ease import EASE
-from recgraph.models.sasrec import SASRec
+from recgraph.models.closed_form.linear import EASE
+from recgraph.models.sequence.sasrec import SASRec
+from recgraph.runs import fit as experiment
+from recgraph.runs.run import read_record
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ import polars as pl
 import pytest
 
 import recgraph as rg
-from recgraph.base_run import read_record
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
 from recgraph.models.base import Space
-from recgraph.models.sasrec import SASRec
+from recgraph.models.sequence.sasrec import SASRec
+from recgraph.runs.run import read_record
+from recgraph.train.callbacks import Observer
 from recgraph.train.lock import LOCK, FolderInUse, hold
-from recgraph.train.observers import Observer
 
 # locks the folder, and a fork of it that lives on; then it waits to be killed
 HOLDER = """
@@ -116,7 +116,7 @@ def test_a_file_without_a_lock_on_it_says_nothing(split: Split, tmp_path: Path, 
 def test_only_the_first_of_the_processes_of_one_training_locks(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recgraph.fitting import Request, alone, new_record
+    from recgraph.runs.fitting import Request, alone, new_record
     from recgraph.train.config import TrainConfig
 
     request = Request(TrainConfig(), 0, tmp_path / "run")

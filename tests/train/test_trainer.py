@@ -18,10 +18,8 @@ from torch import Tensor, nn
 
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.rng import Generators
-from recgraph.train.config import TrainConfig
-from recgraph.train.device import make_accelerator, pick_device
-from recgraph.train.interrupt import TrainingInterrupted
-from recgraph.train.observers import JsonLines, Observer
+from recgraph.train.callbacks import JsonLines, Observer, TrainingInterrupted
+from recgraph.train.config import TrainConfig, make_accelerator, pick_device
 from recgraph.train.trainer import NonFiniteLoss, Trainer
 
 

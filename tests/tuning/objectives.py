@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import recgraph as rg
-from recgraph.run import Run
+from recgraph.runs.run import Run
 
 
 def honest(run: Run) -> float:

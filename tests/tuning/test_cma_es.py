@@ -16,7 +16,7 @@ from small_study import synthetic
 import recgraph as rg
 from recgraph import registry
 from recgraph.rng import derive
-from recgraph.run import Run
+from recgraph.runs.run import Run
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import N_RANDOM
 from recgraph.tuning.storage import open_storage

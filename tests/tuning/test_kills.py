@@ -17,8 +17,8 @@ import pytest
 from small_study import LONG, SPACE, states, synthetic, tune
 
 from recgraph import registry
-from recgraph.data.closed import save_closed
 from recgraph.data.split import Split
+from recgraph.data.split_files import save_closed
 from recgraph.train.processes import Process, this_process
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage

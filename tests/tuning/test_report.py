@@ -12,13 +12,11 @@ import pytest
 from optuna.trial import TrialState, create_trial
 from small_study import RANGES, sampled, synthetic, tune
 
-from recgraph.charts.axes import Choices, Scale, number
 from recgraph.config import parse_settings
 from recgraph.data.split import Split
-from recgraph.tuning.find import find_study
-from recgraph.tuning.report.figures import figures
-from recgraph.tuning.report.page import command, page
-from recgraph.tuning.storage import dashboard_of
+from recgraph.pages.charts import Choices, Scale, number
+from recgraph.tuning.report import command, figures, page
+from recgraph.tuning.storage import dashboard_of, find_study
 
 
 def drawings(text: str) -> list[ElementTree.Element]:

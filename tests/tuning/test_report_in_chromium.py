@@ -8,7 +8,7 @@ import pytest
 from browser import NARROW, WIDE, Chromium, violations
 from small_study import sampled
 
-from recgraph.tuning.report.page import write_page
+from recgraph.tuning.report import write_page
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,9 @@ import pytest
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.train.config import TrainConfig
-from recgraph.tuning.dimension import Dimension
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS, check, make_pruner, make_sampler
-from recgraph.tuning.space import SearchSpace
+from recgraph.tuning.space import Dimension, SearchSpace
 
 SASRec = registry.load("model", "sasrec")
 

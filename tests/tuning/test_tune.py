@@ -19,8 +19,8 @@ from small_study import LONG, SETTINGS, states, synthetic, tune
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError, distribute
-from recgraph.data.closed import load_closed, save_closed
 from recgraph.data.split import SealedTestError, Split
+from recgraph.data.split_files import load_closed, save_closed
 from recgraph.data.strategies import Label
 from recgraph.train.config import TrainConfig
 from recgraph.train.lock import hold
@@ -148,7 +148,7 @@ def test_what_is_tuned_for_is_tested(split: Split, tmp_path: Path) -> None:
 def test_a_trial_waits_until_its_folder_is_free(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("recgraph.tuning.trial._POLL", 0.1)
+    monkeypatch.setattr("recgraph.tuning.trials._POLL", 0.1)
     out = tmp_path / "s"
     tune(split, out, n_trials=1)
     with ExitStack() as held:

@@ -13,12 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph import registry
+from recgraph.augment.latent import MLP, Attention, Conv, Variant, attend_rows
 from recgraph.sparse.ragged import Ragged
 from recgraph.views.latent import Augmenter
-from recgraph.views.latent.attention import Attention, attend_rows
-from recgraph.views.latent.base import Variant
-from recgraph.views.latent.conv import Conv
-from recgraph.views.latent.mlp import MLP
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 DIM = 16

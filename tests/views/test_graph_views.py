@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from recgraph import registry
+from recgraph.augment.graph import EdgeDrop, FeatureMask
 from recgraph.config import ConfigError
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.timing import random_matrix
-from recgraph.views.edge_drop import EdgeDrop
-from recgraph.views.feature_mask import FeatureMask
+from recgraph.sparse.spmm import random_matrix
 
 
 def _adjacency(device: torch.device, n_cols: int = 30) -> Csr:

@@ -11,18 +11,18 @@ import scipy.sparse as sp
 import torch
 
 from recgraph import registry
+from recgraph.augment.graph import EdgeDrop
 from recgraph.config import ConfigError
-from recgraph.data.hetero import EdgeType, HeteroGraph, UnknownTypeError
+from recgraph.graph import contexts as _context
+from recgraph.graph import pathsim as _pathsim
+from recgraph.graph.contexts import Walked
+from recgraph.graph.hetero import EdgeType, HeteroGraph, UnknownTypeError
+from recgraph.graph.metapath import Context, MetaPath, PathError, PathTooLargeError, propose
+from recgraph.graph.pathsim import pathsim
+from recgraph.graph.route import text_of
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.normalise import Normalisation, mean_of, normalise
-from recgraph.sparse.spmm import spmm
-from recgraph.sparse.timing import random_matrix
-from recgraph.views import _context, _pathsim
-from recgraph.views._context import Walked
-from recgraph.views._pathsim import pathsim
-from recgraph.views._route import text_of
-from recgraph.views.edge_drop import EdgeDrop
-from recgraph.views.metapath import Context, MetaPath, PathError, PathTooLargeError, propose
+from recgraph.sparse.operators import Normalisation, mean_of, normalise
+from recgraph.sparse.spmm import random_matrix, spmm
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BY: EdgeType = ("paper", "by", "author")

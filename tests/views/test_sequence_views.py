@@ -14,13 +14,11 @@ import torch
 from scipy.stats import chi2
 
 from recgraph import registry
+from recgraph.augment import SequenceView, TwoViews
+from recgraph.augment.sequence import Crop, Mask, Reorder
 from recgraph.config import ConfigError
 from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
-from recgraph.views import SequenceView, TwoViews
-from recgraph.views.crop import Crop
-from recgraph.views.mask import Mask
-from recgraph.views.reorder import Reorder
 
 N_ITEMS = 30
 

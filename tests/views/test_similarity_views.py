@@ -12,11 +12,9 @@ import pytest
 import torch
 from scipy.stats import chi2
 
+from recgraph.augment.similar import Insert, SimilarityView, Substitute
 from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
-from recgraph.views.base_similarity import SimilarityView
-from recgraph.views.insert import Insert
-from recgraph.views.substitute import Substitute
 
 # item 5 is alone with its user, item 6 is in no history
 HISTORIES = [[0, 2], [1, 3], [0, 1, 4], [3, 2], [3, 4], [3, 4], [0, 4], [5], [2, 4, 2]]

@@ -12,8 +12,8 @@ import large_graph
 import torch
 
 from recgraph import registry
-from recgraph.data.hetero.node_task import NodeSplit
-from recgraph.evaluate.probe import logistic_probe
+from recgraph.evaluate.node_probe import logistic_probe
+from recgraph.graph.node_task import NodeSplit
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer

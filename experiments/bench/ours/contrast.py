@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights.cluster import Cluster
+from recgraph.contrast.weights import Cluster
 
 
 def prepare(options: dict[str, Any]) -> Any:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.contrast.prototypes import Clustering, concentration
-from recgraph.contrast.weights.cluster import Cluster
+from recgraph.contrast.clustering import Clustering, concentration
+from recgraph.contrast.weights import Cluster
 from recgraph.rng import Generators
 
 #: anchors of the calibration

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from recgraph import registry
-from recgraph.data.graph_card import find_graph_card
-from recgraph.data.graph_prepare import prepare_graph
-from recgraph.data.hetero import HeteroGraph
+from recgraph.data.catalog.cards import find_graph_card
+from recgraph.data.catalog.graphs import prepare_graph
+from recgraph.graph.hetero import HeteroGraph
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

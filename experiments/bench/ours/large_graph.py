@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recgraph.data.hetero import HeteroGraph
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.rng import derive
 
 #: per paper: authors and terms, edges of each of the two types

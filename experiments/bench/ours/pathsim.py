@@ -7,7 +7,7 @@ from typing import Any
 
 import hin
 
-from recgraph.views.metapath import MetaPath
+from recgraph.graph.metapath import MetaPath
 
 
 def prepare(options: dict[str, Any]) -> Any:

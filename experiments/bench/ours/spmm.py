@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.spmm import spmm
-from recgraph.sparse.timing import random_matrix
+from recgraph.sparse.spmm import random_matrix, spmm
 
 
 def matrix(options: dict[str, Any]) -> Csr:

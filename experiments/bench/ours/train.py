@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from recgraph import registry
-from recgraph.data.batch import Batches
+from recgraph.data.batches import Batches
 from recgraph.models.base import Space
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig

@@ -1,4 +1,9 @@
-"""What a metric is: a value for each user, or one for all, from ranked lists."""
+"""What a metric is: a value for each user, or one for all, from ranked lists.
+
+The distribution of the first hit over all orders of equal scores.
+
+How often each item is recommended, which metrics of all lists together read.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.conventions import CONVENTIONS, COUNT_NO_TRUTH, COUNT_UNDEFINED, Convention
-from recgraph.evaluate.ranked import Facts, Places, RankedHits, Ties
+from recgraph.evaluate.hits import Facts, Places, RankedHits, Ties
+from recgraph.evaluate.protocol import CONVENTIONS, COUNT_NO_TRUTH, COUNT_UNDEFINED, Convention
 
 __all__ = ["Aggregate", "Facts", "Metric", "Places", "RankedHits", "Ties", "ranks", "within"]
 
@@ -138,3 +143,32 @@ def within(ranked: RankedHits, k: int) -> Tensor:
     if ranked.items is not None:
         return ranked.items[:, :k] >= 0
     return torch.arange(k, device=ranked.hits.device) < ranked.n_listed(k)[:, None]
+
+
+def first_hit(ranked: RankedHits, k: int) -> Tensor:
+    """[U, k] float64: the probability that the first hit is at each rank.
+
+    In a group of n tied candidates with m relevant ones, whose first o are misses, the next one is a hit with
+    probability m / (n - o) (McSherry and Najork, ECIR 2008, give the same as a hypergeometric tail).
+    """
+    ties = ranked.ties
+    assert ties is not None
+    hits, left = ties.n_hits[:, :k].double(), (ties.size - ties.offset)[:, :k]
+    chance = (hits / left.clamp(min=1)).clamp(max=1)
+    missed = (1 - chance).cumprod(1)
+    return chance * torch.cat([torch.ones_like(missed[:, :1]), missed[:, :-1]], 1)
+
+
+def listed(ranked: RankedHits, k: int) -> tuple[Tensor, Facts]:
+    """[n_items] int64: the lists with each item among their first ``k``; and the facts of the items."""
+    assert ranked.items is not None
+    assert ranked.facts is not None
+    items = ranked.items[:, :k]
+    return torch.bincount(items[items >= 0], minlength=ranked.facts.n_items), ranked.facts
+
+
+def average(values: Tensor, ranked: RankedHits, k: int) -> Tensor:
+    """[U] float64: the mean over the listed items of ``values`` [U, k]; NaN for an empty list."""
+    assert ranked.items is not None
+    mask = ranked.items[:, :k] >= 0
+    return (values.double() * mask).sum(1) / mask.sum(1)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.sparse.csr import Csr
-from recgraph.sparse.torch_csr import csr_tensor
+from recgraph.sparse.csr import Csr, csr_tensor
 
 __all__ = ["Multiply", "differentiable"]
 

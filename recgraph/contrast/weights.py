@@ -1,0 +1,322 @@
+"""What a weight is: how much each candidate counts against an anchor.
+
+Self mask: what is the anchor itself does not compete with it.
+
+Same target: samples that lead to the same item are no negatives of each other.
+
+Cluster weights: candidates that share the anchor's clusters count less.
+
+Learned weights: a small network says how much a candidate counts against an anchor.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph.blocks import exponent_limit, refuse_second_derivative
+from recgraph.config import Config, configure
+from recgraph.contrast.clustering import assign, kmeans
+
+__all__ = ["Pairs", "Weight", "WeightConfig"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A block of anchors against all candidates. Which candidate is the positive is not told.
+
+    Attributes:
+        anchor_ids: [n] int64, who the anchors are (node, user or target), as the caller of the term says; by
+            default an embedding's row number.
+        candidate_ids: [M] int64.
+        anchors: [n, D], embeddings as the caller gave them: before similarity and temperature.
+        candidates: [M, D].
+    """
+
+    anchor_ids: Tensor
+    candidate_ids: Tensor
+    anchors: Tensor
+    candidates: Tensor
+
+
+class WeightConfig(Config):
+    """Settings of a weight."""
+
+
+class Weight(nn.Module):
+    """Base of all weights. A subclass sets ``Config`` and fills :meth:`log_w`.
+
+    A weight speaks about candidates in general; whether the positive is one of them, and whether it is weighted, is
+    the objective's to say. It may have parameters, and may depend on the embeddings: gradients flow into both.
+
+    Args:
+        config: the settings as a value, or
+        settings: the settings by name.
+
+    Raises:
+        ConfigError: a setting that does not exist, or its value is not allowed.
+    """
+
+    Config: ClassVar[type[WeightConfig]] = WeightConfig
+
+    def __init__(self, config: WeightConfig | None = None, /, **settings: Any) -> None:
+        super().__init__()
+        self.config: Any = configure(self, self.Config, config, settings)
+
+    def log_w(self, pairs: Pairs) -> Tensor:
+        """[n, M] log-weights in the type of the embeddings; ``-inf`` takes a candidate out.
+
+        Each row must depend on its own anchor and the candidates alone: it is called on blocks of any size.
+        """
+        raise TypeError(f"{type(self).__name__} must define log_w(pairs)")
+
+    def factor(self, pairs: Pairs) -> Tensor | None:
+        """[n, M] the weights themselves, where they are at hand; None: take :meth:`log_w`.
+
+        For weights without gradient, between 0 and 256. They spare a logarithm and two passes for each pair: an eighth
+        of the time of MEOW's loss.
+        """
+        return None
+
+
+class SelfMask(Weight):
+    """Weight 0 where anchor and candidate have the same id, else 1.
+
+    With the default ids this is the other view of the same row, which the objective puts back where it counts the
+    positive; with users as ids, also the user's other samples in the batch.
+    """
+
+    def log_w(self, pairs: Pairs) -> Tensor:
+        same = pairs.anchor_ids[:, None] == pairs.candidate_ids
+        return pairs.anchors.new_zeros(same.shape).masked_fill_(same, -math.inf)
+
+
+class SameTarget(SelfMask):
+    """The self mask where the ids are the samples' target items: DuoRec's mask of false negatives.
+
+    Source: Qiu et al., "Contrastive Learning for Representation Degeneration Problem in Sequential Recommendation",
+    WSDM 2022.
+    """
+
+
+class ClusterConfig(WeightConfig):
+    n_clusters: Annotated[
+        tuple[int, ...],
+        Field(min_length=1, description="clusters of each granularity, where none are given"),
+    ] = (10, 30)
+    iterations: Annotated[int, Field(ge=1, description="of k-means, where none are given")] = 10
+
+
+class Cluster(Weight):
+    """``w_ij = T - (number of the T clusterings in which i and j share a cluster)``.
+
+    Source: MEOW (SDM 2023). A candidate in all of the anchor's clusters is out (weight 0), one that shares none counts
+    T times. The clusterings are those given to :meth:`set_assignments`, looked up by id. Where none were given, the
+    candidates at hand are clustered (k-means of their directions, without gradient) and an anchor belongs to the
+    nearest centroid, so that the weight serves any contrastive model whatever its rows are.
+
+    Attributes:
+        assignments: [T, N] int64, the cluster of each id in each clustering, or None. Not part of the state: they
+            are made anew in each epoch.
+    """
+
+    Config = ClusterConfig
+    assignments: Tensor | None
+
+    def __init__(self, config: ClusterConfig | None = None, /, **settings: object) -> None:
+        super().__init__(config, **settings)
+        self.register_buffer("assignments", None, persistent=False)
+        self._made: tuple[weakref.ref[Tensor], list[Tensor], Tensor] | None = None
+
+    def set_assignments(self, assignments: Tensor | None) -> None:
+        """Use these clusterings; None: cluster the candidates at hand.
+
+        Args:
+            assignments: [T, N] integers, ids being columns.
+
+        Raises:
+            ValueError: not of that shape.
+        """
+        if assignments is not None and (assignments.dim() != 2 or not assignments.shape[0]):
+            raise ValueError(f"assignments have shape {tuple(assignments.shape)}; they must be [T, N] with T >= 1")
+        self.assignments = assignments
+
+    def log_w(self, pairs: Pairs) -> Tensor:
+        return self._apart(pairs).to(pairs.anchors.dtype).log_()
+
+    def factor(self, pairs: Pairs) -> Tensor | None:
+        apart = self._apart(pairs)
+        return apart.to(pairs.anchors.dtype) if apart.dtype == torch.uint8 else None
+
+    def _apart(self, pairs: Pairs) -> Tensor:
+        """[n, M]: T - shared, counted in bytes: these are passes over all pairs."""
+        if self.assignments is not None:
+            ours, theirs = self.assignments[:, pairs.anchor_ids], self.assignments[:, pairs.candidate_ids]
+        else:
+            ours, theirs = self._cluster(pairs)
+        count = torch.uint8 if len(ours) < 256 else torch.int32
+        apart = _differ(ours[0], theirs[0], count)
+        for mine, other in zip(ours[1:], theirs[1:], strict=True):
+            apart += _differ(mine, other, count)
+        return apart
+
+    @torch.no_grad()
+    def _cluster(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """[T, n] and [T, M]: the clusters of anchors and candidates, made once for all blocks."""
+        candidates = pairs.candidates
+        if self._made is None or self._made[0]() is not candidates:
+            units = torch.nn.functional.normalize(candidates.detach(), dim=1)
+            found = [
+                kmeans(units, min(k, len(units)), seed=seed, iterations=self.config.iterations, restarts=1)
+                for seed, k in enumerate(self.config.n_clusters)
+            ]
+            of_candidates = torch.stack([clustering.assignments for clustering in found])
+            self._made = weakref.ref(candidates), [clustering.centroids for clustering in found], of_candidates
+        _, centroids, of_candidates = self._made
+        units = torch.nn.functional.normalize(pairs.anchors.detach(), dim=1)
+        return torch.stack([assign(units, centroid) for centroid in centroids]), of_candidates
+
+
+def _differ(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> Tensor:
+    """[n, M]: 1 where the clusters differ, else 0."""
+    return (ours.to(torch.int32)[:, None] != theirs.to(torch.int32)).view(torch.uint8).to(dtype)
+
+
+# Rows of a tile: it and its hidden unit stay in a core's cache. On an accelerator few and large kernels are better.
+_ROWS_HOST, _ROWS_ACCELERATOR = 32, 4096
+
+
+class LearnedConfig(WeightConfig):
+    dim: Annotated[int, Field(ge=1, description="width of the embeddings; models set it")] = 64
+    inner_dim: Annotated[int, Field(ge=1, description="hidden units of the network")] = 16
+    normalise: Annotated[
+        bool, Field(description="mean weight 1 for each anchor, so that weights cannot shrink everywhere")
+    ] = False
+
+
+class Learned(Weight):
+    """``w_ij = sigmoid(b + v . tanh(W (z_i + z_j) + c))``; normalised: ``w_ij / mean_j w_ij``.
+
+    Source: AdaMEOW (TKDE 2024, arXiv 2212.13847). Nothing stops the published weights from shrinking everywhere: the
+    loss falls with them. ``normalise`` takes that way out. The first layer is linear, so that it is applied to rows,
+    ``W z_i + W z_j``; hidden units are computed one after the other and again in backward: no n x M x ``inner_dim``
+    tensor is made. Differentiable once.
+    """
+
+    Config = LearnedConfig
+
+    def __init__(self, config: LearnedConfig | None = None, /, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        self.first = nn.Linear(self.config.dim, self.config.inner_dim)
+        self.second = nn.Linear(self.config.inner_dim, 1)
+
+    def log_w(self, pairs: Pairs) -> Tensor:
+        dim = pairs.anchors.shape[1]
+        if dim != self.config.dim:
+            raise ValueError(f"the embeddings have width {dim}, dim = {self.config.dim}; give dim={dim}")
+        work = torch.promote_types(pairs.anchors.dtype, self.first.weight.dtype)
+        w, c, v, b = (p.to(work) for p in (self.first.weight, self.first.bias, self.second.weight, self.second.bias))
+        x, y = F.linear(pairs.anchors.to(work), w, c), F.linear(pairs.candidates.to(work), w)
+        logits = _Hidden.apply(x, y, v[0]) + b  # type: ignore[no-untyped-call]
+        log_w = F.logsigmoid(logits)
+        if self.config.normalise:
+            log_w = log_w - (log_w.logsumexp(1, keepdim=True) - math.log(log_w.shape[1]))
+        return log_w.to(pairs.anchors.dtype)
+
+
+class _Hidden(torch.autograd.Function):
+    """[n, M]: ``sum_h v_h tanh(x_ih + y_jh)`` of x [n, H], y [M, H], v [H].
+
+    As ``tanh(x + y) = 1 - 2 g / (f + g)`` with ``g = e^-2x`` and ``f = e^2y``, a pair takes a sum and a quotient, and
+    exponentials are of rows alone: a ninth of tanh's time. Where those could leave the range of numbers, it is tanh.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y, v)
+        ctx.bounded = _bounded(x, y)
+        columns = _columns(y, ctx.bounded)
+        if not ctx.bounded:
+            out = x.new_zeros(x.shape[0], y.shape[0])
+            for rows in _tiles(x):
+                unit = torch.empty_like(out[rows])
+                for h in range(len(v)):
+                    torch.add(x[rows, h, None], columns[h], out=unit).tanh_()
+                    out[rows].addcmul_(unit, v[h])
+            return out
+        out = v.sum().expand(x.shape[0], y.shape[0]).contiguous()
+        g = torch.exp(-2 * x)
+        scaled = -2 * v * g
+        for rows in _tiles(x):
+            unit = torch.empty_like(out[rows])
+            for h in range(len(v)):
+                torch.add(columns[h], g[rows, h, None], out=unit)
+                out[rows].addcdiv_(scaled[rows, h, None], unit)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        refuse_second_derivative("a learned weight")
+        x, y, v = ctx.saved_tensors
+        made = _gradients if ctx.bounded else _gradients_of_tanh
+        grad_x, grad_y, grad_v = made(x, _columns(y, ctx.bounded), grad)
+        return grad_x * v, grad_y.t() * v, grad_v
+
+
+def _bounded(x: Tensor, y: Tensor) -> bool:
+    """Whether ``e^-2x + e^2y`` and the inverse of its square are far from overflow and from subnormal numbers."""
+    return bool(torch.maximum(x.abs().amax(), y.abs().amax()) <= exponent_limit(x.dtype) / 8)
+
+
+def _columns(y: Tensor, bounded: bool) -> Tensor:
+    """[H, M]: y or its exponentials."""
+    return (torch.exp(2 * y) if bounded else y).t().contiguous()
+
+
+def _gradients(x: Tensor, f: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By x [n, H], y [H, M] and v [H], the former two before they are multiplied by v.
+
+    With ``s = grad / (f + g)^2`` and ``q = g / (f + g)``: ``grad q (1 - q) = s f g`` and ``grad q = s f g + s g^2``.
+    """
+    g = torch.exp(-2 * x)
+    along = g.t().contiguous()
+    by_f, by_one, grad_y = torch.empty_like(g), torch.empty_like(g), torch.zeros_like(f)
+    for rows in _tiles(x):
+        part = grad[rows].contiguous()
+        unit, of_column = torch.empty_like(part), part.new_ones(part.shape[1])
+        for h in range(len(f)):
+            torch.add(f[h], g[rows, h, None], out=unit).square_()
+            torch.div(part, unit, out=unit)
+            by_f[rows, h], by_one[rows, h] = unit @ f[h], unit @ of_column
+            grad_y[h].addmv_(unit.t(), along[h, rows])
+    by_f *= g
+    return 4 * by_f, 4 * f * grad_y, grad.sum() - 2 * (by_f + by_one * g * g).sum(0)
+
+
+def _gradients_of_tanh(x: Tensor, y: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`_gradients`, of any x and y."""
+    grad_x, grad_y, grad_v = torch.empty_like(x), torch.zeros_like(y), x.new_zeros(len(y))
+    for rows in _tiles(x):
+        part = grad[rows].contiguous()
+        unit, slope = torch.empty_like(part), torch.empty_like(part)
+        of_row, of_column = part.new_ones(part.shape[0]), part.new_ones(part.shape[1])
+        for h in range(len(y)):
+            torch.add(x[rows, h, None], y[h], out=unit).tanh_()
+            grad_v[h] += torch.dot(unit.view(-1), part.view(-1))
+            # the derivative of tanh is 1 - tanh^2
+            torch.addcmul(part, torch.mul(unit, part, out=slope), unit, value=-1, out=slope)
+            grad_x[rows, h] = slope @ of_column
+            grad_y[h] += of_row @ slope
+    return grad_x, grad_y, grad_v
+
+
+def _tiles(x: Tensor) -> list[slice]:
+    step = _ROWS_HOST if x.is_cpu else _ROWS_ACCELERATOR
+    return [slice(start, min(start + step, len(x))) for start in range(0, len(x), step)]

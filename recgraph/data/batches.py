@@ -1,0 +1,330 @@
+"""What a model is given: training batches of sequences or pairs, and the queries of a ranking.
+
+Training batches of user-item models: an interaction a sample, with negatives for its user.
+
+Training batches of sequence models, packed: one sample a prefix, or one sample a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from recgraph.data.negatives import NegativeSampler
+from recgraph.data.part import Part
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["PairBatches"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Whom to rank for.
+
+    Attributes:
+        users: [B] int64 user indices; -1 for a user never seen in training.
+        history: B rows of item indices (0-based), oldest first; may be empty.
+    """
+
+    users: Tensor
+    history: Ragged
+
+    def to(self, device: torch.device | str) -> Query:
+        return Query(self.users.to(device), self.history.to(device))
+
+    def __len__(self) -> int:
+        return self.users.numel()
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
+
+    Attributes:
+        users: [B] int64.
+        sequences: B rows of input tokens, oldest first, at most ``max_len``.
+        targets: tokens to predict: [B] after each row (``regime="prefix"``), or [T] after each input token
+            (``"causal"``, aligned with ``sequences.values``).
+        contrast: B rows of tokens from which contrastive views are drawn.
+        contrast_targets: [B] the token that follows each row of ``contrast``.
+        causal: whether there is a target after each input token.
+        generators: the run's random streams, on the batch's device.
+        partners: B rows of tokens followed by the same target as ``contrast``'s; None where not asked for.
+        drawn: what a model draws once for all phases of the batch (its views).
+    """
+
+    users: Tensor
+    sequences: Ragged
+    targets: Tensor
+    contrast: Ragged
+    contrast_targets: Tensor
+    causal: bool
+    generators: Generators
+    partners: Ragged | None = None
+    drawn: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def n_targets(self) -> int:
+        """How many recommendation targets the batch holds (the unit of training speed)."""
+        return self.targets.numel()
+
+    def to(self, device: torch.device | str) -> SequenceBatch:
+        return replace(
+            self,
+            users=self.users.to(device),
+            sequences=self.sequences.to(device),
+            targets=self.targets.to(device),
+            contrast=self.contrast.to(device),
+            contrast_targets=self.contrast_targets.to(device),
+            partners=None if self.partners is None else self.partners.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Training samples of a user-item model.
+
+    Attributes:
+        users: [B] int64.
+        items: [B] int64, 0-based: an item that the user chose.
+        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none.
+        generators: the run's random streams.
+        epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
+    """
+
+    users: Tensor
+    items: Tensor
+    negatives: Tensor
+    generators: Generators
+    epoch: int = 0
+
+    @property
+    def n_targets(self) -> int:
+        return self.users.numel()
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        moved = (self.users.to(device), self.items.to(device), self.negatives.to(device))
+        return PairBatch(*moved, generators=self.generators, epoch=self.epoch)
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """The training batches of a run, epoch by epoch.
+
+    ``epoch(n, start)`` yields the batches of epoch ``n`` from batch ``start`` on. Their order depends on the seed and
+    on ``n`` alone, so that a resumed run sees what an uninterrupted one would have seen.
+    """
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Any]:
+        """The batches of one epoch."""
+
+
+class PairBatches:
+    """Shuffled batches of (user, item, negatives); order and negatives depend on the seed and the epoch alone.
+
+    Args:
+        train: every interaction is a sample, repeated ones as often as they occur.
+        batch_size: samples a batch.
+        generators: of the run.
+        n_negatives: K negatives a sample; 0 where the loss draws its own.
+        popularity_power: negatives ~ popularity ** power; 0 is uniform.
+        exclude_own: whether the items that the user has in ``train`` are never drawn.
+
+    Raises:
+        ValueError: there is no interaction.
+    """
+
+    def __init__(
+        self,
+        train: Part,
+        batch_size: int,
+        generators: Generators,
+        *,
+        n_negatives: int = 1,
+        popularity_power: float = 0.0,
+        exclude_own: bool = True,
+    ) -> None:
+        if not train.n_interactions:
+            raise ValueError(f"train: none of {train.n_users} users has an interaction; nothing to learn")
+        self.users, self.items = train.items.rows, train.items.values
+        self.batch_size, self.generators, self.n_negatives = batch_size, generators, n_negatives
+        self._sampler = NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
+
+    @property
+    def n_samples(self) -> int:
+        return self.items.numel()
+
+    def __len__(self) -> int:
+        return -(-self.n_samples // self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[PairBatch]:
+        """The batches of an epoch, from batch ``start`` on."""
+        order = torch.randperm(self.n_samples, generator=self.generators.fresh("order", number))
+        for index in range(start, len(self)):
+            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+            users, items = self.users[chosen], self.items[chosen]
+            negatives = items.new_empty(items.numel(), 0)
+            if self._sampler is not None:
+                drawn = self.generators.fresh("negatives", number, index)
+                negatives = self._sampler.draw(users, self.n_negatives, drawn)
+            yield PairBatch(users, items, negatives, self.generators, epoch=number)
+
+
+Regime = Literal["prefix", "causal"]
+ContrastOf = Literal["prefix", "sequence"]
+
+
+def sequence_batches(
+    train: Part,
+    regime: Regime,
+    *,
+    batch_size: int,
+    max_len: int,
+    generators: Generators,
+    contrast_of: ContrastOf = "prefix",
+    partners: bool = False,
+    drop_last: bool = False,
+) -> SequenceBatches:
+    """The training batches of a sequence model.
+
+    Args:
+        train: users with fewer than two interactions give no sample.
+        regime: ``"prefix"``: every prefix of a user's items is a sample, its target the next item (as published).
+            ``"causal"``: every user is one sample, with a target after each item.
+        batch_size: samples a batch.
+        max_len: prefixes keep their last ``max_len`` items; causal samples the user's last ``max_len + 1``.
+        generators: of the run.
+        contrast_of: in the causal regime, what views are drawn from: a prefix of random length, drawn anew each
+            epoch, or the whole sequence. Prefix samples are contrasted as they are.
+        partners: also draw, for each sample, a sequence with the same target (DuoRec's semantic positive).
+        drop_last: leave out the last batch of an epoch where it is not full.
+
+    Raises:
+        ValueError: no user has two interactions, or ``drop_last`` and not one batch is full.
+    """
+    kind = {"prefix": PrefixBatches, "causal": CausalBatches}[regime]
+    return kind(train, batch_size, max_len, generators, contrast_of, partners, drop_last)
+
+
+class SequenceBatches:
+    """Shuffled batches whose order depends on the seed and the epoch alone; rows of a batch are sorted by length."""
+
+    causal: bool
+
+    def __init__(
+        self,
+        train: Part,
+        batch_size: int,
+        max_len: int,
+        generators: Generators,
+        contrast_of: ContrastOf,
+        partners: bool,
+        drop_last: bool,
+    ) -> None:
+        self.tokens = train.items.with_values(train.items.values + 1)
+        self.batch_size, self.max_len, self.generators = batch_size, max_len, generators
+        self.contrast_of, self.drop_last = contrast_of, drop_last
+        self.sample_rows, self.sample_ends = self._samples()
+        if not self.sample_rows.numel():
+            raise ValueError(f"train: none of {train.n_users} users has two interactions; nothing to predict")
+        if not len(self):
+            raise ValueError(
+                f"batch_size = {batch_size} is more than the {self.n_samples} samples, and drop_last is set"
+            )
+        self._partners = _SameTarget(self.tokens, max_len) if partners else None
+
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last target."""
+        raise TypeError(f"{type(self).__name__} must define _samples")
+
+    @property
+    def n_samples(self) -> int:
+        return self.sample_rows.numel()
+
+    def __len__(self) -> int:
+        return self.n_samples // self.batch_size if self.drop_last else -(-self.n_samples // self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[SequenceBatch]:
+        """The batches of an epoch, from batch ``start`` on."""
+        order = torch.randperm(self.n_samples, generator=self.generators.fresh("order", number))
+        for index in range(start, len(self)):
+            chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+            lengths = self.sample_ends[chosen].clamp(max=self.max_len)
+            chosen = chosen[torch.argsort(lengths, stable=True)]
+            drawn = self.generators.fresh("samples", number, index)
+            yield self._batch(self.sample_rows[chosen], self.sample_ends[chosen], drawn)
+
+    def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator) -> SequenceBatch:
+        lengths = ends.clamp(max=self.max_len)
+        starts = ends - lengths
+        inputs = self.tokens.window(rows, starts, lengths)
+        of_contrast = self._contrast_lengths(lengths, drawn)
+        contrast = inputs if of_contrast is lengths else inputs.first(of_contrast)
+        contrast_targets = self.tokens.values[self.tokens.offsets[rows] + starts + of_contrast]
+        targets = self.tokens.window(rows, starts + 1, lengths).values if self.causal else contrast_targets
+        return SequenceBatch(
+            rows,
+            inputs,
+            targets,
+            contrast,
+            contrast_targets,
+            causal=self.causal,
+            generators=self.generators,
+            partners=self._partners.draw(contrast_targets, drawn) if self._partners else None,
+        )
+
+    def _contrast_lengths(self, lengths: Tensor, drawn: torch.Generator) -> Tensor:
+        return lengths
+
+
+class PrefixBatches(SequenceBatches):
+    """One sample a prefix."""
+
+    causal = False
+
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        later_mask = self.tokens.positions > 0
+        return self.tokens.rows[later_mask], self.tokens.positions[later_mask]
+
+
+class CausalBatches(SequenceBatches):
+    """One sample a sequence, with a target after each of its items."""
+
+    causal = True
+
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        rows = (self.tokens.lengths > 1).nonzero().squeeze(1)
+        return rows, self.tokens.lengths[rows] - 1
+
+    def _contrast_lengths(self, lengths: Tensor, drawn: torch.Generator) -> Tensor:
+        if self.contrast_of == "sequence":
+            return lengths
+        part = torch.rand(lengths.numel(), generator=drawn)
+        return torch.minimum((part * lengths).long() + 1, lengths)
+
+
+class _SameTarget:
+    """Draws, for a target, a prefix that it follows, all such prefixes equally likely (the anchor's own included)."""
+
+    def __init__(self, tokens: Ragged, max_len: int) -> None:
+        later_mask = tokens.positions > 0
+        order = torch.argsort(tokens.values[later_mask], stable=True)
+        self.tokens, self.max_len = tokens, max_len
+        self.rows, self.ends = tokens.rows[later_mask][order], tokens.positions[later_mask][order]
+        counts = torch.bincount(tokens.values[later_mask])
+        self.bounds = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+    def draw(self, targets: Tensor, drawn: torch.Generator) -> Ragged:
+        first, end = self.bounds[targets], self.bounds[targets + 1]
+        part = torch.rand(targets.numel(), generator=drawn, dtype=torch.float64)
+        index = torch.minimum(first + (part * (end - first)).long(), end - 1)
+        lengths = self.ends[index].clamp(max=self.max_len)
+        return self.tokens.window(self.rows[index], self.ends[index] - lengths, lengths)

@@ -1,0 +1,250 @@
+"""From a card to interactions: try its sources in order, read, prepare, and check what comes out.
+
+Reading one file of a data set into a table with the columns that its card lays out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from recgraph.data.catalog.cards import Card, File, Generated, Layout, Local, Source, Url, Wheel
+from recgraph.data.catalog.sources import HashMismatchError, SourceError, fetch, sha256_of, unpack
+from recgraph.data.catalog.synthetic import Synthetic, generate
+from recgraph.data.diagnose import collect
+from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EncodingError, MissingColumnError
+from recgraph.data.interactions import Interactions
+from recgraph.data.readers import scan_delimited, scan_sequences
+
+__all__ = ["CountError", "UnavailableError", "prepare", "read_table"]
+
+
+Tables = Mapping[str, pl.DataFrame]
+_ROLES = ("timestamp", "rating", "weight")
+_log = logging.getLogger(__name__)
+
+
+class UnavailableError(OSError):
+    """None of a card's sources gives the data: not a mistake of the user, so no ``ValueError``."""
+
+
+class CountError(ValueError):
+    """What was prepared is not what the card expects."""
+
+
+def prepare(card: Card, given: Path | None = None, kind: str | None = None) -> tuple[Interactions, str]:
+    """The prepared interactions of a card.
+
+    Args:
+        card: the card.
+        given: a file that the user has; nothing is downloaded then.
+        kind: only sources of this kind.
+
+    Returns:
+        the interactions, and where they came from in words.
+
+    Raises:
+        UnavailableError: no source gives the data; lists each with its reason, and how to give a file.
+        HashMismatchError: the given file is not the published one.
+        DataError: the given file cannot be read; names the file and the line.
+        CountError: the counts, or the content where its hash is known, are not those of the card.
+    """
+    if given is not None:
+        return _checked(card, _tables(card, _source_of(card, given, kind), given)), str(given)
+    reasons = []
+    for source in _of_kind(card, kind):
+        try:
+            return _checked(card, _tables(card, source, None)), source.label
+        except (SourceError, DataError, CountError) as error:
+            _log.info("dataset %s: %s: %s", card.name, source.label, error)
+            reasons.append(f"  {source.kind}, {source.label}: {error}")
+    raise UnavailableError(
+        f"dataset {card.name!r} cannot be had from any source:\n"
+        + "\n".join(reasons)
+        + f"\nIf you have the file, run: recgraph data get {card.name} --from FILE"
+    )
+
+
+def _of_kind(card: Card, kind: str | None) -> list[Source]:
+    chosen = [source for source in card.sources if kind in (None, source.kind)]
+    if not chosen:
+        kinds = ", ".join(dict.fromkeys(source.kind for source in card.sources))
+        raise ValueError(f"source = {kind!r}: the card {card.name!r} has sources of kind {kinds}")
+    return chosen
+
+
+def _source_of(card: Card, given: Path, kind: str | None) -> Url | Wheel | Local:
+    """The source that a user's file belongs to: that whose hash it has, or else a local one without a hash."""
+    if not given.is_file():
+        raise ValueError(f"--from {str(given)!r} is not a file")
+    candidates = [source for source in _of_kind(card, kind) if not isinstance(source, Generated)]
+    if not candidates:
+        raise ValueError(f"dataset {card.name!r} is generated; it takes no file")
+    got = sha256_of(given)
+    for source in candidates:
+        if source.sha256 == got:
+            return source
+    for source in candidates:
+        if isinstance(source, Local) and source.sha256 is None:
+            return source
+    known = "; ".join(f"{source.sha256} ({source.label})" for source in candidates)
+    raise HashMismatchError(
+        f"{given} is not the published file of dataset {card.name!r}: expected sha256 {known}; got {got}"
+    )
+
+
+def _tables(card: Card, source: Source, given: Path | None) -> Tables:
+    if isinstance(source, Generated):
+        return generate(Synthetic.of(source.parameters))
+    with tempfile.TemporaryDirectory(prefix="recgraph-") as folder:
+        archive = fetch(source, Path(folder), given)
+        tables: dict[str, pl.DataFrame] = {}
+        for name, file in source.files.items():
+            if (path := unpack(archive, file, Path(folder))) is not None:
+                tables[name] = read_table(path, file, card.layout.get(name))
+            elif name == "interactions":
+                raise SourceError(f"{file.member!r} is not beside {archive}")
+        return tables
+
+
+def _checked(card: Card, tables: Tables) -> Interactions:
+    log = tables["interactions"]
+    if card.expected.sha256 is not None and (got := content_hash(log)) != card.expected.sha256:
+        raise CountError(
+            f"dataset {card.name!r}: the interactions are not the published ones: "
+            f"expected content sha256 {card.expected.sha256}, got {got}"
+        )
+    data = _prepared(card, tables)
+    expected = card.expected
+    wrong = [
+        f"{name}: expected {want:,}, got {have:,}"
+        for name, want, have in (
+            ("users", expected.users, data.n_users),
+            ("items", expected.items, data.n_items),
+            ("interactions", expected.interactions, data.n_interactions),
+        )
+        if want != have
+    ]
+    if wrong:
+        raise CountError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
+    return data
+
+
+def content_hash(log: pl.DataFrame) -> str:
+    """sha256 of a table as tab-separated text without header, in the order of its columns and rows."""
+    text = log.write_csv(separator="\t", include_header=False, quote_style="never", line_terminator="\n")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _prepared(card: Card, tables: Tables) -> Interactions:
+    log = tables["interactions"]
+    timestamp, rating, weight = (role if role in log.columns else None for role in _ROLES)
+    data = Interactions.from_frame(
+        log,
+        user="user_id",
+        item="item_id",
+        timestamp=timestamp,
+        rating=rating,
+        weight=weight,
+        user_features=tables.get("users"),
+        item_features=tables.get("items"),
+    )
+    steps = card.prepare
+    if steps.min_rating is not None:
+        data = data.min_rating(steps.min_rating)
+    if steps.duplicates != "all":
+        data = data.deduplicate(steps.duplicates)
+    if steps.k_core > 1:
+        data = data.k_core(steps.k_core, steps.k_core)
+    return data
+
+
+_TYPES = {"int": pl.Int64, "float": pl.Float64, "text": pl.String}
+_SEQUENCES = Layout(columns={"user_id": "int", "item_id": "int"})
+
+
+def read_table(path: Path, file: File, layout: Layout | None) -> pl.DataFrame:
+    """A table in the order of the file.
+
+    Args:
+        path: where the file lies.
+        file: its format.
+        layout: its columns; None for sequences, whose columns are ``user_id`` and ``item_id``.
+
+    Raises:
+        DataError: it is not in that format; names the file, the line or row, and the value.
+    """
+    layout = layout or _SEQUENCES
+    raw = _READERS[file.format](path, file, layout)
+    missing = [name for name in layout.columns if name not in raw.columns]
+    if missing:
+        raise MissingColumnError(f"no column {missing[0]!r}; there are {', '.join(raw.columns)}", path=path)
+    typed = raw.select(_typed(raw[name], kind, path) for name, kind in layout.columns.items())
+    return _laid_out(typed, layout)
+
+
+def _delimited(path: Path, file: File, layout: Layout) -> pl.DataFrame:
+    content = path.read_bytes()
+    try:
+        text = content.decode(file.encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise EncodingError(f"a byte is not {file.encoding}", path=path, line=line) from None
+    # not splitlines(): it also splits at characters that may stand inside a title
+    lines = pl.DataFrame({"text": text.split("\n")}).with_row_index("line", offset=1)
+    lines = lines.with_columns(pl.col("text").str.strip_chars_end("\r")).filter(pl.col("text") != "")
+    fields = lines["text"].str.count_matches(file.separator, literal=True) + 1
+    n = len(layout.columns)
+    if (fields != n).any():
+        at = int((fields != n).arg_max() or 0)
+        message = f"{fields[at]} fields separated by {file.separator!r}; there must be {n}"
+        raise DelimiterError(message, path=path, line=int(lines["line"][at]))
+    parts = lines["text"].str.split_exact(file.separator, n - 1).struct.unnest()
+    return parts.rename(dict(zip(parts.columns, layout.columns, strict=True)))
+
+
+def _csv(path: Path, file: File, layout: Layout) -> pl.DataFrame:
+    raw = scan_delimited(path, separator=file.separator, needed=list(layout.columns))
+    return collect(raw.lazy, raw.source)
+
+
+def _parquet(path: Path, file: File, layout: Layout) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CorruptFileError(f"not a Parquet file: {error}", path=path) from None
+
+
+def _sequences(path: Path, file: File, layout: Layout) -> pl.DataFrame:
+    raw = scan_sequences(path)
+    return collect(raw.lazy, raw.source)
+
+
+_READERS = {"delimited": _delimited, "csv": _csv, "parquet": _parquet, "sequences": _sequences}
+
+
+def _typed(values: pl.Series, kind: str, path: Path) -> pl.Series:
+    if values.dtype == pl.String and kind != "text":
+        values = values.str.strip_chars().replace("", None)
+    typed = values.cast(_TYPES[kind], strict=False)
+    lost = typed.is_null() & values.is_not_null()
+    if lost.any():
+        row = int(lost.arg_max() or 0)
+        raise DataError(f"column {values.name!r}: {values[row]!r} is not of type {kind}", path=path, row=row)
+    return typed.str.strip_chars() if kind == "text" else typed
+
+
+def _laid_out(table: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    table = table.rename(layout.rename)
+    for name, flags in layout.flags.items():
+        parts = [pl.when(pl.col(flag) == 1).then(pl.lit(flag)) for flag in flags]
+        table = table.with_columns(pl.concat_list(parts).list.drop_nulls().alias(name))
+    table = table.with_columns(pl.col(name).str.split(separator) for name, separator in layout.split.items())
+    for name, (source, pattern) in layout.extract.items():
+        table = table.with_columns(pl.col(source).str.extract(pattern, 1).cast(pl.Int64).alias(name))
+    return table.select(layout.keep) if layout.keep else table

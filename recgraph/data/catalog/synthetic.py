@@ -1,0 +1,186 @@
+"""Generated interactions with planted structure, on which the best possible ranking is known.
+
+Items form groups of equal size, and each group is a cycle: a hidden order of its items. A user belongs to one
+group, starts at a random item of it and then jumps forward along the cycle, ``j`` places with probability
+proportional to ``decay ** j``, ``j = 1 .. reach``. So a model can find groups (what is chosen together) and
+order (what follows what), and all that can be known of the next item is how far it is from the last one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from pydantic import Field, model_validator
+
+from recgraph.config import Config
+from recgraph.rng import numpy_generator
+
+__all__ = ["Best", "Synthetic", "best_possible", "generate", "generate_blocks", "items", "jump_probabilities"]
+
+
+# Users are drawn in blocks with a generator each, so that a log can be larger than memory.
+_BLOCK = 65_536
+_START = 1_000_000_000
+_HOUR = 3_600
+
+
+class Synthetic(Config):
+    """The parameters of the generator.
+
+    A sequence never comes back to an item (``(max_length - 1) * reach`` is less than a group), so keeping and
+    excluding seen items have the same best possible ranking.
+    """
+
+    n_users: int = Field(600, ge=1)
+    n_items: int = Field(300, ge=2)
+    n_groups: int = Field(6, ge=1, description="must divide n_items")
+    min_length: int = Field(5, ge=1, description="fewest interactions of a user")
+    max_length: int = Field(12, ge=1, description="most interactions of a user")
+    reach: int = Field(4, ge=1, description="the longest jump")
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    skew: Annotated[float, Field(ge=0)] = 0.5
+    seed: int = 7
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.n_items % self.n_groups:
+            raise ValueError(f"n_groups = {self.n_groups} must divide n_items = {self.n_items}")
+        if self.max_length < self.min_length:
+            raise ValueError(f"max_length = {self.max_length} must be at least min_length = {self.min_length}")
+        longest = (self.max_length - 1) * self.reach
+        if longest >= self.group_size:
+            raise ValueError(
+                f"(max_length - 1) * reach = {longest} must be less than n_items / n_groups = "
+                f"{self.group_size}, or a user could come back to an item; take fewer groups or more items"
+            )
+        return self
+
+    @property
+    def group_size(self) -> int:
+        return self.n_items // self.n_groups
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best possible result of a next-item ranking.
+
+    Attributes:
+        ndcg, hit_rate: the expectation over users at the cut-off.
+        standard_error: of the mean NDCG over ``n_users`` users, for the perfect ranking.
+        derivation: how it is computed, in words.
+    """
+
+    ndcg: float
+    hit_rate: float
+    standard_error: float
+    derivation: str
+
+
+def jump_probabilities(config: Synthetic) -> npt.NDArray[np.float64]:
+    """[reach]: the probabilities of jumps of 1, 2, ... places; strictly decreasing."""
+    weights: npt.NDArray[np.float64] = config.decay ** np.arange(1, config.reach + 1, dtype=np.float64)
+    p: npt.NDArray[np.float64] = weights / weights.sum()
+    return p
+
+
+def best_possible(config: Synthetic, k: int, n_users: int | None = None) -> Best:
+    """The best NDCG@k and HR@k that any model can expect for the next item of a user.
+
+    Given the history, the next item is the one ``j`` places on from the last with probability p_j, and no other.
+    A ranking that puts it at place r(j) expects NDCG@k = sum_j p_j [r(j) <= k] / log2(1 + r(j)), as one relevant
+    item makes the ideal DCG 1. The gain falls with r, so by the rearrangement inequality the best ranking sorts
+    by probability, r(j) = j: NDCG@k = sum_{j <= min(k, reach)} p_j / log2(1 + j); HR@k is the sum of these p_j.
+    It holds for the test and the validation item alike, and for seen items kept and excluded alike: none of the
+    ``reach`` candidates was seen.
+
+    Raises:
+        ValueError: ``k`` is less than 1.
+    """
+    if k < 1:
+        raise ValueError(f"k = {k} must be at least 1")
+    p = jump_probabilities(config)
+    gains = np.where(np.arange(1, p.size + 1) <= k, 1 / np.log2(np.arange(2, p.size + 2)), 0.0)
+    ndcg = float(p @ gains)
+    variance = float(p @ gains**2) - ndcg**2
+    terms = " + ".join(f"{p[j]:.4f}/log2({j + 2})" for j in range(min(k, p.size)))
+    return Best(
+        ndcg,
+        float(p[:k].sum()),
+        math.sqrt(max(variance, 0.0) / (n_users or config.n_users)),
+        f"NDCG@{k} = sum over jumps j of p_j / log2(1 + j), sorted by probability = {terms} = {ndcg:.4f}",
+    )
+
+
+def items(config: Synthetic) -> pl.DataFrame:
+    """One row an item: ``item_id`` (from 1), ``title``, ``group`` and ``place`` on the group's cycle."""
+    group, place = _places(config)
+    numbers = np.arange(1, config.n_items + 1)
+    return pl.DataFrame(
+        {
+            "item_id": numbers,
+            "title": [f"Item {number} (group {of})" for number, of in zip(numbers, group, strict=True)],
+            "group": group,
+            "place": place,
+        }
+    )
+
+
+def generate(config: Synthetic) -> dict[str, pl.DataFrame]:
+    """The tables ``interactions`` (user, item, timestamp), ``items`` and ``users`` (with their group)."""
+    blocks = list(generate_blocks(config))
+    users = pl.concat([users for _, users in blocks])
+    return {"interactions": pl.concat([log for log, _ in blocks]), "items": items(config), "users": users}
+
+
+def generate_blocks(config: Synthetic) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """(interactions, users) of 65,536 users at a time, for logs larger than memory."""
+    group, place = _places(config)
+    at = np.empty(config.n_items, dtype=np.int64)
+    at[group * config.group_size + place] = np.arange(1, config.n_items + 1)
+    for first in range(0, config.n_users, _BLOCK):
+        yield _block(config, at, first, min(_BLOCK, config.n_users - first))
+
+
+def _places(config: Synthetic) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """[n_items] the group of each item and its place on the group's cycle; neither can be read off the id."""
+    slots = np.argsort(numpy_generator(config.seed, "synthetic", "places").random(config.n_items), kind="stable")
+    return slots // config.group_size, slots % config.group_size
+
+
+def _block(config: Synthetic, at: npt.NDArray[np.int64], first: int, n_users: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    # only uniform doubles are drawn: their stream is the same in every version of numpy
+    random = numpy_generator(config.seed, "synthetic", "users", first).random
+    spread = config.max_length - config.min_length + 1
+    lengths = config.min_length + (random(n_users) * spread).astype(np.int64)
+    popularity = np.arange(1, config.n_groups + 1, dtype=np.float64) ** -config.skew
+    groups = _draw(popularity / popularity.sum(), random(n_users))
+    starts = (random(n_users) * config.group_size).astype(np.int64)
+    begins = _START + (random(n_users) * _HOUR * 24 * 365).astype(np.int64)
+
+    ends = np.cumsum(lengths)
+    steps = 1 + _draw(jump_probabilities(config), random(int(ends[-1])))
+    row_of = np.repeat(np.arange(n_users), lengths)
+    walked = np.cumsum(steps)
+    # the jump that leads to a user's first item does not count
+    offset = walked - np.repeat(walked[ends - lengths], lengths)
+    place = (starts[row_of] + offset) % config.group_size
+    order = np.arange(row_of.size) - np.repeat(ends - lengths, lengths)
+    log = pl.DataFrame(
+        {
+            "user_id": first + 1 + row_of,
+            "item_id": at[groups[row_of] * config.group_size + place],
+            "timestamp": begins[row_of] + order * _HOUR,
+        }
+    )
+    return log, pl.DataFrame({"user_id": first + 1 + np.arange(n_users), "group": groups})
+
+
+def _draw(p: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Inverse transform: index ``i`` with probability ``p[i]``."""
+    return np.minimum(np.searchsorted(np.cumsum(p), uniform, side="right"), p.size - 1)

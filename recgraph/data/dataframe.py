@@ -1,0 +1,171 @@
+"""Frames of the user's own library: pandas, polars or arrow comes in, and the same kind goes out.
+
+Side information of users and items, keyed by the user's own ids.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import narwhals as nw
+import polars as pl
+
+from recgraph.data.diagnose import Raw, Source
+from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
+from recgraph.data.ids import IdMap, family, python_types
+
+__all__ = ["FrameKind", "attach", "frame_kind", "from_native", "relation", "scan_frame", "to_native"]
+
+
+FrameKind = Literal["pandas", "polars", "pyarrow"]
+_KINDS = ("pandas", "polars", "pyarrow")
+
+
+def frame_kind(frame: Any) -> FrameKind:
+    """The library of a frame.
+
+    Raises:
+        ValueError: it is no frame of pandas, polars or pyarrow.
+    """
+    try:
+        kind = nw.from_native(frame).implementation.value
+    except TypeError:
+        kind = type(frame).__name__
+    if kind not in _KINDS:
+        raise ValueError(f"frame is a {kind}; give a frame of {', '.join(_KINDS)}")
+    return cast(FrameKind, kind)
+
+
+def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> Raw:
+    """The named columns of a frame as a lazy polars frame.
+
+    Args:
+        frame: pandas, polars (also lazy) or pyarrow.
+        columns: the names that are needed; others are not touched.
+        ids: the names among them that hold ids.
+
+    Raises:
+        MissingColumnError: a name is not there.
+        MixedIdError: ids of several types in one column.
+    """
+    frame_kind(frame)
+    source = Source("frame")
+    if isinstance(frame, pl.LazyFrame):
+        return Raw(frame, source)
+    table = nw.from_native(frame, eager_only=True)
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        there = ", ".join(repr(str(name)) for name in table.columns)
+        raise source.error(MissingColumnError, f"there is no column {missing[0]!r}; the columns are {there}")
+    uuids: set[str] = set()
+    series = []
+    for name in dict.fromkeys(columns):
+        column = table.get_column(name)  # table[0] would be the first row
+        series.append(_to_polars(column, str(name), name in ids, source, uuids))
+    return Raw(pl.DataFrame(series).lazy(), source, uuids=frozenset(uuids))
+
+
+def from_native(frame: Any) -> pl.DataFrame:
+    """All columns of a frame as polars."""
+    if isinstance(frame, pl.LazyFrame):
+        return frame.collect()
+    names = nw.from_native(frame, eager_only=True).columns
+    return scan_frame(frame, names).lazy.collect()
+
+
+def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:
+    """A polars frame as one of the wanted kind."""
+    if kind == "polars":
+        return frame
+    if kind == "pyarrow":
+        return frame.to_arrow()
+    values = {name: _for_pandas(frame[name]) for name in frame.columns}
+    return nw.from_dict(values, backend="pandas").to_native()
+
+
+def _for_pandas(series: pl.Series) -> Any:
+    """Arrays where pandas has the type, so that widths are kept; else Python values."""
+    plain = series.dtype.is_numeric() or series.dtype == pl.Boolean or series.dtype == pl.Datetime
+    zoned = isinstance(series.dtype, pl.Datetime) and series.dtype.time_zone is not None
+    return series.to_numpy() if plain and not zoned and series.null_count() == 0 else series.to_list()
+
+
+def _to_polars(column: nw.Series[Any], name: str, is_id: bool, source: Source, uuids: set[str]) -> pl.Series:
+    if column.dtype not in (nw.Object, nw.Unknown):
+        try:
+            return column.to_polars()
+        # what is no plain array of pandas needs pyarrow, and types are inferred of the first values alone (errors of
+        # pyarrow are among these): value by value instead
+        except (ImportError, TypeError, ValueError, NotImplementedError, pl.exceptions.PolarsError):
+            pass
+    missing = column.is_null().to_list()
+    values = [None if gone or value != value else value for gone, value in zip(missing, column, strict=True)]
+    return _from_objects(values, name, is_id, source, uuids)
+
+
+def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uuids: set[str]) -> pl.Series:
+    """A column of Python objects: one type, or an error that names the first value of another."""
+    types = python_types(values)
+    if is_id and len(types) > 1:
+        first = next(value for value in values if value is not None)
+        row = next(i for i, value in enumerate(values) if value is not None and type(value) is not type(first))
+        message = (
+            f"column {name!r} holds {values[row]!r} ({type(values[row]).__name__}), but before it "
+            f"{first!r} ({type(first).__name__}); bring all ids of the column to one type"
+        )
+        raise source.error(MixedIdError, message, row=row)
+    if types == {"UUID"}:
+        uuids.add(name)
+        values = [str(value) if isinstance(value, uuid.UUID) else value for value in values]
+    try:
+        return pl.Series(name, values)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"column {name!r} of types {', '.join(sorted(types))} cannot be read: {error}") from None
+
+
+def attach(frame: Any, key: str, ids: IdMap) -> pl.DataFrame:
+    """A frame of features whose key has the type of the log's ids.
+
+    Args:
+        frame: any kind; one row an id. Texts are read as integers where the log's ids are integers; what is
+            no integer cannot be in the log and is left out.
+        key: the column of ids.
+        ids: the log's.
+
+    Raises:
+        DataError: the column is missing, of another type, or not unique.
+    """
+    table = from_native(frame)
+    if key not in table.columns:
+        there = ", ".join(map(repr, table.columns))
+        raise MissingColumnError(f"the features have no column {key!r} (the key); their columns are {there}")
+    have, want = family(table[key].dtype), family(ids.values.dtype)
+    if have != want and not (have == "texts" and want == "integers"):
+        raise MixedIdError(f"column {key!r} of the features holds {have}, the log's ids are {want}")
+    table = table.with_columns(pl.col(key).cast(ids.values.dtype, strict=False)).filter(pl.col(key).is_not_null())
+    repeated = table[key].is_duplicated()
+    if repeated.any():
+        raise DataError(f"id {table[key].filter(repeated)[0]!r} occurs several times in column {key!r} of the features")
+    return table
+
+
+def relation(features: pl.DataFrame | None, key: str, column: str, separator: str, role: str) -> pl.DataFrame:
+    """A column as pairs ``(id, value)``; null and empty values give no pair.
+
+    Raises:
+        MissingColumnError: there are no features, or not this column.
+    """
+    if features is None:
+        raise MissingColumnError(f"the log has no {role} features; give {role}_features when reading")
+    if column not in features.columns or column == key:
+        there = ", ".join(repr(name) for name in features.columns if name != key)
+        raise MissingColumnError(f"the {role} features have no column {column!r}; they have {there}")
+    pairs = features.select(key, column)
+    if pairs[column].dtype == pl.String:
+        pairs = pairs.with_columns(pl.col(column).str.split(separator))
+    if isinstance(pairs[column].dtype, pl.List):
+        pairs = pairs.explode(column)
+    pairs = pairs.filter(pl.col(column).is_not_null())
+    return pairs.filter(pl.col(column) != "") if pairs[column].dtype == pl.String else pairs

@@ -1,0 +1,259 @@
+"""Where a log came from, so that an error can name the file and the line.
+
+Lines are looked up only when something is wrong: the fast path knows rows.
+
+Run a scan; where it fails, find out what is wrong with the file and in which line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, NoReturn, TypeVar
+
+import polars as pl
+
+from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EmptyLogError, EncodingError, MixedIdError
+
+__all__ = ["Format", "Raw", "Source", "check_file", "check_separator", "collect", "is_gzip"]
+
+
+Format = Literal["frame", "delimited", "jsonl", "parquet", "sequences"]
+E = TypeVar("E", bound=DataError)
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The origin of a log.
+
+    Attributes:
+        format: how the rows are held.
+        path: the file; None for a frame in memory.
+        separator: between fields (``delimited``).
+        has_header: whether the first line names the columns (``delimited``).
+    """
+
+    format: Format
+    path: Path | None = None
+    separator: str = ","
+    has_header: bool = True
+
+    def error(self, kind: type[E], message: str, *, row: int | None = None, line: int | None = None) -> E:
+        """An error that says where: the line of a text file, or else the row."""
+        if line is None and row is not None:
+            line = self.line(row)
+        return kind(message, path=self.path, line=line, row=row)
+
+    def line(self, row: int) -> int | None:
+        """The line (from 1) of a row (from 0) of a text file; None where there are no lines."""
+        if self.path is None or self.format in ("frame", "parquet"):
+            return None
+        try:
+            return next((line for line, of in self._rows() if of >= row), None)
+        except (OSError, EOFError, csv.Error):
+            return None
+
+    def open(self) -> IO[str]:
+        """The text of the file, unpacked, without a byte order mark; bytes that are not UTF-8 are replaced."""
+        assert self.path is not None
+        if is_gzip(self.path):
+            return gzip.open(self.path, "rt", encoding="utf-8-sig", errors="replace", newline="")
+        return self.path.open(encoding="utf-8-sig", errors="replace", newline="")
+
+    def has_mark(self) -> bool:
+        """Whether the text starts with a byte order mark."""
+        assert self.path is not None
+        with (gzip.open if is_gzip(self.path) else open)(self.path, "rb") as file:
+            return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+
+    def scan_lines(self) -> pl.LazyFrame:
+        """The lines of the file, unpacked, as ``line`` with their ``number`` from 1; without a byte order mark."""
+        assert self.path is not None
+        lines = pl.scan_lines(self.path).with_row_index("number", offset=1)
+        return lines.with_columns(pl.col("line").str.strip_prefix(_BYTE_ORDER_MARK))
+
+    def _rows(self) -> Iterator[tuple[int, int]]:
+        """(line, the last row that ends on it) for each line that holds rows."""
+        with self.open() as text:
+            if self.format == "delimited" and len(self.separator) == 1:
+                yield from self._csv_rows(text)
+                return
+            row = -2 if self.format == "delimited" and self.has_header else -1
+            for number, line in enumerate(text, start=1):
+                if self.format == "sequences":
+                    row += len(line.split()) - 1 if line.strip() else 0
+                elif line.strip():
+                    row += 1
+                yield number, row
+
+    def _csv_rows(self, text: IO[str]) -> Iterator[tuple[int, int]]:
+        reader = csv.reader(text, delimiter=self.separator)
+        row = -2 if self.has_header else -1
+        start = 1
+        for fields in reader:
+            if any(fields):
+                row += 1
+                yield start, row
+            start = reader.line_num + 1
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A log before encoding.
+
+    Attributes:
+        lazy: the rows in file order.
+        source: where they come from.
+        as_text: every column is text (text files); ids that are all plain integers then become integers.
+        uuids: the columns whose texts were UUID objects.
+    """
+
+    lazy: pl.LazyFrame
+    source: Source
+    as_text: bool = False
+    uuids: frozenset[str] = frozenset()
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the file starts as gzip files do."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+_USUAL_SEPARATORS = (",", "\t", ";", "|", "::")
+
+
+def collect(lazy: pl.LazyFrame, source: Source) -> pl.DataFrame:
+    """Run a query with the streaming engine.
+
+    Raises:
+        DataError: the subclass for what is wrong with the file, with its line where there is one.
+    """
+    try:
+        return lazy.collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        _explain(source, error)
+
+
+def check_file(path: str | Path) -> Path:
+    """The path of a file that exists and is not empty.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        EmptyLogError: it holds no bytes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is not a file")
+    if path.stat().st_size == 0:
+        raise EmptyLogError("the file is empty", path=path)
+    return path
+
+
+def _explain(source: Source, error: Exception) -> NoReturn:
+    if source.path is None:
+        raise DataError(str(error)) from error
+    if source.format == "parquet":
+        raise source.error(CorruptFileError, f"the Parquet file cannot be read: {_first_line(error)}") from None
+    _check_gzip(source)
+    _check_utf8(source)
+    if source.format == "jsonl":
+        _check_json(source)
+    if source.format == "delimited":
+        check_separator(source)
+        if isinstance(error, pl.exceptions.SchemaError) and not source.has_header:
+            raise source.error(DelimiterError, "names are not as many as the fields of the line", line=1) from None
+        if len(source.separator) == 1:
+            _check_fields(source)
+    raise source.error(DataError, f"the file cannot be read: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _check_gzip(source: Source) -> None:
+    assert source.path is not None
+    if not is_gzip(source.path):
+        return
+    try:
+        with gzip.open(source.path, "rb") as file:
+            while file.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise source.error(CorruptFileError, f"the gzip file is damaged: {error}") from None
+
+
+def _check_utf8(source: Source) -> None:
+    assert source.path is not None
+    opener = gzip.open if is_gzip(source.path) else open
+    with opener(source.path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = f"byte {error.start + 1} of the line (0x{line[error.start]:02x})"
+                message = f"{byte} is not UTF-8; convert the file"
+                raise source.error(EncodingError, message, line=number) from None
+
+
+def _check_json(source: Source) -> None:
+    seen: dict[str, tuple[type, int]] = {}
+    with source.open() as text:
+        for number, line in enumerate(text, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise source.error(CorruptFileError, f"the line is not JSON: {error.msg}", line=number) from None
+            if not isinstance(record, dict):
+                raise source.error(CorruptFileError, "the line is not a JSON object", line=number)
+            for name, value in record.items():
+                _same_type(source, seen, name, value, number)
+
+
+def _same_type(source: Source, seen: dict[str, tuple[type, int]], name: str, value: object, line: int) -> None:
+    if value is None:
+        return
+    kind, first = seen.setdefault(name, (type(value), line))
+    if kind is not type(value) and {kind, type(value)} != {int, float}:
+        message = (
+            f"column {name!r} holds {value!r} ({type(value).__name__}), but line {first} holds "
+            f"a {kind.__name__}; write all values of the column in one type"
+        )
+        raise source.error(MixedIdError, message, line=line)
+
+
+def _check_fields(source: Source) -> None:
+    with source.open() as text:
+        reader = csv.reader(text, delimiter=source.separator)
+        width, start = None, 1
+        for fields in reader:
+            width = len(fields) if width is None else width
+            if fields and len(fields) > width:
+                message = f"{len(fields)} fields separated by {source.separator!r}, the first line has {width}"
+                raise source.error(DelimiterError, message, line=start)
+            start = reader.line_num + 1
+
+
+def check_separator(source: Source) -> None:
+    """Raise where the first line does not hold the separator but another usual one."""
+    with source.open() as text:
+        line = text.readline().rstrip("\r\n")
+    if source.separator in line:
+        return
+    other = next((mark for mark in _USUAL_SEPARATORS if mark in line), None)
+    if other is not None:
+        message = (
+            f"{line[:60]!r} is not separated by {source.separator!r}; it looks separated by {other!r}: "
+            f"pass separator={other!r}"
+        )
+        raise source.error(DelimiterError, message, line=1)

@@ -1,1 +1,0 @@
-"""Readers: each turns one format into a lazy frame in file order and the source that errors name."""

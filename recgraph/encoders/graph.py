@@ -1,0 +1,373 @@
+"""Graph convolutions over any sparse operator.
+
+Propagation over any sparse operator, without weights.
+
+LightGCN's propagation over the graph of users and items.
+
+Attention over views of the same nodes: one weight a view.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from itertools import pairwise
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recgraph.encoders.base import dropout_generator
+from recgraph.rng import dropout
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.operators import Chain, Sum, power
+from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.spmm import Backend, Layered, Operator, spmm
+
+__all__ = ["LightGCN", "Propagation", "symmetric_product"]
+
+
+Norm = Literal["none", "joint"]
+
+
+class GCN(nn.Module):
+    """``H <- PReLU(A drop(H W))`` in every layer but the last, ``A drop(H W)`` there.
+
+    Source: Kipf and Welling, ICLR 2017, in the form of MEOW (SDM 2023): one dropout a layer, after the product with
+    the weights; no bias; ``W`` uniform in ``+-1/sqrt(columns)``; a PReLU of one parameter; at the end a normalisation
+    without parameters over the whole N x D matrix jointly (``norm="joint"``), which keeps the nodes' relative lengths.
+    The operator is used as it is: normalise it first.
+
+    Args:
+        in_dim: width of the input.
+        hidden_dim: width of inner layers.
+        out_dim: width of the output.
+        n_layers: at least 1.
+        dropout: its probability.
+        norm: ``"joint"`` or ``"none"``.
+        backend: of the sparse products.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dim: int = 64,
+        out_dim: int = 64,
+        n_layers: int = 2,
+        dropout: float = 0.2,
+        norm: Norm = "joint",
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        if n_layers < 1:
+            raise ValueError(f"n_layers = {n_layers} must be at least 1")
+        self.dropout, self.norm, self.backend = dropout, norm, backend
+        widths = [in_dim, *[hidden_dim] * (n_layers - 1), out_dim]
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(a, b)) for a, b in pairwise(widths))
+        self.activations = nn.ModuleList(nn.PReLU() for _ in range(n_layers - 1))
+        for weight in self.weights:
+            bound = 1 / math.sqrt(weight.shape[1])
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(
+        self,
+        adj: Operator | Layered | Sequence[Operator | Layered],
+        x: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Encode.
+
+        Args:
+            adj: [N, N], normalised; of several, the mean is used (and never made). One a layer (:class:`Layered`)
+                where the rows that are asked for see only a part of the graph.
+            x: [N, F]; with one operator a layer, as many rows as the first one has columns.
+            generator: draws dropout; required in training mode where dropout is above 0.
+
+        Returns:
+            [N, D].
+
+        Raises:
+            ValueError: an operator a layer, but not as many as layers.
+        """
+        adjacencies = [adj] if isinstance(adj, Csr | Chain | Sum | Layered) else list(adj)
+        generator = dropout_generator(self, self.dropout, generator)
+        for layer, weight in enumerate(self.weights):
+            operators = [self._at(one, layer) for one in adjacencies]
+            x = self._propagate(operators, dropout(x @ weight, self.dropout, generator))
+            if layer < len(self.activations):
+                x = self.activations[layer](x)
+        return F.layer_norm(x, x.shape) if self.norm == "joint" else x
+
+    def _at(self, adj: Operator | Layered, layer: int) -> Operator:
+        if not isinstance(adj, Layered):
+            return adj
+        if len(adj.layers) != len(self.weights):
+            raise ValueError(f"adj has {len(adj.layers)} layers and the encoder {len(self.weights)}; give one a layer")
+        return adj.layers[layer]
+
+    def _propagate(self, adjacencies: list[Operator], x: Tensor) -> Tensor:
+        total = spmm(adjacencies[0], x, self.backend)
+        for adj in adjacencies[1:]:
+            total = total + spmm(adj, x, self.backend)
+        return total if len(adjacencies) == 1 else total / len(adjacencies)
+
+
+class Propagation(nn.Module):
+    """``A x``, of several operators their mean: LightGCN's convolution (SIGIR 2020), to be called as a GCN is."""
+
+    def forward(self, adj: Sequence[Operator | Layered], x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[N, D] of x [N, D] and operators [N, N]; the generator is not read.
+
+        Raises:
+            ValueError: an operator for each layer of several.
+        """
+        products = []
+        for one in adj:
+            if isinstance(one, Layered):
+                raise ValueError("Propagation has one layer; give it operators, not Layered ones")
+            products.append(spmm(one, x))
+        return products[0] if len(products) == 1 else torch.stack(products).mean(0)
+
+
+T = TypeVar("T")
+
+#: added to the output of a layer, given that output
+Perturbation = Callable[[Tensor], Tensor]
+
+
+class LightGCN(nn.Module):
+    """Vectors of users and items, each layer the normalised sum of the neighbours' vectors; the mean over layers.
+
+    ``E_k = D^-1/2 A D^-1/2 E_(k-1)`` with A the binary adjacency of users (nodes ``0 ... n_users - 1``) and items
+    (``n_users + item_idx``), and the mean of ``E_0 ... E_K``. There are no weights to learn here. Source: He et al.,
+    LightGCN (SIGIR 2020), equations 3, 6 and 8.
+
+    The graph is part of the state, so that a saved model ranks without its training data; before :meth:`connect` it
+    has no edge. Until then, and for a node without edges, the mean is ``E_0 / (K + 1)``.
+
+    Args:
+        n_users, n_items: the numbers of nodes.
+        n_layers: K.
+    """
+
+    offsets: Tensor
+    items: Tensor
+
+    def __init__(self, n_users: int, n_items: int, n_layers: int) -> None:
+        super().__init__()
+        self.n_users, self.n_items, self.n_layers = n_users, n_items, n_layers
+        # half the bytes of int64, in every checkpoint
+        self.register_buffer("offsets", torch.zeros(n_users + 1, dtype=torch.int64))
+        self.register_buffer("items", torch.zeros(0, dtype=torch.int32))
+        self._made: dict[Hashable, Any] = {}
+
+    def connect(self, rows: Ragged) -> None:
+        """Set the edges.
+
+        Args:
+            rows: n_users rows of distinct item indices, ascending.
+
+        Raises:
+            ValueError: the number of users is another.
+        """
+        if rows.n_rows != self.n_users:
+            raise ValueError(f"rows has {rows.n_rows} users, the encoder was built for {self.n_users}")
+        device = self.offsets.device
+        self.offsets, self.items = rows.offsets.to(device), rows.values.to(device, torch.int32)
+        self._made = {}
+
+    @property
+    def n_edges(self) -> int:
+        return self.items.numel()
+
+    @property
+    def edge_users(self) -> Tensor:
+        """[n_edges] int64: the user of each edge."""
+        return self._edges()[0]
+
+    @property
+    def edge_items(self) -> Tensor:
+        """[n_edges] int64: the item of each edge, 0-based."""
+        return self._edges()[1]
+
+    def adjacency(self, dtype: torch.dtype = torch.float32) -> Csr:
+        """The symmetric normalised adjacency of all nodes; made once."""
+        return self._once(("adjacency", dtype), lambda: self._normalised(*self._edges(), self._item_order(), dtype))
+
+    def subgraph(self, keep_mask: Tensor, dtype: torch.dtype = torch.float32) -> Csr:
+        """The adjacency of some of the edges, normalised by the degrees that they leave.
+
+        Args:
+            keep_mask: [n_edges] bool.
+        """
+        users, items = self._edges()
+        order = self._item_order()
+        kept = order[keep_mask[order]]
+        number = keep_mask.cumsum(0) - 1
+        return self._normalised(users[keep_mask], items[keep_mask], number[kept], dtype)
+
+    def layers(self, x: Tensor, adjacencies: Sequence[Csr] = (), perturb: Perturbation | None = None) -> list[Tensor]:
+        """The vectors after each layer.
+
+        Args:
+            x: [n_users + n_items, D], ``E_0``.
+            adjacencies: of each layer, symmetric; default: the whole graph's in all.
+            perturb: gives what is added to each layer's output, before the next layer reads it.
+
+        Returns:
+            ``[E_0, ..., E_K]``.
+        """
+        every = [x]
+        for adjacency in adjacencies or [self.adjacency(x.dtype)] * self.n_layers:
+            x = symmetric_product(adjacency, x)
+            if perturb is not None:
+                x = x + perturb(x.detach())
+            every.append(x)
+        return every
+
+    def forward(self, x: Tensor, adjacencies: Sequence[Csr] = ()) -> Tensor:
+        """[n_users + n_items, D]: the mean over ``E_0 ... E_K``; see :meth:`layers`."""
+        return mean(self.layers(x, adjacencies))
+
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        return self._once("edges", lambda: (Ragged(self.items, self.offsets).rows, self.items.long()))
+
+    def _item_order(self) -> Tensor:
+        """[n_edges] int64: the edges by item, then user."""
+        return self._once("order", lambda: torch.argsort(self._edges()[1], stable=True))
+
+    def _normalised(self, users: Tensor, items: Tensor, by_item: Tensor, dtype: torch.dtype) -> Csr:
+        degrees = torch.cat(
+            [torch.bincount(users, minlength=self.n_users), torch.bincount(items, minlength=self.n_items)]
+        )
+        indptr = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
+        root = power(degrees.to(dtype), -0.5)
+        of_edge = root[users] * root[self.n_users + items]
+        indices = torch.cat([items + self.n_users, users[by_item]])
+        n_nodes = self.n_users + self.n_items
+        return Csr(indptr, indices, torch.cat([of_edge, of_edge[by_item]]), (n_nodes, n_nodes))
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        every = self._made  # read once: another thread may replace it
+        if key not in every:
+            # made under inference mode it could not be used in training
+            with torch.inference_mode(False):
+                every[key] = make()
+        made: T = every[key]
+        return made
+
+    def _apply(self, *args: Any) -> Any:
+        self._made = {}
+        return super()._apply(*args)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # the number of edges is known by the state alone
+        if f"{prefix}items" in state_dict:
+            self.items = self.items.new_empty(state_dict[f"{prefix}items"].shape)
+        self._made = {}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def mean(layers: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors of one shape."""
+    if len(layers) == 1:
+        return layers[0]
+    total = layers[0] + layers[1]
+    for layer in layers[2:]:
+        total += layer
+    return total.mul_(1 / len(layers))
+
+
+def symmetric_product(adjacency: Csr, x: Tensor) -> Tensor:
+    """``A x`` for a symmetric A without gradients to its weights; it is its own transpose in backward, so that none is
+    made."""
+    product: Tensor = _SymmetricProduct.apply(adjacency, x)  # type: ignore[no-untyped-call]
+    return product
+
+
+class _SymmetricProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, adjacency: Csr, x: Tensor) -> Tensor:
+        ctx.adjacency = adjacency
+        return spmm(adjacency, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, symmetric_product(ctx.adjacency, grad)
+
+
+class SemanticAttention(nn.Module):
+    """``sum_p beta_p Z_p`` with ``beta = softmax_p(a . mean over nodes of tanh(W z_p + b))``.
+
+    Source: Wang et al., "Heterogeneous Graph Attention Network" (HAN), WWW 2019, equations 7 to 9; HeCo and MEOW
+    use it.
+
+    Args:
+        dim: D, width of the embeddings.
+        inner_dim: width of W's output; default D.
+        dropout: of the entries of ``a`` (HeCo).
+
+    Attributes:
+        last: [P], the weights of the last call, detached: which view counts how much.
+    """
+
+    def __init__(self, dim: int, inner_dim: int | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        inner_dim = inner_dim or dim
+        self.dropout = dropout
+        self.fc = nn.Linear(dim, inner_dim)
+        self.att = nn.Parameter(torch.empty(1, inner_dim))
+        nn.init.xavier_normal_(self.fc.weight, gain=1.414)
+        nn.init.xavier_normal_(self.att, gain=1.414)
+        self.last: Tensor | None = None
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """Combine.
+
+        Args:
+            views: P tensors [N, D], P >= 1.
+            generator: draws dropout; required in training mode where dropout is above 0.
+
+        Returns:
+            [N, D].
+        """
+        if not views:
+            raise ValueError("views = () must hold at least one tensor [N, D]")
+        generator = dropout_generator(self, self.dropout, generator)
+        a = dropout(self.att, self.dropout, generator)[0]
+        scores = torch.stack([torch.tanh(self.fc(z)).mean(0) @ a for z in views])
+        beta = torch.softmax(scores, 0)
+        self.last = beta.detach()
+        return _weighted_sum(views, beta)
+
+
+class ViewWeights(nn.Module):
+    """``sum_p beta_p Z_p`` with ``beta`` the softmax of one learned number a view, equal at the start.
+
+    Unlike :class:`SemanticAttention` it does not look at the nodes: it costs nothing beside the sum.
+
+    Args:
+        n_views: P.
+
+    Attributes:
+        last: [P], the weights of the last call, detached.
+    """
+
+    def __init__(self, n_views: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(n_views))
+        self.last: Tensor | None = None
+
+    def forward(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """[N, D] of P tensors [N, D]; the generator is not read."""
+        beta = torch.softmax(self.logits, 0)
+        self.last = beta.detach()
+        return _weighted_sum(views, beta)
+
+
+def _weighted_sum(views: Sequence[Tensor], beta: Tensor) -> Tensor:
+    total = views[0] * beta[0]
+    for weight, z in zip(beta[1:], views[1:], strict=True):
+        total = torch.addcmul(total, z, weight)
+    return total

@@ -1,0 +1,298 @@
+"""What metrics read: ranked lists, their hits, and what is known of items.
+
+The relevant items of all users, ready to be looked up in ranked lists.
+
+The exact expectation over all orders of equal scores, in place of one of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recgraph.data.part import Cases
+from recgraph.sparse.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the items, apart from any ranking.
+
+    Attributes:
+        n_items: the size of the catalogue.
+        counts: [n_items] int64, interactions of each item in the data the model was fitted on.
+        n_users: users of that data with an interaction.
+        features: [n_items, F], item features or embeddings.
+    """
+
+    n_items: int
+    counts: Tensor | None = None
+    n_users: int | None = None
+    features: Tensor | None = None
+
+    @cached_property
+    def by_popularity(self) -> Tensor:
+        """[n_items] int64: the most popular item first, equally popular ones in the order of their indices."""
+        assert self.counts is not None
+        return self.counts.argsort(descending=True, stable=True)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the relevant items stand among all candidates.
+
+    Attributes:
+        above: a row for each user, an entry for each relevant item: the candidates with a greater score.
+        equal: aligned with ``above.values``: the candidates with the same score, the item itself included.
+        before: aligned: of those, how many the tie rule lists before the item.
+        reachable: aligned, bool: whether the item is a candidate at all; the counts of others mean nothing.
+        n_candidates: [U] int64.
+    """
+
+    above: Ragged
+    equal: Tensor
+    before: Tensor
+    reachable: Tensor
+    n_candidates: Tensor
+
+    def rows(self, start: int, end: int) -> Places:
+        first, last = (int(self.above.offsets[row]) for row in (start, end))
+        return Places(
+            _rows(self.above, start, end),
+            self.equal[first:last],
+            self.before[first:last],
+            self.reachable[first:last],
+            self.n_candidates[start:end],
+        )
+
+    def to(self, device: torch.device) -> Places:
+        above, n_candidates = self.above.to(device), self.n_candidates.to(device)
+        return Places(above, self.equal.to(device), self.before.to(device), self.reachable.to(device), n_candidates)
+
+    @classmethod
+    def gather(cls, parts: list[Places], index: Tensor) -> Places:
+        """The users of all parts, the one of row i at place ``index[i]`` [U]."""
+        row_of = torch.empty_like(index)
+        row_of[index] = torch.arange(index.numel())
+        above = Ragged.cat([part.above for part in parts])
+
+        def values(name: str) -> Tensor:
+            return above.with_values(torch.cat([getattr(part, name) for part in parts])).take(row_of).values
+
+        n_candidates = torch.cat([part.n_candidates for part in parts])[row_of]
+        return cls(above.take(row_of), values("equal"), values("before"), values("reachable"), n_candidates)
+
+    def n_tied(self) -> Tensor:
+        """[T] int64: the relevant items of the same user with the same score, the item itself included."""
+        _, group, counts = torch.unique(self._group_keys, return_inverse=True, return_counts=True)
+        tied: Tensor = counts[group]
+        return tied
+
+    def n_better(self) -> Tensor:
+        """[T] int64: the relevant items of the same user with a greater score."""
+        keys = self._group_keys
+        ordered = keys.sort().values
+        first_of_row = torch.searchsorted(ordered, self.above.rows * self._width)
+        return torch.searchsorted(ordered, keys) - first_of_row
+
+    @property
+    def _width(self) -> int:
+        return int(self.n_candidates.max()) + 2 if self.n_candidates.numel() else 1
+
+    @property
+    def _group_keys(self) -> Tensor:
+        # what is no candidate stands in a group behind all others
+        place = torch.where(self.reachable, self.above.values, self._width - 1)
+        return self.above.rows * self._width + place
+
+
+@dataclass(frozen=True)
+class Ties:
+    """The tied group that each place of a list belongs to, for expectations over all orders of equal scores.
+
+    Attributes:
+        offset: [U, K] int64, places of the group before this one.
+        size: [U, K] int64, candidates in the group (also beyond the list); at least 1.
+        n_hits: [U, K] int64, relevant ones among them.
+    """
+
+    offset: Tensor
+    size: Tensor
+    n_hits: Tensor
+
+
+@dataclass(frozen=True)
+class RankedHits:
+    """Ranked lists as metrics see them. What is None is not known; a metric says what it needs.
+
+    Attributes:
+        hits: [U, K], whether the item at each rank is relevant: bool, or float64 where ``ties`` are given: the
+            probability over all orders of equal scores. A place past the end of a short list is a miss.
+        n_relevant: [U] int64; relevant items that cannot be recommended count.
+        gains: [U, K] float64, the grade of the item at each rank, 0 for a miss (its expectation where ``ties`` are
+            given); None where grades are binary.
+        ideal_gains: [U, K] float64, the user's grades in descending order, padded with 0; None where binary.
+        total_gain: [U] float64, the sum of the user's grades.
+        lengths: [U] int64, items listed; None where every list is full.
+        items: [U, K] int64, -1 past the end.
+        scores: [U, K], aligned, where they are known.
+        known: [U, K] bool, whether the user has an interaction with the item in the data the model was fitted on.
+        trained: [U] bool, whether the user has any.
+        relevant: U rows of item indices.
+        places: where the relevant items stand among all candidates.
+        ties: the tied groups.
+        facts: of the items.
+    """
+
+    hits: Tensor
+    n_relevant: Tensor
+    gains: Tensor | None = None
+    ideal_gains: Tensor | None = None
+    total_gain: Tensor | None = None
+    lengths: Tensor | None = None
+    items: Tensor | None = None
+    scores: Tensor | None = None
+    known: Tensor | None = None
+    trained: Tensor | None = None
+    relevant: Ragged | None = None
+    places: Places | None = None
+    ties: Ties | None = None
+    facts: Facts | None = None
+
+    def __len__(self) -> int:
+        return self.hits.shape[0]
+
+    def rows(self, start: int, end: int) -> RankedHits:
+        """Users ``start`` to ``end``."""
+        parts: dict[str, Any] = {field.name: _part(getattr(self, field.name), start, end) for field in fields(self)}
+        return RankedHits(**parts)
+
+    def n_listed(self, k: int) -> Tensor:
+        """[U] int64: items among the first ``k`` places."""
+        if self.lengths is None:
+            return torch.full_like(self.n_relevant, k)
+        return self.lengths.clamp(max=k)
+
+
+def _rows(rows: Ragged, start: int, end: int) -> Ragged:
+    offsets = rows.offsets[start : end + 1]
+    return Ragged(rows.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+
+
+def _part(value: object, start: int, end: int) -> object:
+    if isinstance(value, Tensor):
+        return value[start:end]
+    if isinstance(value, Ragged):
+        return _rows(value, start, end)
+    if isinstance(value, Places):
+        return value.rows(start, min(end, value.above.n_rows))
+    if isinstance(value, Ties):
+        return Ties(value.offset[start:end], value.size[start:end], value.n_hits[start:end])
+    return value
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Relevant items, each once.
+
+    Attributes:
+        keys: [T] int64, ascending: ``row * n_items + item``.
+        grades: [T] float64, aligned, or None; an item that is given twice counts with its highest grade.
+        n_relevant: [U] int64.
+        n_items: the size of the catalogue.
+    """
+
+    keys: Tensor
+    grades: Tensor | None
+    n_relevant: Tensor
+    n_items: int
+
+    @classmethod
+    def of(cls, cases: Cases) -> Truth:
+        """Read the truth of cases.
+
+        Raises:
+            ValueError: an item index outside the catalogue, or a grade that is not positive and finite.
+        """
+        values = cases.truth.values
+        if bool(((values < 0) | (values >= cases.n_items)).any()):
+            raise ValueError(f"cases.truth holds an item outside 0 to {cases.n_items - 1}")
+        keys, inverse = torch.unique(cases.truth.rows * cases.n_items + values, return_inverse=True)
+        n_relevant = torch.bincount(keys // cases.n_items, minlength=len(cases))
+        grades = None
+        if cases.grades is not None:
+            given = cases.grades.double()
+            if not bool(((given > 0) & given.isfinite()).all()):
+                raise ValueError("cases.grades must be positive and finite; leave items of grade 0 out of the truth")
+            grades = torch.zeros(keys.numel(), dtype=torch.float64)
+            grades.scatter_reduce_(0, inverse, given, "amax")
+        return cls(keys, grades, n_relevant, cases.n_items)
+
+    @property
+    def graded(self) -> bool:
+        return self.grades is not None
+
+    def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Look lists up.
+
+        Args:
+            rows: [B] int64, rows of the cases.
+            items: [B, K] int64, -1 for padding.
+
+        Returns:
+            places [B, K] among :attr:`keys` (any where not found) and found [B, K] bool.
+        """
+        wanted = torch.where(items < 0, -1, rows[:, None] * self.n_items + items)
+        places = torch.searchsorted(self.keys, wanted).clamp(max=self.keys.numel() - 1)
+        return places, self.keys[places] == wanted
+
+    def ideal_gains(self, depth: int) -> Tensor | None:
+        """[U, depth] float64: each user's grades in descending order, padded with 0; None where binary."""
+        if self.grades is None:
+            return None
+        rows = self.keys // self.n_items
+        by_grade = self.grades.argsort(descending=True, stable=True)
+        order = by_grade[rows[by_grade].argsort(stable=True)]
+        sorted_grades = Ragged.from_lengths(self.grades[order], self.n_relevant)
+        return sorted_grades.first(self.n_relevant.clamp(max=depth)).to_padded(width=depth)
+
+
+def expected_hits(places: Places, depth: int, grades: Tensor | None = None) -> tuple[Tensor, Tensor | None, Ties]:
+    """Lists in which each place holds the probability of a hit.
+
+    A group of n candidates with the same score, m of them relevant, takes n consecutive places; over all their orders
+    each of these is a hit with probability m / n.
+
+    Args:
+        places: of the relevant items.
+        depth: the length of the lists.
+        grades: [T] float64, aligned with ``places.above.values``, or None.
+
+    Returns:
+        hits [U, depth] float64, gains [U, depth] float64 or None, and the groups; a place without a relevant item in
+        its group is a group of its own.
+    """
+    n_users, device = places.above.n_rows, places.above.device
+    shape = (n_users, depth)
+    hits = torch.zeros(shape, dtype=torch.float64, device=device)
+    gains = None if grades is None else torch.zeros_like(hits)
+    ties = Ties(*(torch.full(shape, fill, device=device) for fill in (0, 1, 0)))
+    listed = places.reachable & (places.above.values < depth)
+    keys = (places.above.rows * depth + places.above.values)[listed]
+    keys, group, n_hits = torch.unique(keys, return_inverse=True, return_counts=True)
+    size = torch.zeros_like(keys).scatter_(0, group, places.equal[listed])
+    above = keys % depth
+    lengths = size.minimum(depth - above)
+    taken = Ragged.from_lengths(torch.empty(int(lengths.sum()), device=device), lengths)
+    rows, offset = taken.rows, taken.positions
+    at = (keys // depth)[rows], above[rows] + offset
+    hits[at] = (n_hits.double() / size)[rows]
+    if grades is not None and gains is not None:
+        total = torch.zeros(keys.numel(), dtype=torch.float64, device=device).index_add_(0, group, grades[listed])
+        gains[at] = (total / size)[rows]
+    ties.offset[at], ties.size[at], ties.n_hits[at] = offset, size[rows], n_hits[rows]
+    return hits, gains, ties

@@ -1,0 +1,208 @@
+"""Hit rate: whether anything relevant is found.
+
+Precision: the share of the list that is relevant.
+
+Recall: the share of the relevant items that is found.
+
+F1: precision and recall in one.
+
+R-precision: precision at as many places as there are relevant items.
+
+Popularity-stratified recall.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recgraph.evaluate.metrics.base import Metric, Places, RankedHits, first_hit
+
+
+@dataclass(frozen=True)
+class HitRate(Metric):
+    """1 if a relevant item is among the first k, else 0.
+
+    Attributes:
+        count: the number of relevant items instead (ranx's ``hits``; always so under ``recpack``, whose ``HitK``
+            it is).
+    """
+
+    count: bool = False
+
+    name = "hit_rate"
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        if self.count or self.convention == "recpack":
+            return ranked.hits[:, :k].sum(1).double()
+        if ranked.ties is not None:
+            return first_hit(ranked, k).sum(1)
+        return ranked.hits[:, :k].any(1).double()
+
+
+@dataclass(frozen=True)
+class Precision(Metric):
+    """hits in the first k / k.
+
+    Short lists are divided by k, too; under ``lenskit`` by their length, and an empty list has no value.
+
+    Attributes:
+        divide_by: ``k``, the ``listed`` items (also what Cornac does without a cut-off), the ``relevant`` items but
+            at most k (RecTools' ``r_precision=True``, which is not R-precision), or the ``catalogue`` but at most
+            k (TorchMetrics' ``adaptive_k=True``); by default that of the convention.
+    """
+
+    divide_by: Literal["k", "listed", "relevant", "catalogue"] | None = None
+
+    name = "precision"
+    expects = True
+    wants_positive_scores = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"n_items"} if self.divide_by == "catalogue" else ())
+
+    def without_truth(self) -> float | None:
+        return None if self.convention == "lenskit" else super().without_truth()
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        found = ranked.hits[:, :k].sum(1).double()
+        divide_by = self.divide_by or ("listed" if self.convention == "lenskit" else "k")
+        if divide_by == "listed":
+            return found / ranked.n_listed(k)
+        if divide_by == "relevant":
+            return found / ranked.n_relevant.clamp(max=k)
+        if divide_by == "catalogue":
+            assert ranked.facts is not None
+            return found / min(k, ranked.facts.n_items)
+        return found / k
+
+
+@dataclass(frozen=True)
+class Recall(Metric):
+    """hits in the first k / relevant items.
+
+    Under ``lenskit`` the divisor is min(relevant items, k); elsewhere, with more than k relevant items, the best
+    possible value is below 1.
+
+    Attributes:
+        bounded: divide by min(relevant items, k) (RecPack's ``CalibratedRecallK``).
+        weighted: count grades, not items (PyG's ``weighted=True``).
+    """
+
+    bounded: bool = False
+    weighted: bool = False
+
+    name = "recall"
+    expects = True
+    wants_positive_scores = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"gains", "total_gain"} if self.weighted else ())
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        if self.weighted:
+            assert ranked.gains is not None
+            assert ranked.total_gain is not None
+            return ranked.gains[:, :k].sum(1) / ranked.total_gain
+        bounded = self.bounded or self.convention == "lenskit"
+        return ranked.hits[:, :k].sum(1).double() / (ranked.n_relevant.clamp(max=k) if bounded else ranked.n_relevant)
+
+
+@dataclass(frozen=True)
+class F1(Metric):
+    """(1 + b^2) P R / (b^2 P + R) of precision and recall at k, which is (1 + b^2) hits / (b^2 relevant + k).
+
+    Attributes:
+        beta: the weight b of recall.
+    """
+
+    beta: float = 1.0
+
+    name = "f1"
+    conventions = ("recgraph", "rectools", "pyg", "ranx", "cornac")
+    expects = True
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        square = self.beta**2
+        return (1 + square) * ranked.hits[:, :k].sum(1).double() / (square * ranked.n_relevant + k)
+
+
+class RPrecision(Metric):
+    """hits in the first r / r, r the number of relevant items. It has no cut-off.
+
+    (RecTools' ``r_precision=True`` is something else: ``Precision(divide_by="relevant")``.)
+    """
+
+    name = "r_precision"
+    conventions = ("recgraph", "torchmetrics", "ranx")
+    expects = True
+
+    @property
+    def cut(self) -> bool:
+        return False
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        if ranked.places is not None:
+            return _from_places(ranked.places, ranked.n_relevant, ranked.ties is not None) / ranked.n_relevant
+        place = torch.arange(k, device=ranked.hits.device)
+        return (ranked.hits[:, :k] * (place < ranked.n_relevant[:, None])).sum(1).double() / ranked.n_relevant
+
+
+def _from_places(places: Places, n_relevant: Tensor, expected: bool) -> Tensor:
+    """[U] float64: the (expected) hits in the first r places of the whole ranking."""
+    left = n_relevant[places.above.rows] - places.above.values
+    if expected:
+        found = (left.clamp(min=0).double() / places.equal.clamp(min=1)).clamp(max=1)
+    else:
+        found = (places.before < left).double()
+    values = torch.zeros(places.above.n_rows, dtype=torch.float64, device=found.device)
+    return values.index_add_(0, places.above.rows, found * places.reachable)
+
+
+_MOST = 10_000.0
+
+
+@dataclass(frozen=True)
+class StratifiedRecall(Metric):
+    """Recall in which an item counts 1 / popularity^beta, so that what is hard to find counts more.
+
+    Steck, "Item popularity and recommendation accuracy" (RecSys 2011). Popularity is the interactions in the training
+    data; an item without any counts like one with a single interaction.
+
+    Under ``recpack`` (``IPSHitRateK``): the sum over hits of min(all interactions / the item's, 10000), 0 for an item
+    without any, not divided.
+
+    Attributes:
+        beta: 0 gives recall.
+    """
+
+    beta: float = 0.5
+
+    name = "stratified_recall"
+    conventions = ("recgraph", "recpack")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"items", "counts", "relevant"})
+
+    def compute(self, ranked: RankedHits, k: int) -> Tensor:
+        assert ranked.items is not None
+        assert ranked.facts is not None
+        assert ranked.facts.counts is not None
+        assert ranked.relevant is not None
+        counts = ranked.facts.counts.double()
+        if self.convention == "recpack":
+            weights = torch.where(counts > 0, (counts.sum() / counts.clamp(min=1)).clamp(max=_MOST), 0.0)
+        else:
+            weights = counts.clamp(min=1) ** -self.beta
+        found = (weights[ranked.items[:, :k].clamp(min=0)] * ranked.hits[:, :k]).sum(1)
+        if self.convention == "recpack":
+            return found
+        total = torch.zeros_like(found).index_add_(0, ranked.relevant.rows, weights[ranked.relevant.values])
+        return found / total

@@ -1,0 +1,374 @@
+"""The node task: how well frozen embeddings tell classes apart, by linear probes and by clustering.
+
+The node task's table: probes at each number of labels, clustering, and the protocol that made the numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recgraph.config import Config
+from recgraph.graph.node_task import NodeSplit, NodeTask
+from recgraph.rng import derive
+
+__all__ = [
+    "NodeProtocol",
+    "NodeResults",
+    "ProbeConfig",
+    "ProbeScores",
+    "cluster_scores",
+    "evaluate_nodes",
+    "f1_scores",
+    "linear_probe",
+    "logistic_probe",
+]
+
+
+SCORES = ("macro_f1", "micro_f1", "auc")
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """Test scores of each probe, in [0, 1].
+
+    Attributes:
+        macro_f1, micro_f1, auc: [R] float64; the area is one-vs-rest, the mean over classes.
+    """
+
+    macro_f1: Tensor
+    micro_f1: Tensor
+    auc: Tensor
+
+    def mean(self) -> dict[str, float]:
+        """The mean over the probes of each score."""
+        return {name: float(getattr(self, name).mean()) for name in SCORES}
+
+    def std(self) -> dict[str, float]:
+        """The deviation over the probes: of the probe, not of the training of the embeddings."""
+        return {name: float(getattr(self, name).std(correction=0)) for name in SCORES}
+
+
+class ProbeConfig(Config):
+    learning_rate: Annotated[float, Field(gt=0, description="of Adam")] = 0.01
+    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam")] = 0.0
+    repeats: Annotated[int, Field(ge=1, description="classifiers, which differ in their first weights")] = 50
+    steps: Annotated[int, Field(ge=1, description="full-batch steps of each")] = 200
+
+
+def linear_probe(
+    embedding: Tensor,
+    labels: Tensor,
+    split: NodeSplit,
+    *,
+    seed: int = 0,
+    config: ProbeConfig | None = None,
+    **settings: Any,
+) -> ProbeScores:
+    """The published protocol: linear classifiers by Adam, all of them as one tensor.
+
+    Xavier-uniform weights, bias 0; after each step the validation nodes are scored. The test's Macro-F1 is that of the
+    step with the first best validation Macro-F1; its Micro-F1 and area are those of the first best Micro-F1.
+
+    Args:
+        embedding: [N, D], frozen.
+        labels: [N] int64 from 0.
+        split: of the nodes; one that stands in ``train`` twice counts twice.
+        seed: of the first weights.
+        config, settings: see :class:`ProbeConfig`.
+
+    Source: HeCo (KDD 2021), evaluation as published; MEOW and AdaMEOW use it. The published code trains one classifier
+    after the other.
+    """
+    if config is not None and settings:
+        raise ValueError(f"give linear_probe a config or settings, not both (got {sorted(settings)})")
+    config = config or ProbeConfig.of(settings)
+    x, n_classes = _checked(embedding, labels, split)
+    probes = _Probes(x.shape[1], n_classes, config.repeats, x.device, seed)
+    optimiser = torch.optim.Adam(probes.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    best_macro, best_micro = _Best(probes), _Best(probes)
+    train_labels, valid_labels = labels[split.train], labels[split.valid]
+    for _ in range(config.steps):
+        loss = probes.loss(x[split.train], train_labels)
+        probes.weight.grad, probes.bias.grad = torch.autograd.grad(loss, probes.parameters)
+        optimiser.step()
+        with torch.no_grad():
+            macro, micro = f1_scores(probes.logits(x[split.valid]).max(0).indices, valid_labels, n_classes)
+        best_macro.update(macro, probes)
+        best_micro.update(micro, probes)
+    test, test_labels = x[split.test], labels[split.test]
+    macro, _ = f1_scores(best_macro.logits(test).max(0).indices, test_labels, n_classes)
+    logits = best_micro.logits(test)
+    _, micro = f1_scores(logits.max(0).indices, test_labels, n_classes)
+    return ProbeScores(macro, micro, _areas(torch.softmax(logits, 0), test_labels))
+
+
+class _Probes:
+    """R linear classifiers; logits are [C, R, n], so that what goes over classes is elementwise over the rest."""
+
+    def __init__(self, dim: int, n_classes: int, repeats: int, device: torch.device, seed: int) -> None:
+        generator = torch.Generator(device).manual_seed(derive(seed, "probe"))
+        bound = math.sqrt(6 / (dim + n_classes))
+        weight = torch.empty(n_classes, repeats, dim, device=device).uniform_(-bound, bound, generator=generator)
+        self.weight = weight.requires_grad_()
+        self.bias = torch.zeros(n_classes, repeats, 1, device=device).requires_grad_()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [self.weight, self.bias]
+
+    def logits(self, x: Tensor) -> Tensor:
+        return _logits(self.weight, self.bias, x)
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The sum over classifiers of the mean cross-entropy: each gets its own gradient."""
+        logits = self.logits(x)
+        of_label = logits.gather(0, labels.expand(1, logits.shape[1], -1))
+        return (logits.logsumexp(0) - of_label[0]).mean(1).sum()
+
+
+class _Best:
+    """The weights of each classifier at its first best validation score."""
+
+    def __init__(self, probes: _Probes) -> None:
+        repeats = probes.weight.shape[1]
+        self.score = torch.full((repeats,), -torch.inf, dtype=torch.float64, device=probes.weight.device)
+        self.weight, self.bias = (p.detach().clone() for p in probes.parameters)
+
+    def update(self, score: Tensor, probes: _Probes) -> None:
+        better = score > self.score
+        self.score = torch.where(better, score, self.score)
+        for kept, now in ((self.weight, probes.weight), (self.bias, probes.bias)):
+            torch.where(better[:, None], now.detach(), kept, out=kept)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return _logits(self.weight, self.bias, x)
+
+
+def _logits(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    return (weight.view(-1, x.shape[1]) @ x.t()).view(*weight.shape[:2], -1) + bias
+
+
+def logistic_probe(
+    embedding: Tensor,
+    labels: Tensor,
+    split: NodeSplit,
+    *,
+    strengths: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0),
+) -> ProbeScores:
+    """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the validation nodes.
+
+    Deterministic, and with one optimum: what is left of the published protocol when neither the first weights nor the
+    number of steps matter. Macro-F1 is that of the best validation Macro-F1, the others of the best Micro-F1.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, n_classes = _checked(embedding, labels, split)
+    host = x.double().cpu().numpy()
+    train, valid, test = (index.cpu().numpy() for index in (split.train, split.valid, split.test))
+    valid_labels, test_labels = labels[split.valid].cpu(), labels[split.test].cpu()
+    rows = []
+    for strength in strengths:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+        model.fit(host[train], labels.cpu().numpy()[train])
+        on_valid = torch.as_tensor(model.predict(host[valid]))[None]
+        on_test = torch.zeros(n_classes, 1, len(test), dtype=torch.float64)
+        on_test[model.classes_, 0] = torch.as_tensor(model.predict_proba(host[test]).T)
+        scores = f1_scores(on_test.max(0).indices, test_labels, n_classes)
+        rows.append((f1_scores(on_valid, valid_labels, n_classes), scores, _areas(on_test, test_labels)))
+    by_macro = max(rows, key=lambda row: float(row[0][0]))
+    by_micro = max(rows, key=lambda row: float(row[0][1]))
+    return ProbeScores(by_macro[1][0], by_micro[1][1], by_micro[2])
+
+
+def cluster_scores(
+    embedding: Tensor, labels: Tensor, *, repeats: int = 10, n_init: int = 10, seed: int = 0
+) -> dict[str, float]:
+    """``nmi`` and ``ari`` of k-means with as many clusters as classes, means over repeats, on all nodes.
+
+    The published protocol; the ARI swings with ``n_init``.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    x, truth = embedding.detach().cpu().numpy(), labels.cpu().numpy()
+    nmi, ari = [], []
+    for repeat in range(repeats):
+        state = derive(seed, "clusters", repeat) % 2**32
+        found = KMeans(len(set(truth.tolist())), n_init=n_init, random_state=state).fit_predict(x)
+        nmi.append(normalized_mutual_info_score(truth, found))
+        ari.append(adjusted_rand_score(truth, found))
+    return {"nmi": sum(nmi) / repeats, "ari": sum(ari) / repeats}
+
+
+def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Macro-F1 and Micro-F1 (the accuracy) of each row of predictions.
+
+    As scikit-learn's: a class that is neither in the labels nor predicted is no part of the mean.
+
+    Args:
+        predicted: [R, n] int64.
+        labels: [n] int64.
+
+    Returns:
+        [R] and [R] float64.
+    """
+    total = torch.zeros(len(predicted), dtype=torch.float64, device=predicted.device)
+    counted = torch.zeros_like(total)
+    for c in range(n_classes):
+        said, true = predicted == c, labels == c
+        both, either = (said & true).sum(1), said.sum(1) + true.sum()
+        total += 2 * both / either.clamp(min=1)
+        counted += either > 0
+    micro = (predicted == labels).to(torch.float64).mean(1)
+    return total / counted, micro
+
+
+def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """[R] float64: the one-vs-rest area under the ROC curve, the mean over classes; ties count half.
+
+    Args:
+        probabilities: [C, R, n].
+
+    Raises:
+        ValueError: a class has no test node, or all.
+    """
+    areas = []
+    for c, scores in enumerate(probabilities.contiguous()):
+        positive = labels == c
+        n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+        if not n_positive or not n_negative:
+            raise ValueError(f"class {c} has {n_positive} of {len(labels)} test nodes; the area is not defined")
+        ordered = scores.sort(1).values
+        below, upto = (torch.searchsorted(ordered, scores, right=right) for right in (False, True))
+        ranks = (below + upto + 1).to(torch.float64) / 2
+        wins = ranks[:, positive].sum(1) - n_positive * (n_positive + 1) / 2
+        areas.append(wins / (n_positive * n_negative))
+    return torch.stack(areas).mean(0)
+
+
+def _checked(embedding: Tensor, labels: Tensor, split: NodeSplit) -> tuple[Tensor, int]:
+    if embedding.dim() != 2 or labels.shape != embedding.shape[:1]:
+        raise ValueError(f"embedding {tuple(embedding.shape)} and labels {tuple(labels.shape)} must be [N, D] and [N]")
+    for name in ("train", "valid", "test"):
+        index = getattr(split, name)
+        if not len(index) or int(index.min()) < 0 or int(index.max()) >= len(labels):
+            raise ValueError(f"split: {name} must hold node indices in [0, {len(labels)})")
+    x = embedding.detach().to(torch.float32)
+    if not bool(x.isfinite().all()):
+        raise ValueError("embedding holds NaN or infinite values")
+    return x, int(labels.max()) + 1
+
+
+class NodeProtocol(Config):
+    """Everything that must be equal for two tables of the node task to be comparable."""
+
+    task_hash: Annotated[str, Field(description="of the labels and the splits")]
+    probe: Annotated[ProbeConfig, Field(description="settings of the linear probe")]
+    seed: Annotated[int, Field(ge=0, description="of the probe's first weights and of k-means")] = 0
+    strengths: Annotated[tuple[float, ...], Field(min_length=1, description="C of the logistic regression")] = (
+        0.01,
+        0.1,
+        1.0,
+        10.0,
+        100.0,
+    )
+    clusterings: Annotated[int, Field(ge=1, description="k-means whose scores are averaged")] = 10
+    cluster_starts: Annotated[int, Field(ge=1, description="starts of each k-means; the best is taken")] = 10
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits; equal for equal protocols, on every machine."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class NodeResults:
+    """How well frozen embeddings tell the classes of nodes apart.
+
+    Attributes:
+        protocol: how the numbers were made.
+        linear: labels a class (``"20"``) -> scores of the published linear probe.
+        logistic: the same of scikit-learn's logistic regression.
+        clusters: ``nmi`` and ``ari``.
+    """
+
+    protocol: NodeProtocol
+    linear: Mapping[str, ProbeScores]
+    logistic: Mapping[str, ProbeScores]
+    clusters: Mapping[str, float]
+
+    @property
+    def hash(self) -> str:
+        return self.protocol.hash
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table: a row for each probe and number of labels, and one for the clustering; means over probes."""
+        empty = dict.fromkeys((*SCORES, *self.clusters))
+        found = [
+            {"probe": name, "labels": labels, **empty, **scores.mean()}
+            for name, table in (("linear", self.linear), ("logistic", self.logistic))
+            for labels, scores in table.items()
+        ]
+        return [*found, {"probe": "k-means", "labels": "none", **empty, **self.clusters}]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON: means, and deviations over the probes (not over trainings)."""
+        probes = {
+            name: {labels: {"mean": scores.mean(), "std": scores.std()} for labels, scores in table.items()}
+            for name, table in (("linear", self.linear), ("logistic", self.logistic))
+        }
+        protocol = {"protocol": self.protocol.model_dump(mode="json"), "protocol_hash": self.hash}
+        return {**protocol, **probes, "clusters": dict(self.clusters)}
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        table = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{value:.4f}"
+
+
+def evaluate_nodes(
+    embedding: Tensor, task: NodeTask, *, probe: ProbeConfig | None = None, seed: int = 0
+) -> NodeResults:
+    """The published tables: probes on every split of a task, k-means on all nodes.
+
+    Args:
+        embedding: [N, D], frozen, in the order of the task's labels.
+        task: labels and splits.
+        probe: settings of the linear probe; the published learning rates differ from data set to data set.
+        seed: of the probe and of k-means. It is no training seed: keep it, so that trainings are compared alike.
+
+    Raises:
+        ValueError: the embedding does not fit the task.
+    """
+    protocol = NodeProtocol(task_hash=task.hash, probe=probe or ProbeConfig(), seed=seed)
+    linear = {
+        name: linear_probe(embedding, task.labels, split, seed=seed, config=protocol.probe)
+        for name, split in task.splits.items()
+    }
+    logistic = {
+        name: logistic_probe(embedding, task.labels, split, strengths=protocol.strengths)
+        for name, split in task.splits.items()
+    }
+    clusters = cluster_scores(
+        embedding, task.labels, repeats=protocol.clusterings, n_init=protocol.cluster_starts, seed=seed
+    )
+    return NodeResults(protocol, linear, logistic, clusters)

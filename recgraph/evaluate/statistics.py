@@ -1,0 +1,190 @@
+"""Tests, intervals and effect sizes of paired differences.
+
+Comparisons of two samples that are not paired, such as the trainings of two models with some seeds each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from recgraph.rng import numpy_generator
+
+__all__ = ["Welch", "hedges_g", "welch"]
+
+
+#: values drawn at a time
+_AT_ONCE = 1 << 23
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A bootstrap confidence interval of a mean difference."""
+
+    low: float
+    high: float
+    confidence: float
+
+
+def paired_t(differences: ArrayLike) -> float:
+    """Two-sided p-value of Student's t-test that the mean difference is 0; 1 where all are 0."""
+    values = checked(differences)
+    if not values.any():
+        return 1.0
+    if np.ptp(values) == 0:
+        return 0.0
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def wilcoxon(differences: ArrayLike) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test; pairs without a difference are left out, 1 if all are."""
+    values = checked(differences)
+    values = values[values != 0]
+    return float(stats.wilcoxon(values).pvalue) if values.size else 1.0
+
+
+def randomisation(differences: ArrayLike, *, n_draws: int = 9999, seed: int = 0) -> float:
+    """Two-sided p-value of Fisher's randomisation test: how often random signs give as great a mean difference.
+
+    All 2^n sign patterns are counted where there are no more than ``n_draws``; else as many are drawn, and the pattern
+    that was observed counts as one of them (Smucker, Allan and Carterette, CIKM 2007).
+    """
+    values = checked(differences)
+    observed = abs(values.sum())
+    # sums that differ by rounding alone are as great as the observed one
+    limit = observed - 1e-12 * max(np.abs(values).sum(), 1e-300)
+    n = values.size
+    if n < 63 and 2**n <= n_draws:
+        bits = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return float((np.abs((2 * bits - 1) @ values) >= limit).mean())
+    rng = numpy_generator(seed, "randomisation")
+    as_great, step = 0, max(_AT_ONCE // n, 1)
+    for start in range(0, n_draws, step):
+        signs = rng.integers(0, 2, (min(step, n_draws - start), n), dtype=np.int8)
+        # a sum with random signs is twice that of the positive part, less the whole
+        sums = 2 * (signs @ values) - values.sum()
+        as_great += int((np.abs(sums) >= limit).sum())
+    return (as_great + 1) / (n_draws + 1)
+
+
+def bootstrap(differences: ArrayLike, *, confidence: float = 0.95, n_draws: int = 9999, seed: int = 0) -> Interval:
+    """The percentile bootstrap interval of the mean difference over resampled pairs.
+
+    Raises:
+        ValueError: ``confidence`` outside (0, 1).
+    """
+    values = checked(differences)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence = {confidence} must lie between 0 and 1")
+    rng = numpy_generator(seed, "bootstrap")
+    n, step = values.size, max(_AT_ONCE // values.size, 1)
+    means = [
+        values[rng.integers(0, n, (min(step, n_draws - start), n), dtype=np.int32)].mean(1)
+        for start in range(0, n_draws, step)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(low), float(high), confidence)
+
+
+def cohen_d(differences: ArrayLike) -> float:
+    """The mean over the deviation (n - 1) of the differences; infinite where all are the same and not 0."""
+    values = checked(differences)
+    deviation = values.std(ddof=1) if values.size > 1 and np.ptp(values) > 0 else 0.0
+    if deviation == 0:
+        return float(np.sign(values.mean()) * np.inf) if values.any() else 0.0
+    return float(values.mean() / deviation)
+
+
+def rank_biserial(differences: ArrayLike) -> float:
+    """The matched-pairs rank-biserial correlation (Kerby 2014); pairs without a difference are left out."""
+    values = checked(differences)
+    values = values[values != 0]
+    if not values.size:
+        return 0.0
+    ranks = stats.rankdata(np.abs(values))
+    return float((ranks * np.sign(values)).sum() / ranks.sum())
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """[M] adjusted p-values of a family of M tests (Holm 1979): below alpha where the step-down test rejects."""
+    values = np.asarray(p_values, dtype=np.float64)
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("p_values must be a list of numbers in [0, 1]")
+    order = values.argsort(kind="stable")
+    factors = np.arange(values.size, 0, -1)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1.0)
+    return adjusted
+
+
+def checked(differences: ArrayLike) -> NDArray[np.float64]:
+    """[N] float64; raises ValueError for anything but a list of finite numbers."""
+    values = np.asarray(differences, dtype=np.float64)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all():
+        raise ValueError("differences must be a list of at least one finite number")
+    return values
+
+
+@dataclass(frozen=True)
+class Welch:
+    """Welch's t-test, ``b`` minus ``a``.
+
+    Attributes:
+        difference: of the means.
+        interval: of the difference, by the same t distribution.
+        p_value: two-sided.
+        hedges_g: see :func:`hedges_g`.
+    """
+
+    difference: float
+    interval: Interval
+    p_value: float
+    hedges_g: float
+
+
+def welch(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> Welch:
+    """Compare two samples whose deviations may differ.
+
+    With the same seed two models share no chance, so that nothing is gained by pairing their trainings, and they may
+    have different numbers of seeds (Colas, Sigaud and Oudeyer, A Hitchhiker's Guide to Statistical Comparisons of
+    Reinforcement Learning Algorithms, 2019). Where neither sample deviates, p is 1 for equal means and else 0.
+
+    Args:
+        a, b: [N] and [M].
+
+    Raises:
+        ValueError: a sample has fewer than two values, or ``confidence`` lies outside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence = {confidence} must lie between 0 and 1")
+    own, other = _sample("a", a), _sample("b", b)
+    difference = float(other.mean() - own.mean())
+    if np.ptp(own) == 0 and np.ptp(other) == 0:
+        return Welch(difference, Interval(difference, difference, confidence), float(difference == 0), hedges_g(a, b))
+    found = stats.ttest_ind(other, own, equal_var=False)
+    low, high = found.confidence_interval(confidence)
+    return Welch(difference, Interval(float(low), float(high), confidence), float(found.pvalue), hedges_g(a, b))
+
+
+def hedges_g(a: ArrayLike, b: ArrayLike) -> float:
+    """The difference ``b - a`` over the pooled deviation, corrected for small samples (Hedges 1981).
+
+    Infinite where nothing deviates and the means differ.
+    """
+    own, other = _sample("a", a), _sample("b", b)
+    free = own.size + other.size - 2
+    pooled = np.sqrt((own.var(ddof=1) * (own.size - 1) + other.var(ddof=1) * (other.size - 1)) / free)
+    difference = float(other.mean() - own.mean())
+    if np.ptp(own) == 0 and np.ptp(other) == 0:
+        return float(np.sign(difference) * np.inf) if difference else 0.0
+    return float(difference / pooled * (1 - 3 / (4 * free - 1)))
+
+
+def _sample(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or sample.size < 2 or not np.isfinite(sample).all():
+        raise ValueError(f"{name} must be a list of at least two finite numbers")
+    return sample

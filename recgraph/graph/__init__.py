@@ -1,0 +1,1 @@
+"""Typed graphs: built, stored, exchanged, sampled, and followed along meta-paths."""

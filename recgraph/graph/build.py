@@ -1,0 +1,160 @@
+"""Typed graphs from indices: edge lists and scipy matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recgraph.data.ids import IdMap
+from recgraph.graph.hetero import (
+    Edges,
+    EdgeType,
+    GraphError,
+    HeteroGraph,
+    Nodes,
+    UnknownTypeError,
+    check_indices,
+    known,
+)
+from recgraph.sparse.csr import Csr, as_floating, sort_entries
+
+__all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges"]
+
+
+def make_edges(
+    edge_type: EdgeType,
+    source: Tensor,
+    target: Tensor,
+    counts: tuple[int, int],
+    weights: Tensor | None = None,
+    times: Tensor | None = None,
+) -> Edges:
+    """Edges of one type from lists in any order.
+
+    Args:
+        source, target: [E] indices.
+        counts: nodes of the source and of the target type.
+        weights: [E], or None; integers become the default floating type.
+        times: [E], or None; keep their type.
+
+    Raises:
+        EdgeIndexError: an index is out of range; names the edge type, the row and the value.
+        GraphError: weights or times of another length.
+    """
+    ends = {f"source {edge_type[0]!r}": (source, counts[0]), f"target {edge_type[2]!r}": (target, counts[1])}
+    check_indices(edge_type, ends)
+    for name, values in (("weights", weights), ("times", times)):
+        if values is not None and values.shape != source.shape:
+            raise GraphError(f"edges {edge_type}: {name} have shape {tuple(values.shape)} for {source.numel()} edges")
+    adj = Csr.from_coo(source, target, weights, shape=counts)
+    order = sort_entries(source, target, counts[1]) if times is not None else None
+    return Edges(adj, None if times is None or order is None else times[order])
+
+
+def from_edge_lists(
+    counts: Mapping[str, int],
+    edges: Mapping[EdgeType, Any],
+    features: Mapping[str, Any],
+    weights: Mapping[EdgeType, Any],
+    times: Mapping[EdgeType, Any],
+    ids: Mapping[str, IdMap],
+) -> HeteroGraph:
+    """From pairs of indices.
+
+    Args:
+        counts: node type -> number of nodes.
+        edges: (source, relation, target) -> ``(sources, targets)``, or an [E, 2] array as files of pairs have it.
+        features: node type -> [N, F] array, tensor, scipy matrix or Csr.
+        weights, times: edge type -> [E].
+        ids: node type -> its ids.
+
+    Raises:
+        GraphError: see :class:`HeteroGraph`; an edge out of range names edge type, row and value.
+    """
+    for name in (*features, *ids):
+        known("node type", name, counts)
+    for edge_type in (*weights, *times):
+        known("edge type", edge_type, edges)
+    nodes = {
+        name: Nodes(n, ids.get(name), None if name not in features else as_features(features[name]))
+        for name, n in counts.items()
+    }
+    made = {}
+    for edge_type, pairs in edges.items():
+        known_ends(edge_type, counts)
+        source, target = _pairs(edge_type, pairs)
+        sizes = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
+        w, t = (_tensor(given.get(edge_type)) for given in (weights, times))
+        made[edge_type] = make_edges(edge_type, source, target, sizes, w, t)
+    return HeteroGraph(nodes, made)
+
+
+def known_ends(edge_type: EdgeType, counts: Mapping[str, object]) -> None:
+    """Raise where an edge type is no triple, or ends at a type that is not there."""
+    if not (isinstance(edge_type, tuple) and len(edge_type) == 3):
+        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type)")
+    known("node type", edge_type[0], counts)
+    known("node type", edge_type[2], counts)
+
+
+def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) -> HeteroGraph:
+    """From scipy sparse matrices of sources and targets; values other than 1 become weights.
+
+    Raises:
+        GraphError: two matrices disagree about the number of nodes of a type.
+    """
+    counts: dict[str, int] = {}
+    edges: dict[EdgeType, Edges] = {}
+    for edge_type, matrix in matrices.items():
+        for name, n in zip((edge_type[0], edge_type[2]), matrix.shape, strict=True):
+            if counts.setdefault(name, n) != n:
+                raise GraphError(f"edges {edge_type}: the matrix has {n} nodes of {name!r}, one before {counts[name]}")
+        adj = Csr.from_scipy(matrix)
+        edges[edge_type] = Edges(adj.with_weights(None) if bool((adj.values() == 1).all()) else adj)
+    for name in features:
+        known("node type", name, counts)
+    nodes = {
+        name: Nodes(n, features=as_features(features[name]) if name in features else None) for name, n in counts.items()
+    }
+    return HeteroGraph(nodes, edges)
+
+
+def as_features(values: Any) -> Tensor | Csr:
+    """A dense tensor or a Csr from arrays, tensors, scipy matrices; integers become the default floating type."""
+    if isinstance(values, Csr):
+        floating = values.weights is None or values.weights.is_floating_point()
+        return values if floating else values.with_weights(as_floating(values.values()))
+    if hasattr(values, "tocoo"):
+        return Csr.from_scipy(values)
+    tensor = torch.as_tensor(np.asarray(values)) if not isinstance(values, Tensor) else values
+    if tensor.layout != torch.strided:
+        coo = tensor.to_sparse().coalesce()
+        rows, cols = coo.indices()
+        return Csr.from_coo(rows, cols, coo.values(), shape=(coo.shape[0], coo.shape[1]))
+    return as_floating(tensor)
+
+
+def _pairs(edge_type: EdgeType, pairs: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(pairs, tuple) and len(pairs) == 2:
+        source, target = _tensor(pairs[0]), _tensor(pairs[1])
+    else:
+        both = _tensor(pairs)
+        if both is not None and both.shape == (0,):  # an empty list
+            both = both.reshape(0, 2)
+        if both is None or both.dim() != 2 or both.shape[1] != 2:
+            raise GraphError(f"edges {edge_type} must be (sources, targets) or an array of shape [E, 2]")
+        source, target = both[:, 0], both[:, 1]
+    if source is None or target is None or source.is_floating_point() or target.is_floating_point():
+        raise GraphError(f"edges {edge_type}: indices must be integers")
+    return source.to(torch.int64), target.to(torch.int64)
+
+
+def _tensor(values: Any) -> Tensor | None:
+    if values is None or isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    return torch.as_tensor(array.astype(np.int64) if array.size == 0 else array)

@@ -1,0 +1,258 @@
+"""Typed graphs from frames and logs, with the user's own ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.data.dataframe import from_native, relation
+from recgraph.data.ids import IdMap, as_series, family
+from recgraph.data.interactions import Interactions
+from recgraph.data.part import Part
+from recgraph.graph.build import known_ends, make_edges
+from recgraph.graph.hetero import EdgeIndexError, Edges, EdgeType, FeatureError, GraphError, HeteroGraph, Nodes, known
+from recgraph.sparse.csr import Csr
+
+__all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
+
+
+INTERACTS: EdgeType = ("user", "interacts", "item")
+#: edge type -> (node type, ids) of its sources and of its targets
+Ends = dict[EdgeType, tuple[tuple[str, pl.Series], tuple[str, pl.Series]]]
+
+
+def from_frames(
+    edges: Mapping[EdgeType, Any],
+    nodes: Mapping[str, Any],
+    features: Mapping[str, Sequence[str]],
+    weight: str,
+    time: str,
+) -> HeteroGraph:
+    """From frames of any kind.
+
+    Args:
+        edges: (source, relation, target) -> frame whose first two columns hold the ids of sources and targets.
+        nodes: node type -> frame whose first column holds the ids, in the order of their indices. A type without a
+            frame has the ids that its edges name, in the order of their first appearance.
+        features: node type -> the numeric columns of its frame that are its features.
+        weight, time: the columns of edge frames that hold weights and times, where they are there.
+
+    Raises:
+        GraphError: an edge names an id that its node frame does not have (edge type, row and id), an id occurs twice,
+            ids of several types (edge type and column), weights or times that are no numbers, or features that are
+            missing or NaN.
+    """
+    tables = {name: from_native(frame) for name, frame in nodes.items()}
+    lists = {edge_type: from_native(frame) for edge_type, frame in edges.items()}
+    ends: Ends = {}
+    for edge_type, table in lists.items():
+        if table.width < 2:
+            raise GraphError(f"edges {edge_type}: the frame has {table.width} columns; the first two must be the ids")
+        ends[edge_type] = ((edge_type[0], _id_column(table, 0)), (edge_type[2], _id_column(table, 1)))
+    for name in features:
+        known("node frame", name, tables)
+    names = list(dict.fromkeys([*tables, *(name for source, _, target in lists for name in (source, target))]))
+    maps = {name: _ids(name, tables.get(name), ends) for name in names}
+    made_nodes = {
+        name: Nodes(len(ids), ids, _features(name, tables[name], features[name]) if name in features else None)
+        for name, ids in maps.items()
+    }
+    made_edges = {}
+    for edge_type, table in lists.items():
+        known_ends(edge_type, maps)
+        source, target = (_indices(edge_type, ids, name, maps[name]) for name, ids in ends[edge_type])
+        counts = (len(maps[edge_type[0]]), len(maps[edge_type[2]]))
+        w, t = (_column(edge_type, table, name) for name in (weight, time))
+        made_edges[edge_type] = make_edges(edge_type, source, target, counts, w, t)
+    return HeteroGraph(made_nodes, made_edges)
+
+
+def _ids(name: str, table: pl.DataFrame | None, ends: Ends) -> IdMap:
+    if table is not None:
+        ids = _id_column(table, 0)
+        if ids.is_duplicated().any():
+            raise GraphError(f"node type {name!r}: id {ids.filter(ids.is_duplicated())[0]!r} occurs several times")
+        return IdMap(ids)
+    named = [(edge_type, ids) for edge_type, both in ends.items() for end, ids in both if end == name]
+    kinds = [family(ids.dtype) for _, ids in named if ids.dtype != pl.Null]
+    for edge_type, ids in named:
+        _check_kind(edge_type, ids, name, next(iter(kinds), ""))
+    wide = pl.concat([ids.alias("id").to_frame() for _, ids in named], how="vertical_relaxed")
+    return IdMap(wide["id"].unique(maintain_order=True))
+
+
+def _id_column(table: pl.DataFrame, place: int) -> pl.Series:
+    """Categories as texts; what holds no rows has no type of its own."""
+    ids = as_series(table.to_series(place), table.columns[place])
+    return ids if len(ids) else ids.clear().cast(pl.Null)
+
+
+def _check_kind(edge_type: EdgeType, ids: pl.Series, name: str, kind: str) -> None:
+    if ids.dtype != pl.Null and family(ids.dtype) != kind:
+        raise GraphError(
+            f"edges {edge_type}: column {ids.name!r} holds {family(ids.dtype)}, but the other ids of {name!r} are "
+            f"{kind}; bring them to one type"
+        )
+
+
+def _indices(edge_type: EdgeType, ids: pl.Series, name: str, known_ids: IdMap) -> Tensor:
+    _check_kind(edge_type, ids, name, family(known_ids.values.dtype))
+    index = known_ids.index(ids)
+    if (index < 0).any():
+        row = int((index < 0).argmax())
+        raise EdgeIndexError(
+            f"edges {edge_type}, row {row} (from 0): {ids.name} = {ids[row]!r} is not among the nodes "
+            f"({int((index < 0).sum())} such edges)"
+        )
+    return torch.from_numpy(index)
+
+
+def _features(name: str, table: pl.DataFrame, columns: Sequence[str]) -> Tensor:
+    for column in columns:
+        if column not in table.columns or not (table[column].dtype.is_numeric() or table[column].dtype == pl.Boolean):
+            there = [c for c in table.columns[1:] if table[c].dtype.is_numeric()]
+            raise FeatureError(f"features of {name!r}: there is no numeric column {column!r}; there are {there}")
+        if table[column].null_count():
+            row = int(table[column].is_null().arg_max() or 0)
+            raise FeatureError(f"features of {name!r}: column {column!r} is missing in row {row} (from 0)")
+    return torch.from_numpy(table.select(columns).to_numpy().astype(np.float32, copy=True))
+
+
+def _column(edge_type: EdgeType, table: pl.DataFrame, name: str) -> Tensor | None:
+    if name not in table.columns[2:]:
+        return None
+    values = table[name]
+    try:
+        if values.dtype.is_temporal():
+            values = values.cast(pl.Datetime("us")).cast(pl.Int64)
+        return torch.from_numpy(values.to_numpy().copy())
+    except (TypeError, pl.exceptions.PolarsError):
+        message = f"edges {edge_type}: column {name!r} of type {values.dtype} holds no numbers"
+        raise GraphError(f"{message}; give numbers, or dates for times") from None
+
+
+def from_interactions(
+    interactions: Interactions,
+    part: Part | None,
+    item_relations: Sequence[str] | Mapping[str, str] | None,
+    user_relations: Sequence[str] | Mapping[str, str] | None,
+    separator: str,
+) -> HeteroGraph:
+    """A graph of users, items and what their side information says of them.
+
+    Edge types: ``("user", "interacts", "item")``, with the times of the interactions; those of ``interactions.graph``;
+    and for each column of side information ``("item", "has_<name>", "<name>")`` or ``("user", "has_<name>",
+    "<name>")``.
+
+    Args:
+        interactions: the log; users and items keep its indices.
+        part: the interactions that become edges: ``split.train``, so that nothing of valid and test is known. None
+            takes all.
+        item_relations, user_relations: the columns; a mapping gives the node type a name (``{"genres": "genre"}``).
+            None takes the columns of lists and of texts that on average name at least two nodes a value.
+        separator: between the values of one text.
+    """
+    logs = part if part is not None else _all(interactions)
+    users, items = interactions.users, interactions.items
+    nodes = {"user": Nodes(len(users), users), "item": Nodes(len(items), items)}
+    edges: dict[EdgeType, Edges] = {INTERACTS: interaction_edges(logs)}
+    sides = (
+        ("item", items, interactions.columns.item, interactions.item_features, item_relations),
+        ("user", users, interactions.columns.user, interactions.user_features, user_relations),
+    )
+    for role, ids, key, table, wanted in sides:
+        for column, name in _relations(table, key, wanted, separator):
+            if name in nodes:
+                raise GraphError(f"{role} relation {column!r}: node type {name!r} exists; name it with a mapping")
+            pairs = relation(table, key, column, separator, role)
+            edge_type: EdgeType = (role, f"has_{name}", name)
+            nodes[name], edges[edge_type] = _side(edge_type, ids, pairs)
+    graph = HeteroGraph(nodes, edges)
+    return graph if interactions.graph is None else _with_relations(graph, interactions.graph)
+
+
+def _with_relations(graph: HeteroGraph, given: HeteroGraph) -> HeteroGraph:
+    """With the relations and features of another graph, its users and items by their ids.
+
+    Those that are not here are left out; those that are not there have no edges, and features of zeros.
+    """
+    nodes, edges, place = dict(graph.nodes), dict(graph.edges), {}
+    for name, part in given.nodes.items():
+        if name in ("user", "item"):
+            known = nodes[name].ids
+            assert known is not None
+            ids = part.ids.ids(np.arange(part.count)) if part.ids is not None else pl.Series(np.arange(part.count))
+            place[name] = torch.from_numpy(known.index(ids))
+            if part.features is not None:
+                nodes[name] = replace(nodes[name], features=_placed(part.features, place[name], len(known)))
+        elif name in nodes:
+            raise GraphError(f"node type {name!r} stands in the graph and among the relations of side information")
+        else:
+            nodes[name] = part
+    for edge_type, lists in given.edges.items():
+        if edge_type == INTERACTS:
+            continue  # the log has them, and the split says which may be known
+        adj = lists.adj
+        rows, columns = (
+            place[name][index] if name in place else index
+            for name, index in ((edge_type[0], adj.rows), (edge_type[2], adj.indices))
+        )
+        here = (rows >= 0) & (columns >= 0)
+        weights, times = (None if x is None else x[here] for x in (adj.weights, lists.times))
+        counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
+        edges[edge_type] = make_edges(edge_type, rows[here], columns[here], counts, weights, times)
+    return HeteroGraph(nodes, edges)
+
+
+def _placed(features: Tensor | Csr, place: Tensor, count: int) -> Tensor | Csr:
+    """[count, F]: each row where ``place`` says (-1: left out), zeros elsewhere."""
+    if isinstance(features, Csr):
+        rows = place[features.rows]
+        kept = features.select(rows >= 0)
+        return Csr.from_coo(rows[rows >= 0], kept.indices, kept.weights, shape=(count, features.shape[1]))
+    placed = features.new_zeros(count, features.shape[1])
+    placed[place[place >= 0]] = features[place >= 0]
+    return placed
+
+
+def interaction_edges(part: Part) -> Edges:
+    """The edges ``("user", "interacts", "item")`` of a part, with its weights and times."""
+    counts = (part.n_users, part.n_items)
+    return make_edges(INTERACTS, part.items.rows, part.items.values, counts, part.weights, part.times)
+
+
+def _all(interactions: Interactions) -> Part:
+    log = interactions.ordered
+    return Part(log.items, interactions.n_items, log.weights, log.times)
+
+
+def _relations(
+    table: pl.DataFrame | None, key: str, wanted: Sequence[str] | Mapping[str, str] | None, separator: str
+) -> Iterable[tuple[str, str]]:
+    if wanted is not None:
+        return wanted.items() if isinstance(wanted, Mapping) else [(name, name) for name in wanted]
+    if table is None:
+        return []
+    found = []
+    for column in table.columns:
+        kind = table[column].dtype
+        if column != key and (isinstance(kind, pl.List) or kind == pl.String):
+            values = relation(table, key, column, separator, "")[column]
+            if values.n_unique() * 2 <= table.height:
+                found.append((column, column))
+    return found
+
+
+def _side(edge_type: EdgeType, ids: IdMap, pairs: pl.DataFrame) -> tuple[Nodes, Edges]:
+    index = ids.index(pairs.to_series(0))
+    known_mask = index >= 0  # features may speak of ids that are not in the log
+    values = pairs.to_series(1).filter(pl.Series(known_mask))
+    map_ = IdMap(values.unique(maintain_order=True))
+    source, target = torch.from_numpy(index[known_mask]), torch.from_numpy(map_.index(values))
+    return Nodes(len(map_), map_), make_edges(edge_type, source, target, (len(ids), len(map_)))

@@ -1,0 +1,247 @@
+"""The two halves of a meta-path, whose product it is, and what that product will cost.
+
+PathSim, and the most similar nodes of each by it, without ever holding all counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph.blocks import row_blocks
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.route import Route, is_palindrome
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.operators import power
+from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, stack_rows, top_k_mask
+from recgraph.sparse.spmm import spmm
+
+__all__ = ["Cost", "estimate_cost", "estimate_nnz", "halves", "path_counts", "pathsim", "pathsim_top_k", "steps_of"]
+
+
+# Rows whose entries are counted exactly for an estimate, and the most entries that they may have in all.
+_SAMPLE = 128
+_MAX_SAMPLED = 1 << 23
+_INDEX_BYTES = 8
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a meta-path costs, known before it is made.
+
+    Attributes:
+        path: as it was written.
+        shape: (rows, columns).
+        nnz: entries of the composed matrix, estimated from a sample of rows; exact where that is all rows.
+        nnz_bound: a number that it cannot exceed.
+        kept_nnz: entries after the top-k per row, or ``nnz``.
+        nbytes: the kept matrix with its transpose, and the halves that it is made from.
+        factor_nnz, factor_nbytes: entries and bytes of the factorised form, transposes included.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    nnz: int
+    nnz_bound: int
+    kept_nnz: int
+    nbytes: int
+    factor_nnz: int
+    factor_nbytes: int
+
+    @property
+    def density(self) -> float:
+        """Estimated entries per place before any top-k."""
+        return self.nnz / max(self.shape[0] * self.shape[1], 1)
+
+    def __str__(self) -> str:
+        kept = f", {self.kept_nnz:,} after top-k" if self.kept_nnz != self.nnz else ""
+        return (
+            f"{self.path}: {self.shape[0]:,} x {self.shape[1]:,}, about {self.nnz:,} entries "
+            f"({100 * self.density:.2g} %){kept}, {self.nbytes / _MIB:,.1f} MiB; "
+            f"factorised {self.factor_nnz:,} entries, {self.factor_nbytes / _MIB:,.1f} MiB"
+        )
+
+
+def steps_of(route: Route, graph: HeteroGraph, weights: bool) -> list[Csr]:
+    """The matrix of each step; without their weights, or with."""
+    matrices = [step.matrix(graph) for step in route]
+    return matrices if weights else [matrix.with_weights(None) for matrix in matrices]
+
+
+def halves(route: Route, steps: Sequence[Csr], counts: Counts) -> list[Csr]:
+    """One or two matrices whose product is the path; one entry a place. The second may be the first's transpose."""
+    if len(steps) == 1:
+        return [_whole(steps, counts)]
+    middle = len(steps) // 2
+    left = _whole(steps[:middle], counts)
+    return [left, left.t() if is_palindrome(route) else _whole(steps[middle:], counts)]
+
+
+def _whole(steps: Sequence[Csr], counts: Counts) -> Csr:
+    product = steps[0].pattern() if counts == "binary" else steps[0].coalesce()
+    for step in steps[1:]:
+        product = compose(product, step, counts)
+    return product
+
+
+def path_counts(steps: Sequence[Csr]) -> Tensor:
+    """[R] float64: the paths that begin at each node, each of repeated edges counted."""
+    counts = torch.ones(steps[-1].shape[1], dtype=torch.float64, device=steps[0].device)
+    for step in reversed(steps):
+        counts = step.with_weights(counts[step.indices]).row_sums()
+    return counts
+
+
+def estimate_nnz(steps: Sequence[Csr]) -> tuple[int, int]:
+    """Entries of the product of all steps: an estimate and a bound.
+
+    The bound of a row is the number of its paths, or of the columns that can be reached where that is less. The
+    estimate scales the sum of bounds by the ratio that rows at regular distances show.
+    """
+    reachable = int((steps[-1].t().degrees > 0).sum())
+    bounds = path_counts(steps).clamp(max=reachable)
+    total = float(bounds.sum())
+    n_rows = bounds.numel()
+    if not total:
+        return 0, 0
+    n = max(min(_SAMPLE, int(_MAX_SAMPLED * n_rows / total), n_rows), min(8, n_rows))
+    rows = (torch.arange(n, device=bounds.device) * n_rows) // n
+    found = steps[0].take_rows(rows).with_weights(None)
+    if len(steps) == 1:
+        found = found.pattern()
+    for step in steps[1:]:
+        found = compose(found, step, "binary")
+    sampled = float(bounds[rows].sum())
+    if not sampled:
+        return int(total), int(total)
+    return round(total * found.nnz / sampled), int(total)
+
+
+def estimate_cost(path: str, route: Route, steps: Sequence[Csr], counts: Counts, top_k: int | None) -> Cost:
+    """The cost of a path; nothing larger than a sample of its rows is made."""
+    shape = (steps[0].shape[0], steps[-1].shape[1])
+    nnz, bound = estimate_nnz(steps)
+    kept = nnz if top_k is None else min(nnz, shape[0] * top_k)
+    weight = 0 if counts == "binary" else count_dtype(*steps).itemsize
+    middle = max(len(steps) // 2, 1)
+    parts = [steps[:middle], steps[middle:]] if len(steps) > 1 else [steps]
+    half = sum(estimate_nnz(part)[0] for part in (parts[:1] if is_palindrome(route) else parts))
+    factor_nnz = sum(step.nnz for step in steps)
+    distinct = {step.edge_type: matrix for step, matrix in zip(route, steps, strict=True)}.values()
+    per_entry = _INDEX_BYTES + weight
+    nbytes = 2 * per_entry * (kept + half) + 2 * _INDEX_BYTES * (shape[0] + 1)
+    return Cost(path, shape, nnz, bound, kept, nbytes, factor_nnz, 2 * sum(matrix.nbytes for matrix in distinct))
+
+
+# features with a larger share of entries than this are multiplied with a dense matrix
+_DENSE = 1 / 64
+# stands for a sum of 0, of nodes without a way back to themselves; what is divided by it stays in the range of float64
+_SMALLEST = 1e-100
+
+
+def pathsim(counts: Csr) -> Tensor:
+    """[E] float64: ``2 A_ij / (A_ii + A_jj)`` of each entry of a square matrix of path counts.
+
+    Source: Sun et al., PathSim: Meta Path-Based Top-K Similarity Search in Heterogeneous Information Networks, VLDB
+    2011.
+    """
+    diagonal = counts.diagonal().to(torch.float64)
+    return _similarity(counts, diagonal, diagonal)
+
+
+def _similarity(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    both = of_rows[block.rows].add_(of_columns[block.indices]).clamp_(min=_SMALLEST)
+    return block.values(torch.float64).mul(2).div_(both)
+
+
+def pathsim_top_k(parts: Sequence[Csr], counts: Counts, k: int, features: Tensor | Csr | None = None) -> Csr:
+    """Each row's k most similar columns, with their counts; ties by :data:`recgraph.sparse.products.TIE_RULE`.
+
+    Args:
+        parts: one or two matrices whose product, [N, N], holds the counts.
+        k: at least 1.
+        features: [N, F]; ties are broken by their cosine first.
+
+    Returns:
+        [N, N]; weights are counts, or none where counts are binary.
+    """
+    cosine = None if features is None else _Cosine(features)
+    if len(parts) == 1:
+        second = None if cosine is None else cosine(parts[0], 0, k)
+        return parts[0].select(top_k_mask(parts[0], k, pathsim(parts[0]), second))
+    left, right = parts
+    diagonal = _diagonal(left, right, counts)
+    kept = []
+    for rows, block in compose_blocks(left, right, counts):
+        scores = _similarity(block, diagonal[rows], diagonal)
+        second = None if cosine is None else cosine(block, rows.start, k)
+        kept.append(block.select(top_k_mask(block, k, scores, second)))
+    return stack_rows(kept, right.shape[1], left)
+
+
+class _Cosine:
+    """[E] float32: cosines of the features of the two ends of entries; 0 for a node without features.
+
+    Made in float64: cosines that are equal stay equal after rounding, in whichever order a processor adds.
+    """
+
+    def __init__(self, features: Tensor | Csr) -> None:
+        self.units: Tensor | Csr
+        self.columns: Tensor | Csr  # [F, N]
+        if isinstance(features, Csr):
+            features = features.coalesce()
+            exact = features.with_weights(features.values(torch.float64))
+            lengths = exact.with_weights(exact.values().square()).row_sums().sqrt()
+            self.units = exact.scale(left=power(lengths, -1))
+            self.columns = self.units.t()
+            if features.density > _DENSE:
+                self.columns = self.columns.to_dense()
+        else:
+            self.units = F.normalize(features.to(torch.float64), dim=1)
+            self.columns = self.units.t()
+
+    def __call__(self, block: Csr, first_row: int, k: int) -> Tensor:
+        """Of the entries of rows ``first_row ...`` of a square matrix; 0 in rows of at most k, which are kept whole."""
+        is_long = block.degrees > k
+        rows = torch.nonzero(is_long).squeeze(1)
+        found = torch.zeros(block.nnz, device=block.device)
+        found[is_long[block.rows]] = self._of(block.with_weights(None).take_rows(rows), rows + first_row)
+        return found
+
+    def _of(self, entries: Csr, nodes: Tensor) -> Tensor:
+        """[E]: between each row's node and the columns of its entries."""
+        parts = [torch.empty(0, device=entries.device)]
+        for rows, products in self._products(nodes):
+            some = entries.row_block(rows)
+            parts.append(products[some.rows, some.indices].to(torch.float32))
+        return torch.cat(parts)
+
+    def _products(self, nodes: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """(rows, [b, N]): cosines of the given nodes with all, in blocks."""
+        columns = self.columns
+        own = self.units.take_rows(nodes) if isinstance(self.units, Csr) else self.units[nodes]
+        if isinstance(own, Csr) and isinstance(columns, Csr):
+            for rows, block in compose_blocks(own, columns):
+                yield rows, block.to_dense()
+            return
+        assert isinstance(columns, Tensor)
+        for rows in row_blocks(nodes.numel(), columns.shape[1], columns):
+            yield rows, spmm(own.row_block(rows), columns) if isinstance(own, Csr) else own[rows] @ columns
+
+
+def _diagonal(left: Csr, right: Csr, counts: Counts) -> Tensor:
+    """[N] float64: the diagonal of the product."""
+    if right is left.t():
+        squares = left.values(torch.float64).square()
+        sums = left.with_weights(squares).row_sums()
+        return sums if counts == "full" else (sums > 0).to(torch.float64)
+    found = torch.zeros(left.shape[0], dtype=torch.float64, device=left.device)
+    for rows, block in compose_blocks(left, right, counts):
+        own = block.indices == block.rows + rows.start
+        found[block.indices[own]] = block.values(torch.float64)[own]
+    return found

@@ -1,0 +1,185 @@
+"""Typed graphs on disk: Parquet for edges, ids and sparse features, safetensors for dense ones, JSON for what is short.
+
+Parquet packs what a sparse matrix repeats: ACM's features take a sixth of what they are as tensors.
+
+A hash of all that a typed graph holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from recgraph.data.errors import CorruptFileError
+from recgraph.data.files import replace_bytes, replace_parquet, replace_text
+from recgraph.data.ids import IdMap
+from recgraph.data.store import load_frame, load_json
+from recgraph.graph.build import make_edges
+from recgraph.graph.hetero import Edges, EdgeType, HeteroGraph, Nodes
+from recgraph.sparse.csr import Csr
+
+__all__ = ["digest", "load", "remove", "save", "tensor_bytes"]
+
+
+_FORMAT = 2
+#: 1 has the entries of sparse features among the tensors
+_READABLE = (1, 2)
+
+
+def save(graph: HeteroGraph, folder: Path) -> None:
+    """Write everything; the description comes last, so that a folder with one is complete.
+
+    Files are numbered, because names of types may hold what a file name cannot.
+    """
+    for number, edges in enumerate(graph.edges.values()):
+        replace_parquet(_frame(edges), folder / f"edges_{number}.parquet")
+    for number, nodes in enumerate(graph.nodes.values()):
+        if nodes.ids is not None:
+            nodes.ids.write(folder / f"ids_{number}.parquet")
+        if isinstance(nodes.features, Csr):
+            replace_parquet(_entries(nodes.features), folder / f"features_{number}.parquet")
+    replace_bytes(save_tensors(_tensors(graph)), folder / "features.safetensors")
+    replace_text(json.dumps(_describe(graph), indent=1), folder / "graph.json")
+
+
+def remove(folder: Path) -> None:
+    """Remove what :func:`save` wrote, the description first, and the folder if nothing else is in it."""
+    for pattern in ("graph.json", "features.safetensors", "edges_*.parquet", "ids_*.parquet", "features_*.parquet"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _frame(edges: Edges) -> pl.DataFrame:
+    columns = {"source": edges.adj.rows, "target": edges.adj.indices}
+    columns |= {} if edges.adj.weights is None else {"weight": edges.adj.weights.detach()}
+    columns |= {} if edges.times is None else {"time": edges.times}
+    return pl.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def _entries(features: Csr) -> pl.DataFrame:
+    narrow = features.shape[1] <= torch.iinfo(torch.int32).max
+    columns = {"column": features.indices.to(torch.int32) if narrow else features.indices}
+    columns |= {} if features.weights is None else {"weight": features.weights.detach()}
+    return pl.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+
+
+def _tensors(graph: HeteroGraph) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for number, nodes in enumerate(graph.nodes.values()):
+        features = nodes.features
+        if isinstance(features, Csr):
+            tensors[f"{number}.indptr"] = features.indptr
+        elif features is not None:
+            tensors[f"{number}.dense"] = features
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _describe(graph: HeteroGraph) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "nodes": [
+            {
+                "type": name,
+                "count": nodes.count,
+                "has_ids": nodes.ids is not None,
+                "width": None if nodes.features is None else int(nodes.features.shape[1]),
+            }
+            for name, nodes in graph.nodes.items()
+        ],
+        "edges": [list(edge_type) for edge_type in graph.edges],
+    }
+
+
+def load(folder: Path) -> HeteroGraph:
+    """The graph that :func:`save` wrote.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+        CorruptFileError: a file is damaged, or of another version of the format.
+    """
+    meta = load_json(folder / "graph.json")
+    if meta.get("format") not in _READABLE:
+        raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=folder / "graph.json")
+    path = folder / "features.safetensors"
+    try:
+        tensors = load_tensors(path.read_bytes())
+    except SafetensorError as error:
+        raise CorruptFileError(f"the features cannot be read: {error}", path=path) from None
+    nodes = {}
+    for number, of in enumerate(meta["nodes"]):
+        ids = IdMap.read(folder / f"ids_{number}.parquet") if of["has_ids"] else None
+        nodes[of["type"]] = Nodes(of["count"], ids, _features(folder, tensors, number, of["count"], of["width"]))
+    edges = {}
+    for number, parts in enumerate(meta["edges"]):
+        edge_type: EdgeType = (parts[0], parts[1], parts[2])
+        columns = _columns(folder / f"edges_{number}.parquet")
+        counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
+        edges[edge_type] = make_edges(
+            edge_type, columns["source"], columns["target"], counts, columns.get("weight"), columns.get("time")
+        )
+    return HeteroGraph(nodes, edges)
+
+
+def _columns(path: Path) -> dict[str, Tensor]:
+    frame = load_frame(path)
+    return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
+
+
+def _features(
+    folder: Path, tensors: dict[str, Tensor], number: int, count: int, width: int | None
+) -> Tensor | Csr | None:
+    if width is None:
+        return None
+    if f"{number}.dense" in tensors:
+        return tensors[f"{number}.dense"]
+    if f"{number}.indices" in tensors:  # format 1
+        indices, weights = tensors[f"{number}.indices"], tensors.get(f"{number}.weights")
+    else:
+        entries = _columns(folder / f"features_{number}.parquet")
+        indices, weights = entries["column"].to(torch.int64), entries.get("weight")
+    return Csr(tensors[f"{number}.indptr"], indices, weights, (count, width))
+
+
+def digest(graph: HeteroGraph) -> str:
+    """64 hex digits of types (in their order), counts, ids, features, edges, weights and times.
+
+    The same on every machine; values of another floating type are other values.
+    """
+    head = {"version": 1, "nodes": {name: nodes.count for name, nodes in graph.nodes.items()}}
+    state = hashlib.sha256(json.dumps(head).encode())
+    for name, nodes in graph.nodes.items():
+        state.update(json.dumps(["features", name]).encode())
+        if nodes.ids is not None:
+            state.update(nodes.ids.digest())
+        for part in _parts(nodes.features):
+            state.update(tensor_bytes(part))
+    for edge_type, edges in graph.edges.items():
+        state.update(json.dumps(["edges", *edge_type]).encode())
+        for part in (*_parts(edges.adj), edges.times):
+            state.update(tensor_bytes(part))
+    return state.hexdigest()
+
+
+def _parts(values: Tensor | Csr | None) -> tuple[Tensor | None, ...]:
+    return (values.indptr, values.indices, values.weights) if isinstance(values, Csr) else (values,)
+
+
+def tensor_bytes(values: Tensor | None) -> bytes:
+    """Type, shape and values, little-endian; nothing is told apart from an empty tensor."""
+    if values is None:
+        return b"-"
+    array = np.ascontiguousarray(values.detach().cpu().numpy())
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return f"{array.dtype.str}{list(array.shape)}:".encode() + array.tobytes()

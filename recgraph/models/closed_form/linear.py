@@ -1,0 +1,168 @@
+"""EASE.
+
+SLIM.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from recgraph.config import Search
+from recgraph.data.batches import Query
+from recgraph.data.part import Part
+from recgraph.models.base import ClosedFormModel, ModelConfig, Space, fit_rows
+from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel
+from recgraph.sparse.products import co_occurrence, distinct
+from recgraph.sparse.ragged import Ragged
+
+
+class EASEConfig(ModelConfig):
+    l2: Annotated[
+        float, Field(gt=0, description="lambda, the ridge penalty"), Search(low=1.0, high=5000.0, log=True)
+    ] = 100.0
+
+
+class EASE(ClosedFormModel):
+    """Linear autoencoder with a zero diagonal: ``min |X - X B|^2 + l2 |B|^2, diag(B) = 0``, solved exactly.
+
+    ``P = (X'X + l2 I)^-1; B_ij = -P_ij / P_jj`` off the diagonal; the scores of a history x are ``x B``. X
+    is binary. Solved in float64, kept in float32. B is n_items x n_items: 4 bytes a cell, and three times 8
+    during the fit.
+
+    Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (WWW 2019), equation 8.
+    """
+
+    Config = EASEConfig
+    weights: Tensor
+
+    def _build(self, space: Space) -> None:
+        self.register_buffer("weights", torch.zeros(space.n_items, space.n_items))
+
+    def fit(self, train: Part) -> Self:
+        n_items = train.n_items
+        rows = fit_rows(self, train, self.weights.device)
+        gram = torch.empty(n_items, n_items, dtype=torch.float64, device=rows.device)
+        for first, block in co_occurrence(rows, n_items):
+            gram[first : first + block.shape[0]] = block
+        gram.diagonal().add_(self.config.l2)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        weights = inverse.div_(-inverse.diagonal().clone())
+        weights.fill_diagonal_(0)
+        self.weights.copy_(weights)
+        return self
+
+    def score(self, query: Query) -> Tensor:
+        history = distinct(query.history, self.weights.shape[0])
+        return F.embedding_bag(history.values, self.weights, history.offsets, mode="sum", include_last_offset=True)
+
+
+class SLIMConfig(NeighbourConfig):
+    k: Annotated[
+        int, Field(ge=1, description="weights kept of each item, the greatest; few items have more"), Search(50, 500)
+    ] = 300
+    l1: Annotated[
+        float, Field(gt=0, description="lambda, penalty of the weights' sum: sparsity"), Search(0.1, 50.0, log=True)
+    ] = 2.0
+    l2: Annotated[
+        float, Field(ge=0, description="beta, penalty of their squares, halved"), Search(1.0, 1000.0, log=True)
+    ] = 50.0
+    max_iter: Annotated[int, Field(ge=1, description="passes of the coordinate descent over an item's weights")] = 500
+    tol: Annotated[
+        float, Field(gt=0, description="duality gap at which an item is solved, as a share of its users")
+    ] = 1e-4
+
+
+class SLIM(NeighbourModel):
+    """Sparse linear method: an item's score is a sparse, non-negative combination of the items of the history.
+
+    For each item j, ``min_w 1/2 |x_j - X w|^2 + l2/2 |w|^2 + l1 |w|_1`` with ``w >= 0, w_j = 0``, X the binary
+    [users, items] matrix: column by column, by scikit-learn's ``ElasticNet`` (cyclic coordinate descent) on the host in
+    float64. Only the columns of items that share more than ``l1`` users with j are given to it: all others' weights are
+    exactly 0, because X and w are non-negative (their gradient is at least ``l1 - x_k'x_j``). Memory during the fit: X
+    and a part of its columns; no matrix of items by items.
+
+    Source: Ning and Karypis, SLIM: Sparse Linear Methods for Top-N Recommender Systems (ICDM 2011), the regularised
+    problem, solved by columns as there; the penalties are the paper's, not divided by the number of users. Departure:
+    at most ``k`` weights of each item are kept. ``fit`` warns where items are not solved to ``tol``.
+    """
+
+    Config = SLIMConfig
+
+    def fit(self, train: Part) -> Self:
+        # scikit-learn runs on the host
+        rows = fit_rows(self, train, torch.device("cpu"))
+        matrix, columns = _matrices(rows, train.n_items)
+        index = np.zeros(self.neighbours.shape, dtype=np.int64)
+        weight = np.zeros(self.neighbours.shape, dtype=np.float32)
+        solver, unsolved = _Solver(self.config, max(rows.n_rows, 1)), 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # counted instead
+            for item in range(train.n_items):
+                candidates = _candidates(matrix, columns, item, self.config.l1)
+                if not len(candidates):
+                    continue
+                found, solved = solver(columns[:, candidates], columns[:, [item]].toarray().ravel())
+                unsolved += not solved
+                kept = np.argsort(-found, kind="stable")[: index.shape[1]]
+                kept = kept[found[kept] > 0]
+                index[item, : len(kept)], weight[item, : len(kept)] = candidates[kept], found[kept]
+        if unsolved:
+            limits = f"max_iter = {self.config.max_iter}, tol = {self.config.tol}"
+            warnings.warn(
+                f"SLIM: {unsolved} of {train.n_items} items are not solved within {limits}; raise max_iter, tol or l2",
+                stacklevel=2,
+            )
+        self.neighbours.copy_(torch.from_numpy(index))
+        self.similarities.copy_(torch.from_numpy(weight))
+        return self
+
+
+class _Solver:
+    """One elastic net after the other, without the checks and copies of each."""
+
+    def __init__(self, config: SLIMConfig, n_users: int) -> None:
+        from sklearn.linear_model import ElasticNet
+
+        total = config.l1 + config.l2
+        # scikit-learn divides the squared error by the number of rows
+        self.net = ElasticNet(
+            alpha=total / n_users,
+            l1_ratio=config.l1 / total,
+            positive=True,
+            fit_intercept=False,
+            copy_X=False,
+            max_iter=config.max_iter,
+            tol=config.tol,
+        )
+
+    def __call__(self, x: Any, y: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], bool]:
+        """-> weights of the columns of x, and whether they are solved."""
+        from sklearn import config_context
+
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            self.net.fit(x, y, check_input=False)
+        return self.net.coef_, self.net.n_iter_ < self.net.max_iter
+
+
+def _matrices(rows: Ragged, n_items: int) -> tuple[Any, Any]:
+    """[n_users, n_items] of ones, by rows and by columns."""
+    index = (np.asarray(rows.values, dtype=np.int32), np.asarray(rows.offsets, dtype=np.int32))
+    by_rows = scipy.sparse.csr_matrix((np.ones(len(index[0])), *index), shape=(rows.n_rows, n_items))
+    return by_rows, by_rows.tocsc()
+
+
+def _candidates(by_rows: Any, by_columns: Any, item: int, more_than: float) -> npt.NDArray[np.int64]:
+    """The items that share more than so many users with an item, ascending."""
+    users = by_columns.indices[by_columns.indptr[item] : by_columns.indptr[item + 1]]
+    shared = np.bincount(by_rows[users].indices, minlength=by_rows.shape[1])
+    shared[item] = 0
+    return np.flatnonzero(shared > more_than)

@@ -1,0 +1,218 @@
+"""What models of users and items by index share: the table, the losses, unknown users, vectors kept for ranking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph import registry
+from recgraph.config import Search
+from recgraph.data.batches import PairBatch, PairBatches, Query
+from recgraph.data.part import Part
+from recgraph.losses.base import NextItemLoss
+from recgraph.losses.pairwise import OwnNegatives, pair_scores
+from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.rng import Generators
+
+WIDTHS = (32, 64, 128, 256)
+Terms = dict[str, Callable[[], Tensor]]
+
+
+class CollaborativeConfig(ModelConfig):
+    hidden_dim: Annotated[int, Field(ge=1, description="width of user and item vectors"), Search(choices=WIDTHS)] = 64
+    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = "bpr"
+    n_negatives: Annotated[
+        int | None, Field(ge=1, description="negatives of losses that draw them; none: the loss's own default")
+    ] = None
+    popularity_power: Annotated[
+        float, Field(ge=0, le=2, description="negatives ~ popularity ** power; 0 is uniform")
+    ] = 0.0
+    exclude_own: Annotated[
+        bool, Field(description="never draw a user's own items as that user's negatives (pairwise losses)")
+    ] = True
+    l2: Annotated[
+        float,
+        Field(ge=0, description="weight of the squared norms of each sample's vectors"),
+        Search(1e-6, 1e-2, log=True),
+    ] = 1e-4
+    loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """What ranking reads, as long as the weights are ``made_from``."""
+
+    made_from: tuple[tuple[int, int], ...]
+    nodes: Tensor
+
+
+class CollaborativeModel(TrainableModel):
+    """Base of models that learn a vector for each user and item. Terms: ``rec``, the recommendation loss, and ``l2``,
+    half the squared norms of the vectors of a sample's user, item and (mean over) negatives, before propagation.
+
+    A node is a user (``user_idx``) or an item (``n_users + item_idx``); a subclass says in :meth:`nodes` how the
+    vectors of all nodes come from the table. The table starts uniform by Xavier, users and items each by their own
+    size, as in RecBole.
+
+    Users without a training interaction (index -1, or empty rows of the training part) are ranked for by the mean of
+    the vectors of their history's items, as they are after propagation; without a history, by the mean of the trained
+    users' vectors. A known user's history is not read. Items without a training interaction have only been negatives:
+    their scores are near 0 and say nothing of them (:class:`MEOWRec` embeds them through relations and features).
+
+    In evaluation mode the vectors of all nodes are computed once and kept, without gradients, until the weights change
+    or training goes on.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = CollaborativeConfig
+    known_users: Tensor
+
+    def _build(self, space: Space) -> None:
+        self.embedding = nn.Embedding(space.n_users + space.n_items, self.config.hidden_dim)
+        with torch.no_grad():
+            for rows in torch.split(self.embedding.weight, [space.n_users, space.n_items]):
+                if len(rows):
+                    nn.init.xavier_uniform_(rows)
+        self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
+        self.loss: NextItemLoss = self._make_loss()
+        self._ranking: _Ranking | None = None
+
+    def item_table(self) -> Tensor:
+        assert self.space is not None
+        return self.embedding.weight[self.space.n_users :]
+
+    def _make_loss(self) -> NextItemLoss:
+        cls = registry.load("loss", self.config.loss)
+        # no item of a user-item model is padding
+        given = {"pad_candidate": False, "popularity_power": self.config.popularity_power}
+        if self.config.n_negatives is not None:
+            given["n_negatives"] = self.config.n_negatives
+        known = {name: value for name, value in given.items() if name in cls.Config.model_fields}
+        loss: NextItemLoss = cls(**{**known, **self.config.loss_options})
+        return loss
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        terms = {"rec": 1.0, "l2": self.config.l2}
+        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+
+    def batches(self, train: Part, batch_size: int, generators: Generators) -> PairBatches:
+        """Training batches; also shows the training part to the parts that learn from it."""
+        self.setup(train)
+        pairwise = isinstance(self.loss, OwnNegatives)
+        return PairBatches(
+            train,
+            batch_size,
+            generators,
+            n_negatives=self.loss.config.n_negatives if pairwise else 0,
+            popularity_power=self.loss.config.popularity_power if pairwise else 0.0,
+            exclude_own=self.config.exclude_own,
+        )
+
+    def setup(self, train: Part) -> None:
+        """Show the training part to the loss (item popularity), and note whose vectors it trains.
+
+        Raises:
+            ValueError: the training part has other sizes than the model was built for.
+        """
+        assert self.space is not None
+        sizes = Space(n_users=train.n_users, n_items=train.n_items)
+        built = Space(n_users=self.space.n_users, n_items=self.space.n_items)
+        if sizes != built:
+            raise ValueError(f"train has {sizes}, but {type(self).__name__} was built for {built}; build a new one")
+        self.loss.setup(train.item_counts())
+        self.known_users.copy_(train.items.lengths > 0)
+        self._ranking = None
+
+    def nodes(self) -> Tensor:
+        """[n_users + n_items, D]: the vectors that scores are inner products of, without any noise."""
+        raise TypeError(f"{type(self).__name__} must define nodes()")
+
+    def forward(self, batch: PairBatch, terms: Iterable[str]) -> dict[str, Tensor]:
+        made, terms = self._terms(batch), set(terms)
+        if terms - set(made):
+            raise ValueError(f"{type(self).__name__} has no terms {sorted(terms - set(made))}; it has {sorted(made)}")
+        return {name: made[name]() for name in sorted(terms)}
+
+    def _terms(self, batch: PairBatch) -> Terms:
+        """What computes each term of a batch; a subclass adds its own."""
+        return {"rec": lambda: self._rec(batch, self.nodes()), "l2": lambda: self._l2(batch)}
+
+    def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
+        assert self.space is not None
+        n_users, n_items = self.space.n_users, self.space.n_items
+        if isinstance(self.loss, OwnNegatives):
+            items = torch.cat([batch.items[:, None], batch.negatives], 1)
+            scores = pair_scores(nodes, batch.users, items + n_users)
+            keep_mask = batch.negatives != batch.items[:, None]
+            return self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items)
+        # losses read tokens: row 0 is the padding's
+        table = F.pad(nodes[n_users:], (0, 0, 1, 0))
+        users = F.embedding(batch.users, nodes)
+        loss: Tensor = self.loss(users, batch.items + 1, table, batch.generators["negatives"])
+        return loss
+
+    def _l2(self, batch: PairBatch) -> Tensor:
+        assert self.space is not None
+        table, n_users = self.embedding.weight, self.space.n_users
+        # how often each node stands in the batch: a pass over the table costs less than lookups with gradients
+        counts = table.new_zeros(table.shape[0])
+        for nodes in (batch.users, batch.items + n_users, (batch.negatives + n_users).flatten()):
+            if nodes.numel():
+                share = counts.new_full((), 1 / nodes.numel())
+                counts.index_add_(0, nodes, share.expand(nodes.numel()))
+        # half precision would lose digits, and takes no part in a product with float32
+        with torch.autocast(table.device.type, enabled=False):
+            return counts.dot(torch.linalg.vecdot(table, table)) / 2
+
+    def _kept_nodes(self) -> Tensor:
+        """:meth:`nodes`; in evaluation mode computed once."""
+        weights = [*self.parameters(), *self.buffers()]
+        if self.training or any(weight.is_inference() for weight in weights):
+            return self.nodes()
+        state = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        ranking = self._ranking  # read once: another thread may replace it
+        if ranking is None or ranking.made_from != state:
+            # made under inference mode it could not be used elsewhere
+            with torch.inference_mode(False), torch.no_grad():
+                ranking = self._ranking = _Ranking(state, self.nodes().detach())
+        return ranking.nodes
+
+    def train(self, mode: bool = True) -> Any:
+        if mode:
+            self._ranking = None
+        return super().train(mode)
+
+    def encode_users(self, query: Query) -> Tensor:
+        return self._user_vectors(query, self._kept_nodes())
+
+    def _user_vectors(self, query: Query, nodes: Tensor) -> Tensor:
+        """[B, D]: from vectors of all nodes [n_users + n_items, D]."""
+        known_mask = query.users >= 0
+        known_mask[known_mask.clone()] = self.known_users[query.users[known_mask]]
+        if bool(known_mask.all()):
+            return nodes[query.users]
+        vectors = self._fold_in(query, nodes)
+        vectors[known_mask] = nodes[query.users[known_mask]]
+        return vectors
+
+    def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
+        """[B, D]: vectors from histories alone."""
+        assert self.space is not None
+        users, items = torch.split(nodes, [self.space.n_users, self.space.n_items])
+        vectors = F.embedding_bag(
+            query.history.values, items, query.history.offsets, mode="mean", include_last_offset=True
+        )
+        empty_mask = query.history.lengths == 0
+        if bool(empty_mask.any()) and bool(self.known_users.any()):
+            vectors[empty_mask] = users[self.known_users].mean(0)
+        return vectors
+
+    def encode_items(self) -> Tensor:
+        assert self.space is not None
+        return self._kept_nodes()[self.space.n_users :]

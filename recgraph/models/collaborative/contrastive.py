@@ -1,0 +1,249 @@
+"""What LightGCN with a contrastive task shares: two views of the nodes of a batch and their InfoNCE.
+
+SGL.
+
+SimGCL.
+
+XSimGCL.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from recgraph.config import Search
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.data.batches import PairBatch
+from recgraph.data.part import Part
+from recgraph.encoders.graph import mean
+from recgraph.models.base import ModelConfig, Phase, Space
+from recgraph.models.collaborative.base import Terms
+from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
+from recgraph.sparse.csr import Csr
+
+
+class GraphContrastiveConfig(LightGCNConfig):
+    contrast_weight: Annotated[
+        float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-3, 1.0, log=True)
+    ] = 0.1
+    temperature: Annotated[
+        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
+    ] = 0.2
+    similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive term")] = "cosine"
+    candidates: Annotated[
+        Literal["batch", "all"],
+        Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
+    ] = "batch"
+    weight: Annotated[
+        str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
+    ] = None
+    weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
+
+
+class GraphContrastiveModel(LightGCN):
+    """Base of LightGCN with a contrastive task. Term ``cl``: the InfoNCE between two views of the batch's users, plus
+    the same for its items; each node of the batch is one anchor, however often it stands there."""
+
+    Config: ClassVar[type[ModelConfig]] = GraphContrastiveConfig
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        # a weight may learn: users and items have one each
+        self.contrast_users, self.contrast_items = self._contrastive_term(), self._contrastive_term()
+
+    def _contrastive_term(self) -> ContrastiveTerm:
+        config = self.config
+        return ContrastiveTerm(
+            temperature=config.temperature,
+            similarity=config.similarity,
+            weight=config.weight,
+            weight_settings=config.weight_options,
+            dim=config.hidden_dim,
+            objective="info_nce",
+        )
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight}
+        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+
+    def _views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Two views of all nodes, [n_users + n_items, D] each."""
+        raise TypeError(f"{type(self).__name__} must define _views(batch)")
+
+    def _terms(self, batch: PairBatch) -> Terms:
+        return {**super()._terms(batch), "cl": lambda: self._contrast(batch, *self._views(batch))}
+
+    def _contrast(self, batch: PairBatch, a: Tensor, b: Tensor) -> Tensor:
+        assert self.space is not None
+        sizes = [self.space.n_users, self.space.n_items]
+        (users_a, items_a), (users_b, items_b) = torch.split(a, sizes), torch.split(b, sizes)
+        of_users = self._one_kind(self.contrast_users, torch.unique(batch.users), users_a, users_b)
+        return of_users + self._one_kind(self.contrast_items, torch.unique(batch.items), items_a, items_b)
+
+    def _one_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        anchors = a.index_select(0, chosen)
+        if self.config.candidates == "batch":
+            loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen)
+        else:
+            loss = term(anchors, b, chosen, torch.arange(len(b), device=b.device), positives=chosen)
+        return loss
+
+
+class SGLConfig(GraphContrastiveConfig):
+    graph_view: Annotated[
+        Literal["edge_drop", "node_drop", "random_walk"],
+        Field(description="what a view drops: edges, nodes with their edges, or edges anew in each layer"),
+    ] = "edge_drop"
+    drop_rate: Annotated[
+        float, Field(ge=0, lt=1, description="share of edges or nodes that a view drops"), Search(0.05, 0.5)
+    ] = 0.1
+    candidates: Annotated[
+        Literal["batch", "all"],
+        Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
+    ] = "all"
+
+
+class SGL(GraphContrastiveModel):
+    """LightGCN with the contrast of two subgraphs, drawn once an epoch.
+
+    Source: Wu et al., Self-supervised Graph Learning for Recommendation (SIGIR 2021): SGL-ED (edge drop), SGL-ND (node
+    drop) and SGL-RW (edge drop in each layer anew). A subgraph is normalised by its own degrees; every node of a kind
+    is a candidate, as in the authors' code. Loss: ``rec + l2 + lambda cl``. Departures: the terms are means over
+    samples and anchors where the authors have sums; a node is one anchor however often the batch holds it.
+    """
+
+    Config = SGLConfig
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        self._drawn: tuple[Any, list[list[Csr]]] | None = None
+
+    def setup(self, train: Part) -> None:
+        super().setup(train)
+        self._drawn = None
+
+    def _views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        table = self.embedding.weight
+        first, second = self._subgraphs(batch)
+        return self.encoder(table, first), self.encoder(table, second)
+
+    def _subgraphs(self, batch: PairBatch) -> list[list[Csr]]:
+        """The adjacencies of each layer, for both views; the same in all batches of an epoch."""
+        table = self.embedding.weight
+        key = (batch.generators.seed, batch.epoch, table.device, table.dtype)
+        if self._drawn is None or self._drawn[0] != key:
+            generator = batch.generators.fresh("views", batch.epoch)
+            self._drawn = key, [self._adjacencies(generator, table.dtype) for _ in range(2)]
+        return self._drawn[1]
+
+    def _adjacencies(self, generator: torch.Generator, dtype: torch.dtype) -> list[Csr]:
+        n_layers = self.encoder.n_layers
+        if self.config.graph_view == "random_walk":
+            return [self.encoder.subgraph(self._keep_edges(generator), dtype) for _ in range(n_layers)]
+        keep_mask = (
+            self._keep_edges(generator) if self.config.graph_view == "edge_drop" else self._keep_nodes(generator)
+        )
+        return [self.encoder.subgraph(keep_mask, dtype)] * n_layers
+
+    def _keep_edges(self, generator: torch.Generator) -> Tensor:
+        return self._keep(self.encoder.n_edges, generator)
+
+    def _keep_nodes(self, generator: torch.Generator) -> Tensor:
+        users = self._keep(self.encoder.n_users, generator)
+        items = self._keep(self.encoder.n_items, generator)
+        return users[self.encoder.edge_users] & items[self.encoder.edge_items]
+
+    def _keep(self, count: int, generator: torch.Generator) -> Tensor:
+        """[count] bool on the model's device: False at exactly the share that is dropped, rounded down."""
+        keep_mask = torch.ones(count, dtype=torch.bool)
+        keep_mask[torch.randperm(count, generator=generator)[: int(count * self.config.drop_rate)]] = False
+        return keep_mask.to(self.embedding.weight.device)
+
+
+class SimGCLConfig(GraphContrastiveConfig):
+    noise: Annotated[
+        float,
+        Field(ge=0, description="epsilon, the length of the noise added in each layer"),
+        Search(0.01, 0.5, log=True),
+    ] = 0.1
+    contrast_weight: Annotated[
+        float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-2, 2.0, log=True)
+    ] = 0.5
+
+
+class SimGCL(GraphContrastiveModel):
+    """LightGCN with the contrast of two propagations that differ by noise alone.
+
+    Source: Yu et al., Are Graph Augmentations Necessary? Simple Graph Contrastive Learning for Recommendation (SIGIR
+    2022). Each layer's output is moved by a random vector of length epsilon in its own orthant; vectors are the mean of
+    the layers' outputs, without the input. Defaults are the authors'. Loss: ``rec + l2 + lambda cl``. Departure: ``l2``
+    is of the vectors before propagation, where the authors' code has those after it.
+    """
+
+    Config = SimGCLConfig
+
+    def nodes(self) -> Tensor:
+        return mean(self.encoder.layers(self.embedding.weight)[1:])
+
+    def _views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        first, second = (mean(self._noisy_layers(batch)[1:]) for _ in range(2))
+        return first, second
+
+    def _noisy_layers(self, batch: PairBatch) -> list[Tensor]:
+        generator = batch.generators["views"]
+
+        def perturb(x: Tensor) -> Tensor:
+            direction = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            return F.normalize(direction).mul_(x.sign()).mul_(self.config.noise)
+
+        return self.encoder.layers(self.embedding.weight, perturb=perturb)
+
+
+class XSimGCLConfig(SimGCLConfig):
+    contrast_layer: Annotated[
+        int, Field(ge=1, description="l*, the layer that is contrasted with the mean of all; at most n_layers")
+    ] = 1
+    noise: Annotated[
+        float,
+        Field(ge=0, description="epsilon, the length of the noise added in each layer"),
+        Search(0.01, 0.5, log=True),
+    ] = 0.2
+    contrast_weight: Annotated[
+        float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-2, 1.0, log=True)
+    ] = 0.2
+    temperature: Annotated[
+        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
+    ] = 0.15
+
+    @model_validator(mode="after")
+    def _layer_exists(self) -> XSimGCLConfig:
+        if self.contrast_layer > self.n_layers:
+            raise ValueError(f"contrast_layer = {self.contrast_layer} must be at most n_layers = {self.n_layers}")
+        return self
+
+
+class XSimGCL(SimGCL):
+    """SimGCL in a single propagation: its noisy output is what recommends, and is contrasted with one of its layers.
+
+    Source: Yu et al., XSimGCL: Towards Extremely Simple Graph Contrastive Learning for Recommendation (TKDE 2023).
+    Defaults are the authors', but for three layers. Ranking has no noise. Departure: as in SimGCL.
+    """
+
+    Config = XSimGCLConfig
+
+    def _terms(self, batch: PairBatch) -> Terms:
+        # one propagation for both terms
+        layers = cache(lambda: self._noisy_layers(batch)[1:])
+        whole = cache(lambda: mean(layers()))
+
+        def contrast() -> Tensor:
+            return self._contrast(batch, whole(), layers()[self.config.contrast_layer - 1])
+
+        return {**super()._terms(batch), "rec": lambda: self._rec(batch, whole()), "cl": contrast}

@@ -1,0 +1,56 @@
+"""The parts of a model's contrastive term, chosen by configuration: objective, similarity, weights of candidates."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from recgraph.config import Added, Search
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.models.base import ModelConfig
+
+__all__ = ["ContrastConfig", "contrastive_term"]
+
+
+class ContrastConfig(ModelConfig):
+    """Settings that all contrastive models share, on both lines; a model changes the defaults."""
+
+    objective: Annotated[
+        str,
+        Field(description="how anchors and candidates are chosen, a name of the registry's kind 'objective'"),
+        Added(),
+    ] = "nt_xent"
+    objective_options: Annotated[
+        dict[str, Any], Field(default_factory=dict, description="settings of the objective"), Added()
+    ]
+    similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive terms")] = "dot"
+    temperature: Annotated[
+        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 2.0, log=True)
+    ] = 1.0
+    weight: Annotated[
+        str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
+    ] = None
+    weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
+
+
+def contrastive_term(
+    config: ContrastConfig, dim: int, objective: dict[str, Any] | None = None, **other: Any
+) -> ContrastiveTerm:
+    """The term that a configuration describes.
+
+    Args:
+        config: of the model.
+        dim: D, the width of what is contrasted.
+        objective: the model's own settings of the objective, which ``objective_options`` override.
+        other: settings of the term that differ from the model's, e.g. ``temperature=1.0``.
+    """
+    settings: dict[str, Any] = {
+        "temperature": config.temperature,
+        "similarity": config.similarity,
+        "objective": config.objective,
+        "objective_settings": {**(objective or {}), **config.objective_options},
+        "weight": config.weight,
+        "weight_settings": config.weight_options,
+    }
+    return ContrastiveTerm(dim=dim, **{**settings, **other})

@@ -1,0 +1,298 @@
+"""What models of a typed graph share: layers for each node type, one step an epoch, embeddings of target nodes.
+
+Layers of a target whose features differ from meta-path to meta-path.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from recgraph.config import Search
+from recgraph.data.part import Part
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
+from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.rng import Generators, derive, dropout
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.operators import row_shares
+from recgraph.sparse.spmm import spmm
+
+__all__ = [
+    "FullGraph",
+    "GraphBatch",
+    "GraphConfig",
+    "GraphModel",
+    "GraphSpace",
+    "NodeBatches",
+    "PathLayers",
+    "TypeLayer",
+]
+
+
+class GraphSpace(Space):
+    """A typed graph beside the sizes; for the node task there are no users, and the items are the target nodes."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    graph: Annotated[HeteroGraph, Field(exclude=True)]
+
+
+@dataclass(frozen=True)
+class GraphBatch:
+    """A step on the whole graph, or on some of its target nodes.
+
+    Attributes:
+        n_targets: target nodes (the unit of training speed).
+        epoch: from 0.
+        generators: the run's random streams.
+        drawn: what a model draws once for all phases of the step.
+        nodes: [B] int64, the target nodes of the step; None: all of them.
+        number: of the batch in its epoch, from 0.
+    """
+
+    n_targets: int
+    epoch: int
+    generators: Generators
+    drawn: dict[str, Any] = field(default_factory=dict, compare=False)
+    nodes: Tensor | None = None
+    number: int = 0
+
+    def to(self, device: torch.device | str) -> GraphBatch:
+        """With its nodes on a device: the model holds the graph and keeps it where its parameters are."""
+        return self if self.nodes is None else replace(self, nodes=self.nodes.to(device))
+
+
+class FullGraph:
+    """Batches of full-graph training: one step an epoch."""
+
+    def __init__(self, n_targets: int, generators: Generators) -> None:
+        self.n_targets, self.generators = n_targets, generators
+
+    def __len__(self) -> int:
+        return 1
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
+        if start == 0:
+            yield GraphBatch(self.n_targets, number, self.generators)
+
+
+class NodeBatches:
+    """Batches of target nodes, each node once an epoch, in an order that depends on the seed and the epoch alone.
+
+    Args:
+        n_targets: N.
+        batch_size: nodes of a batch at most; all batches of an epoch have the same size, or one node less.
+        generators: the run's random streams.
+    """
+
+    def __init__(self, n_targets: int, batch_size: int, generators: Generators) -> None:
+        self.n_targets, self.batch_size, self.generators = n_targets, batch_size, generators
+
+    def __len__(self) -> int:
+        return -(-self.n_targets // self.batch_size)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[GraphBatch]:
+        order = torch.randperm(self.n_targets, generator=self.generators.fresh("nodes", number))
+        for place, nodes in enumerate(order.tensor_split(len(self))):
+            if place >= start:
+                yield GraphBatch(len(nodes), number, self.generators, nodes=nodes, number=place)
+
+
+class GraphConfig(ModelConfig):
+    metapaths: Annotated[
+        tuple[str, ...],
+        Field(description="paths from the target type to itself, e.g. 'paper-author-paper'; at least one to build"),
+    ] = ()
+    hidden_dim: Annotated[
+        int, Field(ge=1, description="width of transformed features"), Search(choices=(32, 64, 128, 256))
+    ] = 64
+    embedding_dim: Annotated[int | None, Field(ge=1, description="width of embeddings; none: hidden_dim")] = None
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of features and layers"), Search(0.0, 0.6, step=0.1)] = 0.2
+    raw_features: Annotated[
+        tuple[str, ...], Field(description="node types whose features are not divided by their row sums")
+    ] = ()
+
+
+class TypeLayer(nn.Module):
+    """``ELU(dropout(W x + b))`` of the features of one node type; without features each node has a row of its own.
+
+    Source: HeCo (KDD 2021), MEOW (SDM 2023).
+    """
+
+    def __init__(self, n_features: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_features, hidden_dim)
+        self.dropout = dropout
+
+    def weight(self) -> Tensor:
+        """[F, D]."""
+        return self.linear.weight.t()
+
+    def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
+        """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of the identity."""
+        weight, bias = self.weight(), self.linear.bias
+        if x is None:
+            product = weight
+        elif isinstance(x, Csr):
+            product = spmm(x, weight)
+        else:
+            product = weight[x] if x.dtype == torch.int64 else x @ weight
+        return F.elu(dropout(product + bias, self.dropout, generator if self.training else None))
+
+
+class GraphModel(TrainableModel):
+    """Base of models that embed the nodes of one type of a typed graph.
+
+    ``MEOW(metapaths=("paper-author-paper",)).build(graph, seed=0)``; :meth:`embed` gives the embeddings. The target
+    type is the one that the meta-paths begin and end with. A subclass sets ``Config`` and fills ``_build``,
+    ``forward`` and :meth:`embed`. What is made from the graph is no part of the state: it follows from the graph, the
+    settings and the seed.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = GraphConfig
+
+    def build(self, space: Space | HeteroGraph, seed: int = 0) -> Self:
+        """Create the parameters, and what is read from the graph.
+
+        Args:
+            space: a typed graph, or a space with one.
+            seed: of the initial weights and of views that are drawn once.
+
+        Raises:
+            ValueError: the model is built already, there is no graph, or the graph has not the meta-paths.
+        """
+        if isinstance(space, HeteroGraph):
+            space = GraphSpace(n_users=0, n_items=max(space.count(self._target(space)), 1), graph=space)
+        if not isinstance(space, GraphSpace):
+            raise ValueError(f"{type(self).__name__} needs a typed graph: build(graph) or build(GraphSpace(...))")
+        self._seed = derive(seed, "graph views")
+        self._moved: tuple[torch.device, torch.dtype, Any] | None = None
+        return super().build(space, seed)
+
+    def _target(self, graph: HeteroGraph) -> str:
+        paths = self.config.metapaths
+        if not paths:
+            raise ValueError(f"metapaths = () must name at least one path, such as {_example(graph)!r}")
+        ends = {path: MetaPath(path).route(graph) for path in paths}
+        for path, route in ends.items():
+            if route[0].start != route[-1].end or route[0].start != ends[paths[0]][0].start:
+                raise ValueError(
+                    f"metapaths: {path!r} leads from {route[0].start!r} to {route[-1].end!r}; all must begin and end "
+                    f"with one type, as {paths[0]!r} begins with {ends[paths[0]][0].start!r}"
+                )
+        return ends[paths[0]][0].start
+
+    def _features(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
+        """[N, F]: the features of a type, divided by their row sums where the settings do not say otherwise.
+
+        Raises:
+            ValueError: features that are to be divided hold a negative value.
+        """
+        features = graph.features(node_type)
+        if features is None or node_type in self.config.raw_features:
+            return features
+        return row_shares(features, f"features of {node_type!r}", f"add {node_type!r} to raw_features")
+
+    def _type_layer(self, graph: HeteroGraph, node_type: str) -> TypeLayer:
+        features = graph.features(node_type)
+        width = graph.count(node_type) if features is None else features.shape[1]
+        return TypeLayer(width, self.config.hidden_dim, self.config.dropout)
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the width of the embeddings."""
+        return int(self.config.embedding_dim or self.config.hidden_dim)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("model", ("model",), {"info": 1.0}),)
+
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
+        """One step an epoch on the whole graph, whatever the batch size.
+
+        Args:
+            train: not read; the graph is what is trained on.
+        """
+        assert self.space is not None
+        return FullGraph(self.space.n_items, generators)
+
+    @abstractmethod
+    def embed(self) -> Tensor:
+        """[N, D]: the embeddings of the target nodes; make it in evaluation mode and without gradients."""
+
+    def _placed(self, inputs: Any) -> Any:
+        """What was made from the graph, where the parameters are and in their type."""
+        like = next(self.parameters())
+        placed = self._moved  # read once: another thread may replace it
+        if placed is None or placed[:2] != (like.device, like.dtype):
+            # made under inference mode it could not be trained on
+            with torch.inference_mode(False):
+                moved = inputs.to(like.device, like.dtype)
+            placed = self._moved = like.device, like.dtype, moved
+        return placed[2]
+
+    def _check_terms(self, terms: set[str], known: Sequence[str]) -> None:
+        if terms - set(known):
+            raise ValueError(f"{type(self).__name__} has no terms {sorted(terms - set(known))}; it has {sorted(known)}")
+
+
+def _example(graph: HeteroGraph) -> str:
+    if not graph.edge_types:
+        return "paper-author-paper"
+    source, _, target = graph.edge_types[0]
+    return f"{source}-{target}-{source}"
+
+
+class _BlockLayer(TypeLayer):
+    """A :class:`TypeLayer` that reads some consecutive columns of the features."""
+
+    def __init__(self, place: int, n_blocks: int, width: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__(width, hidden_dim, dropout)
+        self.before, self.after = place * width, (n_blocks - 1 - place) * width
+
+    def weight(self) -> Tensor:
+        return F.pad(super().weight(), (0, 0, self.before, self.after))
+
+
+class PathLayers(nn.Module):
+    """A layer for each of P meta-paths over the features of the target.
+
+    Features [N, F] are P matrices side by side, of equal widths, and each layer reads its own. Without features each
+    path has a row of its own for each node.
+
+    Source: the code of MEOW and AdaMEOW, for AMiner, whose papers have an embedding of random walks for each path.
+
+    Args:
+        n_features: F; without features the number of nodes.
+        n_paths: P.
+        split: whether there are features to be split.
+        hidden_dim: D.
+        dropout: of what the layers give.
+
+    Raises:
+        ValueError: F is no multiple of P.
+    """
+
+    def __init__(self, n_features: int, n_paths: int, split: bool, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        if split and n_features % n_paths:
+            raise ValueError(
+                f"features_per_path: the target's {n_features} features are not {n_paths} matrices of equal width side "
+                "by side; give as many columns to each path"
+            )
+        blocks, width = (n_paths, n_features // n_paths) if split else (1, n_features)
+        self.layers = nn.ModuleList(
+            _BlockLayer(number % blocks, blocks, width, hidden_dim, dropout) for number in range(n_paths)
+        )
+
+    def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
+        """[P, N, D]; the arguments are those of :class:`TypeLayer`."""
+        return torch.stack([layer(x, generator) for layer in self.layers])

@@ -1,0 +1,288 @@
+"""Attention over a node's neighbours of one type, as HeCo's schema view has it.
+
+HeCo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from recgraph.blocks import work_type
+from recgraph.config import Search
+from recgraph.contrast.term import ContrastiveTerm, several_positives
+from recgraph.encoders.graph import GCN, SemanticAttention
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
+from recgraph.models.base import ModelConfig, Phase, Space, View
+from recgraph.models.heterogeneous.base import GraphBatch, GraphConfig, GraphModel, GraphSpace
+from recgraph.models.heterogeneous.inputs import Features
+from recgraph.rng import Generators, dropout
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.operators import mean_of, normalise
+from recgraph.sparse.products import Counts, top_k
+from recgraph.sparse.spmm import Operator, spmm
+
+__all__ = ["NeighbourAttention", "sample_neighbours"]
+
+
+class NeighbourAttention(nn.Module):
+    """``z_i = sum_{j in N_i} alpha_ij h_j``, ``alpha_i = softmax_j(LeakyReLU(a . [h_i || h_j]))``.
+
+    Source: HeCo (KDD 2021), equations 2 and 3. ``a . [h_i || h_j]`` is a sum of two products with rows, so that no
+    tensor of pairs and widths is made. A node without neighbours gets zeros.
+
+    Args:
+        dim: D.
+        dropout: of the entries of ``a``.
+    """
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.att = nn.Parameter(torch.empty(2, dim))
+        nn.init.xavier_normal_(self.att, gain=1.414)
+
+    def forward(self, h: Tensor, neighbours: Tensor, adj: Csr, generator: torch.Generator | None) -> Tensor:
+        """[N, D], in float32 at least.
+
+        Args:
+            h: [N, D], the nodes.
+            neighbours: [M, D].
+            adj: [N, M], without weights: an entry is a neighbour, twice where it was drawn twice.
+        """
+        att = dropout(self.att, self.dropout, generator if self.training else None)
+        work = work_type(h, neighbours, att)
+        h, neighbours = h.to(work), neighbours.to(work)
+        # autocast would give the sums over neighbours other types than what is summed
+        with torch.autocast(h.device.type, enabled=False):
+            scores = F.leaky_relu((h @ att[0])[adj.rows] + (neighbours @ att[1])[adj.indices], 0.01)
+            peak = torch.segment_reduce(scores.detach(), "max", offsets=adj.indptr, initial=-torch.inf)
+            weights = (scores - peak[adj.rows]).exp()
+            total = torch.zeros_like(h[:, 0]).index_add(0, adj.rows, weights)
+            return spmm(adj.with_weights(weights / total[adj.rows]), neighbours)
+
+
+def sample_neighbours(adj: Csr, n: int, generator: torch.Generator) -> Csr:
+    """n neighbours of each row, without replacement where there are n or more, else with (HeCo's way).
+
+    Args:
+        adj: [N, M], without weights.
+        generator: on the device of ``adj``, or on the host.
+
+    Returns:
+        [N, M] with n entries in each row that has one, without weights.
+    """
+    degrees = adj.degrees
+    long = degrees >= n
+    # without replacement: the first n of each long row in random order
+    keys = torch.rand(adj.nnz, generator=generator, device=generator.device).to(adj.device)
+    order = torch.argsort(adj.rows + keys.to(torch.float64), stable=True)
+    place = torch.arange(adj.nnz, device=adj.device) - adj.indptr[:-1][adj.rows]
+    first = order[(place < n) & long[adj.rows]]
+    short = torch.nonzero(~long & (degrees > 0)).squeeze(1)
+    draws = torch.rand(short.numel(), n, generator=generator, device=generator.device).to(adj.device)
+    again = adj.indptr[short, None] + (draws * degrees[short, None]).long().clamp(max=degrees[short, None] - 1)
+    entries = torch.cat([first, again.view(-1)])
+    return Csr.from_coo(adj.rows[entries], adj.indices[entries], shape=adj.shape)
+
+
+class HeCoConfig(GraphConfig):
+    temperature: Annotated[
+        float, Field(gt=0, description="tau, of the contrastive similarities"), Search(0.1, 2.0, log=True)
+    ] = 0.8
+    schema_weight: Annotated[
+        float, Field(ge=0, le=1, description="lambda, share of the loss with the schema view as anchor")
+    ] = 0.5
+    n_neighbours: Annotated[
+        Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...],
+        Field(description="neighbours sampled of each type at every step: for all types, or one a type of the schema"),
+    ] = 7
+    n_positives: Annotated[
+        int, Field(ge=1, description="positives of a node: itself, and those its meta-paths lead to most")
+    ] = 5
+    attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention vectors")] = 0.5
+    counts: Annotated[Counts, Field(description="of the adjacencies of meta-paths")] = "binary"
+    block_rows: Annotated[
+        int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_width(self) -> HeCoConfig:
+        if self.embedding_dim not in (None, self.hidden_dim):
+            raise ValueError(
+                f"embedding_dim = {self.embedding_dim} must be hidden_dim = {self.hidden_dim}, as all of HeCo's layers "
+                "have one width; set hidden_dim alone"
+            )
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What HeCo reads: features by type, adjacencies of paths, neighbours by type, and who is whose positive."""
+
+    features: Mapping[str, Features]
+    paths: tuple[Operator, ...]
+    neighbours: tuple[Csr, ...]
+    positives: Csr
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> _Inputs:
+        features = {name: None if x is None else x.to(device, dtype) for name, x in self.features.items()}
+        paths = tuple(path.to(device, dtype) for path in self.paths)
+        return _Inputs(features, paths, tuple(n.to(device) for n in self.neighbours), self.positives.to(device))
+
+
+class HeCo(GraphModel):
+    """Contrast of the network-schema view with the meta-path view of a heterogeneous graph.
+
+    Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive Learning (KDD 2021).
+
+    - schema view: for each type next to the target, attention over sampled neighbours, then semantic attention;
+    - meta-path view: a one-layer GCN a path over its binary adjacency with self-loops, then semantic attention; this is
+      the embedding;
+    - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that its meta-paths lead to most, a
+      path with few ends counting more for each of them, as in the published code (the paper counts paths).
+
+    Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each. Departures: a
+    node's own place is always among its positives, ties among candidates are broken by the highest index, and
+    neighbours are sampled anew at every step from the run's generators.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = HeCoConfig
+    revision: ClassVar[int] = 3
+
+    def _build(self, space: Space) -> None:
+        assert isinstance(space, GraphSpace)
+        config, graph = self.config, space.graph
+        self.target = self._target(graph)
+        neighbours = _neighbours(graph, self.target)
+        self.schema_types = list(neighbours)
+        self.n_neighbours = _of_each(config.n_neighbours, self.schema_types)
+        self.types = list(dict.fromkeys([self.target, *self.schema_types]))
+        self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
+        for layer in self.type_layers:
+            nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
+        features = {name: self._features(graph, name) for name in self.types}
+        made = [MetaPath(path, counts=config.counts, normalisation="symmetric") for path in config.metapaths]
+        counts = [path.counts(graph) for path in made]
+        looped = [matrix.with_weights(matrix.values()).with_diagonal(1.0) for matrix in counts]
+        self._inputs = _Inputs(
+            features,
+            tuple(normalise(matrix, "symmetric") for matrix in looped),
+            tuple(neighbours.values()),
+            _positives(counts, config.n_positives),
+        )
+        dim, p = config.hidden_dim, config.attention_dropout
+        self.neighbour_attention = nn.ModuleList(NeighbourAttention(dim, p) for _ in self.schema_types)
+        self.schema_attention = SemanticAttention(dim, dropout=p)
+        self.path_encoders = nn.ModuleList(
+            GCN(dim, dim, dim, n_layers=1, dropout=0.0, norm="none") for _ in config.metapaths
+        )
+        self.path_bias = nn.Parameter(torch.zeros(len(config.metapaths), dim))
+        self.path_activations = nn.ModuleList(nn.PReLU() for _ in config.metapaths)
+        for encoder in self.path_encoders:
+            nn.init.xavier_normal_(encoder.weights[0], gain=1.414)  # type: ignore[index]
+        self.path_attention = SemanticAttention(dim, dropout=p)
+        self.project = nn.Sequential(nn.Linear(dim, dim), nn.ELU(), nn.Linear(dim, dim))
+        for layer in self.project:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight, gain=1.414)
+        settings = {"block_rows": config.block_rows}
+        self.contrast = ContrastiveTerm(
+            temperature=config.temperature, similarity="cosine", objective="info_nce", objective_settings=settings
+        )
+
+    @property
+    def embedding_dim(self) -> int:
+        return int(self.config.hidden_dim)
+
+    def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
+        layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)
+        return layer
+
+    def path_view(self, inputs: _Inputs, h: Tensor, generator: torch.Generator | None) -> Tensor:
+        """[N, D]: the meta-path view."""
+        views = [
+            activation(encoder(adj, h, generator) + bias)
+            for encoder, adj, activation, bias in zip(
+                self.path_encoders, inputs.paths, self.path_activations, self.path_bias, strict=True
+            )
+        ]
+        view: Tensor = self.path_attention(views, generator)
+        return view
+
+    def schema_view(self, inputs: _Inputs, h: Tensor, generators: Generators) -> Tensor:
+        """[N, D]: the network-schema view, neighbours sampled anew."""
+        dropout, draw = generators["dropout"], generators["neighbours"]
+        views = []
+        for number, name in enumerate(self.schema_types):
+            sampled = sample_neighbours(inputs.neighbours[number], self.n_neighbours[number], draw)
+            z = self.neighbour_attention[number](h, self._hidden(inputs, name, dropout), sampled, dropout)
+            views.append(F.elu(z))
+        view: Tensor = self.schema_attention(views, dropout)
+        return view
+
+    def forward(self, batch: GraphBatch, terms: Iterable[str]) -> dict[str, Tensor]:
+        terms = set(terms)
+        self._check_terms(terms, ("info",))
+        inputs: _Inputs = self._placed(self._inputs)
+        h = self._hidden(inputs, self.target, batch.generators["dropout"])
+        path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
+        schema = self.project(self.schema_view(inputs, h, batch.generators))
+        share, positives = self.config.schema_weight, inputs.positives
+        there = several_positives(self.contrast, schema, path, positives.indptr, positives.indices)
+        back = several_positives(self.contrast, path, schema, positives.indptr, positives.indices)
+        return {"info": share * there + (1 - share) * back}
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("model", ("model",), {"info": 1.0}),)
+
+    @torch.no_grad()
+    def view_weights(self) -> dict[View, float]:
+        """The semantic attention of the meta-path view, as embeddings are made."""
+        training = self.training
+        self.eval().embed()
+        self.train(training)
+        assert self.path_attention.last is not None
+        weights = self.path_attention.last.tolist()
+        return {View(self.target, path): weight for path, weight in zip(self.config.metapaths, weights, strict=True)}
+
+    def embed(self) -> Tensor:
+        inputs: _Inputs = self._placed(self._inputs)
+        return self.path_view(inputs, self._hidden(inputs, self.target, None), None)
+
+
+def _neighbours(graph: HeteroGraph, target: str) -> dict[str, Csr]:
+    """Node type -> [N, N_type]: who stands next to the target nodes, whatever the edge type."""
+    found: dict[str, list[Csr]] = {}
+    for source, relation, end in graph.edge_types:
+        adj = graph.adjacency((source, relation, end)).pattern()
+        for own, other, matrix in ((source, end, adj), (end, source, adj.t())):
+            if own == target:
+                found.setdefault(other, []).append(matrix)
+    return {other: mean_of(matrices).pattern() for other, matrices in found.items()}
+
+
+def _of_each(wanted: int | tuple[int, ...], types: list[str]) -> tuple[int, ...]:
+    """The number of neighbours of each type of the schema."""
+    if isinstance(wanted, int):
+        return (wanted,) * len(types)
+    if len(wanted) != len(types):
+        raise ValueError(
+            f"n_neighbours = {wanted} has {len(wanted)} values; give one, or one for each of {', '.join(types)}"
+        )
+    return wanted
+
+
+def _positives(counts: list[Csr], n: int) -> Csr:
+    """[N, N]: each node itself, and the n - 1 others that its meta-paths, each with rows of sum 1, lead to most."""
+    others = mean_of([normalise(matrix, "row") for matrix in counts]).with_diagonal(None)
+    kept = top_k(others, n - 1) if n > 1 else others.select(torch.zeros_like(others.indices, dtype=torch.bool))
+    return kept.with_weights(None).with_diagonal(1.0)

@@ -1,0 +1,376 @@
+"""What MEOW and AdaMEOW share for nodes: layers of features, both views, and their contrast.
+
+MEOW.
+
+AdaMEOW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph.config import Search
+from recgraph.contrast.clustering import Clustering, Method
+from recgraph.contrast.memory import PrototypeMemory, Queue
+from recgraph.contrast.prototypes import Prototypes, proto_nce
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.weights import Cluster
+from recgraph.data.part import Part
+from recgraph.graph.metapath import MetaPath
+from recgraph.models.base import ModelConfig, Phase, Space, View
+from recgraph.models.heterogeneous.base import (
+    FullGraph,
+    GraphBatch,
+    GraphConfig,
+    GraphModel,
+    GraphSpace,
+    NodeBatches,
+    PathLayers,
+)
+from recgraph.models.heterogeneous.inputs import Features, MetaPathInputs, MetaPathSource, read_graph, read_source
+from recgraph.models.heterogeneous.sampling import PathSampler
+from recgraph.models.heterogeneous.views import BothViews, MetaPathViews, ViewsConfig, make_masks, make_paths
+from recgraph.rng import Generators, derive
+
+FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
+
+
+class MetaPathModelConfig(ViewsConfig, GraphConfig):
+    features_per_path: Annotated[
+        bool,
+        Field(
+            description="the target's features are a matrix for each path, side by side and of equal widths, each with "
+            "a layer of its own; the coarse view takes the layers' mean (published for AMiner)"
+        ),
+    ] = False
+    mini_batch: Annotated[
+        bool, Field(description="steps on batch_size target nodes with sampled neighbours; False: on the whole graph")
+    ] = False
+    fan_out: Annotated[
+        tuple[FanOuts, ...],
+        Field(
+            min_length=2,
+            max_length=2,
+            description="of batches: edges followed from each node, step by step along a path (the last number serves "
+            "later steps, none: all), for the convolution layer nearest to the batch and for the one before",
+        ),
+    ] = ((5, 1), (2, 1))
+    context_fan_out: Annotated[
+        FanOuts, Field(description="of batches: edges followed from each node to its contexts, step by step")
+    ] = (5,)
+    sample_with_replacement: Annotated[bool, Field(description="of batches: an edge may be drawn twice")] = False
+    queue_size: Annotated[
+        int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
+    ] = 2048
+
+
+class MetaPathModel(GraphModel):
+    """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
+
+    A layer for each node type (:class:`TypeLayer`) gives vectors of nodes, :class:`MetaPathViews` the views of the
+    target nodes; the twin of a path's view has masked target features and masked edges.
+
+    With ``features_per_path`` the target has a layer for each path (:class:`PathLayers`), and their mean where one
+    vector is asked for. Published for AMiner, whose embeddings of random walks along each path are no part of its card
+    here: by default its papers, as all types without features, have one table of weights, which all paths share.
+
+    Options beyond the publications: masks drawn anew at every step; latent twins, a learned augmenter of each path's
+    embedding (MCLRec's) in place of the masked one; any weight.
+
+    With ``mini_batch`` a step is on a batch of target nodes, whose neighbourhoods are sampled (:class:`PathSampler`),
+    normalisations and the semantic attention over the batch. Candidates are the batch and a :class:`Queue` of
+    projections of earlier ones. Masks that are drawn anew are so once an epoch. :meth:`embed` samples nothing.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
+    _inputs: MetaPathInputs
+    _source: MetaPathSource
+
+    def _build(self, space: Space) -> None:
+        assert isinstance(space, GraphSpace)
+        config, graph = self.config, space.graph
+        target = self._target(graph)
+        paths = make_paths(config.metapaths, config)
+        self.types = list(dict.fromkeys([target, *(c for path in paths for c in _between(path, graph))]))
+        features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
+        self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
+        if config.features_per_path:
+            x = graph.features(target)
+            width = graph.count(target) if x is None else x.shape[1]
+            self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
+        self._masks = make_masks(len(paths), config)
+        drawn = Generators(self._seed)
+        if config.mini_batch:
+            source = read_source(graph, target, paths, features)
+            self._source = source.draw(self._masks, drawn) if config.twin == "masked" else source
+            self._redrawn: tuple[int, MetaPathSource] | None = None
+            inputs = source.whole()
+        else:
+            inputs = read_graph(graph, target, paths, features)
+            self._inputs = self._masks.draw(inputs, drawn) if config.twin == "masked" else inputs
+        self.views = MetaPathViews(inputs, config.hidden_dim, self.embedding_dim, config.dropout, config)
+        self.contrast = self._make_contrast()
+        if config.mini_batch:
+            self.queue = Queue(config.queue_size, config.projection_dim or self.embedding_dim)
+
+    def _make_contrast(self) -> ContrastiveTerm:
+        raise TypeError(f"{type(self).__name__} must define _make_contrast()")
+
+    def _term(self, **objective: Any) -> ContrastiveTerm:
+        config = self.config
+        return ContrastiveTerm(
+            temperature=config.temperature,
+            objective="info_nce",
+            objective_settings={"block_rows": config.block_rows, **objective},
+            weight=config.weight,
+            weight_settings=config.weight_options,
+            dim=config.projection_dim or self.embedding_dim,
+        )
+
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
+        """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes.
+
+        Args:
+            train: not read; the graph is what is trained on.
+        """
+        assert self.space is not None
+        if not self.config.mini_batch:
+            return FullGraph(self.space.n_items, generators)
+        return NodeBatches(self.space.n_items, batch_size, generators)
+
+    def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
+        redraw = self.training and self.config.redraw_masks and self.config.twin == "masked"
+        if self.config.mini_batch:
+            return self._sampled(batch, redraw) if batch is not None else self._placed(self._source).whole()
+        inputs: MetaPathInputs = self._placed(self._inputs)
+        return self._masks.draw(inputs, batch.generators) if batch is not None and redraw else inputs
+
+    def _sampled(self, batch: GraphBatch, redraw: bool) -> MetaPathInputs:
+        """What the nodes of a batch see, the same in all phases of its step."""
+        if "inputs" not in batch.drawn:
+            assert batch.nodes is not None
+            source = self._placed(self._source)
+            if redraw:
+                source = self._redraw(source, batch)
+            config = self.config
+            sampler = PathSampler(config.fan_out, config.context_fan_out, config.sample_with_replacement)
+            generator = batch.generators.fresh("neighbours", batch.epoch, batch.number)
+            batch.drawn["inputs"] = sampler(source, batch.nodes, generator)
+        inputs: MetaPathInputs = batch.drawn["inputs"]
+        return inputs
+
+    def _redraw(self, source: MetaPathSource, batch: GraphBatch) -> MetaPathSource:
+        """With the masks of an epoch, which depend on the seed and the epoch alone."""
+        if self._redrawn is None or self._redrawn[0] != batch.epoch:
+            self._redrawn = None  # before the next ones are made
+            own = Generators(derive(batch.generators.seed, "masks", batch.epoch))
+            like = next(self.parameters())
+            self._redrawn = batch.epoch, source.draw(self._masks, own).to(like.device, like.dtype)
+        return self._redrawn[1]
+
+    def both_views(
+        self, inputs: MetaPathInputs, generator: torch.Generator | None = None, fine_only: bool = False
+    ) -> BothViews:
+        """The coarse and the fine view, before the head.
+
+        Args:
+            inputs: read from the graph.
+            generator: draws dropout; required in training mode where dropout is above 0.
+            fine_only: leave the coarse view out (it is then the fine one).
+        """
+        hidden, masked = self._hidden(inputs, generator)
+        views: BothViews = self.views(inputs, hidden, masked, generator, fine_only)
+        return views
+
+    def _hidden(
+        self, inputs: MetaPathInputs, generator: torch.Generator | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Node type -> [N_type, hidden_dim], the transformed features; and the target's masked ones.
+
+        Of the target [P, N, hidden_dim] with ``features_per_path``.
+        """
+        hidden = {
+            name: layer(inputs.features[name], generator)
+            for name, layer in zip(self.types, self.type_layers, strict=True)
+        }
+        if self.config.twin != "masked":
+            return hidden, None
+        return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
+
+    def forward(self, batch: GraphBatch, terms: Iterable[str]) -> dict[str, Tensor]:
+        terms = set(terms)
+        self._check_terms(terms, self._term_names())
+        views = self.both_views(self._step_inputs(batch), batch.generators["dropout"])
+        return self._terms(batch, terms, self.views.head(views.coarse), self.views.head(views.fine))
+
+    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """The weighted InfoNCE of projections [N, D] in pairs; of a batch, against the queue too, which it then joins.
+
+        A node is known by its number: one that is in the batch is not also taken from the queue.
+        """
+        if batch.nodes is None:
+            loss: Tensor = self.contrast(anchors, candidates)
+            return loss
+        rows, ids = self.queue.join(candidates, batch.nodes)
+        positives = torch.arange(len(anchors), device=anchors.device)
+        loss = self.contrast(anchors, rows, batch.nodes, ids, positives)
+        if self.training and torch.is_grad_enabled():
+            self.queue.push(candidates, batch.nodes)
+        return loss
+
+    @torch.no_grad()
+    def project_all(self) -> Tensor:
+        """[N, D]: the projected fine view of all nodes, as embeddings are made: nothing is dropped or sampled."""
+        training = self.training
+        self.eval()
+        projected: Tensor = self.views.head(self.embed())
+        self.train(training)
+        return projected
+
+    @torch.no_grad()
+    def view_weights(self) -> dict[View, float]:
+        """The semantic attention of the fine view, as embeddings are made."""
+        training = self.training
+        self.eval()
+        inputs = self._step_inputs(None)
+        found = self.views.addends(inputs, *self._hidden(inputs, None))
+        self.train(training)
+        return {View(inputs.target, path): weight for path, (weight, _) in found.items()}
+
+    def _term_names(self) -> tuple[str, ...]:
+        return ("info",)
+
+    def _terms(self, batch: GraphBatch, terms: set[str], coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
+        raise TypeError(f"{type(self).__name__} must define _terms(batch, terms, coarse, fine)")
+
+    def embed(self) -> Tensor:
+        return self.both_views(self._step_inputs(None), fine_only=True).fine
+
+
+def _between(path: MetaPath, graph: Any) -> list[str]:
+    return [step.end for step in path.route(graph)[:-1]]
+
+
+class MEOWConfig(MetaPathModelConfig):
+    weight: Annotated[
+        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
+    ] = "cluster"
+    n_clusters: Annotated[
+        tuple[int, ...], Field(min_length=1, description="clusters of each granularity (at most one a node)")
+    ] = (100, 300)
+    proto_weight: Annotated[
+        float, Field(ge=0, description="lambda, weight of ProtoNCE"), Search(0.01, 2.0, log=True)
+    ] = 1.0
+    kmeans: Annotated[Method, Field(description="inner-product k-means as published, or scikit-learn's")] = "published"
+    kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 20
+    kmeans_restarts: Annotated[int, Field(ge=1, description="of k-means; the best is taken")] = 5
+    warm_start: Annotated[bool, Field(description="k-means begins at the last step's centroids, without restarts")] = (
+        False
+    )
+
+
+class MEOW(MetaPathModel):
+    """Contrast of a coarse and a fine view of a heterogeneous graph, negatives weighted by clusters.
+
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023).
+    See :class:`MetaPathModel` for the views. Terms, the coarse view as anchor, after k-means of the fine projection at
+    several granularities (without gradient):
+
+    - ``info = mean_i -log(e^{s_ii / tau} / sum_{j != i} w_ij e^{s_ij / tau})``, ``w_ij`` the number of granularities at
+      which i and j are in different clusters;
+    - ``proto``: ProtoNCE against the clusters' centroids, temperatures by concentration.
+
+    With ``mini_batch`` all nodes are embedded and clustered once an epoch, before its first step (as PCL does it, whose
+    loss ``proto`` is): a cluster means the same in every batch, also for what the queue holds. It costs one pass
+    over the graph without gradients.
+
+    The embedding is the fine view in evaluation mode (the published code keeps the last training-mode forward).
+    Departures: ``proto`` lacks the published constant ``log(N / k)``; ties and draws, see :class:`MetaPath` and
+    :func:`kmeans`. The published code stops on the training loss: ``metric="loss"``.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MEOWConfig
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        config = self.config
+        self.prototypes = Prototypes(
+            config.projection_dim or self.embedding_dim,
+            n_clusters=config.n_clusters,
+            iterations=config.kmeans_iterations,
+            restarts=config.kmeans_restarts,
+            method=config.kmeans,
+            warm_start=config.warm_start,
+        )
+        self.proto_contrast = ContrastiveTerm(
+            objective="info_nce", objective_settings={"block_rows": config.block_rows}
+        )
+        if config.mini_batch:
+            self.memory = PrototypeMemory(space.n_items, config.projection_dim or self.embedding_dim, config.n_clusters)
+
+    def _make_contrast(self) -> ContrastiveTerm:
+        return self._term(count_positive=False)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        terms = {"info": 1.0, "proto": self.config.proto_weight}
+        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+
+    def _term_names(self) -> tuple[str, ...]:
+        return ("info", "proto")
+
+    def _terms(self, batch: GraphBatch, terms: set[str], coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
+        clustered = "proto" in terms or isinstance(self.contrast.weight, Cluster)
+        if batch.nodes is None:
+            return self.losses(terms, coarse, fine, self.prototypes(fine) if clustered else [])
+        if clustered and not self.memory.is_of(batch.epoch):
+            everyone = self.project_all()
+            self.memory.store(batch.epoch, everyone, self.prototypes(everyone), self.config.temperature)
+        computed = {}
+        if "info" in terms:
+            if isinstance(self.contrast.weight, Cluster):
+                self.contrast.weight.set_assignments(self.memory.assignments)
+            computed["info"] = self.info(batch, coarse, fine)
+        if "proto" in terms:
+            computed["proto"] = self.memory.proto_nce(self.proto_contrast, coarse, batch.nodes)
+        return computed
+
+    def losses(self, terms: set[str], coarse: Tensor, fine: Tensor, clusterings: list[Clustering]) -> dict[str, Tensor]:
+        """The terms of projected views [N, D] and clusterings of the fine one."""
+        computed = {}
+        if "info" in terms:
+            if isinstance(self.contrast.weight, Cluster):
+                self.contrast.weight.set_assignments(torch.stack([c.assignments for c in clusterings]))
+            computed["info"] = self.contrast(coarse, fine)
+        if "proto" in terms:
+            computed["proto"] = proto_nce(self.proto_contrast, coarse, fine, clusterings, self.config.temperature)
+        return computed
+
+
+class AdaMEOWConfig(MetaPathModelConfig):
+    weight: Annotated[
+        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
+    ] = "learned"
+
+
+class AdaMEOW(MetaPathModel):
+    """Contrast of a fine and a coarse view of a heterogeneous graph, all candidates weighted by a learned network.
+
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples
+    (TKDE 2024, arXiv 2212.13847). See :class:`MetaPathModel` for the views, :class:`Learned` for the weights
+    (``weight_options={"normalise": True}`` keeps them from shrinking everywhere). Term, the fine view as anchor:
+    ``info = mean_i -log(e^{s_ii / tau} / sum_j w_ij e^{s_ij / tau})``, the positive weighted like the others.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = AdaMEOWConfig
+
+    def _make_contrast(self) -> ContrastiveTerm:
+        return self._term(weigh_positive=True)
+
+    def _terms(self, batch: GraphBatch, terms: set[str], coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
+        return {"info": self.info(batch, fine, coarse)} if "info" in terms else {}

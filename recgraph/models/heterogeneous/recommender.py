@@ -1,0 +1,300 @@
+"""What MEOW and AdaMEOW share as recommenders: users and items as two target types, propagated over interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recgraph.contrast.objectives import NoCandidateError
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.data.batches import PairBatch, Query
+from recgraph.models.base import ModelConfig, Phase, Space, View
+from recgraph.models.collaborative.base import Terms
+from recgraph.models.collaborative.lightgcn import LightGCN
+from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.models.heterogeneous.inputs import MetaPathInputs
+from recgraph.models.heterogeneous.sides import SIDES, MetaPathRecommenderConfig, read_sides
+from recgraph.models.heterogeneous.views import MetaPathViews
+from recgraph.rng import Generators
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.spmm import spmm
+
+
+@dataclass(frozen=True)
+class Side:
+    """The contrasted nodes of one side: n users or items of a batch.
+
+    Attributes:
+        number: 0 of users, 1 of items.
+        ids: [n] int64, their indices.
+        own, fine: [n, D], the two projected views.
+    """
+
+    number: int
+    ids: Tensor
+    own: Tensor
+    fine: Tensor
+
+
+class MetaPathRecommender(LightGCN):
+    """Base of MEOW and AdaMEOW as recommenders.
+
+    Users and items are two target types of a typed graph, each with its own meta-paths (user-item-user, friends,
+    occupation; item-user-item, genres, tags). With E the vectors of users and items and one for each node of the other
+    types:
+
+    - the fine view of a side, from E by :class:`MetaPathViews`, whose twin lacks the own vectors of a share of the
+      nodes (``feature_mask``; drawn at each step) and a share of edges (``edge_mask``; drawn once), so that nodes are
+      also embedded through what they are connected with;
+    - both E and the fine views are propagated over the graph of interactions (:class:`LightGCN`);
+    - terms: ``rec`` and ``l2`` as LightGCN, on ``recommend_by``; ``info``, the weighted InfoNCE of the two, the sum
+      over users and items of the batch.
+
+    With ``contrast_weight=0, recommend_by="interactions"`` it is LightGCN. A node without training interactions has no
+    vector of its own (it would never be trained) and is embedded through its relations, so that new items with features
+    can be recommended where ``recommend_by`` is not ``"interactions"``.
+
+    Source: the views and weights of MEOW (SDM 2023) and AdaMEOW (TKDE 2024), which embed nodes for classification;
+    users and items, the propagation and the recommendation loss are ours, after LightGCN (SIGIR 2020).
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MetaPathRecommenderConfig
+    reads_graph: ClassVar[bool] = True
+    revision: ClassVar[int] = 2  # 1 drew the masks of all models with one seed
+
+    def _build(self, space: Space) -> None:
+        if not isinstance(space, GraphSpace):
+            raise ValueError(f"{type(self).__name__} needs a typed graph with the interactions: build(GraphSpace(...))")
+        super()._build(space)
+        config, dim, graph = self.config, self.config.hidden_dim, space.graph
+        linear = config.view_encoder == "light"
+        assert self.seed is not None
+        self._inputs = read_sides(graph, config, self.seed)
+        made = (MetaPathViews(inputs, dim, dim, config.dropout, config, linear) for inputs in self._inputs)
+        self.views = nn.ModuleList(made)
+        # masks are no weights, but weights belong to them: who loads these draws the same
+        self.register_buffer("mask_seed", torch.tensor(self.seed))
+        self._moved: tuple[torch.device, torch.dtype, tuple[MetaPathInputs, ...]] | None = None
+        reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
+        others = sorted(reached - set(SIDES))
+        self.others = nn.ModuleDict({name: nn.Embedding(graph.count(name), dim) for name in others})
+        for table in self.others.values():
+            nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
+        self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
+        self.feature_layers = nn.ModuleDict({name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()})
+        self.contrasts = nn.ModuleList(self._make_contrast() for _ in SIDES)
+        self.register_buffer("known_items", torch.zeros(space.n_items, dtype=torch.bool))
+
+    known_items: Tensor
+    mask_seed: Tensor
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        drawn_with = int(self.mask_seed)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if self.config.twin == "masked" and (seed := int(self.mask_seed)) != drawn_with:
+            assert isinstance(self.space, GraphSpace)
+            self._inputs, self._moved = read_sides(self.space.graph, self.config, seed), None
+
+    def _make_contrast(self) -> ContrastiveTerm:
+        raise TypeError(f"{type(self).__name__} must define _make_contrast()")
+
+    def _term(self, **objective: Any) -> ContrastiveTerm:
+        config = self.config
+        return ContrastiveTerm(
+            temperature=config.temperature,
+            objective="info_nce",
+            objective_settings={"block_rows": config.block_rows, **objective},
+            weight=config.weight,
+            weight_settings=config.weight_options,
+            dim=config.hidden_dim if config.view_encoder == "light" else config.projection_dim or config.hidden_dim,
+        )
+
+    def setup(self, train: Any) -> None:
+        super().setup(train)
+        self.known_items.copy_(train.item_counts() > 0)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        terms = {"rec": 1.0, "l2": self.config.l2, "info": self.config.contrast_weight}
+        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+
+    def nodes(self) -> Tensor:
+        own = self._own()
+        with self._without_noise():
+            return self._scored(lambda: self.encoder(own), lambda: self.encoder(self._fine(own, None)))
+
+    @contextmanager
+    def _without_noise(self) -> Iterator[None]:
+        """Within the block the views are in evaluation mode, whatever the mode of the model."""
+        training = self.views.training
+        self.views.eval()
+        try:
+            yield
+        finally:
+            self.views.train(training)
+
+    def _scored(self, own: Callable[[], Tensor], fine: Callable[[], Tensor]) -> Tensor:
+        by = self.config.recommend_by
+        if by == "both":
+            return own() + fine()
+        return own() if by == "interactions" else fine()
+
+    def can_rank(self, query: Query) -> Tensor:
+        return super().can_rank(query) | self._related(query, self._kept_nodes())
+
+    def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
+        """Users without a history but with relations are embedded through these."""
+        vectors = super()._fold_in(query, nodes)
+        related_mask = self._related(query, nodes)
+        return torch.where(related_mask[:, None], nodes[query.users.clamp(min=0)], vectors)
+
+    def _related(self, query: Query, nodes: Tensor) -> Tensor:
+        """[B] bool: the users without a history that have a vector all the same."""
+        related_mask: Tensor = nodes[query.users.clamp(min=0)].any(1)
+        return related_mask & (query.users >= 0) & (query.history.lengths == 0)
+
+    def _own(self) -> Tensor:
+        """[n_users + n_items, D]: the nodes' own vectors; zeros where they could not be learned."""
+        known_mask = torch.cat([self.known_users, self.known_items])
+        own = self.embedding.weight * known_mask[:, None]
+        for name, layer in self.feature_layers.items():
+            assert self.space is not None
+            start = 0 if name == "user" else self.space.n_users
+            x = self._features[name]
+            vectors = _transform(layer, x.to(own.device, own.dtype))
+            own = own.index_add(0, torch.arange(start, start + len(vectors), device=own.device), vectors)
+        return own
+
+    def _fine(self, own: Tensor, generators: Generators | None) -> Tensor:
+        """[n_users + n_items, D]: the fine views of both sides."""
+        generator = None if generators is None else generators["dropout"]
+        return torch.cat(
+            [
+                views(inputs, hidden, masked, generator, fine_only=True).fine
+                for views, inputs, hidden, masked in self._read(own, generators)
+            ]
+        )
+
+    def _read(
+        self, own: Tensor, generators: Generators | None
+    ) -> Iterator[tuple[MetaPathViews, MetaPathInputs, dict[str, Tensor], Tensor | None]]:
+        """What makes the fine view of each side: its module, and what that reads."""
+        assert self.space is not None
+        users, items = torch.split(own, [self.space.n_users, self.space.n_items])
+        hidden = {"user": users, "item": items}
+        for name, table in self.others.items():
+            assert isinstance(table, nn.Embedding)
+            hidden[name] = table.weight
+        for inputs, views in zip(self._placed(), self.views, strict=True):
+            assert isinstance(views, MetaPathViews)
+            masked = self._masked(hidden[inputs.target], generators) if self.config.twin == "masked" else None
+            yield views, inputs, hidden, masked
+
+    @torch.no_grad()
+    def view_weights(self) -> dict[View, float]:
+        """The attention of the fine views, as nodes are embedded."""
+        with self._without_noise():
+            return {
+                View(inputs.target, path): weight
+                for views, inputs, hidden, masked in self._read(self._own(), None)
+                for path, (weight, _) in views.addends(inputs, hidden, masked).items()
+            }
+
+    @torch.no_grad()
+    def score_parts(self, query: Query, items: Tensor) -> dict[View, Tensor]:
+        """The Shapley values of own vectors and of views in the inner products of users and items.
+
+        A view changes the fine view by an addend, and propagation is linear: with x_a, y_a what the view a adds to the
+        vectors x of a user and y of an item, ``(x_a . y + x . y_a) / 2``. They sum to the score.
+        """
+        assert self.space is not None
+        addends = self._addends()
+        users = self._user_vectors(query, torch.cat(list(addends.values()), 1))
+        xs = users.view(len(users), len(addends), -1).unbind(1)
+        ys = [nodes[self.space.n_users + items] for nodes in addends.values()]
+        x, y = sum(xs), sum(ys)
+        pairs = zip(addends, xs, ys, strict=True)
+        return {view: (y @ a[:, :, None] + b @ x[:, :, None])[..., 0] / 2 for view, a, b in pairs}  # type: ignore
+
+    def _addends(self) -> dict[View, Tensor]:
+        """[n_users + n_items, D] each: what own vectors and each view add to :meth:`nodes`."""
+        assert self.space is not None
+        own, by = self._own(), self.config.recommend_by
+        found = {} if by == "fine" else {View(): self.encoder(own)}
+        if by == "interactions":
+            return found
+        with self._without_noise():
+            for views, inputs, hidden, masked in self._read(own, None):
+                start = 0 if inputs.target == SIDES[0] else self.space.n_users
+                for path, (_, addend) in views.addends(inputs, hidden, masked).items():
+                    alone = torch.zeros_like(own)
+                    alone[start : start + len(addend)] = addend
+                    found[View(inputs.target, path)] = self.encoder(alone)
+        return found
+
+    def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
+        """The own vectors of a side, of which a share is left out at each step."""
+        if generators is None or not self.training or not self.config.feature_mask:
+            return h
+        draw = torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype)
+        keep_mask: Tensor = draw >= self.config.feature_mask
+        return h * keep_mask
+
+    def _placed(self) -> tuple[MetaPathInputs, ...]:
+        """What was read from the graph, where the parameters are and in their type."""
+        like, placed = self.embedding.weight, self._moved  # read once: another thread may replace what was moved
+        if placed is None or placed[:2] != (like.device, like.dtype):
+            with torch.inference_mode(False):
+                moved = tuple(inputs.to(like.device, like.dtype) for inputs in self._inputs)
+            placed = self._moved = like.device, like.dtype, moved
+        return placed[2]
+
+    def _terms(self, batch: PairBatch) -> Terms:
+        # views and propagations are made once for all terms
+        vectors = cache(self._own)
+        own = cache(lambda: self.encoder(vectors()))
+        fine = cache(lambda: self.encoder(self._fine(vectors(), batch.generators)))
+        sides = cache(lambda: self._sides(batch, own(), fine()))
+        rec = {"rec": lambda: self._rec(batch, self._scored(own, fine))}
+        return super()._terms(batch) | rec | self._contrast_terms(sides)
+
+    def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
+        """The projected views of the users and of the items of a batch, each node once."""
+        assert self.space is not None
+        sizes = [self.space.n_users, self.space.n_items]
+        chosen = torch.unique(batch.users), torch.unique(batch.items)
+        found = []
+        for number, (ids, a, b) in enumerate(
+            zip(chosen, torch.split(own, sizes), torch.split(fine, sizes), strict=True)
+        ):
+            views = self.views[number]
+            assert isinstance(views, MetaPathViews)
+            found.append(Side(number, ids, views.head(a.index_select(0, ids)), views.head(b.index_select(0, ids))))
+        return found
+
+    def _contrast(self, number: int, anchors: Tensor, candidates: Tensor, ids: Tensor) -> Tensor:
+        """The weighted InfoNCE of a side; 0 of a single node without a candidate, as a last batch may have it."""
+        try:
+            loss: Tensor = self.contrasts[number](anchors, candidates, ids)
+        except NoCandidateError:
+            if len(ids) > 1:
+                raise
+            return 0 * (anchors.sum() + candidates.sum())
+        return loss
+
+    def _contrast_terms(self, sides: Callable[[], list[Side]]) -> Terms:
+        """What computes the contrastive terms; ``info`` is one of them."""
+        raise TypeError(f"{type(self).__name__} must define _contrast_terms(sides)")
+
+
+def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    if isinstance(x, Csr):
+        return spmm(x, layer.weight.t()) + layer.bias
+    return torch.nn.functional.linear(x, layer.weight, layer.bias)

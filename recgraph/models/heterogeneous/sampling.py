@@ -1,0 +1,202 @@
+"""What a batch of target nodes sees of a graph: similar nodes for each convolution layer, and contexts, all sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recgraph.models.heterogeneous.inputs import Features, MetaPathInputs, MetaPathSource, PathInputs, PathSource
+from recgraph.sparse.csr import Csr, sort_entries
+from recgraph.sparse.operators import Chain
+from recgraph.sparse.products import compose
+from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.sample import sample_rows
+from recgraph.sparse.spmm import Layered
+
+__all__ = ["FanOut", "PathSampler"]
+
+
+#: edges followed from each node, step by step along a path; the last number serves all later steps, None is all
+FanOut = Sequence[int | None]
+
+
+@dataclass(frozen=True)
+class PathSampler:
+    """Walks meta-paths from a batch of target nodes, drawing some edges of each node that is reached.
+
+    A path's normalised adjacency ``diag(l) F_1 ... F_n diag(r)`` is estimated by ``diag(l) S_1 ... S_n diag(r)``: S_k
+    has the drawn entries of F_k, each times the inverse of the share that was drawn, and ``l``, ``r`` are those of the
+    whole graph. The estimate of a product is unbiased, costs the edges drawn however many nodes a hub joins, and is
+    exact where the fan-out covers everything. Contexts are means over the distinct nodes reached.
+
+    Attributes:
+        fan_out: of each convolution layer, the one nearest to the batch first.
+        context_fan_out: of contexts.
+        replace: draw with replacement.
+    """
+
+    fan_out: tuple[FanOut, ...]
+    context_fan_out: FanOut
+    replace: bool = False
+
+    def __call__(self, source: MetaPathSource, nodes: Tensor, generator: torch.Generator) -> MetaPathInputs:
+        """What the model reads for a batch; adjacencies have a row for each node of the batch.
+
+        Args:
+            source: placed where the model is.
+            nodes: [B] int64, target nodes.
+            generator: draws; on any device.
+        """
+        rows, layers = nodes, []
+        walks: list[_Walk] = []
+        for number, fan_out in enumerate(self.fan_out):
+            walks = [_walk(path, rows, fan_out, generator, self.replace) for path in source.paths]
+            seen = torch.unique(torch.cat([part for walk in walks for part in walk.seen]))
+            if number < len(self.fan_out) - 1:
+                layers.append([walk.operators(seen) for walk in walks])
+            rows = seen
+        reached = self._contexts(source.paths, rows, generator)
+        local: dict[str, Tensor] = {}
+        for node_type in source.features:
+            met = [part.nodes for part in reached.values() if part.node_type == node_type]
+            own = [rows] if node_type == source.target else [nodes[:0]]
+            local[node_type] = torch.unique(torch.cat([*own, *met]))
+        layers.append([walk.operators(local[source.target]) for walk in walks])
+        columns = {key: part.relabelled(rows, local, source.target) for key, part in reached.items()}
+        paths = []
+        for number, path in enumerate(source.paths):
+            adjacency, masked = (Layered(tuple(layer[number][k] for layer in reversed(layers))) for k in (0, 1))
+            contexts = tuple((node_type, columns[id(walked)]) for node_type, walked in path.contexts)
+            paths.append(PathInputs(path.name, adjacency, adjacency, masked, contexts))
+        features = {name: _take(x, local[name]) for name, x in source.features.items()}
+        return MetaPathInputs(source.target, features, _take(source.masked, local[source.target]), tuple(paths))
+
+    def _contexts(self, paths: Sequence[PathSource], rows: Tensor, generator: torch.Generator) -> dict[int, _Reached]:
+        """What each context reaches, by the identity of what was asked for: paths that begin alike share it."""
+        made: dict[int, _Reached] = {}
+        for path in paths:
+            before: _Reached | None = None
+            for hop, (node_type, walked) in enumerate(path.contexts):
+                if id(walked) not in made:
+                    level = rows if before is None else before.nodes
+                    step, fan_out = walked.steps[-1], _at(self.context_fan_out, hop)
+                    drawn = sample_rows(step, level, fan_out, generator, self.replace).entries
+                    found, inverse = torch.unique(step.indices[drawn.values], return_inverse=True)
+                    reached = Csr(drawn.offsets, inverse, None, (len(level), len(found))).pattern()
+                    if before is not None:
+                        reached = compose(before.reached, reached, "binary")
+                    made[id(walked)] = _Reached(node_type, found, reached)
+                before = made[id(walked)]
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Reached:
+    """Nodes of a type [n], ascending, and [R, n] which of them each row reaches."""
+
+    node_type: str
+    nodes: Tensor
+    reached: Csr
+
+    def relabelled(self, rows: Tensor, local: Mapping[str, Tensor], target: str) -> Csr:
+        """By the local numbers of nodes; target nodes that are no row reach nothing."""
+        among = local[self.node_type]
+        columns = torch.searchsorted(among, self.nodes)[self.reached.indices]
+        lengths = self.reached.degrees.new_zeros(len(local[target]))
+        lengths[torch.searchsorted(local[target], rows)] = self.reached.degrees
+        return Csr(Ragged.from_lengths(columns, lengths).offsets, columns, None, (len(lengths), len(among)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Drawn entries: [R] rows of columns, with their weights in the path and in its twin."""
+
+    columns: Ragged
+    weights: Tensor
+    masked: Tensor
+
+    def matrices(self, n_columns: int) -> tuple[Csr, Csr]:
+        places = Csr(self.columns.offsets, self.columns.values, None, (self.columns.n_rows, n_columns))
+        return places.with_weights(self.weights), places.with_weights(self.masked)
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """A sampled path from some rows; the columns of the last step are still the graph's own numbers."""
+
+    path: PathSource
+    rows: Tensor
+    factors: list[tuple[Csr, Csr]]
+    last: _Step
+
+    @property
+    def seen(self) -> list[Tensor]:
+        """The target nodes that a row depends on."""
+        return [self.last.columns.values, *([self.rows] if self._has_loops else [])]
+
+    @property
+    def _has_loops(self) -> bool:
+        return self.path.loops and self.path.masked is not None
+
+    def operators(self, columns: Tensor) -> tuple[Chain, Chain]:
+        """[R, C] of the path and of its twin; ``columns`` [C], ascending, holds every node seen."""
+        last = _Step(
+            self.last.columns.with_values(torch.searchsorted(columns, self.last.columns.values)),
+            self.last.weights,
+            self.last.masked,
+        )
+        if self._has_loops:
+            last = _with_loops(last, torch.searchsorted(columns, self.rows), len(columns))
+        both = [*self.factors, last.matrices(len(columns))]
+        chains = []
+        for k, whole in enumerate((self.path.adjacency, self.path.masked or self.path.adjacency)):
+            left = None if whole.left is None else whole.left[self.rows]
+            right = None if whole.right is None else whole.right[columns]
+            chains.append(Chain(tuple(factor[k] for factor in both), left, right))
+        return chains[0], chains[1]
+
+
+def _walk(path: PathSource, rows: Tensor, fan_out: FanOut, generator: torch.Generator, replace: bool) -> _Walk:
+    twins = (path.masked or path.adjacency).factors
+    scales = path.adjacency.left if path.adjacency.left is not None else path.adjacency.right
+    assert scales is not None
+    nodes, factors = rows, []
+    for number, (factor, twin) in enumerate(zip(path.adjacency.factors, twins, strict=True)):
+        sample = sample_rows(factor, nodes, _at(fan_out, number), generator, replace)
+        drawn = sample.entries
+        scale = torch.repeat_interleave(sample.scale.to(scales.dtype), drawn.lengths, output_size=len(drawn.values))
+        weights, masked = (
+            scale if one.weights is None else scale * one.weights[drawn.values].to(scales.dtype)
+            for one in (factor, twin)
+        )
+        step = _Step(drawn.with_values(factor.indices[drawn.values]), weights, masked)
+        if number == len(twins) - 1:
+            break
+        # nodes that several rows reach are walked on from once
+        nodes, inverse = torch.unique(step.columns.values, return_inverse=True)
+        factors.append(_Step(drawn.with_values(inverse), weights, masked).matrices(len(nodes)))
+    return _Walk(path, rows, factors, step)
+
+
+def _with_loops(step: _Step, own: Tensor, n_columns: int) -> _Step:
+    """With each row's own column [R], 1 in the twin and 0 beside it."""
+    count = torch.arange(len(own), device=own.device)
+    rows, columns = torch.cat([step.columns.rows, count]), torch.cat([step.columns.values, own])
+    order = sort_entries(rows, columns, n_columns)
+    zeros = step.weights.new_zeros(len(own))
+    weights, masked = (torch.cat(pair)[order] for pair in ((step.weights, zeros), (step.masked, zeros + 1)))
+    return _Step(Ragged.from_lengths(columns[order], step.columns.lengths + 1), weights, masked)
+
+
+def _at(fan_out: FanOut, step: int) -> int | None:
+    return fan_out[min(step, len(fan_out) - 1)]
+
+
+def _take(x: Features, rows: Tensor) -> Features:
+    """Features of some nodes; where a type has none, the nodes themselves, whose rows are looked up."""
+    if x is None:
+        return rows
+    return x.take_rows(rows) if isinstance(x, Csr) else x[rows]

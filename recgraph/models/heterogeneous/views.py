@@ -1,0 +1,289 @@
+"""The coarse and the fine view of nodes over meta-paths: what MEOW, AdaMEOW and their recommenders are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph import registry
+from recgraph.augment.graph import EdgeDrop, FeatureMask
+from recgraph.config import Search
+from recgraph.encoders.graph import GCN, Propagation, SemanticAttention, ViewWeights
+from recgraph.graph.contexts import Walked
+from recgraph.graph.metapath import MetaPath
+from recgraph.models.base import ModelConfig
+from recgraph.models.heterogeneous.inputs import Masks, MetaPathInputs, PathInputs
+from recgraph.rng import dropout
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.operators import Normalisation
+from recgraph.sparse.products import Counts
+from recgraph.sparse.spmm import Layered, Operator, spmm
+
+__all__ = ["BothViews", "MetaPathViews", "ViewsConfig", "make_masks", "make_paths"]
+
+
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ViewsConfig(ModelConfig):
+    """How meta-paths are read from a graph, and how their twins are made."""
+
+    top_k: Annotated[
+        int | tuple[int | None, ...] | None,
+        Field(description="each node's so many most similar by PathSim are kept: for all paths, or one a path"),
+    ] = None
+    ties: Annotated[
+        Literal["index", "cosine"],
+        Field(description="of equally similar nodes those of the highest index are kept, or by the cosine of features"),
+    ] = "index"
+    counts: Annotated[Counts, Field(description="numbers of paths, or only whether there is one")] = "full"
+    form: Annotated[
+        Literal["composed", "factorised"],
+        Field(description="'factorised' never makes a path's matrix; without top_k, with full counts"),
+    ] = "composed"
+    normalisation: Annotated[Normalisation, Field(description="of adjacencies; see recgraph.sparse.operators")] = "meow"
+    max_memory_mib: Annotated[float, Field(gt=0, description="a path or context that needs more is refused")] = 4096
+    twin: Annotated[
+        Literal["masked", "latent", "none"],
+        Field(description="each path's second view: of masked features and edges, by a latent augmenter, or none"),
+    ] = "masked"
+    feature_mask: Annotated[
+        float, Field(ge=0, lt=1, description="share of the target's features that are masked"), Search(0.0, 0.6)
+    ] = 0.3
+    edge_mask: Annotated[
+        Ratio | tuple[Ratio, ...],
+        Field(
+            description="share of each path's edges that are masked: for all paths, or one a path (of recommenders: "
+            "the users' paths, then the items')"
+        ),
+    ] = 0.3
+    redraw_masks: Annotated[bool, Field(description="draw masks at every step; False: once, as published")] = False
+    augmenter: Annotated[str, Field(description="of latent twins, a name of the registry's kind 'augmenter'")] = "mlp"
+    temperature: Annotated[
+        float, Field(gt=0, description="tau, of the contrastive similarities"), Search(0.1, 2.0, log=True)
+    ] = 0.5
+    weight: Annotated[
+        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
+    ] = None
+    weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
+    block_rows: Annotated[
+        int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
+    ] = None
+    projection_dim: Annotated[
+        int | None, Field(ge=1, description="width of the projection; none: that of the embeddings")
+    ] = None
+
+
+def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPath, ...]:
+    """The paths with the settings' form, counts and top-k.
+
+    Raises:
+        ValueError: another number of values than paths.
+    """
+    shared = {name: getattr(config, name) for name in ("counts", "ties", "form", "normalisation", "max_memory_mib")}
+    each = _each("top_k", config.top_k, len(metapaths))
+    return tuple(MetaPath(path, top_k=k, **shared) for path, k in zip(metapaths, each, strict=True))
+
+
+def make_masks(n_paths: int, config: ViewsConfig) -> Masks:
+    """What draws the masked twins.
+
+    Raises:
+        ValueError: another number of values than paths.
+    """
+    redraw = config.redraw_masks
+    edges = [EdgeDrop(ratio=r, redraw=redraw) for r in _each("edge_mask", config.edge_mask, n_paths)]
+    return Masks(FeatureMask(ratio=config.feature_mask, redraw=redraw), tuple(edges), config.normalisation)
+
+
+def _each(name: str, value: Any, n_paths: int) -> tuple[Any, ...]:
+    """One value a path."""
+    if not isinstance(value, tuple):
+        return (value,) * n_paths
+    if len(value) != n_paths:
+        raise ValueError(f"{name} = {value} has {len(value)} values for {n_paths} meta-paths; give one, or one a path")
+    return value
+
+
+@dataclass(frozen=True)
+class BothViews:
+    """Attributes: ``coarse`` [N, D]; ``fine`` [N, D], which is also the embedding."""
+
+    coarse: Tensor
+    fine: Tensor
+
+
+class MetaPathViews(nn.Module):
+    """Two views of the nodes of one type, from vectors h of all types:
+
+    - coarse: ``GCN(h_target)`` over the mean of the paths' normalised adjacencies;
+    - fine: for each path P ``x_P = ELU(h_target + dropout(sum_t W_{P,t} mean_{t reached along P} h))`` through the same
+      GCN over P's own adjacency, beside its twin; each of unit length; semantic attention over all of them.
+
+    :meth:`head`, shared by both: ``L2(tanh(W z + b))``.
+
+    Source: MEOW (SDM 2023), section 4; initial weights and the dropout of the attention as in its published code.
+
+    ``linear`` is LightGCN's way, for vectors that are themselves learned: ``x_P = h_target + sum_t mean_t h`` and one
+    product with each adjacency; no activations, no unit lengths before the head, which is L2 alone, and for an
+    attention one learned weight a view (their softmax).
+
+    Args:
+        inputs: gives the number of paths and their contexts.
+        hidden_dim: width of h.
+        dim: D; with ``linear`` that of h.
+        dropout: of contexts, GCN and attention.
+        config: of the twins and the head.
+        linear: see above.
+    """
+
+    def __init__(
+        self,
+        inputs: MetaPathInputs,
+        hidden_dim: int,
+        dim: int,
+        dropout: float,
+        config: ViewsConfig,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        self.dropout, self.linear = dropout, linear
+        if not linear:
+            self.context_layers = nn.ModuleList(
+                nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in path.contexts)
+                for path in inputs.paths
+            )
+        self.encoder = Propagation() if linear else GCN(hidden_dim, dim, dim, dropout=dropout)
+        n_views = len(inputs.paths) * (1 if config.twin == "none" else 2)
+        self.attention = ViewWeights(n_views) if linear else SemanticAttention(dim, dropout=dropout)
+        if not linear:
+            self.project = nn.Linear(dim, config.projection_dim or dim)
+        latent = registry.load("augmenter", config.augmenter) if config.twin == "latent" else None
+        self.augmenters = nn.ModuleList([] if latent is None else [latent(dim) for _ in inputs.paths])
+
+    def forward(
+        self,
+        inputs: MetaPathInputs,
+        hidden: Mapping[str, Tensor],
+        masked: Tensor | None,
+        generator: torch.Generator | None = None,
+        fine_only: bool = False,
+    ) -> BothViews:
+        """Both views, before the head.
+
+        Args:
+            inputs: P paths.
+            hidden: node type -> [N_type, hidden_dim]; of the target also [P, N, hidden_dim], one for each path, and
+                their mean is what the coarse view and contexts take.
+            masked: the target's vectors of masked features, in the same shape; None where twins are not masked ones.
+            generator: draws dropout; required in training mode where dropout is above 0.
+            fine_only: leave the coarse view out (it is then the fine one).
+        """
+        fine = self._fine(inputs, hidden, masked, generator)
+        if fine_only:
+            return BothViews(fine, fine)
+        adjacencies = tuple(path.adjacency for path in inputs.paths)
+        return BothViews(self.encoder(adjacencies, _shared(hidden[inputs.target]), generator), fine)
+
+    def _fine(
+        self,
+        inputs: MetaPathInputs,
+        hidden: Mapping[str, Tensor],
+        masked: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        fine: Tensor = self.attention(self._views(inputs, hidden, masked, generator), generator)
+        return fine
+
+    def addends(
+        self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], masked: Tensor | None
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Meta-path -> its attention and [N, D], what it adds to the fine view; both with its twin's.
+
+        In evaluation mode; the arguments are those of :meth:`forward`.
+        """
+        views = self._views(inputs, hidden, masked, None)
+        self.attention(views)
+        betas = self.attention.last
+        assert isinstance(betas, Tensor)
+        each = len(views) // len(inputs.paths)
+        found = {}
+        for number, path in enumerate(inputs.paths):
+            chosen = range(number * each, (number + 1) * each)
+            total = sum(betas[place] * views[place] for place in chosen)
+            found[path.name] = float(betas[list(chosen)].sum()), torch.as_tensor(total)
+        return found
+
+    def _views(
+        self,
+        inputs: MetaPathInputs,
+        hidden: Mapping[str, Tensor],
+        masked: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> list[Tensor]:
+        """[N, D] each: the view of each path, followed by its twin where there is one."""
+        h = hidden[inputs.target]
+        views: list[Tensor] = []
+        means: dict[int, Tensor] = {}
+        for number, path in enumerate(inputs.paths):
+            context = self._context(number, path, hidden, means, generator)
+            z = self._path(path.adjacency, _of_path(h, number) + context, generator)
+            views.append(z)
+            if masked is not None:
+                views.append(self._path(path.masked, _of_path(masked, number) + context, generator))
+            elif self.augmenters:
+                views.append(self.augmenters[number](z))
+        return views if self.linear else [F.normalize(z, dim=1) for z in views]
+
+    def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        z: Tensor = self.encoder((adjacency,), x if self.linear else F.elu(x), generator)
+        return z
+
+    def _context(
+        self,
+        number: int,
+        path: PathInputs,
+        hidden: Mapping[str, Tensor],
+        means: dict[int, Tensor],
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """[N, D]: what lies on a path, before it is added to the target's own."""
+        total = None
+        for step, (node_type, reached) in enumerate(path.contexts):
+            # paths that begin alike share what they reach
+            if id(reached) not in means:
+                means[id(reached)] = _mean(reached, _shared(hidden[node_type]))
+            part = means[id(reached)]
+            if not self.linear:
+                part = part @ self.context_layers[number][step].weight.t()  # type: ignore[index]
+            total = part if total is None else total + part
+        if total is None:
+            return next(iter(hidden.values())).new_zeros(())
+        return dropout(total, self.dropout, generator if self.training else None)
+
+    def head(self, z: Tensor) -> Tensor:
+        """[N, D]: the projection that the contrast compares."""
+        return F.normalize(z if self.linear else torch.tanh(self.project(z)), dim=1)
+
+
+def _of_path(h: Tensor, number: int) -> Tensor:
+    """[N, D]: of [N, D], which all paths share, or of [P, N, D]."""
+    return h if h.dim() == 2 else h[number]
+
+
+def _shared(h: Tensor) -> Tensor:
+    """[N, D]: where one vector a node is asked for."""
+    return h if h.dim() == 2 else h.mean(0)
+
+
+def _mean(reached: Csr | Walked, h: Tensor) -> Tensor:
+    """[N, D]: the mean over the distinct nodes reached, 0 where there are none."""
+    if isinstance(reached, Walked):
+        return reached.mean(h)
+    return spmm(reached, h) / reached.degrees.clamp(min=1)[:, None].to(h.dtype)

@@ -1,0 +1,191 @@
+"""What sequence models share: the item table, the encoder, the recommendation loss, the two training regimes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph import registry
+from recgraph.config import Search
+from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
+from recgraph.data.part import Part
+from recgraph.encoders.base import SequenceEncoder
+from recgraph.encoders.transformer import initialise
+from recgraph.losses.base import NextItemLoss
+from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+
+WIDTHS = (32, 64, 128, 256)
+#: a setting whose default is another in each model
+EncoderName = Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")]
+
+
+class SequenceConfig(ModelConfig):
+    hidden_dim: Annotated[int, Field(ge=1, description="width of item vectors and states"), Search(choices=WIDTHS)] = 64
+    max_len: Annotated[int, Field(ge=1, description="the last items of a history that are read")] = 50
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
+        0.5
+    )
+    regime: Annotated[
+        Literal["prefix", "causal"],
+        Field(description="training samples: every prefix with its next item, or every sequence with all its targets"),
+    ] = "causal"
+    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = (
+        "full_softmax"
+    )
+    n_negatives: Annotated[
+        int, Field(ge=1, description="negatives of losses that draw them, a batch or (bce, bpr) a target")
+    ] = 512
+    loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
+    encoder: EncoderName = "transformer"
+    encoder_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings that it alone has")]
+
+
+class TransformerConfig(SequenceConfig):
+    n_layers: Annotated[int, Field(ge=1, description="transformer layers"), Search(1, 4)] = 2
+    n_heads: Annotated[
+        int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))
+    ] = 2
+    inner_dim: Annotated[int, Field(ge=1, description="width of the feed-forward part")] = 256
+    attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")] = 0.5
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Encoded sequences.
+
+    Attributes:
+        last: [B, D], the state after each whole row.
+        states: B rows of [D], the state at each place; None where not asked for.
+    """
+
+    last: Tensor
+    states: Ragged | None = None
+
+
+class SequenceModel(TrainableModel):
+    """Base of sequence models. Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history."""
+
+    Config: ClassVar[type[ModelConfig]] = SequenceConfig
+    #: whether training samples come with a sequence of the same target
+    needs_partners = False
+
+    def _build(self, space: Space) -> None:
+        self.item_embedding = nn.Embedding(space.n_items + 1, self.config.hidden_dim)
+        initialise(self.item_embedding)
+        self.encoder = self._make_encoder()
+        self.loss: NextItemLoss = self._make_loss()
+
+    def _make_encoder(self) -> SequenceEncoder:
+        """The configured encoder, given all settings of the model that it has a parameter for."""
+        config = self.config
+        cls = registry.load("encoder", config.encoder)
+        if not issubclass(cls, SequenceEncoder):
+            raise ValueError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
+        taken = inspect.signature(cls).parameters
+        known = {"causal": config.regime == "causal"} | {
+            name: getattr(config, name) for name in type(config).model_fields
+        }
+        own = [name for name in taken if name not in known]
+        unknown = sorted(set(config.encoder_options) - set(own))
+        if unknown:
+            raise ValueError(
+                f"encoder_options: {config.encoder} has no {', '.join(unknown)} of its own; it has "
+                f"{', '.join(own) or 'none'}"
+            )
+        given = {name: value for name, value in known.items() if name in taken}
+        encoder: SequenceEncoder = cls(**given, **config.encoder_options)
+        return encoder
+
+    def _make_loss(self) -> NextItemLoss:
+        cls = registry.load("loss", self.config.loss)
+        given = {"n_negatives": self.config.n_negatives} if "n_negatives" in cls.Config.model_fields else {}
+        loss: NextItemLoss = cls(**{**given, **self.config.loss_options})
+        return loss
+
+    @property
+    def needs_full_batches(self) -> bool:
+        """Whether the last batch of an epoch is left out where it is not full."""
+        return False
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("model", ("model",), {"rec": 1.0}),)
+
+    def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
+        """Training batches of the configured regime; also shows the training part to the parts that learn from it."""
+        self.setup(train)
+        return sequence_batches(
+            train,
+            self.config.regime,
+            batch_size=batch_size,
+            max_len=self.config.max_len,
+            generators=generators,
+            contrast_of=getattr(self.config, "contrast_of", "prefix"),
+            partners=self.needs_partners,
+            drop_last=self.needs_full_batches,
+        )
+
+    def setup(self, train: Part) -> None:
+        """Show the training part to the loss (item popularity); a subclass adds its views."""
+        self.loss.setup(train.item_counts())
+
+    def forward(self, batch: SequenceBatch, terms: Iterable[str]) -> dict[str, Tensor]:
+        terms = set(terms)
+        if terms == {"rec"}:
+            return {"rec": self._rec(batch, self._encode(batch.sequences, batch, last_only=not batch.causal))}
+        return self._terms(batch, terms)
+
+    def _terms(self, batch: SequenceBatch, terms: set[str]) -> dict[str, Tensor]:
+        raise ValueError(f"{type(self).__name__} has no terms {sorted(terms - {'rec'})}; it has 'rec'")
+
+    def _rec(self, batch: SequenceBatch, hidden: Tensor) -> Tensor:
+        loss: Tensor = self.loss(hidden, batch.targets, self.item_embedding.weight, batch.generators["negatives"])
+        return loss
+
+    def _encode(self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True) -> Tensor:
+        states: Tensor = self.encoder(
+            sequences, self.item_embedding.weight, batch.generators["dropout"], last_only=last_only
+        )
+        return states
+
+    def _encode_each(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
+        """Several sets of B rows, encoded as one batch."""
+        together = Ragged.cat(parts)
+        sizes = [part.n_rows for part in parts]
+        if not with_states:
+            return [Encoded(last) for last in torch.split(self._encode(together, batch), sizes)]
+        every = self._encode(together, batch, last_only=False)
+        states = torch.split(every, [part.values.numel() for part in parts])
+        each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
+        return [Encoded(of_part.values.index_select(0, of_part.offsets[1:] - 1), of_part) for of_part in each]
+
+    def encode_users(self, query: Query) -> Tensor:
+        history = query.history.last(self.config.max_len)
+        tokens = history.with_values(history.values + 1)
+        empty_mask = tokens.lengths == 0
+        if bool(empty_mask.any()):
+            tokens = _fill_empty(tokens, empty_mask)
+        states: Tensor = self.encoder(tokens, self.item_embedding.weight)
+        return states
+
+    def item_table(self) -> Tensor:
+        return self.item_embedding.weight[1:]
+
+    def encode_items(self) -> Tensor:
+        return self.item_embedding.weight[1:]
+
+
+def _fill_empty(tokens: Ragged, empty_mask: Tensor) -> Ragged:
+    """Give each empty row one masked token."""
+    lengths = tokens.lengths + empty_mask
+    filled = Ragged.from_lengths(tokens.values.new_zeros(int(lengths.sum())), lengths)
+    filled.values[~empty_mask[filled.rows]] = tokens.values
+    return filled

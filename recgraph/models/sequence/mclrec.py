@@ -1,0 +1,138 @@
+"""MCLRec."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph import registry
+from recgraph.config import Search
+from recgraph.contrast.regularisers import Margin
+from recgraph.data.batches import SequenceBatch
+from recgraph.models.base import Phase, Space
+from recgraph.models.sequence.base import Encoded
+from recgraph.models.sequence.contrastive import ContrastiveConfig, ContrastiveSequenceModel
+
+
+class MCLRecConfig(ContrastiveConfig):
+    view_weight: Annotated[
+        float,
+        Field(ge=0, description="lambda, weight of cl1, the contrast of the stochastic views"),
+        Search(1e-3, 0.5, log=True),
+    ] = 0.03
+    latent_weight: Annotated[
+        float,
+        Field(ge=0, description="beta, weight of cl2, the contrast with the latent views; 0: no such views"),
+        Search(1e-3, 0.5, log=True),
+    ] = 0.1
+    margin_weight: Annotated[
+        float,
+        Field(ge=0, description="gamma, weight of the margin regulariser beside cl2"),
+        Search(1e-3, 1.0, log=True),
+    ] = 0.1
+    augmenter: Annotated[str, Field(description="latent augmenter, a name of the registry's kind 'augmenter'")] = "mlp"
+    augmenter_variant: Annotated[
+        Literal["row", "published"],
+        Field(description="row-independent augmenters, or those of the published code"),
+    ] = "row"
+    shared_augmenter: Annotated[bool, Field(description="one augmenter for both views")] = False
+    schedule_of_phases: Annotated[
+        Literal["published", "paper", "joint"],
+        Field(description="encoder-augmenters-encoder on each batch, encoder-augmenters, or one step on everything"),
+    ] = "published"
+    margin_form: Annotated[
+        Literal["published", "paper"],
+        Field(description="margin over the three pairs of views, or over (z1, z2) alone"),
+    ] = "published"
+
+
+class MCLRec(ContrastiveSequenceModel):
+    """Meta-optimised contrastive learning: SASRec whose views are varied once more by learnable augmenters.
+
+    Source: Qin et al., Meta-optimized Contrastive Learning for Sequential Recommendation (SIGIR 2023). With h1, h2
+    the encoded stochastic views and z1, z2 = augmenters(h1, h2), and L the NT-Xent:
+
+    - ``cl1 = L(h1, h2)`` at ``temperature``;
+    - ``cl2 = L(z1, z2) + L(h1, z2) + L(h2, z1)``, inner products at temperature 1;
+    - ``reg = R(h1, z2) + R(h2, z1) + R(z1, z2)`` as published (``margin_form="paper"``: R(z1, z2), global margins).
+
+    The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
+    the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
+    ``views=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
+    Departures: the augmenter step does not encode the original sequence and carries no gradient into the frozen
+    encoder; the default augmenters do not mix the rows of a batch; the causal regime (see :class:`SASRec`).
+    """
+
+    Config = MCLRecConfig
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        cls = registry.load("augmenter", self.config.augmenter)
+        count = 1 if self.config.shared_augmenter else 2
+        self.augmenters = nn.ModuleList(
+            cls(self.config.hidden_dim, variant=self.config.augmenter_variant) for _ in range(count)
+        )
+        self.latent_contrast = self._contrastive_term(1.0, "dot")
+        scope = "row" if self.config.margin_form == "published" else "batch"
+        self.margin = Margin(temperature=self.config.temperature, scope=scope)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        of_augmenters = {id(parameter) for parameter in self.augmenters.parameters()}
+        return {
+            "encoder": [parameter for parameter in self.parameters() if id(parameter) not in of_augmenters],
+            "augmenters": list(self.augmenters.parameters()),
+        }
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        config = self.config
+        latent = {"cl2": 1.0, "reg": config.margin_weight}
+        terms = {"rec": 1.0, "cl1": config.view_weight} | {
+            name: config.latent_weight * weight for name, weight in latent.items()
+        }
+        terms = {name: weight for name, weight in terms.items() if weight}
+        encoder = Phase("encoder", ("encoder",), terms)
+        if not config.latent_weight:
+            return (encoder,)
+        if config.schedule_of_phases == "joint":
+            return (Phase("joint", ("encoder", "augmenters"), terms),)
+        latent = {name: weight for name, weight in latent.items() if weight}
+        steps = (encoder, Phase("augmenters", ("augmenters",), latent))
+        return (*steps, encoder) if config.schedule_of_phases == "published" else steps
+
+    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Encoded]) -> dict[str, Tensor]:
+        computed = super()._contrast(batch, terms - {"cl2", "reg"}, encoded)
+        if not terms & {"cl2", "reg"}:
+            return computed
+        (h1, h2), (z1, z2) = (encoded[0].last, encoded[1].last), self.augment(*encoded)
+        pairs = [(z1, z2), (h1, z2), (h2, z1)]
+        ids = batch.contrast_targets
+        if "cl2" in terms:
+            computed["cl2"] = sum_of([self.latent_contrast(a, b, ids, ids) for a, b in pairs])
+        if "reg" in terms:
+            used = pairs[:1] if self.config.margin_form == "paper" else pairs
+            computed["reg"] = sum_of([self.margin(a, b) for a, b in used])
+        return computed
+
+    @property
+    def needs_full_batches(self) -> bool:
+        return self.augmenters[0].batch_size is not None
+
+    @property
+    def needs_states(self) -> bool:
+        return bool(self.augmenters[0].needs_states)
+
+    def augment(self, one: Encoded, two: Encoded) -> tuple[Tensor, Tensor]:
+        """The latent views of two encoded views, [B, D] each."""
+        first, second = self.augmenters[0], self.augmenters[-1]
+        return first(one.last, one.states), second(two.last, two.states)
+
+
+def sum_of(terms: list[Tensor]) -> Tensor:
+    """The sum of scalars."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total

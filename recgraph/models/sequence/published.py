@@ -1,0 +1,54 @@
+"""Weights of RecBole's SASRec family, the published MCLRec among them, loaded into our models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+from torch import Tensor
+
+from recgraph.encoders.transformer import from_published
+from recgraph.models.base import Space
+from recgraph.models.sequence.base import SequenceModel
+
+M = TypeVar("M", bound=SequenceModel)
+
+
+def load_published(cls: type[M], state: Mapping[str, Tensor], n_heads: int, n_users: int = 0, **settings: object) -> M:
+    """A model with published weights, in their precision and in evaluation mode.
+
+    Args:
+        cls: ``SASRec``, ``MCLRec`` or another model on the transformer.
+        state: a RecBole-style state dict, with or without the prefix ``model.``. ``item_embedding.weight`` has a row
+            for padding, one for each item and one that is never used. Augmenters are ``aug1.*`` and ``aug2.*``.
+        n_heads: attention heads, which the weights do not tell.
+        n_users: of the data set.
+        settings: further settings of the model.
+
+    Raises:
+        ValueError: an entry is missing.
+    """
+    state = {name.removeprefix("model."): value for name, value in state.items()}
+    try:
+        table, places = state["item_embedding.weight"], state["position_embedding.weight"]
+        inner = state["trm_encoder.layer.0.feed_forward.dense_1.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(f"state has no entry {error}; it is not that of a RecBole-style transformer") from None
+    layers = {int(found[1]) for name in state if (found := re.match(r"trm_encoder\.layer\.(\d+)\.", name))}
+    shape = {
+        "hidden_dim": table.shape[1],
+        "max_len": places.shape[0],
+        "n_layers": len(layers),
+        "n_heads": n_heads,
+        "inner_dim": inner,
+    }
+    model = cls(**{**settings, **shape}).build(Space(n_users=n_users, n_items=table.shape[0] - 2)).to(table.dtype)
+    model.item_embedding.weight.data.copy_(table[:-1])
+    model.encoder.load_state_dict(from_published(state))
+    for index, augmenter in enumerate(getattr(model, "augmenters", ())):
+        prefix = f"aug{index + 1}."
+        own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if own:
+            augmenter.load_state_dict(own)
+    return model.eval()

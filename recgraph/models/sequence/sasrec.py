@@ -1,0 +1,113 @@
+"""SASRec.
+
+BSARec.
+
+eSASRec.
+
+GRU4Rec.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recgraph.config import Search
+from recgraph.models.sequence.base import EncoderName, SequenceConfig, SequenceModel, TransformerConfig
+
+
+class SASRec(SequenceModel):
+    """Self-attentive sequential recommendation: a causal transformer over the history.
+
+    Source: Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018). Departures, as in RecBole and as
+    recent comparisons advise: post-norm layers with GELU, and the full softmax by default (the paper: one negative
+    and binary cross-entropy, here ``loss="bce", n_negatives=1``).
+    """
+
+    Config = TransformerConfig
+
+
+class BSARecConfig(TransformerConfig):
+    encoder: EncoderName = "filtered_transformer"
+    alpha: Annotated[
+        float,
+        Field(ge=0, le=1, description="share of the filter; 0: SASRec"),
+        Search(choices=(0.1, 0.3, 0.5, 0.7, 0.9)),
+    ] = 0.7
+    c: Annotated[
+        int,
+        Field(ge=0, description="cut-off: the c // 2 + 1 lowest of max_len's frequencies count as low"),
+        Search(choices=(1, 3, 5, 7, 9)),
+    ] = 5
+    regime: Annotated[
+        Literal["prefix", "causal"],
+        Field(description="every prefix with its next item (as published), or whole sequences with a causal filter"),
+    ] = "prefix"
+
+
+class BSARec(SequenceModel):
+    """Beyond self-attention: SASRec whose layers mix attention with a filter that rescales high frequencies.
+
+    With low[x] the ``c // 2 + 1`` lowest frequencies of the discrete Fourier transform along the sequence, a layer is
+    ``x <- FFN(alpha LN(x + low[x] + beta (x - low[x])) + (1 - alpha) LN(x + attention(x)))``; beta, the square of a
+    weight that starts at N(0, 1), is learned for each column in each layer.
+
+    Source: Shin, Choi, Wi and Park, An Attentive Inductive Bias for Sequential Recommendation beyond the Self-Attention
+    (AAAI 2024), section 4, in the variant of the published code: beta a vector, full softmax, one sample a prefix; on
+    Beauty alpha .7, c 5, one head, learning rate 5e-4, batch 256.
+
+    The filter spans the whole sequence, so the state of an inner place knows what comes later. As published, training
+    therefore reads the last place of each prefix alone (``regime="prefix"``). ``regime="causal"`` is a variant that
+    trains on all places of a sequence at once, several times cheaper: the filter's matrix loses its upper triangle, in
+    training and in ranking, so that no later item reaches an earlier state. With one layer it is the same function of
+    the last place; with more, inner places are filtered without their future.
+
+    Departures: places before the history hold zeros in the filter (published: the LayerNorm of their position's
+    embedding), so that scores do not depend on padding; positions are counted from the oldest item read (published: so
+    that the newest stands at max_len); the first item of a user, which has no history, is no training sample.
+    """
+
+    Config = BSARecConfig
+
+
+class ESASRecConfig(TransformerConfig):
+    encoder: EncoderName = "gated_transformer"
+    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = (
+        "sampled_softmax"
+    )
+    n_negatives: Annotated[
+        int, Field(ge=1, description="negatives of losses that draw them, a batch or (bce, bpr) a target")
+    ] = 256
+
+
+class ESASRec(SequenceModel):
+    """Enhanced SASRec: its training objective with LiGR layers and a sampled softmax.
+
+    A layer is ``x <- x + sigmoid(G1 x) attention(LN x); x <- x + sigmoid(G2 x) SwiGLU(LN x)``.
+
+    Source: Tikhonovich et al., eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion (RecSys 2025);
+    the layer is that of Borisyuk et al., From Features to Transformers: Redefining Ranking for Scalable Impact (2025),
+    as the authors' RecTools writes it. Departures: the negatives are shared by the batch and their scores corrected for
+    how often they are drawn (``loss_options={"log_q": false}``: not); positions are counted from the oldest item read.
+    """
+
+    Config = ESASRecConfig
+
+
+class GRU4RecConfig(SequenceConfig):
+    encoder: EncoderName = "gru"
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of the embeddings"), Search(0.0, 0.7, step=0.1)] = 0.3
+    n_layers: Annotated[int, Field(ge=1, description="GRU layers"), Search(1, 2)] = 1
+    inner_dim: Annotated[int, Field(ge=1, description="width of the GRU's state")] = 128
+
+
+class GRU4Rec(SequenceModel):
+    """Recurrent sequence model.
+
+    Source: Hidasi et al., Session-based Recommendations with Recurrent Neural Networks (ICLR 2016), in the form of
+    Tan et al. (2016) that RecBole implements. Departure: full softmax by default instead of BPR-max over in-batch
+    negatives (``loss="bpr", n_negatives=1`` is BPR with one drawn item a target).
+    """
+
+    Config = GRU4RecConfig

@@ -1,0 +1,22 @@
+"""Self-contained HTML pages: their templates, one folder a page, and the look that they share (``look.css``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["environment"]
+
+
+def environment(folder: str) -> Environment:
+    """The templates of a folder beside this file, and what all pages share; values are escaped."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(__name__, place) for place in (folder, ".")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )

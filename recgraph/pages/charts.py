@@ -1,0 +1,366 @@
+"""Axes: where a value lies on a chart, and which ticks it gets.
+
+Names beside the marks of a chart: each where it covers nothing, or not at all.
+
+Charts as inline SVG; their colours come from the page's style sheet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+__all__ = ["Axis", "Box", "Chart", "Choices", "Line", "Mark", "Scale", "Spot", "along", "bars", "name_marks", "number"]
+
+
+#: share of an axis that is left free at each end
+_MARGIN = 0.05
+
+
+def number(value: float) -> str:
+    """A value as short as it can be read."""
+    if not math.isfinite(value):
+        return f"{value}"
+    if value == int(value) and abs(value) < 1e5:
+        return f"{int(value)}"
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.4g}"
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A numeric axis.
+
+    Attributes:
+        low, high: its ends.
+        log: whether equal factors are equal distances.
+        whole: whether its ticks are whole numbers.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    @classmethod
+    def of(cls, values: Sequence[float], log: bool = False, whole: bool = False) -> Scale:
+        """An axis that shows all values, with some room around them."""
+        finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+        log = log and min(finite) > 0
+        low, high = min(finite), max(finite)
+        if log:
+            low, high = math.log10(low), math.log10(high)
+        room = (high - low) * _MARGIN or abs(high) * _MARGIN or 0.5
+        low, high = low - room, high + room
+        return cls(10**low, 10**high, True) if log else cls(low, high, whole=whole)
+
+    def place(self, value: Any) -> float:
+        """Where a value lies, 0 to 1."""
+        low, high, at = self.low, self.high, float(value)
+        if self.log:
+            low, high, at = math.log10(low), math.log10(high), math.log10(at)
+        return (at - low) / (high - low)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Place and text of each tick."""
+        values = self._log_ticks() if self.log else self._steps()
+        return [(self.place(value), number(value)) for value in values]
+
+    def _steps(self) -> list[float]:
+        rough = (self.high - self.low) / 4
+        power = 10 ** math.floor(math.log10(rough))
+        step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
+        step = max(1, math.ceil(step)) if self.whole else step
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+    def _log_ticks(self) -> list[float]:
+        low, high = math.log10(self.low), math.log10(self.high)
+        factors = (1,) if high - low > 2 else (1, 3) if high - low > 1 else (1, 2, 5)
+        powers = range(math.floor(low), math.ceil(high) + 1)
+        values = [factor * 10.0**power for power in powers for factor in factors]
+        return [value for value in values if self.low <= value <= self.high]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """An axis of choices, each at a place of its own."""
+
+    values: tuple[Any, ...]
+
+    def place(self, value: Any) -> float:
+        """Where a choice lies, 0 to 1."""
+        found = next(place for place, choice in enumerate(self.values) if repr(choice) == repr(value))
+        return (found + 0.5) / len(self.values)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Place and text of each choice; of many choices some have none."""
+        every = math.ceil(len(self.values) / 8)
+        shown = [(self.place(value), f"{value}") for value in self.values[::every]]
+        return [(place, text if len(text) <= 12 else f"{text[:11]}…") for place, text in shown]
+
+
+Axis = Scale | Choices
+
+
+#: of a name, in units of the drawing; the width of a letter is that of a wide font
+_LETTER, _HEIGHT, _GAP = 6.8, 11.0, 4.0
+#: the distance of boxes along a line
+_STEP = 5.0
+#: letters of a name that are shown, and where there is no room for so many
+_MOST = (24, 12)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of the drawing."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: Box) -> bool:
+        """Whether two have a point in common."""
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+    def holds(self, other: Box) -> bool:
+        """Whether another one lies inside."""
+        return (
+            self.left <= other.left
+            and other.right <= self.right
+            and self.top <= other.top
+            and other.bottom <= self.bottom
+        )
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A mark on the drawing: its place, its radius, half the height of its whisker, its name (may be empty)."""
+
+    x: float
+    y: float
+    radius: float
+    spread: float
+    name: str
+
+    @property
+    def box(self) -> Box:
+        """What must not be covered."""
+        reach = max(self.radius, self.spread)
+        return Box(self.x - self.radius, self.y - reach, self.x + self.radius, self.y + reach)
+
+
+def along(points: Sequence[tuple[float, float]]) -> Iterator[Box]:
+    """Boxes that cover a line."""
+    for (x, y), (to_x, to_y) in pairwise(points):
+        steps = max(1, math.ceil(max(abs(to_x - x), abs(to_y - y)) / _STEP))
+        for step in range(steps + 1):
+            at_x, at_y = x + (to_x - x) * step / steps, y + (to_y - y) * step / steps
+            yield Box(at_x - 1, at_y - 1, at_x + 1, at_y + 1)
+
+
+def name_marks(spots: Sequence[Spot], room: Box, lines: Iterable[Box] = ()) -> list[str]:
+    """The names as SVG. Those of earlier spots are placed first; a name for which there is no room is left out.
+
+    Args:
+        room: where names may be.
+        lines: what they cover only where there is no other place.
+    """
+    taken, thin = [spot.box for spot in spots], list(lines)
+    drawn = []
+    for spot in spots:
+        free = [place for place in _places(spot) if room.holds(place[-1]) and not _meets(place[-1], taken)]
+        chosen = next((place for place in free if not _meets(place[-1], thin)), free[0] if free else None)
+        if chosen is not None:
+            name, x, y, anchor, box = chosen
+            taken.append(box)
+            drawn.append(f'<text class="mark" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
+    return drawn
+
+
+def _meets(box: Box, others: Iterable[Box]) -> bool:
+    return any(box.meets(other) for other in others)
+
+
+def _places(spot: Spot) -> Iterator[tuple[str, float, float, str, Box]]:
+    """How a name may be written, the best first: the name or its beginning, x and y, its anchor, what it covers."""
+    if not spot.name:
+        return
+    reach, beside, low = max(spot.radius, spot.spread), spot.radius + _GAP, _HEIGHT * 0.35
+    for name in dict.fromkeys(_cut(spot.name, most) for most in _MOST):
+        width = _LETTER * len(name)
+        for x, y, anchor in (
+            (spot.x + beside, spot.y + low, "start"),
+            (spot.x - beside, spot.y + low, "end"),
+            (spot.x, spot.y - reach - _GAP, "middle"),
+            (spot.x, spot.y + reach + _HEIGHT, "middle"),
+            (spot.x + beside, spot.y - _HEIGHT * 0.5, "start"),
+            (spot.x + beside, spot.y + _HEIGHT * 1.2, "start"),
+            (spot.x - beside, spot.y - _HEIGHT * 0.5, "end"),
+            (spot.x - beside, spot.y + _HEIGHT * 1.2, "end"),
+        ):
+            left = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
+            yield name, x, y, anchor, Box(left, y - _HEIGHT * 0.8, left + width, y + _HEIGHT * 0.2)
+
+
+def _cut(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+#: in units of the drawing: small, so that its text can be read on a phone
+WIDTH, HEIGHT = 420, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 12, 44
+_BAR, _NAME = 24, 130
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a chart.
+
+    Attributes:
+        x, y: values of the axes.
+        kind: class of the style sheet: ``complete``, ``pruned``, ``front``, ``best``, ``default``.
+        text: shown where the pointer rests.
+        label: written into the mark, a character or two; its circle is larger then.
+        name: written beside the mark where there is room; the first marks of a chart choose first.
+        spread: of ``y`` to both sides, drawn as a whisker.
+    """
+
+    x: object
+    y: float
+    kind: str
+    text: str
+    label: str = ""
+    name: str = ""
+    spread: float = 0.0
+
+    @property
+    def radius(self) -> float:
+        """Of its circle, in units of the drawing."""
+        return 9.0 if self.label else 5.5 if self.kind in ("best", "front") else 3.5
+
+    def draw(self, x: float, y: float) -> str:
+        """The mark at a place of the drawing."""
+        circle = f'<circle class="{self.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{self.radius}">'
+        said = f"{circle}<title>{escape(self.text)}</title></circle>"
+        if not self.label:
+            return said
+        return f'{said}<text class="label" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{escape(self.label)}</text>'
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart.
+
+    Attributes:
+        kind: classes of the style sheet.
+        points: x and y of each.
+        text: shown where the pointer rests.
+    """
+
+    kind: str
+    points: Sequence[tuple[float, float]]
+    text: str = ""
+
+
+@dataclass
+class Chart:
+    """A chart of points and lines on two axes.
+
+    Attributes:
+        title: says what is shown, for those who cannot see it.
+        x, y: the axes.
+        x_name, y_name: what they show.
+        marks: the points; later ones lie on top.
+        lines: the lines, which lie under the points.
+        rug: places on the x axis where something is that has no y.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    x_name: str
+    y_name: str
+    marks: Sequence[Mark] = ()
+    lines: Sequence[Line] = ()
+    rug: Sequence[tuple[float, str]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [*self._frame()]
+        drawn = [[(self._x(x), self._y(y)) for x, y in line.points] for line in self.lines]
+        for line, points in zip(self.lines, drawn, strict=True):
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            said = f"<title>{escape(line.text)}</title>" if line.text else ""
+            parts.append(f'<polyline class="{line.kind}" points="{path}">{said}</polyline>')
+        for at, text in self.rug:
+            x, low = self._x(at), HEIGHT - _BOTTOM
+            parts.append(f'<path class="rug" d="M{x:.1f} {low}v-7"><title>{escape(text)}</title></path>')
+        spots = [self._spot(mark) for mark in self.marks]
+        parts.extend(
+            f'<path class="whisker" d="M{spot.x:.1f} {spot.y - spot.spread:.1f}v{2 * spot.spread:.1f}"/>'
+            for spot in spots
+            if spot.spread
+        )
+        parts.extend(mark.draw(spot.x, spot.y) for mark, spot in zip(self.marks, spots, strict=True))
+        if any(spot.name for spot in spots):
+            room = Box(_LEFT + 4, 0, WIDTH, HEIGHT - _BOTTOM)
+            parts.extend(name_marks(spots, room, [box for points in drawn for box in along(points)]))
+        return _svg(self.title, HEIGHT, parts)
+
+    def _spot(self, mark: Mark) -> Spot:
+        y = self._y(mark.y)
+        return Spot(self._x(mark.x), y, mark.radius, abs(y - self._y(mark.y + mark.spread)), mark.name)
+
+    def _x(self, value: object) -> float:
+        return _LEFT + self.x.place(value) * (WIDTH - _LEFT - _RIGHT)
+
+    def _y(self, value: object) -> float:
+        return HEIGHT - _BOTTOM - self.y.place(value) * (HEIGHT - _TOP - _BOTTOM)
+
+    def _frame(self) -> list[str]:
+        low, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+        parts = []
+        for place, text in self.y.ticks:
+            y = low - place * (low - _TOP)
+            parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>')
+        for place, text in self.x.ticks:
+            x = _LEFT + place * (right - _LEFT)
+            parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{low}"/>')
+            parts.append(f'<text x="{x:.1f}" y="{low + 16}" text-anchor="middle">{escape(text)}</text>')
+        parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{low}H{right}"/>')
+        middle = (_LEFT + right) / 2
+        parts.append(
+            f'<text class="name" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(self.x_name)}</text>'
+        )
+        turned = f'transform="translate(13 {(low + _TOP) / 2}) rotate(-90)"'
+        parts.append(f'<text class="name" {turned} text-anchor="middle">{escape(self.y_name)}</text>')
+        return parts
+
+
+def bars(title: str, shares: Mapping[str, float]) -> str:
+    """Horizontal bars of shares, 0 to 1, the longest over the whole width."""
+    longest = max(shares.values(), default=0) or 1
+    parts = []
+    for row, (name, share) in enumerate(shares.items()):
+        y, length = row * _BAR, share / longest * (WIDTH - _NAME - 52)
+        parts.append(f'<text x="{_NAME - 6}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect class="bar" x="{_NAME}" y="{y + 4}" width="{length:.1f}" height="{_BAR - 8}" rx="2"/>')
+        parts.append(f'<text x="{_NAME + length + 5:.1f}" y="{y + 16}">{number(round(share, 3))}</text>')
+    return _svg(title, max(1, len(shares)) * _BAR + 4, parts)
+
+
+def _svg(title: str, height: int, parts: Sequence[str]) -> str:
+    label = escape(title, quote=True)
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'

@@ -1,0 +1,1 @@
+"""Runs: a model fitted to data, with the record of how."""

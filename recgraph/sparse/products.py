@@ -1,0 +1,324 @@
+"""Products of sparse matrices, in blocks of rows.
+
+How often two columns stand in one row, block by block, and the most similar columns of each.
+
+The k best entries of each row, with a rule for ties that does not depend on a sort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recgraph.blocks import row_blocks
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.ragged import Ragged
+
+__all__ = [
+    "TIE_RULE",
+    "Counts",
+    "co_occurrence",
+    "compose",
+    "compose_blocks",
+    "count_dtype",
+    "distinct",
+    "n_pairs",
+    "neighbours",
+    "stack_rows",
+    "top_k",
+    "top_k_mask",
+]
+
+
+Counts = Literal["full", "binary"]
+
+# Pairs (an entry of a, an entry of b's row) and cells of a block: some tens of megabytes, cells within a core's cache.
+_MAX_PAIRS = 1 << 20
+_MAX_CELLS = 1 << 19
+# Below so many pairs a cell a block is sorted; above, its cells are counted.
+_SPARSE = 1 / 16
+
+
+def n_pairs(a: Csr, b: Csr) -> Tensor:
+    """[R] int64: the multiplications that each row of the product costs; no row has more entries than that."""
+    per_entry = b.degrees[a.indices]
+    before = torch.cat([per_entry.new_zeros(1), torch.cumsum(per_entry, 0)])
+    return before[a.indptr[1:]] - before[a.indptr[:-1]]
+
+
+def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None) -> Csr:
+    """``A B`` with one entry a place.
+
+    Args:
+        a: [R, K].
+        b: [K, C].
+        counts: ``"full"`` sums the products of weights (numbers of paths, where there are no weights);
+            ``"binary"`` has an entry without weight where such a path exists (weights are not looked at).
+        dtype: of the weights; default: the widest of both. Sums are made in float64.
+
+    Raises:
+        ValueError: the inner sizes differ.
+    """
+    dtype = dtype or count_dtype(a, b)
+    return stack_rows([block for _, block in compose_blocks(a, b, counts, dtype)], b.shape[1], a)
+
+
+def stack_rows(blocks: Sequence[Csr], n_columns: int, like: Csr) -> Csr:
+    """Blocks of rows one under the other.
+
+    Args:
+        blocks: each [b, n_columns], all with weights or all without; may be none.
+        like: a matrix on the device.
+    """
+    if not blocks:
+        return Csr(like.indptr[:1], like.indices[:0], None, (0, n_columns))
+    shape = Ragged.from_lengths(blocks[0].indices, torch.cat([block.degrees for block in blocks]))
+    indices = torch.cat([block.indices for block in blocks])
+    weights = [block.weights for block in blocks if block.weights is not None]
+    return Csr(shape.offsets, indices, torch.cat(weights) if weights else None, (shape.n_rows, n_columns))
+
+
+def count_dtype(*factors: Csr) -> torch.dtype:
+    """The type of a product's weights: the widest of the factors', the default type where none has any."""
+    dtypes = [factor.weights.dtype for factor in factors if factor.weights is not None]
+    result = dtypes[0] if dtypes else torch.get_default_dtype()
+    for dtype in dtypes[1:]:
+        result = torch.promote_types(result, dtype)
+    return result
+
+
+def compose_blocks(
+    a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None
+) -> Iterator[tuple[slice, Csr]]:
+    """The product of :func:`compose` a block of rows at a time; the whole is never held.
+
+    Yields:
+        (rows, block): ``block`` [b, C] is ``(A B)[rows]``.
+    """
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be multiplied: {a.shape[1]} is not {b.shape[0]}")
+    if counts not in ("full", "binary"):
+        raise ValueError(f"counts = {counts!r} must be 'full' or 'binary'")
+    if counts == "binary":
+        a, b = a.with_weights(None), b.with_weights(None)
+    dtype = dtype or count_dtype(a, b)
+    pairs = n_pairs(a, b)
+    before = torch.cat([pairs.new_zeros(1), torch.cumsum(pairs, 0)]).tolist()
+    for rows in _blocks(before, b.shape[1]):
+        block = _product(a.row_block(rows), b, before[rows.stop] - before[rows.start])
+        values = None if counts == "binary" or block.weights is None else block.weights.to(dtype)
+        yield rows, block.with_weights(values)
+
+
+def _blocks(before: list[int], n_columns: int) -> Iterator[slice]:
+    """Ranges of rows within the limits; a row that alone exceeds them is a range of its own."""
+    first, widest = 0, max(_MAX_CELLS // max(n_columns, 1), 1)
+    last = len(before) - 1
+    for row in range(1, last + 1):
+        if row == last or row - first == widest or before[row + 1] - before[first] > _MAX_PAIRS:
+            yield slice(first, row)
+            first = row
+
+
+def _product(a: Csr, b: Csr, n: int) -> Csr:
+    """The product of few rows with B; weights float64."""
+    lengths = b.degrees[a.indices]
+    before = torch.cumsum(lengths, 0) - lengths
+    # entry e of a meets the entries of row a.indices[e] of b, which are consecutive
+    starts = b.indptr[a.indices] - before
+    partners = torch.repeat_interleave(starts, lengths, output_size=n).add_(torch.arange(n, device=b.device))
+    cells = torch.repeat_interleave(a.rows * b.shape[1], lengths, output_size=n).add_(b.indices[partners])
+    weights = None
+    if b.weights is not None:
+        weights = b.weights.to(torch.float64)[partners]
+    if a.weights is not None:
+        other = torch.repeat_interleave(a.weights.to(torch.float64), lengths, output_size=n)
+        weights = other if weights is None else weights.mul_(other)
+    shape = (a.shape[0], b.shape[1])
+    make = _by_sorting if n < _SPARSE * shape[0] * shape[1] else _by_counting
+    return make(cells, weights, shape)
+
+
+def _by_counting(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
+    n_cells = shape[0] * shape[1]
+    totals = torch.bincount(cells, weights, minlength=n_cells).view(shape)
+    hit_mask = (totals if weights is None else torch.bincount(cells, minlength=n_cells).view(shape)) > 0
+    counts = hit_mask.sum(1)
+    keys = torch.nonzero(hit_mask.view(-1)).squeeze(1)
+    values = totals.view(-1)[keys].to(torch.float64)
+    first_cell = torch.arange(shape[0], device=cells.device) * shape[1]
+    rows = Ragged.from_lengths(keys.sub_(torch.repeat_interleave(first_cell, counts, output_size=keys.numel())), counts)
+    return Csr(rows.offsets, rows.values, values, shape)
+
+
+def _by_sorting(cells: Tensor, weights: Tensor | None, shape: tuple[int, int]) -> Csr:
+    if weights is None:
+        keys, counts = torch.unique(cells, return_counts=True)
+        values = counts.to(torch.float64)
+    else:
+        keys, group = torch.unique(cells, return_inverse=True)
+        values = torch.bincount(group, weights, minlength=keys.numel())
+    width = max(shape[1], 1)
+    rows = Ragged.from_lengths(keys % width, torch.bincount(keys // width, minlength=shape[0]))
+    return Csr(rows.offsets, rows.values, values, shape)
+
+
+# The most pairs, and the most cells of a block, that are held at a time (some 100 MB).
+_MAX_COUNT_PAIRS = 1 << 21
+_MAX_COUNT_CELLS = 1 << 21
+
+
+def distinct(rows: Ragged, n_columns: int) -> Ragged:
+    """Each row with every value once, ascending.
+
+    Args:
+        rows: R rows of integers in ``0 ... n_columns - 1``.
+    """
+    keys = torch.unique(rows.rows * n_columns + rows.values)
+    counts = torch.bincount(torch.div(keys, n_columns, rounding_mode="floor"), minlength=rows.n_rows)
+    return Ragged.from_lengths(keys % n_columns, counts)
+
+
+def co_occurrence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+    """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows.
+
+    Costs the sum of squared row lengths, whatever the number of columns; memory is bounded by the blocks.
+
+    Args:
+        rows: R rows of distinct columns (see :func:`distinct`).
+        row_weights: [R] float64, or None for 1 each.
+
+    Yields:
+        (first, block): ``block`` [b, n_columns] float64 holds the rows ``first ... first + b - 1`` of ``C``.
+    """
+    order = torch.argsort(rows.values, stable=True)
+    holders = Ragged.from_lengths(rows.rows[order], torch.bincount(rows.values, minlength=n_columns))
+    pairs = torch.cumsum(rows.lengths[holders.values], 0)
+    before = torch.cat([pairs.new_zeros(1), pairs])[holders.offsets]
+    for first, last in _count_blocks(before.tolist(), n_columns):
+        entries = slice(int(holders.offsets[first]), int(holders.offsets[last]))
+        partners = rows.take(holders.values[entries])
+        cells = (holders.rows[entries] - first)[partners.rows] * n_columns + partners.values
+        weights = None if row_weights is None else row_weights[holders.values[entries]][partners.rows]
+        block = torch.bincount(cells, weights, minlength=(last - first) * n_columns)
+        yield first, block.view(last - first, n_columns).to(torch.float64)
+
+
+def _count_blocks(pairs_before: list[int], n_columns: int) -> Iterator[tuple[int, int]]:
+    """Ranges of columns within the limits; a column that alone exceeds them is a range of its own."""
+    first, widest = 0, max(_MAX_COUNT_CELLS // n_columns, 1)
+    for column in range(1, n_columns + 1):
+        full = column - first == widest
+        if column == n_columns or full or pairs_before[column + 1] - pairs_before[first] > _MAX_COUNT_PAIRS:
+            yield first, column
+            first = column
+
+
+def neighbours(
+    rows: Ragged, n_columns: int, k: int, shrink: float = 0.0, row_weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k most similar columns of each, by ``C[i, j] / (sqrt(n_i n_j) + shrink)`` with ``n_i`` the rows
+    that hold i.
+
+    With weights of 1 and no shrinkage this is the cosine of two columns. A column is not its own neighbour.
+
+    Args:
+        rows: R rows of distinct columns.
+        k: how many; fewer where fewer are above 0.
+        shrink: lowers the similarity of columns that few rows hold.
+        row_weights: [R] float64, or None for 1 each.
+
+    Returns:
+        index [n_columns, k] int64 and similarity [n_columns, k] float32, most similar first; unused places
+        hold 0 and 0.
+    """
+    norms = torch.bincount(rows.values, minlength=n_columns).to(torch.float64).sqrt()
+    index = torch.zeros(n_columns, k, dtype=torch.int64, device=rows.device)
+    similarity = torch.zeros(n_columns, k, dtype=torch.float32, device=rows.device)
+    width = min(k, n_columns)
+    for first, block in co_occurrence(rows, n_columns, row_weights):
+        here = slice(first, first + block.shape[0])
+        block.diagonal(first).zero_()
+        # a column that no row holds has C = 0: any positive divisor will do
+        block /= (norms[here, None] * norms + shrink).clamp_(min=1e-12)
+        top, where = block.topk(width)
+        index[here, :width] = where * (top > 0)
+        similarity[here, :width] = top.to(torch.float32)
+    return index, similarity
+
+
+#: how entries of one score are told apart at the cut; written to records beside numbers that depend on it
+TIE_RULE = "highest column index first"
+
+
+def top_k(adj: Csr, k: int, scores: Tensor | None = None) -> Csr:
+    """Each row's k best entries, with the weights they had; shorter rows stay whole.
+
+    Args:
+        adj: [R, C].
+        k: at least 1.
+        scores: [E], by which entries are compared (default: the weights). Ties at the cut: :data:`TIE_RULE`.
+
+    Raises:
+        ValueError: ``k`` is below 1.
+    """
+    return adj.select(top_k_mask(adj, k, adj.values() if scores is None else scores))
+
+
+def top_k_mask(adj: Csr, k: int, scores: Tensor, among_equals: Tensor | None = None) -> Tensor:
+    """[E] bool: True for the entries that :func:`top_k` keeps.
+
+    The k-th largest score of each row is found by a selection on blocks of rows; what is above it stays, and of what
+    equals it the entries that come last.
+
+    Args:
+        adj: [R, C].
+        k: at least 1.
+        scores: [E].
+        among_equals: [E], by which entries of equal score at the cut are compared first.
+    """
+    if k < 1:
+        raise ValueError(f"k = {k} must be at least 1")
+    long = torch.nonzero(adj.degrees > k).squeeze(1)
+    # one place more than entries: where the padding of short rows points
+    keep_mask = torch.ones(adj.nnz + 1, dtype=torch.bool, device=adj.device)
+    if long.numel():
+        padded_scores, second = _padded(scores), None if among_equals is None else _padded(among_equals)
+        # rows of similar length share a block, so that little of it is padding
+        long = long[torch.argsort(adj.degrees[long], stable=True)]
+        for block in row_blocks(long.numel(), int(adj.degrees[long[-1]]), scores):
+            places = _places(adj, long[block])
+            keep_mask[places] = _best(padded_scores[places], k, None if second is None else second[places])
+    return keep_mask[:-1]
+
+
+def _places(adj: Csr, rows: Tensor) -> Tensor:
+    """[b, W]: the entries of each row, then E up to the longest row's length."""
+    degrees = adj.degrees[rows]
+    position = torch.arange(int(degrees.max()), device=adj.device)
+    return torch.where(position < degrees[:, None], adj.indptr[rows, None] + position, adj.nnz)
+
+
+def _padded(scores: Tensor) -> Tensor:
+    return torch.cat([scores.detach(), scores.new_full((1,), -torch.inf)])
+
+
+def _best(scores: Tensor, k: int, second: Tensor | None) -> Tensor:
+    """[b, W] bool: the k best of each row, of equal ones those of the best ``second``, of equal ones the last."""
+    # the smallest of the k largest; kthvalue counts from the smallest
+    cut = scores.kthvalue(scores.shape[1] - k + 1, dim=1, keepdim=True).values
+    above, level = scores > cut, scores == cut
+    room = k - above.sum(1, keepdim=True)
+    if second is not None:
+        equals = second.masked_fill(~level, -torch.inf)
+        # the smallest of the equals that there is room for
+        cut = equals.topk(int(room.max()), dim=1).values.gather(1, room - 1)
+        above |= equals > cut
+        level = equals == cut
+        room = k - above.sum(1, keepdim=True)
+    up_to_here = level.cumsum(1)
+    from_the_right = up_to_here[:, -1:] - up_to_here + 1
+    return above | (level & (from_the_right <= room))

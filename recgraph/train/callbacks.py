@@ -1,0 +1,143 @@
+"""Who watches a training: the log as JSON lines, TensorBoard, the progress bar.
+
+SIGINT during training: finish the step, save, say how to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from recgraph.data.files import replace_file
+
+
+class Observer:
+    """Base of all observers; does nothing. The trainer calls it, and it never changes the training."""
+
+    def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
+        """An epoch begins (``done`` batches of it were made before a resume)."""
+
+    def step(self, terms: Mapping[str, float], speed: float) -> None:
+        """Batches were made: mean terms of the epoch so far, targets a second."""
+
+    def advance(self) -> None:
+        """One batch was made."""
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        """An epoch ended; ``row`` is its line of the log."""
+
+    def close(self) -> None:
+        """Training ended, for whatever reason."""
+
+
+class JsonLines(Observer):
+    """One JSON object an epoch, appended to a file."""
+
+    def __init__(self, path: Path, history: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Start with the epochs of a resumed training's checkpoint; the log may have lost the last, or have more."""
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
+        replace_file(temporary, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoard(Observer):
+    """Scalars of every epoch for TensorBoard (extra ``track``)."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError("tensorboard = true needs the extra: pip install 'recgraph[track]'") from error
+        self._writer = SummaryWriter(str(folder))
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "epoch":
+                self._writer.add_scalar(name, value, row["epoch"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class ProgressBar(Observer):
+    """A live bar: terms, the last metric, targets a second, time left of the epoch."""
+
+    def __init__(self, metric: str, max_epochs: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), transient=True)
+        self._metric, self._max_epochs = metric, max_epochs
+        self._task: TaskID | None = None
+        self._result = ""
+        self._bar.start()
+
+    def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        title = f"epoch {epoch + 1}/{self._max_epochs}"
+        self._task = self._bar.add_task(title, total=n_batches, completed=done, note=self._result)
+
+    def step(self, terms: Mapping[str, float], speed: float) -> None:
+        text = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        self._bar.update(self._require(), note=f"{text}  {self._result}  {speed:,.0f}/s")
+
+    def advance(self) -> None:
+        self._bar.advance(self._require())
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        value, best = row.get(self._metric), row.get("best")
+        if value is not None:
+            self._result = f"{self._metric} {value:.4f} (best {best:.4f})"
+
+    def close(self) -> None:
+        self._bar.stop()
+
+    def _require(self) -> TaskID:
+        assert self._task is not None
+        return self._task
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training stopped on request after a complete step."""
+
+    def __init__(self, epoch: int, batch: int, saved: Path | None) -> None:
+        self.saved = saved
+        kept = f"saved in {saved}; go on with resume=True (--resume)" if saved else "nothing was saved (no folder)"
+        super().__init__(f"interrupted in epoch {epoch + 1} after {batch} batches; {kept}")
+
+
+class Interrupt:
+    """Within the block the first SIGINT only sets :attr:`asked`; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._previous: Any = None
+
+    def __enter__(self) -> Self:
+        # signals can be handled in the main thread alone; elsewhere the application keeps its own handling
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _handle(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

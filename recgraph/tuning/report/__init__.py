@@ -1,1 +1,0 @@
-"""The page of a study: one HTML file with its figures, that needs no network."""
