@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pages": set(),
     "sparse": set(),
     "contrast": set(),
-    "losses": set(),
+    "losses": {"contrast.blockwise"},
     "data": {"sparse", "graph"},
     "graph": {"data", "sparse"},
     "encoders": {"sparse"},

@@ -1,15 +1,18 @@
-"""The one objective, evaluated over blocks of anchors: loss and gradients in the same pass.
+"""Mean losses over N rows and M candidates, evaluated in blocks of rows so that no N x M matrix is resident.
 
-``loss_i = logsumexp_{j in C_i}(s_ij + log_w_ij) - s_i,pos(i)``. Its derivative by ``s_ij`` is a softmax that is at
-hand when the block's loss is, so each block yields its gradients before the next one overwrites it: at most one
-block of N x M is resident, and nothing is computed a second time in backward.
+The derivative of a softmax by its scores is at hand when the loss is: each block yields its loss and its gradients
+before the next one overwrites it, and nothing is computed a second time in backward. :func:`contrast` is the one
+contrastive objective of the library; :mod:`recgraph.losses.softmax` evaluates its losses over the item table in the
+same way.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,46 +20,127 @@ from torch import Tensor
 from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, work_type
 from recgraph.contrast.weights import Pairs, Weight
 
+__all__ = ["BlockwiseLoss", "NoCandidateError", "contrast", "one_pass"]
+
 
 class NoCandidateError(ValueError):
-    """Every anchor of a contrastive term was left without a candidate."""
+    """No anchor of a contrastive term has a candidate of positive weight."""
+
+
+class BlockwiseLoss(ABC):
+    """One evaluation of a loss over blocks of rows; a subclass computes a block.
+
+    Args:
+        inputs: what the loss is differentiated by: x [N, D], y [M, D], and what a subclass adds.
+        needs: which of them need a gradient.
+
+    Attributes:
+        gradients: by the inputs, before they are divided by what :meth:`evaluate` returns; None where not needed.
+    """
+
+    #: what the loss is called in an error
+    name: ClassVar[str]
+
+    def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool]) -> None:
+        work = work_type(*inputs[:2])
+        self.x, self.y = (tensor.to(work) for tensor in inputs[:2])
+        self.limit = exponent_limit(work)
+        self.gradients: list[Tensor | None] = [None] * len(inputs)
+        if needs[0]:
+            self.gradients[0] = torch.empty_like(self.x)
+        if needs[1]:
+            self.gradients[1] = torch.zeros_like(self.y)
+
+    def blocks(self, n_candidates: int, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
+        """The rows of each block, with the memory [n, n_candidates] in which its scores are computed."""
+        blocks = list(row_blocks(len(self.x), n_candidates, self.x, block_rows))
+        buffer = self.x.new_empty(blocks[0].stop, n_candidates)
+        for rows in blocks:
+            yield rows, buffer[: rows.stop - rows.start]
+
+    @abstractmethod
+    def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
+        """The mean loss, and by what the gradients are to be divided; fills the gradients."""
+
+
+def one_pass(
+    loss: type[BlockwiseLoss], settings: Mapping[str, Any], block_rows: int | None, inputs: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Evaluate a loss; what :meth:`BlockwiseLoss.evaluate` returns. It can be differentiated once.
+
+    Args:
+        loss: made by ``loss(inputs, needs, **settings)``.
+        block_rows: rows of scores in memory at once; None picks by the size of the cache.
+        inputs: in any floating type; the loss is computed in the widest of the first two, at least float32.
+    """
+    if not torch.is_grad_enabled():
+        # or else the function would make gradients that no backward asks for
+        inputs = [tensor.detach() for tensor in inputs]
+    return _OnePass.apply(loss, settings, block_rows, *inputs)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _OnePass(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, loss: type[BlockwiseLoss], settings: Mapping[str, Any], block_rows: int | None, *inputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # products under autocast would be rounded to half precision
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            evaluation = loss(inputs, ctx.needs_input_grad[3:], **settings)
+            value, divisor = evaluation.evaluate(block_rows)
+        ctx.save_for_backward(divisor, *evaluation.gradients)
+        ctx.types, ctx.name = [tensor.dtype for tensor in inputs], loss.name
+        ctx.mark_non_differentiable(divisor)
+        return value, divisor
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative(ctx.name)
+        divisor, *gradients = ctx.saved_tensors
+        scale = grad_output / divisor
+        scaled = [
+            None if gradient is None else (gradient * scale).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.types, strict=True)
+        ]
+        return None, None, None, *scaled
 
 
 @dataclass(frozen=True)
-class Candidacy:
-    """Who competes for an anchor.
+class Candidates:
+    """Who competes with the positive of an anchor.
 
     Attributes:
         positives: [N] int64, the column of each anchor's positive.
         excluded: [N] int64, a column that is never a candidate of that anchor; None where there is none.
-        count_positive: whether the positive is in C_i.
-        weigh_positive: whether it carries its weight there, or counts fully.
+        count_positive: whether the positive is a candidate itself.
+        weigh_positive: whether it then carries its weight, or counts fully.
     """
 
     positives: Tensor
-    excluded: Tensor | None
-    count_positive: bool
-    weigh_positive: bool
-
-
-@dataclass(frozen=True)
-class Weighing:
-    """A weight and what it is told about the rows: ids [N], [M] and embeddings [N, D], [M, D]."""
-
-    weight: Weight
-    anchor_ids: Tensor
-    candidate_ids: Tensor
-    anchors: Tensor
-    candidates: Tensor
+    excluded: Tensor | None = None
+    count_positive: bool = True
+    weigh_positive: bool = False
 
 
 def contrast(
-    x: Tensor, y: Tensor, candidacy: Candidacy, weighing: Weighing | None, block_rows: int | None
+    x: Tensor,
+    y: Tensor,
+    candidates: Candidates,
+    weight: Weight | None = None,
+    pairs: Pairs | None = None,
+    block_rows: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The mean of the objective over the anchors that have a candidate of positive weight.
+    """The mean over anchors of ``logsumexp_{j in C_i}(s_ij + log_w_ij) - s_i,pos(i)`` with ``s = x @ y.T``.
+
+    An anchor whose candidates all have weight 0 is left out of the mean.
 
     Args:
-        x: [N, D], y: [M, D], with ``s = x @ y.T``.
+        x: [N, D], anchors.
+        y: [M, D], candidates.
+        candidates: which columns compete.
+        weight: log_w; None: 0 throughout.
+        pairs: what the weight is given: ids [N], [M] and embeddings [N, D], [M, D].
+        block_rows: anchors in memory at once; None picks by the size of the cache.
 
     Returns:
         The scalar loss, differentiable once, and how many anchors were left out (int64 scalar).
@@ -64,141 +148,53 @@ def contrast(
     Raises:
         NoCandidateError: every anchor was left out.
     """
-    weight_inputs: list[Tensor] = []
-    if weighing is not None:
-        trained = [parameter for parameter in weighing.weight.parameters() if parameter.requires_grad]
-        weight_inputs = [weighing.anchors, weighing.candidates, *trained]
-    if not torch.is_grad_enabled():
-        # or else the function would make gradients that no backward asks for
-        x, y, *weight_inputs = (tensor.detach() for tensor in (x, y, *weight_inputs))
-    loss, left_out = _OnePass.apply(  # type: ignore[no-untyped-call]
-        x, y, candidacy, weighing, block_rows, *weight_inputs
-    )
-    return loss, left_out
+    inputs = [x, y]
+    if weight is not None and pairs is not None:
+        trained = [parameter for parameter in weight.parameters() if parameter.requires_grad]
+        inputs += [pairs.anchors, pairs.candidates, *trained]
+    settings = {"candidates": candidates, "weight": weight, "pairs": pairs}
+    loss, counted = one_pass(_Contrast, settings, block_rows, inputs)
+    return loss, len(x) - counted
 
 
-class _OnePass(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        y: Tensor,
-        candidacy: Candidacy,
-        weighing: Weighing | None,
-        block_rows: int | None,
-        *weight_inputs: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        work = work_type(x, y)
-        needs = ctx.needs_input_grad
-        # products under autocast would be rounded to half precision
-        with torch.autocast(x.device.type, enabled=False):
-            weights = None if weighing is None else _Weights(weighing, weight_inputs, needs[5:], work)
-            run = _Run(x.to(work), y.to(work), candidacy, weights, needs[:2])
-            loss, counted = run.all_blocks(block_rows)
-        own = [] if weights is None else weights.grads
-        ctx.save_for_backward(counted, run.grad_x, run.grad_y, *own)
-        ctx.types = [tensor.dtype for tensor in (x, y, *weight_inputs)]
-        left_out = x.shape[0] - counted
-        ctx.mark_non_differentiable(left_out)
-        return loss, left_out
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("a contrastive term")
-        counted, *sums = ctx.saved_tensors
-        scale = grad_output / counted
-        grads = [
-            None if total is None else (total * scale).to(dtype) for total, dtype in zip(sums, ctx.types, strict=True)
-        ]
-        return *grads[:2], None, None, None, *grads[2:]
-
-
-class _Weights:
-    """The log-weights of a block, and the sums of the gradients by what they depend on."""
+class _Contrast(BlockwiseLoss):
+    name = "a contrastive term"
 
     def __init__(
-        self, weighing: Weighing, inputs: tuple[Tensor, ...], needs: tuple[bool, ...], work: torch.dtype
+        self,
+        inputs: Sequence[Tensor],
+        needs: Sequence[bool],
+        candidates: Candidates,
+        weight: Weight | None,
+        pairs: Pairs | None,
     ) -> None:
-        self.weighing, self.needs = weighing, needs
-        self.anchors, self.candidates = (tensor.detach().to(work) for tensor in inputs[:2])
-        self.candidates.requires_grad_(needs[1])
-        # one tensor for all blocks: a weight may keep what it makes of it
-        self._constant = self.candidates.detach()
-        self.parameters = list(inputs[2:])
-        self.grads: list[Tensor | None] = [None] * len(inputs)
+        super().__init__(inputs, needs)
+        self.candidates = candidates
+        self.weights: _Weights | None = None
+        if weight is not None and pairs is not None:
+            self.weights = _Weights(weight, pairs, inputs[2:], needs[2:], self.x.dtype)
 
-    def block(self, rows: slice) -> tuple[Tensor, Tensor]:
-        """The log-weights of the rows, and the leaf [n, D] of anchors that they depend on."""
-        anchors = self.anchors[rows].detach().requires_grad_(self.needs[0])
-        ids = self.weighing.anchor_ids[rows], self.weighing.candidate_ids
-        with torch.set_grad_enabled(any(self.needs)):
-            log_w = self.weighing.weight.log_w(Pairs(*ids, anchors, self.candidates))
-        expected = (anchors.shape[0], self.candidates.shape[0])
-        if log_w.shape != expected:
-            name = type(self.weighing.weight).__name__
-            raise ValueError(f"{name}.log_w returned {list(log_w.shape)}; it must be {list(expected)}")
-        return log_w, anchors
-
-    def factor(self, rows: slice) -> Tensor | None:
-        """The weights of the rows where they are at hand."""
-        ids = self.weighing.anchor_ids[rows], self.weighing.candidate_ids
-        return self.weighing.weight.factor(Pairs(*ids, self.anchors[rows], self._constant))
-
-    def add_gradients(self, rows: slice, log_w: Tensor, anchors: Tensor, grad_log_w: Tensor) -> None:
-        if not log_w.requires_grad:
-            return
-        leaves = [anchors, self.candidates, *self.parameters]
-        asked = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            log_w, [leaves[k] for k in asked], grad_log_w.to(log_w.dtype), allow_unused=True
-        )
-        for k, grad in zip(asked, found, strict=True):
-            if grad is None:
-                continue
-            if self.grads[k] is None:
-                self.grads[k] = torch.zeros_like(self.anchors if k == 0 else leaves[k].detach())
-            total = self.grads[k]
-            assert total is not None
-            (total[rows] if k == 0 else total).add_(grad)
-
-
-class _Run:
-    """One evaluation; ``grad_x`` and ``grad_y`` are gradients of the sum, None where they are not needed."""
-
-    def __init__(
-        self, x: Tensor, y: Tensor, candidacy: Candidacy, weights: _Weights | None, needs: tuple[bool, ...]
-    ) -> None:
-        self.x, self.y, self.candidacy, self.weights = x, y, candidacy, weights
-        self.grad_x = torch.empty_like(x) if needs[0] else None
-        self.grad_y = torch.zeros_like(y) if needs[1] else None
-        self.limit = exponent_limit(x.dtype)
-
-    def all_blocks(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
-        """The mean loss and the number of anchors in it; fills the gradients."""
-        (n_rows, _), n_candidates = self.x.shape, self.y.shape[0]
-        blocks = list(row_blocks(n_rows, n_candidates, self.x, block_rows))
-        buffer = self.x.new_empty(blocks[0].stop, n_candidates)
-        bounded = self._bounded()
+    def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
+        # no similarity can leave the range of exp, so that no maximum need be taken out first
+        bounded = bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)
         total = self.x.new_zeros(())
         counted = torch.zeros((), dtype=torch.int64, device=self.x.device)
-        for rows in blocks:
-            losses, keep_mask = self._block(rows, buffer[: rows.stop - rows.start], bounded)
+        for rows, buffer in self.blocks(len(self.y), block_rows):
+            losses, keep_mask = self._block(rows, buffer, bounded)
             total += losses.sum()
             counted += keep_mask.sum()
         # only a weight, or a positive that is no candidate, can leave an anchor without any
-        if (self.weights is not None or not self.candidacy.count_positive) and int(counted) == 0:
+        if (self.weights is not None or not self.candidates.count_positive) and int(counted) == 0:
             raise NoCandidateError(
-                f"all {n_rows} anchors have only candidates of weight 0; use a larger batch or another weight"
+                f"all {len(self.x)} anchors have only candidates of weight 0; use a larger batch or another weight"
             )
+        if self.weights is not None:
+            self.gradients[2:] = self.weights.gradients
         return total / counted, counted
-
-    def _bounded(self) -> bool:
-        """Whether no similarity can leave the range of ``exp``, so that no maximum need be taken out first."""
-        return bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)
 
     def _block(self, rows: slice, t: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
         """The losses of the rows (0 where there is no candidate) and which of them count."""
-        x, positives = self.x[rows], self.candidacy.positives[rows, None]
+        x, positives = self.x[rows], self.candidates.positives[rows, None]
         torch.mm(x, self.y.t(), out=t)
         s_pos = t.gather(1, positives)
         factor = self.weights.factor(rows) if self.weights is not None and bounded else None
@@ -216,38 +212,93 @@ class _Run:
         total = (t if factor is not None else t.exp_()).sum(1, keepdim=True)
         keep_mask = total != 0
         losses = torch.where(keep_mask, total.log() + peak - s_pos, 0)
-        if self.grad_x is None and self.grad_y is None and log_w is None:
+        grad_x, grad_y = self.gradients[:2]
+        if grad_x is None and grad_y is None and log_w is None:
             return losses, keep_mask
         p = t.mul_(torch.where(keep_mask, 1 / total, 0))
         if self.weights is not None and log_w is not None and leaf is not None and log_w.requires_grad:
-            by_weight = p if self.candidacy.weigh_positive else p.scatter(1, positives, 0)
+            by_weight = p if self.candidates.weigh_positive else p.scatter(1, positives, 0)
             self.weights.add_gradients(rows, log_w, leaf, by_weight)
         p.scatter_add_(1, positives, -keep_mask.to(p.dtype))
-        if self.grad_x is not None:
-            torch.mm(p, self.y, out=self.grad_x[rows])
-        if self.grad_y is not None:
-            self.grad_y.addmm_(p.t(), x)
+        if grad_x is not None:
+            torch.mm(p, self.y, out=grad_x[rows])
+        if grad_y is not None:
+            grad_y.addmm_(p.t(), x)
         return losses, keep_mask
 
     def _weigh(self, rows: slice, t: Tensor, positives: Tensor, s_pos: Tensor, factor: Tensor) -> None:
-        """As :meth:`_select`, of exponentials [n, M] and weights without logarithm; 0 where there is no candidate."""
-        candidacy = self.candidacy
+        """Multiply exponentials [n, M] by the weights; 0 where a column is no candidate."""
+        candidates = self.candidates
         t.mul_(factor)
-        if not candidacy.count_positive:
+        if not candidates.count_positive:
             t.scatter_(1, positives, 0)
-        elif not candidacy.weigh_positive:
+        elif not candidates.weigh_positive:
             t.scatter_(1, positives, s_pos.exp())
-        if candidacy.excluded is not None:
-            t.scatter_(1, candidacy.excluded[rows, None], 0)
+        if candidates.excluded is not None:
+            t.scatter_(1, candidates.excluded[rows, None], 0)
 
     def _select(self, rows: slice, t: Tensor, positives: Tensor, s_pos: Tensor, log_w: Tensor | None) -> None:
-        """Turn similarities [n, M] into the exponents of the candidates; ``-inf`` where there is none."""
-        candidacy = self.candidacy
+        """Add log-weights to similarities [n, M]; ``-inf`` where a column is no candidate."""
+        candidates = self.candidates
         if log_w is not None:
             t.add_(log_w.detach())
-        if not candidacy.count_positive:
+        if not candidates.count_positive:
             t.scatter_(1, positives, -math.inf)
-        elif log_w is not None and not candidacy.weigh_positive:
+        elif log_w is not None and not candidates.weigh_positive:
             t.scatter_(1, positives, s_pos)
-        if candidacy.excluded is not None:
-            t.scatter_(1, candidacy.excluded[rows, None], -math.inf)
+        if candidates.excluded is not None:
+            t.scatter_(1, candidates.excluded[rows, None], -math.inf)
+
+
+class _Weights:
+    """The log-weights of a block, and the sums of their gradients.
+
+    Args:
+        inputs: the embeddings of anchors and candidates, and the parameters of the weight that are trained.
+        needs: which of them need a gradient.
+    """
+
+    def __init__(
+        self, weight: Weight, pairs: Pairs, inputs: Sequence[Tensor], needs: Sequence[bool], work: torch.dtype
+    ) -> None:
+        self.weight, self.pairs, self.needs = weight, pairs, needs
+        self.anchors, self.candidates = (tensor.detach().to(work) for tensor in inputs[:2])
+        self.candidates.requires_grad_(needs[1])
+        # one tensor for all blocks: a weight may keep what it makes of it
+        self._constant = self.candidates.detach()
+        self.parameters = list(inputs[2:])
+        self.gradients: list[Tensor | None] = [None] * len(inputs)
+
+    def block(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """The log-weights of the rows, and the leaf [n, D] of anchors that they depend on."""
+        anchors = self.anchors[rows].detach().requires_grad_(self.needs[0])
+        with torch.set_grad_enabled(any(self.needs)):
+            log_w = self.weight.log_w(self._pairs(rows, anchors, self.candidates))
+        expected = (anchors.shape[0], self.candidates.shape[0])
+        if log_w.shape != expected:
+            name = type(self.weight).__name__
+            raise ValueError(f"{name}.log_w returned {list(log_w.shape)}; it must be {list(expected)}")
+        return log_w, anchors
+
+    def factor(self, rows: slice) -> Tensor | None:
+        """The weights of the rows themselves, where the weight has them at hand."""
+        return self.weight.factor(self._pairs(rows, self.anchors[rows], self._constant))
+
+    def _pairs(self, rows: slice, anchors: Tensor, candidates: Tensor) -> Pairs:
+        return Pairs(self.pairs.anchor_ids[rows], self.pairs.candidate_ids, anchors, candidates)
+
+    def add_gradients(self, rows: slice, log_w: Tensor, anchors: Tensor, grad_log_w: Tensor) -> None:
+        """Add the gradients of a block, given those by its log-weights [n, M]."""
+        leaves = [anchors, self.candidates, *self.parameters]
+        asked = [k for k, leaf in enumerate(leaves) if leaf.requires_grad]
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
+            log_w, [leaves[k] for k in asked], grad_log_w.to(log_w.dtype), allow_unused=True
+        )
+        for k, grad in zip(asked, found, strict=True):
+            if grad is None:
+                continue
+            if self.gradients[k] is None:
+                self.gradients[k] = torch.zeros_like(self.anchors if k == 0 else leaves[k].detach())
+            total = self.gradients[k]
+            assert total is not None
+            (total[rows] if k == 0 else total).add_(grad)

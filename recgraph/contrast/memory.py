@@ -1,7 +1,4 @@
-"""A queue of embeddings of earlier batches: more candidates than a batch holds, without recomputing them.
-
-Clusterings that are made once for many batches.
-"""
+"""What is kept between batches: a queue of embeddings, and clusterings of all rows."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
-"""How alike an anchor and a candidate are: ``s_ij = x_i . y_j`` after the similarity has shaped both sides.
+"""Contrastive objectives: which rows are anchors, which are their candidates, and what becomes of the positive.
 
-What an objective is: which rows are anchors, which are candidates, and what becomes of the positive.
-
-InfoNCE: rows of one view against all rows of the other.
-
-NT-Xent: both views stacked, every row against all the others.
+Each is ``loss_i = logsumexp_{j in C_i}(s_ij + log_w_ij) - s_i,pos(i)``, the mean over anchors i; the similarity s and
+the weights w are parts of their own.
 """
 
 from __future__ import annotations
@@ -17,11 +14,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from recgraph.blocks import work_type
 from recgraph.config import Config, Search, configure
-from recgraph.contrast.blockwise import Candidacy, NoCandidateError, Weighing, contrast
-from recgraph.contrast.weights import Weight
+from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
+from recgraph.contrast.weights import Pairs, Weight
+from recgraph.sparse.ragged import Ragged
 
-__all__ = ["NoCandidateError", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]
+__all__ = ["InfoNCE", "NTXent", "NoCandidateError", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]
 
 
 class Similarity(Config):
@@ -55,24 +54,15 @@ class Similarity(Config):
         return (anchors if self.temperature == 1 else anchors * (1 / self.temperature)), candidates
 
 
-class ObjectiveConfig(Config):
-    count_positive: Annotated[bool, Field(description="whether the positive is one of the candidates")] = True
-    weigh_positive: Annotated[
-        bool, Field(description="whether a counted positive carries its weight, or counts fully")
-    ] = False
-    block_rows: Annotated[
-        int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
-    ] = None
-
-
 @dataclass(frozen=True)
 class Views:
-    """The two sides of a contrastive term.
+    """The two sides of a contrast.
 
     Attributes:
         a, b: [N, D] and [M, D].
         ids_a, ids_b: [N] and [M] int64, who the rows are; weights alone look at them.
-        positives: [N] int64, the row of ``b`` that belongs to each row of ``a``; None: the one of the same number.
+        positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows of them where an anchor may
+            have several; None: the row of the same number.
         temperatures: [M], one for each row of ``b``; None: the similarity's.
     """
 
@@ -80,8 +70,13 @@ class Views:
     b: Tensor
     ids_a: Tensor
     ids_b: Tensor
-    positives: Tensor | None = None
+    positives: Tensor | Ragged | None = None
     temperatures: Tensor | None = None
+
+    @property
+    def turned(self) -> Views:
+        """The same with the sides exchanged."""
+        return replace(self, a=self.b, b=self.a, ids_a=self.ids_b, ids_b=self.ids_a)
 
 
 @dataclass(frozen=True)
@@ -93,10 +88,18 @@ class Outcome:
     left_out: Tensor
 
 
-class Objective(nn.Module):
-    """Base of all objectives: ``loss_i = logsumexp_{j in C_i}(s_ij + log_w_ij) - s_i,pos(i)``, mean over i.
+class ObjectiveConfig(Config):
+    count_positive: Annotated[bool, Field(description="whether the positive is one of the candidates")] = True
+    weigh_positive: Annotated[
+        bool, Field(description="whether a counted positive carries its weight, or counts fully")
+    ] = False
+    block_rows: Annotated[
+        int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
+    ] = None
 
-    A subclass sets ``Config`` and fills :meth:`forward`, in which it calls :meth:`one` for each direction.
+
+class Objective(nn.Module):
+    """Base of all objectives. A subclass fills :meth:`forward`, which calls :meth:`softmax` for each direction.
 
     Args:
         config: the settings as a value, or
@@ -120,25 +123,22 @@ class Objective(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must define forward(views, similarity, weight)")
 
-    def one(
+    def softmax(
         self, views: Views, similarity: Similarity, weight: Weight | None, excluded: Tensor | None = None
     ) -> Outcome:
-        """Rows of ``views.a`` against rows of ``views.b``.
+        """The loss of the rows of ``views.a`` as anchors, those of ``views.b`` as candidates, one positive each.
 
         Args:
             excluded: [N] int64, a row of ``b`` that is no candidate of that row of ``a``.
         """
-        n = views.a.shape[0]
-        positives = views.positives
+        n, positives = len(views.a), views.positives
         if positives is None:
             positives = torch.arange(n, device=views.a.device)
+        assert isinstance(positives, Tensor)
         x, y = similarity.shape(views.a, views.b, views.temperatures)
-        weighing = None
-        if weight is not None:
-            weighing = Weighing(weight, views.ids_a, views.ids_b, views.a, views.b)
-        config = self.config
-        candidacy = Candidacy(positives, excluded, config.count_positive, config.weigh_positive)
-        loss, left_out = contrast(x, y, candidacy, weighing, config.block_rows)
+        candidates = Candidates(positives, excluded, self.config.count_positive, self.config.weigh_positive)
+        pairs = None if weight is None else Pairs(views.ids_a, views.ids_b, views.a, views.b)
+        loss, left_out = contrast(x, y, candidates, weight, pairs, self.config.block_rows)
         return Outcome(loss, n, left_out)
 
 
@@ -149,48 +149,66 @@ class InfoNCEConfig(ObjectiveConfig):
 
 
 class InfoNCE(Objective):
-    """Anchors ``a``, candidates ``b``: C_i is all of ``b``, with or without the positive.
+    """``-log(e^{s_ip} / sum_j w_ij e^{s_ij})``: anchors ``a``, candidates all rows of ``b``.
 
     Source: van den Oord et al., 2018, equation 4. MEOW's loss (SDM 2023) has ``count_positive=False``, AdaMEOW's
-    ``weigh_positive=True``; with ``positives`` and ``temperatures`` the candidates may be prototypes.
+    ``weigh_positive=True``; with ``positives`` and ``temperatures`` the candidates may be prototypes. An anchor with
+    several positives P_i has ``-log(sum_{p in P_i} e^{s_ip} / sum_j w_ij e^{s_ij})``, as HeCo's (KDD 2021, equation
+    10).
     """
 
     Config = InfoNCEConfig
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         paired = views.positives is None
-        if paired and views.a.shape[0] != views.b.shape[0]:
+        if paired and len(views.a) != len(views.b):
             raise ValueError(
-                f"a has {views.a.shape[0]} rows and b {views.b.shape[0]}; give positives, the row of b for each of a"
+                f"a has {len(views.a)} rows and b {len(views.b)}; give positives, the row of b for each of a"
             )
-        there = self.one(views, similarity, weight)
+        if isinstance(views.positives, Ragged):
+            there = self._several(views, views.positives, similarity, weight)
+        else:
+            there = self.softmax(views, similarity, weight)
         if not self.config.both_directions:
             return there
         if not paired or views.temperatures is not None:
             raise ValueError("both_directions = True needs rows in pairs; leave positives and temperatures out")
-        turned = replace(views, a=views.b, b=views.a, ids_a=views.ids_b, ids_b=views.ids_a)
-        back = self.one(turned, similarity, weight)
+        back = self.softmax(views.turned, similarity, weight)
         loss = (there.loss + back.loss) / 2
         return Outcome(loss, there.n_anchors + back.n_anchors, there.left_out + back.left_out)
 
+    def _several(self, views: Views, positives: Ragged, similarity: Similarity, weight: Weight | None) -> Outcome:
+        """The denominator is that of one positive, the row of the same number; the numerator is summed over all."""
+        if len(views.a) != len(views.b):
+            raise ValueError(f"a has {len(views.a)} rows and b {len(views.b)}; several positives need rows in pairs")
+        of_one = self.softmax(replace(views, positives=None), similarity, weight)
+        work = work_type(views.a, views.b)
+        # products under autocast would be rounded to half precision
+        with torch.autocast(views.a.device.type, enabled=False):
+            x, y = similarity.shape(views.a.to(work), views.b.to(work), views.temperatures)
+            own = torch.linalg.vecdot(x, y)
+            s = torch.linalg.vecdot(x[positives.rows], y[positives.values])
+            # the greatest of each row is taken out first, so that no exponent overflows
+            peak = torch.segment_reduce(s.detach(), "max", offsets=positives.offsets)
+            total = torch.zeros_like(own).index_add(0, positives.rows, (s - peak[positives.rows]).exp())
+            numerator = (own - peak - total.log()).mean()
+        return replace(of_one, loss=of_one.loss + numerator)
+
 
 class NTXent(Objective):
-    """``a`` and ``b`` stacked to 2B rows; C_i is all rows but i itself, the positive its partner in the other view.
+    """``-log(e^{s_ip} / sum_{j != i} w_ij e^{s_ij})``: ``a`` and ``b`` stacked to 2B rows, each against all others.
 
-    Source: Chen et al., ICML 2020 (SimCLR), equation 1; the mean is over the 2B rows. With inner products this is
-    the loss of CL4SRec, DuoRec and MCLRec.
+    Source: Chen et al., ICML 2020 (SimCLR), equation 1; the mean is over the 2B rows. With inner products this is the
+    loss of CL4SRec, DuoRec and MCLRec.
     """
 
-    Config = ObjectiveConfig
-
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
-        n = views.a.shape[0]
         if views.a.shape != views.b.shape or views.positives is not None or views.temperatures is not None:
             raise ValueError(
                 f"a {list(views.a.shape)} and b {list(views.b.shape)} must be of one shape, row i of the one the "
                 "partner of row i of the other, without positives and temperatures of their own"
             )
         z, ids = torch.cat([views.a, views.b]), torch.cat([views.ids_a, views.ids_b])
-        own = torch.arange(2 * n, device=z.device)
-        stacked = Views(z, z, ids, ids, positives=own.roll(n))
-        return self.one(stacked, similarity, weight, excluded=own)
+        own = torch.arange(len(z), device=z.device)
+        stacked = Views(z, z, ids, ids, positives=own.roll(len(views.a)))
+        return self.softmax(stacked, similarity, weight, excluded=own)

@@ -1,11 +1,4 @@
-"""What a regulariser is: a scalar of two views that says how embeddings lie, as a loss term or as a diagnostic.
-
-Alignment: how close the two views of a row are.
-
-Uniformity: how evenly embeddings lie on the sphere.
-
-MCLRec's margin regulariser: learned views should be neither too alike nor too far apart.
-"""
+"""Regularisers: scalars of two views that say how embeddings lie, as loss terms or as diagnostics."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A contrastive term: similarity + weight + objective.
-
-A contrast in which an anchor may have several positives.
-"""
+"""A contrastive term: similarity + weight + objective."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.blocks import work_type
 from recgraph.contrast.objectives import Objective, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.sparse.ragged import Ragged
 
-__all__ = ["ContrastiveTerm", "TermConfig", "several_positives"]
+__all__ = ["ContrastiveTerm", "TermConfig"]
 
 
 class TermConfig(Similarity):
@@ -65,9 +62,8 @@ class ContrastiveTerm(nn.Module):
     def _named_weight(self, dim: int | None) -> Weight | None:
         if self.config.weight is None:
             return None
-        cls = registry.load("weight", self.config.weight)
-        given = {"dim": dim} if dim is not None and "dim" in cls.Config.model_fields else {}
-        weight: Weight = cls(**{**given, **self.config.weight_settings})
+        given = {} if dim is None else {"dim": dim}
+        weight: Weight = registry.make("weight", {"name": self.config.weight, **self.config.weight_settings}, **given)
         return weight
 
     def forward(
@@ -76,7 +72,7 @@ class ContrastiveTerm(nn.Module):
         b: Tensor,
         ids_a: Tensor | None = None,
         ids_b: Tensor | None = None,
-        positives: Tensor | None = None,
+        positives: Tensor | Ragged | None = None,
         temperatures: Tensor | None = None,
     ) -> Tensor:
         """The mean loss over the anchors.
@@ -86,7 +82,8 @@ class ContrastiveTerm(nn.Module):
             b: [M, D]; M = N where the rows are in pairs.
             ids_a: [N] int64, who the rows are, for weights; default: the row number.
             ids_b: [M] int64; default: ``ids_a`` where the rows are in pairs, else the row number.
-            positives: [N] int64, the row of ``b`` that belongs to each row of ``a``; default: the same number.
+            positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows where an anchor may have
+                several; default: the row of the same number.
             temperatures: [M], one for each row of ``b``; default: the common one.
 
         Raises:
@@ -98,43 +95,16 @@ class ContrastiveTerm(nn.Module):
         ids_a = torch.arange(len(a), device=a.device) if ids_a is None else ids_a
         if ids_b is None:
             ids_b = ids_a if paired else torch.arange(len(b), device=b.device)
-        for name, value, rows in (
-            ("ids_a", ids_a, a),
-            ("ids_b", ids_b, b),
-            ("positives", positives, a),
-            ("temperatures", temperatures, b),
-        ):
-            if value is not None and value.shape != rows.shape[:1]:
-                raise ValueError(f"{name} {list(value.shape)} must be [{rows.shape[0]}], one for each row")
+        one_a_row = (positives.lengths if isinstance(positives, Ragged) else positives, len(a))
+        for name, (value, n_rows) in {
+            "ids_a": (ids_a, len(a)),
+            "ids_b": (ids_b, len(b)),
+            "positives": one_a_row,
+            "temperatures": (temperatures, len(b)),
+        }.items():
+            if value is not None and value.shape != (n_rows,):
+                raise ValueError(f"{name} {list(value.shape)} must be [{n_rows}], one for each row")
         views = Views(a, b, ids_a, ids_b, positives, temperatures)
         outcome: Outcome = self.objective(views, self.config, self.weight)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
         return outcome.loss
-
-
-def several_positives(term: ContrastiveTerm, a: Tensor, b: Tensor, indptr: Tensor, indices: Tensor) -> Tensor:
-    """``mean_i -log( sum_{p in P_i} e^{s_ip} / sum_j e^{s_ij} )``, the positives all counted in the denominator.
-
-    Over rows i of ``a`` and rows j of ``b``. The denominator is the one of the library's one objective, so that no
-    N x M matrix is made; the numerator is summed over the positives alone.
-
-    Args:
-        term: with ``objective="info_nce"``; gives the similarity. A weight of it is that of the denominator.
-        a, b: [N, D], in pairs.
-        indptr, indices: [N + 1] and [E], the rows of ``b`` that belong to each row of ``a``; each has one at least.
-
-    Source: HeCo (KDD 2021), equation 10.
-    """
-    loss: Tensor = term(a, b)
-    work = work_type(a, b)
-    # products under autocast would be rounded to half precision
-    with torch.autocast(a.device.type, enabled=False):
-        x, y = term.config.shape(a.to(work), b.to(work))
-        own = torch.linalg.vecdot(x, y)
-        rows = torch.repeat_interleave(torch.arange(len(a), device=a.device), indptr[1:] - indptr[:-1])
-        s = torch.linalg.vecdot(x[rows], y[indices])
-        # the greatest of each row is taken out first, so that no exponent overflows
-        peak = torch.segment_reduce(s.detach(), "max", offsets=indptr)
-        total = torch.zeros_like(own).index_add(0, rows, (s - peak[rows]).exp())
-        of_positives: Tensor = (own - peak - total.log()).mean()
-    return loss + of_positives

@@ -1,13 +1,4 @@
-"""What a weight is: how much each candidate counts against an anchor.
-
-Self mask: what is the anchor itself does not compete with it.
-
-Same target: samples that lead to the same item are no negatives of each other.
-
-Cluster weights: candidates that share the anchor's clusters count less.
-
-Learned weights: a small network says how much a candidate counts against an anchor.
-"""
+"""Weights of candidates: how much each counts against an anchor."""
 
 from __future__ import annotations
 

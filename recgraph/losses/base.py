@@ -1,7 +1,4 @@
-"""What a next-item loss is: hidden states and their target tokens in, one scalar out.
-
-Draws negative tokens: uniform, or in proportion to a power of the items' popularity.
-"""
+"""Next-item losses: hidden states and their target tokens in, one scalar out; and the sampler of negatives."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""Inner products of chosen rows of one table: the scores of users with their items and negatives.
-
-What losses with negatives of each row's own share: drawing and scoring them.
-
-BCE: each score is a yes-or-no question; with calibration, gBCE.
-
-BPR: the target should score above a drawn item.
-"""
+"""Pairwise losses: each target against negatives of its own, by BPR or BCE."""
 
 from __future__ import annotations
 

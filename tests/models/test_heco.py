@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.config import ConfigError
-from recgraph.contrast.term import ContrastiveTerm, several_positives
+from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _neighbours, _positives, sample_neighbours
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.ragged import Ragged
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -30,7 +31,7 @@ def test_several_positives(scale: float, block_rows: int | None) -> None:
     term = ContrastiveTerm(
         temperature=0.5, objective="info_nce", objective_settings={"block_rows": block_rows}, similarity="dot"
     )
-    loss = several_positives(term, a, b, positives.indptr, positives.indices)
+    loss = term(a, b, positives=Ragged(positives.indices, positives.indptr))
     s = a @ b.T / 0.5
     mask = positives.to_dense() == 0
     oracle = (s.logsumexp(1) - s.masked_fill(mask, -torch.inf).logsumexp(1)).mean()

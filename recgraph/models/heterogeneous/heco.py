@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recgraph.blocks import work_type
 from recgraph.config import Search
-from recgraph.contrast.term import ContrastiveTerm, several_positives
+from recgraph.contrast.term import ContrastiveTerm
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -27,6 +27,7 @@ from recgraph.rng import Generators, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
 from recgraph.sparse.products import Counts, top_k
+from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Operator, spmm
 
 __all__ = ["NeighbourAttention", "sample_neighbours"]
@@ -236,8 +237,8 @@ class HeCo(GraphModel):
         path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
         schema = self.project(self.schema_view(inputs, h, batch.generators))
         share, positives = self.config.schema_weight, inputs.positives
-        there = several_positives(self.contrast, schema, path, positives.indptr, positives.indices)
-        back = several_positives(self.contrast, path, schema, positives.indptr, positives.indices)
+        rows = Ragged(positives.indices, positives.indptr)
+        there, back = self.contrast(schema, path, positives=rows), self.contrast(path, schema, positives=rows)
         return {"info": share * there + (1 - share) * back}
 
     @property
