@@ -48,7 +48,7 @@ class Seen(StrEnum):
 _SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; may be given many times."
 
 
-_METRIC = "Of several runs: a column of the table, e.g. ndcg@10; may be given many times."
+_METRIC = "What to show, e.g. ndcg@10 or my_metric (at each cut-off); may be given many times."
 _SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
 _CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20]"
 _COLUMNS = ("ndcg", "recall", "mrr")
@@ -60,7 +60,7 @@ def evaluate(
     seen: Annotated[Seen, typer.Option(help="Whether items of the user's history are candidates.")] = Seen.BOTH,
     cutoffs: Annotated[list[int] | None, typer.Option("--cutoff", metavar="K", min=1, help=_CUTOFFS)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
-    metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="METRIC@K", help=_METRIC)] = None,
+    metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="METRIC[@K]", help=_METRIC)] = None,
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
     memory_mib: Annotated[int | None, typer.Option(min=1, help="Memory to take beyond the model and the data.")] = None,
     form: FormatOption = None,
@@ -78,21 +78,23 @@ def evaluate(
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
         lengths = tuple(cutoffs or (5, 10, 20))
-        found = _ranked(ranking, split, seen, lengths, settings or [], save_users, memory_mib)
+        names, columns = _asked_metrics(metrics or [], lengths)
+        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, memory_mib)
         if len(runs) == 1:
-            show(found[runs[0]].to_polars().iter_rows(named=True), form)
+            rows = found[runs[0]].to_polars().iter_rows(named=True)
+            show((row for row in rows if not columns or row["metric"] in columns), form)
         else:
             shown = 10 if 10 in lengths else max(lengths)
-            _compared(ranking, found, metrics or [f"{name}@{shown}" for name in _COLUMNS], form)
+            _compared(ranking, found, columns or [f"{name}@{shown}" for name in _COLUMNS], form)
         return
     if len(runs) > 1:
         raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
     (run, only), *_ = opened.items()
     assert isinstance(only, NodeRun)
-    if split != Part.TEST or seen != Seen.BOTH or cutoffs:
+    if split != Part.TEST or seen != Seen.BOTH or cutoffs or metrics:
         raise ValueError(
-            f"--split, --seen and --cutoff are for runs that recommend; {run} embeds the nodes of a graph: probes are "
-            "chosen on the valid nodes and scored on the test nodes"
+            f"--split, --seen, --cutoff and --metric are for runs that recommend; {run} embeds the nodes of a graph: "
+            "probes are chosen on the valid nodes and scored on the test nodes"
         )
     _nodes(only, settings or [], form)
 
@@ -109,11 +111,32 @@ def _check_names(runs: list[Path], save: Path) -> None:
             )
 
 
+def _asked_metrics(asked: list[str], cutoffs: tuple[int, ...]) -> tuple[list[str], list[str]]:
+    """The names of what is computed, the default metrics first, and the columns that are shown; none shows all.
+
+    Raises:
+        ValueError: there is no such metric, or it is not computed at that cut-off; names the option.
+    """
+    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, metric_class, split_metric
+
+    names, columns = [*DEFAULT_METRICS], []
+    for text in asked:
+        name, k = split_metric(text) if "@" in text else (metric_class(text).name, None)
+        if k is not None and k not in cutoffs:
+            there = ", ".join(map(str, cutoffs))
+            raise ValueError(f"--metric {text} is not computed: the cut-offs are {there}; add --cutoff {k}")
+        names.append(name)
+        has_cut = metric_class(name)().cut
+        columns += [f"{name}@{each}" for each in (cutoffs if k is None else [k])] if has_cut else [name]
+    return list(dict.fromkeys(names)), list(dict.fromkeys(columns))
+
+
 def _ranked(
     runs: dict[Path, Run],
     split: Part,
     seen: Seen,
     cutoffs: tuple[int, ...],
+    metrics: list[str],
     settings: list[str],
     save: Path | None,
     memory_mib: int | None,
@@ -132,7 +155,7 @@ def _ranked(
     found = {}
     for folder, run in runs.items():
         with notes_of("recgraph.evaluate.collect"):
-            results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, memory_mib)
+            results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, memory_mib, metrics)
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save is not None:
@@ -156,10 +179,6 @@ def _compared(runs: dict[Path, Run], found: dict[Path, Results], metrics: list[s
     titles = found[next(iter(runs))].titles()
     for place, title in enumerate(titles):
         of = {name: [found[folder][place] for folder in folders] for name, folders in named.items()}
-        known = ", ".join(next(iter(of.values()))[0].metrics)
-        missing = set(metrics) - set(known.split(", "))
-        if missing:
-            raise ValueError(f"--metric {min(missing)} is not computed; take one of {known}")
         made = table(of, metrics)
         rows += [{"candidates": title, **row} for row in made.rows()]
     show(rows, form)

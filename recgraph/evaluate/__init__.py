@@ -21,9 +21,9 @@ _WHERE = {
     "compare": "results",
     "evaluate": "evaluator",
     "frame": "frames",
-    "load_users": "saved",
-    "matrix": "score_matrix",
-    "save_users": "saved",
+    "load_users": "results",
+    "matrix": "evaluator",
+    "save_users": "results",
     "table": "tables",
 }
 

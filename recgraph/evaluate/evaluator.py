@@ -13,23 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.candidates import candidates_for
 from recgraph.evaluate.collect import METRIC_ROWS, Job, Limits, collect
 from recgraph.evaluate.hits import Facts, RankedHits
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics.names import DEFAULT_METRICS, make_metrics, metric_class, split_metric, value_of
 from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties, is_leaked
 from recgraph.evaluate.ranking import Precision, Ranker
 from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
 
-METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
 #: what metrics read that is made of the data the model was fitted on
 _OF_TRAINING = frozenset({"counts", "n_users", "known", "trained"})
-#: names that people say for others
-_SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", "diversity": "intra_list_diversity"}
 _MAY_DIFFER = {
     "seen",
     "cutoffs",
@@ -88,8 +85,9 @@ def evaluate(
             ``cutoffs``.
         seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them; by default both.
         cutoffs: list lengths; by default 5, 10 and 20.
-        metrics: names, e.g. ``"ndcg"``, or metrics with options of their own; by default those of :data:`METRICS` that
-            the convention defines. Those that read the whole ranking (``"auc"``) have no cut-off.
+        metrics: names, e.g. ``"ndcg"``, or metrics with options of their own; by default those of
+            :data:`~recgraph.evaluate.metrics.names.DEFAULT_METRICS` that the convention defines. Those that read the
+            whole ranking (``"auc"``) have no cut-off.
         convention: whose definitions of the metrics; by default ``"recgraph"``.
         ties: ``"seeded permutation"``, one order of equal scores, drawn with ``tie_seed``, which is the default, or
             ``"expectation"``, over all of them.
@@ -139,7 +137,7 @@ def evaluate(
     jobs = []
     for protocol in protocols:
         named, candidates = candidates_for(protocol, cases, candidate_lists)
-        chosen = metrics_of(metrics, named.convention)
+        chosen = make_metrics(metrics, named.convention)
         check_needs(chosen, fit_part, features, "fit_part")
         jobs.append(Job(named, chosen, candidates))
     lists = collect(model, cases, jobs, facts, fit_part, limits)
@@ -167,21 +165,6 @@ def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Fact
     if fit_part is None:
         return Facts(cases.n_items, features=features)
     return Facts(cases.n_items, fit_part.item_counts(), int((fit_part.items.lengths > 0).sum()), features)
-
-
-def metrics_of(wanted: Sequence[str | Metric] | None, convention: Convention) -> tuple[Metric, ...]:
-    """Metrics by name or as they are; None for the default ones that the convention defines."""
-    if wanted is None:
-        classes = [registry.load("metric", name) for name in METRICS]
-        return tuple(of(convention=convention) for of in classes if convention in of.conventions)
-    metrics = [
-        metric if isinstance(metric, Metric) else registry.load("metric", metric)(convention=convention)
-        for metric in wanted
-    ]
-    for metric in metrics:
-        if metric.convention != convention:
-            raise ValueError(f"metric {metric.label!r} is of convention {metric.convention!r}, not {convention!r}")
-    return tuple(metrics)
 
 
 def check_needs(metrics: Sequence[Metric], fit_part: object, features: object, name: str) -> None:
@@ -270,28 +253,15 @@ def validation(
             nothing has the lowest), or it needs features of items.
     """
     name, k = split_metric(selects)
-    metric = registry.load("metric", name)
+    metric = metric_class(name)
     if not metric.higher_is_better or "features" in metric().needs:
         why = "needs features of items" if metric.higher_is_better else "is better when it is lower"
         raise ValueError(f"metric = {selects!r} cannot select the best epoch: it {why}; take e.g. 'ndcg@10'")
-    wanted = tuple(dict.fromkeys((*METRICS, name)))
-    every = sorted({*cutoffs, k})
+    wanted = tuple(dict.fromkeys((*DEFAULT_METRICS, name)))
+    every = sorted({*cutoffs, *([] if k is None else [k])})
     (result,) = evaluate(model, cases, seen=(seen,), cutoffs=every, metrics=wanted, fit_part=fit_part)
     values = result.metrics
-    return {**values, selects: values[name if name in values else f"{name}@{k}"]}
-
-
-def split_metric(name: str) -> tuple[str, int]:
-    """``"ndcg@10"`` -> ``("ndcg", 10)``; ``"coverage@20"`` -> ``("catalogue_coverage", 20)``.
-
-    Raises:
-        ValueError: not of that form, or no such metric.
-    """
-    metric, sign, k = name.partition("@")
-    if not sign or not k.isdigit() or int(k) < 1:
-        raise ValueError(f"metric {name!r} must be of the form name@k, e.g. ndcg@10")
-    known: str = registry.load("metric", _SHORT.get(metric, metric)).name
-    return known, int(k)
+    return {**values, selects: value_of(values, selects)}
 
 
 class ScoreMatrix:
@@ -342,7 +312,7 @@ def matrix(
     table = torch.as_tensor(scores)
     if table.dim() != 2:
         raise ValueError(f"scores must be [U, n_items], not {list(table.shape)}")
-    check_needs(metrics_of(metrics, convention), seen_items, features, "seen_items")
+    check_needs(make_metrics(metrics, convention), seen_items, features, "seen_items")
     relevant, grades = _sparse(truth, "truth", table)
     known = Ragged.from_lists([[]] * len(table))
     if seen_items is not None:

@@ -15,9 +15,10 @@ from recgraph.data.dataframe import from_native
 from recgraph.data.ids import IdMap, family
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.collect import known_items
-from recgraph.evaluate.evaluator import check_needs, metric_values, metrics_of
+from recgraph.evaluate.evaluator import check_needs, metric_values
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics.names import make_metrics
 from recgraph.evaluate.protocol import Convention, Protocol
 from recgraph.evaluate.results import Result
 from recgraph.sparse.ragged import Ragged
@@ -68,7 +69,7 @@ def frame(
     asked = _read(truth, "truth", [user, item], grade)
     known = None if train is None else _read(train, "train", [user, item])
     described = None if features is None else _read(features, "features", [item])
-    chosen = metrics_of(metrics, convention)
+    chosen = make_metrics(metrics, convention)
     check_needs(chosen, known, described, "train")
     if asked.is_empty():
         raise ValueError("truth is empty: no user has a relevant item")

@@ -3,17 +3,13 @@
 Values of users in a Parquet file, with the protocol that made them: what a significance test needs later.
 
 Metrics by groups of users: by the length of their history, by the popularity of what they ask for, by attribute.
-
-Which of several models is best in a column of a table: the metric says which way, and no number is never best.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,16 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.data.files import make_folder, replace_file
 from recgraph.data.part import Cases
-from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.protocol import Protocol
 
 if TYPE_CHECKING:
     import polars as pl
-
-__all__ = ["best_first", "higher_is_better", "metric_of"]
 
 
 class ProtocolMismatch(ValueError):
@@ -302,24 +294,3 @@ def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[s
     high = high.scatter_reduce(0, cases.truth.rows, of_items, "amax")
     labels: list[str] = kinds[torch.where(low == high, low, 3).numpy(force=True)].tolist()
     return labels
-
-
-def metric_of(column: str) -> type[Metric] | None:
-    """The metric of a column, e.g. ``"gini@5"``, ``"auc"`` or ``"map(divide_by=k)@10"``; None where it is of none."""
-    name = re.split("[@(]", column, maxsplit=1)[0]
-    if registry.key(name) not in registry.names("metric"):
-        return None
-    found: type[Metric] = registry.load("metric", name)
-    return found
-
-
-def higher_is_better(column: str) -> bool:
-    """Whether more is better in a column; it is in one of no metric."""
-    metric = metric_of(column)
-    return metric is None or metric.higher_is_better
-
-
-def best_first(means: Mapping[str, float], column: str) -> list[str]:
-    """Names by their means in a column, the best first and NaN last; equals keep their order."""
-    sign = -1 if higher_is_better(column) else 1
-    return sorted(means, key=lambda name: (math.isnan(means[name]), sign * means[name]))

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from recgraph.evaluate.results import Result, best_first, compare, load_users
+from recgraph.evaluate.metrics.names import best_first
+from recgraph.evaluate.results import Result, compare, load_users
 from recgraph.evaluate.statistics import (
     Interval,
     bootstrap,

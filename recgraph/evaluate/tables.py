@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recgraph.evaluate.results import Result, best_first
+from recgraph.evaluate.metrics.names import best_first
+from recgraph.evaluate.results import Result
 from recgraph.evaluate.significance import Mark, Source, Test, p_value, results_of, standing_of_best
 from recgraph.evaluate.statistics import holm
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from recgraph import registry
 from recgraph.config import Config, ConfigError, load_toml
 from recgraph.data.catalog.cards import NodeTaskFiles, find_graph_card
-from recgraph.evaluate.evaluator import METRICS, split_metric
+from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
 from recgraph.runs.run import DataConfig
 
@@ -113,21 +113,38 @@ class SheetSpec(Config):
             ProbeConfig.of(self.protocol.probe)
         except ConfigError as error:
             raise ConfigError(f"protocol: probe: {error}") from None
-        known = _OF_NODES if of_nodes else METRICS
         cutoffs = () if of_nodes else self.protocol.cutoffs
         if "metrics" not in self.model_fields_set:
             if of_nodes or 10 in cutoffs:  # of a node task all that is computed is shown
                 return self
             names = [metric.partition("@")[0] for metric in self.metrics]
             return self.model_copy(update={"metrics": tuple(f"{name}@{max(cutoffs)}" for name in names)})
-        computed = [f"{name}@{k}" for name in known for k in cutoffs] or [*known]
-        metrics = tuple(map(_by_its_name, self.metrics))
-        for metric in metrics:
-            if metric not in computed:
-                at = f", each at the protocol's cutoffs {', '.join(map(str, cutoffs))}" if cutoffs else ""
-                there = f"there are {', '.join(known)}{at}"
-                raise ConfigError(f"metrics: {metric!r} is not computed on {self.dataset!r}; {there}")
-        return self.model_copy(update={"metrics": metrics})
+        of_task = _of_nodes if of_nodes else self._of_users
+        return self.model_copy(update={"metrics": tuple(map(of_task, self.metrics))})
+
+    @property
+    def more_metrics(self) -> tuple[str, ...]:
+        """The metrics that are not computed unless a board asks for them."""
+        if is_of_nodes(self.dataset):
+            return ()
+        return tuple(metric for metric in self.metrics if split_metric(metric)[0] not in DEFAULT_METRICS)
+
+    def _of_users(self, metric: str) -> str:
+        """The full name of a metric, which may be any of the registry."""
+        cutoffs = ", ".join(map(str, self.protocol.cutoffs))
+        wrong = (
+            f"metrics: {metric!r} is not computed on {self.dataset!r}; give a metric at one of the cutoffs {cutoffs}"
+        )
+        try:
+            name, k = split_metric(metric)
+        except ValueError as error:
+            raise ConfigError(f"metrics: {error}" if "@" in metric else wrong) from None
+        own = metric_class(name)()
+        if k is not None and k not in self.protocol.cutoffs:
+            raise ConfigError(wrong)
+        if "features" in own.needs:
+            raise ConfigError(f"metrics: {metric!r} needs features of items, which a board does not have")
+        return full_name(metric) if own.cut else name
 
 
 def data_name(dataset: str) -> str:
@@ -141,14 +158,12 @@ def is_of_nodes(dataset: str) -> bool:
     return card is not None and isinstance(card.task, NodeTaskFiles)
 
 
-def _by_its_name(metric: str) -> str:
-    if "@" not in metric:
-        return next((name for name in _OF_NODES if registry.key(name) == registry.key(metric)), metric)
-    try:
-        name, k = split_metric(metric)
-    except ValueError as error:
-        raise ConfigError(f"metrics: {error}") from None
-    return f"{name}@{k}"
+def _of_nodes(metric: str) -> str:
+    """The full name of a metric of a node task."""
+    for name in _OF_NODES:
+        if registry.key(name) == registry.key(metric):
+            return name
+    raise ConfigError(f"metrics: {metric!r} is not computed of nodes; there are {', '.join(_OF_NODES)}")
 
 
 def _named(entry: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recgraph.data.files import replace_text
-from recgraph.evaluate.results import higher_is_better
+from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.plan import digest
 from recgraph.leaderboard.store import Record, read_json
 

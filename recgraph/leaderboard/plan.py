@@ -17,6 +17,7 @@ from typing import Any
 from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute, setting_text
 from recgraph.data.catalog.cards import find_card, find_graph_card
+from recgraph.evaluate.metrics.names import DEFAULT_METRICS, modules_of, split_metric
 from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, data_name, is_of_nodes
@@ -109,6 +110,9 @@ class Job:
         cutoffs: list lengths of the test.
         identity: all that decides the numbers as the board, the code and the card say it: the resolved configuration,
             the model's revision, the card and the protocol. The data's own hash is compared beside it.
+        metrics: full names of what is computed beside the default metrics; a record without them is made again, under
+            the same address.
+        modules: that register these metrics, for a worker to import.
     """
 
     dataset: str
@@ -117,11 +121,18 @@ class Job:
     seed: int
     cutoffs: tuple[int, ...]
     identity: dict[str, Any]
+    metrics: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
 
     @cached_property
     def entry(self) -> str:
         """The address of the configuration: 16 hexadecimal digits, the same for all seeds."""
         return digest(self.identity)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """All metrics that are computed, without cut-offs."""
+        return tuple(dict.fromkeys((*DEFAULT_METRICS, *(split_metric(metric)[0] for metric in self.metrics))))
 
     @property
     def stem(self) -> str:
@@ -143,7 +154,8 @@ class Job:
             f"--out {folder}",
         ]
         cutoffs = "" if is_of_nodes(self.dataset) else "".join(f" --cutoff {each}" for each in self.cutoffs)
-        evaluate = f"recgraph evaluate {folder}{cutoffs} --format json"
+        metrics = "".join(f" --metric {name}" for name in self.metric_names) if self.metrics else ""
+        evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics} --format json"
         return f"export OMP_NUM_THREADS={threads}\n" + " \\\n    ".join(train) + f"\n{evaluate}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +164,8 @@ class Job:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
-        return cls(**{**values, "cutoffs": tuple(values["cutoffs"])})
+        lists = {name: tuple(values[name]) for name in ("cutoffs", "metrics", "modules")}
+        return cls(**{**values, **lists})
 
 
 def digest(values: Any) -> str:
@@ -187,8 +200,9 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
         "protocols": _protocols(sheet.protocol, of_nodes),
     }
     seeds = entry.seeds or sheet.seeds
-    cutoffs = sheet.protocol.cutoffs
-    return [Job(sheet.dataset, cls.key(), settings, seed, cutoffs, identity) for seed in dict.fromkeys(seeds)]
+    metrics = sheet.more_metrics
+    of_all = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics))
+    return [Job(sheet.dataset, cls.key(), settings, seed, *of_all) for seed in dict.fromkeys(seeds)]
 
 
 def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) -> None:

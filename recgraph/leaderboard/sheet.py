@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recgraph.evaluate.results import ProtocolMismatch, best_first, higher_is_better
+from recgraph.evaluate.metrics.names import best_first, higher_is_better
+from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.comparisons import ALPHA, Column, Comparisons, inputs_of, load_comparisons, tested
 from recgraph.leaderboard.entry import (
@@ -318,7 +319,7 @@ def _table(sheet: SheetSpec, title: str, records: list[Record]) -> Table:
                 f"records of {sheet.dataset!r} under {title!r} have protocols {told['protocol_hash']} and {other}; "
                 "remove those of one and run the board again"
             )
-    there = list(records[0]["scores"][title])
+    there = list(dict.fromkeys(metric for record in records for metric in record["scores"][title]))
     return Table(
         title,
         tuple(metric for metric in sheet.metrics if metric in there) or tuple(there),

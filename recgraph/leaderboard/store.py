@@ -51,7 +51,7 @@ class Store:
         return read_json(self._failed(job))
 
     def is_done(self, job: Job, data_hash: str, values: bool = False) -> bool:
-        """Whether a job's record was made with the data that there is now.
+        """Whether a job's record was made with the data that there is now, and has the metrics that the job is to have.
 
         Args:
             job: with a record or without.
@@ -60,6 +60,8 @@ class Store:
         """
         record = self.record(job)
         if record is None or record["data_hash"] != data_hash:
+            return False
+        if any(metric not in scores for scores in record["scores"].values() for metric in job.metrics):
             return False
         needed = [title for title in TITLES.values() if values and title in record["scores"]]
         return all(self.values(job.stem, title, record) is not None for title in needed)

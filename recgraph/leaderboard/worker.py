@@ -20,6 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from recgraph.evaluate.metrics.names import import_all
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
 from recgraph.leaderboard.plan import TITLES, Job, digest
@@ -45,7 +46,7 @@ def perform(job: Job, store: Store, device: str | None = None) -> Record:
     """
     run = _trained(job, store.work(job) / "run", device)
     with Measured() as cost:
-        found = run.evaluate(cutoffs=job.cutoffs) if isinstance(run, Run) else run.evaluate()
+        found = _evaluated(run, job)
     record = {
         "model": job.model,
         "dataset": job.dataset,
@@ -87,6 +88,10 @@ def _trained(job: Job, folder: Path, device: str | None) -> Run | NodeRun:
         resume=resume,
         progress=False,
     )
+
+
+def _evaluated(run: Run | NodeRun, job: Job) -> Results | NodeResults:
+    return run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
 
 
 def _data_hash(run: Run | NodeRun, found: Results | NodeResults) -> str:
@@ -195,6 +200,7 @@ def work(job: Job, store: Store, data_hash: str, values: bool, device: str | Non
         if store.is_done(job, data_hash, values):
             return DONE
         try:
+            import_all(job.modules)
             store.put(job, perform(job, store, device))
         except KeyboardInterrupt:
             return INTERRUPTED

@@ -16,7 +16,8 @@ from recgraph.data.catalog.graphs import load_graph
 from recgraph.data.part import Part
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.evaluator import split_metric, validation
+from recgraph.evaluate.evaluator import validation
+from recgraph.evaluate.metrics.names import split_metric
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import Model, Space, TrainableModel

@@ -225,7 +225,7 @@ class Run(BaseRun):
             seen: whether items of the history stay candidates.
             cutoffs: list lengths.
             memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
-            metrics: names, e.g. ``"ndcg"``; by default those of :data:`recgraph.evaluate.evaluator.METRICS`.
+            metrics: names, e.g. ``"ndcg"``; by default :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
             allow_fitted: also rank the valid part of a run that was fitted on train+valid: how well it fits, not how
                 well it recommends. What it was fitted on is read with the test part, so that this unseals it.
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from recgraph.data.files import replace_parquet, replace_text
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.evaluator import METRICS, split_metric
+from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.rng import derive
@@ -217,8 +217,8 @@ def _test(plan: Plan, runs: list[Run]) -> list[Results]:
     """
     names = [plan.selecting] if plan.objective is not None else [*plan.metrics, plan.selecting]
     wanted = [split_metric(name) for name in names if name != SECONDS]
-    cutoffs = tuple(sorted({5, 10, 20, *(k for _, k in wanted)}))
-    metrics = tuple(dict.fromkeys((*METRICS, *(name for name, _ in wanted))))
+    cutoffs = tuple(sorted({5, 10, 20, *(k for _, k in wanted if k is not None)}))
+    metrics = tuple(dict.fromkeys((*DEFAULT_METRICS, *(name for name, _ in wanted))))
     found = [run.evaluate("test", cutoffs=cutoffs, metrics=metrics) for run in runs]
     for run, results in zip(runs, found, strict=True):
         if run.folder is not None:

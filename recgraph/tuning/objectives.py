@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.part import Cases
 from recgraph.data.split import SealedSplit
-from recgraph.evaluate.evaluator import evaluate, split_metric
+from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.results import metric_of
+from recgraph.evaluate.metrics.names import full_name, metric_class, metric_of, split_metric, value_of
 from recgraph.rng import numpy_generator
 from recgraph.runs.run import Run
 
@@ -45,10 +44,9 @@ def canonical(name: str) -> str:
     """
     if name == SECONDS:
         return name
-    known, cutoff = split_metric(name)
-    if "features" in registry.load("metric", known)().needs:
+    if "features" in metric_class(split_metric(name)[0])().needs:
         raise ConfigError(f"metric {name!r} needs features of items and cannot be tuned for; take another one")
-    return f"{known}@{cutoff}"
+    return full_name(name)
 
 
 def direction(name: str) -> Literal["minimize", "maximize"]:
@@ -86,18 +84,20 @@ def measure(names: Sequence[str], run: Run, split: SealedSplit) -> list[float]:
     best = run.record.get("best_epoch")
     measured = dict(run.history[best - 1]) if best is not None else {}
     measured[SECONDS] = run.record["cost"]["seconds"]
-    wanted = [split_metric(name) for name in names if name not in measured]
-    if wanted:
-        metrics, cutoffs = (tuple(dict.fromkeys(each)) for each in zip(*wanted, strict=True))
+    missing = [name for name in names if name not in measured]
+    if missing:
+        metrics, lengths = (tuple(dict.fromkeys(each)) for each in zip(*map(split_metric, missing), strict=True))
+        cutoffs = [k for k in lengths if k is not None] or [1]
         seen = run.record["training"]["select_seen"]
         found = evaluate(run.model, split.valid, seen=(seen,), cutoffs=cutoffs, metrics=metrics, fit_part=split.train)
-        measured |= found[0].metrics
+        measured |= {name: value_of(found[0].metrics, name) for name in missing}
     return [float(measured[name]) for name in names]
 
 
 def _metric(name: str) -> type[Metric] | None:
     """The metric of a full name; None where it is the name of something else."""
-    return metric_of(name) if "@" in name else None
+    metric = metric_of(name)
+    return metric if metric is not None and ("@" in name or not metric().cut) else None
 
 
 N_BLOCKS = 20
@@ -117,8 +117,8 @@ def blocks_of_users(trial: Trial, run: Run, split: SealedSplit, metric: str, see
     for number, block in enumerate(blocks):
         cases = _rows(split.valid, block.sort().values)
         seen = run.record["training"]["select_seen"]
-        found = evaluate(run.model, cases, seen=(seen,), cutoffs=(k,), metrics=(name,), fit_part=split.train)
-        trial.report(found[0][f"{name}@{k}"], number)
+        found = evaluate(run.model, cases, seen=(seen,), cutoffs=(k or 1,), metrics=(name,), fit_part=split.train)
+        trial.report(value_of(found[0].metrics, metric), number)
         if number + 1 < len(blocks) and trial.should_prune():
             raise optuna.TrialPruned(f"pruned after {number + 1} of {len(blocks)} blocks of users")
 

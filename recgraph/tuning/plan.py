@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 from recgraph.config import Config, ConfigError
 from recgraph.data.catalog.cards import NodeTaskFiles, find_graph_card
+from recgraph.evaluate.metrics.names import import_all, modules_of
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.runs.pretrained import InitItemsConfig
@@ -110,11 +111,14 @@ class Plan:
         values["model"] = _reference(self.model)
         values["objective"] = _reference(self.objective) if self.objective is not None else None
         values["folder"] = str(self.folder) if self.folder is not None else None
+        if self.objective is None:
+            values["modules"] = modules_of(name for name in self.metrics if name != objectives.SECONDS)
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         found = dict(values)
+        import_all(found.pop("modules", ()))  # a user's own metrics are known once their modules are imported
         found["model"] = _resolve(found["model"])
         found["objective"] = _resolve(found["objective"]) if found["objective"] is not None else None
         found["folder"] = Path(found["folder"]) if found["folder"] is not None else None

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,22 @@ def test_evaluate(run: Path) -> None:
     done = call("evaluate", run, "--seen", "keep")
     assert "600 users, protocol " in done.stderr
     assert done.stdout.startswith("metric\tseen kept\n")
+
+
+def test_evaluate_by_a_metric_of_a_users_own(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("first_hit", "first_hit:FirstHit", "recgraph.metric")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+    found = rows("evaluate", run, "-m", "FirstHit", "-m", "coverage@10", "-m", "auc")
+    names = [f"first_hit@{k}" for k in (5, 10, 20)]
+    assert [row["metric"] for row in found] == [*names, "catalogue_coverage@10", "auc"]
+    precision = rows("evaluate", run, "--cutoff", 1, "-m", "precision")
+    assert found[0]["seen kept"] == precision[0]["seen kept"]
+    assert call("train", "popularity", "--dataset", "synthetic", "--out", tmp_path / "popularity").exit_code == 0
+    columns = rows("evaluate", run, tmp_path / "popularity", "-m", "first_hit@10")
+    assert set(columns[0]) == {"candidates", "model", "first_hit@10"}
+    for asked, message in (("no_such", "metric 'no_such' does not exist"), ("ndcg@7", "the cut-offs are 5, 10, 20")):
+        wrong = call("evaluate", run, "--metric", asked)
+        assert (wrong.exit_code, message in wrong.stderr) == (2, True)
 
 
 def test_values_of_users_of_two_runs_do_not_get_into_one_file(tmp_path: Path) -> None:

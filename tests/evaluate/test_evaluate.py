@@ -9,13 +9,19 @@ import numpy as np
 import pytest
 import torch
 from fake_rankers import Scores, Vectors
+from first_hit import FirstHit
 from torch import Tensor
 
+from recgraph import registry
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, ProtocolMismatch, compare, evaluate
-from recgraph.evaluate.evaluator import METRICS, split_metric, validation
+from recgraph.evaluate.evaluator import validation
+from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, split_metric, value_of
 from recgraph.evaluate.topk import tie_order
+from recgraph.models.closed_form.neighbours import Popularity
 from recgraph.sparse.ragged import Ragged
+from recgraph.tuning.objectives import canonical, direction
+from recgraph.tuning.plan import Plan
 
 
 class Labelled:
@@ -39,7 +45,7 @@ def oracle(scores: Tensor, cases: Cases, k: int, exclude: bool) -> dict[str, lis
     place = np.empty(cases.n_items, dtype=np.int64)
     place[tie_order(cases.n_items, 0).numpy()] = np.arange(cases.n_items)
     discount = 1 / np.log2(np.arange(2, k + 2))
-    values: dict[str, list[float]] = {name: [] for name in METRICS}
+    values: dict[str, list[float]] = {name: [] for name in DEFAULT_METRICS}
     for row in range(len(cases)):
         truth, seen = cases.truth.row(row).tolist(), set(cases.history.row(row).tolist())
         order = [i for i in np.lexsort((place, -scores[row].numpy())) if not (exclude and i in seen)][:k]
@@ -173,7 +179,7 @@ def test_more_places_than_items() -> None:
 
 MEMORY = """
 import resource, torch
-from recgraph.data.batch import Query
+from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import catalogue_for, rank
 from recgraph.sparse.ragged import Ragged
 
@@ -262,9 +268,36 @@ def test_results_as_table_dictionary_and_frames() -> None:
 def test_metric_names() -> None:
     assert split_metric("ndcg@10") == ("ndcg", 10)
     assert split_metric("HitRate@5") == ("hit_rate", 5)
+    assert (split_metric("auc"), split_metric("auc@10")) == (("auc", None), ("auc", 10))
+    assert (full_name("Coverage@20"), full_name("R-Precision")) == ("catalogue_coverage@20", "r_precision")
+    assert value_of({"auc": 0.5, "catalogue_coverage@5": 0.1}, "auc@10") == 0.5
+    assert value_of({"auc": 0.5, "catalogue_coverage@5": 0.1}, "coverage@5") == 0.1
     for bad in ("ndcg", "ndcg@0", "ndcg@x", "nosuch@5"):
         with pytest.raises(ValueError):
             split_metric(bad)
+
+
+def test_a_metric_of_ones_own_in_every_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    registry.register("metric")(FirstHit)
+    cases = random_cases(40, 50)
+    model, part = Scores(torch.randn(40, 50)), Part(cases.history, 50)
+    result = evaluate(model, cases, seen=("keep",), cutoffs=(1, 5), metrics=["FirstHit", "coverage"], fit_part=part)[0]
+    assert set(result.metrics) == {"first_hit@1", "first_hit@5", "catalogue_coverage@1", "catalogue_coverage@5"}
+    found = validation(model, cases, "first_hit@7", seen="keep", fit_part=part)
+    assert found["first_hit@7"] == result["first_hit@1"]
+    assert validation(model, cases, "auc", seen="keep", fit_part=part)["auc"] > 0
+    assert (canonical("FirstHit@3"), canonical("auc"), direction("first_hit@3")) == ("first_hit@3", "auc", "maximize")
+    plan = Plan("a study", Popularity, ("first_hit@3", "train_seconds"), 1)
+    assert plan.to_dict()["modules"] == ("first_hit",)
+    assert Plan.from_dict(plan.to_dict()) == plan
+
+
+def test_a_metric_that_is_registered_under_another_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    registry.register("metric", "opening")(FirstHit)
+    with pytest.raises(ValueError, match="metric 'opening' is the class FirstHit, whose attribute name is 'first_hit'"):
+        split_metric("opening@5")
 
 
 @pytest.mark.parametrize(

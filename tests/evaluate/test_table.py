@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from recgraph.evaluate import Protocol, ProtocolMismatch, Result, load_users, save_users, table
-from recgraph.evaluate.results import metric_of
+from recgraph.evaluate.metrics.names import metric_of
 from recgraph.evaluate.significance import over_users
 from recgraph.evaluate.statistics import holm, randomisation, wilcoxon
 

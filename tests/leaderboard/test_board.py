@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import BOARD, jobs, write_board
+from made_up import BOARD, jobs, store_of, write_board
 
+from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import card_files
 from recgraph.leaderboard.board import Board, load_board
@@ -54,7 +56,8 @@ def test_a_board_that_does_not_exist() -> None:
         ("title = ", "title ", "TOML"),
         ('metrics = ["ndcg@10", "recall@10"]', 'metrics = ["ndgc@10"]', r"synthetic\.toml': .*'ndgc'"),
         ('"recall@10"]', '"recall@5"]', r"synthetic\.toml': metrics: 'recall@5' is not computed .*cutoffs 10"),
-        ('"recall@10"]', '"gini@10"]', "metrics: 'gini@10' is not computed .* recall, hit_rate, ndcg"),
+        ('"recall@10"]', '"gini@5"]', "metrics: 'gini@5' is not computed .* cutoffs 10"),
+        ('"recall@10"]', '"diversity@10"]', "metrics: 'diversity@10' needs features of items"),
         ('"recall@10"]', '"macro_f1"]', "metrics: 'macro_f1' is not computed"),
         ("cutoffs = [10]", "probe = { steps = 3 }", r"synthetic\.toml': protocol: probe is of nodes with classes"),
     ],
@@ -98,6 +101,33 @@ def test_metrics_are_known_by_any_of_their_names(tmp_path: Path) -> None:
     assert write_board(tmp_path, text).sheets[0].metrics == ("ndcg@10", "hit_rate@10")
     nodes = write_board(tmp_path, "metrics = ['Macro-F1', 'NMI']\n[[models]]\nmodel = 'meow'\n", "acm")
     assert nodes.sheets[0].metrics == ("macro_f1", "nmi")
+
+
+def test_metrics_beside_the_default_ones_change_no_address(tmp_path: Path) -> None:
+    plain = jobs(write_board(tmp_path))["LightGCN"][0]
+    text = BOARD.replace('"recall@10"]', '"coverage@10", "auc", "FirstHit@10"]')
+    with pytest.MonkeyPatch.context() as patch:
+        point = EntryPoint("first_hit", "first_hit:FirstHit", "recgraph.metric")
+        patch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+        board = write_board(tmp_path, text)
+        assert board.sheets[0].metrics == ("ndcg@10", "catalogue_coverage@10", "auc", "first_hit@10")
+        asking = jobs(board)["LightGCN"][0]
+        assert (asking.stem, asking.identity) == (plain.stem, plain.identity)
+        assert (plain.metrics, plain.modules) == ((), ())
+        assert asking.metrics == ("catalogue_coverage@10", "auc", "first_hit@10")
+        assert asking.modules == ("first_hit",)
+        assert Job.from_dict(json.loads(json.dumps(asking.to_dict()))) == asking
+        assert "--metric" not in plain.command()
+        assert " --cutoff 10 --metric recall " in asking.command()
+        assert " --metric first_hit --format json" in asking.command()
+    # a record without them is made again
+    store = store_of(board)
+    record = {"data_hash": "d", "scores": {"seen kept": {"ndcg@10": 0.1}}}
+    store.put(plain, record)
+    assert store.is_done(plain, "d")
+    assert not store.is_done(asking, "d")
+    store.put(plain, {**record, "scores": {"seen kept": dict.fromkeys(asking.metrics, 0.1)}})
+    assert store.is_done(asking, "d")
 
 
 @pytest.mark.parametrize(("cutoffs", "k"), [("[5, 10, 20]", 10), ("[20, 50]", 50)])

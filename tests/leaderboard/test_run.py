@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 import recgraph as rg
+from recgraph import registry
 from recgraph.cli.app import app
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, jobs_of
@@ -174,6 +176,33 @@ def test_records_from_git_get_their_values_again(ran: tuple[Path, Summary], tmp_
     assert "not compared" not in said[-1]
     assert records(board) == before
     assert rg.leaderboard.run(board, device="cpu", values=True).made == []
+
+
+def test_a_metric_of_a_users_own_is_a_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "my_metrics.py"
+    module.write_text(
+        "import recgraph as rg\nfrom first_hit import FirstHit as Base\n\n\n"
+        '@rg.register("metric")\nclass OneInOne(Base):\n    name = "one_in_one"\n',
+        encoding="utf-8",
+    )
+    paths = [str(tmp_path), str(Path(__file__).parents[1])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_registered", {**registry._registered})
+    importlib.import_module("my_metrics")
+    text = TEXT.split("[[models]]")[0].replace('["ndcg@10"]', '["one_in_one@10", "gini@10"]')
+    board = write(tmp_path, text + '[[models]]\nmodel = "popularity"\n')
+    assert rg.leaderboard.run(board, device="cpu").made == ["synthetic / Popularity / seed 3"]
+    found = load_board(board)
+    sheet = open_sheet(found, found.sheets[0])
+    assert [table.metrics for table in sheet.tables] == [("one_in_one@10", "gini@10")] * 2
+    score = sheet.entries[0].score("seen kept", "one_in_one@10")
+    assert score is not None
+    assert 0 <= score.mean <= 1
+    assert rg.leaderboard.run(board, device="cpu").made == []
+    # the same record serves a board that asks for nothing more
+    write(tmp_path, text.replace('"one_in_one@10", "gini@10"', '"ndcg@10"') + '[[models]]\nmodel = "popularity"\n')
+    assert rg.leaderboard.run(board, device="cpu").made == []
 
 
 def copied(board: Path, folder: Path) -> Path:

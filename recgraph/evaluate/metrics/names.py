@@ -1,0 +1,117 @@
+"""Metrics by name: ``"ndcg@10"`` in settings, on the command line and in columns of results.
+
+Every metric of the registry has a name: the library's own, those that a package adds by an entry point, and those that
+a program registers with ``@rg.register("metric")``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from recgraph import registry
+from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.protocol import Convention
+
+#: what is computed where the caller names no metrics
+DEFAULT_METRICS = ("recall", "hit_rate", "ndcg", "mrr", "map", "precision")
+#: short name -> name
+_SHORT = {"coverage": "catalogue_coverage", "popularity": "average_popularity", "diversity": "intra_list_diversity"}
+
+
+def metric_class(name: str) -> type[Metric]:
+    """The class of a metric by its name, without a cut-off.
+
+    Raises:
+        ValueError: there is none, or it is registered under another name than its own.
+    """
+    short = _SHORT.get(registry.key(name))
+    if short is not None and registry.key(name) not in registry.names("metric"):
+        name = short
+    found: type[Metric] = registry.load("metric", name)
+    own = getattr(found, "name", None)
+    if own is None or registry.key(own) != registry.key(name):
+        raise ValueError(
+            f"metric {name!r} is the class {found.__name__}, whose attribute name is {own!r}; give both the same name, "
+            "by which the values are found"
+        )
+    return found
+
+
+def make_metrics(wanted: Sequence[str | Metric] | None, convention: Convention) -> tuple[Metric, ...]:
+    """Metrics by name or as they are; None for the default ones that the convention defines.
+
+    Raises:
+        ValueError: no such metric, or one that is not defined under the convention or is made for another one.
+    """
+    if wanted is None:
+        classes = [metric_class(name) for name in DEFAULT_METRICS]
+        return tuple(cls(convention=convention) for cls in classes if convention in cls.conventions)
+    metrics = tuple(
+        metric if isinstance(metric, Metric) else metric_class(metric)(convention=convention) for metric in wanted
+    )
+    for metric in metrics:
+        if metric.convention != convention:
+            raise ValueError(f"metric {metric.label!r} is of convention {metric.convention!r}, not {convention!r}")
+    return metrics
+
+
+def split_metric(text: str) -> tuple[str, int | None]:
+    """``"coverage@20"`` -> ``("catalogue_coverage", 20)``; ``"auc"`` -> ``("auc", None)``, as it has no cut-off.
+
+    Raises:
+        ValueError: not of the form ``name@k``, or no such metric.
+    """
+    name, sign, k = text.partition("@")
+    if sign and k.isdigit() and int(k) >= 1:
+        return metric_class(name).name, int(k)
+    if not sign and registry.key(name) in registry.names("metric") and not metric_class(name)().cut:
+        return metric_class(name).name, None
+    raise ValueError(f"metric {text!r} must be of the form name@k, e.g. ndcg@10")
+
+
+def full_name(text: str) -> str:
+    """``"coverage@20"`` -> ``"catalogue_coverage@20"``; raises as :func:`split_metric`."""
+    name, k = split_metric(text)
+    return name if k is None else f"{name}@{k}"
+
+
+def value_of(metrics: Mapping[str, float], text: str) -> float:
+    """The value of ``"coverage@20"`` among the values of a result; a metric without cut-off has none in its name."""
+    name, _ = split_metric(text)
+    return metrics[name if name in metrics else full_name(text)]
+
+
+def metric_of(column: str) -> type[Metric] | None:
+    """The metric of a column, e.g. ``"gini@5"``, ``"auc"`` or ``"map(divide_by=k)@10"``; None where it is of none."""
+    name = re.split("[@(]", column, maxsplit=1)[0]
+    return metric_class(name) if registry.key(name) in registry.names("metric") else None
+
+
+def higher_is_better(column: str) -> bool:
+    """Whether more is better in a column; it is in one of no metric."""
+    metric = metric_of(column)
+    return metric is None or metric.higher_is_better
+
+
+def best_first(means: Mapping[str, float], column: str) -> list[str]:
+    """Names by their means in a column, the best first and NaN last; equals keep their order."""
+    sign = -1 if higher_is_better(column) else 1
+    return sorted(means, key=lambda name: (math.isnan(means[name]), sign * means[name]))
+
+
+def modules_of(columns: Iterable[str]) -> tuple[str, ...]:
+    """The modules of a user's own metrics among the columns, which other processes import to register them.
+
+    A metric that the running script defines is not among them: other processes cannot import it.
+    """
+    modules = (metric_class(split_metric(column)[0]).__module__ for column in columns)
+    return tuple(sorted({name for name in modules if name.partition(".")[0] not in ("recgraph", "__main__")}))
+
+
+def import_all(modules: Iterable[str]) -> None:
+    """Import modules that register metrics, see :func:`modules_of`."""
+    for name in modules:
+        importlib.import_module(name)
