@@ -15,7 +15,7 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.augment.latent import MLP, Attention, Conv, Variant, attend_rows
 from recgraph.sparse.ragged import Ragged
-from recgraph.views.latent import Augmenter
+from recgraph.augment.latent import Augmenter
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 DIM = 16
