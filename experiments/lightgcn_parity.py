@@ -133,6 +133,20 @@ def steps(ours: Ours, peer: Peer, epoch: int) -> Iterator[tuple[float, float]]:
         yield losses[0], losses[1]
 
 
+def agreement(train: Part, epochs: int = 2, seed: int = 0) -> dict[str, float]:
+    """How far losses and vectors are apart after some epochs of small vectors, and how far the loss has fallen."""
+    ours, peer = sides(train, Recipe(hidden_dim=16, batch_size=8192), seed)
+    losses = torch.tensor([pair for epoch in range(epochs) for pair in steps(ours, peer, epoch)])
+    with torch.no_grad():
+        vectors = float((ours.nodes() - peer.nodes()).abs().max())
+    return {
+        "n_steps": len(losses),
+        "worst_difference_of_losses": float((losses[:, 0] - losses[:, 1]).abs().max()),
+        "worst_difference_of_vectors": vectors,
+        "last_loss_over_first": float(losses[-1, 0] / losses[0, 0]),
+    }
+
+
 def compare(split: Split, epochs: int, seed: int = 0, recipe: Recipe | None = None) -> Iterator[dict[str, Any]]:
     """A record an epoch, and one of the test part at each side's best epoch on the valid part."""
     train = split.train

@@ -1,4 +1,4 @@
-"""Every agreement with the published code: a JSON object a line, exit status 1 if one fails.
+"""Every agreement with published code and with other libraries: a JSON object a line, exit status 1 if one fails.
 
 ``make reference`` runs it. Inputs are the golden files under tests/golden and, for the Beauty weights, the shared
 folder (``RECGRAPH_SHARED``).
@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 
 import recgraph as rg
+from experiments.bench.environments import EnvironmentMissing
+from experiments.closed_form_parity import closed_form_parity
+from experiments.lightgcn_parity import agreement
 from experiments.metric_parity import metric_parity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
@@ -180,7 +183,27 @@ def metrics() -> Iterator[dict[str, Any]]:
     yield from metric_parity(folder)
 
 
-CHECKS = (mclrec_steps, beauty_weights, metrics)
+def lightgcn() -> Iterator[dict[str, Any]]:
+    """LightGCN beside PyTorch Geometric's, step by step from one start."""
+    log = SHARED / "data" / "ml-100k"
+    if not log.is_dir():
+        yield {"name": "lightgcn_pyg", "ok": False, "reason": f"no {log}; set RECGRAPH_SHARED"}
+        return
+    found = agreement(rg.Interactions.from_recbole(log).split("ratio").train)
+    close = found["worst_difference_of_losses"] <= 1e-5 and found["worst_difference_of_vectors"] <= 1e-3
+    yield {"name": "lightgcn_pyg", "ok": close, **found}
+
+
+def closed_form() -> Iterator[dict[str, Any]]:
+    """EASE beside RecTools', iALS beside implicit's, both in an environment of their own."""
+    log = SHARED / "data" / "ml-100k"
+    try:
+        yield from closed_form_parity(log)
+    except (FileNotFoundError, EnvironmentMissing) as error:
+        yield {"name": "closed_form", "ok": False, "reason": f"{error}"}
+
+
+CHECKS = (mclrec_steps, beauty_weights, metrics, lightgcn, closed_form)
 
 
 def main() -> int:

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.augment.latent import MLP, Attention, Conv, Variant, attend_rows
+from recgraph.augment.latent import MLP, Attention, Augmenter, Conv, Variant, attend_rows
 from recgraph.sparse.ragged import Ragged
-from recgraph.augment.latent import Augmenter
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 DIM = 16
