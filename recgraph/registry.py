@@ -20,6 +20,8 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.encoders.gru": ("GRU",),
         "recgraph.encoders.transformer": ("FilteredTransformer", "GatedTransformer", "Transformer"),
     },
+    # what a log of interactions holds and recgraph.data.log saves and loads
+    "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
     "loss": {
         "recgraph.losses.pairwise": ("BCE", "BPR"),
         "recgraph.losses.softmax": ("FullSoftmax", "SampledSoftmax"),

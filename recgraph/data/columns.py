@@ -1,8 +1,7 @@
-"""Which columns of a log mean what.
+"""The columns of a log, and its timestamps as integers.
 
-Timestamps as integers: whole numbers stay as they are, dates and texts become unix microseconds (UTC).
-
-Numbers with fractions are taken for seconds and become microseconds, too.
+Whole numbers stay as they are. Dates and texts become unix microseconds (UTC). Numbers with fractions are taken for
+seconds and become microseconds.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from recgraph.config import Config
 from recgraph.data.diagnose import Source, collect
 from recgraph.data.errors import TimestampError
 
-__all__ = ["Columns", "Reading", "TimeUnit", "candidates", "check_times", "instant", "to_integers"]
+__all__ = ["Columns", "TimeReading", "TimeUnit", "check_times", "instant", "time_readings", "to_integers"]
 
 
 class Columns(Config):
@@ -44,14 +43,14 @@ _FORMATS = _DATES[:2] + tuple(f"{date}{mark}{clock}" for date in _DATES for mark
 
 
 @dataclass(frozen=True)
-class Reading:
+class TimeReading:
     """One way to read a column of timestamps: an expression (null where it fails) and the unit it gives."""
 
     expression: pl.Expr
     unit: TimeUnit
 
 
-def candidates(lazy: pl.LazyFrame, column: str, source: Source) -> list[Reading]:
+def time_readings(lazy: pl.LazyFrame, column: str, source: Source) -> list[TimeReading]:
     """The ways to read the column, the likeliest first (at least one).
 
     Raises:
@@ -60,11 +59,11 @@ def candidates(lazy: pl.LazyFrame, column: str, source: Source) -> list[Reading]
     dtype = lazy.collect_schema()[column]
     value = pl.col(column)
     if dtype.is_integer():
-        return [Reading(value.cast(pl.Int64, strict=False), "own")]
+        return [TimeReading(value.cast(pl.Int64, strict=False), "own")]
     if dtype.is_float():
-        return [Reading(value.fill_nan(None), "own")]
+        return [TimeReading(value.fill_nan(None), "own")]
     if dtype == pl.Date or dtype == pl.Datetime:
-        return [Reading(value.cast(pl.Datetime("us", _zone(dtype))).to_physical(), "us")]
+        return [TimeReading(value.cast(pl.Datetime("us", _zone(dtype))).to_physical(), "us")]
     if dtype == pl.String:
         return _of_texts(lazy, column, source)
     message = f"column {column!r} of type {dtype} holds no timestamps; give numbers, dates or ISO 8601 texts"
@@ -75,11 +74,11 @@ def _zone(dtype: pl.DataType) -> str | None:
     return dtype.time_zone if isinstance(dtype, pl.Datetime) else None
 
 
-def _of_texts(lazy: pl.LazyFrame, column: str, source: Source) -> list[Reading]:
+def _of_texts(lazy: pl.LazyFrame, column: str, source: Source) -> list[TimeReading]:
     value = pl.col(column)
     sample = collect(lazy.select(column).head(_SAMPLE), source)
-    whole = Reading(value.str.strip_chars().cast(pl.Int64, strict=False), "own")
-    real = Reading(value.str.strip_chars().cast(pl.Float64, strict=False).fill_nan(None), "own")
+    whole = TimeReading(value.str.strip_chars().cast(pl.Int64, strict=False), "own")
+    real = TimeReading(value.str.strip_chars().cast(pl.Float64, strict=False).fill_nan(None), "own")
     if sample.select(whole.expression).to_series().null_count() < len(sample):
         return [whole, real]
     if sample.select(real.expression).to_series().null_count() < len(sample):
@@ -94,7 +93,7 @@ def _of_texts(lazy: pl.LazyFrame, column: str, source: Source) -> list[Reading]:
             "ISO 8601 texts such as '2024-05-01T12:30:00Z'",
             row=0,
         )
-    return [Reading(pl.coalesce(fitting), "us")]
+    return [TimeReading(pl.coalesce(fitting), "us")]
 
 
 def _parse(value: pl.Expr, form: str) -> pl.Expr:

@@ -1,14 +1,25 @@
-"""Files and folders that appear whole or not at all, also where the machine loses its power."""
+"""Files and folders that appear whole or not at all, also after a power failure.
+
+A writer fills a temporary file beside the target, flushes it to the disk (fsync) and renames it.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from recgraph.data.errors import CorruptFileError
+
 __all__ = [
+    "load_frame",
+    "load_json",
     "make_folder",
     "replace_bytes",
     "replace_file",
@@ -17,25 +28,27 @@ __all__ = [
     "replace_text",
 ]
 
-#: of file systems that cannot write a folder's entries to disk on request
+#: errors of file systems that cannot flush a folder
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 
 
 def replace_file(temporary: Path, path: Path) -> None:
-    """Give a file that lies beside its place its name, once its content is on the disk; then the name is, too."""
+    """Flush a file to the disk, rename it to ``path`` (in the same folder) and flush the folder."""
     _sync_file(temporary)
     os.replace(temporary, path)
     _sync_folder(path.parent)
 
 
 def replace_folder(temporary: Path, folder: Path, previous: Path | None = None) -> None:
-    """The same for a folder with all that is in it.
+    """Flush a folder with all its files to the disk and rename it.
 
     Args:
-        previous: where a folder that is in the place is moved to, when the new one is on the disk.
+        temporary: the new folder, on the same file system.
+        folder: its final place.
+        previous: where a folder that already lies in the place is moved to, once the new one is on the disk.
 
     Raises:
-        OSError: there is a folder in the place that is not empty, and ``previous`` is not given.
+        OSError: a folder that is not empty lies in the place, and ``previous`` is not given.
     """
     for place, _, names in os.walk(temporary, topdown=False):
         for name in names:
@@ -48,11 +61,65 @@ def replace_folder(temporary: Path, folder: Path, previous: Path | None = None) 
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, where they are not there; their names are on the disk then."""
+    """Create a folder and its missing parents, and flush their names to the disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
+
+
+def replace_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Write a frame as a Parquet file, atomically."""
+    with _replacing(path) as temporary:
+        frame.write_parquet(temporary)
+
+
+def replace_text(text: str, path: Path) -> None:
+    """Write a UTF-8 text, atomically."""
+    replace_bytes(text.encode(), path)
+
+
+def replace_bytes(content: bytes, path: Path) -> None:
+    """Write bytes, atomically."""
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        CorruptFileError: the file is not JSON.
+    """
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptFileError(f"the file is not JSON: {error}", path=path) from None
+    return value
+
+
+def load_frame(path: Path) -> pl.DataFrame:
+    """Read a Parquet file.
+
+    Raises:
+        CorruptFileError: the file is damaged.
+    """
+    try:
+        return pl.read_parquet(path)
+    except pl.exceptions.PolarsError as error:
+        raise CorruptFileError(f"the Parquet file cannot be read: {error}", path=path) from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; it becomes ``path`` at the end of the block, unless an error ends it."""
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        replace_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _sync_file(path: Path) -> None:
@@ -61,7 +128,7 @@ def _sync_file(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # folders cannot be opened there
+    if os.name == "nt":  # Windows cannot open folders
         return
     file = os.open(folder, os.O_RDONLY)
     try:
@@ -71,38 +138,3 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(file)
-
-
-def _temporary(path: Path) -> Path:
-    make_folder(path.parent)
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def replace_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a frame under a temporary name, then move it to its place."""
-    temporary = _temporary(path)
-    try:
-        frame.write_parquet(temporary)
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def replace_text(text: str, path: Path) -> None:
-    """Write a UTF-8 text under a temporary name, then move it to its place."""
-    temporary = _temporary(path)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def replace_bytes(content: bytes, path: Path) -> None:
-    """Write bytes under a temporary name, then move it to its place."""
-    temporary = _temporary(path)
-    try:
-        temporary.write_bytes(content)
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,18 @@
-"""The seal on test data: the error, and a block of code in which nothing of the library opens it."""
+"""The seal on test data: its error, and a block of code in which no split gives out its test part.
+
+Who may see the test part:
+
+- Training, early stopping and tuning get a :class:`~recgraph.data.split.SealedSplit`. It holds no test row, and its
+  ``test`` raises :class:`SealedTestError`.
+- ``unseal(reason)`` opens it, once all choices are made. The reason is logged and remembered.
+- Inside :func:`without_test_data` (a fit, a trial of a study) every split and node task of the thread refuses its test
+  part, whichever handle the code holds.
+- On disk the test rows are a file of their own, ``test/test.parquet``. The folder that a tuner's workers get has no
+  such file.
+
+The seal guards against mistakes and against code that goes through this interface, not against a program that searches
+the disk or the memory.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +22,8 @@ from contextvars import ContextVar
 
 __all__ = ["SealedTestError", "check_open", "without_test_data"]
 
-_closed: ContextVar[str | None] = ContextVar("recgraph_without_test_data", default=None)
+#: what the innermost block is doing, or None outside of one
+_doing: ContextVar[str | None] = ContextVar("recgraph_without_test_data", default=None)
 
 
 class SealedTestError(RuntimeError):
@@ -20,21 +35,21 @@ def without_test_data(doing: str) -> Iterator[None]:
     """Within the block every split of this thread refuses its test part, however it was made.
 
     Args:
-        doing: what goes on, for the message.
+        doing: what the block does, for the error message.
     """
-    token = _closed.set(doing)
+    token = _doing.set(doing)
     try:
         yield
     finally:
-        _closed.reset(token)
+        _doing.reset(token)
 
 
 def check_open() -> None:
-    """Refuse to go on inside a block without test data.
+    """Raise inside a block without test data.
 
     Raises:
-        SealedTestError: we are in such a block.
+        SealedTestError: the code runs in such a block.
     """
-    doing = _closed.get()
+    doing = _doing.get()
     if doing is not None:
         raise SealedTestError(f"the test part is sealed while {doing}; evaluate on it once, after all choices are made")

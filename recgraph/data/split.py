@@ -1,4 +1,9 @@
-"""A split is a value with a hash; what trains and tunes gets it sealed, without the test part."""
+"""A split into train, valid and test, whole (``Split``) or without its test part (``SealedSplit``).
+
+A split is a value with a hash. On disk (``save``, ``load``): ``open.parquet`` holds the rows of train and valid,
+``test/test.parquet`` those of test, ``split.json`` the strategy and the hash; ids and features lie beside them. Who
+may see the test part: :mod:`recgraph.data.sealing`.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +11,53 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
 from recgraph.config import ConfigError
+from recgraph.data.errors import CorruptFileError
+from recgraph.data.files import load_frame, load_json, replace_parquet, replace_text
 from recgraph.data.ids import IdMap
-from recgraph.data.interactions import Interactions
-from recgraph.data.part import Cases, Part
+from recgraph.data.log import InteractionLog
+from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open
 from recgraph.data.strategies import STRATEGIES, Label, Strategy
 
-__all__ = ["SealedSplit", "SealedTestError", "Split", "make_split"]
+__all__ = ["SealedSplit", "SealedTestError", "Split"]
 
 FitPart = Literal["train", "train+valid"]
-_TEST = (Label.TEST, Label.TEST_HISTORY)
+_GROUPS: Mapping[str, tuple[Label, ...]] = {
+    "train": (Label.TRAIN,),
+    "valid": (Label.VALID, Label.VALID_HISTORY),
+    "test": (Label.TEST, Label.TEST_HISTORY),
+}
+_OPEN_FILE = "open.parquet"
+_TEST_FILE = Path("test") / "test.parquet"
 _log = logging.getLogger(__name__)
 
 
 class _Labelled:
-    """What a split and a sealed split share: interactions with labels, and the parts that training may see.
+    """What both kinds of split share: labelled interactions, and the parts that training may see.
 
     Attributes:
         interactions: the log (of a sealed split: without the test part).
-        name: the strategy.
-        params: its settings.
+        labels: [T] uint8, the :class:`~recgraph.data.strategies.Label` of each row of ``interactions.ordered``.
+        strategy: the strategy with its settings.
+        name: of the strategy.
         seed: of its draws; None where it draws nothing.
     """
 
+    hash: str
+
     def __init__(
-        self,
-        interactions: Interactions,
-        labels: Tensor,
-        strategy: Strategy,
-        name: str,
-        seed: int | None,
+        self, interactions: InteractionLog, labels: Tensor, strategy: Strategy, name: str, seed: int | None
     ) -> None:
         self.interactions = interactions
         self.labels = labels
@@ -54,6 +67,7 @@ class _Labelled:
 
     @property
     def params(self) -> dict[str, Any]:
+        """The settings of the strategy."""
         return self.strategy.model_dump(mode="json")
 
     @property
@@ -83,6 +97,7 @@ class _Labelled:
         return self._cases(Label.VALID, (Label.TRAIN, Label.VALID_HISTORY))
 
     def _has(self, labels: Iterable[Label]) -> Tensor:
+        """[T] bool: whether a row has one of the labels."""
         mask = torch.zeros_like(self.labels, dtype=torch.bool)
         for label in labels:
             mask |= self.labels == int(label)
@@ -103,14 +118,46 @@ class _Labelled:
         grades = None if column is None else asked.items.with_values(column).take(users).values
         return Cases(users, known.take(users), asked.items.take(users), asked.n_items, grades)
 
+    def _rows(self) -> pl.DataFrame:
+        """The log by user and time, with the column ``label``."""
+        return order(self.interactions.log).with_columns(pl.Series("label", self.labels.numpy()))
+
+    def _save_open(self, rows: pl.DataFrame, folder: Path) -> None:
+        """Write the open rows, all but the log and, last, ``split.json``: a folder that has it is complete."""
+        replace_parquet(rows, folder / _OPEN_FILE)
+        self.interactions.save_all_but_log(folder)
+        head = {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash}
+        replace_text(json.dumps(head, indent=1), folder / "split.json")
+
 
 class Split(_Labelled):
     """Interactions in three parts.
 
-    The history of a valid case is what its user did in train, that of a test case what its user did in train
-    and valid. A user without history is not asked unless the strategy says so (``new_users="keep"``). Items
-    that occur in no train row stay in the catalogue and in the truth.
+    The history of a valid case is what its user did in train, that of a test case what its user did in train and valid.
+    Users without history are not asked unless the strategy says so (``new_users="keep"``). Items that occur in no train
+    row stay in the catalogue and in the truth.
     """
+
+    @classmethod
+    def of(
+        cls, interactions: InteractionLog, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any
+    ) -> Split:
+        """Split a log; see :meth:`recgraph.data.interactions.Interactions.split`.
+
+        Raises:
+            ValueError: no such strategy, or a parameter that it does not have or allow.
+        """
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy = {strategy!r} does not exist; there are {', '.join(STRATEGIES)}")
+        try:
+            made = STRATEGIES[strategy].of(params)
+        except ConfigError as error:
+            raise ConfigError(f"split {strategy!r}: {error}") from None
+        column = made.grades
+        if column is not None and column not in interactions.log.columns:
+            raise ValueError(f"grades = {column!r}: the log has no {column}; name its column when reading")
+        labels = made.labels(interactions, seed)
+        return cls(interactions, labels, made, strategy, int(seed) if made.draws else None)
 
     @property
     def test(self) -> Cases:
@@ -130,41 +177,31 @@ class Split(_Labelled):
         return self._part((Label.TRAIN, Label.VALID, Label.VALID_HISTORY))
 
     @cached_property
-    def hash(self) -> str:
+    def hash(self) -> str:  # type: ignore[override]
         """64 hex digits from ids, ordered log, labels and parameters; the same on every machine."""
         head = {"name": self.name, "params": self.params, "seed": self.seed, "version": 1}
         state = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
         state.update(self.users.digest())
         state.update(self.items.digest())
         log = self.interactions.ordered
-        arrays = {
-            "offsets": "<i8",
-            "items": "<i4",
-            "labels": "u1",
-            "times": "<i8",
-            "weights": "<f8",
-            "ratings": "<f8",
-        }
-        values = {
-            "offsets": log.items.offsets,
-            "items": log.items.values,
-            "labels": self.labels,
-            "times": log.times,
-            "weights": log.weights,
-            "ratings": log.ratings,
-        }
-        for key, kind in arrays.items():
-            array = values[key]
-            if array is not None:
-                state.update(f"{key}:{array.numel()}:".encode())
-                state.update(np.ascontiguousarray(array.numpy(), dtype=kind).data)
+        for name, dtype, values in (
+            ("offsets", "<i8", log.items.offsets),
+            ("items", "<i4", log.items.values),
+            ("labels", "u1", self.labels),
+            ("times", "<i8", log.times),
+            ("weights", "<f8", log.weights),
+            ("ratings", "<f8", log.ratings),
+        ):
+            if values is not None:
+                state.update(f"{name}:{values.numel()}:".encode())
+                state.update(np.ascontiguousarray(values.numpy(), dtype=dtype).data)
         return state.hexdigest()
 
     def sealed(self) -> SealedSplit:
         """A handle for training, stopping and tuning, without the test rows."""
-        keep = ~self._has(_TEST)
-        open_log = self.interactions.masked(keep.numpy())
-        return SealedSplit(open_log, self.labels[keep], self.strategy, self.name, self.seed, self.hash, lambda: self)
+        keep_mask = ~self._has(_GROUPS["test"])
+        log = self.interactions.masked(keep_mask.numpy())
+        return SealedSplit(log, self.labels[keep_mask], self.strategy, self.name, self.seed, self.hash, lambda: self)
 
     def unseal(self, reason: str) -> Split:
         """Itself: nothing is sealed here."""
@@ -172,9 +209,10 @@ class Split(_Labelled):
 
     def save(self, folder: str | Path) -> None:
         """Write the split; the test rows go into a file of their own in the sub-folder ``test``."""
-        from recgraph.data.split_files import save_split
-
-        save_split(self, Path(folder))
+        rows = self._rows()
+        is_test = pl.col("label").is_in([int(label) for label in _GROUPS["test"]])
+        replace_parquet(rows.filter(is_test), Path(folder) / _TEST_FILE)
+        self._save_open(rows.filter(~is_test), Path(folder))
 
     @staticmethod
     def load(folder: str | Path, reason: str) -> Split:
@@ -182,17 +220,9 @@ class Split(_Labelled):
         return SealedSplit.load(folder).unseal(reason)
 
     def __repr__(self) -> str:
-        counts = {name: int(self._has(labels).sum()) for name, labels in _GROUPS.items()}
-        shown = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        counts = ", ".join(f"{int(self._has(labels).sum()):,} {name}" for name, labels in _GROUPS.items())
         sizes = f"{self.n_users:,} users, {self.n_items:,} items"
-        return f"Split({self.name}: {sizes}, {shown}, hash {self.hash[:12]})"
-
-
-_GROUPS: Mapping[str, tuple[Label, ...]] = {
-    "train": (Label.TRAIN,),
-    "valid": (Label.VALID, Label.VALID_HISTORY),
-    "test": _TEST,
-}
+        return f"Split({self.name}: {sizes}, {counts}, hash {self.hash[:12]})"
 
 
 def _check_which(which: str) -> None:
@@ -201,10 +231,7 @@ def _check_which(which: str) -> None:
 
 
 class SealedSplit(_Labelled):
-    """A split whose test part cannot be read by mistake.
-
-    It guards against mistakes and against code that goes through this interface, not against a program that
-    searches the disk or the memory.
+    """A split whose test part cannot be read by mistake; see :mod:`recgraph.data.sealing`.
 
     Attributes:
         hash: that of the whole split.
@@ -213,7 +240,7 @@ class SealedSplit(_Labelled):
 
     def __init__(
         self,
-        interactions: Interactions,
+        interactions: InteractionLog,
         labels: Tensor,
         strategy: Strategy,
         name: str,
@@ -255,6 +282,7 @@ class SealedSplit(_Labelled):
 
         Raises:
             ValueError: the reason is empty.
+            SealedTestError: this copy cannot be unsealed, or the code runs in a block without test data.
             CorruptFileError: the saved test part is damaged or was changed.
         """
         if not reason.strip():
@@ -265,31 +293,54 @@ class SealedSplit(_Labelled):
         _log.warning("test part of split %s (%s) unsealed: %s", self.hash[:12], self.name, reason)
         return split
 
+    def without_test(self) -> SealedSplit:
+        """A copy that cannot be unsealed: what the trials of a study are given."""
+        return SealedSplit(
+            self.interactions, self.labels, self.strategy, self.name, self.seed, self.hash, _refuse_to_unseal
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write all but the test rows, and remove an older test file; a copy loaded from there has none to unseal."""
+        (Path(folder) / _TEST_FILE).unlink(missing_ok=True)
+        self._save_open(self._rows(), Path(folder))
+
     @staticmethod
     def load(folder: str | Path) -> SealedSplit:
-        """Read a saved split without touching its test file."""
-        from recgraph.data.split_files import load_sealed
+        """Read a saved split; ``unseal`` alone opens its test file.
 
-        return load_sealed(Path(folder))
+        Raises:
+            FileNotFoundError: the folder holds no split.
+            CorruptFileError: a file is damaged.
+        """
+        folder = Path(folder)
+        if not (folder / "split.json").is_file():
+            raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split (split.json)")
+        head = load_json(folder / "split.json")
+        rows = load_frame(folder / _OPEN_FILE)
+        frame, labels = _log_and_labels(rows)
+        log = InteractionLog.load_with(frame, folder)
+        strategy = STRATEGIES[head["name"]].of(head["params"])
+
+        def reveal() -> Split:
+            frame, labels = _log_and_labels(pl.concat([rows, load_frame(folder / _TEST_FILE)]))
+            split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
+            if split.hash != head["hash"]:
+                message = "the rows do not give the hash of the split; it was changed"
+                raise CorruptFileError(message, path=folder / _TEST_FILE)
+            return split
+
+        return SealedSplit(log, labels, strategy, head["name"], head["seed"], head["hash"], reveal)
 
     def __repr__(self) -> str:
         return f"SealedSplit({self.name}: {self.n_users:,} users, {self.n_items:,} items, hash {self.hash[:12]})"
 
 
-def make_split(interactions: Interactions, name: str, seed: int, params: Mapping[str, Any]) -> Split:
-    """Split by the strategy of that name.
+def _refuse_to_unseal() -> Split:
+    raise SealedTestError("this copy of the split holds no test part; unseal the split that it was made from")
 
-    Raises:
-        ValueError: no such strategy, or a parameter that it does not have or allow.
-    """
-    if name not in STRATEGIES:
-        raise ValueError(f"strategy = {name!r} does not exist; there are {', '.join(STRATEGIES)}")
-    try:
-        strategy = STRATEGIES[name].of(params)
-    except ConfigError as error:
-        raise ConfigError(f"split {name!r}: {error}") from None
-    column = strategy.grades
-    if column is not None and column not in interactions.log.columns:
-        raise ValueError(f"grades = {column!r}: the log has no {column}; name its column when reading")
-    labels = strategy.labels(interactions, seed)
-    return Split(interactions, labels, strategy, name, int(seed) if strategy.draws else None)
+
+def _log_and_labels(rows: pl.DataFrame) -> tuple[pl.DataFrame, Tensor]:
+    """The log in the order of its rows, and the labels in that of ``InteractionLog.ordered``."""
+    rows = order(rows)
+    labels = torch.from_numpy(rows["label"].cast(pl.UInt8).to_numpy(writable=True))
+    return rows.drop("label").sort("row"), labels

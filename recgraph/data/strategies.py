@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -14,11 +14,9 @@ from torch import Tensor
 from recgraph.config import Config
 from recgraph.data.columns import instant
 from recgraph.data.errors import ShortUserError
+from recgraph.data.log import InteractionLog
 from recgraph.data.part import OrderedLog
 from recgraph.rng import numpy_generator
-
-if TYPE_CHECKING:
-    from recgraph.data.interactions import Interactions
 
 __all__ = ["STRATEGIES", "HeldOutUsers", "Label", "LeaveOneOut", "Ratio", "Strategy", "TimeCut"]
 
@@ -57,7 +55,7 @@ class Strategy(Config):
         """Whether the seed matters."""
         return False
 
-    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         """[T] uint8: the :class:`Label` of each interaction of ``interactions.ordered``."""
         raise NotImplementedError
 
@@ -72,7 +70,7 @@ class LeaveOneOut(Strategy):
 
     short_users: Literal["error", "train"] = "error"
 
-    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         enough = lengths >= 3
@@ -85,7 +83,7 @@ class LeaveOneOut(Strategy):
         return labels
 
 
-def _refuse_short(interactions: Interactions, lengths: Tensor, least: int) -> None:
+def _refuse_short(interactions: InteractionLog, lengths: Tensor, least: int) -> None:
     short = torch.nonzero((lengths < least) & (lengths > 0)).flatten()
     if not short.numel():
         return
@@ -124,7 +122,7 @@ class TimeCut(Strategy):
             raise ValueError(f"valid + test = {self.valid + self.test:g} must leave something to train on")
         return self
 
-    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         times = interactions.ordered.times
         if times is None:
             raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=...)")
@@ -145,7 +143,7 @@ class TimeCut(Strategy):
         message = f"valid_from = {self.valid_from!r} leaves nothing to train on: no interaction is before it; "
         raise ValueError(message + "is it in the unit of the log's timestamps?")
 
-    def _cuts(self, times: Tensor, interactions: Interactions) -> tuple[int, int]:
+    def _cuts(self, times: Tensor, interactions: InteractionLog) -> tuple[int, int]:
         if self.valid_from is not None and self.test_from is not None:
             defaults = (type(self).model_fields[name].default for name in ("valid", "test"))
             # here and not where the settings are read, so that splits saved with both are still read
@@ -195,7 +193,7 @@ class Ratio(Strategy):
     def draws(self) -> bool:
         return self.order == "random"
 
-    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         n_valid, n_test = _share(lengths, self.valid), _share(lengths, self.test)
@@ -251,7 +249,7 @@ class HeldOutUsers(Strategy):
     def draws(self) -> bool:
         return True
 
-    def labels(self, interactions: Interactions, seed: int) -> Tensor:
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         able = torch.nonzero(lengths >= 2).flatten()

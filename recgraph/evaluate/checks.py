@@ -86,7 +86,7 @@ def time_split(split: Split) -> Check:
     if split.interactions.ordered.times is None:
         return Check(name, "skipped", None, "the log has no timestamps")
     try:
-        other = split.interactions.split("time")
+        other = Split.of(split.interactions, "time")
         cases = len(other.test)
     except ValueError as error:
         return Check(name, "skipped", None, f"it cannot be made: {error}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recgraph.data.dataframe import from_native, relation
 from recgraph.data.ids import IdMap, as_series, family
-from recgraph.data.interactions import Interactions
+from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
 from recgraph.graph.build import known_ends, make_edges
 from recgraph.graph.hetero import EdgeIndexError, Edges, EdgeType, FeatureError, GraphError, HeteroGraph, Nodes, known
@@ -138,7 +138,7 @@ def _column(edge_type: EdgeType, table: pl.DataFrame, name: str) -> Tensor | Non
 
 
 def from_interactions(
-    interactions: Interactions,
+    interactions: InteractionLog,
     part: Part | None,
     item_relations: Sequence[str] | Mapping[str, str] | None,
     user_relations: Sequence[str] | Mapping[str, str] | None,
@@ -174,7 +174,10 @@ def from_interactions(
             edge_type: EdgeType = (role, f"has_{name}", name)
             nodes[name], edges[edge_type] = _side(edge_type, ids, pairs)
     graph = HeteroGraph(nodes, edges)
-    return graph if interactions.graph is None else _with_relations(graph, interactions.graph)
+    if interactions.graph is None:
+        return graph
+    assert isinstance(interactions.graph, HeteroGraph)
+    return _with_relations(graph, interactions.graph)
 
 
 def _with_relations(graph: HeteroGraph, given: HeteroGraph) -> HeteroGraph:
@@ -227,7 +230,7 @@ def interaction_edges(part: Part) -> Edges:
     return make_edges(INTERACTS, part.items.rows, part.items.values, counts, part.weights, part.times)
 
 
-def _all(interactions: Interactions) -> Part:
+def _all(interactions: InteractionLog) -> Part:
     log = interactions.ordered
     return Part(log.items, interactions.n_items, log.weights, log.times)
 

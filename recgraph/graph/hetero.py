@@ -21,7 +21,7 @@ from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr
 
 if TYPE_CHECKING:
-    from recgraph.data.interactions import Interactions
+    from recgraph.data.log import InteractionLog
     from recgraph.data.part import Part
 if TYPE_CHECKING:
     pass
@@ -142,7 +142,7 @@ class HeteroGraph:
     @classmethod
     def from_interactions(
         cls,
-        interactions: Interactions,
+        interactions: InteractionLog,
         part: Part | None = None,
         item_relations: Sequence[str] | Mapping[str, str] | None = None,
         user_relations: Sequence[str] | Mapping[str, str] | None = None,
@@ -279,6 +279,13 @@ class HeteroGraph:
         from recgraph.graph import store
 
         return store.load(Path(folder))
+
+    @staticmethod
+    def remove(folder: str | Path) -> None:
+        """Remove what :meth:`save` wrote, and the folder if nothing else is in it."""
+        from recgraph.graph import store
+
+        store.remove(Path(folder))
 
 
 class GraphError(ValueError):

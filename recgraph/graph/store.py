@@ -21,9 +21,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import replace_bytes, replace_parquet, replace_text
+from recgraph.data.files import load_frame, load_json, replace_bytes, replace_parquet, replace_text
 from recgraph.data.ids import IdMap
-from recgraph.data.store import load_frame, load_json
 from recgraph.graph.build import make_edges
 from recgraph.graph.hetero import Edges, EdgeType, HeteroGraph, Nodes
 from recgraph.sparse.csr import Csr

@@ -20,6 +20,7 @@ from recgraph.data.columns import Columns
 from recgraph.data.dataframe import FrameKind, frame_kind, to_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.interactions import Interactions
+from recgraph.data.log import InteractionLog
 from recgraph.evaluate.topk import Lists
 from recgraph.sparse.ragged import Ragged
 
@@ -100,7 +101,7 @@ def of_histories(given: Any, items: IdMap, columns: Columns, kind: FrameKind) ->
         labels, _ = _ids(list(given), kind)
         index = items.index([item for row in rows for item in row])
         return _of_index(_labels(labels, False), index, lengths, kind)
-    log = given if isinstance(given, Interactions) else _read(given, columns)
+    log = given if isinstance(given, InteractionLog) else _read(given, columns)
     ordered = log.ordered.items
     wanted = items.index(log.items.values)[ordered.values.numpy()]
     return _of_index(log.users.ids(np.arange(len(log.users))), wanted, ordered.lengths, log.kind)

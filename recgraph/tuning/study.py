@@ -12,7 +12,6 @@ from recgraph import registry
 from recgraph.config import ConfigError, load_toml
 from recgraph.data.files import replace_text
 from recgraph.data.split import SealedSplit, Split
-from recgraph.data.split_files import closed, load_closed
 from recgraph.models.base import Model
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
@@ -242,10 +241,10 @@ def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int) 
     if trials.counts().finished >= plan.n_trials:
         return
     if plan.folder is None:
-        work(plan, trials, closed(split), "one")
+        work(plan, trials, split.sealed().without_test(), "one")
         return
     folder = save_split(plan, split)
     if workers == 1:
-        work(plan, trials, load_closed(folder), "one")
+        work(plan, trials, SealedSplit.load(folder).without_test(), "one")
     else:
         Team(plan, trials, folder, workers).run()

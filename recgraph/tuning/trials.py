@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recgraph.data.files import load_json
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
-from recgraph.data.split_files import save_closed
-from recgraph.data.store import load_json
 from recgraph.runs import fit as experiment
 from recgraph.runs.run import Run
 from recgraph.train.callbacks import Observer
@@ -115,7 +114,7 @@ def save_split(plan: Plan, split: Split | SealedSplit) -> Path:
     assert plan.folder is not None
     folder = plan.folder / "split"
     if not (folder / "split.json").exists():
-        save_closed(split, folder)
+        split.sealed().save(folder)
     there = load_json(folder / "split.json")["hash"]
     if there != split.hash:
         raise ValueError(f"{folder} holds the split {there[:12]}, not {split.hash[:12]}; give the study a new folder")

@@ -119,14 +119,12 @@ def _train(plan: Plan, orders: dict[str, Any], split: SealedSplit, orphan: Orpha
 
 def main() -> int:
     """A worker process: one JSON object with its orders on stdin, nothing on stdout, its troubles on stderr."""
-    from recgraph.data.split_files import load_closed
-
     orders = json.load(sys.stdin)
     try:
         # how the team asks us to stop; ignored where a shell has put the command into the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
         plan, orphan = Plan.from_dict(orders["plan"]), Orphan(orders["parent"])
-        split = load_closed(Path(orders["split"]))
+        split = SealedSplit.load(orders["split"]).without_test()
         if "training" in orders:
             _train(plan, orders["training"], split, orphan)
         else:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recgraph import Interactions
 from recgraph.data.errors import EmptyLogError
-from recgraph.data.ingest import k_core
+from recgraph.data.log import k_core
 
 PAIRS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=60)
 

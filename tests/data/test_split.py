@@ -17,7 +17,6 @@ from recgraph import Interactions, Split
 from recgraph.data.errors import CorruptFileError, ShortUserError
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import SealedSplit, SealedTestError
-from recgraph.data.split_files import load_closed, save_closed
 
 STRATEGIES = ("leave-one-out", "time", "ratio", "users")
 
@@ -322,11 +321,11 @@ def test_saved_split_opens_its_test_file_at_unseal_alone(name: str, tmp_path: Pa
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_closed_split_leaves_no_test_file_of_an_earlier_one(tmp_path: Path) -> None:
+def test_a_saved_sealed_split_leaves_no_test_file_of_an_earlier_one(tmp_path: Path) -> None:
     _log().split().save(tmp_path)
-    save_closed(_log(seed=1).split(), tmp_path)
+    _log(seed=1).split().sealed().save(tmp_path)
     assert not list(tmp_path.rglob("test.parquet"))
-    assert load_closed(tmp_path).hash == _log(seed=1).split().hash
+    assert SealedSplit.load(tmp_path).without_test().hash == _log(seed=1).split().hash
 
 
 def test_changed_test_file_is_refused(tmp_path: Path) -> None:

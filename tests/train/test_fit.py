@@ -110,7 +110,7 @@ def test_every_opening_of_the_test_part_stays_in_the_record(split: Split, tmp_pa
 def test_where_a_split_is_from_does_not_make_another_run(split: Split, tmp_path: Path) -> None:
     fitted(split, tmp_path / "run")
     fitted(split, tmp_path / "run", resume=True, source={"dataset": "mine", "settings": {"split": None}})
-    other = split.interactions.split("ratio")
+    other = Split.of(split.interactions, "ratio")
     with pytest.raises(ValueError, match="another data"):
         fitted(other, tmp_path / "run", resume=True)
 

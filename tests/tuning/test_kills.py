@@ -18,7 +18,6 @@ from small_study import LONG, SPACE, states, synthetic, tune
 
 from recgraph import registry
 from recgraph.data.split import Split
-from recgraph.data.split_files import save_closed
 from recgraph.train.processes import Process, this_process
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage
@@ -196,7 +195,7 @@ def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_backg
     storage = open_storage(None, tmp_path)
     study = optuna.create_study(study_name="s", storage=storage.optuna)
     study.ask().set_user_attr("lease", {**this_process().to_dict(), "beat": 0})  # all that is wanted: it waits
-    save_closed(split, tmp_path / "split")
+    split.sealed().save(tmp_path / "split")
     plan = Plan("s", registry.load("model", "sasrec"), ("ndcg@10",), 1)
     orders = {"plan": plan.to_dict(), "storage": storage.url, "split": f"{tmp_path}/split", "name": "0"}
     with subprocess.Popen(

@@ -19,8 +19,7 @@ from small_study import LONG, SETTINGS, states, synthetic, tune
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError, distribute
-from recgraph.data.split import SealedTestError, Split
-from recgraph.data.split_files import load_closed, save_closed
+from recgraph.data.split import SealedSplit, SealedTestError, Split
 from recgraph.data.strategies import Label
 from recgraph.train.config import TrainConfig
 from recgraph.train.lock import hold
@@ -109,7 +108,7 @@ def test_a_folder_that_holds_another_split(split: Split, tmp_path: Path) -> None
     tune(split, tmp_path / "s", n_trials=1)
     other = rg.load_dataset("synthetic").split("ratio", seed=1)
     shutil.rmtree(tmp_path / "s" / "split")
-    save_closed(other, tmp_path / "s" / "split")
+    other.sealed().save(tmp_path / "s" / "split")
     with pytest.raises(ValueError, match=f"holds the split {other.hash[:12]}, not {split.hash[:12]}; "):
         tune(split, tmp_path / "s", n_trials=2)
 
@@ -306,7 +305,7 @@ def test_workers_are_given_no_test_row(split: Split, tmp_path: Path) -> None:
     assert rows.height == int((split.labels != int(Label.TEST)).sum()) == split.labels.numel() - 600
     assert not rows["label"].is_in([int(Label.TEST), int(Label.TEST_HISTORY)]).any()
     assert not [path for path in (tmp_path / "s").rglob("*") if path.name.startswith("test")]
-    copy = load_closed(folder)
+    copy = SealedSplit.load(folder).without_test()
     assert copy.hash == split.hash
     with pytest.raises(SealedTestError, match="holds no test part"):
         copy.unseal("please")

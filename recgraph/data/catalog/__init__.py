@@ -7,7 +7,6 @@ so that a changed card is prepared anew.
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from recgraph.config import ConfigError
 from recgraph.data.catalog import graphs as graph_catalog
 from recgraph.data.catalog.cards import Card, GraphCard, RecommendationFiles, card_files, find_card, find_graph_card
+from recgraph.data.catalog.sources import home
 from recgraph.data.files import make_folder, replace_folder
 
 if TYPE_CHECKING:
@@ -53,16 +53,6 @@ class Prepared:
     def counts(self) -> dict[str, int]:
         """The sizes by name, for a table."""
         return {"users": self.n_users, "items": self.n_items, "interactions": self.n_interactions}
-
-
-def home() -> Path:
-    """The library's cache folder: ``RECGRAPH_HOME``, or the platform's folder for caches of users."""
-    own = os.environ.get("RECGRAPH_HOME", "").strip()
-    if own:
-        return Path(own).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("recgraph"))
 
 
 def names() -> list[str]:

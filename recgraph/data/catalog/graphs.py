@@ -19,7 +19,7 @@ import torch
 
 from recgraph.data.catalog.cards import EdgeFile, GraphCard, NodeTaskFiles, RecommendationFiles, find_graph_card
 from recgraph.data.catalog.prepare import CountError
-from recgraph.data.catalog.sources import SourceError, check_hash
+from recgraph.data.catalog.sources import SourceError, check_hash, home
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import make_folder, replace_folder
 from recgraph.data.ids import IdMap
@@ -214,8 +214,6 @@ class Prepared:
 
 def folder_of(card: GraphCard) -> Path:
     """Where a prepared graph lies."""
-    from recgraph.data.catalog import home
-
     return home() / "data" / card.name / card.hash[:16]
 
 

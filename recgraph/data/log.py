@@ -1,0 +1,336 @@
+"""``InteractionLog``: encoded interactions as a value, with filters, side information and storage."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from recgraph import registry
+from recgraph.data.columns import Columns, TimeUnit
+from recgraph.data.dataframe import FrameKind, attach, relation, to_native
+from recgraph.data.diagnose import Source
+from recgraph.data.errors import DataError, EmptyLogError, RatingError
+from recgraph.data.files import load_frame, load_json, replace_parquet, replace_text
+from recgraph.data.ids import IdMap
+from recgraph.data.part import OrderedLog
+
+__all__ = ["Duplicates", "InteractionLog", "RelationGraph", "deduplicated", "k_core"]
+
+Duplicates = Literal["all", "first", "last"]
+Indices = npt.NDArray[np.integer]
+
+
+class RelationGraph(Protocol):
+    """What a log needs of a typed graph; :class:`recgraph.graph.hetero.HeteroGraph` is one."""
+
+    @property
+    def node_types(self) -> list[str]:
+        """The names of its node types."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write it into a folder, with a file ``graph.json``."""
+
+
+@dataclass(frozen=True, eq=False)
+class InteractionLog:
+    """A log of interactions with indices for ids. Values are immutable: every method returns a new one.
+
+    Users and items are numbered from 0 in the order of their first appearance in the (filtered) log.
+
+    Attributes:
+        log: columns ``row`` (in the file or frame, from 0), ``user``, ``item`` (indices) and, where given, ``time``
+            (int64, see ``time_unit``), ``rating``, ``weight``; in the order of ``row``.
+        users, items: index <-> the user's own id.
+        columns: the user's own column names.
+        time_unit: ``"us"`` unix microseconds (from dates and texts), ``"seconds"`` microseconds (from seconds with
+            fractions), ``"own"`` whole numbers as they came in, or ``"none"``.
+        source: the file or frame, for error messages.
+        kind: the kind of frame that came in (``"polars"`` for files), which is also the kind that goes out.
+        user_features, item_features: side information, keyed by the user's own ids in the columns ``columns.user``
+            and ``columns.item``; it may hold ids that the log does not have. Or None.
+        graph: further relations of users and items (friends, tags) and their feature vectors: a typed graph whose
+            nodes ``user`` and ``item`` carry the user's own ids (without ids, the index is the id). It may hold nodes
+            that the log does not have. Or None.
+    """
+
+    log: pl.DataFrame
+    users: IdMap
+    items: IdMap
+    columns: Columns
+    time_unit: TimeUnit
+    source: Source
+    kind: FrameKind = "polars"
+    user_features: pl.DataFrame | None = None
+    item_features: pl.DataFrame | None = None
+    graph: RelationGraph | None = None
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items)
+
+    @property
+    def n_interactions(self) -> int:
+        return len(self.log)
+
+    def __len__(self) -> int:
+        return len(self.log)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.n_users:,} users, {self.n_items:,} items, {len(self):,} interactions)"
+
+    def with_features(
+        self, user_features: Any = None, item_features: Any = None, graph: RelationGraph | None = None
+    ) -> Self:
+        """Add side information (frames of any kind, a typed graph); None keeps what is there.
+
+        Raises:
+            DataError: the key column is missing, its ids are of another type than the log's, or not unique; the graph
+                has neither users nor items.
+        """
+        users, items = self.user_features, self.item_features
+        if user_features is not None:
+            users = attach(user_features, self.columns.user, self.users)
+        if item_features is not None:
+            items = attach(item_features, self.columns.item, self.items)
+        if graph is not None and not {"user", "item"} & set(graph.node_types):
+            raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
+        return replace(self, user_features=users, item_features=items, graph=graph if graph is not None else self.graph)
+
+    def with_ids(self, users: Any = None, items: Any = None) -> Self:
+        """Add users and items without interactions; their indices follow those of the log.
+
+        Models that embed nodes through their relations (:class:`recgraph.models.MEOWRec`) can recommend such items, and
+        recommend to such users. Filters drop them, so filter first.
+
+        Args:
+            users, items: their ids (list, array or series); ids that the log already has are skipped.
+
+        Raises:
+            ValueError: ids of another type than the log's, or one that is missing.
+        """
+        return replace(
+            self,
+            users=self.users if users is None else self.users.extended(users),
+            items=self.items if items is None else self.items.extended(items),
+        )
+
+    def k_core(self, users: int = 5, items: int = 5) -> Self:
+        """Keep users and items with at least so many interactions, iterated to the fixed point."""
+        if users < 0 or items < 0:
+            raise ValueError(f"users = {users}, items = {items}: smallest counts are at least 0")
+        rows = k_core(self.log["user"].to_numpy(), self.log["item"].to_numpy(), users, items)
+        kept = self.log if len(rows) == len(self.log) else self.log[rows]
+        return self._filtered(kept, f"k_core(users={users}, items={items})")
+
+    def min_rating(self, threshold: float, negative: Literal["error", "drop"] = "error") -> Self:
+        """Keep interactions with a rating of at least ``threshold``.
+
+        Args:
+            threshold: in the unit of the ratings.
+            negative: ratings below 0 often stand for "not rated", so they are an error unless this is ``"drop"``.
+
+        Raises:
+            DataError: the log has no rating.
+            RatingError: a rating is negative; names the row or line.
+        """
+        if "rating" not in self.log.columns:
+            raise DataError("min_rating needs a rating: name its column when reading (rating=...)")
+        if negative == "error":
+            below = self.log.filter(pl.col("rating") < 0)
+            if len(below):
+                message = (
+                    f"the rating {below['rating'][0]:g} is negative ({len(below):,} such); if it stands "
+                    "for 'not rated', use min_rating(..., negative='drop')"
+                )
+                raise self.source.error(RatingError, message, row=int(below["row"][0]))
+        kept = self.log.filter((pl.col("rating") >= threshold) & (pl.col("rating") >= 0))
+        return self._filtered(kept, f"min_rating({threshold:g})")
+
+    def deduplicate(self, policy: Duplicates = "last") -> Self:
+        """Of repeated pairs of user and item keep all, the first or the last (by time, then by row)."""
+        return self._filtered(deduplicated(self.log, policy), f"deduplicate({policy!r})")
+
+    def _filtered(self, log: pl.DataFrame, what: str) -> Self:
+        """The kept rows; users and items are numbered anew."""
+        if len(log) == len(self.log):
+            return self
+        if not len(log):
+            raise EmptyLogError(f"{what} leaves none of {len(self.log):,} interactions")
+        user, users = _renumber(log["user"], self.users)
+        item, items = _renumber(log["item"], self.items)
+        return replace(self, log=log.with_columns(user, item), users=users, items=items)
+
+    def masked(self, keep_mask: npt.NDArray[np.bool_]) -> Self:
+        """Keep some of the interactions; users and items keep their indices.
+
+        Args:
+            keep_mask: [T] aligned with :attr:`ordered`.
+        """
+        rows = self.log["row"].to_numpy()
+        keeps = np.zeros(int(rows[-1]) + 1 if len(rows) else 0, dtype=bool)
+        keeps[self.ordered.rows.numpy()[keep_mask]] = True
+        kept = replace(self, log=self.log.filter(pl.Series(keeps[rows])))
+        kept.__dict__["ordered"] = self.ordered.filter(torch.from_numpy(keep_mask))
+        return kept
+
+    @cached_property
+    def ordered(self) -> OrderedLog:
+        """The interactions grouped by user, each user's by time and then by row."""
+        return OrderedLog.of(self.log, self.n_users, self.n_items)
+
+    def item_relation(self, column: str, separator: str = " ") -> pl.DataFrame:
+        """A column of item features as pairs ``(item id, value)``; lists are unpacked, texts split."""
+        return relation(self.item_features, self.columns.item, column, separator, "item")
+
+    def user_relation(self, column: str, separator: str = " ") -> pl.DataFrame:
+        """A column of user features as pairs ``(user id, value)``; lists are unpacked, texts split."""
+        return relation(self.user_features, self.columns.user, column, separator, "user")
+
+    def to_frame(self) -> Any:
+        """The log with the user's own ids and column names, in the kind of frame that came in.
+
+        Times that came in as dates or texts are datetimes in UTC, without a zone; numbers are numbers.
+        """
+        log = self.log
+        if self.time_unit == "us":
+            log = log.with_columns(pl.col("time").cast(pl.Datetime("us")))
+        elif self.time_unit == "seconds":
+            log = log.with_columns(pl.col("time") / 1e6)
+        names = {"time": self.columns.timestamp, "rating": self.columns.rating, "weight": self.columns.weight}
+        columns = [
+            self.users.ids(log["user"].to_numpy()).alias(self.columns.user),
+            self.items.ids(log["item"].to_numpy()).alias(self.columns.item),
+            *(log[role].alias(name) for role, name in names.items() if name and role in log.columns),
+        ]
+        return to_native(pl.DataFrame(columns), self.kind)
+
+    def save(self, folder: str | Path) -> None:
+        """Write Parquet files and a JSON description into a folder, each atomically and the description last."""
+        replace_parquet(self.log, Path(folder) / "log.parquet")
+        self.save_all_but_log(Path(folder))
+
+    def save_all_but_log(self, folder: Path) -> None:
+        """Write ids, features, the graph and, last, the description; what an earlier save left is removed."""
+        self.users.write(folder / "users.parquet")
+        self.items.write(folder / "items.parquet")
+        for name in _FEATURES:
+            table = getattr(self, name)
+            if table is not None:
+                replace_parquet(table, folder / f"{name}.parquet")
+            else:
+                (folder / f"{name}.parquet").unlink(missing_ok=True)
+        if self.graph is not None:
+            self.graph.save(folder / "graph")
+        elif _has_graph(folder):
+            registry.load("graph", "HeteroGraph").remove(folder / "graph")
+        path = self.source.path
+        description = {
+            "columns": self.columns.model_dump(),
+            "time_unit": self.time_unit,
+            "kind": self.kind,
+            "format": self.source.format,
+            "path": str(path) if path is not None else None,
+            "separator": self.source.separator,
+            "has_header": self.source.has_header,
+        }
+        replace_text(json.dumps(description, indent=1), folder / "interactions.json")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: the folder holds none.
+            CorruptFileError: a file is damaged.
+        """
+        return cls.load_with(load_frame(Path(folder) / "log.parquet"), Path(folder))
+
+    @classmethod
+    def load_with(cls, log: pl.DataFrame, folder: Path) -> Self:
+        """Read what :meth:`save_all_but_log` wrote, around a given ``log``."""
+        saved = load_json(folder / "interactions.json")
+        path = Path(saved["path"]) if saved["path"] is not None else None
+        files = {name: folder / f"{name}.parquet" for name in _FEATURES}
+        return cls(
+            log=log,
+            users=IdMap.read(folder / "users.parquet"),
+            items=IdMap.read(folder / "items.parquet"),
+            columns=Columns(**saved["columns"]),
+            time_unit=saved["time_unit"],
+            source=Source(saved["format"], path, saved["separator"], saved["has_header"]),
+            kind=saved["kind"],
+            graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if _has_graph(folder) else None,
+            **{name: load_frame(file) for name, file in files.items() if file.is_file()},
+        )
+
+
+_FEATURES = ("user_features", "item_features")
+
+
+def _has_graph(folder: Path) -> bool:
+    return (folder / "graph" / "graph.json").is_file()
+
+
+def k_core(user: Indices, item: Indices, users: int, items: int) -> npt.NDArray[np.int64]:
+    """The rows in which every user has at least ``users`` and every item at least ``items`` interactions.
+
+    Dropping items shortens users and the other way round, so both are dropped in turn until nothing changes. The fixed
+    point is unique (the largest such set of rows), whatever the order.
+
+    Args:
+        user, item: [T] indices.
+        users, items: the smallest counts, each at least 0.
+
+    Returns:
+        [R] row numbers, increasing.
+    """
+    rows = np.arange(len(user), dtype=np.int64)
+    while True:
+        keep = np.bincount(item)[item] >= items if len(item) else np.ones(0, dtype=bool)
+        if users > 1 and len(user):
+            keep &= np.bincount(user)[user] >= users
+        if keep.all():
+            return rows
+        rows, user, item = rows[keep], user[keep], item[keep]
+
+
+def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:
+    """One row for each pair of user and item: its first or last by time, then by row.
+
+    Args:
+        log: columns ``row``, ``user``, ``item`` and perhaps ``time``, in the order of ``row``.
+        policy: ``"all"`` keeps every row.
+
+    Raises:
+        ValueError: another policy.
+    """
+    if policy == "all":
+        return log
+    if policy not in ("first", "last"):
+        raise ValueError(f"policy = {policy!r} must be 'all', 'first' or 'last'")
+    ordered = log.sort("time", maintain_order=True) if "time" in log.columns else log
+    return ordered.unique(["user", "item"], keep=policy, maintain_order=True).sort("row")
+
+
+def _renumber(codes: pl.Series, ids: IdMap) -> tuple[pl.Series, IdMap]:
+    """Indices in the order of first appearance, and the map of the ids that remain."""
+    old = codes.to_numpy()
+    first = np.full(len(ids), len(old), dtype=np.int64)
+    # assigned from the back, so that the first appearance is what stays
+    first[old[::-1]] = np.arange(len(old) - 1, -1, -1)
+    kept = np.argsort(first, kind="stable")[: int((first < len(old)).sum())]
+    new = np.empty(len(ids), dtype=np.int32)
+    new[kept] = np.arange(len(kept), dtype=np.int32)
+    return pl.Series(codes.name, new[old]), ids.take(kept)
