@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import polars as pl
@@ -11,7 +12,8 @@ import polars as pl
 from recgraph import registry
 from recgraph.evaluate import frame
 from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.protocol import CONVENTIONS, COUNT_NO_TRUTH, VERSIONS, Convention
+from recgraph.evaluate.metrics.conventions import LIBRARIES
+from recgraph.evaluate.protocol import CONVENTIONS, Convention
 
 PAGE = Path(__file__).with_name("metrics.md")
 #: MovieLens 100k, a random 80 / 10 / 10 split: what EASE lists for user 538, seen films excluded, and the test part
@@ -55,8 +57,9 @@ is NaN as soon as a user with relevant items has none.
 
 ## Definitions
 
-k is the cut-off; a hit is a listed item that is relevant. Where nothing is said of a convention it is the definition
-above it; a metric is not defined under conventions that are not listed.
+k is the cut-off; a hit is a listed item that is relevant. A convention is a set of options
+(`recgraph/evaluate/metrics/conventions.py`): those that differ from the default ones are given in brackets, and each
+can be chosen by itself, `NDCG(discount="late")`. A metric is not defined under conventions that are not listed.
 
 """
 
@@ -75,8 +78,17 @@ def definition(metric: type[Metric]) -> str:
     items = [*_options(own), *(item for base in metric.__mro__[1:] if base is not Metric for item in _of_base(base))]
     if items:
         said = said.rstrip() + "\n\nOptions:\n\n" + "\n".join(items) + "\n"
-    under = ", ".join(f"`{name}`" for name in metric.conventions)
+    under = ", ".join(_convention(metric, name) for name in metric.conventions)
     return f"### `{metric.name}`\n\n{said.strip()}\n\nDefined under {under}.\n"
+
+
+def _convention(metric: type[Metric], name: Convention) -> str:
+    """A convention with the options that it sets."""
+    options, own = LIBRARIES[name].metrics.get(metric.name, {}), {field.name for field in fields(metric)}
+    said = [f"{option}={value}" for option, value in options.items() if option in own]
+    if options.get("positive_scores_only"):
+        said.append("items with a score of 0 or less are irrelevant")
+    return f"`{name}`" + (f" ({', '.join(said)})" if said else "")
 
 
 def _of_base(base: type) -> list[str]:
@@ -115,8 +127,8 @@ def scored(relevant: list[int]) -> str:
 def page() -> str:
     """The whole page."""
     versions = "| convention | follows |\n| --- | --- |\n"
-    versions += "".join(f"| `{name}` | {library} |\n" for name, library in VERSIONS.items())
-    counted = ", ".join(f"`{name}`" for name in CONVENTIONS if name in COUNT_NO_TRUTH)
+    versions += "".join(f"| `{name}` | {library.version} |\n" for name, library in LIBRARIES.items() if library.version)
+    counted = ", ".join(f"`{name}`" for name in CONVENTIONS if LIBRARIES[name].no_truth == 0)
     hits = [item for item in LISTED if item in RELEVANT]
     listed = LIST.format(listed=", ".join(map(str, LISTED)), hits=", ".join(map(str, hits)), n=len(RELEVANT))
     sections = "\n".join(definition(metric) for metric in metrics())

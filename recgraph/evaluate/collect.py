@@ -18,6 +18,7 @@ from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.hits import Facts, Places, RankedHits, Truth, expected_hits
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.ranking import Asked, Precision, RankedBatch, Ranker, device_of, item_vectors_of, lay_out, rank
 from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS, Lists
@@ -203,7 +204,7 @@ def _kept_bytes(jobs: Sequence[Job], graded: bool) -> int:
         size += 8
     if any(job.needs("known") for job in jobs):
         size += 25
-    if any(job.protocol.convention == "torchmetrics" for job in jobs):
+    if any(LIBRARIES[job.protocol.convention].reads_scores for job in jobs):
         size += 8
     return size + sum(32 + 8 * graded for job in jobs if job.expected)
 
@@ -269,7 +270,7 @@ class _Kept:
     @classmethod
     def like(cls, cases: Cases, depth: int, truth: Truth, jobs: Sequence[Job]) -> _Kept:
         shape = (len(cases), depth)
-        scored = any(job.protocol.convention == "torchmetrics" for job in jobs)
+        scored = any(LIBRARIES[job.protocol.convention].reads_scores for job in jobs)
         return cls(
             torch.zeros(shape, dtype=torch.bool),
             torch.zeros(len(cases), dtype=torch.int64),

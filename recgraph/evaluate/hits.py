@@ -171,6 +171,22 @@ class RankedHits:
         parts: dict[str, Any] = {field.name: _part(getattr(self, field.name), start, end) for field in fields(self)}
         return RankedHits(**parts)
 
+    def first_items(self, k: int) -> Tensor:
+        """[U, k] int64: the items at the first ``k`` ranks, -1 past the end of a list."""
+        assert self.items is not None
+        return self.items[:, :k]
+
+    def catalogue(self) -> Facts:
+        """The facts of the items."""
+        assert self.facts is not None
+        return self.facts
+
+    def popularity(self) -> Tensor:
+        """[n_items] int64: interactions of each item in the data the model was fitted on."""
+        counts = self.catalogue().counts
+        assert counts is not None
+        return counts
+
     def n_listed(self, k: int) -> Tensor:
         """[U] int64: items among the first ``k`` places."""
         if self.lengths is None:

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from recgraph import registry
 from recgraph.evaluate.metrics.base import Facts, Metric, Places, RankedHits
+from recgraph.evaluate.metrics.conventions import LIBRARIES
+from recgraph.evaluate.metrics.discounts import EXPONENTIAL, LATE, RANK, Discount
+from recgraph.evaluate.metrics.rank import NDCG
 from recgraph.evaluate.protocol import CONVENTIONS
 from recgraph.sparse.ragged import Ragged
 
@@ -218,6 +221,29 @@ def test_grades() -> None:
     assert value_of("ndcg", example, 3, "ranx", gain="exponential") == pytest.approx(exponential, abs=1e-12)
     assert value_of("recall", example, 3, "pyg", weighted=True) == pytest.approx(4 / 6, abs=1e-12)
     assert value_of("rbp", example, 3, "ranx") == pytest.approx(0.15 * (1 + 3 * 0.85**2), abs=1e-12)
+
+
+def test_discounts_and_gains_are_objects_or_names() -> None:
+    sqrt = Discount("sqrt", torch.rsqrt)
+    expected = (2**-0.5 + 4**-0.5) / (1 + 2**-0.5 + 3**-0.5)
+    assert value_of("ndcg", ranked(HITS, [3]), 5, discount=sqrt) == pytest.approx(expected, abs=1e-12)
+    assert NDCG(discount=sqrt).label == "ndcg(discount=sqrt)"
+    assert NDCG(gain="exponential", discount="late") == NDCG(gain=EXPONENTIAL, discount=LATE)
+    assert NDCG(gain="exponential").label == "ndcg(gain=exponential)"
+    with pytest.raises(ValueError, match="discount = 'early' must be one of rank, late"):
+        NDCG(discount="early")
+
+
+def test_a_convention_sets_the_options_that_are_not_given() -> None:
+    usual = NDCG(convention="lenskit")
+    assert (usual.discount, usual.label) == (LATE, "ndcg")
+    chosen = NDCG(convention="lenskit", discount="rank")
+    assert (chosen.discount, chosen.label) == (RANK, "ndcg(discount=rank)")
+    assert value_of("ndcg", ranked(HITS, [3]), 5, "lenskit", discount="rank") == value_of("ndcg", ranked(HITS, [3]), 5)
+    for name, library in LIBRARIES.items():
+        for metric, options in library.metrics.items():
+            own = registry.load("metric", metric)(convention=name)
+            assert {option: getattr(own, option) for option in options} == options
 
 
 # two users, two places, four items seen 4, 2, 2 and 0 times by eight users; the first item of each list is a hit

@@ -1,15 +1,4 @@
-"""Hit rate: whether anything relevant is found.
-
-Precision: the share of the list that is relevant.
-
-Recall: the share of the relevant items that is found.
-
-F1: precision and recall in one.
-
-R-precision: precision at as many places as there are relevant items.
-
-Popularity-stratified recall.
-"""
+"""Metrics that count hits, whatever their rank: hit rate, precision, recall, F1, R-precision, stratified recall."""
 
 from __future__ import annotations
 
@@ -19,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.metrics.base import Metric, Places, RankedHits, first_hit
+from recgraph.evaluate.metrics.base import Metric, Places, RankedHits, first_hit, of_items
 
 
 @dataclass(frozen=True)
@@ -27,8 +16,7 @@ class HitRate(Metric):
     """1 if a relevant item is among the first k, else 0.
 
     Attributes:
-        count: the number of relevant items instead (ranx's ``hits``; always so under ``recpack``, whose ``HitK``
-            it is).
+        count: the number of relevant items instead (ranx's ``hits``, RecPack's ``HitK``).
     """
 
     count: bool = False
@@ -37,7 +25,7 @@ class HitRate(Metric):
     expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        if self.count or self.convention == "recpack":
+        if self.count:
             return ranked.hits[:, :k].sum(1).double()
         if ranked.ties is not None:
             return first_hit(ranked, k).sum(1)
@@ -46,51 +34,42 @@ class HitRate(Metric):
 
 @dataclass(frozen=True)
 class Precision(Metric):
-    """hits in the first k / k.
+    """hits in the first k / k. Short lists are divided by k, too.
 
-    Short lists are divided by k, too; under ``lenskit`` by their length, and an empty list has no value.
+    Under ``lenskit`` a user without relevant items has a value, 0.
 
     Attributes:
-        divide_by: ``k``, the ``listed`` items (also what Cornac does without a cut-off), the ``relevant`` items but
-            at most k (RecTools' ``r_precision=True``, which is not R-precision), or the ``catalogue`` but at most
-            k (TorchMetrics' ``adaptive_k=True``); by default that of the convention.
+        divide_by: ``k``, by default; the ``listed`` items, an empty list then has no value (LensKit, and Cornac without
+            a cut-off); the ``relevant`` items but at most k (RecTools' ``r_precision=True``, which is not R-precision);
+            or the ``catalogue`` but at most k (TorchMetrics' ``adaptive_k=True``).
     """
 
     divide_by: Literal["k", "listed", "relevant", "catalogue"] | None = None
 
     name = "precision"
     expects = True
-    wants_positive_scores = True
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"n_items"} if self.divide_by == "catalogue" else ())
 
-    def without_truth(self) -> float | None:
-        return None if self.convention == "lenskit" else super().without_truth()
-
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         found = ranked.hits[:, :k].sum(1).double()
-        divide_by = self.divide_by or ("listed" if self.convention == "lenskit" else "k")
-        if divide_by == "listed":
+        if self.divide_by == "listed":
             return found / ranked.n_listed(k)
-        if divide_by == "relevant":
+        if self.divide_by == "relevant":
             return found / ranked.n_relevant.clamp(max=k)
-        if divide_by == "catalogue":
-            assert ranked.facts is not None
-            return found / min(k, ranked.facts.n_items)
+        if self.divide_by == "catalogue":
+            return found / min(k, ranked.catalogue().n_items)
         return found / k
 
 
 @dataclass(frozen=True)
 class Recall(Metric):
-    """hits in the first k / relevant items.
-
-    Under ``lenskit`` the divisor is min(relevant items, k); elsewhere, with more than k relevant items, the best
-    possible value is below 1.
+    """hits in the first k / relevant items. With more than k relevant items the best possible value is below 1.
 
     Attributes:
-        bounded: divide by min(relevant items, k) (RecPack's ``CalibratedRecallK``).
+        bounded: divide by min(relevant items, k) (LensKit; RecPack's ``CalibratedRecallK``).
         weighted: count grades, not items (PyG's ``weighted=True``).
     """
 
@@ -99,7 +78,6 @@ class Recall(Metric):
 
     name = "recall"
     expects = True
-    wants_positive_scores = True
 
     @property
     def needs(self) -> frozenset[str]:
@@ -110,8 +88,8 @@ class Recall(Metric):
             assert ranked.gains is not None
             assert ranked.total_gain is not None
             return ranked.gains[:, :k].sum(1) / ranked.total_gain
-        bounded = self.bounded or self.convention == "lenskit"
-        return ranked.hits[:, :k].sum(1).double() / (ranked.n_relevant.clamp(max=k) if bounded else ranked.n_relevant)
+        n_relevant = ranked.n_relevant.clamp(max=k) if self.bounded else ranked.n_relevant
+        return ranked.hits[:, :k].sum(1).double() / n_relevant
 
 
 @dataclass(frozen=True)
@@ -125,7 +103,6 @@ class F1(Metric):
     beta: float = 1.0
 
     name = "f1"
-    conventions = ("recgraph", "rectools", "pyg", "ranx", "cornac")
     expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
@@ -140,12 +117,8 @@ class RPrecision(Metric):
     """
 
     name = "r_precision"
-    conventions = ("recgraph", "torchmetrics", "ranx")
     expects = True
-
-    @property
-    def cut(self) -> bool:
-        return False
+    cut = False
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         if ranked.places is not None:
@@ -155,7 +128,7 @@ class RPrecision(Metric):
 
 
 def _from_places(places: Places, n_relevant: Tensor, expected: bool) -> Tensor:
-    """[U] float64: the (expected) hits in the first r places of the whole ranking."""
+    """[U] float64: the (expected) hits among the first r of the whole ranking."""
     left = n_relevant[places.above.rows] - places.above.values
     if expected:
         found = (left.clamp(min=0).double() / places.equal.clamp(min=1)).clamp(max=1)
@@ -175,34 +148,27 @@ class StratifiedRecall(Metric):
     Steck, "Item popularity and recommendation accuracy" (RecSys 2011). Popularity is the interactions in the training
     data; an item without any counts like one with a single interaction.
 
-    Under ``recpack`` (``IPSHitRateK``): the sum over hits of min(all interactions / the item's, 10000), 0 for an item
-    without any, not divided.
-
     Attributes:
         beta: 0 gives recall.
+        inverse_share: instead the sum over hits of min(all interactions / the item's, 10000), 0 for an item without
+            any, not divided (RecPack's ``IPSHitRateK``).
     """
 
     beta: float = 0.5
+    inverse_share: bool = False
 
     name = "stratified_recall"
-    conventions = ("recgraph", "recpack")
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"items", "counts", "relevant"})
+    needs = frozenset({"items", "counts", "relevant"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        assert ranked.items is not None
-        assert ranked.facts is not None
-        assert ranked.facts.counts is not None
-        assert ranked.relevant is not None
-        counts = ranked.facts.counts.double()
-        if self.convention == "recpack":
+        counts = ranked.popularity().double()
+        if self.inverse_share:
             weights = torch.where(counts > 0, (counts.sum() / counts.clamp(min=1)).clamp(max=_MOST), 0.0)
         else:
             weights = counts.clamp(min=1) ** -self.beta
-        found = (weights[ranked.items[:, :k].clamp(min=0)] * ranked.hits[:, :k]).sum(1)
-        if self.convention == "recpack":
+        found = (of_items(weights, ranked, k) * ranked.hits[:, :k]).sum(1)
+        if self.inverse_share:
             return found
+        assert ranked.relevant is not None
         total = torch.zeros_like(found).index_add_(0, ranked.relevant.rows, weights[ranked.relevant.values])
         return found / total

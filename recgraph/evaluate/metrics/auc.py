@@ -1,7 +1,4 @@
-"""Area under the ROC curve of a user's ranking.
-
-Partial areas under the ROC curve.
-"""
+"""Areas under the ROC curve: of a user's whole ranking, of a list, and of the top of a list."""
 
 from __future__ import annotations
 
@@ -9,57 +6,65 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nan
 
 from recgraph.evaluate.metrics.base import Metric, Places, RankedHits, within
 
 
+@dataclass(frozen=True)
 class AUC(Metric):
     """The share of pairs of a relevant and another candidate in which the relevant one stands higher.
 
-    All candidates are ranked, there is no cut-off, and equal scores count one half. A relevant item that is no
-    candidate loses every pair; a user without other candidates has no value.
+    All candidates are ranked and there is no cut-off. A relevant item that is no candidate loses every pair; a user
+    without other candidates has no value.
 
-    Conventions: ``recbole`` (``GAUC``) weighs users by their relevant items in the mean; under ``cornac`` equal scores
-    count 0; ``replay`` and ``torchmetrics`` look at the first k places alone (relevant items that are not listed cost
-    nothing) and are 0 without a hit; where all of them are hits ``replay`` gives 1, ``torchmetrics`` 0.
+    Attributes:
+        ties: equal scores count one ``half``, by default; they ``lose`` (Cornac); or, within a list, its ``order``
+            decides (RePlay).
+        within_list: look at the first k ranks alone; relevant items that are not listed cost nothing, and a list
+            without a hit is 0 (RePlay, TorchMetrics).
+        all_hits: the value of a list of hits alone (1 in RePlay).
+        weigh_users: by their relevant items in the mean (RecBole's ``GAUC``).
     """
 
+    ties: Literal["half", "lose", "order"] = "half"
+    within_list: bool = False
+    all_hits: float = 0.0
+    weigh_users: bool = False
+
     name = "auc"
-    conventions = ("recgraph", "recbole", "cornac", "replay", "torchmetrics")
 
     @property
-    def expects(self) -> bool:  # type: ignore[override]
-        return not self.cut and self.convention != "cornac"
+    def expects(self) -> bool:
+        return not self.within_list and self.ties == "half"
 
     @property
     def cut(self) -> bool:
-        return self.convention in ("replay", "torchmetrics")
+        return self.within_list
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset() if self.cut else frozenset({"places"})
+        return frozenset() if self.within_list else frozenset({"places"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        if self.cut:
-            scores = ranked.scores if self.convention == "torchmetrics" else None
-            return _in_list(ranked, scores, k, all_hits=1.0 if self.convention == "replay" else 0.0)
+        if self.within_list:
+            return _in_list(ranked, None if self.ties == "order" else ranked.scores, k, all_hits=self.all_hits)
         assert ranked.places is not None
-        return _of_all(ranked.places, ranked.n_relevant, strict=self.convention == "cornac")
+        return _of_all(ranked.places, ranked.n_relevant, tied_loss=0.5 if self.ties == "half" else 1.0)
 
     def mean(self, values: Tensor, ranked: RankedHits) -> float:
-        if self.convention != "recbole":
+        if not self.weigh_users:
             return super().mean(values, ranked)
         has = ~values.isnan()
         weights = ranked.n_relevant[has].double()
         return float((values[has] * weights).sum() / weights.sum())
 
 
-def _of_all(places: Places, n_relevant: Tensor, *, strict: bool) -> Tensor:
+def _of_all(places: Places, n_relevant: Tensor, *, tied_loss: float) -> Tensor:
     rows, ok = places.above.rows, places.reachable.double()
     other = places.above.values - places.n_better()
     tied = places.equal - places.n_tied()
-    lost = (other + tied * (1.0 if strict else 0.5)) * ok
+    lost = (other + tied * tied_loss) * ok
     total = torch.zeros(places.above.n_rows, dtype=torch.float64, device=lost.device)
     found = total.clone().index_add_(0, rows, ok)
     n_other = places.n_candidates - found
@@ -75,7 +80,7 @@ def _in_list(ranked: RankedHits, scores: Tensor | None, k: int, *, all_hits: flo
         group = torch.nn.functional.pad(new, (1, 0)).long().cumsum(1)
     in_group = torch.zeros_like(hits).scatter_add_(1, group, misses)
     above = in_group.cumsum(1) - in_group
-    # without scores a group is one place, which holds a hit or a miss
+    # without scores a group is one rank, which holds a hit or a miss
     wrong = (hits * (above + in_group / 2).gather(1, group)).sum(1)
     n_hits, n_misses = hits.sum(1), misses.sum(1)
     values = 1 - wrong / (n_hits * n_misses)
@@ -100,7 +105,6 @@ class PartialAUC(Metric):
     short: Literal["ignore", "exclude"] = "ignore"
 
     name = "partial_auc"
-    conventions = ("recgraph", "rectools")
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         hits = ranked.hits.double()
@@ -112,5 +116,5 @@ class PartialAUC(Metric):
             divisor = divisor.clamp(max=k)
         values = gained.sum(1) / (divisor * k)
         if self.short == "exclude":
-            values = values.masked_fill((misses.sum(1) < k) & (hits.sum(1) < ranked.n_relevant), float("nan"))
+            values = values.masked_fill((misses.sum(1) < k) & (hits.sum(1) < ranked.n_relevant), nan)
         return values

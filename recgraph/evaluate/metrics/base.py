@@ -1,30 +1,28 @@
-"""What a metric is: a value for each user, or one for all, from ranked lists.
-
-The distribution of the first hit over all orders of equal scores.
-
-How often each item is recommended, which metrics of all lists together read.
-"""
+"""What a metric is: a value for each user, or one for all, from ranked lists."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recgraph.evaluate.hits import Facts, Places, RankedHits, Ties
-from recgraph.evaluate.protocol import CONVENTIONS, COUNT_NO_TRUTH, COUNT_UNDEFINED, Convention
+from recgraph.evaluate.metrics.conventions import LIBRARIES, options_of
+from recgraph.evaluate.protocol import CONVENTIONS, Convention
 
-__all__ = ["Aggregate", "Facts", "Metric", "Places", "RankedHits", "Ties", "ranks", "within"]
+__all__ = ["Aggregate", "Facts", "Metric", "Places", "RankedHits", "Ties"]
 
 
 @dataclass(frozen=True)
 class Metric:
     """Base of all metrics. A subclass sets ``name`` and fills :meth:`compute`.
 
-    A subclass with options is a frozen dataclass, too; options other than the default show in :attr:`label`.
+    A subclass with options is a frozen dataclass, too. An option that is not given has the value of the convention, see
+    :mod:`recgraph.evaluate.metrics.conventions`, else its default; others show in :attr:`label`.
 
     Attributes:
         convention: whose definition; one of :attr:`conventions`.
@@ -45,10 +43,14 @@ class Metric:
     higher_is_better: ClassVar[bool] = True
     #: False where it is one value for all users
     per_user: ClassVar[bool] = True
-    #: whether TorchMetrics counts no item with a score of 0 or less as relevant
-    wants_positive_scores: ClassVar[bool] = False
-    #: whether it has an expectation over the orders of equal scores
-    expects: ClassVar[bool] = False
+    #: whether an item with a score of 0 or less counts as irrelevant
+    positive_scores_only: ClassVar[bool] = False
+
+    _options: ClassVar[Mapping[Convention, Mapping[str, Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        if found := options_of(cls.__dict__.get("name", "")):
+            cls._options, cls.conventions = found, tuple(found)
 
     def __post_init__(self) -> None:
         if self.convention not in self.conventions:
@@ -56,6 +58,9 @@ class Metric:
                 f"metric {self.name!r} is not defined under convention {self.convention!r}; "
                 f"it is under {', '.join(self.conventions)}"
             )
+        for option, value in self._options.get(self.convention, {}).items():
+            if getattr(self, option) == getattr(type(self), option):  # it was not given
+                object.__setattr__(self, option, value)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -68,12 +73,18 @@ class Metric:
         return True
 
     @property
+    def expects(self) -> bool:
+        """Whether it has an expectation over the orders of equal scores."""
+        return False
+
+    @property
     def label(self) -> str:
-        """The name, with the options that are not the default, e.g. ``map(divide_by=k)``."""
+        """The name, with the options that are neither the convention's nor the default, e.g. ``map(divide_by=k)``."""
+        usual = self._options.get(self.convention, {})
         options = [
             f"{field.name}={getattr(self, field.name)}"
             for field in fields(self)
-            if field.name != "convention" and getattr(self, field.name) != field.default
+            if field.name != "convention" and getattr(self, field.name) != usual.get(field.name, field.default)
         ]
         return self.name + (f"({', '.join(options)})" if options else "")
 
@@ -92,31 +103,23 @@ class Metric:
                 raise ValueError(f"metric {self.label!r} needs {need}, which is not known here")
         if ranked.ties is not None and not self.expects:
             raise ValueError(f"metric {self.label!r} has no expectation over tied orders; use the seeded permutation")
-        if self.convention == "torchmetrics" and self.wants_positive_scores and ranked.scores is not None:
+        if self.positive_scores_only and ranked.scores is not None:
             ranked = replace(ranked, hits=ranked.hits * (ranked.scores > 0))
         values = self.compute(ranked, k)
-        missing = self.without_truth()
-        return values if missing is None else values.masked_fill(ranked.n_relevant == 0, missing)
-
-    def without_truth(self) -> float | None:
-        """The value of a user without relevant items; None: what :meth:`compute` gives."""
         if not self.needs_truth:
-            return None
-        return 0.0 if self.convention in COUNT_NO_TRUTH else float("nan")
+            return values
+        return values.masked_fill(ranked.n_relevant == 0, LIBRARIES[self.convention].no_truth)
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         """[U] float64; any value where a user has no relevant item and the metric needs one."""
         raise TypeError(f"{type(self).__name__} must define compute(ranked, k)")
 
     def mean(self, values: Tensor, ranked: RankedHits) -> float:
-        """The value over all users: the mean of those that have one; NaN if none has.
-
-        Under ``cornac`` it is NaN as soon as a user with relevant items has none.
-        """
-        plain = values.numpy(force=True)
-        if self.convention == "cornac" and bool(values[ranked.n_relevant > 0].isnan().any()):
+        """The value over all users: by default the mean of those that have one; NaN if none has."""
+        undefined, plain = LIBRARIES[self.convention].undefined, values.numpy(force=True)
+        if undefined == "nan" and bool(values[ranked.n_relevant > 0].isnan().any()):
             return float("nan")
-        if self.convention in COUNT_UNDEFINED:
+        if undefined == "zero":
             plain = np.nan_to_num(plain, nan=0.0)
         if np.isnan(plain).any():
             plain = plain[~np.isnan(plain)]
@@ -133,20 +136,15 @@ class Aggregate(Metric):
         return float(values)
 
 
-def ranks(k: int, like: Tensor) -> Tensor:
-    """[k] float64: 1, 2, ... k."""
-    return torch.arange(1, k + 1, dtype=torch.float64, device=like.device)
-
-
 def within(ranked: RankedHits, k: int) -> Tensor:
-    """[U, k] bool: the places that hold an item."""
+    """[U, k] bool: the ranks that hold an item."""
     if ranked.items is not None:
         return ranked.items[:, :k] >= 0
     return torch.arange(k, device=ranked.hits.device) < ranked.n_listed(k)[:, None]
 
 
 def first_hit(ranked: RankedHits, k: int) -> Tensor:
-    """[U, k] float64: the probability that the first hit is at each rank.
+    """[U, k] float64: the probability that the first hit is at each rank, over all orders of equal scores.
 
     In a group of n tied candidates with m relevant ones, whose first o are misses, the next one is a hit with
     probability m / (n - o) (McSherry and Najork, ECIR 2008, give the same as a hypergeometric tail).
@@ -159,16 +157,18 @@ def first_hit(ranked: RankedHits, k: int) -> Tensor:
     return chance * torch.cat([torch.ones_like(missed[:, :1]), missed[:, :-1]], 1)
 
 
-def listed(ranked: RankedHits, k: int) -> tuple[Tensor, Facts]:
-    """[n_items] int64: the lists with each item among their first ``k``; and the facts of the items."""
-    assert ranked.items is not None
-    assert ranked.facts is not None
-    items = ranked.items[:, :k]
-    return torch.bincount(items[items >= 0], minlength=ranked.facts.n_items), ranked.facts
+def times_listed(ranked: RankedHits, k: int) -> Tensor:
+    """[n_items] int64: the lists with each item among their first ``k``."""
+    items = ranked.first_items(k)
+    return torch.bincount(items[items >= 0], minlength=ranked.catalogue().n_items)
+
+
+def of_items(values: Tensor, ranked: RankedHits, k: int) -> Tensor:
+    """[U, k]: the value of each listed item, from ``values`` [n_items]; any value past the end of a list."""
+    return values[ranked.first_items(k).clamp(min=0)]
 
 
 def average(values: Tensor, ranked: RankedHits, k: int) -> Tensor:
     """[U] float64: the mean over the listed items of ``values`` [U, k]; NaN for an empty list."""
-    assert ranked.items is not None
-    mask = ranked.items[:, :k] >= 0
+    mask = ranked.first_items(k) >= 0
     return (values.double() * mask).sum(1) / mask.sum(1)

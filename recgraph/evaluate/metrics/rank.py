@@ -1,27 +1,30 @@
-"""Gains and discounts that NDCG and DCG share.
-
-Discounted cumulative gain, not normalised.
-
-Normalised discounted cumulative gain.
-
-Mean average precision.
-
-Mean reciprocal rank.
-
-Normalised cumulative reciprocal rank.
-
-Rank-biased precision.
-"""
+"""Metrics that weigh a hit by its rank: DCG, NDCG, MAP, MRR, NCRR and RBP."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nan
 
-from recgraph.evaluate.metrics.base import Metric, Places, RankedHits, first_hit, ranks
+from recgraph.evaluate.metrics.base import Metric, Places, RankedHits, first_hit
+from recgraph.evaluate.metrics.discounts import (
+    EXPONENTIAL,
+    LATE,
+    LINEAR,
+    RANK,
+    Discount,
+    Gain,
+    geometric,
+    ranks,
+    reciprocal,
+)
+
+_GAINS = {gain.name: gain for gain in (LINEAR, EXPONENTIAL)}
+_DISCOUNTS = {discount.name: discount for discount in (RANK, LATE)}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,32 +32,49 @@ class Discounted(Metric):
     """Base of NDCG and DCG.
 
     Attributes:
-        gain: ``linear``: the grade; ``exponential``: 2^grade - 1 (Burges et al., ICML 2005).
-        discount: ``rank``: 1 / log2(j + 1) at rank j; ``late``: 1 / log2(max(j, 2)), which weighs ranks 1 and 2
-            alike (the default under ``lenskit``; its ``LogRankWeight(offset=1)`` is ``rank``).
+        gain: of a grade: ``LINEAR``, the grade; ``EXPONENTIAL``, 2^grade - 1 (Burges et al., ICML 2005); or your own
+            ``Gain``. The names ``linear`` and ``exponential`` are accepted, too.
+        discount: of a rank j: ``RANK``, 1 / log2(j + 1), by default; ``LATE``, 1 / log2(max(j, 2)), which weighs ranks
+            1 and 2 alike (LensKit's default; its ``LogRankWeight(offset=1)`` is ``RANK``); or your own ``Discount``.
+            The names ``rank`` and ``late`` are accepted, too.
     """
 
-    gain: Literal["linear", "exponential"] = "linear"
-    discount: Literal["rank", "late"] | None = None
+    gain: Gain | str = LINEAR
+    discount: Discount | str | None = None
 
     expects = True
 
-    def discounts(self, k: int, like: Tensor) -> Tensor:
-        """[k] float64."""
-        discount = self.discount or ("late" if self.convention == "lenskit" else "rank")
-        places = ranks(k, like)
-        return (places + 1 if discount == "rank" else places.clamp(min=2)).log2().reciprocal()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "gain", _named("gain", self.gain, _GAINS))
+        if self.discount is not None:
+            object.__setattr__(self, "discount", _named("discount", self.discount, _DISCOUNTS))
+
+    def weights(self, k: int, like: Tensor) -> Tensor:
+        """[k] float64: the discount of each rank."""
+        discount = self.discount or RANK
+        assert isinstance(discount, Discount)
+        return discount(k, like)
+
+    def gains(self, grades: Tensor) -> Tensor:
+        assert isinstance(self.gain, Gain)
+        return self.gain(grades)
 
     def gained(self, ranked: RankedHits, k: int) -> Tensor:
-        """[U, k] float64."""
+        """[U, k] float64: the gain at each rank."""
         if ranked.gains is None:
             return ranked.hits[:, :k].double()
-        if self.gain == "exponential" and ranked.ties is not None:
-            raise ValueError("gain = 'exponential' has no expectation over tied orders here; use gain = 'linear'")
-        return self.of_grades(ranked.gains[:, :k])
+        if self.gain is not LINEAR and ranked.ties is not None:
+            raise ValueError(f"gain = '{self.gain}' has no expectation over tied orders; use gain = 'linear'")
+        return self.gains(ranked.gains[:, :k])
 
-    def of_grades(self, grades: Tensor) -> Tensor:
-        return grades if self.gain == "linear" else grades.exp2() - 1
+
+def _named(option: str, value: T | str, known: Mapping[str, T]) -> T:
+    if not isinstance(value, str):
+        return value
+    if value not in known:
+        raise ValueError(f"{option} = {value!r} must be one of {', '.join(known)}, or an object of your own")
+    return known[value]
 
 
 class DCG(Discounted):
@@ -64,13 +84,9 @@ class DCG(Discounted):
     """
 
     name = "dcg"
-    conventions = ("recgraph", "lenskit", "ranx", "recpack")
-
-    def without_truth(self) -> float | None:
-        return 0.0 if self.convention == "lenskit" else super().without_truth()
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        return (self.gained(ranked, k) * self.discounts(k, ranked.hits)).sum(1)
+        return (self.gained(ranked, k) * self.weights(k, ranked.hits)).sum(1)
 
 
 @dataclass(frozen=True)
@@ -80,9 +96,9 @@ class NDCG(Discounted):
     The gain is 1 for a relevant item; where the truth carries grades it is the grade.
 
     Attributes:
-        ideal: the best list: ``achievable``: its first min(relevant items, k) places are hits; ``full``: all k are,
-            whatever is relevant (the default under ``rectools``, for binary gains; its
-            ``divide_by_achievable=True`` is ``achievable``).
+        ideal: the best list: ``achievable``, by default: its first min(relevant items, k) ranks are hits; ``full``: all
+            k are, whatever is relevant, for binary gains (RecTools; its ``divide_by_achievable=True`` is
+            ``achievable``).
     """
 
     ideal: Literal["achievable", "full"] | None = None
@@ -90,69 +106,58 @@ class NDCG(Discounted):
     name = "ndcg"
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        discount = self.discounts(k, ranked.hits)
-        if (self.ideal or ("full" if self.convention == "rectools" else "achievable")) == "full":
-            return (ranked.hits[:, :k] * discount).sum(1) / discount.sum()
+        weights = self.weights(k, ranked.hits)
+        if self.ideal == "full":
+            return (ranked.hits[:, :k] * weights).sum(1) / weights.sum()
         if ranked.gains is None or ranked.ideal_gains is None:
-            best = discount.cumsum(0)[(ranked.n_relevant.clamp(max=k) - 1).clamp(min=0)]
-            return (ranked.hits[:, :k] * discount).sum(1) / best
-        best = (self.of_grades(ranked.ideal_gains[:, :k]) * discount).sum(1)
-        return (self.gained(ranked, k) * discount).sum(1) / best
+            return (ranked.hits[:, :k] * weights).sum(1) / _best(weights, ranked.n_relevant)
+        best = (self.gains(ranked.ideal_gains[:, :k]) * weights).sum(1)
+        return (self.gained(ranked, k) * weights).sum(1) / best
 
 
-_DIVISORS = {"rectools": "relevant", "ranx": "relevant", "lenskit": "listed", "torchmetrics": "hits"}
+def _best(weights: Tensor, n_hits: Tensor) -> Tensor:
+    """[U] float64: the sum of the weights [k] of the first ``n_hits`` [U] ranks, at least of one."""
+    return weights.cumsum(0)[(n_hits.clamp(max=len(weights)) - 1).clamp(min=0)]
 
 
 @dataclass(frozen=True)
 class MAP(Metric):
     """The sum over the ranks j <= k of hits of (hits in the first j) / j, over min(relevant items, k).
 
-    Under ``cornac`` it has no cut-off: all candidates are ranked, and a tie counts as the last of its places.
-
     Attributes:
-        divide_by: ``bounded``: min(relevant items, k), as in RecBole, RePlay and PyG; the ``relevant`` items, as in
-            RecTools and ranx; min(relevant items, ``listed`` items), as in LensKit; the ``hits``, as in
-            TorchMetrics; or ``k`` (RecTools' ``divide_by_k=True``); by default that of the convention.
+        divide_by: ``bounded``, by default: min(relevant items, k), as in RecBole, RePlay and PyG; the ``relevant``
+            items, as in RecTools and ranx; min(relevant items, ``listed`` items), as in LensKit; the ``hits``, as in
+            TorchMetrics; or ``k`` (RecTools' ``divide_by_k=True``).
+        whole: rank all candidates, without a cut-off; a tie counts as the last of its ranks, and the divisor is the
+            relevant items (Cornac).
     """
 
     divide_by: Literal["bounded", "relevant", "listed", "hits", "k"] | None = None
+    whole: bool = False
 
     name = "map"
-    conventions = (
-        "recgraph",
-        "recbole",
-        "rectools",
-        "replay",
-        "lenskit",
-        "pyg",
-        "torchmetrics",
-        "ranx",
-        "cornac",
-    )
     expects = True
-    wants_positive_scores = True
 
     @property
     def cut(self) -> bool:
-        return self.convention != "cornac"
+        return not self.whole
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"places"} if self.convention == "cornac" else ())
+        return frozenset({"places"} if self.whole else ())
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        if self.convention == "cornac":
+        if self.whole:
             assert ranked.places is not None
             return _pessimistic(ranked.places) / ranked.n_relevant
         found = (_precise_hits(ranked, k) / ranks(k, ranked.hits)).sum(1)
-        divide_by = self.divide_by or _DIVISORS.get(self.convention, "bounded")
-        if divide_by == "k":
+        if self.divide_by == "k":
             return found / k
-        if divide_by == "relevant":
+        if self.divide_by == "relevant":
             return found / ranked.n_relevant
-        if divide_by == "listed":
+        if self.divide_by == "listed":
             return found / ranked.n_relevant.minimum(ranked.n_listed(k))
-        if divide_by == "hits":
+        if self.divide_by == "hits":
             return found / ranked.hits[:, :k].sum(1).clamp(min=1)
         return found / ranked.n_relevant.clamp(max=k)
 
@@ -164,7 +169,7 @@ def _precise_hits(ranked: RankedHits, k: int) -> Tensor:
         return hits * hits.cumsum(1)
     ties = ranked.ties
     offset, size, n_hits = (part[:, :k].double() for part in (ties.offset, ties.size, ties.n_hits))
-    # hits in groups above are independent of this one; two places of a group are both hits with m(m-1)/n(n-1)
+    # hits in groups above are independent of this one; two ranks of a group are both hits with m(m-1)/n(n-1)
     above = hits.cumsum(1) - hits * (offset + 1)
     both = n_hits * (n_hits - 1) / (size * (size - 1)).clamp(min=1)
     return hits * (1 + above) + offset * both
@@ -177,68 +182,71 @@ def _pessimistic(places: Places) -> Tensor:
     return values.index_add_(0, places.above.rows, precision * places.reachable)
 
 
+@dataclass(frozen=True)
 class MRR(Metric):
     """1 / the rank of the first relevant item, 0 where none is among the first k.
 
-    Under ``cornac`` a user without a hit has no value (the library raises).
+    Attributes:
+        needs_hit: a user without a hit has no value (Cornac, which raises).
     """
+
+    needs_hit: bool = False
 
     name = "mrr"
     expects = True
-    wants_positive_scores = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         if ranked.ties is not None:
             return (first_hit(ranked, k) / ranks(k, ranked.hits)).sum(1)
         values = (ranked.hits[:, :k] / ranks(k, ranked.hits)).amax(1)
-        return values.masked_fill(values == 0, nan) if self.convention == "cornac" else values
+        return values.masked_fill(values == 0, nan) if self.needs_hit else values
 
 
+@dataclass(frozen=True)
 class NCRR(Metric):
     """The sum over the ranks j <= k of hits of 1 / j, over the same sum for the best possible list.
 
-    Under ``cornac`` the best list is no longer than the list itself.
+    Attributes:
+        within_list: the best list is no longer than the list itself (Cornac).
     """
 
+    within_list: bool = False
+
     name = "ncrr"
-    conventions = ("recgraph", "cornac")
     expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        weights = ranks(k, ranked.hits).reciprocal()
-        longest = ranked.n_listed(k) if self.convention == "cornac" else ranked.n_relevant.clamp(max=k)
-        best = weights.cumsum(0)[(ranked.n_relevant.minimum(longest) - 1).clamp(min=0)]
-        return (ranked.hits[:, :k] * weights).sum(1) / best
+        weights = reciprocal(k, ranked.hits)
+        n_hits = ranked.n_relevant.minimum(ranked.n_listed(k)) if self.within_list else ranked.n_relevant
+        return (ranked.hits[:, :k] * weights).sum(1) / _best(weights, n_hits)
 
 
 @dataclass(frozen=True)
 class RBP(Metric):
     """The sum over the ranks j <= k of hits of p^(j-1), over the same sum for the best possible list.
 
-    Moffat and Zobel (TOIS 2008) and, as defaults, LensKit and ranx multiply the sum by 1 - p instead, so that with
-    few relevant items the best possible value is far below 1; ranx also multiplies each hit by its grade.
-
     Attributes:
         patience: p, the probability that a user goes on to the next item.
-        normalize: whether the best possible list scores 1; by default that of the convention. Under ``lenskit`` the
-            best list is no longer than the list itself.
+        normalize: whether the best possible list scores 1, by default. Else the sum is multiplied by 1 - p (Moffat and
+            Zobel, TOIS 2008; LensKit's and ranx' default), so that with few relevant items the best possible value is
+            far below 1.
+        graded: multiply each hit by its grade (ranx).
+        within_list: the best list is no longer than the list itself (LensKit).
     """
 
     patience: float = 0.85
     normalize: bool | None = None
+    graded: bool = False
+    within_list: bool = False
 
     name = "rbp"
-    conventions = ("recgraph", "lenskit", "ranx")
     expects = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        weights = self.patience ** (ranks(k, ranked.hits) - 1)
-        gains = ranked.gains if self.convention == "ranx" and ranked.gains is not None else ranked.hits
+        weights = geometric(self.patience, k, ranked.hits)
+        gains = ranked.gains if self.graded and ranked.gains is not None else ranked.hits
         found = (gains[:, :k] * weights).sum(1)
-        normalize = self.convention == "recgraph" if self.normalize is None else self.normalize
-        if not normalize:
+        if self.normalize is False:
             return found * (1 - self.patience)
-        best = ranked.n_relevant.clamp(max=k)
-        if self.convention == "lenskit":
-            best = best.minimum(ranked.n_listed(k))
-        return (found / weights.cumsum(0)[(best - 1).clamp(min=0)]).masked_fill(best == 0, float("nan"))
+        n_hits = ranked.n_relevant.minimum(ranked.n_listed(k)) if self.within_list else ranked.n_relevant
+        return (found / _best(weights, n_hits)).masked_fill(n_hits == 0, nan)
