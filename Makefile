@@ -1,6 +1,6 @@
 # Everything a developer runs. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types test-fast test-slow test-gpu bench bench-scale bench-gpu reference docs clean
+.PHONY: help venv demo test lint types test-fast test-slow test-gpu bench bench-scale bench-gpu reference same-numbers docs clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -20,11 +20,13 @@ export OMP_NUM_THREADS
 WORKERS ?= 2
 PYTEST := $(PY) -m pytest
 HAS_GPU := $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'
+# `make same-numbers BASE=v1` compares with another commit than main.
+BASE ?= main
 # `make demo SMALL=1` trains for a few epochs only.
 DEMO_ARGS := $(if $(SMALL),--small)
 
 help:  ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): setup.cfg pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "recgraph needs Python >= 3.11 with venv; name one with make PYTHON=..." >&2; exit 1; }
@@ -71,6 +73,9 @@ bench-gpu: $(STAMP)  ## the same on a CUDA device
 
 reference: $(STAMP)  ## every agreement with the published code, a JSON object a line
 	$(PY) -m experiments.reference $(ARGS)
+
+same-numbers: $(STAMP)  ## small trainings of every model, bit for bit as with the commit BASE (main)
+	$(PY) experiments/same_numbers.py --base $(BASE) $(ARGS)
 
 docs: $(DOCS_STAMP)  ## the documentation, in docs/_build/html
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html

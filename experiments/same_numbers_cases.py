@@ -1,0 +1,266 @@
+"""The trainings that ``same_numbers.py`` compares, and the small graphs that they read.
+
+A case is called by what it sets: the model, all settings that are not the family's, and the data set where it is a
+graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+LOG, RECOMMENDATION, NODES = "synthetic", "tiny-rec", "tiny-nodes"
+_TRAINED = ("max_epochs=2", "learning_rate=0.005")
+_NARROW = (*_TRAINED, "hidden_dim=16")
+_SEQUENCE = (*_NARROW, "inner_dim=32", "max_len=20", "n_negatives=32")
+_PATHS = 'metapaths=["paper-author-paper","paper-subject-paper"]'
+_NODE = (*_NARROW, _PATHS, "probe_repeats=2", "probe_steps=20")
+_CLUSTERS = "n_clusters=[6,15]"
+_CLUSTER_WEIGHT = "weight=cluster weight_options={n_clusters=[3,7]}"
+
+#: data set, settings of the family, cases
+FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    (
+        LOG,
+        (),
+        (
+            "popularity",
+            "popularity split=time",
+            "popularity split=ratio split_seed=3",
+            'popularity split=ratio split_options={order="time",test=0.2}',
+            "itemknn k=20",
+            "ease",
+            "ease split=users split_seed=3",
+            "slim k=20",
+            "ials hidden_dim=16 n_iterations=3",
+            "ials hidden_dim=16 n_iterations=3 solver=cg frequency_power=0.5",
+        ),
+    ),
+    (
+        LOG,
+        _NARROW,
+        (
+            "bprmf",
+            "bprmf loss=bce n_negatives=4 popularity_power=0.5",
+            "bprmf loss=full_softmax",
+            "bprmf loss=sampled_softmax n_negatives=32",
+            "lightgcn",
+            "lightgcn split=users",
+            "sgl graph_view=edge_drop",
+            "sgl graph_view=node_drop",
+            "sgl graph_view=random_walk candidates=batch",
+            f"sgl candidates=batch {_CLUSTER_WEIGHT}",
+            "simgcl",
+            "simgcl weight=learned",
+            "xsimgcl",
+            "xsimgcl similarity=dot temperature=1.0 weight=self_mask",
+        ),
+    ),
+    (
+        LOG,
+        _SEQUENCE,
+        (
+            "gru4rec",
+            "gru4rec regime=prefix",
+            "sasrec",
+            "sasrec regime=prefix",
+            "sasrec loss=sampled_softmax",
+            "sasrec loss=sampled_softmax loss_options={popularity_power=0.5,log_q=false} regime=prefix",
+            "sasrec loss=bce",
+            "sasrec loss=bce loss_options={calibration=0.75} regime=prefix",
+            "sasrec loss=bpr",
+            "sasrec loss=full_softmax loss_options={block_rows=7,pad_candidate=false}",
+            "sasrec encoder=gru",
+            "sasrec encoder=gru regime=prefix",
+            "sasrec encoder=filtered_transformer",
+            "sasrec encoder=filtered_transformer regime=prefix",
+            "sasrec encoder=gated_transformer",
+            "sasrec encoder=gated_transformer regime=prefix",
+            "sasrec split=time",
+            "sasrec split=users",
+            "sasrec accumulate=2 clip_norm=0.5 schedule=cosine warmup_steps=3 weight_decay=0.01",
+            "sasrec precision=bf16 metric=loss schedule=linear",
+            "bsarec",
+            "bsarec regime=causal alpha=0.3 c=3",
+            "esasrec",
+            "esasrec regime=prefix",
+            "cl4srec",
+            "cl4srec regime=prefix similarity=cosine temperature=0.5",
+            'cl4srec views=["crop"]',
+            'cl4srec views=["mask"]',
+            'cl4srec views=["reorder"]',
+            'cl4srec views=["insert"]',
+            'cl4srec views=["substitute"]',
+            'cl4srec views=["crop","mask","reorder","insert","substitute"] regime=prefix',
+            "cl4srec contrast_of=sequence",
+            f"cl4srec {_CLUSTER_WEIGHT}",
+            "cl4srec weight=learned",
+            "cl4srec weight=learned weight_options={normalise=true} regime=prefix",
+            "cl4srec weight=same_target",
+            "cl4srec weight=self_mask",
+            "cl4srec encoder=gru loss=bpr",
+            "duorec",
+            "duorec regime=prefix",
+            "duorec weight=none",
+            "mclrec",
+            "mclrec regime=prefix",
+            "mclrec schedule_of_phases=paper margin_form=paper",
+            "mclrec schedule_of_phases=joint shared_augmenter=true",
+            "mclrec augmenter=attention",
+            "mclrec augmenter=attention augmenter_variant=published regime=prefix",
+            "mclrec augmenter=conv",
+            "mclrec augmenter=conv augmenter_variant=published batch_size=16",
+            "mclrec latent_weight=0",
+            "mclrec views=[]",
+            f"mclrec {_CLUSTER_WEIGHT}",
+            "mclrec weight=learned",
+            "mclrec weight=same_target regime=prefix",
+            "mclrec weight=self_mask",
+            "mclrec encoder=filtered_transformer",
+            "mclrec encoder=gated_transformer loss=sampled_softmax",
+            "mclrec encoder=gru",
+        ),
+    ),
+    (
+        LOG,
+        (*_NARROW, "batch_size=512"),
+        (f"meowrec {_CLUSTERS}", "adameowrec"),  # relations from features of items
+    ),
+    (
+        RECOMMENDATION,
+        (*_NARROW, "batch_size=512"),
+        (
+            "bprmf",
+            f"meowrec {_CLUSTERS}",
+            f"meowrec {_CLUSTERS} view_encoder=gcn projection_dim=12 recommend_by=fine",
+            f"meowrec {_CLUSTERS} twin=latent counts=binary recommend_by=interactions",
+            f'meowrec {_CLUSTERS} twin="none" weight=learned top_k=none edge_mask=0.1',
+            "adameowrec",
+            "adameowrec view_encoder=gcn twin=latent augmenter=conv",
+            "adameowrec weight=cluster weight_options={n_clusters=[3,7]} block_rows=16",
+        ),
+    ),
+    (
+        NODES,
+        _NODE,
+        (
+            f"meow {_CLUSTERS}",
+            f"meow {_CLUSTERS} kmeans=scikit-learn top_k=5 ties=cosine redraw_masks=true",
+            f"meow {_CLUSTERS} warm_start=true form=factorised normalisation=symmetric",
+            f"meow {_CLUSTERS} twin=latent weight=learned projection_dim=12",
+            f'meow {_CLUSTERS} twin="none" features_per_path=true counts=binary block_rows=50',
+            f"meow {_CLUSTERS} mini_batch=true batch_size=64 queue_size=100",
+            "adameow",
+            "adameow weight_options={normalise=true} redraw_masks=true",
+            "adameow weight=self_mask twin=latent augmenter=mlp normalisation=row",
+            "adameow mini_batch=true batch_size=64 queue_size=100 redraw_masks=true sample_with_replacement=true",
+            "heco",
+            "heco n_neighbours=[3,1] n_positives=3 block_rows=50",
+        ),
+    ),
+)
+
+
+def _cases() -> Iterator[tuple[str, list[str]]]:
+    for dataset, shared, names in FAMILIES:
+        for name in names:
+            model, *own = name.split()
+            settings = [part for setting in (*shared, *own) for part in ("--set", setting)]
+            yield name if dataset == LOG else f"{name} on {dataset}", [model, "--dataset", dataset, *settings]
+
+
+#: name -> arguments of ``recgraph train``
+CASES: dict[str, list[str]] = dict(_cases())
+assert len(CASES) == sum(len(names) for _, _, names in FAMILIES), "two cases have one name"
+
+
+def write_data(folder: Path) -> None:
+    """Write the cards of the two graphs, and the files of each in a folder of its name."""
+    draw = np.random.default_rng(7)
+    _write_recommendation(folder / RECOMMENDATION, draw)
+    _write_nodes(folder / NODES, draw)
+
+
+def _write_recommendation(folder: Path, draw: np.random.Generator) -> None:
+    """150 users of 100 items in five groups, friends, and tags of items."""
+    folder.mkdir(parents=True)
+    items = np.arange(100)
+    pairs = []
+    for user in range(150):
+        likes = np.where(items % 5 == user % 5, 8.0, 1.0)
+        pairs += [(user, int(item)) for item in draw.choice(items, 12, replace=False, p=likes / likes.sum())]
+    edges = {
+        "user_item": sorted({*pairs, *((int(item) % 150, int(item)) for item in items)}),
+        "user_user": sorted({(int(a), int(b)) for a, b in draw.integers(0, 150, (400, 2)) if a != b}),
+        "item_tag": sorted(
+            {*((int(i), int(i) % 15) for i in items), *map(tuple, draw.integers(0, [100, 15], (150, 2)).tolist())}
+        ),
+    }
+    _write_edges(folder, edges)
+    _write_card(
+        folder,
+        {"user": "count = 150", "item": "count = 100", "tag": "count = 15"},
+        {("user", "friend", "user"): "user_user", ("item", "has", "tag"): "item_tag"},
+        f'kind = "recommendation"\nfile = "user_item.txt"\ninteractions = {len(edges["user_item"])}\n'
+        'paths = ["user-item-user", "item-user-item", "user-user", "item-tag-item"]\n'
+        'split = { strategy = "ratio", seed = 5, valid = 0.1, test = 0.1 }\n',
+    )
+
+
+def _write_nodes(folder: Path, draw: np.random.Generator) -> None:
+    """180 papers of three classes with sparse features, 90 authors without, 9 subjects with dense ones."""
+    folder.mkdir(parents=True)
+    labels = np.arange(180) % 3
+    authors = (3 * draw.integers(0, 30, (180, 3)) + labels[:, None] + (draw.random((180, 3)) < 0.2)) % 90
+    subjects = (3 * draw.integers(0, 3, 180) + labels) % 9
+    _write_edges(
+        folder,
+        {
+            "paper_author": sorted({(paper, int(author)) for paper in range(180) for author in authors[paper]}),
+            "paper_subject": [(paper, int(subject)) for paper, subject in enumerate(subjects)],
+        },
+    )
+    words = (draw.random((180, 40)) < 0.15) + 0.0
+    words[np.arange(180), draw.integers(0, 12, 180) + 12 * labels] = 1.0
+    sp.save_npz(folder / "words.npz", sp.csr_matrix(words))
+    np.save(folder / "subjects.npy", draw.random((9, 6)))
+    np.save(folder / "labels.npy", labels)
+    for name, part in zip(("train", "valid", "test"), np.split(draw.permutation(180), 3), strict=True):
+        np.save(folder / f"{name}.npy", part)
+    _write_card(
+        folder,
+        {
+            "paper": 'count = 180\nfeatures = "words.npz"',
+            "author": "count = 90",
+            "subject": 'count = 9\nfeatures = "subjects.npy"',
+        },
+        {("paper", "by", "author"): "paper_author", ("paper", "on", "subject"): "paper_subject"},
+        'kind = "nodes"\ntarget = "paper"\nlabels = "labels.npy"\nclasses = 3\n'
+        'paths = ["paper-author-paper", "paper-subject-paper"]\n'
+        'splits = { 20 = ["train.npy", "valid.npy", "test.npy"] }\n',
+    )
+
+
+def _write_edges(folder: Path, edges: dict[str, list[tuple[int, int]]]) -> None:
+    for name, pairs in edges.items():
+        (folder / f"{name}.txt").write_text("".join(f"{a}\t{b}\n" for a, b in pairs), encoding="utf-8")
+
+
+def _write_card(folder: Path, nodes: dict[str, str], edges: dict[tuple[str, str, str], str], task: str) -> None:
+    """Write the card of a folder of files beside it."""
+    texts = ("title", "description", "licence", "citation", "acknowledgement")
+    text = f'kind = "graph"\nname = "{folder.name}"\n' + "".join(
+        f'{key} = "made by same_numbers.py"\n' for key in texts
+    )
+    text += "".join(f"[nodes.{name}]\n{values}\n" for name, values in nodes.items())
+    for ends, name in edges.items():
+        count = len((folder / f"{name}.txt").read_text(encoding="utf-8").splitlines())
+        text += f'[[edges]]\ntype = {list(ends)}\nfile = "{name}.txt"\ncount = {count}\n'.replace("'", '"')
+    files = sorted(folder.iterdir())
+    hashes = "".join(f'"{path.name}" = "{hashlib.sha256(path.read_bytes()).hexdigest()}"\n' for path in files)
+    text += f'[task]\n{task}[files]\n{hashes}[[sources]]\nkind = "local"\nfolder = "{folder.name}"\n'
+    folder.with_suffix(".toml").write_text(text, encoding="utf-8")
