@@ -117,7 +117,6 @@ def test_typed_graphs() -> None:
 
 
 def test_the_cost_of_paths_is_what_the_page_says(shared: Path) -> None:
-    from recgraph.data.catalog.cards import GraphCard
     from recgraph.data.catalog.graphs import prepare_graph
     from recgraph.graph.metapath import MetaPath
 
@@ -125,7 +124,7 @@ def test_the_cost_of_paths_is_what_the_page_says(shared: Path) -> None:
     rows = re.findall(r"^\| (acm|imdb|aminer) \| (\S+) \| (\S+) \| (\S+) \|.*\| (\S+) \| (\S+) \|$", text, re.MULTILINE)
     assert len(rows) == 4
     for name, path, nodes, entries, composed, factorised in rows:
-        graph = prepare_graph(GraphCard.load(DOCS.parent / "datasets" / f"{name}.toml"), shared / "data" / "hin").graph
+        graph = prepare_graph(Card.load(DOCS.parent / "datasets" / f"{name}.toml"), shared / "data" / "hin").graph
         cost = MetaPath(path).cost(graph)
         assert (f"{cost.shape[0]:,}", f"{cost.nnz:,}") == (nodes, entries)
         assert (f"{cost.nbytes / 2**20:,.1f}", f"{cost.factor_nbytes / 2**20:,.1f}") == (composed, factorised)

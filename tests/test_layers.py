@@ -259,7 +259,7 @@ def test_third_party_packages_are_declared() -> None:
         ("data.split", "rng", True),
         ("data.split", "graph.hetero", False),
         ("data.split", "data.catalog.cards", False),
-        ("data.catalog.prepare", "graph.hetero", True),
+        ("data.catalog.graphs", "graph.hetero", True),
         ("graph.hetero", "data.ids", True),
         ("graph.hetero", "data.catalog", False),
         ("runs.fit", "data.catalog.graphs", True),

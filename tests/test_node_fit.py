@@ -14,7 +14,7 @@ from node_data import N_PAPERS, make_card
 
 import recgraph
 from recgraph.data import catalog
-from recgraph.data.catalog.graphs import load_graph, load_node_task
+from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.sealing import SealedTestError
 from recgraph.evaluate.node_probe import ProbeConfig, evaluate_nodes, linear_probe
 from recgraph.graph.hetero import HeteroGraph

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, load_toml
-from recgraph.data.catalog.cards import NodeTaskFiles, find_graph_card
+from recgraph.data.catalog.cards import find_card
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
 from recgraph.runs.run import DataConfig
@@ -154,8 +154,7 @@ def data_name(dataset: str) -> str:
 
 def is_of_nodes(dataset: str) -> bool:
     """Whether a data set has classes of nodes rather than users to recommend to."""
-    card = find_graph_card(dataset)
-    return card is not None and isinstance(card.task, NodeTaskFiles)
+    return find_card(dataset).task == "nodes"
 
 
 def _of_nodes(metric: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute, setting_text
-from recgraph.data.catalog.cards import find_card, find_graph_card
+from recgraph.data.catalog.cards import find_card
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, modules_of, split_metric
 from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
@@ -195,7 +195,7 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
         "model": cls.key(),
         "revision": cls.revision,
         "dataset": sheet.dataset,
-        "card": (find_graph_card(sheet.dataset) or find_card(sheet.dataset)).hash,
+        "card": find_card(sheet.dataset).hash,
         **resolved,
         "protocols": _protocols(sheet.protocol, of_nodes),
     }
@@ -299,7 +299,7 @@ def load_data_hash(sheet: SheetSpec) -> str:
         UnavailableError: the data set is not at hand.
     """
     if is_of_nodes(sheet.dataset):
-        from recgraph.data.catalog.graphs import load_graph, load_node_task
+        from recgraph.data.catalog import load_graph, load_node_task
 
         return digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
     chosen = sheet.protocol.model_dump(include=set(DataConfig.model_fields))

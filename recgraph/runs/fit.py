@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute
-from recgraph.data.catalog.cards import GraphCard, NodeTaskFiles, find_graph_card
-from recgraph.data.catalog.graphs import load_graph
+from recgraph.data.catalog import load_graph
+from recgraph.data.catalog.cards import Card, GraphCard, find_card
 from recgraph.data.part import Part
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
@@ -86,17 +86,17 @@ def train_nodes(
         probe: of :data:`ProbeSettings`, kept for the evaluation.
         dataset: the name of the card.
     """
-    assert isinstance(card.task, NodeTaskFiles)
+    assert card.labels is not None
     as_published = tuple(name for name, node in card.nodes.items() if node.features and not node.normalise)
     given = {name: value for name, value in settings.items() if name != "metapaths" or value}
-    model = cls(**{"metapaths": card.task.paths, "raw_features": as_published, **given})
+    model = cls(**{"metapaths": card.paths, "raw_features": as_published, **given})
     evaluation = ProbeSettings.of(probe).model_dump(mode="json")
     graph = load_graph(dataset)
     target = _target(model, graph)
-    if target != card.task.target:
+    if target != card.labels.target:
         raise ValueError(
             f"metapaths = {model.config.metapaths} embed {target!r} nodes, but dataset {dataset!r} has classes of "
-            f"{card.task.target!r} nodes; its own paths are {', '.join(card.task.paths)}"
+            f"{card.labels.target!r} nodes; its own paths are {', '.join(card.paths)}"
         )
     return _fit_nodes(model, graph, request, {"dataset": dataset}, evaluation)
 
@@ -132,13 +132,13 @@ def _target(model: GraphModel, graph: HeteroGraph) -> str:
     return MetaPath(model.config.metapaths[0]).route(graph)[0].start
 
 
-def check_task(cls: type[Model], dataset: str, card: GraphCard | None) -> None:
+def check_task(cls: type[Model], dataset: str, card: Card) -> None:
     """Refuse a model that recommends where there are classes of nodes, and the other way round.
 
     Raises:
         ValueError: names what to use.
     """
-    of_nodes = card is not None and isinstance(card.task, NodeTaskFiles)
+    of_nodes = card.task == "nodes"
     if of_nodes == issubclass(cls, GraphModel):
         return
     others = ", ".join(_models(of_nodes))
@@ -245,7 +245,7 @@ def train(
         ValueError: the model is not for the data set's task, ``out`` holds another run, or another process trains into
             it.
     """
-    cls, card = registry.load("model", model), find_graph_card(dataset)
+    cls, card = registry.load("model", model), find_card(dataset)
     check_task(cls, dataset, card)
     of_nodes = issubclass(cls, GraphModel)
     training: type[TrainConfig] = GraphTrainConfig if of_nodes else TrainConfig
@@ -253,7 +253,7 @@ def train(
     folder = None if out is None else Path(out)
     request = Request(training.of(parts.get("training")), seed, folder, device, resume, progress)
     if of_nodes:
-        assert card is not None
+        assert isinstance(card, GraphCard)
         return train_nodes(cls, parts["model"], parts["probe"], dataset, card, request)
     made, data = cls(**parts["model"]), DataConfig.of(parts["data"])
     source = {"dataset": dataset, "settings": data.model_dump(mode="json")}

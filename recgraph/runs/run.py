@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field
 
 from recgraph.config import Config, prefixed, unprefixed
-from recgraph.data.catalog import load_dataset
-from recgraph.data.catalog.cards import find_graph_card
-from recgraph.data.catalog.graphs import load_graph, load_node_task, load_split
+from recgraph.data.catalog import load_dataset, load_graph, load_node_task, load_split
+from recgraph.data.catalog.cards import GraphCard, find_card
 from recgraph.data.files import replace_text
 from recgraph.data.sealing import check_open
 from recgraph.data.split import SealedSplit, Split
@@ -184,8 +183,7 @@ class DataConfig(Config):
         Raises:
             ValueError: options without a strategy, where the data card says both.
         """
-        card = find_graph_card(dataset)
-        if self.split is None and card is not None:
+        if self.split is None and isinstance(find_card(dataset), GraphCard):
             if self.split_options:
                 raise ValueError(f"split_options = {self.split_options} belong to a strategy; give split=... too")
             return load_split(dataset)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from recgraph.config import Config, ConfigError
-from recgraph.data.catalog.cards import NodeTaskFiles, find_graph_card
+from recgraph.data.catalog.cards import find_card
 from recgraph.evaluate.metrics.names import import_all, modules_of
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel
@@ -163,8 +163,7 @@ def check_dataset(name: str) -> None:
     Raises:
         ConfigError: names what to use instead.
     """
-    card = find_graph_card(name)
-    if card is not None and isinstance(card.task, NodeTaskFiles):
+    if find_card(name).task == "nodes":
         raise ConfigError(
             f"dataset {name!r} is a graph with classes of nodes: it has no validation part of interactions to tune on "
             f"and no test part to keep sealed; take a data set with interactions (recgraph data list); {_INSTEAD}"

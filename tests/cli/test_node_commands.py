@@ -157,19 +157,18 @@ def test_models_shows_the_settings_of_such_a_run() -> None:
 def test_published_settings_are_settings() -> None:
     from recgraph import registry
     from recgraph.config import distribute, load_toml
-    from recgraph.data.catalog.cards import NodeTaskFiles, find_graph_card
+    from recgraph.data.catalog.cards import GraphCard, find_card
     from recgraph.runs.run import ProbeSettings
     from recgraph.train.config import GraphTrainConfig
 
     for model in ("meow", "adameow"):
         for dataset in ("acm", "dblp", "imdb", "aminer"):
-            cls, card = registry.load("model", model), find_graph_card(dataset)
-            assert card is not None
-            assert isinstance(card.task, NodeTaskFiles)
+            cls, card = registry.load("model", model), find_card(dataset)
+            assert isinstance(card, GraphCard)
             values = load_toml(CONFIGS / f"{model}-{dataset}.toml")
             parts = distribute(values, {"model": cls.Config, "training": GraphTrainConfig, "probe": ProbeSettings})
             config = cls.Config.of(parts["model"])
-            assert len(config.top_k) == len(card.task.paths)
+            assert len(config.top_k) == len(card.paths)
             GraphTrainConfig.of(parts["training"])
             ProbeSettings.of(parts["probe"])
 

@@ -101,6 +101,28 @@ def test_hash_follows_the_data_and_not_the_texts(tmp_path: Path) -> None:
     assert Card.load(_card(tmp_path, MINIMAL.replace("users = 2", "users = 1"))).hash != first
 
 
+HASHES = {
+    "acm": "741b4c4845661471",
+    "amazon-beauty": "ef04d7d5dee98260",
+    "amazon-sports": "87c91ed5fcf4f5c3",
+    "amazon-toys": "36c7e4e2f8e0c964",
+    "aminer": "c7897f6da02478dc",
+    "dblp": "89a5e311bafab90d",
+    "imdb": "005cc47f3ae8bc0d",
+    "lastfm-hin": "c05a3dd6e2bd5516",
+    "ml-100k": "c96492e7f0ef76ec",
+    "ml-1m": "d4e7da649cb01b34",
+    "synthetic": "7546488168c604f2",
+    "yelp": "bbd5ff2ff9e6cd8f",
+    "yelp-hin": "4f070c916c066d7f",
+}
+
+
+def test_hashes_of_own_cards_stay() -> None:
+    """They are part of the addresses of committed records, and of what users have prepared."""
+    assert {name: find_card(name).hash[:16] for name in HASHES} == HASHES
+
+
 def test_unknown_name_lists_names_and_near_ones() -> None:
     with pytest.raises(UnknownDatasetError) as raised:
         find_card("ML100K")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import subprocess
 import sys
 import threading
@@ -17,9 +18,17 @@ import pytest
 
 from recgraph.data import catalog
 from recgraph.data.catalog import sources
-from recgraph.data.catalog.cards import Local, Wheel, find_card
-from recgraph.data.catalog.prepare import CountError, UnavailableError, read_table
-from recgraph.data.catalog.sources import HashMismatchError, SourceError, unpack
+from recgraph.data.catalog.cards import find_card
+from recgraph.data.catalog.logs import read_table
+from recgraph.data.catalog.sources import (
+    CountError,
+    HashMismatchError,
+    Local,
+    SourceError,
+    UnavailableError,
+    Wheel,
+    unpack,
+)
 from recgraph.data.errors import DataError, DelimiterError, MissingColumnError
 from recgraph.data.interactions import Interactions
 
@@ -103,7 +112,8 @@ def test_url_source_with_features(tmp_path: Path, server: str) -> None:
     body = _expected(2, 2, 5) + LAYOUT + _url_source(server, archive) + _files()
     card = _write(tmp_path, "toy", body)
     got = catalog.get(card)
-    assert (got.n_users, got.n_items, got.n_interactions, got.cached) == (2, 2, 5, False)
+    assert got.counts == {"users": 2, "items": 2, "interactions": 5}
+    assert not got.cached
     assert got.acknowledgement == "cite us"
     assert got.source == f"{server}/toy.zip"
     data = catalog.load_dataset(card)
@@ -299,6 +309,14 @@ def test_synthetic_list_and_info() -> None:
     assert set(catalog.names()) >= {"ml-100k", "synthetic"}
 
 
+def test_what_an_earlier_version_prepared_is_read() -> None:
+    got = catalog.get("synthetic")
+    old = {"n_users": 600, "n_items": 300, "n_interactions": 5028, "source": "somewhere"}
+    (got.path / "prepared.json").write_text(json.dumps(old))
+    again = catalog.get("synthetic")
+    assert (again.counts, again.source, again.cached) == (got.counts, "somewhere", True)
+
+
 def test_a_broken_card_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.toml").write_text("name = 1\n")
     monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path))
@@ -331,11 +349,11 @@ def test_published_sequences(shared: Path, name: str, file: str) -> None:
     path = shared / "data" / "sequences" / file
     got = catalog.get(name, from_path=path)
     expected = got.card.expected
-    assert (got.n_users, got.n_items, got.n_interactions) == (
-        expected.users,
-        expected.items,
-        expected.interactions,
-    )
+    assert got.counts == {
+        "users": expected.users,
+        "items": expected.items,
+        "interactions": expected.interactions,
+    }
     assert any(isinstance(source, Local) and source.sha256 for source in got.card.sources)
     first = path.read_text().partition("\n")[0].split()
     data = catalog.load_dataset(name)

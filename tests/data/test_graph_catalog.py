@@ -13,10 +13,9 @@ import torch
 
 from recgraph.config import ConfigError
 from recgraph.data import catalog
-from recgraph.data.catalog.cards import GraphCard, NodeTaskFiles, find_graph_card
-from recgraph.data.catalog.graphs import load_graph, load_node_task, load_split
-from recgraph.data.catalog.prepare import CountError, UnavailableError
-from recgraph.data.catalog.sources import HashMismatchError, SourceError
+from recgraph.data.catalog import load_graph, load_node_task, load_split
+from recgraph.data.catalog.cards import Card, GraphCard, find_card
+from recgraph.data.catalog.sources import CountError, HashMismatchError, SourceError, UnavailableError
 from recgraph.data.interactions import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -101,6 +100,40 @@ def test_a_graph_with_classes(tmp_path: Path) -> None:
         catalog.load_dataset(str(card))
 
 
+def test_an_earlier_card_and_its_present_form_are_one(tmp_path: Path) -> None:
+    nodes, _ = _toy_nodes(tmp_path)
+    log, _ = _toy_log(tmp_path)
+    for path, task, table in ((nodes, "nodes", "labels"), (log, "recommendation", "interactions")):
+        earlier = Card.load(path)
+        text = (
+            path.read_text()
+            .replace('kind = "graph"', f'task = "{task}"')
+            .replace(f'[task]\nkind = "{task}"', f"[{table}]")
+        )
+        path.write_text(text.replace("\nlabels =", "\nfile =").replace("[task.", f"[{table}."))
+        assert Card.load(path) == earlier
+        assert (earlier.task, Card.load(path).hash) == (task, earlier.hash)
+
+
+def test_a_task_and_its_table_belong_together(tmp_path: Path) -> None:
+    card, _ = _toy_nodes(tmp_path)
+    text = card.read_text()
+    for old, new, message in (
+        ('kind = "nodes"', 'kind = "links"', "task.kind = 'links' must be 'nodes' or 'recommendation'"),
+        ('kind = "graph"', 'task = "recommendation"', "task = 'recommendation' has no table [labels]"),
+        ('kind = "graph"', 'task = "nodes"', "task = 'nodes' needs a table [labels]"),
+    ):
+        changed = text.replace(old, new)
+        if "task = " in new:
+            changed = changed.replace('[task]\nkind = "nodes"', "[labels]").replace("[task.", "[labels.")
+        if message.startswith("task = 'nodes'"):
+            changed = changed[: changed.index("[labels]")] + changed[changed.index("[files]") :]
+        card.write_text(changed)
+        with pytest.raises(ConfigError) as raised:
+            Card.load(card)
+        assert message in str(raised.value)
+
+
 def test_features_that_shares_would_destroy(tmp_path: Path) -> None:
     card, folder = _toy_nodes(tmp_path)
     before = _hashes(folder)
@@ -155,24 +188,24 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert not (catalog.home() / "data").exists()
     card.write_text("\n".join(line for line in text.splitlines() if not line.startswith('"labels.npy"')))
     with pytest.raises(ConfigError, match=r"labels\.npy"):
-        GraphCard.load(card)
+        Card.load(card)
     shutil.copy(card, tmp_path / "other.toml")
     with pytest.raises(ConfigError):
-        GraphCard.load(tmp_path / "other.toml")
+        Card.load(tmp_path / "other.toml")
 
 
 @pytest.mark.parametrize("name", [*NODES, *RECOMMENDATION])
 def test_own_cards(name: str, shared: Path) -> None:
-    card = find_graph_card(name)
-    assert card is not None
+    card = find_card(name)
+    assert isinstance(card, GraphCard)
     texts = (card.description, card.licence, card.citation, card.acknowledgement)
     assert all(len(text) > 20 for text in texts)
     got = catalog.get(name, shared / "data" / ("hin" if name in NODES else "hin-rec"))
     row = next(row for row in catalog.rows() if row["name"] == name)
     assert row["prepared"]
-    assert catalog.info(name)["task"]["kind"] == card.task.kind
+    assert catalog.info(name)["task"] == card.task == ("nodes" if name in NODES else "recommendation")
     graph = load_graph(name)
-    if isinstance(card.task, NodeTaskFiles):
+    if card.task == "nodes":
         task = load_node_task(name)
         assert task.labels.numel() == graph.count(task.target)
         assert set(task.splits) == {"20", "40", "60"}
@@ -183,5 +216,5 @@ def test_own_cards(name: str, shared: Path) -> None:
         split = load_split(name)
         graph = HeteroGraph.from_interactions(split.interactions, split.train)
         assert graph.adjacency(("user", "interacts", "item")).nnz == split.train.n_interactions
-    for path in card.task.paths:
+    for path in card.paths:
         assert MetaPath(path).cost(graph).nnz > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph import registry
-from recgraph.data.catalog.cards import find_graph_card
+from recgraph.data.catalog.cards import find_card
 from recgraph.data.catalog.graphs import prepare_graph
 from recgraph.graph.hetero import HeteroGraph
 
@@ -17,8 +17,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 def read(folder: str) -> tuple[HeteroGraph, tuple[str, ...]]:
     """The graph of HeCo's folder ``acm``, ``dblp``, ..., and its meta-paths."""
     path = Path(folder)
-    card = find_graph_card(path.name)
-    return prepare_graph(card, path).graph, tuple(card.task.paths)
+    card = find_card(path.name)
+    return prepare_graph(card, path).graph, tuple(card.paths)
 
 
 def published(model: str, dataset: str) -> dict[str, Any]:

@@ -1,30 +1,43 @@
 """The data sets that have a card: list them, get them, load them.
 
-What is prepared lies under the user's cache folder (``RECGRAPH_HOME``), one folder for each version of a card,
-so that a changed card is prepared anew.
+Prepared data lies under the user's cache folder (``RECGRAPH_HOME``), in one folder for each version of a card, so that
+a changed card is prepared anew.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph.config import ConfigError
-from recgraph.data.catalog import graphs as graph_catalog
-from recgraph.data.catalog.cards import Card, GraphCard, RecommendationFiles, card_files, find_card, find_graph_card
-from recgraph.data.catalog.sources import home
-from recgraph.data.files import make_folder, replace_folder
+from recgraph.data.catalog.cards import Card, GraphCard, LogCard, card_files, find_card
 
 if TYPE_CHECKING:
+    from recgraph.data.catalog.graphs import PreparedGraph
     from recgraph.data.interactions import Interactions
+    from recgraph.data.split import Split
+    from recgraph.graph.hetero import HeteroGraph
+    from recgraph.graph.node_task import NodeTask
 
-__all__ = ["Prepared", "get", "home", "info", "load_dataset", "names", "rows"]
+__all__ = [
+    "Prepared",
+    "get",
+    "home",
+    "info",
+    "load_dataset",
+    "load_graph",
+    "load_node_task",
+    "load_split",
+    "names",
+    "rows",
+]
 
-
-_RECORD = graph_catalog.RECORD
+#: the file whose presence says that a folder is complete
+_RECORD = "prepared.json"
 
 
 @dataclass(frozen=True)
@@ -32,27 +45,33 @@ class Prepared:
     """A data set that lies ready.
 
     Attributes:
-        path: its folder, as :meth:`Interactions.load` reads it.
-        card: what it is.
-        n_users, n_items, n_interactions: its size.
-        acknowledgement: what the licence asks a user to state; show it.
+        path: its folder; :meth:`Interactions.load` reads it where the task is recommendation.
+        card: its card.
+        counts: its sizes by name: users, items and interactions of a log; nodes of each type and edges of a graph.
         source: where it came from, in words.
         cached: whether it lay there before.
     """
 
     path: Path
-    card: Card
-    n_users: int
-    n_items: int
-    n_interactions: int
-    acknowledgement: str
+    card: LogCard | GraphCard
+    counts: dict[str, int]
     source: str
     cached: bool
 
     @property
-    def counts(self) -> dict[str, int]:
-        """The sizes by name, for a table."""
-        return {"users": self.n_users, "items": self.n_items, "interactions": self.n_interactions}
+    def acknowledgement(self) -> str:
+        """What the licence asks a user to state; show it."""
+        return self.card.acknowledgement
+
+
+def home() -> Path:
+    """The library's cache folder: ``RECGRAPH_HOME``, or the platform's folder for caches of users."""
+    own = os.environ.get("RECGRAPH_HOME", "").strip()
+    if own:
+        return Path(own).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("recgraph"))
 
 
 def names() -> list[str]:
@@ -70,27 +89,14 @@ def rows() -> list[dict[str, Any]]:
         row: dict[str, Any] = {"name": name, "title": "", "users": None, "items": None, "interactions": None}
         row |= {"sources": [], "prepared": False}
         try:
-            row |= _facts(_load(path))
+            card = Card.load(path)
         except ConfigError as error:
             row["title"] = f"error: {error}"
+        else:
+            row |= {"title": card.title, "sources": [source.kind for source in card.sources], **card.sizes}
+            row["prepared"] = _is_prepared(card)
         table.append(row)
     return table
-
-
-def _load(path: str | Path) -> Card | GraphCard:
-    return find_graph_card(str(path)) or Card.load(path)
-
-
-def _facts(card: Card | GraphCard) -> dict[str, Any]:
-    if isinstance(card, Card):
-        sizes = card.expected.model_dump(exclude={"sha256"})
-    elif isinstance(card.task, RecommendationFiles):
-        sizes = {"users": card.nodes["user"].count, "items": card.nodes["item"].count}
-        sizes |= {"interactions": card.task.interactions}
-    else:
-        sizes = {}
-    prepared = (_folder(card) / _RECORD).is_file()
-    return {"title": card.title, "sources": [source.kind for source in card.sources], "prepared": prepared, **sizes}
 
 
 def info(name: str) -> dict[str, Any]:
@@ -99,15 +105,14 @@ def info(name: str) -> dict[str, Any]:
     Raises:
         UnknownDatasetError: no such card.
     """
-    card = find_graph_card(name) or find_card(name)
-    folder = _folder(card)
-    there = (folder / _RECORD).is_file()
+    card = find_card(name)
     path = name if name.endswith(".toml") else str(card_files()[name])
-    found = {"card": path, "hash": card.hash, "prepared": str(folder) if there else None}
-    return card.model_dump(mode="json", exclude_none=True) | found
+    prepared = str(_folder(card)) if _is_prepared(card) else None
+    values = card.model_dump(mode="json", exclude_none=True)
+    return values | {"card": path, "hash": card.hash, "prepared": prepared}
 
 
-def get(name: str, from_path: str | Path | None = None, source: str | None = None) -> Prepared | graph_catalog.Prepared:
+def get(name: str, from_path: str | Path | None = None, source: str | None = None) -> Prepared:
     """Fetch, check and prepare a data set, unless that has been done.
 
     Args:
@@ -119,54 +124,116 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
     Raises:
         UnknownDatasetError: no such card.
         UnavailableError: no source gives the data; lists each with its reason.
-        HashMismatchError: the file is not the published one.
+        SourceError: a file is missing in the given folder.
+        HashMismatchError: a file is not the published one.
         CountError: what comes out is not what the card expects.
     """
-    graph = find_graph_card(name)
-    if graph is not None:
-        return graph_catalog.get(graph, from_path)
     card = find_card(name)
-    folder = _folder(card)
-    if (folder / _RECORD).is_file() and from_path is None and source is None:
-        return _read(folder, card, cached=True)
-    from recgraph.data.catalog.prepare import prepare
+    given = None if from_path is None else Path(from_path)
+    if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
+        return _read(card, cached=True)
+    if isinstance(card, GraphCard):
+        from recgraph.data.catalog.graphs import prepare_graph
 
-    data, label = prepare(card, None if from_path is None else Path(from_path), source)
-    _place(data, card, label, folder)
-    return _read(folder, card, cached=False)
+        graph = prepare_graph(card, given)
+        _place(graph, graph.counts, card, str(given))
+    else:
+        from recgraph.data.catalog.logs import prepare_log
+
+        data, label = prepare_log(card, given, source)
+        _place(data, {"users": data.n_users, "items": data.n_items, "interactions": len(data)}, card, label)
+    return _read(card, cached=False)
 
 
 def load_dataset(name: str) -> Interactions:
     """The interactions of a data set, with user and item features; fetched and prepared at first use.
 
     Raises:
-        ValueError: the data set is a graph whose task is not recommendation; and what :func:`get` raises.
+        ValueError: the task of the data set is not recommendation; and what :func:`get` raises.
     """
     from recgraph.data.interactions import Interactions
 
-    graph = find_graph_card(name)
-    if graph is not None and not isinstance(graph.task, RecommendationFiles):
+    if find_card(name).task != "recommendation":
         raise ValueError(f"dataset {name!r} is a graph with classes of nodes; it has no interactions (see load_graph)")
     return Interactions.load(get(name).path)
 
 
-def _folder(card: Card | GraphCard) -> Path:
+def load_graph(name: str) -> HeteroGraph:
+    """The typed graph of a data set; for recommendation the relations beside the interactions.
+
+    ``HeteroGraph.from_interactions(split.interactions, split.train)`` is the whole of the latter, with the interactions
+    that may be known.
+
+    Raises:
+        ValueError: the data set is a log.
+        UnavailableError: it is not prepared (see :func:`get`).
+    """
+    from recgraph.graph.hetero import HeteroGraph
+
+    _graph_card(name)
+    return HeteroGraph.load(get(name).path / "graph")
+
+
+def load_node_task(name: str) -> NodeTask:
+    """Labels and splits of a data set with a task on nodes.
+
+    Raises:
+        ValueError: it has none.
+        UnavailableError: it is not prepared.
+    """
+    from recgraph.graph.node_task import NodeTask
+
+    if _graph_card(name).task != "nodes":
+        raise ValueError(f"dataset {name!r} is for recommendation; it has no classes of nodes")
+    return NodeTask.load(get(name).path)
+
+
+def load_split(name: str) -> Split:
+    """The split that the card of a recommendation graph says.
+
+    Raises:
+        ValueError: the data set has a task on nodes, or is a log.
+        UnavailableError: it is not prepared.
+    """
+    card = _graph_card(name)
+    if card.interactions is None:
+        raise ValueError(f"dataset {name!r} has classes of nodes, no interactions; see load_node_task")
+    return load_dataset(name).split(**card.interactions.split)
+
+
+def _graph_card(name: str) -> GraphCard:
+    card = find_card(name)
+    if not isinstance(card, GraphCard):
+        raise ValueError(f"dataset {name!r} is a log, not a graph; HeteroGraph.from_interactions makes one of it")
+    return card
+
+
+def _folder(card: Card) -> Path:
     return home() / "data" / card.name / card.hash[:16]
 
 
-def _read(folder: Path, card: Card, *, cached: bool) -> Prepared:
+def _is_prepared(card: Card) -> bool:
+    return (_folder(card) / _RECORD).is_file()
+
+
+def _read(card: LogCard | GraphCard, *, cached: bool) -> Prepared:
+    folder = _folder(card)
     record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    return Prepared(folder, card, **record, acknowledgement=card.acknowledgement, cached=cached)
+    if "counts" not in record:  # of a log, as it was written at first
+        record["counts"] = {name: record[f"n_{name}"] for name in ("users", "items", "interactions")}
+    return Prepared(folder, card, record["counts"], record["source"], cached)
 
 
-def _place(data: Interactions, card: Card, source: str, folder: Path) -> None:
+def _place(data: Interactions | PreparedGraph, counts: dict[str, int], card: Card, source: str) -> None:
     """Write a folder under a temporary name, then move it to its place: it is there whole or not at all."""
+    from recgraph.data.files import make_folder, replace_folder
+
+    folder = _folder(card)
     make_folder(folder.parent)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
         data.save(new)
-        counts = {"n_users": data.n_users, "n_items": data.n_items, "n_interactions": data.n_interactions}
-        (new / _RECORD).write_text(json.dumps(counts | {"source": source}), encoding="utf-8")
+        (new / _RECORD).write_text(json.dumps({"counts": counts, "source": source}), encoding="utf-8")
         try:
             replace_folder(new, folder)
         except OSError:

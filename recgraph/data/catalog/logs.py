@@ -1,7 +1,4 @@
-"""From a card to interactions: try its sources in order, read, prepare, and check what comes out.
-
-Reading one file of a data set into a table with the columns that its card lays out.
-"""
+"""From the card of a log to interactions: try its sources in order, read their files, prepare, check what comes out."""
 
 from __future__ import annotations
 
@@ -13,15 +10,28 @@ from pathlib import Path
 
 import polars as pl
 
-from recgraph.data.catalog.cards import Card, File, Generated, Layout, Local, Source, Url, Wheel
-from recgraph.data.catalog.sources import HashMismatchError, SourceError, fetch, sha256_of, unpack
+from recgraph.data.catalog.cards import Layout, LogCard, Source
+from recgraph.data.catalog.sources import (
+    CountError,
+    File,
+    Generated,
+    HashMismatchError,
+    Local,
+    SourceError,
+    UnavailableError,
+    Url,
+    Wheel,
+    fetch,
+    sha256_of,
+    unpack,
+)
 from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EncodingError, MissingColumnError
 from recgraph.data.interactions import Interactions
 from recgraph.data.readers import scan_delimited, scan_sequences
 
-__all__ = ["CountError", "UnavailableError", "prepare", "read_table"]
+__all__ = ["prepare_log", "read_table"]
 
 
 Tables = Mapping[str, pl.DataFrame]
@@ -29,15 +39,7 @@ _ROLES = ("timestamp", "rating", "weight")
 _log = logging.getLogger(__name__)
 
 
-class UnavailableError(OSError):
-    """None of a card's sources gives the data: not a mistake of the user, so no ``ValueError``."""
-
-
-class CountError(ValueError):
-    """What was prepared is not what the card expects."""
-
-
-def prepare(card: Card, given: Path | None = None, kind: str | None = None) -> tuple[Interactions, str]:
+def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = None) -> tuple[Interactions, str]:
     """The prepared interactions of a card.
 
     Args:
@@ -70,7 +72,7 @@ def prepare(card: Card, given: Path | None = None, kind: str | None = None) -> t
     )
 
 
-def _of_kind(card: Card, kind: str | None) -> list[Source]:
+def _of_kind(card: LogCard, kind: str | None) -> list[Source]:
     chosen = [source for source in card.sources if kind in (None, source.kind)]
     if not chosen:
         kinds = ", ".join(dict.fromkeys(source.kind for source in card.sources))
@@ -78,7 +80,7 @@ def _of_kind(card: Card, kind: str | None) -> list[Source]:
     return chosen
 
 
-def _source_of(card: Card, given: Path, kind: str | None) -> Url | Wheel | Local:
+def _source_of(card: LogCard, given: Path, kind: str | None) -> Url | Wheel | Local:
     """The source that a user's file belongs to: that whose hash it has, or else a local one without a hash."""
     if not given.is_file():
         raise ValueError(f"--from {str(given)!r} is not a file")
@@ -98,7 +100,7 @@ def _source_of(card: Card, given: Path, kind: str | None) -> Url | Wheel | Local
     )
 
 
-def _tables(card: Card, source: Source, given: Path | None) -> Tables:
+def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
     if isinstance(source, Generated):
         return generate(Synthetic.of(source.parameters))
     with tempfile.TemporaryDirectory(prefix="recgraph-") as folder:
@@ -112,7 +114,7 @@ def _tables(card: Card, source: Source, given: Path | None) -> Tables:
         return tables
 
 
-def _checked(card: Card, tables: Tables) -> Interactions:
+def _checked(card: LogCard, tables: Tables) -> Interactions:
     log = tables["interactions"]
     if card.expected.sha256 is not None and (got := content_hash(log)) != card.expected.sha256:
         raise CountError(
@@ -141,7 +143,7 @@ def content_hash(log: pl.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _prepared(card: Card, tables: Tables) -> Interactions:
+def _prepared(card: LogCard, tables: Tables) -> Interactions:
     log = tables["interactions"]
     timestamp, rating, weight = (role if role in log.columns else None for role in _ROLES)
     data = Interactions.from_frame(
