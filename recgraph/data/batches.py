@@ -1,8 +1,7 @@
-"""What a model is given: training batches of sequences or pairs, and the queries of a ranking.
+"""The inputs of models: training batches of pairs and of sequences, and the queries of a ranking.
 
-Training batches of user-item models: an interaction a sample, with negatives for its user.
-
-Training batches of sequence models, packed: one sample a prefix, or one sample a sequence.
+Samples of user-item models are interactions with negatives for their users. Samples of sequence models are prefixes or
+whole sequences, packed.
 """
 
 from __future__ import annotations
@@ -19,12 +18,22 @@ from recgraph.data.part import Part
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["PairBatches"]
+__all__ = [
+    "Batches",
+    "ContrastOf",
+    "PairBatch",
+    "PairBatches",
+    "Query",
+    "Regime",
+    "SequenceBatch",
+    "SequenceBatches",
+    "sequence_batches",
+]
 
 
 @dataclass(frozen=True)
 class Query:
-    """Whom to rank for.
+    """The users to rank items for.
 
     Attributes:
         users: [B] int64 user indices; -1 for a user never seen in training.
@@ -50,12 +59,12 @@ class SequenceBatch:
         sequences: B rows of input tokens, oldest first, at most ``max_len``.
         targets: tokens to predict: [B] after each row (``regime="prefix"``), or [T] after each input token
             (``"causal"``, aligned with ``sequences.values``).
-        contrast: B rows of tokens from which contrastive views are drawn.
+        contrast: B rows of tokens that are augmented into the views of the contrast.
         contrast_targets: [B] the token that follows each row of ``contrast``.
         causal: whether there is a target after each input token.
         generators: the run's random streams, on the batch's device.
-        partners: B rows of tokens followed by the same target as ``contrast``'s; None where not asked for.
-        drawn: what a model draws once for all phases of the batch (its views).
+        partners: B rows of tokens with the same next token as ``contrast``'s rows (DuoRec); None where not used.
+        drawn: what a model draws once for all phases of the batch (its augmented inputs).
     """
 
     users: Tensor
@@ -202,8 +211,8 @@ def sequence_batches(
         batch_size: samples a batch.
         max_len: prefixes keep their last ``max_len`` items; causal samples the user's last ``max_len + 1``.
         generators: of the run.
-        contrast_of: in the causal regime, what views are drawn from: a prefix of random length, drawn anew each
-            epoch, or the whole sequence. Prefix samples are contrasted as they are.
+        contrast_of: in the causal regime, what is augmented for the contrast: a prefix of random length, drawn anew
+            each epoch, or the whole sequence. Prefix samples are taken as they are.
         partners: also draw, for each sample, a sequence with the same target (DuoRec's semantic positive).
         drop_last: leave out the last batch of an epoch where it is not full.
 

@@ -1,7 +1,4 @@
-"""Frames of the user's own library: pandas, polars or arrow comes in, and the same kind goes out.
-
-Side information of users and items, keyed by the user's own ids.
-"""
+"""Frames of pandas, polars and arrow, in and out (the same kind goes out that came in), and side information."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
 
     Args:
         frame: pandas, polars (also lazy) or pyarrow.
-        columns: the names that are needed; others are not touched.
+        columns: the names to read; other columns are not touched.
         ids: the names among them that hold ids.
 
     Raises:
@@ -96,8 +93,8 @@ def _to_polars(column: nw.Series[Any], name: str, is_id: bool, source: Source, u
     if column.dtype not in (nw.Object, nw.Unknown):
         try:
             return column.to_polars()
-        # what is no plain array of pandas needs pyarrow, and types are inferred of the first values alone (errors of
-        # pyarrow are among these): value by value instead
+        # columns of pandas that are no plain arrays need pyarrow, which infers a type from the first values alone and
+        # raises one of these errors for others: read them value by value
         except (ImportError, TypeError, ValueError, NotImplementedError, pl.exceptions.PolarsError):
             pass
     missing = column.is_null().to_list()

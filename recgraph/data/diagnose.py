@@ -1,8 +1,6 @@
-"""Where a log came from, so that an error can name the file and the line.
+"""Errors of a log with their file and line: where a log comes from, and what is wrong with a file that cannot be read.
 
-Lines are looked up only when something is wrong: the fast path knows rows.
-
-Run a scan; where it fails, find out what is wrong with the file and in which line.
+Reading knows rows alone. Lines are looked up once something is wrong.
 """
 
 from __future__ import annotations
@@ -15,13 +13,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, NoReturn, TypeVar
+from typing import IO, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
 
 from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EmptyLogError, EncodingError, MixedIdError
 
-__all__ = ["Format", "Raw", "Source", "check_file", "check_separator", "collect", "is_gzip"]
+__all__ = ["Format", "Raw", "Source", "check_file", "check_separator", "collect", "is_gzip", "json_record"]
 
 
 Format = Literal["frame", "delimited", "jsonl", "parquet", "sequences"]
@@ -131,7 +129,7 @@ _USUAL_SEPARATORS = (",", "\t", ";", "|", "::")
 
 
 def collect(lazy: pl.LazyFrame, source: Source) -> pl.DataFrame:
-    """Run a query with the streaming engine.
+    """Run a query with the streaming engine; where it fails, find out what is wrong with the file.
 
     Raises:
         DataError: the subclass for what is wrong with the file, with its line where there is one.
@@ -204,19 +202,28 @@ def _check_utf8(source: Source) -> None:
                 raise source.error(EncodingError, message, line=number) from None
 
 
+def json_record(source: Source, line: str, number: int) -> dict[str, Any]:
+    """The JSON object of a line; empty for a blank line.
+
+    Raises:
+        CorruptFileError: the line holds something else.
+    """
+    if not line.strip():
+        return {}
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise source.error(CorruptFileError, f"the line is not JSON: {error.msg}", line=number) from None
+    if not isinstance(record, dict):
+        raise source.error(CorruptFileError, "the line is not a JSON object", line=number)
+    return record
+
+
 def _check_json(source: Source) -> None:
     seen: dict[str, tuple[type, int]] = {}
     with source.open() as text:
         for number, line in enumerate(text, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise source.error(CorruptFileError, f"the line is not JSON: {error.msg}", line=number) from None
-            if not isinstance(record, dict):
-                raise source.error(CorruptFileError, "the line is not a JSON object", line=number)
-            for name, value in record.items():
+            for name, value in json_record(source, line, number).items():
                 _same_type(source, seen, name, value, number)
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a log, each with its own class, and the file and line where it is."""
+"""Errors of logs, one class for each kind; they name the file and the line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class EmptyLogError(DataError):
 
 
 class DelimiterError(DataError):
-    """The fields are not separated as the reader was told."""
+    """The fields are separated by another character than expected."""
 
 
 class EncodingError(DataError):

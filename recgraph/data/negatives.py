@@ -1,4 +1,4 @@
-"""Negatives of user-item models: items drawn for each user, never one of the user's own where that is asked for."""
+"""Negatives of user-item models: items drawn for each user, optionally never one of the user's own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _UNITS = 1 << 40
 class NegativeSampler:
     """Draws items with replacement, ``q_j`` proportional to ``count_j ** power``.
 
-    The user's own items are left out without drawing again: a number is drawn below the mass of the items that are
-    *not* the user's, and the mass of the own items before it is added back. That takes one binary search in the sorted
-    keys (user, mass of foreign items before the own item), is exact, and costs the same for every user.
+    The user's own items are excluded without rejection: a number is drawn below the mass of the items that are *not*
+    the user's, and the mass of the own items before it is added back. This takes one binary search in the sorted keys
+    (user, mass of foreign items before the own item), is exact, and costs the same for every user.
 
     Args:
         train: whose items count, and are a user's own.
@@ -82,7 +82,7 @@ class _OwnItems:
         self._sums = torch.cat([of_own.new_zeros(1), of_own.cumsum(0)])
         self._first = self._sums[own.offsets[:-1]]
         mass = self._sums[own.offsets[1:]] - self._first
-        # who has everything is not restricted
+        # a user who has every item may draw any
         self._restricted = mass < total
         self.free = torch.where(self._restricted, total - mass, total)
         self._stride = total + 1
@@ -102,7 +102,7 @@ class _OwnItems:
 
 
 def _masses(train: Part, power: float) -> Tensor:
-    """[n_items] int64: what the items weigh; 1 each where all are alike."""
+    """[n_items] int64: the mass of each item; 1 for a uniform distribution."""
     if power == 0:
         return torch.ones(train.n_items, dtype=torch.int64)
     counts = train.item_counts().to(torch.float64)

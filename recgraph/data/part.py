@@ -1,7 +1,4 @@
-"""The parts of a split as models and evaluators read them: grouped by user, in order, indices only.
-
-A log grouped by user, each user's interactions by time and then by their place in the file.
-"""
+"""Interactions grouped by user, as indices: the parts of a split, evaluation cases, and a whole log in order."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from torch import Tensor
 
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["OrderedLog", "order"]
+__all__ = ["Cases", "OrderedLog", "Part", "order"]
 
 
 @dataclass(frozen=True)
 class Part:
-    """Interactions of all users, one row a user (rows may be empty), oldest first.
+    """A part of a split: interactions of all users, one row a user (rows may be empty), oldest first.
 
     Attributes:
         items: n_users rows of item indices (0-based).
@@ -47,13 +44,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Cases:
-    """What an evaluation asks: for each user a history that may be read and the items to be found.
+    """The cases of an evaluation: for each user a history that the model may read, and the items that it must find.
 
     Attributes:
         users: [U] int64 user indices.
         history: U rows of item indices, oldest first: what is known at test time (and the seen items).
-        truth: U rows of item indices: the items to be ranked high; never empty.
-        grades: [T] float, aligned with ``truth.values``, or None.
+        truth: U rows of item indices: the relevant items; never empty.
+        grades: [T] float, the relevance of ``truth.values``, or None.
         n_items: the size of the catalogue.
     """
 
@@ -79,7 +76,7 @@ def order(log: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class OrderedLog:
-    """The arrays that splits label.
+    """A log grouped by user, each user's interactions by time and then by row: the order in which splits label them.
 
     Attributes:
         items: n_users rows of item indices, oldest first.

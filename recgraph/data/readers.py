@@ -1,22 +1,17 @@
-"""CSV, TSV and other text with one row a line. Every column is read as text; the encoding parses.
+"""Scan the files of logs, each format into a lazy frame (:class:`~recgraph.data.diagnose.Raw`).
 
-JSON lines: one object a line.
-
-Parquet files, or a folder or pattern of them.
-
-RecBole's atomic files: tab separated, the header holds ``name:type``.
-
-Types are ``token``, ``token_seq``, ``float`` and ``float_seq``. A ``*_seq`` field stays the text that it is:
-a title is a ``token_seq`` as well as a list of genres. Where a list is meant, ``Interactions.item_relation``
-splits it.
-
-Sequence files: ``user item item ...`` a line, oldest first; the place in the line is the order.
+- Delimited text (CSV, TSV): every column is read as text, which the encoding parses.
+- JSON lines: one object a line.
+- Parquet: a file, or all files of a folder.
+- RecBole's atomic files: tab separated, with a header of ``name:type``. Types are ``token``, ``token_seq``, ``float``
+  and ``float_seq``. A ``*_seq`` field stays a text, as titles are of that type as well as lists of genres; where a list
+  is meant, ``Interactions.item_relation`` splits it.
+- Sequences: ``user item item ...`` a line, oldest first.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from recgraph.data.columns import Columns
-from recgraph.data.diagnose import Raw, Source, check_file, check_separator, collect
+from recgraph.data.diagnose import Raw, Source, check_file, check_separator, collect, json_record
 from recgraph.data.errors import CorruptFileError, DelimiterError, MissingColumnError, MissingIdError, MixedIdError
 
 __all__ = [
@@ -52,10 +47,10 @@ def scan_delimited(
         path: the file.
         separator: one character, or several (``"::"``; then without quoting).
         columns: the names of the columns where the file has no header line.
-        needed: names that will be asked for; if the header lacks one, a wrong separator is looked for.
+        needed: the names of columns that must be there; where one is missing, another separator is looked for.
 
     Raises:
-        DataError: empty, not separated as told, not UTF-8, damaged; with the line where there is one.
+        DataError: empty, separated by another character, not UTF-8, damaged; with the line where there is one.
     """
     if not separator:
         raise ValueError("separator = '' must hold at least one character")
@@ -103,7 +98,7 @@ def _scan_lines(source: Source, columns: Sequence[str] | None) -> pl.LazyFrame:
 
 
 def _check_fields(lines: pl.LazyFrame, width: int, source: Source) -> None:
-    """Raise for the first line of another width: a split into fields drops what is too much without a word."""
+    """Raise for the first line of another width: polars drops surplus fields silently."""
     count = pl.col("line").str.count_matches(source.separator, literal=True) + 1
     wrong = lines.filter((count != width) & (pl.col("line").str.strip_chars() != "")).select("number", count)
     for number, n in collect(wrong.head(1), source).iter_rows():
@@ -120,7 +115,7 @@ def scan_jsonl(path: str | Path, columns: Columns) -> Raw:
 
     Args:
         path: the file.
-        columns: the names that will be asked for.
+        columns: the names of the columns to read.
 
     Raises:
         DataError: empty, damaged, not JSON, ids of several types; with the line.
@@ -142,7 +137,7 @@ def _scan_json(source: Source, types: dict[str, Any]) -> pl.LazyFrame:
     assert source.path is not None
     if not source.has_mark():
         return pl.scan_ndjson(source.path, schema=types)
-    # the scanner takes the mark for a part of the first object
+    # polars takes a byte order mark for a part of the first object
     records = pl.col("line").str.json_decode(pl.Struct(types))
     lines = source.scan_lines().filter(pl.col("line").str.strip_chars() != "")
     return lines.select(records).unnest("line")
@@ -151,35 +146,22 @@ def _scan_json(source: Source, types: dict[str, Any]) -> pl.LazyFrame:
 def _types(source: Source, columns: Columns) -> tuple[dict[str, Any], list[str]]:
     """The types of the named columns and the names of all columns, from the first lines.
 
-    Ids have their JSON type. All else is text: numbers and times are parsed later, so that an odd one is
-    reported with its line.
+    Ids have their JSON type. Other columns are read as text and parsed later, so that errors name the line.
     """
     names: dict[str, None] = {}
     first: dict[str, tuple[type, int]] = {}
     try:
         with source.open() as text:
             for number, line in itertools.islice(enumerate(text, start=1), _SAMPLE):
-                for name, value in _record(source, line, number).items():
+                for name, value in json_record(source, line, number).items():
                     names.setdefault(name)
                     if name in (columns.user, columns.item) and value is not None:
                         _note(source, first, name, value, number)
-    except (OSError, EOFError):  # a damaged gzip file: say so
+    except (OSError, EOFError):  # a damaged gzip file: collect says so
         collect(source.scan_lines(), source)
         raise
     ids = {name: _TYPES[kind] for name, (kind, _) in first.items()}
     return {name: ids.get(name, pl.String) for name in columns.named() if name in names}, list(names)
-
-
-def _record(source: Source, line: str, number: int) -> dict[str, Any]:
-    if not line.strip():
-        return {}
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise source.error(CorruptFileError, f"the line is not JSON: {error.msg}", line=number) from None
-    if not isinstance(record, dict):
-        raise source.error(CorruptFileError, "the line is not a JSON object", line=number)
-    return record
 
 
 def _note(source: Source, first: dict[str, tuple[type, int]], name: str, value: Any, number: int) -> None:
@@ -196,13 +178,13 @@ def _note(source: Source, first: dict[str, tuple[type, int]], name: str, value: 
 
 
 def _check_texts(source: Source, name: str) -> None:
-    """Look for ids without quotes: where texts are expected the scanner makes a text of a number."""
+    """Raise for an id without quotes: where texts are expected, polars would read a number as a text."""
     quoted = rf'"{re.escape(name)}"\s*:\s*(?:"|null)'
     suspects = source.scan_lines().filter(
         ~pl.col("line").str.contains(quoted) & (pl.col("line").str.strip_chars() != "")
     )
     for number, line in collect(suspects, source).iter_rows():
-        value = _record(source, line, number).get(name)
+        value = json_record(source, line, number).get(name)
         if value is not None and not isinstance(value, str):
             message = (
                 f"the id {value!r} (column {name!r}) is a {type(value).__name__}, but the lines before hold "

@@ -1,10 +1,10 @@
-"""Ways to split: each labels every interaction of an ordered log. One small class a strategy."""
+"""Split strategies. Each gives every interaction of an ordered log a label: train, valid or test."""
 
 from __future__ import annotations
 
 import datetime as dt
 from enum import IntEnum
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn, Self
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _plain_number(value: object) -> object:
-    """A number of numpy as one of Python: pydantic takes such an integer for a float, and rounds it."""
+    """numpy scalars as Python numbers: pydantic would read an integer of numpy as a float, and round it."""
     return value.item() if isinstance(value, np.number) else value
 
 
@@ -37,7 +37,7 @@ class Label(IntEnum):
     TRAIN = 0
     VALID = 1
     TEST = 2
-    #: the known history of a user who is held out for valid or for test
+    #: the known history of a user held out for valid or test
     VALID_HISTORY = 3
     TEST_HISTORY = 4
 
@@ -45,9 +45,9 @@ class Label(IntEnum):
 class Strategy(Config):
     """Base of the strategies."""
 
-    #: truth of which user is asked where the history is empty: none, or all the same
+    #: whether users without history are evaluated: not at all, or with an empty history
     new_users: Literal["drop", "keep"] = "drop"
-    #: the column that grades the truth, or None (every item of the truth counts the same)
+    #: the column whose values are the relevance grades of the truth, or None (all relevant items count the same)
     grades: Literal["rating", "weight"] | None = None
 
     @property
@@ -60,12 +60,25 @@ class Strategy(Config):
         raise NotImplementedError
 
 
+class _Shares(Strategy):
+    """Base of the strategies that give shares of the log to valid and test."""
+
+    valid: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> Self:
+        if self.valid + self.test >= 1:
+            raise ValueError(f"valid + test = {self.valid + self.test:g} must leave something to train on")
+        return self
+
+
 class LeaveOneOut(Strategy):
     """The last interaction of each user is test, the one before it valid, the rest train.
 
     Args:
-        short_users: what to do with users of fewer than 3 interactions: ``"error"``, or ``"train"``: all that
-            they did is train, and they are asked nothing.
+        short_users: users of fewer than 3 interactions are an error (``"error"``), or all their interactions are train
+            and they are not evaluated (``"train"``).
     """
 
     short_users: Literal["error", "train"] = "error"
@@ -97,29 +110,25 @@ def _refuse_short(interactions: InteractionLog, lengths: Tensor, least: int) -> 
     raise interactions.source.error(ShortUserError, message, row=row)
 
 
-class TimeCut(Strategy):
+class TimeCut(_Shares):
     """One cut of time for all users: train before valid before test.
 
     Args:
-        valid, test: shares of all interactions; the cuts are the times at these quantiles, and interactions
-            at the very instant of a cut belong to the later part, so a share may come out larger.
+        valid, test: shares of all interactions. The cuts are the times at these quantiles; interactions at the very
+            instant of a cut belong to the later part, so that a share may come out larger.
         valid_from, test_from: instants instead of shares: numbers in the unit in which the log's times came in, or
             dates and ISO 8601 texts where the log has dates (or seconds with fractions). Both or none.
-        new_users: users without history at the cut are not asked (``"drop"``; their interactions stay in
-            their part), or asked with an empty history (``"keep"``).
+        new_users: users without history at the cut are not evaluated (``"drop"``; their interactions stay in their
+            part), or evaluated with an empty history (``"keep"``).
     """
 
-    valid: Share = 0.1
-    test: Share = 0.1
     valid_from: Moment | None = None
     test_from: Moment | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> TimeCut:
+    def _both_or_none(self) -> TimeCut:
         if (self.valid_from is None) != (self.test_from is None):
             raise ValueError("valid_from and test_from are given both or not at all")
-        if self.valid + self.test >= 1:
-            raise ValueError(f"valid + test = {self.valid + self.test:g} must leave something to train on")
         return self
 
     def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
@@ -167,27 +176,18 @@ def _whole(x: float) -> int:
     return int(np.floor(x + 1e-9))
 
 
-class Ratio(Strategy):
+class Ratio(_Shares):
     """A share of each user's interactions.
 
-    A user of ``n`` interactions gives ``floor(valid n)`` to valid and ``floor(test n)`` to test; where a
-    share above 0 comes to less than one, it gets one as long as two or more are left to train (as in RecBole;
-    test comes first).
+    A user of ``n`` interactions gives ``floor(valid n)`` to valid and ``floor(test n)`` to test. A share above 0 that
+    comes to less than one interaction gets one, as long as two or more are left to train (as in RecBole; test first).
 
     Args:
         valid, test: the shares; the rest is train.
         order: ``"random"`` (seeded), or ``"time"``: the oldest are train, the newest test.
     """
 
-    valid: Share = 0.1
-    test: Share = 0.1
     order: Literal["random", "time"] = "random"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Ratio:
-        if self.valid + self.test >= 1:
-            raise ValueError(f"valid + test = {self.valid + self.test:g} must leave something to train on")
-        return self
 
     @property
     def draws(self) -> bool:
@@ -221,11 +221,11 @@ def _random_ranks(log: OrderedLog, seed: int) -> Tensor:
     return ranks
 
 
-class HeldOutUsers(Strategy):
-    """Users that training never sees: part of what they did is their history (fold-in), the rest is asked.
+class HeldOutUsers(_Shares):
+    """Users that training never sees: some of their interactions are their history (fold-in), the others the truth.
 
     Held-out users have empty train rows; users of a single interaction are never held out.
-    ``fit_part("train+valid")`` holds all that the valid users did.
+    ``fit_part("train+valid")`` holds all interactions of the valid users.
 
     Args:
         valid, test: shares of the users who have at least two interactions.
@@ -234,16 +234,8 @@ class HeldOutUsers(Strategy):
         order: ``"time"``: the oldest are known; ``"random"`` (seeded).
     """
 
-    valid: Share = 0.1
-    test: Share = 0.1
     fold_in: Annotated[float, Field(gt=0, lt=1)] = 0.8
     order: Literal["time", "random"] = "time"
-
-    @model_validator(mode="after")
-    def _consistent(self) -> HeldOutUsers:
-        if self.valid + self.test >= 1:
-            raise ValueError(f"valid + test = {self.valid + self.test:g} must leave users to train on")
-        return self
 
     @property
     def draws(self) -> bool:

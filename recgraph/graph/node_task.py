@@ -1,4 +1,4 @@
-"""Classes of nodes and the splits on which they are to be found."""
+"""Node classification tasks: classes of nodes and published splits."""
 
 from __future__ import annotations
 
@@ -89,5 +89,5 @@ class NodeTask:
 
 
 def _lines(text: str) -> list[str]:
-    """The lines of a text; none of an empty one."""
+    """The lines of a text; an empty text has none."""
     return text.split("\n") if text else []
