@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluate": {"data", "graph", "sparse"},
     "serve": {"data", "graph", "models.base", "models.heterogeneous.base", "evaluate", "sparse"},
 }
+MAY_IMPORT["workers"] = {"data"}
 BELOW_RUNS = {*MAY_IMPORT} - {"pages"}
 MAY_IMPORT["runs"] = BELOW_RUNS
 MAY_IMPORT["explain"] = {
@@ -86,6 +87,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "jinja2": {"pages"},
     "tensorboard": {"train"},
     "packaging": {"sparse.backends.dgl"},
+    "psutil": {"workers"},
     "psycopg": {"tuning.storage"},
 }
 # Optional, or slow to import: inside a function alone.

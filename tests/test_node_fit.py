@@ -25,7 +25,7 @@ from recgraph.runs.fit import fit_graph
 from recgraph.runs.run import NodeRun, Run, read_record
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer, TrainingInterrupted
-from recgraph.train.lock import FolderInUse
+from recgraph.workers.lock import FolderInUse
 
 QUICK = ProbeConfig(repeats=3, steps=30, learning_rate=0.1)
 

@@ -198,7 +198,7 @@ def test_it_is_a_setting_and_part_of_what_a_resumed_run_must_agree_in(
 
 def test_a_study_takes_it_too(split: Split, tmp_path: Path) -> None:
     from recgraph.tuning.plan import Plan
-    from recgraph.tuning.trials import fit
+    from recgraph.tuning.trial import fit
 
     rg.fit(rg.models.BPRMF(hidden_dim=8), split, out=tmp_path / "bpr", **ONCE)
     fixed = {**SMALL, "max_epochs": 1, "init_items": str(tmp_path / "bpr")}

@@ -100,10 +100,10 @@ def tune(
 
     The same command goes on with a study that was stopped, and other machines join through --storage.
     """
-    from recgraph.tuning.crew import WorkerFailed
     from recgraph.tuning.final import test_rows
     from recgraph.tuning.plan import check_dataset
     from recgraph.tuning.study import tune as run
+    from recgraph.tuning.worker import WorkerFailed
 
     metrics = tuple(metric or ["ndcg@10"])
     check_dataset(dataset)
@@ -157,7 +157,7 @@ def _settings(model: str, pairs: list[str]) -> tuple[dict[str, Any], DataConfig]
 
 def _report(study: Study, folder: Path, storage: str | None) -> None:
     """Say what was found, to the person."""
-    from recgraph.tuning.final import best_trial, verdicts
+    from recgraph.tuning.final import best_trial, outcomes
     from recgraph.tuning.storage import dashboard_of
 
     note(f"kept in {folder}; its page is {folder / 'study.html'}")
@@ -173,7 +173,7 @@ def _report(study: Study, folder: Path, storage: str | None) -> None:
         note(f"  {name} = {value}")
     if len(metrics) > 1:
         note(f"it is one of {len(study.best_trials)} on the Pareto front, the best of them in {metrics[0]}")
-    for line in verdicts(study):
+    for line in outcomes(study):
         note(line)
 
 

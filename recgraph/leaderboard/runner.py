@@ -1,4 +1,4 @@
-"""``run``: do what a board asks for and has not been done."""
+"""``run``: do the jobs of a board that have no record yet."""
 
 from __future__ import annotations
 
@@ -7,21 +7,57 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from recgraph import registry
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.compare import is_compared, update_comparisons
 from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
-from recgraph.leaderboard.pool import Pool, Task
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
+from recgraph.leaderboard.worker import failure
+from recgraph.workers.pool import Outcome, Pool, Task
 
 __all__ = ["Summary", "run"]
 
 
+@dataclass(frozen=True)
+class Open:
+    """A job that is to be done.
+
+    Attributes:
+        name: for messages.
+        data_hash: of the data that there is now.
+        budget: the most seconds that it may take, or None.
+        values: it is done only where its values of users are at hand.
+    """
+
+    name: str
+    job: Job
+    store: Store
+    data_hash: str
+    budget: float | None = None
+    values: bool = False
+
+    def task(self, device: str | None) -> Task:
+        """The same for a worker process, see :mod:`recgraph.leaderboard.worker`."""
+        orders = {
+            "job": self.job.to_dict(),
+            "folder": str(self.store.folder.resolve()),
+            "data_hash": self.data_hash,
+            "values": self.values,
+            "device": device,
+        }
+        return Task(self.name, orders, self.log, self.budget)
+
+    @property
+    def log(self) -> Path:
+        return self.store.work(self.job) / "log.txt"
+
+
 @dataclass
 class Summary:
-    """What became of a board's jobs, each named ``dataset / entry / seed``.
+    """The names of a board's jobs by what became of them; a name is ``dataset / entry / seed``.
 
     Attributes:
         kept: had been done before.
@@ -86,30 +122,35 @@ def run(
     say = say or (_say if sys.stderr.isatty() else lambda _: None)
     until = None if budget is None else time.monotonic() + 3600 * budget
     summary = Summary()
-    tasks = [task for sheet in found.sheets for task in _tasks(found, sheet, folder, tuple(only), values, summary)]
-    summary.left = [task.name for task in tasks]
-    say(f"board {found.name}: {len(tasks)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
+    todo = [one for sheet in found.sheets for one in _open_jobs(found, sheet, folder, tuple(only), values, summary)]
+    summary.left = [one.name for one in todo]
+    say(f"board {found.name}: {len(todo)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
+    by_name = {one.name: one for one in todo}
 
-    def told(task: Task, how: str) -> None:
-        if how == "stopped":
-            return
-        summary.left.remove(task.name)
-        (summary.made if how == "done" else summary.failed).append(task.name)
-        record = task.store.failure(task.job) if how == "failed" else None
-        why = f": {record['error']}: {record['message']}" if record else ""
-        say(f"[{len(tasks) - len(summary.left)}/{len(tasks)}] {how}: {task.name}{why}")
+    def ended(task: Task, outcome: Outcome) -> bool:
+        one = by_name[task.name]
+        status = _record_outcome(one, outcome)
+        if status != "stopped":
+            summary.left.remove(one.name)
+            (summary.made if status == "done" else summary.failed).append(one.name)
+            record = one.store.failure(one.job) if status == "failed" else None
+            why = f": {record['error']}: {record['message']}" if record else ""
+            say(f"[{len(todo) - len(summary.left)}/{len(todo)}] {status}: {one.name}{why}")
+        return False
 
-    Pool(workers, device, until, told).run(tasks)
+    # one thread, however many workers: the number of threads may alter last digits
+    pool = Pool("recgraph.leaderboard.worker", workers, threads=1, deadline=until)
+    pool.run([one.task(device) for one in todo], ended)
     for sheet in found.sheets:
         if not is_compared(update_comparisons(open_sheet(found, sheet, folder))):
             say(f"{sheet.dataset}: not compared, as values of users of some records are not here; --values makes them")
     return summary
 
 
-def _tasks(
+def _open_jobs(
     board: Board, sheet: SheetSpec, folder: Path, only: tuple[str, ...], values: bool, summary: Summary
-) -> list[Task]:
-    """What is to do on one data set; what is done or cannot be is put down in the summary."""
+) -> list[Open]:
+    """The jobs to do on one data set; those that are done or cannot be done are listed in the summary."""
     store = Store(board.folder_of(sheet, folder))
     entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
     if not entries:
@@ -132,14 +173,45 @@ def _tasks(
     # the first seed of every model before the second of any: a board that is cut short still compares all of them
     planned.sort(key=lambda pair: _place(sheet, *pair))
     budget = None if sheet.budget_hours is None else 3600 * sheet.budget_hours
-    tasks = []
+    todo = []
     for entry, job in planned:
         name = f"{sheet.dataset} / {entry.name} / seed {job.seed}"
         if store.is_done(job, data_hash, values):
             summary.kept.append(name)
         else:
-            tasks.append(Task(name, job, store, data_hash, budget, values))
-    return tasks
+            todo.append(Open(name, job, store, data_hash, budget, values))
+    return todo
+
+
+def _record_outcome(one: Open, outcome: Outcome) -> Literal["done", "failed", "stopped"]:
+    """How a job ended with its worker; a failure that the worker did not record itself is recorded."""
+    if outcome.status == "done":
+        return "done"
+    if outcome.status == "interrupted":
+        return "stopped"
+    if outcome.status == "late":
+        assert one.budget is not None
+        message = f"not done after {one.budget / 3600:.3g} hours, the board's budget_hours of one training"
+        return _record_failure(one, "BudgetExceeded", message)
+    if outcome.status == "failed" and one.store.failure(one.job) is not None:
+        return "failed"
+    error = "WorkerKilled" if outcome.status == "killed" else "WorkerFailed"
+    log = one.log.read_text(encoding="utf-8", errors="replace")[-4000:] if one.log.exists() else ""
+    return _record_failure(one, error, outcome.message, log)
+
+
+def _record_failure(one: Open, error: str, message: str, trace: str = "") -> Literal["done", "failed", "stopped"]:
+    """Record that a job failed, unless another runner has done it or works on it."""
+    store, job = one.store, one.job
+    try:
+        with store.alone(job, wait=False):
+            if store.is_done(job, one.data_hash, one.values):
+                return "done"
+            # one that was killed goes on from its last checkpoint
+            store.put_failure(job, failure(job, error, message, trace), tidy=error != "WorkerKilled")
+    except BlockingIOError:
+        return "stopped"
+    return "failed"
 
 
 def _place(sheet: SheetSpec, entry: EntrySpec, job: Job) -> int:

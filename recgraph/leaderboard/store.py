@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from polars.exceptions import PolarsError
 from recgraph.data.files import replace_text
 from recgraph.evaluate.results import Result, load_users
 from recgraph.leaderboard.plan import TITLES, Job
+from recgraph.workers.lock import locked
 
 __all__ = ["Record", "Store", "read_json"]
 
@@ -116,15 +116,12 @@ class Store:
 
     @contextmanager
     def alone(self, job: Job, wait: bool = True) -> Iterator[None]:
-        """The block in which one process alone works on a job; others wait. The lock dies with its owner.
+        """The block in which one process alone works on a job; others wait. The lock ends with its owner.
 
         Raises:
-            BlockingIOError: another process is at it, and ``wait`` is False.
+            BlockingIOError: another process works on it, and ``wait`` is False.
         """
-        path = self.folder / ".work" / f"{job.stem}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with locked(self.folder / ".work" / f"{job.stem}.lock", wait):
             yield
 
     def _users(self, stem: str, seen: str) -> Path:

@@ -1,21 +1,15 @@
-"""One job: train, test under every protocol in one pass, and say what it cost.
+"""One job of a board: train, test under every protocol in one pass, and measure the cost.
 
-A worker process does one job: ``python -m recgraph.leaderboard.worker`` reads its orders.
-
-A process a job, so that peak memory is that job's, and a job that is killed takes nothing with it.
+``python -m recgraph.leaderboard.worker`` does one job, whose orders it reads, see :mod:`recgraph.workers.pool`. A
+process does one job alone, so that its peak memory is the job's, and a job that is killed takes no other with it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
-import os
 import re
-import signal
 import sys
-import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -28,10 +22,9 @@ from recgraph.leaderboard.store import Record, Store
 from recgraph.runs.fit import train
 from recgraph.runs.record import Measured
 from recgraph.runs.run import NodeRun, Run
-from recgraph.tuning.lease import Orphan
+from recgraph.workers.pool import DONE, FAILED, INTERRUPTED, run_worker
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "failure", "perform"]
-
+__all__ = ["failure", "perform"]
 
 #: the most points of a curve that a record keeps
 _POINTS = 300
@@ -166,12 +159,7 @@ def _columns(history: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in history for name in row))
 
 
-#: exit codes
-DONE, FAILED, INTERRUPTED = 0, 1, 130
-_POLL = 0.5
-#: seconds to save a training once whoever asked for it is gone
-_TO_SAVE = 60.0
-#: where packages lie on this machine, which no record has to tell
+#: paths of packages on this machine, which are left out of records
 _PATHS = re.compile(rf'(?<=")(?:[^"\n]*/site-packages|{re.escape(str(Path(__file__).resolve().parents[2]))})/')
 
 
@@ -194,8 +182,7 @@ def failure(job: Job, error: str, message: str, trace: str = "") -> Record:
 
 
 def work(job: Job, store: Store, data_hash: str, values: bool, device: str | None) -> int:
-    """Do a job unless another process has done it meanwhile; the exit code."""
-
+    """Do a job unless another process has done it meanwhile -> the exit code."""
     with store.alone(job):
         if store.is_done(job, data_hash, values):
             return DONE
@@ -210,25 +197,11 @@ def work(job: Job, store: Store, data_hash: str, values: bool, device: str | Non
     return DONE
 
 
-def _end_with(orphan: Orphan) -> None:
-    """Interrupt this process once whoever started it is gone: it saves its training and ends."""
-    while not orphan.is_one:
-        time.sleep(_POLL)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(_TO_SAVE)
-    os._exit(INTERRUPTED)
-
-
-def main() -> int:
-    """One JSON object with the orders on stdin; nothing on stdout."""
-    orders: dict[str, Any] = json.load(sys.stdin)
-    threading.Thread(target=_end_with, args=(Orphan(orders["parent"]),), daemon=True).start()
-    try:
-        job, store = Job.from_dict(orders["job"]), Store(Path(orders["folder"]))
-        return work(job, store, orders["data_hash"], orders["values"], orders["device"])
-    except KeyboardInterrupt:
-        return INTERRUPTED
+def follow(orders: dict[str, Any]) -> int:
+    """Do what the orders of a worker process say -> its exit code."""
+    job, store = Job.from_dict(orders["job"]), Store(Path(orders["folder"]))
+    return work(job, store, orders["data_hash"], orders["values"], orders["device"])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_worker(follow))

@@ -18,8 +18,8 @@ from recgraph.rng import Generators
 from recgraph.runs.record import Measured, provenance
 from recgraph.train.callbacks import JsonLines, Observer, ProgressBar, TensorBoard
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
-from recgraph.train.lock import LOCK, hold
 from recgraph.train.trainer import Trainer
+from recgraph.workers.lock import LOCK, hold
 
 __all__ = ["Request", "alone", "build", "fit_built", "new_record"]
 

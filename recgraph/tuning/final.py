@@ -1,9 +1,4 @@
-"""The trainings after the search, of the best and of the default configuration: one after the other or at once.
-
-The end of a study: the best and the default configuration, trained with several seeds and tested once.
-
-What a study found out on test, as rows and as words.
-"""
+"""The end of a study: the best and the default configuration are trained with several seeds and tested once."""
 
 from __future__ import annotations
 
@@ -25,25 +20,24 @@ from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.rng import derive
 from recgraph.runs.run import Run
-from recgraph.train.processes import Process, this_process
-from recgraph.tuning.crew import POLL, Crew
-from recgraph.tuning.lease import Lease, Watch
 from recgraph.tuning.objectives import SECONDS
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.trials import Trials, fit, save_split
+from recgraph.tuning.trial import fit, save_split
+from recgraph.tuning.trials import Trials
+from recgraph.tuning.worker import run_processes
+from recgraph.workers.heartbeat import Expiry, Heartbeat
+from recgraph.workers.process import Process, this_process
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
-if TYPE_CHECKING:
-    from optuna import Study
 
-__all__ = ["UNSEALED", "Training", "best_trial", "test_rows", "test_the_best", "train", "verdicts"]
+__all__ = ["UNSEALED", "Training", "best_trial", "outcomes", "test_rows", "test_the_best", "train"]
 
 
 @dataclass(frozen=True)
 class Training:
-    """One of them.
+    """A training of one configuration with one seed.
 
     Attributes:
         of: ``"tuned"`` or ``"default"``.
@@ -68,64 +62,60 @@ class Training:
         return self.folder is not None and (self.folder / "record.json").exists()
 
 
-class _Trainings(Crew):
-    """Processes that each train once; one that is killed is started again and goes on from its last checkpoint."""
-
-    def run(self, trainings: Sequence[Training], progress: bool | None) -> None:
-        waiting, at_work = [*trainings], {training.name: training for training in trainings}
-        try:
-            while waiting or self._workers:
-                while waiting and len(self._workers) < self._size:
-                    training = waiting.pop(0)
-                    _say(training, progress)
-                    told = {"settings": training.settings, "seed": training.seed, "folder": str(training.folder)}
-                    self._start(training.name, training=told)
-                for name, was_done in self._ended():
-                    if not was_done:
-                        self._count_death(name, sum(training.is_done for training in trainings))
-                        waiting.insert(0, at_work[name])
-                time.sleep(POLL)
-        finally:
-            self._stop()
-
-
 def train(
     plan: Plan, trainings: Sequence[Training], split: Split | SealedSplit, workers: int, progress: bool | None
 ) -> dict[str, list[Run]]:
-    """Make the trainings that are not done yet.
+    """Do the trainings that are not done yet.
 
     Args:
-        workers: 1 trains in this process; more, so many at a time in others, that hold no test data.
+        plan: of the study.
+        trainings: of all configurations and seeds.
+        split: of the study.
+        workers: 1 trains in this process; more train as many at a time in processes that hold no test data.
+        progress: print a line for each training; None: on a terminal.
 
     Returns:
-        the runs by what they are of; none has been tested.
+        ``"tuned"`` or ``"default"`` -> its runs; none has been tested.
 
     Raises:
-        KeyboardInterrupt: they are saved, and gone on with the next time.
+        KeyboardInterrupt: they are saved, and resumed the next time.
         ValueError: a folder holds a training of other settings.
         WorkerFailed: a process ended with an error.
     """
-    open_ones = [training for training in trainings if not training.is_done]
-    if workers > 1 and len(open_ones) > 1:
-        _Trainings(plan, save_split(plan, split), workers).run(open_ones, progress)
+    missing = {training.name: training for training in trainings if not training.is_done}
+    if workers > 1 and len(missing) > 1:
+        orders = {
+            name: {"training": {"settings": each.settings, "seed": each.seed, "folder": str(each.folder)}}
+            for name, each in missing.items()
+        }
+        run_processes(
+            plan,
+            save_split(plan, split),
+            workers,
+            orders,
+            n_done=lambda: sum(each.is_done for each in missing.values()),
+            n_wanted=len(missing),
+            on_start=lambda name: _print(missing[name], progress),
+        )
     runs: dict[str, list[Run]] = {}
     for training in trainings:
         if not training.is_done:
-            _say(training, progress)
+            _print(training, progress)
         # one that is done is opened, if its settings are these
         run = fit(plan, training.settings, split, training.seed, training.folder)
         runs.setdefault(training.of, []).append(run)
     return runs
 
 
-def _say(training: Training, progress: bool | None) -> None:
+def _print(training: Training, progress: bool | None) -> None:
     if progress or (progress is None and sys.stderr.isatty()):
         print(f"last trainings: {training.of}, seed {training.number + 1}", file=sys.stderr, flush=True)
 
 
-#: the study's attribute that lists what was tested, each time that it was
+#: the study's attribute with the results of each test
 UNSEALED = "unsealed"
-_CLAIM = "tester"
+#: the study's attribute with the heartbeat of the process that tests
+_TESTER = "tester"
 
 
 def best_trial(study: Study) -> FrozenTrial | None:
@@ -144,24 +134,24 @@ def test_the_best(
 ) -> dict[str, Any] | None:
     """Train the best and the default configuration with ``n_seeds`` seeds, then unseal and evaluate them once.
 
-    As many are trained at once as there are ``workers``. What was tested before is not tested again. Of several
-    processes on one study one does it.
+    ``workers`` trainings run at a time. What was tested before is not tested again. Of several processes on one study
+    one tests.
 
     Returns:
-        What the study records; None where no trial is complete, or where another process is at it.
+        What the study records; None where no trial is complete, or where another process tests.
     """
     study = trials.study
     best = best_trial(study)
     if best is None:
         return None
     before: list[dict[str, Any]] = study.user_attrs.get(UNSEALED, [])
-    for told in before:
-        if told["trial"] == best.number and told["n_seeds"] >= n_seeds:
-            return told
-    lease = _claim(plan, trials)
-    if lease is None:
+    for entry in before:
+        if entry["trial"] == best.number and entry["n_seeds"] >= n_seeds:
+            return entry
+    heartbeat = _claim(plan, trials)
+    if heartbeat is None:
         return None
-    with lease:
+    with heartbeat:
         configurations = {"tuned": plan.space.settings(best.params)}
         if plan.space.default() != best.params:
             configurations["default"] = dict(plan.space.fixed)
@@ -173,35 +163,35 @@ def test_the_best(
                 trainings.append(Training(name, number, settings, derive(plan.seed, "final", number) % 2**31, folder))
         runs = train(plan, trainings, split, workers, progress)
         # everything is chosen and trained: now, and only now, the test part
-        found = {name: _test(plan, those) for name, those in runs.items()}
-        entry: dict[str, Any] = {
+        tested = {name: _test(plan, own) for name, own in runs.items()}
+        entry = {
             "trial": best.number,
             "n_seeds": n_seeds,
             "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
             "reason": f"the best of {trials.counts().finished} trials is chosen",
             "split_hash": split.hash,
             "settings": configurations,
-            "results": {name: _spreads(results) for name, results in found.items()},
-            "comparison": _compare(found, plan.selecting),
+            "results": {name: _spreads(results) for name, results in tested.items()},
+            "comparison": _compare(tested, plan.selecting),
         }
     with trials.storage.exclusive():
         study.set_user_attr(UNSEALED, [*study.user_attrs.get(UNSEALED, []), entry])
-        study.set_user_attr(_CLAIM, None)
+        study.set_user_attr(_TESTER, None)
     if plan.folder is not None:
-        told = {**entry, "recgraph": study.user_attrs["recgraph"], "source": plan.source}
-        replace_text(json.dumps(told, indent=1), plan.folder / "result.json")
+        result = {**entry, "recgraph": study.user_attrs["recgraph"], "source": plan.source}
+        replace_text(json.dumps(result, indent=1), plan.folder / "result.json")
     return entry
 
 
-def _claim(plan: Plan, trials: Trials) -> Lease | None:
-    """The right to test, until it is given up or its holder is gone; None where another process has it."""
-    watch = Watch(plan.grace)
+def _claim(plan: Plan, trials: Trials) -> Heartbeat | None:
+    """The heartbeat of the one process that tests; None where another process has one that has not expired."""
+    expiry = Expiry(plan.grace)
     before: dict[str, Any] | None = None
     while True:
         with trials.storage.exclusive():
-            held: dict[str, Any] | None = trials.study.user_attrs.get(_CLAIM)
-            if held is None or Process.of(held) == this_process() or watch.is_lost(_CLAIM, held):
-                return Lease(lambda value: trials.study.set_user_attr(_CLAIM, value), plan.interval)
+            held: dict[str, Any] | None = trials.study.user_attrs.get(_TESTER)
+            if held is None or Process.of(held) == this_process() or expiry.has_expired(_TESTER, held):
+                return Heartbeat(lambda value: trials.study.set_user_attr(_TESTER, value), plan.interval)
         if Process.of(held).is_here or (before is not None and held != before):
             where = f"process {held['pid']} of {held['host'].split('/')[0]}"
             print(f"{where} is testing the best configuration", file=sys.stderr, flush=True)
@@ -211,7 +201,7 @@ def _claim(plan: Plan, trials: Trials) -> Lease | None:
 
 
 def _test(plan: Plan, runs: list[Run]) -> list[Results]:
-    """Evaluate all runs of one configuration on test; the users' values are kept beside each run.
+    """Evaluate all runs of one configuration on test, and write the users' values beside each run.
 
     What was tuned for is always measured, beside the default metrics and cut-offs.
     """
@@ -226,21 +216,21 @@ def _test(plan: Plan, runs: list[Run]) -> list[Results]:
     return found
 
 
-def _compare(found: dict[str, list[Results]], metric: str) -> dict[str, Any] | None:
+def _compare(tested: dict[str, list[Results]], metric: str) -> dict[str, Any] | None:
     """The tuned against the default configuration, paired over users with the mean over seeds of each.
 
     Returns:
         seen-item convention -> difference, interval, p-value of the t-test, users; None where there is one
         configuration, or the metric is not measured on test.
     """
-    if len(found) < 2 or metric not in found["tuned"][0][0].per_user:
+    if len(tested) < 2 or metric not in tested["tuned"][0][0].per_user:
         return None
-    told: dict[str, Any] = {}
-    for result in found["tuned"][0]:
+    comparison: dict[str, Any] = {}
+    for result in tested["tuned"][0]:
         seen = result.protocol.seen
-        tuned, default = ([results[result.hash] for results in found[name]] for name in ("tuned", "default"))
+        tuned, default = ([results[result.hash] for results in tested[name]] for name in ("tuned", "default"))
         difference = over_users(default, tuned, metric)
-        told[seen] = {
+        comparison[seen] = {
             "metric": metric,
             "difference": difference.difference,
             "low": difference.interval.low,
@@ -249,7 +239,7 @@ def _compare(found: dict[str, list[Results]], metric: str) -> dict[str, Any] | N
             "p": difference.p_values["t"],
             "n_users": difference.n,
         }
-    return told
+    return comparison
 
 
 def _spreads(found: list[Results]) -> dict[str, Any]:
@@ -279,21 +269,21 @@ def _last(study: Study) -> dict[str, Any]:
     return dict(tested[-1]) if tested else {}
 
 
-def verdicts(study: Study) -> list[str]:
-    """Whether the tuned configuration beats the default one on test, with how sure that is."""
-    told = _last(study).get("comparison") or {}
+def outcomes(study: Study) -> list[str]:
+    """Lines with the difference of the tuned and the default configuration on test, its interval and its p-value."""
+    comparison = _last(study).get("comparison") or {}
     return [
         f"test, seen items {'kept' if seen == 'keep' else 'excluded'}: tuned less default {each['metric']} "
         f"{each['difference']:+.4f} ({each['confidence']:.0%} interval {each['low']:+.4f} to {each['high']:+.4f}, "
-        f"p = {each['p']:.2g}, {each['n_users']} users): {_verdict(each)}"
-        for seen, each in told.items()
+        f"p = {each['p']:.2g}, {each['n_users']} users): {_conclusion(each)}"
+        for seen, each in comparison.items()
     ]
 
 
-def _verdict(told: dict[str, Any]) -> str:
-    if told["p"] >= 1 - told["confidence"]:
+def _conclusion(difference: dict[str, Any]) -> str:
+    if difference["p"] >= 1 - difference["confidence"]:
         return "no difference that is more than chance"
-    return "the tuned one is better" if told["difference"] > 0 else "the tuned one is worse"
+    return "the tuned one is better" if difference["difference"] > 0 else "the tuned one is worse"
 
 
 def test_rows(study: Study) -> list[dict[str, Any]]:

@@ -21,8 +21,8 @@ from recgraph.runs.pretrained import InitItemsConfig
 from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives
-from recgraph.tuning.lease import GRACE, INTERVAL
 from recgraph.tuning.space import SearchSpace
+from recgraph.workers.heartbeat import GRACE, INTERVAL
 
 __all__ = ["Objective", "Plan", "check_dataset", "check_model"]
 
@@ -46,7 +46,7 @@ class Plan:
         device: where to train; None: CUDA where there is one, else the CPU.
         folder: of the study, or None.
         objective: values of a fitted run in place of its validation metrics, or None.
-        interval, grace: of leases, in seconds.
+        interval, grace: of heartbeats, in seconds.
         source: where the split is from, for the records of runs; or None.
     """
 

@@ -18,7 +18,7 @@ from recgraph.config import setting_text
 from recgraph.data.files import replace_text
 from recgraph.pages import environment
 from recgraph.pages.charts import Axis, Chart, Choices, Line, Mark, Scale, bars, number
-from recgraph.tuning.final import UNSEALED, best_trial, test_rows, verdicts
+from recgraph.tuning.final import UNSEALED, best_trial, outcomes, test_rows
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -217,7 +217,7 @@ def page(study: Study, dashboard: str = "") -> str:
             best_values=_named(names, best),
             several=len(names) > 1,
             command=command(study, best) if best is not None and identity else "",
-            verdicts=verdicts(study),
+            verdicts=outcomes(study),
             tested=_tested(study),
             groups={title: [f for f in drawn if f.group == group] for group, title in _GROUPS.items()},
             names=names,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recgraph.config import ConfigError
+from recgraph.workers.lock import locked
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -112,7 +113,7 @@ def _journal(path: Path) -> StudyStorage:
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_write_lock(path)))
-    return StudyStorage(storage, f"{_JOURNAL}{path}", lambda: _file_lock(path.with_name(f"{path.name}.flock")))
+    return StudyStorage(storage, f"{_JOURNAL}{path}", lambda: locked(path.with_name(f"{path.name}.flock")))
 
 
 def _sqlite(url: str) -> StudyStorage:
@@ -122,9 +123,9 @@ def _sqlite(url: str) -> StudyStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{path.name}.flock")
     url = f"sqlite:///{path}"
-    with _file_lock(lock):  # two processes must not make the tables at once
+    with locked(lock):  # two processes must not make the tables at once
         storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
-    return StudyStorage(storage, url, lambda: _file_lock(lock))
+    return StudyStorage(storage, url, lambda: locked(lock))
 
 
 def _postgres(url: str) -> StudyStorage:
@@ -138,21 +139,6 @@ def _postgres(url: str) -> StudyStorage:
     with _advisory_lock(f"postgresql://{rest}", psycopg):
         storage = RDBStorage(f"postgresql+psycopg://{rest}", engine_kwargs={"pool_pre_ping": True})
     return StudyStorage(storage, url, lambda: _advisory_lock(f"postgresql://{rest}", psycopg))
-
-
-@contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    """A lock on a file, which the operating system frees when its owner ends, however it ends."""
-    import fcntl
-
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_POLL)
-        yield
 
 
 @contextmanager

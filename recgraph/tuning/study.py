@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +17,14 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.models.base import Model
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
-from recgraph.tuning.lease import GRACE, INTERVAL
 from recgraph.tuning.plan import Objective, Plan, check_model
 from recgraph.tuning.progress import ProgressTable
 from recgraph.tuning.report import write_page
 from recgraph.tuning.storage import StudyStorage, open_storage, without_password
-from recgraph.tuning.team import Team
-from recgraph.tuning.trials import Trials, save_split
-from recgraph.tuning.worker import load_study, work
+from recgraph.tuning.trial import save_split
+from recgraph.tuning.trials import Trials, load_study
+from recgraph.tuning.worker import run_processes, work
+from recgraph.workers.heartbeat import GRACE, INTERVAL
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -238,6 +240,7 @@ def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None
 
 
 def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int) -> None:
+    """Run trials until the study is done, in this process or in several others."""
     if trials.counts().finished >= plan.n_trials:
         return
     if plan.folder is None:
@@ -246,5 +249,18 @@ def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int) 
     folder = save_split(plan, split)
     if workers == 1:
         work(plan, trials, SealedSplit.load(folder).without_test(), "one")
-    else:
-        Team(plan, trials, folder, workers).run()
+        return
+    url = trials.storage.url
+    # workers of several machines draw different trials; those of one draw the same when they are started again
+    place = f"{platform.node()}:{os.getpid()}" if url.startswith("postgres") else "team"
+    orders = {f"{number}": {"storage": url, "name": f"{place}/{number}"} for number in range(workers)}
+
+    def n_finished() -> int:
+        trials.replace_expired()
+        return trials.counts().finished
+
+    try:
+        run_processes(plan, folder, workers, orders, n_finished, plan.n_trials)
+    except BaseException:
+        trials.replace_expired()  # of workers that had no time to give theirs back
+        raise

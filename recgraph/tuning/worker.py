@@ -1,87 +1,128 @@
-"""A worker: takes trials of a study until all are finished, or trains once for its end.
+"""Workers of a study: in this process or in others they run trials until all are finished, or train once at its end.
 
-``python -m recgraph.tuning.worker`` reads its orders.
+``python -m recgraph.tuning.worker`` reads its orders, see :mod:`recgraph.workers.pool`.
 """
 
 from __future__ import annotations
 
-import json
-import signal
+import os
 import sys
 import time
-import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from recgraph.config import ConfigError
-from recgraph.data.files import replace_text
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit
 from recgraph.train.trainer import NonFiniteLoss
-from recgraph.tuning.lease import Lease, Orphan
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.samplers import make_pruner
-from recgraph.tuning.storage import StudyStorage, open_storage
-from recgraph.tuning.trials import Attendant, LeaseLost, Trials, fit, folder_of, run_trial, tidy
+from recgraph.tuning.storage import open_storage
+from recgraph.tuning.trial import fit, keep_result, run_trial
+from recgraph.tuning.trials import Trials, load_study
+from recgraph.workers.heartbeat import Heartbeat, OwnershipLost
+from recgraph.workers.pool import DONE, Outcome, Pool, Task, run_worker
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Trial
 
-__all__ = ["load_study", "work"]
+__all__ = ["WorkerFailed", "run_processes", "work"]
 
+#: seconds between two requests for a trial where all that are wanted run
 _POLL = 0.5
-#: exit codes of a worker: its work is done, it failed, it was interrupted
-DONE, FAILED, INTERRUPTED = 0, 1, 130
+#: kills of workers in a row, without anything done in between, after which no more are started
+_MOST_KILLS = 6
 
 
-def load_study(plan: Plan, storage: StudyStorage) -> Study:
-    """The study of a plan, which must be there."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    pruner = make_pruner(plan.pruner, plan.max_epochs)
-    return optuna.load_study(study_name=plan.study, storage=storage.optuna, pruner=pruner)
+class WorkerFailed(RuntimeError):
+    """A worker ended with an error, or workers are killed without getting anything done."""
 
 
-def work(plan: Plan, trials: Trials, split: SealedSplit, name: str, orphan: Orphan | None = None) -> None:
+def run_processes(
+    plan: Plan,
+    split: Path,
+    size: int,
+    orders: Mapping[str, Mapping[str, Any]],
+    n_done: Callable[[], int],
+    n_wanted: int,
+    on_start: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Have worker processes follow orders; a worker that is killed is started again until all is done.
+
+    Args:
+        plan: of the study; it has a folder.
+        split: folder of the split without its test part.
+        size: how many workers at a time.
+        orders: a worker's name -> what it is to do.
+        n_done: how much is done; called when a worker was killed.
+        n_wanted: how much is to be done.
+        on_start: called with the name of a worker before it is started.
+
+    Raises:
+        KeyboardInterrupt: every worker has saved its training.
+        WorkerFailed: names the error and the log.
+    """
+    assert plan.folder is not None
+    kills = before = 0
+
+    def ended(task: Task, outcome: Outcome) -> bool:
+        nonlocal kills, before
+        if outcome.status == "interrupted":
+            raise KeyboardInterrupt
+        if outcome.status == "failed":
+            raise WorkerFailed(f"worker {task.name} failed: {outcome.message}; see {task.log}")
+        if outcome.status == "done":
+            return False
+        done = n_done()
+        kills, before = (kills + 1 if done == before else 1), done
+        if kills > _MOST_KILLS:
+            raise WorkerFailed(f"workers are killed and nothing gets done; see {task.log}")
+        return done < n_wanted
+
+    common = {"plan": plan.to_dict(), "split": str(split)}
+    folder = plan.folder / "workers"
+    tasks = [Task(name, {**common, **each}, folder / f"{name}.log") for name, each in orders.items()]
+    pool = Pool("recgraph.tuning.worker", size, threads=max(1, (os.cpu_count() or 1) // size))
+    pool.run(tasks, ended, lambda task: on_start(task.name))
+
+
+def work(plan: Plan, trials: Trials, split: SealedSplit, name: str) -> None:
     """Run trials until the study has its number of finished ones.
 
     Args:
+        plan: what is tuned.
+        trials: of the study.
+        split: without its test part.
         name: of this worker, different for those who work at the same time.
-        orphan: says that whoever asked for the work is gone; the work then ends as if Ctrl-C had been pressed.
 
     Raises:
         KeyboardInterrupt: the trial's training was saved and its parameters wait in the queue.
         Exception: an error that is not the configuration's fault; its trial has failed.
     """
-    orphan = orphan or Orphan()
     while trials.counts().finished < plan.n_trials:
-        if orphan.is_one:
-            raise KeyboardInterrupt
-        taken = trials.next(name)
-        if taken is not None:
-            _run(plan, trials, *taken, split, orphan)
+        asked = trials.ask(name)
+        if asked is not None:
+            _run(plan, trials, *asked, split)
         else:
             time.sleep(_POLL)
 
 
-def _run(plan: Plan, trials: Trials, trial: Trial, lease: Lease, split: SealedSplit, orphan: Orphan) -> None:
-    """Run one trial and tell how it ended."""
+def _run(plan: Plan, trials: Trials, trial: Trial, heartbeat: Heartbeat, split: SealedSplit) -> None:
+    """Run one trial and record how it ended."""
     import optuna
     from optuna.trial import TrialState
 
     values = None
     try:
-        settings = plan.space.settings(trial.params)
-        with lease:
-            values = run_trial(plan, trial, settings, split, lease, orphan)
+        with heartbeat:
+            values = run_trial(plan, trial, split, heartbeat)
         state, reason = TrialState.COMPLETE, ""
     except (optuna.TrialPruned, NonFiniteLoss, ConfigError, MemoryError, torch.OutOfMemoryError) as error:
         # a configuration that is worse, diverges, cannot be or does not fit
         state, reason = TrialState.PRUNED, f"{error}" or type(error).__name__
-    except LeaseLost:
+    except OwnershipLost:
         return
     except KeyboardInterrupt:
         trials.give_back(trial, "interrupted")
@@ -90,54 +131,21 @@ def _run(plan: Plan, trials: Trials, trial: Trial, lease: Lease, split: SealedSp
         trials.tell(trial, TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
         raise
     if trials.tell(trial, state, values, reason):
-        _describe(plan, trials, trial)
+        keep_result(plan, trials.storage.optuna.get_trial(trial._trial_id))
 
 
-def _describe(plan: Plan, trials: Trials, trial: Trial) -> None:
-    """Write ``trial.json`` into a finished trial's folder and take out what is only of use while it runs."""
-    frozen = trials.storage.optuna.get_trial(trial._trial_id)
-    folder = folder_of(plan, frozen)
-    if folder is None:
-        return
-    tidy(folder)
-    told: dict[str, Any] = {
-        "study": plan.study,
-        "number": frozen.number,
-        "state": frozen.state.name.lower(),
-        "values": dict(zip(plan.metrics, frozen.values, strict=False)) if frozen.values else None,
-        "params": frozen.params,
-        "reason": frozen.user_attrs.get("reason", ""),
-    }
-    replace_text(json.dumps(told, indent=1), folder / "trial.json")
-
-
-def _train(plan: Plan, orders: dict[str, Any], split: SealedSplit, orphan: Orphan) -> None:
-    """One of the last trainings."""
-    with without_test_data("the best configuration of a study is trained"):
-        fit(plan, orders["settings"], split, orders["seed"], Path(orders["folder"]), (Attendant(orphan),))
-
-
-def main() -> int:
-    """A worker process: one JSON object with its orders on stdin, nothing on stdout, its troubles on stderr."""
-    orders = json.load(sys.stdin)
-    try:
-        # how the team asks us to stop; ignored where a shell has put the command into the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        plan, orphan = Plan.from_dict(orders["plan"]), Orphan(orders["parent"])
-        split = SealedSplit.load(orders["split"]).without_test()
-        if "training" in orders:
-            _train(plan, orders["training"], split, orphan)
-        else:
-            storage = open_storage(orders["storage"])
-            work(plan, Trials(load_study(plan, storage), storage, plan), split, orders["name"], orphan)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except Exception as error:
-        traceback.print_exc()
-        replace_text(f"{type(error).__name__}: {error}", Path(orders["trouble"]))
-        return FAILED
+def follow(orders: dict[str, Any]) -> int:
+    """Do what the orders of a worker process say -> its exit code."""
+    plan, split = Plan.from_dict(orders["plan"]), SealedSplit.load(orders["split"]).without_test()
+    if "training" in orders:
+        training = orders["training"]
+        with without_test_data("the best configuration of a study is trained"):
+            fit(plan, training["settings"], split, training["seed"], Path(training["folder"]))
+    else:
+        storage = open_storage(orders["storage"])
+        work(plan, Trials(load_study(plan, storage), storage, plan), split, orders["name"])
     return DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_worker(follow))

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -22,9 +23,8 @@ from recgraph import registry
 from recgraph.cli.app import app
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, jobs_of
-from recgraph.leaderboard.pool import Task
-from recgraph.leaderboard.pool import _failed as failed
-from recgraph.leaderboard.runner import Summary
+from recgraph.leaderboard.runner import Open, Summary
+from recgraph.leaderboard.runner import _record_failure as failed
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
 from recgraph.models.closed_form.neighbours import Popularity
@@ -261,8 +261,8 @@ def test_a_worker_that_is_killed_is_a_failure_that_is_tried_again(tmp_path: Path
     board = write(tmp_path, TEXT[: TEXT.index("[[models]]")] + TEXT[TEXT.rindex("[[models]]") :])
     process = subprocess.Popen(command(board), stderr=subprocess.PIPE)
     wait_until(lambda: len(working(board)) >= 1, process)
-    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(workers[0]), signal.SIGKILL)
+    (worker,) = psutil.Process(process.pid).children()
+    worker.kill()
     _, said = process.communicate(timeout=GRACE)
     assert process.returncode == 1
     assert b"the process was ended by SIGKILL" in said
@@ -333,12 +333,12 @@ def test_a_failure_leaves_the_work_of_other_runners_alone(ran: tuple[Path, Summa
     record = store.record(done)
     assert record is not None
     # it was done meanwhile
-    assert failed(Task("a", done, store, record["data_hash"]), "WorkerKilled", "") == "done"
+    assert failed(Open("a", done, store, record["data_hash"]), "WorkerKilled", "") == "done"
     assert store.failure(done) is None
     # another process is at it
     checkpoint = store.work(other) / "run" / "checkpoint"
     checkpoint.mkdir(parents=True)
-    task = Task("b", other, store, record["data_hash"])
+    task = Open("b", other, store, record["data_hash"])
     with store.alone(other):
         assert failed(task, "BudgetExceeded", "late") == "stopped"
     assert (store.failure(other), checkpoint.exists()) == (None, True)

@@ -13,15 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 from small_study import LONG, SPACE, states, synthetic, tune
 
 from recgraph import registry
 from recgraph.data.split import Split
-from recgraph.train.processes import Process, this_process
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage
-from recgraph.tuning.worker import INTERRUPTED
+from recgraph.workers.pool import INTERRUPTED
+from recgraph.workers.process import Process, this_process
 
 #: seconds; more than a test takes on the busiest machine
 GRACE = 500.0
@@ -166,16 +167,15 @@ def test_the_last_trainings_go_on_where_they_were_interrupted(split: Split, tmp_
 def test_a_last_training_whose_process_is_killed_goes_on_in_another(split: Split, tmp_path: Path) -> None:
     tune(split, tmp_path / "s", 1, settings=LONG)
     logs = [tmp_path / "s" / "final" / "trial-0000" / f"seed-{number}" / "log.jsonl" for number in (0, 1)]
-    killed = []
+    killed: list[psutil.Process] = []
 
     def kill_one() -> None:
         until = time.monotonic() + 120
         while not all(log.exists() and log.read_bytes().count(b"\n") >= 3 for log in logs):
             assert time.monotonic() < until
             time.sleep(0.01)
-        done = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "tuning.worker"], capture_output=True, check=True)
-        killed.extend(int(pid) for pid in done.stdout.split())
-        os.kill(killed[0], signal.SIGKILL)
+        killed.extend(child for child in psutil.Process().children() if "recgraph.tuning.worker" in child.cmdline())
+        killed[0].kill()
 
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()
@@ -204,7 +204,7 @@ def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_backg
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     ) as worker:
         assert worker.stdin is not None
-        worker.stdin.write(json.dumps({**orders, "parent": os.getpid(), "trouble": f"{tmp_path}/trouble"}).encode())
+        worker.stdin.write(json.dumps({**orders, "parent": os.getpid(), "error": f"{tmp_path}/error"}).encode())
         worker.stdin.close()
         until = time.monotonic() + 120
         while not (tmp_path / "study.journal.flock").exists():  # it has asked for a trial

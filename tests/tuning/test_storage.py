@@ -1,4 +1,4 @@
-"""Storages, locks, leases: what makes the number of trials exact although workers die."""
+"""Storages, locks and expired trials: the number of trials is exact although workers die."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from optuna.trial import TrialState
 
 from recgraph import registry
 from recgraph.config import ConfigError
-from recgraph.train.processes import Process, this_process
-from recgraph.tuning.lease import Lease, Watch
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import StudyStorage, open_storage, without_password
 from recgraph.tuning.trials import Trials
+from recgraph.workers.heartbeat import Expiry
 
 PLAN = Plan("s", registry.load("model", "sasrec"), ("ndcg@10",), 8, given={"*": "fixed", "dropout": {}})
 
@@ -42,9 +41,9 @@ def storage(url: str) -> Any:
         found.close()
 
 
-def trials_of(storage: StudyStorage, **watch: Any) -> Trials:
+def trials_of(storage: StudyStorage, **expiry: Any) -> Trials:
     study = optuna.create_study(study_name="s", storage=storage.optuna, direction="maximize", load_if_exists=True)
-    return Trials(study, storage, PLAN, Watch(**watch) if watch else None)
+    return Trials(study, storage, PLAN, Expiry(**expiry) if expiry else None)
 
 
 def test_many_workers_make_exactly_the_trials_that_are_wanted(storage: StudyStorage, url: str) -> None:
@@ -53,7 +52,7 @@ def test_many_workers_make_exactly_the_trials_that_are_wanted(storage: StudyStor
     def work(name: str) -> None:
         own = open_storage(url)
         trials = trials_of(own)
-        while (taken := trials.next(name)) is not None:
+        while (taken := trials.ask(name)) is not None:
             trials.tell(taken[0], TrialState.COMPLETE, [0.5])
         own.close()
 
@@ -70,8 +69,8 @@ def test_many_workers_make_exactly_the_trials_that_are_wanted(storage: StudyStor
 
 
 def gone() -> dict[str, Any]:
-    """The lease of a process that has ended."""
-    code = "from recgraph.train.processes import this_process as t; import json; print(json.dumps(t().to_dict()))"
+    """The heartbeat of a process that has ended."""
+    code = "from recgraph.workers.process import this_process as t; import json; print(json.dumps(t().to_dict()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     import json
 
@@ -81,16 +80,16 @@ def gone() -> dict[str, Any]:
 
 def test_a_trial_whose_process_is_gone_is_failed_and_replaced_once(storage: StudyStorage) -> None:
     trials = trials_of(storage)
-    taken = trials.next("a")
+    taken = trials.ask("a")
     assert taken is not None
     taken[0].report(0.25, 1)
-    assert trials.reap() == 0
+    assert trials.replace_expired() == 0
     taken[0].set_user_attr("lease", gone())
-    assert trials.reap() == 1
-    assert trials.reap() == 0
+    assert trials.replace_expired() == 1
+    assert trials.replace_expired() == 0
     assert (trials.counts().failed, trials.counts().waiting) == (1, 1)
     assert not trials.tell(taken[0], TrialState.COMPLETE, [0.5])
-    again = trials.next("b")
+    again = trials.ask("b")
     assert again is not None
     assert again[0].params == taken[0].params
     frozen = trials.study.trials[1]
@@ -100,36 +99,36 @@ def test_a_trial_whose_process_is_gone_is_failed_and_replaced_once(storage: Stud
     assert trials.counts().waiting == 0
 
 
-def test_a_trial_without_a_lease_is_failed_and_not_tried_again(storage: StudyStorage) -> None:
+def test_a_trial_without_a_heartbeat_is_failed_and_not_tried_again(storage: StudyStorage) -> None:
     trials = trials_of(storage)
     trials.study.ask(PLAN.space.distributions)  # its worker dies here
-    taken = trials.next("a")
+    taken = trials.ask("a")
     assert taken is not None
     assert taken[0].number == 1
     assert (trials.counts().failed, trials.counts().running, trials.counts().waiting) == (1, 1, 0)
 
 
-def test_another_machines_lease_is_lost_after_the_grace_period(storage: StudyStorage) -> None:
+def test_another_machines_heartbeat_expires_after_the_grace_period(storage: StudyStorage) -> None:
     now = [0.0]
     trials = trials_of(storage, grace=60, clock=lambda: now[0])
-    taken = trials.next("a")
+    taken = trials.ask("a")
     assert taken is not None
-    lease = {"host": "elsewhere", "pid": 1, "started": "7", "beat": 0}
-    taken[0].set_user_attr("lease", lease)
-    assert trials.reap() == 0
+    heartbeat = {"host": "elsewhere", "pid": 1, "started": "7", "beat": 0}
+    taken[0].set_user_attr("lease", heartbeat)
+    assert trials.replace_expired() == 0
     now[0] = 59
-    assert trials.reap() == 0
-    taken[0].set_user_attr("lease", {**lease, "beat": 1})
+    assert trials.replace_expired() == 0
+    taken[0].set_user_attr("lease", {**heartbeat, "beat": 1})
     now[0] = 61
-    assert trials.reap() == 0
+    assert trials.replace_expired() == 0
     now[0] = 122
-    assert trials.reap() == 1
+    assert trials.replace_expired() == 1
 
 
 def test_what_is_given_back_is_taken_again(storage: StudyStorage) -> None:
     trials = trials_of(storage)
     for _ in range(5):  # Ctrl-C, however often, loses nothing
-        taken = trials.next("a")
+        taken = trials.ask("a")
         assert taken is not None
         trials.give_back(taken[0], "interrupted")
     assert len({trial.params["dropout"] for trial in trials.study.trials}) == 1
@@ -137,12 +136,12 @@ def test_what_is_given_back_is_taken_again(storage: StudyStorage) -> None:
 
 
 def test_parameters_over_which_workers_die_are_given_up(storage: StudyStorage) -> None:
-    trials, lease = trials_of(storage), gone()
+    trials, heartbeat = trials_of(storage), gone()
     for _ in range(4):
-        taken = trials.next("a")
+        taken = trials.ask("a")
         assert taken is not None
-        taken[0].set_user_attr("lease", lease)
-        trials.reap()
+        taken[0].set_user_attr("lease", heartbeat)
+        trials.replace_expired()
     assert trials.counts().waiting == 0
 
 
@@ -172,45 +171,9 @@ def test_a_line_that_a_crash_left_unfinished_is_cut_off(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"op_code": 4, "worker')
     again = open_storage(str(path))
-    taken = trials_of(again).next("a")
+    taken = trials_of(again).ask("a")
     assert taken is not None
     assert len(trials_of(open_storage(str(path))).study.trials) == 1
-
-
-def test_leases_are_renewed_and_say_when_they_are_lost() -> None:
-    written: list[dict[str, Any]] = []
-
-    def write(lease: dict[str, Any]) -> None:
-        if len(written) == 3:
-            raise optuna.exceptions.UpdateFinishedTrialError
-        written.append(lease)
-        if len(written) == 2:
-            raise OSError("the storage is away")
-
-    with Lease(write, 0.01) as lease:
-        until = time.monotonic() + 10
-        while not lease.lost and time.monotonic() < until:
-            time.sleep(0.01)
-    assert lease.lost
-    assert [values["beat"] for values in written] == [0, 1, 2]
-    assert Process.of(written[0]) == this_process()
-
-
-def test_processes_are_told_apart() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    from recgraph.train.processes import _started
-
-    started = _started(child.pid)
-    assert started is not None
-    there = Process(this_process().host, child.pid, started)
-    assert not there.is_gone
-    assert Process(there.host, child.pid, "another").is_gone  # the number was given to a later process
-    child.kill()
-    while not there.is_gone:  # at once, although nobody has waited for it
-        time.sleep(0.01)
-    child.communicate()
-    assert there.is_gone
-    assert not Process("elsewhere", child.pid, started).is_gone
 
 
 def test_urls() -> None:

@@ -22,10 +22,10 @@ from recgraph.config import ConfigError, distribute
 from recgraph.data.split import SealedSplit, SealedTestError, Split
 from recgraph.data.strategies import Label
 from recgraph.train.config import TrainConfig
-from recgraph.train.lock import hold
 from recgraph.tuning import objectives as objective_names
-from recgraph.tuning.crew import WorkerFailed
 from recgraph.tuning.storage import open_storage
+from recgraph.tuning.worker import WorkerFailed
+from recgraph.workers.lock import hold
 
 SASRec = registry.load("model", "sasrec")
 
@@ -147,7 +147,7 @@ def test_what_is_tuned_for_is_tested(split: Split, tmp_path: Path) -> None:
 def test_a_trial_waits_until_its_folder_is_free(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("recgraph.tuning.trials._POLL", 0.1)
+    monkeypatch.setattr("recgraph.tuning.trial._POLL", 0.1)
     out = tmp_path / "s"
     tune(split, out, n_trials=1)
     with ExitStack() as held:

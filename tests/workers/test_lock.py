@@ -23,13 +23,13 @@ from recgraph.models.base import Space
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.runs.run import read_record
 from recgraph.train.callbacks import Observer
-from recgraph.train.lock import LOCK, FolderInUse, hold
+from recgraph.workers.lock import LOCK, FolderInUse, hold
 
 # locks the folder, and a fork of it that lives on; then it waits to be killed
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from recgraph.train.lock import hold
+from recgraph.workers.lock import hold
 with hold(Path(sys.argv[1])):
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""One process at a time trains into a folder: a lock of the operating system, which ends with its owner."""
+"""Locks of the operating system, which end with their owner: on a file, and on a folder that is trained into."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recgraph.train.processes import Process, this_process
+from recgraph.workers.process import Process, this_process
 
-__all__ = ["LOCK", "FolderInUse", "hold"]
+__all__ = ["LOCK", "FolderInUse", "hold", "locked"]
 
-#: name of the file that is locked; what it holds says by whom, and a file without a lock on it says nothing
+#: name of the file that is locked; it names the holder, which counts only while the lock is on it
 LOCK = ".lock"
-#: seconds in which a process that was killed gives up its memory and then its locks, and in which one writes its name
-_TO_END, _TO_TELL = 60.0, 1.0
+#: seconds that a killed process may take to give up its memory and then its locks, and a holder to write its name
+_TO_END, _TO_NAME = 60.0, 1.0
 _POLL = 0.05
 _ATTEMPTS = 100
-#: of file systems that cannot lock
+#: errors of file systems that cannot lock
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 _log = logging.getLogger(__name__)
 _held: set[int] = set()
@@ -32,11 +32,26 @@ class FolderInUse(ValueError):
 
 
 @contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """The block in which this process alone holds the lock on a file, which is made where it is not there.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is False.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+@contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """The block in which this process alone trains into a folder, which is made where it is not there.
 
-    The lock ends with the block, and with the process however that ends. Of a block that wrote nothing no folder
-    remains that it has made. Where the file system cannot lock, a warning says so and the block runs without a lock.
+    The lock ends with the block, and with the process however that ends. A folder that was made for the block and is
+    still empty at its end is removed. Where the file system cannot lock, a warning says so and the block runs unlocked.
 
     Raises:
         FolderInUse: another process, or another thread, holds it; names the folder and the holder.
@@ -93,7 +108,7 @@ def _lock(file: int, folder: Path) -> None:
             return
         except BlockingIOError:
             holder, waited = _holder(folder / LOCK), time.monotonic() - began
-            if holder is None and waited < _TO_TELL:
+            if holder is None and waited < _TO_NAME:
                 pass
             elif holder is None or not holder.is_gone or waited > _TO_END:
                 raise FolderInUse(_in_use(folder, holder)) from None
@@ -111,7 +126,7 @@ def _in_use(folder: Path, holder: Process | None) -> str:
 
 
 def _holder(path: Path) -> Process | None:
-    """Who says that it holds a lock; None where nobody has said so yet."""
+    """The process that a lock file names; None where none has written its name yet."""
     try:
         return Process.of(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
@@ -136,7 +151,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _forget() -> None:
-    """In a fork: close what it has inherited, or its parent's locks would outlive the parent."""
+    """In a fork: close the inherited files, or the parent's locks would outlive the parent."""
     for file in _held:
         os.close(file)
     _held.clear()
