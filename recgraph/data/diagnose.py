@@ -65,7 +65,7 @@ class Source:
             return gzip.open(self.path, "rt", encoding="utf-8-sig", errors="replace", newline="")
         return self.path.open(encoding="utf-8-sig", errors="replace", newline="")
 
-    def has_mark(self) -> bool:
+    def has_byte_order_mark(self) -> bool:
         """Whether the text starts with a byte order mark."""
         assert self.path is not None
         with (gzip.open if is_gzip(self.path) else open)(self.path, "rb") as file:

@@ -135,7 +135,7 @@ def scan_jsonl(path: str | Path, columns: Columns) -> Raw:
 
 def _scan_json(source: Source, types: dict[str, Any]) -> pl.LazyFrame:
     assert source.path is not None
-    if not source.has_mark():
+    if not source.has_byte_order_mark():
         return pl.scan_ndjson(source.path, schema=types)
     # polars takes a byte order mark for a part of the first object
     records = pl.col("line").str.json_decode(pl.Struct(types))

@@ -328,6 +328,17 @@ def test_a_saved_sealed_split_leaves_no_test_file_of_an_earlier_one(tmp_path: Pa
     assert SealedSplit.load(tmp_path).without_test().hash == _log(seed=1).split().hash
 
 
+def test_the_log_of_a_saved_split_is_split_again(tmp_path: Path) -> None:
+    split = _log().split()
+    split.save(tmp_path)
+    log = Split.load(tmp_path, "another split").interactions
+    assert Split.of(log, "ratio", seed=3).hash == split.interactions.split("ratio", seed=3).hash  # type: ignore[attr-defined]
+    sealed = SealedSplit.load(tmp_path)
+    assert len(sealed.interactions) == len(log) - split.test.truth.values.numel()
+    with pytest.raises(SealedTestError, match="holds no test part"):
+        sealed.without_test().unseal("too late")
+
+
 def test_changed_test_file_is_refused(tmp_path: Path) -> None:
     _log().split().save(tmp_path)
     path = tmp_path / "test" / "test.parquet"
