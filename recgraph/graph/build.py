@@ -10,16 +10,7 @@ import torch
 from torch import Tensor
 
 from recgraph.data.ids import IdMap
-from recgraph.graph.hetero import (
-    Edges,
-    EdgeType,
-    GraphError,
-    HeteroGraph,
-    Nodes,
-    UnknownTypeError,
-    check_indices,
-    known,
-)
+from recgraph.graph.schema import Edges, EdgeType, GraphError, GraphParts, Nodes, check_ends, check_indices, check_type
 from recgraph.sparse.csr import Csr, as_floating, sort_entries
 
 __all__ = ["as_features", "from_edge_lists", "from_scipy", "make_edges"]
@@ -62,7 +53,7 @@ def from_edge_lists(
     weights: Mapping[EdgeType, Any],
     times: Mapping[EdgeType, Any],
     ids: Mapping[str, IdMap],
-) -> HeteroGraph:
+) -> GraphParts:
     """From pairs of indices.
 
     Args:
@@ -73,35 +64,27 @@ def from_edge_lists(
         ids: node type -> its ids.
 
     Raises:
-        GraphError: see :class:`HeteroGraph`; an edge out of range names edge type, row and value.
+        GraphError: an edge out of range names edge type, row and value.
     """
     for name in (*features, *ids):
-        known("node type", name, counts)
+        check_type("node type", name, counts)
     for edge_type in (*weights, *times):
-        known("edge type", edge_type, edges)
+        check_type("edge type", edge_type, edges)
     nodes = {
         name: Nodes(n, ids.get(name), None if name not in features else as_features(features[name]))
         for name, n in counts.items()
     }
     made = {}
     for edge_type, pairs in edges.items():
-        known_ends(edge_type, counts)
+        check_ends(edge_type, counts)
         source, target = _pairs(edge_type, pairs)
         sizes = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
         w, t = (_tensor(given.get(edge_type)) for given in (weights, times))
         made[edge_type] = make_edges(edge_type, source, target, sizes, w, t)
-    return HeteroGraph(nodes, made)
+    return nodes, made
 
 
-def known_ends(edge_type: EdgeType, counts: Mapping[str, object]) -> None:
-    """Raise where an edge type is no triple, or ends at a type that is not there."""
-    if not (isinstance(edge_type, tuple) and len(edge_type) == 3):
-        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type)")
-    known("node type", edge_type[0], counts)
-    known("node type", edge_type[2], counts)
-
-
-def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) -> HeteroGraph:
+def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) -> GraphParts:
     """From scipy sparse matrices of sources and targets; values other than 1 become weights.
 
     Raises:
@@ -116,11 +99,11 @@ def from_scipy(matrices: Mapping[EdgeType, Any], features: Mapping[str, Any]) ->
         adj = Csr.from_scipy(matrix)
         edges[edge_type] = Edges(adj.with_weights(None) if bool((adj.values() == 1).all()) else adj)
     for name in features:
-        known("node type", name, counts)
+        check_type("node type", name, counts)
     nodes = {
         name: Nodes(n, features=as_features(features[name]) if name in features else None) for name, n in counts.items()
     }
-    return HeteroGraph(nodes, edges)
+    return nodes, edges
 
 
 def as_features(values: Any) -> Tensor | Csr:

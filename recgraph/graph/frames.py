@@ -15,8 +15,18 @@ from recgraph.data.dataframe import from_native, relation
 from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
-from recgraph.graph.build import known_ends, make_edges
-from recgraph.graph.hetero import EdgeIndexError, Edges, EdgeType, FeatureError, GraphError, HeteroGraph, Nodes, known
+from recgraph.graph.build import make_edges
+from recgraph.graph.schema import (
+    EdgeIndexError,
+    Edges,
+    EdgeType,
+    FeatureError,
+    GraphError,
+    GraphParts,
+    Nodes,
+    check_ends,
+    check_type,
+)
 from recgraph.sparse.csr import Csr
 
 __all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
@@ -33,7 +43,7 @@ def from_frames(
     features: Mapping[str, Sequence[str]],
     weight: str,
     time: str,
-) -> HeteroGraph:
+) -> GraphParts:
     """From frames of any kind.
 
     Args:
@@ -56,7 +66,7 @@ def from_frames(
             raise GraphError(f"edges {edge_type}: the frame has {table.width} columns; the first two must be the ids")
         ends[edge_type] = ((edge_type[0], _id_column(table, 0)), (edge_type[2], _id_column(table, 1)))
     for name in features:
-        known("node frame", name, tables)
+        check_type("node frame", name, tables)
     names = list(dict.fromkeys([*tables, *(name for source, _, target in lists for name in (source, target))]))
     maps = {name: _ids(name, tables.get(name), ends) for name in names}
     made_nodes = {
@@ -65,12 +75,12 @@ def from_frames(
     }
     made_edges = {}
     for edge_type, table in lists.items():
-        known_ends(edge_type, maps)
+        check_ends(edge_type, maps)
         source, target = (_indices(edge_type, ids, name, maps[name]) for name, ids in ends[edge_type])
         counts = (len(maps[edge_type[0]]), len(maps[edge_type[2]]))
         w, t = (_column(edge_type, table, name) for name in (weight, time))
         made_edges[edge_type] = make_edges(edge_type, source, target, counts, w, t)
-    return HeteroGraph(made_nodes, made_edges)
+    return made_nodes, made_edges
 
 
 def _ids(name: str, table: pl.DataFrame | None, ends: Ends) -> IdMap:
@@ -143,7 +153,7 @@ def from_interactions(
     item_relations: Sequence[str] | Mapping[str, str] | None,
     user_relations: Sequence[str] | Mapping[str, str] | None,
     separator: str,
-) -> HeteroGraph:
+) -> GraphParts:
     """A graph of users, items and what their side information says of them.
 
     Edge types: ``("user", "interacts", "item")``, with the times of the interactions; those of ``interactions.graph``;
@@ -173,19 +183,17 @@ def from_interactions(
             pairs = relation(table, key, column, separator, role)
             edge_type: EdgeType = (role, f"has_{name}", name)
             nodes[name], edges[edge_type] = _side(edge_type, ids, pairs)
-    graph = HeteroGraph(nodes, edges)
-    if interactions.graph is None:
-        return graph
-    assert isinstance(interactions.graph, HeteroGraph)
-    return _with_relations(graph, interactions.graph)
+    if interactions.graph is not None:
+        _add_relations(nodes, edges, interactions.graph)
+    return nodes, edges
 
 
-def _with_relations(graph: HeteroGraph, given: HeteroGraph) -> HeteroGraph:
-    """With the relations and features of another graph, its users and items by their ids.
+def _add_relations(nodes: dict[str, Nodes], edges: dict[EdgeType, Edges], given: Any) -> None:
+    """Add the relations and features of another typed graph, its users and items matched by their ids.
 
     Those that are not here are left out; those that are not there have no edges, and features of zeros.
     """
-    nodes, edges, place = dict(graph.nodes), dict(graph.edges), {}
+    place: dict[str, Tensor] = {}
     for name, part in given.nodes.items():
         if name in ("user", "item"):
             known = nodes[name].ids
@@ -210,7 +218,6 @@ def _with_relations(graph: HeteroGraph, given: HeteroGraph) -> HeteroGraph:
         weights, times = (None if x is None else x[here] for x in (adj.weights, lists.times))
         counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
         edges[edge_type] = make_edges(edge_type, rows[here], columns[here], counts, weights, times)
-    return HeteroGraph(nodes, edges)
 
 
 def _placed(features: Tensor | Csr, place: Tensor, count: int) -> Tensor | Csr:

@@ -14,9 +14,10 @@ from pydantic import Field
 
 from recgraph.config import Config, Search, configure
 from recgraph.graph.contexts import Context
-from recgraph.graph.hetero import EdgeType, HeteroGraph
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.pathsim import Cost, estimate_cost, estimate_nnz, halves, pathsim_top_k, steps_of
 from recgraph.graph.route import PathError, Route, Step, parse, text_of, types_of
+from recgraph.graph.schema import EdgeType
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, compress_rows, normalise
 from recgraph.sparse.products import Counts, compose

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from recgraph.graph.hetero import EdgeType, HeteroGraph, UnknownTypeError
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.sparse.csr import Csr
 
 __all__ = ["PathError", "Route", "Step", "is_palindrome", "parse", "text_of", "types_of"]

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recgraph.graph import hetero as check
-from recgraph.graph.hetero import Edges, EdgeType, HeteroGraph, Nodes
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.schema import Edges, EdgeType, Nodes, check_type
 from recgraph.sparse.csr import Csr, sort_entries
 from recgraph.sparse.sample import sample_rows
 
@@ -60,7 +60,7 @@ class NeighbourSampler:
         replace: bool = False,
     ) -> None:
         for edge_type, counts in fan_outs.items():
-            check.known("edge type", edge_type, graph.edges)
+            check_type("edge type", edge_type, graph.edges)
             if any(count is not None and count < 1 for count in counts):
                 raise ValueError(f"fan_outs[{edge_type}] = {tuple(counts)} must be at least 1 each, or None for all")
         self.graph, self.fan_outs, self.direction, self.replace = graph, dict(fan_outs), direction, replace
@@ -78,7 +78,7 @@ class NeighbourSampler:
             UnknownTypeError: a node type that the graph does not have.
         """
         for node_type, nodes in seeds.items():
-            check.known("node type", node_type, self.graph.nodes)
+            check_type("node type", node_type, self.graph.nodes)
             if torch.unique(nodes).numel() != nodes.numel():
                 raise ValueError(f"seeds[{node_type!r}] holds a node twice; give each once")
             outside = (nodes < 0) | (nodes >= (n := self.graph.count(node_type)))

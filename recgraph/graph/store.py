@@ -1,14 +1,14 @@
-"""Typed graphs on disk: Parquet for edges, ids and sparse features, safetensors for dense ones, JSON for what is short.
+"""Typed graphs on disk, and their hash.
 
-Parquet packs what a sparse matrix repeats: ACM's features take a sixth of what they are as tensors.
-
-A hash of all that a typed graph holds.
+Edges, ids and sparse features are Parquet, dense features safetensors, what is short is JSON. Parquet packs what a
+sparse matrix repeats: ACM's features take a sixth of what they are as tensors.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import load_frame, load_json, replace_bytes, replace_parquet, replace_text
 from recgraph.data.ids import IdMap
 from recgraph.graph.build import make_edges
-from recgraph.graph.hetero import Edges, EdgeType, HeteroGraph, Nodes
+from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes
 from recgraph.sparse.csr import Csr
 
 __all__ = ["digest", "load", "remove", "save", "tensor_bytes"]
@@ -35,20 +35,20 @@ _FORMAT = 2
 _READABLE = (1, 2)
 
 
-def save(graph: HeteroGraph, folder: Path) -> None:
+def save(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], folder: Path) -> None:
     """Write everything; the description comes last, so that a folder with one is complete.
 
     Files are numbered, because names of types may hold what a file name cannot.
     """
-    for number, edges in enumerate(graph.edges.values()):
-        replace_parquet(_frame(edges), folder / f"edges_{number}.parquet")
-    for number, nodes in enumerate(graph.nodes.values()):
-        if nodes.ids is not None:
-            nodes.ids.write(folder / f"ids_{number}.parquet")
-        if isinstance(nodes.features, Csr):
-            replace_parquet(_entries(nodes.features), folder / f"features_{number}.parquet")
-    replace_bytes(save_tensors(_tensors(graph)), folder / "features.safetensors")
-    replace_text(json.dumps(_describe(graph), indent=1), folder / "graph.json")
+    for number, lists in enumerate(edges.values()):
+        replace_parquet(_frame(lists), folder / f"edges_{number}.parquet")
+    for number, own in enumerate(nodes.values()):
+        if own.ids is not None:
+            own.ids.write(folder / f"ids_{number}.parquet")
+        if isinstance(own.features, Csr):
+            replace_parquet(_entries(own.features), folder / f"features_{number}.parquet")
+    replace_bytes(save_tensors(_tensors(nodes)), folder / "features.safetensors")
+    replace_text(json.dumps(_describe(nodes, edges), indent=1), folder / "graph.json")
 
 
 def remove(folder: Path) -> None:
@@ -74,10 +74,10 @@ def _entries(features: Csr) -> pl.DataFrame:
     return pl.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
 
 
-def _tensors(graph: HeteroGraph) -> dict[str, Tensor]:
+def _tensors(nodes: Mapping[str, Nodes]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for number, nodes in enumerate(graph.nodes.values()):
-        features = nodes.features
+    for number, own in enumerate(nodes.values()):
+        features = own.features
         if isinstance(features, Csr):
             tensors[f"{number}.indptr"] = features.indptr
         elif features is not None:
@@ -85,23 +85,23 @@ def _tensors(graph: HeteroGraph) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
-def _describe(graph: HeteroGraph) -> dict[str, Any]:
+def _describe(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "nodes": [
             {
                 "type": name,
-                "count": nodes.count,
-                "has_ids": nodes.ids is not None,
-                "width": None if nodes.features is None else int(nodes.features.shape[1]),
+                "count": own.count,
+                "has_ids": own.ids is not None,
+                "width": None if own.features is None else int(own.features.shape[1]),
             }
-            for name, nodes in graph.nodes.items()
+            for name, own in nodes.items()
         ],
-        "edges": [list(edge_type) for edge_type in graph.edges],
+        "edges": [list(edge_type) for edge_type in edges],
     }
 
 
-def load(folder: Path) -> HeteroGraph:
+def load(folder: Path) -> GraphParts:
     """The graph that :func:`save` wrote.
 
     Raises:
@@ -128,7 +128,7 @@ def load(folder: Path) -> HeteroGraph:
         edges[edge_type] = make_edges(
             edge_type, columns["source"], columns["target"], counts, columns.get("weight"), columns.get("time")
         )
-    return HeteroGraph(nodes, edges)
+    return nodes, edges
 
 
 def _columns(path: Path) -> dict[str, Tensor]:
@@ -151,22 +151,22 @@ def _features(
     return Csr(tensors[f"{number}.indptr"], indices, weights, (count, width))
 
 
-def digest(graph: HeteroGraph) -> str:
+def digest(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> str:
     """64 hex digits of types (in their order), counts, ids, features, edges, weights and times.
 
     The same on every machine; values of another floating type are other values.
     """
-    head = {"version": 1, "nodes": {name: nodes.count for name, nodes in graph.nodes.items()}}
+    head = {"version": 1, "nodes": {name: own.count for name, own in nodes.items()}}
     state = hashlib.sha256(json.dumps(head).encode())
-    for name, nodes in graph.nodes.items():
+    for name, own in nodes.items():
         state.update(json.dumps(["features", name]).encode())
-        if nodes.ids is not None:
-            state.update(nodes.ids.digest())
-        for part in _parts(nodes.features):
+        if own.ids is not None:
+            state.update(own.ids.digest())
+        for part in _parts(own.features):
             state.update(tensor_bytes(part))
-    for edge_type, edges in graph.edges.items():
+    for edge_type, lists in edges.items():
         state.update(json.dumps(["edges", *edge_type]).encode())
-        for part in (*_parts(edges.adj), edges.times):
+        for part in (*_parts(lists.adj), lists.times):
             state.update(tensor_bytes(part))
     return state.hexdigest()
 

@@ -16,10 +16,11 @@ from recgraph.config import ConfigError
 from recgraph.graph import contexts as _context
 from recgraph.graph import pathsim as _pathsim
 from recgraph.graph.contexts import Walked
-from recgraph.graph.hetero import EdgeType, HeteroGraph, UnknownTypeError
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import Context, MetaPath, PathError, PathTooLargeError, propose
 from recgraph.graph.pathsim import pathsim
 from recgraph.graph.route import text_of
+from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Normalisation, mean_of, normalise
 from recgraph.sparse.spmm import random_matrix, spmm

@@ -17,18 +17,9 @@ from safetensors.torch import load_file, save_file
 from recgraph.data.errors import CorruptFileError, DataError
 from recgraph.data.ids import IdMap
 from recgraph.data.interactions import Interactions
-from recgraph.graph.hetero import (
-    EdgeIndexError,
-    Edges,
-    EdgeType,
-    FeatureError,
-    GraphError,
-    HeteroGraph,
-    IsolatedNodesWarning,
-    Nodes,
-    UnknownTypeError,
-)
+from recgraph.graph.hetero import HeteroGraph, IsolatedNodesWarning
 from recgraph.graph.node_task import NodeSplit, NodeTask
+from recgraph.graph.schema import EdgeIndexError, Edges, EdgeType, FeatureError, GraphError, Nodes, UnknownTypeError
 from recgraph.sparse.csr import Csr
 
 WRITES: EdgeType = ("author", "writes", "paper")

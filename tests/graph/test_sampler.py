@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph.graph.hetero import HeteroGraph, UnknownTypeError
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.sampler import NeighbourSampler
+from recgraph.graph.schema import UnknownTypeError
 
 BY, CITES = ("paper", "by", "author"), ("paper", "cites", "paper")
 

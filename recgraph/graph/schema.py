@@ -1,0 +1,170 @@
+"""The parts of a typed graph: nodes and edges of one type, and what can be wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recgraph.data.ids import IdMap
+from recgraph.sparse.csr import Csr
+
+__all__ = [
+    "EdgeIndexError",
+    "EdgeType",
+    "Edges",
+    "FeatureError",
+    "GraphError",
+    "GraphParts",
+    "Nodes",
+    "UnknownTypeError",
+    "check_edges",
+    "check_ends",
+    "check_indices",
+    "check_nodes",
+    "check_type",
+]
+
+#: (source type, relation, target type)
+EdgeType = tuple[str, str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """The nodes of one type.
+
+    Attributes:
+        count: how many, N.
+        ids: index <-> the user's own id, or None where the index is the id.
+        features: [N, F] dense, or sparse, or None.
+    """
+
+    count: int
+    ids: IdMap | None = None
+    features: Tensor | Csr | None = None
+
+    def __post_init__(self) -> None:
+        # a number of numpy cannot be written as JSON
+        object.__setattr__(self, "count", operator.index(self.count))
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """The edges of one type.
+
+    Attributes:
+        adj: [N_source, N_target], one entry an edge, so that repeated edges stay; weights as given, or None.
+        times: [E], aligned with ``adj.indices``, or None.
+    """
+
+    adj: Csr
+    times: Tensor | None = None
+
+
+#: the nodes and the edges of a graph, by their types
+GraphParts = tuple[dict[str, Nodes], dict[EdgeType, Edges]]
+
+
+class GraphError(ValueError):
+    """A typed graph that cannot be made as it is."""
+
+
+class EdgeIndexError(GraphError):
+    """An edge ends at a node that does not exist."""
+
+
+class UnknownTypeError(GraphError):
+    """A type of nodes or edges that the graph does not have."""
+
+
+class FeatureError(GraphError):
+    """Features whose rows do not match the nodes, or that hold NaN."""
+
+
+def check_type(what: str, name: object, there: Iterable[object]) -> None:
+    """Refuse a type that is not among those of the graph.
+
+    Raises:
+        UnknownTypeError: names the nearest types.
+    """
+    names = list(there)
+    if name in names:
+        return
+    close = difflib.get_close_matches(str(name), [str(other) for other in names], n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    raise UnknownTypeError(f"there is no {what} {name!r}{hint} The graph has {', '.join(map(str, names)) or 'none'}")
+
+
+def check_indices(edge_type: EdgeType, ends: Mapping[str, tuple[Tensor, int]]) -> None:
+    """Raise at the first edge that ends outside.
+
+    Args:
+        ends: node type and role (``"source 'paper'"``) -> the indices [E] in the order given, and the nodes there are.
+    """
+    lengths = {index.numel() for index, _ in ends.values()}
+    if len(lengths) > 1:
+        raise EdgeIndexError(f"edges {edge_type}: sources and targets have different lengths, {sorted(lengths)}")
+    for role, (index, n) in ends.items():
+        outside = (index < 0) | (index >= n)
+        if bool(outside.any()):
+            row = int(torch.nonzero(outside)[0])
+            value = int(index[row])
+            raise EdgeIndexError(
+                f"edges {edge_type}, row {row} (from 0): {role} = {value} is out of range; there are {n} such nodes, "
+                f"so it must lie in [0, {n}) ({int(outside.sum())} such edges)"
+            )
+
+
+def check_edges(edge_type: EdgeType, edges: Edges, nodes: Mapping[str, Nodes]) -> None:
+    """Types, shapes, weights and times of one edge type."""
+    source, _, target = edge_type
+    for end in (source, target):
+        if end not in nodes:
+            check_type("node type", end, nodes)
+    wanted = (nodes[source].count, nodes[target].count)
+    if edges.adj.shape != wanted:
+        raise GraphError(f"edges {edge_type}: the matrix has shape {edges.adj.shape}, the nodes need {wanted}")
+    if edges.times is not None and edges.times.shape != (edges.adj.nnz,):
+        raise GraphError(f"edges {edge_type}: {edges.times.numel()} times for {edges.adj.nnz} edges")
+    weights = edges.adj.weights
+    if weights is not None and not bool(torch.isfinite(weights).all()):
+        entry = int(torch.nonzero(~torch.isfinite(weights))[0])
+        place = f"{int(edges.adj.rows[entry])} -> {int(edges.adj.indices[entry])}"
+        raise GraphError(f"edges {edge_type}: the weight of {place} is {float(weights[entry])}; weights must be finite")
+
+
+def check_nodes(node_type: str, nodes: Nodes) -> None:
+    """Ids and features of one node type."""
+    if nodes.count < 0:
+        raise GraphError(f"node type {node_type!r}: count = {nodes.count} must not be negative")
+    if nodes.ids is not None and len(nodes.ids) != nodes.count:
+        raise GraphError(f"node type {node_type!r}: {len(nodes.ids)} ids for {nodes.count} nodes")
+    features = nodes.features
+    if features is None:
+        return
+    if len(features.shape) != 2 or features.shape[0] != nodes.count:
+        raise FeatureError(
+            f"features of {node_type!r} have shape {tuple(features.shape)}; {nodes.count} nodes need "
+            f"({nodes.count}, width)"
+        )
+    values = features.values() if isinstance(features, Csr) else features
+    nan_mask = torch.isnan(values)
+    if bool(nan_mask.any()):
+        at = torch.nonzero(nan_mask)[0]
+        row = int(features.rows[at[0]]) if isinstance(features, Csr) else int(at[0])
+        raise FeatureError(
+            f"features of {node_type!r}: row {row} (from 0) holds NaN ({int(nan_mask.sum())} values in all); "
+            "fill or drop them"
+        )
+
+
+def check_ends(edge_type: EdgeType, counts: Mapping[str, object]) -> None:
+    """Raise where an edge type is no triple, or ends at a type that is not there."""
+    if not (isinstance(edge_type, tuple) and len(edge_type) == 3):
+        raise UnknownTypeError(f"edge type {edge_type!r} must be (source type, relation, target type)")
+    check_type("node type", edge_type[0], counts)
+    check_type("node type", edge_type[2], counts)
