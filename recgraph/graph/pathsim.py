@@ -1,7 +1,4 @@
-"""The two halves of a meta-path, whose product it is, and what that product will cost.
-
-PathSim, and the most similar nodes of each by it, without ever holding all counts.
-"""
+"""PathSim and each node's most similar nodes by it, without holding all counts; and what a meta-path costs before it is made."""
 
 from __future__ import annotations
 

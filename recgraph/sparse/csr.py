@@ -1,9 +1,4 @@
-"""``Csr``: a sparse matrix by rows, as a value: of edges, of counts, of normalised adjacencies.
-
-What the entries of a sparse matrix must be.
-
-A :class:`Csr` as one of torch's own sparse tensors, which many libraries take.
-"""
+"""``Csr``: a sparse matrix by rows, as a value: edges, counts, normalised adjacencies."""
 
 from __future__ import annotations
 

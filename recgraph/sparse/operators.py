@@ -1,10 +1,7 @@
-"""Normalised adjacencies, sparse throughout.
+"""Normalised adjacencies, and operators on them that are applied without being made.
 
-``Chain``: a product of sparse matrices that is applied factor by factor and never made.
-
-``Sum``: a weighted sum of sparse matrices and chains that is applied term by term and never made.
-
-Matrices with many equal rows, held with each of them once.
+A :class:`Chain` is a product of matrices, applied factor by factor; a :class:`Sum` a weighted sum, applied term by
+term; :func:`compress_rows` holds a matrix with many equal rows as a chain with each of them once.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Products of sparse matrices, in blocks of rows.
-
-How often two columns stand in one row, block by block, and the most similar columns of each.
-
-The k best entries of each row, with a rule for ties that does not depend on a sort.
-"""
+"""Products of sparse matrices in blocks of rows: composition, co-occurrence of columns, and the k best entries of each row."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Many small ridge regressions at once, each on the rows of a table that it names: half a step of alternating least
-squares.
-"""
+"""Many small ridge regressions at once: half a step of alternating least squares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random entries of the rows of a sparse matrix: what neighbour samplers are made of."""
+"""Random entries of the rows of a sparse matrix, for neighbour samplers."""
 
 from __future__ import annotations
 

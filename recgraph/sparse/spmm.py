@@ -1,9 +1,4 @@
-"""``spmm(adj, x)``: sparse times dense, the one entry of the library, with gradients to both.
-
-``Layered``: a different operator for each layer of a convolution.
-
-Which backend multiplies fastest on this machine.
-"""
+"""``spmm(adj, x)``: sparse times dense, with gradients to both, by the backend that is fastest here."""
 
 from __future__ import annotations
 
