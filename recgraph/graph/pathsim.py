@@ -1,4 +1,4 @@
-"""PathSim and each node's most similar nodes by it, without holding all counts; and what a meta-path costs before it is made."""
+"""PathSim and the most similar nodes by it, without holding all counts; and what a meta-path costs beforehand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of sparse matrices in blocks of rows: composition, co-occurrence of columns, and the k best entries of each row."""
+"""Products of sparse matrices in blocks of rows, co-occurrence of columns, and the k best entries of each row."""
 
 from __future__ import annotations
 
