@@ -21,8 +21,8 @@ import torch
 from experiments.metric_names import CONVENTION_OF, LEFT_OUT, OPTIONS, OURS
 from recgraph import registry
 from recgraph.evaluate.hits import expected_hits
-from recgraph.evaluate.metrics.base import Facts, Metric, Places, RankedHits
-from recgraph.evaluate.ranks import places_of
+from recgraph.evaluate.metrics.base import Facts, Metric, RankedHits, RelevantRanks
+from recgraph.evaluate.ranks import rank_relevant
 from recgraph.evaluate.topk import Catalogue
 from recgraph.sparse.ragged import Ragged
 
@@ -105,7 +105,7 @@ class Case:
     def ranked(self, record: dict[str, Any], users: list[str], metric: Metric) -> RankedHits:
         """The case as our metrics see it, made once for all records that were given the same."""
         expected = record["metric"] == "RetrievalNormalizedDCG"
-        places = "places" in metric.needs or expected
+        places = "relevant_ranks" in metric.needs or expected
         view = self.view(record, users)
         key = (*map(repr, (view.users, view.lists, view.relevant, view.grades)), places, expected)
         if key not in self.made:
@@ -160,19 +160,19 @@ def ranked_hits(case: Case, view: View, places: bool) -> RankedHits:
     )
     if view.grades is not None:
         ranked = replace(ranked, gains=gains, ideal_gains=ideal, total_gain=ideal.sum(1))
-    return replace(ranked, places=all_places(case, view, relevant)) if places else ranked
+    return replace(ranked, relevant_ranks=all_ranks(case, view, relevant)) if places else ranked
 
 
-def all_places(case: Case, view: View, relevant: Ragged) -> Places:
+def all_ranks(case: Case, view: View, relevant: Ragged) -> RelevantRanks:
     scores = torch.tensor([case.full_scores(user) for user in view.users], dtype=torch.float64)
-    return places_of(Catalogue(case.n_items, 1), scores, relevant, None, ("keep",))["keep"]
+    return rank_relevant(Catalogue(case.n_items, 1), scores, relevant, None, ("keep",))["keep"]
 
 
 def over_ties(ranked: RankedHits, view: View) -> RankedHits:
     """The same in expectation over the orders of equal scores."""
-    assert ranked.places is not None
+    assert ranked.relevant_ranks is not None
     grades = None if view.grades is None else torch.tensor([g for row in view.grades for g in row]).double()
-    hits, gains, ties = expected_hits(ranked.places, LONGEST, grades)
+    hits, gains, ties = expected_hits(ranked.relevant_ranks, LONGEST, grades)
     return replace(ranked, hits=hits, gains=gains, ties=ties)
 
 

@@ -6,25 +6,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recgraph.evaluate.evaluator import evaluate, matrix
-    from recgraph.evaluate.frames import frame
+    from recgraph.evaluate.evaluator import evaluate
+    from recgraph.evaluate.frames import frame, matrix
     from recgraph.evaluate.protocol import Protocol
     from recgraph.evaluate.results import ProtocolMismatch, Result, Results, compare, load_users, save_users
-    from recgraph.evaluate.tables import Table, table
+    from recgraph.evaluate.significance import Table, table
 
 _WHERE = {
     "Protocol": "protocol",
     "ProtocolMismatch": "results",
     "Result": "results",
     "Results": "results",
-    "Table": "tables",
+    "Table": "significance",
     "compare": "results",
     "evaluate": "evaluator",
     "frame": "frames",
     "load_users": "results",
-    "matrix": "evaluator",
+    "matrix": "frames",
     "save_users": "results",
-    "table": "tables",
+    "table": "significance",
 }
 
 __all__ = [

@@ -1,8 +1,6 @@
-"""One protocol of an evaluation, and what it counts.
+"""Rank once for all protocols, within bounds of memory, and keep of the lists what their metrics read.
 
-How much memory an evaluation is going to hold, before it starts; and the block size that keeps it within bounds.
-
-Rank once for all protocols, and keep of the lists what their metrics read.
+The log (``recgraph.evaluate.collect``, level INFO) says before the ranking how much memory it is going to take.
 """
 
 from __future__ import annotations
@@ -16,18 +14,19 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
-from recgraph.evaluate.hits import Facts, Places, RankedHits, Truth, expected_hits
+from recgraph.evaluate.hits import Facts, RankedHits, RelevantRanks, Truth, expected_hits
+from recgraph.evaluate.low_precision import Precision
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.protocol import Protocol
-from recgraph.evaluate.ranking import Asked, Precision, RankedBatch, Ranker, device_of, item_vectors_of, lay_out, rank
+from recgraph.evaluate.ranking import Ranker, Targets, device_of, item_vectors_of, make_catalogue, rank
 from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS, Lists
 from recgraph.sparse.ragged import Ragged
 
 
 @dataclass(frozen=True)
-class Job:
-    """One protocol and what it counts.
+class Measurement:
+    """One protocol and its metrics.
 
     Attributes:
         candidates: each user's own; None for all items.
@@ -38,15 +37,16 @@ class Job:
     candidates: Ragged | None
 
     @property
-    def key(self) -> str:
-        """Of the ranking; protocols that rank alike share it."""
+    def ranking(self) -> str:
+        """The name of the ranking; protocols that rank alike share it."""
         own = self.protocol
         if self.candidates is None:
             return own.seen
         return "/".join(map(str, (own.seen, own.candidates, own.n_candidates, own.candidate_seed, own.candidate_hash)))
 
     @property
-    def expected(self) -> bool:
+    def is_expectation(self) -> bool:
+        """Whether it averages over all orders of equal scores."""
         return self.protocol.ties == "expectation"
 
     def needs(self, *names: str) -> bool:
@@ -54,8 +54,9 @@ class Job:
         return any(not metric.needs.isdisjoint(names) for metric in self.metrics)
 
     @property
-    def needs_places(self) -> bool:
-        return self.expected or self.needs("places") or any(not metric.cut for metric in self.metrics)
+    def needs_ranks(self) -> bool:
+        """Whether it needs the ranks of the relevant items among all candidates."""
+        return self.is_expectation or self.needs("relevant_ranks") or any(not metric.cut for metric in self.metrics)
 
 
 _log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ class Memory:
     """Bytes that are held beyond the model and the data.
 
     Attributes:
-        items: the catalogue as it is laid out, or the scores of 256 users where a model gives scores.
+        items: the catalogue, or the scores of 256 users where a model gives scores.
         scores: the blocks of scores that are held at a time, and what finding the best takes.
         lists: what is kept of the lists of all users.
         metrics: of all users.
@@ -133,10 +134,16 @@ class Memory:
         )
 
 
-def plan(
-    cases: Cases, jobs: Sequence[Job], limits: Limits, *, width: int | None, device: torch.device, graded: bool
+def plan_memory(
+    cases: Cases,
+    measurements: Sequence[Measurement],
+    limits: Limits,
+    *,
+    width: int | None,
+    device: torch.device,
+    graded: bool,
 ) -> Memory:
-    """Predict, choose the block size, and say so in the log (``recgraph.evaluate.collect``, level INFO).
+    """Predict the memory, choose the block size, and write both to the log.
 
     What a model needs itself to encode or score 256 users is not in it.
 
@@ -154,7 +161,7 @@ def plan(
             sizes.append(-(-sizes[-1] // 2 // CHUNK) * CHUNK)
     memory = None
     for block_items in sizes:
-        memory = _of(cases, jobs, limits, width, device, graded, block_items)
+        memory = _predicted(cases, measurements, limits, width, device, graded, block_items)
         if limits.memory_mib is None or memory.total <= limits.memory_mib * _MIB:
             _log.info("%s", memory)
             return memory
@@ -165,9 +172,9 @@ def plan(
     )
 
 
-def _of(
+def _predicted(
     cases: Cases,
-    jobs: Sequence[Job],
+    measurements: Sequence[Measurement],
     limits: Limits,
     width: int | None,
     device: torch.device,
@@ -177,82 +184,80 @@ def _of(
     n_users, n_items = len(cases), cases.n_items
     rows = TILE_ROWS.get(device.type, ACCELERATOR_ROWS)
     low = limits.precision != "float32" and width is not None
-    depth = max(max(job.protocol.cutoffs) for job in jobs)
+    depth = max(max(each.protocol.cutoffs) for each in measurements)
     step = min(block_items, CACHED_ITEMS) if device.type in TILE_ROWS else block_items
-    places = any(job.needs_places for job in jobs if job.candidates is None)
+    counted = block_items if any(each.needs_ranks for each in measurements if each.candidates is None) else 0
     # order and position, the permutation they are made of, and the table or 256 rows of scores
     items = 24 * n_items + (256 * 4 * n_items if width is None else (6 if low else 4) * (n_items + CHUNK) * width)
     # where scores are equal, finding the first of them takes four times the block
-    scores = 4 * rows * (max(step, block_items if places else 0) + max(4 * step, 3 * block_items if places else 0))
+    scores = 4 * rows * (max(step, counted) + max(4 * step, 3 * counted))
     if low:
         scores += rows * (2 * 5 * step + 16 * (width or 0) * (depth + max(2 * depth, 64)))
-    lists = 48 * cases.truth.values.numel() + 24 * n_users + 32 * limits.batch_size * depth * len(jobs)
-    for own in {job.key: job for job in jobs}.values():
-        of_key = [job for job in jobs if job.key == own.key]
-        lists += n_users * depth * _kept_bytes(of_key, graded)
-        if any(job.needs_places for job in of_key):
+    lists = 48 * cases.truth.values.numel() + 24 * n_users + 32 * limits.batch_size * depth * len(measurements)
+    for alike in by_ranking(measurements).values():
+        lists += n_users * depth * _kept_bytes(alike, graded)
+        if any(each.needs_ranks for each in alike):
             lists += 50 * cases.truth.values.numel()
-    values = sum(len(job.metrics) * len(job.protocol.cutoffs) for job in jobs)
+    values = sum(len(each.metrics) * len(each.protocol.cutoffs) for each in measurements)
     metrics = 8 * n_users * values + 64 * min(n_users, METRIC_ROWS) * depth + 8 * n_items
     return Memory(items, scores, lists, metrics, block_items)
 
 
-def _kept_bytes(jobs: Sequence[Job], graded: bool) -> int:
-    """Of each place of a list, for the jobs of one ranking."""
+def _kept_bytes(measurements: Sequence[Measurement], graded: bool) -> int:
+    """What is kept of each rank of a list, for the measurements that share a ranking."""
     size = 1 + 8 * graded
-    if any(job.needs("items", "known") for job in jobs):
+    if any(each.needs("items", "known") for each in measurements):
         size += 8
-    if any(job.needs("known") for job in jobs):
+    if any(each.needs("known") for each in measurements):
         size += 25
-    if any(LIBRARIES[job.protocol.convention].reads_scores for job in jobs):
+    if any(LIBRARIES[each.protocol.convention].reads_scores for each in measurements):
         size += 8
-    return size + sum(32 + 8 * graded for job in jobs if job.expected)
+    return size + sum(32 + 8 * graded for each in measurements if each.is_expectation)
+
+
+def by_ranking(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
+    """Name of a ranking -> the measurements that share it."""
+    found: dict[str, list[Measurement]] = {}
+    for each in measurements:
+        found.setdefault(each.ranking, []).append(each)
+    return found
 
 
 def collect(
     model: Ranker,
     cases: Cases,
-    jobs: Sequence[Job],
+    measurements: Sequence[Measurement],
     facts: Facts,
     fit_part: Part | None,
     limits: Limits,
 ) -> list[RankedHits]:
-    """The ranked lists of every job, from one pass over the scores."""
+    """The ranked lists of every measurement, from one pass over the scores."""
     truth = Truth.of(cases)
-    depth = max(max(job.protocol.cutoffs) for job in jobs)
+    depth = max(max(each.protocol.cutoffs) for each in measurements)
     vectors = item_vectors_of(model)
     width = None if vectors is None else vectors.shape[1]
     device = device_of(model) if vectors is None else vectors.device
-    memory = plan(cases, jobs, limits, width=width, device=device, graded=truth.graded)
-    catalogue = lay_out(
+    memory = plan_memory(cases, measurements, limits, width=width, device=device, graded=truth.graded)
+    catalogue = make_catalogue(
         vectors,
         cases.n_items,
         min(depth, cases.n_items),
-        tie_seed=jobs[0].protocol.tie_seed,
+        tie_seed=measurements[0].protocol.tie_seed,
         block_items=memory.block_items,
         device=device,
         precision=limits.precision,
     )
+    conventions = tuple(dict.fromkeys(each.ranking for each in measurements if each.candidates is None))
+    candidates = {each.ranking: each.candidates for each in measurements if each.candidates is not None}
+    in_catalogue = any(each.needs_ranks for each in measurements if each.candidates is None)
+    targets = Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
+    kept = {name: _Kept.of(cases, depth, truth, alike) for name, alike in by_ranking(measurements).items()}
     query = Query(cases.users, cases.history)
-    everywhere = tuple(dict.fromkeys(job.key for job in jobs if job.candidates is None))
-    own = {job.key: job.candidates for job in jobs if job.candidates is not None}
-    relevant = Ragged.from_lengths(truth.keys % cases.n_items, truth.n_relevant)
-    places = any(job.needs_places for job in jobs if job.candidates is None)
-    asked = Asked(relevant, own, places) if own or places else None
-    kept = {
-        key: _Kept.like(cases, depth, truth, [job for job in jobs if job.key == key]) for key in (*everywhere, *own)
-    }
-    for batch in rank(model, catalogue, query, cases.history, everywhere, limits.batch_size, asked):
-        for key, lists in batch.lists.items():
-            kept[key].add(batch, lists, batch.places.get(key), truth)
-    ideal = truth.ideal_gains(depth)
-    total = None
-    if truth.grades is not None:
-        total = torch.zeros(len(cases), dtype=torch.float64).index_add_(0, relevant.rows, truth.grades)
-    base = RankedHits(
-        torch.empty(0), truth.n_relevant, ideal_gains=ideal, total_gain=total, relevant=relevant, facts=facts
-    )
-    return [kept[job.key].ranked(base, job, cases, truth, fit_part) for job in jobs]
+    for batch in rank(model, catalogue, query, cases.history, conventions, limits.batch_size, targets):
+        for name, lists in batch.lists.items():
+            kept[name].add(batch.index, lists, batch.relevant_ranks.get(name), truth)
+    users = truth.before_ranking(depth, facts)
+    return [kept[each.ranking].ranked(users, each, cases, truth, fit_part) for each in measurements]
 
 
 @dataclass
@@ -265,47 +270,55 @@ class _Kept:
     items: Tensor | None
     scores: Tensor | None
     index: list[Tensor]
-    places: list[Places]
+    ranks: list[RelevantRanks]
 
     @classmethod
-    def like(cls, cases: Cases, depth: int, truth: Truth, jobs: Sequence[Job]) -> _Kept:
+    def of(cls, cases: Cases, depth: int, truth: Truth, measurements: Sequence[Measurement]) -> _Kept:
+        """Room for the lists of all users, and for what the measurements that share the ranking read of them."""
         shape = (len(cases), depth)
-        scored = any(LIBRARIES[job.protocol.convention].reads_scores for job in jobs)
+        reads_scores = any(LIBRARIES[each.protocol.convention].reads_scores for each in measurements)
         return cls(
             torch.zeros(shape, dtype=torch.bool),
             torch.zeros(len(cases), dtype=torch.int64),
             torch.zeros(shape, dtype=torch.float64) if truth.graded else None,
-            torch.full(shape, -1) if any(job.needs("items", "known") for job in jobs) else None,
-            torch.full(shape, -torch.inf, dtype=torch.float64) if scored else None,
+            torch.full(shape, -1) if any(each.needs("items", "known") for each in measurements) else None,
+            torch.full(shape, -torch.inf, dtype=torch.float64) if reads_scores else None,
             [],
             [],
         )
 
-    def add(self, batch: RankedBatch, lists: Lists, places: Places | None, truth: Truth) -> None:
-        index, width = batch.index, lists.items.shape[1]
-        found_at, found = truth.find(index, lists.items)
+    def add(self, index: Tensor, lists: Lists, ranks: RelevantRanks | None, truth: Truth) -> None:
+        """Keep the lists of the users at rows ``index`` [B] of the cases."""
+        width = lists.items.shape[1]
+        positions, found = truth.find(index, lists.items)
         self.hits[index, :width] = found
         self.lengths[index] = (lists.items >= 0).sum(1)
         if self.gains is not None and truth.grades is not None:
-            self.gains[index, :width] = truth.grades[found_at] * found
+            self.gains[index, :width] = truth.grades[positions] * found
         if self.items is not None:
             self.items[index, :width] = lists.items
         if self.scores is not None:
             self.scores[index, :width] = lists.scores.double()
-        if places is not None:
+        if ranks is not None:
             self.index.append(index)
-            self.places.append(places)
+            self.ranks.append(ranks)
 
-    def ranked(self, base: RankedHits, job: Job, cases: Cases, truth: Truth, fit_part: Part | None) -> RankedHits:
-        """With the shared attributes of ``base``."""
-        places = Places.gather(self.places, torch.cat(self.index)) if self.places and job.needs_places else None
-        ranked = replace(base, hits=self.hits, gains=self.gains, lengths=self.lengths, items=self.items)
-        ranked = replace(ranked, scores=self.scores, places=places)
-        if job.needs("known") and fit_part is not None and self.items is not None:
+    def ranked(
+        self, users: RankedHits, measurement: Measurement, cases: Cases, truth: Truth, fit_part: Part | None
+    ) -> RankedHits:
+        """The lists as a measurement sees them, beside what is known of the users."""
+        ranked = replace(
+            users, hits=self.hits, gains=self.gains, lengths=self.lengths, items=self.items, scores=self.scores
+        )
+        if measurement.needs("known") and fit_part is not None and self.items is not None:
             known, trained = known_items(cases, self.items, fit_part)
             ranked = replace(ranked, known=known, trained=trained)
-        if job.expected and places is not None:
-            hits, gains, ties = expected_hits(places, self.hits.shape[1], truth.grades)
+        if not self.ranks or not measurement.needs_ranks:
+            return ranked
+        ranks = RelevantRanks.gather(self.ranks, torch.cat(self.index))
+        ranked = replace(ranked, relevant_ranks=ranks)
+        if measurement.is_expectation:
+            hits, gains, ties = expected_hits(ranks, self.hits.shape[1], truth.grades)
             ranked = replace(ranked, hits=hits, gains=gains, ties=ties)
         return ranked
 

@@ -1,4 +1,4 @@
-"""Metrics of lists of recommendations from anywhere, in frames."""
+"""Metrics of what others made: lists of recommendations in frames, and matrices of scores."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.data.ids import IdMap, family
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.collect import known_items
-from recgraph.evaluate.evaluator import check_needs, metric_values
+from recgraph.evaluate.evaluator import check_needs, evaluate, metric_values
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.metrics.names import make_metrics
-from recgraph.evaluate.protocol import Convention, Protocol
-from recgraph.evaluate.results import Result
+from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties
+from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
 
 
@@ -66,19 +67,19 @@ def frame(
     """
     order = rank or score
     recs = _read(recommendations, "recommendations", [user, item], order)
-    asked = _read(truth, "truth", [user, item], grade)
+    relevant_items = _read(truth, "truth", [user, item], grade)
     known = None if train is None else _read(train, "train", [user, item])
     described = None if features is None else _read(features, "features", [item])
     chosen = make_metrics(metrics, convention)
     check_needs(chosen, known, described, "train")
-    if asked.is_empty():
+    if relevant_items.is_empty():
         raise ValueError("truth is empty: no user has a relevant item")
     if order:
         recs = recs.sort(order, descending=rank is None, maintain_order=True)
     if convention == "ranx":  # which drops users whom the truth does not name
-        recs = recs.join(asked.select(user).unique(), on=user, how="semi", maintain_order="left")
-    logs = [table for table in (recs, asked, known) if table is not None]
-    users = IdMap(_ids([table[user] for table in (recs, asked)], user))
+        recs = recs.join(relevant_items.select(user).unique(), on=user, how="semi", maintain_order="left")
+    logs = [table for table in (recs, relevant_items, known) if table is not None]
+    users = IdMap(_ids([table[user] for table in (recs, relevant_items)], user))
     catalogue = [table[item] for table in (*logs, described) if table is not None]
     items = IdMap(_ids(catalogue, item))
     if n_items is not None and n_items < len(items):
@@ -86,10 +87,10 @@ def frame(
     size = n_items or len(items)
     lists = _rows(recs, user, item, users, items)
     _check_once(lists, size, users, items)
-    relevant, grades = _rows(asked, user, item, users, items), None
+    relevant, grades = _rows(relevant_items, user, item, users, items), None
     if grade is not None:
-        by_user = torch.from_numpy(users.index(asked[user])).argsort(stable=True)
-        grades = torch.from_numpy(asked[grade].cast(pl.Float64).to_numpy().copy())[by_user]
+        by_user = torch.from_numpy(users.index(relevant_items[user])).argsort(stable=True)
+        grades = torch.from_numpy(relevant_items[grade].cast(pl.Float64).to_numpy().copy())[by_user]
     nobody = Ragged.from_lengths(torch.empty(0, dtype=torch.int64), torch.zeros(len(users), dtype=torch.int64))
     cases = Cases(torch.arange(len(users)), nobody, relevant, size, grades)
     fitted = None if known is None else _part(known, user, item, users, items, size)
@@ -174,14 +175,105 @@ def _check_once(lists: Ragged, size: int, users: IdMap, items: IdMap) -> None:
 def _ranked(lists: Ragged, cases: Cases, depth: int, facts: Facts, fitted: Part | None) -> RankedHits:
     truth = Truth.of(cases)
     items = lists.to_padded(fill=-1, width=depth)
-    places, hits = truth.find(cases.users, items)
-    relevant = Ragged.from_lengths(truth.keys % cases.n_items, truth.n_relevant)
-    ranked = RankedHits(hits, truth.n_relevant, lengths=lists.lengths, items=items, relevant=relevant, facts=facts)
-    if truth.grades is not None:
-        total = torch.zeros(len(cases), dtype=torch.float64).index_add_(0, relevant.rows, truth.grades)
-        gains = truth.grades[places] * hits
-        ranked = replace(ranked, gains=gains, ideal_gains=truth.ideal_gains(depth), total_gain=total)
+    positions, hits = truth.find(cases.users, items)
+    gains = None if truth.grades is None else truth.grades[positions] * hits
+    ranked = replace(truth.before_ranking(depth, facts), hits=hits, gains=gains, lengths=lists.lengths, items=items)
     if fitted is not None:
         known, trained = known_items(cases, items, fitted)
         ranked = replace(ranked, known=known, trained=trained)
     return ranked
+
+
+class ScoreMatrix:
+    """Scores of all users for all items, as something that ``evaluate`` ranks with."""
+
+    has_vectors = False
+
+    def __init__(self, scores: Tensor) -> None:
+        self.scores = scores
+
+    def score(self, query: Query) -> Tensor:
+        return self.scores[query.users]
+
+    def encode_users(self, query: Query) -> Tensor:
+        raise TypeError("a matrix of scores has no vectors")
+
+    def encode_items(self) -> Tensor:
+        raise TypeError("a matrix of scores has no vectors")
+
+
+def matrix(
+    scores: Any,
+    truth: Any,
+    *,
+    seen_items: Any = None,
+    seen: Sequence[Seen] | None = None,
+    cutoffs: Sequence[int] = (5, 10, 20),
+    metrics: Sequence[str | Metric] | None = None,
+    convention: Convention = "recgraph",
+    ties: Ties = "seeded permutation",
+    features: Any = None,
+) -> Results:
+    """Metrics of a matrix of scores.
+
+    Args:
+        scores: [U, n_items], a tensor or an array.
+        truth: the relevant items: [U, n_items] as a scipy sparse or dense array that is not 0 there (grades, where it
+            is not boolean and not all ones), or U lists of item indices. Users without any are left out.
+        seen_items: the same for the interactions that the model was fitted on; also read by metrics of popularity.
+        seen: whether seen items stay candidates; by default both where ``seen_items`` are given.
+        cutoffs, metrics, convention, ties: as for :func:`~recgraph.evaluate.evaluator.evaluate`.
+        features: [n_items, F], a tensor or an array, for the diversity of lists.
+
+    Raises:
+        ValueError: shapes that do not fit, no user with a relevant item, or a metric that needs ``seen_items`` or
+            ``features`` and they are not given.
+    """
+    table = torch.as_tensor(scores)
+    if table.dim() != 2:
+        raise ValueError(f"scores must be [U, n_items], not {list(table.shape)}")
+    check_needs(make_metrics(metrics, convention), seen_items, features, "seen_items")
+    relevant, grades = _sparse(truth, "truth", table)
+    known = Ragged.from_lists([[]] * len(table))
+    if seen_items is not None:
+        known, _ = _sparse(seen_items, "seen_items", table)
+    with_truth = (relevant.lengths > 0).nonzero().flatten()
+    if not len(with_truth):
+        raise ValueError("truth is empty: no user has a relevant item")
+    graded = None if grades is None else relevant.with_values(grades).take(with_truth).values
+    cases = Cases(with_truth, known.take(with_truth), relevant.take(with_truth), table.shape[1], graded)
+    return evaluate(
+        ScoreMatrix(table),
+        cases,
+        seen=seen or (("keep", "exclude") if seen_items is not None else ("keep",)),
+        cutoffs=cutoffs,
+        metrics=metrics,
+        convention=convention,
+        ties=ties,
+        fit_part=None if seen_items is None else Part(known, table.shape[1]),
+        features=None if features is None else torch.as_tensor(features),
+        history="a matrix of scores",
+    )
+
+
+def _sparse(values: Any, name: str, scores: Tensor) -> tuple[Ragged, Tensor | None]:
+    """Rows of item indices, and their grades."""
+    if isinstance(values, (list, tuple)) and len(values) == len(scores) and not np.isscalar(values[0]):
+        rows = Ragged.from_lists(values)
+        if bool(((rows.values < 0) | (rows.values >= scores.shape[1])).any()):
+            raise ValueError(f"{name} holds an item outside 0 to {scores.shape[1] - 1}")
+        return rows, None
+    if tuple(getattr(values, "shape", ())) != tuple(scores.shape):
+        raise ValueError(f"{name} must be {list(scores.shape)} like the scores, or a list of items for each user")
+    if hasattr(values, "tocoo"):
+        entries = values.tocoo()
+        order = np.lexsort((entries.col, entries.row))
+        order = order[entries.data[order] != 0]
+        row, column, data = entries.row[order], entries.col[order], entries.data[order]
+    else:
+        dense = torch.as_tensor(values).numpy(force=True)
+        row, column = dense.nonzero()
+        data = dense[row, column]
+    lengths = torch.from_numpy(np.bincount(row, minlength=len(scores)))
+    grades = None if data.dtype == bool or (data == 1).all() else torch.from_numpy(data.astype(np.float64))
+    return Ragged.from_lengths(torch.from_numpy(column.astype(np.int64)), lengths), grades

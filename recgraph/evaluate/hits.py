@@ -1,9 +1,4 @@
-"""What metrics read: ranked lists, their hits, and what is known of items.
-
-The relevant items of all users, ready to be looked up in ranked lists.
-
-The exact expectation over all orders of equal scores, in place of one of them.
-"""
+"""What metrics read: the hits of ranked lists, the ranks of the relevant items, and what is known of the items."""
 
 from __future__ import annotations
 
@@ -42,8 +37,8 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the relevant items stand among all candidates.
+class RelevantRanks:
+    """The ranks of the relevant items among all candidates, as counts of what is listed before them.
 
     Attributes:
         above: a row for each user, an entry for each relevant item: the candidates with a greater score.
@@ -59,9 +54,9 @@ class Places:
     reachable: Tensor
     n_candidates: Tensor
 
-    def rows(self, start: int, end: int) -> Places:
+    def rows(self, start: int, end: int) -> RelevantRanks:
         first, last = (int(self.above.offsets[row]) for row in (start, end))
-        return Places(
+        return RelevantRanks(
             _rows(self.above, start, end),
             self.equal[first:last],
             self.before[first:last],
@@ -69,13 +64,13 @@ class Places:
             self.n_candidates[start:end],
         )
 
-    def to(self, device: torch.device) -> Places:
-        above, n_candidates = self.above.to(device), self.n_candidates.to(device)
-        return Places(above, self.equal.to(device), self.before.to(device), self.reachable.to(device), n_candidates)
+    def to(self, device: torch.device) -> RelevantRanks:
+        counts = (part.to(device) for part in (self.equal, self.before, self.reachable, self.n_candidates))
+        return RelevantRanks(self.above.to(device), *counts)
 
     @classmethod
-    def gather(cls, parts: list[Places], index: Tensor) -> Places:
-        """The users of all parts, the one of row i at place ``index[i]`` [U]."""
+    def gather(cls, parts: list[RelevantRanks], index: Tensor) -> RelevantRanks:
+        """The users of all parts; row i of the parts is user ``index[i]`` [U] of the result."""
         row_of = torch.empty_like(index)
         row_of[index] = torch.arange(index.numel())
         above = Ragged.cat([part.above for part in parts])
@@ -105,17 +100,17 @@ class Places:
 
     @property
     def _group_keys(self) -> Tensor:
-        # what is no candidate stands in a group behind all others
-        place = torch.where(self.reachable, self.above.values, self._width - 1)
-        return self.above.rows * self._width + place
+        # what is no candidate is in a group behind all others
+        above = torch.where(self.reachable, self.above.values, self._width - 1)
+        return self.above.rows * self._width + above
 
 
 @dataclass(frozen=True)
 class Ties:
-    """The tied group that each place of a list belongs to, for expectations over all orders of equal scores.
+    """The tied group that each rank of a list belongs to, for expectations over all orders of equal scores.
 
     Attributes:
-        offset: [U, K] int64, places of the group before this one.
+        offset: [U, K] int64, ranks of the group before this one.
         size: [U, K] int64, candidates in the group (also beyond the list); at least 1.
         n_hits: [U, K] int64, relevant ones among them.
     """
@@ -131,7 +126,7 @@ class RankedHits:
 
     Attributes:
         hits: [U, K], whether the item at each rank is relevant: bool, or float64 where ``ties`` are given: the
-            probability over all orders of equal scores. A place past the end of a short list is a miss.
+            probability over all orders of equal scores. A rank past the end of a short list is a miss.
         n_relevant: [U] int64; relevant items that cannot be recommended count.
         gains: [U, K] float64, the grade of the item at each rank, 0 for a miss (its expectation where ``ties`` are
             given); None where grades are binary.
@@ -143,7 +138,7 @@ class RankedHits:
         known: [U, K] bool, whether the user has an interaction with the item in the data the model was fitted on.
         trained: [U] bool, whether the user has any.
         relevant: U rows of item indices.
-        places: where the relevant items stand among all candidates.
+        relevant_ranks: of the relevant items among all candidates.
         ties: the tied groups.
         facts: of the items.
     """
@@ -159,7 +154,7 @@ class RankedHits:
     known: Tensor | None = None
     trained: Tensor | None = None
     relevant: Ragged | None = None
-    places: Places | None = None
+    relevant_ranks: RelevantRanks | None = None
     ties: Ties | None = None
     facts: Facts | None = None
 
@@ -188,7 +183,7 @@ class RankedHits:
         return counts
 
     def n_listed(self, k: int) -> Tensor:
-        """[U] int64: items among the first ``k`` places."""
+        """[U] int64: items among the first ``k`` ranks."""
         if self.lengths is None:
             return torch.full_like(self.n_relevant, k)
         return self.lengths.clamp(max=k)
@@ -204,7 +199,7 @@ def _part(value: object, start: int, end: int) -> object:
         return value[start:end]
     if isinstance(value, Ragged):
         return _rows(value, start, end)
-    if isinstance(value, Places):
+    if isinstance(value, RelevantRanks):
         return value.rows(start, min(end, value.above.n_rows))
     if isinstance(value, Ties):
         return Ties(value.offset[start:end], value.size[start:end], value.n_hits[start:end])
@@ -252,6 +247,21 @@ class Truth:
     def graded(self) -> bool:
         return self.grades is not None
 
+    @property
+    def relevant(self) -> Ragged:
+        """A row for each user, the relevant items in ascending order."""
+        return Ragged.from_lengths(self.keys % self.n_items, self.n_relevant)
+
+    def before_ranking(self, depth: int, facts: Facts) -> RankedHits:
+        """What is known of the users before they are ranked: no hits yet, ideal gains of ``depth`` ranks."""
+        relevant, total = self.relevant, None
+        if self.grades is not None:
+            total = torch.zeros(len(self.n_relevant), dtype=torch.float64).index_add_(0, relevant.rows, self.grades)
+        ideal = self.ideal_gains(depth)
+        return RankedHits(
+            torch.empty(0), self.n_relevant, ideal_gains=ideal, total_gain=total, relevant=relevant, facts=facts
+        )
+
     def find(self, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Look lists up.
 
@@ -260,11 +270,11 @@ class Truth:
             items: [B, K] int64, -1 for padding.
 
         Returns:
-            places [B, K] among :attr:`keys` (any where not found) and found [B, K] bool.
+            positions [B, K] among :attr:`keys` (any where not found) and found [B, K] bool.
         """
         wanted = torch.where(items < 0, -1, rows[:, None] * self.n_items + items)
-        places = torch.searchsorted(self.keys, wanted).clamp(max=self.keys.numel() - 1)
-        return places, self.keys[places] == wanted
+        positions = torch.searchsorted(self.keys, wanted).clamp(max=self.keys.numel() - 1)
+        return positions, self.keys[positions] == wanted
 
     def ideal_gains(self, depth: int) -> Tensor | None:
         """[U, depth] float64: each user's grades in descending order, padded with 0; None where binary."""
@@ -277,30 +287,30 @@ class Truth:
         return sorted_grades.first(self.n_relevant.clamp(max=depth)).to_padded(width=depth)
 
 
-def expected_hits(places: Places, depth: int, grades: Tensor | None = None) -> tuple[Tensor, Tensor | None, Ties]:
-    """Lists in which each place holds the probability of a hit.
+def expected_hits(ranks: RelevantRanks, depth: int, grades: Tensor | None = None) -> tuple[Tensor, Tensor | None, Ties]:
+    """Lists in which each rank holds the probability of a hit.
 
-    A group of n candidates with the same score, m of them relevant, takes n consecutive places; over all their orders
+    A group of n candidates with the same score, m of them relevant, takes n consecutive ranks; over all their orders
     each of these is a hit with probability m / n.
 
     Args:
-        places: of the relevant items.
+        ranks: of the relevant items.
         depth: the length of the lists.
-        grades: [T] float64, aligned with ``places.above.values``, or None.
+        grades: [T] float64, aligned with ``ranks.above.values``, or None.
 
     Returns:
-        hits [U, depth] float64, gains [U, depth] float64 or None, and the groups; a place without a relevant item in
+        hits [U, depth] float64, gains [U, depth] float64 or None, and the groups; a rank without a relevant item in
         its group is a group of its own.
     """
-    n_users, device = places.above.n_rows, places.above.device
+    n_users, device = ranks.above.n_rows, ranks.above.device
     shape = (n_users, depth)
     hits = torch.zeros(shape, dtype=torch.float64, device=device)
     gains = None if grades is None else torch.zeros_like(hits)
     ties = Ties(*(torch.full(shape, fill, device=device) for fill in (0, 1, 0)))
-    listed = places.reachable & (places.above.values < depth)
-    keys = (places.above.rows * depth + places.above.values)[listed]
+    listed = ranks.reachable & (ranks.above.values < depth)
+    keys = (ranks.above.rows * depth + ranks.above.values)[listed]
     keys, group, n_hits = torch.unique(keys, return_inverse=True, return_counts=True)
-    size = torch.zeros_like(keys).scatter_(0, group, places.equal[listed])
+    size = torch.zeros_like(keys).scatter_(0, group, ranks.equal[listed])
     above = keys % depth
     lengths = size.minimum(depth - above)
     taken = Ragged.from_lengths(torch.empty(int(lengths.sum()), device=device), lengths)

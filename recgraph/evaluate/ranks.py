@@ -1,4 +1,4 @@
-"""Where relevant items stand among all candidates, and lists among each user's own candidates.
+"""The ranks of relevant items among all candidates, and lists of each user's own candidates.
 
 Both read the same scores as the lists of :class:`~recgraph.evaluate.topk.Catalogue`, to the last bit: a relevant item
 is compared with the others by counting, so that ties are known exactly and no catalogue is ever sorted.
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.hits import Places
-from recgraph.evaluate.select import NOTHING, merge
+from recgraph.evaluate.hits import RelevantRanks
+from recgraph.evaluate.select import NO_SCORE, merge
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.sparse.ragged import Ragged
 
-_NEVER = float("nan")
+NAN = float("nan")
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Pairs:
 
     @classmethod
     def of(cls, columns: Ragged, like: Tensor) -> _Pairs:
-        return cls(columns.rows, columns.values, like.new_full((columns.values.numel(),), _NEVER))
+        return cls(columns.rows, columns.values, like.new_full((columns.values.numel(),), NAN))
 
     def find(self, start: int, block: Tensor) -> None:
         """Read the scores that a block of columns holds."""
@@ -43,10 +43,10 @@ class _Pairs:
 
 
 @torch.no_grad()
-def places_of(
+def rank_relevant(
     catalogue: Catalogue, queries: Tensor, relevant: Ragged, seen: Ragged | None, conventions: tuple[str, ...]
-) -> dict[str, Places]:
-    """Where the relevant items stand.
+) -> dict[str, RelevantRanks]:
+    """The ranks of the relevant items among the catalogue.
 
     Args:
         queries: as for :meth:`Catalogue.rank`.
@@ -55,7 +55,7 @@ def places_of(
         conventions: of ``"keep"`` and ``"exclude"``.
 
     Returns:
-        convention -> places, with the counts on the device of the catalogue.
+        convention -> ranks, with the counts on the device of the catalogue.
     """
     queries = catalogue.prepared(queries)
     columns = relevant.with_values(catalogue.position[relevant.values])
@@ -77,31 +77,31 @@ def places_of(
                 known.find(start, block)
         total = torch.zeros((3, pairs.rows.numel()), dtype=torch.int64, device=catalogue.device)
         for start, block, filled in held or catalogue.blocks(tile):
-            block[:, filled:] = _NEVER
+            block[:, filled:] = NAN
             names = torch.arange(start, start + block.shape[1], device=block.device)
             itself = (pairs.columns >= start) & (pairs.columns < start + block.shape[1])
             total += _count(block, names, pairs, itself)
         counts.append(total)
         if gone is not None and seen_pairs is not None:
             own = gone.take(index)
-            table, names = own.with_values(seen_pairs.scores).to_padded(fill=_NEVER), own.to_padded(fill=-1)
+            table, names = own.with_values(seen_pairs.scores).to_padded(fill=NAN), own.to_padded(fill=-1)
             mine = slice(int(relevant.offsets[first]), int(relevant.offsets[first + len(index)]))
             out.append(_count(table, names, pairs, barred[mine]))
     reachable, n_all = columns.values >= 0, torch.full_like(relevant.lengths, catalogue.order.numel())
     everywhere = torch.cat(counts, 1)
     above, equal, before = everywhere
-    places = {"keep": Places(relevant.with_values(above), equal, before, reachable, n_all)}
+    ranks = {"keep": RelevantRanks(relevant.with_values(above), equal, before, reachable, n_all)}
     if gone is not None:
         above, equal, before = everywhere - torch.cat(out, 1)
         n_left = n_all - gone.lengths
-        places["exclude"] = Places(relevant.with_values(above), equal, before, reachable & ~barred, n_left)
-    return {name: places[name] for name in conventions}
+        ranks["exclude"] = RelevantRanks(relevant.with_values(above), equal, before, reachable & ~barred, n_left)
+    return {name: ranks[name] for name in conventions}
 
 
 @torch.no_grad()
-def among(
+def rank_candidates(
     catalogue: Catalogue, queries: Tensor, candidates: Ragged, relevant: Ragged, users: Tensor | None = None
-) -> tuple[Lists, Places]:
+) -> tuple[Lists, RelevantRanks]:
     """Rank each user's own candidates.
 
     Args:
@@ -110,7 +110,7 @@ def among(
         users: [B] int64, only to name a user in an error.
 
     Returns:
-        lists of the catalogue's length, and where the relevant items stand.
+        lists of the catalogue's length, and the ranks of the relevant items.
 
     Raises:
         ValueError: a score is NaN.
@@ -121,7 +121,7 @@ def among(
         who = f"row {row}" if users is None else f"user index {int(users[row])}"
         raise ValueError(f"the model scores {who} with NaN; train or check the model")
     table = candidates.with_values(columns).to_padded(fill=-1)
-    values, found = merge(candidates.with_values(scores).to_padded(fill=NOTHING), table, catalogue.k)
+    values, found = merge(candidates.with_values(scores).to_padded(fill=NO_SCORE), table, catalogue.k)
     lists = Lists(torch.where(found < 0, found, catalogue.order[found.clamp(min=0)]), values)
     own_columns = catalogue.position[relevant.values]
     keys = candidates.rows * catalogue.width + columns
@@ -131,9 +131,9 @@ def among(
     reachable = keys[at] == wanted if keys.numel() else torch.zeros_like(wanted, dtype=torch.bool)
     pairs = _Pairs.of(relevant.with_values(own_columns), scores)
     pairs.scores[reachable] = scores[order[at[reachable]]]
-    block = candidates.with_values(scores).to_padded(fill=_NEVER)
+    block = candidates.with_values(scores).to_padded(fill=NAN)
     above, equal, before = _count(block, table, pairs, reachable)
-    return lists, Places(relevant.with_values(above), equal, before, reachable, candidates.lengths)
+    return lists, RelevantRanks(relevant.with_values(above), equal, before, reachable, candidates.lengths)
 
 
 def _scores_of(catalogue: Catalogue, queries: Tensor, items: Ragged) -> Tensor:

@@ -1,4 +1,4 @@
-"""Seen items as columns of a ranking.
+"""SeenColumns items as columns of a ranking.
 
 Exact selection of the best columns of a score matrix: by score, and among equal scores by lower column.
 
@@ -25,8 +25,8 @@ from recgraph.sparse.ragged import Ragged
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Seen columns of some users, each once, in ascending order.
+class SeenColumns:
+    """SeenColumns columns of some users, each once, in ascending order.
 
     Attributes:
         columns: a row for each user.
@@ -37,7 +37,7 @@ class Seen:
     rows: Tensor
 
     @classmethod
-    def of(cls, seen: Ragged, position: Tensor, width: int) -> Seen:
+    def of(cls, seen: Ragged, position: Tensor, width: int) -> SeenColumns:
         """Look rows of item indices up.
 
         Args:
@@ -50,16 +50,16 @@ class Seen:
         lengths = torch.bincount(rows, minlength=seen.n_rows)
         return cls(Ragged.from_lengths(columns, lengths), rows)
 
-    def tile(self, start: int, end: int) -> Seen:
+    def tile(self, start: int, end: int) -> SeenColumns:
         """The users from ``start`` to ``end``."""
         offsets = self.columns.offsets[start : end + 1]
         first, last = int(offsets[0]), int(offsets[-1])
-        return Seen(Ragged(self.columns.values[first:last], offsets - first), self.rows[first:last] - start)
+        return SeenColumns(Ragged(self.columns.values[first:last], offsets - first), self.rows[first:last] - start)
 
-    def take(self, index: Tensor) -> Seen:
+    def take(self, index: Tensor) -> SeenColumns:
         """The given users."""
         columns = self.columns.take(index)
-        return Seen(columns, columns.rows)
+        return SeenColumns(columns, columns.rows)
 
     @cached_property
     def _by_column(self) -> tuple[Tensor, Tensor]:
@@ -77,16 +77,17 @@ class Seen:
 BLOCK = 64
 #: columns that share a maximum inside the best blocks
 STRIDED = 8
-NOTHING = float("-inf")
+NO_SCORE = float("-inf")
 
 
-def best_columns(scores: Tensor, k: int, filled: int, barred: Tensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
+def best_columns(scores: Tensor, k: int, filled: int, excluded: Tensor, *, exact: bool = True) -> tuple[Tensor, Tensor]:
     """The ``k`` best columns of each row.
 
     Args:
-        scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; places that may not be chosen hold -inf.
+        scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; -inf where a column may not be chosen.
         filled: columns from here on are padding.
-        barred: [X] int64, further places ``row * W + column`` that may not be chosen (an allowed one may be -inf, too).
+        excluded: [X] int64, further positions ``row * W + column`` that may not be chosen (an allowed one may hold
+            -inf, too).
         exact: False where the choice among columns that equal the last one is free.
 
     Returns:
@@ -94,7 +95,7 @@ def best_columns(scores: Tensor, k: int, filled: int, barred: Tensor, *, exact: 
         columns the rest is -inf and -1. A NaN anywhere in a row shows as a NaN in its first value.
     """
     values, columns = _topk(scores, k + 1)
-    unsure = values[:, k - 1] == NOTHING
+    unsure = values[:, k - 1] == NO_SCORE
     if exact:
         unsure = unsure | (values[:, k - 1] == values[:, k])
     unsure &= ~values[:, 0].isnan()
@@ -103,7 +104,7 @@ def best_columns(scores: Tensor, k: int, filled: int, barred: Tensor, *, exact: 
         rows = unsure.nonzero().flatten()
         allowed_mask = torch.ones_like(scores, dtype=torch.bool)
         allowed_mask[:, filled:] = False
-        allowed_mask.view(-1)[barred] = False
+        allowed_mask.view(-1)[excluded] = False
         values[rows], columns[rows] = _resolve(scores[rows], values[rows, -1:], allowed_mask[rows], k)
     return values, columns
 
@@ -146,8 +147,8 @@ def _resolve(scores: Tensor, cut: Tensor, allowed_mask: Tensor, k: int) -> tuple
     chosen = above | (equal & (equal.cumsum(1) <= wanted))
     found = Ragged.from_lengths(chosen.nonzero()[:, 1], chosen.sum(1))
     columns = found.to_padded(fill=-1, width=k)
-    values = scores.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, NOTHING)
-    # a missing place and an allowed -inf are equal; the missing ones are last already and the sort is stable
+    values = scores.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, NO_SCORE)
+    # a missing column and an allowed -inf are equal; the missing ones are last already and the sort is stable
     values, order = values.sort(dim=1, descending=True, stable=True)
     return values, columns.gather(1, order)
 
@@ -163,10 +164,10 @@ def merge(values: Tensor, columns: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     if values.shape[1] <= k:
         short = k + 1 - values.shape[1]
-        values = torch.nn.functional.pad(values, (0, short), value=NOTHING)
+        values = torch.nn.functional.pad(values, (0, short), value=NO_SCORE)
         columns = torch.nn.functional.pad(columns, (0, short), value=-1)
     best, place = values.topk(k + 1)
-    if not bool(((best[:, 1:] == best[:, :-1]) | (best[:, :-1] == NOTHING)).any()):
+    if not bool(((best[:, 1:] == best[:, :-1]) | (best[:, :-1] == NO_SCORE)).any()):
         return best[:, :k], columns.gather(1, place[:, :k])
     by_column = columns.argsort(1)
     values, columns = values.gather(1, by_column), columns.gather(1, by_column)
@@ -181,7 +182,10 @@ _PENDING = 8
 
 
 class RunningBest:
-    """The ``k`` best columns of each row so far: by score, and among equal scores by lower column.
+    """The ``k`` best columns of each row of a score matrix that comes block by block and is never held whole.
+
+    Once ``k`` columns are known, a later block can only add what is above the worst of them. Few columns are: a block
+    is read once, for the maxima of its runs of 64 columns, and only the runs that rise above are searched.
 
     Args:
         k: how many.
@@ -197,21 +201,21 @@ class RunningBest:
         self._cut = torch.empty(0)
         self._open = True
 
-    def add(self, scores: Tensor, start: int, filled: int, barred: Tensor) -> None:
+    def add(self, scores: Tensor, start: int, filled: int, excluded: Tensor) -> None:
         """Read the next block.
 
         Args:
-            scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; places that may not be chosen, the
+            scores: [R, W] contiguous, W a multiple of 64 and greater than ``k``; positions that may not be chosen, the
                 padding from column ``filled`` on among them, hold -inf. A NaN anywhere shows in the result.
             start: the block's first column; blocks come in ascending order.
             filled: the block's columns that are items.
-            barred: [X] int64, places ``row * W + column`` that may not be chosen.
+            excluded: [X] int64, positions ``row * W + column`` that may not be chosen.
         """
         self._n_blocks += 1
         if self._found is not None and not self._open:
             self._search(scores, start)
         else:
-            self._all(scores, start, filled, barred)
+            self._all(scores, start, filled, excluded)
 
     def result(self) -> tuple[Tensor, Tensor]:
         """Values [R, k] and columns [R, k] int64 in rank order, padded with -inf and -1."""
@@ -219,9 +223,9 @@ class RunningBest:
         assert self._found is not None
         return self._found
 
-    def _all(self, scores: Tensor, start: int, filled: int, barred: Tensor) -> None:
+    def _all(self, scores: Tensor, start: int, filled: int, excluded: Tensor) -> None:
         """A block while some row may still list a score of -inf."""
-        values, columns = best_columns(scores, self.k, filled, barred, exact=self._exact)
+        values, columns = best_columns(scores, self.k, filled, excluded, exact=self._exact)
         if self._found is not None:
             columns = torch.where(columns < 0, columns, columns + start)
             values, columns = torch.cat([self._found[0], values], 1), torch.cat([self._found[1], columns], 1)
@@ -251,13 +255,13 @@ class RunningBest:
         self._pending = []
         order = rows.argsort(stable=True)
         new = Ragged.from_lengths(columns[order], torch.bincount(rows, minlength=self._found[0].shape[0]))
-        values = torch.cat([self._found[0], new.with_values(values[order]).to_padded(fill=NOTHING)], 1)
+        values = torch.cat([self._found[0], new.with_values(values[order]).to_padded(fill=NO_SCORE)], 1)
         columns = torch.cat([self._found[1], new.to_padded(fill=-1)], 1)
         self._keep(*merge(values, columns, self.k))
 
     def _keep(self, values: Tensor, columns: Tensor) -> None:
         self._found, self._n_settled = (values, columns), self._n_blocks
         cut = values[:, -1:]
-        self._open = bool((cut == NOTHING).any())
+        self._open = bool((cut == NO_SCORE).any())
         # a row with a NaN is an error already, whatever else is in it
-        self._cut = torch.where(values[:, :1].isnan(), -NOTHING, cut)
+        self._cut = torch.where(values[:, :1].isnan(), -NO_SCORE, cut)

@@ -1,14 +1,15 @@
-"""Whether a difference between two models is more than chance: over users and over seeds."""
+"""Whether a difference between models is more than chance: over users, over seeds, and in a table of several models."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from recgraph.evaluate.metrics.names import best_first
@@ -25,11 +26,13 @@ from recgraph.evaluate.statistics import (
 )
 
 __all__ = [
+    "Cell",
     "Comparison",
     "Interval",
     "Mark",
     "Source",
     "Standing",
+    "Table",
     "Test",
     "compare_values",
     "holm",
@@ -37,8 +40,8 @@ __all__ = [
     "over_users",
     "p_value",
     "results_of",
-    "standing_of_best",
     "standings",
+    "table",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -169,6 +172,169 @@ def over_seeds(
     return compare_values(*values, confidence=confidence, n_draws=n_draws, seed=seed)
 
 
+def results_of(given: Source | Sequence[Source]) -> list[Result]:
+    """The results of a model; files are read."""
+    several = [given] if isinstance(given, Source) else given
+    return [one if isinstance(one, Result) else load_users(one) for one in several]
+
+
+def _of_users(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
+    """[U] each: the mean over the results of each user's values."""
+    _check_alike([*a, *b], metric)
+    own, other = (np.mean([result.per_user[metric] for result in results], axis=0) for results in (a, b))
+    return own, other
+
+
+def _check_alike(results: Sequence[Result], metric: str) -> None:
+    for result in results:
+        compare(results[0], result)
+        if metric not in result.per_user:
+            raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
+        ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, results[0])]
+        if not np.array_equal(result.users, results[0].users) or ids[0] != ids[1]:
+            raise ValueError("the results are of different users; evaluate both models on the same cases")
+
+
+_SIGNS: dict[Mark, str] = {"best": "*", "tied": "=", "": ""}
+_LEGEND = (
+    "* better than every other; = the best, or not told from it ({test} test over users, Holm's correction over the "
+    "{n} comparisons of the table, {alpha:g})"
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of the table.
+
+    Attributes:
+        value: the metric, the mean over the model's seeds.
+        p_value: against the best model of the column, corrected over the table; None for the best itself, for
+            metrics without values of users and where the value is NaN.
+        mark: as in :class:`Standing`; empty where nothing was tested.
+    """
+
+    value: float
+    p_value: float | None
+    mark: Mark
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f}{_SIGNS[self.mark]}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Models by metrics; ``print(table)`` shows it.
+
+    Attributes:
+        cells: model -> metric -> cell; models in the order in which they were given.
+        legend: what the marks mean.
+    """
+
+    cells: dict[str, dict[str, Cell]]
+    legend: str
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a model: ``model``, then a text a metric, the value with its mark."""
+        return [{"model": name, **{metric: str(cell) for metric, cell in row.items()}} for name, row in self]
+
+    def to_polars(self) -> pl.DataFrame:
+        """One row a model and metric: ``model``, ``metric``, ``value``, ``p_value``, ``mark``."""
+        rows = [(name, metric, *vars(cell).values()) for name, row in self for metric, cell in row.items()]
+        text, number = pl.String, pl.Float64
+        schema = {"model": text, "metric": text, "value": number, "p_value": number, "mark": text}
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Cell]]]:
+        return iter(self.cells.items())
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
+        return "\n".join([*text, self.legend])
+
+
+def table(
+    results: Mapping[str, Source | Sequence[Source]],
+    metrics: Sequence[str] | None = None,
+    *,
+    test: Test = "randomisation",
+    alpha: float = 0.05,
+    n_draws: int = 9999,
+    seed: int = 0,
+) -> Table:
+    """Compare models over users, each with the best of its column: the highest mean, or the lowest of e.g. gini.
+
+    Args:
+        results: model -> its result (or a file that ``save_users`` wrote), or those of its seeds.
+        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that every result has.
+        test, n_draws, seed: of the comparisons; ``n_draws`` and ``seed`` are for ``"randomisation"``.
+        alpha: below it a difference counts, after Holm's correction over all comparisons of the table.
+
+    Raises:
+        ProtocolMismatch: the numbers were made in different ways.
+        ValueError: no models, or results of different users.
+    """
+    if not results:
+        raise ValueError("results is empty; give at least one model")
+    models = {name: results_of(own) for name, own in results.items()}
+    every = [result for own in models.values() for result in own]
+    for result in every:
+        compare(every[0], result)
+    columns = list(metrics) if metrics is not None else _shared(models)
+    means = {
+        (name, metric): float(np.mean([result[metric] for result in own]))
+        for name, own in models.items()
+        for metric in columns
+    }
+    best = {metric: best_first({name: means[name, metric] for name in models}, metric)[0] for metric in columns}
+    pairs = [
+        (name, metric)
+        for metric in columns
+        for name in models
+        if name != best[metric] and metric in models[name][0].per_user and not math.isnan(means[name, metric])
+    ]
+    raw = [
+        p_value(models[name], models[best[metric]], metric, test=test, n_draws=n_draws, seed=seed)
+        for name, metric in pairs
+    ]
+    adjusted = dict(zip(pairs, holm(raw).tolist(), strict=True))
+    cells = {
+        name: {metric: _cell(name, metric, means, best[metric], adjusted, alpha) for metric in columns}
+        for name in models
+    }
+    return Table(cells, _LEGEND.format(test=test, n=len(pairs), alpha=alpha))
+
+
+def _cell(
+    name: str,
+    metric: str,
+    means: dict[tuple[str, str], float],
+    best: str,
+    adjusted: dict[tuple[str, str], float],
+    alpha: float,
+) -> Cell:
+    if name == best:
+        return Cell(
+            means[name, metric], None, _mark_of_best([p for (_, of), p in adjusted.items() if of == metric], alpha)
+        )
+    p = adjusted.get((name, metric))
+    return Cell(means[name, metric], p, "tied" if p is not None and p >= alpha else "")
+
+
+def _mark_of_best(others: Collection[float], alpha: float) -> Mark:
+    """From the adjusted p-values of all that were tested against it."""
+    if not others:
+        return ""
+    return "tied" if max(others) >= alpha else "best"
+
+
+def _shared(models: Mapping[str, Sequence[Result]]) -> list[str]:
+    first, *others = [result for own in models.values() for result in own]
+    return [name for name in first.metrics if all(name in other.metrics for other in others)]
+
+
 @dataclass(frozen=True)
 class Standing:
     """A row of a table of models.
@@ -201,51 +367,18 @@ def standings(
 
     Args:
         results: model -> its result, or those of its seeds.
+        test, alpha, n_draws, seed: as for :func:`table`.
 
     Returns:
         best first, NaN last.
+
+    Raises:
+        ProtocolMismatch, ValueError: as :func:`over_users`, or no models.
     """
-    if not results:
-        raise ValueError("results is empty; give at least one model")
     models = {name: results_of(own) for name, own in results.items()}
-    means = {name: float(np.mean([result[metric] for result in own])) for name, own in models.items()}
-    best, *others = best_first(means, metric)
-    tested = [name for name in others if not math.isnan(means[name])]
-    p_values = [p_value(models[name], models[best], metric, test=test, n_draws=n_draws, seed=seed) for name in tested]
-    adjusted: dict[str, float] = dict(zip(tested, holm(p_values).tolist(), strict=True))
-    first = Standing(best, means[best], None, standing_of_best(adjusted.values(), alpha))
-    return [first, *(_standing(name, means[name], adjusted.get(name), alpha) for name in others)]
-
-
-def standing_of_best(others: Collection[float], alpha: float) -> Mark:
-    """The mark of the best, from the adjusted p-values of all that were tested against it."""
-    if not others:
-        return ""
-    return "tied" if max(others) >= alpha else "best"
-
-
-def _standing(name: str, value: float, p: float | None, alpha: float) -> Standing:
-    return Standing(name, value, p, "tied" if p is not None and p >= alpha else "")
-
-
-def results_of(given: Source | Sequence[Source]) -> list[Result]:
-    """The results of a model; files are read."""
-    several = [given] if isinstance(given, Source) else given
-    return [one if isinstance(one, Result) else load_users(one) for one in several]
-
-
-def _of_users(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[FloatArray, FloatArray]:
-    """[U] each: the mean over the results of each user's values."""
-    _check_alike([*a, *b], metric)
-    own, other = (np.mean([result.per_user[metric] for result in results], axis=0) for results in (a, b))
-    return own, other
-
-
-def _check_alike(results: Sequence[Result], metric: str) -> None:
-    for result in results:
-        compare(results[0], result)
-        if metric not in result.per_user:
-            raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
-        ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, results[0])]
-        if not np.array_equal(result.users, results[0].users) or ids[0] != ids[1]:
-            raise ValueError("the results are of different users; evaluate both models on the same cases")
+    if len(models) > 1:
+        _check_alike([result for own in models.values() for result in own], metric)
+    made = table(models, [metric], test=test, alpha=alpha, n_draws=n_draws, seed=seed)
+    cells = {name: row[metric] for name, row in made}
+    order = best_first({name: cell.value for name, cell in cells.items()}, metric)
+    return [Standing(name, cells[name].value, cells[name].p_value, cells[name].mark) for name in order]

@@ -1,6 +1,6 @@
 """Streaming full ranking: the best k of all items for each user, seen items kept and excluded from one pass.
 
-The order is by score, then by a seeded permutation of the items: items are laid out in the permuted order,
+The order is by score, then by a seeded permutation of the items: columns are the items in the permuted order,
 so that "the lower column first" is the whole tie rule. Scores are computed in tiles of fixed shape (128 users
 by 1,024 columns, padded at the ends), so that the rounding of a score, and with it every list, depends
 neither on how users are batched nor on how many items are ranked at a time.
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.select import BLOCK, NOTHING, RunningBest, Seen, merge
+from recgraph.evaluate.select import BLOCK, NO_SCORE, RunningBest, SeenColumns, merge
 from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
@@ -63,7 +63,7 @@ class _Buffer(threading.local):
 
 
 class Catalogue:
-    """The items that are ranked, laid out once for many users.
+    """The items that are ranked, in the order of the tie rule, prepared once for many users.
 
     Threads may share one: nothing but the buffer of scores changes, and each thread has its own.
 
@@ -111,23 +111,23 @@ class Catalogue:
         self.position = torch.full((n_items,), -1, device=device)
         self.position[self.order] = torch.arange(order.numel(), device=device)
         n_chunks = max(-(-order.numel() // CHUNK), 1)
-        self._chunk = max(_up(-(-order.numel() // n_chunks), BLOCK), _up(k + 1, BLOCK))
-        self.width = max(_up(order.numel(), self._chunk), self._chunk)
-        self._block = min(_up(block_items or BLOCK_ITEMS, self._chunk), self.width)
+        self._chunk = max(_round_up(-(-order.numel() // n_chunks), BLOCK), _round_up(k + 1, BLOCK))
+        self.width = max(_round_up(order.numel(), self._chunk), self._chunk)
+        self._block = min(_round_up(block_items or BLOCK_ITEMS, self._chunk), self.width)
         self.n_blocks = -(-self.width // self._block)
         step = min(self._block, CACHED_ITEMS) if device.type in TILE_ROWS else self._block
-        self._step = min(_up(step, self._chunk), self._block)
+        self._step = min(_round_up(step, self._chunk), self._block)
         self._low = low
-        self._vectors = None if item_vectors is None else self._lay_out(item_vectors)
+        self._vectors = None if item_vectors is None else self._chunks(item_vectors)
         self._buffer = _Buffer()
 
-    def _lay_out(self, vectors: Tensor) -> list[Tensor]:
+    def _chunks(self, vectors: Tensor) -> list[Tensor]:
         # [D, chunk] each, contiguous: the product with a transposed view costs nearly twice as much
         vectors = vectors.detach()
         chunks = []
         for start in range(0, self.width, self._chunk):
             rows = vectors[self.order[start : start + self._chunk]]
-            rows = exact_enough(rows) if self._low is None else rows.to(self._low)
+            rows = as_wide_floats(rows) if self._low is None else rows.to(self._low)
             chunk = rows.new_zeros(vectors.shape[1], self._chunk)
             chunk[:, : len(rows)] = rows.T
             chunks.append(chunk)
@@ -160,11 +160,12 @@ class Catalogue:
             raise ValueError("seen must be given to exclude seen items")
         queries = self.prepared(queries)
         parts: dict[str, list[Lists]] = {name: [] for name in conventions}
-        marks = Seen.of(seen, self.position, self.width) if seen is not None and "exclude" in conventions else None
+        excludes = seen is not None and "exclude" in conventions
+        columns_seen = SeenColumns.of(seen, self.position, self.width) if seen is not None and excludes else None
         for start in range(0, queries.shape[0], self.rows):
             tile = queries[start : start + self.rows]
-            tile_marks = None if marks is None else marks.tile(start, start + tile.shape[0])
-            for name, (values, columns) in self.rank_tile(tile, tile_marks, conventions).items():
+            tile_seen = None if columns_seen is None else columns_seen.tile(start, start + tile.shape[0])
+            for name, (values, columns) in self.rank_tile(tile, tile_seen, conventions).items():
                 items = torch.where(columns < 0, columns, self.order[columns.clamp(min=0)])
                 parts[name].append(Lists(items, values))
         ranked = {name: Lists.cat(lists) for name, lists in parts.items()}
@@ -177,44 +178,44 @@ class Catalogue:
     def prepared(self, queries: Tensor) -> Tensor:
         """User vectors in the type of the items', or scores in one that tells them apart."""
         queries = queries.detach()
-        return exact_enough(queries) if self._vectors is None else queries.to(self._vectors[0].dtype)
+        return as_wide_floats(queries) if self._vectors is None else queries.to(self._vectors[0].dtype)
 
     def rank_tile(
-        self, queries: Tensor, marks: Seen | None, conventions: tuple[str, ...]
+        self, queries: Tensor, seen: SeenColumns | None, conventions: tuple[str, ...]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Rank for at most :attr:`rows` users.
 
         Args:
             queries: [R, D] or [R, n_items].
-            marks: their seen columns, None where nothing is excluded.
+            seen: their seen columns, None where nothing is excluded.
 
         Returns:
             convention -> scores [R, k] and columns [R, k] int64.
         """
         nothing = torch.empty(0, dtype=torch.int64, device=self.device)
         starts = [*range(0, self.width, self._step), self.width]
-        stretches = [nothing] * len(starts) if marks is None else marks.within(starts)
-        seen_scores = None if marks is None else queries.new_empty(marks.rows.numel())
+        stretches = [nothing] * len(starts) if seen is None else seen.within(starts)
+        seen_scores = None if seen is None else queries.new_empty(seen.rows.numel())
         best = RunningBest(self.k, exact=self._low is None)
         for (start, scores, filled), here in zip(self.blocks(queries, self._step), stretches, strict=False):
-            scores[:, filled:] = NOTHING
-            barred = nothing
-            if marks is not None and seen_scores is not None:
-                barred = marks.rows[here] * scores.shape[1] + (marks.columns.values[here] - start)
+            scores[:, filled:] = NO_SCORE
+            excluded = nothing
+            if seen is not None and seen_scores is not None:
+                excluded = seen.rows[here] * scores.shape[1] + (seen.columns.values[here] - start)
                 flat = scores.view(-1)
-                seen_scores[here] = flat[barred]
-                flat[barred] = NOTHING
-            best.add(scores, start, filled, barred)
+                seen_scores[here] = flat[excluded]
+                flat[excluded] = NO_SCORE
+            best.add(scores, start, filled, excluded)
         found = best.result()
-        if marks is None or seen_scores is None:
+        if seen is None or seen_scores is None:
             return dict.fromkeys(conventions, found)
         if bool(seen_scores.isnan().any()):
-            found[0][marks.rows[seen_scores.isnan()], 0] = float("nan")
+            found[0][seen.rows[seen_scores.isnan()], 0] = float("nan")
         ranked = {"exclude": found}
         if "keep" in conventions:
             # the best of all items are among the best unseen ones and the seen ones: no second pass over the
             # scores
-            old = marks.columns.with_values(seen_scores).to_padded(fill=NOTHING), marks.columns.to_padded(fill=-1)
+            old = seen.columns.with_values(seen_scores).to_padded(fill=NO_SCORE), seen.columns.to_padded(fill=-1)
             ranked["keep"] = merge(torch.cat([found[0], old[0]], 1), torch.cat([found[1], old[1]], 1), self.k)
         return {name: ranked[name] for name in conventions}
 
@@ -255,11 +256,11 @@ class Catalogue:
         return scores
 
 
-def _up(value: int, multiple: int) -> int:
+def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def exact_enough(values: Tensor) -> Tensor:
+def as_wide_floats(values: Tensor) -> Tensor:
     """Narrow floats as float32; integers, which may be too large for that, as float64."""
     if values.dtype in (torch.float32, torch.float64):
         return values

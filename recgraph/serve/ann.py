@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
-from recgraph.evaluate.select import NOTHING, merge
+from recgraph.evaluate.select import NO_SCORE, merge
 from recgraph.evaluate.topk import Lists, tie_order
 from recgraph.models.base import Model
 from recgraph.sparse.ragged import Ragged
@@ -79,6 +79,6 @@ class AnnIndex:
         keys = torch.arange(len(rows))[:, None] * len(self.vectors) + found
         missing = (found < 0) | torch.isin(keys, own.rows * len(self.vectors) + own.values)
         items = found.clamp(min=0)
-        scores = (self.vectors[items] @ users[:, :, None]).squeeze(2).masked_fill(missing, NOTHING)
+        scores = (self.vectors[items] @ users[:, :, None]).squeeze(2).masked_fill(missing, NO_SCORE)
         values, columns = merge(scores, self.place[items].masked_fill(missing, -1), k)
         return Lists(torch.where(columns < 0, columns, self.order[columns.clamp(min=0)]), values)

@@ -13,7 +13,7 @@ import torch
 
 import recgraph as rg
 from recgraph.evaluate import frame, matrix
-from recgraph.evaluate.evaluator import ScoreMatrix
+from recgraph.evaluate.frames import ScoreMatrix
 from recgraph.evaluate.metrics.accuracy import Precision
 
 RECS = pl.DataFrame(
@@ -49,7 +49,7 @@ def test_conventions_and_options() -> None:
     assert own["precision(divide_by=listed)@5"] == pytest.approx((1 / 3 + 1 / 2) / 2)
     with pytest.raises(ValueError, match="is of convention 'lenskit'"):
         frame(RECS, TRUTH, metrics=[Precision("lenskit")])
-    with pytest.raises(ValueError, match="needs places"):
+    with pytest.raises(ValueError, match="needs relevant_ranks"):
         frame(RECS, TRUTH, metrics=["auc"])
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recgraph import registry
-from recgraph.evaluate.metrics.base import Facts, Metric, Places, RankedHits
+from recgraph.evaluate.metrics.base import Facts, Metric, RankedHits, RelevantRanks
 from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.metrics.discounts import EXPONENTIAL, LATE, RANK, Discount
 from recgraph.evaluate.metrics.rank import NDCG
@@ -52,7 +52,7 @@ def complete(n_users: int = 6, n_items: int = 30, k: int = 10, seed: int = 0) ->
     relevant = Ragged.from_lists([row.nonzero().flatten().tolist() for row in is_relevant])
     rank = items.argsort(1)[relevant.rows, relevant.values]
     ones = torch.ones_like(rank)
-    places = Places(relevant.with_values(rank), ones, 0 * ones, ones.bool(), torch.full((n_users,), n_items))
+    places = RelevantRanks(relevant.with_values(rank), ones, 0 * ones, ones.bool(), torch.full((n_users,), n_items))
     counts = torch.randint(0, 9, (n_items,), generator=generator)
     facts = Facts(n_items, counts, 20, torch.rand(n_items, 4, generator=generator))
     known = torch.rand(n_users, k, generator=generator) < 0.3
@@ -64,7 +64,7 @@ def complete(n_users: int = 6, n_items: int = 30, k: int = 10, seed: int = 0) ->
         known=known,
         trained=torch.ones(n_users, dtype=torch.bool),
         relevant=relevant,
-        places=places,
+        relevant_ranks=places,
         facts=facts,
     )
 
@@ -300,18 +300,18 @@ def test_a_worked_example_of_lists(name: str, convention: str) -> None:
 
 def test_a_worked_example_of_places() -> None:
     # six candidates; two relevant ones: one at the top, one of three tied candidates behind one other
-    places = Places(
+    places = RelevantRanks(
         Ragged.from_lists([[0, 2]]),
         torch.tensor([1, 3]),
         torch.tensor([0, 2]),
         torch.tensor([True, True]),
         torch.tensor([6]),
     )
-    example = replace(ranked([[1, 0, 0, 0, 1, 0]], [2]), places=places)
+    example = replace(ranked([[1, 0, 0, 0, 1, 0]], [2]), relevant_ranks=places)
     # pairs with four others: all won, and one lost, two tied, one won
     assert value_of("auc", example, None) == pytest.approx((4 + 1 + 2 * 0.5) / 8)
     assert value_of("auc", example, None, "cornac") == pytest.approx((4 + 1) / 8)
     assert value_of("r_precision", example, None) == 1 / 2
     assert value_of("map", example, None, "cornac") == pytest.approx((1 / 1 + 2 / 5) / 2)
-    lost = replace(example, places=replace(places, reachable=torch.tensor([True, False])))
+    lost = replace(example, relevant_ranks=replace(places, reachable=torch.tensor([True, False])))
     assert value_of("auc", lost, None) == pytest.approx(1 / 2)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.metrics.base import Metric, Places, RankedHits, first_hit, of_items
+from recgraph.evaluate.metrics.base import Metric, RankedHits, RelevantRanks, first_hit, of_items
 
 
 @dataclass(frozen=True)
@@ -121,21 +121,21 @@ class RPrecision(Metric):
     cut = False
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
-        if ranked.places is not None:
-            return _from_places(ranked.places, ranked.n_relevant, ranked.ties is not None) / ranked.n_relevant
+        if ranked.relevant_ranks is not None:
+            return _from_ranks(ranked.relevant_ranks, ranked.n_relevant, ranked.ties is not None) / ranked.n_relevant
         place = torch.arange(k, device=ranked.hits.device)
         return (ranked.hits[:, :k] * (place < ranked.n_relevant[:, None])).sum(1).double() / ranked.n_relevant
 
 
-def _from_places(places: Places, n_relevant: Tensor, expected: bool) -> Tensor:
+def _from_ranks(relevant: RelevantRanks, n_relevant: Tensor, expected: bool) -> Tensor:
     """[U] float64: the (expected) hits among the first r of the whole ranking."""
-    left = n_relevant[places.above.rows] - places.above.values
+    left = n_relevant[relevant.above.rows] - relevant.above.values
     if expected:
-        found = (left.clamp(min=0).double() / places.equal.clamp(min=1)).clamp(max=1)
+        found = (left.clamp(min=0).double() / relevant.equal.clamp(min=1)).clamp(max=1)
     else:
-        found = (places.before < left).double()
-    values = torch.zeros(places.above.n_rows, dtype=torch.float64, device=found.device)
-    return values.index_add_(0, places.above.rows, found * places.reachable)
+        found = (relevant.before < left).double()
+    values = torch.zeros(relevant.above.n_rows, dtype=torch.float64, device=found.device)
+    return values.index_add_(0, relevant.above.rows, found * relevant.reachable)
 
 
 _MOST = 10_000.0

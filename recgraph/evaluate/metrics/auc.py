@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nan
 
-from recgraph.evaluate.metrics.base import Metric, Places, RankedHits, within
+from recgraph.evaluate.metrics.base import Metric, RankedHits, RelevantRanks, within
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class AUC(Metric):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset() if self.within_list else frozenset({"places"})
+        return frozenset() if self.within_list else frozenset({"relevant_ranks"})
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         if self.within_list:
             return _in_list(ranked, None if self.ties == "order" else ranked.scores, k, all_hits=self.all_hits)
-        assert ranked.places is not None
-        return _of_all(ranked.places, ranked.n_relevant, tied_loss=0.5 if self.ties == "half" else 1.0)
+        assert ranked.relevant_ranks is not None
+        return _of_all(ranked.relevant_ranks, ranked.n_relevant, tied_loss=0.5 if self.ties == "half" else 1.0)
 
     def mean(self, values: Tensor, ranked: RankedHits) -> float:
         if not self.weigh_users:
@@ -60,14 +60,14 @@ class AUC(Metric):
         return float((values[has] * weights).sum() / weights.sum())
 
 
-def _of_all(places: Places, n_relevant: Tensor, *, tied_loss: float) -> Tensor:
-    rows, ok = places.above.rows, places.reachable.double()
-    other = places.above.values - places.n_better()
-    tied = places.equal - places.n_tied()
+def _of_all(relevant: RelevantRanks, n_relevant: Tensor, *, tied_loss: float) -> Tensor:
+    rows, ok = relevant.above.rows, relevant.reachable.double()
+    other = relevant.above.values - relevant.n_better()
+    tied = relevant.equal - relevant.n_tied()
     lost = (other + tied * tied_loss) * ok
-    total = torch.zeros(places.above.n_rows, dtype=torch.float64, device=lost.device)
+    total = torch.zeros(relevant.above.n_rows, dtype=torch.float64, device=lost.device)
     found = total.clone().index_add_(0, rows, ok)
-    n_other = places.n_candidates - found
+    n_other = relevant.n_candidates - found
     return (found - total.index_add_(0, rows, lost) / n_other) / n_relevant
 
 

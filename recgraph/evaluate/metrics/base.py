@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.evaluate.hits import Facts, Places, RankedHits, Ties
+from recgraph.evaluate.hits import Facts, RankedHits, RelevantRanks, Ties
 from recgraph.evaluate.metrics.conventions import LIBRARIES, options_of
 from recgraph.evaluate.protocol import CONVENTIONS, Convention
 
-__all__ = ["Aggregate", "Facts", "Metric", "Places", "RankedHits", "Ties"]
+__all__ = ["Aggregate", "Facts", "Metric", "RankedHits", "RelevantRanks", "Ties"]
 
 
 @dataclass(frozen=True)

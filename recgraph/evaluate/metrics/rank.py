@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nan
 
-from recgraph.evaluate.metrics.base import Metric, Places, RankedHits, first_hit
+from recgraph.evaluate.metrics.base import Metric, RankedHits, RelevantRanks, first_hit
 from recgraph.evaluate.metrics.discounts import (
     EXPONENTIAL,
     LATE,
@@ -144,12 +144,12 @@ class MAP(Metric):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"places"} if self.whole else ())
+        return frozenset({"relevant_ranks"} if self.whole else ())
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         if self.whole:
-            assert ranked.places is not None
-            return _pessimistic(ranked.places) / ranked.n_relevant
+            assert ranked.relevant_ranks is not None
+            return _pessimistic(ranked.relevant_ranks) / ranked.n_relevant
         found = (_precise_hits(ranked, k) / ranks(k, ranked.hits)).sum(1)
         if self.divide_by == "k":
             return found / k
@@ -175,11 +175,11 @@ def _precise_hits(ranked: RankedHits, k: int) -> Tensor:
     return hits * (1 + above) + offset * both
 
 
-def _pessimistic(places: Places) -> Tensor:
-    last = (places.above.values + places.equal).double()
-    precision = (places.n_better() + places.n_tied()) / last
-    values = torch.zeros(places.above.n_rows, dtype=torch.float64, device=last.device)
-    return values.index_add_(0, places.above.rows, precision * places.reachable)
+def _pessimistic(relevant: RelevantRanks) -> Tensor:
+    last = (relevant.above.values + relevant.equal).double()
+    precision = (relevant.n_better() + relevant.n_tied()) / last
+    values = torch.zeros(relevant.above.n_rows, dtype=torch.float64, device=last.device)
+    return values.index_add_(0, relevant.above.rows, precision * relevant.reachable)
 
 
 @dataclass(frozen=True)

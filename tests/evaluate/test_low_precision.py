@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recgraph.evaluate.ranking import LowPrecision
+from recgraph.evaluate.low_precision import LowPrecision
 from recgraph.evaluate.topk import Catalogue
 from recgraph.sparse.ragged import Ragged
 

@@ -1,4 +1,4 @@
-"""Places, expectations over ties, candidates and conventions through ``evaluate``, against slow oracles."""
+"""RelevantRanks, expectations over ties, candidates and conventions through ``evaluate``, against slow oracles."""
 
 from __future__ import annotations
 
