@@ -14,6 +14,12 @@ from typing import Any, TypeVar
 
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "augmentation": {
+        "recgraph.augment.graph": ("EdgeDrop", "FeatureMask"),
+        "recgraph.augment.sequence": ("Crop", "Mask", "Reorder"),
+        "recgraph.augment.similar": ("Insert", "Substitute"),
+        "recgraph.graph.metapath": ("MetaPath",),
+    },
     "augmenter": {"recgraph.augment.latent": ("Attention", "Conv", "MLP")},
     "encoder": {
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
@@ -68,14 +74,10 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "objective": {"recgraph.contrast.objectives": ("InfoNCE", "NTXent")},
     "regulariser": {"recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity")},
-    "view": {
-        "recgraph.augment.graph": ("EdgeDrop", "FeatureMask"),
-        "recgraph.augment.sequence": ("Crop", "Mask", "Reorder"),
-        "recgraph.augment.similar": ("Insert", "Substitute"),
-        "recgraph.graph.metapath": ("MetaPath",),
-    },
     "weight": {"recgraph.contrast.weights": ("Cluster", "Learned", "SameTarget", "SelfMask")},
 }
+# earlier name of a kind -> its name; both are accepted, also in groups of entry points
+_RENAMED = {"view": "augmentation"}
 _registered: dict[tuple[str, str], type[Any]] = {}
 
 T = TypeVar("T", bound=type[Any])
@@ -93,6 +95,7 @@ def key(name: str) -> str:
 
 def key_of(kind: str, cls: type[Any]) -> str:
     """The name under which :func:`load` finds a class: the one that it was registered under, else its own."""
+    kind = _known(kind)
     registered = (name for (of, name), member in _registered.items() if of == kind and member is cls)
     # an entry point may lead to its class through another module of the same package
     package = cls.__module__.partition(".")[0]
@@ -101,9 +104,12 @@ def key_of(kind: str, cls: type[Any]) -> str:
     return next(registered, None) or next(pointed, None) or key(cls.__name__)
 
 
-def _check(kind: str) -> None:
+def _known(kind: str) -> str:
+    """The present name of a kind."""
+    kind = _RENAMED.get(kind, kind)
     if kind not in _MEMBERS:
         raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(kinds())}")
+    return kind
 
 
 def _built_in(kind: str) -> dict[str, tuple[str, str]]:
@@ -112,12 +118,13 @@ def _built_in(kind: str) -> dict[str, tuple[str, str]]:
 
 
 def _entry_points(kind: str) -> dict[str, Any]:
-    return {key(point.name): point for point in entry_points(group=f"recgraph.{kind}")}
+    groups = [kind, *(old for old, new in _RENAMED.items() if new == kind)]
+    return {key(point.name): point for group in groups for point in entry_points(group=f"recgraph.{group}")}
 
 
 def names(kind: str) -> list[str]:
     """The keys of all members of a kind: the library's own, entry points and registered classes."""
-    _check(kind)
+    kind = _known(kind)
     own = {registered for of, registered in _registered if of == kind}
     return sorted({*_built_in(kind), *_entry_points(kind), *own})
 
@@ -128,7 +135,7 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     Raises:
         ValueError: the kind is not known, or the name is taken.
     """
-    _check(kind)
+    kind = _known(kind)
 
     def add(cls: T) -> T:
         wanted = key(name or cls.__name__)
@@ -146,7 +153,7 @@ def load(kind: str, name: str) -> Any:
     Raises:
         ValueError: no such kind or name; the message lists the names that exist.
     """
-    _check(kind)
+    kind = _known(kind)
     wanted = key(name)
     if (kind, wanted) in _registered:
         return _registered[kind, wanted]
@@ -158,6 +165,12 @@ def load(kind: str, name: str) -> Any:
     if wanted in points:
         return points[wanted].load()
     raise ValueError(f"{kind} {name!r} does not exist; there are {', '.join(names(kind))}")
+
+
+def settings_of(cls: type[Any]) -> list[str]:
+    """The names of a member's settings: the fields of its ``Config``, else the parameters of its constructor."""
+    config = getattr(cls, "Config", None)
+    return list(config.model_fields if config is not None else inspect.signature(cls).parameters)
 
 
 def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
@@ -173,15 +186,32 @@ def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
         ValueError: no such member, or the specification has no name.
         ConfigError: a setting that the member does not have, or its value is not allowed.
     """
+    kind = _known(kind)
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     if "name" not in settings:
         raise ValueError(f"{kind} = {spec!r} must be a name or have one, as {{name = {names(kind)[0]!r}}}")
     cls = load(kind, settings.pop("name"))
-    config = getattr(cls, "Config", None)
-    known = config.model_fields if config is not None else inspect.signature(cls).parameters
+    known = settings_of(cls)
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(
             f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
         )
     return cls(**{**{name: value for name, value in given.items() if name in known}, **settings})
+
+
+def specification(kind: str, value: Any) -> Any:
+    """What :func:`make` makes ``value`` from: a name or a mapping as it is, a member as a mapping.
+
+    Raises:
+        ValueError: the class of ``value`` is not registered, or has no ``Config`` that tells its settings.
+    """
+    if isinstance(value, str | Mapping):
+        return value
+    kind, cls, config = _known(kind), type(value), getattr(value, "config", None)
+    name = key_of(kind, cls)
+    if name not in names(kind) or load(kind, name) is not cls:
+        raise ValueError(f"{kind} {cls.__name__} is not registered; decorate the class with @register({kind!r})")
+    if config is None:
+        raise ValueError(f"{kind} {cls.__name__} has no config that tells its settings; give its name")
+    return {"name": name, **config.model_dump(mode="json", exclude_unset=True)}

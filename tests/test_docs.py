@@ -65,13 +65,13 @@ def test_models() -> None:
     assert set(rg.fit(model, split, seed=1, max_epochs=1).history[0]) >= {"rec", "norm"}
 
 
-def test_view() -> None:
+def test_augmentation() -> None:
     from recgraph.sparse.ragged import Ragged
 
-    run("add/view.md")
+    run("add/augmentation.md")
     rows = Ragged.from_lists([[1, 2, 3, 4], [5]])
-    view = registry.load("view", "drop")(p=0.5)(rows, torch.Generator().manual_seed(0))
-    assert [row[-1] for row in view.to_lists()] == [4, 5]
+    augmented = registry.load("augmentation", "drop")(p=0.5)(rows, torch.Generator().manual_seed(0))
+    assert [row[-1] for row in augmented.to_lists()] == [4, 5]
 
 
 def test_weighting() -> None:

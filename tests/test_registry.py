@@ -164,11 +164,41 @@ def test_no_member_is_missing_from_the_list(kind: str) -> None:
     assert written == listed
 
 
+def test_the_earlier_name_of_a_kind_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    @registry.register("view")
+    class Mine: ...
+
+    points = [EntryPoint("one", "fractions:Fraction", "recgraph.view")]
+    points.append(EntryPoint("two", "decimal:Decimal", "recgraph.augmentation"))
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point for point in points if point.group == group])
+    for kind in ("view", "augmentation"):
+        assert registry.load(kind, "mine") is Mine
+        assert registry.key_of(kind, Mine) == "mine"
+        assert {"crop", "mine", "one", "two"} <= set(registry.names(kind))
+        assert registry.load(kind, "one").__name__ == "Fraction"
+    assert "view" not in registry.kinds()
+
+
+def test_an_instance_is_written_as_its_specification() -> None:
+    from recgraph.augment.sequence import Crop, Mask, SequenceAugmentation
+
+    assert registry.specification("augmentation", "crop") == "crop"
+    assert registry.specification("augmentation", Mask()) == {"name": "mask"}
+    made = registry.make("augmentation", registry.specification("augmentation", Crop(ratio=0.3)))
+    assert isinstance(made, Crop)
+    assert made.config.ratio == 0.3
+
+    class Own(SequenceAugmentation): ...
+
+    with pytest.raises(ValueError, match=r"augmentation Own is not registered; decorate the class with @register"):
+        registry.specification("augmentation", Own())
+
+
 def test_make_reads_a_specification() -> None:
-    crop = registry.make("view", {"name": "crop", "ratio": 0.3})
+    crop = registry.make("augmentation", {"name": "crop", "ratio": 0.3})
     assert crop.config.ratio == 0.3
     assert registry.make("weight", "learned", dim=8, unknown_to_it=1).config.dim == 8
-    with pytest.raises(ValueError, match="view Crop has no setting width; it has ratio"):
-        registry.make("view", {"name": "crop", "width": 3})
+    with pytest.raises(ValueError, match="augmentation Crop has no setting width; it has ratio"):
+        registry.make("augmentation", {"name": "crop", "width": 3})
     with pytest.raises(ValueError, match="must be a name or have one"):
-        registry.make("view", {"ratio": 0.3})
+        registry.make("augmentation", {"ratio": 0.3})

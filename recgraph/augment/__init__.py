@@ -1,7 +1,7 @@
-"""Views: random variations of a user's sequence, one file each; learned ones of its vector in ``latent``."""
+"""Augmentations: random changes of sequences and graphs, and learned ones of encoded sequences (``latent``)."""
 
 from __future__ import annotations
 
-from recgraph.augment.sequence import SequenceView, TwoViews, ViewConfig
+from recgraph.augment.sequence import AugmentationConfig, SequenceAugmentation, TwoViews
 
-__all__ = ["SequenceView", "TwoViews", "ViewConfig"]
+__all__ = ["AugmentationConfig", "SequenceAugmentation", "TwoViews"]

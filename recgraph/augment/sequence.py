@@ -1,19 +1,11 @@
-"""What a sequence view is: a random variation of packed token rows, vectorised over the batch.
+"""Augmentations of sequences: crop, mask, reorder, and two views of each sequence by two of them.
 
-Random choices inside ragged rows, and different operations on different rows, without a loop over rows.
-
-Two views of each sequence by two operations drawn from a list.
-
-Crop: a random consecutive part of the sequence.
-
-Mask: random tokens become token 0.
-
-Reorder: a random window of the sequence is shuffled.
+All work on packed rows of tokens at once, without a loop over rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,14 +19,14 @@ from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
 
 
-class ViewConfig(Config):
-    """Settings of a view."""
+class AugmentationConfig(Config):
+    """Settings of an augmentation."""
 
 
-class SequenceView:
-    """Base of all sequence views. ``Crop(ratio=0.5)(sequences, generator)`` gives a view of every row.
+class SequenceAugmentation:
+    """Base of the augmentations of sequences: ``Crop(ratio=0.5)(sequences, generator)`` changes every row at random.
 
-    Rows of fewer than two tokens come back as they are. A subclass sets ``Config`` and fills :meth:`_view`.
+    Rows of fewer than two tokens stay as they are. A subclass sets ``Config`` and defines :meth:`augment`.
 
     Args:
         config: the settings as a value, or
@@ -44,35 +36,174 @@ class SequenceView:
         ConfigError: a setting that does not exist, or its value is not allowed.
     """
 
-    #: what the view varies; views of a graph say ``"graph"``
-    target: ClassVar[str] = "sequence"
-    Config: ClassVar[type[ViewConfig]] = ViewConfig
+    Config: ClassVar[type[AugmentationConfig]] = AugmentationConfig
 
-    def __init__(self, config: ViewConfig | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: AugmentationConfig | None = None, /, **settings: Any) -> None:
         self.config: Any = configure(self, self.Config, config, settings)
 
     def setup(self, train: Part) -> None:
-        """Learn what the view needs from the training part; most need nothing."""
+        """Learn what the augmentation needs from the training part; most need nothing."""
 
     def __call__(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
-        """A view of every row.
+        """The augmented rows.
 
         Args:
             sequences: B rows of tokens (``item_idx + 1``; 0 is a masked item); not changed.
             generator: the stream to draw from, on the device of ``sequences``.
 
         Returns:
-            B rows of tokens on the same device; a row may be shorter or longer than it was, but it is empty
-            only where it was.
+            B rows of tokens on the same device; a row may be shorter or longer than it was, and is empty only where it
+            was.
         """
         long_mask = sequences.lengths > 1
         if bool(long_mask.all()):
-            return self._view(sequences, generator)
-        return assign(sequences, long_mask.to(torch.int64) - 1, [lambda rows: self._view(rows, generator)])
+            return self.augment(sequences, generator)
+        return assign(sequences, long_mask.to(torch.int64) - 1, [lambda rows: self.augment(rows, generator)])
 
-    def _view(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
-        """The view of rows that all hold at least two tokens."""
-        raise TypeError(f"{type(self).__name__} must define _view(sequences, generator)")
+    def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
+        """The augmented rows, of rows that all hold at least two tokens."""
+        raise TypeError(f"{type(self).__name__} must define augment(sequences, generator)")
+
+
+class CropConfig(AugmentationConfig):
+    ratio: Annotated[
+        float,
+        Field(gt=0, le=1, description="the share of the sequence that is kept"),
+        Search(low=0.1, high=0.9),
+    ] = 0.5
+
+
+class Crop(SequenceAugmentation):
+    """Keep ``floor(ratio * length)`` consecutive tokens, at least one, at a uniform place.
+
+    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1; ratio .5 as in MCLRec (SIGIR 2023). Departure: at least
+    one token is kept (with a small ratio the published code would leave none).
+    """
+
+    Config = CropConfig
+
+    def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
+        kept = share(sequences.lengths, self.config.ratio, at_least=1)
+        starts = uniform_up_to(sequences.lengths - kept, generator)
+        return sequences.window(torch.arange(sequences.n_rows, device=sequences.device), starts, kept)
+
+
+class MaskConfig(AugmentationConfig):
+    ratio: Annotated[
+        float,
+        Field(ge=0, le=1, description="the share of the sequence that is masked"),
+        Search(low=0.1, high=0.9),
+    ] = 0.5
+
+
+class Mask(SequenceAugmentation):
+    """Write token 0 to ``floor(ratio * length)`` places, without replacement; the last place can be hit.
+
+    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1, which has a mask token of its own. As in the
+    published code of MCLRec (SIGIR 2023) the token is the padding's, so that encoders also leave masked
+    places out of attention.
+    """
+
+    Config = MaskConfig
+
+    def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
+        hit_mask = choose_within(sequences, share(sequences.lengths, self.config.ratio), generator)
+        return sequences.with_values(sequences.values.masked_fill(hit_mask, 0))
+
+
+class ReorderConfig(AugmentationConfig):
+    ratio: Annotated[
+        float,
+        Field(ge=0, le=1, description="the share of the sequence that is shuffled"),
+        Search(low=0.1, high=0.9),
+    ] = 0.8
+
+
+class Reorder(SequenceAugmentation):
+    """Shuffle a window of ``floor(ratio * length)`` consecutive tokens at a uniform place.
+
+    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1; ratio .8 as in MCLRec (SIGIR 2023).
+    """
+
+    Config = ReorderConfig
+
+    def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
+        width = share(sequences.lengths, self.config.ratio)
+        starts = uniform_up_to(sequences.lengths - width, generator)
+        from_start = sequences.positions - starts[sequences.rows]
+        inside = torch.nonzero((from_start >= 0) & (from_start < width[sequences.rows])).squeeze(1)
+        order = shuffle_within(sequences.rows[inside], generator)
+        values = sequences.values.clone()
+        values[inside] = sequences.values[inside[order]]
+        return sequences.with_values(values)
+
+
+class TwoViews:
+    """Two views of each sequence: a pair of augmentations is drawn, one makes the first view, one the second.
+
+    ``TwoViews(["crop", "mask", "reorder"], per="row")`` is what the published code of MCLRec does: two different
+    augmentations for each sample, all ordered pairs equally likely, and none where the length is 1.
+
+    Args:
+        augmentations: to draw from: registered names, specifications (``{"name": "crop", "ratio": 0.3}``) or instances.
+        per: ``"row"`` draws a pair for each row, ``"batch"`` one for all rows of a call.
+        distinct: the two augmentations of a pair differ; False draws them independently.
+        max_len: of a view that has grown longer, the last ``max_len`` tokens are kept; None keeps all.
+
+    Raises:
+        ValueError: fewer augmentations than a pair needs, ``per`` is neither, or an augmentation is not of sequences.
+    """
+
+    def __init__(
+        self,
+        augmentations: Sequence[str | Mapping[str, Any] | SequenceAugmentation],
+        per: Literal["row", "batch"] = "row",
+        distinct: bool = True,
+        max_len: int | None = None,
+    ) -> None:
+        if len(augmentations) < 1 + distinct:
+            raise ValueError(
+                f"augmentations = {list(augmentations)!r}: give at least {1 + distinct}, or more to choose from"
+            )
+        if per not in ("row", "batch"):
+            raise ValueError(f"per = {per!r} must be 'row' or 'batch'")
+        self.augmentations = [_of_sequences(augmentation) for augmentation in augmentations]
+        self.per = per
+        self.distinct = distinct
+        self.max_len = max_len
+
+    def setup(self, train: Part) -> None:
+        """Show the training part to every augmentation."""
+        for augmentation in self.augmentations:
+            augmentation.setup(train)
+
+    def __call__(self, sequences: Ragged, generator: torch.Generator) -> tuple[Ragged, Ragged]:
+        """Two views of every row (see :meth:`SequenceAugmentation.__call__`)."""
+        first, second = self._draw_pairs(sequences.n_rows if self.per == "row" else 1, generator)
+        return self._apply(sequences, first, generator), self._apply(sequences, second, generator)
+
+    def _apply(self, sequences: Ragged, drawn: Tensor, generator: torch.Generator) -> Ragged:
+        if self.per == "batch":
+            view = self.augmentations[int(drawn)](sequences, generator)
+        else:
+            operations = [partial(augmentation, generator=generator) for augmentation in self.augmentations]
+            view = assign(sequences, drawn.masked_fill(sequences.lengths < 2, -1), operations)
+        return view if self.max_len is None else view.last(self.max_len)
+
+    def _draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        n, where = len(self.augmentations), generator.device
+        first = torch.randint(n, (count,), generator=generator, device=where)
+        step = torch.randint(int(self.distinct), n, (count,), generator=generator, device=where)
+        return first, (first + step) % n
+
+
+def _of_sequences(augmentation: str | Mapping[str, Any] | SequenceAugmentation) -> SequenceAugmentation:
+    if isinstance(augmentation, SequenceAugmentation):
+        return augmentation
+    made = registry.make("augmentation", augmentation)
+    if not isinstance(made, SequenceAugmentation):
+        raise ValueError(f"augmentations: {augmentation!r} is not an augmentation of sequences")
+    return made
 
 
 def share(lengths: Tensor, ratio: float, at_least: int = 0) -> Tensor:
@@ -133,7 +264,7 @@ def choose_within(sequences: Ragged, counts: Tensor, generator: torch.Generator)
 
 
 def assign(sequences: Ragged, choice: Tensor, operations: Sequence[Callable[[Ragged], Ragged]]) -> Ragged:
-    """Apply to each row the operation chosen for it; rows keep their order.
+    """Apply the operation chosen for each row; rows keep their order.
 
     Args:
         choice: [B] int64, an index into ``operations``, or -1 for a row that stays as it is.
@@ -144,142 +275,3 @@ def assign(sequences: Ragged, choice: Tensor, operations: Sequence[Callable[[Rag
         part = sequences.take(chosen)
         parts.append(operation(part) if chosen.numel() else part)
     return Ragged.cat(parts).take(torch.argsort(torch.cat(rows)))
-
-
-class TwoViews:
-    """Draw two operations of a list and apply one for the first view and the other for the second.
-
-    ``TwoViews(["crop", "mask", "reorder"], per="row")`` is what the published code of MCLRec does: two
-    different operations for every sample, all ordered pairs equally likely, and none where the length is 1.
-
-    Args:
-        views: registered names (default settings) or views.
-        per: ``"row"`` draws a pair for each row, ``"batch"`` one for all rows of a call.
-        distinct: the two operations of a pair differ; False draws them independently.
-        max_len: of a view that has grown longer, the last ``max_len`` tokens are kept; None keeps all.
-
-    Raises:
-        ValueError: fewer views than a pair needs, ``per`` is neither, or a name is not a sequence view's.
-    """
-
-    def __init__(
-        self,
-        views: Sequence[str | SequenceView],
-        per: Literal["row", "batch"] = "row",
-        distinct: bool = True,
-        max_len: int | None = None,
-    ) -> None:
-        if len(views) < 1 + distinct:
-            raise ValueError(f"views = {list(views)!r}: give at least {1 + distinct}, or more to choose from")
-        if per not in ("row", "batch"):
-            raise ValueError(f"per = {per!r} must be 'row' or 'batch'")
-        self.views = [_sequence_view(view) for view in views]
-        self.per = per
-        self.distinct = distinct
-        self.max_len = max_len
-
-    def setup(self, train: Part) -> None:
-        """Set every view up with the training part."""
-        for view in self.views:
-            view.setup(train)
-
-    def __call__(self, sequences: Ragged, generator: torch.Generator) -> tuple[Ragged, Ragged]:
-        """Two views of every row (see :meth:`SequenceView.__call__`)."""
-        first, second = self._draw_pairs(sequences.n_rows if self.per == "row" else 1, generator)
-        return self._apply(sequences, first, generator), self._apply(sequences, second, generator)
-
-    def _apply(self, sequences: Ragged, drawn: Tensor, generator: torch.Generator) -> Ragged:
-        if self.per == "batch":
-            view = self.views[int(drawn)](sequences, generator)
-        else:
-            operations: list[Callable[[Ragged], Ragged]] = [partial(v, generator=generator) for v in self.views]
-            view = assign(sequences, drawn.masked_fill(sequences.lengths < 2, -1), operations)
-        return view if self.max_len is None else view.last(self.max_len)
-
-    def _draw_pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        n, where = len(self.views), generator.device
-        first = torch.randint(n, (count,), generator=generator, device=where)
-        step = torch.randint(int(self.distinct), n, (count,), generator=generator, device=where)
-        return first, (first + step) % n
-
-
-def _sequence_view(view: str | SequenceView) -> SequenceView:
-    if isinstance(view, SequenceView):
-        return view
-    made = registry.load("view", view)()
-    if getattr(made, "target", None) != "sequence":
-        raise ValueError(f"view {view!r} varies a {getattr(made, 'target', 'unknown thing')}, not a sequence")
-    return made  # type: ignore[no-any-return]
-
-
-class CropConfig(ViewConfig):
-    ratio: Annotated[
-        float,
-        Field(gt=0, le=1, description="the share of the sequence that is kept"),
-        Search(low=0.1, high=0.9),
-    ] = 0.5
-
-
-class Crop(SequenceView):
-    """Keep ``floor(ratio * length)`` consecutive tokens, at least one, at a uniform place.
-
-    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1; ratio .5 as in MCLRec (SIGIR 2023). Departure: at
-    least one token is kept (with a small ratio the published code would leave none).
-    """
-
-    Config = CropConfig
-
-    def _view(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
-        kept = share(sequences.lengths, self.config.ratio, at_least=1)
-        starts = uniform_up_to(sequences.lengths - kept, generator)
-        return sequences.window(torch.arange(sequences.n_rows, device=sequences.device), starts, kept)
-
-
-class MaskConfig(ViewConfig):
-    ratio: Annotated[
-        float,
-        Field(ge=0, le=1, description="the share of the sequence that is masked"),
-        Search(low=0.1, high=0.9),
-    ] = 0.5
-
-
-class Mask(SequenceView):
-    """Write token 0 to ``floor(ratio * length)`` places, without replacement; the last place can be hit.
-
-    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1, which has a mask token of its own. As in the
-    published code of MCLRec (SIGIR 2023) the token is the padding's, so that encoders also leave masked
-    places out of attention.
-    """
-
-    Config = MaskConfig
-
-    def _view(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
-        hit_mask = choose_within(sequences, share(sequences.lengths, self.config.ratio), generator)
-        return sequences.with_values(sequences.values.masked_fill(hit_mask, 0))
-
-
-class ReorderConfig(ViewConfig):
-    ratio: Annotated[
-        float,
-        Field(ge=0, le=1, description="the share of the sequence that is shuffled"),
-        Search(low=0.1, high=0.9),
-    ] = 0.8
-
-
-class Reorder(SequenceView):
-    """Shuffle a window of ``floor(ratio * length)`` consecutive tokens at a uniform place.
-
-    Source: CL4SRec (Xie et al., ICDE 2022), section 4.2.1; ratio .8 as in MCLRec (SIGIR 2023).
-    """
-
-    Config = ReorderConfig
-
-    def _view(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
-        width = share(sequences.lengths, self.config.ratio)
-        starts = uniform_up_to(sequences.lengths - width, generator)
-        from_start = sequences.positions - starts[sequences.rows]
-        inside = torch.nonzero((from_start >= 0) & (from_start < width[sequences.rows])).squeeze(1)
-        order = shuffle_within(sequences.rows[inside], generator)
-        values = sequences.values.clone()
-        values[inside] = sequences.values[inside[order]]
-        return sequences.with_values(values)

@@ -1,10 +1,4 @@
-"""What the views that put in similar items share: the table of similar items, learned from the training
-part.
-
-Insert: similar items are put before random items.
-
-Substitute: random items become similar ones.
-"""
+"""Augmentations that put in similar items: insert and substitute."""
 
 from __future__ import annotations
 
@@ -14,14 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.augment.sequence import SequenceView, ViewConfig, choose_within, share, uniform_up_to
+from recgraph.augment.sequence import AugmentationConfig, SequenceAugmentation, choose_within, share, uniform_up_to
 from recgraph.config import Search
 from recgraph.data.part import Part
 from recgraph.sparse.products import distinct, neighbours
 from recgraph.sparse.ragged import Ragged
 
 
-class SimilarityConfig(ViewConfig):
+class SimilarityConfig(AugmentationConfig):
     n_similar: Annotated[
         int,
         Field(ge=1, description="a similar item is drawn from the n_similar most similar ones"),
@@ -29,17 +23,15 @@ class SimilarityConfig(ViewConfig):
     ] = 1
 
 
-class SimilarityView(SequenceView):
-    """Base of views that put in similar items; :meth:`setup` must have seen the training part.
+class SimilarityAugmentation(SequenceAugmentation):
+    """Base of augmentations that put in similar items; :meth:`setup` must have seen the training part.
 
-    Items are as similar as their users: ``sum over common users of 1 / log(1 + n_u) / sqrt(n_i n_j)``, with
-    n_u the items of a user and n_i the users of an item (ItemCF-IUF, the memory-based similarity of CoSeRec:
-    Liu et al., Contrastive Self-supervised Sequential Recommendation with Robust Augmentation, 2021, section
-    3.2).
+    The similarity of items i and j is ``sum over common users u of 1 / log(1 + n_u) / sqrt(n_i n_j)``, with n_u the
+    number of items of a user and n_i the number of users of an item (ItemCF-IUF).
 
-    Departures: CoSeRec later also compares learned item embeddings, which these views know nothing of; it
-        always
-    takes the most similar item (``n_similar=1``); an item without a similar one is left alone, where the
+    Source: the memory-based similarity of CoSeRec: Liu et al., Contrastive Self-supervised Sequential Recommendation
+    with Robust Augmentation, 2021, section 3.2. Departures: CoSeRec later also compares learned item embeddings; it
+    always takes the most similar item (``n_similar=1``); an item without a similar one is left alone, where the
     published code puts in an arbitrary item.
     """
 
@@ -87,20 +79,19 @@ class InsertConfig(SimilarityConfig):
     ] = 0.4
 
 
-class Insert(SimilarityView):
+class Insert(SimilarityAugmentation):
     """Put a similar item before each of ``max(floor(ratio * length), 1)`` items, uniform without replacement.
 
     Rows grow by up to that number; for an encoder of a fixed length keep their last tokens (``Ragged.last``, or
     ``max_len`` of :class:`TwoViews`).
 
-    Source: CoSeRec (Liu et al., 2021), section 3.3; the published code's rate .4, one item a place.
-        Departures: see
-    :class:`SimilarityView`.
+    Source: CoSeRec (Liu et al., 2021), section 3.3; the published code's rate .4, one item a place. Departures: see
+    :class:`SimilarityAugmentation`.
     """
 
     Config = InsertConfig
 
-    def _view(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
+    def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         counts = share(sequences.lengths, self.config.ratio, at_least=1)
         places = torch.nonzero(choose_within(sequences, counts, generator)).squeeze(1)
         found = self.similar(sequences.values[places], generator)
@@ -123,17 +114,16 @@ class SubstituteConfig(SimilarityConfig):
     ] = 0.1
 
 
-class Substitute(SimilarityView):
-    """Put a similar item in the place of ``max(floor(ratio * length), 1)`` items, uniform without
-    replacement.
+class Substitute(SimilarityAugmentation):
+    """Put a similar item in the place of ``max(floor(ratio * length), 1)`` items, uniform without replacement.
 
     Source: CoSeRec (Liu et al., 2021), section 3.3; the published code's rate .1. Departures: see
-    :class:`SimilarityView`.
+    :class:`SimilarityAugmentation`.
     """
 
     Config = SubstituteConfig
 
-    def _view(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
+    def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         counts = share(sequences.lengths, self.config.ratio, at_least=1)
         places = torch.nonzero(choose_within(sequences, counts, generator)).squeeze(1)
         found = self.similar(sequences.values[places], generator)

@@ -1,13 +1,9 @@
-"""What sequence models share: the item table, the encoder, the recommendation loss, the two training regimes."""
+"""What sequence models share: settings, the item table, the encoder, the recommendation loss, the batches."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,7 +14,7 @@ from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.transformer import initialise
 from recgraph.losses.base import NextItemLoss
-from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -57,8 +53,7 @@ class TransformerConfig(SequenceConfig):
     attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")] = 0.5
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """Encoded sequences.
 
     Attributes:
@@ -71,44 +66,23 @@ class Encoded:
 
 
 class SequenceModel(TrainableModel):
-    """Base of sequence models. Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history."""
+    """Base of sequence models: an item table, an encoder and a recommendation loss. Term ``rec``: that loss.
+
+    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history.
+    """
 
     Config: ClassVar[type[ModelConfig]] = SequenceConfig
     #: whether training samples come with a sequence of the same target
     needs_partners = False
 
     def _build(self, space: Space) -> None:
-        self.item_embedding = nn.Embedding(space.n_items + 1, self.config.hidden_dim)
-        initialise(self.item_embedding)
-        self.encoder = self._make_encoder()
-        self.loss: NextItemLoss = self._make_loss()
-
-    def _make_encoder(self) -> SequenceEncoder:
-        """The configured encoder, given all settings of the model that it has a parameter for."""
         config = self.config
-        cls = registry.load("encoder", config.encoder)
-        if not issubclass(cls, SequenceEncoder):
-            raise ValueError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
-        taken = inspect.signature(cls).parameters
-        known = {"causal": config.regime == "causal"} | {
-            name: getattr(config, name) for name in type(config).model_fields
-        }
-        own = [name for name in taken if name not in known]
-        unknown = sorted(set(config.encoder_options) - set(own))
-        if unknown:
-            raise ValueError(
-                f"encoder_options: {config.encoder} has no {', '.join(unknown)} of its own; it has "
-                f"{', '.join(own) or 'none'}"
-            )
-        given = {name: value for name, value in known.items() if name in taken}
-        encoder: SequenceEncoder = cls(**given, **config.encoder_options)
-        return encoder
-
-    def _make_loss(self) -> NextItemLoss:
-        cls = registry.load("loss", self.config.loss)
-        given = {"n_negatives": self.config.n_negatives} if "n_negatives" in cls.Config.model_fields else {}
-        loss: NextItemLoss = cls(**{**given, **self.config.loss_options})
-        return loss
+        self.item_embedding = nn.Embedding(space.n_items + 1, config.hidden_dim)
+        initialise(self.item_embedding)
+        self.encoder = make_encoder(config)
+        self.loss: NextItemLoss = registry.make(
+            "loss", {"name": config.loss, **config.loss_options}, n_negatives=config.n_negatives
+        )
 
     @property
     def needs_full_batches(self) -> bool:
@@ -120,7 +94,7 @@ class SequenceModel(TrainableModel):
         return (Phase("model", ("model",), {"rec": 1.0}),)
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
-        """Training batches of the configured regime; also shows the training part to the parts that learn from it."""
+        """Training batches of the configured regime. :meth:`setup` is called with the training part."""
         self.setup(train)
         return sequence_batches(
             train,
@@ -134,38 +108,37 @@ class SequenceModel(TrainableModel):
         )
 
     def setup(self, train: Part) -> None:
-        """Show the training part to the loss (item popularity); a subclass adds its views."""
+        """Show the training part to the loss, which may need the items' popularity."""
         self.loss.setup(train.item_counts())
 
-    def forward(self, batch: SequenceBatch, terms: Iterable[str]) -> dict[str, Tensor]:
-        terms = set(terms)
-        if terms == {"rec"}:
-            return {"rec": self._rec(batch, self._encode(batch.sequences, batch, last_only=not batch.causal))}
-        return self._terms(batch, terms)
+    def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
+        """``rec``. A subclass adds a term as ``super().terms(batch, asked) | {"mine": lambda: ...}``."""
+        return {"rec": lambda: self.next_item_loss(batch, self.training_states(batch))}
 
-    def _terms(self, batch: SequenceBatch, terms: set[str]) -> dict[str, Tensor]:
-        raise ValueError(f"{type(self).__name__} has no terms {sorted(terms - {'rec'})}; it has 'rec'")
+    def training_states(self, batch: SequenceBatch) -> Tensor:
+        """[n_targets, D]: the state from which each target is predicted."""
+        return self.encode(batch.sequences, batch, last_only=not batch.causal)
 
-    def _rec(self, batch: SequenceBatch, hidden: Tensor) -> Tensor:
-        loss: Tensor = self.loss(hidden, batch.targets, self.item_embedding.weight, batch.generators["negatives"])
+    def next_item_loss(self, batch: SequenceBatch, states: Tensor) -> Tensor:
+        """The recommendation loss of :meth:`training_states`."""
+        loss: Tensor = self.loss(states, batch.targets, self.item_embedding.weight, batch.generators["negatives"])
         return loss
 
-    def _encode(self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True) -> Tensor:
+    def encode(self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True) -> Tensor:
+        """The encoder's states of B rows of tokens, [B, D] or [T, D]; dropout draws from the batch's generators."""
         states: Tensor = self.encoder(
             sequences, self.item_embedding.weight, batch.generators["dropout"], last_only=last_only
         )
         return states
 
-    def _encode_each(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
-        """Several sets of B rows, encoded as one batch."""
+    def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
+        """Several sets of rows, encoded as one batch."""
         together = Ragged.cat(parts)
-        sizes = [part.n_rows for part in parts]
         if not with_states:
-            return [Encoded(last) for last in torch.split(self._encode(together, batch), sizes)]
-        every = self._encode(together, batch, last_only=False)
-        states = torch.split(every, [part.values.numel() for part in parts])
+            return [Encoded(last) for last in self.encode(together, batch).split([part.n_rows for part in parts])]
+        states = self.encode(together, batch, last_only=False).split([part.values.numel() for part in parts])
         each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
-        return [Encoded(of_part.values.index_select(0, of_part.offsets[1:] - 1), of_part) for of_part in each]
+        return [Encoded(rows.values.index_select(0, rows.offsets[1:] - 1), rows) for rows in each]
 
     def encode_users(self, query: Query) -> Tensor:
         history = query.history.last(self.config.max_len)
@@ -181,6 +154,26 @@ class SequenceModel(TrainableModel):
 
     def encode_items(self) -> Tensor:
         return self.item_embedding.weight[1:]
+
+
+def make_encoder(config: SequenceConfig) -> SequenceEncoder:
+    """The configured encoder: it gets the settings of the model that it has a parameter for, and ``encoder_options``.
+
+    Raises:
+        ValueError: it is not an encoder of sequences, or an option is not a parameter that it alone has.
+    """
+    cls = registry.load("encoder", config.encoder)
+    if not issubclass(cls, SequenceEncoder):
+        raise ValueError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
+    shared = {name: getattr(config, name) for name in type(config).model_fields} | {"causal": config.regime == "causal"}
+    own = [name for name in registry.settings_of(cls) if name not in shared]
+    if unknown := sorted(set(config.encoder_options) - set(own)):
+        raise ValueError(
+            f"encoder_options: {config.encoder} has no {', '.join(unknown)} of its own; it has "
+            f"{', '.join(own) or 'none'}"
+        )
+    encoder: SequenceEncoder = registry.make("encoder", {"name": config.encoder, **config.encoder_options}, **shared)
+    return encoder
 
 
 def _fill_empty(tokens: Ragged, empty_mask: Tensor) -> Ragged:

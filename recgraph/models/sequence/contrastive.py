@@ -1,61 +1,63 @@
-"""What sequence models with a contrastive task share: two views of each sequence and their NT-Xent.
-
-CL4SRec.
-
-DuoRec.
-"""
+"""Sequence models with a contrastive term: their base, CL4SRec and DuoRec."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from recgraph import registry
 from recgraph.augment import TwoViews
 from recgraph.config import Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
-from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
-from recgraph.models.base import Phase, Space
+from recgraph.models.base import Phase, Space, Terms
+from recgraph.models.contrast import ContrastConfig, contrastive_term
 from recgraph.models.sequence.base import Encoded, SequenceModel, TransformerConfig
 from recgraph.sparse.ragged import Ragged
 
+#: a name or a mapping with name and settings; an instance is turned into such a mapping
+AugmentationSpec = Annotated[
+    str | dict[str, Any], BeforeValidator(lambda value: registry.specification("augmentation", value))
+]
 
-class ContrastiveConfig(TransformerConfig):
-    temperature: Annotated[
-        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 2.0, log=True)
-    ] = 1.0
-    similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive terms")] = "dot"
-    views: Annotated[
-        tuple[str, ...],
+
+class ContrastiveConfig(TransformerConfig, ContrastConfig):
+    renamed: ClassVar[dict[str, str]] = {"views": "augmentations"}
+
+    augmentations: Annotated[
+        tuple[AugmentationSpec, ...],
         Field(
-            description="sequence views; two different ones are drawn for each sample; (): the sequence itself twice"
+            description="of sequences, two different ones for each sample: names of the registry's kind "
+            "'augmentation', or {name, settings}; (): the sequence itself twice"
         ),
     ] = ("crop", "mask", "reorder")
     contrast_of: Annotated[
         Literal["prefix", "sequence"],
         Field(description="in the causal regime: views of a prefix of random length, or of the whole sequence"),
     ] = "prefix"
-    weight: Annotated[
-        str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
-    ] = None
-    weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
 
 
 class ContrastiveSequenceModel(SequenceModel):
-    """Base of contrastive sequence models. Terms: ``rec``; ``cl1``, the NT-Xent of two encoded stochastic views;
-    ``alignment`` and ``uniformity`` of these (diagnostics)."""
+    """Base of contrastive sequence models.
+
+    Terms: ``rec``; ``cl1``, the contrast of two views of each sequence; ``alignment`` and ``uniformity`` of these
+    (diagnostics).
+    """
 
     Config = ContrastiveConfig
     diagnostics: ClassVar[tuple[str, ...]] = ("alignment", "uniformity")
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        self._views = self._make_views()
-        self.contrast = self._contrastive_term(self.config.temperature)
+        config = self.config
+        chosen = config.augmentations
+        self._two_views = TwoViews(chosen, distinct=len(chosen) > 1, max_len=config.max_len) if chosen else None
+        self.contrast = contrastive_term(config, config.hidden_dim)
         self._alignment, self._uniformity = Alignment(), Uniformity()
 
     @property
@@ -63,63 +65,57 @@ class ContrastiveSequenceModel(SequenceModel):
         """Whether the contrast reads the views' states at every place."""
         return False
 
-    def _make_views(self) -> TwoViews | None:
-        views = list(self.config.views)
-        if not views:
-            return None
-        return TwoViews(views, distinct=len(views) > 1, max_len=self.config.max_len)
-
-    def _contrastive_term(self, temperature: float, similarity: str | None = None) -> ContrastiveTerm:
-        return ContrastiveTerm(
-            temperature=temperature,
-            similarity=similarity or self.config.similarity,
-            weight=self.config.weight,
-            weight_settings=self.config.weight_options,
-            dim=self.config.hidden_dim,
-            objective="nt_xent",
-        )
-
     def setup(self, train: Part) -> None:
         super().setup(train)
-        if self._views is not None:
-            self._views.setup(train)
+        if self._two_views is not None:
+            self._two_views.setup(train)
 
-    def _drawn_views(self, batch: SequenceBatch) -> list[Ragged]:
-        """Two views of each sequence, drawn once for all phases of a batch.
+    def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
+        """The views of each sequence, drawn once for all phases of a batch.
 
-        Without any, dropout and what a model does to the encoded sequences tell the two apart.
+        Without augmentations it is the sequence twice: dropout and what the model does to the encoded views tell them
+        apart.
         """
-        if self._views is None:
+        if self._two_views is None:
             return [batch.contrast, batch.contrast]
         if "views" not in batch.drawn:
-            batch.drawn["views"] = list(self._views(batch.contrast, batch.generators["views"]))
+            batch.drawn["views"] = list(self._two_views(batch.contrast, batch.generators["views"]))
         views: list[Ragged] = batch.drawn["views"]
         return views
 
-    def _terms(self, batch: SequenceBatch, terms: set[str]) -> dict[str, Tensor]:
-        views = self._drawn_views(batch)
-        computed: dict[str, Tensor] = {}
-        # prefixes are read at their last place like views, so that all are encoded as one batch
-        together = "rec" in terms and not batch.causal
-        parts = [batch.sequences, *views] if together else views
-        encoded = self._encode_each(parts, batch, with_states=self.needs_states)
-        if "rec" in terms:
-            hidden = encoded.pop(0).last if together else self._encode(batch.sequences, batch, last_only=False)
-            computed["rec"] = self._rec(batch, hidden)
-        return computed | self._contrast(batch, terms - {"rec"}, encoded)
+    def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
+        encoded = cache(lambda: self._encode_with_views(batch, "rec" in asked))
+        contrasts = self.contrasts(batch, lambda: encoded()[1])
+        if not asked & contrasts.keys():
+            return super().terms(batch, asked) | contrasts
+        return {"rec": lambda: self.next_item_loss(batch, encoded()[0])} | contrasts
 
-    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Encoded]) -> dict[str, Tensor]:
-        """The contrastive terms asked for, from the encoded views."""
-        ids, (h1, h2) = batch.contrast_targets, (encoded[0].last, encoded[1].last)
-        made: dict[str, Callable[[], Tensor]] = {
-            "cl1": lambda: self.contrast(h1, h2, ids, ids),
-            "alignment": lambda: self._alignment(h1, h2),
-            "uniformity": lambda: self._uniformity(h1, h2),
+    def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
+        """The terms that read the encoded views. A subclass adds ``super().contrasts(...) | {"mine": lambda: ...}``.
+
+        Args:
+            views: gives what :meth:`draw_views` drew, encoded once for all terms.
+        """
+        return {
+            "cl1": lambda: self.contrast_pair(batch, views()[0].last, views()[1].last),
+            "alignment": lambda: self._alignment(views()[0].last, views()[1].last),
+            "uniformity": lambda: self._uniformity(views()[0].last, views()[1].last),
         }
-        unknown = sorted(terms - set(made))
-        if unknown:
-            raise ValueError(f"{type(self).__name__} has no terms {unknown}; it has {sorted({'rec', *made})}")
-        return {name: made[name]() for name in sorted(terms)}
+
+    def contrast_pair(self, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
+        """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item."""
+        loss: Tensor = self.contrast(a, b, batch.contrast_targets, batch.contrast_targets)
+        return loss
+
+    def _encode_with_views(self, batch: SequenceBatch, with_rec: bool) -> tuple[Tensor | None, list[Encoded]]:
+        """The states that ``rec`` reads (None: it is not asked for) and the encoded views."""
+        views = self.draw_views(batch)
+        # prefixes are read at their last place like views, so that all are encoded as one batch
+        if with_rec and not batch.causal:
+            prefixes, *encoded = self.encode_together([batch.sequences, *views], batch, self.needs_states)
+            return prefixes.last, encoded
+        encoded = self.encode_together(views, batch, self.needs_states)
+        return self.training_states(batch) if with_rec else None, encoded
 
 
 class CL4SRecConfig(ContrastiveConfig):
@@ -162,8 +158,8 @@ class DuoRec(ContrastiveSequenceModel):
 
     Source: Qiu et al., Contrastive Learning for Representation Degeneration Problem in Sequential Recommendation (WSDM
     2022). Terms: ``rec``; ``cl1`` between two encodings of the same sequence (they differ by dropout); ``sup`` between
-    the first and another sequence that the same item follows. The configured ``views`` are not used: no item is
-    changed. Departure: in the causal regime the contrasted sequence is a prefix of random length.
+    the first and another sequence that the same item follows. ``augmentations`` are not used: no item is changed.
+    Departure: in the causal regime the contrasted sequence is a prefix of random length.
     """
 
     Config = DuoRecConfig
@@ -175,16 +171,11 @@ class DuoRec(ContrastiveSequenceModel):
         terms = {"rec": 1.0, "cl1": config.unsupervised_weight, "sup": config.supervised_weight}
         return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
 
-    def _make_views(self) -> None:
-        return None
-
-    def _drawn_views(self, batch: SequenceBatch) -> list[Ragged]:
+    def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
+        """The sequence twice, and its partner."""
         assert batch.partners is not None
         return [batch.contrast, batch.contrast, batch.partners]
 
-    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Encoded]) -> dict[str, Tensor]:
-        computed = super()._contrast(batch, terms - {"sup"}, encoded)
-        if "sup" in terms:
-            ids = batch.contrast_targets
-            computed["sup"] = self.contrast(encoded[0].last, encoded[2].last, ids, ids)
-        return computed
+    def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
+        supervised = {"sup": lambda: self.contrast_pair(batch, views()[0].last, views()[2].last)}
+        return super().contrasts(batch, views) | supervised

@@ -1,17 +1,20 @@
-"""MCLRec."""
+"""MCLRec: two augmented views of each sequence, and latent views of these by learned augmenters."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Margin
 from recgraph.data.batches import SequenceBatch
-from recgraph.models.base import Phase, Space
+from recgraph.models.base import Phase, Space, Terms
+from recgraph.models.contrast import contrastive_term
 from recgraph.models.sequence.base import Encoded
 from recgraph.models.sequence.contrastive import ContrastiveConfig, ContrastiveSequenceModel
 
@@ -33,6 +36,9 @@ class MCLRecConfig(ContrastiveConfig):
         Search(1e-3, 1.0, log=True),
     ] = 0.1
     augmenter: Annotated[str, Field(description="latent augmenter, a name of the registry's kind 'augmenter'")] = "mlp"
+    augmenter_options: Annotated[
+        dict[str, Any], Field(default_factory=dict, description="further settings of the augmenter"), Added()
+    ]
     augmenter_variant: Annotated[
         Literal["row", "published"],
         Field(description="row-independent augmenters, or those of the published code"),
@@ -52,7 +58,8 @@ class MCLRec(ContrastiveSequenceModel):
     """Meta-optimised contrastive learning: SASRec whose views are varied once more by learnable augmenters.
 
     Source: Qin et al., Meta-optimized Contrastive Learning for Sequential Recommendation (SIGIR 2023). With h1, h2
-    the encoded stochastic views and z1, z2 = augmenters(h1, h2), and L the NT-Xent:
+    the encoded stochastic views, z1, z2 = augmenters(h1, h2), and L the configured contrast
+    (by default NT-Xent):
 
     - ``cl1 = L(h1, h2)`` at ``temperature``;
     - ``cl2 = L(z1, z2) + L(h1, z2) + L(h2, z1)``, inner products at temperature 1;
@@ -60,7 +67,7 @@ class MCLRec(ContrastiveSequenceModel):
 
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
-    ``views=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
+    ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
     Departures: the augmenter step does not encode the original sequence and carries no gradient into the frozen
     encoder; the default augmenters do not mix the rows of a batch; the causal regime (see :class:`SASRec`).
     """
@@ -69,14 +76,15 @@ class MCLRec(ContrastiveSequenceModel):
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        cls = registry.load("augmenter", self.config.augmenter)
-        count = 1 if self.config.shared_augmenter else 2
+        config = self.config
+        augmenter = {"name": config.augmenter, **config.augmenter_options}
         self.augmenters = nn.ModuleList(
-            cls(self.config.hidden_dim, variant=self.config.augmenter_variant) for _ in range(count)
+            registry.make("augmenter", augmenter, hidden_dim=config.hidden_dim, variant=config.augmenter_variant)
+            for _ in range(1 if config.shared_augmenter else 2)
         )
-        self.latent_contrast = self._contrastive_term(1.0, "dot")
-        scope = "row" if self.config.margin_form == "published" else "batch"
-        self.margin = Margin(temperature=self.config.temperature, scope=scope)
+        self.latent_contrast = contrastive_term(config, config.hidden_dim, temperature=1.0, similarity="dot")
+        scope = "row" if config.margin_form == "published" else "batch"
+        self.margin = Margin(temperature=config.temperature, scope=scope)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         of_augmenters = {id(parameter) for parameter in self.augmenters.parameters()}
@@ -102,19 +110,23 @@ class MCLRec(ContrastiveSequenceModel):
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 
-    def _contrast(self, batch: SequenceBatch, terms: set[str], encoded: list[Encoded]) -> dict[str, Tensor]:
-        computed = super()._contrast(batch, terms - {"cl2", "reg"}, encoded)
-        if not terms & {"cl2", "reg"}:
-            return computed
-        (h1, h2), (z1, z2) = (encoded[0].last, encoded[1].last), self.augment(*encoded)
-        pairs = [(z1, z2), (h1, z2), (h2, z1)]
+    def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
+        latent = cache(lambda: self.latent_views(*views()))
         ids = batch.contrast_targets
-        if "cl2" in terms:
-            computed["cl2"] = sum_of([self.latent_contrast(a, b, ids, ids) for a, b in pairs])
-        if "reg" in terms:
-            used = pairs[:1] if self.config.margin_form == "paper" else pairs
-            computed["reg"] = sum_of([self.margin(a, b) for a, b in used])
-        return computed
+
+        def pairs() -> list[tuple[Tensor, Tensor]]:
+            (h1, _), (h2, _) = views()
+            z1, z2 = latent()
+            return [(z1, z2), (h1, z2), (h2, z1)]
+
+        def margins() -> Tensor:
+            used = pairs()[:1] if self.config.margin_form == "paper" else pairs()
+            return sum_of([self.margin(a, b) for a, b in used])
+
+        return super().contrasts(batch, views) | {
+            "cl2": lambda: sum_of([self.latent_contrast(a, b, ids, ids) for a, b in pairs()]),
+            "reg": margins,
+        }
 
     @property
     def needs_full_batches(self) -> bool:
@@ -124,7 +136,7 @@ class MCLRec(ContrastiveSequenceModel):
     def needs_states(self) -> bool:
         return bool(self.augmenters[0].needs_states)
 
-    def augment(self, one: Encoded, two: Encoded) -> tuple[Tensor, Tensor]:
+    def latent_views(self, one: Encoded, two: Encoded) -> tuple[Tensor, Tensor]:
         """The latent views of two encoded views, [B, D] each."""
         first, second = self.augmenters[0], self.augmenters[-1]
         return first(one.last, one.states), second(two.last, two.states)

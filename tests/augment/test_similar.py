@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from recgraph.augment.similar import Insert, SimilarityView, Substitute
+from recgraph.augment.similar import Insert, SimilarityAugmentation, Substitute
 from recgraph.data.part import Part
 from recgraph.sparse.ragged import Ragged
 
@@ -64,7 +64,7 @@ def test_similar_items_are_drawn_from_the_nearest(n_similar: int, device: torch.
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 1.0])
 @pytest.mark.parametrize(("kind", "oracle"), [(Substitute, _substituted), (Insert, _inserted)])
 def test_every_outcome_has_its_probability(
-    kind: type[SimilarityView], oracle: Callable[..., tuple[int, ...]], ratio: float, row: tuple[int, ...]
+    kind: type[SimilarityAugmentation], oracle: Callable[..., tuple[int, ...]], ratio: float, row: tuple[int, ...]
 ) -> None:
     view = kind(ratio=ratio)
     view.setup(Part(Ragged.from_lists(HISTORIES), N_ITEMS))
@@ -82,6 +82,6 @@ def test_every_outcome_has_its_probability(
 
 
 @pytest.mark.parametrize("kind", [Substitute, Insert])
-def test_without_setup_the_error_says_what_to_do(kind: type[SimilarityView]) -> None:
+def test_without_setup_the_error_says_what_to_do(kind: type[SimilarityAugmentation]) -> None:
     with pytest.raises(ValueError, match=r"call setup\(train\)"):
         kind()(Ragged.from_lists([[1, 2]]), torch.Generator())

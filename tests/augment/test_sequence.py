@@ -1,4 +1,4 @@
-"""Contract of all sequence views that the registry finds, and their distributions against slow oracles."""
+"""Contract of all augmentations of sequences that the registry finds, and their distributions against slow oracles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from scipy.stats import chi2
 
 from recgraph import registry
-from recgraph.augment import SequenceView, TwoViews
+from recgraph.augment import SequenceAugmentation, TwoViews
 from recgraph.augment.sequence import Crop, Mask, Reorder
 from recgraph.config import ConfigError
 from recgraph.data.part import Part
@@ -23,8 +23,9 @@ from recgraph.sparse.ragged import Ragged
 N_ITEMS = 30
 
 
-def _sequence_views() -> list[str]:
-    return [name for name in registry.names("view") if registry.load("view", name).target == "sequence"]
+def _of_sequences() -> list[str]:
+    classes = {name: registry.load("augmentation", name) for name in registry.names("augmentation")}
+    return [name for name, cls in classes.items() if issubclass(cls, SequenceAugmentation)]
 
 
 def _train() -> Part:
@@ -33,8 +34,8 @@ def _train() -> Part:
     return Part(Ragged.from_lists(rows), N_ITEMS)
 
 
-def _made(name: str) -> SequenceView:
-    view: SequenceView = registry.load("view", name)()
+def _made(name: str) -> SequenceAugmentation:
+    view: SequenceAugmentation = registry.load("augmentation", name)()
     view.setup(_train())
     return view
 
@@ -52,7 +53,7 @@ def _generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator
 # --- contract -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", _sequence_views())
+@pytest.mark.parametrize("name", _of_sequences())
 def test_contract(name: str, device: torch.device) -> None:
     view, batch = _made(name), _batch(device)
     before = batch.values.clone()
@@ -68,7 +69,7 @@ def test_contract(name: str, device: torch.device) -> None:
         assert made == row if len(row) < 2 else len(made) > 0
 
 
-@pytest.mark.parametrize("name", _sequence_views())
+@pytest.mark.parametrize("name", _of_sequences())
 def test_same_generator_same_view(name: str, device: torch.device) -> None:
     view, batch = _made(name), _batch(device)
     drawn = [view(batch, _generator(seed, device)).to_lists() for seed in (1, 1, 2)]
@@ -76,7 +77,7 @@ def test_same_generator_same_view(name: str, device: torch.device) -> None:
     assert drawn[0] != drawn[2]
 
 
-@pytest.mark.parametrize("name", _sequence_views())
+@pytest.mark.parametrize("name", _of_sequences())
 def test_draws_nothing_from_the_global_generator(name: str) -> None:
     view = _made(name)
     before = torch.random.get_rng_state()
@@ -84,16 +85,16 @@ def test_draws_nothing_from_the_global_generator(name: str) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("name", _sequence_views())
+@pytest.mark.parametrize("name", _of_sequences())
 def test_batches_without_long_or_without_any_rows(name: str) -> None:
     view = _made(name)
     for rows in ([[4], [5]], [[], []], []):
         assert view(Ragged.from_lists(rows), _generator(1)).to_lists() == rows
 
 
-@pytest.mark.parametrize("name", _sequence_views())
+@pytest.mark.parametrize("name", _of_sequences())
 def test_settings_are_documented_and_checked(name: str) -> None:
-    cls = registry.load("view", name)
+    cls = registry.load("augmentation", name)
     assert all(setting.description for setting in cls.Config.describe())
     with pytest.raises(ConfigError, match="no_such"):
         cls(no_such=1)
@@ -145,7 +146,7 @@ def assert_drawn_from(drawn: list[tuple[int, ...]], equally_likely: list[tuple[i
     ],
 )
 def test_every_outcome_has_its_probability(
-    view: SequenceView, oracle: Callable[[tuple[int, ...], float], list[tuple[int, ...]]], length: int
+    view: SequenceAugmentation, oracle: Callable[[tuple[int, ...], float], list[tuple[int, ...]]], length: int
 ) -> None:
     row = tuple(range(1, length + 1))
     # rows of another length between, so that rows must be kept apart
@@ -157,14 +158,14 @@ def test_every_outcome_has_its_probability(
 # --- two views ------------------------------------------------------------------------------------
 
 
-class _Stamp(SequenceView):
+class _Stamp(SequenceAugmentation):
     """Writes its own token everywhere: shows which operation a row got."""
 
     def __init__(self, token: int) -> None:
         super().__init__()
         self.token = token
 
-    def _view(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
+    def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         return sequences.with_values(torch.full_like(sequences.values, self.token))
 
 
@@ -217,3 +218,13 @@ def test_two_views_refuses_what_it_cannot_do() -> None:
         TwoViews(["crop", "mask"], per="epoch")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="does not exist"):
         TwoViews(["crop", "no_such"])
+    with pytest.raises(ValueError, match="'edge_drop' is not an augmentation of sequences"):
+        TwoViews(["crop", "edge_drop"])
+    with pytest.raises(ValueError, match="Crop has no setting width; it has ratio"):
+        TwoViews(["mask", {"name": "crop", "width": 3}])
+
+
+def test_two_views_take_names_specifications_and_instances() -> None:
+    pair = TwoViews(["mask", {"name": "crop", "ratio": 0.2}, Reorder(ratio=0.4)])
+    assert [type(augmentation) for augmentation in pair.augmentations] == [Mask, Crop, Reorder]
+    assert [augmentation.config.ratio for augmentation in pair.augmentations] == [0.5, 0.2, 0.4]
