@@ -75,7 +75,10 @@ _SET = "A setting of the model, of training or of the data that is not searched;
 _METRIC = "A validation metric, e.g. ndcg@10; given twice, e.g. with coverage@20 or train_seconds, both are optimised."
 _STORAGE = "journal:///FILE, sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default a journal in --out."
 _OUT = "The study's folder; the same goes on with it. By default runs/STUDY, under the study's name."
-_SPACE = 'A TOML file: key = value fixes, key = [..] lists, key = {low, high, log, step} ranges, "*" = "fixed".'
+_SPACE = (
+    'A TOML file: key = value fixes, key = [..] lists, key = {low, high, log, step} ranges, "*" = "fixed"; '
+    '"weight.n_clusters" = .. is an option of the part that a setting chooses.'
+)
 
 
 def tune(

@@ -1,6 +1,6 @@
-"""What is tuned and how, as one value that a worker in another process can be given.
+"""The plan of a study: what is tuned and how, as one value that other processes can be given.
 
-What can be tuned: models that recommend, on data with a validation part to select on and a test part to seal.
+Models that recommend can be tuned, on data with a validation part to select on and a test part to seal.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from recgraph import registry
 from recgraph.config import Config, ConfigError
 from recgraph.data.catalog.cards import find_card
 from recgraph.evaluate.metrics.names import import_all, modules_of
@@ -135,7 +136,13 @@ def _reference(thing: Any) -> str:
 
 def _resolve(reference: str) -> Any:
     module, _, path = reference.partition(":")
-    found: Any = importlib.import_module(module)
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # a module of the library that has moved since
+        if not module.startswith("recgraph.") or not module.startswith(f"{error.name}"):
+            raise
+        return registry.load("model", path)
     for name in path.split("."):
         found = getattr(found, name)
     return found

@@ -19,6 +19,7 @@ from recgraph.data.files import replace_text
 from recgraph.pages import environment
 from recgraph.pages.charts import Axis, Chart, Choices, Line, Mark, Scale, bars, number
 from recgraph.tuning.final import UNSEALED, best_trial, outcomes, test_rows
+from recgraph.tuning.options import merge
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -231,7 +232,7 @@ def page(study: Study, dashboard: str = "") -> str:
 def settings_of(study: Study, trial: FrozenTrial) -> dict[str, Any]:
     """All settings with which a trial's configuration is trained on its own, as the study did."""
     identity, source = study.user_attrs["recgraph"], study.user_attrs.get("source") or {}
-    settings = {**source.get("settings", {}), **identity["space"]["fixed"], **_decoded(identity, trial)}
+    settings = merge({**source.get("settings", {}), **identity["space"]["fixed"], **_decoded(identity, trial)})
     selecting = study.user_attrs.get("selecting")
     return settings if selecting is None else {**settings, "metric": selecting}
 

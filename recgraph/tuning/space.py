@@ -1,12 +1,9 @@
-"""One dimension of a search space: a field, and the values that it may take.
-
-Search spaces: from the annotations on configuration fields, narrowed, extended and fixed by a space file.
-"""
+"""Search spaces: from the annotations on configuration fields, narrowed, extended and fixed by a space file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -16,26 +13,24 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from recgraph.config import Config, ConfigError, Search, distribute, load_toml, unknown_key
+from recgraph.tuning.options import default_of, flatten, merge, option_field
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 __all__ = ["SearchSpace"]
 
-
-# Values that a storage keeps as they are; other choices (lists, tables) are kept as JSON.
+# Types of choices that a storage takes as they are; others (lists, tables) are stored as JSON.
 _PLAIN = (bool, int, float, str, type(None))
 _MOST_WHOLE_NUMBERS = 20
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A range or a list of choices for one field.
+    """A range or a list of choices for one field, or for one option of a part.
 
     Attributes:
-        name: of the field.
+        name: of the field, or dotted, of the option.
         low, high: both ends, included; None where there are ``choices``.
         log: whether the logarithm is searched.
         step: between two neighbours, or None.
@@ -137,7 +132,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 Parts = Mapping[str, type[Config]]
-#: the key that keeps every field that the space does not name at its value
+#: the key that says whether fields that the space does not name are searched
 REST = "*"
 _RANGE = ("low", "high", "log", "step", "choices")
 
@@ -148,13 +143,16 @@ class SearchSpace:
 
     Attributes:
         parts: name -> configuration class.
-        dimensions: field -> its dimension.
+        dimensions: parameter of a trial -> its dimension. A parameter is called as its field, or as the earlier name of
+            a field that was renamed, so that studies from before go on; an option has its dotted name.
         fixed: field -> its value; all others have their defaults.
+        fields: dimension's name -> its field.
     """
 
     parts: Parts
     dimensions: Mapping[str, Dimension]
     fixed: Mapping[str, Any]
+    fields: Mapping[str, FieldInfo]
 
     @classmethod
     def of(
@@ -168,6 +166,8 @@ class SearchSpace:
             given: a mapping or a TOML file. ``field = value`` fixes a field, ``field = [..]`` gives its choices,
                 ``field = {low, high, log, step, choices}`` replaces these entries of the annotation, or makes a
                 range for a field that has none; ``"*" = "fixed"`` keeps all that it does not name at its default.
+                A dotted name is an option of a part, see :mod:`recgraph.tuning.options`, and is searched only where
+                it is named.
 
         Raises:
             ConfigError: an unknown field, a value out of a field's range, nothing to search.
@@ -177,6 +177,11 @@ class SearchSpace:
         if rest not in ("fixed", "searched"):
             raise ConfigError(f"space: {REST!r} = {rest!r} must be 'fixed' or 'searched'")
         fields = {name: field for part in parts.values() for name, field in part.model_fields.items()}
+        current = {old: new for part in parts.values() for old, new in part.renamed.items()}
+        fixed = _current_names(fixed, current)
+        given = flatten(_current_names(given, current), fields, _RANGE)
+        options = {name: value for name, value in given.items() if "." in name}
+        given = {name: value for name, value in given.items() if name not in options}
         distribute({**fixed, **given}, parts)
         twice = sorted(set(fixed) & set(given))
         if twice:
@@ -191,22 +196,35 @@ class SearchSpace:
             if found is not None:
                 _check(found, field)
                 dimensions[name] = found
+        for name, value in options.items():
+            setting = name.partition(".")[0]
+            for whole in (setting, f"{setting}_options"):
+                if whole in dimensions:
+                    raise ConfigError(f"space of {name!r}: {whole} is searched, too; fix it or leave this option out")
+            fields[name] = option_field(name, fields, settled)
+            found = _dimension(name, fields[name], value)
+            if found is None:
+                _check(Dimension(name, choices=(value,)), fields[name])
+                settled = merge({**settled, name: value})
+            else:
+                _check(found, fields[name])
+                dimensions[name] = found
         if not dimensions:
             raise ConfigError("the space is empty: every field is fixed, or none has a range; give ranges in the space")
-        space = cls(parts, dimensions, settled)
         for part, values in distribute(settled, parts).items():
             parts[part].of(values)
-        return space
+        earlier = _earlier_names(parts, dimensions)
+        return cls(parts, {earlier.get(name, name): each for name, each in dimensions.items()}, settled, fields)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """What Optuna samples, by field."""
+        """What Optuna samples, by parameter."""
         return {name: dimension.distribution for name, dimension in self.dimensions.items()}
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """The settings for sampled parameters (``trial.params``)."""
-        sampled = {name: dimension.decode(params[name]) for name, dimension in self.dimensions.items()}
-        return {**self.fixed, **sampled}
+        sampled = {each.name: each.decode(params[parameter]) for parameter, each in self.dimensions.items()}
+        return merge({**self.fixed, **sampled})
 
     def shared(self, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Settings shared out among the parts."""
@@ -214,21 +232,39 @@ class SearchSpace:
 
     def default(self) -> dict[str, Any] | None:
         """The parameters of the default configuration; None where a default is outside of the space."""
-        fields = {name: field for part in self.parts.values() for name, field in part.model_fields.items()}
         try:
             return {
-                name: dimension.encode(fields[name].get_default(call_default_factory=True, validated_data={}))
-                for name, dimension in self.dimensions.items()
+                parameter: each.encode(default_of(each.name, self.fields[each.name], self.fixed))
+                for parameter, each in self.dimensions.items()
             }
         except ValueError:
             return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values: field -> its range, and under ``fixed`` the settings."""
+        """Plain values that identify the space: the range of each parameter, and under ``fixed`` the settings."""
+        earlier = _earlier_names(self.parts, [each.name for each in self.dimensions.values()])
         return {
             "searched": {name: dimension.to_dict() for name, dimension in sorted(self.dimensions.items())},
-            "fixed": dict(sorted(self.fixed.items())),
+            "fixed": {earlier.get(name, name): value for name, value in self.fixed.items()},
         }
+
+
+def _current_names(values: Mapping[str, Any], current: Mapping[str, str]) -> dict[str, Any]:
+    """The same with the names that fields have now."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        setting, dot, rest = name.partition(".")
+        new = current.get(setting, setting) + dot + rest
+        if new in found:
+            raise ConfigError(f"settings {name!r} and {new!r} are one setting; give the latter")
+        found[new] = value
+    return found
+
+
+def _earlier_names(parts: Parts, names: Iterable[str]) -> dict[str, str]:
+    """Field -> its earlier name, which studies have; a study that searches a field's options is from after it."""
+    later = {name.partition(".")[0] for name in names if "." in name}
+    return {new: old for part in parts.values() for old, new in part.renamed.items() if new not in later}
 
 
 def _search(field: FieldInfo) -> Search | None:

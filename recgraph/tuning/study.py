@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["tune"]
 
-# What two runs on one study must agree on.
+#: the fields that identify a study
 _IDENTITY = ("model", "revision", "metrics", "space", "split_hash", "seed")
 
 
@@ -133,7 +133,7 @@ def tune(
     kept = open_storage(storage, folder)
     try:
         found = _open(plan, kept, identity)
-        # the first one stays: it is in the runs that are gone on with
+        # the first one stays: runs that are resumed have it
         plan = replace(plan, source=found.user_attrs.get("source") or plan.source)
         found.set_user_attr("source", plan.source)
         trials = Trials(found, kept, plan)
@@ -150,7 +150,7 @@ def tune(
 
 
 def _model(model: str | type[Model] | Model, settings: Mapping[str, Any]) -> tuple[type[Model], dict[str, Any]]:
-    """The class and what is fixed."""
+    """The class and its settings that are not searched."""
     if isinstance(model, str):
         cls: type[Model] = registry.load("model", model)
         return cls, dict(settings)
@@ -174,7 +174,7 @@ def _check(plan: Plan, workers: int) -> None:
 
 
 def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
-    """What tells a study from others, as plain values."""
+    """The fields that identify a study, as plain values."""
     identity: dict[str, Any] = {
         "model": f"{plan.model.__module__}:{plan.model.__qualname__}",
         "revision": plan.model.revision,
@@ -188,9 +188,17 @@ def _identity(plan: Plan, split: Split | SealedSplit) -> dict[str, Any]:
 
 
 def _different(there: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    """In what a study that exists is another one; empty where it is this one."""
-    before = {"revision": 1, **there}  # those that tell none are from before any model was changed
+    """The names of the fields in which a study that exists differs; empty where it is this one."""
+    before = {"revision": 1, **there}  # studies without one are from before any model was changed
+    if _is_same_model(before.get("model", ""), identity["model"]):
+        before["model"] = identity["model"]
     return ", ".join(name for name in _IDENTITY if before.get(name) != identity[name])
+
+
+def _is_same_model(one: str, other: str) -> bool:
+    """Whether two references name one class; modules of the library may have moved between two versions of it."""
+    (of, _, name), (at, _, its) = one.partition(":"), other.partition(":")
+    return name == its and (of == at or of.partition(".")[0] == at.partition(".")[0] == "recgraph")
 
 
 def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
@@ -219,7 +227,7 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
 
 
 def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None:
-    """Write what the folder is of, or check that it is of this study."""
+    """Write the identity of the study into its folder, or check that the folder is this study's."""
     if plan.folder is None:
         return
     path = plan.folder / "study.json"

@@ -29,8 +29,8 @@ def synthetic() -> Split:
 
 
 def tune(split: Split, out: Path | None = None, n_trials: int = 3, **options: Any) -> optuna.Study:
-    given = {"settings": SETTINGS, "test_seeds": 0, "study": "s", **options}
-    return rg.tune("sasrec", split, SPACE, n_trials, out=out, **given)
+    given = {"model": "sasrec", "space": SPACE, "settings": SETTINGS, "test_seeds": 0, "study": "s", **options}
+    return rg.tune(split=split, n_trials=n_trials, out=out, **given)
 
 
 def states(study: optuna.Study) -> Counter[str]:

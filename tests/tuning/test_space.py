@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import optuna
 import pytest
+from pydantic import Field
+from small_study import SETTINGS, synthetic, tune
 
 from recgraph import registry
-from recgraph.config import ConfigError
+from recgraph.config import Config, ConfigError, Search
+from recgraph.leaderboard.plan import best_of
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS, check, make_pruner, make_sampler
@@ -98,6 +102,100 @@ def test_choices_of_any_kind_come_back_as_they_were() -> None:
 def test_mistakes_name_the_field(given: dict[str, Any], fixed: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         space(given, **fixed)
+
+
+class Parts(Config):
+    """Settings that choose parts; ``views`` was the name of ``augmentations``."""
+
+    renamed: ClassVar[dict[str, str]] = {"views": "augmentations"}
+    weight: str | None = "cluster"
+    weight_options: Annotated[dict[str, Any], Field(default_factory=dict)]
+    encoder: str = "transformer"
+    encoder_options: Annotated[dict[str, Any], Field(default_factory=dict)]
+    augmentations: tuple[str | dict[str, Any], ...] = ("crop", "mask")
+    size: Annotated[int, Search(1, 4)] = 2
+
+
+def parts(given: Any, **fixed: Any) -> SearchSpace:
+    return SearchSpace.of({"model": Parts}, fixed, {"*": "fixed", **given})
+
+
+@pytest.fixture
+def _augmentations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry knows the parts of ``augmentations``."""
+    members = registry._MEMBERS.get("augmentation") or registry._MEMBERS["view"]
+    monkeypatch.setitem(registry._MEMBERS, "augmentation", members)
+
+
+def test_options_of_a_part_are_searched_where_they_are_named() -> None:
+    given = {"weight.n_clusters": {"choices": [[5], [5, 10]]}, "weight.iterations": 7}
+    found = parts({**given, "encoder.alpha": {"low": 0.1, "high": 0.9}}, encoder="filtered_transformer")
+    assert set(found.distributions) == {"weight.n_clusters", "encoder.alpha"}
+    settings = found.settings({"weight.n_clusters": "[5, 10]", "encoder.alpha": 0.5})
+    assert settings["weight_options"] == {"n_clusters": [5, 10], "iterations": 7}
+    assert settings["encoder_options"] == {"alpha": 0.5}
+    assert found.default() is None or set(found.default() or ()) == set(found.distributions)
+    # the tables that TOML makes of names without quotes
+    assert parts({"weight": {"n_clusters": [[5]]}}).dimensions["weight.n_clusters"].choices == ([5],)
+    assert "weight.n_clusters" not in space().dimensions
+
+
+@pytest.mark.usefixtures("_augmentations")
+def test_options_of_one_of_several_parts() -> None:
+    found = parts({"augmentations.crop.ratio": {}})
+    assert found.dimensions["augmentations.crop.ratio"] == Dimension("augmentations.crop.ratio", 0.1, 0.9)
+    settings = found.settings({"augmentations.crop.ratio": 0.25})
+    assert settings["augmentations"] == [{"name": "crop", "ratio": 0.25}, "mask"]
+    assert found.default() == {"augmentations.crop.ratio": 0.5}
+    assert parts({"views": {"crop": {"ratio": {}}}}).dimensions == found.dimensions
+    given = [{"name": "crop", "ratio": 0.7}, "mask"]
+    assert parts({"augmentations.crop.ratio": {}}, augmentations=given).default() == {"augmentations.crop.ratio": 0.7}
+
+
+def test_settings_by_their_earlier_names() -> None:
+    old, new = (parts({name: [["crop"], ["mask"]]}, size=1) for name in ("views", "augmentations"))
+    assert old.to_dict() == new.to_dict()
+    assert set(old.to_dict()["searched"]) == {"views"}, "as studies from before have it"
+    assert new.settings({"views": '["crop"]'}) == {"size": 1, "augmentations": ["crop"]}
+    assert parts({"size": {}}, augmentations=["crop"]).to_dict()["fixed"] == {"views": ["crop"]}
+    with pytest.raises(ConfigError, match="are one setting"):
+        parts({"size": {}}, views=["crop"], augmentations=["crop"])
+
+
+@pytest.mark.usefixtures("_augmentations")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"wieght.n_clusters": {}}, "unknown setting 'wieght'; did you mean weight"),
+        ({"weight.n_cluster": [[5]]}, "weight Cluster: unknown setting 'n_cluster'; did you mean n_clusters"),
+        ({"encoder.beta": {"low": 0, "high": 1}}, "encoder Transformer: unknown setting 'beta'"),
+        ({"size.a": {}}, "size chooses no part"),
+        ({"size": {}, "weight.iterations": 0}, "0 is not allowed"),
+        ({"augmentations.corp.ratio": {}}, "'corp' is not among augmentations; there is crop"),
+        ({"augmentations.ratio": {}}, "must be of the form augmentations.PART.OPTION"),
+        ({"augmentations.crop.ratio": {"low": 0.1, "high": 2.0}}, "2.0 is not allowed"),
+        ({"weight": ["cluster", "learned"], "weight.n_clusters": [[5]]}, "weight is searched, too"),
+        ({"weight": {"choices": [None]}, "size": {}, "weight.n_clusters": [[5]]}, "weight is searched, too"),
+    ],
+)
+def test_mistakes_in_options_name_the_nearest(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parts(given)
+    with pytest.raises(ConfigError, match="weight is none; fix it"):
+        parts({"weight.n_clusters": [[5]]}, weight=None)
+
+
+def test_an_option_of_a_real_model_is_tuned_from_its_annotation(tmp_path: Path) -> None:
+    split = synthetic()
+    settings = {**SETTINGS, "loss": "sampled_softmax", "max_epochs": 1}
+    given = {"*": "fixed", "loss.popularity_power": {"low": 0.0, "high": 1.0}}
+    study = tune(split, tmp_path / "s", 2, space=given, settings=settings, sampler="random", test_seeds=1)
+    name = "loss.popularity_power"
+    assert [set(trial.params) for trial in study.trials] == [{name}, {name}]
+    config = json.loads((tmp_path / "s" / "trials" / "0001" / "config.json").read_text())["config"]
+    assert config["loss_options"] == {"popularity_power": study.trials[1].params[name]}
+    best = best_of("s", tmp_path).settings
+    assert best["loss_options"] == {"popularity_power": study.best_params[name]}
 
 
 def test_grids() -> None:

@@ -1,0 +1,154 @@
+"""Options of parts that a setting chooses by name, as dimensions of a search space: ``weight.n_clusters``.
+
+``SETTING.OPTION`` is an option of the one part that a setting chooses (``loss.popularity_power``); it goes into
+``SETTING_options``. ``SETTING.PART.OPTION`` is an option of one of several parts (``augmentations.crop.ratio``); it
+goes into the part's specification, ``{name = "crop", ratio = ...}``. A setting has the name of its kind in the
+registry, or the plural of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any, get_type_hints
+
+from pydantic.fields import FieldInfo
+
+from recgraph import registry
+from recgraph.config import ConfigError, unknown_key
+
+__all__ = ["default_of", "flatten", "merge", "option_field"]
+
+Fields = Mapping[str, FieldInfo]
+
+
+def _kind(setting: str) -> str | None:
+    """The registry's kind of the parts that a setting chooses; None where it chooses none."""
+    return next((kind for kind in (setting, setting.removesuffix("s")) if kind in registry.kinds()), None)
+
+
+def _is_list(setting: str) -> bool:
+    return _kind(setting) not in (None, setting)
+
+
+def flatten(given: Mapping[str, Any], fields: Fields, ranges: tuple[str, ...]) -> dict[str, Any]:
+    """Dotted names for the tables that TOML makes of unquoted ones: ``{weight: {a: 1}}`` -> ``{"weight.a": 1}``.
+
+    Args:
+        given: a space.
+        fields: of the configurations.
+        ranges: the keys of a range, which is no table of options.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in given.items():
+        setting = name.partition(".")[0]
+        n_names = 1 if setting not in fields or _kind(setting) is None else 3 if _is_list(setting) else 2
+        is_table = isinstance(value, Mapping) and value and not set(value) & {*ranges, "name"}
+        if is_table and name.count(".") + 1 < n_names:
+            flat |= flatten({f"{name}.{key}": each for key, each in value.items()}, fields, ranges)
+        else:
+            flat[name] = value
+    return flat
+
+
+def option_field(name: str, fields: Fields, settings: dict[str, Any]) -> FieldInfo:
+    """The field of a dotted name; the value of a setting with several parts is written into ``settings``.
+
+    Args:
+        name: ``SETTING.OPTION`` or ``SETTING.PART.OPTION``.
+        fields: of the configurations.
+        settings: that are not searched.
+
+    Raises:
+        ConfigError: no such setting, part or option; names the nearest ones.
+    """
+    setting, *rest = name.split(".")
+    if setting not in fields:
+        raise ConfigError(f"space of {name!r}: {unknown_key(setting, fields)}")
+    kind = _kind(setting)
+    if kind is None or (not _is_list(setting) and f"{setting}_options" not in fields):
+        raise ConfigError(f"space of {name!r}: {setting} chooses no part that has options")
+    chosen = settings.get(setting, _default(fields[setting]))
+    if not _is_list(setting):
+        if len(rest) != 1:
+            raise ConfigError(f"space of {name!r}: must be of the form {setting}.OPTION")
+        if chosen is None:
+            raise ConfigError(f"space of {name!r}: {setting} is none; fix it ({setting} = ..., or --set {setting}=...)")
+        return _option(name, kind, chosen, rest[0], fields)
+    if len(rest) != 2:
+        raise ConfigError(f"space of {name!r}: must be of the form {setting}.PART.OPTION")
+    settings[setting] = list(chosen)
+    parts = [_name(spec) for spec in chosen]
+    if registry.key(rest[0]) not in map(registry.key, parts):
+        close = difflib.get_close_matches(rest[0], parts) or parts
+        raise ConfigError(
+            f"space of {name!r}: {rest[0]!r} is not among {setting}; there is {', '.join(close) or 'none'}"
+        )
+    return _option(name, kind, rest[0], rest[1], fields)
+
+
+def _option(name: str, kind: str, part: str, option: str, fields: Fields) -> FieldInfo:
+    cls = registry.load(kind, part)
+    config = getattr(cls, "Config", None)
+    if config is not None:
+        known: Fields = config.model_fields
+    else:  # what the model gives it is a setting of the model
+        hints = get_type_hints(cls.__init__, include_extras=True)
+        parameters = inspect.signature(cls).parameters.values()
+        known = {
+            each.name: FieldInfo.from_annotation(hints.get(each.name, Any))
+            if each.default is each.empty
+            else FieldInfo.from_annotated_attribute(hints.get(each.name, Any), each.default)
+            for each in parameters
+            if each.name not in fields
+        }
+    if option not in known:
+        raise ConfigError(f"space of {name!r}: {kind} {cls.__name__}: {unknown_key(option, known)}")
+    return known[option]
+
+
+def default_of(name: str, field: FieldInfo, settings: Mapping[str, Any]) -> Any:
+    """The value of a field or an option where it is not searched: the one in the settings, else its default.
+
+    Raises:
+        ValueError: it has none.
+    """
+    setting, *rest = name.split(".")
+    given: Any = {}
+    if len(rest) == 1:
+        given = settings.get(f"{setting}_options", {})
+    elif rest:
+        given = next(spec for spec in settings[setting] if registry.key(_name(spec)) == registry.key(rest[0]))
+    if rest and isinstance(given, Mapping) and rest[-1] in given:
+        return given[rest[-1]]
+    if field.is_required():
+        raise ValueError(f"{name} has no default")
+    return _default(field)
+
+
+def merge(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with the values of dotted names in ``SETTING_options`` and in the specifications of parts."""
+    merged = {name: value for name, value in settings.items() if "." not in name}
+    for name, value in settings.items():
+        setting, *rest = name.split(".")
+        if len(rest) == 1:
+            merged[f"{setting}_options"] = {**merged.get(f"{setting}_options", {}), rest[0]: value}
+        elif len(rest) == 2:
+            merged[setting] = [
+                {**_spec(spec), rest[1]: value} if registry.key(_name(spec)) == registry.key(rest[0]) else spec
+                for spec in merged[setting]
+            ]
+    return merged
+
+
+def _spec(spec: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": spec} if isinstance(spec, str) else dict(spec)
+
+
+def _name(spec: str | Mapping[str, Any]) -> str:
+    return str(_spec(spec).get("name"))
+
+
+def _default(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True, validated_data={})
