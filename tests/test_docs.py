@@ -74,13 +74,18 @@ def test_augmentation() -> None:
     assert [row[-1] for row in augmented.to_lists()] == [4, 5]
 
 
-def test_weighting() -> None:
+def test_weighting_and_objective() -> None:
+    import recgraph as rg
     from recgraph.contrast.term import ContrastiveTerm
 
     run("add/weighting.md")
     a, b = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
     plain, weighted = ContrastiveTerm()(a, b), ContrastiveTerm(weight="hard")(a, b)
     assert not torch.isclose(plain, weighted)
+    # half of either direction is InfoNCE in both
+    both = ContrastiveTerm(objective="info_nce", objective_settings={"both_directions": True}, weight="hard")(a, b)
+    torch.testing.assert_close(ContrastiveTerm(objective="two_sided", weight="hard")(a, b), both)
+    assert rg.fit(rg.models.SimGCL(hidden_dim=8, weight="hard"), small_split(), seed=0, max_epochs=1).history
 
 
 def test_metric() -> None:
@@ -128,6 +133,14 @@ def test_the_cost_of_paths_is_what_the_page_says(shared: Path) -> None:
         cost = MetaPath(path).cost(graph)
         assert (f"{cost.shape[0]:,}", f"{cost.nnz:,}") == (nodes, entries)
         assert (f"{cost.nbytes / 2**20:,.1f}", f"{cost.factor_nbytes / 2**20:,.1f}") == (composed, factorised)
+
+
+def test_the_page_of_the_architecture_names_every_package() -> None:
+    package = DOCS.parent / "recgraph"
+    names = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    rows = re.findall(r"^\| (`.*?) \| ", (DOCS / "architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert listed == names - {"__init__"}
 
 
 def test_every_page_is_in_the_index() -> None:
