@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import subprocess
 import sys
+import tarfile
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +34,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where our side computes")
     parser.add_argument("--no-install", action="store_true", help="use only peers that are installed already")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is not met")
+    parser.add_argument("--base", metavar="REV", help="in place of the peers, the same workloads on another commit")
     parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
     chosen = parser.parse_args(argv)
     if chosen.repeats < 1:
@@ -71,6 +77,17 @@ def interpreter(side: Side, chosen: argparse.Namespace) -> Path | str:
         return str(missing)
 
 
+def against_base(benches: list[Bench], revision: str, folder: Path) -> list[Bench]:
+    """The benchmarks of our side, each beside the same workload of another commit, whose files go into ``folder``."""
+    archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(folder, filter="data")
+    return [
+        Bench(bench.name, bench.unit, bench.ours, replace(bench.ours, name=f"at {revision}", root=folder))
+        for bench in benches
+    ]
+
+
 def measure(bench: Bench, threads: int, chosen: argparse.Namespace) -> dict[str, Any]:
     """One benchmark on so many threads."""
     sides = [(side, interpreter(side, chosen)) for side in (bench.ours, bench.peer, *bench.others)]
@@ -102,12 +119,15 @@ def main(argv: list[str] | None = None) -> int:
         print("\n".join(bench.name for bench in benches))
         return 0
     lines: list[dict[str, Any]] = []
-    for threads in chosen.threads:
-        for bench in benches:
-            lines.append(measure(bench, threads, chosen))
-            print(json.dumps(lines[-1]), flush=True)
-            if chosen.out is not None:
-                report.write(lines, chosen.out)
+    with tempfile.TemporaryDirectory(prefix="recgraph-base-") as folder:
+        if chosen.base is not None:
+            benches = against_base(benches, chosen.base, Path(folder))
+        for threads in chosen.threads:
+            for bench in benches:
+                lines.append(measure(bench, threads, chosen))
+                print(json.dumps(lines[-1]), flush=True)
+                if chosen.out is not None:
+                    report.write(lines, chosen.out)
     print(f"\n{report.table(lines)}")
     failed = any(line["ours"] is None for line in lines)
     unmet = any(line.get("goal", {}).get("met") is False for line in lines)

@@ -35,12 +35,14 @@ class Side:
         workload: the file, relative to this folder.
         options: given to the workload; ``steps`` and ``warmup`` are read by the child.
         environment: None for the interpreter that runs the benchmark, else a name in ``environments.PEERS``.
+        root: the checkout whose library and workloads are run.
     """
 
     name: str
     workload: str
     options: Mapping[str, Any]
     environment: str | None = None
+    root: Path = ROOT
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,10 @@ class Child:
     def __init__(self, python: Path, side: Side, environment: Mapping[str, str], timeout_s: float = 600.0) -> None:
         self._timeout_s, self._late = timeout_s, False
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115, close() closes it
-        command = [str(python), "-u", str(HERE / "child.py"), str(HERE / side.workload), json.dumps(dict(side.options))]
+        workload = side.root / HERE.relative_to(ROOT) / side.workload
+        command = [str(python), "-u", str(HERE / "child.py"), str(workload), json.dumps(dict(side.options))]
+        if side.environment is None:
+            environment = {**environment, "PYTHONPATH": str(side.root)}
         pipe = subprocess.PIPE
         # some libraries leave logs where they run
         self._folder = tempfile.TemporaryDirectory(prefix="recgraph-bench-")
