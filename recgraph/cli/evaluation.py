@@ -1,9 +1,4 @@
-"""``recgraph evaluate``: the metrics of a trained run.
-
-``recgraph check``: what may be wrong with a split and the numbers on it.
-
-``recgraph recommend``: items for users of a trained run, or for histories never seen in training.
-"""
+"""The commands that use trained runs: ``recgraph evaluate``, ``recgraph check`` and ``recgraph recommend``."""
 
 from __future__ import annotations
 
@@ -17,16 +12,14 @@ import typer
 from recgraph.cli.output import Failure, FileFormatOption, Format, FormatOption, note, notes_of, show, show_frame
 
 if TYPE_CHECKING:
-    from recgraph.evaluate.results import Results
-    from recgraph.runs.run import NodeRun, Run
-if TYPE_CHECKING:
-    from recgraph.data.split import Split
-    from recgraph.evaluate.checks import Check
-if TYPE_CHECKING:
     import polars as pl
 
     from recgraph.data.ids import IdMap
     from recgraph.data.interactions import Interactions
+    from recgraph.data.split import Split
+    from recgraph.evaluate.checks import Check
+    from recgraph.evaluate.results import Results
+    from recgraph.runs.run import NodeRun, Run
     from recgraph.serve.recommender import Recommender
 
 
@@ -191,8 +184,8 @@ def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
 
     chosen = ProbeSettings.of({**run.record["evaluation"], **parse_settings(settings)})
     results = run.evaluate(probe=probe_of(chosen))
-    told = ", ".join(f"{name} {value}" for name, value in results.protocol.probe.model_dump().items())
-    note(f"linear probe: {told}; protocol {results.hash}")
+    settings_used = ", ".join(f"{name} {value}" for name, value in results.protocol.probe.model_dump().items())
+    note(f"linear probe: {settings_used}; protocol {results.hash}")
     show(results.rows(), form)
 
 

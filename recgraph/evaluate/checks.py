@@ -1,4 +1,4 @@
-"""What can be wrong with a split or an evaluation, checked: leakage of time, duplicates, unknown items, chance."""
+"""Checks of a split and of the evaluation on it: leakage of time, duplicates, unknown items, scorers at chance."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def time_leakage(split: Split, name: str = "time leakage") -> Check:
     if times is None:
         return Check(name, "skipped", None, "the log has no timestamps")
     labels = split.labels
-    asked, fitted = times[labels == int(Label.TEST)], times[labels == int(Label.TRAIN)].sort().values
-    if not len(asked) or not len(fitted):
+    tested, fitted = times[labels == int(Label.TEST)], times[labels == int(Label.TRAIN)].sort().values
+    if not len(tested) or not len(fitted):
         return Check(name, "skipped", None, "the test or the training part is empty")
-    later = len(fitted) - torch.searchsorted(fitted, asked, right=True)
+    later = len(fitted) - torch.searchsorted(fitted, tested, right=True)
     share, median = float((later > 0).double().mean()), float(later.double().median()) / len(fitted)
     detail = (
-        f"{int((later > 0).sum()):,} of {len(asked):,} test interactions precede a training interaction of anyone; "
+        f"{int((later > 0).sum()):,} of {len(tested):,} test interactions precede a training interaction of anyone; "
         f"at the median {median:.1%} of the training part lies after a test interaction"
     )
     return Check(name, "warn" if share > 0 else "ok", share, detail)
@@ -97,7 +97,7 @@ def time_split(split: Split) -> Check:
 
 
 def duplicates(split: Split, part: Literal["valid", "test"]) -> Check:
-    """How many pairs of a user and an item are asked for although they are in the user's history."""
+    """How many relevant items of a part are in the history of their user."""
     cases = _cases(split, part)
     keys = torch.unique(cases.truth.rows * cases.n_items + cases.truth.values)
     known = torch.isin(keys, cases.history.rows * cases.n_items + cases.history.values)
@@ -107,7 +107,7 @@ def duplicates(split: Split, part: Literal["valid", "test"]) -> Check:
 
 
 def unknown_items(split: Split, part: Literal["valid", "test"]) -> Check:
-    """How many items are asked for that nobody has in what the model is fitted on."""
+    """How many items of a part occur nowhere in what the model is fitted on."""
     cases = _cases(split, part)
     fitted = split.fit_part("train" if part == "valid" else "train+valid")
     cold = fitted.item_counts()[cases.truth.values] == 0
@@ -247,19 +247,19 @@ def _recall(model: _Constant, cases: Cases, protocol: Protocol) -> float:
 
 
 def _recall_at_chance(cases: Cases, k: int, exclude: bool) -> np.ndarray:
-    """[U] float64: the share of the relevant items that can be recommended, times the places over the candidates."""
-    rows, _, n_relevant, places = _reachable(cases, k, exclude)
-    values: np.ndarray = (torch.bincount(rows, minlength=len(cases)).double() / n_relevant * places).numpy()
+    """[U] float64: the share of the relevant items that are candidates, times the list length over the candidates."""
+    rows, _, n_relevant, chances = _reachable(cases, k, exclude)
+    values: np.ndarray = (torch.bincount(rows, minlength=len(cases)).double() / n_relevant * chances).numpy()
     return values
 
 
 def _deviation_of_draw(cases: Cases, k: int, exclude: bool) -> float:
     """At most how far the mean recall of one permutation deviates: users with a relevant item in common hit together.
 
-    Items count as independent; they compete for the k places, which makes the true deviation smaller.
+    Items count as independent; they compete for the k ranks, which makes the true deviation smaller.
     """
-    rows, items, n_relevant, places = _reachable(cases, k, exclude)
-    weights = (places * (1 - places)).sqrt() / n_relevant / len(cases)
+    rows, items, n_relevant, chances = _reachable(cases, k, exclude)
+    weights = (chances * (1 - chances)).sqrt() / n_relevant / len(cases)
     of_items = torch.zeros(cases.n_items, dtype=torch.float64).index_add_(0, items, weights[rows])
     return float(of_items.square().sum().sqrt())
 

@@ -76,7 +76,7 @@ def frame(
         raise ValueError("truth is empty: no user has a relevant item")
     if order:
         recs = recs.sort(order, descending=rank is None, maintain_order=True)
-    if convention == "ranx":  # which drops users whom the truth does not name
+    if convention == "ranx":  # it drops users without relevant items
         recs = recs.join(relevant_items.select(user).unique(), on=user, how="semi", maintain_order="left")
     logs = [table for table in (recs, relevant_items, known) if table is not None]
     users = IdMap(_ids([table[user] for table in (recs, relevant_items)], user))
@@ -91,8 +91,8 @@ def frame(
     if grade is not None:
         by_user = torch.from_numpy(users.index(relevant_items[user])).argsort(stable=True)
         grades = torch.from_numpy(relevant_items[grade].cast(pl.Float64).to_numpy().copy())[by_user]
-    nobody = Ragged.from_lengths(torch.empty(0, dtype=torch.int64), torch.zeros(len(users), dtype=torch.int64))
-    cases = Cases(torch.arange(len(users)), nobody, relevant, size, grades)
+    no_history = Ragged.from_lengths(torch.empty(0, dtype=torch.int64), torch.zeros(len(users), dtype=torch.int64))
+    cases = Cases(torch.arange(len(users)), no_history, relevant, size, grades)
     fitted = None if known is None else _part(known, user, item, users, items, size)
     facts = Facts(size, None if fitted is None else fitted.item_counts())
     if known is not None:
@@ -107,7 +107,7 @@ def frame(
 
 
 def _read(table: Any, name: str, ids: Sequence[str], number: str | None = None) -> pl.DataFrame:
-    """A frame in whose columns of ids, and in that of numbers, nothing is missing."""
+    """A frame, refused where its columns of ids or of numbers lack values."""
     found = from_native(table)
     for column in [*ids, *([number] if number else [])]:
         if column not in found.columns:
@@ -148,7 +148,7 @@ def _rows(table: pl.DataFrame, user: str, item: str, users: IdMap, items: IdMap)
 
 
 def _part(known: pl.DataFrame, user: str, item: str, users: IdMap, items: IdMap, size: int) -> Part:
-    """The interactions of the users that are evaluated, then all others in one more row, which nobody reads alone."""
+    """The interactions of the users that are evaluated, then those of all others in one row, for counts of items."""
     own = _rows(known, user, item, users, items)
     rest = items.index(known[item])[users.index(known[user]) < 0]
     return Part(Ragged.cat([own, Ragged.from_lists([rest.tolist()])]), size)

@@ -1,7 +1,4 @@
-"""The node task: how well frozen embeddings tell classes apart, by linear probes and by clustering.
-
-The node task's table: probes at each number of labels, clustering, and the protocol that made the numbers.
-"""
+"""Evaluation of node embeddings: linear probes at each number of labels, and clustering."""
 
 from __future__ import annotations
 
@@ -32,16 +29,18 @@ __all__ = [
     "logistic_probe",
 ]
 
-
 SCORES = ("macro_f1", "micro_f1", "auc")
+#: inverse strengths of regularisation (scikit-learn's ``C``) among which the logistic regression is chosen
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """Test scores of each probe, in [0, 1].
+    """Test scores of R probes, in [0, 1].
 
     Attributes:
-        macro_f1, micro_f1, auc: [R] float64; the area is one-vs-rest, the mean over classes.
+        macro_f1, micro_f1: [R] float64.
+        auc: [R] float64, the area under the ROC curve of each class against the rest, averaged over classes.
     """
 
     macro_f1: Tensor
@@ -49,15 +48,20 @@ class ProbeScores:
     auc: Tensor
 
     def mean(self) -> dict[str, float]:
-        """The mean over the probes of each score."""
+        """Score -> its mean over the probes."""
         return {name: float(getattr(self, name).mean()) for name in SCORES}
 
     def std(self) -> dict[str, float]:
-        """The deviation over the probes: of the probe, not of the training of the embeddings."""
+        """Score -> its standard deviation over the probes.
+
+        The probes differ in their first weights alone; this is no deviation over trainings of the embeddings.
+        """
         return {name: float(getattr(self, name).std(correction=0)) for name in SCORES}
 
 
 class ProbeConfig(Config):
+    """Settings of the linear probe."""
+
     learning_rate: Annotated[float, Field(gt=0, description="of Adam")] = 0.01
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam")] = 0.0
     repeats: Annotated[int, Field(ge=1, description="classifiers, which differ in their first weights")] = 50
@@ -73,20 +77,25 @@ def linear_probe(
     config: ProbeConfig | None = None,
     **settings: Any,
 ) -> ProbeScores:
-    """The published protocol: linear classifiers by Adam, all of them as one tensor.
+    """The published protocol: linear classifiers trained by Adam, all of them at once as one tensor.
 
-    Xavier-uniform weights, bias 0; after each step the validation nodes are scored. The test's Macro-F1 is that of the
-    step with the first best validation Macro-F1; its Micro-F1 and area are those of the first best Micro-F1.
+    The weights begin Xavier-uniform, the bias at 0. Each step ends with scores on the validation nodes. Macro-F1 on the
+    test nodes is taken at the step with the first best validation Macro-F1, Micro-F1 and the area at the step with the
+    first best validation Micro-F1.
+
+    Source: HeCo (KDD 2021), evaluation as published; MEOW and AdaMEOW use it. The published code trains one classifier
+    after the other.
 
     Args:
         embedding: [N, D], frozen.
         labels: [N] int64 from 0.
-        split: of the nodes; one that stands in ``train`` twice counts twice.
+        split: of the nodes; a node that occurs twice in ``train`` counts twice.
         seed: of the first weights.
-        config, settings: see :class:`ProbeConfig`.
+        config: settings; or give some of :class:`ProbeConfig` by name.
 
-    Source: HeCo (KDD 2021), evaluation as published; MEOW and AdaMEOW use it. The published code trains one classifier
-    after the other.
+    Raises:
+        ValueError: shapes that do not fit, indices out of range, embeddings that are not finite, a class without a test
+            node, or both ``config`` and settings.
     """
     if config is not None and settings:
         raise ValueError(f"give linear_probe a config or settings, not both (got {sorted(settings)})")
@@ -111,8 +120,19 @@ def linear_probe(
     return ProbeScores(macro, micro, _areas(torch.softmax(logits, 0), test_labels))
 
 
-class _Probes:
-    """R linear classifiers; logits are [C, R, n], so that what goes over classes is elementwise over the rest."""
+class _Linear:
+    """R linear classifiers: weight [C, R, D], bias [C, R, 1]."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[C, R, n] of embeddings [n, D]; classes come first, so that sums over them are elementwise over the rest."""
+        return (self.weight.view(-1, x.shape[1]) @ x.t()).view(*self.weight.shape[:2], -1) + self.bias
+
+
+class _Probes(_Linear):
+    """The classifiers in training."""
 
     def __init__(self, dim: int, n_classes: int, repeats: int, device: torch.device, seed: int) -> None:
         generator = torch.Generator(device).manual_seed(derive(seed, "probe"))
@@ -125,9 +145,6 @@ class _Probes:
     def parameters(self) -> list[Tensor]:
         return [self.weight, self.bias]
 
-    def logits(self, x: Tensor) -> Tensor:
-        return _logits(self.weight, self.bias, x)
-
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         """The sum over classifiers of the mean cross-entropy: each gets its own gradient."""
         logits = self.logits(x)
@@ -135,7 +152,7 @@ class _Probes:
         return (logits.logsumexp(0) - of_label[0]).mean(1).sum()
 
 
-class _Best:
+class _Best(_Linear):
     """The weights of each classifier at its first best validation score."""
 
     def __init__(self, probes: _Probes) -> None:
@@ -149,25 +166,18 @@ class _Best:
         for kept, now in ((self.weight, probes.weight), (self.bias, probes.bias)):
             torch.where(better[:, None], now.detach(), kept, out=kept)
 
-    def logits(self, x: Tensor) -> Tensor:
-        return _logits(self.weight, self.bias, x)
-
-
-def _logits(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    return (weight.view(-1, x.shape[1]) @ x.t()).view(*weight.shape[:2], -1) + bias
-
 
 def logistic_probe(
     embedding: Tensor,
     labels: Tensor,
     split: NodeSplit,
     *,
-    strengths: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0),
+    strengths: tuple[float, ...] = STRENGTHS,
 ) -> ProbeScores:
     """scikit-learn's logistic regression on standardised embeddings, its ``C`` chosen on the validation nodes.
 
-    Deterministic, and with one optimum: what is left of the published protocol when neither the first weights nor the
-    number of steps matter. Macro-F1 is that of the best validation Macro-F1, the others of the best Micro-F1.
+    It is deterministic and has one optimum, so that neither first weights nor a number of steps matter, as they do in
+    the published protocol. Macro-F1 is that of the best validation Macro-F1, the others are those of the best Micro-F1.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -194,9 +204,10 @@ def logistic_probe(
 def cluster_scores(
     embedding: Tensor, labels: Tensor, *, repeats: int = 10, n_init: int = 10, seed: int = 0
 ) -> dict[str, float]:
-    """``nmi`` and ``ari`` of k-means with as many clusters as classes, means over repeats, on all nodes.
+    """The published protocol of clustering: k-means on all nodes, with as many clusters as classes.
 
-    The published protocol; the ARI swings with ``n_init``.
+    Returns:
+        ``nmi`` and ``ari``, means over the repeats. The ARI depends strongly on ``n_init``.
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -214,7 +225,7 @@ def cluster_scores(
 def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     """Macro-F1 and Micro-F1 (the accuracy) of each row of predictions.
 
-    As scikit-learn's: a class that is neither in the labels nor predicted is no part of the mean.
+    As in scikit-learn, a class that is neither in the labels nor predicted does not enter the mean.
 
     Args:
         predicted: [R, n] int64.
@@ -226,8 +237,8 @@ def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor
     total = torch.zeros(len(predicted), dtype=torch.float64, device=predicted.device)
     counted = torch.zeros_like(total)
     for c in range(n_classes):
-        said, true = predicted == c, labels == c
-        both, either = (said & true).sum(1), said.sum(1) + true.sum()
+        is_predicted, is_true = predicted == c, labels == c
+        both, either = (is_predicted & is_true).sum(1), is_predicted.sum(1) + is_true.sum()
         total += 2 * both / either.clamp(min=1)
         counted += either > 0
     micro = (predicted == labels).to(torch.float64).mean(1)
@@ -235,7 +246,7 @@ def f1_scores(predicted: Tensor, labels: Tensor, n_classes: int) -> tuple[Tensor
 
 
 def _areas(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """[R] float64: the one-vs-rest area under the ROC curve, the mean over classes; ties count half.
+    """[R] float64: the area under the ROC curve of each class against the rest, averaged over classes; ties count half.
 
     Args:
         probabilities: [C, R, n].
@@ -276,13 +287,7 @@ class NodeProtocol(Config):
     task_hash: Annotated[str, Field(description="of the labels and the splits")]
     probe: Annotated[ProbeConfig, Field(description="settings of the linear probe")]
     seed: Annotated[int, Field(ge=0, description="of the probe's first weights and of k-means")] = 0
-    strengths: Annotated[tuple[float, ...], Field(min_length=1, description="C of the logistic regression")] = (
-        0.01,
-        0.1,
-        1.0,
-        10.0,
-        100.0,
-    )
+    strengths: Annotated[tuple[float, ...], Field(min_length=1, description="C of the logistic regression")] = STRENGTHS
     clusterings: Annotated[int, Field(ge=1, description="k-means whose scores are averaged")] = 10
     cluster_starts: Annotated[int, Field(ge=1, description="starts of each k-means; the best is taken")] = 10
 
@@ -295,11 +300,11 @@ class NodeProtocol(Config):
 
 @dataclass(frozen=True)
 class NodeResults:
-    """How well frozen embeddings tell the classes of nodes apart.
+    """The table of a node task.
 
     Attributes:
         protocol: how the numbers were made.
-        linear: labels a class (``"20"``) -> scores of the published linear probe.
+        linear: number of labels a class (``"20"``) -> scores of the published linear probe.
         logistic: the same of scikit-learn's logistic regression.
         clusters: ``nmi`` and ``ari``.
     """
@@ -314,7 +319,7 @@ class NodeResults:
         return self.protocol.hash
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table: a row for each probe and number of labels, and one for the clustering; means over probes."""
+        """A row for each probe and number of labels, and one for the clustering; means over probes."""
         empty = dict.fromkeys((*SCORES, *self.clusters))
         found = [
             {"probe": name, "labels": labels, **empty, **scores.mean()}
@@ -348,13 +353,13 @@ def _cell(value: Any) -> str:
 def evaluate_nodes(
     embedding: Tensor, task: NodeTask, *, probe: ProbeConfig | None = None, seed: int = 0
 ) -> NodeResults:
-    """The published tables: probes on every split of a task, k-means on all nodes.
+    """Both probes on every split of a task, and k-means on all nodes.
 
     Args:
         embedding: [N, D], frozen, in the order of the task's labels.
         task: labels and splits.
         probe: settings of the linear probe; the published learning rates differ from data set to data set.
-        seed: of the probe and of k-means. It is no training seed: keep it, so that trainings are compared alike.
+        seed: of the probe and of k-means, not of a training: use the same for all trainings that are compared.
 
     Raises:
         ValueError: the embedding does not fit the task.

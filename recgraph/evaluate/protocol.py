@@ -36,7 +36,7 @@ def is_leaked(part: str, fitted_on: str) -> bool:
 class Protocol(Config):
     """Everything that must be equal for two numbers to be comparable."""
 
-    split: Annotated[str, Field(description="name of the split; empty where the caller did not say")] = ""
+    split: Annotated[str, Field(description="name of the split; empty where it is not known")] = ""
     split_hash: Annotated[str, Field(description="of the data's content and the split's parameters")] = ""
     part: Annotated[str, Field(description="which part holds the truth")] = ""
     fitted_on: Annotated[str, Field(description="what the model was fitted on, train or train+valid")] = ""
@@ -78,7 +78,7 @@ class Protocol(Config):
     def hash(self) -> str:
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
         values = self.model_dump(mode="json")
-        # fields that came later count only where they say something, so that earlier hashes hold
+        # later fields enter the hash only where they are set, so that hashes made before stay the same
         for name in ("n_candidates", "candidate_seed", "candidate_hash"):
             if not values[name]:
                 del values[name]

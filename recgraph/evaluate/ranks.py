@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recgraph.evaluate.hits import RelevantRanks
-from recgraph.evaluate.select import NO_SCORE, merge
+from recgraph.evaluate.select import NO_SCORE, SeenColumns, merge
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.sparse.ragged import Ragged
 
@@ -59,17 +59,19 @@ def rank_relevant(
     """
     queries = catalogue.prepared(queries)
     columns = relevant.with_values(catalogue.position[relevant.values])
-    gone = _unique(seen, catalogue) if seen is not None and "exclude" in conventions else None
-    barred = torch.zeros_like(columns.values, dtype=torch.bool)
-    if gone is not None:
-        keys = gone.rows * catalogue.width + gone.values
-        barred = torch.isin(columns.rows * catalogue.width + columns.values, keys)
-    counts, out = [], []
+    seen_columns = None
+    if seen is not None and "exclude" in conventions:
+        seen_columns = SeenColumns.of(seen, catalogue.position, catalogue.width).columns
+    is_seen = torch.zeros_like(columns.values, dtype=torch.bool)
+    if seen_columns is not None:
+        keys = seen_columns.rows * catalogue.width + seen_columns.values
+        is_seen = torch.isin(columns.rows * catalogue.width + columns.values, keys)
+    counts, among_seen = [], []
     for first in range(0, relevant.n_rows, catalogue.rows):
         index = torch.arange(first, min(first + catalogue.rows, relevant.n_rows), device=catalogue.device)
         tile = queries[index]
         pairs = _Pairs.of(columns.take(index), queries)
-        seen_pairs = None if gone is None else _Pairs.of(gone.take(index), queries)
+        seen_pairs = None if seen_columns is None else _Pairs.of(seen_columns.take(index), queries)
         # one block is computed once, several twice: scores must be known before they can be compared
         held = list(catalogue.blocks(tile)) if catalogue.n_blocks == 1 else None
         for start, block, _ in held or catalogue.blocks(tile):
@@ -82,19 +84,19 @@ def rank_relevant(
             itself = (pairs.columns >= start) & (pairs.columns < start + block.shape[1])
             total += _count(block, names, pairs, itself)
         counts.append(total)
-        if gone is not None and seen_pairs is not None:
-            own = gone.take(index)
+        if seen_columns is not None and seen_pairs is not None:
+            own = seen_columns.take(index)
             table, names = own.with_values(seen_pairs.scores).to_padded(fill=NAN), own.to_padded(fill=-1)
             mine = slice(int(relevant.offsets[first]), int(relevant.offsets[first + len(index)]))
-            out.append(_count(table, names, pairs, barred[mine]))
+            among_seen.append(_count(table, names, pairs, is_seen[mine]))
     reachable, n_all = columns.values >= 0, torch.full_like(relevant.lengths, catalogue.order.numel())
-    everywhere = torch.cat(counts, 1)
-    above, equal, before = everywhere
+    in_catalogue = torch.cat(counts, 1)
+    above, equal, before = in_catalogue
     ranks = {"keep": RelevantRanks(relevant.with_values(above), equal, before, reachable, n_all)}
-    if gone is not None:
-        above, equal, before = everywhere - torch.cat(out, 1)
-        n_left = n_all - gone.lengths
-        ranks["exclude"] = RelevantRanks(relevant.with_values(above), equal, before, reachable & ~barred, n_left)
+    if seen_columns is not None:
+        above, equal, before = in_catalogue - torch.cat(among_seen, 1)
+        n_left = n_all - seen_columns.lengths
+        ranks["exclude"] = RelevantRanks(relevant.with_values(above), equal, before, reachable & ~is_seen, n_left)
     return {name: ranks[name] for name in conventions}
 
 
@@ -176,11 +178,3 @@ def _count(block: Tensor, names: Tensor, pairs: _Pairs, itself: Tensor) -> Tenso
         there = names if names.dim() == 1 else names[rows[tied]]
         counts[2, start + tied] = ((scores[tied] == mine[tied]) & (there < pairs.columns[part][tied, None])).sum(1)
     return counts
-
-
-def _unique(seen: Ragged, catalogue: Catalogue) -> Ragged:
-    """The columns of seen items, each once a row."""
-    columns = catalogue.position[seen.values]
-    keys = torch.unique((seen.rows * catalogue.width + columns)[columns >= 0])
-    lengths = torch.bincount(keys // catalogue.width, minlength=seen.n_rows)
-    return Ragged.from_lengths(keys % catalogue.width, lengths)

@@ -1,9 +1,4 @@
-"""Results: metric means and per-user values, each with the protocol that made them.
-
-Values of users in a Parquet file, with the protocol that made them: what a significance test needs later.
-
-Metrics by groups of users: by the length of their history, by the popularity of what they ask for, by attribute.
-"""
+"""Results: metrics over all users and of each user, with the protocol that made them; their files; groups of users."""
 
 from __future__ import annotations
 
@@ -93,7 +88,7 @@ class Results:
     """What one call of ``evaluate`` computed: a result for each protocol.
 
     ``results["exclude"]["ndcg@10"]`` finds a result by its seen-item convention (or by its protocol's hash),
-    ``results[0]`` by place; ``print(results)`` shows the table.
+    ``results[0]`` by position; ``print(results)`` shows the table.
     """
 
     def __init__(self, results: list[Result]) -> None:
@@ -263,8 +258,8 @@ def history_groups(cases: Cases, edges: Sequence[int] = (1, 5, 20)) -> list[str]
     starts = [0, *edges]
     names = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(starts)]
     names.append(f"{starts[-1]}+")
-    place = np.searchsorted(np.asarray(edges), cases.history.lengths.numpy(force=True), side="right")
-    return [names[at] for at in place]
+    group = np.searchsorted(np.asarray(edges), cases.history.lengths.numpy(force=True), side="right")
+    return [names[at] for at in group]
 
 
 def popularity_groups(cases: Cases, counts: Tensor, head: float = 0.2) -> list[str]:

@@ -113,7 +113,7 @@ def over_users(
     n_draws: int = 9999,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models over users: says whether other users of the kind would see the difference.
+    """Compare two models over users: whether the difference is to be expected for other users of the same kind.
 
     Args:
         a, b: a result, or a file that :func:`~recgraph.evaluate.results.save_users` wrote. With several of a model (its
@@ -155,7 +155,7 @@ def over_seeds(
     n_draws: int = 9999,
     seed: int = 0,
 ) -> Comparison:
-    """Compare two models over seeds: says whether other seeds would see the difference.
+    """Compare two models over seeds: whether the difference is to be expected with other seeds.
 
     The i-th results of both must be of the same seed (else the pairing is arbitrary, and the test too cautious at
     worst). With n seeds no randomisation test can give a p-value below 2 / 2^n.

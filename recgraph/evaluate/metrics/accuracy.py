@@ -123,8 +123,8 @@ class RPrecision(Metric):
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         if ranked.relevant_ranks is not None:
             return _from_ranks(ranked.relevant_ranks, ranked.n_relevant, ranked.ties is not None) / ranked.n_relevant
-        place = torch.arange(k, device=ranked.hits.device)
-        return (ranked.hits[:, :k] * (place < ranked.n_relevant[:, None])).sum(1).double() / ranked.n_relevant
+        position = torch.arange(k, device=ranked.hits.device)
+        return (ranked.hits[:, :k] * (position < ranked.n_relevant[:, None])).sum(1).double() / ranked.n_relevant
 
 
 def _from_ranks(relevant: RelevantRanks, n_relevant: Tensor, expected: bool) -> Tensor:

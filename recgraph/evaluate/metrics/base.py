@@ -37,7 +37,7 @@ class Metric:
     name: ClassVar[str]
     #: those under which it is defined
     conventions: ClassVar[tuple[Convention, ...]] = CONVENTIONS
-    #: whether it asks how many relevant items are found; a user without any then has no value
+    #: whether it counts relevant items; a user without any then has no value
     needs_truth: ClassVar[bool] = True
     #: whether more of it is better, for those who select or tune by it and for tables that mark the best
     higher_is_better: ClassVar[bool] = True
