@@ -11,8 +11,9 @@ from recgraph.evaluate.significance import holm, over_users
 from recgraph.evaluate.statistics import welch
 from recgraph.leaderboard.comparisons import Column, Comparisons, Over, Versus, load_comparisons, save_comparisons
 from recgraph.leaderboard.entry import Entry
+from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.plan import TITLES
-from recgraph.leaderboard.sheet import Sheet, Table, by_score, marked
+from recgraph.leaderboard.sheet import ScoreTable, Sheet
 from recgraph.leaderboard.store import Store
 
 __all__ = ["compared", "is_compared", "update_comparisons"]
@@ -30,7 +31,7 @@ def update_comparisons(sheet: Sheet) -> Sheet:
     if found is None:
         return sheet
     save_comparisons(found, sheet.folder / sheet.spec.comparisons)
-    return marked(sheet, found)
+    return replace(sheet, comparisons=found)
 
 
 def is_compared(sheet: Sheet) -> bool:
@@ -53,34 +54,36 @@ def compared(sheet: Sheet) -> Comparisons | None:
     return Comparisons(sheet.inputs, columns)
 
 
-def _columns(sheet: Sheet, table: Table, users: dict[str, list[Result]]) -> dict[str, Column]:
-    entries = [entry for entry in sheet.entries if entry.done and table.title in entry.scores]
+def _columns(sheet: Sheet, table: ScoreTable, users: dict[str, list[Result]]) -> dict[str, Column]:
     best: dict[str, Entry] = {}
     tests: list[tuple[str, str, Versus]] = []
     for metric in table.metrics:
-        scored = [entry for entry in entries if metric in entry.scores[table.title]]
-        best[metric] = by_score(scored, table.title, metric)[0]
-        for entry in scored:
-            if entry is best[metric] or math.isnan(entry.scores[table.title][metric].mean):
+        ranked = sheet.ranked(table.title, metric)
+        best[metric] = ranked[0]
+        scores = {entry.name: sheet.numbers[entry.name, table.title, "", "", metric] for entry in ranked}
+        # in the order of the board's main table
+        for entry in sheet.entries:
+            if entry is ranked[0] or entry.name not in scores or math.isnan(scores[entry.name].mean):
                 continue
-            found = _tests(entry, best[metric], table.title, metric, users)
-            tests += [(metric, entry.address, test) for test in found]
+            pair = scores[entry.name], scores[ranked[0].name]
+            results = users.get(entry.address), users.get(ranked[0].address)
+            tests += [(metric, entry.address, test) for test in _tests(*pair, *results, metric)]
     adjusted = _adjusted(tests)
     return {metric: Column(own.address, _of_column(metric, adjusted)) for metric, own in best.items()}
 
 
-def _tests(entry: Entry, best: Entry, title: str, metric: str, users: dict[str, list[Result]]) -> Iterable[Versus]:
+def _tests(
+    own: Number, best: Number, own_users: list[Result] | None, best_users: list[Result] | None, metric: str
+) -> Iterable[Versus]:
     """The best less an entry, p not adjusted yet."""
-    own, other = users.get(entry.address), users.get(best.address)
-    if own and other and metric in own[0].per_user and metric in other[0].per_user:
-        found = over_users(own, other, metric)
+    if own_users and best_users and metric in own_users[0].per_user and metric in best_users[0].per_user:
+        found = over_users(own_users, best_users, metric)
         p, low, high = found.p_values["randomisation"], found.interval.low, found.interval.high
         yield Versus("users", found.n, found.difference, low, high, p, p, _finite(found.cohen_d))
-    a, b = entry.scores[title][metric], best.scores[title][metric]
-    if a.n > 1 and b.n > 1:
-        t = welch(list(a.by_seed.values()), list(b.by_seed.values()))
+    if own.n > 1 and best.n > 1:
+        t = welch(list(own.by_seed.values()), list(best.by_seed.values()))
         low, high = t.interval.low, t.interval.high
-        yield Versus("seeds", a.n + b.n, t.difference, low, high, t.p_value, t.p_value, _finite(t.hedges_g))
+        yield Versus("seeds", own.n + best.n, t.difference, low, high, t.p_value, t.p_value, _finite(t.hedges_g))
 
 
 def _finite(value: float) -> float | None:
@@ -109,7 +112,7 @@ def _of_column(metric: str, tests: Iterable[tuple[str, str, Versus]]) -> dict[st
     return found
 
 
-def _users(sheet: Sheet, table: Table) -> dict[str, list[Result]] | None:
+def _users(sheet: Sheet, table: ScoreTable) -> dict[str, list[Result]] | None:
     """Address of an entry -> the values of users of each of its seeds, none where a table has no users.
 
     None where a file is missing, or is not of its record.
@@ -119,8 +122,8 @@ def _users(sheet: Sheet, table: Table) -> dict[str, list[Result]] | None:
         return found
     store = Store(sheet.folder)
     for entry in sheet.entries:
-        for seed, name in entry.records.items():
-            result = store.values(name.removesuffix(".json"), table.title, sheet.records[entry.address][seed])
+        for name in entry.records.values():
+            result = store.values(name.removesuffix(".json"), table.title, store.read(name))
             if result is None:
                 return None
             found.setdefault(entry.address, []).append(result)

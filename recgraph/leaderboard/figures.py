@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from recgraph.leaderboard.entry import CostName, Curve, Entry
+import polars as pl
+
+from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.grid import duration, metric_name
 from recgraph.leaderboard.sheet import Point, Sheet
 from recgraph.pages.charts import Chart, Line, Mark, Scale
@@ -20,7 +22,7 @@ N_COLOURS = 6
 _WIDE = 8.0
 #: the most points of a drawn curve
 _POINTS = 100
-_COSTS: dict[CostName, str] = {"training_seconds": "training", "inference_seconds": "inference"}
+_COSTS = {"training_seconds": "training", "inference_seconds": "inference"}
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,42 @@ def cost_figures(sheet: Sheet) -> list[Figure]:
     return [_against(sheet, cost, name) for cost, name in _COSTS.items()]
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """The course of one training: the metric that selected its weights, by epoch."""
+
+    entry: str
+    seed: int
+    metric: str
+    epochs: tuple[int, ...]
+    values: tuple[float, ...]
+    best_epoch: int | None
+
+
+def _curves_of(sheet: Sheet) -> list[_Curve]:
+    rows = sheet.frame.filter(pl.col("kind") == "epoch")
+    best = {entry.name: entry.best_epochs for entry in sheet.entries}
+    return [
+        _Curve(name, seed, metric, tuple(epochs), tuple(values), best[name][seed])
+        for name, seed, metric, epochs, values in rows.group_by("entry", "seed", "metric", maintain_order=True)
+        .agg("epoch", "value")
+        .iter_rows()
+    ]
+
+
 def curve_figures(sheet: Sheet) -> list[Figure]:
     """All curves of training: a figure a metric."""
-    metrics = dict.fromkeys(curve.metric for entry in sheet.entries for curve in entry.curves)
-    return [_curves(sheet.entries, metric) for metric in metrics]
+    curves = _curves_of(sheet)
+    metrics = dict.fromkeys(curve.metric for curve in curves)
+    return [_curve_figure([curve for curve in curves if curve.metric == metric], metric) for metric in metrics]
 
 
-def curve_figure(entry: Entry) -> Figure | None:
+def curve_figure(sheet: Sheet, entry: Entry) -> Figure | None:
     """The curves of one entry; None where it has no epochs."""
-    curves = [curve for curve in entry.curves if curve.epochs]
+    curves = [curve for curve in _curves_of(sheet) if curve.entry == entry.name]
     if not curves:
         return None
-    metric = _named(curves[0].metric)
+    metric = _axis_name(curves[0].metric)
     lines = [Line("curve c1", _points(curve), f"seed {curve.seed}") for curve in curves]
     marks = [mark for curve in curves for mark in _best(curve)]
     title = f"{metric[0].upper()}{metric[1:]} of {entry.name} by epoch, a line a seed"
@@ -64,16 +90,15 @@ def curve_figure(entry: Entry) -> Figure | None:
     return Figure("Course of training", str(_chart(title, curves, metric, marks, lines)), note)
 
 
-def _against(sheet: Sheet, cost: CostName, name: str) -> Figure:
+def _against(sheet: Sheet, cost: str, name: str) -> Figure:
     table = sheet.tables[0]
     points = sheet.points(cost)
-    spreads = {entry.name: entry.score(table.title, table.metrics[0]) for entry in sheet.entries}
-    # those of the front first: they choose the places of their names
+    # those of the front first: their names are placed first
     points = tuple(sorted(points, key=lambda point: (not point.on_front, -point.quality)))
     metric = metric_name(table.metrics[0])
     marks = []
     for point in points:
-        score = spreads[point.entry]
+        score = sheet.score(point.entry, table.title, table.metrics[0])
         sd = (score.sd if score is not None else None) or 0.0
         text = f"{point.entry}: {point.quality:.4f} ± {sd:.4f}, {duration(point.cost)}"
         kind = "front" if point.on_front else "complete"
@@ -103,24 +128,23 @@ def _steps(points: Sequence[Point]) -> list[tuple[float, float]]:
     return line
 
 
-def _curves(entries: Sequence[Entry], metric: str) -> Figure:
-    shown = [(entry, [curve for curve in entry.curves if curve.metric == metric and curve.epochs]) for entry in entries]
-    shown = [(entry, curves) for entry, curves in shown if curves]
-    lines, key = [], []
-    for place, (entry, curves) in enumerate(shown):
-        kind = f"c{place + 1}" if place < N_COLOURS else "other"
-        lines += [Line(f"curve {kind}", _points(curve), f"{entry.name}, seed {curve.seed}") for curve in curves]
-        key += [(kind, entry.name)] if place < N_COLOURS else []
-    if len(shown) > N_COLOURS:
+def _curve_figure(curves: Sequence[_Curve], metric: str) -> Figure:
+    names = list(dict.fromkeys(curve.entry for curve in curves))
+    kinds = {name: f"c{place + 1}" if place < N_COLOURS else "other" for place, name in enumerate(names)}
+    lines = [
+        Line(f"curve {kinds[curve.entry]}", _points(curve), f"{curve.entry}, seed {curve.seed}") for curve in curves
+    ]
+    key = [(kind, name) for name, kind in kinds.items() if kind != "other"]
+    if len(names) > N_COLOURS:
         key.append(("other", "others"))
-    every = [curve for _, curves in shown for curve in curves]
     # the best ones on top
-    chart = _chart(f"{_named(metric)} by epoch, a line a seed", every, _named(metric), [], lines[::-1])
+    name = _axis_name(metric)
+    chart = _chart(f"{name} by epoch, a line a seed", curves, name, [], lines[::-1])
     title = "Course of training" if metric != "loss" else "Loss of training"
     return Figure(title, str(chart), "", tuple(key))
 
 
-def _chart(title: str, curves: Sequence[Curve], metric: str, marks: Sequence[Mark], lines: Sequence[Line]) -> Chart:
+def _chart(title: str, curves: Sequence[_Curve], metric: str, marks: Sequence[Mark], lines: Sequence[Line]) -> Chart:
     epochs = [epoch for curve in curves for epoch in (curve.epochs[0], curve.epochs[-1])]
     values = [value for line in lines for _, value in line.points]
     longest = [curve.epochs[-1] for curve in curves]
@@ -128,17 +152,17 @@ def _chart(title: str, curves: Sequence[Curve], metric: str, marks: Sequence[Mar
     return Chart(title, x, Scale.of(values), "epoch", metric, marks, lines)
 
 
-def _named(metric: str) -> str:
+def _axis_name(metric: str) -> str:
     return "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
 
 
-def _points(curve: Curve) -> list[tuple[float, float]]:
+def _points(curve: _Curve) -> list[tuple[float, float]]:
     every = max(1, math.ceil(len(curve.epochs) / _POINTS))
     pairs = [(float(e), v) for e, v in zip(curve.epochs, curve.values, strict=True) if math.isfinite(v)]
     return [pair for place, pair in enumerate(pairs) if place % every == 0 or place == len(pairs) - 1]
 
 
-def _best(curve: Curve) -> Iterator[Mark]:
+def _best(curve: _Curve) -> Iterator[Mark]:
     for epoch, value in zip(curve.epochs, curve.values, strict=True):
         if epoch == curve.best_epoch and math.isfinite(value):
             text = f"seed {curve.seed}: epoch {epoch}, {value:.4f}"

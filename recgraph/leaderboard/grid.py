@@ -1,25 +1,21 @@
-"""Numbers and names as the page writes them.
-
-The tables of the page as values: a row an entry, columns in groups, one protocol a group.
-"""
+"""The tables of the page: a row an entry, columns in groups, one protocol a group; and how the page writes numbers."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
 
-from recgraph.leaderboard.entry import MARKS, Cost, Entry, Groups, Mark, Score, Stat
-from recgraph.leaderboard.sheet import Sheet, Table
+from recgraph.leaderboard.entry import Entry
+from recgraph.leaderboard.frame import MARKS, Mark, Number
+from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet
 
 __all__ = [
-    "Cell",
-    "Column",
     "ColumnGroup",
     "Grid",
-    "Row",
+    "GridColumn",
     "anchors",
     "count",
     "duration",
@@ -30,9 +26,9 @@ __all__ = [
     "metric_name",
     "score_grid",
     "short_hash",
+    "shown_scores",
     "spread",
 ]
-
 
 _ABBREVIATIONS = {"ndcg", "mrr", "map", "auc", "nmi", "ari", "rbp", "dcg", "ncrr", "f1"}
 _HASH = re.compile(r"[0-9a-f]{32,}")
@@ -46,15 +42,15 @@ def metric_name(metric: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{at}{cutoff}"
 
 
-def spread(stat: Stat) -> str:
-    """``±.0012``; empty of one seed."""
-    if stat.sd is None:
+def spread(number: Number) -> str:
+    """The standard deviation as ``±.0012``; empty of one seed."""
+    if number.sd is None:
         return ""
-    return f"±{stat.sd:.4f}".replace("±0.", "±.") if stat.sd else "±0"
+    return f"±{number.sd:.4f}".replace("±0.", "±.") if number.sd else "±0"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them, to three digits."""
+    """Seconds to three digits, with a unit that suits them."""
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     for most, unit, size in ((120, "s", 1), (7200, "min", 60)):
@@ -91,7 +87,7 @@ def listed(names: Iterable[str], most: int = 3) -> str:
 
 
 def anchors(names: Iterable[str]) -> list[str]:
-    """A name for an address each: small letters, digits and dashes, all different."""
+    """An HTML id for each name: small letters, digits and dashes, all different."""
     found: list[str] = []
     for name in names:
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "entry"
@@ -100,52 +96,46 @@ def anchors(names: Iterable[str]) -> list[str]:
     return found
 
 
-#: protocols that are shown at first; the reader turns on the others
-_SHOWN = 3
-_COSTS = ("Training", "Inference", "Parameters", "Memory")
-#: what a sign says to those who cannot see it
-_SAID: dict[Mark, str] = {
-    "best": "significantly best",
-    "tied": "not significantly below the highest",
-    "untested": "not tested",
-}
+#: protocols whose columns are visible at first; the reader turns on the others
+_VISIBLE = 3
+
+
+def _score_hint(number: Number) -> str:
+    return "; ".join(f"seed {seed}: {value:.6f}" for seed, value in number.by_seed.items())
+
+
+def _no_hint(number: Number) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What stands in one place of a table.
-
-    Attributes:
-        text: empty where there is nothing.
-        value: by which it is sorted; None goes last.
-        spread: over seeds.
-        sign, said: of its standing, to be seen and to be heard.
-        is_highest: whether no other row has a higher value.
-        hint: shown where the pointer rests; it stands on the card too.
-    """
-
-    text: str = ""
-    value: float | None = None
-    spread: str = ""
-    sign: str = ""
-    said: str = ""
-    is_highest: bool = False
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class Column:
+class GridColumn:
     """A column.
 
     Attributes:
         label: its heading.
-        first: the order that a reader asks for first.
-        orders: whether the rows are in its order to begin with.
+        numbers: name of an entry -> its number.
+        text, hint: how a mean is written, and what is shown where the pointer rests.
+        order: which a reader asks for first, ``descending`` or ``ascending``.
+        is_ordering: whether the rows are in its order to begin with.
     """
 
     label: str
-    first: Literal["descending", "ascending"] = "descending"
-    orders: bool = False
+    numbers: Mapping[str, Number]
+    text: Callable[[float], str] = "{:.4f}".format
+    hint: Callable[[Number], str] = _score_hint
+    order: str = "descending"
+    is_ordering: bool = False
+
+    @cached_property
+    def _highest(self) -> float:
+        """As it is read; infinite where all are alike."""
+        read = {round(number.mean, 4) for number in self.numbers.values()}
+        return max(read) if len(read) > 1 else math.inf
+
+    def is_highest(self, entry: str) -> bool:
+        """Whether no other entry has a higher mean."""
+        return entry in self.numbers and round(self.numbers[entry].mean, 4) == self._highest
 
 
 @dataclass(frozen=True)
@@ -153,131 +143,87 @@ class ColumnGroup:
     """Columns under one heading, with a note.
 
     Attributes:
-        is_shown: to begin with.
-        is_of_scores: whether they hold metrics, all written with four digits.
+        is_visible: to begin with.
+        is_of_scores: whether they hold metrics, with their deviation over seeds.
     """
 
     title: str
     note: str
-    columns: tuple[Column, ...]
-    is_shown: bool = True
+    columns: tuple[GridColumn, ...]
+    is_visible: bool = True
     is_of_scores: bool = True
 
 
 @dataclass(frozen=True)
-class Row:
-    """An entry's row; the cells of each group of columns."""
-
-    entry: Entry
-    cells: tuple[tuple[Cell, ...], ...]
-
-
-@dataclass(frozen=True)
 class Grid:
-    """A table of entries."""
+    """A table of entries, a row each."""
 
     caption: str
     groups: tuple[ColumnGroup, ...]
-    rows: tuple[Row, ...]
+    entries: tuple[Entry, ...]
 
 
 def marks_of(sheet: Sheet) -> list[Mark]:
-    """The marks that the main table shows; none where nothing was tested."""
-    scores = [
-        score
-        for entry in sheet.entries
-        for table in sheet.tables
-        for metric in table.metrics
-        if (score := entry.score(table.title, metric)) is not None
-    ]
-    found = {score.mark for score in scores}
+    """The marks that the tables show; none where nothing was tested."""
+    found = {number.mark for number in sheet.numbers.values()}
     return [mark for mark in MARKS if mark in found] if found - {"untested", ""} else []
+
+
+def shown_scores(sheet: Sheet, entry: str, table: ScoreTable) -> dict[str, Number]:
+    """The scores of an entry, those that are compared first; without marks where nothing was tested."""
+    scores = sheet.scores(entry, table.title)
+    names = dict.fromkeys([*(metric for metric in table.metrics if metric in scores), *scores])
+    are_marked = bool(marks_of(sheet))
+    return {name: scores[name] if are_marked else replace(scores[name], mark="") for name in names}
 
 
 def score_grid(sheet: Sheet) -> Grid:
     """The main table: a group of columns a protocol, then what one seed cost."""
-    groups = [_protocol(table, place) for place, table in enumerate(sheet.tables)]
-    groups.append(
-        ColumnGroup("cost of a seed", "mean", tuple(Column(name, "ascending") for name in _COSTS), is_of_scores=False)
+    groups = [_protocol(sheet, table, place) for place, table in enumerate(sheet.tables)]
+    costs = (
+        _cost(sheet, "Training", "training_seconds", duration),
+        _cost(sheet, "Inference", "inference_seconds", duration),
+        replace(_cost(sheet, "Parameters", "n_parameters", count), hint=lambda number: f"{number.mean:,.0f}"),
+        _cost(sheet, "Memory", "peak_memory_mb", memory),
     )
-    columns = [_scores(sheet.entries, table, bool(marks_of(sheet))) for table in sheet.tables]
-    rows = [
-        Row(entry, (*(cells[place] for cells in columns), _costs(entry.cost)))
-        for place, entry in enumerate(sheet.entries)
+    groups.append(ColumnGroup("cost of a seed", "mean", costs, is_of_scores=False))
+    return Grid(f"Results on {sheet.title}", tuple(groups), sheet.entries)
+
+
+def _protocol(sheet: Sheet, table: ScoreTable, place: int) -> ColumnGroup:
+    scores = {entry.name: shown_scores(sheet, entry.name, table) for entry in sheet.entries}
+    columns = [
+        GridColumn(
+            metric_name(metric),
+            {name: own[metric] for name, own in scores.items() if metric in own},
+            is_ordering=place == 0 and at == 0,
+        )
+        for at, metric in enumerate(table.metrics)
     ]
-    return Grid(f"Results on {sheet.title}", tuple(groups), tuple(rows))
+    note = "" if table.n_users is None else f"{table.n_users:,} users"
+    return ColumnGroup(table.title, note, tuple(columns), place < _VISIBLE)
+
+
+def _cost(sheet: Sheet, label: str, name: str, text: Callable[[float], str]) -> GridColumn:
+    numbers = {entry.name: number for entry in sheet.entries if (number := sheet.cost(entry.name, name))}
+    return GridColumn(label, numbers, text, _no_hint, "ascending")
 
 
 def group_grids(sheet: Sheet) -> list[Grid]:
-    """The breakdowns: a table a kind of groups of users, in it a group of columns a protocol."""
-    kinds = dict.fromkeys(groups.kind for groups in sheet.groups)
-    return [_breakdown(sheet, [groups for groups in sheet.groups if groups.kind == kind]) for kind in kinds]
+    """The scores by groups of users: a table a kind of groups, in it a group of columns a protocol."""
+    kinds: dict[str, list[GroupTable]] = {}
+    for table in sheet.groups:
+        kinds.setdefault(table.kind, []).append(table)
+    return [_group_grid(sheet, tables) for tables in kinds.values()]
 
 
-def _protocol(table: Table, place: int) -> ColumnGroup:
-    columns = [Column(metric_name(metric), orders=place == 0 and at == 0) for at, metric in enumerate(table.metrics)]
-    note = "" if table.n_users is None else f"{table.n_users:,} users"
-    return ColumnGroup(table.title, note, tuple(columns), place < _SHOWN)
-
-
-def _scores(entries: Sequence[Entry], table: Table, are_marked: bool) -> list[tuple[Cell, ...]]:
-    """The cells of each entry."""
-    columns = [_column([entry.score(table.title, metric) for entry in entries]) for metric in table.metrics]
-    if are_marked:
+def _group_grid(sheet: Sheet, tables: Sequence[GroupTable]) -> Grid:
+    entries = [entry for entry in sheet.entries if any(entry.name in table.rows for table in tables)]
+    groups = []
+    for table in tables:
         columns = [
-            [_marked(cell, entry.score(table.title, metric)) for cell, entry in zip(column, entries, strict=True)]
-            for metric, column in zip(table.metrics, columns, strict=True)
+            GridColumn(f"{group} ({size:,})", {name: own[group] for name, own in table.rows.items() if group in own})
+            for group, size in table.sizes.items()
         ]
-    return list(zip(*columns, strict=True))
-
-
-def _marked(cell: Cell, score: Score | None) -> Cell:
-    return cell if score is None else replace(cell, sign=score.sign, said=_SAID.get(score.mark, ""))
-
-
-def _column(stats: Iterable[Stat | None]) -> list[Cell]:
-    """A column of means over seeds; the highest one is told, as it is read, unless all are alike."""
-    found = list(stats)
-    read = {round(stat.mean, 4) for stat in found if stat is not None}
-    highest = max(read) if len(read) > 1 else math.inf
-    return [Cell() if stat is None else _cell(stat, highest) for stat in found]
-
-
-def _cell(stat: Stat, highest: float) -> Cell:
-    hint = "; ".join(f"seed {seed}: {value:.6f}" for seed, value in stat.by_seed.items())
-    return Cell(f"{stat.mean:.4f}", stat.mean, spread(stat), is_highest=round(stat.mean, 4) == highest, hint=hint)
-
-
-def _costs(cost: Cost | None) -> tuple[Cell, ...]:
-    if cost is None:
-        return (Cell(),) * len(_COSTS)
-    training, inference = cost.training_seconds.mean, cost.inference_seconds.mean
-    parameters, peak = cost.n_parameters.mean, cost.peak_memory_mb.mean
-    return (
-        Cell(duration(training), training),
-        Cell(duration(inference), inference),
-        Cell(count(parameters), parameters, hint=f"{parameters:,.0f}"),
-        Cell(memory(peak), peak),
-    )
-
-
-def _breakdown(sheet: Sheet, kinds: Sequence[Groups]) -> Grid:
-    shown = [entry for entry in sheet.entries if any(entry.name in groups.rows for groups in kinds)]
-    columns = [
-        [_column([groups.rows.get(entry.name, {}).get(name) for entry in shown]) for name in groups.sizes]
-        for groups in kinds
-    ]
-    rows = [
-        Row(entry, tuple(tuple(column[place] for column in of_kind) for of_kind in columns))
-        for place, entry in enumerate(shown)
-    ]
-    heads = [
-        ColumnGroup(groups.title, metric_name(groups.metric), tuple(map(_of_group, groups.sizes.items())))
-        for groups in kinds
-    ]
-    return Grid(kinds[0].label, tuple(heads), tuple(rows))
-
-
-def _of_group(group: tuple[str, int]) -> Column:
-    name, n_users = group
-    return Column(f"{name} ({n_users:,})")
+        groups.append(ColumnGroup(table.table, metric_name(table.metric), tuple(columns)))
+    return Grid(tables[0].label, tuple(groups), tuple(entries))

@@ -1,18 +1,16 @@
-"""The card of an entry: what it is, all its numbers, what it cost, and how to make it again.
-
-``page``: a board as one HTML file that needs nothing else. The same records give the same text.
-"""
+"""``page``: a board as one HTML file that needs nothing else. The same records give the same text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.comparisons import Versus
-from recgraph.leaderboard.entry import MARKS, Cost, Entry, Score, Stat
+from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.figures import N_COLOURS, Figure, cost_figures, curve_figure, curve_figures
+from recgraph.leaderboard.frame import COSTS, MARKS, Number
 from recgraph.leaderboard.grid import (
     Grid,
     anchors,
@@ -24,164 +22,37 @@ from recgraph.leaderboard.grid import (
     metric_name,
     score_grid,
     short_hash,
+    shown_scores,
     spread,
 )
-from recgraph.leaderboard.sheet import Sheet, Table
+from recgraph.leaderboard.sheet import ScoreTable, Sheet
 from recgraph.pages import environment
 
-__all__ = ["Behind", "Block", "Card", "Command", "Line", "card_of", "page"]
+__all__ = ["page"]
 
-
-@dataclass(frozen=True)
-class Line:
-    """A metric on a card: its mean, and a value a seed."""
-
-    metric: str
-    mean: str
-    spread: str
-    sign: str
-    seeds: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Behind:
-    """How far a metric lies behind the highest of its column, with the 95 % interval."""
-
-    metric: str
-    difference: str
-    interval: str
-    p_adjusted: str
-    effect: str
-    over: str
-
-
-@dataclass(frozen=True)
-class Block:
-    """The metrics under one protocol."""
-
-    title: str
-    lines: tuple[Line, ...]
-    behind: tuple[Behind, ...]
-
-
-@dataclass(frozen=True)
-class Command:
-    """How one seed's numbers are made again, and what comes out.
-
-    Attributes:
-        record: the file; empty where the seed is not done.
-        at: when it was made.
-        values: a number a protocol to the last digit: title, metric, value.
-    """
-
-    seed: int
-    text: str
-    record: str
-    at: str
-    values: tuple[tuple[str, str, str], ...]
-
-
-@dataclass(frozen=True)
-class Card:
-    """All that a card shows besides the entry's own texts."""
-
-    entry: Entry
-    anchor: str
-    blocks: tuple[Block, ...]
-    commands: tuple[Command, ...]
-    cost: dict[str, str]
-    configuration: dict[str, str]
-    figure: Figure | None
-
-
-def card_of(sheet: Sheet, entry: Entry, anchor: str) -> Card:
-    """The card of an entry of a sheet."""
-    return Card(
-        entry,
-        anchor,
-        tuple(_block(entry, table, bool(marks_of(sheet))) for table in sheet.tables if entry.scores.get(table.title)),
-        tuple(_command(sheet, entry, seed) for seed in entry.commands),
-        {} if entry.cost is None else _cost(entry.cost),
-        {part: json.dumps(values, indent=1) for part, values in entry.configuration.items()},
-        curve_figure(entry),
-    )
-
-
-def _block(entry: Entry, table: Table, are_marked: bool) -> Block:
-    scores = entry.scores[table.title]
-    # those that are compared first
-    names = dict.fromkeys([*(metric for metric in table.metrics if metric in scores), *scores])
-    return Block(
-        table.title,
-        tuple(_line(entry, scores[name], are_marked) for name in names),
-        tuple(_behind(name, versus) for name in names for versus in scores[name].versus),
-    )
-
-
-def _line(entry: Entry, score: Score, is_marked: bool) -> Line:
-    seeds = tuple(f"{score.by_seed[seed]:.6f}" if seed in score.by_seed else "" for seed in entry.done)
-    sign = score.sign if is_marked else ""
-    return Line(metric_name(score.metric), f"{score.mean:.4f}", spread(score), sign, seeds)
-
-
-def _behind(metric: str, versus: Versus) -> Behind:
-    kind = "d" if versus.over == "users" else "g"
-    return Behind(
-        metric_name(metric),
-        f"{versus.difference:.4f}",
-        f"{versus.low:.4f} to {versus.high:.4f}",
-        "< 0.0001" if versus.p_adjusted < 1e-4 else f"{versus.p_adjusted:.4f}",
-        "" if versus.effect is None else f"{kind} = {versus.effect:.2f}",
-        f"{versus.n:,} {versus.over}",
-    )
-
-
-def _command(sheet: Sheet, entry: Entry, seed: int) -> Command:
-    values = [
-        (table.title, metric_name(metric), repr(score.by_seed[seed]))
-        for table in sheet.tables
-        for metric in table.metrics[:1]
-        if (score := entry.score(table.title, metric)) is not None and seed in score.by_seed
-    ]
-    return Command(seed, entry.commands[seed], entry.records.get(seed, ""), entry.times.get(seed, ""), tuple(values))
-
-
-def _cost(cost: Cost) -> dict[str, str]:
-    told = {
-        "training": _time(cost.training_seconds, cost.training_cpu_seconds),
-        "inference": _time(cost.inference_seconds, cost.inference_cpu_seconds),
-        "peak memory": _over(cost.peak_memory_mb, memory),
-        "parameters": f"{cost.n_parameters.mean:,.0f}",
-    }
-    if cost.epochs is not None:
-        told["epochs"] = ", ".join(f"{n:.0f}" for n in cost.epochs.by_seed.values())
-    return told
-
-
-def _time(wall: Stat, processor: Stat) -> str:
-    return f"{_over(wall, duration)}; processor {_over(processor, duration)}"
-
-
-def _over(stat: Stat, text: Callable[[float], str]) -> str:
-    return text(stat.mean) + (f" ± {text(stat.sd)}" if stat.sd else "")
+#: what a mark's sign says to those who cannot see it
+_HEARD = {
+    "best": "significantly best",
+    "tied": "not significantly below the highest",
+    "untested": "not tested",
+}
 
 
 @dataclass(frozen=True)
 class _Leader:
-    """The entry with the highest mean of a sheet's first column, and what that is worth."""
+    """The entry with the highest mean of a sheet's first column, and how it compares with the others."""
 
     entry: Entry
     metric: str
     title: str
-    mean: str
-    spread: str
+    number: Number
     sign: str
-    worth: str
+    standing: str
 
 
 @dataclass(frozen=True)
 class _Section:
-    """A sheet, laid out."""
+    """A sheet with what its part of the page shows; ``cards`` are the HTML ids of the entries' cards."""
 
     sheet: Sheet
     anchor: str
@@ -192,7 +63,7 @@ class _Section:
     breakdowns: list[Grid]
     figures: list[Figure]
     curves: list[Figure]
-    cards: dict[str, Card]
+    cards: dict[str, str]
     protocols: list[tuple[str, str, dict[str, str]]]
 
 
@@ -203,28 +74,29 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         sheets: of the board's data sets, from :func:`recgraph.leaderboard.sheet.open_sheet`.
     """
     names = anchors(sheet.dataset for sheet in sheets)
-    sections = [_section(sheet, anchor) for sheet, anchor in zip(sheets, names, strict=True)]
     entries = [entry for sheet in sheets for entry in sheet.entries]
     times = [time for entry in entries for time in entry.times.values()]
-    return (
-        environment("leaderboard")
-        .get_template("page.html.j2")
-        .render(
-            board=board,
-            sections=sections,
-            newest=max(times, default="")[:10],
-            commits=list(dict.fromkeys(commit for entry in entries for commit in entry.commits)),
-            machines=list(dict.fromkeys(machine for entry in entries for machine in entry.machines)),
-            conventions=any(table.n_users is not None for sheet in sheets for table in sheet.tables),
-            most_seeds=max((len(entry.seeds) for entry in entries), default=1),
-            n_colours=N_COLOURS,
-            short_hash=short_hash,
-        )
+    templates = environment("leaderboard")
+    templates.filters |= {"metric_name": metric_name, "spread": spread, "pretty": partial(json.dumps, indent=1)}
+    return templates.get_template("page.html.j2").render(
+        board=board,
+        sections=[_section(sheet, anchor) for sheet, anchor in zip(sheets, names, strict=True)],
+        newest=max(times, default="")[:10],
+        commits=list(dict.fromkeys(commit for entry in entries for commit in entry.commits)),
+        machines=list(dict.fromkeys(machine for entry in entries for machine in entry.machines)),
+        conventions=any(table.n_users is not None for sheet in sheets for table in sheet.tables),
+        most_seeds=max((len(entry.seeds) for entry in entries), default=1),
+        n_colours=N_COLOURS,
+        short_hash=short_hash,
+        heard=_HEARD,
+        costs=_costs,
+        curve_figure=curve_figure,
+        shown_scores=shown_scores,
     )
 
 
 def _section(sheet: Sheet, anchor: str) -> _Section:
-    own = anchors(entry.name for entry in sheet.entries)
+    names = [entry.name for entry in sheet.entries]
     return _Section(
         sheet=sheet,
         anchor=anchor,
@@ -235,10 +107,7 @@ def _section(sheet: Sheet, anchor: str) -> _Section:
         breakdowns=group_grids(sheet),
         figures=cost_figures(sheet),
         curves=curve_figures(sheet),
-        cards={
-            entry.name: card_of(sheet, entry, f"{anchor}--{name}")
-            for entry, name in zip(sheet.entries, own, strict=True)
-        },
+        cards={name: f"{anchor}--{own}" for name, own in zip(names, anchors(names), strict=True)},
         protocols=_protocols(sheet),
     )
 
@@ -246,29 +115,50 @@ def _section(sheet: Sheet, anchor: str) -> _Section:
 def _leader(sheet: Sheet) -> _Leader | None:
     if not sheet.tables:
         return None
-    table = sheet.tables[0]
-    metric = table.metrics[0]
+    title, metric = sheet.tables[0].title, sheet.tables[0].metrics[0]
+    scores = {entry.name: own for entry in sheet.entries if (own := sheet.score(entry.name, title, metric))}
     best = sheet.entries[0]
-    score = best.score(table.title, metric)
-    if score is None:
+    if best.name not in scores:
         return None
-    others = [(entry, found) for entry in sheet.entries[1:] if (found := entry.score(table.title, metric)) is not None]
-    tied = [entry.name for entry, found in others if found.mark == "tied"]
-    untested = [entry.name for entry, found in others if found.mark == "untested"]
+    number = scores.pop(best.name)
+    tied = [name for name, own in scores.items() if own.mark == "tied"]
+    untested = [name for name, own in scores.items() if own.mark == "untested"]
     left_out = f"; {listed(untested)} not tested" if untested else ""
-    if not others:
-        worth = "the only entry"
-    elif score.mark == "best":
-        n = f"{len(others) - len(untested)} of {len(others)}" if untested else f"all {len(others)}"
-        worth = f"significantly better than {n} others{left_out}"
-    elif score.mark == "tied":
-        worth = f"no significant difference from {listed(tied)}{left_out}"
+    if not scores:
+        standing = "the only entry"
+    elif number.mark == "best":
+        n = f"{len(scores) - len(untested)} of {len(scores)}" if untested else f"all {len(scores)}"
+        standing = f"significantly better than {n} others{left_out}"
+    elif number.mark == "tied":
+        standing = f"no significant difference from {listed(tied)}{left_out}"
     else:
-        worth = "not tested"
-    text = f"{score.mean:.4f}"
-    return _Leader(
-        best, metric_name(metric), table.title, text, spread(score), score.sign if marks_of(sheet) else "", worth
-    )
+        standing = "not tested"
+    return _Leader(best, metric_name(metric), title, number, number.sign if marks_of(sheet) else "", standing)
+
+
+def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
+    """What the entry's card says of its cost."""
+    found = {name: sheet.cost(entry.name, name) for name in COSTS}
+    costs = {name: number for name, number in found.items() if number is not None}
+    if not costs:
+        return {}
+    texts = {
+        "training": _seconds(costs["training_seconds"], costs["training_cpu_seconds"]),
+        "inference": _seconds(costs["inference_seconds"], costs["inference_cpu_seconds"]),
+        "peak memory": _over_seeds(costs["peak_memory_mb"], memory),
+        "parameters": f"{costs['n_parameters'].mean:,.0f}",
+    }
+    if "epochs" in costs:
+        texts["epochs"] = ", ".join(f"{n:.0f}" for n in costs["epochs"].by_seed.values())
+    return texts
+
+
+def _seconds(wall: Number, processor: Number) -> str:
+    return f"{_over_seeds(wall, duration)}; processor {_over_seeds(processor, duration)}"
+
+
+def _over_seeds(number: Number, text: Callable[[float], str]) -> str:
+    return text(number.mean) + (f" ± {text(number.sd)}" if number.sd else "")
 
 
 def _progress(sheet: Sheet) -> str:
@@ -289,7 +179,7 @@ def _protocols(sheet: Sheet) -> list[tuple[str, str, dict[str, str]]]:
     ]
 
 
-def _users(table: Table) -> dict[str, str]:
+def _users(table: ScoreTable) -> dict[str, str]:
     if table.n_users is None:
         return {}
     return {"users": f"{table.n_users:,}", "of them unreachable, counted as misses": f"{table.n_unreachable_users:,}"}

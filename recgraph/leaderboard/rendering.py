@@ -18,8 +18,9 @@ from recgraph.data.files import replace_text
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import update_comparisons
 from recgraph.leaderboard.comparisons import Versus
-from recgraph.leaderboard.entry import MARKS, Cost, Entry, Groups, Score, Stat
-from recgraph.leaderboard.sheet import Sheet, Table, by_score, open_sheet
+from recgraph.leaderboard.entry import Entry
+from recgraph.leaderboard.frame import COSTS, MARKS, Number
+from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet
 
 __all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
 
@@ -32,7 +33,6 @@ COLUMNS = (
     *(f"{over}_{name}" for over in ("users", "seeds") for name in _TEST),
     "message",
 )
-_COSTS = tuple(Cost.__dataclass_fields__)
 
 
 def to_csv(sheets: Sequence[Sheet]) -> str:
@@ -50,20 +50,19 @@ def rows(sheet: Sheet) -> Iterator[dict[str, Any]]:
     entries = {entry.name: _who(sheet, entry) for entry in sheet.entries}
     protocols = {table.title: table.protocol_hash for table in sheet.tables}
     for entry in sheet.entries:
-        for title, scores in entry.scores.items():
-            for score in scores.values():
-                where = {"kind": "score", "table": title, "protocol": protocols[title], "name": score.metric}
-                yield {**entries[entry.name], **where, **_stat(score), **_tests(score)}
+        for table in sheet.tables:
+            for metric, number in sheet.scores(entry.name, table.title).items():
+                where = {"kind": "score", "table": table.title, "protocol": table.protocol_hash, "name": metric}
+                yield {**entries[entry.name], **where, **_over_seeds(number), **_tests(number)}
     for groups in sheet.groups:
+        where = {"kind": "group", "table": groups.table, "protocol": protocols[groups.table], "name": groups.metric}
         for name, own in groups.rows.items():
-            where = {"kind": "group", "table": groups.title, "protocol": protocols[groups.title], "name": groups.metric}
-            for group, stat in own.items():
-                yield {**entries[name], **where, "group": f"{groups.kind} {group}", **_stat(stat)}
+            for group, number in own.items():
+                yield {**entries[name], **where, "group": f"{groups.kind} {group}", **_over_seeds(number)}
     for entry in sheet.entries:
-        for name in _COSTS if entry.cost is not None else ():
-            stat = getattr(entry.cost, name)
-            if stat is not None:
-                yield {**entries[entry.name], "kind": "cost", "name": name, **_stat(stat)}
+        for name in COSTS:
+            if (number := sheet.cost(entry.name, name)) is not None:
+                yield {**entries[entry.name], "kind": "cost", "name": name, **_over_seeds(number)}
     for failure in sheet.failures:
         message = f"{failure.error}: {failure.message}"
         yield {**entries[failure.entry], "kind": "failure", "name": f"seed {failure.seed}", "message": message}
@@ -78,12 +77,12 @@ def _who(sheet: Sheet, entry: Entry) -> dict[str, Any]:
     return {"board": sheet.board, "dataset": sheet.dataset, **own}
 
 
-def _stat(stat: Stat) -> dict[str, Any]:
-    values = " ".join(f"{seed}:{value!r}" for seed, value in stat.by_seed.items())
-    return {"mean": stat.mean, "sd": "" if stat.sd is None else stat.sd, "n_seeds": stat.n, "values": values}
+def _over_seeds(number: Number) -> dict[str, Any]:
+    values = " ".join(f"{seed}:{value!r}" for seed, value in number.by_seed.items())
+    return {"mean": number.mean, "sd": "" if number.sd is None else number.sd, "n_seeds": number.n, "values": values}
 
 
-def _tests(score: Score) -> dict[str, Any]:
+def _tests(score: Number) -> dict[str, Any]:
     found: dict[str, Any] = {"mark": score.mark}
     for test in score.versus:
         found["difference"] = test.difference
@@ -93,6 +92,7 @@ def _tests(score: Score) -> dict[str, Any]:
 
 #: the most columns of scores beside one another; tables of more protocols stand below one another
 _WIDEST = 6
+_SECONDS = ("training_seconds", "training_cpu_seconds", "inference_seconds", "inference_cpu_seconds")
 _LEGEND = "Means ± standard deviations over seeds. {marks}"
 
 
@@ -118,7 +118,7 @@ def _sheet(sheet: Sheet, level: int) -> list[str]:
         parts += [_protocols(sheet), f"{head} Differences", _plain(sheet.tested), *_differences(sheet)]
         parts += [f"{head} Cost", _where(sheet), _cost(sheet)]
         for groups in sheet.groups:
-            parts += [f"{head} {groups.label}, {groups.metric}, {groups.title}", _groups(groups)]
+            parts += [f"{head} {groups.label}, {groups.metric}, {groups.table}", _group_table(groups)]
     parts += [f"{head} Models", *(_card(entry) for entry in sheet.entries)]
     return [*parts, *_not_there(sheet, head)]
 
@@ -130,22 +130,24 @@ def _facts(sheet: Sheet) -> str:
 
 
 def _scores(sheet: Sheet) -> list[str]:
-    entries = [entry for entry in sheet.entries if entry.done]
     together = sum(len(table.metrics) for table in sheet.tables) <= _WIDEST
     blocks = [sheet.tables] if together else [(table,) for table in sheet.tables]
     marks = "; ".join(f"{sign}{': ' if sign else ''}{meaning}" for sign, meaning in MARKS.values())
-    return [*(_block(entries, tables) for tables in blocks), _LEGEND.format(marks=f"{marks[0].upper()}{marks[1:]}.")]
+    return [*(_block(sheet, tables) for tables in blocks), _LEGEND.format(marks=f"{marks[0].upper()}{marks[1:]}.")]
 
 
-def _block(entries: Iterable[Entry], tables: Sequence[Table]) -> str:
-    heads = [f"{table.title}: {metric}" for table in tables for metric in table.metrics]
-    rows = [[entry.name, f"{len(entry.done)}", *_cells(entry, tables)] for entry in entries]
-    return _table(["model", "seeds", *heads], rows)
+def _block(sheet: Sheet, tables: Sequence[ScoreTable]) -> str:
+    columns = [(table.title, metric) for table in tables for metric in table.metrics]
+    rows = [
+        [entry.name, f"{len(entry.done)}", *(_score(sheet.score(entry.name, *column)) for column in columns)]
+        for entry in sheet.entries
+        if entry.done
+    ]
+    return _table(["model", "seeds", *(f"{title}: {metric}" for title, metric in columns)], rows)
 
 
-def _cells(entry: Entry, tables: Iterable[Table]) -> list[str]:
-    found = [entry.score(table.title, metric) for table in tables for metric in table.metrics]
-    return ["–" if score is None else f"{score.text()} {score.sign}".rstrip() for score in found]
+def _score(number: Number | None) -> str:
+    return "–" if number is None else f"{number.text()} {number.sign}".rstrip()
 
 
 def _protocols(sheet: Sheet) -> str:
@@ -157,7 +159,7 @@ def _protocols(sheet: Sheet) -> str:
     return "\n".join(f"- {', '.join(own)}: {_protocol(tables[key])}" for key, own in titles.items())
 
 
-def _protocol(table: Table) -> str:
+def _protocol(table: ScoreTable) -> str:
     users = "" if table.n_users is None else f", {table.n_users} users"
     unreachable = table.n_unreachable_users
     missed = f" ({unreachable} of them with items that cannot be reached, counted as misses)" if unreachable else ""
@@ -170,10 +172,11 @@ def _differences(sheet: Sheet) -> list[str]:
     rows = []
     for table in sheet.tables:
         metric = table.metrics[0]
-        scored = by_score(sheet.entries, table.title, metric)
-        for entry in scored:
-            name, tests = f"{scored[0].name} less {entry.name}", entry.scores[table.title][metric].versus
-            rows += [[table.title, metric, name, *_test(test)] for test in tests]
+        ranked = sheet.ranked(table.title, metric)
+        for entry in ranked:
+            versus = sheet.numbers[entry.name, table.title, "", "", metric].versus
+            name = f"{ranked[0].name} less {entry.name}"
+            rows += [[table.title, metric, name, *_test(test)] for test in versus]
     heads = ["table", "metric", "", "over", "n", "difference", "95 % interval", "p", "p adjusted", "effect"]
     return [_table(heads, rows)] if rows else []
 
@@ -193,8 +196,20 @@ def _test(test: Versus) -> list[str]:
 
 def _cost(sheet: Sheet) -> str:
     seconds = ["training, s", "training, CPU s", "test, s", "test, CPU s"]
-    rows = [[entry.name, *_costs(entry.cost)] for entry in sheet.entries if entry.cost is not None]
+    rows = [[entry.name, *_costs(sheet, entry.name)] for entry in sheet.entries if entry.done]
     return _table(["model", "parameters", "epochs", *seconds, "peak memory, MiB"], rows)
+
+
+def _costs(sheet: Sheet, entry: str) -> list[str]:
+    costs = {name: sheet.cost(entry, name) for name in COSTS}
+    texts = {name: "–" if cost is None else _few_digits(cost) for name, cost in costs.items()}
+    parameters = costs["n_parameters"]
+    texts["n_parameters"] = "–" if parameters is None else f"{parameters.mean:,.0f}"
+    return [texts[name] for name in ("n_parameters", "epochs", *_SECONDS, "peak_memory_mb")]
+
+
+def _few_digits(number: Number) -> str:
+    return number.text(0 if number.mean >= 100 else 1 if number.mean >= 10 else 2)
 
 
 def _where(sheet: Sheet) -> str:
@@ -202,17 +217,7 @@ def _where(sheet: Sheet) -> str:
     return f"Of one seed, means ± standard deviations, on {'; '.join(dict.fromkeys(told))}."
 
 
-def _costs(cost: Cost) -> list[str]:
-    seconds = (cost.training_seconds, cost.training_cpu_seconds, cost.inference_seconds, cost.inference_cpu_seconds)
-    epochs = "–" if cost.epochs is None else _number(cost.epochs)
-    return [f"{cost.n_parameters.mean:,.0f}", epochs, *map(_number, seconds), _number(cost.peak_memory_mb)]
-
-
-def _number(stat: Stat) -> str:
-    return stat.text(0 if stat.mean >= 100 else 1 if stat.mean >= 10 else 2)
-
-
-def _groups(groups: Groups) -> str:
+def _group_table(groups: GroupTable) -> str:
     heads = ["model", *(f"{group} ({size} users)" for group, size in groups.sizes.items())]
     rows = [
         [name, *("–" if group not in own else own[group].text() for group in groups.sizes)]

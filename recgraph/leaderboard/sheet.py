@@ -1,66 +1,39 @@
-"""What a sheet shows beside its entries: tables, failures, what is missing, points of plots.
-
-A sheet: what is known of one data set of a board, read from its records, ready to be shown.
-
-Everything that a page or a table shows is a value here, so that whoever writes one only lays out.
-"""
+"""A sheet: one data set of a board, read from its records: all numbers as one frame, and a list of entries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
-from recgraph.leaderboard.comparisons import ALPHA, Column, Comparisons, inputs_of, load_comparisons, tested
-from recgraph.leaderboard.entry import (
-    MARKS,
-    Cost,
-    CostName,
-    Curve,
-    Entry,
-    Groups,
-    Mark,
-    Score,
-    Stat,
-    entry_of,
-    groups_of,
-)
+from recgraph.leaderboard.comparisons import ALPHA, Comparisons, inputs_of, load_comparisons, tested
+from recgraph.leaderboard.entry import Entry, entry_of
+from recgraph.leaderboard.frame import Key, Mark, Number, frame_of, numbers_of
 from recgraph.leaderboard.plan import TITLES, Job, check_entries, jobs_of
 from recgraph.leaderboard.store import Record, Store
 
-__all__ = [
-    "MARKS",
-    "Cost",
-    "CostName",
-    "Curve",
-    "Entry",
-    "Failure",
-    "Mark",
-    "Missing",
-    "Point",
-    "Score",
-    "Sheet",
-    "Stat",
-    "Table",
-    "by_score",
-    "marked",
-    "open_sheet",
-]
+__all__ = ["Failure", "GroupTable", "Missing", "Point", "ScoreTable", "Sheet", "open_sheet"]
+
+#: how users are grouped, and the heading
+GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
 
 
 @dataclass(frozen=True)
-class Table:
-    """The protocol of one table, and its columns. A sheet has several, and their numbers must not be compared.
+class ScoreTable:
+    """The protocol of one table, and its columns. Numbers of different protocols must not be compared.
 
     Attributes:
         title: ``seen excluded``, ``20 labels a class``, ...
         metrics: shown and compared; the first one orders the rows.
-        protocol: field -> value as text; empty where no record is there.
+        protocol: field -> value as text.
         protocol_hash: 16 digits.
         n_users: that were ranked; None of a node task.
         n_unreachable_users: those with a relevant item that the protocol takes out; they count as misses.
@@ -72,6 +45,25 @@ class Table:
     protocol_hash: str
     n_users: int | None
     n_unreachable_users: int
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """One metric under one protocol by groups of users.
+
+    Attributes:
+        kind: ``history`` or ``popularity``; ``label`` says what the groups are.
+        table: title of the protocol.
+        sizes: group -> its users, in order.
+        rows: name of an entry -> group -> the metric; groups that an entry has no users of are left out.
+    """
+
+    kind: str
+    label: str
+    table: str
+    metric: str
+    sizes: Mapping[str, int]
+    rows: Mapping[str, Mapping[str, Number]]
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Point:
-    """An entry in a plot of quality against cost; on the front where none dominates it."""
+    """An entry in a plot of quality against cost; on the Pareto front where no other entry dominates it."""
 
     entry: str
     cost: float
@@ -116,34 +108,27 @@ class Sheet:
         folder: where its records are.
         tables: one a protocol; the first one's first metric orders the entries.
         entries: best first, those without a record last.
-        groups: breakdowns by groups of users.
+        frame: one row a number of the records, see :data:`recgraph.leaderboard.frame.SCHEMA`. ``inputs`` stands for it
+            where sheets are compared.
         failures, missing: what has no record.
         data: facts of the data: name -> text.
-        tested: what the marks of this sheet rest on, a sentence; says so where nothing was tested.
         n_stale: records that were made with other data than the newest one and are not shown.
-        inputs: the digest of the scores that are shown.
+        inputs: the digest of the scores.
+        comparisons: of these scores; empty where they were not compared.
     """
 
     board: str
     spec: SheetSpec
     folder: Path
-    tables: tuple[Table, ...]
+    tables: tuple[ScoreTable, ...]
     entries: tuple[Entry, ...]
-    groups: tuple[Groups, ...]
+    frame: pl.DataFrame = field(compare=False)
     failures: tuple[Failure, ...]
     missing: tuple[Missing, ...]
     data: Mapping[str, str]
-    tested: str
     n_stale: int
     inputs: str
-
-    @cached_property
-    def records(self) -> dict[str, dict[int, Record]]:
-        """Address of an entry -> seed -> record, of what is shown."""
-        store = Store(self.folder)
-        return {
-            entry.address: {seed: store.read(name) for seed, name in entry.records.items()} for entry in self.entries
-        }
+    comparisons: Comparisons
 
     @property
     def title(self) -> str:
@@ -158,6 +143,11 @@ class Sheet:
         return self.spec.dataset
 
     @property
+    def tested(self) -> str:
+        """How the marks were tested, a sentence; says so where nothing was tested."""
+        return tested(self.comparisons)
+
+    @property
     def n_done(self) -> int:
         """Trainings that have a record."""
         return sum(len(entry.done) for entry in self.entries)
@@ -167,33 +157,93 @@ class Sheet:
         """Trainings that the board asks for, those of entries whose study is not there among them."""
         return self.n_done + len(self.failures) + sum(len(one.seeds) for one in self.missing)
 
-    def points(self, cost: CostName, title: str | None = None, metric: str | None = None) -> tuple[Point, ...]:
-        """Quality against a cost, with the Pareto front; by default quality is what orders the table."""
+    @cached_property
+    def numbers(self) -> dict[Key, Number]:
+        """All numbers over seeds, scores with their marks."""
+        found = numbers_of(self.frame)
+        addresses = {entry.name: entry.address for entry in self.entries}
+        for table in self.tables:
+            for metric in table.metrics:
+                keys = [key for name in addresses if (key := (name, table.title, "", "", metric)) in found]
+                for key in keys if len(keys) > 1 else ():
+                    found[key] = self._marked(found[key], addresses[key[0]], table.title, metric)
+        return found
+
+    def _marked(self, number: Number, address: str, title: str, metric: str) -> Number:
+        """With its mark, see ``MARKS``. The first comparison decides."""
+        column = self.comparisons.columns.get(title, {}).get(metric)
+        if column is None:
+            return replace(number, mark="untested")
+        differs = {other: tests[0].p_adjusted < ALPHA for other, tests in column.versus.items() if tests}
+        mark: Mark = "untested"
+        if address in differs:
+            mark = "worse" if differs[address] else "tied"
+        elif address == column.best and differs:
+            mark = "best" if all(differs.values()) else "tied"
+        return replace(number, mark=mark, versus=column.versus.get(address, ()))
+
+    def score(self, entry: str, title: str, metric: str) -> Number | None:
+        """A metric of an entry under a protocol; None where no seed is done, or the metric was not computed."""
+        return self.numbers.get((entry, title, "", "", metric))
+
+    def scores(self, entry: str, title: str) -> dict[str, Number]:
+        """All metrics that were computed of an entry under a protocol."""
+        return {key[4]: number for key, number in self.numbers.items() if key[:4] == (entry, title, "", "")}
+
+    def cost(self, entry: str, name: str) -> Number | None:
+        """A cost of an entry, see :data:`recgraph.leaderboard.frame.COSTS`; None where no seed is done."""
+        return self.numbers.get((entry, "", "", "", name))
+
+    def ranked(self, title: str, metric: str) -> list[Entry]:
+        """The entries that have a score, best first."""
+        means = {entry.name: own.mean for entry in self.entries if (own := self.score(entry.name, title, metric))}
+        entries = {entry.name: entry for entry in self.entries}
+        return [entries[name] for name in best_first(means, metric)]
+
+    @cached_property
+    def groups(self) -> tuple[GroupTable, ...]:
+        """The first metric by groups of users: a table a kind of groups and protocol."""
+        rows = self.frame.filter(pl.col("kind") == "group")
+        kinds = rows["group_kind"].unique(maintain_order=True)
+        return tuple(self._group_table(rows, kind, table.title) for kind in kinds for table in self.tables)
+
+    def _group_table(self, rows: pl.DataFrame, kind: str, title: str) -> GroupTable:
+        own = rows.filter(pl.col("group_kind") == kind, pl.col("table") == title, pl.col("metric") == "n_users")
+        sizes = {
+            group: int(n)
+            for group, n in own.unique("group", keep="first", maintain_order=True)["group", "value"].iter_rows()
+        }
+        metric = self.spec.metrics[0]
+        found = {
+            entry.name: {
+                group: number
+                for group in sizes
+                if (number := self.numbers.get((entry.name, title, kind, group, metric)))
+            }
+            for entry in self.entries
+        }
+        label = GROUPS.get(kind, kind)
+        return GroupTable(kind, label, title, metric, sizes, {name: values for name, values in found.items() if values})
+
+    def points(self, cost: str) -> tuple[Point, ...]:
+        """The first table's first metric against a cost, with the Pareto front."""
         if not self.tables:
             return ()
-        title = title or self.tables[0].title
-        metric = metric or self.tables[0].metrics[0]
+        title, metric = self.tables[0].title, self.tables[0].metrics[0]
         sign = 1 if higher_is_better(metric) else -1
-        places = {
-            entry.name: (getattr(entry.cost, cost).mean, sign * score.mean)
+        at = {
+            entry.name: (spent.mean, sign * score.mean)
             for entry in self.entries
-            if (score := entry.score(title, metric)) is not None
+            if (score := self.score(entry.name, title, metric)) and (spent := self.cost(entry.name, cost))
         }
         return tuple(
-            Point(name, own[0], sign * own[1], on_front=not any(_dominates(other, own) for other in places.values()))
-            for name, own in places.items()
+            Point(name, own[0], sign * own[1], on_front=not any(_dominates(other, own) for other in at.values()))
+            for name, own in at.items()
         )
 
 
 def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
     return a[0] <= b[0] and a[1] >= b[1] and a != b
-
-
-def by_score(entries: Sequence[Entry], title: str, metric: str) -> list[Entry]:
-    """The entries that have a score, best first."""
-    scored = {entry.name: entry for entry in entries if entry.score(title, metric) is not None}
-    means = {name: entry.scores[title][metric].mean for name, entry in scored.items()}
-    return [scored[name] for name in best_first(means, metric)]
 
 
 def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> Sheet:
@@ -210,77 +260,54 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     store = Store(folder)
     planned, missing = _plan(sheet)
     found = {entry.name: _records(store, jobs) for entry, jobs in planned}
-    current = _newest_data([record for own in found.values() for record in own.values()])
-    shown = {
-        name: {seed: record for seed, record in own.items() if record["data_hash"] == current}
+    newest = _newest_data([record for own in found.values() for record in own.values()])
+    current = {
+        name: {seed: record for seed, record in own.items() if record["data_hash"] == newest}
         for name, own in found.items()
     }
-    tables = _tables(sheet, [record for own in shown.values() for record in own.values()])
-    titles = [table.title for table in tables]
-    entries = [entry_of(spec, jobs, shown[spec.name], titles) for spec, jobs in planned]
+    tables = _tables(sheet, [record for own in current.values() for record in own.values()])
     failures: list[Failure] = []
     for spec, jobs in planned:
-        left = [job for job in jobs if job.seed not in shown[spec.name]]
+        left = [job for job in jobs if job.seed not in current[spec.name]]
         failed = {job.seed: _failure(spec, job, record) for job in left if (record := store.failure(job)) is not None}
         failures += failed.values()
         seeds = tuple(job.seed for job in left if job.seed not in failed)
         old = [seed for seed in seeds if seed in found[spec.name]]
         if seeds:
             missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if old else "not run"))
-    scored = by_score(entries, tables[0].title, tables[0].metrics[0]) if tables else []
-    names = {entry.name for entry in scored}
-    ordered = [*scored, *(entry for entry in entries if entry.name not in names)]
-    compared = {entry.address: shown[entry.name] for entry in entries}
-    inputs = inputs_of(compared, {table.title: table.metrics for table in tables})
+    entries = {spec.name: entry_of(spec, jobs, current[spec.name]) for spec, jobs in planned}
+    inputs = inputs_of(
+        {entry.address: current[name] for name, entry in entries.items()},
+        {table.title: table.metrics for table in tables},
+    )
     comparisons = load_comparisons(folder / sheet.comparisons)
-    sheet_found = Sheet(
+    names = _best_first(current, tables)
+    return Sheet(
         board=board.name,
         spec=sheet,
         folder=folder,
         tables=tables,
-        entries=tuple(ordered),
-        groups=groups_of(
-            {entry.name: shown[entry.name] for entry in ordered},
-            titles,
-            sheet.metrics[0],
-        ),
+        entries=tuple(entries[name] for name in names),
+        frame=frame_of({name: current[name] for name in names}),
         failures=tuple(failures),
         missing=tuple(missing),
-        data=_data(shown),
-        tested="",
-        n_stale=sum(len(found[name]) - len(shown[name]) for name in found),
+        data=_data(current),
+        n_stale=sum(len(found[name]) - len(current[name]) for name in found),
         inputs=inputs,
+        comparisons=comparisons if comparisons.inputs == inputs else Comparisons(),
     )
-    return marked(sheet_found, comparisons if comparisons.inputs == inputs else Comparisons())
 
 
-def marked(sheet: Sheet, comparisons: Comparisons) -> Sheet:
-    """The sheet with the marks that follow from comparisons."""
-
-    scores = {entry.name: {title: {**own} for title, own in entry.scores.items()} for entry in sheet.entries}
-    for table in sheet.tables:
-        for metric in table.metrics:
-            entries = [entry for entry in sheet.entries if entry.score(table.title, metric) is not None]
-            column = comparisons.columns.get(table.title, {}).get(metric)
-            for entry in entries if len(entries) > 1 else ():
-                own = scores[entry.name][table.title]
-                own[metric] = _mark(own[metric], entry.address, column)
-    entries = [replace(entry, scores=scores[entry.name]) for entry in sheet.entries]
-    return replace(sheet, entries=tuple(entries), tested=tested(comparisons))
-
-
-def _mark(score: Score, address: str, column: Column | None) -> Score:
-    if column is None:
-        return replace(score, mark="untested", versus=())
-    return replace(score, mark=_standing(address, column), versus=column.versus.get(address, ()))
-
-
-def _standing(address: str, column: Column) -> Mark:
-    """See ``MARKS``. The first comparison decides."""
-    differs = {other: tests[0].p_adjusted < ALPHA for other, tests in column.versus.items() if tests}
-    if address == column.best:
-        return "untested" if not differs else "best" if all(differs.values()) else "tied"
-    return "untested" if address not in differs else "worse" if differs[address] else "tied"
+def _best_first(records: Mapping[str, Mapping[int, Record]], tables: tuple[ScoreTable, ...]) -> list[str]:
+    """The names of the entries by the first table's first metric; those without it last."""
+    means = {}
+    for name, by_seed in records.items() if tables else ():
+        scores = [record["scores"].get(tables[0].title, {}) for record in by_seed.values()]
+        values = [own[tables[0].metrics[0]] for own in scores if tables[0].metrics[0] in own]
+        if values:
+            means[name] = statistics.fmean(values)
+    ordered = best_first(means, tables[0].metrics[0]) if tables else []
+    return [*ordered, *(name for name in records if name not in means)]
 
 
 def _plan(sheet: SheetSpec) -> tuple[list[tuple[EntrySpec, list[Job]]], list[Missing]]:
@@ -303,30 +330,30 @@ def _newest_data(records: Iterable[Record]) -> str | None:
     return None if newest is None else str(newest["data_hash"])
 
 
-def _tables(sheet: SheetSpec, records: list[Record]) -> tuple[Table, ...]:
+def _tables(sheet: SheetSpec, records: list[Record]) -> tuple[ScoreTable, ...]:
     titles = list(dict.fromkeys(title for record in records for title in record["scores"]))
     # how most papers count comes first
     titles.sort(key=lambda title: title != TITLES["exclude"])
     return tuple(_table(sheet, title, [record for record in records if title in record["scores"]]) for title in titles)
 
 
-def _table(sheet: SheetSpec, title: str, records: list[Record]) -> Table:
-    told = records[0]["protocols"][title]
+def _table(sheet: SheetSpec, title: str, records: list[Record]) -> ScoreTable:
+    first = records[0]["protocols"][title]
     for record in records:
         other = record["protocols"][title]["protocol_hash"]
-        if other != told["protocol_hash"]:
+        if other != first["protocol_hash"]:
             raise ProtocolMismatch(
-                f"records of {sheet.dataset!r} under {title!r} have protocols {told['protocol_hash']} and {other}; "
+                f"records of {sheet.dataset!r} under {title!r} have protocols {first['protocol_hash']} and {other}; "
                 "remove those of one and run the board again"
             )
     there = list(dict.fromkeys(metric for record in records for metric in record["scores"][title]))
-    return Table(
+    return ScoreTable(
         title,
         tuple(metric for metric in sheet.metrics if metric in there) or tuple(there),
-        {name: _text(value) for name, value in told["protocol"].items() if value not in (None, "")},
-        told["protocol_hash"],
-        told.get("n_users"),
-        told.get("n_unreachable_users", 0),
+        {name: _text(value) for name, value in first["protocol"].items() if value not in (None, "")},
+        first["protocol_hash"],
+        first.get("n_users"),
+        first.get("n_unreachable_users", 0),
     )
 
 
@@ -343,6 +370,6 @@ def _failure(spec: EntrySpec, job: Job, record: Record) -> Failure:
     return Failure(spec.name, job.seed, record["error"], record["message"], trace, record["at"], job.command())
 
 
-def _data(shown: Mapping[str, Mapping[int, Record]]) -> dict[str, str]:
-    record = next((record for own in shown.values() for record in own.values()), None)
+def _data(current: Mapping[str, Mapping[int, Record]]) -> dict[str, str]:
+    record = next((record for own in current.values() for record in own.values()), None)
     return {} if record is None else {name: _text(value) for name, value in record["data"].items() if value}

@@ -134,11 +134,13 @@ def _compare(sheet: Sheet) -> None:
 
 def _column(sheet: Sheet, title: str, metric: str) -> Column:
     done = [entry for entry in sheet.entries if entry.done]
-    ordered = sorted(done, key=lambda entry: -entry.scores[title][metric].mean)
+    ordered = sorted(done, key=lambda entry: -sheet.numbers[entry.name, title, "", "", metric].mean)
     best = ordered[0]
     versus = {}
     for place, entry in enumerate(ordered[1:]):
-        by = best.scores[title][metric].mean - entry.scores[title][metric].mean
+        by = (
+            sheet.numbers[best.name, title, "", "", metric].mean - sheet.numbers[entry.name, title, "", "", metric].mean
+        )
         p = 0.31 if title == "seen excluded" and place == 0 else 0.00004
         versus[entry.address] = (Versus("users", 1234, by, by - 0.001, by + 0.001, p, p, 0.2),)
     return Column(best.address, versus)

@@ -14,16 +14,17 @@ from scipy import stats
 from recgraph.evaluate.statistics import cohen_d, holm
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import compared, update_comparisons
+from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.rendering import markdown
-from recgraph.leaderboard.sheet import Score, Sheet, open_sheet
+from recgraph.leaderboard.sheet import Sheet, open_sheet
 
 
 def opened(board: Board) -> Sheet:
     return open_sheet(board, board.sheets[0])
 
 
-def scores(sheet: Sheet, title: str = "seen excluded", metric: str = "ndcg@10") -> dict[str, Score]:
-    found = {entry.name: entry.score(title, metric) for entry in sheet.entries}
+def scores(sheet: Sheet, title: str = "seen excluded", metric: str = "ndcg@10") -> dict[str, Number]:
+    found = {entry.name: sheet.score(entry.name, title, metric) for entry in sheet.entries}
     return {name: score for name, score in found.items() if score is not None}
 
 

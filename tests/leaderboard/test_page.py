@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import polars as pl
 import pytest
 from made_board import FAILS, NEVER_RUN, QUALITY, made_board, made_sheets
 from markupsafe import escape
 
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.entry import Stat
+from recgraph.leaderboard.comparisons import Column, Comparisons, Versus
 from recgraph.leaderboard.figures import cost_figures, curve_figure, curve_figures
+from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.grid import (
     Grid,
     anchors,
@@ -25,7 +27,7 @@ from recgraph.leaderboard.grid import (
     spread,
 )
 from recgraph.leaderboard.page import page
-from recgraph.leaderboard.sheet import Mark, Sheet
+from recgraph.leaderboard.sheet import Sheet
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +80,12 @@ def test_a_column_holds_one_protocol(sheets: list[Sheet]) -> None:
     assert columns(grid)[:4] == [
         (title, metric) for title in ("seen excluded", "seen kept") for metric in ("NDCG@10", "Recall@10")
     ]
-    for row in grid.rows:
-        for place, title in enumerate(("seen excluded", "seen kept")):
-            for metric, cell in zip(("ndcg@10", "recall@10"), row.cells[place], strict=True):
-                score = row.entry.score(title, metric)
-                assert cell.value == (None if score is None else score.mean)
-                assert cell.text == ("" if score is None else f"{score.mean:.4f}")
+    assert grid.entries == sheet.entries
+    for place, title in enumerate(("seen excluded", "seen kept")):
+        for metric, column in zip(("ndcg@10", "recall@10"), grid.groups[place].columns, strict=True):
+            scores = {entry.name: sheet.score(entry.name, title, metric) for entry in sheet.entries}
+            assert column.numbers == {name: score for name, score in scores.items() if score is not None}
+            assert all(column.text(number.mean) == f"{number.mean:.4f}" for number in column.numbers.values())
     for grid in group_grids(sheet):
         assert [group.title for group in grid.groups] == ["seen excluded", "seen kept"]
         assert [column.label for column in grid.groups[0].columns] == ["1-4 (1,000)", "5+ (234)"]
@@ -91,20 +93,22 @@ def test_a_column_holds_one_protocol(sheets: list[Sheet]) -> None:
 
 def test_rows_begin_with_the_best_and_end_with_what_has_no_record(sheets: list[Sheet]) -> None:
     grid = score_grid(sheets[0])
-    names = [row.entry.name for row in grid.rows]
+    names = [entry.name for entry in grid.entries]
     assert names == [*QUALITY, FAILS, NEVER_RUN]
-    signs = {row.entry.name: row.cells[0][0].sign for row in grid.rows}
-    assert signs == {name: "≈" if name.startswith("SASRec") else "" for name in names}
-    (best,) = [row.entry.name for row in grid.rows if row.cells[1][0].sign]
+    excluded, kept = (group.columns[0] for group in grid.groups[:2])
+    signs = {name: excluded.numbers[name].sign for name in QUALITY}
+    assert signs == {name: "≈" if name.startswith("SASRec") else "" for name in QUALITY}
+    (best,) = [name for name, number in kept.numbers.items() if number.sign]
     assert best == "LightGCN"
-    highest = [[row.entry.name for row in grid.rows if row.cells[place][0].is_highest] for place in (0, 1)]
+    highest = [[name for name in names if column.is_highest(name)] for column in (excluded, kept)]
     assert highest == [["SASRec"], ["LightGCN"]]
 
 
 def test_a_sheet_without_tests_has_no_signs(sheets: list[Sheet], text: str) -> None:
     grid = score_grid(sheets[1])
-    assert not any(cell.sign for row in grid.rows for cells in row.cells for cell in cells)
-    assert [group.is_shown for group in grid.groups] == [True, True, True, False, False, True]
+    columns = [column for group in grid.groups for column in group.columns]
+    assert not any(number.sign for column in columns for number in column.numbers.values())
+    assert [group.is_visible for group in grid.groups] == [True, True, True, False, False, True]
     assert escape(sheets[1].tested) in text
 
 
@@ -116,8 +120,8 @@ def test_all_that_a_sceptic_asks_for_is_there(sheets: list[Sheet], text: str) ->
                 assert escape(command) in text
             for record in entry.records.values():
                 assert record in text
-            for scores in entry.scores.values():
-                for score in scores.values():
+            for table in sheet.tables:
+                for score in sheet.scores(entry.name, table.title).values():
                     assert all(f"{value:.6f}" in text for value in score.by_seed.values())
                     assert all(f"{versus.low:.4f} to {versus.high:.4f}" in text for versus in score.versus)
         for table in sheet.tables:
@@ -131,23 +135,26 @@ def test_all_that_a_sceptic_asks_for_is_there(sheets: list[Sheet], text: str) ->
     assert "No record yet" in text
 
 
-def with_marks(sheet: Sheet, **marks: Mark) -> Sheet:
-    """The first column's marks by place: ``m0`` of the best entry, ``m1`` of the next."""
-    entries = list(sheet.entries)
-    for place, mark in enumerate(marks.values()):
-        scores = {title: {**own} for title, own in entries[place].scores.items()}
-        scores["seen excluded"]["ndcg@10"] = replace(scores["seen excluded"]["ndcg@10"], mark=mark)
-        entries[place] = replace(entries[place], scores=scores)
-    return replace(sheet, entries=tuple(entries))
+def with_marks(sheet: Sheet, p_values: dict[str, float]) -> Sheet:
+    """The sheet with comparisons of its first column; entries that are not named were not tested.
+
+    Args:
+        p_values: name of an entry -> adjusted, of the first entry against it.
+    """
+    addresses = {entry.name: entry.address for entry in sheet.entries}
+    versus = {addresses[name]: (Versus("users", 9, 0.1, 0.0, 0.2, p, p, None),) for name, p in p_values.items()}
+    column = Column(sheet.entries[0].address, versus)
+    return replace(sheet, comparisons=Comparisons(sheet.inputs, {"seen excluded": {"ndcg@10": column}}))
 
 
 def test_the_leader_is_better_than_what_was_tested_alone(board: Board, sheets: list[Sheet]) -> None:
-    marks: dict[str, Mark] = {"m0": "best", "m1": "worse", "m2": "untested", "m3": "worse", "m4": "untested"}
-    text = page([with_marks(sheets[0], **marks), sheets[1]], board)
+    other = [*QUALITY][1]
+    some = {other: 0.001, "EASE": 0.001}
+    text = page([with_marks(sheets[0], some), sheets[1]], board)
     assert "significantly better than 2 of 4 others; LightGCN and Popularity not tested" in text
-    text = page([with_marks(sheets[0], **{**marks, "m2": "worse", "m4": "worse"}), sheets[1]], board)
+    text = page([with_marks(sheets[0], {**some, "LightGCN": 0.001, "Popularity": 0.001}), sheets[1]], board)
     assert "significantly better than all 4 others<" in text
-    text = page([with_marks(sheets[0], **{**marks, "m0": "tied", "m3": "tied"}), sheets[1]], board)
+    text = page([with_marks(sheets[0], {**some, "EASE": 0.2}), sheets[1]], board)
     assert "no significant difference from EASE; LightGCN and Popularity not tested" in text
 
 
@@ -174,17 +181,23 @@ def test_curves_have_a_colour_an_entry_and_a_line_a_seed(sheets: list[Sheet]) ->
     assert [name for _, name in figure.key] == [*QUALITY][:3]
     for kind, _ in figure.key:
         assert figure.svg.count(f'class="curve {kind}"') == 3
-    of_one = curve_figure(sheets[0].entries[0])
+    of_one = curve_figure(sheets[0], sheets[0].entries[0])
     assert of_one is not None
     assert of_one.svg.count('class="kept"') == 3
-    assert curve_figure(sheets[0].entries[3]) is None
+    assert curve_figure(sheets[0], sheets[0].entries[3]) is None
     (loss,) = curve_figures(sheets[1])
     assert "loss" in loss.title.lower()
 
 
 def test_many_entries_share_the_last_colour(sheets: list[Sheet]) -> None:
     entry = sheets[0].entries[0]
-    many = replace(sheets[0], entries=tuple(replace(entry, name=f"{n}") for n in range(9)))
+    names = [f"{n}" for n in range(9)]
+    rows = sheets[0].frame.filter(entry=entry.name)
+    many = replace(
+        sheets[0],
+        entries=tuple(replace(entry, name=name) for name in names),
+        frame=pl.concat([rows.with_columns(pl.lit(name).alias("entry")) for name in names]),
+    )
     (figure,) = curve_figures(many)
     assert [kind for kind, _ in figure.key] == ["c1", "c2", "c3", "c4", "c5", "c6", "other"]
     assert figure.svg.count('class="curve other"') == 3 * 3
@@ -204,7 +217,7 @@ def test_words() -> None:
         "a, b, c and 2 more",
     ]
     assert anchors(["A b", "a-b", "A B", "a-b-2", "<>", ""]) == ["a-b", "a-b-2", "a-b-3", "a-b-2-2", "entry", "entry-2"]
-    assert [spread(Stat(dict(enumerate(values)))) for values in ((0.5,), (0.5, 0.5), (0.1, 0.2))] == [
+    assert [spread(Number(dict(enumerate(values)))) for values in ((0.5,), (0.5, 0.5), (0.1, 0.2))] == [
         "",
         "±0",
         "±.0707",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Iterator
@@ -17,10 +16,10 @@ from made_up import BOARD, MEANS, USERS, fail, fill, jobs, store_of, users, writ
 from recgraph import registry
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.entry import text_of
+from recgraph.leaderboard.entry import Entry, text_of
 from recgraph.leaderboard.page import page
 from recgraph.leaderboard.rendering import markdown
-from recgraph.leaderboard.sheet import Entry, Sheet, open_sheet
+from recgraph.leaderboard.sheet import Sheet, open_sheet
 from recgraph.tuning.storage import open_storage
 
 
@@ -40,24 +39,25 @@ def test_scores_over_seeds(board: Board) -> None:
         job.seed: statistics.fmean(users(job, mean, "exclude"))
         for job, mean in zip(own, MEANS["LightGCN"], strict=False)
     }
-    score = entry(sheet, "LightGCN").score("seen excluded", "ndcg@10")
+    score = sheet.score("LightGCN", "seen excluded", "ndcg@10")
     assert score is not None
     assert score.by_seed == pytest.approx(values)
     assert score.mean == pytest.approx(statistics.fmean(values.values()))
     assert score.sd == pytest.approx(statistics.stdev(values.values()))
     assert score.text() == f"{score.mean:.4f} ± {score.sd:.4f}"
-    once = entry(sheet, "Popularity").score("seen excluded", "ndcg@10")
+    once = sheet.score("Popularity", "seen excluded", "ndcg@10")
     assert once is not None
     assert (once.n, once.sd) == (1, None)
 
 
 def test_entries_stand_best_first_and_those_without_records_last(board: Board) -> None:
     sheet = opened(board)
-    means = [score.mean for entry in sheet.entries if (score := entry.score("seen excluded", "ndcg@10"))]
+    means = [score.mean for entry in sheet.entries if (score := sheet.score(entry.name, "seen excluded", "ndcg@10"))]
     assert means == sorted(means, reverse=True)
     assert len(means) == 3
     last = sheet.entries[-1]
-    assert (last.name, last.done, last.cost, last.scores) == ("BPRMF", (), None, {})
+    assert (last.name, last.done, sheet.cost("BPRMF", "n_parameters")) == ("BPRMF", (), None)
+    assert not any(sheet.scores("BPRMF", table.title) for table in sheet.tables)
     assert last.seeds == (0, 1, 2)
 
 
@@ -69,19 +69,22 @@ def test_tables_have_a_protocol_each(board: Board) -> None:
 
 
 def test_cards(board: Board) -> None:
-    own = entry(opened(board), "LightGCN")
+    sheet = opened(board)
+    own = entry(sheet, "LightGCN")
     assert own.class_name == "LightGCN"
     assert own.note == "Two layers."
     assert own.text.source.endswith("(SIGIR 2020)")
     assert own.settings == ("max_epochs=3", "n_layers=2")
     assert own.configuration["config"]["n_layers"] == 2
-    assert own.cost is not None
-    assert own.cost.training_seconds.by_seed == {0: 10, 1: 11, 2: 12}
-    assert own.cost.epochs is not None
-    assert own.cost.epochs.mean == 3
-    assert entry(opened(board), "Popularity").cost.epochs is None  # type: ignore[union-attr]
-    assert [curve.values for curve in own.curves] == [(0.1, 0.5)] * 3
-    assert own.curves[0].best_epoch == 2
+    training, epochs = (sheet.cost("LightGCN", name) for name in ("training_seconds", "epochs"))
+    assert training is not None
+    assert training.by_seed == {0: 10, 1: 11, 2: 12}
+    assert epochs is not None
+    assert epochs.mean == 3
+    assert sheet.cost("Popularity", "epochs") is None
+    curves = sheet.frame.filter(entry="LightGCN", kind="epoch")
+    assert curves.select("epoch", "value").rows() == [(1, 0.1), (2, 0.5)] * 3
+    assert own.best_epochs == {0: 2, 1: 2, 2: 2}
     assert own.machines == ("a machine, 2 cores, 1 thread",)
     assert own.commits == ("0123456789ab",)
     assert sorted(own.records) == [0, 1, 2]
@@ -187,13 +190,13 @@ def test_the_pareto_front(board: Board) -> None:
 
 def test_groups(board: Board) -> None:
     excluded, kept = opened(board).groups
-    assert (excluded.title, kept.title, excluded.label) == (
+    assert (excluded.table, kept.table, excluded.label) == (
         "seen excluded",
         "seen kept",
         "Interactions known of a user",
     )
     assert excluded.sizes == {"1-4": 20, "5-19": 40}
-    score = entry(opened(board), "LightGCN").score("seen excluded", "ndcg@10")
+    score = opened(board).score("LightGCN", "seen excluded", "ndcg@10")
     assert score is not None
     assert excluded.rows["LightGCN"]["1-4"].mean == pytest.approx(score.mean)
     assert "BPRMF" not in excluded.rows
@@ -244,5 +247,6 @@ def test_every_model_has_a_summary() -> None:
 
 def test_a_sheet_does_not_change_with_what_is_asked_of_it(board: Board) -> None:
     sheet = opened(board)
+    assert sheet.numbers
     assert replace(sheet) == sheet == opened(board)
-    assert json.dumps(sheet.records, sort_keys=True)
+    assert sheet.frame.equals(opened(board).frame)

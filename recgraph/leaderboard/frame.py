@@ -1,0 +1,135 @@
+"""The records of a data set as one long frame, and a number of it over seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from recgraph.leaderboard.comparisons import ALPHA, Versus
+from recgraph.leaderboard.store import Record
+
+__all__ = ["COSTS", "MARKS", "Key", "Mark", "Number", "frame_of", "numbers_of"]
+
+#: one row a number: ``kind`` is ``score``, ``group`` (of users), ``cost`` or ``epoch`` (the metric that selected the
+#: weights, by epoch); ``table`` is the title of a protocol; what does not apply is empty
+SCHEMA = {
+    "entry": pl.String,
+    "seed": pl.Int64,
+    "kind": pl.String,
+    "table": pl.String,
+    "group_kind": pl.String,
+    "group": pl.String,
+    "metric": pl.String,
+    "epoch": pl.Int64,
+    "value": pl.Float64,
+}
+#: what one seed costs, with its place in a record: seconds by the wall clock and of the processor (training counts the
+#: building of the model; inference is one pass over all test cases, or the probes of a node task), the peak memory of
+#: the process in MiB, learned numbers, and trained epochs (none of a model without epochs)
+COSTS = {
+    "training_seconds": ("training", "seconds"),
+    "training_cpu_seconds": ("training", "cpu_seconds"),
+    "inference_seconds": ("inference", "seconds"),
+    "inference_cpu_seconds": ("inference", "cpu_seconds"),
+    "peak_memory_mb": ("peak_memory_mb",),
+    "n_parameters": ("n_parameters",),
+    "epochs": ("training", "epochs"),
+}
+Mark = Literal["best", "tied", "worse", "untested", ""]
+#: mark -> its sign in a table, and what it means
+MARKS: dict[Mark, tuple[str, str]] = {
+    "best": ("★", f"significantly better than every other entry that could be tested (adjusted p < {ALPHA:g})"),
+    "tied": ("≈", f"not told from the entry with the highest mean (adjusted p ≥ {ALPHA:g}), or that entry itself"),
+    "worse": ("", f"no sign: significantly worse than the entry with the highest mean (adjusted p < {ALPHA:g})"),
+    "untested": ("?", "not tested: fewer than two seeds, or no values of users at hand"),
+}
+#: entry, table, group kind, group, metric
+Key = tuple[str, str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A score, cost or group's metric of an entry over seeds.
+
+    Attributes:
+        by_seed: seed -> its value; at least one.
+        mark: how a score compares with its column, a key of ``MARKS``; empty of what is not compared.
+        versus: the column's best entry less this one; empty of the best itself and where nothing was tested.
+    """
+
+    by_seed: Mapping[int, float]
+    mark: Mark = ""
+    versus: tuple[Versus, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """How many seeds."""
+        return len(self.by_seed)
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.by_seed.values())
+
+    @property
+    def sd(self) -> float | None:
+        """The standard deviation over seeds (n - 1); None of one seed."""
+        return statistics.stdev(self.by_seed.values()) if self.n > 1 else None
+
+    @property
+    def sign(self) -> str:
+        """The mark as a sign."""
+        return MARKS[self.mark][0] if self.mark else ""
+
+    def text(self, digits: int = 4) -> str:
+        """``0.0551 ± 0.0003``, without the deviation where there is one seed."""
+        sd = "" if self.sd is None else f" ± {self.sd:.{digits}f}"
+        return f"{self.mean:.{digits}f}{sd}"
+
+
+def frame_of(records: Mapping[str, Mapping[int, Record]]) -> pl.DataFrame:
+    """All numbers of the records, see ``SCHEMA``.
+
+    Args:
+        records: name of an entry -> seed -> record.
+    """
+    rows = [
+        (name, seed, *row)
+        for name, by_seed in records.items()
+        for seed, record in by_seed.items()
+        for row in _rows(record)
+    ]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+
+
+def _rows(record: Record) -> Iterator[tuple[Any, ...]]:
+    """The rows of one record, from ``kind`` on."""
+    for table, scores in record["scores"].items():
+        for metric, value in scores.items():
+            yield "score", table, "", "", metric, None, float(value)
+    for kind, tables in record.get("groups", {}).items():
+        for table, groups in tables.items():
+            for group, values in groups.items():
+                for metric, value in values.items():
+                    yield "group", table, kind, group, metric, None, None if value is None else float(value)
+    for name, path in COSTS.items():
+        cost: Any = record
+        for key in path:
+            cost = cost[key]
+        if name != "epochs" or cost:
+            yield "cost", "", "", "", name, None, float(cost)
+    metric, curve = record["training"]["selected_by"], record["curve"]
+    for epoch, value in zip(curve.get("epoch", ()), curve.get(metric, ()), strict=False):
+        if value is not None:
+            yield "epoch", "", "", "", metric, epoch, float(value)
+
+
+def numbers_of(frame: pl.DataFrame) -> dict[Key, Number]:
+    """The scores, costs and groups' metrics over seeds, in the order in which they first appear."""
+    kept = frame.filter((pl.col("kind") != "epoch") & pl.col("value").is_not_null())
+    keys = ("entry", "table", "group_kind", "group", "metric")
+    grouped = kept.group_by(keys, maintain_order=True).agg("seed", "value")
+    return {row[:5]: Number(dict(zip(*row[5:], strict=True))) for row in grouped.iter_rows()}
