@@ -142,7 +142,9 @@ def with_marks(sheet: Sheet, p_values: dict[str, float]) -> Sheet:
         p_values: name of an entry -> adjusted, of the first entry against it.
     """
     addresses = {entry.name: entry.address for entry in sheet.entries}
-    versus = {addresses[name]: (Versus("users", 9, 0.1, 0.0, 0.2, p, p, None),) for name, p in p_values.items()}
+    versus: dict[str, tuple[Versus, ...]] = {
+        addresses[name]: (Versus("users", 9, 0.1, 0.0, 0.2, p, p, None),) for name, p in p_values.items()
+    }
     column = Column(sheet.entries[0].address, versus)
     return replace(sheet, comparisons=Comparisons(sheet.inputs, {"seen excluded": {"ndcg@10": column}}))
 
