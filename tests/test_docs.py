@@ -6,11 +6,15 @@ import contextlib
 import importlib.util
 import io
 import re
+import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from recgraph import registry
 from recgraph.data.catalog.cards import Card
@@ -45,6 +49,22 @@ def run(page: str, without: str | None = None) -> dict[str, Any]:
     return scope
 
 
+def commands(page: str) -> list[list[str]]:
+    """The arguments of the ``recgraph`` commands that a page shows, one list each."""
+    lines = "\n".join(blocks(page, "console")).replace("\\\n", "").splitlines()
+    shown = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.startswith("$ ")]
+    return [words[1:] for words in shown if words[0] == "recgraph"]
+
+
+def call(arguments: list[str]) -> str:
+    """What a command prints; it must succeed."""
+    from recgraph.cli.app import app
+
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, f"recgraph {shlex.join(arguments)}\n{done.output}"
+    return done.output
+
+
 def small_split() -> Any:
     import polars as pl
 
@@ -55,14 +75,17 @@ def small_split() -> Any:
     return rg.Interactions.from_frame(frame, user="u", item="i", timestamp="t").split("leave-one-out")
 
 
-def test_models() -> None:
+def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import recgraph as rg
 
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path))
     run("add/model.md")
     split = small_split()
     assert len(rg.fit("recent-popularity", split, seed=1).evaluate("valid")) == 2
     model = registry.load("model", "decayed")(hidden_dim=8, norm_weight=0.5)
     assert set(rg.fit(model, split, seed=1, max_epochs=1).history[0]) >= {"rec", "norm"}
+    residual = rg.fit(registry.load("model", "residual")(hidden_dim=8), split, seed=1, max_epochs=1)
+    assert len(residual.recommend(users=[1], k=3)) == 3
 
 
 def test_augmentation() -> None:
@@ -96,10 +119,27 @@ def test_metric() -> None:
     assert registry.load("metric", "first_hit")()(hits, 2).tolist() == [1, 0]
 
 
-def test_card(tmp_path: Path) -> None:
-    (text,) = blocks("add/dataset.md", "toml")
-    (tmp_path / "my-shop.toml").write_text(text)
-    assert Card.load(tmp_path / "my-shop.toml").expected.users == 1200
+def test_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    for text in blocks("add/dataset.md", "toml"):
+        Path(f"{tomllib.loads(text)['name']}.toml").write_text(text)
+    orders = [(user, (user + step) % 20, 3 + step % 3, step) for user in range(40) for step in range(8)]
+    # one that counts too little, and an earlier one of the same user and product
+    orders = [(0, 12, 1, 0), (0, 0, 5, -1), *orders]
+    lines = ["customer,product,stars,at", *(f"{user},p{item},{stars},{at}" for user, item, stars, at in orders)]
+    Path("orders.csv").write_text("\n".join(lines) + "\n")
+    Path("papers").mkdir()
+    Path("papers/by.txt").write_text("".join(f"{paper} {paper % 3}\n" for paper in range(9)))
+    np.save("papers/labels.npy", np.arange(9) % 3)
+    for first, part in enumerate(("train", "valid", "test")):
+        np.save(f"papers/{part}.npy", np.arange(3 * first, 3 * first + 3))
+    for arguments in commands("add/dataset.md"):
+        call(arguments)
+    scope = run("add/dataset.md")
+    assert scope["graph"].count("paper") == 9
+    assert scope["task"].target == "paper"
+    assert Path("runs/papers/bundle").is_dir()
 
 
 def test_node_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +181,17 @@ def test_the_page_of_the_architecture_names_every_package() -> None:
     rows = re.findall(r"^\| (`.*?) \| ", (DOCS / "architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert listed == names - {"__init__"}
+
+
+def test_files_that_pages_name_exist() -> None:
+    root, pages = DOCS.parent, [*DOCS.glob("*.md"), *DOCS.glob("add/*.md")]
+    missing = [
+        f"{page.name}: {name}"
+        for page in [*pages, root / "README.md", root / "CONTRIBUTING.md", root / "experiments" / "README.md"]
+        for name in re.findall(r"`((?:recgraph|tests|experiments|docs|datasets)/[\w./-]+)`", page.read_text("utf-8"))
+        if not (root / name).exists() and "/mine/" not in name  # a board of the user's own
+    ]
+    assert missing == []
 
 
 def test_every_page_is_in_the_index() -> None:
