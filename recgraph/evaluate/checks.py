@@ -16,6 +16,7 @@ from recgraph.data.split import Split
 from recgraph.data.strategies import Label
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.protocol import Protocol
+from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, compare
 from recgraph.rng import numpy_generator
 
@@ -201,20 +202,12 @@ def seeds(results: Sequence[Result], title: str = "") -> list[Check]:
     ]
 
 
-class _Constant:
-    has_vectors = False
-
+class _Constant(Scorer):
     def __init__(self, n_items: int) -> None:
         self.n_items = n_items
 
     def score(self, query: Query) -> Tensor:
         return torch.zeros(len(query), self.n_items)
-
-    def encode_users(self, query: Query) -> Tensor:
-        raise TypeError("it has no vectors")
-
-    def encode_items(self) -> Tensor:
-        raise TypeError("it has no vectors")
 
 
 class _Random(_Constant):

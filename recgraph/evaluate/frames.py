@@ -21,6 +21,7 @@ from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.metrics.names import make_metrics
 from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties
+from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
 
@@ -184,22 +185,14 @@ def _ranked(lists: Ragged, cases: Cases, depth: int, facts: Facts, fitted: Part 
     return ranked
 
 
-class ScoreMatrix:
-    """Scores of all users for all items, as something that ``evaluate`` ranks with."""
-
-    has_vectors = False
+class ScoreMatrix(Scorer):
+    """The scores of all users for all items, [U, n_items]."""
 
     def __init__(self, scores: Tensor) -> None:
         self.scores = scores
 
     def score(self, query: Query) -> Tensor:
         return self.scores[query.users]
-
-    def encode_users(self, query: Query) -> Tensor:
-        raise TypeError("a matrix of scores has no vectors")
-
-    def encode_items(self) -> Tensor:
-        raise TypeError("a matrix of scores has no vectors")
 
 
 def matrix(

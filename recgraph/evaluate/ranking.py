@@ -39,6 +39,22 @@ class Ranker(Protocol):
         """[n_items, D]."""
 
 
+class Scorer:
+    """Base of rankers that have scores and no vectors. A subclass defines ``score``."""
+
+    has_vectors = False
+
+    def score(self, query: Query) -> Tensor:
+        """[B, n_items]: higher is better."""
+        raise TypeError(f"{type(self).__name__} must define score(query)")
+
+    def encode_users(self, query: Query) -> Tensor:
+        raise TypeError(f"{type(self).__name__} has scores and no vectors")
+
+    def encode_items(self) -> Tensor:
+        raise TypeError(f"{type(self).__name__} has scores and no vectors")
+
+
 @dataclass(frozen=True)
 class RankedBatch:
     """Lists of a batch of users.

@@ -37,6 +37,11 @@ class Library:
     reads_scores: bool = False
 
 
+def _as_here(names: str) -> dict[str, dict[str, Any]]:
+    """The named metrics, which are defined as they are here."""
+    return {name: {} for name in names.split()}
+
+
 _POSITIVE = {"positive_scores_only": True}
 
 LIBRARIES: dict[Convention, Library] = {
@@ -44,47 +49,27 @@ LIBRARIES: dict[Convention, Library] = {
     "recbole": Library(
         "RecBole 1.2.1",
         {
-            "hit_rate": {},
-            "precision": {},
-            "recall": {},
-            "mrr": {},
-            "map": {},
-            "ndcg": {},
+            **_as_here("hit_rate precision recall mrr map ndcg average_popularity tail_share"),
             "auc": {"weigh_users": True},  # GAUC
             "catalogue_coverage": {"padding_item": True},
             "gini": {"padding_item": True},
             "entropy": {"per_item": True},
-            "average_popularity": {},
-            "tail_share": {},
         },
     ),
     "rectools": Library(
         "RecTools 0.19.0",
         {
-            "hit_rate": {},
-            "precision": {},
-            "recall": {},
-            "f1": {},
-            "mrr": {},
+            **_as_here("hit_rate precision recall f1 mrr partial_auc average_popularity novelty serendipity"),
             "map": {"divide_by": "relevant"},
             "ndcg": {"ideal": "full"},
-            "partial_auc": {},
             "catalogue_coverage": {"normalize": False},
-            "average_popularity": {},
-            "novelty": {},
-            "serendipity": {},
             "intra_list_diversity": {"distance": "hamming"},
         },
     ),
     "replay": Library(
         "RePlay 0.22.0",
         {
-            "hit_rate": {},
-            "precision": {},
-            "recall": {},
-            "mrr": {},
-            "map": {},
-            "ndcg": {},
+            **_as_here("hit_rate precision recall mrr map ndcg"),
             "auc": {"within_list": True, "ties": "order", "all_hits": 1.0},
             "catalogue_coverage": {"known_only": True},
             "novelty": {"normalize": True},
@@ -97,15 +82,13 @@ LIBRARIES: dict[Convention, Library] = {
     "lenskit": Library(
         "LensKit 2025.8.1",
         {
-            "hit_rate": {},
+            **_as_here("hit_rate mrr gini"),
             "precision": {"divide_by": "listed", "needs_truth": False},
             "recall": {"bounded": True},
-            "mrr": {},
             "map": {"divide_by": "listed"},
             "ndcg": {"discount": LATE},
             "dcg": {"discount": LATE, "needs_truth": False},
             "rbp": {"normalize": False, "within_list": True},
-            "gini": {},
             "average_popularity": {"by_rank": True},
             "intra_list_diversity": {"distance": "entropy"},
         },
@@ -114,29 +97,20 @@ LIBRARIES: dict[Convention, Library] = {
     "pyg": Library(
         "PyTorch Geometric 2.8.1",
         {
-            "hit_rate": {},
-            "precision": {},
-            "recall": {},
-            "f1": {},
-            "mrr": {},
-            "map": {},
-            "ndcg": {},
-            "catalogue_coverage": {},
-            "personalization": {},
-            "average_popularity": {},
+            **_as_here(
+                "hit_rate precision recall f1 mrr map ndcg catalogue_coverage personalization average_popularity"
+            ),
             "intra_list_diversity": {"distance": "category pairs"},
         },
     ),
     "torchmetrics": Library(
         "TorchMetrics 1.9.0",
         {
-            "hit_rate": {},
+            **_as_here("hit_rate ndcg r_precision"),
             "precision": _POSITIVE,
             "recall": _POSITIVE,
             "mrr": _POSITIVE,
             "map": {"divide_by": "hits", **_POSITIVE},
-            "ndcg": {},
-            "r_precision": {},
             "auc": {"within_list": True},
         },
         no_truth=0.0,
@@ -145,29 +119,18 @@ LIBRARIES: dict[Convention, Library] = {
     "ranx": Library(
         "ranx 0.3.21",
         {
-            "hit_rate": {},
-            "precision": {},
-            "recall": {},
-            "f1": {},
-            "mrr": {},
+            **_as_here("hit_rate precision recall f1 mrr ndcg dcg r_precision"),
             "map": {"divide_by": "relevant"},
-            "ndcg": {},
-            "dcg": {},
             "rbp": {"normalize": False, "graded": True},
-            "r_precision": {},
         },
         no_truth=0.0,
     ),
     "cornac": Library(
         "Cornac 3.0.1",
         {
-            "hit_rate": {},
-            "precision": {},
-            "recall": {},
-            "f1": {},
+            **_as_here("hit_rate precision recall f1 ndcg"),
             "mrr": {"needs_hit": True},
             "map": {"whole": True},
-            "ndcg": {},
             "ncrr": {"within_list": True},
             "auc": {"ties": "lose"},
         },
@@ -176,12 +139,8 @@ LIBRARIES: dict[Convention, Library] = {
     "recpack": Library(
         "RecPack 0.3.6",
         {
+            **_as_here("precision recall mrr ndcg dcg"),
             "hit_rate": {"count": True},  # HitK
-            "precision": {},
-            "recall": {},
-            "mrr": {},
-            "ndcg": {},
-            "dcg": {},
             "stratified_recall": {"inverse_share": True},  # IPSHitRateK
             "catalogue_coverage": {"with_truth_only": True},
             "intra_list_diversity": {"distance": "jaccard", "needs_truth": True},
