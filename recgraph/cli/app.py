@@ -1,4 +1,4 @@
-"""``recgraph``: the commands, and the one place that turns an error into a message and an exit code."""
+"""The ``recgraph`` command: its subcommands, and the place where an error becomes a message and an exit code."""
 
 from __future__ import annotations
 
@@ -8,36 +8,27 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import about as data
-from recgraph.cli import about as doctor
-from recgraph.cli import about as models
-from recgraph.cli import evaluation as check
-from recgraph.cli import evaluation as evaluate
-from recgraph.cli import evaluation as recommend
-from recgraph.cli import inspect, leaderboard
-from recgraph.cli import training as study
-from recgraph.cli import training as train
-from recgraph.cli import training as tune
-from recgraph.cli.output import explain
+from recgraph.cli import about, evaluation, inspect, leaderboard, training
+from recgraph.cli.output import describe
 
 
 class Commands(TyperGroup):
-    """The group of all commands; errors that leave a command end here."""
+    """The group of all commands; it catches the errors that leave a command."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; without ``--debug`` no error shows a traceback."""
+        """Run the command; a traceback is shown with ``--debug`` alone."""
         try:
             return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
             if ctx.params.get("debug") or _is_typers(error):
                 raise
-            code, message = explain(error)
+            code, message = describe(error)
         typer.secho(f"recgraph: {message}", err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
 
 
 def _is_typers(error: BaseException) -> bool:
-    """Whether typer prints the error itself (usage, exit), or the reader of our output has gone."""
+    """Whether typer reports the error itself (usage, exit), or the reader of a pipe has gone."""
     return hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError)
 
 
@@ -48,17 +39,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data.app, name="data")
+app.add_typer(about.data, name="data")
 app.add_typer(leaderboard.app, name="leaderboard")
-app.command("train", no_args_is_help=True)(train.train)
-app.command("tune", no_args_is_help=True)(tune.tune)
-app.command("study", no_args_is_help=True)(study.study)
-app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
-app.command("check", no_args_is_help=True)(check.check)
-app.command("recommend", no_args_is_help=True)(recommend.recommend)
+app.command("train", no_args_is_help=True)(training.train)
+app.command("tune", no_args_is_help=True)(training.tune)
+app.command("study", no_args_is_help=True)(training.study)
+app.command("evaluate", no_args_is_help=True)(evaluation.evaluate)
+app.command("check", no_args_is_help=True)(evaluation.check)
+app.command("recommend", no_args_is_help=True)(evaluation.recommend)
 app.command("inspect", no_args_is_help=True)(inspect.inspect)
-app.command("models")(models.models)
-app.command("doctor")(doctor.doctor)
+app.command("models")(about.models)
+app.command("doctor")(about.doctor)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,7 +1,4 @@
-"""Errors become a message and an exit code.
-
-How commands print: a table for a person at a terminal, plain TSV where the output is piped, or what is asked for.
-"""
+"""What commands print: a table on a terminal, TSV in a pipe, or the form that is asked for; errors as messages."""
 
 from __future__ import annotations
 
@@ -22,19 +19,19 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-#: a mistake of the user, a failure of ours or of the machine, Ctrl-C
+#: exit codes: the request is wrong; it failed; Ctrl-C
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 class Failure(Exception):
-    """What was asked for makes sense and it failed all the same."""
+    """A request that is right and failed all the same."""
 
 
-def explain(error: BaseException) -> tuple[int, str]:
+def describe(error: BaseException) -> tuple[int, str]:
     """The exit code and the message for an error that left a command.
 
-    A ``ValueError`` or a missing or existing file is the user's mistake: the library's messages name the argument,
-    its value and the fix. What nobody foresaw is named by its type, so that it can be reported.
+    A ``ValueError`` or a missing or existing file is the user's mistake: the library's messages name the argument, its
+    value and the fix. An unexpected error is given with its type, for a bug report.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, str(error) or "interrupted"
@@ -52,7 +49,7 @@ Row = Mapping[str, Any]
 
 
 class Format(StrEnum):
-    """The forms in which rows are printed."""
+    """Forms in which rows are printed."""
 
     TABLE = "table"
     TSV = "tsv"
@@ -61,7 +58,7 @@ class Format(StrEnum):
 
 
 class FileFormat(StrEnum):
-    """The forms in which a frame is written."""
+    """Forms in which a frame is written."""
 
     TABLE = "table"
     TSV = "tsv"
@@ -76,13 +73,13 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 
 
 def note(message: str) -> None:
-    """Say something to the person; it never mixes with the output."""
+    """Print a note on the standard error stream, so that it never mixes with the output."""
     typer.echo(message, err=True)
 
 
 @contextlib.contextmanager
 def notes_of(name: str) -> Iterator[None]:
-    """Within the block, what a part of the library logs as information is said to the person."""
+    """Within the block, print as notes what the logger ``name`` logs at level INFO."""
     logger, handler = logging.getLogger(name), logging.Handler(logging.INFO)
     handler.emit = lambda record: note(record.getMessage())  # type: ignore[method-assign]
     level = logger.level
@@ -108,7 +105,7 @@ def show(rows: Iterable[Row], form: Format | FileFormat | None = None, title: st
 
 
 def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None, title: str = "") -> None:
-    """Print a frame, or write it to a file, whose ending says the form where ``form`` is None.
+    """Print a frame, or write it to a file; without ``form`` the file's ending decides.
 
     Raises:
         ValueError: a table was asked for in a file, or Parquet on a terminal.
@@ -142,7 +139,7 @@ def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None
 
 
 def default_format() -> Format:
-    """A table for a person, TSV for a program."""
+    """A table on a terminal, TSV in a pipe."""
     return Format.TABLE if sys.stdout.isatty() else Format.TSV
 
 
@@ -165,7 +162,7 @@ def _table(rows: Sequence[Row], title: str) -> None:
         table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
         # Text: a value such as "[Drama]" is no markup
-        table.add_row(*(Text(_for_people(value)) for value in row.values()))
+        table.add_row(*(Text(_table_text(value)) for value in row.values()))
     Console().print(table)
 
 
@@ -173,10 +170,10 @@ def _separated(rows: Sequence[Row], separator: str) -> None:
     writer = csv.writer(sys.stdout, delimiter=separator, lineterminator="\n")
     if rows:
         writer.writerow(rows[0])
-    writer.writerows([_for_programs(value) for value in row.values()] for row in rows)
+    writer.writerows([_separated_text(value) for value in row.values()] for row in rows)
 
 
-def _for_people(value: Any) -> str:
+def _table_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -190,7 +187,7 @@ def _for_people(value: Any) -> str:
     return str(value)
 
 
-def _for_programs(value: Any) -> Any:
+def _separated_text(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     if isinstance(value, dict):

@@ -17,7 +17,7 @@ from recgraph.cli.output import (
     Failure,
     FileFormat,
     Format,
-    explain,
+    describe,
     show,
     show_frame,
 )
@@ -124,11 +124,11 @@ def _open_missing() -> OSError:
     ],
 )
 def test_errors(error: BaseException, code: int, message: str) -> None:
-    assert explain(error) == (code, message)
+    assert describe(error) == (code, message)
 
 
 def test_the_unforeseen_is_named_by_its_type() -> None:
-    code, message = explain(KeyError("x"))
+    code, message = describe(KeyError("x"))
     assert code == FAILURE
     assert message.startswith("unexpected KeyError: 'x'\n")
     assert "--debug" in message
