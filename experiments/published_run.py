@@ -13,7 +13,7 @@ from pathlib import Path
 
 from experiments.reference import SHARED, beauty_model
 from recgraph.data import catalog
-from recgraph.runs.record import provenance
+from recgraph.runs.record import RunRecord, provenance
 from recgraph.runs.run import DataConfig, Run
 from recgraph.train.config import TrainConfig
 
@@ -55,7 +55,7 @@ def main(out: Path) -> None:
         "unsealed": [],
         "provenance": provenance(),
     }
-    run = Run(model, split.sealed(), record, out)
+    run = Run(model, split.sealed(), RunRecord.from_json(record), out)
     run.save(out / "bundle")
     run.write_record()
 

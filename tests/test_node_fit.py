@@ -22,7 +22,8 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.runs.fit import fit_graph
-from recgraph.runs.run import NodeRun, Run, read_record
+from recgraph.runs.record import RunRecord
+from recgraph.runs.run import NodeRun, Run
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer, TrainingInterrupted
 from recgraph.workers.lock import FolderInUse
@@ -62,12 +63,12 @@ def test_a_run_in_memory(data: tuple[HeteroGraph, NodeTask]) -> None:
     graph, task = data
     run = fitted(graph)
     assert len(run.history) == 5
-    assert run.record["best"] == min(row["loss"] for row in run.history)
+    assert run.record.best == min(row["loss"] for row in run.history)
     assert run.embeddings().height == N_PAPERS
-    assert run.record["preparation"]["cpu_seconds"] > 0
+    assert run.record.preparation.cpu_seconds > 0
     results = run.evaluate(task, probe=QUICK)
     assert results.linear["10"].mean()["macro_f1"] > 0.5
-    assert run.record["results"]["nodes"]["clusters"] == results.clusters
+    assert run.record.results["nodes"]["clusters"] == results.clusters
     with pytest.raises(ValueError, match="without classes"):
         run.evaluate()
     other = NodeTask("author", task.labels, task.splits, task.paths)
@@ -84,7 +85,7 @@ def test_a_run_is_opened_again(data: tuple[HeteroGraph, NodeTask], tmp_path: Pat
     assert again.embeddings().equals(run.embeddings())
     assert again.history == run.history
     assert again.evaluate(task, probe=QUICK).to_dict() == before.to_dict()
-    assert len(again.record["unsealed"]) == 2
+    assert len(again.record.unsealed) == 2
     model = again.model
     with torch.no_grad():
         assert torch.equal(model.embed(), run.embedder.vectors)  # type: ignore[operator]
@@ -97,8 +98,8 @@ def test_a_run_is_opened_again(data: tuple[HeteroGraph, NodeTask], tmp_path: Pat
 
 def test_the_last_epochs_weights_are_not_kept_but_the_best(data: tuple[HeteroGraph, NodeTask]) -> None:
     run = fitted(data[0], learning_rate=10.0, patience=None)
-    assert run.record["best_epoch"] < 5
-    short = fitted(data[0], learning_rate=10.0, patience=None, max_epochs=run.record["best_epoch"])
+    assert run.record.best_epoch < 5
+    short = fitted(data[0], learning_rate=10.0, patience=None, max_epochs=run.record.best_epoch)
     assert torch.equal(run.embedder.vectors, short.embedder.vectors)
 
 
@@ -125,8 +126,8 @@ def test_a_finished_run_that_is_resumed_is_given_back_as_it_is(
     run = fitted(data[0], tmp_path / "run")
     run.evaluate(data[1], probe=QUICK)
     again = fitted(data[0], tmp_path / "run", resume=True)
-    assert again.record == run.record == read_record(tmp_path / "run")
-    assert again.record["results"]
+    assert again.record == run.record == RunRecord.read(tmp_path / "run")
+    assert again.record.results
     assert again.embeddings().equals(run.embeddings())
 
 

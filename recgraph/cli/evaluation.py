@@ -265,10 +265,10 @@ def recommend(
     """Recommend items to users of a run, by --user ID or by --histories FILE."""
     if bool(user) == (histories is not None):
         raise ValueError("say for whom: --user ID (once or more), or else --histories FILE")
-    from recgraph.serve.recommender import load
+    from recgraph.serve.recommender import Recommender
 
     inside = run / "bundle"
-    recommender = load(inside if inside.is_dir() else run)
+    recommender = Recommender.load(inside if inside.is_dir() else run)
     found = recommender.recommend(
         users=_parse(user, recommender.users) if user else None,
         histories=_read(histories, recommender) if histories is not None else None,

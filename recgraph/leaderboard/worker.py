@@ -48,7 +48,7 @@ def perform(job: Job, store: Store, device: str | None = None) -> Record:
         "settings": job.settings,
         "data_hash": _data_hash(run, found),
         **(_of_nodes(found) if isinstance(found, NodeResults) else _of_users(found)),
-        "training": _training(run.record),
+        "training": _training(run.record.to_json()),
         "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
         "peak_memory_mb": cost.to_dict()["peak_memory_mb"],
         "n_parameters": run.record["n_parameters"],

@@ -1,18 +1,167 @@
-"""Where a number comes from: versions, machine, commit, cost."""
+"""The record of a run: what was fitted to what, how, at what cost, on which machine and with which results."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from recgraph.config import Config, ConfigError
+from recgraph.data.files import replace_text
+
+__all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine", "provenance"]
 
 _PACKAGES = ("recgraph", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars")
+#: the fields that identify a run; ``config.json`` in its folder holds them
+IDENTIFYING = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "task", "evaluation")
+
+
+class _Entries(BaseModel):
+    """Values written as a JSON object: those that were set, and unknown ones of other versions as they were read."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump(exclude_unset=True)
+
+
+class DataRecord(_Entries):
+    """What a model was fitted to: a part of a split, or a graph.
+
+    Attributes:
+        dataset, settings: the data card and the :class:`recgraph.runs.run.DataConfig` that the split was made with.
+        split, split_params, split_hash, n_users, n_items: of a split.
+        target, graph_hash, nodes, edges: of a graph: the embedded node type, and counts by type.
+    """
+
+    dataset: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    split: str | None = None
+    split_params: dict[str, Any] | None = None
+    split_hash: str | None = None
+    n_users: int | None = None
+    n_items: int | None = None
+    target: str | None = None
+    graph_hash: str | None = None
+    nodes: dict[str, int] | None = None
+    edges: dict[str, int] | None = None
+
+
+class Cost(_Entries):
+    """Wall time and process CPU time in seconds, and the process's peak memory in MiB."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_memory_mb: float | None = None
+
+
+class RunRecord(_Entries):
+    """The record of a run; ``record.json`` in its folder.
+
+    ``record["seed"]`` and ``record.get("best")`` read an entry as the file has it.
+
+    Attributes:
+        model, model_revision: the model's name in the registry, and the revision of its code.
+        config, training: settings of the model and of the training.
+        fitted_on: ``"train"``, ``"train+valid"`` or ``"graph"``.
+        init_items: where the vectors of items came from, see :class:`recgraph.runs.pretrained.InitItems`.
+        history: one row an epoch.
+        results: of the evaluations, by part of the split; ``"nodes"`` for classes of nodes.
+        unsealed: why test data was read, one reason each time.
+        task: ``"nodes"`` where the nodes of a graph were embedded.
+        evaluation: the settings of the probe of such a run.
+        preparation: what building the model cost.
+        best_epoch, best: the epoch whose weights the run holds, from 1, and its value of the metric that selects.
+        cost: what the training cost, over all processes of a training that was resumed.
+        provenance: see :func:`provenance`.
+    """
+
+    model: str
+    model_revision: int = 1
+    config: dict[str, Any]
+    training: dict[str, Any]
+    seed: int
+    fitted_on: str
+    data: DataRecord
+    init_items: dict[str, Any] | None = None
+    history: list[dict[str, Any]] = Field(default_factory=list)
+    results: dict[str, Any] = Field(default_factory=dict)
+    unsealed: list[str] = Field(default_factory=list)
+    task: Literal["nodes"] | None = None
+    evaluation: dict[str, Any] | None = None
+    preparation: Cost | None = None
+    best_epoch: int | None = None
+    best: float | None = None
+    cost: Cost | None = None
+    n_parameters: int | None = None
+    provenance: dict[str, Any] | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.model_fields_set:
+            raise KeyError(name)
+        value = getattr(self, name)
+        return value.to_json() if isinstance(value, _Entries) else value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An entry as the file has it, or ``default`` where the record has none."""
+        return self[name] if name in self.model_fields_set else default
+
+    def only(self, *names: str) -> dict[str, Any]:
+        """Some of the entries, those of them that the record has."""
+        return {name: self[name] for name in names if name in self.model_fields_set}
+
+    def write(self, folder: Path) -> None:
+        """Write ``record.json``."""
+        replace_text(json.dumps(self.to_json(), indent=1), folder / "record.json")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The record of a finished run.
+
+        Raises:
+            ValueError: the folder holds none.
+        """
+        if not (folder / "record.json").is_file():
+            unfinished = (folder / "config.json").is_file()
+            raise ValueError(f"{folder} is not a finished run" + ("; go on with --resume" if unfinished else ""))
+        return cls.from_json(json.loads((folder / "record.json").read_text(encoding="utf-8")))
+
+
+def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> dict[str, Any]:
+    """The fields that identify a run, the same for each version of the library that knows the run's settings.
+
+    Settings are given by :meth:`Config.identity`: one that did not exist when they were written has its default. A
+    split is identified by its hash, wherever it came from.
+
+    Args:
+        values: what ``config.json`` holds.
+        configs: field -> the configuration that its settings are of.
+    """
+    found = {name: json.loads(json.dumps(values[name])) for name in IDENTIFYING if name in values}
+    for name, cls in configs.items():
+        if found.get(name):
+            try:
+                found[name] = cls.of(found[name]).identity()
+            except ConfigError:  # settings of something else: they differ as they are
+                continue
+    data = found.get("data") or {}
+    if "split_hash" in data:
+        found["data"] = {name: value for name, value in data.items() if name not in ("dataset", "settings")}
+    return found
 
 
 def provenance() -> dict[str, Any]:
@@ -66,9 +215,8 @@ class Measured:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # a resumed training adds up its own time over all of its processes
-        self.seconds = self.seconds or time.perf_counter() - self._wall
-        self.cpu_seconds = self.cpu_seconds or time.process_time() - self._cpu
+        self.seconds = time.perf_counter() - self._wall
+        self.cpu_seconds = time.process_time() - self._cpu
 
     def to_dict(self) -> dict[str, float]:
         unit = 1 if sys.platform == "darwin" else 1024

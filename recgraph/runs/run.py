@@ -1,13 +1,7 @@
-"""What all runs share: the record of what was done, and the folder in which it is kept.
-
-A run of a model that embeds the nodes of a typed graph, and its evaluation on classes of nodes.
-
-A run: a fitted model with the data it was fitted on and the record of how.
-"""
+"""A run: a fitted model, the data that it was fitted to, and the record of how."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,7 +13,6 @@ from pydantic import Field
 from recgraph.config import Config, prefixed, unprefixed
 from recgraph.data.catalog import load_dataset, load_graph, load_node_task, load_split
 from recgraph.data.catalog.cards import GraphCard, find_card
-from recgraph.data.files import replace_text
 from recgraph.data.sealing import check_open
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.evaluator import evaluate
@@ -28,72 +21,216 @@ from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
+from recgraph.runs.record import RunRecord
 from recgraph.serve.embedder import Embedder
-from recgraph.serve.recommender import Recommender, load
+from recgraph.serve.recommender import Recommender
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["BaseRun", "DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of", "read_record"]
+__all__ = ["DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of"]
+
+Seen = Literal["keep", "exclude", "both"]
+_log = logging.getLogger(__name__)
+
+_PREFIX = "probe_"
+#: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
+ProbeSettings = prefixed(ProbeConfig, _PREFIX)
 
 
-class BaseRun:
-    """A run.
+def probe_of(settings: Config) -> ProbeConfig:
+    """The settings of the linear probe from those of a run."""
+    return unprefixed(ProbeConfig, settings, _PREFIX)
 
-    Attributes:
-        record: what was done: configuration, seed, data, cost, the curve, results; plain values.
-        folder: where the run is kept, or None.
-    """
 
-    def __init__(self, record: dict[str, Any], folder: Path | None = None) -> None:
+class DataConfig(Config):
+    """How a data set of the catalogue is split for a run."""
+
+    split: Annotated[
+        str | None, Field(description="split strategy; none: what the data card says, else leave-one-out")
+    ] = None
+    split_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its parameters")]
+    split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
+
+    def split_of(self, dataset: str) -> Split:
+        """The split of a data set of the catalogue.
+
+        Raises:
+            ValueError: options without a strategy, where the data card says both.
+        """
+        if self.split is None and isinstance(find_card(dataset), GraphCard):
+            if self.split_options:
+                raise ValueError(f"split_options = {self.split_options} belong to a strategy; give split=... too")
+            return load_split(dataset)
+        return load_dataset(dataset).split(self.split or "leave-one-out", seed=self.split_seed, **self.split_options)
+
+
+class _Run:
+    """What runs of both tasks have: a record, and a folder or None."""
+
+    def __init__(self, record: RunRecord, folder: Path | None = None) -> None:
         self.record, self.folder = record, folder
 
     @property
     def history(self) -> list[dict[str, Any]]:
         """One row an epoch; empty for closed-form models."""
-        rows: list[dict[str, Any]] = self.record["history"]
-        return rows
+        return self.record.history
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle."""
+        raise TypeError(f"{type(self).__name__} must define save(folder)")
+
+    def keep(self) -> None:
+        """Write the bundle and the record into the run's folder, where it has one."""
+        if self.folder is not None:
+            self.save(self.folder / "bundle")
+            self.write_record()
 
     def write_record(self) -> None:
-        """Write ``record.json`` anew, where the run has a folder."""
+        """Write ``record.json`` again, where the run has a folder."""
         if self.folder is not None:
-            replace_text(json.dumps(self.record, indent=1), self.folder / "record.json")
+            self.record.write(self.folder)
+
+    def _add_results(self, name: str, results: Results | NodeResults) -> None:
+        self.record.results = {**self.record.results, name: results.to_dict()}
+        self.write_record()
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a finished run.
+class Run(_Run):
+    """A model that recommends, with the split it was fitted on.
 
-    Raises:
-        ValueError: the folder holds none.
+    Attributes:
+        model: fitted.
+        split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
+        record: a :class:`recgraph.runs.record.RunRecord`: configuration, seed, data, cost, the curve, results.
+        folder: where the run is kept, or None.
     """
-    if not (folder / "record.json").is_file():
-        unfinished = (folder / "config.json").is_file()
-        raise ValueError(f"{folder} is not a finished run" + ("; go on with --resume" if unfinished else ""))
-    record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    return record
+
+    def __init__(self, model: Model, split: SealedSplit | None, record: RunRecord, folder: Path | None = None) -> None:
+        super().__init__(record, folder)
+        self.model, self.split = model, split
+
+    def evaluate(
+        self,
+        part: str = "test",
+        seen: Seen = "both",
+        cutoffs: tuple[int, ...] = (5, 10, 20),
+        memory_mib: int | None = None,
+        metrics: Sequence[str] | None = None,
+        *,
+        allow_fitted: bool = False,
+    ) -> Results:
+        """Metrics by full ranking, both conventions for seen items from one pass.
+
+        Args:
+            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``, of a run that was fitted on train.
+            seen: whether items of the history stay candidates.
+            cutoffs: list lengths.
+            memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
+            metrics: names, e.g. ``"ndcg"``; by default :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
+            allow_fitted: also rank the valid part of a run that was fitted on train+valid: how well it fits, not how
+                well it recommends. The part it was fitted on is read with the test part, so this unseals the test part.
+
+        Raises:
+            ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
+        """
+        if part not in ("test", "valid"):
+            raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
+        fitted_on = self.record.fitted_on
+        leaked = is_leaked(part, fitted_on)
+        if leaked and not allow_fitted:
+            raise ValueError(
+                f"part = {part!r}: this run was fitted on {fitted_on}, so that it knows what is asked for; use "
+                "evaluate('test'), or fit with fit_on='train'; allow_fitted=True measures how well it fits"
+            )
+        split = self._require_split()
+        before = len(split.unsealed_reasons)
+        if unseals := part == "test" or leaked:
+            whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
+            cases = whole.test if part == "test" else whole.valid
+            fitted = whole.fit_part(fitted_on)
+        else:
+            cases, fitted = split.valid, split.train
+        results = evaluate(
+            self.model,
+            cases,
+            seen=("keep", "exclude") if seen == "both" else (seen,),
+            cutoffs=cutoffs,
+            metrics=metrics,
+            fit_part=fitted,
+            memory_mib=memory_mib,
+            split=split,
+            part=part,
+            fitted_on=fitted_on,
+            history="train" if part == "valid" else "train+valid",
+            allow_fitted=allow_fitted,
+        )
+        if unseals:
+            # the record of a run that was opened again has reasons that the split has not, and the other way round
+            known, reasons = self.record.unsealed, split.unsealed_reasons
+            earlier = [reason for reason in reasons[:before] if reason not in known]
+            self.record.unsealed = [*known, *earlier, *reasons[before:]]
+        self._add_results(part, results)
+        return results
+
+    @cached_property
+    def recommender(self) -> Recommender:
+        """The model with its ids and what its users have seen (train and valid)."""
+        if self.folder is not None and (self.folder / "bundle").is_dir():
+            return Recommender.load(self.folder / "bundle")
+        names = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "results", "provenance")
+        return Recommender.for_split(self.model, self._require_split(), self.record.only(*names))
+
+    def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
+        """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
+        return self.recommender.recommend(users=users, histories=histories, k=k, **options)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle for serving; :func:`recgraph.load` reads it."""
+        self.recommender.save(folder)
+
+    def _require_split(self) -> SealedSplit:
+        if self.split is None:
+            raise ValueError("this run was opened without its data; give Run.open(folder, split=...)")
+        return self.split
+
+    @classmethod
+    def open(cls, folder: str | Path, split: Split | SealedSplit | None = None) -> Run | NodeRun:
+        """Open a finished run; one that embedded the nodes of a graph is a :class:`recgraph.runs.run.NodeRun`.
+
+        Args:
+            folder: of the run.
+            split: the data it was fitted on; by default prepared again from the run's data set and checked.
+
+        Raises:
+            ValueError: not a finished run, or the data is not what the run was fitted on.
+        """
+        folder = Path(folder)
+        record = RunRecord.read(folder)
+        if record.task == "nodes":
+            return NodeRun.open(folder)
+        data = record.data
+        if split is None and data.dataset is not None:
+            split = DataConfig.of(data.settings).split_of(data.dataset)
+        if split is not None and split.hash != data.split_hash:
+            raise ValueError(
+                f"split hash {split.hash[:12]} is not the run's {(data.split_hash or '')[:12]}: other data or "
+                "parameters"
+            )
+        model = Recommender.load(folder / "bundle").model
+        return cls(model, split.sealed() if split is not None else None, record, folder)
 
 
-_PREFIX = "probe_"
-#: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
-ProbeSettings = prefixed(ProbeConfig, _PREFIX)
-_log = logging.getLogger(__name__)
-
-
-def probe_of(settings: Config) -> ProbeConfig:
-    """The probe that settings of a run stand for."""
-    return unprefixed(ProbeConfig, settings, _PREFIX)
-
-
-class NodeRun(BaseRun):
+class NodeRun(_Run):
     """A model that was fitted to a graph, without labels, and the embeddings of its nodes.
 
     Attributes:
         embedder: the embeddings with their ids, and the model.
-        record: what was done; plain values.
+        record: a :class:`recgraph.runs.record.RunRecord`.
         folder: where the run is kept, or None.
     """
 
-    def __init__(self, embedder: Embedder, record: dict[str, Any], folder: Path | None = None) -> None:
+    def __init__(self, embedder: Embedder, record: RunRecord, folder: Path | None = None) -> None:
         super().__init__(record, folder)
         self.embedder = embedder
 
@@ -124,27 +261,26 @@ class NodeRun(BaseRun):
             raise ValueError(
                 f"task classifies {len(task.labels)} {task.target!r} nodes, but the run embeds {n_nodes} {target!r}"
             )
-        reason = f"evaluate {self.record['model']} on the classes of {target!r}"
-        self.record["unsealed"].append(reason)
+        reason = f"evaluate {self.record.model} on the classes of {target!r}"
+        self.record.unsealed = [*self.record.unsealed, reason]
         _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)
         if probe is None:
-            probe = probe_of(ProbeSettings.of(self.record["evaluation"]))
+            probe = probe_of(ProbeSettings.of(self.record.evaluation))
         results = evaluate_nodes(self.embedder.vectors, task, probe=probe, seed=seed)
-        self.record["results"]["nodes"] = results.to_dict()
-        self.write_record()
+        self._add_results("nodes", results)
         return results
 
     def _task(self) -> NodeTask:
-        data = self.record["data"]
-        if data["dataset"] is None:
+        data = self.record.data
+        if data.dataset is None:
             raise ValueError("this run was made from a graph without classes; give evaluate(task)")
-        now = load_graph(data["dataset"]).hash
-        if now != data["graph_hash"]:
+        now = load_graph(data.dataset).hash
+        if now != data.graph_hash:
             raise ValueError(
-                f"dataset {data['dataset']!r} is not what the run was fitted on: its graph has the hash {now[:12]}, "
-                f"the run's {data['graph_hash'][:12]}"
+                f"dataset {data.dataset!r} is not what the run was fitted on: its graph has the hash {now[:12]}, "
+                f"the run's {(data.graph_hash or '')[:12]}"
             )
-        return load_node_task(data["dataset"])
+        return load_node_task(data.dataset)
 
     def save(self, folder: str | Path) -> None:
         """Write a bundle of the embeddings and the model; :func:`recgraph.load` reads it."""
@@ -158,162 +294,8 @@ class NodeRun(BaseRun):
             ValueError: not a finished run, or its bundle cannot be read.
         """
         folder = Path(folder)
-        record = read_record(folder)
+        record = RunRecord.read(folder)
         return cls(Embedder.load(folder / "bundle"), record, folder)
 
     def __repr__(self) -> str:
-        return f"NodeRun({self.record['model']}, {self.embedder!r})"
-
-
-Seen = Literal["keep", "exclude", "both"]
-
-
-class DataConfig(Config):
-    """How a data set is split for a run from the command line."""
-
-    split: Annotated[
-        str | None, Field(description="split strategy; none: what the data card says, else leave-one-out")
-    ] = None
-    split_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its parameters")]
-    split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
-
-    def split_of(self, dataset: str) -> Split:
-        """The split of a data set of the catalogue.
-
-        Raises:
-            ValueError: options without a strategy, where the data card says both.
-        """
-        if self.split is None and isinstance(find_card(dataset), GraphCard):
-            if self.split_options:
-                raise ValueError(f"split_options = {self.split_options} belong to a strategy; give split=... too")
-            return load_split(dataset)
-        return load_dataset(dataset).split(self.split or "leave-one-out", seed=self.split_seed, **self.split_options)
-
-
-class Run(BaseRun):
-    """A fitted model with the split it was fitted on.
-
-    Attributes:
-        model: fitted.
-        split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
-        record: what was done: configuration, seed, data, cost, the curve, results; plain values.
-        folder: where the run is kept, or None.
-    """
-
-    def __init__(
-        self, model: Model, split: SealedSplit | None, record: dict[str, Any], folder: Path | None = None
-    ) -> None:
-        super().__init__(record, folder)
-        self.model, self.split = model, split
-
-    def evaluate(
-        self,
-        part: str = "test",
-        seen: Seen = "both",
-        cutoffs: tuple[int, ...] = (5, 10, 20),
-        memory_mib: int | None = None,
-        metrics: Sequence[str] | None = None,
-        *,
-        allow_fitted: bool = False,
-    ) -> Results:
-        """Metrics by full ranking, both conventions for seen items from one pass.
-
-        Args:
-            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``, of a run that was fitted on train.
-            seen: whether items of the history stay candidates.
-            cutoffs: list lengths.
-            memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
-            metrics: names, e.g. ``"ndcg"``; by default :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
-            allow_fitted: also rank the valid part of a run that was fitted on train+valid: how well it fits, not how
-                well it recommends. What it was fitted on is read with the test part, so that this unseals it.
-
-        Raises:
-            ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
-        """
-        if part not in ("test", "valid"):
-            raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
-        leaked = is_leaked(part, self.record["fitted_on"])
-        if leaked and not allow_fitted:
-            raise ValueError(
-                f"part = {part!r}: this run was fitted on {self.record['fitted_on']}, so that it knows what is asked "
-                "for; use evaluate('test'), or fit with fit_on='train'; allow_fitted=True measures how well it fits"
-            )
-        split = self._require_split()
-        before = len(split.unsealed_reasons)
-        if unsealed := part == "test" or leaked:
-            whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
-            cases = whole.test if part == "test" else whole.valid
-            fitted = whole.fit_part(self.record["fitted_on"])
-        else:
-            cases, fitted = split.valid, split.train
-        results = evaluate(
-            self.model,
-            cases,
-            seen=("keep", "exclude") if seen == "both" else (seen,),
-            cutoffs=cutoffs,
-            metrics=metrics,
-            fit_part=fitted,
-            memory_mib=memory_mib,
-            split=split,
-            part=part,
-            fitted_on=self.record["fitted_on"],
-            history="train" if part == "valid" else "train+valid",
-            allow_fitted=allow_fitted,
-        )
-        self.record["results"][part] = results.to_dict()
-        if unsealed:
-            # the record of a run that was opened again knows of more than the split does
-            known, reasons = self.record["unsealed"], split.unsealed_reasons
-            earlier = [reason for reason in reasons[:before] if reason not in known]
-            self.record["unsealed"] = [*known, *earlier, *reasons[before:]]
-        self.write_record()
-        return results
-
-    @cached_property
-    def recommender(self) -> Recommender:
-        """The model with its ids and what its users have seen (train and valid)."""
-        if self.folder is not None and (self.folder / "bundle").is_dir():
-            return load(self.folder / "bundle")
-        split = self._require_split()
-        kept = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "results", "provenance")
-        return Recommender.for_split(
-            self.model, split, {name: self.record[name] for name in kept if name in self.record}
-        )
-
-    def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
-        """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
-        return self.recommender.recommend(users=users, histories=histories, k=k, **options)
-
-    def save(self, folder: str | Path) -> None:
-        """Write a bundle for serving; :func:`recgraph.load` reads it."""
-        self.recommender.save(folder)
-
-    def _require_split(self) -> SealedSplit:
-        if self.split is None:
-            raise ValueError("this run was opened without its data; give Run.open(folder, split=...)")
-        return self.split
-
-    @classmethod
-    def open(cls, folder: str | Path, split: Split | SealedSplit | None = None) -> Run | NodeRun:
-        """Open a finished run; one that embedded the nodes of a graph is a :class:`recgraph.runs.run.NodeRun`.
-
-        Args:
-            folder: of the run.
-            split: the data it was fitted on; by default prepared again from the run's data set and checked.
-
-        Raises:
-            ValueError: not a finished run, or the data is not what the run was fitted on.
-        """
-        folder = Path(folder)
-        record = read_record(folder)
-        if record.get("task") == "nodes":
-            return NodeRun.open(folder)
-        data = record["data"]
-        if split is None and data["dataset"] is not None:
-            split = DataConfig.of(data["settings"]).split_of(data["dataset"])
-        if split is not None and split.hash != data["split_hash"]:
-            raise ValueError(
-                f"split hash {split.hash[:12]} is not the run's {data['split_hash'][:12]}: other data or parameters"
-            )
-        model = load(folder / "bundle").model
-        return cls(model, split.sealed() if split is not None else None, record, folder)
+        return f"NodeRun({self.record.model}, {self.embedder!r})"

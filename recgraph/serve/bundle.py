@@ -1,18 +1,20 @@
-"""What all bundles share: a directory that appears whole, without pickle, with checksums, and the model in it.
+"""The bundle format: a directory with a model and what belongs to it, without pickle, with a checksum of each file.
 
-    config.json        format and library version, what it holds, the model, its sizes and seed, checksums of all files
-    model.safetensors  parameters and buffers
-    graph/             of a model that was built for a typed graph (:meth:`HeteroGraph.save`)
+    config.json            format, library version, ``holds``, the model (name, revision, settings, sizes, seed), a
+                           record, and the SHA-256 of all files
+    model.safetensors      parameters and buffers
+    graph/                 of a model that was built for a typed graph (:meth:`HeteroGraph.save`)
 
-Nothing in it is executed when it is read: the model's class comes from the registry by its name.
+of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
 
-The bundle of a recommender: all that serving needs in one directory; see :mod:`recgraph.serve.bundle`.
+    users.parquet          ids in the order of their indices, in their own type
+    items.parquet
+    seen.safetensors       what each user did: ``values``, ``offsets``
+    item_features.parquet  where there are some
 
-config.json            also columns and record
-users.parquet          ids in the order of their indices, in their own type
-items.parquet
-seen.safetensors       what each user did: ``values``, ``offsets``
-item_features.parquet  where there are some
+and of an embedder (:class:`recgraph.serve.embedder.Embedder`) ``embeddings.parquet``.
+
+A bundle appears whole or not at all. Reading it executes nothing in it: the registry gives the model's class by name.
 """
 
 from __future__ import annotations
@@ -22,38 +24,19 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 
 from recgraph import __version__, registry
-from recgraph.data.columns import Columns
-from recgraph.data.dataframe import FrameKind
 from recgraph.data.files import make_folder, replace_folder
-from recgraph.data.ids import IdMap
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.sparse.ragged import Ragged
 
-__all__ = [
-    "FORMAT",
-    "BundleError",
-    "Contents",
-    "Holds",
-    "guard",
-    "holds",
-    "load",
-    "load_model",
-    "read_config",
-    "save",
-    "write",
-]
-
+__all__ = ["FORMAT", "BundleError", "guard", "holds", "load_model", "read_config", "write"]
 
 #: raised when a change makes older readers misread newer bundles
 FORMAT = 1
@@ -67,11 +50,11 @@ class BundleError(ValueError):
 
 
 def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None], more: Mapping[str, Any]) -> None:
-    """Write a bundle beside its place and rename it.
+    """Write a bundle under a temporary name, then rename it; a bundle that was there is replaced.
 
     Args:
-        folder: its place.
-        what: it holds.
+        folder: of the bundle.
+        what: ``"recommender"`` or ``"embedder"``.
         model: built.
         fill: writes further files into a folder.
         more: further entries of ``config.json``.
@@ -130,7 +113,7 @@ def _write_model(model: Model, folder: Path) -> dict[str, Any]:
 
 
 def holds(folder: Path) -> Holds:
-    """What a bundle holds.
+    """Whether a bundle holds a recommender or an embedder.
 
     Raises:
         BundleError: the folder is no bundle of this format.
@@ -140,12 +123,12 @@ def holds(folder: Path) -> Holds:
 
 
 def read_config(folder: Path, what: Holds, files: Sequence[str], entries: Sequence[str]) -> dict[str, Any]:
-    """The description of a bundle, after its files were checked.
+    """Check the files of a bundle -> its ``config.json``.
 
     Args:
-        what: it must hold.
-        files: that it must have beside the model.
-        entries: that ``config.json`` must have.
+        what: what it must hold.
+        files: those that it must have beside the model.
+        entries: those that ``config.json`` must have.
 
     Raises:
         BundleError: no bundle, another kind or format, a file is missing or damaged.
@@ -239,7 +222,7 @@ def _load_space(folder: Path, sizes: Mapping[str, Any]) -> Space:
 
 
 def guard(path: Path, read: Callable[[Path], T]) -> T:
-    """Read a file; whatever goes wrong is a :class:`BundleError` that names it."""
+    """Read a file; any error becomes a :class:`BundleError` that names the file."""
     try:
         return read(path)
     except Exception as error:  # each format raises types of its own for damaged files
@@ -249,60 +232,3 @@ def guard(path: Path, read: Callable[[Path], T]) -> T:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-_REQUIRED = ("users.parquet", "items.parquet", "seen.safetensors")
-_FEATURES = "item_features.parquet"
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a bundle holds; the fields are those of :class:`recgraph.serve.recommender.Recommender`."""
-
-    model: Model
-    users: IdMap
-    items: IdMap
-    seen: Ragged
-    columns: Columns
-    kind: FrameKind
-    item_features: pl.DataFrame | None
-    record: dict[str, Any]
-
-
-def save(contents: Contents, folder: Path) -> None:
-    """Write a bundle beside its place and rename it.
-
-    Raises:
-        BundleError: the folder exists and holds something that is no bundle.
-    """
-
-    def fill(into: Path) -> None:
-        contents.users.write(into / "users.parquet")
-        contents.items.write(into / "items.parquet")
-        seen = {"values": contents.seen.values.to(torch.int32), "offsets": contents.seen.offsets}
-        save_file({name: value.contiguous() for name, value in seen.items()}, into / "seen.safetensors")
-        if contents.item_features is not None:
-            contents.item_features.write_parquet(into / _FEATURES)
-
-    more = {"columns": contents.columns.model_dump(mode="json"), "kind": contents.kind, "record": contents.record}
-    write(folder, "recommender", contents.model, fill, more)
-
-
-def load(folder: Path, device: torch.device) -> Contents:
-    """Read a bundle.
-
-    Raises:
-        BundleError: no bundle, a file is missing or damaged, an unknown format, or another revision of the model.
-    """
-    config = read_config(folder, "recommender", _REQUIRED, ("columns", "kind", "record"))
-    seen = guard(folder / "seen.safetensors", load_file)
-    return Contents(
-        model=load_model(folder, config["model"], device),
-        users=guard(folder / "users.parquet", IdMap.read),
-        items=guard(folder / "items.parquet", IdMap.read),
-        seen=Ragged(seen["values"].to(torch.int64), seen["offsets"]),
-        columns=Columns.of(config["columns"]),
-        kind=config["kind"],
-        item_features=guard(folder / _FEATURES, pl.read_parquet) if _FEATURES in config["files"] else None,
-        record=config["record"],
-    )

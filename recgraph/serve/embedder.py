@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
-from recgraph.serve import bundle as archive
+from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError, guard
 
 __all__ = ["Embedder"]
@@ -84,7 +84,7 @@ class Embedder:
         def fill(into: Path) -> None:
             self._table.write_parquet(into / _TABLE)
 
-        archive.write(Path(folder), "embedder", self.model, fill, {"target": self.target, "record": self.record})
+        bundle.write(Path(folder), "embedder", self.model, fill, {"target": self.target, "record": self.record})
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
@@ -95,14 +95,14 @@ class Embedder:
                 the model alone cannot be built again, reading :attr:`model` raises it.
         """
         folder = Path(folder)
-        config = archive.read_config(folder, "embedder", (_TABLE,), ("target", "record"))
+        config = bundle.read_config(folder, "embedder", (_TABLE,), ("target", "record"))
         table = guard(folder / _TABLE, pl.read_parquet)
         if table.columns != [config["target"], _COLUMN]:
             raise BundleError(f"{folder / _TABLE} has columns {table.columns}, not {[config['target'], _COLUMN]}")
         return cls(
             config["target"],
             table,
-            lambda: archive.load_model(folder, config["model"], torch.device(device)),
+            lambda: bundle.load_model(folder, config["model"], torch.device(device)),
             config["record"],
         )
 

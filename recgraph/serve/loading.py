@@ -1,4 +1,4 @@
-"""Reading a bundle, whatever it holds."""
+"""Read a bundle of either kind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from recgraph.serve import recommender
 from recgraph.serve.bundle import holds
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
@@ -15,7 +14,7 @@ __all__ = ["load"]
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender | Embedder:
-    """What a run saved: a recommender, or the embeddings of a graph's nodes.
+    """Read what a run saved: a recommender, or the embeddings of a graph's nodes.
 
     Args:
         folder: of a bundle, or of a run that has one.
@@ -29,4 +28,4 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender 
         folder = folder / "bundle"
     if holds(folder) == "embedder":
         return Embedder.load(folder, device)
-    return recommender.load(folder, device)
+    return Recommender.load(folder, device)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 import polars as pl
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recgraph.data.columns import Columns
@@ -23,12 +24,15 @@ from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
+from recgraph.serve.bundle import guard
 from recgraph.serve.request import Request, answer, check_item_columns, of_histories, of_users, take
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["NoHistoryError", "Recommender", "load"]
+__all__ = ["NoHistoryError", "Recommender"]
 
 Fallback = Literal["popularity"]
+_FILES = ("users.parquet", "items.parquet", "seen.safetensors")
+_FEATURES = "item_features.parquet"
 _log = logging.getLogger(__name__)
 # not of the recommender, which could not be pickled then
 _counting = threading.Lock()
@@ -258,11 +262,44 @@ class Recommender:
         return self
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle, see :mod:`recgraph.serve.bundle`; it appears whole or not at all."""
-        contents = bundle.Contents(
-            self.model, self.users, self.items, self.seen, self.columns, self.kind, self.item_features, self.record
+        """Write a bundle, see :mod:`recgraph.serve.bundle`; it appears whole or not at all.
+
+        Raises:
+            BundleError: the folder exists and holds something that is no bundle.
+        """
+
+        def fill(into: Path) -> None:
+            self.users.write(into / "users.parquet")
+            self.items.write(into / "items.parquet")
+            seen = {"values": self.seen.values.to(torch.int32), "offsets": self.seen.offsets}
+            save_file({name: value.contiguous() for name, value in seen.items()}, into / "seen.safetensors")
+            if self.item_features is not None:
+                self.item_features.write_parquet(into / _FEATURES)
+
+        more = {"columns": self.columns.model_dump(mode="json"), "kind": self.kind, "record": self.record}
+        bundle.write(Path(folder), "recommender", self.model, fill, more)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+        """Read a bundle that :meth:`save` wrote.
+
+        Raises:
+            BundleError: the folder holds no bundle of a recommender, a file is missing or damaged, or this version
+                cannot read it.
+        """
+        folder = Path(folder)
+        config = bundle.read_config(folder, "recommender", _FILES, ("columns", "kind", "record"))
+        seen = guard(folder / "seen.safetensors", load_file)
+        return cls(
+            bundle.load_model(folder, config["model"], torch.device(device)),
+            guard(folder / "users.parquet", IdMap.read),
+            guard(folder / "items.parquet", IdMap.read),
+            Ragged(seen["values"].to(torch.int64), seen["offsets"]),
+            columns=Columns.of(config["columns"]),
+            kind=config["kind"],
+            item_features=guard(folder / _FEATURES, pl.read_parquet) if _FEATURES in config["files"] else None,
+            record=config["record"],
         )
-        bundle.save(contents, Path(folder))
 
     def __repr__(self) -> str:
         return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"
@@ -274,23 +311,4 @@ def _no_history(request: Request, empty: Tensor) -> str:
     return (
         f"nothing is known of user {names}{more}: no known item in the history; "
         "give histories with known items, or fallback='popularity'"
-    )
-
-
-def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender:
-    """Read a bundle that :meth:`Recommender.save` wrote.
-
-    Raises:
-        BundleError: the folder holds no bundle, a file is missing or damaged, or this version cannot read it.
-    """
-    contents = bundle.load(Path(folder), torch.device(device))
-    return Recommender(
-        contents.model,
-        contents.users,
-        contents.items,
-        contents.seen,
-        columns=contents.columns,
-        kind=contents.kind,
-        item_features=contents.item_features,
-        record=contents.record,
     )

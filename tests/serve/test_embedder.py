@@ -14,10 +14,10 @@ from recgraph.data.ids import IdMap
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.meow import MEOW
-from recgraph.serve import bundle as archive
-from recgraph.serve import recommender
+from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError
 from recgraph.serve.embedder import Embedder
+from recgraph.serve.recommender import Recommender
 from recgraph.sparse.csr import Csr
 
 N = 12
@@ -102,8 +102,8 @@ def test_a_file_outside_of_the_bundle_is_refused(folder: Path) -> None:
 
 def test_a_recommender_is_not_made_of_it(folder: Path) -> None:
     with pytest.raises(BundleError, match=r"holds no recommender: it holds embeddings of nodes; see recgraph\.load"):
-        recommender.load(folder)
-    assert archive.holds(folder) == "embedder"
+        Recommender.load(folder)
+    assert bundle.holds(folder) == "embedder"
 
 
 def test_what_is_not_built_for_a_graph() -> None:

@@ -21,7 +21,7 @@ from recgraph.evaluate.ranking import evaluating
 from recgraph.models.base import Model, ModelConfig, Space
 from recgraph.models.closed_form.linear import EASE
 from recgraph.serve import recommender as module
-from recgraph.serve.recommender import NoHistoryError, Recommender, load
+from recgraph.serve.recommender import NoHistoryError, Recommender
 
 
 class ServedTowersConfig(ModelConfig):
@@ -117,7 +117,7 @@ def test_the_kind_of_frame_that_came_in_goes_out(kind: str) -> None:
 def test_ids_of_any_type_come_back(make: Any, tmp_path: Any) -> None:
     data = log("pandas", user=make, item=make)
     serve(data).save(tmp_path / "bundle")
-    frame = load(tmp_path / "bundle").recommend(users=[make(4)], k=3)
+    frame = Recommender.load(tmp_path / "bundle").recommend(users=[make(4)], k=3)
     assert frame["who"].tolist() == [make(4)] * 3
     assert all(type(value) is type(make(0)) for value in frame["what"].tolist())
 

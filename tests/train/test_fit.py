@@ -16,7 +16,7 @@ from recgraph.models.base import ClosedFormModel
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.runs import fit as experiment
-from recgraph.runs.run import read_record
+from recgraph.runs.record import RunRecord
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def test_a_finished_run_is_given_back_as_it_is(model: str, split: Split, tmp_pat
         return rg.fit(model, split, seed=0, out=tmp_path / "run", device="cpu", **training, **more)
 
     fit().evaluate("test")
-    before = read_record(tmp_path / "run")
-    assert before["unsealed"]
-    assert before["results"]
+    before = RunRecord.read(tmp_path / "run")
+    assert before.unsealed
+    assert before.results
     again = fit(resume=True)
-    assert read_record(tmp_path / "run") == again.record == before
-    assert again.evaluate("test").to_dict() == before["results"]["test"]
+    assert RunRecord.read(tmp_path / "run") == again.record == before
+    assert again.evaluate("test").to_dict() == before.results["test"]
     with pytest.raises(ValueError, match="another seed"):
         rg.fit(
             model, split, seed=1, out=tmp_path / "run", resume=True, **({"max_epochs": 1} if model != "ease" else {})
@@ -81,7 +81,7 @@ def test_the_valid_part_of_a_run_that_was_fitted_on_it_is_refused(split: Split, 
         assert isinstance(one, rg.Run)
         with pytest.raises(ValueError, match=message):
             one.evaluate("valid")
-    assert run.record["results"] == {}
+    assert run.record.results == {}
     run.evaluate("test")
     rg.fit("ease", split, seed=0).evaluate("valid")
 
@@ -95,7 +95,7 @@ def test_how_well_a_run_fits_its_valid_part_is_measured_where_it_is_asked_for(sp
         run.model, split.valid, seen=("keep",), metrics=("ndcg", "average_popularity"), fit_part=fitted
     )
     assert found[0].metrics == own[0].metrics
-    assert run.record["unsealed"] == ["fit EASE on train+valid", "evaluate EASE on valid"]
+    assert run.record.unsealed == ["fit EASE on train+valid", "evaluate EASE on valid"]
 
 
 def test_every_opening_of_the_test_part_stays_in_the_record(split: Split, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_every_opening_of_the_test_part_stays_in_the_record(split: Split, tmp_pa
         again = rg.Run.open(tmp_path / "run", split)
         assert isinstance(again, rg.Run)
         again.evaluate("test")
-        assert read_record(tmp_path / "run")["unsealed"] == ["evaluate SASRec on test"] * times
+        assert RunRecord.read(tmp_path / "run").unsealed == ["evaluate SASRec on test"] * times
 
 
 def test_where_a_split_is_from_does_not_make_another_run(split: Split, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
 from recgraph.models.base import Space
 from recgraph.models.sequence.sasrec import SASRec
-from recgraph.runs.run import read_record
+from recgraph.runs.record import RunRecord
 from recgraph.train.callbacks import Observer
 from recgraph.workers.lock import LOCK, FolderInUse, hold
 
@@ -72,8 +72,8 @@ def test_a_fit_is_refused_while_another_has_begun_in_its_folder(split: Split, tm
     (message,) = refused
     for part in (f"{tmp_path / 'run'} is in use", f"process {os.getpid()} on {platform.node()}", "another folder"):
         assert part in message
-    assert read_record(tmp_path / "run")["seed"] == 0
-    assert run.record == read_record(tmp_path / "run")
+    assert RunRecord.read(tmp_path / "run").seed == 0
+    assert run.record == RunRecord.read(tmp_path / "run")
     assert not (tmp_path / "run" / LOCK).exists()
 
 
@@ -116,20 +116,20 @@ def test_a_file_without_a_lock_on_it_says_nothing(split: Split, tmp_path: Path, 
 def test_only_the_first_of_the_processes_of_one_training_locks(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recgraph.runs.fitting import Request, alone, new_record
+    from recgraph.runs.fitting import FitOptions, new_record, run_folder
     from recgraph.train.config import TrainConfig
 
-    request = Request(TrainConfig(), 0, tmp_path / "run")
-    record = new_record(SASRec(), request, "train", {})
+    model, options = SASRec(), FitOptions(TrainConfig(), 0, tmp_path / "run")
+    record = new_record(model, options, "train", {})
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("RANK", "0")
-    with alone(request, record) as is_done:
+    with run_folder(model, options, record) as is_done:
         assert not is_done
-        with pytest.raises(FolderInUse), alone(request, record):
+        with pytest.raises(FolderInUse), run_folder(model, options, record):
             pass
         monkeypatch.setenv("LOCAL_RANK", "1")
         monkeypatch.setenv("RANK", "1")
-        with alone(request, record) as is_done:
+        with run_folder(model, options, record) as is_done:
             assert not is_done
     assert not (tmp_path / "run").exists()
 
