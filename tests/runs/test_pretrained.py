@@ -208,7 +208,7 @@ def test_a_study_takes_it_too(split: Split, tmp_path: Path) -> None:
 
 
 def test_the_code_of_the_page() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "views-and-weights.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "views-and-weights.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
     scope: dict[str, Any] = {}
     exec(compile(code, "views-and-weights.md", "exec", dont_inherit=True), scope)

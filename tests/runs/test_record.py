@@ -1,0 +1,106 @@
+"""Records of runs: read and written without loss, also those of earlier versions, and what identifies a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+import pytest
+from pydantic import Field
+
+import recgraph as rg
+from recgraph.config import Config
+from recgraph.data.split import Split
+from recgraph.models.closed_form.linear import EASE
+from recgraph.models.sequence.sasrec import SASRec
+from recgraph.runs.record import RunRecord, identity
+
+#: of a run of a closed-form model, as the first versions wrote it
+EARLIER: dict[str, Any] = {
+    "model": "ease",
+    "config": {"l2": 100.0},
+    "training": {},
+    "seed": 0,
+    "fitted_on": "train",
+    "data": {"dataset": None, "settings": {}, "split": "leave-one-out", "split_params": {}, "split_hash": "abc"},
+    "history": [],
+    "results": {"test": {"ndcg@10": 0.5}},
+    "cost": {"seconds": 1.5, "cpu_seconds": 1.0, "peak_memory_mb": 300.0},
+    "first_stage": {"best_epoch": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(6)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    return rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time").split("leave-one-out")
+
+
+def test_a_record_of_an_earlier_version_is_written_as_it_was_read(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(json.dumps(EARLIER))
+    record = RunRecord.read(tmp_path)
+    assert (record.seed, record.model_revision, record.best_epoch, record.unsealed) == (0, 1, None, [])
+    assert record.cost is not None
+    assert (record.data.split_hash, record.cost.seconds) == ("abc", 1.5)
+    record.write(tmp_path)
+    assert json.loads((tmp_path / "record.json").read_text()) == EARLIER
+
+
+def test_entries_are_read_by_name_as_the_file_has_them() -> None:
+    record = RunRecord.from_json(EARLIER)
+    assert record["data"] == EARLIER["data"]
+    assert record["first_stage"] == {"best_epoch": 3}
+    assert record.get("best_epoch") is None
+    assert record.only("seed", "best", "model") == {"seed": 0, "model": "ease"}
+    with pytest.raises(KeyError):
+        record["best"]
+
+
+@pytest.mark.parametrize("model", [EASE(), SASRec(hidden_dim=8, n_heads=1, n_layers=1)])
+def test_the_entries_of_a_record(model: Any, split: Split, tmp_path: Path) -> None:
+    is_trained = isinstance(model, SASRec)
+    run = rg.fit(model, split, seed=0, out=tmp_path / "run", device="cpu", **({"max_epochs": 1} if is_trained else {}))
+    names = ["model", "model_revision", "config", "training", "seed", "fitted_on", "data", "init_items", "history"]
+    names += ["results", "unsealed", "preparation", *(["best_epoch", "best"] if is_trained else []), "cost"]
+    written = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert list(written) == [*names, "n_parameters", "provenance"]
+    assert list(written["data"])[:2] == ["dataset", "settings"]
+    assert set(written["preparation"]) == {"seconds", "cpu_seconds"}
+    assert run.record == RunRecord.read(tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert list(config) == ["model", "config", "training", "seed", "fitted_on", "data", "init_items"]
+
+
+class Sizes(Config):
+    width: int = 4
+    depth: Annotated[int, Field(ge=1)] = 1
+
+
+def test_a_setting_that_did_not_exist_yet_has_its_default_in_the_identity() -> None:
+    def found(config: dict[str, Any], **more: Any) -> dict[str, Any]:
+        return identity({**EARLIER, "config": config, **more}, {"config": Sizes})
+
+    assert found({"width": 4}) == found({"width": 4, "depth": 1})
+    assert found({"width": 4}) != found({"width": 4, "depth": 2})
+    assert found({"height": 4})["config"] == {"height": 4}
+    elsewhere = {**EARLIER["data"], "dataset": "mine"}
+    assert found({}, data=elsewhere) == found({})
+    assert found({}, data={**elsewhere, "split_hash": "abd"}) != found({})
+
+
+def test_a_folder_from_before_a_setting_existed_is_resumed(split: Split, tmp_path: Path) -> None:
+    def fit(**more: Any) -> Any:
+        model = SASRec(hidden_dim=8, n_heads=1, n_layers=1)
+        return rg.fit(model, split, **{"seed": 0, "out": tmp_path / "run", "device": "cpu", "max_epochs": 1, **more})
+
+    fit()
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["training"]["checkpoint_seconds"], config["config"]["dropout"]
+    path.write_text(json.dumps(config))
+    assert len(fit(resume=True).history) == 1
+    with pytest.raises(ValueError, match="a run with another training; resume it with the same settings"):
+        fit(resume=True, checkpoint_seconds=3.0)
