@@ -97,7 +97,7 @@ def test_evaluate_prints_the_tables(run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--split", "valid"), "--split, --seen and --cutoff are for runs that recommend"),
+        (("--split", "valid"), "are for runs that recommend"),
         (("--set", "probe_rate=1"), "unknown setting 'probe_rate'; did you mean"),
         (("--set", "probe_steps=0"), "probe_steps = 0"),
     ],
