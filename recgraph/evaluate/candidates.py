@@ -23,7 +23,7 @@ def sample_candidates(cases: Cases, n: int, seed: int) -> Ragged:
     """The relevant items of each user and ``n`` items drawn from the rest.
 
     The draw is uniform, without replacement, among items that are neither relevant nor in the history, and depends on
-    the seed and the user alone, not on who else is asked. Metrics over sampled candidates are far above those over the
+    the seed and the user alone, not on the other users. Metrics over sampled candidates are far above those over the
     whole catalogue and may order models differently (Krichene and Rendle, KDD 2020).
 
     Returns:
@@ -50,22 +50,22 @@ def _draw(
 ) -> Tensor:
     """Keys ``row * n_items + item`` of ``wanted[r]`` items that are not taken, for each of some rows.
 
-    A user's items without the taken ones are numbered 0, 1, ...; numbers are drawn, and looked up then.
+    The items of a user that are not taken are numbered 0, 1, ...; the draw is of numbers.
     """
     free = n_items - n_taken
-    # which way is cheaper follows from the user alone, so that the draw does, too
+    # the choice depends on the user alone, so that the draw does, too
     many = wanted * wanted > 32 * free
     parts = []
-    for here, draw in ((~many, _few), (many, _many)):
-        if bool(here.any()):
-            drawn = draw(users[here], free[here], wanted[here], seed)
-            there = drawn >= 0
-            row_of = rows[here][:, None].expand_as(drawn)[there]
-            parts.append(row_of * n_items + _numbered(row_of, drawn[there], taken, n_items))
+    for chosen, draw in ((~many, _draw_by_floyd), (many, _draw_by_sorting)):
+        if bool(chosen.any()):
+            numbers = draw(users[chosen], free[chosen], wanted[chosen], seed)
+            is_drawn = numbers >= 0
+            row_of = rows[chosen][:, None].expand_as(numbers)[is_drawn]
+            parts.append(row_of * n_items + _items_of_numbers(row_of, numbers[is_drawn], taken, n_items))
     return torch.cat(parts)
 
 
-def _few(users: Tensor, free: Tensor, wanted: Tensor, seed: int) -> Tensor:
+def _draw_by_floyd(users: Tensor, free: Tensor, wanted: Tensor, seed: int) -> Tensor:
     """[R, W] numbers below ``free``, each once, -1 past the end of a row: Floyd's algorithm.
 
     Step j draws from the first ``free - wanted + j + 1`` numbers; one that was drawn before gives way to the last.
@@ -80,8 +80,8 @@ def _few(users: Tensor, free: Tensor, wanted: Tensor, seed: int) -> Tensor:
     return drawn
 
 
-def _many(users: Tensor, free: Tensor, wanted: Tensor, seed: int) -> Tensor:
-    """The same for a large share of the numbers: the first of a random order of all."""
+def _draw_by_sorting(users: Tensor, free: Tensor, wanted: Tensor, seed: int) -> Tensor:
+    """The same for a large share of the numbers: the first ones of a random order of all."""
     parts = []
     for row in torch.split(torch.arange(len(users)), max(_AT_ONCE // int(free.max().clamp(min=1)), 1)):
         chance = torch.stack([_uniform(seed, users[row], step) for step in range(int(free[row].max()))], 1)
@@ -92,7 +92,7 @@ def _many(users: Tensor, free: Tensor, wanted: Tensor, seed: int) -> Tensor:
     return torch.cat(parts)
 
 
-def _numbered(rows: Tensor, numbers: Tensor, taken: Tensor, n_items: int) -> Tensor:
+def _items_of_numbers(rows: Tensor, numbers: Tensor, taken: Tensor, n_items: int) -> Tensor:
     """The items that have these numbers among the items of their row that are not taken."""
     first = torch.searchsorted(taken, rows * n_items)
     of_row = torch.searchsorted(taken, (rows + 1) * n_items) - first

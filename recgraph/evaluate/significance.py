@@ -197,8 +197,8 @@ def _check_alike(results: Sequence[Result], metric: str) -> None:
 
 _SIGNS: dict[Mark, str] = {"best": "*", "tied": "=", "": ""}
 _LEGEND = (
-    "* better than every other; = the best, or not told from it ({test} test over users, Holm's correction over the "
-    "{n} comparisons of the table, {alpha:g})"
+    "* better than every other; = the best, or not significantly different from it ({test} test over users, Holm's "
+    "correction over the {n} comparisons of the table, {alpha:g})"
 )
 
 
@@ -342,8 +342,8 @@ class Standing:
     Attributes:
         value: the metric's mean.
         p_value: against the best model, corrected over the table; None for the best itself and where the mean is NaN.
-        mark: ``best``: better than every other; ``tied``: not told from the best; else empty. Where others tie with the
-            best it is marked ``tied``, too. The best is not marked where there is none that it was tested against.
+        mark: ``best``: better than every other; ``tied``: not significantly different from the best; else empty. The
+            best itself is ``tied`` where another one is, and has no mark where it was tested against none.
     """
 
     name: str
