@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     "augmentation": {
-        "recgraph.augment.graph": ("EdgeDrop", "FeatureMask"),
+        "recgraph.augment.graph": ("EdgeDrop", "FeatureMask", "NodeDrop"),
         "recgraph.augment.sequence": ("Crop", "Mask", "Reorder"),
         "recgraph.augment.similar": ("Insert", "Substitute"),
         "recgraph.graph.metapath": ("MetaPath",),

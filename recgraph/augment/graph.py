@@ -1,18 +1,15 @@
-"""What a graph view is: a random variation of an adjacency or of features, once or drawn anew.
-
-Edge drop: random entries of an adjacency are left out.
-
-Feature mask: random features of nodes become 0.
-"""
+"""Augmentations of graphs: edges, nodes or features are left out at random."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, overload
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, overload
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from recgraph import registry
 from recgraph.config import Config, Search, configure
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
@@ -22,21 +19,27 @@ __all__ = [
     "EdgeDropConfig",
     "FeatureMask",
     "FeatureMaskConfig",
-    "GraphView",
-    "GraphViewConfig",
+    "GraphAugmentation",
+    "GraphAugmentationConfig",
+    "NodeDrop",
+    "NodeDropConfig",
     "keep_some",
+    "make_augmentation",
 ]
 
 
-class GraphViewConfig(Config):
+class GraphAugmentationConfig(Config):
     redraw: Annotated[
         bool,
         Field(description="draw anew at each call; False (as published) draws the same at every call"),
     ] = False
 
 
-class GraphView:
-    """Base of the random views of a graph. A subclass sets ``Config`` and defines ``__call__(value, generator)``.
+class GraphAugmentation:
+    """Base of the augmentations of graphs. A subclass sets ``Config`` and defines ``__call__(value, generator)``.
+
+    ``value`` is what ``reads`` says: an adjacency (a :class:`Csr`; the augmented one has its shape), or the features of
+    nodes [N, F], dense or sparse. Both stay as they are.
 
     Args:
         config: the settings as a value, or
@@ -46,21 +49,37 @@ class GraphView:
         ConfigError: a setting that does not exist, or its value is not allowed.
     """
 
-    #: what the view varies; views of sequences say ``"sequence"``
+    #: what is augmented; augmentations of sequences have ``"sequence"``
     target: ClassVar[str] = "graph"
-    Config: ClassVar[type[GraphViewConfig]] = GraphViewConfig
+    reads: ClassVar[Literal["adjacency", "features"]] = "adjacency"
+    Config: ClassVar[type[GraphAugmentationConfig]] = GraphAugmentationConfig
 
-    def __init__(self, config: GraphViewConfig | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: GraphAugmentationConfig | None = None, /, **settings: Any) -> None:
         self.config: Any = configure(self, self.Config, config, settings)
 
-    def stream(self, generators: Generators, name: str) -> torch.Generator:
-        """The generator for this view of something, by a name that tells it from others (a path, a node type).
+    def __call__(self, value: Any, generator: torch.Generator) -> Any:
+        raise TypeError(f"{type(self).__name__} must define __call__(value, generator)")
 
-        One that starts afresh at every call, so that the same is drawn however often it is asked for, also after a
-        run is resumed; with ``redraw`` a stream that goes on.
+    def stream(self, generators: Generators, name: str) -> torch.Generator:
+        """The generator for what has this name (a path, a node type).
+
+        It starts afresh at every call, so that the same is drawn however often it is asked for, also after a run is
+        resumed; with ``redraw`` it is a stream that goes on.
         """
         purpose = f"view/{type(self).__name__}/{name}"
         return generators[purpose] if self.config.redraw else generators.fresh(purpose)
+
+
+def make_augmentation(spec: str | Mapping[str, Any], **given: Any) -> GraphAugmentation:
+    """An augmentation of graphs from its specification in a configuration; see :func:`recgraph.registry.make`.
+
+    Raises:
+        ValueError: there is no such augmentation, or it is not one of graphs.
+    """
+    made = registry.make("augmentation", spec, **given)
+    if not isinstance(made, GraphAugmentation):
+        raise ValueError(f"augmentations: {spec!r} is not an augmentation of graphs")
+    return made
 
 
 def keep_some(n: int, ratio: float, generator: torch.Generator, device: torch.device) -> torch.Tensor:
@@ -75,7 +94,7 @@ def keep_some(n: int, ratio: float, generator: torch.Generator, device: torch.de
     return keep_mask.to(device)
 
 
-class EdgeDropConfig(GraphViewConfig):
+class EdgeDropConfig(GraphAugmentationConfig):
     ratio: Annotated[
         float, Field(ge=0, lt=1, description="the share of the entries that is left out"), Search(low=0.0, high=0.8)
     ] = 0.3
@@ -83,82 +102,72 @@ class EdgeDropConfig(GraphViewConfig):
     self_loops: Annotated[
         bool,
         Field(
-            description="of square matrices: the diagonal is never drawn, and is 1 throughout; False treats it as rest"
+            description="of square matrices: rows and columns are the same nodes, the diagonal is never drawn, and is "
+            "1 throughout; False treats it as the rest"
         ),
     ] = True
 
 
-class EdgeDrop(GraphView):
+class EdgeDrop(GraphAugmentation):
     """Leave out ``floor(ratio * n)`` of the n entries, each direction by itself, uniform without replacement.
 
     Source: MEOW (SDM 2023) with the defaults: off-diagonal entries of a path's top-K matrix are deleted, the rest made
-    binary, the identity added; normalise the result (``normalise(view, "meow")``). SGL (Wu et al., SIGIR 2021) drops
-    edges of the user-item matrix: ``self_loops=False`` does not matter there, as it is not square.
+    binary, the identity added; normalise the result (``normalise(augmented, "meow")``). SGL (Wu et al., SIGIR 2021)
+    drops edges of the user-item matrix, with ``self_loops=False``.
     """
 
     Config = EdgeDropConfig
 
     def __call__(self, adj: Csr, generator: torch.Generator) -> Csr:
-        """A view of a matrix, on its device.
-
-        Args:
-            adj: [R, C]; not changed.
-            generator: see :meth:`GraphView.stream`.
-        """
+        """[R, C] of ``adj`` [R, C], on its device."""
         return self.apply(adj, self.draw(adj, generator))
 
     def draw(self, adj: Csr, generator: torch.Generator) -> Tensor:
         """[E] bool: which entries stay (with self-loops those on the diagonal count as staying)."""
-        candidates = torch.nonzero(self._may_go(adj)).squeeze(1)
+        may_go = torch.ones_like(adj.indices, dtype=torch.bool) if not self._has_loops(adj) else adj.rows != adj.indices
+        candidates = torch.nonzero(may_go).squeeze(1)
         keep_mask = torch.ones(adj.nnz, dtype=torch.bool, device=adj.device)
         keep_mask[candidates] = keep_some(candidates.numel(), self.config.ratio, generator, adj.device)
         return keep_mask
 
     def apply(self, adj: Csr, keep_mask: Tensor) -> Csr:
-        """The view that keeps the given entries ([E] bool)."""
+        """The augmented matrix that keeps the given entries ([E] bool)."""
         kept = adj.select(keep_mask)
         if self.config.binary:
             kept = kept.with_weights(None)
         return kept.with_diagonal(1.0) if self._has_loops(adj) else kept
 
-    def difference(self, adj: Csr, keep_mask: Tensor) -> Csr:
-        """What :meth:`apply` takes away: ``apply(adj, keep_mask) = adj.pattern() - difference(adj, keep_mask)``.
-
-        It is small beside the matrix. Where the matrix has few distinct rows, the view is cheapest as
-        ``Sum.of([compress_rows(adj.pattern()), difference], [1, -1])``.
-
-        Args:
-            adj: one entry a place.
-
-        Raises:
-            ValueError: the view keeps weights, so that it is no difference of patterns.
-        """
-        if not self.config.binary:
-            raise ValueError("difference() is of patterns; it needs binary=True")
-        gone = ~keep_mask
-        on_diagonal = adj.rows == adj.indices
-        if self._has_loops(adj):
-            gone = gone & ~on_diagonal
-        rows, cols = adj.rows[gone], adj.indices[gone]
-        weights = torch.ones(rows.numel(), dtype=adj.values().dtype, device=adj.device)
-        if self._has_loops(adj):  # the identity comes where it is not there yet
-            absent = torch.ones(adj.shape[0], dtype=torch.bool, device=adj.device)
-            absent[adj.rows[on_diagonal]] = False
-            added = torch.nonzero(absent).squeeze(1)
-            rows, cols = torch.cat([rows, added]), torch.cat([cols, added])
-            weights = torch.cat([weights, -weights.new_ones(added.numel())])
-        return Csr.from_coo(rows, cols, weights, shape=adj.shape)
-
     def _has_loops(self, adj: Csr) -> bool:
         return bool(self.config.self_loops) and adj.shape[0] == adj.shape[1]
 
-    def _may_go(self, adj: Csr) -> Tensor:
-        if self._has_loops(adj):
-            return adj.rows != adj.indices
-        return torch.ones_like(adj.indices, dtype=torch.bool)
+
+class NodeDropConfig(EdgeDropConfig):
+    ratio: Annotated[
+        float,
+        Field(ge=0, lt=1, description="the share of the nodes whose entries are left out"),
+        Search(low=0.0, high=0.8),
+    ] = 0.3
 
 
-class FeatureMaskConfig(GraphViewConfig):
+class NodeDrop(EdgeDrop):
+    """Leave out the entries of ``floor(ratio * n)`` of n nodes, uniform without replacement.
+
+    Rows and columns are drawn each by themselves, but where they are the same nodes (``self_loops``).
+
+    Source: SGL (Wu et al., SIGIR 2021), users and items of their matrix, with ``self_loops=False``.
+    """
+
+    Config = NodeDropConfig
+
+    def draw(self, adj: Csr, generator: torch.Generator) -> Tensor:
+        """[E] bool: which entries stay."""
+        n_rows, n_columns = adj.shape
+        rows = keep_some(n_rows, self.config.ratio, generator, adj.device)
+        columns = rows if self._has_loops(adj) else keep_some(n_columns, self.config.ratio, generator, adj.device)
+        return rows[adj.rows] & columns[adj.indices]
+
+
+class FeatureMaskConfig(GraphAugmentationConfig):
     ratio: Annotated[
         float,
         Field(ge=0, lt=1, description="the share of the features that are not 0 which becomes 0"),
@@ -166,25 +175,21 @@ class FeatureMaskConfig(GraphViewConfig):
     ] = 0.3
 
 
-class FeatureMask(GraphView):
+class FeatureMask(GraphAugmentation):
     """Set ``floor(ratio * n)`` of the n features that are not 0 to 0, uniform over all nodes without replacement.
 
     Source: MEOW (SDM 2023). What is left is not scaled.
     """
 
     Config = FeatureMaskConfig
+    reads = "features"
 
     @overload
     def __call__(self, features: Tensor, generator: torch.Generator) -> Tensor: ...
     @overload
     def __call__(self, features: Csr, generator: torch.Generator) -> Csr: ...
     def __call__(self, features: Tensor | Csr, generator: torch.Generator) -> Tensor | Csr:
-        """A view of features, on their device.
-
-        Args:
-            features: [N, F], dense or sparse; not changed.
-            generator: see :meth:`GraphView.stream`.
-        """
+        """[N, F] of ``features`` [N, F], dense or sparse, on their device."""
         if isinstance(features, Csr):
             return features.select(keep_some(features.nnz, self.config.ratio, generator, features.device))
         places = torch.nonzero(features.reshape(-1)).squeeze(1)

@@ -110,6 +110,8 @@ class Objective(nn.Module):
     """
 
     Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
+    #: whether both views must have the same rows, so that there can be no further candidates
+    needs_pairs: ClassVar[bool] = False
 
     def __init__(self, config: ObjectiveConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
@@ -201,6 +203,8 @@ class NTXent(Objective):
     Source: Chen et al., ICML 2020 (SimCLR), equation 1; the mean is over the 2B rows. With inner products this is the
     loss of CL4SRec, DuoRec and MCLRec.
     """
+
+    needs_pairs = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         if views.a.shape != views.b.shape or views.positives is not None or views.temperatures is not None:

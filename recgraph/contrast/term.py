@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -65,6 +66,11 @@ class ContrastiveTerm(nn.Module):
         given = {} if dim is None else {"dim": dim}
         weight: Weight = registry.make("weight", {"name": self.config.weight, **self.config.weight_settings}, **given)
         return weight
+
+    def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
+        """Offer clusterings to the weight; see :meth:`Weight.prepare`."""
+        if self.weight is not None:
+            self.weight.prepare(clusterings, ids)
 
     def forward(
         self,

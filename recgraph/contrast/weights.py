@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -61,6 +62,14 @@ class Weight(nn.Module):
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
 
+    def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
+        """Called before use by models that cluster what they contrast; a weight that reads clusterings takes them.
+
+        Args:
+            clusterings: makes [T, N] int64, the cluster of each id in each of T clusterings.
+            ids: [N] int64, ascending, whose columns these are; None: 0 ... N - 1.
+        """
+
     def log_w(self, pairs: Pairs) -> Tensor:
         """[n, M] log-weights in the type of the embeddings; ``-inf`` takes a candidate out.
 
@@ -109,9 +118,9 @@ class Cluster(Weight):
     """``w_ij = T - (number of the T clusterings in which i and j share a cluster)``.
 
     Source: MEOW (SDM 2023). A candidate in all of the anchor's clusters is out (weight 0), one that shares none counts
-    T times. The clusterings are those given to :meth:`set_assignments`, looked up by id. Where none were given, the
-    candidates at hand are clustered (k-means of their directions, without gradient) and an anchor belongs to the
-    nearest centroid, so that the weight serves any contrastive model whatever its rows are.
+    T times. The clusterings are those given to :meth:`prepare`, looked up by id. Where none were given, the candidates
+    at hand are clustered (k-means of their directions, without gradient) and an anchor belongs to the nearest centroid,
+    so that the weight serves any contrastive model whatever its rows are.
 
     Attributes:
         assignments: [T, N] int64, the cluster of each id in each clustering, or None. Not part of the state: they
@@ -120,24 +129,30 @@ class Cluster(Weight):
 
     Config = ClusterConfig
     assignments: Tensor | None
+    ids: Tensor | None
 
     def __init__(self, config: ClusterConfig | None = None, /, **settings: object) -> None:
         super().__init__(config, **settings)
         self.register_buffer("assignments", None, persistent=False)
+        self.register_buffer("ids", None, persistent=False)
         self._made: tuple[weakref.ref[Tensor], list[Tensor], Tensor] | None = None
 
-    def set_assignments(self, assignments: Tensor | None) -> None:
+    def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
+        self.set_assignments(clusterings(), ids)
+
+    def set_assignments(self, assignments: Tensor | None, ids: Tensor | None = None) -> None:
         """Use these clusterings; None: cluster the candidates at hand.
 
         Args:
-            assignments: [T, N] integers, ids being columns.
+            assignments: [T, N] integers.
+            ids: [N] int64, ascending, whose columns these are; None: 0 ... N - 1.
 
         Raises:
             ValueError: not of that shape.
         """
         if assignments is not None and (assignments.dim() != 2 or not assignments.shape[0]):
             raise ValueError(f"assignments have shape {tuple(assignments.shape)}; they must be [T, N] with T >= 1")
-        self.assignments = assignments
+        self.assignments, self.ids = assignments, ids
 
     def log_w(self, pairs: Pairs) -> Tensor:
         return self._apart(pairs).to(pairs.anchors.dtype).log_()
@@ -149,7 +164,7 @@ class Cluster(Weight):
     def _apart(self, pairs: Pairs) -> Tensor:
         """[n, M]: T - shared, counted in bytes: these are passes over all pairs."""
         if self.assignments is not None:
-            ours, theirs = self.assignments[:, pairs.anchor_ids], self.assignments[:, pairs.candidate_ids]
+            ours, theirs = (self.assignments[:, self._columns(of)] for of in (pairs.anchor_ids, pairs.candidate_ids))
         else:
             ours, theirs = self._cluster(pairs)
         count = torch.uint8 if len(ours) < 256 else torch.int32
@@ -157,6 +172,9 @@ class Cluster(Weight):
         for mine, other in zip(ours[1:], theirs[1:], strict=True):
             apart += _differ(mine, other, count)
         return apart
+
+    def _columns(self, ids: Tensor) -> Tensor:
+        return ids if self.ids is None else torch.searchsorted(self.ids, ids)
 
     @torch.no_grad()
     def _cluster(self, pairs: Pairs) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,4 @@
-"""Graph convolutions over any sparse operator.
-
-Propagation over any sparse operator, without weights.
-
-LightGCN's propagation over the graph of users and items.
-
-Attention over views of the same nodes: one weight a view.
-"""
+"""Encoders of graphs: convolutions over any sparse operator, LightGCN's propagation, attention over views."""
 
 from __future__ import annotations
 
@@ -25,13 +18,23 @@ from recgraph.sparse.operators import Chain, Sum, power
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Backend, Layered, Operator, spmm
 
-__all__ = ["LightGCN", "Propagation", "symmetric_product"]
+__all__ = ["GCN", "GraphEncoder", "LightGCN", "Propagation", "SemanticAttention", "symmetric_product"]
 
 
 Norm = Literal["none", "joint"]
 
 
-class GCN(nn.Module):
+class GraphEncoder(nn.Module):
+    """Base of convolutions over any sparse operator: ``encoder(adj, x, generator)`` gives [N, D].
+
+    Args (of a call):
+        adj: [N, N] operators, normalised, of which the mean is used; each may be one a layer (:class:`Layered`).
+        x: [N, F].
+        generator: draws dropout; required in training mode where dropout is above 0.
+    """
+
+
+class GCN(GraphEncoder):
     """``H <- PReLU(A drop(H W))`` in every layer but the last, ``A drop(H W)`` there.
 
     Source: Kipf and Welling, ICLR 2017, in the form of MEOW (SDM 2023): one dropout a layer, after the product with
@@ -113,7 +116,7 @@ class GCN(nn.Module):
         return total if len(adjacencies) == 1 else total / len(adjacencies)
 
 
-class Propagation(nn.Module):
+class Propagation(GraphEncoder):
     """``A x``, of several operators their mean: LightGCN's convolution (SIGIR 2020), to be called as a GCN is."""
 
     def forward(self, adj: Sequence[Operator | Layered], x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -178,34 +181,35 @@ class LightGCN(nn.Module):
         self._made = {}
 
     @property
-    def n_edges(self) -> int:
-        return self.items.numel()
-
-    @property
-    def edge_users(self) -> Tensor:
-        """[n_edges] int64: the user of each edge."""
-        return self._edges()[0]
-
-    @property
-    def edge_items(self) -> Tensor:
-        """[n_edges] int64: the item of each edge, 0-based."""
-        return self._edges()[1]
+    def edges(self) -> Csr:
+        """[n_users, n_items]: who interacted with what, without weights."""
+        shape = (self.n_users, self.n_items)
+        return self._once("edges", lambda: Csr(self.offsets, self.items.long(), None, shape))
 
     def adjacency(self, dtype: torch.dtype = torch.float32) -> Csr:
         """The symmetric normalised adjacency of all nodes; made once."""
-        return self._once(("adjacency", dtype), lambda: self._normalised(*self._edges(), self._item_order(), dtype))
+        return self._once(("adjacency", dtype), lambda: self.subgraph(self.edges, dtype))
 
-    def subgraph(self, keep_mask: Tensor, dtype: torch.dtype = torch.float32) -> Csr:
-        """The adjacency of some of the edges, normalised by the degrees that they leave.
+    def subgraph(self, edges: Csr, dtype: torch.dtype = torch.float32) -> Csr:
+        """The symmetric adjacency of all nodes with other edges, normalised by the degrees that these leave.
 
         Args:
-            keep_mask: [n_edges] bool.
+            edges: [n_users, n_items]; weights are not read.
+
+        Raises:
+            ValueError: it has another shape.
         """
-        users, items = self._edges()
-        order = self._item_order()
-        kept = order[keep_mask[order]]
-        number = keep_mask.cumsum(0) - 1
-        return self._normalised(users[keep_mask], items[keep_mask], number[kept], dtype)
+        if edges.shape != (self.n_users, self.n_items):
+            raise ValueError(f"edges are {edges.shape}, not [{self.n_users}, {self.n_items}], users by items")
+        users, items = edges.rows, edges.indices
+        by_item = torch.argsort(items, stable=True)
+        degrees = torch.cat([edges.degrees, torch.bincount(items, minlength=self.n_items)])
+        indptr = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
+        root = power(degrees.to(dtype), -0.5)
+        of_edge = root[users] * root[self.n_users + items]
+        indices = torch.cat([items + self.n_users, users[by_item]])
+        n_nodes = self.n_users + self.n_items
+        return Csr(indptr, indices, torch.cat([of_edge, of_edge[by_item]]), (n_nodes, n_nodes))
 
     def layers(self, x: Tensor, adjacencies: Sequence[Csr] = (), perturb: Perturbation | None = None) -> list[Tensor]:
         """The vectors after each layer.
@@ -229,24 +233,6 @@ class LightGCN(nn.Module):
     def forward(self, x: Tensor, adjacencies: Sequence[Csr] = ()) -> Tensor:
         """[n_users + n_items, D]: the mean over ``E_0 ... E_K``; see :meth:`layers`."""
         return mean(self.layers(x, adjacencies))
-
-    def _edges(self) -> tuple[Tensor, Tensor]:
-        return self._once("edges", lambda: (Ragged(self.items, self.offsets).rows, self.items.long()))
-
-    def _item_order(self) -> Tensor:
-        """[n_edges] int64: the edges by item, then user."""
-        return self._once("order", lambda: torch.argsort(self._edges()[1], stable=True))
-
-    def _normalised(self, users: Tensor, items: Tensor, by_item: Tensor, dtype: torch.dtype) -> Csr:
-        degrees = torch.cat(
-            [torch.bincount(users, minlength=self.n_users), torch.bincount(items, minlength=self.n_items)]
-        )
-        indptr = torch.cat([degrees.new_zeros(1), degrees.cumsum(0)])
-        root = power(degrees.to(dtype), -0.5)
-        of_edge = root[users] * root[self.n_users + items]
-        indices = torch.cat([items + self.n_users, users[by_item]])
-        n_nodes = self.n_users + self.n_items
-        return Csr(indptr, indices, torch.cat([of_edge, of_edge[by_item]]), (n_nodes, n_nodes))
 
     def _once(self, key: Hashable, make: Callable[[], T]) -> T:
         every = self._made  # read once: another thread may replace it

@@ -140,9 +140,13 @@ class Model(nn.Module):
         """[B, n_items]: the scores of all items, higher is better."""
         return self.encode_users(query) @ self.encode_items().T
 
-    def view_weights(self) -> dict[View, float]:
-        """How much each view counts, twins included; those of a node type sum to 1. Empty: it has no such views."""
+    def path_weights(self) -> dict[View, float]:
+        """The attention of each meta-path, its twin's included; those of a node type sum to 1. Empty: it has none."""
         return {}
+
+    def view_weights(self) -> dict[View, float]:
+        """The earlier name of :meth:`path_weights`."""
+        return self.path_weights()
 
     def score_parts(self, query: Query, items: Tensor) -> dict[View, Tensor]:
         """[B, K] of each view: what it adds to the scores of ``items`` [B, K]; in evaluation mode, without gradients.

@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.models.base import ModelConfig
 
-__all__ = ["ContrastConfig", "contrastive_term"]
+__all__ = ["ContrastConfig", "check_pairs", "contrastive_term"]
 
 
 class ContrastConfig(ModelConfig):
@@ -54,3 +55,19 @@ def contrastive_term(
         "weight_settings": config.weight_options,
     }
     return ContrastiveTerm(dim=dim, **{**settings, **other})
+
+
+def check_pairs(config: ContrastConfig, what: str, fix: str) -> None:
+    """Refuse an objective that needs rows in pairs where there are further candidates.
+
+    Args:
+        what, fix: the setting that adds candidates, and the one that adds none.
+
+    Raises:
+        ValueError: the objective is such a one.
+    """
+    if registry.load("objective", config.objective).needs_pairs:
+        raise ValueError(
+            f"objective = {config.objective!r} contrasts two views of the same rows and takes no further candidates, "
+            f"as {what} gives; use {fix} or another objective"
+        )

@@ -108,7 +108,7 @@ def test_batches_train(cls: type[MetaPathModel], weight: str | None, device: tor
 
 def test_paths_that_begin_alike_share_contexts_wherever_they_are() -> None:
     inputs = made(MEOW, metapaths=LONG)._inputs
-    source = made(MEOW, metapaths=LONG, mini_batch=True, form="factorised")._source
+    source = made(MEOW, metapaths=LONG, mini_batch=True, form="factorised")._inputs
     for read in (inputs, source):
         for placed in (read, read.to(torch.device("meta"), torch.float32)):
             contexts = [reached for path in placed.paths for _, reached in path.contexts]
@@ -121,7 +121,7 @@ def test_the_sampled_product_is_unbiased() -> None:
     x = torch.rand(N, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     nodes, rounds = torch.arange(6), 400
     draw, everyone = torch.Generator().manual_seed(1), torch.arange(N)
-    for path in model._placed(model._source).paths:
+    for path in model._placed(model._inputs).paths:
         exact = torch.stack([spmm(operator, x)[nodes] for operator in (path.adjacency, path.masked)])
         walks = (_walk(path, nodes, (2, 1), draw, False).operators(everyone) for _ in range(rounds))
         found = torch.stack([torch.stack([spmm(operator, x) for operator in both]) for both in walks])

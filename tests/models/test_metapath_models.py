@@ -13,8 +13,8 @@ from torch import Tensor
 
 from recgraph.contrast.clustering import Clustering, assign, concentration
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous.inputs import MetaPathInputs
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
+from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Sum, normalise
@@ -94,7 +94,7 @@ def test_published_graph(step: str) -> None:
         close(path.adjacency.to_dense(), g[f"norm_{name}"])
         kept = g[f"kept_{name}"]
         plain = path.plain
-        view = model._masks.edges[number].apply(plain, kept[plain.rows, plain.indices])
+        view = model._masks.edges[number][0].apply(plain, kept[plain.rows, plain.indices])
         view = view.with_weights(view.values(torch.float64))
         close(normalise(view, "meow").to_dense(), g[f"masked_norm_{name}"])
 
@@ -115,7 +115,7 @@ def test_published_meow(step: str) -> None:
     for t, clustering in enumerate(clusterings):
         assert torch.equal(clustering.assignments, g[f"cluster_{t}"])
         close(concentration(fine.detach(), clustering, float(g["tau"])), g[f"density_{t}"])
-    losses = model.losses({"info", "proto"}, coarse, fine, clusterings)
+    losses = {name: loss() for name, loss in model.losses(lambda: (coarse, fine), lambda: clusterings).items()}
     close(losses["info"], g["loss_info"])
     constant = sum(math.log(len(fine) / len(c.centroids)) for c in clusterings) / 2
     close(losses["proto"] + constant, g["loss_proto"])
@@ -318,7 +318,7 @@ def test_equal_rows_are_held_once() -> None:
     pairs = {("paper", "on", "subject"): (torch.arange(60), torch.arange(60) % 3)}
     graph = HeteroGraph.from_edge_lists({"paper": 60, "subject": 3}, pairs)
     model = MEOW(metapaths=("paper-subject-paper",), hidden_dim=4, edge_mask=0.2, redraw_masks=True).build(graph)
-    path, view = model._inputs.paths[0], model._masks.edges[0]
+    path, (view,) = model._inputs.paths[0], model._masks.edges[0]
     assert isinstance(path.plain, Csr)
     assert isinstance(path.masked, Sum)
     assert path.adjacency.nnz < path.plain.nnz / 4

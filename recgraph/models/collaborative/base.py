@@ -1,8 +1,7 @@
-"""What models of users and items by index share: the table, the losses, unknown users, vectors kept for ranking."""
+"""Models with a vector for each user and item: the table, the losses, unknown users, vectors kept for ranking."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -17,11 +16,10 @@ from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, pair_scores
-from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel
 from recgraph.rng import Generators
 
 WIDTHS = (32, 64, 128, 256)
-Terms = dict[str, Callable[[], Tensor]]
 
 
 class CollaborativeConfig(ModelConfig):
@@ -87,13 +85,12 @@ class CollaborativeModel(TrainableModel):
         return self.embedding.weight[self.space.n_users :]
 
     def _make_loss(self) -> NextItemLoss:
-        cls = registry.load("loss", self.config.loss)
+        config = self.config
         # no item of a user-item model is padding
-        given = {"pad_candidate": False, "popularity_power": self.config.popularity_power}
-        if self.config.n_negatives is not None:
-            given["n_negatives"] = self.config.n_negatives
-        known = {name: value for name, value in given.items() if name in cls.Config.model_fields}
-        loss: NextItemLoss = cls(**{**known, **self.config.loss_options})
+        given = {"pad_candidate": False, "popularity_power": config.popularity_power}
+        if config.n_negatives is not None:
+            given["n_negatives"] = config.n_negatives
+        loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, **given)
         return loss
 
     @property
@@ -133,15 +130,9 @@ class CollaborativeModel(TrainableModel):
         """[n_users + n_items, D]: the vectors that scores are inner products of, without any noise."""
         raise TypeError(f"{type(self).__name__} must define nodes()")
 
-    def forward(self, batch: PairBatch, terms: Iterable[str]) -> dict[str, Tensor]:
-        made, terms = self._terms(batch), set(terms)
-        if terms - set(made):
-            raise ValueError(f"{type(self).__name__} has no terms {sorted(terms - set(made))}; it has {sorted(made)}")
-        return {name: made[name]() for name in sorted(terms)}
-
-    def _terms(self, batch: PairBatch) -> Terms:
-        """What computes each term of a batch; a subclass adds its own."""
-        return {"rec": lambda: self._rec(batch, self.nodes()), "l2": lambda: self._l2(batch)}
+    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
+        """``l2`` and ``rec``; a subclass adds its own."""
+        return {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(batch, self.nodes())}
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         assert self.space is not None

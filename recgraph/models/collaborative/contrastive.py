@@ -1,11 +1,4 @@
-"""What LightGCN with a contrastive task shares: two views of the nodes of a batch and their InfoNCE.
-
-SGL.
-
-SimGCL.
-
-XSimGCL.
-"""
+"""LightGCN with a contrastive task: two views of the nodes of a batch and their InfoNCE."""
 
 from __future__ import annotations
 
@@ -17,21 +10,27 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from recgraph.config import Search
+from recgraph.augment.graph import make_augmentation
+from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
-from recgraph.models.base import ModelConfig, Phase, Space
-from recgraph.models.collaborative.base import Terms
+from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
+from recgraph.models.contrast import ContrastConfig, check_pairs, contrastive_term
 from recgraph.sparse.csr import Csr
 
 
-class GraphContrastiveConfig(LightGCNConfig):
+class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
     contrast_weight: Annotated[
         float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-3, 1.0, log=True)
     ] = 0.1
+    objective: Annotated[
+        str,
+        Field(description="how anchors and candidates are chosen, a name of the registry's kind 'objective'"),
+        Added(),
+    ] = "info_nce"
     temperature: Annotated[
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
     ] = 0.2
@@ -40,32 +39,25 @@ class GraphContrastiveConfig(LightGCNConfig):
         Literal["batch", "all"],
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
     ] = "batch"
-    weight: Annotated[
-        str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
-    ] = None
-    weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
 
 
 class GraphContrastiveModel(LightGCN):
-    """Base of LightGCN with a contrastive task. Term ``cl``: the InfoNCE between two views of the batch's users, plus
-    the same for its items; each node of the batch is one anchor, however often it stands there."""
+    """Base of LightGCN with a contrastive task.
+
+    Term ``cl``: the contrast of two views of the batch's users, plus the same of its items; each node of the batch is
+    one anchor, however often it stands there. An objective that stacks both views (NT-Xent) needs
+    ``candidates="batch"``.
+    """
 
     Config: ClassVar[type[ModelConfig]] = GraphContrastiveConfig
 
     def _build(self, space: Space) -> None:
         super()._build(space)
+        if self.config.candidates == "all":
+            check_pairs(self.config, "candidates = 'all'", "candidates = 'batch'")
         # a weight may learn: users and items have one each
-        self.contrast_users, self.contrast_items = self._contrastive_term(), self._contrastive_term()
-
-    def _contrastive_term(self) -> ContrastiveTerm:
-        config = self.config
-        return ContrastiveTerm(
-            temperature=config.temperature,
-            similarity=config.similarity,
-            weight=config.weight,
-            weight_settings=config.weight_options,
-            dim=config.hidden_dim,
-            objective="info_nce",
+        self.contrast_users, self.contrast_items = (
+            contrastive_term(self.config, self.config.hidden_dim) for _ in range(2)
         )
 
     @property
@@ -77,17 +69,18 @@ class GraphContrastiveModel(LightGCN):
         """Two views of all nodes, [n_users + n_items, D] each."""
         raise TypeError(f"{type(self).__name__} must define _views(batch)")
 
-    def _terms(self, batch: PairBatch) -> Terms:
-        return {**super()._terms(batch), "cl": lambda: self._contrast(batch, *self._views(batch))}
+    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
+        return {"cl": lambda: self._contrast(batch, *self._views(batch)), **super().terms(batch, asked)}
 
     def _contrast(self, batch: PairBatch, a: Tensor, b: Tensor) -> Tensor:
         assert self.space is not None
         sizes = [self.space.n_users, self.space.n_items]
         (users_a, items_a), (users_b, items_b) = torch.split(a, sizes), torch.split(b, sizes)
-        of_users = self._one_kind(self.contrast_users, torch.unique(batch.users), users_a, users_b)
-        return of_users + self._one_kind(self.contrast_items, torch.unique(batch.items), items_a, items_b)
+        of_users = self._of_kind(self.contrast_users, torch.unique(batch.users), users_a, users_b)
+        return of_users + self._of_kind(self.contrast_items, torch.unique(batch.items), items_a, items_b)
 
-    def _one_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    def _of_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D]."""
         anchors = a.index_select(0, chosen)
         if self.config.candidates == "batch":
             loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen)
@@ -104,6 +97,14 @@ class SGLConfig(GraphContrastiveConfig):
     drop_rate: Annotated[
         float, Field(ge=0, lt=1, description="share of edges or nodes that a view drops"), Search(0.05, 0.5)
     ] = 0.1
+    augmentations: Annotated[
+        tuple[str | dict[str, Any], ...] | None,
+        Field(
+            description="of the matrix of users and items, one after the other: names of the registry, or mappings "
+            "with name and settings; none: by graph_view and drop_rate"
+        ),
+        Added(),
+    ] = None
     candidates: Annotated[
         Literal["batch", "all"],
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
@@ -117,12 +118,24 @@ class SGL(GraphContrastiveModel):
     drop) and SGL-RW (edge drop in each layer anew). A subgraph is normalised by its own degrees; every node of a kind
     is a candidate, as in the authors' code. Loss: ``rec + l2 + lambda cl``. Departures: the terms are means over
     samples and anchors where the authors have sums; a node is one anchor however often the batch holds it.
+
+    With ``augmentations`` a subgraph is what these make of the matrix of users and items [n_users, n_items]; they drop
+    ``drop_rate`` where they have a ``ratio`` that is not given. With ``graph_view="random_walk"`` they are drawn in
+    each layer anew.
     """
 
     Config = SGLConfig
 
     def _build(self, space: Space) -> None:
         super()._build(space)
+        config = self.config
+        by_view = ("node_drop",) if config.graph_view == "node_drop" else ("edge_drop",)
+        specs = by_view if config.augmentations is None else config.augmentations
+        # users and items are different nodes, even where there are as many of the one as of the other
+        made = [make_augmentation(spec, ratio=config.drop_rate, self_loops=False) for spec in specs]
+        if wrong := [type(one).__name__ for one in made if one.reads != "adjacency"]:
+            raise ValueError(f"augmentations: {', '.join(wrong)} is of features, which SGL does not read")
+        self._augmentations = made
         self._drawn: tuple[Any, list[list[Csr]]] | None = None
 
     def setup(self, train: Part) -> None:
@@ -140,31 +153,20 @@ class SGL(GraphContrastiveModel):
         key = (batch.generators.seed, batch.epoch, table.device, table.dtype)
         if self._drawn is None or self._drawn[0] != key:
             generator = batch.generators.fresh("views", batch.epoch)
-            self._drawn = key, [self._adjacencies(generator, table.dtype) for _ in range(2)]
+            self._drawn = key, [self._layers(generator, table.dtype) for _ in range(2)]
         return self._drawn[1]
 
-    def _adjacencies(self, generator: torch.Generator, dtype: torch.dtype) -> list[Csr]:
+    def _layers(self, generator: torch.Generator, dtype: torch.dtype) -> list[Csr]:
         n_layers = self.encoder.n_layers
         if self.config.graph_view == "random_walk":
-            return [self.encoder.subgraph(self._keep_edges(generator), dtype) for _ in range(n_layers)]
-        keep_mask = (
-            self._keep_edges(generator) if self.config.graph_view == "edge_drop" else self._keep_nodes(generator)
-        )
-        return [self.encoder.subgraph(keep_mask, dtype)] * n_layers
+            return [self._subgraph(generator, dtype) for _ in range(n_layers)]
+        return [self._subgraph(generator, dtype)] * n_layers
 
-    def _keep_edges(self, generator: torch.Generator) -> Tensor:
-        return self._keep(self.encoder.n_edges, generator)
-
-    def _keep_nodes(self, generator: torch.Generator) -> Tensor:
-        users = self._keep(self.encoder.n_users, generator)
-        items = self._keep(self.encoder.n_items, generator)
-        return users[self.encoder.edge_users] & items[self.encoder.edge_items]
-
-    def _keep(self, count: int, generator: torch.Generator) -> Tensor:
-        """[count] bool on the model's device: False at exactly the share that is dropped, rounded down."""
-        keep_mask = torch.ones(count, dtype=torch.bool)
-        keep_mask[torch.randperm(count, generator=generator)[: int(count * self.config.drop_rate)]] = False
-        return keep_mask.to(self.embedding.weight.device)
+    def _subgraph(self, generator: torch.Generator, dtype: torch.dtype) -> Csr:
+        edges = self.encoder.edges
+        for augmentation in self._augmentations:
+            edges = augmentation(edges, generator)
+        return self.encoder.subgraph(edges, dtype)
 
 
 class SimGCLConfig(GraphContrastiveConfig):
@@ -238,7 +240,7 @@ class XSimGCL(SimGCL):
 
     Config = XSimGCLConfig
 
-    def _terms(self, batch: PairBatch) -> Terms:
+    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
         # one propagation for both terms
         layers = cache(lambda: self._noisy_layers(batch)[1:])
         whole = cache(lambda: mean(layers()))
@@ -246,4 +248,4 @@ class XSimGCL(SimGCL):
         def contrast() -> Tensor:
             return self._contrast(batch, whole(), layers()[self.config.contrast_layer - 1])
 
-        return {**super()._terms(batch), "rec": lambda: self._rec(batch, whole()), "cl": contrast}
+        return super().terms(batch, asked) | {"rec": lambda: self._rec(batch, whole()), "cl": contrast}

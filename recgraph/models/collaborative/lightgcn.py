@@ -1,7 +1,4 @@
-"""BPRMF.
-
-LightGCN.
-"""
+"""Matrix factorisation, and its vectors propagated over the graph of interactions."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from torch import Tensor
 
 from recgraph.config import Search
 from recgraph.data.part import Part
-from recgraph.encoders import graph as lightgcn
+from recgraph.encoders import graph as encoders
 from recgraph.models.base import ModelConfig, Space
 from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel
 from recgraph.sparse.products import distinct
@@ -45,7 +42,7 @@ class LightGCN(CollaborativeModel):
 
     def _build(self, space: Space) -> None:
         super()._build(space)
-        self.encoder = lightgcn.LightGCN(space.n_users, space.n_items, self.config.n_layers)
+        self.encoder = encoders.LightGCN(space.n_users, space.n_items, self.config.n_layers)
 
     def setup(self, train: Part) -> None:
         super().setup(train)

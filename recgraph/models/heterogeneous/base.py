@@ -1,12 +1,10 @@
-"""What models of a typed graph share: layers for each node type, one step an epoch, embeddings of target nodes.
-
-Layers of a target whose features differ from meta-path to meta-path.
-"""
+"""Models that embed the nodes of a typed graph: layers for each node type, batches of nodes, embeddings."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Self
 
@@ -31,9 +29,11 @@ __all__ = [
     "GraphConfig",
     "GraphModel",
     "GraphSpace",
+    "HoldsGraph",
     "NodeBatches",
     "PathLayers",
     "TypeLayer",
+    "evaluating",
 ]
 
 
@@ -148,12 +148,43 @@ class TypeLayer(nn.Module):
         return F.elu(dropout(product + bias, self.dropout, generator if self.training else None))
 
 
-class GraphModel(TrainableModel):
+class HoldsGraph(nn.Module):
+    """Base of models that hold what was read from a graph: it moves with the parameters and is no part of the state."""
+
+    _moved: tuple[tuple[Any, torch.device, torch.dtype, Any], ...] = ()
+
+    def _placed(self, inputs: Any) -> Any:
+        """What was read, where the parameters are and in their type."""
+        like = next(self.parameters())
+        for held, device, dtype, moved in self._moved:
+            if held is inputs and (device, dtype) == (like.device, like.dtype):
+                return moved
+        # made under inference mode it could not be trained on
+        with torch.inference_mode(False):
+            moved = inputs.to(like.device, like.dtype)
+        # a new tuple: another thread may read the old one
+        others = tuple(entry for entry in self._moved if entry[0] is not inputs)
+        self._moved = (*others, (inputs, like.device, like.dtype, moved))
+        return moved
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within the block the module is in evaluation mode, then in the mode that it was in."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+class GraphModel(HoldsGraph, TrainableModel):
     """Base of models that embed the nodes of one type of a typed graph.
 
     ``MEOW(metapaths=("paper-author-paper",)).build(graph, seed=0)``; :meth:`embed` gives the embeddings. The target
     type is the one that the meta-paths begin and end with. A subclass sets ``Config`` and fills ``_build``,
-    ``forward`` and :meth:`embed`. What is made from the graph is no part of the state: it follows from the graph, the
+    :meth:`terms` and :meth:`embed`. What is made from the graph is no part of the state: it follows from the graph, the
     settings and the seed.
     """
 
@@ -174,7 +205,6 @@ class GraphModel(TrainableModel):
         if not isinstance(space, GraphSpace):
             raise ValueError(f"{type(self).__name__} needs a typed graph: build(graph) or build(GraphSpace(...))")
         self._seed = derive(seed, "graph views")
-        self._moved: tuple[torch.device, torch.dtype, Any] | None = None
         return super().build(space, seed)
 
     def _target(self, graph: HeteroGraph) -> str:
@@ -227,21 +257,6 @@ class GraphModel(TrainableModel):
     @abstractmethod
     def embed(self) -> Tensor:
         """[N, D]: the embeddings of the target nodes; make it in evaluation mode and without gradients."""
-
-    def _placed(self, inputs: Any) -> Any:
-        """What was made from the graph, where the parameters are and in their type."""
-        like = next(self.parameters())
-        placed = self._moved  # read once: another thread may replace it
-        if placed is None or placed[:2] != (like.device, like.dtype):
-            # made under inference mode it could not be trained on
-            with torch.inference_mode(False):
-                moved = inputs.to(like.device, like.dtype)
-            placed = self._moved = like.device, like.dtype, moved
-        return placed[2]
-
-    def _check_terms(self, terms: set[str], known: Sequence[str]) -> None:
-        if terms - set(known):
-            raise ValueError(f"{type(self).__name__} has no terms {sorted(terms - set(known))}; it has {sorted(known)}")
 
 
 def _example(graph: HeteroGraph) -> str:

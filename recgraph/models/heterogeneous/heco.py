@@ -1,11 +1,8 @@
-"""Attention over a node's neighbours of one type, as HeCo's schema view has it.
-
-HeCo.
-"""
+"""HeCo: the contrast of the network schema with meta-paths."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -20,9 +17,9 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.models.base import ModelConfig, Phase, Space, View
-from recgraph.models.heterogeneous.base import GraphBatch, GraphConfig, GraphModel, GraphSpace
-from recgraph.models.heterogeneous.inputs import Features
+from recgraph.models.base import ModelConfig, Space, Terms, View
+from recgraph.models.heterogeneous.base import GraphBatch, GraphConfig, GraphModel, GraphSpace, evaluating
+from recgraph.models.heterogeneous.paths import Features
 from recgraph.rng import Generators, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
@@ -229,28 +226,26 @@ class HeCo(GraphModel):
         view: Tensor = self.schema_attention(views, dropout)
         return view
 
-    def forward(self, batch: GraphBatch, terms: Iterable[str]) -> dict[str, Tensor]:
-        terms = set(terms)
-        self._check_terms(terms, ("info",))
+    def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
+        return {"info": lambda: self._info(batch)}
+
+    def _info(self, batch: GraphBatch) -> Tensor:
         inputs: _Inputs = self._placed(self._inputs)
         h = self._hidden(inputs, self.target, batch.generators["dropout"])
         path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
         schema = self.project(self.schema_view(inputs, h, batch.generators))
-        share, positives = self.config.schema_weight, inputs.positives
-        rows = Ragged(positives.indices, positives.indptr)
-        there, back = self.contrast(schema, path, positives=rows), self.contrast(path, schema, positives=rows)
-        return {"info": share * there + (1 - share) * back}
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        return (Phase("model", ("model",), {"info": 1.0}),)
+        share = self.config.schema_weight
+        positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
+        there: Tensor = self.contrast(schema, path, positives=positives)
+        back: Tensor = self.contrast(path, schema, positives=positives)
+        loss: Tensor = share * there + (1 - share) * back
+        return loss
 
     @torch.no_grad()
-    def view_weights(self) -> dict[View, float]:
+    def path_weights(self) -> dict[View, float]:
         """The semantic attention of the meta-path view, as embeddings are made."""
-        training = self.training
-        self.eval().embed()
-        self.train(training)
+        with evaluating(self):
+            self.embed()
         assert self.path_attention.last is not None
         weights = self.path_attention.last.tolist()
         return {View(self.target, path): weight for path, weight in zip(self.config.metapaths, weights, strict=True)}

@@ -1,28 +1,25 @@
-"""What MEOW and AdaMEOW share for nodes: layers of features, both views, and their contrast.
-
-MEOW.
-
-AdaMEOW.
-"""
+"""MEOW and AdaMEOW: the contrast of a coarse and a fine view of the nodes of a typed graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.contrast.clustering import Clustering, Method
 from recgraph.contrast.memory import PrototypeMemory, Queue
 from recgraph.contrast.prototypes import Prototypes, proto_nce
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights import Cluster
 from recgraph.data.part import Part
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.models.base import ModelConfig, Phase, Space, View
+from recgraph.models.base import ModelConfig, Phase, Space, Terms, View
+from recgraph.models.contrast import check_pairs
 from recgraph.models.heterogeneous.base import (
     FullGraph,
     GraphBatch,
@@ -31,10 +28,18 @@ from recgraph.models.heterogeneous.base import (
     GraphSpace,
     NodeBatches,
     PathLayers,
+    evaluating,
 )
-from recgraph.models.heterogeneous.inputs import Features, MetaPathInputs, MetaPathSource, read_graph, read_source
+from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph
 from recgraph.models.heterogeneous.sampling import PathSampler
-from recgraph.models.heterogeneous.views import BothViews, MetaPathViews, ViewsConfig, make_masks, make_paths
+from recgraph.models.heterogeneous.views import (
+    BothViews,
+    MetaPathViews,
+    ViewsConfig,
+    make_contrast,
+    make_masks,
+    make_paths,
+)
 from recgraph.rng import Generators, derive
 
 FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
@@ -48,16 +53,18 @@ class MetaPathModelConfig(ViewsConfig, GraphConfig):
             "a layer of its own; the coarse view takes the layers' mean (published for AMiner)"
         ),
     ] = False
+    encoder: Annotated[
+        str, Field(description="of the views, a name of the registry's graph encoders: 'gcn', 'propagation'"), Added()
+    ] = "gcn"
     mini_batch: Annotated[
         bool, Field(description="steps on batch_size target nodes with sampled neighbours; False: on the whole graph")
     ] = False
     fan_out: Annotated[
         tuple[FanOuts, ...],
         Field(
-            min_length=2,
-            max_length=2,
+            min_length=1,
             description="of batches: edges followed from each node, step by step along a path (the last number serves "
-            "later steps, none: all), for the convolution layer nearest to the batch and for the one before",
+            "later steps, none: all), for each layer of the encoder, the one nearest to the batch first",
         ),
     ] = ((5, 1), (2, 1))
     context_fan_out: Annotated[
@@ -79,8 +86,8 @@ class MetaPathModel(GraphModel):
     vector is asked for. Published for AMiner, whose embeddings of random walks along each path are no part of its card
     here: by default its papers, as all types without features, have one table of weights, which all paths share.
 
-    Options beyond the publications: masks drawn anew at every step; latent twins, a learned augmenter of each path's
-    embedding (MCLRec's) in place of the masked one; any weight.
+    Options beyond the publications: masks drawn anew at every step; other augmentations, encoders, objectives and
+    weights; latent twins, a learned augmenter of each path's embedding (MCLRec's) in place of the masked one.
 
     With ``mini_batch`` a step is on a batch of target nodes, whose neighbourhoods are sampled (:class:`PathSampler`),
     normalisations and the semantic attention over the batch. Candidates are the batch and a :class:`Queue` of
@@ -88,12 +95,12 @@ class MetaPathModel(GraphModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
-    _inputs: MetaPathInputs
-    _source: MetaPathSource
 
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
         config, graph = self.config, space.graph
+        if config.mini_batch and config.queue_size:
+            check_pairs(config, f"queue_size = {config.queue_size}", "queue_size = 0")
         target = self._target(graph)
         paths = make_paths(config.metapaths, config)
         self.types = list(dict.fromkeys([target, *(c for path in paths for c in _between(path, graph))]))
@@ -103,34 +110,24 @@ class MetaPathModel(GraphModel):
             x = graph.features(target)
             width = graph.count(target) if x is None else x.shape[1]
             self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
-        self._masks = make_masks(len(paths), config)
-        drawn = Generators(self._seed)
-        if config.mini_batch:
-            source = read_source(graph, target, paths, features)
-            self._source = source.draw(self._masks, drawn) if config.twin == "masked" else source
-            self._redrawn: tuple[int, MetaPathSource] | None = None
-            inputs = source.whole()
-        else:
-            inputs = read_graph(graph, target, paths, features)
-            self._inputs = self._masks.draw(inputs, drawn) if config.twin == "masked" else inputs
-        self.views = MetaPathViews(inputs, config.hidden_dim, self.embedding_dim, config.dropout, config)
+        self._masks = make_masks(paths, config, sampled=config.mini_batch)
+        inputs = read_graph(graph, target, paths, features, sampled=config.mini_batch)
+        self._inputs = self._masks.draw(inputs, Generators(self._seed)) if config.twin == "masked" else inputs
+        self._redrawn: tuple[int, MetaPathInputs] | None = None
+        self.views = MetaPathViews(
+            inputs, config.hidden_dim, self.embedding_dim, config.dropout, config, config.encoder
+        )
         self.contrast = self._make_contrast()
         if config.mini_batch:
-            self.queue = Queue(config.queue_size, config.projection_dim or self.embedding_dim)
+            self.queue = Queue(config.queue_size, self.projection_dim)
+
+    @property
+    def projection_dim(self) -> int:
+        """The width of what is contrasted."""
+        return int(self.config.projection_dim or self.embedding_dim)
 
     def _make_contrast(self) -> ContrastiveTerm:
         raise TypeError(f"{type(self).__name__} must define _make_contrast()")
-
-    def _term(self, **objective: Any) -> ContrastiveTerm:
-        config = self.config
-        return ContrastiveTerm(
-            temperature=config.temperature,
-            objective="info_nce",
-            objective_settings={"block_rows": config.block_rows, **objective},
-            weight=config.weight,
-            weight_settings=config.weight_options,
-            dim=config.projection_dim or self.embedding_dim,
-        )
 
     def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
         """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes.
@@ -144,33 +141,32 @@ class MetaPathModel(GraphModel):
         return NodeBatches(self.space.n_items, batch_size, generators)
 
     def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
-        redraw = self.training and self.config.redraw_masks and self.config.twin == "masked"
-        if self.config.mini_batch:
-            return self._sampled(batch, redraw) if batch is not None else self._placed(self._source).whole()
+        """What a step reads, the same in all its phases; without a batch, what embeddings read."""
         inputs: MetaPathInputs = self._placed(self._inputs)
-        return self._masks.draw(inputs, batch.generators) if batch is not None and redraw else inputs
-
-    def _sampled(self, batch: GraphBatch, redraw: bool) -> MetaPathInputs:
-        """What the nodes of a batch see, the same in all phases of its step."""
+        if batch is None:
+            return inputs.whole()
+        if batch.nodes is None:
+            return self._redraw(inputs, batch)
         if "inputs" not in batch.drawn:
-            assert batch.nodes is not None
-            source = self._placed(self._source)
-            if redraw:
-                source = self._redraw(source, batch)
             config = self.config
             sampler = PathSampler(config.fan_out, config.context_fan_out, config.sample_with_replacement)
             generator = batch.generators.fresh("neighbours", batch.epoch, batch.number)
-            batch.drawn["inputs"] = sampler(source, batch.nodes, generator)
-        inputs: MetaPathInputs = batch.drawn["inputs"]
-        return inputs
+            batch.drawn["inputs"] = sampler(self._redraw(inputs, batch), batch.nodes, generator)
+        sampled: MetaPathInputs = batch.drawn["inputs"]
+        return sampled
 
-    def _redraw(self, source: MetaPathSource, batch: GraphBatch) -> MetaPathSource:
-        """With the masks of an epoch, which depend on the seed and the epoch alone."""
+    def _redraw(self, inputs: MetaPathInputs, batch: GraphBatch) -> MetaPathInputs:
+        """With masks drawn anew, where the settings say so: at every step, in batches of nodes once an epoch."""
+        if not (self.training and self.config.redraw_masks and self.config.twin == "masked"):
+            return inputs
+        like = next(self.parameters())
+        if batch.nodes is None:
+            return self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
         if self._redrawn is None or self._redrawn[0] != batch.epoch:
             self._redrawn = None  # before the next ones are made
+            # they depend on the seed and the epoch alone
             own = Generators(derive(batch.generators.seed, "masks", batch.epoch))
-            like = next(self.parameters())
-            self._redrawn = batch.epoch, source.draw(self._masks, own).to(like.device, like.dtype)
+            self._redrawn = batch.epoch, self._masks.draw(inputs, own).to(like.device, like.dtype)
         return self._redrawn[1]
 
     def both_views(
@@ -202,19 +198,21 @@ class MetaPathModel(GraphModel):
             return hidden, None
         return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
 
-    def forward(self, batch: GraphBatch, terms: Iterable[str]) -> dict[str, Tensor]:
-        terms = set(terms)
-        self._check_terms(terms, self._term_names())
+    def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """[N, D] twice: the projected coarse and fine view of a step."""
         views = self.both_views(self._step_inputs(batch), batch.generators["dropout"])
-        return self._terms(batch, terms, self.views.head(views.coarse), self.views.head(views.fine))
+        return self.views.head(views.coarse), self.views.head(views.fine)
 
     def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """The weighted InfoNCE of projections [N, D] in pairs; of a batch, against the queue too, which it then joins.
+        """The contrast of projections [N, D] in pairs; of a batch, against the queue too, which it then joins.
 
         A node is known by its number: one that is in the batch is not also taken from the queue.
         """
         if batch.nodes is None:
             loss: Tensor = self.contrast(anchors, candidates)
+            return loss
+        if not self.config.queue_size:
+            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes)
             return loss
         rows, ids = self.queue.join(candidates, batch.nodes)
         positives = torch.arange(len(anchors), device=anchors.device)
@@ -226,33 +224,24 @@ class MetaPathModel(GraphModel):
     @torch.no_grad()
     def project_all(self) -> Tensor:
         """[N, D]: the projected fine view of all nodes, as embeddings are made: nothing is dropped or sampled."""
-        training = self.training
-        self.eval()
-        projected: Tensor = self.views.head(self.embed())
-        self.train(training)
+        with evaluating(self):
+            projected: Tensor = self.views.head(self.embed())
         return projected
 
     @torch.no_grad()
-    def view_weights(self) -> dict[View, float]:
+    def path_weights(self) -> dict[View, float]:
         """The semantic attention of the fine view, as embeddings are made."""
-        training = self.training
-        self.eval()
-        inputs = self._step_inputs(None)
-        found = self.views.addends(inputs, *self._hidden(inputs, None))
-        self.train(training)
+        with evaluating(self):
+            inputs = self._step_inputs(None)
+            found = self.views.addends(inputs, *self._hidden(inputs, None))
         return {View(inputs.target, path): weight for path, (weight, _) in found.items()}
-
-    def _term_names(self) -> tuple[str, ...]:
-        return ("info",)
-
-    def _terms(self, batch: GraphBatch, terms: set[str], coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
-        raise TypeError(f"{type(self).__name__} must define _terms(batch, terms, coarse, fine)")
 
     def embed(self) -> Tensor:
         return self.both_views(self._step_inputs(None), fine_only=True).fine
 
 
-def _between(path: MetaPath, graph: Any) -> list[str]:
+def _between(path: MetaPath, graph: HeteroGraph) -> list[str]:
+    """The types of nodes between the ends of a path."""
     return [step.end for step in path.route(graph)[:-1]]
 
 
@@ -300,7 +289,7 @@ class MEOW(MetaPathModel):
         super()._build(space)
         config = self.config
         self.prototypes = Prototypes(
-            config.projection_dim or self.embedding_dim,
+            self.projection_dim,
             n_clusters=config.n_clusters,
             iterations=config.kmeans_iterations,
             restarts=config.kmeans_restarts,
@@ -311,45 +300,55 @@ class MEOW(MetaPathModel):
             objective="info_nce", objective_settings={"block_rows": config.block_rows}
         )
         if config.mini_batch:
-            self.memory = PrototypeMemory(space.n_items, config.projection_dim or self.embedding_dim, config.n_clusters)
+            self.memory = PrototypeMemory(space.n_items, self.projection_dim, config.n_clusters)
 
     def _make_contrast(self) -> ContrastiveTerm:
-        return self._term(count_positive=False)
+        return make_contrast(self.config, self.projection_dim, count_positive=False)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
         terms = {"info": 1.0, "proto": self.config.proto_weight}
         return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
 
-    def _term_names(self) -> tuple[str, ...]:
-        return ("info", "proto")
-
-    def _terms(self, batch: GraphBatch, terms: set[str], coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
-        clustered = "proto" in terms or isinstance(self.contrast.weight, Cluster)
+    def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
+        views = cache(lambda: self._projected(batch))
         if batch.nodes is None:
-            return self.losses(terms, coarse, fine, self.prototypes(fine) if clustered else [])
-        if clustered and not self.memory.is_of(batch.epoch):
-            everyone = self.project_all()
-            self.memory.store(batch.epoch, everyone, self.prototypes(everyone), self.config.temperature)
-        computed = {}
-        if "info" in terms:
-            if isinstance(self.contrast.weight, Cluster):
-                self.contrast.weight.set_assignments(self.memory.assignments)
-            computed["info"] = self.info(batch, coarse, fine)
-        if "proto" in terms:
-            computed["proto"] = self.memory.proto_nce(self.proto_contrast, coarse, batch.nodes)
-        return computed
+            return self.losses(views, cache(lambda: self.prototypes(views()[1])))
+        nodes = batch.nodes
 
-    def losses(self, terms: set[str], coarse: Tensor, fine: Tensor, clusterings: list[Clustering]) -> dict[str, Tensor]:
-        """The terms of projected views [N, D] and clusterings of the fine one."""
-        computed = {}
-        if "info" in terms:
-            if isinstance(self.contrast.weight, Cluster):
-                self.contrast.weight.set_assignments(torch.stack([c.assignments for c in clusterings]))
-            computed["info"] = self.contrast(coarse, fine)
-        if "proto" in terms:
-            computed["proto"] = proto_nce(self.proto_contrast, coarse, fine, clusterings, self.config.temperature)
-        return computed
+        def memory() -> PrototypeMemory:
+            if not self.memory.is_of(batch.epoch):
+                everyone = self.project_all()
+                self.memory.store(batch.epoch, everyone, self.prototypes(everyone), self.config.temperature)
+            return self.memory
+
+        def info() -> Tensor:
+            coarse, fine = views()
+            self.contrast.prepare(lambda: memory().assignments)
+            return self.info(batch, coarse, fine)
+
+        def proto() -> Tensor:
+            coarse, _ = views()
+            return memory().proto_nce(self.proto_contrast, coarse, nodes)
+
+        return {"info": info, "proto": proto}
+
+    def losses(
+        self, views: Callable[[], tuple[Tensor, Tensor]], clusterings: Callable[[], Sequence[Clustering]]
+    ) -> Terms:
+        """The terms on the whole graph, of the projected coarse and fine view [N, D] and clusterings of the latter."""
+
+        def info() -> Tensor:
+            coarse, fine = views()
+            self.contrast.prepare(lambda: torch.stack([found.assignments for found in clusterings()]))
+            loss: Tensor = self.contrast(coarse, fine)
+            return loss
+
+        def proto() -> Tensor:
+            coarse, fine = views()
+            return proto_nce(self.proto_contrast, coarse, fine, clusterings(), self.config.temperature)
+
+        return {"info": info, "proto": proto}
 
 
 class AdaMEOWConfig(MetaPathModelConfig):
@@ -370,7 +369,11 @@ class AdaMEOW(MetaPathModel):
     Config: ClassVar[type[ModelConfig]] = AdaMEOWConfig
 
     def _make_contrast(self) -> ContrastiveTerm:
-        return self._term(weigh_positive=True)
+        return make_contrast(self.config, self.projection_dim, weigh_positive=True)
 
-    def _terms(self, batch: GraphBatch, terms: set[str], coarse: Tensor, fine: Tensor) -> dict[str, Tensor]:
-        return {"info": self.info(batch, fine, coarse)} if "info" in terms else {}
+    def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
+        def info() -> Tensor:
+            coarse, fine = self._projected(batch)
+            return self.info(batch, fine, coarse)
+
+        return {"info": info}

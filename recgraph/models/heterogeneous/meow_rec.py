@@ -1,7 +1,4 @@
-"""MEOW as a recommender.
-
-AdaMEOW as a recommender.
-"""
+"""MEOW and AdaMEOW as recommenders: the contrast of their views."""
 
 from __future__ import annotations
 
@@ -17,9 +14,7 @@ from recgraph.config import Search
 from recgraph.contrast.clustering import Clustering
 from recgraph.contrast.prototypes import Prototypes, proto_nce
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.weights import Cluster
-from recgraph.models.base import ModelConfig, Phase, Space
-from recgraph.models.collaborative.base import Terms
+from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender, Side
 from recgraph.models.heterogeneous.sides import MetaPathRecommenderConfig
 
@@ -57,7 +52,7 @@ class MEOWRec(MetaPathRecommender):
         self.proto_contrast = ContrastiveTerm(objective="info_nce")
 
     def _make_contrast(self) -> ContrastiveTerm:
-        return self._term(count_positive=False)
+        return self._contrast_of(count_positive=False)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -65,7 +60,7 @@ class MEOWRec(MetaPathRecommender):
         proto = self.config.contrast_weight * self.config.proto_weight
         return (Phase("model", ("model",), {**phase.terms, **({"proto": proto} if proto else {})}),)
 
-    def _contrast_terms(self, sides: Callable[[], list[Side]]) -> Terms:
+    def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
         clustered = cache(lambda: [self.prototypes(side.fine) for side in sides()])
         return {
             "info": lambda: torch.stack([self._info(side, clustered) for side in sides()]).sum(),
@@ -75,12 +70,13 @@ class MEOWRec(MetaPathRecommender):
         }
 
     def _info(self, side: Side, clustered: Callable[[], list[list[Clustering]]]) -> Tensor:
-        weight, ids = self.contrasts[side.number].weight, side.ids
-        if isinstance(weight, Cluster):
-            # a cluster is looked up by the row of the batch
-            weight.set_assignments(torch.stack([found.assignments for found in clustered()[side.number]]))
-            ids = torch.arange(len(ids), device=ids.device)
-        return self._contrast(side.number, side.own, side.fine, ids)
+        def assignments() -> Tensor:
+            return torch.stack([found.assignments for found in clustered()[side.number]])
+
+        term = self.contrasts[side.number]
+        assert isinstance(term, ContrastiveTerm)
+        term.prepare(assignments, side.ids)
+        return self._contrast(side.number, side.own, side.fine, side.ids)
 
     def _proto(self, side: Side, clusterings: list[Clustering]) -> Tensor:
         return proto_nce(self.proto_contrast, side.own, side.fine, clusterings, self.config.temperature)
@@ -104,10 +100,10 @@ class AdaMEOWRec(MetaPathRecommender):
     Config: ClassVar[type[ModelConfig]] = AdaMEOWRecConfig
 
     def _make_contrast(self) -> ContrastiveTerm:
-        return self._term(weigh_positive=True)
+        return self._contrast_of(weigh_positive=True)
 
-    def _contrast_terms(self, sides: Callable[[], list[Side]]) -> Terms:
-        def info() -> torch.Tensor:
+    def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
+        def info() -> Tensor:
             return torch.stack([self._contrast(s.number, s.fine, s.own, s.ids) for s in sides()]).sum()
 
         return {"info": info}

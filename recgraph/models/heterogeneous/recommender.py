@@ -1,9 +1,8 @@
-"""What MEOW and AdaMEOW share as recommenders: users and items as two target types, propagated over interactions."""
+"""MEOW and AdaMEOW as recommenders: users and items as two target types, propagated over interactions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -14,13 +13,12 @@ from torch import Tensor, nn
 from recgraph.contrast.objectives import NoCandidateError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
-from recgraph.models.base import ModelConfig, Phase, Space, View
-from recgraph.models.collaborative.base import Terms
+from recgraph.models.base import ModelConfig, Phase, Space, Terms, View
 from recgraph.models.collaborative.lightgcn import LightGCN
-from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.models.heterogeneous.inputs import MetaPathInputs
+from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating
+from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.sides import SIDES, MetaPathRecommenderConfig, read_sides
-from recgraph.models.heterogeneous.views import MetaPathViews
+from recgraph.models.heterogeneous.views import MetaPathViews, make_contrast
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import spmm
@@ -42,7 +40,7 @@ class Side:
     fine: Tensor
 
 
-class MetaPathRecommender(LightGCN):
+class MetaPathRecommender(HoldsGraph, LightGCN):
     """Base of MEOW and AdaMEOW as recommenders.
 
     Users and items are two target types of a typed graph, each with its own meta-paths (user-item-user, friends,
@@ -73,14 +71,12 @@ class MetaPathRecommender(LightGCN):
             raise ValueError(f"{type(self).__name__} needs a typed graph with the interactions: build(GraphSpace(...))")
         super()._build(space)
         config, dim, graph = self.config, self.config.hidden_dim, space.graph
-        linear = config.view_encoder == "light"
         assert self.seed is not None
         self._inputs = read_sides(graph, config, self.seed)
-        made = (MetaPathViews(inputs, dim, dim, config.dropout, config, linear) for inputs in self._inputs)
+        made = (MetaPathViews(inputs, dim, dim, config.dropout, config, config.view_encoder) for inputs in self._inputs)
         self.views = nn.ModuleList(made)
         # masks are no weights, but weights belong to them: who loads these draws the same
         self.register_buffer("mask_seed", torch.tensor(self.seed))
-        self._moved: tuple[torch.device, torch.dtype, tuple[MetaPathInputs, ...]] | None = None
         reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
         others = sorted(reached - set(SIDES))
         self.others = nn.ModuleDict({name: nn.Embedding(graph.count(name), dim) for name in others})
@@ -99,21 +95,14 @@ class MetaPathRecommender(LightGCN):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.config.twin == "masked" and (seed := int(self.mask_seed)) != drawn_with:
             assert isinstance(self.space, GraphSpace)
-            self._inputs, self._moved = read_sides(self.space.graph, self.config, seed), None
+            self._inputs, self._moved = read_sides(self.space.graph, self.config, seed), ()
 
     def _make_contrast(self) -> ContrastiveTerm:
         raise TypeError(f"{type(self).__name__} must define _make_contrast()")
 
-    def _term(self, **objective: Any) -> ContrastiveTerm:
-        config = self.config
-        return ContrastiveTerm(
-            temperature=config.temperature,
-            objective="info_nce",
-            objective_settings={"block_rows": config.block_rows, **objective},
-            weight=config.weight,
-            weight_settings=config.weight_options,
-            dim=config.hidden_dim if config.view_encoder == "light" else config.projection_dim or config.hidden_dim,
-        )
+    def _contrast_of(self, **published: Any) -> ContrastiveTerm:
+        """The contrast of one side, with the settings that InfoNCE has in the publication."""
+        return make_contrast(self.config, self.config.projection_dim or self.config.hidden_dim, **published)
 
     def setup(self, train: Any) -> None:
         super().setup(train)
@@ -126,18 +115,8 @@ class MetaPathRecommender(LightGCN):
 
     def nodes(self) -> Tensor:
         own = self._own()
-        with self._without_noise():
+        with evaluating(self.views):
             return self._scored(lambda: self.encoder(own), lambda: self.encoder(self._fine(own, None)))
-
-    @contextmanager
-    def _without_noise(self) -> Iterator[None]:
-        """Within the block the views are in evaluation mode, whatever the mode of the model."""
-        training = self.views.training
-        self.views.eval()
-        try:
-            yield
-        finally:
-            self.views.train(training)
 
     def _scored(self, own: Callable[[], Tensor], fine: Callable[[], Tensor]) -> Tensor:
         by = self.config.recommend_by
@@ -191,15 +170,16 @@ class MetaPathRecommender(LightGCN):
         for name, table in self.others.items():
             assert isinstance(table, nn.Embedding)
             hidden[name] = table.weight
-        for inputs, views in zip(self._placed(), self.views, strict=True):
+        for read, views in zip(self._inputs, self.views, strict=True):
             assert isinstance(views, MetaPathViews)
+            inputs: MetaPathInputs = self._placed(read)
             masked = self._masked(hidden[inputs.target], generators) if self.config.twin == "masked" else None
             yield views, inputs, hidden, masked
 
     @torch.no_grad()
-    def view_weights(self) -> dict[View, float]:
+    def path_weights(self) -> dict[View, float]:
         """The attention of the fine views, as nodes are embedded."""
-        with self._without_noise():
+        with evaluating(self.views):
             return {
                 View(inputs.target, path): weight
                 for views, inputs, hidden, masked in self._read(self._own(), None)
@@ -229,7 +209,7 @@ class MetaPathRecommender(LightGCN):
         found = {} if by == "fine" else {View(): self.encoder(own)}
         if by == "interactions":
             return found
-        with self._without_noise():
+        with evaluating(self.views):
             for views, inputs, hidden, masked in self._read(own, None):
                 start = 0 if inputs.target == SIDES[0] else self.space.n_users
                 for path, (_, addend) in views.addends(inputs, hidden, masked).items():
@@ -246,23 +226,14 @@ class MetaPathRecommender(LightGCN):
         keep_mask: Tensor = draw >= self.config.feature_mask
         return h * keep_mask
 
-    def _placed(self) -> tuple[MetaPathInputs, ...]:
-        """What was read from the graph, where the parameters are and in their type."""
-        like, placed = self.embedding.weight, self._moved  # read once: another thread may replace what was moved
-        if placed is None or placed[:2] != (like.device, like.dtype):
-            with torch.inference_mode(False):
-                moved = tuple(inputs.to(like.device, like.dtype) for inputs in self._inputs)
-            placed = self._moved = like.device, like.dtype, moved
-        return placed[2]
-
-    def _terms(self, batch: PairBatch) -> Terms:
+    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
         # views and propagations are made once for all terms
         vectors = cache(self._own)
         own = cache(lambda: self.encoder(vectors()))
         fine = cache(lambda: self.encoder(self._fine(vectors(), batch.generators)))
         sides = cache(lambda: self._sides(batch, own(), fine()))
         rec = {"rec": lambda: self._rec(batch, self._scored(own, fine))}
-        return super()._terms(batch) | rec | self._contrast_terms(sides)
+        return self.contrasts_of(sides) | super().terms(batch, asked) | rec
 
     def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
@@ -288,9 +259,9 @@ class MetaPathRecommender(LightGCN):
             return 0 * (anchors.sum() + candidates.sum())
         return loss
 
-    def _contrast_terms(self, sides: Callable[[], list[Side]]) -> Terms:
-        """What computes the contrastive terms; ``info`` is one of them."""
-        raise TypeError(f"{type(self).__name__} must define _contrast_terms(sides)")
+    def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
+        """The terms that contrast the views of both sides; ``info`` is one of them."""
+        raise TypeError(f"{type(self).__name__} must define contrasts_of(sides)")
 
 
 def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:

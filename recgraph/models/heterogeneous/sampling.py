@@ -1,4 +1,4 @@
-"""What a batch of target nodes sees of a graph: similar nodes for each convolution layer, and contexts, all sampled."""
+"""Sampled neighbourhoods of a batch of target nodes: similar nodes for each convolution layer, and contexts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recgraph.models.heterogeneous.inputs import Features, MetaPathInputs, MetaPathSource, PathInputs, PathSource
+from recgraph.graph.contexts import Walked
+from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, PathInputs
 from recgraph.sparse.csr import Csr, sort_entries
 from recgraph.sparse.operators import Chain
 from recgraph.sparse.products import compose
@@ -42,11 +43,11 @@ class PathSampler:
     context_fan_out: FanOut
     replace: bool = False
 
-    def __call__(self, source: MetaPathSource, nodes: Tensor, generator: torch.Generator) -> MetaPathInputs:
+    def __call__(self, source: MetaPathInputs, nodes: Tensor, generator: torch.Generator) -> MetaPathInputs:
         """What the model reads for a batch; adjacencies have a row for each node of the batch.
 
         Args:
-            source: placed where the model is.
+            source: read for batches, placed where the model is.
             nodes: [B] int64, target nodes.
             generator: draws; on any device.
         """
@@ -74,12 +75,13 @@ class PathSampler:
         features = {name: _take(x, local[name]) for name, x in source.features.items()}
         return MetaPathInputs(source.target, features, _take(source.masked, local[source.target]), tuple(paths))
 
-    def _contexts(self, paths: Sequence[PathSource], rows: Tensor, generator: torch.Generator) -> dict[int, _Reached]:
+    def _contexts(self, paths: Sequence[PathInputs], rows: Tensor, generator: torch.Generator) -> dict[int, _Reached]:
         """What each context reaches, by the identity of what was asked for: paths that begin alike share it."""
         made: dict[int, _Reached] = {}
         for path in paths:
             before: _Reached | None = None
             for hop, (node_type, walked) in enumerate(path.contexts):
+                assert isinstance(walked, Walked)
                 if id(walked) not in made:
                     level = rows if before is None else before.nodes
                     step, fan_out = walked.steps[-1], _at(self.context_fan_out, hop)
@@ -127,7 +129,7 @@ class _Step:
 class _Walk:
     """A sampled path from some rows; the columns of the last step are still the graph's own numbers."""
 
-    path: PathSource
+    path: PathInputs
     rows: Tensor
     factors: list[tuple[Csr, Csr]]
     last: _Step
@@ -135,11 +137,7 @@ class _Walk:
     @property
     def seen(self) -> list[Tensor]:
         """The target nodes that a row depends on."""
-        return [self.last.columns.values, *([self.rows] if self._has_loops else [])]
-
-    @property
-    def _has_loops(self) -> bool:
-        return self.path.loops and self.path.masked is not None
+        return [self.last.columns.values, *([self.rows] if self.path.loops else [])]
 
     def operators(self, columns: Tensor) -> tuple[Chain, Chain]:
         """[R, C] of the path and of its twin; ``columns`` [C], ascending, holds every node seen."""
@@ -148,19 +146,22 @@ class _Walk:
             self.last.weights,
             self.last.masked,
         )
-        if self._has_loops:
+        if self.path.loops:
             last = _with_loops(last, torch.searchsorted(columns, self.rows), len(columns))
         both = [*self.factors, last.matrices(len(columns))]
         chains = []
-        for k, whole in enumerate((self.path.adjacency, self.path.masked or self.path.adjacency)):
+        for k, whole in enumerate((self.path.adjacency, self.path.masked)):
+            assert isinstance(whole, Chain)
             left = None if whole.left is None else whole.left[self.rows]
             right = None if whole.right is None else whole.right[columns]
             chains.append(Chain(tuple(factor[k] for factor in both), left, right))
         return chains[0], chains[1]
 
 
-def _walk(path: PathSource, rows: Tensor, fan_out: FanOut, generator: torch.Generator, replace: bool) -> _Walk:
-    twins = (path.masked or path.adjacency).factors
+def _walk(path: PathInputs, rows: Tensor, fan_out: FanOut, generator: torch.Generator, replace: bool) -> _Walk:
+    assert isinstance(path.adjacency, Chain)
+    assert isinstance(path.masked, Chain)
+    twins = path.masked.factors
     scales = path.adjacency.left if path.adjacency.left is not None else path.adjacency.right
     assert scales is not None
     nodes, factors = rows, []

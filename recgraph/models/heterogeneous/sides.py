@@ -1,4 +1,4 @@
-"""What MEOW and AdaMEOW as recommenders are told, and the meta-paths of their two sides."""
+"""Settings of MEOW and AdaMEOW as recommenders, and the meta-paths of users and of items."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recgraph.config import Search
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
 from recgraph.models.collaborative.lightgcn import LightGCNConfig
-from recgraph.models.heterogeneous.inputs import MetaPathInputs, read_graph
+from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
 from recgraph.models.heterogeneous.views import ViewsConfig, make_masks, make_paths
 from recgraph.rng import Generators, derive
 from recgraph.sparse.products import Counts
@@ -48,8 +48,11 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
         Literal["meow", "symmetric", "row", "column"], Field(description="of the paths' adjacencies")
     ] = "symmetric"
     view_encoder: Annotated[
-        Literal["light", "gcn"],
-        Field(description="of the views: products with adjacencies alone (as LightGCN), or MEOW's graph convolution"),
+        str,
+        Field(
+            description="of the views: 'light', products with adjacencies alone (as LightGCN), or a name of the "
+            "registry's graph encoders: 'gcn' is MEOW's"
+        ),
     ] = "light"
     recommend_by: Annotated[
         Literal["interactions", "fine", "both"],
@@ -84,7 +87,7 @@ def read_sides(graph: HeteroGraph, config: MetaPathRecommenderConfig, seed: int)
     given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
     chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
     read = [read_graph(graph, side, paths, {side: None}) for side, paths in zip(SIDES, chosen, strict=True)]
-    masks, n_users = make_masks(sum(map(len, chosen)), config), len(chosen[0])
+    masks, n_users = make_masks([*chosen[0], *chosen[1]], config), len(chosen[0])
     if config.twin != "masked":
         return tuple(read)
     drawn = Generators(derive(seed, "graph views"))

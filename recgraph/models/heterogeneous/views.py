@@ -1,8 +1,9 @@
-"""The coarse and the fine view of nodes over meta-paths: what MEOW, AdaMEOW and their recommenders are made of."""
+"""The coarse and the fine view of nodes over meta-paths, shared by MEOW, AdaMEOW and their recommenders."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,27 +13,28 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.augment.graph import EdgeDrop, FeatureMask
-from recgraph.config import Search
-from recgraph.encoders.graph import GCN, Propagation, SemanticAttention, ViewWeights
+from recgraph.augment.graph import make_augmentation
+from recgraph.config import Added, Search
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.encoders.graph import GraphEncoder, SemanticAttention, ViewWeights
 from recgraph.graph.contexts import Walked
 from recgraph.graph.metapath import MetaPath
-from recgraph.models.base import ModelConfig
-from recgraph.models.heterogeneous.inputs import Masks, MetaPathInputs, PathInputs
+from recgraph.models.contrast import ContrastConfig, contrastive_term
+from recgraph.models.heterogeneous.paths import Masks, MetaPathInputs, PathInputs
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Normalisation
 from recgraph.sparse.products import Counts
 from recgraph.sparse.spmm import Layered, Operator, spmm
 
-__all__ = ["BothViews", "MetaPathViews", "ViewsConfig", "make_masks", "make_paths"]
+__all__ = ["BothViews", "MetaPathViews", "ViewsConfig", "make_contrast", "make_encoder", "make_masks", "make_paths"]
 
 
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
 
-class ViewsConfig(ModelConfig):
-    """How meta-paths are read from a graph, and how their twins are made."""
+class ViewsConfig(ContrastConfig):
+    """How meta-paths are read from a graph, how their twins are made, and how the views are contrasted."""
 
     top_k: Annotated[
         int | tuple[int | None, ...] | None,
@@ -63,15 +65,30 @@ class ViewsConfig(ModelConfig):
             "the users' paths, then the items')"
         ),
     ] = 0.3
+    augmentations: Annotated[
+        tuple[str | dict[str, Any], ...] | None,
+        Field(
+            description="of masked twins, one after the other: names of the registry, or mappings with name and "
+            "settings; none: feature_mask and edge_drop. A ratio that is not given is feature_mask or edge_mask"
+        ),
+        Added(),
+    ] = None
     redraw_masks: Annotated[bool, Field(description="draw masks at every step; False: once, as published")] = False
     augmenter: Annotated[str, Field(description="of latent twins, a name of the registry's kind 'augmenter'")] = "mlp"
+    encoder_options: Annotated[
+        dict[str, Any], Field(default_factory=dict, description="settings of the views' encoder"), Added()
+    ]
+    objective: Annotated[
+        str,
+        Field(description="how anchors and candidates are chosen, a name of the registry's kind 'objective'"),
+        Added(),
+    ] = "info_nce"
+    similarity: Annotated[
+        Literal["dot", "cosine"], Field(description="of the contrastive term, between projections of length 1"), Added()
+    ] = "dot"
     temperature: Annotated[
         float, Field(gt=0, description="tau, of the contrastive similarities"), Search(0.1, 2.0, log=True)
     ] = 0.5
-    weight: Annotated[
-        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
-    ] = None
-    weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
     ] = None
@@ -91,15 +108,54 @@ def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPat
     return tuple(MetaPath(path, top_k=k, **shared) for path, k in zip(metapaths, each, strict=True))
 
 
-def make_masks(n_paths: int, config: ViewsConfig) -> Masks:
-    """What draws the masked twins.
+def make_masks(paths: Sequence[MetaPath], config: ViewsConfig, sampled: bool = False) -> Masks:
+    """The augmentations that masked twins are made by.
+
+    Args:
+        sampled: twins for batches of nodes.
 
     Raises:
-        ValueError: another number of values than paths.
+        ValueError: another number of values than paths, or an augmentation that is not one of graphs.
     """
+    specs = ("feature_mask", "edge_drop") if config.augmentations is None else config.augmentations
     redraw = config.redraw_masks
-    edges = [EdgeDrop(ratio=r, redraw=redraw) for r in _each("edge_mask", config.edge_mask, n_paths)]
-    return Masks(FeatureMask(ratio=config.feature_mask, redraw=redraw), tuple(edges), config.normalisation)
+    of_features = [make_augmentation(spec, ratio=config.feature_mask, redraw=redraw) for spec in specs]
+    edges = []
+    for path, ratio in zip(paths, _each("edge_mask", config.edge_mask, len(paths)), strict=True):
+        # a path that is never made has no entries to leave out: its factors lose theirs, and keep their weights
+        composed = path.config.form != "factorised"
+        given = {"ratio": ratio, "redraw": redraw, "binary": composed, "self_loops": composed}
+        made = [make_augmentation(spec, **given) for spec in specs]
+        edges.append(tuple(one for one in made if one.reads == "adjacency"))
+    features = tuple(one for one in of_features if one.reads == "features")
+    return Masks(features, tuple(edges), config.normalisation, sampled)
+
+
+def make_contrast(config: ViewsConfig, dim: int, **published: Any) -> ContrastiveTerm:
+    """The contrast of the projected views.
+
+    Args:
+        dim: D, the width of the projections.
+        published: settings that the model has for InfoNCE.
+    """
+    own = published if registry.key(config.objective) == "infonce" else {}
+    return contrastive_term(config, dim, {"block_rows": config.block_rows, **own})
+
+
+def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, dropout: float) -> GraphEncoder:
+    """An encoder of graphs from the registry, from width ``in_dim`` to ``dim``.
+
+    Raises:
+        ValueError: it is not one of graphs, it has no such option, or it cannot change the width.
+    """
+    cls = registry.load("encoder", name)
+    if not issubclass(cls, GraphEncoder):
+        raise ValueError(f"encoder = {name!r} is not a convolution over graphs, such as 'gcn' or 'propagation'")
+    if in_dim != dim and "out_dim" not in inspect.signature(cls).parameters:
+        raise ValueError(f"encoder = {name!r} keeps the width: embedding_dim = {dim} must be hidden_dim = {in_dim}")
+    spec = {"name": name, **options}
+    encoder: GraphEncoder = registry.make("encoder", spec, in_dim=in_dim, hidden_dim=dim, out_dim=dim, dropout=dropout)
+    return encoder
 
 
 def _each(name: str, value: Any, n_paths: int) -> tuple[Any, ...]:
@@ -139,8 +195,8 @@ class MetaPathViews(nn.Module):
         hidden_dim: width of h.
         dim: D; with ``linear`` that of h.
         dropout: of contexts, GCN and attention.
-        config: of the twins and the head.
-        linear: see above.
+        config: of the twins, the encoder's options and the head.
+        encoder: a name of the registry's graph encoders, or ``"light"`` for ``linear``.
     """
 
     def __init__(
@@ -150,16 +206,18 @@ class MetaPathViews(nn.Module):
         dim: int,
         dropout: float,
         config: ViewsConfig,
-        linear: bool = False,
+        encoder: str = "gcn",
     ) -> None:
         super().__init__()
+        linear = encoder == "light"
         self.dropout, self.linear = dropout, linear
         if not linear:
             self.context_layers = nn.ModuleList(
                 nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in path.contexts)
                 for path in inputs.paths
             )
-        self.encoder = Propagation() if linear else GCN(hidden_dim, dim, dim, dropout=dropout)
+        name = "propagation" if linear else encoder
+        self.encoder = make_encoder(name, config.encoder_options, hidden_dim, dim, dropout)
         n_views = len(inputs.paths) * (1 if config.twin == "none" else 2)
         self.attention = ViewWeights(n_views) if linear else SemanticAttention(dim, dropout=dropout)
         if not linear:
@@ -185,21 +243,11 @@ class MetaPathViews(nn.Module):
             generator: draws dropout; required in training mode where dropout is above 0.
             fine_only: leave the coarse view out (it is then the fine one).
         """
-        fine = self._fine(inputs, hidden, masked, generator)
+        fine: Tensor = self.attention(self._views(inputs, hidden, masked, generator), generator)
         if fine_only:
             return BothViews(fine, fine)
         adjacencies = tuple(path.adjacency for path in inputs.paths)
         return BothViews(self.encoder(adjacencies, _shared(hidden[inputs.target]), generator), fine)
-
-    def _fine(
-        self,
-        inputs: MetaPathInputs,
-        hidden: Mapping[str, Tensor],
-        masked: Tensor | None,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        fine: Tensor = self.attention(self._views(inputs, hidden, masked, generator), generator)
-        return fine
 
     def addends(
         self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], masked: Tensor | None

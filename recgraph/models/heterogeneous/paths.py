@@ -1,0 +1,272 @@
+"""What models of meta-paths read from a typed graph: adjacencies and their masked twins, contexts, features.
+
+One value serves both ways of training. For batches of nodes (:mod:`recgraph.models.heterogeneous.sampling`) contexts
+are never made, and twins have their entries at the places of the path, so that one sample of edges serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from recgraph.augment.graph import EdgeDrop, GraphAugmentation
+from recgraph.graph.contexts import Walked
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
+from recgraph.graph.route import Route
+from recgraph.rng import Generators
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, normalise
+from recgraph.sparse.spmm import Layered, Operator
+
+__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "read_graph"]
+
+Features = Tensor | Csr | None
+V = TypeVar("V", bound=Tensor | Csr)
+
+
+@dataclass(frozen=True, eq=False)
+class PathInputs:
+    """One meta-path over N target nodes.
+
+    Attributes:
+        name: as it was written.
+        plain: [N, N], before normalisation: what is augmented. The adjacency, where it has been and is not augmented
+            again: it is the largest part.
+        adjacency: [N, N], normalised; equal rows are held once where that pays (ACM's paper-subject-paper: 61 rows for
+            4,019). For a batch of nodes one a layer, of which the last has the batch's rows.
+        masked: its masked twin, normalised; the adjacency itself where no twin is masked.
+        contexts: (node type, [N, N_type] without weights) of each intermediate type, in the order of the path.
+        loops: the twin's diagonal is 1 (before its scales) whatever ``masked`` has there: paths to be sampled alone.
+    """
+
+    name: str
+    plain: Operator | Layered
+    adjacency: Operator | Layered
+    masked: Operator | Layered
+    contexts: tuple[tuple[str, Csr | Walked], ...]
+    loops: bool = False
+
+    def whole(self) -> PathInputs:
+        """With a twin [N, N] that can be multiplied with."""
+        if not self.loops:
+            return self
+        assert isinstance(self.masked, Chain)
+        diagonal = Chain((Csr.eye(self.masked.shape[0], self.masked.device),), self.masked.left, self.masked.right)
+        return replace(self, masked=Sum.of((self.masked, diagonal), (1.0, 1.0)), loops=False)
+
+    def to(self, device: torch.device, dtype: torch.dtype, moved: dict[int, Csr | Walked]) -> PathInputs:
+        for _, reached in self.contexts:
+            if id(reached) not in moved:
+                moved[id(reached)] = reached.to(device)
+        return replace(
+            self,
+            plain=self.plain.to(device),
+            adjacency=self.adjacency.to(device, dtype),
+            masked=self.masked.to(device, dtype),
+            contexts=tuple((node_type, moved[id(reached)]) for node_type, reached in self.contexts),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class MetaPathInputs:
+    """All that is read of a target type.
+
+    Attributes:
+        target: the node type that is embedded.
+        features: node type -> [N_type, F] as they enter the type's layer, or None; for a batch of nodes [n] int64,
+            which ones they are, where the type has no features.
+        masked: the target's masked features; None where it has no features.
+        paths: one or more.
+    """
+
+    target: str
+    features: Mapping[str, Features]
+    masked: Features
+    paths: tuple[PathInputs, ...]
+
+    def whole(self) -> MetaPathInputs:
+        """The inputs of all nodes with all neighbours, for embeddings: contexts are made a block of nodes at a time."""
+        return replace(self, paths=tuple(path.whole() for path in self.paths))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathInputs:
+        features = {name: None if x is None else x.to(device, dtype) for name, x in self.features.items()}
+        masked = None if self.masked is None else self.masked.to(device, dtype)
+        # contexts that paths share are shared there too
+        moved: dict[int, Csr | Walked] = {}
+        return MetaPathInputs(
+            self.target, features, masked, tuple(path.to(device, dtype, moved) for path in self.paths)
+        )
+
+
+def read_graph(
+    graph: HeteroGraph,
+    target: str,
+    paths: Sequence[MetaPath],
+    features: Mapping[str, Features],
+    sampled: bool = False,
+) -> MetaPathInputs:
+    """The paths of a graph and their contexts; nothing is masked yet (``masked`` is the unmasked).
+
+    Args:
+        sampled: for batches of nodes; contexts are then never made, and memory grows with the edges.
+    """
+    known: dict[Route, Csr] = {}
+    walked: dict[Route, Walked] = {}
+    made = []
+    for path in paths:
+        plain: Csr | Chain = path.factorised(graph) if path.config.form == "factorised" else path.adjacency(graph)
+        contexts: tuple[tuple[str, Csr | Walked], ...]
+        if sampled:
+            contexts = _walked(path, graph, walked)
+        else:
+            contexts = tuple((context.node_type, context.reached) for context in path.contexts(graph, known))
+        adjacency = _normalised(plain, path.config.normalisation, compressed=not sampled)
+        made.append(PathInputs(path.name, plain, adjacency, adjacency, contexts))
+    return MetaPathInputs(target, features, features[target], tuple(made))
+
+
+def _walked(path: MetaPath, graph: HeteroGraph, known: dict[Route, Walked]) -> tuple[tuple[str, Walked], ...]:
+    """The contexts of a path, one object for paths that begin alike."""
+    route = path.route(graph)
+    for hop in range(1, len(route)):
+        if route[:hop] not in known:
+            known[route[:hop]] = Walked(tuple(step.matrix(graph).with_weights(None) for step in route[:hop]))
+    return tuple((step.end, known[route[:hop]]) for hop, step in enumerate(route[:-1], 1))
+
+
+def _normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool) -> Operator:
+    if isinstance(plain, Csr):
+        plain = compress_rows(plain) if compressed else Chain.of((plain,))
+    return plain.normalise(kind) if isinstance(plain, Chain) else normalise(plain, kind)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """How masked twins are made.
+
+    Attributes:
+        features: augmentations of the target's features, one after the other.
+        edges: of each path, augmentations of its adjacency; of a path that is never made, of its factors.
+        normalisation: of what they leave.
+        sampled: twins for batches of nodes.
+    """
+
+    features: tuple[GraphAugmentation, ...]
+    edges: tuple[tuple[GraphAugmentation, ...], ...]
+    normalisation: Normalisation
+    sampled: bool = False
+
+    def draw(self, inputs: MetaPathInputs, generators: Generators) -> MetaPathInputs:
+        """The inputs with twins drawn from these generators.
+
+        Raises:
+            ValueError: for batches, an augmentation adds entries beside the diagonal.
+        """
+        features = inputs.features[inputs.target]
+        masked = None
+        if features is not None:
+            (masked,) = _augmented(self.features, (features,), generators, inputs.target)
+        paths = tuple(self._twin(*pair, generators) for pair in zip(self.edges, inputs.paths, strict=True))
+        return replace(inputs, masked=masked, paths=paths)
+
+    def _twin(
+        self, augmentations: tuple[GraphAugmentation, ...], path: PathInputs, generators: Generators
+    ) -> PathInputs:
+        composed = isinstance(path.plain, Csr)
+        assert isinstance(path.plain, Csr | Chain)
+        factors = path.plain.factors if isinstance(path.plain, Chain) else (path.plain,)
+        kept, keep_masks = _entries(augmentations, factors, generators, path.name)
+        masked: Operator
+        loops = False
+        if self.sampled:
+            loops = composed and bool((kept[0].diagonal() == 1).all())
+            masked = _aligned(factors, kept, keep_masks(), self.normalisation, loops)
+        elif composed:
+            masked = _without(factors[0], kept[0], self.normalisation)
+        else:
+            chain = path.plain
+            assert isinstance(chain, Chain)
+            masked = Chain(kept, chain.left, chain.right).normalise(self.normalisation)
+        redrawn = any(augmentation.config.redraw for augmentation in augmentations)
+        return replace(path, plain=path.plain if redrawn else path.adjacency, masked=masked, loops=loops)
+
+
+def _augmented(
+    augmentations: Sequence[GraphAugmentation], values: tuple[V, ...], generators: Generators, name: str
+) -> tuple[V, ...]:
+    for number, augmentation in enumerate(augmentations):
+        stream = augmentation.stream(generators, name if number == 0 else f"{name}/{number}")
+        values = tuple(augmentation(value, stream) for value in values)
+    return values
+
+
+def _entries(
+    augmentations: Sequence[GraphAugmentation], factors: tuple[Csr, ...], generators: Generators, name: str
+) -> tuple[tuple[Csr, ...], Callable[[], list[Tensor]]]:
+    """The augmented factors, and what tells of each which of its entries stayed ([E] bool)."""
+    if len(augmentations) == 1 and isinstance(drop := augmentations[0], EdgeDrop):
+        stream = drop.stream(generators, name)
+        masks = [drop.draw(factor, stream) for factor in factors]
+        return tuple(drop.apply(*pair) for pair in zip(factors, masks, strict=True)), lambda: masks
+    kept = _augmented(augmentations, factors, generators, name)
+    return kept, lambda: [_found(*pair) for pair in zip(factors, kept, strict=True)]
+
+
+def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
+    """The normalised twin of a composed path.
+
+    Where a path has few distinct rows its twin is cheapest as those rows less what the twin lacks.
+    """
+    if kept.weights is None or bool((kept.weights == 1).all()):
+        rows = compress_rows(plain.pattern())
+        if isinstance(rows, Chain) and 2 * (rows.nnz + plain.nnz - kept.nnz) < plain.nnz:
+            gone = difference(plain, kept)
+            if 2 * (rows.nnz + gone.nnz) < plain.nnz:
+                return Sum.of((rows, gone), (1.0, -1.0)).normalise(kind)
+    return normalise(kept, kind, plain.values().dtype)
+
+
+def difference(plain: Csr, kept: Csr) -> Csr:
+    """``plain.pattern() - kept.pattern()`` of matrices [R, C] with one entry a place: 1 and -1 where they differ."""
+    gone, added = ~_found(plain, kept), ~_found(kept, plain)
+    weights = torch.ones(plain.nnz, dtype=plain.values().dtype, device=plain.device)[gone]
+    return Csr.from_coo(
+        torch.cat([plain.rows[gone], kept.rows[added]]),
+        torch.cat([plain.indices[gone], kept.indices[added]]),
+        torch.cat([weights, -weights.new_ones(int(added.sum()))]),
+        shape=plain.shape,
+    )
+
+
+def _found(entries: Csr, among: Csr) -> Tensor:
+    """[E] bool: which entries the other matrix has too; of several at a place, as many as it has there."""
+    keys, others = (matrix.rows * matrix.shape[1] + matrix.indices for matrix in (entries, among))
+    number = torch.arange(len(keys), device=keys.device) - torch.searchsorted(keys, keys)
+    return torch.searchsorted(others, keys) + number < torch.searchsorted(others, keys, right=True)
+
+
+def _aligned(
+    factors: Sequence[Csr], kept: Sequence[Csr], keep_masks: Sequence[Tensor], kind: Normalisation, loops: bool
+) -> Chain:
+    """The normalised twin, its entries at the places of the path, with weight 0 where they are left out."""
+    marked = []
+    for factor, view, keep_mask in zip(factors, kept, keep_masks, strict=True):
+        values = view.values(factor.values().dtype)
+        if loops:
+            keep_mask = keep_mask & (factor.rows != factor.indices)
+            values = values[view.rows != view.indices]
+        if len(values) != int(keep_mask.sum()):
+            raise ValueError("mini_batch: augmentations may leave edges out and add all self-loops, but no other edges")
+        marks = torch.zeros(factor.nnz, dtype=values.dtype, device=factor.device)
+        marks[keep_mask] = values
+        marked.append(factor.with_weights(marks))
+    twin = Chain(tuple(marked)).normalise(kind)
+    if not loops:
+        return twin
+    scales = Chain(tuple(kept)).normalise(kind)
+    return Chain(twin.factors, scales.left, scales.right)
