@@ -246,6 +246,17 @@ def test_a_convention_sets_the_options_that_are_not_given() -> None:
             assert {option: getattr(own, option) for option in options} == options
 
 
+def test_a_metric_elsewhere_may_have_the_name_of_one_here() -> None:
+    class Other(Metric):
+        name = "ndcg"
+
+        def compute(self, ranked: RankedHits, k: int) -> torch.Tensor:
+            return ranked.hits[:, 0].double()
+
+    assert Other.conventions == CONVENTIONS
+    assert Other(convention="lenskit")(ranked([[1, 0]], [1]), 2).tolist() == [1]
+
+
 # two users, two places, four items seen 4, 2, 2 and 0 times by eight users; the first item of each list is a hit
 LISTS = RankedHits(
     torch.tensor([[True, False], [True, False]]),

@@ -49,7 +49,8 @@ class Metric:
     _options: ClassVar[Mapping[Convention, Mapping[str, Any]]] = {}
 
     def __init_subclass__(cls) -> None:
-        if found := options_of(cls.__dict__.get("name", "")):
+        found = options_of(cls.__dict__.get("name", ""))
+        if found and cls.__module__.startswith("recgraph."):  # a metric of the same name elsewhere is another one
             cls._options, cls.conventions = found, tuple(found)
 
     def __post_init__(self) -> None:
