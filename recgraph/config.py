@@ -79,6 +79,17 @@ class Config(BaseModel):
         }
 
     @classmethod
+    def identity_of(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """:meth:`identity` of settings that were written as JSON, also by a version without some of the settings.
+
+        Settings that this configuration does not accept are returned as they are.
+        """
+        try:
+            return cls.of(values).identity()
+        except ConfigError:
+            return dict(values)
+
+    @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
         """Build from a mapping and keyword settings, with errors that name the field and what it allows."""
         merged = {**(values or {}), **settings}

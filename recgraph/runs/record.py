@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from recgraph.config import Config, ConfigError
+from recgraph.config import Config
 from recgraph.data.files import replace_text
 
 __all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine", "provenance"]
@@ -154,10 +154,7 @@ def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> 
     found = {name: json.loads(json.dumps(values[name])) for name in IDENTIFYING if name in values}
     for name, cls in configs.items():
         if found.get(name):
-            try:
-                found[name] = cls.of(found[name]).identity()
-            except ConfigError:  # settings of something else: they differ as they are
-                continue
+            found[name] = cls.identity_of(found[name])
     data = found.get("data") or {}
     if "split_hash" in data:
         found["data"] = {name: value for name, value in data.items() if name not in ("dataset", "settings")}

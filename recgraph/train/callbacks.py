@@ -1,7 +1,4 @@
-"""Who watches a training: the log as JSON lines, TensorBoard, the progress bar.
-
-SIGINT during training: finish the step, save, say how to go on.
-"""
+"""Callbacks of the trainer: the log as JSON lines, TensorBoard, the progress bar; and SIGINT during training."""
 
 from __future__ import annotations
 
@@ -19,13 +16,16 @@ from recgraph.data.files import replace_file
 
 
 class Observer:
-    """Base of all observers; does nothing. The trainer calls it, and it never changes the training."""
+    """Base of all callbacks; each method does nothing. The trainer calls them; they do not change the training.
+
+    An exception that one raises ends the training.
+    """
 
     def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
-        """An epoch begins (``done`` batches of it were made before a resume)."""
+        """An epoch begins; ``done`` of its batches were made before the training was resumed."""
 
     def step(self, terms: Mapping[str, float], speed: float) -> None:
-        """Batches were made: mean terms of the epoch so far, targets a second."""
+        """Called every few batches with the mean terms of the epoch so far and the targets a second."""
 
     def advance(self) -> None:
         """One batch was made."""
@@ -41,7 +41,7 @@ class JsonLines(Observer):
     """One JSON object an epoch, appended to a file."""
 
     def __init__(self, path: Path, history: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Start with the epochs of a resumed training's checkpoint; the log may have lost the last, or have more."""
+        """Write the epochs of a resumed training's checkpoint first: the file may have fewer or more."""
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
         replace_file(temporary, path)
@@ -121,14 +121,14 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class Interrupt:
-    """Within the block the first SIGINT only sets :attr:`asked`; a second one interrupts at once."""
+    """Context in which the first SIGINT only sets :attr:`asked`, and a second one interrupts at once."""
 
     def __init__(self) -> None:
         self.asked = False
         self._previous: Any = None
 
     def __enter__(self) -> Self:
-        # signals can be handled in the main thread alone; elsewhere the application keeps its own handling
+        # only the main thread can handle signals; elsewhere the application's own handler stays
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGINT, self._handle)
         return self

@@ -1,4 +1,4 @@
-"""Checkpoints: complete, atomic, without pickle; the last two are kept."""
+"""Checkpoints: the whole state of a training, written atomically, without pickle; the last two are kept."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save(folder: Path, checkpoint: Checkpoint, step: int, keep: Path | None = None, best: Path | None = None) -> Path:
-    """Write ``folder/step-N``: first under another name, renamed when it is on the disk, and then others are removed.
+    """Write ``folder/step-N`` under a temporary name, rename it when it is on the disk, then remove older checkpoints.
 
     Args:
-        step: N; of two checkpoints of one step the later is ``step-N-1``.
-        keep: the checkpoint before it, which stays.
-        best: file of the best weights so far, of which the checkpoint gets a link; ``checkpoint.best`` is not read.
+        step: N; a second checkpoint of the same step is ``step-N-1``.
+        keep: the previous checkpoint, which is not removed.
+        best: file of the best weights so far; the checkpoint gets a hard link to it. ``checkpoint.best`` is not read.
     """
     make_folder(folder)
     temporary = folder / f".tmp-{os.getpid()}"
@@ -109,7 +109,7 @@ def _link(source: Path, path: Path) -> None:
 
 
 def _crc32(path: Path) -> int:
-    """A checksum against damage, several times as fast as one against forgery."""
+    """CRC-32: it detects damage, not forgery, and is several times as fast as SHA-256."""
     checksum = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -118,7 +118,7 @@ def _crc32(path: Path) -> int:
 
 
 def candidates(folder: Path) -> list[Path]:
-    """All checkpoints of a run, the newest first; one that the machine's crash has left may be damaged."""
+    """All checkpoints of a run, the newest first; after a crash of the machine some may be damaged."""
     return sorted(folder.glob(f"{_PREFIX}*"), reverse=True)
 
 
@@ -128,7 +128,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
-    """The newest checkpoint that can be read, and where it lies; a warning names a newer one that cannot.
+    """The newest checkpoint that can be read, with its path; a warning names newer ones that cannot.
 
     Raises:
         CheckpointError: there are some, and none can be read.
@@ -155,7 +155,7 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: a file is missing or damaged; names it.
     """
     try:
-        # one of an earlier version has none
+        # checkpoints of earlier versions have none
         checksums = json.loads((path / _CHECKSUMS).read_text("utf-8")) if (path / _CHECKSUMS).exists() else {}
         damaged = [name for name, checksum in checksums.items() if _crc32(path / name) != checksum]
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))

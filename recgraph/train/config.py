@@ -1,7 +1,4 @@
-"""Settings of training.
-
-Where a run computes: the device, and the precision through HF Accelerate.
-"""
+"""Settings of training, and the device and precision of a run through HF Accelerate."""
 
 from __future__ import annotations
 
@@ -58,7 +55,7 @@ class TrainConfig(Config):
 
 
 class GraphTrainConfig(TrainConfig):
-    """Training on a graph without labels: nothing but the loss can select, and an epoch may be a single step."""
+    """Training on a graph without labels: only the loss can select, and an epoch may be a single step."""
 
     max_epochs: Annotated[int, Field(ge=0, description="epochs at most")] = 5000
     patience: Annotated[
@@ -73,7 +70,7 @@ class GraphTrainConfig(TrainConfig):
 
 
 def pick_device(device: str | None = None) -> torch.device:
-    """The device of that name.
+    """The device with a name, or the default device.
 
     Args:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; None: ``"cuda"`` where there is one, else ``"cpu"``.
@@ -105,10 +102,10 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
         ValueError: the device is not there.
     """
     picked = pick_device(device)
-    # Accelerate keeps one state a process and refuses another device or precision; each run makes its own
+    # Accelerate keeps one state a process and refuses another device or precision; each run makes a new one
     if AcceleratorState._shared_state and not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=picked.type == "cpu")
-    if picked.index is not None:  # Accelerate itself knows "the GPU of this process" alone
+    if picked.index is not None:  # Accelerate itself knows only "the GPU of this process"
         accelerator.state.device = picked
     return accelerator

@@ -69,9 +69,9 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
 
 @contextmanager
 def freeze_all_but(groups: dict[str, list[nn.Parameter]], trainable: Sequence[str]) -> Iterator[list[nn.Parameter]]:
-    """Freeze all other groups for a while; gives the parameters of the named ones that are not frozen themselves.
+    """Freeze all other groups within the block; yields the parameters of the named ones that the user did not freeze.
 
-    Afterwards, also after an exception, every flag is as it was: what the user froze is never thawed.
+    Afterwards, also after an exception, every ``requires_grad`` is as it was: what the user froze stays frozen.
     """
     others = [
         parameter
@@ -90,7 +90,7 @@ def freeze_all_but(groups: dict[str, list[nn.Parameter]], trainable: Sequence[st
 
 
 def step_at(rate: float, optimiser: torch.optim.Optimizer) -> None:
-    """A step at a learning rate, of all parameters but the frozen ones; clears the gradients."""
+    """One optimiser step at a learning rate for all parameters that are not frozen; clears the gradients."""
     for group in optimiser.param_groups:
         group["lr"] = rate
         for parameter in group["params"]:
@@ -116,7 +116,7 @@ def total_loss(terms: dict[str, Tensor], phase: Phase) -> Tensor:
 
 
 def rate_factor(step: int, n_steps: int, config: TrainConfig) -> float:
-    """The learning rate at a step as a share of ``learning_rate``: a function of the step, with no state to lose."""
+    """The factor of ``learning_rate`` at a step. It depends on the step alone, so that there is no state to save."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, n_steps - config.warmup_steps)

@@ -1,7 +1,4 @@
-"""Early stopping on one number.
-
-Where a training stands, and the time that it took.
-"""
+"""The state of a training beside weights: position, sums, history, time, and early stopping."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any
 
 @dataclass
 class EarlyStopping:
-    """Remembers the best value and says when to stop.
+    """Early stopping: keeps the best value, and ``stop`` when it has not improved for ``patience`` values.
 
     Args:
         patience: values in a row without a better one before stopping; None: never.
@@ -27,7 +24,7 @@ class EarlyStopping:
     waited: int = 0
 
     def update(self, value: float, epoch: int) -> bool:
-        """Take a new value; True where it is the best so far (an equal value is not better).
+        """Add a value; True where it is the best so far (an equal value is not better).
 
         Raises:
             ValueError: the value is NaN.
@@ -54,7 +51,7 @@ class EarlyStopping:
 
 @dataclass
 class Progress:
-    """Where a training stands; saved with every checkpoint."""
+    """The position of a training and what was measured so far; saved with every checkpoint."""
 
     epoch: int = 0
     batch: int = 0

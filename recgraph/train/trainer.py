@@ -23,10 +23,10 @@ from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 from recgraph.train.progress import Clock, EarlyStopping, Progress
 
-# Loss values are read from the device once in so many batches: a read waits for the device.
+# batches between two reads of the loss values: a read waits for the device
 _READ_EVERY = 20
-# Settings that may differ where a training goes on: they do not alter its steps.
-_NOT_THE_NUMBERS = {"max_epochs", "patience", "tensorboard", "checkpoint_seconds"}
+# settings that may differ where a training continues: they do not alter its steps
+_MAY_DIFFER = {"max_epochs", "patience", "tensorboard", "checkpoint_seconds"}
 
 
 class NonFiniteLoss(ValueError):
@@ -36,9 +36,9 @@ class NonFiniteLoss(ValueError):
 class Trainer:
     """Train a model over its phases.
 
-    With ``accumulate`` a step is made of the mean gradient of so many batches, or of those that an epoch has left at
-    its end. Checkpoints are made between steps alone, so that a training that goes on from one ends with the same
-    weights as one that was never stopped (on a CPU, bit for bit).
+    With ``accumulate`` a step takes the mean gradient of so many batches, or of those that are left at the end of an
+    epoch. Checkpoints are made only between steps, so that a resumed training ends with the same weights as one that
+    was never stopped (on a CPU, bit for bit).
 
     Parameters that are frozen (``requires_grad`` is False) keep their values and stay frozen; a phase that trains no
     others measures its terms and makes no step.
@@ -51,7 +51,7 @@ class Trainer:
         validate: called after an epoch; metric name -> value. It must contain ``config.metric`` unless that is
             ``"loss"``; without it only ``"loss"`` can be used.
         folder: where checkpoints go; None keeps nothing.
-        observers: who is told.
+        observers: called at the events of :class:`recgraph.train.callbacks.Observer`.
         accelerator: devices and precision; made from ``config`` by default.
 
     Raises:
@@ -85,7 +85,7 @@ class Trainer:
         self._best_is_kept = True
         self._checkpoint: Path | None = None
         self._saved_at = -math.inf
-        self._pending: list[tuple[int, dict[str, Tensor]]] = []
+        self._unread: list[tuple[int, dict[str, Tensor]]] = []
 
     def fit(self) -> list[dict[str, Any]]:
         """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
@@ -102,42 +102,38 @@ class Trainer:
         with Interrupt() as interrupt:
             try:
                 while self.progress.epoch < self.config.max_epochs and not self.stopping.stop:
-                    self._epoch(interrupt)
+                    clock = Clock(self.progress)
+                    self._train_epoch(clock, interrupt)
+                    self._end_epoch(clock)
             finally:
-                for observer in self.observers:
-                    observer.close()
+                self._call("close")
         if self.best is not None:
             self.model.load_state_dict(self.best)
         return self.progress.history
 
-    def _epoch(self, interrupt: Interrupt) -> None:
-        progress, self._pending = self.progress, []
-        self._tell("start_epoch", progress.epoch, len(self.batches), progress.batch)
+    def _train_epoch(self, clock: Clock, interrupt: Interrupt) -> None:
+        """The steps of one epoch, from the batch where a resumed training stopped."""
+        progress, self._unread = self.progress, []
+        rank, n_ranks = self.accelerator.process_index, self.accelerator.num_processes
+        self._call("start_epoch", progress.epoch, len(self.batches), progress.batch)
         self.module.train()
-        clock = Clock(progress)
-        ranks, every = self.accelerator.num_processes, self.config.checkpoint_every
-        rows = itertools.islice(
-            self.batches.epoch(progress.epoch, progress.batch), self.accelerator.process_index, None, ranks
-        )
-        for batch in rows:
-            if self.model.diagnostics and progress.batch < ranks:
+        # the ranks share the batches: each takes every n_ranks-th
+        for batch in itertools.islice(self.batches.epoch(progress.epoch, progress.batch), rank, None, n_ranks):
+            if self.model.diagnostics and progress.batch < n_ranks:
                 self._diagnose(batch)
             self.step(batch)
-            progress.batch += ranks
+            progress.batch += n_ranks
             progress.targets += batch.n_targets
-            self._tell("advance")
-            if len(self._pending) >= _READ_EVERY * len(self.phases):
-                self._read()
-                self._tell("step", self._means(), progress.targets / clock.epoch_seconds())
-            # the first step that ends at or after a multiple of so many batches
-            is_due = every and progress.batch % every < ranks * self.config.accumulate
-            if self._is_between_steps() and (interrupt.asked or (is_due and progress.batch < len(self.batches))):
+            self._call("advance")
+            if len(self._unread) >= _READ_EVERY * len(self.phases):
+                self._read_terms()
+                self._call("step", self._mean_terms(), progress.targets / clock.epoch_seconds())
+            if self._is_between_steps() and (interrupt.asked or self._checkpoint_is_due()):
                 clock.update()
                 saved = self.save()
                 if interrupt.asked:
                     raise TrainingInterrupted(progress.epoch, progress.batch, saved)
-        self._read()
-        self._finish_epoch(clock)
+        self._read_terms()
 
     def step(self, batch: Any) -> None:
         """Make every phase's step on one batch."""
@@ -146,67 +142,31 @@ class Trainer:
             self._phase_step(phase, batch)
         self.progress.step += 1
 
-    def _diagnose(self, batch: Any) -> None:
-        """Measure the model's diagnostics on a batch. They draw from streams of their own: training is not changed."""
-        epoch = self.progress.epoch
-        own = Generators(derive(self.generators.seed, "diagnostics", epoch), self.accelerator.device)
-        batch = replace(batch.to(self.accelerator.device), generators=own, drawn={})
-        with torch.no_grad(), self.accelerator.autocast():
-            measured = self.module(batch, self.model.diagnostics)
-        self.progress.diagnostics = {name: float(value) for name, value in measured.items()}
-
     def _phase_step(self, phase: Phase, batch: Any) -> None:
-        place, size = self._place()
+        """Forward, backward and, with the last of the accumulated batches, the optimisers of the phase's groups."""
+        config = self.config
+        done, size = self._accumulated()
         with freeze_all_but(self.groups, phase.groups) as parameters:
             with self.accelerator.autocast(), torch.set_grad_enabled(bool(parameters)):
                 terms = self.module(batch, tuple(phase.terms))
                 loss = total_loss(terms, phase)
             if parameters:
                 self.accelerator.backward(loss / size if size > 1 else loss)
-        self._pending.append((self.progress.step, {name: terms[name].detach() for name in phase.terms}))
-        if place + 1 < size or not parameters:
+        self._unread.append((self.progress.step, {name: terms[name].detach() for name in phase.terms}))
+        if done + 1 < size or not parameters:
             return
-        if self.config.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
-        n_steps = self.config.max_epochs * len(self.batches)
-        rate = self.config.learning_rate * rate_factor(self.progress.step, n_steps, self.config)
+        if config.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(parameters, config.clip_norm)
+        n_steps = config.max_epochs * len(self.batches)
+        rate = config.learning_rate * rate_factor(self.progress.step, n_steps, config)
         for name in phase.groups:
             if name in self.optimisers:
                 step_at(rate, self.optimisers[name])
 
-    def _place(self) -> tuple[int, int]:
-        """Of the next batch: its place among those whose gradients make one step, and how many they are."""
-        ranks, accumulate = self.accelerator.num_processes, self.config.accumulate
-        first, place = divmod(self.progress.batch // ranks, accumulate)
-        return place, min(accumulate, -(-len(self.batches) // ranks) - first * accumulate)
-
-    def _is_between_steps(self) -> bool:
-        return self._place()[0] == 0 or self.progress.batch >= len(self.batches)
-
-    def _read(self) -> None:
-        """Read the terms of the last batches and check that they are finite."""
-        if not self._pending:
-            return
-        names = [(step, name) for step, terms in self._pending for name in terms]
-        values = torch.stack([value.float() for _, terms in self._pending for value in terms.values()])
-        for (step, name), value in zip(names, values.tolist(), strict=True):
-            if not math.isfinite(value):
-                good = checkpoints.latest(self.folder / "checkpoints") if self.folder else None
-                raise NonFiniteLoss(
-                    f"term {name!r} became {value} at step {step} (epoch {self.progress.epoch}); last good checkpoint: "
-                    f"{good or 'none'}; try a smaller learning_rate or clip_norm"
-                )
-            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
-            self.progress.sums[f"{name}/n"] = self.progress.sums.get(f"{name}/n", 0.0) + 1
-        self._pending = []
-
-    def _means(self) -> dict[str, float]:
-        sums = self.progress.sums
-        return {name: value / sums[f"{name}/n"] for name, value in sums.items() if not name.endswith("/n")}
-
-    def _finish_epoch(self, clock: Clock) -> None:
+    def _end_epoch(self, clock: Clock) -> None:
+        """Validate, write the epoch's row, save where that is due."""
         progress, config = self.progress, self.config
-        means = self._means()
+        means = self._mean_terms()
         clock.update()
         row: dict[str, Any] = {"epoch": progress.epoch + 1, **means, **progress.diagnostics}
         row["loss"] = sum(means[name] * weight for name, weight in self.phases[0].terms.items())
@@ -217,14 +177,13 @@ class Trainer:
         row["seconds"], row["cpu_seconds"] = progress.seconds, progress.cpu_seconds
         progress.history.append(row)
         progress.epoch, progress.batch, progress.sums, progress.targets = progress.epoch + 1, 0, {}, 0
-        if self.stopping.stop or progress.epoch == config.max_epochs or self._is_due():
+        is_last = self.stopping.stop or progress.epoch == config.max_epochs
+        if is_last or time.monotonic() - self._saved_at >= config.checkpoint_seconds:
             self.save()
-        self._tell("end_epoch", row)
-
-    def _is_due(self) -> bool:
-        return time.monotonic() - self._saved_at >= self.config.checkpoint_seconds
+        self._call("end_epoch", row)
 
     def _validate(self, row: dict[str, Any]) -> None:
+        """Add the metrics to the epoch's row, and keep the weights where they are the best so far."""
         self.module.eval()
         metrics = dict(self.validate()) if self.validate is not None else {}
         row.update(metrics)
@@ -235,9 +194,55 @@ class Trainer:
             self._best_is_kept = False
         row["best"] = self.stopping.best
 
+    def _diagnose(self, batch: Any) -> None:
+        """Measure the model's diagnostics on a batch. They draw from streams of their own: training is not changed."""
+        epoch = self.progress.epoch
+        own = Generators(derive(self.generators.seed, "diagnostics", epoch), self.accelerator.device)
+        batch = replace(batch.to(self.accelerator.device), generators=own, drawn={})
+        with torch.no_grad(), self.accelerator.autocast():
+            measured = self.module(batch, self.model.diagnostics)
+        self.progress.diagnostics = {name: float(value) for name, value in measured.items()}
+
+    def _read_terms(self) -> None:
+        """Read the terms of the last batches from the device and check that they are finite."""
+        if not self._unread:
+            return
+        names = [(step, name) for step, terms in self._unread for name in terms]
+        values = torch.stack([value.float() for _, terms in self._unread for value in terms.values()])
+        for (step, name), value in zip(names, values.tolist(), strict=True):
+            if not math.isfinite(value):
+                good = checkpoints.latest(self.folder / "checkpoints") if self.folder else None
+                raise NonFiniteLoss(
+                    f"term {name!r} became {value} at step {step} (epoch {self.progress.epoch}); last good checkpoint: "
+                    f"{good or 'none'}; try a smaller learning_rate or clip_norm"
+                )
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+            self.progress.sums[f"{name}/n"] = self.progress.sums.get(f"{name}/n", 0.0) + 1
+        self._unread = []
+
+    def _mean_terms(self) -> dict[str, float]:
+        sums = self.progress.sums
+        return {name: value / sums[f"{name}/n"] for name, value in sums.items() if not name.endswith("/n")}
+
+    def _accumulated(self) -> tuple[int, int]:
+        """How many batches this step has accumulated, and of how many it is made (fewer at the end of an epoch)."""
+        n_ranks, accumulate = self.accelerator.num_processes, self.config.accumulate
+        n_steps, done = divmod(self.progress.batch // n_ranks, accumulate)
+        return done, min(accumulate, -(-len(self.batches) // n_ranks) - n_steps * accumulate)
+
+    def _is_between_steps(self) -> bool:
+        return self._accumulated()[0] == 0 or self.progress.batch >= len(self.batches)
+
+    def _checkpoint_is_due(self) -> bool:
+        """Whether this is the first step that ends at or after a multiple of ``checkpoint_every`` batches."""
+        batch, every = self.progress.batch, self.config.checkpoint_every
+        if every is None or batch >= len(self.batches):
+            return False
+        return batch % every < self.accelerator.num_processes * self.config.accumulate
+
     def save(self) -> Path | None:
         """Write a checkpoint now; None where the trainer has no folder. Losses are checked first."""
-        self._read()
+        self._read_terms()
         self._saved_at = time.monotonic()
         if self.folder is None or not self.accelerator.is_main_process:
             return None
@@ -261,7 +266,7 @@ class Trainer:
         return self._checkpoint
 
     def resume(self) -> bool:
-        """Go on from the newest checkpoint of the folder that can be read; False where there is none.
+        """Continue from the newest checkpoint of the folder that can be read; False where there is none.
 
         Raises:
             CheckpointError: all are damaged, or it was made with other settings.
@@ -271,7 +276,7 @@ class Trainer:
             return False
         newest, saved = found
         state = dict(saved.state)
-        if state.pop("fingerprint") != self._fingerprint():
+        if self._with_identities(state.pop("fingerprint")) != self._fingerprint():
             raise checkpoints.CheckpointError(
                 f"{newest} was made with other settings or data; resume with the same ones"
             )
@@ -281,22 +286,33 @@ class Trainer:
         checkpoints.load_optimisers(self.optimisers, saved.optimisers)
         self.generators.load_state_dict(dict(saved.generators))
         if self.stopping.best is not None:
-            # of an earlier version they lie in the run's folder alone; what lies there may also be of a later epoch
+            # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
             best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors")
             self.best, self._best_is_kept = dict(best), False
         self._checkpoint = newest
         return True
 
     def _fingerprint(self) -> dict[str, Any]:
-        settings = self.config.model_dump(mode="json", exclude=_NOT_THE_NUMBERS)
+        """What must be the same where a training continues."""
+        return self._with_identities(
+            {
+                "model": type(self.model).__name__,
+                "config": self.model.config.model_dump(mode="json"),
+                "training": self.config.model_dump(mode="json"),
+                "seed": self.generators.seed,
+                "batches": len(self.batches),
+            }
+        )
+
+    def _with_identities(self, fingerprint: dict[str, Any]) -> dict[str, Any]:
+        """A fingerprint, also of an earlier version, with the settings by :meth:`Config.identity`."""
+        training = type(self.config).identity_of(fingerprint["training"])
         return {
-            "model": type(self.model).__name__,
-            "config": self.model.config.identity(),
-            "training": settings,
-            "seed": self.generators.seed,
-            "batches": len(self.batches),
+            **fingerprint,
+            "config": self.model.Config.identity_of(fingerprint["config"]),
+            "training": {name: value for name, value in training.items() if name not in _MAY_DIFFER},
         }
 
-    def _tell(self, event: str, *details: Any) -> None:
+    def _call(self, event: str, *details: Any) -> None:
         for observer in self.observers:
             getattr(observer, event)(*details)

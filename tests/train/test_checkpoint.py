@@ -207,6 +207,20 @@ def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert_same(model, expected)
 
 
+def test_a_checkpoint_from_before_a_setting_existed_is_resumed_where_the_setting_has_its_default(
+    tmp_path: Path,
+) -> None:
+    trainer_of(toy(), [1.0], tmp_path).fit()
+    (folder,) = (tmp_path / "checkpoints").iterdir()
+    state = json.loads((folder / "state.json").read_text())
+    del state["fingerprint"]["training"]["schedule"]
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "checksums.json").unlink()
+    assert trainer_of(toy(), [1.0], tmp_path).resume()
+    with pytest.raises(CheckpointError, match="other settings"):
+        trainer_of(toy(), [1.0], tmp_path, schedule="cosine").resume()
+
+
 def test_a_checkpoint_of_the_same_step_leaves_the_earlier_one(tmp_path: Path) -> None:
     """Ctrl-C in the last batch of an epoch saves; gone on with, the epoch ends without a step, and saves again."""
     folder = tmp_path / "checkpoints"
