@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import recgraph as rg
 from experiments.bench.environments import EnvironmentMissing
 from experiments.closed_form_parity import closed_form_parity
 from experiments.lightgcn_parity import agreement
+from experiments.meow_reference import CHECKS as MEOW_CHECKS
 from experiments.metric_parity import metric_parity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
@@ -55,6 +56,7 @@ BEAUTY_VALID = {"recall": {5: 0.0720, 10: 0.1082, 20: 0.1482, 50: 0.2207}, "ndcg
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
     """The worst relative error, where values within 1e-12 of each other count as equal."""
+    got, wanted = got.double(), wanted.double()
     difference = (got - wanted).abs()
     return float(torch.where(difference <= NEAR_ZERO, 0.0, difference / wanted.abs().clamp(min=1e-300)).max())
 
@@ -64,18 +66,31 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def mclrec_steps() -> Iterator[dict[str, Any]]:
-    """The two golden steps: outputs, terms, losses of both optimisation steps and their gradients."""
+    """The two golden steps of MCLRec: outputs, terms, losses of both optimisation steps and their gradients."""
     for step in "ab":
-        golden = read(GOLDEN / f"mclrec_step_{step}.npz")
-        got = mclrec_step(golden)
-        errors = {name: relative_error(value, golden[name]) for name, value in got.items()}
-        worst = max(errors.values())
-        yield {
-            "name": f"mclrec_step_{step}",
-            "worst_relative_error": worst,
-            "ok": worst <= 1e-8,
-            "compared": errors,
-        }
+        yield golden_step(f"mclrec_step_{step}", mclrec_step, f"mclrec_step_{step}.npz")
+
+
+def meow_steps() -> Iterator[dict[str, Any]]:
+    """The two golden steps of MEOW and AdaMEOW: graphs, contexts, views, losses and their gradients."""
+    for name, compute in MEOW_CHECKS.items():
+        for step in "ab":
+            yield golden_step(f"{name}_step_{step}", compute, f"meow_step_{step}.npz")
+
+
+def golden_step(name: str, compute: Callable[[dict[str, Tensor]], dict[str, Tensor]], file: str) -> dict[str, Any]:
+    """What our code computes from the inputs of a golden file, beside what the published code computed."""
+    golden = read(GOLDEN / file)
+    got = {key: value.detach() for key, value in compute(golden).items()}
+    errors = {key: relative_error(value, golden[key]) for key, value in got.items()}
+    worst = max(errors.values())
+    return {
+        "name": name,
+        "worst_relative_error": worst,
+        "greatest_difference": max(float((value - golden[key]).abs().max()) for key, value in got.items()),
+        "ok": worst <= 1e-8,
+        "compared": errors,
+    }
 
 
 def mclrec_step(golden: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -203,7 +218,7 @@ def closed_form() -> Iterator[dict[str, Any]]:
         yield {"name": "closed_form", "ok": False, "reason": f"{error}"}
 
 
-CHECKS = (mclrec_steps, beauty_weights, metrics, lightgcn, closed_form)
+CHECKS = (mclrec_steps, meow_steps, beauty_weights, metrics, lightgcn, closed_form)
 
 
 def main() -> int:
