@@ -1,9 +1,4 @@
-"""``recgraph train``: train a model on a prepared data set.
-
-``recgraph tune``: search a model's settings on validation data, then test the best once.
-
-``recgraph study``: the page of a study.
-"""
+"""The commands ``recgraph train``, ``recgraph tune`` and ``recgraph study``."""
 
 from __future__ import annotations
 
@@ -39,12 +34,12 @@ def train(
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
     from recgraph.config import load_toml, parse_settings
-    from recgraph.runs import fit as experiment
+    from recgraph.runs import fit
     from recgraph.train.trainer import NonFiniteLoss
 
     values = {**(load_toml(config) if config else {}), **parse_settings(settings or [])}
     try:
-        experiment.train(model, dataset, out, settings=values, seed=seed, device=device, resume=resume)
+        fit.train(model, dataset, out, settings=values, seed=seed, device=device, resume=resume)
     except NonFiniteLoss as error:
         raise Failure(str(error)) from error
     note(f"saved in {out}; try next: recgraph evaluate {out}")
@@ -142,7 +137,7 @@ def tune(
 
 
 def _settings(model: str, pairs: list[str]) -> tuple[dict[str, Any], DataConfig]:
-    """The fixed settings of model and training, and those of the data."""
+    """The fixed settings of model and training, and the configuration of the data."""
     from recgraph import registry
     from recgraph.config import Config, distribute, parse_settings
     from recgraph.models.base import TrainableModel
@@ -159,7 +154,7 @@ def _settings(model: str, pairs: list[str]) -> tuple[dict[str, Any], DataConfig]
 
 
 def _report(study: Study, folder: Path, storage: str | None) -> None:
-    """Say what was found, to the person."""
+    """Print notes on the best trials and where the study is kept."""
     from recgraph.tuning.final import best_trial, outcomes
     from recgraph.tuning.storage import dashboard_of
 

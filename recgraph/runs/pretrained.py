@@ -1,4 +1,4 @@
-"""Item vectors to begin with, from another run, a bundle, a graph's nodes or a frame, matched by the items' ids."""
+"""Initial item vectors from another run, a bundle, a graph's nodes or a frame, matched by the items' ids."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["InitItems", "InitItemsConfig", "Scale", "initial_items"]
 
 
 Scale = Literal["initial", "given"]
-#: what the record of a run says of the run that its item vectors came from
+#: the fields of the source's record that the record of the new run keeps
 _KEPT = ("model", "config", "training", "seed", "fitted_on", "data", "init_items")
 _log = logging.getLogger(__name__)
 
 
 class InitItemsConfig(Config):
-    """Where a model's table of item vectors begins."""
+    """The initial values of a model's table of item vectors."""
 
     init_items: Annotated[
         str | None,
@@ -47,19 +47,19 @@ class InitItemsConfig(Config):
 
 @dataclass(frozen=True)
 class InitItems:
-    """Vectors for some of the items of a model.
+    """Initial vectors for some of the items of a model.
 
     With ``scale="initial"`` all vectors are multiplied by one number, so that their entries have the standard deviation
-    of the table that they replace. What a source learned is in their directions and relative lengths, which stay; their
-    common length comes from its loss and its normalisation. It matters here: the table is also the output layer, so
-    that long vectors begin with a confident softmax; items that the source does not have keep the random scale, and
-    would be ranked above or below all others by length alone; and Adam's steps have one size whatever the length.
+    of the table that they replace. Directions and relative lengths, which hold what the source learned, stay. Three
+    things depend on the common length: the table is also the output layer, so that long vectors start with a confident
+    softmax; items that the source does not have keep the random scale, and their length alone would rank them above or
+    below all others; and the size of Adam's steps does not depend on the length.
 
     Attributes:
         items: [K] int64, different item indices.
         vectors: [K, D] float32, one each.
         scale: see above.
-        record: where they came from; plain values.
+        record: where the vectors came from, as JSON values.
     """
 
     items: Tensor
@@ -128,7 +128,7 @@ def initial_items(source: Any, split: SealedSplit, scale: Scale = "initial", fit
 
 
 def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
-    """Ids, [N, D] vectors, and where they are from."""
+    """Ids, vectors [N, D], and the source as JSON values."""
     if isinstance(source, str | Path):
         return _of_served(load(source), source)
     if isinstance(source, Run):
@@ -146,7 +146,7 @@ def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
             f"init_items is a {type(source).__name__}; give a run, a recommender, an embedder, the folder of one, a "
             "frame of ids and vectors, or a mapping id -> vector"
         ) from None
-    # cells of pandas may be arrays, which have no type that all libraries know
+    # cells of a pandas frame may be arrays, a type that narwhals does not know
     frame = pl.DataFrame({name: source[name].tolist() for name in source}) if kind == "pandas" else from_native(source)
     return _of_frame(frame)
 

@@ -23,16 +23,16 @@ _COLUMN = "embedding"
 
 
 class Embedder:
-    """What a model of a typed graph is kept for: a vector for each node of one type.
+    """The embeddings of the nodes of one type, by their ids, and the model that made them.
 
-    A bundle holds the vectors themselves, ``embeddings.parquet``, beside the model and its graph; the model is built
-    again only when :attr:`model` is read.
+    A bundle holds the vectors, ``embeddings.parquet``, beside the model and its graph; the model is built again only
+    when :attr:`model` is read.
 
     Args:
         target: the node type.
         table: [N] rows, the column ``target`` with the nodes' ids (their indices where the graph has no ids) and the
             column ``embedding`` of arrays, in the order of the indices.
-        model: gives the model that made them.
+        model: returns the model that made them.
         record: anything that can be written as JSON and belongs to them.
     """
 

@@ -34,17 +34,17 @@ Fallback = Literal["popularity"]
 _FILES = ("users.parquet", "items.parquet", "seen.safetensors")
 _FEATURES = "item_features.parquet"
 _log = logging.getLogger(__name__)
-# not of the recommender, which could not be pickled then
+# one for all recommenders: a recommender with a lock could not be pickled
 _counting = threading.Lock()
 
 
 class NoHistoryError(ValueError):
-    """There is nothing known of a user from which to recommend."""
+    """Too little is known of a user to recommend items."""
 
 
 @dataclass
 class _Kept:
-    """What was made of the model's parameters as they are until the next :meth:`Recommender.refresh`."""
+    """What is computed from the model's parameters and valid until the next :meth:`Recommender.refresh`."""
 
     catalogue: Catalogue | None = None
 
@@ -52,20 +52,20 @@ class _Kept:
 class Recommender:
     """Recommends items to users, in the user's own ids.
 
-    Threads may share one: their answers are those of a single thread.
+    Several threads may use one recommender; each gets the answers that a single thread would.
 
     Args:
         model: a built model; it must not be trained further while it serves (:meth:`refresh` afterwards).
         users, items: index <-> id, in the model's order.
         seen: a row for each user: what the user did, oldest first. It is what the model reads, and what
             ``exclude_seen`` leaves out.
-        columns: the names of the columns that go out (default ``user`` and ``item``).
-        kind: the kind of frame that goes out where no frame comes in.
+        columns: the names of the columns of answers (default ``user`` and ``item``).
+        kind: the kind of frame to return where no frame is given.
         item_features: a row an item, keyed by the item's id in the column ``columns.item``.
         record: anything that can be written as JSON and belongs to the model: protocol, metrics, provenance.
 
     Attributes:
-        counters: how many ``unknown_items``, ``unknown_users`` and ``fallbacks`` there were so far.
+        counters: the numbers of ``unknown_items``, ``unknown_users`` and ``fallbacks`` so far.
         ann: an approximate index over the items, see :meth:`use_ann`; None ranks all items exactly.
 
     Raises:
@@ -151,7 +151,7 @@ class Recommender:
 
         Returns:
             A frame with the columns user, item, score, rank (from 1), users in the order given and best items first. It
-            is of the kind of the frame or series that came in, else of that of the training data. The scores of a
+            is of the kind of the frame or series that was given, else of that of the training data. The scores of a
             fallback are counts.
 
         Raises:
@@ -216,7 +216,7 @@ class Recommender:
     def _catalogue_for(self, k: int, candidates: Tensor | None) -> Catalogue:
         if candidates is not None:
             return catalogue_for(self.model, len(self.items), k, candidates=candidates)
-        # each is read once, as another thread may replace it; what is made during a refresh goes into the old one
+        # read each attribute once: another thread may replace it; a catalogue made during a refresh goes to the old one
         kept = self._kept
         catalogue = kept.catalogue
         if catalogue is None or catalogue.k != k:
@@ -256,7 +256,7 @@ class Recommender:
         return self
 
     def refresh(self) -> Self:
-        """Forget what was computed from the model's parameters, after they changed."""
+        """Discard what was computed from the model's parameters; call it after they changed."""
         self._kept = _Kept()
         self.ann = None
         return self

@@ -1,7 +1,4 @@
-"""Whom to recommend for: users of the training data, or histories of users never seen in it.
-
-From ranked lists to the frame that goes out.
-"""
+"""Requests for recommendations, by users of the training data or by histories of new users, and their answers."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ from recgraph.sparse.ragged import Ragged
 
 @dataclass(frozen=True)
 class Request:
-    """A request in indices.
+    """A request, in the model's indices.
 
     Attributes:
-        labels: [B] the users as the caller named them.
+        labels: [B] the ids of the users as the caller gave them.
         query: users (-1 for those not in the training data) and what is known of them.
-        kind: the kind of frame that goes out.
+        kind: the kind of frame to return.
         n_unknown_items: items of the given histories that the model does not know; they are skipped.
     """
 
@@ -57,13 +54,13 @@ def take(values: pl.Series, rows: Tensor) -> pl.Series:
 
 
 def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind) -> Request:
-    """Users by their ids.
+    """The request for users of the training data.
 
     Args:
         given: a list, array or series of ids, or one id.
-        users: the map of the training data.
+        users: index <-> id of the training data.
         seen: what each of them did.
-        kind: the kind of frame that goes out where ``given`` is no series of a frame library.
+        kind: the kind of frame to return where ``given`` is no series of a frame library.
 
     Raises:
         ValueError: there are no ids, or they are of another type than those of the training data.
@@ -78,14 +75,14 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind) -> Request
 
 
 def of_histories(given: Any, items: IdMap, columns: Columns, kind: FrameKind) -> Request:
-    """Histories of users never seen in training.
+    """The request for new users with the given histories.
 
     Args:
         given: a frame with a row for each interaction, named like the training data's or ``user``, ``item`` and,
             optionally, ``timestamp``; or a mapping user -> list of items, oldest first; or ``Interactions``.
-        items: the map of the training data.
+        items: index <-> id of the training data.
         columns: the names of the training data.
-        kind: the kind of frame that goes out where ``given`` is no frame.
+        kind: the kind of frame to return where ``given`` is no frame.
 
     Raises:
         ValueError: a column is missing, or ids are of another type than those of the training data.
@@ -158,7 +155,7 @@ _OWN = ("score", "rank")
 
 
 def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str], columns: Columns) -> None:
-    """Refuse names that the item features do not have, or that the answer has already.
+    """Check that the item features have the columns and that the answer has no others of these names.
 
     Raises:
         ValueError: names the column, and those that exist.
@@ -179,7 +176,7 @@ def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str],
 
 
 def _id_names(columns: Columns, item_columns: Sequence[str]) -> tuple[str, str]:
-    """The user and the item column of an answer: as in the log, or plain where another column is called so."""
+    """The names of the user and the item column: those of the log, or ``user`` and ``item`` where one is taken."""
     if {*_OWN, *item_columns} & {columns.user, columns.item}:
         return "user", "item"
     return columns.user, columns.item
@@ -197,7 +194,7 @@ def answer(
 
     Args:
         lists: for each row of the request; padding is left out.
-        columns: the names of the user and item columns; plain ones are used where another column is called so.
+        columns: the names of the user and item columns; ``user`` and ``item`` are used where one is taken.
         item_columns: checked by :func:`check_item_columns`.
 
     Returns:
