@@ -79,13 +79,14 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import recgraph as rg
 
     monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path))
-    run("add/model.md")
+    scope = run("add/model.md")
     split = small_split()
     assert len(rg.fit("recent-popularity", split, seed=1).evaluate("valid")) == 2
     model = registry.load("model", "decayed")(hidden_dim=8, norm_weight=0.5)
     assert set(rg.fit(model, split, seed=1, max_epochs=1).history[0]) >= {"rec", "norm"}
     residual = rg.fit(registry.load("model", "residual")(hidden_dim=8), split, seed=1, max_epochs=1)
     assert len(residual.recommend(users=[1], k=3)) == 3
+    assert scope["model"].embed().shape == (6, 8)
 
 
 def test_augmentation() -> None:
