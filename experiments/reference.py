@@ -28,7 +28,7 @@ from recgraph.data.batches import SequenceBatch
 from recgraph.evaluate import evaluate
 from recgraph.models.sequence.base import Encoded
 from recgraph.models.sequence.mclrec import MCLRec
-from recgraph.models.sequence.published import load_published
+from recgraph.models.sequence.recbole_weights import load_published
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import freeze_all_but, total_loss

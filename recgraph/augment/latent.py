@@ -1,11 +1,4 @@
-"""What a latent augmenter is: a small network that makes another view of encoded sequences.
-
-The three-layer perceptron: MCLRec's augmenter.
-
-Attention as a latent augmenter: over the sequence's own states, or over the batch as published.
-
-Convolution as a latent augmenter: along the embedding, or with the batch as channels as published.
-"""
+"""Latent augmenters: small networks that make another view of encoded sequences. MLP, attention, convolution."""
 
 from __future__ import annotations
 

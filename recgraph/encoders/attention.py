@@ -1,14 +1,13 @@
-"""Laying a batch of sequences out without padding: tokens one after the other, rows grouped by length for attention.
+"""Multi-head attention over a packed batch of sequences: tokens one after the other, no work on padding.
 
-Multi-head attention over a packed batch: one autograd node, no work on padding but inside a bucket.
-
-It can be differentiated once: its backward reads probabilities that were made in forward without their history.
+Rows of about one length form a bucket; only inside a bucket are they padded. The attention is one autograd node. It can
+be differentiated once: its backward reads probabilities that were computed in forward without their history.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,6 +47,16 @@ class Bucket:
     slots: Tensor | None
     lengths: Tensor
     valid_mask: Tensor | None
+
+    @property
+    def rows(self) -> slice:
+        """Of the packed rows."""
+        return slice(self.first_row, self.first_row + self.n_rows)
+
+    @property
+    def tokens(self) -> slice:
+        """Of the packed tokens."""
+        return slice(self.first_token, self.first_token + self.n_tokens)
 
     @cached_property
     def causal_bias(self) -> Tensor:
@@ -180,10 +189,7 @@ def _bucket(tokens: Ragged, first: int, end: int, lengths: list[int], bounds: li
     if lengths[first] != length:
         slots = (tokens.rows[start:stop] - first) * length + tokens.positions[start:stop]
     bucket = Bucket(first, end - first, start, stop - start, length, slots, of_rows, None)
-    if not masked:
-        return bucket
-    valid_mask = bucket.pad(tokens.values[start:stop]) != 0
-    return Bucket(first, end - first, start, stop - start, length, slots, of_rows, valid_mask)
+    return replace(bucket, valid_mask=bucket.pad(tokens.values[start:stop]) != 0) if masked else bucket
 
 
 def _bias(visible_mask: Tensor) -> Tensor:
@@ -274,23 +280,15 @@ def _attend_backward(
     return torch.bmm(grad_scores, keys), torch.bmm(grad_scores.transpose(1, 2), queries), grad_values
 
 
-def _tokens(bucket: Bucket) -> slice:
-    return slice(bucket.first_token, bucket.first_token + bucket.n_tokens)
-
-
-def _rows(bucket: Bucket) -> slice:
-    return slice(bucket.first_row, bucket.first_row + bucket.n_rows)
-
-
 class _Causal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, packed: Packed, n_heads: int, p: float, generator: Any) -> Tensor:
         out = qkv.new_empty(qkv.shape[0], qkv.shape[1] // 3)
         saved: list[Tensor | None] = []
         for bucket in packed.buckets:
-            queries, keys, values = _heads(bucket.pad(qkv[_tokens(bucket)]), 3, n_heads)
+            queries, keys, values = _heads(bucket.pad(qkv[bucket.tokens]), 3, n_heads)
             result, *kept = _attend(queries, keys, values, bucket.causal_bias, n_heads, p, generator)
-            out[_tokens(bucket)] = bucket.unpad(_merge([result], n_heads))
+            out[bucket.tokens] = bucket.unpad(_merge([result], n_heads))
             saved += [queries, keys, values, *kept]
         ctx.save_for_backward(*saved)
         ctx.packed, ctx.n_heads = packed, n_heads
@@ -302,9 +300,9 @@ class _Causal(torch.autograd.Function):
         grad = grads[0]
         grad_qkv = grad.new_empty(grad.shape[0], 3 * grad.shape[1])
         for index, bucket in enumerate(ctx.packed.buckets):
-            (of_out,) = _heads(bucket.pad(grad[_tokens(bucket)]), 1, ctx.n_heads)
+            (of_out,) = _heads(bucket.pad(grad[bucket.tokens]), 1, ctx.n_heads)
             parts = _attend_backward(of_out, *ctx.saved_tensors[5 * index : 5 * index + 5])
-            grad_qkv[_tokens(bucket)] = bucket.unpad(_merge(list(parts), ctx.n_heads))
+            grad_qkv[bucket.tokens] = bucket.unpad(_merge(list(parts), ctx.n_heads))
         return grad_qkv, None, None, None, None
 
 
@@ -316,10 +314,10 @@ class _Last(torch.autograd.Function):
         out = torch.empty_like(queries)
         saved: list[Tensor | None] = []
         for bucket in packed.buckets:
-            (query,) = _heads(queries[_rows(bucket)][:, None], 1, n_heads)
-            keys, values = _heads(bucket.pad(kv[_tokens(bucket)]), 2, n_heads)
+            (query,) = _heads(queries[bucket.rows][:, None], 1, n_heads)
+            keys, values = _heads(bucket.pad(kv[bucket.tokens]), 2, n_heads)
             result, *kept = _attend(query, keys, values, bucket.last_bias, n_heads, p, generator)
-            out[_rows(bucket)] = _merge([result], n_heads)[:, 0]
+            out[bucket.rows] = _merge([result], n_heads)[:, 0]
             saved += [query, keys, values, *kept]
         ctx.save_for_backward(*saved)
         ctx.packed, ctx.n_heads = packed, n_heads
@@ -333,8 +331,8 @@ class _Last(torch.autograd.Function):
         grad_queries = torch.empty_like(grad)
         grad_kv = grad.new_empty(n_tokens, 2 * grad.shape[1])
         for index, bucket in enumerate(ctx.packed.buckets):
-            (of_out,) = _heads(grad[_rows(bucket)][:, None], 1, ctx.n_heads)
+            (of_out,) = _heads(grad[bucket.rows][:, None], 1, ctx.n_heads)
             of_query, *of_kv = _attend_backward(of_out, *ctx.saved_tensors[5 * index : 5 * index + 5])
-            grad_queries[_rows(bucket)] = _merge([of_query], ctx.n_heads)[:, 0]
-            grad_kv[_tokens(bucket)] = bucket.unpad(_merge(of_kv, ctx.n_heads))
+            grad_queries[bucket.rows] = _merge([of_query], ctx.n_heads)[:, 0]
+            grad_kv[bucket.tokens] = bucket.unpad(_merge(of_kv, ctx.n_heads))
         return grad_queries, grad_kv, None, None, None, None

@@ -1,7 +1,4 @@
-"""Which generator an encoder's dropout draws from.
-
-What a sequence encoder is.
-"""
+"""The base of encoders of sequences, and which generator a module's dropout draws from."""
 
 from __future__ import annotations
 
@@ -46,7 +43,7 @@ class SequenceEncoder(nn.Module):
         generator: torch.Generator | None = None,
         last_only: bool = True,
     ) -> Tensor:
-        """Encode.
+        """The states of sequences.
 
         Args:
             sequences: B rows of tokens, oldest first, none empty; token 0 is a masked item.

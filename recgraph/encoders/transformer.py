@@ -1,15 +1,11 @@
-"""SASRec's transformer over packed tokens, as RecBole and MCLRec write it.
+"""Transformers over packed tokens, which differ in their layers alone.
 
-BSARec's encoder: each layer of a transformer mixed with a filter that rescales high frequencies.
-
-eSASRec's encoder: a transformer of LiGR layers.
+SASRec's as RecBole and MCLRec write it, BSARec's with a filter, eSASRec's with gates.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +16,15 @@ from recgraph.encoders.base import SequenceEncoder
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["FilteredTransformer", "GatedTransformer", "low_pass"]
+__all__ = ["FilteredTransformer", "GatedTransformer", "Transformer", "initialise", "low_pass"]
+
+
+def initialise(module: nn.Module) -> None:
+    """Weights ~ N(0, 0.02), biases 0, LayerNorm 1 and 0 (as RecBole)."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 class Layer(nn.Module):
@@ -74,6 +78,8 @@ class Transformer(SequenceEncoder):
     the last state is read, the last layer computes that place alone. The numbers are those of the padded computation.
     As published, a masked item's place passes no gradient to the embedding of token 0.
 
+    A subclass with other layers sets ``layer_class``.
+
     Args:
         hidden_dim, max_len, dropout: as of every encoder.
         n_layers, n_heads: ``n_heads`` divides ``hidden_dim``.
@@ -84,8 +90,13 @@ class Transformer(SequenceEncoder):
         ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
+    layer_class: ClassVar[type[Layer]] = Layer
     #: whether masked items, which no key can reach, may be left out before the last place alone is computed
-    drops_masked = True
+    drops_masked: ClassVar[bool] = True
+    #: whether embeddings pass a LayerNorm
+    norms_embeddings: ClassVar[bool] = True
+    #: whether positions get their initial values before the layers are made: the order of the draws of a seed
+    positions_first: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -101,11 +112,19 @@ class Transformer(SequenceEncoder):
         if hidden_dim % n_heads:
             raise ValueError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
-        self.norm: nn.Module = nn.LayerNorm(hidden_dim, eps=1e-12)
+        if self.positions_first:
+            initialise(self.position_embedding)
+        self.norm: nn.Module = nn.LayerNorm(hidden_dim, eps=1e-12) if self.norms_embeddings else nn.Identity()
         self.layers = nn.ModuleList(
-            Layer(hidden_dim, inner_dim, n_heads, dropout, attention_dropout) for _ in range(n_layers)
+            self.layer_class(hidden_dim, inner_dim, n_heads, dropout, attention_dropout) for _ in range(n_layers)
         )
-        self.apply(initialise)
+        if not self.positions_first:
+            initialise(self.position_embedding)
+        self.initialise_layers()
+
+    def initialise_layers(self) -> None:
+        """Set the initial weights of the layers."""
+        self.layers.apply(initialise)
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         packed = pack(sequences, last_only and self.drops_masked)
@@ -117,46 +136,6 @@ class Transformer(SequenceEncoder):
         if last_only:
             return packed.restore_rows(final.last(x, packed, generator))
         return packed.restore_tokens(final(x, packed, generator))
-
-
-def initialise(module: nn.Module) -> None:
-    """Weights ~ N(0, 0.02), biases 0, LayerNorm 1 and 0 (as RecBole)."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-
-
-_PUBLISHED = [
-    (r"^LayerNorm\.", "norm."),
-    (r"^trm_encoder\.layer\.(\d+)\.multi_head_attention\.dense\.", r"layers.\1.out."),
-    (r"^trm_encoder\.layer\.(\d+)\.multi_head_attention\.LayerNorm\.", r"layers.\1.attention_norm."),
-    (r"^trm_encoder\.layer\.(\d+)\.feed_forward\.dense_1\.", r"layers.\1.up."),
-    (r"^trm_encoder\.layer\.(\d+)\.feed_forward\.dense_2\.", r"layers.\1.down."),
-    (r"^trm_encoder\.layer\.(\d+)\.feed_forward\.LayerNorm\.", r"layers.\1.norm."),
-]
-
-
-def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The encoder's weights from a RecBole-style state dict (names from ``LayerNorm`` to ``trm_encoder.layer.N...``).
-
-    Other entries (the item embedding, augmenters) are left out.
-    """
-    renamed: dict[str, Tensor] = {}
-    fused: dict[str, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        part = re.match(r"^trm_encoder\.layer\.(\d+)\.multi_head_attention\.(query|key|value)\.(\w+)$", name)
-        if part:
-            fused.setdefault(f"layers.{part[1]}.qkv.{part[3]}", {})[part[2]] = value
-        elif name.startswith("position_embedding."):
-            renamed[name] = value
-        else:
-            for pattern, target in _PUBLISHED:
-                if re.match(pattern, name):
-                    renamed[re.sub(pattern, target, name)] = value
-    for name, parts in fused.items():
-        renamed[name] = torch.cat([parts["query"], parts["key"], parts["value"]])
-    return renamed
 
 
 def low_pass(max_len: int, c: int, causal: bool, like: Tensor) -> Tensor:
@@ -181,28 +160,20 @@ class FilteredLayer(Layer):
     """``alpha F(x) + (1 - alpha) A(x)``, then feed-forward: A the attention, F the filter, each with dropout, residual
     and LayerNorm. The filter gives ``low + beta (x - low)``, beta = sqrt_beta ** 2 learned for each column."""
 
-    def __init__(
-        self,
-        hidden_dim: int,
-        inner_dim: int,
-        n_heads: int,
-        dropout: float,
-        attention_dropout: float,
-        max_len: int,
-        alpha: float,
-        c: int,
-        causal: bool,
-    ) -> None:
+    def __init__(self, hidden_dim: int, inner_dim: int, n_heads: int, dropout: float, attention_dropout: float) -> None:
         super().__init__(hidden_dim, inner_dim, n_heads, dropout, attention_dropout)
-        self.max_len, self.alpha, self.c, self.causal = max_len, alpha, c, causal
         self.filter_norm = nn.LayerNorm(hidden_dim, eps=1e-12)
         self.sqrt_beta = nn.Parameter(torch.randn(hidden_dim))
+
+    def set_filter(self, max_len: int, alpha: float, c: int, causal: bool) -> None:
+        """See :class:`FilteredTransformer`."""
+        self.max_len, self.alpha, self.c, self.causal = max_len, alpha, c, causal
 
     def forward(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
         matrix = low_pass(self.max_len, self.c, self.causal, x)
         parts = []
         for bucket in packed.buckets:
-            padded = bucket.pad(x[bucket.first_token : bucket.first_token + bucket.n_tokens])
+            padded = bucket.pad(x[bucket.tokens])
             parts.append(bucket.unpad(matrix[: bucket.length, : bucket.length] @ padded))
         return self._mix(x, torch.cat(parts), self._attend(x, packed, generator), generator)
 
@@ -210,7 +181,7 @@ class FilteredLayer(Layer):
         matrix = low_pass(self.max_len, self.c, self.causal, x)
         parts = []
         for bucket in packed.buckets:
-            padded = bucket.pad(x[bucket.first_token : bucket.first_token + bucket.n_tokens])
+            padded = bucket.pad(x[bucket.tokens])
             of_last = matrix[bucket.lengths - 1, : bucket.length]
             parts.append((of_last[:, None] @ padded)[:, 0])
         of_last = x.index_select(0, packed.last)
@@ -239,7 +210,9 @@ class FilteredTransformer(Transformer):
         ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
+    layer_class = FilteredLayer
     drops_masked = False
+    positions_first = True
 
     def __init__(
         self,
@@ -254,12 +227,9 @@ class FilteredTransformer(Transformer):
         c: int = 5,
         causal: bool = False,
     ) -> None:
-        super().__init__(hidden_dim, max_len, dropout, 0, n_heads)
-        self.layers = nn.ModuleList(
-            FilteredLayer(hidden_dim, inner_dim, n_heads, dropout, attention_dropout, max_len, alpha, c, causal)
-            for _ in range(n_layers)
-        )
-        self.layers.apply(initialise)
+        super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
+        for layer in cast("list[FilteredLayer]", list(self.layers)):
+            layer.set_filter(max_len, alpha, c, causal)
 
 
 class GatedLayer(Layer):
@@ -299,29 +269,13 @@ class GatedTransformer(Transformer):
 
     As :class:`Transformer`, but of pre-norm layers with gates, and without a LayerNorm of the embeddings. Matrices
     begin by Xavier (normal).
-
-    Args:
-        hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the transformer.
-
-    Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
-    def __init__(
-        self,
-        hidden_dim: int = 64,
-        max_len: int = 50,
-        dropout: float = 0.5,
-        n_layers: int = 2,
-        n_heads: int = 2,
-        inner_dim: int = 256,
-        attention_dropout: float = 0.5,
-    ) -> None:
-        super().__init__(hidden_dim, max_len, dropout, 0, n_heads)
-        self.norm = nn.Identity()
-        self.layers = nn.ModuleList(
-            GatedLayer(hidden_dim, inner_dim, n_heads, dropout, attention_dropout) for _ in range(n_layers)
-        )
+    layer_class = GatedLayer
+    norms_embeddings = False
+    positions_first = True
+
+    def initialise_layers(self) -> None:
         for name, parameter in self.layers.named_parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_normal_(parameter)

@@ -20,8 +20,8 @@ from recgraph.encoders.transformer import (
     GatedTransformer,
     Layer,
     Transformer,
-    from_published,
 )
+from recgraph.models.sequence.recbole_weights import encoder_weights
 from recgraph.sparse.ragged import Ragged
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -212,7 +212,7 @@ def test_published_encoder(step: str) -> None:
         name: torch.from_numpy(np.asarray(value)) for name, value in np.load(GOLDEN / f"mclrec_step_{step}.npz").items()
     }
     state = {name.removeprefix("model."): value for name, value in given.items() if name.startswith("model.")}
-    weights = from_published(state)
+    weights = encoder_weights(state)
     encoder = Transformer(
         hidden_dim=state["item_embedding.weight"].shape[1],
         max_len=weights["position_embedding.weight"].shape[0],

@@ -68,7 +68,7 @@ class Bag(SequenceEncoder):
     def _encode(self, sequences: Any, table: Any, generator: Any, last_only: bool) -> torch.Tensor:
         padded = table[sequences.to_padded()].cumsum(1)
         mean = padded / torch.arange(1, padded.shape[1] + 1)[:, None] ** self.power
-        states = mean[sequences.rows, sequences.positions] * self.scale
+        states: torch.Tensor = mean[sequences.rows, sequences.positions] * self.scale
         return states[sequences.offsets[1:] - 1] if last_only else states
 
 
@@ -98,7 +98,7 @@ def step(name: str, settings: dict[str, Any]) -> ContrastiveSequenceModel:
     return model
 
 
-OBJECTIVES = {"nt_xent": {"block_rows": 5}, "info_nce": {"both_directions": True}}
+OBJECTIVES: dict[str, dict[str, Any]] = {"nt_xent": {"block_rows": 5}, "info_nce": {"both_directions": True}}
 WEIGHTS: dict[str | None, dict[str, Any]] = {
     None: {},
     "cluster": {"n_clusters": [2]},
@@ -145,10 +145,11 @@ def test_parts_of_ones_own_get_their_options() -> None:
     )
     assert isinstance(model.encoder, Bag)
     assert model.encoder.power == 0.5
-    assert [type(augmenter) for augmenter in model.augmenters] == [Scale, Scale]
+    augmenters = [module for module in model.modules() if isinstance(module, Augmenter)]
+    assert [type(augmenter) for augmenter in augmenters] == [Scale, Scale]
     assert model.loss.config.log_q is False
     assert model.loss.config.n_negatives == 7
-    assert all(augmenter.factor.grad is not None for augmenter in model.augmenters)
+    assert all(parameter.grad is not None for augmenter in augmenters for parameter in augmenter.parameters())
 
 
 def test_an_instance_is_the_same_as_its_specification() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -135,8 +136,10 @@ class SequenceModel(TrainableModel):
         """Several sets of rows, encoded as one batch."""
         together = Ragged.cat(parts)
         if not with_states:
-            return [Encoded(last) for last in self.encode(together, batch).split([part.n_rows for part in parts])]
-        states = self.encode(together, batch, last_only=False).split([part.values.numel() for part in parts])
+            sizes = [part.n_rows for part in parts]
+            return [Encoded(last) for last in torch.split(self.encode(together, batch), sizes)]
+        sizes = [part.values.numel() for part in parts]
+        states = torch.split(self.encode(together, batch, last_only=False), sizes)
         each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
         return [Encoded(rows.values.index_select(0, rows.offsets[1:] - 1), rows) for rows in each]
 

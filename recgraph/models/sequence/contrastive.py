@@ -15,7 +15,7 @@ from recgraph.config import Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
-from recgraph.models.base import Phase, Space, Terms
+from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.contrast import ContrastConfig, contrastive_term
 from recgraph.models.sequence.base import Encoded, SequenceModel, TransformerConfig
 from recgraph.sparse.ragged import Ragged
@@ -49,7 +49,7 @@ class ContrastiveSequenceModel(SequenceModel):
     (diagnostics).
     """
 
-    Config = ContrastiveConfig
+    Config: ClassVar[type[ModelConfig]] = ContrastiveConfig
     diagnostics: ClassVar[tuple[str, ...]] = ("alignment", "uniformity")
 
     def _build(self, space: Space) -> None:
@@ -88,7 +88,13 @@ class ContrastiveSequenceModel(SequenceModel):
         contrasts = self.contrasts(batch, lambda: encoded()[1])
         if not asked & contrasts.keys():
             return super().terms(batch, asked) | contrasts
-        return {"rec": lambda: self.next_item_loss(batch, encoded()[0])} | contrasts
+
+        def rec() -> Tensor:
+            states, _ = encoded()
+            assert states is not None  # "rec" is asked for
+            return self.next_item_loss(batch, states)
+
+        return {"rec": rec} | contrasts
 
     def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
         """The terms that read the encoded views. A subclass adds ``super().contrasts(...) | {"mine": lambda: ...}``.
