@@ -1,7 +1,4 @@
-"""Following a meta-path from a few nodes: how many paths lead where, how similar their ends are, and the paths.
-
-How strongly each meta-path joins a user with items, and through what.
-"""
+"""Meta-paths followed from a few nodes: the paths, their number, the similarity of their ends, and what they join."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from recgraph.graph.route import PathError, is_palindrome, types_of
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import compose, compose_blocks
 
-__all__ = ["Asked", "Reached", "Support", "Walks", "from_history", "from_users", "tell", "through"]
+__all__ = ["Reached", "Support", "UserQuery", "Walks", "evidence_between", "evidence_of", "from_history", "from_users"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,7 @@ Namer = Callable[[str, int], Node]
 
 @dataclass(frozen=True)
 class Support:
-    """What one meta-path says of all items, and through which nodes it says so of some of them.
+    """How a meta-path scores all items, and through which nodes it reaches some of them.
 
     Attributes:
         walks: the path.
@@ -232,8 +229,8 @@ def _columns(wanted: Tensor, n_items: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Whose recommendation is explained, and in how many words.
+class UserQuery:
+    """The user whose recommendations are explained, and how much is shown.
 
     Attributes:
         user: index.
@@ -249,33 +246,35 @@ class Asked:
     n_paths: int
 
 
-def tell(support: Support, side: str, weight: float | None, place: int, item: int, asked: Asked) -> Evidence | None:
-    """What a path says of one item; None where it does not reach it.
+def evidence_of(
+    support: Support, side: str, weight: float | None, place: int, item: int, query: UserQuery
+) -> Evidence | None:
+    """The evidence of a meta-path for one item; None where it does not reach it.
 
     Args:
         place: of the item among those that were asked for.
     """
     if not support.counts[item]:
         return None
-    reached_mask = (support.counts > 0) & asked.unseen_mask
-    better = (support.scores > support.scores[item] + _SAME) & asked.unseen_mask
+    reached_mask = (support.counts > 0) & query.unseen_mask
+    better = (support.scores > support.scores[item] + _SAME) & query.unseen_mask
     similarities = support.similarities[:, place]
-    order = torch.argsort(similarities, descending=True, stable=True)[: asked.n_connections]
+    order = torch.argsort(similarities, descending=True, stable=True)[: query.n_connections]
     order = order[similarities[order] > 0]
     via = support.via[order]
     if support.to_items:
-        walked = support.walks.best_paths(via, item, asked.n_paths)
-        whole = [[(("user", asked.user), *_typed(support.walks, path)) for path in paths] for paths in walked]
+        walked = support.walks.best_paths(via, item, query.n_paths)
+        whole = [[(("user", query.user), *_typed(support.walks, path)) for path in paths] for paths in walked]
     else:
-        start = torch.tensor([asked.user])
-        walked = [support.walks.best_paths(start, other, asked.n_paths)[0] for other in via.tolist()]
+        start = torch.tensor([query.user])
+        walked = [support.walks.best_paths(start, other, query.n_paths)[0] for other in via.tolist()]
         whole = [[(*_typed(support.walks, path), ("item", item)) for path in paths] for paths in walked]
     connections = tuple(
         Connection(
-            asked.name(support.walks.types[0], other),
+            query.name(support.walks.types[0], other),
             float(similarities[row]),
             int(support.via_counts[row, place]),
-            named(paths, asked.name),
+            name_paths(paths, query.name),
         )
         for row, other, paths in zip(order.tolist(), via.tolist(), whole, strict=True)
     )
@@ -295,15 +294,15 @@ def _typed(walks: Walks, path: Sequence[int]) -> tuple[tuple[str, int], ...]:
     return tuple(zip(walks.types, path, strict=True))
 
 
-def named(paths: Sequence[tuple[tuple[str, int], ...]], name: Namer) -> tuple[tuple[Node, ...], ...]:
+def name_paths(paths: Sequence[tuple[tuple[str, int], ...]], name: Namer) -> tuple[tuple[Node, ...], ...]:
     """Paths of node types and indices, by name."""
     return tuple(tuple(name(node_type, index) for node_type, index in path) for path in paths)
 
 
-def through(
+def evidence_between(
     walks: Walks, node: int, others: Sequence[int], weight: float | None, name: Namer, n_paths: int
 ) -> list[Evidence | None]:
-    """What a path says of a node and each of some others of its type; None where it does not join them."""
+    """The evidence of a meta-path for a node and each of some others of its type; None where it does not join them."""
     (part,) = walks.reach(torch.tensor([node]))
     row_of = {end: row for row, end in enumerate(part.ends.tolist())}
     found: list[Evidence | None] = []
@@ -313,7 +312,7 @@ def through(
             continue
         similarity, count = float(part.similarities[row_of[other]]), int(part.counts[row_of[other]])
         (paths,) = walks.best_paths(torch.tensor([node]), other, n_paths)
-        whole = named([_typed(walks, path) for path in paths], name)
+        whole = name_paths([_typed(walks, path) for path in paths], name)
         rank = 1 + int((part.similarities > similarity + _SAME).sum())
         connection = Connection(name(walks.types[0], other), similarity, count, whole)
         side = walks.types[0]

@@ -16,9 +16,9 @@ __all__ = [
     "Neighbour",
     "Node",
     "NodeExplanation",
+    "PathWeight",
     "Recommendation",
     "ScorePart",
-    "ViewShare",
 ]
 
 
@@ -68,7 +68,7 @@ class Near:
 
 
 @dataclass(frozen=True)
-class ViewShare:
+class PathWeight:
     """How much a view counts in the model.
 
     Attributes:
@@ -209,7 +209,7 @@ class Explanation(_Plain):
     about: Mapping[str, tuple[str, ...]]
     history: tuple[HistoryItem, ...]
     recommendations: tuple[Recommendation, ...]
-    views: tuple[ViewShare, ...]
+    views: tuple[PathWeight, ...]
     notes: tuple[str, ...]
 
 
@@ -247,5 +247,5 @@ class NodeExplanation(_Plain):
     node: Node
     about: Mapping[str, tuple[str, ...]]
     neighbours: tuple[Neighbour, ...]
-    views: tuple[ViewShare, ...]
+    views: tuple[PathWeight, ...]
     notes: tuple[str, ...]

@@ -1,7 +1,4 @@
-"""What to call users, items and nodes.
-
-By what the points of a map are coloured: a feature of items, or what nodes are joined to in the graph.
-"""
+"""Names of users, items and nodes, and the features by which the points of a map are coloured."""
 
 from __future__ import annotations
 
@@ -26,8 +23,8 @@ __all__ = ["COLOURED", "Grouping", "ItemNames", "about", "choose", "index_of", "
 
 #: columns of item features that are titles, the first that is there
 _TITLES = ("title", "name", "movie_title", "item_name")
-#: ids that are compared as texts with one that is not known, and direct neighbours that are told of a node
-_COMPARED, _TOLD = 20_000, 10
+#: ids that are compared as texts with one that is not known, and direct neighbours of a node that are shown
+_COMPARED, _MOST_NEIGHBOURS = 20_000, 10
 
 
 class ItemNames:
@@ -96,10 +93,10 @@ def about(graph: HeteroGraph, node_type: str, index: int, without: Sequence[str]
             if own != node_type or other in without or (own == other and matrix is not adj):
                 continue
             there = torch.unique(matrix.take_rows(torch.tensor([index])).indices)
-            rarest = there[torch.argsort(matrix.t().degrees[there], stable=True)][:_TOLD]
+            rarest = there[torch.argsort(matrix.t().degrees[there], stable=True)][:_MOST_NEIGHBOURS]
             titles = tuple(node_of(graph, other, node).title for node in rarest.tolist())
             if titles:
-                found[other] = (*found.get(other, ()), *titles)[:_TOLD]
+                found[other] = (*found.get(other, ()), *titles)[:_MOST_NEIGHBOURS]
     return found
 
 

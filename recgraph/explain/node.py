@@ -7,10 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from recgraph.explain.evidence import Walks, through
-from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, ViewShare
+from recgraph.explain.evidence import Walks, evidence_between
+from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, PathWeight
 from recgraph.explain.names import about, index_of, node_of
-from recgraph.explain.user import nearest, opened
+from recgraph.explain.user import load_run, nearest
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.embedder import Embedder
@@ -34,7 +34,7 @@ def embedder_of(run: Any) -> Embedder:
     Raises:
         ValueError: it has none.
     """
-    found = opened(run) if isinstance(run, str | Path) else run
+    found = load_run(run) if isinstance(run, str | Path) else run
     if isinstance(found, HasEmbedder):
         found = found.embedder
     if not isinstance(found, Embedder):
@@ -59,7 +59,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
         node: the id of a node of the embedded type; its index where the graph has no ids.
         k: how many nearest nodes.
-        n_paths: the most whole paths that are told of two nodes and a meta-path.
+        n_paths: the most whole paths of two nodes and a meta-path.
 
     Raises:
         ValueError: the node is not known (names the nearest ids), there is no bundle, or a number is too small.
@@ -77,14 +77,15 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     (found,) = nearest(embedder.vectors, torch.tensor([index]), k)
     weights = embedder.model.view_weights()
     others = [place for place, _ in found]
-    told = [
-        through(Walks(view.path, graph), index, others, weight, name_of, n_paths) for view, weight in weights.items()
+    evidence = [
+        evidence_between(Walks(view.path, graph), index, others, weight, name_of, n_paths)
+        for view, weight in weights.items()
     ]
     neighbours = tuple(
         Neighbour(
             rank + 1,
             Near(name_of(target, place), cosine),
-            tuple(sorted((e for each in told if (e := each[rank]) is not None), key=lambda one: -one.score)),
+            tuple(sorted((e for each in evidence if (e := each[rank]) is not None), key=lambda one: -one.score)),
         )
         for rank, (place, cosine) in enumerate(found)
     )
@@ -95,6 +96,6 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         node=name_of(target, index),
         about=about(graph, target, index),
         neighbours=neighbours,
-        views=tuple(ViewShare(view.node_type, view.path, weight) for view, weight in weights.items()),
-        notes=() if weights else (f"{type(model).__name__} tells of no views of meta-paths",),
+        views=tuple(PathWeight(view.node_type, view.path, weight) for view, weight in weights.items()),
+        notes=() if weights else (f"{type(model).__name__} has no meta-paths",),
     )

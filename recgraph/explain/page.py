@@ -1,9 +1,4 @@
-"""An explanation as lines for a terminal, and as rows for tables and programs.
-
-The map as inline SVG; its colours come from the page's style sheet.
-
-The page of an explanation: one HTML file that needs nothing else.
-"""
+"""An explanation as lines for a terminal, as rows for tables and programs, and as one HTML file with its map."""
 
 from __future__ import annotations
 
@@ -15,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.files import replace_text
-from recgraph.explain.explanation import Connection, Evidence, Explanation, Item, Near, Node, NodeExplanation, ViewShare
+from recgraph.explain.explanation import (
+    Connection,
+    Evidence,
+    Explanation,
+    Item,
+    Near,
+    Node,
+    NodeExplanation,
+    PathWeight,
+)
 from recgraph.explain.projection import ItemMap
 from recgraph.pages import environment
 from recgraph.pages.charts import Scale, number
@@ -39,7 +43,7 @@ Row = dict[str, Any]
 
 
 def walk(path: Sequence[Node]) -> str:
-    """A path in words; users are told from other nodes, as their ids often are numbers."""
+    """A path in words; users are marked as such, as their ids often are numbers."""
     return " > ".join(_called(node) for node in path)
 
 
@@ -70,7 +74,7 @@ def recommendation_rows(explanation: Explanation) -> list[Row]:
     return [{"rank": each.rank} | row | {"score": each.score} for row, each in zip(rows, shown, strict=True)]
 
 
-def view_rows(views: Sequence[ViewShare]) -> list[Row]:
+def view_rows(views: Sequence[PathWeight]) -> list[Row]:
     """One row a view."""
     return [{"view of": view.side, "meta-path": view.path, "attention": view.weight} for view in views]
 
@@ -185,12 +189,12 @@ def drawing(item_map: ItemMap, marked: Mapping[Any, str], ringed: frozenset[Any]
             parts[1].append(f'<circle class="ringed g{point.group}" {at} r="5"><title>{text}</title></circle>')
         else:
             parts[0].append(f'<circle class="g{point.group}" {at} r="3"><title>{text}</title></circle>')
-    label = escape(_told(item_map, len(marked), len(ringed)), quote=True)
+    label = escape(_map_label(item_map, len(marked), len(ringed)), quote=True)
     inside = "".join("".join(layer) for layer in parts.values())
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{inside}</svg>'
 
 
-def _told(item_map: ItemMap, n_marked: int, n_ringed: int) -> str:
+def _map_label(item_map: ItemMap, n_marked: int, n_ringed: int) -> str:
     by = f", coloured by {item_map.feature}" if item_map.feature else ""
     more = f"; {n_marked} are marked" + (f", {n_ringed} have a ring" if n_ringed else "")
     return f"Map of {len(item_map.points)} embeddings in two dimensions{by}{more}"

@@ -1,7 +1,4 @@
-"""Nearest neighbours by the cosine of vectors.
-
-``explain``: what a run recommends to a user, and why.
-"""
+"""``explain``: what a run recommends to a user, and why; nearest neighbours by the cosine of vectors."""
 
 from __future__ import annotations
 
@@ -17,16 +14,16 @@ from torch import Tensor
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
-from recgraph.explain.evidence import Asked, Support, Walks, from_history, from_users, tell
+from recgraph.explain.evidence import Support, UserQuery, Walks, evidence_of, from_history, from_users
 from recgraph.explain.explanation import (
     Evidence,
     Explanation,
     HistoryItem,
     Near,
     Node,
+    PathWeight,
     Recommendation,
     ScorePart,
-    ViewShare,
 )
 from recgraph.explain.names import ItemNames, about, index_of, node_of
 from recgraph.graph.frames import INTERACTS
@@ -37,7 +34,7 @@ from recgraph.serve.loading import load
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.products import distinct
 
-__all__ = ["HasRecommender", "explain", "nearest", "opened", "recommender_of"]
+__all__ = ["HasRecommender", "explain", "load_run", "nearest", "recommender_of"]
 
 
 #: cosines that are held at a time
@@ -84,7 +81,7 @@ class HasRecommender(Protocol):
     def recommender(self) -> Recommender: ...
 
 
-def opened(run: str | Path) -> Any:
+def load_run(run: str | Path) -> Any:
     """What the bundle of a run holds.
 
     Raises:
@@ -112,7 +109,7 @@ def recommender_of(run: Any) -> Recommender:
     Raises:
         ValueError: it has none.
     """
-    found = opened(run) if isinstance(run, str | Path) else run
+    found = load_run(run) if isinstance(run, str | Path) else run
     if isinstance(found, HasRecommender):
         found = found.recommender
     if not isinstance(found, Recommender):
@@ -146,7 +143,7 @@ def explain(
         run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
         user: the id of a user of the training data.
         k: how many recommendations; items of the history are left out.
-        n_near: nearest items that are told of each item.
+        n_near: nearest items of each item.
         n_connections, n_paths: the most connections of a meta-path, and whole paths of a connection.
 
     Raises:
@@ -217,7 +214,7 @@ class _Case:
             about=about(self.graph, "user", self.user, ("user", "item")),
             history=self._history(near_history),
             recommendations=recommendations,
-            views=tuple(ViewShare(view.node_type, view.path, weight) for view, weight in self.weights.items()),
+            views=tuple(PathWeight(view.node_type, view.path, weight) for view, weight in self.weights.items()),
             notes=tuple(self.notes),
         )
 
@@ -246,13 +243,13 @@ class _Case:
     def _evidence(self, items: Sequence[int], parts: Sequence[tuple[ScorePart, ...]]) -> list[tuple[Evidence, ...]]:
         if not self.weights:
             self.notes.append(
-                f"{type(self.model).__name__} has no views of meta-paths: what is told are items of the history that "
+                f"{type(self.model).__name__} has no views of meta-paths: shown are items of the history that "
                 "others had together with the recommended one; the model need not have read that"
             )
         had = self.graph.adjacency(INTERACTS).pattern()
         history = had.take_rows(torch.tensor([self.user])).indices
         wanted = torch.tensor(list(items))
-        asked = Asked(self.user, self.unseen_mask, self._name, self.n_connections, self.n_paths)
+        user_query = UserQuery(self.user, self.unseen_mask, self._name, self.n_connections, self.n_paths)
         found: list[list[Evidence]] = [[] for _ in items]
         for view in self.weights or (_TOGETHER,):
             walks = Walks(view.path, self.graph)
@@ -262,9 +259,9 @@ class _Case:
                 else from_users(walks, self.user, had, wanted)
             )
             for place, item in enumerate(items):
-                told = tell(support, view.node_type, self.weights.get(view), place, item, asked)
-                if told is not None:
-                    found[place].append(told)
+                one = evidence_of(support, view.node_type, self.weights.get(view), place, item, user_query)
+                if one is not None:
+                    found[place].append(one)
         return [tuple(sorted(each, key=_order(parts[place]))) for place, each in enumerate(found)]
 
     def _name(self, node_type: str, index: int) -> Node:

@@ -1,8 +1,9 @@
-"""Axes: where a value lies on a chart, and which ticks it gets.
+"""Charts as inline SVG: axes, points with names, lines and bars; colours come from the page's style sheet.
 
-Names beside the marks of a chart: each where it covers nothing, or not at all.
-
-Charts as inline SVG; their colours come from the page's style sheet.
+Our own drawing, because a study of 40 trials with all its figures is a page of 30 KiB, follows the reader's light or
+dark scheme and fits a phone. Optuna's plotly figures of the same study make 4.7 MiB (the plotly.js inside; 1.8 s to
+import), ignore the scheme and need scripts; matplotlib's SVG has 19 KiB a figure (2.0 s to import), draws text as paths
+and is white on a dark page.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 __all__ = ["Axis", "Box", "Chart", "Choices", "Line", "Mark", "Scale", "Spot", "along", "bars", "name_marks", "number"]
 
 
-#: share of an axis that is left free at each end
+#: part of an axis that is left free at each end
 _MARGIN = 0.05
 
 

@@ -1,7 +1,4 @@
-"""The figures of a study: history, epochs, importances, slices, Pareto fronts.
-
-``write_page``: a study as one HTML file that needs nothing else.
-"""
+"""A study as one HTML file that needs nothing else: history, epochs, importances, slices and Pareto fronts."""
 
 from __future__ import annotations
 
@@ -21,9 +18,6 @@ from recgraph.pages.charts import Axis, Chart, Choices, Line, Mark, Scale, bars,
 from recgraph.tuning.final import UNSEALED, best_trial, outcomes, test_rows
 from recgraph.tuning.options import merge
 
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.trial import FrozenTrial
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
@@ -67,7 +61,7 @@ def figures(study: Study, names: Sequence[str]) -> list[Figure]:
     return found
 
 
-def _told(trial: FrozenTrial) -> str:
+def _text(trial: FrozenTrial) -> str:
     values = ", ".join(number(value) for value in trial.values or ())
     return f"trial {trial.number}: {values or trial.state.name.lower()}"
 
@@ -93,8 +87,8 @@ def _history(study: Study, complete: Sequence[FrozenTrial], index: int, name: st
     for trial in complete[1:]:
         so_far = line[-1][1]
         line += [(trial.number, so_far), (trial.number, better(so_far, trial.values[index]))]
-    rug = [(t.number, _told(t)) for t in trials if t.state.name in ("PRUNED", "FAIL")]
-    marks = [Mark(t.number, t.values[index], _kind(t, best), _told(t)) for t in _in_front(complete, best)]
+    rug = [(t.number, _text(t)) for t in trials if t.state.name in ("PRUNED", "FAIL")]
+    marks = [Mark(t.number, t.values[index], _kind(t, best), _text(t)) for t in _in_front(complete, best)]
     numbers = [trial.number for trial in trials]
     chart = Chart(
         title, Scale.of(numbers, whole=True), Scale.of(values), "trial", name, marks, [Line("so-far", line)], rug
@@ -148,7 +142,7 @@ def _slices(complete: Sequence[FrozenTrial], index: int, name: str, best: set[in
         axis = _axis(having, parameter)
         marks = [
             Mark(
-                t.params[parameter], t.values[index], _kind(t, best), f"{_told(t)}, {parameter} = {t.params[parameter]}"
+                t.params[parameter], t.values[index], _kind(t, best), f"{_text(t)}, {parameter} = {t.params[parameter]}"
             )
             for t in _in_front(having, best)
         ]
@@ -175,7 +169,7 @@ def _pareto(complete: Sequence[FrozenTrial], names: Sequence[str], best: set[int
             yield Figure("front", title, "", "No trial is complete yet.")
             continue
         marks = [
-            Mark(t.values[one], t.values[other], "front" if t.number in best else "complete", _told(t))
+            Mark(t.values[one], t.values[other], "front" if t.number in best else "complete", _text(t))
             for t in _in_front(complete, best)
         ]
         front = sorted((t.values[one], t.values[other]) for t in complete if t.number in best)
@@ -265,21 +259,21 @@ def _facts(study: Study, identity: Mapping[str, Any], trials: Sequence[FrozenTri
     finished = states.count("COMPLETE") + states.count("PRUNED")
     asked = study.user_attrs.get("asked", {})
     counted = f"{finished} of {asked['n_trials']}" if asked else f"{finished}"
-    told = {"trials": f"{counted} finished"}
+    facts = {"trials": f"{counted} finished"}
     for state, word in (("PRUNED", "pruned"), ("FAIL", "failed"), ("RUNNING", "running")):
         if states.count(state):
-            told["trials"] += f", {states.count(state)} {word}"
+            facts["trials"] += f", {states.count(state)} {word}"
     seconds = sum(trial.duration.total_seconds() for trial in trials if trial.duration is not None)
     if seconds:
-        told["time in trials"] = f"{seconds:.0f} s" if seconds < 300 else f"{seconds / 60:.0f} min"
+        facts["time in trials"] = f"{seconds:.0f} s" if seconds < 300 else f"{seconds / 60:.0f} min"
     if identity:
-        told |= {"model": identity["model"].rpartition(":")[2], "sampler": asked["sampler"], "pruner": asked["pruner"]}
-        told |= {"seed": f"{identity['seed']}", "split": identity["split_hash"][:12]}
+        facts |= {"model": identity["model"].rpartition(":")[2], "sampler": asked["sampler"], "pruner": asked["pruner"]}
+        facts |= {"seed": f"{identity['seed']}", "split": identity["split_hash"][:12]}
         fixed = identity["space"]["fixed"]
         if fixed:
-            told["fixed"] = ", ".join(setting_text(*each).replace("=", " = ", 1) for each in fixed.items())
+            facts["fixed"] = ", ".join(setting_text(*each).replace("=", " = ", 1) for each in fixed.items())
     source = study.user_attrs.get("source")
-    return ({"data set": source["dataset"]} if source else {}) | told
+    return ({"data set": source["dataset"]} if source else {}) | facts
 
 
 def _tested(study: Study) -> dict[str, Any]:
