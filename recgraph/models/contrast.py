@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.models.base import ModelConfig
 
-__all__ = ["ContrastConfig", "check_pairs", "contrastive_term"]
+__all__ = ["AugmentationSpec", "ContrastConfig", "check_pairs", "contrastive_term"]
+
+#: a name, or a mapping with ``name`` and settings; an augmentation itself is read as its specification
+AugmentationSpec = Annotated[
+    str | dict[str, Any], BeforeValidator(lambda value: registry.specification("augmentation", value))
+]
 
 
 class ContrastConfig(ModelConfig):

@@ -18,7 +18,7 @@ from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import ContrastConfig, check_pairs, contrastive_term
+from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pairs, contrastive_term
 from recgraph.sparse.csr import Csr
 
 
@@ -98,7 +98,7 @@ class SGLConfig(GraphContrastiveConfig):
         float, Field(ge=0, lt=1, description="share of edges or nodes that a view drops"), Search(0.05, 0.5)
     ] = 0.1
     augmentations: Annotated[
-        tuple[str | dict[str, Any], ...] | None,
+        tuple[AugmentationSpec, ...] | None,
         Field(
             description="of the matrix of users and items, one after the other: names of the registry, or mappings "
             "with name and settings; none: by graph_view and drop_rate"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from recgraph.augment.graph import make_augmentation
 from recgraph.config import Search
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
@@ -87,6 +88,12 @@ def read_sides(graph: HeteroGraph, config: MetaPathRecommenderConfig, seed: int)
     given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
     chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
     read = [read_graph(graph, side, paths, {side: None}) for side, paths in zip(SIDES, chosen, strict=True)]
+    if config.augmentations is not None and any(
+        make_augmentation(spec).reads == "features" for spec in config.augmentations
+    ):
+        raise ValueError(
+            "augmentations: recommenders mask the vectors of nodes by feature_mask; name those of edges alone"
+        )
     masks, n_users = make_masks([*chosen[0], *chosen[1]], config), len(chosen[0])
     if config.twin != "masked":
         return tuple(read)

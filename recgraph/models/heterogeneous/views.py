@@ -19,7 +19,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.encoders.graph import GraphEncoder, SemanticAttention, ViewWeights
 from recgraph.graph.contexts import Walked
 from recgraph.graph.metapath import MetaPath
-from recgraph.models.contrast import ContrastConfig, contrastive_term
+from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.paths import Masks, MetaPathInputs, PathInputs
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
@@ -66,7 +66,7 @@ class ViewsConfig(ContrastConfig):
         ),
     ] = 0.3
     augmentations: Annotated[
-        tuple[str | dict[str, Any], ...] | None,
+        tuple[AugmentationSpec, ...] | None,
         Field(
             description="of masked twins, one after the other: names of the registry, or mappings with name and "
             "settings; none: feature_mask and edge_drop. A ratio that is not given is feature_mask or edge_mask"
@@ -75,6 +75,9 @@ class ViewsConfig(ContrastConfig):
     ] = None
     redraw_masks: Annotated[bool, Field(description="draw masks at every step; False: once, as published")] = False
     augmenter: Annotated[str, Field(description="of latent twins, a name of the registry's kind 'augmenter'")] = "mlp"
+    augmenter_options: Annotated[
+        dict[str, Any], Field(default_factory=dict, description="further settings of the augmenter"), Added()
+    ]
     encoder_options: Annotated[
         dict[str, Any], Field(default_factory=dict, description="settings of the views' encoder"), Added()
     ]
@@ -222,8 +225,9 @@ class MetaPathViews(nn.Module):
         self.attention = ViewWeights(n_views) if linear else SemanticAttention(dim, dropout=dropout)
         if not linear:
             self.project = nn.Linear(dim, config.projection_dim or dim)
-        latent = registry.load("augmenter", config.augmenter) if config.twin == "latent" else None
-        self.augmenters = nn.ModuleList([] if latent is None else [latent(dim) for _ in inputs.paths])
+        spec = {"name": config.augmenter, **config.augmenter_options}
+        latent = inputs.paths if config.twin == "latent" else ()
+        self.augmenters = nn.ModuleList(registry.make("augmenter", spec, hidden_dim=dim) for _ in latent)
 
     def forward(
         self,

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-from recgraph import registry
 from recgraph.augment import TwoViews
 from recgraph.config import Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
-from recgraph.models.contrast import ContrastConfig, contrastive_term
+from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.sequence.base import Encoded, SequenceModel, TransformerConfig
 from recgraph.sparse.ragged import Ragged
-
-#: a name or a mapping with name and settings; an instance is turned into such a mapping
-AugmentationSpec = Annotated[
-    str | dict[str, Any], BeforeValidator(lambda value: registry.specification("augmentation", value))
-]
 
 
 class ContrastiveConfig(TransformerConfig, ContrastConfig):
