@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute
@@ -12,7 +12,7 @@ from recgraph.data.catalog import load_graph
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
 from recgraph.data.part import Part
 from recgraph.data.sealing import without_test_data
-from recgraph.data.split import SealedSplit, Split
+from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.metrics.names import split_metric
 from recgraph.graph.hetero import HeteroGraph
@@ -28,8 +28,6 @@ from recgraph.train.config import GraphTrainConfig, TrainConfig, pick_device
 
 __all__ = ["fit", "fit_graph", "parts_of", "train"]
 
-FitOn = Literal["train", "train+valid"]
-
 
 def fit(
     model: Model | str,
@@ -40,7 +38,7 @@ def fit(
     device: str | None = None,
     resume: bool = False,
     progress: bool | None = None,
-    fit_on: FitOn = "train",
+    fit_on: FitPart = "train",
     observers: tuple[Observer, ...] = (),
     init_items: Any = None,
     init_items_scale: Scale = "initial",
@@ -179,7 +177,7 @@ def _fit_split(
     model: Model,
     split: Split | SealedSplit,
     options: FitOptions,
-    fit_on: FitOn,
+    fit_on: FitPart,
     init_items: Any,
     init_items_scale: Scale,
     source: Mapping[str, Any],

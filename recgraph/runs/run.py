@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from recgraph.config import Config, prefixed, unprefixed
 from recgraph.data.catalog import load_dataset, load_graph, load_node_task, load_split
 from recgraph.data.catalog.cards import GraphCard, find_card
 from recgraph.data.sealing import check_open
-from recgraph.data.split import SealedSplit, Split
+from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.node_probe import NodeResults, ProbeConfig, evaluate_nodes
 from recgraph.evaluate.protocol import is_leaked
@@ -148,7 +148,7 @@ class Run(_Run):
         if unseals := part == "test" or leaked:
             whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
             cases = whole.test if part == "test" else whole.valid
-            fitted = whole.fit_part(fitted_on)
+            fitted = whole.fit_part(cast(FitPart, fitted_on))
         else:
             cases, fitted = split.valid, split.train
         results = evaluate(

@@ -238,7 +238,8 @@ class Trainer:
         batch, every = self.progress.batch, self.config.checkpoint_every
         if every is None or batch >= len(self.batches):
             return False
-        return batch % every < self.accelerator.num_processes * self.config.accumulate
+        batches_a_step: int = self.accelerator.num_processes * self.config.accumulate
+        return batch % every < batches_a_step
 
     def save(self) -> Path | None:
         """Write a checkpoint now; None where the trainer has no folder. Losses are checked first."""

@@ -65,6 +65,7 @@ def test_a_run_in_memory(data: tuple[HeteroGraph, NodeTask]) -> None:
     assert len(run.history) == 5
     assert run.record.best == min(row["loss"] for row in run.history)
     assert run.embeddings().height == N_PAPERS
+    assert run.record.preparation is not None
     assert run.record.preparation.cpu_seconds > 0
     results = run.evaluate(task, probe=QUICK)
     assert results.linear["10"].mean()["macro_f1"] > 0.5
@@ -98,6 +99,7 @@ def test_a_run_is_opened_again(data: tuple[HeteroGraph, NodeTask], tmp_path: Pat
 
 def test_the_last_epochs_weights_are_not_kept_but_the_best(data: tuple[HeteroGraph, NodeTask]) -> None:
     run = fitted(data[0], learning_rate=10.0, patience=None)
+    assert run.record.best_epoch is not None
     assert run.record.best_epoch < 5
     short = fitted(data[0], learning_rate=10.0, patience=None, max_epochs=run.record.best_epoch)
     assert torch.equal(run.embedder.vectors, short.embedder.vectors)
