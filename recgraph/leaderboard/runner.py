@@ -108,7 +108,7 @@ def run(
         values: do also again what has a record but no values of users on this machine, as records from git, since
             entries are compared over users.
         device: where to compute, e.g. ``"cpu"``; None: CUDA where there is one, else the CPU.
-        say: told what happens; by default lines on the error stream of a terminal.
+        say: called with a line for each event; by default it prints them on the error stream of a terminal.
 
     Raises:
         ValueError: there is no such board, it names what does not exist, or one of ``only`` matches nothing.

@@ -95,9 +95,9 @@ def _data_hash(run: Run | NodeRun, found: Results | NodeResults) -> str:
 
 
 def _of_users(found: Results) -> dict[str, Any]:
-    told = {TITLES[result.protocol.seen]: result.to_dict() for result in found}
-    scores = {title: result.pop("metrics") for title, result in told.items()}
-    return {"scores": scores, "protocols": told}
+    protocols = {TITLES[result.protocol.seen]: result.to_dict() for result in found}
+    scores = {title: result.pop("metrics") for title, result in protocols.items()}
+    return {"scores": scores, "protocols": protocols}
 
 
 def _of_nodes(found: NodeResults) -> dict[str, Any]:

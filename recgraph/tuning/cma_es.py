@@ -1,9 +1,9 @@
 """CMA-ES that keeps no state in the storage.
 
 Optuna's ``CmaEsSampler`` pickles its optimiser into the attributes of trials and unpickles it from there: whoever can
-write to a storage runs code in every process that draws from it. Here the optimiser is made again for each proposal
-and told the finished trials, generation by generation. Of a trial its parameters, its value, when it ended and the
-number of its generation are read, and checked. For one worker the proposals are those of Optuna's sampler.
+write to a storage runs code in every process that draws from it. Here each proposal makes a new optimiser, which gets
+the finished trials generation by generation. It reads and checks a trial's parameters, value, time of its end and
+number of its generation. With one worker the proposals are those of Optuna's sampler.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _MEAN, _SIGMA = 0.5, 1 / 6
 
 
 def cma_es(seed: int, distributions: Mapping[str, BaseDistribution], n_random: int) -> BaseSampler:
-    """A sampler for one proposal in a study with one objective.
+    """A sampler for one proposal, in a study with one objective.
 
     Args:
         seed: of this proposal.
-        distributions: the search space. What is no range is drawn at random.
-        n_random: complete trials before the first generation; until then all is drawn at random.
+        distributions: the search space. Parameters with choices are drawn at random.
+        n_random: complete trials before the first generation; until then all parameters are drawn at random.
 
     Source: N. Hansen, The CMA Evolution Strategy: A Tutorial, arXiv:1604.00772; the package ``cmaes``.
     """
@@ -54,7 +54,7 @@ def cma_es(seed: int, distributions: Mapping[str, BaseDistribution], n_random: i
     }
 
     class CmaEs(RandomSampler):
-        """Proposes the ranges together; the rest is left to chance."""
+        """Proposes the ranges together, and draws all other parameters at random."""
 
         def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
             return dict(ranges)
@@ -79,7 +79,7 @@ def cma_es(seed: int, distributions: Mapping[str, BaseDistribution], n_random: i
 
 
 def _is_of(trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> bool:
-    """Whether a complete trial was drawn from a generation in this space; others may have written it."""
+    """Whether a complete trial was drawn from a generation in this space; its values are checked, not trusted."""
     if type(trial.system_attrs.get(_GENERATION)) is not int or not _is_number(trial.value):
         return False
     return all(
@@ -105,10 +105,10 @@ def _replay(transform: _SearchSpaceTransform, trials: Sequence[FrozenTrial], sig
     from cmaes import CMA
 
     n = len(transform.bounds)
-    # whoever asks it gives it a seed of its own
+    # the caller sets the seed before it asks
     optimiser = CMA(mean=np.full(n, _MEAN), sigma=_SIGMA, bounds=transform.bounds, n_max_resampling=10 * n, seed=0)
     generations: dict[int, list[tuple[np.ndarray, float]]] = {}
-    # in the order in which they ended: a generation stays as it was told although workers finish more of it later
+    # in the order in which they ended: a generation stays the same although workers finish more of its trials later
     for trial in sorted(trials, key=lambda one: (one.datetime_complete or dt.datetime.max, one.number)):
         assert trial.value is not None
         point = (transform.transform(trial.params), sign * trial.value)

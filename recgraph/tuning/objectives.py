@@ -1,10 +1,8 @@
-"""What is optimised: objectives by name, which way each is better, and how a fitted run is measured.
+"""Objectives by name: which way each is better, and how a fitted run is measured.
 
-The Wilcoxon pruner's values: the metric of blocks of validation users, one after the other.
-
-That pruner pairs instances between a trial and the best one, so it wants values that differ by instance and not by
-epoch. It saves what is left of the evaluation of a fitted model, not training: it is for models that fit fast and
-rank many users (EASE, ItemKNN).
+The Wilcoxon pruner pairs instances between a trial and the best one, so that it is given the metric of blocks of
+validation users, one after the other, and not of epochs. It saves the rest of the evaluation of a fitted model, not
+training: it is for models that fit fast and rank many users (EASE, ItemKNN).
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ __all__ = ["N_BLOCKS", "SECONDS", "blocks_of_users", "can_prune", "canonical", "
 
 #: the objective that is the training time
 SECONDS = "train_seconds"
-#: what selects the best epoch where no objective can
+#: the metric that selects the best epoch where no objective can
 FALLBACK = "ndcg@10"
 
 
@@ -69,7 +67,7 @@ def selecting(names: Sequence[str]) -> str:
 
 
 def can_prune(names: Sequence[str]) -> bool:
-    """Whether a training tells after each epoch what the only objective would be."""
+    """Whether there is one objective, and a training reports it after each epoch."""
     return [*names] == [selecting(names)]
 
 
@@ -100,6 +98,7 @@ def _metric(name: str) -> type[Metric] | None:
     return metric if metric is not None and ("@" in name or not metric().cut) else None
 
 
+#: of users, for the Wilcoxon pruner
 N_BLOCKS = 20
 
 

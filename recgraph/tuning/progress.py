@@ -1,10 +1,11 @@
-"""The table that is shown while a study runs: the best trial, what runs, what was pruned, the time that is left."""
+"""The table of a running study: the best trial, trials that run, the last that ended, the time that is left."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressTable", "summary"]
 
+#: seconds between two readings of the trials, and how many ended trials the table has
 _EVERY = 1.0
 _LAST = 8
 
@@ -120,8 +122,7 @@ class ProgressTable:
         with Live(console=Console(stderr=True), auto_refresh=False) as live:
             self._until_ended(lambda found: live.update(table(self._plan, found), refresh=True))
 
-    def _until_ended(self, show: object) -> None:
-        assert callable(show)
+    def _until_ended(self, show: Callable[[list[FrozenTrial]], None]) -> None:
         while True:
             ended = self._ended.is_set()
             try:

@@ -26,7 +26,7 @@ _WARM_UP = 0.1
 
 
 def check(sampler: str, pruner: str, space: SearchSpace, n_objectives: int, n_trials: int) -> None:
-    """Refuse what cannot work together.
+    """Refuse a sampler and a pruner that cannot work together, or with the space.
 
     Raises:
         ConfigError: no such sampler or pruner; two objectives with a pruner or with a sampler for one; a grid that is
@@ -49,14 +49,14 @@ def check(sampler: str, pruner: str, space: SearchSpace, n_objectives: int, n_tr
 
 
 def make_sampler(name: str, seed: int, space: SearchSpace, *draw: str | int) -> BaseSampler:
-    """A sampler.
+    """A sampler by name, for one proposal.
 
     Args:
         name: one of :data:`SAMPLERS`.
         seed: of the study.
         space: what is searched.
-        draw: what tells this use from others of the study: a sampler is made for each trial, so that workers do not
-            draw the same and a study that is resumed does not draw again what it drew.
+        draw: identifies the proposal. A sampler is made for each trial with a seed of its own, so that workers draw
+            different trials, and a study that is resumed does not draw the same again.
     """
     from optuna import samplers
 
@@ -78,7 +78,7 @@ def _grid(seed: int, space: SearchSpace) -> BaseSampler:
     from optuna.samplers import GridSampler
 
     class Grid(GridSampler):
-        """The number of trials is counted by the workers: the sampler does not end the study itself."""
+        """Does not end the study itself: the workers count the trials."""
 
         def after_trial(self, *_: object) -> None:
             pass

@@ -1,6 +1,6 @@
-"""Where a study is kept: a journal file, SQLite or PostgreSQL, each with a lock that dies with its owner.
+"""Storages of studies: a journal file, SQLite or PostgreSQL, each with a lock that ends with its owner.
 
-Find a study again: by the folder that ``tune`` was given, or in a storage.
+:func:`find_study` opens a study by the folder that ``tune`` was given, or in a storage.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from recgraph.config import ConfigError
 from recgraph.workers.lock import locked
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.storages import BaseStorage
     from optuna.storages.journal._file import BaseJournalFileLock
-if TYPE_CHECKING:
-    from optuna import Study
 
 __all__ = ["StudyStorage", "dashboard_of", "find_study", "open_storage", "without_password"]
 
@@ -42,13 +41,13 @@ class Exclusive(Protocol):
 class StudyStorage:
     """An Optuna storage with a lock.
 
-    Asking for a trial, failing one whose worker is gone and telling a result happen under the lock, so that no
-    trial is run twice and a study ends with its exact number of trials. The operating system or the database
-    frees the lock of a process that is killed.
+    A process asks for a trial, fails one whose worker is gone and records a result under the lock, so that no trial is
+    run twice and a study ends with its exact number of trials. The operating system or the database frees the lock of
+    a process that is killed.
 
     Attributes:
         optuna: the storage, for Optuna.
-        url: that opens it again; empty for memory.
+        url: opens the storage again; empty for memory.
         exclusive: ``with storage.exclusive(): ...``
     """
 
@@ -57,11 +56,11 @@ class StudyStorage:
 
     @property
     def dashboard(self) -> str:
-        """What optuna-dashboard is to be given; without a password."""
+        """The argument for optuna-dashboard, without a password."""
         return dashboard_of(self.url)
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
         engine = getattr(self.optuna, "engine", None) or getattr(getattr(self.optuna, "_backend", None), "engine", None)
         self.optuna.remove_session()
         if engine is not None:
@@ -226,8 +225,8 @@ def _of_folder(folder: Path, name: str | None) -> tuple[str, str]:
     path = folder / "study.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no study (no study.json); give the folder that `recgraph tune` was given")
-    told = json.loads(path.read_text(encoding="utf-8"))
-    url = told.get("storage") or str(folder / "study.journal")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    url = stored.get("storage") or str(folder / "study.journal")
     if ":***@" in url:
         raise ValueError(f"the study's storage {url} needs a password; give its URL in place of {folder}")
-    return url, name or told["study"]
+    return url, name or stored["study"]

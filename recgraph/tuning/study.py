@@ -86,11 +86,11 @@ def tune(
         test_seeds: seeds of the last trainings; 0 leaves the test part sealed.
         objective: values of a fitted run in place of its validation metrics; one that ``metric`` does not know by its
             name is maximised.
-        progress: show what goes on; None: on a terminal.
+        progress: show the trials while they run; None: on a terminal.
         source: where the split is from, for the commands on the study's page and for opening its runs without the
             split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.runs.run.DataConfig`.
-        interval, grace: seconds between a worker's signs of life, and without one until it is held for lost by other
-            machines. On its own machine a worker that is gone is seen at once.
+        interval, grace: seconds between a worker's heartbeats, and without one until other machines replace its trial.
+            On its own machine a worker that is gone is noticed at once.
 
     Returns:
         The Optuna study. Its page, ``study.html``, is in the folder.

@@ -39,7 +39,7 @@ def searched(asked: Plan, url: str | None = None, name: str = "one") -> list[Fro
     storage = open_storage(url)
     study = optuna.create_study(study_name="s", storage=storage.optuna, direction="maximize", load_if_exists=True)
     trials = Trials(study, storage, asked)
-    while (taken := trials.next(name)) is not None:
+    while (taken := trials.ask(name)) is not None:
         for step in range(1, 3):
             taken[0].report(quality(taken[0].params), step)
         pruned = taken[0].number % 7 == 6
