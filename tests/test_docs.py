@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import pkgutil
 import re
 import shlex
 import tomllib
@@ -112,9 +113,10 @@ def test_weighting_and_objective() -> None:
     assert rg.fit(rg.models.SimGCL(hidden_dim=8, weight="hard"), small_split(), seed=0, max_epochs=1).history
 
 
-def test_metric() -> None:
+def test_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recgraph.evaluate.metrics.base import RankedHits
 
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path))
     run("add/metric.md")
     hits = RankedHits(torch.tensor([[True, False], [False, True]]), torch.tensor([1, 1]))
     assert registry.load("metric", "first_hit")()(hits, 2).tolist() == [1, 0]
@@ -193,6 +195,23 @@ def test_files_that_pages_name_exist() -> None:
         if not (root / name).exists() and "/mine/" not in name  # a board of the user's own
     ]
     assert missing == []
+
+
+def test_modules_and_names_that_pages_name_exist() -> None:
+    names = {
+        name
+        for page in [*DOCS.glob("*.md"), *DOCS.glob("add/*.md"), DOCS.parent / "README.md"]
+        for name in re.findall(r"`(recgraph(?:\.\w+)+)`", page.read_text("utf-8"))
+    }
+    assert {name for name in names if not _exists(name)} == {"recgraph.model"}  # a group of entry points
+
+
+def _exists(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def test_every_page_is_in_the_index() -> None:
