@@ -1,4 +1,4 @@
-"""``recgraph inspect``: what a run recommends to a user and why, or what lies next to a node of a graph."""
+"""``recgraph inspect``: what a run recommends to a user and why, or the nodes nearest to a node of a graph."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def _user(
     else:
         show(list(why_rows(found)), form)
     if out is not None:
-        shown = [each.item.id for each in found.recommendations] + [each.item.id for each in found.history]
+        kept = [each.item.id for each in found.recommendations] + [each.item.id for each in found.history]
         drawn: ItemMap | None = None
         if projection != "none":
             if recommender.model.has_vectors:
-                drawn = item_map(recommender, color=color, method=projection, keep=shown)
+                drawn = item_map(recommender, color=color, method=projection, keep=kept)
             elif color is not None:
                 raise ValueError(f"--color {color!r}: {found.model} has no item vectors to be mapped; leave it out")
         note(f"written to {write_page(found, out, drawn)}")

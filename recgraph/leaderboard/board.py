@@ -65,7 +65,7 @@ class SheetSpec(Config):
         dict[str, Any], Field(default_factory=dict, description="settings of training that all models begin with")
     ]
     models: Annotated[tuple[EntrySpec, ...], Field(min_length=1)]
-    file: Annotated[Path, Field(description="that says so; studies are found from its folder on")] = Path()
+    file: Annotated[Path, Field(description="the board's file; paths of studies count from its folder on")] = Path()
 
     @model_validator(mode="after")
     def _different_names(self) -> Self:
@@ -77,7 +77,7 @@ class SheetSpec(Config):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a file.
+        """Read a TOML file.
 
         Raises:
             ConfigError: no TOML, an unknown key or a value that is not allowed; names the file.
@@ -189,7 +189,7 @@ class Board:
 
     @property
     def results(self) -> Path:
-        """Where its records are kept, unless told otherwise: ``results`` beside the boards."""
+        """Where its records are kept, by default: ``results`` beside the boards."""
         return self.folder.parent / "results"
 
     def folder_of(self, sheet: SheetSpec, results: str | Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""Which differences of a sheet are more than chance: each entry against the best of its column."""
+"""Significance tests of a sheet: each entry against the best of its column."""
 
 from __future__ import annotations
 

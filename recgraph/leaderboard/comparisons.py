@@ -1,4 +1,4 @@
-"""Comparisons of entries, kept beside the records in one small file, so that git alone gives the marks."""
+"""Comparisons of entries, kept in a small file beside the records, so that the marks need no values of users."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Those of one data set.
+    """The comparisons of one data set.
 
     Attributes:
         inputs: the digest of the scores that were compared.
@@ -98,7 +98,7 @@ def load_comparisons(path: Path) -> Comparisons:
     Raises:
         ValueError: the file was cut or edited; names it.
     """
-    # once all sheets of a data set had one file; whether it is this one's is told by its inputs
+    # earlier versions kept one file for all sheets of a data set; ``inputs`` shows whether it belongs to this one
     found = read_json(path) or read_json(path.with_name("comparisons.json"))
     if found is None:
         return Comparisons()
@@ -115,7 +115,7 @@ def save_comparisons(comparisons: Comparisons, path: Path) -> None:
 
 
 def tested(compared: Comparisons) -> str:
-    """What the marks rest on, a sentence."""
+    """How the marks were tested, a sentence."""
     tests = [
         test
         for metrics in compared.columns.values()

@@ -11,9 +11,9 @@ import polars as pl
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.grid import duration, metric_name
 from recgraph.leaderboard.sheet import Point, Sheet
-from recgraph.pages.charts import Chart, Line, Mark, Scale
+from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 
-__all__ = ["N_COLOURS", "Figure", "cost_figures", "curve_figure", "curve_figures"]
+__all__ = ["N_COLOURS", "cost_figures", "curve_figure", "curve_figures"]
 
 
 #: entries whose curves have a colour of their own (``c1``, ... of the style sheet)
@@ -23,21 +23,6 @@ _WIDE = 8.0
 #: the most points of a drawn curve
 _POINTS = 100
 _COSTS = {"training_seconds": "training", "inference_seconds": "inference"}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its heading.
-
-    Attributes:
-        note: says what cannot be seen.
-        key: class of the style sheet -> the entry that is drawn so.
-    """
-
-    title: str
-    svg: str
-    note: str
-    key: tuple[tuple[str, str], ...] = ()
 
 
 def cost_figures(sheet: Sheet) -> list[Figure]:

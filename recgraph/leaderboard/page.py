@@ -9,7 +9,7 @@ from functools import partial
 
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.figures import N_COLOURS, Figure, cost_figures, curve_figure, curve_figures
+from recgraph.leaderboard.figures import N_COLOURS, cost_figures, curve_figure, curve_figures
 from recgraph.leaderboard.frame import COSTS, MARKS, Number
 from recgraph.leaderboard.grid import (
     Grid,
@@ -27,6 +27,7 @@ from recgraph.leaderboard.grid import (
 )
 from recgraph.leaderboard.sheet import ScoreTable, Sheet
 from recgraph.pages import environment
+from recgraph.pages.charts import Figure
 
 __all__ = ["page"]
 

@@ -1,7 +1,4 @@
-"""What a study found: from the study itself, or from its committed record.
-
-From a board to jobs: one model with one seed on one data set, and what its record is addressed by.
-"""
+"""The jobs of a board (one model with one seed on one data set, and the address of its record), and tuned settings."""
 
 from __future__ import annotations
 
@@ -34,9 +31,9 @@ class Tuned:
 
     Attributes:
         settings: of the model and of its training; how the data was split is not among them.
-        model: the qualified name of its class; None where the record does not tell.
-        dataset: its card; None where the record does not tell.
-        split_hash: of the split whose validation part chose the settings; None where the record does not tell.
+        model: the qualified name of its class; None where the record does not say.
+        dataset: its card; None where the record does not say.
+        split_hash: of the split whose validation part chose the settings; None where the record does not say.
     """
 
     settings: dict[str, Any]
@@ -136,7 +133,7 @@ class Job:
 
     @property
     def stem(self) -> str:
-        """How its files are called."""
+        """The names of its files, without suffix."""
         return f"{self.model}-{self.entry}-seed{self.seed}"
 
     def command(self, seed: str | None = None, threads: int = 1, device: str = "cpu") -> str:
@@ -186,7 +183,7 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     training = sheet.training if issubclass(cls, TrainableModel) else {}
     last = _probe(sheet.protocol) if of_nodes else _split(sheet.protocol)
     try:
-        _check_whose(sheet, entry, of_nodes)
+        _check_not_of_test(sheet, entry, of_nodes)
         settings = {**training, **_studied(sheet, entry, cls), **entry.settings, **last}
         resolved = _resolved(cls, of_nodes, settings)
     except ConfigError as error:
@@ -206,7 +203,7 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
 
 
 def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) -> None:
-    """Records are known by their configuration, so that two entries cannot share one.
+    """Refuse two entries with one configuration, which is the address of their records.
 
     Raises:
         ConfigError: two do; names both.
@@ -254,8 +251,8 @@ def _studied(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> dict[str, 
     return {name: value for name, value in tuned.settings.items() if name not in TrainConfig.model_fields}
 
 
-def _check_whose(sheet: SheetSpec, entry: EntrySpec, of_nodes: bool) -> None:
-    """What all entries are tested by is for none of them to change."""
+def _check_not_of_test(sheet: SheetSpec, entry: EntrySpec, of_nodes: bool) -> None:
+    """Refuse settings of the test in an entry or in ``[training]``: the test is the same for all entries."""
     own = (ProbeSettings if of_nodes else DataConfig).model_fields
     for given, where in ((sheet.training, "[training]"), (entry.settings, "its settings")):
         for name in sorted(own.keys() & given.keys()):
@@ -288,8 +285,8 @@ def _protocols(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
     """The hashes of the protocols, as far as they are known without the data."""
     if of_nodes:
         return [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
-    told = {"part": "test", "fitted_on": "train", "history": "train+valid", "cutoffs": protocol.cutoffs}
-    return [Protocol.of(told, seen=seen).hash for seen in ("keep", "exclude")]
+    fields = {"part": "test", "fitted_on": "train", "history": "train+valid", "cutoffs": protocol.cutoffs}
+    return [Protocol.of(fields, seen=seen).hash for seen in ("keep", "exclude")]
 
 
 def load_data_hash(sheet: SheetSpec) -> str:

@@ -1,8 +1,6 @@
-"""A board as rows: all numbers with full precision, a line a number, for a spreadsheet or a program.
+"""``render``: a board's records as a page, as Markdown, or as CSV (a line a number, with all its digits).
 
-A board as Markdown: the tables of its page. The same records give the same text.
-
-``render``: a board's records as a page, as Markdown or as CSV.
+The same records give the same text.
 """
 
 from __future__ import annotations
@@ -61,8 +59,8 @@ def rows(sheet: Sheet) -> Iterator[dict[str, Any]]:
                 yield {**entries[name], **where, "group": f"{groups.kind} {group}", **_over_seeds(number)}
     for entry in sheet.entries:
         for name in COSTS:
-            if (number := sheet.cost(entry.name, name)) is not None:
-                yield {**entries[entry.name], "kind": "cost", "name": name, **_over_seeds(number)}
+            if (cost := sheet.cost(entry.name, name)) is not None:
+                yield {**entries[entry.name], "kind": "cost", "name": name, **_over_seeds(cost)}
     for failure in sheet.failures:
         message = f"{failure.error}: {failure.message}"
         yield {**entries[failure.entry], "kind": "failure", "name": f"seed {failure.seed}", "message": message}
@@ -125,8 +123,8 @@ def _sheet(sheet: Sheet, level: int) -> list[str]:
 
 def _facts(sheet: Sheet) -> str:
     done = f"{sheet.n_done} of {sheet.n_asked} trainings are done"
-    told = [done, *(f"{name} {_short(text)}" for name, text in sheet.data.items())]
-    return f"Data set `{sheet.dataset}`: {', '.join(told)}."
+    facts = [done, *(f"{name} {_short(text)}" for name, text in sheet.data.items())]
+    return f"Data set `{sheet.dataset}`: {', '.join(facts)}."
 
 
 def _scores(sheet: Sheet) -> list[str]:
@@ -213,8 +211,8 @@ def _few_digits(number: Number) -> str:
 
 
 def _where(sheet: Sheet) -> str:
-    told = [text for entry in sheet.entries for text in (*entry.machines, *entry.versions)]
-    return f"Of one seed, means ± standard deviations, on {'; '.join(dict.fromkeys(told))}."
+    machines = [text for entry in sheet.entries for text in (*entry.machines, *entry.versions)]
+    return f"Of one seed, means ± standard deviations, on {'; '.join(dict.fromkeys(machines))}."
 
 
 def _group_table(groups: GroupTable) -> str:
@@ -228,12 +226,12 @@ def _group_table(groups: GroupTable) -> str:
 
 def _card(entry: Entry) -> str:
     """What the model is, and how its numbers are made again."""
-    said = [f"**{_plain(entry.name)}** ({entry.class_name}): {_plain(entry.text.summary)}"]
-    said += [f"Source: {_plain(entry.text.source)}." if entry.text.source else ""]
-    said += [f"Departures: {_plain(entry.text.departures)}" if entry.text.departures else ""]
-    said += [_plain(entry.note), f"Settings: the best trial of `{entry.study}`." if entry.study else ""]
+    parts = [f"**{_plain(entry.name)}** ({entry.class_name}): {_plain(entry.text.summary)}"]
+    parts += [f"Source: {_plain(entry.text.source)}." if entry.text.source else ""]
+    parts += [f"Departures: {_plain(entry.text.departures)}" if entry.text.departures else ""]
+    parts += [_plain(entry.note), f"Settings: the best trial of `{entry.study}`." if entry.study else ""]
     records = ", ".join(f"`{name}`" for name in entry.records.values())
-    lines = [" ".join(part for part in said if part)]
+    lines = [" ".join(part for part in parts if part)]
     if entry.done:
         lines += [f"Records {records}; commit {', '.join(entry.commits)}."]
     return "\n\n".join([*lines, f"```console\n{_console(entry)}\n```"])

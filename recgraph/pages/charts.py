@@ -15,7 +15,21 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["Axis", "Box", "Chart", "Choices", "Line", "Mark", "Scale", "Spot", "along", "bars", "name_marks", "number"]
+__all__ = [
+    "Axis",
+    "Box",
+    "Chart",
+    "Choices",
+    "Figure",
+    "Line",
+    "Mark",
+    "Scale",
+    "Spot",
+    "along",
+    "bars",
+    "name_marks",
+    "number",
+]
 
 
 #: part of an axis that is left free at each end
@@ -254,10 +268,12 @@ class Mark:
     def draw(self, x: float, y: float) -> str:
         """The mark at a place of the drawing."""
         circle = f'<circle class="{self.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{self.radius}">'
-        said = f"{circle}<title>{escape(self.text)}</title></circle>"
+        drawn = f"{circle}<title>{escape(self.text)}</title></circle>"
         if not self.label:
-            return said
-        return f'{said}<text class="label" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{escape(self.label)}</text>'
+            return drawn
+        return (
+            f'{drawn}<text class="label" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{escape(self.label)}</text>'
+        )
 
 
 @dataclass(frozen=True)
@@ -302,8 +318,8 @@ class Chart:
         drawn = [[(self._x(x), self._y(y)) for x, y in line.points] for line in self.lines]
         for line, points in zip(self.lines, drawn, strict=True):
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-            said = f"<title>{escape(line.text)}</title>" if line.text else ""
-            parts.append(f'<polyline class="{line.kind}" points="{path}">{said}</polyline>')
+            hint = f"<title>{escape(line.text)}</title>" if line.text else ""
+            parts.append(f'<polyline class="{line.kind}" points="{path}">{hint}</polyline>')
         for at, text in self.rug:
             x, low = self._x(at), HEIGHT - _BOTTOM
             parts.append(f'<path class="rug" d="M{x:.1f} {low}v-7"><title>{escape(text)}</title></path>')
@@ -348,6 +364,24 @@ class Chart:
         turned = f'transform="translate(13 {(low + _TOP) / 2}) rotate(-90)"'
         parts.append(f'<text class="name" {turned} text-anchor="middle">{escape(self.y_name)}</text>')
         return parts
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its heading.
+
+    Attributes:
+        svg: empty where there is nothing to show.
+        note: says what cannot be seen.
+        key: class of the style sheet -> what is drawn so.
+        group: the part of a page that it belongs to.
+    """
+
+    title: str
+    svg: str
+    note: str = ""
+    key: tuple[tuple[str, str], ...] = ()
+    group: str = ""
 
 
 def bars(title: str, shares: Mapping[str, float]) -> str:

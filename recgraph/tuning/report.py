@@ -6,7 +6,6 @@ import datetime as dt
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from recgraph.config import setting_text
 from recgraph.data.files import replace_text
 from recgraph.pages import environment
-from recgraph.pages.charts import Axis, Chart, Choices, Line, Mark, Scale, bars, number
+from recgraph.pages.charts import Axis, Chart, Choices, Figure, Line, Mark, Scale, bars, number
 from recgraph.tuning.final import UNSEALED, best_trial, outcomes, test_rows
 from recgraph.tuning.options import merge
 
@@ -22,21 +21,11 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-__all__ = ["Figure", "figures", "page", "settings_of", "write_page"]
+__all__ = ["figures", "page", "settings_of", "write_page"]
 
 
 #: curves of epochs that are drawn, the newest
 _MOST_CURVES = 100
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its heading; ``note`` says what cannot be seen. ``svg`` is empty where there is nothing to show."""
-
-    group: str
-    title: str
-    svg: str
-    note: str = ""
 
 
 def figures(study: Study, names: Sequence[str]) -> list[Figure]:
@@ -80,7 +69,7 @@ def _history(study: Study, complete: Sequence[FrozenTrial], index: int, name: st
     trials = study.get_trials(deepcopy=False)
     title = f"History of {name}" if len(study.directions) > 1 else "Optimisation history"
     if not complete:
-        return Figure("history", title, "", "No trial is complete yet.")
+        return Figure(title, "", "No trial is complete yet.", group="history")
     better = max if study.directions[index].name == "MAXIMIZE" else min
     values = [trial.values[index] for trial in complete]
     line = [(float(complete[0].number), values[0])]
@@ -94,7 +83,7 @@ def _history(study: Study, complete: Sequence[FrozenTrial], index: int, name: st
         title, Scale.of(numbers, whole=True), Scale.of(values), "trial", name, marks, [Line("so-far", line)], rug
     )
     ticks = "; ticks below are trials that were pruned or failed." if rug else "."
-    return Figure("history", title, str(chart), f"The line is the best so far{ticks}")
+    return Figure(title, str(chart), f"The line is the best so far{ticks}", group="history")
 
 
 def _epochs(trials: Sequence[FrozenTrial], best: set[int]) -> Iterator[Figure]:
@@ -109,7 +98,10 @@ def _epochs(trials: Sequence[FrozenTrial], best: set[int]) -> Iterator[Figure]:
         xs, ys = ([point[axis] for line in lines for point in line.points] for axis in (0, 1))
         chart = Chart("Metric by epoch", Scale.of(xs, whole=True), Scale.of(ys), "epoch", "reported metric", (), lines)
         yield Figure(
-            "history", "Epochs of each trial", str(chart), "Broken lines are trials that were pruned or failed."
+            "Epochs of each trial",
+            str(chart),
+            "Broken lines are trials that were pruned or failed.",
+            group="history",
         )
 
 
@@ -118,7 +110,7 @@ def _importances(study: Study, complete: Sequence[FrozenTrial], index: int, name
 
     title = f"Importance for {name}"
     needs = Figure(
-        "importance", title, "", "Needs four complete trials that differ in their settings and in their values."
+        title, "", "Needs four complete trials that differ in their settings and in their values.", group="importance"
     )
     values = {trial.values[index] for trial in complete}
     if len(complete) < 4 or len(values) < 2:
@@ -131,7 +123,7 @@ def _importances(study: Study, complete: Sequence[FrozenTrial], index: int, name
         return needs
     note = f"Share of the variance that a parameter explains (fANOVA over {len(complete)} complete trials)"
     rough = "; a rough guide with so few." if len(complete) < 50 else "."
-    return Figure("importance", title, bars(title, found), note + rough)
+    return Figure(title, bars(title, found), note + rough, group="importance")
 
 
 def _slices(complete: Sequence[FrozenTrial], index: int, name: str, best: set[int]) -> Iterator[Figure]:
@@ -148,7 +140,7 @@ def _slices(complete: Sequence[FrozenTrial], index: int, name: str, best: set[in
         ]
         values = Scale.of([trial.values[index] for trial in having])
         title = f"{name} by {parameter}"
-        yield Figure("slices", title, str(Chart(title, axis, values, parameter, name, marks)))
+        yield Figure(title, str(Chart(title, axis, values, parameter, name, marks)), group="slices")
 
 
 def _axis(trials: Sequence[FrozenTrial], parameter: str) -> Axis:
@@ -166,7 +158,7 @@ def _pareto(complete: Sequence[FrozenTrial], names: Sequence[str], best: set[int
     for one, other in combinations(range(len(names)), 2):
         title = f"Pareto front: {names[one]} and {names[other]}"
         if not complete:
-            yield Figure("front", title, "", "No trial is complete yet.")
+            yield Figure(title, "", "No trial is complete yet.", group="front")
             continue
         marks = [
             Mark(t.values[one], t.values[other], "front" if t.number in best else "complete", _text(t))
@@ -175,7 +167,8 @@ def _pareto(complete: Sequence[FrozenTrial], names: Sequence[str], best: set[int
         front = sorted((t.values[one], t.values[other]) for t in complete if t.number in best)
         xs, ys = ([trial.values[axis] for trial in complete] for axis in (one, other))
         chart = Chart(title, Scale.of(xs), Scale.of(ys), names[one], names[other], marks, [Line("so-far", front)])
-        yield Figure("front", title, str(chart), "Filled: no other trial is better in one and as good in the others.")
+        note = "Filled: no other trial is better in one and as good in the others."
+        yield Figure(title, str(chart), note, group="front")
 
 
 _GROUPS = {"front": "Pareto front", "history": "History", "importance": "Importances", "slices": "Slices"}
