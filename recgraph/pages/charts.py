@@ -145,18 +145,13 @@ class Box:
 
     def meets(self, other: Box) -> bool:
         """Whether two have a point in common."""
-        return (
-            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
-        )
+        beside = self.right <= other.left or other.right <= self.left
+        return not (beside or self.bottom <= other.top or other.bottom <= self.top)
 
     def holds(self, other: Box) -> bool:
         """Whether another one lies inside."""
-        return (
-            self.left <= other.left
-            and other.right <= self.right
-            and self.top <= other.top
-            and other.bottom <= self.bottom
-        )
+        across = self.left <= other.left and other.right <= self.right
+        return across and self.top <= other.top and other.bottom <= self.bottom
 
 
 @dataclass(frozen=True)
@@ -212,20 +207,15 @@ def _places(spot: Spot) -> Iterator[tuple[str, float, float, str, Box]]:
     """How a name may be written, the best first: the name or its beginning, x and y, its anchor, what it covers."""
     if not spot.name:
         return
-    reach, beside, low = max(spot.radius, spot.spread), spot.radius + _GAP, _HEIGHT * 0.35
+    reach, beside = max(spot.radius, spot.spread), spot.radius + _GAP
+    sides = [(dx, dy * _HEIGHT) for dy in (0.35, -0.5, 1.2) for dx in (beside, -beside)]
+    # beside the mark, above and below it, then at its corners
+    offsets = [*sides[:2], (0.0, -reach - _GAP), (0.0, reach + _HEIGHT), *sides[2::2], *sides[3::2]]
     for name in dict.fromkeys(_cut(spot.name, most) for most in _MOST):
         width = _LETTER * len(name)
-        for x, y, anchor in (
-            (spot.x + beside, spot.y + low, "start"),
-            (spot.x - beside, spot.y + low, "end"),
-            (spot.x, spot.y - reach - _GAP, "middle"),
-            (spot.x, spot.y + reach + _HEIGHT, "middle"),
-            (spot.x + beside, spot.y - _HEIGHT * 0.5, "start"),
-            (spot.x + beside, spot.y + _HEIGHT * 1.2, "start"),
-            (spot.x - beside, spot.y - _HEIGHT * 0.5, "end"),
-            (spot.x - beside, spot.y + _HEIGHT * 1.2, "end"),
-        ):
-            left = x - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
+        for dx, dy in offsets:
+            x, y = spot.x + dx, spot.y + dy
+            anchor, left = ("start", x) if dx > 0 else ("end", x - width) if dx < 0 else ("middle", x - width / 2)
             yield name, x, y, anchor, Box(left, y - _HEIGHT * 0.8, left + width, y + _HEIGHT * 0.2)
 
 
