@@ -1,11 +1,4 @@
-"""SASRec.
-
-BSARec.
-
-eSASRec.
-
-GRU4Rec.
-"""
+"""Sequence models trained by the next item alone: SASRec, BSARec, eSASRec and GRU4Rec."""
 
 from __future__ import annotations
 
