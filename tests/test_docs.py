@@ -91,12 +91,15 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_augmentation() -> None:
+    import recgraph as rg
     from recgraph.sparse.ragged import Ragged
 
     run("add/augmentation.md")
     rows = Ragged.from_lists([[1, 2, 3, 4], [5]])
     augmented = registry.load("augmentation", "drop")(p=0.5)(rows, torch.Generator().manual_seed(0))
     assert [row[-1] for row in augmented.to_lists()] == [4, 5]
+    own = rg.models.SGL(hidden_dim=8, augmentations=({"name": "independent_drop", "p": 0.1},))
+    assert "cl" in rg.fit(own, small_split(), seed=0, max_epochs=1).history[0]
 
 
 def test_weighting_and_objective() -> None:
@@ -204,6 +207,9 @@ def test_modules_and_names_that_pages_name_exist() -> None:
         for name in re.findall(r"`(recgraph(?:\.\w+)+)`", page.read_text("utf-8"))
     }
     assert {name for name in names if not _exists(name)} == {"recgraph.model"}  # a group of entry points
+    documented = re.findall(r"^\.\. auto\w+:: (\S+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE)
+    assert len(documented) > 30
+    assert [name for name in documented if not _exists(name)] == []
 
 
 def _exists(name: str) -> bool:
