@@ -58,12 +58,16 @@ class Phase:
     Attributes:
         name: shown in logs.
         groups: the parameter groups that are trainable and step; all others are frozen and get no gradient.
-        terms: term name -> its coefficient in the loss; only these terms are computed.
+        terms: term name -> its coefficient in the loss. Only these terms are computed; one of coefficient 0 is left
+        out.
     """
 
     name: str
     groups: tuple[str, ...]
     terms: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", {name: weight for name, weight in self.terms.items() if weight})
 
 
 class Model(nn.Module):

@@ -96,7 +96,7 @@ class CollaborativeModel(TrainableModel):
     @property
     def phases(self) -> tuple[Phase, ...]:
         terms = {"rec": 1.0, "l2": self.config.l2}
-        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+        return (Phase("model", ("model",), terms),)
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> PairBatches:
         """Training batches; also shows the training part to the parts that learn from it."""

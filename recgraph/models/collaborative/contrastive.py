@@ -63,7 +63,7 @@ class GraphContrastiveModel(LightGCN):
     @property
     def phases(self) -> tuple[Phase, ...]:
         terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight}
-        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+        return (Phase("model", ("model",), terms),)
 
     def _views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Two views of all nodes, [n_users + n_items, D] each."""

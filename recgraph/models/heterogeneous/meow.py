@@ -308,7 +308,7 @@ class MEOW(MetaPathModel):
     @property
     def phases(self) -> tuple[Phase, ...]:
         terms = {"info": 1.0, "proto": self.config.proto_weight}
-        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+        return (Phase("model", ("model",), terms),)
 
     def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
         views = cache(lambda: self._projected(batch))

@@ -58,7 +58,7 @@ class MEOWRec(MetaPathRecommender):
     def phases(self) -> tuple[Phase, ...]:
         (phase,) = super().phases
         proto = self.config.contrast_weight * self.config.proto_weight
-        return (Phase("model", ("model",), {**phase.terms, **({"proto": proto} if proto else {})}),)
+        return (Phase("model", ("model",), {**phase.terms, "proto": proto}),)
 
     def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
         clustered = cache(lambda: [self.prototypes(side.fine) for side in sides()])

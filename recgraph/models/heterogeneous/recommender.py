@@ -111,7 +111,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     @property
     def phases(self) -> tuple[Phase, ...]:
         terms = {"rec": 1.0, "l2": self.config.l2, "info": self.config.contrast_weight}
-        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+        return (Phase("model", ("model",), terms),)
 
     def nodes(self) -> Tensor:
         own = self._own()

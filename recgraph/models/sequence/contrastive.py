@@ -135,7 +135,7 @@ class CL4SRec(ContrastiveSequenceModel):
     @property
     def phases(self) -> tuple[Phase, ...]:
         terms = {"rec": 1.0, "cl1": self.config.contrast_weight}
-        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+        return (Phase("model", ("model",), terms),)
 
 
 class DuoRecConfig(ContrastiveConfig):
@@ -169,7 +169,7 @@ class DuoRec(ContrastiveSequenceModel):
     def phases(self) -> tuple[Phase, ...]:
         config = self.config
         terms = {"rec": 1.0, "cl1": config.unsupervised_weight, "sup": config.supervised_weight}
-        return (Phase("model", ("model",), {name: weight for name, weight in terms.items() if weight}),)
+        return (Phase("model", ("model",), terms),)
 
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
         """The sequence twice, and its partner."""

@@ -100,13 +100,11 @@ class MCLRec(ContrastiveSequenceModel):
         terms = {"rec": 1.0, "cl1": config.view_weight} | {
             name: config.latent_weight * weight for name, weight in latent.items()
         }
-        terms = {name: weight for name, weight in terms.items() if weight}
         encoder = Phase("encoder", ("encoder",), terms)
         if not config.latent_weight:
             return (encoder,)
         if config.schedule_of_phases == "joint":
             return (Phase("joint", ("encoder", "augmenters"), terms),)
-        latent = {name: weight for name, weight in latent.items() if weight}
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 
