@@ -28,7 +28,7 @@ from recgraph.explain.explanation import (
 from recgraph.explain.names import ItemNames, about, index_of, node_of
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import View
+from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.loading import load
 from recgraph.serve.recommender import Recommender
@@ -70,7 +70,7 @@ def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) 
 
 
 #: what joins history and item where the model has no views
-_TOGETHER = View("item", "item-user-item")
+_TOGETHER = PathKey("item", "item-user-item")
 
 
 @runtime_checkable

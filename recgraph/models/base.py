@@ -21,15 +21,15 @@ from recgraph.rng import Generators, seeded_init
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["ClosedFormModel", "Model", "ModelConfig", "Phase", "Space", "TrainableModel", "View"]
+__all__ = ["ClosedFormModel", "Model", "ModelConfig", "PathKey", "Phase", "Space", "TrainableModel"]
 
 
 #: term name -> the function that computes it
 Terms = dict[str, Callable[[], Tensor]]
 
 
-class View(NamedTuple):
-    """A view of the nodes of one type of a graph.
+class PathKey(NamedTuple):
+    """What a path weight or a part of a score belongs to: a meta-path, or the nodes' own vectors.
 
     Attributes:
         node_type: the type; empty for the nodes' own vectors.
@@ -144,18 +144,18 @@ class Model(nn.Module):
         """[B, n_items]: the scores of all items, higher is better."""
         return self.encode_users(query) @ self.encode_items().T
 
-    def path_weights(self) -> dict[View, float]:
+    def path_weights(self) -> dict[PathKey, float]:
         """The attention of each meta-path, its twin's included; those of a node type sum to 1. Empty: it has none."""
         return {}
 
-    def view_weights(self) -> dict[View, float]:
+    def view_weights(self) -> dict[PathKey, float]:
         """The earlier name of :meth:`path_weights`."""
         return self.path_weights()
 
-    def score_parts(self, query: Query, items: Tensor) -> dict[View, Tensor]:
-        """[B, K] of each view: what it adds to the scores of ``items`` [B, K]; in evaluation mode, without gradients.
+    def score_parts(self, query: Query, items: Tensor) -> dict[PathKey, Tensor]:
+        """[B, K] of each path: what it adds to the scores of ``items`` [B, K]; in evaluation mode, without gradients.
 
-        Empty: the scores are no sum over views.
+        Empty: the scores are no sum over paths.
         """
         return {}
 

@@ -11,7 +11,7 @@ from collaborative_cases import first_batch, made, planted
 from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import View
+from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.sparse.ragged import Ragged
@@ -37,7 +37,7 @@ def test_attention_and_parts_of_recommenders(name: str, twin: str, encoder: str)
         model = recommender(name, twin=twin, view_encoder=encoder, recommend_by=by)
         weights = model.view_weights()
         paths = {"user": ("user-user", "user-item-user"), "item": ("item-genre-item", "item-user-item")}
-        assert set(weights) >= {View(side, path) for side, names in paths.items() for path in names}
+        assert set(weights) >= {PathKey(side, path) for side, names in paths.items() for path in names}
         for side in ("user", "item"):
             assert sum(weight for view, weight in weights.items() if view.node_type == side) == pytest.approx(1)
         model.known_users[5] = False
@@ -46,7 +46,7 @@ def test_attention_and_parts_of_recommenders(name: str, twin: str, encoder: str)
         items = torch.tensor([[1, 9], [5, 5], [0, 29], [2, 3]])
         parts = model.score_parts(query, items)
         named = {"interactions": set(), "fine": set(weights), "both": set(weights)}[by]
-        assert set(parts) == named | (set() if by == "fine" else {View()})
+        assert set(parts) == named | (set() if by == "fine" else {PathKey()})
         scores = torch.stack(list(parts.values())).sum(0)
         torch.testing.assert_close(scores, model.score(query).gather(1, items))
 
@@ -60,8 +60,8 @@ def test_a_part_is_the_shapley_value_of_its_view() -> None:
     addends = {view: nodes.detach() for view, nodes in model._addends().items()}
     n_users = planted()[0].n_users
 
-    def worth(views: tuple[View, ...]) -> float:
-        nodes = sum((addends[view] for view in views), torch.zeros_like(addends[View()]))
+    def worth(views: tuple[PathKey, ...]) -> float:
+        nodes = sum((addends[view] for view in views), torch.zeros_like(addends[PathKey()]))
         return float(nodes[3] @ nodes[n_users + 9])
 
     parts = model.score_parts(query, items)
@@ -86,7 +86,7 @@ def test_attention_of_models_of_nodes(name: str) -> None:
     before = model.train().state_dict()
     weights = model.view_weights()
     assert model.training
-    assert list(weights) == [View("paper", path) for path in paths]
+    assert list(weights) == [PathKey("paper", path) for path in paths]
     assert sum(weights.values()) == pytest.approx(1)
     torch.testing.assert_close(model.state_dict(), before)
     assert model.view_weights() == weights

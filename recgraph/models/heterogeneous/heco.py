@@ -17,7 +17,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.models.base import ModelConfig, Space, Terms, View
+from recgraph.models.base import ModelConfig, PathKey, Space, Terms
 from recgraph.models.heterogeneous.base import GraphBatch, GraphConfig, GraphModel, GraphSpace, evaluating
 from recgraph.models.heterogeneous.paths import Features
 from recgraph.rng import Generators, dropout
@@ -242,13 +242,13 @@ class HeCo(GraphModel):
         return loss
 
     @torch.no_grad()
-    def path_weights(self) -> dict[View, float]:
+    def path_weights(self) -> dict[PathKey, float]:
         """The semantic attention of the meta-path view, as embeddings are made."""
         with evaluating(self):
             self.embed()
         assert self.path_attention.last is not None
         weights = self.path_attention.last.tolist()
-        return {View(self.target, path): weight for path, weight in zip(self.config.metapaths, weights, strict=True)}
+        return {PathKey(self.target, path): weight for path, weight in zip(self.config.metapaths, weights, strict=True)}
 
     def embed(self) -> Tensor:
         inputs: _Inputs = self._placed(self._inputs)

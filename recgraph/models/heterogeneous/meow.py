@@ -18,7 +18,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.models.base import ModelConfig, Phase, Space, Terms, View
+from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms
 from recgraph.models.contrast import check_pairs
 from recgraph.models.heterogeneous.base import (
     FullGraph,
@@ -229,12 +229,12 @@ class MetaPathModel(GraphModel):
         return projected
 
     @torch.no_grad()
-    def path_weights(self) -> dict[View, float]:
+    def path_weights(self) -> dict[PathKey, float]:
         """The semantic attention of the fine view, as embeddings are made."""
         with evaluating(self):
             inputs = self._step_inputs(None)
             found = self.views.addends(inputs, *self._hidden(inputs, None))
-        return {View(inputs.target, path): weight for path, (weight, _) in found.items()}
+        return {PathKey(inputs.target, path): weight for path, (weight, _) in found.items()}
 
     def embed(self) -> Tensor:
         return self.both_views(self._step_inputs(None), fine_only=True).fine

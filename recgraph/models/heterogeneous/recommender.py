@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recgraph.contrast.objectives import NoCandidateError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
-from recgraph.models.base import ModelConfig, Phase, Space, Terms, View
+from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating
 from recgraph.models.heterogeneous.paths import MetaPathInputs
@@ -177,17 +177,17 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
             yield views, inputs, hidden, masked
 
     @torch.no_grad()
-    def path_weights(self) -> dict[View, float]:
+    def path_weights(self) -> dict[PathKey, float]:
         """The attention of the fine views, as nodes are embedded."""
         with evaluating(self.views):
             return {
-                View(inputs.target, path): weight
+                PathKey(inputs.target, path): weight
                 for views, inputs, hidden, masked in self._read(self._own(), None)
                 for path, (weight, _) in views.addends(inputs, hidden, masked).items()
             }
 
     @torch.no_grad()
-    def score_parts(self, query: Query, items: Tensor) -> dict[View, Tensor]:
+    def score_parts(self, query: Query, items: Tensor) -> dict[PathKey, Tensor]:
         """The Shapley values of own vectors and of views in the inner products of users and items.
 
         A view changes the fine view by an addend, and propagation is linear: with x_a, y_a what the view a adds to the
@@ -202,11 +202,11 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         pairs = zip(addends, xs, ys, strict=True)
         return {view: (y @ a[:, :, None] + b @ x[:, :, None])[..., 0] / 2 for view, a, b in pairs}  # type: ignore
 
-    def _addends(self) -> dict[View, Tensor]:
+    def _addends(self) -> dict[PathKey, Tensor]:
         """[n_users + n_items, D] each: what own vectors and each view add to :meth:`nodes`."""
         assert self.space is not None
         own, by = self._own(), self.config.recommend_by
-        found = {} if by == "fine" else {View(): self.encoder(own)}
+        found = {} if by == "fine" else {PathKey(): self.encoder(own)}
         if by == "interactions":
             return found
         with evaluating(self.views):
@@ -215,7 +215,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
                 for path, (_, addend) in views.addends(inputs, hidden, masked).items():
                     alone = torch.zeros_like(own)
                     alone[start : start + len(addend)] = addend
-                    found[View(inputs.target, path)] = self.encoder(alone)
+                    found[PathKey(inputs.target, path)] = self.encoder(alone)
         return found
 
     def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
