@@ -71,7 +71,7 @@ bench-scale: $(STAMP)  ## MEOW and AdaMEOW on graphs of up to 200,000 target nod
 bench-gpu: $(STAMP)  ## the same on a CUDA device
 	@if $(HAS_GPU); then $(PY) -m experiments.bench --device cuda $(ARGS); else echo "no device: not run"; fi
 
-reference: $(STAMP)  ## every agreement with the published code, a JSON object a line
+reference: $(STAMP)  ## every agreement with published code and other libraries, a JSON object a line
 	$(PY) -m experiments.reference $(ARGS)
 
 same-numbers: $(STAMP)  ## small trainings of every model, bit for bit as with the commit BASE (main)
