@@ -16,9 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.contrast.clustering import Clustering, assign, concentration
+from recgraph.contrast.prototypes import prototypes_of
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
+from recgraph.models.heterogeneous.base import GraphBatch
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
+from recgraph.models.heterogeneous.node_model import MetaPathModel
 from recgraph.models.heterogeneous.paths import MetaPathInputs
+from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import normalise
 
@@ -64,7 +68,9 @@ def meow_step(golden: Golden) -> Golden:
     for t in (0, 1):
         centroids = golden[f"centroid_raw_{t}"]
         clusterings.append(Clustering(assign(fine.detach(), centroids), centroids, 0.0))
-    losses = {name: loss() for name, loss in model.losses(lambda: (coarse, fine), lambda: clusterings).items()}
+    prototypes = prototypes_of(clusterings, fine, model.config.temperature)
+    batch = GraphBatch(len(fine), 0, Generators(0))
+    losses = {name: loss() for name, loss in model.losses(batch, lambda: (coarse, fine), lambda: prototypes).items()}
     total = losses["info"] + losses["proto"]
     grads = torch.autograd.grad(total, [model.views.project.weight, model.views.encoder.weights[0]])
     # the authors' ProtoNCE also carries N over the number of prototypes, a constant

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.augment.graph import EdgeDrop, FeatureMask
-from recgraph.contrast.prototypes import Prototypes, proto_nce
+from recgraph.contrast.prototypes import Prototypes, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
@@ -89,7 +89,7 @@ def main(epochs: int = 40, seed: int = 0) -> tuple[list[float], float]:
         coarse, fine = map(model.head, model.views(generators["dropout"]))
         clusterings = prototypes(fine)
         info.weight.set_assignments(torch.stack([found.assignments for found in clusterings]))
-        loss = info(coarse, fine) + proto_nce(prototype_term, coarse, fine, clusterings, TAU)
+        loss = info(coarse, fine) + proto_nce(prototype_term, coarse, prototypes_of(clusterings, fine, TAU))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

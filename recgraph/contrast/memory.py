@@ -1,4 +1,4 @@
-"""What is kept between batches: a queue of embeddings, and clusterings of all rows."""
+"""What is kept between batches: a queue of embeddings, and prototypes of all rows."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.contrast.clustering import Clustering, concentration
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.prototypes import PrototypeSet
 
 __all__ = ["PrototypeMemory", "Queue"]
 
@@ -87,7 +86,7 @@ def _aligned(old: Tensor, new: Tensor) -> Tensor:
 
 
 class PrototypeMemory(nn.Module):
-    """Clusterings of all N rows, looked up by the ids of a batch until they are made again.
+    """The prototypes of clusterings of all N rows, kept for an epoch.
 
     They are part of the state, so that a training that is resumed within an epoch goes on with them.
 
@@ -117,37 +116,17 @@ class PrototypeMemory(nn.Module):
         """Whether what is stored was made in that epoch."""
         return int(self.epoch) == epoch
 
-    @torch.no_grad()
-    def store(self, epoch: int, members: Tensor, clusterings: Sequence[Clustering], temperature: float) -> None:
-        """Keep clusterings.
-
-        Args:
-            epoch: in which they are made.
-            members: [N, D], what was clustered.
-            clusterings: one a granularity.
-            temperature: the mean of the prototypes' temperatures.
-        """
-        for t, clustering in enumerate(clusterings):
-            self.assignments[t] = clustering.assignments
-            getattr(self, f"directions_{t}").copy_(F.normalize(clustering.centroids, dim=1))
-            getattr(self, f"temperatures_{t}").copy_(concentration(members, clustering, temperature))
+    def store(self, epoch: int, prototypes: Sequence[PrototypeSet]) -> None:
+        """Keep the prototypes of each clustering, made in this epoch."""
+        for t, one in enumerate(prototypes):
+            self.assignments[t] = one.assignments
+            getattr(self, f"directions_{t}").copy_(one.directions)
+            getattr(self, f"temperatures_{t}").copy_(one.temperatures)
         self.epoch.fill_(epoch)
 
-    def proto_nce(self, term: ContrastiveTerm, anchors: Tensor, ids: Tensor) -> Tensor:
-        """The mean over granularities of the anchors' InfoNCE against the stored prototypes.
-
-        Args:
-            term: with ``objective="info_nce"`` and no weight.
-            anchors: [B, D].
-            ids: [B] int64, which of the N rows they are.
-        """
-        losses = [
-            term(
-                anchors,
-                getattr(self, f"directions_{t}"),
-                positives=of_all[ids],
-                temperatures=getattr(self, f"temperatures_{t}"),
-            )
+    def prototypes(self) -> list[PrototypeSet]:
+        """What is stored."""
+        return [
+            PrototypeSet(of_all, getattr(self, f"directions_{t}"), getattr(self, f"temperatures_{t}"))
             for t, of_all in enumerate(self.assignments)
         ]
-        return torch.stack(losses).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -14,7 +15,7 @@ from recgraph.config import Config, configure
 from recgraph.contrast.clustering import Clustering, Method, concentration, kmeans
 from recgraph.contrast.term import ContrastiveTerm
 
-__all__ = ["Prototypes", "PrototypesConfig", "proto_nce"]
+__all__ = ["PrototypeSet", "Prototypes", "PrototypesConfig", "proto_nce", "prototypes_of"]
 
 
 class PrototypesConfig(Config):
@@ -72,17 +73,49 @@ class Prototypes(nn.Module):
         return found
 
 
+@dataclass(frozen=True)
+class PrototypeSet:
+    """The prototypes of one clustering of N rows into k clusters; none has a gradient.
+
+    Attributes:
+        assignments: [N] int64, the cluster of each row.
+        directions: [k, D], the centroids, of unit length.
+        temperatures: [k], phi_c, by the concentration of each cluster.
+    """
+
+    assignments: Tensor
+    directions: Tensor
+    temperatures: Tensor
+
+
+def prototypes_of(clusterings: Sequence[Clustering], members: Tensor, temperature: float) -> list[PrototypeSet]:
+    """The prototypes of each clustering.
+
+    Args:
+        clusterings: of ``members``.
+        members: [N, D].
+        temperature: the mean of phi.
+    """
+    return [
+        PrototypeSet(
+            found.assignments,
+            F.normalize(found.centroids, dim=1),
+            concentration(members.detach(), found, temperature),
+        )
+        for found in clusterings
+    ]
+
+
 def proto_nce(
-    term: ContrastiveTerm, anchors: Tensor, members: Tensor, clusterings: Sequence[Clustering], temperature: float
+    term: ContrastiveTerm, anchors: Tensor, prototypes: Sequence[PrototypeSet], ids: Tensor | None = None
 ) -> Tensor:
-    """The mean over granularities of the anchors' InfoNCE against prototypes, each with its own temperature phi_c.
+    """``mean_t mean_i -log(e^{z_i . p_c(i) / phi_c(i)} / sum_c e^{z_i . p_c / phi_c})`` over T clusterings.
 
     Args:
         term: with ``objective="info_nce"`` and no weight.
-        anchors: [N, D].
-        members: [N, D], the embeddings that were clustered; they give the concentrations.
-        clusterings: of ``members``. Prototypes are their centroids' directions, without gradient.
-        temperature: the mean of phi.
+        anchors: [B, D], z.
+        prototypes: of each clustering.
+        ids: [B] int64, which of the clustered rows the anchors are; None: they are all of them.
 
     Source: PCL (ICLR 2021), MEOW (SDM 2023). Departure: the published code takes a mean over N where the formula has
     one over the prototypes, which adds the constant ``log(N / k)``.
@@ -90,10 +123,10 @@ def proto_nce(
     losses = [
         term(
             anchors,
-            F.normalize(clustering.centroids, dim=1),
-            positives=clustering.assignments,
-            temperatures=concentration(members.detach(), clustering, temperature),
+            of_one.directions,
+            positives=of_one.assignments if ids is None else of_one.assignments[ids],
+            temperatures=of_one.temperatures,
         )
-        for clustering in clusterings
+        for of_one in prototypes
     ]
     return torch.stack(losses).mean()

@@ -14,7 +14,8 @@ from experiments.bench.graph_suite import graph_suite
 from experiments.bench.report import Goal
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
+from recgraph.models.heterogeneous.node_model import MetaPathModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recgraph.contrast import weights as cluster
 from recgraph.contrast.clustering import Clustering, assign, concentration, kmeans
-from recgraph.contrast.prototypes import Prototypes, proto_nce
+from recgraph.contrast.prototypes import Prototypes, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Cluster, Learned, Pairs
 
@@ -177,7 +177,7 @@ def test_published_prototypes(step: str) -> None:
         assert torch.equal(clustering.assignments, golden[f"cluster_{t}"])
         close(concentration(z, clustering, tau), golden[f"density_{t}"])
         clusterings.append(clustering)
-    loss = proto_nce(ContrastiveTerm(objective="info_nce"), golden["z_coarse"], z, clusterings, tau)
+    loss = proto_nce(ContrastiveTerm(objective="info_nce"), golden["z_coarse"], prototypes_of(clusterings, z, tau))
     # the authors' mean over N where the formula has one over prototypes
     constant = sum(math.log(len(z) / len(clustering.centroids)) for clustering in clusterings) / 2
     close(loss + constant, golden["loss_proto"])

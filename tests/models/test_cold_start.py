@@ -11,7 +11,7 @@ from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.models.heterogeneous.meow_rec import MEOWRec
+from recgraph.models.heterogeneous.meow import MEOWRec
 from recgraph.rng import Generators
 
 

@@ -21,7 +21,8 @@ from recgraph.leaderboard.board import load_board
 from recgraph.leaderboard.plan import jobs_of
 from recgraph.models.base import Terms
 from recgraph.models.collaborative.contrastive import SGL
-from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
+from recgraph.models.heterogeneous.node_model import MetaPathModel
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr

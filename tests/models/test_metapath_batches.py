@@ -12,7 +12,8 @@ from torch import Tensor
 from recgraph.contrast.memory import Queue
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphBatch, NodeBatches
-from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
+from recgraph.models.heterogeneous.node_model import MetaPathModel
 from recgraph.models.heterogeneous.sampling import _walk
 from recgraph.rng import Generators
 from recgraph.sparse.spmm import spmm

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW, MetaPathModel
+from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
+from recgraph.models.heterogeneous.node_model import MetaPathModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Sum, normalise

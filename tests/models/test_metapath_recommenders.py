@@ -14,14 +14,14 @@ from collaborative_cases import SPACE, first_batch, made, planted, with_relation
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError
-from recgraph.contrast.prototypes import proto_nce
+from recgraph.contrast.prototypes import proto_nce, prototypes_of
 from recgraph.data.batches import Query
 from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Space
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.models.heterogeneous.meow_rec import AdaMEOWRec, MEOWRec
+from recgraph.models.heterogeneous.meow import AdaMEOWRec, MEOWRec
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender
 from recgraph.rng import Generators
 from recgraph.serve.recommender import NoHistoryError
@@ -74,7 +74,7 @@ def test_the_terms_of_meow() -> None:
         similarity = a @ b.T / 0.4
         weighted = (apart * similarity.exp()).sum(1)
         info = info + (weighted.log() - similarity.diagonal()).mean()
-        proto = proto + proto_nce(model.proto_contrast, a, b, clusterings, 0.4)
+        proto = proto + proto_nce(model.proto_contrast, a, prototypes_of(clusterings, b, 0.4))
     torch.testing.assert_close(terms["info"], info)
     torch.testing.assert_close(terms["proto"], proto)
 

@@ -1,257 +1,73 @@
-"""MEOW and AdaMEOW: the contrast of a coarse and a fine view of the nodes of a typed graph."""
+"""MEOW and AdaMEOW, which embed nodes, and MEOWRec and AdaMEOWRec, which recommend: their losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Added, Search
-from recgraph.contrast.clustering import Clustering, Method
-from recgraph.contrast.memory import PrototypeMemory, Queue
-from recgraph.contrast.prototypes import Prototypes, proto_nce
+from recgraph.config import Search
+from recgraph.contrast.clustering import Method
+from recgraph.contrast.memory import PrototypeMemory
+from recgraph.contrast.prototypes import Prototypes, PrototypeSet, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.data.part import Part
-from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
-from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms
-from recgraph.models.contrast import check_pairs
-from recgraph.models.heterogeneous.base import (
-    FullGraph,
-    GraphBatch,
-    GraphConfig,
-    GraphModel,
-    GraphSpace,
-    NodeBatches,
-    PathLayers,
-    evaluating,
-)
-from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph
-from recgraph.models.heterogeneous.sampling import PathSampler
-from recgraph.models.heterogeneous.views import (
-    BothViews,
-    MetaPathViews,
-    ViewsConfig,
-    make_contrast,
-    make_masks,
-    make_paths,
-)
-from recgraph.rng import Generators, derive
+from recgraph.models.base import ModelConfig, Phase, Space, Terms
+from recgraph.models.heterogeneous.base import GraphBatch
+from recgraph.models.heterogeneous.node_model import MetaPathModel, MetaPathModelConfig
+from recgraph.models.heterogeneous.recommender import MetaPathRecommender, MetaPathRecommenderConfig, Side
 
-FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
+WeightName = Annotated[
+    str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
+]
+ClusterCounts = Annotated[
+    tuple[int, ...], Field(min_length=1, description="clusters of each granularity (at most one a node)")
+]
 
 
-class MetaPathModelConfig(ViewsConfig, GraphConfig):
-    features_per_path: Annotated[
-        bool,
-        Field(
-            description="the target's features are a matrix for each path, side by side and of equal widths, each with "
-            "a layer of its own; the coarse view takes the layers' mean (published for AMiner)"
-        ),
-    ] = False
-    encoder: Annotated[
-        str, Field(description="of the views, a name of the registry's graph encoders: 'gcn', 'propagation'"), Added()
-    ] = "gcn"
-    mini_batch: Annotated[
-        bool, Field(description="steps on batch_size target nodes with sampled neighbours; False: on the whole graph")
-    ] = False
-    fan_out: Annotated[
-        tuple[FanOuts, ...],
-        Field(
-            min_length=1,
-            description="of batches: edges followed from each node, step by step along a path (the last number serves "
-            "later steps, none: all), for each layer of the encoder, the one nearest to the batch first",
-        ),
-    ] = ((5, 1), (2, 1))
-    context_fan_out: Annotated[
-        FanOuts, Field(description="of batches: edges followed from each node to its contexts, step by step")
-    ] = (5,)
-    sample_with_replacement: Annotated[bool, Field(description="of batches: an edge may be drawn twice")] = False
-    queue_size: Annotated[
-        int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
-    ] = 2048
+class MEOWLoss(nn.Module):
+    """The loss of MEOW, of coarse and fine projections c, f [n, D] of unit length; mixed into its models.
 
+    1. k-means of f at T granularities, without gradient: clusters k_t(i), prototypes p, the centroids of unit length,
+       and their temperatures phi by concentration.
+    2. ``w_ij = sum_t [k_t(i) != k_t(j)]``: nodes of one cluster are no negatives of one another.
+    3. ``info = mean_i -log(e^{c_i . f_i / tau} / sum_{j != i} w_ij e^{c_i . f_j / tau})``.
+    4. ``proto = mean_t mean_i -log(e^{c_i . p_{k_t(i)} / phi_{k_t(i)}} / sum_k e^{c_i . p_k / phi_k})``,
+       ProtoNCE.
 
-class MetaPathModel(GraphModel):
-    """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
+    The loss is ``info + lambda proto``.
 
-    A layer for each node type (:class:`TypeLayer`) gives vectors of nodes, :class:`MetaPathViews` the views of the
-    target nodes; the twin of a path's view has masked target features and masked edges.
-
-    With ``features_per_path`` the target has a layer for each path (:class:`PathLayers`), and their mean where one
-    vector is asked for. Published for AMiner, whose embeddings of random walks along each path are no part of its card
-    here: by default its papers, as all types without features, have one table of weights, which all paths share.
-
-    Options beyond the publications: masks drawn anew at every step; other augmentations, encoders, objectives and
-    weights; latent twins, a learned augmenter of each path's embedding (MCLRec's) in place of the masked one.
-
-    With ``mini_batch`` a step is on a batch of target nodes, whose neighbourhoods are sampled (:class:`PathSampler`),
-    normalisations and the semantic attention over the batch. Candidates are the batch and a :class:`Queue` of
-    projections of earlier ones. Masks that are drawn anew are so once an epoch. :meth:`embed` samples nothing.
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023).
     """
 
-    Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
+    config: Any
+    prototypes: Prototypes
+    proto_contrast: ContrastiveTerm
+    info_nce: ClassVar[dict[str, Any]] = {"count_positive": False}
 
-    def _build(self, space: Space) -> None:
-        assert isinstance(space, GraphSpace)
-        config, graph = self.config, space.graph
-        if config.mini_batch and config.queue_size:
-            check_pairs(config, f"queue_size = {config.queue_size}", "queue_size = 0")
-        target = self._target(graph)
-        paths = make_paths(config.metapaths, config)
-        self.types = list(dict.fromkeys([target, *(c for path in paths for c in _between(path, graph))]))
-        features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
-        self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
-        if config.features_per_path:
-            x = graph.features(target)
-            width = graph.count(target) if x is None else x.shape[1]
-            self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
-        self._masks = make_masks(paths, config, sampled=config.mini_batch)
-        inputs = read_graph(graph, target, paths, features, sampled=config.mini_batch)
-        self._inputs = self._masks.draw(inputs, Generators(self._seed)) if config.twin == "masked" else inputs
-        self._redrawn: tuple[int, MetaPathInputs] | None = None
-        self.views = MetaPathViews(
-            inputs, config.hidden_dim, self.embedding_dim, config.dropout, config, config.encoder
-        )
-        self.contrast = self._make_contrast()
-        if config.mini_batch:
-            self.queue = Queue(config.queue_size, self.projection_dim)
+    def cluster(self, fine: Tensor) -> list[PrototypeSet]:
+        """Step 1: the prototypes of f [n, D] at each granularity."""
+        return prototypes_of(self.prototypes(fine), fine, self.config.temperature)
 
-    @property
-    def projection_dim(self) -> int:
-        """The width of what is contrasted."""
-        return int(self.config.projection_dim or self.embedding_dim)
-
-    def _make_contrast(self) -> ContrastiveTerm:
-        raise TypeError(f"{type(self).__name__} must define _make_contrast()")
-
-    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
-        """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes.
+    def weigh(
+        self, contrast: ContrastiveTerm, prototypes: Callable[[], list[PrototypeSet]], ids: Tensor | None = None
+    ) -> None:
+        """Step 2, where the weight of candidates reads clusters.
 
         Args:
-            train: not read; the graph is what is trained on.
+            contrast: the term that is weighted.
+            prototypes: what clusters the candidates, made where it is read.
+            ids: [N] int64, ascending, who the clustered rows are; None: 0 ... N - 1.
         """
-        assert self.space is not None
-        if not self.config.mini_batch:
-            return FullGraph(self.space.n_items, generators)
-        return NodeBatches(self.space.n_items, batch_size, generators)
-
-    def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
-        """What a step reads, the same in all its phases; without a batch, what embeddings read."""
-        inputs: MetaPathInputs = self._placed(self._inputs)
-        if batch is None:
-            return inputs.whole()
-        if batch.nodes is None:
-            return self._redraw(inputs, batch)
-        if "inputs" not in batch.drawn:
-            config = self.config
-            sampler = PathSampler(config.fan_out, config.context_fan_out, config.sample_with_replacement)
-            generator = batch.generators.fresh("neighbours", batch.epoch, batch.number)
-            batch.drawn["inputs"] = sampler(self._redraw(inputs, batch), batch.nodes, generator)
-        sampled: MetaPathInputs = batch.drawn["inputs"]
-        return sampled
-
-    def _redraw(self, inputs: MetaPathInputs, batch: GraphBatch) -> MetaPathInputs:
-        """With masks drawn anew, where the settings say so: at every step, in batches of nodes once an epoch."""
-        if not (self.training and self.config.redraw_masks and self.config.twin == "masked"):
-            return inputs
-        like = next(self.parameters())
-        if batch.nodes is None:
-            return self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
-        if self._redrawn is None or self._redrawn[0] != batch.epoch:
-            self._redrawn = None  # before the next ones are made
-            # they depend on the seed and the epoch alone
-            own = Generators(derive(batch.generators.seed, "masks", batch.epoch))
-            self._redrawn = batch.epoch, self._masks.draw(inputs, own).to(like.device, like.dtype)
-        return self._redrawn[1]
-
-    def both_views(
-        self, inputs: MetaPathInputs, generator: torch.Generator | None = None, fine_only: bool = False
-    ) -> BothViews:
-        """The coarse and the fine view, before the head.
-
-        Args:
-            inputs: read from the graph.
-            generator: draws dropout; required in training mode where dropout is above 0.
-            fine_only: leave the coarse view out (it is then the fine one).
-        """
-        hidden, masked = self._hidden(inputs, generator)
-        views: BothViews = self.views(inputs, hidden, masked, generator, fine_only)
-        return views
-
-    def _hidden(
-        self, inputs: MetaPathInputs, generator: torch.Generator | None
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Node type -> [N_type, hidden_dim], the transformed features; and the target's masked ones.
-
-        Of the target [P, N, hidden_dim] with ``features_per_path``.
-        """
-        hidden = {
-            name: layer(inputs.features[name], generator)
-            for name, layer in zip(self.types, self.type_layers, strict=True)
-        }
-        if self.config.twin != "masked":
-            return hidden, None
-        return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
-
-    def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """[N, D] twice: the projected coarse and fine view of a step."""
-        views = self.both_views(self._step_inputs(batch), batch.generators["dropout"])
-        return self.views.head(views.coarse), self.views.head(views.fine)
-
-    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """The contrast of projections [N, D] in pairs; of a batch, against the queue too, which it then joins.
-
-        A node is known by its number: one that is in the batch is not also taken from the queue.
-        """
-        if batch.nodes is None:
-            loss: Tensor = self.contrast(anchors, candidates)
-            return loss
-        if not self.config.queue_size:
-            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes)
-            return loss
-        rows, ids = self.queue.join(candidates, batch.nodes)
-        positives = torch.arange(len(anchors), device=anchors.device)
-        loss = self.contrast(anchors, rows, batch.nodes, ids, positives)
-        if self.training and torch.is_grad_enabled():
-            self.queue.push(candidates, batch.nodes)
-        return loss
-
-    @torch.no_grad()
-    def project_all(self) -> Tensor:
-        """[N, D]: the projected fine view of all nodes, as embeddings are made: nothing is dropped or sampled."""
-        with evaluating(self):
-            projected: Tensor = self.views.head(self.embed())
-        return projected
-
-    @torch.no_grad()
-    def path_weights(self) -> dict[PathKey, float]:
-        """The semantic attention of the fine view, as embeddings are made."""
-        with evaluating(self):
-            inputs = self._step_inputs(None)
-            found = self.views.addends(inputs, *self._hidden(inputs, None))
-        return {PathKey(inputs.target, path): weight for path, (weight, _) in found.items()}
-
-    def embed(self) -> Tensor:
-        return self.both_views(self._step_inputs(None), fine_only=True).fine
-
-
-def _between(path: MetaPath, graph: HeteroGraph) -> list[str]:
-    """The types of nodes between the ends of a path."""
-    return [step.end for step in path.route(graph)[:-1]]
+        contrast.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
 
 
 class MEOWConfig(MetaPathModelConfig):
-    weight: Annotated[
-        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
-    ] = "cluster"
-    n_clusters: Annotated[
-        tuple[int, ...], Field(min_length=1, description="clusters of each granularity (at most one a node)")
-    ] = (100, 300)
+    weight: WeightName = "cluster"
+    n_clusters: ClusterCounts = (100, 300)
     proto_weight: Annotated[
         float, Field(ge=0, description="lambda, weight of ProtoNCE"), Search(0.01, 2.0, log=True)
     ] = 1.0
@@ -263,20 +79,15 @@ class MEOWConfig(MetaPathModelConfig):
     )
 
 
-class MEOW(MetaPathModel):
+class MEOW(MEOWLoss, MetaPathModel):
     """Contrast of a coarse and a fine view of a heterogeneous graph, negatives weighted by clusters.
 
     Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023).
-    See :class:`MetaPathModel` for the views. Terms, the coarse view as anchor, after k-means of the fine projection at
-    several granularities (without gradient):
+    See :class:`MetaPathModel` for the views and :class:`MEOWLoss` for the terms ``info`` and ``proto``.
 
-    - ``info = mean_i -log(e^{s_ii / tau} / sum_{j != i} w_ij e^{s_ij / tau})``, ``w_ij`` the number of granularities at
-      which i and j are in different clusters;
-    - ``proto``: ProtoNCE against the clusters' centroids, temperatures by concentration.
-
-    With ``mini_batch`` all nodes are embedded and clustered once an epoch, before its first step (as PCL does it, whose
-    loss ``proto`` is): a cluster means the same in every batch, also for what the queue holds. It costs one pass
-    over the graph without gradients.
+    With ``mini_batch`` all nodes are embedded and clustered once an epoch, before its first step, as in PCL (ICLR
+    2021): a cluster means the same in every batch, also for what the queue holds. It costs one pass over the graph
+    without gradients.
 
     The embedding is the fine view in evaluation mode (the published code keeps the last training-mode forward).
     Departures: ``proto`` lacks the published constant ``log(N / k)``; ties and draws, see :class:`MetaPath` and
@@ -302,9 +113,6 @@ class MEOW(MetaPathModel):
         if config.mini_batch:
             self.memory = PrototypeMemory(space.n_items, self.projection_dim, config.n_clusters)
 
-    def _make_contrast(self) -> ContrastiveTerm:
-        return make_contrast(self.config, self.projection_dim, count_positive=False)
-
     @property
     def phases(self) -> tuple[Phase, ...]:
         terms = {"info": 1.0, "proto": self.config.proto_weight}
@@ -312,49 +120,90 @@ class MEOW(MetaPathModel):
 
     def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
         views = cache(lambda: self._projected(batch))
-        if batch.nodes is None:
-            return self.losses(views, cache(lambda: self.prototypes(views()[1])))
-        nodes = batch.nodes
 
-        def memory() -> PrototypeMemory:
-            if not self.memory.is_of(batch.epoch):
-                everyone = self.project_all()
-                self.memory.store(batch.epoch, everyone, self.prototypes(everyone), self.config.temperature)
-            return self.memory
+        def prototypes() -> list[PrototypeSet]:
+            return self.cluster(views()[1]) if batch.nodes is None else self._of_epoch(batch.epoch)
+
+        return self.losses(batch, views, cache(prototypes))
+
+    def losses(
+        self,
+        batch: GraphBatch,
+        views: Callable[[], tuple[Tensor, Tensor]],
+        prototypes: Callable[[], list[PrototypeSet]],
+    ) -> Terms:
+        """The terms of the projected coarse and fine view [n, D], with the prototypes of all nodes."""
 
         def info() -> Tensor:
             coarse, fine = views()
-            self.contrast.prepare(lambda: memory().assignments)
+            self.weigh(self.contrast, prototypes)
             return self.info(batch, coarse, fine)
 
         def proto() -> Tensor:
             coarse, _ = views()
-            return memory().proto_nce(self.proto_contrast, coarse, nodes)
+            return proto_nce(self.proto_contrast, coarse, prototypes(), batch.nodes)
 
         return {"info": info, "proto": proto}
 
-    def losses(
-        self, views: Callable[[], tuple[Tensor, Tensor]], clusterings: Callable[[], Sequence[Clustering]]
-    ) -> Terms:
-        """The terms on the whole graph, of the projected coarse and fine view [N, D] and clusterings of the latter."""
+    def _of_epoch(self, epoch: int) -> list[PrototypeSet]:
+        """The prototypes of all nodes, made in the first step of an epoch."""
+        if not self.memory.is_of(epoch):
+            self.memory.store(epoch, self.cluster(self.project_all()))
+        return self.memory.prototypes()
 
-        def info() -> Tensor:
-            coarse, fine = views()
-            self.contrast.prepare(lambda: torch.stack([found.assignments for found in clusterings()]))
-            loss: Tensor = self.contrast(coarse, fine)
-            return loss
 
-        def proto() -> Tensor:
-            coarse, fine = views()
-            return proto_nce(self.proto_contrast, coarse, fine, clusterings(), self.config.temperature)
+class MEOWRecConfig(MetaPathRecommenderConfig):
+    weight: WeightName = "cluster"
+    n_clusters: ClusterCounts = (20, 60)
+    proto_weight: Annotated[
+        float,
+        Field(ge=0, description="of ProtoNCE, relative to the contrast of the views"),
+        Search(0.01, 2.0, log=True),
+    ] = 0.1
+    kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 10
 
-        return {"info": info, "proto": proto}
+
+class MEOWRec(MEOWLoss, MetaPathRecommender):
+    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in MEOW.
+
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Weighted Negative Samples (SDM 2023),
+    for nodes with classes (:class:`MEOW`); for recommendation see :class:`MetaPathRecommender`. The terms ``info`` and
+    ``proto`` are those of :class:`MEOWLoss`, summed over users and items, with the own vectors in the place of the
+    coarse view. The batch's nodes of a side are clustered anew in each step.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MEOWRecConfig
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        config = self.config
+        self.prototypes = Prototypes(n_clusters=config.n_clusters, iterations=config.kmeans_iterations, restarts=1)
+        self.proto_contrast = ContrastiveTerm(objective="info_nce")
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        (phase,) = super().phases
+        proto = self.config.contrast_weight * self.config.proto_weight
+        return (Phase("model", ("model",), {**phase.terms, "proto": proto}),)
+
+    def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
+        prototypes = cache(lambda: [self.cluster(side.fine) for side in sides()])
+
+        def info(side: Side) -> Tensor:
+            self.weigh(self.contrast_of(side), lambda: prototypes()[side.number], side.ids)
+            return self.contrast(side, side.own, side.fine)
+
+        def proto(side: Side) -> Tensor:
+            return proto_nce(self.proto_contrast, side.own, prototypes()[side.number])
+
+        return {
+            "info": lambda: torch.stack([info(side) for side in sides()]).sum(),
+            "proto": lambda: torch.stack([proto(side) for side in sides()]).sum(),
+        }
 
 
 class AdaMEOWConfig(MetaPathModelConfig):
-    weight: Annotated[
-        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
-    ] = "learned"
+    weight: WeightName = "learned"
 
 
 class AdaMEOW(MetaPathModel):
@@ -363,13 +212,11 @@ class AdaMEOW(MetaPathModel):
     Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples
     (TKDE 2024, arXiv 2212.13847). See :class:`MetaPathModel` for the views, :class:`Learned` for the weights
     (``weight_options={"normalise": True}`` keeps them from shrinking everywhere). Term, the fine view as anchor:
-    ``info = mean_i -log(e^{s_ii / tau} / sum_j w_ij e^{s_ij / tau})``, the positive weighted like the others.
+    ``info = mean_i -log(e^{f_i . c_i / tau} / sum_j w_ij e^{f_i . c_j / tau})``, the positive weighted like the others.
     """
 
     Config: ClassVar[type[ModelConfig]] = AdaMEOWConfig
-
-    def _make_contrast(self) -> ContrastiveTerm:
-        return make_contrast(self.config, self.projection_dim, weigh_positive=True)
+    info_nce: ClassVar[dict[str, Any]] = {"weigh_positive": True}
 
     def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
         def info() -> Tensor:
@@ -377,3 +224,23 @@ class AdaMEOW(MetaPathModel):
             return self.info(batch, fine, coarse)
 
         return {"info": info}
+
+
+class AdaMEOWRecConfig(MetaPathRecommenderConfig):
+    weight: WeightName = "learned"
+
+
+class AdaMEOWRec(MetaPathRecommender):
+    """Users and items recommended to one another by LightGCN and their meta-path views, contrasted as in AdaMEOW.
+
+    Source: Heterogeneous Graph Contrastive Learning with Meta-path Contexts and Adaptively Weighted Negative Samples
+    (TKDE 2024, arXiv 2212.13847), for nodes with classes (:class:`AdaMEOW`); for recommendation see
+    :class:`MetaPathRecommender`. The fine views are the anchors; all candidates, the positive too, are weighted by a
+    network of each side.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = AdaMEOWRecConfig
+    info_nce: ClassVar[dict[str, Any]] = {"weigh_positive": True}
+
+    def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
+        return {"info": lambda: torch.stack([self.contrast(side, side.fine, side.own) for side in sides()]).sum()}

@@ -3,25 +3,95 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from recgraph.augment.graph import make_augmentation
+from recgraph.config import Search
 from recgraph.contrast.objectives import NoCandidateError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath, propose
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms
-from recgraph.models.collaborative.lightgcn import LightGCN
+from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating
-from recgraph.models.heterogeneous.paths import MetaPathInputs
-from recgraph.models.heterogeneous.sides import SIDES, MetaPathRecommenderConfig, read_sides
-from recgraph.models.heterogeneous.views import MetaPathViews, make_contrast
-from recgraph.rng import Generators
+from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
+from recgraph.models.heterogeneous.views import MetaPathViews, ViewsConfig, make_contrast, make_masks, make_paths
+from recgraph.rng import Generators, derive
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.products import Counts
 from recgraph.sparse.spmm import spmm
+
+SIDES = ("user", "item")
+
+
+class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
+    user_metapaths: Annotated[
+        tuple[str, ...] | None,
+        Field(description="paths from users to users; none: relations of users, and all round trips to another type"),
+    ] = None
+    item_metapaths: Annotated[
+        tuple[str, ...] | None,
+        Field(description="paths from items to items; none: relations of items, and all round trips to another type"),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="each node's so many most similar by PathSim are kept, of round trips to the other side; "
+            "paths through what users or items have in common are factorised, and whole",
+        ),
+        Search(low=5, high=100, log=True),
+    ] = 20
+    counts: Annotated[
+        Counts,
+        Field(
+            description="numbers of paths, or only whether there is one; paths through what users or items have in "
+            "common have numbers"
+        ),
+    ] = "full"
+    normalisation: Annotated[
+        Literal["meow", "symmetric", "row", "column"], Field(description="of the paths' adjacencies")
+    ] = "symmetric"
+    view_encoder: Annotated[
+        str,
+        Field(
+            description="of the views: 'light', products with adjacencies alone (as LightGCN), or a name of the "
+            "registry's graph encoders: 'gcn' is MEOW's"
+        ),
+    ] = "light"
+    recommend_by: Annotated[
+        Literal["interactions", "fine", "both"],
+        Field(
+            description="the vectors that scores are made of: propagated from the nodes' own vectors, from their fine "
+            "view, or from the sum"
+        ),
+        Search(choices=("interactions", "fine", "both")),
+    ] = "both"
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of contexts and attention"), Search(0.0, 0.5)] = 0.1
+    contrast_weight: Annotated[
+        float, Field(ge=0, description="weight of the contrast of the views"), Search(1e-3, 0.5, log=True)
+    ] = 0.02
+    temperature: Annotated[
+        float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)
+    ] = 0.2
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> MetaPathRecommenderConfig:
+        if self.redraw_masks:
+            raise ValueError("redraw_masks = True: recommenders draw their masks of edges once; leave it out")
+        if self.projection_dim is not None and self.view_encoder == "light":
+            raise ValueError(
+                f"projection_dim = {self.projection_dim} needs view_encoder = 'gcn': the views of 'light' have no "
+                "projection"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -65,6 +135,8 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     Config: ClassVar[type[ModelConfig]] = MetaPathRecommenderConfig
     reads_graph: ClassVar[bool] = True
     revision: ClassVar[int] = 2  # 1 drew the masks of all models with one seed
+    #: the settings that InfoNCE has in the publication
+    info_nce: ClassVar[dict[str, Any]] = {}
 
     def _build(self, space: Space) -> None:
         if not isinstance(space, GraphSpace):
@@ -84,7 +156,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
             nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
         self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
         self.feature_layers = nn.ModuleDict({name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()})
-        self.contrasts = nn.ModuleList(self._make_contrast() for _ in SIDES)
+        self.contrasts = nn.ModuleList(
+            make_contrast(config, config.projection_dim or dim, self.info_nce) for _ in SIDES
+        )
         self.register_buffer("known_items", torch.zeros(space.n_items, dtype=torch.bool))
 
     known_items: Tensor
@@ -96,13 +170,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         if self.config.twin == "masked" and (seed := int(self.mask_seed)) != drawn_with:
             assert isinstance(self.space, GraphSpace)
             self._inputs, self._moved = read_sides(self.space.graph, self.config, seed), ()
-
-    def _make_contrast(self) -> ContrastiveTerm:
-        raise TypeError(f"{type(self).__name__} must define _make_contrast()")
-
-    def _contrast_of(self, **published: Any) -> ContrastiveTerm:
-        """The contrast of one side, with the settings that InfoNCE has in the publication."""
-        return make_contrast(self.config, self.config.projection_dim or self.config.hidden_dim, **published)
 
     def setup(self, train: Any) -> None:
         super().setup(train)
@@ -249,12 +316,18 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
             found.append(Side(number, ids, views.head(a.index_select(0, ids)), views.head(b.index_select(0, ids))))
         return found
 
-    def _contrast(self, number: int, anchors: Tensor, candidates: Tensor, ids: Tensor) -> Tensor:
+    def contrast_of(self, side: Side) -> ContrastiveTerm:
+        """The term that contrasts the views of a side."""
+        term = self.contrasts[side.number]
+        assert isinstance(term, ContrastiveTerm)
+        return term
+
+    def contrast(self, side: Side, anchors: Tensor, candidates: Tensor) -> Tensor:
         """The weighted InfoNCE of a side; 0 of a single node without a candidate, as a last batch may have it."""
         try:
-            loss: Tensor = self.contrasts[number](anchors, candidates, ids)
+            loss: Tensor = self.contrast_of(side)(anchors, candidates, side.ids)
         except NoCandidateError:
-            if len(ids) > 1:
+            if len(side.ids) > 1:
                 raise
             return 0 * (anchors.sum() + candidates.sum())
         return loss
@@ -269,3 +342,49 @@ def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:
     if isinstance(x, Csr):
         return spmm(x, layer.weight.t()) + layer.bias
     return torch.nn.functional.linear(x, layer.weight, layer.bias)
+
+
+def read_sides(graph: HeteroGraph, config: MetaPathRecommenderConfig, seed: int) -> tuple[MetaPathInputs, ...]:
+    """What is read from the graph for users and for items; the masks of their twins are drawn with the seed."""
+    given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
+    chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
+    read = [read_graph(graph, side, paths, {side: None}) for side, paths in zip(SIDES, chosen, strict=True)]
+    if config.augmentations is not None and any(
+        make_augmentation(spec).reads == "features" for spec in config.augmentations
+    ):
+        raise ValueError(
+            "augmentations: recommenders mask the vectors of nodes by feature_mask; name those of edges alone"
+        )
+    masks, n_users = make_masks([*chosen[0], *chosen[1]], config), len(chosen[0])
+    if config.twin != "masked":
+        return tuple(read)
+    drawn = Generators(derive(seed, "graph views"))
+    of_sides = (masks.edges[:n_users], masks.edges[n_users:])
+    return tuple(replace(masks, edges=edges).draw(inputs, drawn) for inputs, edges in zip(read, of_sides, strict=True))
+
+
+def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:
+    """The meta-paths of a side, those with a type in common with neither side factorised.
+
+    Raises:
+        ValueError: there are none, or one leads elsewhere.
+    """
+    names = _offered(graph, side) if given is None else given
+    if not names:
+        raise ValueError(f"{side}_metapaths: the graph offers none; give at least one path, such as '{side}-x-{side}'")
+    made: list[MetaPath] = []
+    for name in names:
+        route = MetaPath(name).route(graph)
+        ends = (route[0].start, route[-1].end)
+        if ends != (side, side):
+            raise ValueError(f"{side}_metapaths: {name!r} leads from {ends[0]!r} to {ends[1]!r}, not between {side}s")
+        through = {step.end for step in route[:-1]}
+        shared = {"top_k": None} if not through else {"top_k": None, "form": "factorised", "counts": "full"}
+        made += make_paths((name,), config if through & set(SIDES) else config.model_copy(update=shared))
+    return tuple(made)
+
+
+def _offered(graph: HeteroGraph, side: str) -> tuple[str, ...]:
+    """Relations within a side, and round trips to another type."""
+    routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
+    return tuple(path for path, route in routes.items() if len(route) == 1 or route[0].end != side)

@@ -134,14 +134,14 @@ def make_masks(paths: Sequence[MetaPath], config: ViewsConfig, sampled: bool = F
     return Masks(features, tuple(edges), config.normalisation, sampled)
 
 
-def make_contrast(config: ViewsConfig, dim: int, **published: Any) -> ContrastiveTerm:
+def make_contrast(config: ViewsConfig, dim: int, info_nce: Mapping[str, Any]) -> ContrastiveTerm:
     """The contrast of the projected views.
 
     Args:
         dim: D, the width of the projections.
-        published: settings that the model has for InfoNCE.
+        info_nce: the model's settings of the objective where that is InfoNCE.
     """
-    own = published if registry.key(config.objective) == "infonce" else {}
+    own = info_nce if registry.key(config.objective) == "infonce" else {}
     return contrastive_term(config, dim, {"block_rows": config.block_rows, **own})
 
 

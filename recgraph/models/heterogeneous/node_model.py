@@ -1,0 +1,239 @@
+"""The base of MEOW and AdaMEOW for nodes: a coarse and a fine view of the nodes of one type, and their contrast."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph.config import Added
+from recgraph.contrast.memory import Queue
+from recgraph.data.part import Part
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
+from recgraph.models.base import ModelConfig, PathKey, Space
+from recgraph.models.contrast import check_pairs
+from recgraph.models.heterogeneous.base import (
+    FullGraph,
+    GraphBatch,
+    GraphConfig,
+    GraphModel,
+    GraphSpace,
+    NodeBatches,
+    PathLayers,
+    evaluating,
+)
+from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph
+from recgraph.models.heterogeneous.sampling import PathSampler
+from recgraph.models.heterogeneous.views import (
+    BothViews,
+    MetaPathViews,
+    ViewsConfig,
+    make_contrast,
+    make_masks,
+    make_paths,
+)
+from recgraph.rng import Generators, derive
+
+FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
+
+
+class MetaPathModelConfig(ViewsConfig, GraphConfig):
+    features_per_path: Annotated[
+        bool,
+        Field(
+            description="the target's features are a matrix for each path, side by side and of equal widths, each with "
+            "a layer of its own; the coarse view takes the layers' mean (published for AMiner)"
+        ),
+    ] = False
+    encoder: Annotated[
+        str, Field(description="of the views, a name of the registry's graph encoders: 'gcn', 'propagation'"), Added()
+    ] = "gcn"
+    mini_batch: Annotated[
+        bool, Field(description="steps on batch_size target nodes with sampled neighbours; False: on the whole graph")
+    ] = False
+    fan_out: Annotated[
+        tuple[FanOuts, ...],
+        Field(
+            min_length=1,
+            description="of batches: edges followed from each node, step by step along a path (the last number serves "
+            "later steps, none: all), for each layer of the encoder, the one nearest to the batch first",
+        ),
+    ] = ((5, 1), (2, 1))
+    context_fan_out: Annotated[
+        FanOuts, Field(description="of batches: edges followed from each node to its contexts, step by step")
+    ] = (5,)
+    sample_with_replacement: Annotated[bool, Field(description="of batches: an edge may be drawn twice")] = False
+    queue_size: Annotated[
+        int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
+    ] = 2048
+
+
+class MetaPathModel(GraphModel):
+    """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
+
+    A layer for each node type (:class:`TypeLayer`) gives vectors of nodes, :class:`MetaPathViews` the views of the
+    target nodes; the twin of a path's view has masked target features and masked edges.
+
+    With ``features_per_path`` the target has a layer for each path (:class:`PathLayers`), and their mean where one
+    vector is asked for. Published for AMiner, whose embeddings of random walks along each path are no part of its card
+    here: by default its papers, as all types without features, have one table of weights, which all paths share.
+
+    Options beyond the publications: masks drawn anew at every step; other augmentations, encoders, objectives and
+    weights; latent twins, a learned augmenter of each path's embedding (MCLRec's) in place of the masked one.
+
+    With ``mini_batch`` a step is on a batch of target nodes, whose neighbourhoods are sampled (:class:`PathSampler`),
+    normalisations and the semantic attention over the batch. Candidates are the batch and a :class:`Queue` of
+    projections of earlier ones. Masks that are drawn anew are so once an epoch. :meth:`embed` samples nothing.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
+    #: the settings that InfoNCE has in the publication
+    info_nce: ClassVar[dict[str, Any]] = {}
+
+    def _build(self, space: Space) -> None:
+        assert isinstance(space, GraphSpace)
+        config, graph = self.config, space.graph
+        if config.mini_batch and config.queue_size:
+            check_pairs(config, f"queue_size = {config.queue_size}", "queue_size = 0")
+        target = self._target(graph)
+        paths = make_paths(config.metapaths, config)
+        self.types = list(dict.fromkeys([target, *(c for path in paths for c in _between(path, graph))]))
+        features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
+        self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
+        if config.features_per_path:
+            x = graph.features(target)
+            width = graph.count(target) if x is None else x.shape[1]
+            self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
+        self._masks = make_masks(paths, config, sampled=config.mini_batch)
+        inputs = read_graph(graph, target, paths, features, sampled=config.mini_batch)
+        self._inputs = self._masks.draw(inputs, Generators(self._seed)) if config.twin == "masked" else inputs
+        self._redrawn: tuple[int, MetaPathInputs] | None = None
+        self.views = MetaPathViews(
+            inputs, config.hidden_dim, self.embedding_dim, config.dropout, config, config.encoder
+        )
+        self.contrast = make_contrast(config, self.projection_dim, self.info_nce)
+        if config.mini_batch:
+            self.queue = Queue(config.queue_size, self.projection_dim)
+
+    @property
+    def projection_dim(self) -> int:
+        """The width of what is contrasted."""
+        return int(self.config.projection_dim or self.embedding_dim)
+
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
+        """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes.
+
+        Args:
+            train: not read; the graph is what is trained on.
+        """
+        assert self.space is not None
+        if not self.config.mini_batch:
+            return FullGraph(self.space.n_items, generators)
+        return NodeBatches(self.space.n_items, batch_size, generators)
+
+    def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
+        """What a step reads, the same in all its phases; without a batch, what embeddings read."""
+        inputs: MetaPathInputs = self._placed(self._inputs)
+        if batch is None:
+            return inputs.whole()
+        if batch.nodes is None:
+            return self._redraw(inputs, batch)
+        if "inputs" not in batch.drawn:
+            config = self.config
+            sampler = PathSampler(config.fan_out, config.context_fan_out, config.sample_with_replacement)
+            generator = batch.generators.fresh("neighbours", batch.epoch, batch.number)
+            batch.drawn["inputs"] = sampler(self._redraw(inputs, batch), batch.nodes, generator)
+        sampled: MetaPathInputs = batch.drawn["inputs"]
+        return sampled
+
+    def _redraw(self, inputs: MetaPathInputs, batch: GraphBatch) -> MetaPathInputs:
+        """With masks drawn anew, where the settings say so: at every step, in batches of nodes once an epoch."""
+        if not (self.training and self.config.redraw_masks and self.config.twin == "masked"):
+            return inputs
+        like = next(self.parameters())
+        if batch.nodes is None:
+            return self._masks.draw(inputs, batch.generators).to(like.device, like.dtype)
+        if self._redrawn is None or self._redrawn[0] != batch.epoch:
+            self._redrawn = None  # before the next ones are made
+            # they depend on the seed and the epoch alone
+            own = Generators(derive(batch.generators.seed, "masks", batch.epoch))
+            self._redrawn = batch.epoch, self._masks.draw(inputs, own).to(like.device, like.dtype)
+        return self._redrawn[1]
+
+    def both_views(
+        self, inputs: MetaPathInputs, generator: torch.Generator | None = None, fine_only: bool = False
+    ) -> BothViews:
+        """The coarse and the fine view, before the head.
+
+        Args:
+            inputs: read from the graph.
+            generator: draws dropout; required in training mode where dropout is above 0.
+            fine_only: leave the coarse view out (it is then the fine one).
+        """
+        hidden, masked = self._hidden(inputs, generator)
+        views: BothViews = self.views(inputs, hidden, masked, generator, fine_only)
+        return views
+
+    def _hidden(
+        self, inputs: MetaPathInputs, generator: torch.Generator | None
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Node type -> [N_type, hidden_dim], the transformed features; and the target's masked ones.
+
+        Of the target [P, N, hidden_dim] with ``features_per_path``.
+        """
+        hidden = {
+            name: layer(inputs.features[name], generator)
+            for name, layer in zip(self.types, self.type_layers, strict=True)
+        }
+        if self.config.twin != "masked":
+            return hidden, None
+        return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
+
+    def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """[N, D] twice: the projected coarse and fine view of a step."""
+        views = self.both_views(self._step_inputs(batch), batch.generators["dropout"])
+        return self.views.head(views.coarse), self.views.head(views.fine)
+
+    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
+        """The contrast of projections [N, D] in pairs; of a batch, against the queue too, which it then joins.
+
+        A node is known by its number: one that is in the batch is not also taken from the queue.
+        """
+        if batch.nodes is None:
+            loss: Tensor = self.contrast(anchors, candidates)
+            return loss
+        if not self.config.queue_size:
+            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes)
+            return loss
+        rows, ids = self.queue.join(candidates, batch.nodes)
+        positives = torch.arange(len(anchors), device=anchors.device)
+        loss = self.contrast(anchors, rows, batch.nodes, ids, positives)
+        if self.training and torch.is_grad_enabled():
+            self.queue.push(candidates, batch.nodes)
+        return loss
+
+    @torch.no_grad()
+    def project_all(self) -> Tensor:
+        """[N, D]: the projected fine view of all nodes, as embeddings are made: nothing is dropped or sampled."""
+        with evaluating(self):
+            projected: Tensor = self.views.head(self.embed())
+        return projected
+
+    @torch.no_grad()
+    def path_weights(self) -> dict[PathKey, float]:
+        """The semantic attention of the fine view, as embeddings are made."""
+        with evaluating(self):
+            inputs = self._step_inputs(None)
+            found = self.views.addends(inputs, *self._hidden(inputs, None))
+        return {PathKey(inputs.target, path): weight for path, (weight, _) in found.items()}
+
+    def embed(self) -> Tensor:
+        return self.both_views(self._step_inputs(None), fine_only=True).fine
+
+
+def _between(path: MetaPath, graph: HeteroGraph) -> list[str]:
+    """The types of nodes between the ends of a path."""
+    return [step.end for step in path.route(graph)[:-1]]
