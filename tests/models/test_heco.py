@@ -11,6 +11,7 @@ from recgraph.config import ConfigError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _neighbours, _positives, sample_neighbours
+from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 
@@ -118,3 +119,25 @@ def test_embeddings_have_the_one_width() -> None:
     with pytest.raises(ConfigError, match="embedding_dim = 16 must be hidden_dim = 64"):
         HeCo(embedding_dim=16)
     assert HeCo(embedding_dim=16, hidden_dim=16).embedding_dim == 16
+
+
+def test_the_contrast_is_configuration() -> None:
+    paths = ("user>buys>item<buys<user",)
+    assert not {"objective", "similarity", "weight", "weight_options", "objective_options"} & set(
+        HeCo().config.identity()
+    )
+    for settings in (
+        {"weight": "learned"},
+        {"weight": "cluster", "weight_options": {"n_clusters": (2,)}},
+        {"objective": "nt_xent", "n_positives": 1, "similarity": "dot"},
+    ):
+        model = HeCo(metapaths=paths, hidden_dim=8, **settings).build(shop()).train()
+        batch = next(iter(model.batches(None, 1, Generators(0)).epoch(0)))
+        loss = model(batch, ["info"])["info"]
+        loss.backward()
+        assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.project.parameters())
+        learned = [p.grad for p in model.contrast.parameters()]
+        assert bool(learned) == (settings.get("weight") == "learned")
+        assert all(grad is not None for grad in learned)
+    with pytest.raises(ValueError, match="objective = 'nt_xent' has one positive for each anchor; use n_positives = 1"):
+        HeCo(metapaths=paths, objective="nt_xent").build(shop())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph.blocks import work_type
-from recgraph.config import Search
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph.config import Added, Search
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import ModelConfig, PathKey, Space, Terms
+from recgraph.models.contrast import ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.base import GraphBatch, GraphConfig, GraphModel, GraphSpace, evaluating
 from recgraph.models.heterogeneous.paths import Features
 from recgraph.rng import Generators, dropout
@@ -91,7 +91,22 @@ def sample_neighbours(adj: Csr, n: int, generator: torch.Generator) -> Csr:
     return Csr.from_coo(adj.rows[entries], adj.indices[entries], shape=adj.shape)
 
 
-class HeCoConfig(GraphConfig):
+class HeCoConfig(ContrastConfig, GraphConfig):
+    objective: Annotated[
+        str,
+        Field(
+            description="how anchors and candidates are chosen, a name of the registry's kind 'objective'; NT-Xent "
+            "needs n_positives = 1"
+        ),
+        Added(),
+    ] = "info_nce"
+    similarity: Annotated[Literal["dot", "cosine"], Field(description="of the contrastive term"), Added()] = "cosine"
+    weight: Annotated[
+        str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'"), Added()
+    ] = None
+    weight_options: Annotated[
+        dict[str, Any], Field(default_factory=dict, description="settings of the weight"), Added()
+    ]
     temperature: Annotated[
         float, Field(gt=0, description="tau, of the contrastive similarities"), Search(0.1, 2.0, log=True)
     ] = 0.8
@@ -147,9 +162,10 @@ class HeCo(GraphModel):
     - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that its meta-paths lead to most, a
       path with few ends counting more for each of them, as in the published code (the paper counts paths).
 
-    Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each. Departures: a
-    node's own place is always among its positives, ties among candidates are broken by the highest index, and
-    neighbours are sampled anew at every step from the run's generators.
+    Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each. Objective and
+    weights of candidates are settings; the published ones are the defaults. Departures: a node's own place is always
+    among its positives, ties among candidates are broken by the highest index, and neighbours are sampled anew at every
+    step from the run's generators.
     """
 
     Config: ClassVar[type[ModelConfig]] = HeCoConfig
@@ -191,10 +207,12 @@ class HeCo(GraphModel):
         for layer in self.project:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight, gain=1.414)
-        settings = {"block_rows": config.block_rows}
-        self.contrast = ContrastiveTerm(
-            temperature=config.temperature, similarity="cosine", objective="info_nce", objective_settings=settings
-        )
+        self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
+        if self.contrast.objective.needs_pairs and config.n_positives > 1:
+            raise ValueError(
+                f"objective = {config.objective!r} has one positive for each anchor; use n_positives = 1 or another "
+                "objective"
+            )
 
     @property
     def embedding_dim(self) -> int:
@@ -235,7 +253,9 @@ class HeCo(GraphModel):
         path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
         schema = self.project(self.schema_view(inputs, h, batch.generators))
         share = self.config.schema_weight
-        positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
+        positives = None
+        if not self.contrast.objective.needs_pairs:
+            positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
         there: Tensor = self.contrast(schema, path, positives=positives)
         back: Tensor = self.contrast(path, schema, positives=positives)
         loss: Tensor = share * there + (1 - share) * back
