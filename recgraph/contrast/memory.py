@@ -22,7 +22,7 @@ class Queue(nn.Module):
 
     Rows carry no gradient and are older than the batch they stand beside. :meth:`join` gives each of their components
     the mean and the deviation that it has in the batch, with gradients to those. Without it embeddings could lower the
-    loss by wandering off together, away from where all of them were before, and need not be told apart: with a queue
+    loss by wandering off together, away from where all of them were before, without being distinguishable: with a queue
     MEOW and AdaMEOW did not learn at all. The queue is part of the state, so that a resumed training goes on with it.
 
     Source: cross-batch memory (Wang et al., CVPR 2020), aligned as in adaptive cross batch normalisation (Ajanthan et

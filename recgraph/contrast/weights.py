@@ -22,7 +22,7 @@ __all__ = ["Pairs", "Weight", "WeightConfig"]
 
 @dataclass(frozen=True)
 class Pairs:
-    """A block of anchors against all candidates. Which candidate is the positive is not told.
+    """A block of anchors against all candidates. A weight is never told which candidate is the positive.
 
     Attributes:
         anchor_ids: [n] int64, who the anchors are (node, user or target), as the caller of the term says; by
