@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -85,6 +86,10 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rg.fit("recent-popularity", split, seed=1).evaluate("valid")) == 2
     model = registry.load("model", "decayed")(hidden_dim=8, norm_weight=0.5)
     assert set(rg.fit(model, split, seed=1, max_epochs=1).history[0]) >= {"rec", "norm"}
+    close = registry.load("model", "closeviews")(hidden_dim=8)
+    assert set(rg.fit(close, split, seed=1, max_epochs=1).history[0]) >= {"rec", "cl1", "gap"}
+    smoothed = rg.fit(registry.load("model", "smoothed")(hidden_dim=8), split, seed=1, max_epochs=1)
+    assert len(smoothed.recommend(users=[1], k=3)) == 3
     residual = rg.fit(registry.load("model", "residual")(hidden_dim=8), split, seed=1, max_epochs=1)
     assert len(residual.recommend(users=[1], k=3)) == 3
     assert scope["model"].embed().shape == (6, 8)
@@ -187,6 +192,28 @@ def test_the_page_of_the_architecture_names_every_package() -> None:
     rows = re.findall(r"^\| (`.*?) \| ", (DOCS / "architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert listed == names - {"__init__"}
+
+
+def test_the_way_of_one_batch_names_functions_that_exist() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    way = text.partition("## The way of one batch\n")[2].partition("\n## ")[0]
+    listed = {
+        (path, name)
+        for path, names in re.findall(r"`(recgraph/[\w/]+\.py)`:((?:[\s,]*`[\w.]+`)+)", way)
+        for name in re.findall(r"`([\w.]+)`", names)
+    }
+    assert [pair for pair in sorted(listed) if pair[1] not in _functions(DOCS.parent / pair[0])] == []
+    assert f"{len(listed)} functions in {len({path for path, _ in listed})} files" in way
+
+
+def _functions(path: Path) -> set[str]:
+    """The functions of a module and the methods of its classes."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    methods = {
+        f"{node.name}.{part.name}" for node in classes for part in node.body if isinstance(part, ast.FunctionDef)
+    }
+    return methods | {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
 def test_files_that_pages_name_exist() -> None:
