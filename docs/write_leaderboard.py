@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.compare import update_comparisons
 from recgraph.leaderboard.rendering import markdown
-from recgraph.leaderboard.sheet import Sheet, open_sheet
+from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
 
 PAGE = Path(__file__).with_name("leaderboard.md")
 EXPERIMENTS = PAGE.parents[1] / "experiments"

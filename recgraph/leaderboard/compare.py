@@ -1,130 +1,241 @@
-"""Significance tests of a sheet: each entry against the best of its column."""
+"""Significance tests of the entries of a data set, each against the best entry of its column.
+
+The results are kept in a small file beside the records, so that the marks need no values of users.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
 
+from recgraph.data.files import replace_text
+from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.results import Result
 from recgraph.evaluate.significance import holm, over_users
 from recgraph.evaluate.statistics import welch
-from recgraph.leaderboard.comparisons import Column, Comparisons, Over, Versus, load_comparisons, save_comparisons
-from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.frame import Number
-from recgraph.leaderboard.plan import TITLES
-from recgraph.leaderboard.sheet import ScoreTable, Sheet
-from recgraph.leaderboard.store import Store
+from recgraph.leaderboard.plan import TITLES, digest
+from recgraph.leaderboard.store import Record, Store, read_json
 
-__all__ = ["compared", "is_compared", "update_comparisons"]
+__all__ = [
+    "ALPHA",
+    "MARKS",
+    "Column",
+    "Comparison",
+    "Comparisons",
+    "Mark",
+    "compare",
+    "describe_tests",
+    "inputs_of",
+    "load_comparisons",
+    "save_comparisons",
+]
+
+#: an adjusted p-value below it counts as a difference
+ALPHA = 0.05
+Mark = Literal["best", "tied", "worse", "untested", ""]
+#: mark -> its sign in a table, and its meaning
+MARKS: dict[Mark, tuple[str, str]] = {
+    "best": ("★", f"significantly better than every other entry that could be tested (adjusted p < {ALPHA:g})"),
+    "tied": ("≈", f"not told from the entry with the highest mean (adjusted p ≥ {ALPHA:g}), or that entry itself"),
+    "worse": ("", f"no sign: significantly worse than the entry with the highest mean (adjusted p < {ALPHA:g})"),
+    "untested": ("?", "not tested: fewer than two seeds, or no values of users at hand"),
+}
 
 
-def update_comparisons(sheet: Sheet) -> Sheet:
-    """The sheet with marks that fit its records; what was computed is kept beside them.
+@dataclass
+class Comparison:
+    """The best entry of a column less another entry.
 
-    Nothing is computed where what is kept fits, and nothing is changed where the values of users, which are not in git,
-    are not at hand: the marks are those of a run on a machine that has them, or ``untested``.
+    Attributes:
+        over: the unit that was resampled: ``users`` (each with the mean over an entry's seeds) or ``seeds``.
+        n: number of users that both entries have, or of seeds of both together.
+        difference: of the means.
+        low, high: the 95 % interval of the difference: percentile bootstrap over users, Welch's interval over seeds.
+        p_value: two-sided: Fisher's randomisation test over users, Welch's t-test over seeds.
+        p_adjusted: by Holm's correction over all entries and metrics of the table.
+        effect: the standardised difference: Cohen's d of the pairs over users, Hedges' g over seeds; None where it is
+            not finite.
     """
-    if is_compared(sheet):
-        return sheet
-    found = compared(sheet)
-    if found is None:
-        return sheet
-    save_comparisons(found, sheet.folder / sheet.spec.comparisons)
-    return replace(sheet, comparisons=found)
+
+    over: Literal["users", "seeds"]
+    n: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float
+    effect: float | None
 
 
-def is_compared(sheet: Sheet) -> bool:
-    """Whether what is kept fits the sheet's records, or there is nothing to compare."""
-    return not sheet.tables or load_comparisons(sheet.folder / sheet.spec.comparisons).inputs == sheet.inputs
+@dataclass(frozen=True)
+class Column:
+    """The comparisons of one metric under one protocol.
+
+    Attributes:
+        best: the address of the best entry.
+        versus: the address of each other entry -> its comparisons; the first one decides its mark.
+    """
+
+    best: str
+    versus: dict[str, tuple[Comparison, ...]] = field(default_factory=dict)
+
+    def mark(self, address: str) -> Mark:
+        """The mark of an entry, a key of ``MARKS``."""
+        differs = {other: tests[0].p_adjusted < ALPHA for other, tests in self.versus.items() if tests}
+        if address in differs:
+            return "worse" if differs[address] else "tied"
+        if address == self.best and differs:
+            return "best" if all(differs.values()) else "tied"
+        return "untested"
 
 
-def compared(sheet: Sheet) -> Comparisons | None:
+#: title of a protocol -> metric -> its column
+Comparisons = dict[str, dict[str, Column]]
+
+
+def compare(
+    records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str, Sequence[str]], store: Store
+) -> Comparisons | None:
     """Compare the entries; None where the values of users that a table needs are not at hand.
 
-    Over users, each counting with the mean over an entry's seeds, where a metric has values of users; and over seeds,
-    of entries with two seeds or more. The first of them decides, each is corrected over the table it is in.
+    Entries are compared over users, each with the mean over an entry's seeds, where a metric has values of users; and
+    over seeds where both entries have at least two. The first of these tests decides the mark. p-values of either kind
+    are corrected over a table.
+
+    Args:
+        records: address of an entry -> seed -> its record; comparisons are in this order.
+        metrics: title of a protocol -> the metrics to compare.
+        store: where the values of users are.
     """
-    columns = {}
-    for table in sheet.tables:
-        users = _users(sheet, table)
+    found = {}
+    for title, names in metrics.items():
+        users = _users(records, title, store) if title in TITLES.values() else {}
         if users is None:
             return None
-        columns[table.title] = _columns(sheet, table, users)
-    return Comparisons(sheet.inputs, columns)
+        found[title] = {metric: _compare_metric(records, title, metric, users) for metric in names}
+        _adjust([test for column in found[title].values() for tests in column.versus.values() for test in tests])
+    return found
 
 
-def _columns(sheet: Sheet, table: ScoreTable, users: dict[str, list[Result]]) -> dict[str, Column]:
-    best: dict[str, Entry] = {}
-    tests: list[tuple[str, str, Versus]] = []
-    for metric in table.metrics:
-        ranked = sheet.ranked(table.title, metric)
-        best[metric] = ranked[0]
-        scores = {entry.name: sheet.numbers[entry.name, table.title, "", "", metric] for entry in ranked}
-        # in the order of the board's main table
-        for entry in sheet.entries:
-            if entry is ranked[0] or entry.name not in scores or math.isnan(scores[entry.name].mean):
-                continue
-            pair = scores[entry.name], scores[ranked[0].name]
-            results = users.get(entry.address), users.get(ranked[0].address)
-            tests += [(metric, entry.address, test) for test in _tests(*pair, *results, metric)]
-    adjusted = _adjusted(tests)
-    return {metric: Column(own.address, _of_column(metric, adjusted)) for metric, own in best.items()}
+def _users(records: Mapping[str, Mapping[int, Record]], title: str, store: Store) -> dict[str, list[Result]] | None:
+    """Address of an entry -> the values of users of each seed; None where a file is missing or is not its record's."""
+    found: dict[str, list[Result]] = {}
+    for address, own in records.items():
+        for seed, record in own.items():
+            result = store.values(f"{record['model']}-{address}-seed{seed}", title, record)
+            if result is None:
+                return None
+            found.setdefault(address, []).append(result)
+    return found
+
+
+def _compare_metric(
+    records: Mapping[str, Mapping[int, Record]], title: str, metric: str, users: Mapping[str, list[Result]]
+) -> Column:
+    """The best entry of a metric against each other one; p-values are not adjusted yet."""
+    scores: dict[str, list[float]] = {}
+    for address, own in records.items():
+        tables = [record["scores"].get(title, {}) for record in own.values()]
+        if values := [table[metric] for table in tables if metric in table]:
+            scores[address] = values
+    means = {address: statistics.fmean(values) for address, values in scores.items()}
+    best = best_first(means, metric)[0]
+    column = Column(best)
+    for address, values in scores.items():
+        if address != best and not math.isnan(means[address]):
+            tests = tuple(_tests(values, scores[best], users.get(address), users.get(best), metric))
+            if tests:
+                column.versus[address] = tests
+    return column
 
 
 def _tests(
-    own: Number, best: Number, own_users: list[Result] | None, best_users: list[Result] | None, metric: str
-) -> Iterable[Versus]:
-    """The best less an entry, p not adjusted yet."""
+    own: list[float], best: list[float], own_users: list[Result] | None, best_users: list[Result] | None, metric: str
+) -> Iterator[Comparison]:
     if own_users and best_users and metric in own_users[0].per_user and metric in best_users[0].per_user:
         found = over_users(own_users, best_users, metric)
         p, low, high = found.p_values["randomisation"], found.interval.low, found.interval.high
-        yield Versus("users", found.n, found.difference, low, high, p, p, _finite(found.cohen_d))
-    if own.n > 1 and best.n > 1:
-        t = welch(list(own.by_seed.values()), list(best.by_seed.values()))
+        yield Comparison("users", found.n, found.difference, low, high, p, p, _finite(found.cohen_d))
+    if len(own) > 1 and len(best) > 1:
+        t, n = welch(own, best), len(own) + len(best)
         low, high = t.interval.low, t.interval.high
-        yield Versus("seeds", own.n + best.n, t.difference, low, high, t.p_value, t.p_value, _finite(t.hedges_g))
+        yield Comparison("seeds", n, t.difference, low, high, t.p_value, t.p_value, _finite(t.hedges_g))
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _adjusted(tests: Sequence[tuple[str, str, Versus]]) -> list[tuple[str, str, Versus]]:
-    """The same with Holm's correction, over all tests of a kind."""
-    kinds: tuple[Over, ...] = ("users", "seeds")
-    adjusted: dict[int, float] = {}
-    for over in kinds:
-        places = [place for place, (_, _, test) in enumerate(tests) if test.over == over]
-        values = holm([tests[place][2].p_value for place in places]).tolist()
-        adjusted.update(zip(places, values, strict=True))
-    return [
-        (metric, address, replace(test, p_adjusted=adjusted[place]))
-        for place, (metric, address, test) in enumerate(tests)
-    ]
+def _adjust(tests: Sequence[Comparison]) -> None:
+    """Set ``p_adjusted`` by Holm's correction, over users and over seeds separately."""
+    for over in ("users", "seeds"):
+        own = [test for test in tests if test.over == over]
+        for test, p in zip(own, holm([test.p_value for test in own]).tolist(), strict=True):
+            test.p_adjusted = p
 
 
-def _of_column(metric: str, tests: Iterable[tuple[str, str, Versus]]) -> dict[str, tuple[Versus, ...]]:
-    found: dict[str, tuple[Versus, ...]] = {}
-    for of, address, test in tests:
-        if of == metric:
-            found[address] = (*found.get(address, ()), test)
-    return found
+def describe_tests(comparisons: Comparisons) -> str:
+    """A sentence on how the entries were tested; says so where nothing was tested."""
+    columns = [(metric, column) for metrics in comparisons.values() for metric, column in metrics.items()]
+    decisive = {tests[0].over for _, column in columns for tests in column.versus.values() if tests}
+    if not decisive:
+        return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
+    how = (
+        "Fisher's randomisation test over users, each with the mean over an entry's seeds; intervals by the bootstrap"
+        if "users" in decisive
+        else "Welch's t-test over seeds; intervals are Welch's"
+    )
+    lower = ", ".join(
+        metric for metric in dict.fromkeys(metric for metric, _ in columns) if not higher_is_better(metric)
+    )
+    best = f"highest mean of its column (the lowest of {lower})" if lower else "highest mean of its column"
+    return f"Each entry against the {best}: {how}; p adjusted over a table by Holm's correction."
 
 
-def _users(sheet: Sheet, table: ScoreTable) -> dict[str, list[Result]] | None:
-    """Address of an entry -> the values of users of each of its seeds, none where a table has no users.
+def inputs_of(records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str, Sequence[str]]) -> str:
+    """The digest of the scores that are compared: comparisons on file fit the records where it is the same.
 
-    None where a file is missing, or is not of its record.
+    Args:
+        records: address of an entry -> seed -> its record.
+        metrics: title of a protocol -> the metrics that are compared.
     """
-    found: dict[str, list[Result]] = {}
-    if table.title not in TITLES.values():
-        return found
-    store = Store(sheet.folder)
-    for entry in sheet.entries:
-        for name in entry.records.values():
-            result = store.values(name.removesuffix(".json"), table.title, store.read(name))
-            if result is None:
-                return None
-            found.setdefault(entry.address, []).append(result)
-    return found
+    scores = {f"{address}-{seed}": each["scores"] for address, own in records.items() for seed, each in own.items()}
+    return digest({"scores": scores, "metrics": {title: [*names] for title, names in metrics.items()}})
+
+
+def load_comparisons(path: Path, inputs: str) -> Comparisons:
+    """Read the comparisons of some scores; empty where the file does not exist or is of other scores.
+
+    Args:
+        inputs: the digest of the scores, see :func:`inputs_of`.
+
+    Raises:
+        ValueError: the file is incomplete or was edited; names it.
+    """
+    # earlier versions kept one file for all sheets of a data set
+    found = read_json(path) or read_json(path.with_name("comparisons.json"))
+    if found is None or found["inputs"] != inputs:
+        return {}
+    return {
+        title: {
+            metric: Column(
+                values["best"],
+                {address: tuple(Comparison(**test) for test in tests) for address, tests in values["versus"].items()},
+            )
+            for metric, values in metrics.items()
+        }
+        for title, metrics in found["columns"].items()
+    }
+
+
+def save_comparisons(comparisons: Comparisons, inputs: str, path: Path) -> None:
+    """Write the comparisons of the scores with digest ``inputs``, in one step."""
+    columns = {
+        title: {metric: asdict(column) for metric, column in metrics.items()} for title, metrics in comparisons.items()
+    }
+    replace_text(json.dumps({"inputs": inputs, "columns": columns}, indent=1, allow_nan=False) + "\n", path)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 
-from recgraph.leaderboard.comparisons import ALPHA, Versus
+from recgraph.leaderboard.compare import MARKS, Comparison, Mark
 from recgraph.leaderboard.store import Record
 
-__all__ = ["COSTS", "MARKS", "Key", "Mark", "Number", "frame_of", "numbers_of"]
+__all__ = ["COSTS", "Key", "Number", "frame_of", "numbers_of"]
 
 #: one row a number: ``kind`` is ``score``, ``group`` (of users), ``cost`` or ``epoch`` (the metric that selected the
 #: weights, by epoch); ``table`` is the title of a protocol; what does not apply is empty
@@ -39,14 +39,6 @@ COSTS = {
     "n_parameters": ("n_parameters",),
     "epochs": ("training", "epochs"),
 }
-Mark = Literal["best", "tied", "worse", "untested", ""]
-#: mark -> its sign in a table, and what it means
-MARKS: dict[Mark, tuple[str, str]] = {
-    "best": ("★", f"significantly better than every other entry that could be tested (adjusted p < {ALPHA:g})"),
-    "tied": ("≈", f"not told from the entry with the highest mean (adjusted p ≥ {ALPHA:g}), or that entry itself"),
-    "worse": ("", f"no sign: significantly worse than the entry with the highest mean (adjusted p < {ALPHA:g})"),
-    "untested": ("?", "not tested: fewer than two seeds, or no values of users at hand"),
-}
 #: entry, table, group kind, group, metric
 Key = tuple[str, str, str, str, str]
 
@@ -63,7 +55,7 @@ class Number:
 
     by_seed: Mapping[int, float]
     mark: Mark = ""
-    versus: tuple[Versus, ...] = ()
+    versus: tuple[Comparison, ...] = ()
 
     @property
     def n(self) -> int:

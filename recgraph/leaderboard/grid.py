@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from recgraph.leaderboard.compare import MARKS, Mark
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.frame import MARKS, Mark, Number
+from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet
 
 __all__ = [

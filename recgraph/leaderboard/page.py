@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.compare import MARKS
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.figures import N_COLOURS, cost_figures, curve_figure, curve_figures
-from recgraph.leaderboard.frame import COSTS, MARKS, Number
+from recgraph.leaderboard.frame import COSTS, Number
 from recgraph.leaderboard.grid import (
     Grid,
     anchors,

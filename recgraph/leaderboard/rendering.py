@@ -14,11 +14,10 @@ from typing import Any
 
 from recgraph.data.files import replace_text
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.compare import update_comparisons
-from recgraph.leaderboard.comparisons import Versus
+from recgraph.leaderboard.compare import MARKS, Comparison
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.frame import COSTS, MARKS, Number
-from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet
+from recgraph.leaderboard.frame import COSTS, Number
+from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
 
 __all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
 
@@ -179,7 +178,7 @@ def _differences(sheet: Sheet) -> list[str]:
     return [_table(heads, rows)] if rows else []
 
 
-def _test(test: Versus) -> list[str]:
+def _test(test: Comparison) -> list[str]:
     name = "d" if test.over == "users" else "g"
     return [
         test.over,
@@ -275,7 +274,7 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
     """Write what the records of a board say into one file, whole or not at all; the path is returned.
 
     Nothing is trained and no data is read. Where records have changed since their entries were compared, that is done
-    again (see :func:`recgraph.leaderboard.compare.update_comparisons`).
+    again (see :func:`recgraph.leaderboard.sheet.update_comparisons`).
 
     Args:
         board: a name, a folder, a TOML file, or a board.

@@ -11,9 +11,8 @@ from typing import Literal
 
 from recgraph import registry
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
-from recgraph.leaderboard.compare import is_compared, update_comparisons
 from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
-from recgraph.leaderboard.sheet import open_sheet
+from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.leaderboard.store import Store
 from recgraph.leaderboard.worker import failure
 from recgraph.workers.pool import Outcome, Pool, Task
@@ -142,7 +141,7 @@ def run(
     pool = Pool("recgraph.leaderboard.worker", workers, threads=1, deadline=until)
     pool.run([one.task(device) for one in todo], ended)
     for sheet in found.sheets:
-        if not is_compared(update_comparisons(open_sheet(found, sheet, folder))):
+        if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
             say(f"{sheet.dataset}: not compared, as values of users of some records are not here; --values makes them")
     return summary
 

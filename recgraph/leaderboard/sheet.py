@@ -14,13 +14,30 @@ import polars as pl
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
-from recgraph.leaderboard.comparisons import ALPHA, Comparisons, inputs_of, load_comparisons, tested
+from recgraph.leaderboard.compare import (
+    Comparisons,
+    compare,
+    describe_tests,
+    inputs_of,
+    load_comparisons,
+    save_comparisons,
+)
 from recgraph.leaderboard.entry import Entry, entry_of
-from recgraph.leaderboard.frame import Key, Mark, Number, frame_of, numbers_of
+from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
 from recgraph.leaderboard.plan import TITLES, Job, check_entries, jobs_of
 from recgraph.leaderboard.store import Record, Store
 
-__all__ = ["Failure", "GroupTable", "Missing", "Point", "ScoreTable", "Sheet", "open_sheet"]
+__all__ = [
+    "Failure",
+    "GroupTable",
+    "Missing",
+    "Point",
+    "ScoreTable",
+    "Sheet",
+    "compare_entries",
+    "open_sheet",
+    "update_comparisons",
+]
 
 #: how users are grouped, and the heading
 GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
@@ -145,7 +162,12 @@ class Sheet:
     @property
     def tested(self) -> str:
         """How the marks were tested, a sentence; says so where nothing was tested."""
-        return tested(self.comparisons)
+        return describe_tests(self.comparisons)
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether there are comparisons of these scores, or there is nothing to compare."""
+        return not self.tables or bool(self.comparisons)
 
     @property
     def n_done(self) -> int:
@@ -170,17 +192,11 @@ class Sheet:
         return found
 
     def _marked(self, number: Number, address: str, title: str, metric: str) -> Number:
-        """With its mark, see ``MARKS``. The first comparison decides."""
-        column = self.comparisons.columns.get(title, {}).get(metric)
+        """The score of an entry with its mark."""
+        column = self.comparisons.get(title, {}).get(metric)
         if column is None:
             return replace(number, mark="untested")
-        differs = {other: tests[0].p_adjusted < ALPHA for other, tests in column.versus.items() if tests}
-        mark: Mark = "untested"
-        if address in differs:
-            mark = "worse" if differs[address] else "tied"
-        elif address == column.best and differs:
-            mark = "best" if all(differs.values()) else "tied"
-        return replace(number, mark=mark, versus=column.versus.get(address, ()))
+        return replace(number, mark=column.mark(address), versus=column.versus.get(address, ()))
 
     def score(self, entry: str, title: str, metric: str) -> Number | None:
         """A metric of an entry under a protocol; None where no seed is done, or the metric was not computed."""
@@ -280,7 +296,6 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         {entry.address: current[name] for name, entry in entries.items()},
         {table.title: table.metrics for table in tables},
     )
-    comparisons = load_comparisons(folder / sheet.comparisons)
     names = _best_first(current, tables)
     return Sheet(
         board=board.name,
@@ -294,8 +309,30 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         data=_data(current),
         n_stale=sum(len(found[name]) - len(current[name]) for name in found),
         inputs=inputs,
-        comparisons=comparisons if comparisons.inputs == inputs else Comparisons(),
+        comparisons=load_comparisons(folder / sheet.comparisons, inputs),
     )
+
+
+def compare_entries(sheet: Sheet) -> Comparisons | None:
+    """Compare the entries of a sheet; None where values of users are not at hand, see :func:`compare`."""
+    store = Store(sheet.folder)
+    records = {
+        entry.address: {seed: store.read(name) for seed, name in entry.records.items()} for entry in sheet.entries
+    }
+    return compare(records, {table.title: table.metrics for table in sheet.tables}, store)
+
+
+def update_comparisons(sheet: Sheet) -> Sheet:
+    """The sheet with comparisons of its current scores, which are kept beside the records.
+
+    The sheet is returned unchanged where it has them, and where values of users, which are not in git, are not at hand:
+    its marks are then ``untested``.
+    """
+    found = None if sheet.is_compared else compare_entries(sheet)
+    if found is None:
+        return sheet
+    save_comparisons(found, sheet.inputs, sheet.folder / sheet.spec.comparisons)
+    return replace(sheet, comparisons=found)
 
 
 def _best_first(records: Mapping[str, Mapping[int, Record]], tables: tuple[ScoreTable, ...]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from made_up import record
 
 from recgraph.leaderboard.board import Board, SheetSpec
-from recgraph.leaderboard.comparisons import Column, Comparisons, Versus, save_comparisons
+from recgraph.leaderboard.compare import Column, Comparison, save_comparisons
 from recgraph.leaderboard.plan import Job, jobs_of
 from recgraph.leaderboard.sheet import Sheet, open_sheet
 from recgraph.leaderboard.store import Record, Store
@@ -129,7 +129,7 @@ def _compare(sheet: Sheet) -> None:
     columns = {}
     for table in sheet.tables:
         columns[table.title] = {metric: _column(sheet, table.title, metric) for metric in table.metrics}
-    save_comparisons(Comparisons(sheet.inputs, columns), sheet.folder / sheet.spec.comparisons)
+    save_comparisons(columns, sheet.inputs, sheet.folder / sheet.spec.comparisons)
 
 
 def _column(sheet: Sheet, title: str, metric: str) -> Column:
@@ -142,5 +142,5 @@ def _column(sheet: Sheet, title: str, metric: str) -> Column:
             sheet.numbers[best.name, title, "", "", metric].mean - sheet.numbers[entry.name, title, "", "", metric].mean
         )
         p = 0.31 if title == "seen excluded" and place == 0 else 0.00004
-        versus[entry.address] = (Versus("users", 1234, by, by - 0.001, by + 0.001, p, p, 0.2),)
+        versus[entry.address] = (Comparison("users", 1234, by, by - 0.001, by + 0.001, p, p, 0.2),)
     return Column(best.address, versus)

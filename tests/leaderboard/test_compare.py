@@ -13,10 +13,9 @@ from scipy import stats
 
 from recgraph.evaluate.statistics import cohen_d, holm
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.compare import compared, update_comparisons
 from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.rendering import markdown
-from recgraph.leaderboard.sheet import Sheet, open_sheet
+from recgraph.leaderboard.sheet import Sheet, compare_entries, open_sheet, update_comparisons
 
 
 def opened(board: Board) -> Sheet:
@@ -83,9 +82,9 @@ def test_tests_are_scipys(board: Board) -> None:
 
 
 def test_holm_goes_over_the_whole_table(board: Board) -> None:
-    found = compared(opened(board))
+    found = compare_entries(opened(board))
     assert found is not None
-    for columns in found.columns.values():
+    for columns in found.values():
         for place in (0, 1):
             tests = [
                 several[place] for own in columns.values() for several in own.versus.values() if len(several) > place
@@ -126,7 +125,7 @@ def test_marks_of_other_records_are_not_shown(board: Board) -> None:
 
 def test_values_of_users_that_are_gone(board: Board) -> None:
     store_of(board).users(jobs(board)["LightGCN"][1], "keep").unlink()
-    assert compared(opened(board)) is None
+    assert compare_entries(opened(board)) is None
     assert set(marks(update_comparisons(opened(board))).values()) == {"untested"}
     assert not (store_of(board).folder / "comparisons.json").exists()
 
@@ -138,7 +137,7 @@ def test_values_of_users_that_were_cut(board: Board) -> None:
     assert made is not None
     assert store_of(board).is_done(job, made["data_hash"], values=True)
     path.write_bytes(path.read_bytes()[:100])
-    assert compared(opened(board)) is None
+    assert compare_entries(opened(board)) is None
     assert not store_of(board).is_done(job, made["data_hash"], values=True)
 
 

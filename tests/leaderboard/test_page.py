@@ -11,7 +11,7 @@ from made_board import FAILS, NEVER_RUN, QUALITY, made_board, made_sheets
 from markupsafe import escape
 
 from recgraph.leaderboard.board import Board
-from recgraph.leaderboard.comparisons import Column, Comparisons, Versus
+from recgraph.leaderboard.compare import Column, Comparison
 from recgraph.leaderboard.figures import cost_figures, curve_figure, curve_figures
 from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.grid import (
@@ -142,11 +142,11 @@ def with_marks(sheet: Sheet, p_values: dict[str, float]) -> Sheet:
         p_values: name of an entry -> adjusted, of the first entry against it.
     """
     addresses = {entry.name: entry.address for entry in sheet.entries}
-    versus: dict[str, tuple[Versus, ...]] = {
-        addresses[name]: (Versus("users", 9, 0.1, 0.0, 0.2, p, p, None),) for name, p in p_values.items()
+    versus: dict[str, tuple[Comparison, ...]] = {
+        addresses[name]: (Comparison("users", 9, 0.1, 0.0, 0.2, p, p, None),) for name, p in p_values.items()
     }
     column = Column(sheet.entries[0].address, versus)
-    return replace(sheet, comparisons=Comparisons(sheet.inputs, {"seen excluded": {"ndcg@10": column}}))
+    return replace(sheet, comparisons={"seen excluded": {"ndcg@10": column}})
 
 
 def test_the_leader_is_better_than_what_was_tested_alone(board: Board, sheets: list[Sheet]) -> None:
