@@ -33,6 +33,7 @@ __all__ = [
     "inputs_of",
     "load_comparisons",
     "save_comparisons",
+    "values_over_seeds",
 ]
 
 #: an adjusted p-value below it counts as a difference
@@ -122,6 +123,16 @@ def compare(
     return found
 
 
+def values_over_seeds(records: Mapping[str, Mapping[int, Record]], title: str, metric: str) -> dict[str, list[float]]:
+    """Address (or name) of an entry -> its values of a metric, one for each seed; entries without it are left out."""
+    found = {}
+    for entry, own in records.items():
+        scores = [record["scores"].get(title, {}) for record in own.values()]
+        if values := [float(each[metric]) for each in scores if metric in each]:
+            found[entry] = values
+    return found
+
+
 def _users(records: Mapping[str, Mapping[int, Record]], title: str, store: Store) -> dict[str, list[Result]] | None:
     """Address of an entry -> the values of users of each seed; None where a file is missing or is not its record's."""
     found: dict[str, list[Result]] = {}
@@ -138,11 +149,7 @@ def _compare_metric(
     records: Mapping[str, Mapping[int, Record]], title: str, metric: str, users: Mapping[str, list[Result]]
 ) -> Column:
     """The best entry of a metric against each other one; p-values are not adjusted yet."""
-    scores: dict[str, list[float]] = {}
-    for address, own in records.items():
-        tables = [record["scores"].get(title, {}) for record in own.values()]
-        if values := [table[metric] for table in tables if metric in table]:
-            scores[address] = values
+    scores = values_over_seeds(records, title, metric)
     means = {address: statistics.fmean(values) for address, values in scores.items()}
     best = best_first(means, metric)[0]
     column = Column(best)

@@ -1,158 +1,162 @@
-"""The figures of the page: quality against cost with the Pareto front, and the curves of training."""
+"""The figures of the page: quality against cost with the Pareto front, and the learning curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import polars as pl
 
+from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.grid import duration, metric_name
-from recgraph.leaderboard.sheet import Point, Sheet
+from recgraph.leaderboard.sheet import Sheet
+from recgraph.leaderboard.tables import duration, metric_name
 from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale
 
-__all__ = ["N_COLOURS", "cost_figures", "curve_figure", "curve_figures"]
+__all__ = ["N_COLOURS", "cost_figures", "cost_marks", "curve_figure", "curve_figures"]
 
 
-#: entries whose curves have a colour of their own (``c1``, ... of the style sheet)
+#: number of entries whose curves have a colour of their own (``c1``, ... of the style sheet)
 N_COLOURS = 6
-#: an axis is logarithmic where its longest is so many times its shortest
-_WIDE = 8.0
-#: the most points of a drawn curve
+#: an axis is logarithmic where its largest value is more than this many times its smallest
+_LOG_RATIO = 8.0
+#: maximum number of points of a drawn curve
 _POINTS = 100
 _COSTS = {"training_seconds": "training", "inference_seconds": "inference"}
+#: name of an entry, seed, and the metric that selected its weights by epoch
+_Curve = tuple[str, int, list[tuple[int, float]]]
 
 
 def cost_figures(sheet: Sheet) -> list[Figure]:
-    """The first protocol's first metric against the time of training, and against that of inference."""
+    """The first protocol's first metric against training time, and against inference time."""
     if not any(entry.done for entry in sheet.entries):
         return []
-    return [_against(sheet, cost, name) for cost, name in _COSTS.items()]
+    return [_cost_figure(sheet, cost, name) for cost, name in _COSTS.items()]
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """The course of one training: the metric that selected its weights, by epoch."""
+def cost_marks(sheet: Sheet, cost: str) -> list[Mark]:
+    """One mark for each entry: its cost, and the first protocol's first metric.
 
-    entry: str
-    seed: int
-    metric: str
-    epochs: tuple[int, ...]
-    values: tuple[float, ...]
-    best_epoch: int | None
+    An entry is on the Pareto front (kind ``front``) where no other entry dominates it. The front comes first, so that
+    its names are placed first.
 
-
-def _curves_of(sheet: Sheet) -> list[_Curve]:
-    rows = sheet.frame.filter(pl.col("kind") == "epoch")
-    best = {entry.name: entry.best_epochs for entry in sheet.entries}
-    return [
-        _Curve(name, seed, metric, tuple(epochs), tuple(values), best[name][seed])
-        for name, seed, metric, epochs, values in rows.group_by("entry", "seed", "metric", maintain_order=True)
-        .agg("epoch", "value")
-        .iter_rows()
-    ]
-
-
-def curve_figures(sheet: Sheet) -> list[Figure]:
-    """All curves of training: a figure a metric."""
-    curves = _curves_of(sheet)
-    metrics = dict.fromkeys(curve.metric for curve in curves)
-    return [_curve_figure([curve for curve in curves if curve.metric == metric], metric) for metric in metrics]
-
-
-def curve_figure(sheet: Sheet, entry: Entry) -> Figure | None:
-    """The curves of one entry; None where it has no epochs."""
-    curves = [curve for curve in _curves_of(sheet) if curve.entry == entry.name]
-    if not curves:
-        return None
-    metric = _axis_name(curves[0].metric)
-    lines = [Line("curve c1", _points(curve), f"seed {curve.seed}") for curve in curves]
-    marks = [mark for curve in curves for mark in _best(curve)]
-    title = f"{metric[0].upper()}{metric[1:]} of {entry.name} by epoch, a line a seed"
-    note = "A dot marks the epoch whose weights were kept." if marks else ""
-    return Figure("Course of training", str(_chart(title, curves, metric, marks, lines)), note)
-
-
-def _against(sheet: Sheet, cost: str, name: str) -> Figure:
-    table = sheet.tables[0]
-    points = sheet.points(cost)
-    # those of the front first: their names are placed first
-    points = tuple(sorted(points, key=lambda point: (not point.on_front, -point.quality)))
-    metric = metric_name(table.metrics[0])
+    Args:
+        cost: one of :data:`recgraph.leaderboard.frame.COSTS`.
+    """
+    if not sheet.tables:
+        return []
+    title, metric = sheet.tables[0].title, sheet.tables[0].metrics[0]
+    sign = 1 if higher_is_better(metric) else -1
+    found = {
+        entry.name: (own.mean, score)
+        for entry in sheet.entries
+        if (score := sheet.score(entry.name, title, metric)) and (own := sheet.cost(entry.name, cost))
+    }
+    at = {name: (spent, sign * score.mean) for name, (spent, score) in found.items()}
     marks = []
-    for point in points:
-        score = sheet.score(point.entry, table.title, table.metrics[0])
-        sd = (score.sd if score is not None else None) or 0.0
-        text = f"{point.entry}: {point.quality:.4f} ± {sd:.4f}, {duration(point.cost)}"
-        kind = "front" if point.on_front else "complete"
-        marks.append(Mark(point.cost, point.quality, kind, text, name=point.entry, spread=sd))
-    costs = [point.cost for point in points]
-    reach = [mark.y + sign * mark.spread for mark in marks for sign in (-1, 1)]
+    for name, (spent, score) in found.items():
+        kind = "complete" if any(_dominates(other, at[name]) for other in at.values()) else "front"
+        sd = score.sd or 0.0
+        text = f"{name}: {score.mean:.4f} ± {sd:.4f}, {duration(spent)}"
+        marks.append(Mark(spent, score.mean, kind, text, name=name, spread=sd))
+    return sorted(marks, key=lambda mark: (mark.kind != "front", -mark.y))
+
+
+def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    return a[0] <= b[0] and a[1] >= b[1] and a != b
+
+
+def _cost_figure(sheet: Sheet, cost: str, name: str) -> Figure:
+    marks = cost_marks(sheet, cost)
+    metric = metric_name(sheet.tables[0].metrics[0])
+    costs = {mark.name: own.mean for mark in marks if (own := sheet.cost(mark.name, cost))}
     chart = Chart(
         f"{metric} against seconds of {name}",
-        Scale.of(costs, log=_is_wide(costs)),
-        Scale.of(reach),
+        Scale.of([*costs.values()], log=_needs_log([*costs.values()])),
+        Scale.of([mark.y + sign * mark.spread for mark in marks for sign in (-1, 1)]),
         f"seconds of {name}, a seed",
-        f"{metric}, {table.title}",
+        f"{metric}, {sheet.tables[0].title}",
         marks,
-        [Line("so-far", _steps(points))],
+        [Line("so-far", _steps((costs[mark.name], mark.y) for mark in marks if mark.kind == "front"))],
     )
     note = "Large and blue: the Pareto front; no other entry is better and as fast, or faster and as good."
     whiskers = " Whiskers: ± sd over seeds." if any(mark.spread for mark in marks) else ""
     return Figure(f"Quality against time of {name}", str(chart), note + whiskers)
 
 
-def _steps(points: Sequence[Point]) -> list[tuple[float, float]]:
-    """The best that can be had for a cost."""
-    front = sorted((point.cost, point.quality) for point in points if point.on_front)
+def _steps(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points of the front joined by steps: the best quality for each cost."""
+    front = sorted(points)
     line = front[:1]
     for cost, quality in front[1:]:
         line += [(cost, line[-1][1]), (cost, quality)]
     return line
 
 
-def _curve_figure(curves: Sequence[_Curve], metric: str) -> Figure:
-    names = list(dict.fromkeys(curve.entry for curve in curves))
-    kinds = {name: f"c{place + 1}" if place < N_COLOURS else "other" for place, name in enumerate(names)}
-    lines = [
-        Line(f"curve {kinds[curve.entry]}", _points(curve), f"{curve.entry}, seed {curve.seed}") for curve in curves
+def curve_figures(sheet: Sheet) -> list[Figure]:
+    """The learning curves of all entries, one figure for each metric."""
+    return [_curve_figure(metric, curves) for metric, curves in _curves(sheet).items()]
+
+
+def curve_figure(sheet: Sheet, entry: Entry) -> Figure | None:
+    """The learning curves of one entry; None where it has no epochs."""
+    found = {name: [curve for curve in curves if curve[0] == entry.name] for name, curves in _curves(sheet).items()}
+    name, curves = next(((name, curves) for name, curves in found.items() if curves), ("", []))
+    if not curves:
+        return None
+    metric = _axis_name(name)
+    lines = [Line("curve c1", _thinned(points), f"seed {seed}") for _, seed, points in curves]
+    marks = [
+        Mark(epoch, value, "kept", f"seed {seed}: epoch {epoch}, {value:.4f}")
+        for _, seed, points in curves
+        for epoch, value in points
+        if epoch == entry.best_epochs[seed] and math.isfinite(value)
     ]
+    title = f"{metric[0].upper()}{metric[1:]} of {entry.name} by epoch, a line a seed"
+    note = "A dot marks the epoch whose weights were kept." if marks else ""
+    return Figure("Course of training", _chart(title, curves, metric, marks, lines), note)
+
+
+def _curves(sheet: Sheet) -> dict[str, list[_Curve]]:
+    """Metric -> its curves, one for each entry and seed."""
+    found: dict[str, list[_Curve]] = {}
+    rows = sheet.frame.filter(pl.col("kind") == "epoch").group_by("metric", "entry", "seed", maintain_order=True)
+    for metric, entry, seed, epochs, values in rows.agg("epoch", "value").iter_rows():
+        found.setdefault(metric, []).append((entry, seed, list(zip(epochs, values, strict=True))))
+    return found
+
+
+def _curve_figure(metric: str, curves: Sequence[_Curve]) -> Figure:
+    names = list(dict.fromkeys(name for name, _, _ in curves))
+    kinds = {name: f"c{i + 1}" if i < N_COLOURS else "other" for i, name in enumerate(names)}
+    lines = [Line(f"curve {kinds[name]}", _thinned(points), f"{name}, seed {seed}") for name, seed, points in curves]
     key = [(kind, name) for name, kind in kinds.items() if kind != "other"]
     if len(names) > N_COLOURS:
         key.append(("other", "others"))
-    # the best ones on top
-    name = _axis_name(metric)
-    chart = _chart(f"{name} by epoch, a line a seed", curves, name, [], lines[::-1])
+    axis = _axis_name(metric)
     title = "Course of training" if metric != "loss" else "Loss of training"
-    return Figure(title, str(chart), "", tuple(key))
+    # the best entries are drawn last, on top
+    return Figure(title, _chart(f"{axis} by epoch, a line a seed", curves, axis, [], lines[::-1]), "", tuple(key))
 
 
-def _chart(title: str, curves: Sequence[_Curve], metric: str, marks: Sequence[Mark], lines: Sequence[Line]) -> Chart:
-    epochs = [epoch for curve in curves for epoch in (curve.epochs[0], curve.epochs[-1])]
-    values = [value for line in lines for _, value in line.points]
-    longest = [curve.epochs[-1] for curve in curves]
-    x = Scale.of(epochs, log=_is_wide(longest), whole=True)
-    return Chart(title, x, Scale.of(values), "epoch", metric, marks, lines)
+def _chart(title: str, curves: Sequence[_Curve], metric: str, marks: Sequence[Mark], lines: Sequence[Line]) -> str:
+    """The SVG of curves by epoch."""
+    first, last = ([points[i][0] for _, _, points in curves] for i in (0, -1))
+    x = Scale.of([*first, *last], log=_needs_log(last), whole=True)
+    y = Scale.of([value for line in lines for _, value in line.points])
+    return str(Chart(title, x, y, "epoch", metric, marks, lines))
 
 
 def _axis_name(metric: str) -> str:
     return "loss" if metric == "loss" else f"{metric_name(metric)} on the valid part"
 
 
-def _points(curve: _Curve) -> list[tuple[float, float]]:
-    every = max(1, math.ceil(len(curve.epochs) / _POINTS))
-    pairs = [(float(e), v) for e, v in zip(curve.epochs, curve.values, strict=True) if math.isfinite(v)]
-    return [pair for place, pair in enumerate(pairs) if place % every == 0 or place == len(pairs) - 1]
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
+    """The finite points, at most about ``_POINTS`` of them, the last one included."""
+    step = max(1, math.ceil(len(points) / _POINTS))
+    finite = [(float(epoch), value) for epoch, value in points if math.isfinite(value)]
+    return [point for i, point in enumerate(finite) if i % step == 0 or i == len(finite) - 1]
 
 
-def _best(curve: _Curve) -> Iterator[Mark]:
-    for epoch, value in zip(curve.epochs, curve.values, strict=True):
-        if epoch == curve.best_epoch and math.isfinite(value):
-            text = f"seed {curve.seed}: epoch {epoch}, {value:.4f}"
-            yield Mark(epoch, value, "kept", text)
-
-
-def _is_wide(values: Sequence[float]) -> bool:
-    return bool(values) and min(values) > 0 and max(values) / min(values) > _WIDE
+def _needs_log(values: Sequence[float]) -> bool:
+    return bool(values) and min(values) > 0 and max(values) / min(values) > _LOG_RATIO

@@ -18,6 +18,7 @@ from recgraph.leaderboard.compare import MARKS, Comparison
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.frame import COSTS, Number
 from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.tables import short_hash
 
 __all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
 
@@ -122,7 +123,7 @@ def _sheet(sheet: Sheet, level: int) -> list[str]:
 
 def _facts(sheet: Sheet) -> str:
     done = f"{sheet.n_done} of {sheet.n_asked} trainings are done"
-    facts = [done, *(f"{name} {_short(text)}" for name, text in sheet.data.items())]
+    facts = [done, *(f"{name} {short_hash(text)}" for name, text in sheet.data.items())]
     return f"Data set `{sheet.dataset}`: {', '.join(facts)}."
 
 
@@ -148,19 +149,14 @@ def _score(number: Number | None) -> str:
 
 
 def _protocols(sheet: Sheet) -> str:
-    """A line a protocol; tables of one protocol together."""
-    titles: dict[str, list[str]] = {}
-    for table in sheet.tables:
-        titles.setdefault(table.protocol_hash, []).append(table.title)
-    tables = {table.protocol_hash: table for table in sheet.tables}
-    return "\n".join(f"- {', '.join(own)}: {_protocol(tables[key])}" for key, own in titles.items())
+    return "\n".join(f"- {titles}: {_protocol(table)}" for titles, table in sheet.protocols)
 
 
 def _protocol(table: ScoreTable) -> str:
     users = "" if table.n_users is None else f", {table.n_users} users"
     unreachable = table.n_unreachable_users
     missed = f" ({unreachable} of them with items that cannot be reached, counted as misses)" if unreachable else ""
-    fields = ", ".join(f"{name} {_short(text)}" for name, text in table.protocol.items())
+    fields = ", ".join(f"{name} {short_hash(text)}" for name, text in table.protocol.items())
     return f"protocol `{table.protocol_hash}`{users}{missed}: {fields}"
 
 
@@ -263,11 +259,6 @@ def _cell(text: str) -> str:
 def _plain(text: str) -> str:
     """Text whose signs mean nothing to Markdown."""
     return re.sub(r"([\\`*<$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
-
-
-def _short(text: str) -> str:
-    """Hashes by their first digits."""
-    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b", r"\1", text)
 
 
 def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:

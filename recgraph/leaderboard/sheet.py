@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from recgraph.evaluate.metrics.names import best_first, higher_is_better
+from recgraph.evaluate.metrics.names import best_first
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
@@ -21,6 +21,7 @@ from recgraph.leaderboard.compare import (
     inputs_of,
     load_comparisons,
     save_comparisons,
+    values_over_seeds,
 )
 from recgraph.leaderboard.entry import Entry, entry_of
 from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
@@ -31,7 +32,6 @@ __all__ = [
     "Failure",
     "GroupTable",
     "Missing",
-    "Point",
     "ScoreTable",
     "Sheet",
     "compare_entries",
@@ -106,16 +106,6 @@ class Missing:
 
 
 @dataclass(frozen=True)
-class Point:
-    """An entry in a plot of quality against cost; on the Pareto front where no other entry dominates it."""
-
-    entry: str
-    cost: float
-    quality: float
-    on_front: bool
-
-
-@dataclass(frozen=True)
 class Sheet:
     """One data set of a board.
 
@@ -158,6 +148,13 @@ class Sheet:
     @property
     def dataset(self) -> str:
         return self.spec.dataset
+
+    @property
+    def protocols(self) -> list[tuple[str, ScoreTable]]:
+        """The different protocols, each with the titles of its tables and the last of these tables."""
+        tables = {table.protocol_hash: table for table in self.tables}
+        titles = {key: [table.title for table in self.tables if table.protocol_hash == key] for key in tables}
+        return [(", ".join(titles[key]), table) for key, table in tables.items()]
 
     @property
     def tested(self) -> str:
@@ -241,26 +238,6 @@ class Sheet:
         label = GROUPS.get(kind, kind)
         return GroupTable(kind, label, title, metric, sizes, {name: values for name, values in found.items() if values})
 
-    def points(self, cost: str) -> tuple[Point, ...]:
-        """The first table's first metric against a cost, with the Pareto front."""
-        if not self.tables:
-            return ()
-        title, metric = self.tables[0].title, self.tables[0].metrics[0]
-        sign = 1 if higher_is_better(metric) else -1
-        at = {
-            entry.name: (spent.mean, sign * score.mean)
-            for entry in self.entries
-            if (score := self.score(entry.name, title, metric)) and (spent := self.cost(entry.name, cost))
-        }
-        return tuple(
-            Point(name, own[0], sign * own[1], on_front=not any(_dominates(other, own) for other in at.values()))
-            for name, own in at.items()
-        )
-
-
-def _dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    return a[0] <= b[0] and a[1] >= b[1] and a != b
-
 
 def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> Sheet:
     """What the records say about one data set of a board. Nothing is computed and no data is read.
@@ -337,14 +314,12 @@ def update_comparisons(sheet: Sheet) -> Sheet:
 
 def _best_first(records: Mapping[str, Mapping[int, Record]], tables: tuple[ScoreTable, ...]) -> list[str]:
     """The names of the entries by the first table's first metric; those without it last."""
-    means = {}
-    for name, by_seed in records.items() if tables else ():
-        scores = [record["scores"].get(tables[0].title, {}) for record in by_seed.values()]
-        values = [own[tables[0].metrics[0]] for own in scores if tables[0].metrics[0] in own]
-        if values:
-            means[name] = statistics.fmean(values)
-    ordered = best_first(means, tables[0].metrics[0]) if tables else []
-    return [*ordered, *(name for name in records if name not in means)]
+    if not tables:
+        return [*records]
+    metric = tables[0].metrics[0]
+    scores = values_over_seeds(records, tables[0].title, metric)
+    ordered = best_first({name: statistics.fmean(values) for name, values in scores.items()}, metric)
+    return [*ordered, *(name for name in records if name not in scores)]
 
 
 def _plan(sheet: SheetSpec) -> tuple[list[tuple[EntrySpec, list[Job]]], list[Missing]]:

@@ -13,6 +13,7 @@ from scipy import stats
 
 from recgraph.evaluate.statistics import cohen_d, holm
 from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.figures import cost_marks
 from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Sheet, compare_entries, open_sheet, update_comparisons
@@ -226,9 +227,9 @@ def test_the_lowest_is_best_of_a_metric_that_is_better_so(tmp_path: Path) -> Non
     assert "BPRMF less LightGCN" in markdown([sheet], "shop")
     assert "the highest mean of its column (the lowest of gini@10)" in sheet.tested
     # BPRMF is the better and as fast, and Popularity trains nothing
-    points = {point.entry: point for point in sheet.points("training_seconds")}
-    assert {name for name, point in points.items() if point.on_front} == {"BPRMF", "Popularity"}
-    assert points["BPRMF"].quality == pytest.approx(2.41 / 3)
+    points = {mark.name: mark for mark in cost_marks(sheet, "training_seconds")}
+    assert {name for name, mark in points.items() if mark.kind == "front"} == {"BPRMF", "Popularity"}
+    assert points["BPRMF"].y == pytest.approx(2.41 / 3)
 
 
 def test_a_mean_that_is_nan_is_not_compared(tmp_path: Path) -> None:

@@ -12,22 +12,22 @@ from markupsafe import escape
 
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.compare import Column, Comparison
-from recgraph.leaderboard.figures import cost_figures, curve_figure, curve_figures
+from recgraph.leaderboard.figures import cost_figures, cost_marks, curve_figure, curve_figures
 from recgraph.leaderboard.frame import Number
-from recgraph.leaderboard.grid import (
-    Grid,
+from recgraph.leaderboard.page import page
+from recgraph.leaderboard.sheet import Sheet
+from recgraph.leaderboard.tables import (
+    PageTable,
     anchors,
     count,
     duration,
-    group_grids,
+    group_tables,
     listed,
     memory,
     metric_name,
-    score_grid,
+    score_table,
     spread,
 )
-from recgraph.leaderboard.page import page
-from recgraph.leaderboard.sheet import Sheet
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +68,13 @@ def test_what_was_given_is_written_as_text(text: str) -> None:
     assert escape("SASRec, <b>sampled</b> & more") in text
 
 
-def columns(grid: Grid) -> list[tuple[str, str]]:
+def columns(grid: PageTable) -> list[tuple[str, str]]:
     return [(group.title, column.label) for group in grid.groups for column in group.columns]
 
 
 def test_a_column_holds_one_protocol(sheets: list[Sheet]) -> None:
     sheet = sheets[0]
-    grid = score_grid(sheet)
+    grid = score_table(sheet)
     titles = [group.title for group in grid.groups]
     assert titles == ["seen excluded", "seen kept", "cost of a seed"]
     assert columns(grid)[:4] == [
@@ -86,13 +86,13 @@ def test_a_column_holds_one_protocol(sheets: list[Sheet]) -> None:
             scores = {entry.name: sheet.score(entry.name, title, metric) for entry in sheet.entries}
             assert column.numbers == {name: score for name, score in scores.items() if score is not None}
             assert all(column.text(number.mean) == f"{number.mean:.4f}" for number in column.numbers.values())
-    for grid in group_grids(sheet):
+    for grid in group_tables(sheet):
         assert [group.title for group in grid.groups] == ["seen excluded", "seen kept"]
         assert [column.label for column in grid.groups[0].columns] == ["1-4 (1,000)", "5+ (234)"]
 
 
 def test_rows_begin_with_the_best_and_end_with_what_has_no_record(sheets: list[Sheet]) -> None:
-    grid = score_grid(sheets[0])
+    grid = score_table(sheets[0])
     names = [entry.name for entry in grid.entries]
     assert names == [*QUALITY, FAILS, NEVER_RUN]
     excluded, kept = (group.columns[0] for group in grid.groups[:2])
@@ -105,7 +105,7 @@ def test_rows_begin_with_the_best_and_end_with_what_has_no_record(sheets: list[S
 
 
 def test_a_sheet_without_tests_has_no_signs(sheets: list[Sheet], text: str) -> None:
-    grid = score_grid(sheets[1])
+    grid = score_table(sheets[1])
     columns = [column for group in grid.groups for column in group.columns]
     assert not any(number.sign for column in columns for number in column.numbers.values())
     assert [group.is_visible for group in grid.groups] == [True, True, True, False, False, True]
@@ -169,9 +169,9 @@ def test_a_board_of_one_sheet_and_of_none(board: Board, sheets: list[Sheet]) -> 
 def test_the_front_is_drawn_through_what_nothing_beats(sheets: list[Sheet]) -> None:
     training, inference = cost_figures(sheets[0])
     for figure, cost in ((training, "training_seconds"), (inference, "inference_seconds")):
-        points = sheets[0].points(cost)
-        assert figure.svg.count('class="front"') == sum(point.on_front for point in points)
-        assert figure.svg.count("<circle") == len(points) == len(QUALITY)
+        marks = cost_marks(sheets[0], cost)
+        assert figure.svg.count('class="front"') == sum(mark.kind == "front" for mark in marks)
+        assert figure.svg.count("<circle") == len(marks) == len(QUALITY)
         # a whisker for each entry with several seeds
         assert figure.svg.count('class="whisker"') == 3
         assert figure.svg.count('class="mark"') == len(QUALITY)

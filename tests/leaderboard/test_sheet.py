@@ -17,6 +17,7 @@ from recgraph import registry
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.entry import Entry, text_of
+from recgraph.leaderboard.figures import cost_marks
 from recgraph.leaderboard.page import page
 from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Sheet, open_sheet
@@ -117,7 +118,7 @@ def test_a_study_that_is_not_there(tmp_path: Path) -> None:
     assert [one.entry for one in sheet.missing] == ["LightGCN", "BPRMF"]
     assert "nowhere.json" in sheet.missing[0].reason
     assert sheet.tables == ()
-    assert sheet.points("training_seconds") == ()
+    assert cost_marks(sheet, "training_seconds") == []
 
 
 def test_a_study_without_a_complete_trial_is_not_there_yet(tmp_path: Path) -> None:
@@ -181,11 +182,11 @@ def test_protocols_that_differ_are_refused(board: Board) -> None:
 
 
 def test_the_pareto_front(board: Board) -> None:
-    points = {point.entry: point for point in opened(board).points("training_seconds")}
-    assert points["Popularity"].cost == 0.25
-    best = max(points.values(), key=lambda point: point.quality)
+    marks = {mark.name: mark for mark in cost_marks(opened(board), "training_seconds")}
+    assert marks["Popularity"].x == 0.25
+    best = max(marks.values(), key=lambda mark: mark.y)
     # both LightGCNs cost the same: the better one and the cheapest are not dominated
-    assert {name for name, point in points.items() if point.on_front} == {"Popularity", best.entry}
+    assert {name for name, mark in marks.items() if mark.kind == "front"} == {"Popularity", best.name}
 
 
 def test_groups(board: Board) -> None:

@@ -15,17 +15,17 @@ from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet
 
 __all__ = [
     "ColumnGroup",
-    "Grid",
-    "GridColumn",
+    "PageColumn",
+    "PageTable",
     "anchors",
     "count",
     "duration",
-    "group_grids",
+    "group_tables",
     "listed",
     "marks_of",
     "memory",
     "metric_name",
-    "score_grid",
+    "score_table",
     "short_hash",
     "shown_scores",
     "spread",
@@ -110,7 +110,7 @@ def _no_hint(number: Number) -> str:
 
 
 @dataclass(frozen=True)
-class GridColumn:
+class PageColumn:
     """A column.
 
     Attributes:
@@ -150,13 +150,13 @@ class ColumnGroup:
 
     title: str
     note: str
-    columns: tuple[GridColumn, ...]
+    columns: tuple[PageColumn, ...]
     is_visible: bool = True
     is_of_scores: bool = True
 
 
 @dataclass(frozen=True)
-class Grid:
+class PageTable:
     """A table of entries, a row each."""
 
     caption: str
@@ -178,7 +178,7 @@ def shown_scores(sheet: Sheet, entry: str, table: ScoreTable) -> dict[str, Numbe
     return {name: scores[name] if are_marked else replace(scores[name], mark="") for name in names}
 
 
-def score_grid(sheet: Sheet) -> Grid:
+def score_table(sheet: Sheet) -> PageTable:
     """The main table: a group of columns a protocol, then what one seed cost."""
     groups = [_protocol(sheet, table, place) for place, table in enumerate(sheet.tables)]
     costs = (
@@ -188,13 +188,13 @@ def score_grid(sheet: Sheet) -> Grid:
         _cost(sheet, "Memory", "peak_memory_mb", memory),
     )
     groups.append(ColumnGroup("cost of a seed", "mean", costs, is_of_scores=False))
-    return Grid(f"Results on {sheet.title}", tuple(groups), sheet.entries)
+    return PageTable(f"Results on {sheet.title}", tuple(groups), sheet.entries)
 
 
 def _protocol(sheet: Sheet, table: ScoreTable, place: int) -> ColumnGroup:
     scores = {entry.name: shown_scores(sheet, entry.name, table) for entry in sheet.entries}
     columns = [
-        GridColumn(
+        PageColumn(
             metric_name(metric),
             {name: own[metric] for name, own in scores.items() if metric in own},
             is_ordering=place == 0 and at == 0,
@@ -205,26 +205,26 @@ def _protocol(sheet: Sheet, table: ScoreTable, place: int) -> ColumnGroup:
     return ColumnGroup(table.title, note, tuple(columns), place < _VISIBLE)
 
 
-def _cost(sheet: Sheet, label: str, name: str, text: Callable[[float], str]) -> GridColumn:
+def _cost(sheet: Sheet, label: str, name: str, text: Callable[[float], str]) -> PageColumn:
     numbers = {entry.name: number for entry in sheet.entries if (number := sheet.cost(entry.name, name))}
-    return GridColumn(label, numbers, text, _no_hint, "ascending")
+    return PageColumn(label, numbers, text, _no_hint, "ascending")
 
 
-def group_grids(sheet: Sheet) -> list[Grid]:
+def group_tables(sheet: Sheet) -> list[PageTable]:
     """The scores by groups of users: a table a kind of groups, in it a group of columns a protocol."""
     kinds: dict[str, list[GroupTable]] = {}
     for table in sheet.groups:
         kinds.setdefault(table.kind, []).append(table)
-    return [_group_grid(sheet, tables) for tables in kinds.values()]
+    return [_group_table(sheet, tables) for tables in kinds.values()]
 
 
-def _group_grid(sheet: Sheet, tables: Sequence[GroupTable]) -> Grid:
+def _group_table(sheet: Sheet, tables: Sequence[GroupTable]) -> PageTable:
     entries = [entry for entry in sheet.entries if any(entry.name in table.rows for table in tables)]
     groups = []
     for table in tables:
         columns = [
-            GridColumn(f"{group} ({size:,})", {name: own[group] for name, own in table.rows.items() if group in own})
+            PageColumn(f"{group} ({size:,})", {name: own[group] for name, own in table.rows.items() if group in own})
             for group, size in table.sizes.items()
         ]
         groups.append(ColumnGroup(table.table, metric_name(table.metric), tuple(columns)))
-    return Grid(tables[0].label, tuple(groups), tuple(entries))
+    return PageTable(tables[0].label, tuple(groups), tuple(entries))
