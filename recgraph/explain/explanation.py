@@ -1,4 +1,4 @@
-"""What an explanation holds: plain values, named by the user's own ids."""
+"""The values of an explanation. Users, items and nodes appear with the user's own ids."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Node:
     """A node of the graph.
 
     Attributes:
-        type: its node type.
+        type: node type.
         id: the user's own id; the index where the graph has no ids.
-        title: what to call it: an item's title, else the id.
+        title: an item's title, else the id as text.
     """
 
     type: str
@@ -42,9 +42,9 @@ class Item:
     """An item.
 
     Attributes:
-        id: the user's own.
-        title: its title or name, where the item features have one, else the id.
-        fields: its other features, by column; lists are tuples.
+        id: the user's own id.
+        title: the title or name from the item features, else the id as text.
+        fields: the other item features, by column; lists are tuples.
     """
 
     id: Any
@@ -54,10 +54,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Near:
-    """A neighbour by the model's own vectors.
+    """A near node by the vectors of the model.
 
     Attributes:
-        node: which one.
+        node: the node.
         similarity: cosine of the two vectors.
         seen: whether it is an item of the user's history.
     """
@@ -69,12 +69,12 @@ class Near:
 
 @dataclass(frozen=True)
 class PathWeight:
-    """How much a view counts in the model.
+    """The attention that a model gives to a meta-path.
 
     Attributes:
-        side: the node type that it is a view of.
-        path: its meta-path.
-        weight: its semantic attention, that of its twin included; those of a side sum to 1.
+        side: the node type at both ends of the meta-path.
+        path: the meta-path.
+        weight: its semantic attention, that of its twin included; the weights of a side sum to 1.
     """
 
     side: str
@@ -84,12 +84,13 @@ class PathWeight:
 
 @dataclass(frozen=True)
 class ScorePart:
-    """What one view adds to a score.
+    """The part of a score that comes from one meta-path.
 
     Attributes:
-        side, path: of the view; both empty for the nodes' own vectors.
-        value: the Shapley value of the view in the inner product of user and item: half of what the user's addend
-            gives with the whole item, half the reverse. The parts sum to the score, where the score is a model's own.
+        side, path: as in :class:`PathWeight`; both empty for the nodes' own vectors.
+        value: the Shapley value of the meta-path in the inner product of user and item: half of the product of the
+            user's addend with the whole item, plus half of the reverse. Where the model scores by that inner product,
+            the parts sum to the score.
     """
 
     side: str
@@ -99,15 +100,15 @@ class ScorePart:
 
 @dataclass(frozen=True)
 class Connection:
-    """The paths through one node that join a user to an item, or (of a node run) a node to another.
+    """The paths from a user to an item through one node, or from one node to another.
 
     Attributes:
-        via: where the meta-path of the view begins or ends beside the item or the user: a history item, a similar user;
-            of a node run the other node.
-        similarity: of ``via`` to the item (or user, or node) by the view's meta-path: PathSim, or for a path that is no
-            round trip ``count / sqrt(paths out * paths in)``. In [0, 1].
-        count: paths through ``via``; repeated edges count once.
-        paths: some of them whole, those of the highest random-walk probability first.
+        via: the history item where the meta-path begins, or the similar user where it ends; in a
+            :class:`NodeExplanation` the other node.
+        similarity: of ``via`` to the item, user or node along the meta-path: PathSim, or ``count / sqrt(paths out *
+            paths in)`` for a path that is no round trip. In [0, 1].
+        count: number of paths through ``via``; repeated edges count once.
+        paths: some of these paths, those of the highest random-walk probability first.
     """
 
     via: Node
@@ -118,18 +119,19 @@ class Connection:
 
 @dataclass(frozen=True)
 class Evidence:
-    """How strongly one meta-path joins the user with an item, or a node with another.
+    """How strongly one meta-path connects a user with an item, or a node with another.
 
     Attributes:
-        side: ``"item"``: history, then the path from item to item; ``"user"``: the path from user to user, then what
-            those did; of a node run the target type.
+        side: ``"item"``: the meta-path leads from a history item to the item. ``"user"``: it leads from the user to
+            another user, who had the item. In a :class:`NodeExplanation` the embedded node type.
         path: the meta-path.
-        weight: the attention of its view; None where the model has no such view.
-        count: how many paths there are.
-        score: side ``item``: the mean similarity of the history's items; side ``user``: of the users that the path
-            reaches, the share, weighted by similarity, that had the item; of a node run the similarity. In [0, 1].
-        rank: place of the item by this score alone, from 1, among those that are not in the history.
-        n_ranked: how many of those the path reaches.
+        weight: its path weight; None where the model does not use the meta-path.
+        count: number of paths.
+        score: side ``item``: the mean similarity of the history items to the item; side ``user``: among the users that
+            the meta-path reaches, the fraction, weighted by similarity, that had the item; between nodes their
+            similarity. In [0, 1].
+        rank: rank of the item by this score alone, from 1, among the items outside the history.
+        n_ranked: how many of those items the meta-path reaches.
         connections: the strongest, by similarity.
     """
 
@@ -145,12 +147,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class HistoryItem:
-    """An item that the user had.
+    """An item of the user's history.
 
     Attributes:
-        item: which one.
+        item: the item.
         fitted: whether the model was fitted to it (items of the validation part may not have been); None where the run
-            does not know, as of models without views.
+            does not know, as for models without meta-paths.
         nearest: the items nearest to it, best first.
     """
 
@@ -161,16 +163,17 @@ class HistoryItem:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """An item and what speaks for it.
+    """A recommended item and the reasons for it.
 
     Attributes:
         rank: from 1.
-        item: which one.
-        score: the model's.
-        parts: what each view adds to the score; empty where the model has no views.
-        evidence: by meta-path, first that whose view adds most to the score (else, that ranks the item highest).
+        item: the item.
+        score: the model's score.
+        parts: the parts of the score; empty where the model has no meta-paths.
+        evidence: by meta-path, the one that adds most to the score first (where none adds, the one that ranks the item
+            highest).
         nearest: the items nearest to it, best first.
-        nearest_seen: of the history, the nearest to it.
+        nearest_seen: the history items nearest to it, best first.
     """
 
     rank: int
@@ -182,45 +185,63 @@ class Recommendation:
     nearest_seen: tuple[Near, ...]
 
 
-class _Plain:
+#: field -> its key in JSON, which is also the earlier name of the attribute
+_KEYS = {"related": "about", "path_weights": "views"}
+
+
+class _Explained:
+    related: Mapping[str, tuple[str, ...]]
+    path_weights: tuple[PathWeight, ...]
+
+    @property
+    def about(self) -> Mapping[str, tuple[str, ...]]:
+        """The earlier name of ``related``."""
+        return self.related
+
+    @property
+    def views(self) -> tuple[PathWeight, ...]:
+        """The earlier name of ``path_weights``."""
+        return self.path_weights
+
     def to_dict(self) -> dict[str, Any]:
-        """As nested dictionaries and lists."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        """As nested dictionaries and tuples, with the keys of ``recgraph inspect --format json``."""
+        fields: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        return {_KEYS.get(name, name): value for name, value in fields.items()}
 
 
 @dataclass(frozen=True)
-class Explanation(_Plain):
-    """What is recommended to a user, and why.
+class Explanation(_Explained):
+    """The recommendations for a user, and the reasons for each.
 
     Attributes:
-        model: its class.
+        model: class of the model.
         dataset: name of the data set; None where the run was made from the user's own frames.
         user: id.
-        about: what the graph says of the user: node type -> titles.
+        related: node type -> titles of the user's direct neighbours in the graph, at most ten; items are left out.
         history: oldest first.
         recommendations: best first.
-        views: weights of the model's views; empty where it has none.
+        path_weights: of the model's meta-paths; empty where it has none.
         notes: what is missing, and why.
     """
 
     model: str
     dataset: str | None
     user: Any
-    about: Mapping[str, tuple[str, ...]]
+    related: Mapping[str, tuple[str, ...]]
     history: tuple[HistoryItem, ...]
     recommendations: tuple[Recommendation, ...]
-    views: tuple[PathWeight, ...]
+    path_weights: tuple[PathWeight, ...]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A node near another by the model's vectors, and what they share.
+    """A node near another by the model's vectors, with the meta-paths between the two.
 
     Attributes:
         rank: from 1.
         near: the node and the cosine.
-        evidence: by meta-path; only paths that join the two.
+        evidence: by meta-path; only those that connect the two nodes.
     """
 
     rank: int
@@ -229,23 +250,23 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class NodeExplanation(_Plain):
-    """Which nodes a model of a typed graph places next to a node, and what they share.
+class NodeExplanation(_Explained):
+    """The nearest nodes of a node of a typed graph, with the meta-paths between them.
 
     Attributes:
-        model: its class.
+        model: class of the model.
         dataset: name of the data set, or None.
-        node: which one.
-        about: its direct neighbours in the graph: node type -> titles, at most ten.
+        node: the node.
+        related: node type -> titles of its direct neighbours in the graph, at most ten.
         neighbours: nearest first.
-        views: weights of the model's views.
+        path_weights: of the model's meta-paths.
         notes: what is missing, and why.
     """
 
     model: str
     dataset: str | None
     node: Node
-    about: Mapping[str, tuple[str, ...]]
+    related: Mapping[str, tuple[str, ...]]
     neighbours: tuple[Neighbour, ...]
-    views: tuple[PathWeight, ...]
+    path_weights: tuple[PathWeight, ...]
     notes: tuple[str, ...]

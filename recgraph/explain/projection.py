@@ -1,30 +1,35 @@
-"""A map of embeddings: two dimensions, coloured by a feature."""
+"""Two-dimensional maps of embeddings, coloured by a feature of the items or nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.explain.explanation import Node
-from recgraph.explain.names import Grouping, ItemNames, choose, node_of, of_columns, of_relations
-from recgraph.explain.node import embedder_of, graph_of
-from recgraph.explain.user import recommender_of
+from recgraph.explain.nodes import embedder_of, graph_of, node_of
+from recgraph.explain.user import Items, recommender_of
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import numpy_generator
 
-__all__ = ["ItemMap", "MapPoint", "Method", "item_map", "node_map"]
+__all__ = ["Grouping", "ItemMap", "MapPoint", "Method", "item_map", "node_map"]
 
 Method = Literal["pca", "tsne"]
-#: points of t-SNE that count as neighbours, where there are enough
+#: t-SNE: perplexity, where there are enough points
 _PERPLEXITY = 30
+#: the most common values of a feature get a colour
+_N_COLOURS = 7
+#: a feature is chosen where its coloured values cover this fraction of the nodes
+_COVERED = 0.5
 
 
 @dataclass(frozen=True)
@@ -32,9 +37,9 @@ class MapPoint:
     """A point of a map.
 
     Attributes:
-        node: whose it is.
-        x, y: its place.
-        group: place of its colour among the map's groups, -1 for none.
+        node: the item or node.
+        x, y: coordinates.
+        group: index into the map's groups, -1 for none.
     """
 
     node: Node
@@ -45,15 +50,15 @@ class MapPoint:
 
 @dataclass(frozen=True)
 class ItemMap:
-    """A projection of embeddings, of unit length, to two dimensions.
+    """A projection of embeddings of unit length to two dimensions.
 
     Attributes:
         method: ``"pca"`` or ``"tsne"``.
-        feature: by which points are coloured, or None.
-        groups: its most common values. Of several the rarest is taken.
-        points: at most ``limit`` of those with a vector.
+        feature: the feature that colours the points, or None.
+        groups: its most common values. A point with several has the colour of the rarest of them.
+        points: at most ``limit`` of the items or nodes that have a vector.
         n_vectors: how many have one (an item that was never trained has none).
-        variance: shares of the variance on both axes (PCA), or None.
+        variance: fractions of the variance on both axes (PCA), or None.
     """
 
     method: Method
@@ -64,7 +69,7 @@ class ItemMap:
     variance: tuple[float, float] | None
 
     def to_dict(self) -> dict[str, Any]:
-        """As nested dictionaries and lists."""
+        """As nested dictionaries and tuples."""
         return asdict(self)
 
 
@@ -77,37 +82,38 @@ def item_map(
     keep: Sequence[Any] = (),
     seed: int = 0,
 ) -> ItemMap:
-    """The items of a recommender by their vectors. The same call gives the same map on the same machine.
+    """Map the items of a recommender by their vectors. The same call gives the same map on the same machine.
 
     Args:
         run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
-        color: a column of the item features, or a node type that items are joined to; None chooses one.
-        method: ``"pca"`` is fast and keeps distances in the large; ``"tsne"`` keeps neighbourhoods (some seconds a
+        color: a column of the item features, or a node type with edges to items; None chooses one.
+        method: ``"pca"`` is fast and keeps large distances; ``"tsne"`` keeps neighbourhoods (some seconds for each
             thousand points).
-        limit: points at most, those that were had most often.
-        keep: ids of items that are shown in any case.
+        limit: the most points; the most popular items are kept.
+        keep: ids of items that are always shown.
         seed: of t-SNE.
 
     Raises:
         ValueError: the model has no item vectors, or there is no such feature.
     """
     recommender = recommender_of(run)
-    names = ItemNames(recommender)
+    items = Items(recommender)
     vectors = item_vectors_of(recommender.model)
     if vectors is None:
         raise ValueError(
             f"{type(recommender.model).__name__} ranks by scores alone and has no item vectors: there is nothing to map"
         )
     space = recommender.model.space
-    relations = list(of_relations(space.graph.to("cpu"), "item")) if isinstance(space, GraphSpace) else []
-    columns = list(of_columns(names))
-    known = {grouping.name for grouping in columns}
-    found = columns + [grouping for grouping in relations if grouping.name not in known]
+    groupings = list(_column_groupings(items))
+    if isinstance(space, GraphSpace):
+        columns = {each.name for each in groupings}
+        relations = _relation_groupings(space.graph.to("cpu"), "item")
+        groupings += [each for each in relations if each.name not in columns]
     kept = torch.from_numpy(recommender.items.index(list(keep))) if keep else torch.zeros(0, dtype=torch.int64)
-    # those that must be shown, then the most popular
     order = torch.argsort(recommender.popularity, descending=True, stable=True)
     order = torch.cat([kept[kept >= 0], order[~torch.isin(order, kept)]])
-    return _map(vectors.detach().to("cpu"), order, names.node, found, color, method, limit, seed)
+    grouping = _choose(groupings, color, len(vectors))
+    return _map(vectors.detach().to("cpu"), order, items.node, grouping, method, limit, seed)
 
 
 def node_map(
@@ -119,36 +125,31 @@ def node_map(
     keep: Sequence[int] = (),
     seed: int = 0,
 ) -> ItemMap:
-    """The nodes that a model of a graph embeds; see :func:`item_map`.
+    """Map the nodes that a model of a graph embeds; see :func:`item_map`.
 
     Args:
         run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
-        color: a node type that they are joined to; None chooses one.
-        limit: points at most, drawn by the seed.
-        keep: indices of nodes that are shown in any case.
+        color: a node type with edges to these nodes; None chooses one.
+        limit: the most points, drawn by the seed.
+        keep: indices of nodes that are always shown.
 
     Raises:
         ValueError: there is no such node type.
     """
     embedder = embedder_of(run)
-    graph, target = graph_of(embedder), embedder.target
-    vectors = embedder.vectors
+    graph, target, vectors = graph_of(embedder), embedder.target, embedder.vectors
     kept = torch.tensor(list(keep), dtype=torch.int64)
     order = torch.from_numpy(numpy_generator(seed, "map").permutation(len(vectors)))
     order = torch.cat([kept, order[~torch.isin(order, kept)]])
-
-    def node(index: int) -> Node:
-        return node_of(graph, target, index)
-
-    return _map(vectors, order, node, list(of_relations(graph, target)), color, method, limit, seed)
+    grouping = _choose(list(_relation_groupings(graph, target)), color, len(vectors))
+    return _map(vectors, order, lambda index: node_of(graph, target, index), grouping, method, limit, seed)
 
 
 def _map(
     vectors: Tensor,
     order: Tensor,
-    node: Any,
-    groupings: list[Grouping],
-    color: str | None,
+    node: Callable[[int], Node],
+    grouping: Grouping | None,
     method: Method,
     limit: int,
     seed: int,
@@ -157,24 +158,23 @@ def _map(
         raise ValueError(f"method = {method!r} must be 'pca' or 'tsne'")
     if limit < 3:
         raise ValueError(f"limit = {limit} must be at least 3")
-    grouping = choose(groupings, color, len(vectors))
     units = F.normalize(vectors.to(torch.float64), dim=1)
-    there_mask = units.any(1)
-    n_vectors = int(there_mask.sum())
+    nonzero_mask = units.any(1)
+    n_vectors = int(nonzero_mask.sum())
     if n_vectors < 3 or units.shape[1] < 2:
         raise ValueError(f"a map needs three vectors of two dimensions; there are {n_vectors} of {units.shape[1]}")
-    shown = order[there_mask[order]][:limit].sort().values
-    places, variance = _projected(units, there_mask, shown, method, seed)
-    groups, of = ((), [-1] * len(vectors)) if grouping is None else grouping.colours(len(vectors))
+    shown = order[nonzero_mask[order]][:limit].sort().values
+    positions, variance = _project(units, nonzero_mask, shown, method, seed)
+    groups, group_of = ((), [-1] * len(vectors)) if grouping is None else grouping.colours(len(vectors))
     points = tuple(
-        MapPoint(node(index), float(x), float(y), of[index])
-        for index, (x, y) in zip(shown.tolist(), places, strict=True)
+        MapPoint(node(index), float(x), float(y), group_of[index])
+        for index, (x, y) in zip(shown.tolist(), positions, strict=True)
     )
     return ItemMap(method, None if grouping is None else grouping.name, groups, points, n_vectors, variance)
 
 
-def _projected(
-    units: Tensor, there_mask: Tensor, shown: Tensor, method: Method, seed: int
+def _project(
+    units: Tensor, nonzero_mask: Tensor, shown: Tensor, method: Method, seed: int
 ) -> tuple[npt.NDArray[np.float64], tuple[float, float] | None]:
     if method == "tsne":
         from sklearn.manifold import TSNE
@@ -184,7 +184,92 @@ def _projected(
         return model.fit_transform(units[shown].numpy()), None
     from sklearn.decomposition import PCA
 
-    # of all vectors, so that a map does not depend on who is shown
-    pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(units[there_mask].numpy())
+    # fitted to all vectors, so that the axes do not depend on which points are shown
+    pca = PCA(n_components=2, svd_solver="covariance_eigh").fit(units[nonzero_mask].numpy())
     first, second = pca.explained_variance_ratio_.tolist()
     return pca.transform(units[shown].numpy()), (first, second)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The values of a feature; a node may have several.
+
+    Attributes:
+        name: the column or node type.
+        nodes, values: [P] int64, pairs of a node and the index of a value that it has.
+        titles: of the values.
+    """
+
+    name: str
+    nodes: npt.NDArray[np.int64]
+    values: npt.NDArray[np.int64]
+    titles: tuple[str, ...]
+
+    def coloured(self) -> npt.NDArray[np.int64]:
+        """The most common values, the most common first; ties go by index."""
+        counts = np.bincount(self.values, minlength=len(self.titles))
+        return np.argsort(-counts, kind="stable")[:_N_COLOURS]
+
+    def coverage(self, n_nodes: int) -> float:
+        """The fraction of nodes that have a coloured value."""
+        return len(np.unique(self.nodes[np.isin(self.values, self.coloured())])) / max(n_nodes, 1)
+
+    def colours(self, n_nodes: int) -> tuple[tuple[str, ...], list[int]]:
+        """The coloured titles, and for each node the index of its title, -1 for none.
+
+        A node with several coloured values gets the rarest: nearly every film is also a drama or a comedy.
+        """
+        coloured = self.coloured()
+        found = np.full(n_nodes, -1)
+        for index, value in enumerate(coloured):  # rarer values overwrite
+            found[self.nodes[self.values == value]] = index
+        return tuple(self.titles[value] for value in coloured), found.tolist()
+
+
+def _column_groupings(items: Items) -> Iterator[Grouping]:
+    """The columns of lists and of text whose values are shared by two items on average."""
+    table = items.features
+    if table is None:
+        return
+    for column in table.columns:
+        kind = table[column].dtype
+        if column in (items.key, items.title) or not (isinstance(kind, pl.List) or kind == pl.String):
+            continue
+        pairs = pl.DataFrame({"node": range(items.count), "value": pl.Series(items.column(column), dtype=kind)})
+        pairs = (pairs.explode("value") if isinstance(kind, pl.List) else pairs).drop_nulls()
+        values = pairs["value"].cast(pl.String)
+        titles = values.unique(maintain_order=True)
+        if len(values) >= 2 * len(titles) > 0:
+            index_of = {title: index for index, title in enumerate(titles)}
+            coded = np.array([index_of[value] for value in values], dtype=np.int64)
+            yield Grouping(column, pairs["node"].to_numpy().astype(np.int64), coded, tuple(titles))
+
+
+def _relation_groupings(graph: HeteroGraph, node_type: str) -> Iterator[Grouping]:
+    """The node types with edges to a type, without users, items and the type itself."""
+    for source, relation, end in graph.edge_types:
+        adj = graph.adjacency((source, relation, end)).pattern()
+        other, matrix = (end, adj) if source == node_type else (source, adj.t())
+        if node_type not in (source, end) or other in (node_type, "user", "item"):
+            continue
+        titles = tuple(node_of(graph, other, node).title for node in range(graph.count(other)))
+        yield Grouping(other, matrix.rows.numpy(), matrix.indices.numpy(), titles)
+
+
+def _choose(groupings: Sequence[Grouping], color: str | None, n_nodes: int) -> Grouping | None:
+    """The feature that colours a map: the given one, else the first that covers enough nodes, else the widest.
+
+    Raises:
+        ValueError: there is no such feature; the message lists those that there are.
+    """
+    if color is not None:
+        for grouping in groupings:
+            if grouping.name == color:
+                return grouping
+        there = ", ".join(repr(grouping.name) for grouping in groupings) or "none"
+        raise ValueError(f"color = {color!r} is no feature with values that several share; there are {there}")
+    coverage = [grouping.coverage(n_nodes) for grouping in groupings]
+    enough = [grouping for grouping, covered in zip(groupings, coverage, strict=True) if covered >= _COVERED]
+    if enough or not groupings:
+        return enough[0] if enough else None
+    return groupings[coverage.index(max(coverage))]

@@ -1,103 +1,45 @@
-"""``explain``: what a run recommends to a user, and why; nearest neighbours by the cosine of vectors."""
+"""The recommendations for a user with their evidence; the recommender of a run and the titles of its items."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+import polars as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
-from recgraph.explain.evidence import Support, UserQuery, Walks, evidence_of, from_history, from_users
+from recgraph.explain.evidence import UserQuery, Walks, evidence_for_user
 from recgraph.explain.explanation import (
     Evidence,
     Explanation,
     HistoryItem,
+    Item,
     Near,
     Node,
     PathWeight,
     Recommendation,
     ScorePart,
 )
-from recgraph.explain.names import ItemNames, about, index_of, node_of
+from recgraph.explain.nodes import index_of, load_run, nearest, node_of, related_nodes
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import PathKey
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.serve.loading import load
 from recgraph.serve.recommender import Recommender
+from recgraph.serve.request import feature_rows
 from recgraph.sparse.products import distinct
 
-__all__ = ["HasRecommender", "explain", "load_run", "nearest", "recommender_of"]
+__all__ = ["Items", "explain", "recommender_of"]
 
-
-#: cosines that are held at a time
-_CELLS = 1 << 22
-
-
-def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) -> list[list[tuple[int, float]]]:
-    """The k nearest others of some rows, best first; equals by index.
-
-    A vector of zeros (an item that was never trained) is nobody's neighbour and has none.
-
-    Args:
-        vectors: [N, D].
-        rows: [R] int64.
-        k: at most so many each.
-        among: [M] int64, ascending, who may be a neighbour; None: all.
-
-    Returns:
-        For each row pairs of index and cosine.
-    """
-    units = F.normalize(vectors.to(torch.float64), dim=1)
-    candidates = torch.arange(len(vectors)) if among is None else among
-    candidates = candidates[units[candidates].any(1)]
-    found: list[list[tuple[int, float]]] = []
-    for block in rows.split(max(_CELLS // max(len(candidates), 1), 1)):  # type: ignore[no-untyped-call]
-        cosines = units[block] @ units[candidates].T
-        for row, values in zip(block.tolist(), cosines, strict=True):
-            values[candidates == row] = -torch.inf
-            order = torch.argsort(values, descending=True, stable=True)[:k]
-            best = [] if not bool(units[row].any()) else order[values[order] > -torch.inf].tolist()
-            found.append([(int(candidates[place]), float(values[place])) for place in best])
-    return found
-
-
-#: what joins history and item where the model has no views
-_TOGETHER = PathKey("item", "item-user-item")
-
-
-@runtime_checkable
-class HasRecommender(Protocol):
-    """A :class:`recgraph.runs.run.Run`."""
-
-    @property
-    def recommender(self) -> Recommender: ...
-
-
-def load_run(run: str | Path) -> Any:
-    """What the bundle of a run holds.
-
-    Raises:
-        ValueError: the folder holds no bundle; says what to do.
-    """
-    folder = Path(run)
-    inside = folder / "bundle"
-    if not folder.is_dir():
-        raise ValueError(f"run = {str(run)!r} is no folder; give one that `recgraph train --out` wrote, or a bundle")
-    of_a_run = any((folder / name).exists() for name in ("record.json", "checkpoint"))
-    if of_a_run and not inside.is_dir():
-        raise ValueError(
-            f"run = {str(run)!r} has no bundle: it has not finished, or its bundle was taken away; go on with "
-            "`recgraph train ... --resume`, or write one with Run.save(folder)"
-        )
-    return load(folder)
+#: columns of item features that hold titles; the first that exists is used
+_TITLES = ("title", "name", "movie_title", "item_name")
+#: connects history and item where the model has no meta-paths
+_CO_OCCURRENCE = "item-user-item"
 
 
 def recommender_of(run: Any) -> Recommender:
@@ -109,15 +51,56 @@ def recommender_of(run: Any) -> Recommender:
     Raises:
         ValueError: it has none.
     """
-    found = load_run(run) if isinstance(run, str | Path) else run
-    if isinstance(found, HasRecommender):
-        found = found.recommender
-    if not isinstance(found, Recommender):
+    loaded = load_run(run) if isinstance(run, str | Path) else run
+    recommender = getattr(loaded, "recommender", loaded)
+    if not isinstance(recommender, Recommender):
         raise ValueError(
-            f"run is a {type(found).__name__}, which has no users to recommend to; for the nodes of a graph see "
+            f"run is a {type(recommender).__name__}, which has no users to recommend to; for the nodes of a graph see "
             "explain_node (`recgraph inspect RUN --node ID`)"
         )
-    return found
+    return recommender
+
+
+class Items:
+    """The items of a recommender with their titles and features.
+
+    Attributes:
+        count: number of items.
+        features: one row an item, or None.
+        key, title: the columns with the ids and with the titles (None: there is none).
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self._ids, self.features = recommender.items, recommender.item_features
+        self.count = len(self._ids)
+        self.key = recommender.columns.item
+        self.title: str | None = None
+        self._columns: Sequence[str] = ()
+        if self.features is not None:
+            self._rows = feature_rows(self._ids, self.features[self.key])
+            self.title = next((name for name in _TITLES if name in self.features.columns), None)
+            self._columns = [name for name in self.features.columns if name not in (self.key, self.title)]
+
+    def item(self, index: int) -> Item:
+        """An item by its index."""
+        own = self._ids.ids([index]).to_list()[0]
+        row = -1 if self.features is None else int(self._rows[index])
+        if self.features is None or row < 0:
+            return Item(own, f"{own}", dict.fromkeys(self._columns))
+        values = self.features.row(row, named=True)
+        title = None if self.title is None else values[self.title]
+        fields = {name: tuple(v) if isinstance(v := values[name], list) else v for name in self._columns}
+        return Item(own, f"{own if title is None else title}", fields)
+
+    def node(self, index: int) -> Node:
+        """An item as a node."""
+        item = self.item(index)
+        return Node("item", item.id, item.title)
+
+    def column(self, name: str) -> list[Any]:
+        """[n_items]: a column of the features by item index; None where an item has no features."""
+        assert self.features is not None
+        return self.features[name].gather(pl.Series(self._rows.numpy()).replace(-1, None)).to_list()
 
 
 def explain(
@@ -129,186 +112,161 @@ def explain(
     n_connections: int = 3,
     n_paths: int = 3,
 ) -> Explanation:
-    """What a run recommends to a user, and what speaks for each item.
+    """The recommendations for a user, and the reasons for each.
 
-    For models with views of meta-paths (:class:`recgraph.models.MEOWRec`): the attention of the views, what each adds
-    to each score, and the paths of the graph that they were fitted to which join the user with the item. For all
-    others: the items of the history that were had together with the item. For all with item vectors: nearest items.
+    For models with meta-paths (:class:`recgraph.models.MEOWRec`): the path weights, the part of each score that comes
+    from each meta-path, and the paths between user and item in the graph that the model was fitted to. For all others:
+    the history items that other users had together with the item. For models with item vectors: the nearest items.
 
-    Paths are followed from the user and the history out; their number is that of the edges reached, never
-    the square of a number of nodes. They are counted in the whole graph, where a view may keep the ``top_k`` nearest
-    alone.
+    Paths are followed outwards from the user and the history, so the cost grows with the number of edges that they
+    reach, never with the square of a number of nodes. Paths are counted in the whole graph, also where the model keeps
+    only the ``top_k`` nearest along a meta-path.
 
     Args:
         run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
         user: the id of a user of the training data.
-        k: how many recommendations; items of the history are left out.
-        n_near: nearest items of each item.
-        n_connections, n_paths: the most connections of a meta-path, and whole paths of a connection.
+        k: number of recommendations; history items are left out.
+        n_near: number of nearest items of each item.
+        n_connections, n_paths: the most connections of a meta-path, and paths of a connection.
 
     Raises:
-        ValueError: the user is not known (names the nearest ids), there is no bundle, or a number is too small.
-        NoHistoryError: nothing is known of the user.
+        ValueError: the user is unknown (the message lists the nearest ids), there is no bundle, or a number is too
+            small.
+        NoHistoryError: the model cannot rank for a user without history.
     """
-    for name, value, least in (("k", k, 1), ("n_near", n_near, 0), ("n_connections", n_connections, 1)):
+    sizes = (("k", k, 1), ("n_near", n_near, 0), ("n_connections", n_connections, 1), ("n_paths", n_paths, 1))
+    for name, value, least in sizes:
         if value < least:
             raise ValueError(f"{name} = {value} must be at least {least}")
-    if n_paths < 1:
-        raise ValueError(f"n_paths = {n_paths} must be at least 1")
     recommender = recommender_of(run)
     index = index_of(recommender.users, len(recommender.users), user, "user")
-    return _Case(recommender, index, n_near, n_connections, n_paths).explanation(user, k)
+    return _User(recommender, index, n_near).explanation(user, k, n_connections, n_paths)
 
 
-class _Case:
-    """One user of a recommender."""
+class _User:
+    """A user of a recommender, with the graph that connects the user to the items."""
 
-    def __init__(self, recommender: Recommender, user: int, n_near: int, n_connections: int, n_paths: int) -> None:
-        self.recommender, self.model, self.user = recommender, recommender.model, user
-        self.n_near, self.n_connections, self.n_paths = n_near, n_connections, n_paths
-        self.names = ItemNames(recommender)
-        self.notes: list[str] = []
+    def __init__(self, recommender: Recommender, user: int, n_near: int) -> None:
+        self.recommender, self.model, self.user, self.n_near = recommender, recommender.model, user, n_near
+        self.items = Items(recommender)
         self.seen = recommender.seen.row(user)
         self.unseen_mask = torch.ones(len(recommender.items), dtype=torch.bool)
         self.unseen_mask[self.seen] = False
-        self.weights = self.model.view_weights()
+        self.weights = self.model.path_weights()
+        vectors = item_vectors_of(self.model)
+        self.vectors = None if vectors is None else vectors.detach().to("cpu")
 
     @cached_property
-    def own_graph(self) -> HeteroGraph | None:
-        """That the model was fitted to; None of a model without views."""
+    def fitted_graph(self) -> HeteroGraph | None:
+        """The graph that the model was fitted to; None for a model without meta-paths."""
         space = self.model.space
         return space.graph.to("cpu") if self.weights and isinstance(space, GraphSpace) else None
 
     @cached_property
     def graph(self) -> HeteroGraph:
-        """That of the model; of a model without views its users and what they did, in the validation part too."""
-        if self.own_graph is not None:
-            return self.own_graph
+        """The fitted graph; for a model without meta-paths the interactions of both fitted parts."""
+        if self.fitted_graph is not None:
+            return self.fitted_graph
         rows = distinct(self.recommender.seen, len(self.recommender.items))
         counts = {"user": rows.n_rows, "item": len(self.recommender.items)}
         ids = {"user": self.recommender.users, "item": self.recommender.items}
         return HeteroGraph.from_edge_lists(counts, {INTERACTS: (rows.rows, rows.values)}, ids=ids)
 
-    def explanation(self, user: Any, k: int) -> Explanation:
+    def explanation(self, user: Any, k: int, n_connections: int, n_paths: int) -> Explanation:
         items, scores = self._recommended(k)
         parts = self._parts(items)
-        evidence = self._evidence(items, parts)
-        near, near_seen, near_history = self._nearest(items)
+        evidence = self._evidence(items, parts, n_connections, n_paths)
+        rows = torch.tensor(items, dtype=torch.int64)
+        near, near_seen = self._near(rows), self._near(rows, torch.unique(self.seen))
         recommendations = tuple(
-            Recommendation(
-                place + 1,
-                self.names.item(item),
-                scores[place],
-                parts[place],
-                evidence[place],
-                near[place],
-                near_seen[place],
+            Recommendation(rank, self.items.item(item), *reasons)
+            for rank, (item, *reasons) in enumerate(
+                zip(items, scores, parts, evidence, near, near_seen, strict=True), 1
             )
-            for place, item in enumerate(items)
         )
-        record = self.recommender.record
         return Explanation(
             model=type(self.model).__name__,
-            dataset=record.get("data", {}).get("dataset"),
+            dataset=self.recommender.record.get("data", {}).get("dataset"),
             user=user,
-            about=about(self.graph, "user", self.user, ("user", "item")),
-            history=self._history(near_history),
+            related=related_nodes(self.graph, "user", self.user, exclude=("user", "item")),
+            history=self._history(),
             recommendations=recommendations,
-            views=tuple(PathWeight(view.node_type, view.path, weight) for view, weight in self.weights.items()),
-            notes=tuple(self.notes),
+            path_weights=tuple(PathWeight(key.node_type, key.path, weight) for key, weight in self.weights.items()),
+            notes=tuple(self._notes(parts)),
         )
 
     def _recommended(self, k: int) -> tuple[list[int], list[float]]:
         ids = self.recommender.users.ids([self.user])
         frame = from_native(self.recommender.recommend(users=ids, k=k))
-        places = self.recommender.items.index(frame.to_series(1))
-        return places.tolist(), frame["score"].to_list()
+        return self.recommender.items.index(frame.to_series(1)).tolist(), frame["score"].to_list()
 
     def _parts(self, items: Sequence[int]) -> list[tuple[ScorePart, ...]]:
-        query = Query(torch.tensor([self.user]), self.recommender.seen.take(torch.tensor([self.user])))
-        device = device_of(self.model)
+        user = torch.tensor([self.user])
+        query, device = Query(user, self.recommender.seen.take(user)), device_of(self.model)
         with evaluating(self.model):
-            found = self.model.score_parts(query.to(device), torch.tensor([list(items)], device=device))
-        if self.weights and not any(view.path for view in found):
-            self.notes.append(
-                "the views take no part in the scores: they shaped the vectors in training alone "
-                "(setting recommend_by='interactions')"
-            )
-        each = {view: values[0].tolist() for view, values in found.items()}
+            found = self.model.score_parts(query.to(device), torch.tensor([items], dtype=torch.int64, device=device))
+        values = {key: part[0].tolist() for key, part in found.items()}
         return [
-            tuple(ScorePart(view.node_type, view.path, values[place]) for view, values in each.items())
+            tuple(ScorePart(key.node_type, key.path, part[place]) for key, part in values.items())
             for place in range(len(items))
         ]
 
-    def _evidence(self, items: Sequence[int], parts: Sequence[tuple[ScorePart, ...]]) -> list[tuple[Evidence, ...]]:
-        if not self.weights:
-            self.notes.append(
-                f"{type(self.model).__name__} has no views of meta-paths: shown are items of the history that "
-                "others had together with the recommended one; the model need not have read that"
-            )
-        had = self.graph.adjacency(INTERACTS).pattern()
-        history = had.take_rows(torch.tensor([self.user])).indices
-        wanted = torch.tensor(list(items))
-        user_query = UserQuery(self.user, self.unseen_mask, self._name, self.n_connections, self.n_paths)
-        found: list[list[Evidence]] = [[] for _ in items]
-        for view in self.weights or (_TOGETHER,):
-            walks = Walks(view.path, self.graph)
-            support: Support = (
-                from_history(walks, history, wanted, len(self.recommender.items))
-                if view.node_type == "item"
-                else from_users(walks, self.user, had, wanted)
-            )
-            for place, item in enumerate(items):
-                one = evidence_of(support, view.node_type, self.weights.get(view), place, item, user_query)
-                if one is not None:
-                    found[place].append(one)
-        return [tuple(sorted(each, key=_order(parts[place]))) for place, each in enumerate(found)]
-
-    def _name(self, node_type: str, index: int) -> Node:
-        return self.names.node(index) if node_type == "item" else node_of(self.graph, node_type, index)
-
-    def _nearest(
-        self, items: Sequence[int]
-    ) -> tuple[list[tuple[Near, ...]], list[tuple[Near, ...]], list[tuple[Near, ...]]]:
-        """Of the recommended items among all and among the history, and of the history among all."""
-        vectors = self._vectors
-        if vectors is None:
-            self.notes.append(
-                f"{type(self.model).__name__} ranks by scores alone and has no item vectors: there are no nearest items"
-            )
-            return [()] * len(items), [()] * len(items), [()] * len(self.seen)
-        wanted, had = torch.tensor(list(items)), torch.unique(self.seen)
-        return (
-            self._near(nearest(vectors, wanted, self.n_near)),
-            self._near(nearest(vectors, wanted, self.n_near, had)),
-            self._near(nearest(vectors, self.seen, self.n_near)),
-        )
-
-    @cached_property
-    def _vectors(self) -> Tensor | None:
-        found = item_vectors_of(self.model)
-        return None if found is None else found.detach().to("cpu")
-
-    def _near(self, found: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[Near, ...]]:
+    def _evidence(
+        self, items: Sequence[int], parts: Sequence[tuple[ScorePart, ...]], n_connections: int, n_paths: int
+    ) -> list[tuple[Evidence, ...]]:
+        interactions = self.graph.adjacency(INTERACTS).pattern()
+        query = UserQuery(self.user, interactions, self.unseen_mask, self._node, n_connections, n_paths)
+        weights: dict[str, float | None] = {key.path: weight for key, weight in self.weights.items()}
+        by_path = [
+            evidence_for_user(Walks(path, self.graph), weight, items, query)
+            for path, weight in (weights or {_CO_OCCURRENCE: None}).items()
+        ]
         return [
-            tuple(Near(self.names.node(index), cosine, not bool(self.unseen_mask[index])) for index, cosine in each)
-            for each in found
+            tuple(sorted((one for one in each if one is not None), key=_order(part)))
+            for each, part in zip(zip(*by_path, strict=True), parts, strict=True)
         ]
 
-    def _history(self, near: Sequence[tuple[Near, ...]]) -> tuple[HistoryItem, ...]:
+    def _node(self, node_type: str, index: int) -> Node:
+        return self.items.node(index) if node_type == "item" else node_of(self.graph, node_type, index)
+
+    def _near(self, rows: Tensor, among: Tensor | None = None) -> list[tuple[Near, ...]]:
+        """The nearest items of each of some items; empty where the model has no item vectors."""
+        if self.vectors is None:
+            return [()] * len(rows)
+        return [
+            tuple(Near(self.items.node(index), cosine, not bool(self.unseen_mask[index])) for index, cosine in each)
+            for each in nearest(self.vectors, rows, self.n_near, among)
+        ]
+
+    def _history(self) -> tuple[HistoryItem, ...]:
         history = self.seen.tolist()
-        # a recommender holds what users did in both parts, and not which was which
+        # without a graph the recommender holds both parts as one, and not which item was in which
         fitted = [True if self.recommender.record.get("fitted_on") == "train+valid" else None] * len(history)
-        if self.own_graph is not None:
-            row = self.own_graph.adjacency(INTERACTS).take_rows(torch.tensor([self.user]))
+        if self.fitted_graph is not None:
+            row = self.fitted_graph.adjacency(INTERACTS).take_rows(torch.tensor([self.user]))
             known = set(row.indices.tolist())
             fitted = [index in known for index in history]
-        return tuple(
-            HistoryItem(self.names.item(index), fitted[place], near[place]) for place, index in enumerate(history)
-        )
+        return tuple(map(HistoryItem, map(self.items.item, history), fitted, self._near(self.seen)))
+
+    def _notes(self, parts: Sequence[tuple[ScorePart, ...]]) -> list[str]:
+        """What the explanation lacks, and why."""
+        name, notes = type(self.model).__name__, []
+        if not self.weights:
+            notes.append(
+                f"{name} has no meta-paths: shown are history items that others had together with the recommended "
+                "item; the model may not have used them"
+            )
+        elif not any(part.path for each in parts for part in each):
+            notes.append(
+                "the meta-paths take no part in the scores: they shaped the vectors in training only "
+                "(setting recommend_by='interactions')"
+            )
+        if self.vectors is None:
+            notes.append(f"{name} ranks by scores alone and has no item vectors: there are no nearest items")
+        return notes
 
 
 def _order(parts: Sequence[ScorePart]) -> Callable[[Evidence], tuple[float, float]]:
-    """First what adds most to the score; where views add nothing, what ranks the item highest."""
+    """Sort evidence by what its meta-path adds to the score; where none adds, by the rank of the item."""
     adds = {(part.side, part.path): part.value for part in parts}
     return lambda one: (-adds.get((one.side, one.path), 0.0), one.rank / one.n_ranked)

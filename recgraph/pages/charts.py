@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "Axis",
@@ -21,6 +21,7 @@ __all__ = [
     "Chart",
     "Choices",
     "Figure",
+    "Layout",
     "Line",
     "Mark",
     "Scale",
@@ -30,7 +31,6 @@ __all__ = [
     "name_marks",
     "number",
 ]
-
 
 #: part of an axis that is left free at each end
 _MARGIN = 0.05
@@ -134,8 +134,7 @@ _STEP = 5.0
 _MOST = (24, 12)
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A rectangle of the drawing."""
 
     left: float
@@ -223,10 +222,22 @@ def _cut(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
-#: in units of the drawing: small, so that its text can be read on a phone
-WIDTH, HEIGHT = 420, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 12, 44
+@dataclass(frozen=True)
+class Layout:
+    """The size of a drawing, the area of its points, and whether that has axes and a grid."""
+
+    width: int
+    height: int
+    area: Box
+    axes: bool = True
+
+
+#: a chart is small, so that its text can be read on a phone; the coordinates of a map have no meaning of their own
+AXES = Layout(420, 270, Box(58, 12, 410, 226))
+MAP = Layout(640, 460, Box(14, 14, 626, 446), axes=False)
 _BAR, _NAME = 24, 130
+#: radius of a mark's circle by its first class
+_RADII = {"best": 5.5, "front": 5.5, "ringed": 5.0, "plain": 3.0}
 
 
 @dataclass(frozen=True)
@@ -235,7 +246,7 @@ class Mark:
 
     Attributes:
         x, y: values of the axes.
-        kind: class of the style sheet: ``complete``, ``pruned``, ``front``, ``best``, ``default``.
+        kind: classes of the style sheet, such as ``complete``, ``best`` or (on a map) ``ringed g0``.
         text: shown where the pointer rests.
         label: written into the mark, a character or two; its circle is larger then.
         name: written beside the mark where there is room; the first marks of a chart choose first.
@@ -253,17 +264,14 @@ class Mark:
     @property
     def radius(self) -> float:
         """Of its circle, in units of the drawing."""
-        return 9.0 if self.label else 5.5 if self.kind in ("best", "front") else 3.5
+        return 9.0 if self.label else _RADII.get(self.kind.split()[0], 3.5)
 
     def draw(self, x: float, y: float) -> str:
         """The mark at a place of the drawing."""
         circle = f'<circle class="{self.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{self.radius}">'
-        drawn = f"{circle}<title>{escape(self.text)}</title></circle>"
-        if not self.label:
-            return drawn
-        return (
-            f'{drawn}<text class="label" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle">{escape(self.label)}</text>'
-        )
+        at = f'x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle"'
+        label = f'<text class="label" {at}>{escape(self.label)}</text>' if self.label else ""
+        return f"{circle}<title>{escape(self.text)}</title></circle>{label}"
 
 
 @dataclass(frozen=True)
@@ -287,71 +295,72 @@ class Chart:
 
     Attributes:
         title: says what is shown, for those who cannot see it.
-        x, y: the axes.
-        x_name, y_name: what they show.
+        x, y, x_name, y_name: the axes, and what they show.
         marks: the points; later ones lie on top.
         lines: the lines, which lie under the points.
         rug: places on the x axis where something is that has no y.
+        layout: size and margins.
     """
 
     title: str
     x: Axis
     y: Axis
-    x_name: str
-    y_name: str
+    x_name: str = ""
+    y_name: str = ""
     marks: Sequence[Mark] = ()
     lines: Sequence[Line] = ()
-    rug: Sequence[tuple[float, str]] = field(default_factory=list)
+    rug: Sequence[tuple[float, str]] = ()
+    layout: Layout = AXES
 
     def __str__(self) -> str:
-        parts = [*self._frame()]
+        area = self.layout.area
+        parts = self._frame() if self.layout.axes else []
         drawn = [[(self._x(x), self._y(y)) for x, y in line.points] for line in self.lines]
         for line, points in zip(self.lines, drawn, strict=True):
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
             hint = f"<title>{escape(line.text)}</title>" if line.text else ""
             parts.append(f'<polyline class="{line.kind}" points="{path}">{hint}</polyline>')
         for at, text in self.rug:
-            x, low = self._x(at), HEIGHT - _BOTTOM
-            parts.append(f'<path class="rug" d="M{x:.1f} {low}v-7"><title>{escape(text)}</title></path>')
+            path = f'<path class="rug" d="M{self._x(at):.1f} {area.bottom}v-7">'
+            parts.append(f"{path}<title>{escape(text)}</title></path>")
         spots = [self._spot(mark) for mark in self.marks]
-        parts.extend(
-            f'<path class="whisker" d="M{spot.x:.1f} {spot.y - spot.spread:.1f}v{2 * spot.spread:.1f}"/>'
-            for spot in spots
-            if spot.spread
-        )
+        for spot in spots:
+            if spot.spread:
+                start = f"M{spot.x:.1f} {spot.y - spot.spread:.1f}"
+                parts.append(f'<path class="whisker" d="{start}v{2 * spot.spread:.1f}"/>')
         parts.extend(mark.draw(spot.x, spot.y) for mark, spot in zip(self.marks, spots, strict=True))
         if any(spot.name for spot in spots):
-            room = Box(_LEFT + 4, 0, WIDTH, HEIGHT - _BOTTOM)
+            room = Box(area.left + 4, 0, self.layout.width, area.bottom)
             parts.extend(name_marks(spots, room, [box for points in drawn for box in along(points)]))
-        return _svg(self.title, HEIGHT, parts)
+        return _svg(self.title, self.layout.width, self.layout.height, parts)
 
     def _spot(self, mark: Mark) -> Spot:
         y = self._y(mark.y)
         return Spot(self._x(mark.x), y, mark.radius, abs(y - self._y(mark.y + mark.spread)), mark.name)
 
     def _x(self, value: object) -> float:
-        return _LEFT + self.x.place(value) * (WIDTH - _LEFT - _RIGHT)
+        area = self.layout.area
+        return area.left + self.x.place(value) * (area.right - area.left)
 
     def _y(self, value: object) -> float:
-        return HEIGHT - _BOTTOM - self.y.place(value) * (HEIGHT - _TOP - _BOTTOM)
+        area = self.layout.area
+        return area.bottom - self.y.place(value) * (area.bottom - area.top)
 
     def _frame(self) -> list[str]:
-        low, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+        left, top, right, low = self.layout.area
         parts = []
         for place, text in self.y.ticks:
-            y = low - place * (low - _TOP)
-            parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>')
-            parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>')
+            y = low - place * (low - top)
+            parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
+            parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(text)}</text>')
         for place, text in self.x.ticks:
-            x = _LEFT + place * (right - _LEFT)
-            parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{low}"/>')
+            x = left + place * (right - left)
+            parts.append(f'<path class="grid" d="M{x:.1f} {top}V{low}"/>')
             parts.append(f'<text x="{x:.1f}" y="{low + 16}" text-anchor="middle">{escape(text)}</text>')
-        parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{low}H{right}"/>')
-        middle = (_LEFT + right) / 2
-        parts.append(
-            f'<text class="name" x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(self.x_name)}</text>'
-        )
-        turned = f'transform="translate(13 {(low + _TOP) / 2}) rotate(-90)"'
+        parts.append(f'<path class="axis" d="M{left} {top}V{low}H{right}"/>')
+        at = f'x="{(left + right) / 2}" y="{self.layout.height - 8}"'
+        parts.append(f'<text class="name" {at} text-anchor="middle">{escape(self.x_name)}</text>')
+        turned = f'transform="translate(13 {(low + top) / 2}) rotate(-90)"'
         parts.append(f'<text class="name" {turned} text-anchor="middle">{escape(self.y_name)}</text>')
         return parts
 
@@ -379,13 +388,13 @@ def bars(title: str, shares: Mapping[str, float]) -> str:
     longest = max(shares.values(), default=0) or 1
     parts = []
     for row, (name, share) in enumerate(shares.items()):
-        y, length = row * _BAR, share / longest * (WIDTH - _NAME - 52)
+        y, length = row * _BAR, share / longest * (AXES.width - _NAME - 52)
         parts.append(f'<text x="{_NAME - 6}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<rect class="bar" x="{_NAME}" y="{y + 4}" width="{length:.1f}" height="{_BAR - 8}" rx="2"/>')
         parts.append(f'<text x="{_NAME + length + 5:.1f}" y="{y + 16}">{number(round(share, 3))}</text>')
-    return _svg(title, max(1, len(shares)) * _BAR + 4, parts)
+    return _svg(title, AXES.width, max(1, len(shares)) * _BAR + 4, parts)
 
 
-def _svg(title: str, height: int, parts: Sequence[str]) -> str:
-    label = escape(title, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+def _svg(title: str, width: int, height: int, parts: Sequence[str]) -> str:
+    head = f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"'
+    return f"<svg {head}>{''.join(parts)}</svg>"

@@ -39,19 +39,19 @@ def test_what_is_told(found: Explanation) -> None:
     assert [each.rank for each in found.recommendations] == [1, 2, 3]
     scores = [each.score for each in found.recommendations]
     assert scores == sorted(scores, reverse=True)
-    assert found.about == {}
+    assert found.related == {}
     assert (found.model, found.dataset, found.user, found.notes) == ("MEOWRec", None, "ann", ())
     assert json.loads(json.dumps(found.to_dict()))["user"] == "ann"
 
 
 def test_attention_and_parts(found: Explanation) -> None:
     for side in ("user", "item"):
-        assert sum(view.weight for view in found.views if view.side == side) == pytest.approx(1)
+        assert sum(view.weight for view in found.path_weights if view.side == side) == pytest.approx(1)
     for each in found.recommendations:
         assert sum(part.value for part in each.parts) == pytest.approx(each.score, abs=1e-6)
         assert {(part.side, part.path) for part in each.parts} == {
             ("", ""),
-            *((view.side, view.path) for view in found.views),
+            *((view.side, view.path) for view in found.path_weights),
         }
 
 
@@ -154,16 +154,16 @@ def test_a_user_who_has_friends_alone() -> None:
         "D": [],
         "E": [],
     }
-    assert "No path of the graph joins it with the user." in rg.explain.page(found)
-    assert "   no path of the graph joins it with the user" in list(why_lines(found))
+    assert "No path of the graph connects it with the user." in rg.explain.page(found)
+    assert "   no path of the graph connects it with the user" in list(why_lines(found))
 
 
 @pytest.mark.parametrize("name", ["itemknn", "ease", "popularity", "lightgcn", "sasrec"])
 def test_models_without_views_tell_what_was_had_together(name: str) -> None:
     whole = recommender(name)
     found = rg.explain.explain(whole, "ann", k=2)
-    assert found.views == ()
-    assert "no views of meta-paths" in found.notes[0]
+    assert found.path_weights == ()
+    assert "no meta-paths" in found.notes[0]
     for each in found.recommendations:
         assert each.parts == ()
         assert {one.path for one in each.evidence} <= {"item-user-item"}
@@ -173,7 +173,7 @@ def test_models_without_views_tell_what_was_had_together(name: str) -> None:
         with pytest.raises(ValueError, match="ranks by scores alone and has no item vectors"):
             rg.explain.item_map(whole)
     text = rg.explain.page(found)
-    assert "no views of meta-paths" in text
+    assert "no meta-paths" in text
     assert list(why_lines(found))
 
 

@@ -15,8 +15,7 @@ import torch
 from small_recommender import SETTINGS, recommender
 
 import recgraph as rg
-from recgraph.explain.names import Grouping
-from recgraph.explain.projection import ItemMap
+from recgraph.explain.projection import Grouping, ItemMap
 from recgraph.serve.recommender import Recommender
 
 

@@ -40,10 +40,16 @@ def test_forms(run: Path) -> None:
     assert len(rows) == sum(len(each.evidence) for each in found.recommendations)
     assert rows[0]["meta-path"] == found.recommendations[0].evidence[0].path
     table = call("inspect", run, "--user", "ann", "--k", 2, "--format", "table").stdout
-    for told in ("User ann of MEOWRec", "History, the last 2 of 2 items", "Recommendations", "Views", "nearest of all"):
+    for told in (
+        "User ann of MEOWRec",
+        "History, the last 2 of 2 items",
+        "Recommendations",
+        "Path weights",
+        "nearest of all",
+    ):
         assert told in table
     assert re.search(
-        r"item-genre-item: adds [+-]\d\.\d+; \d paths?, similarity 0\.\d+, by it alone place \d of \d", table
+        r"item-genre-item: adds [+-]\d\.\d+; \d paths?, similarity 0\.\d+, rank \d of \d by this path alone", table
     )
 
 
@@ -62,7 +68,7 @@ def test_the_page(run: Path, tmp_path: Path) -> None:
     [
         (("--user", "anna"), "user = 'anna' is not among the 4 users of this run; the nearest are 'ann'"),
         (("--node", 1), "run is a Recommender, which embeds no nodes of a graph"),
-        (("--user", "ann", "--node", 1), "say of whom: --user ID"),
+        (("--user", "ann", "--node", 1), "give one of --user ID"),
         (("--user", "ann", "--out", "x.html", "--color", "year"), "color = 'year' is no feature"),
         (
             ("--user", "ann", "--out", "x.html", "--map", "none", "--color", "nosuch"),
@@ -96,8 +102,8 @@ def test_films(shared: Path) -> None:
     whole = Recommender.for_split(model, split)
     user = split.users.ids([7]).to_list()[0]
     found = rg.explain.explain(whole, user, k=3)
-    assert {view.side for view in found.views} == {"user", "item"}
-    assert len(found.about) >= 1
+    assert {view.side for view in found.path_weights} == {"user", "item"}
+    assert len(found.related) >= 1
     interacts = graph.adjacency(("user", "interacts", "item")).pattern().to_dense().double()
     together = interacts.T @ interacts
     history = interacts[7].nonzero().flatten()

@@ -41,9 +41,9 @@ def call(*arguments: object) -> Result:
 
 def test_what_is_shared(run: NodeRun) -> None:
     found = rg.explain.explain_node(run, 0, k=5)
-    assert sum(view.weight for view in found.views) == pytest.approx(1)
-    assert [view.path for view in found.views] == list(PATHS)
-    assert found.about == {"author": ("0",), "subject": ("0",)}
+    assert sum(view.weight for view in found.path_weights) == pytest.approx(1)
+    assert [view.path for view in found.path_weights] == list(PATHS)
+    assert found.related == {"author": ("0",), "subject": ("0",)}
     vectors = torch.nn.functional.normalize(run.embedder.vectors.double(), dim=1)
     cosines = vectors[0] @ vectors.T
     order = cosines[1:].argsort(descending=True) + 1
@@ -66,12 +66,12 @@ def test_from_the_command_line(run: NodeRun, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == json.loads(json.dumps(rg.explain.explain_node(run, 0, k=5).to_dict()))
     text = out.read_text()
-    assert "What is next to paper 0, and why" in text
-    assert "They share nothing along the meta-paths" in text
+    assert "Nodes nearest to paper 0" in text
+    assert "No meta-path connects the two" in text
     assert "coloured by subject" in text
     done = call("inspect", run.folder, "--node", 0, "--format", "table")
     assert "paper-author-paper: 1 path, similarity 0.667" in done.stdout
-    assert "nothing is shared along the meta-paths" in done.stdout
+    assert "no meta-path connects the two" in done.stdout
     rows = call("inspect", run.folder, "--node", 0, "--format", "tsv").stdout.splitlines()
     assert len({row.count("\t") for row in rows}) == 1
 
@@ -82,7 +82,7 @@ def test_from_the_command_line(run: NodeRun, tmp_path: Path) -> None:
         (("--node", 6), "paper = 6 is not among the 6 papers of this run; the nearest are 3, 4, 5"),
         (("--node", "x"), "--node 'x' cannot be a node of this run"),
         (("--user", 1), "run is a Embedder, which has no users to recommend to"),
-        ((), "say of whom: --user ID"),
+        ((), "give one of --user ID"),
     ],
 )
 def test_mistakes(run: NodeRun, arguments: tuple[Any, ...], message: str) -> None:

@@ -1,0 +1,216 @@
+"""The nodes nearest to a node by their embeddings, with the meta-paths between them; ids and titles of nodes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph.data.ids import IdMap
+from recgraph.explain.evidence import Walks, evidence_for_node
+from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, PathWeight
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.serve.embedder import Embedder
+from recgraph.serve.loading import load
+
+__all__ = [
+    "embedder_of",
+    "explain_node",
+    "graph_of",
+    "index_of",
+    "load_run",
+    "nearest",
+    "node_of",
+    "related_nodes",
+]
+
+#: direct neighbours of a node that are shown, of each type
+_MOST_RELATED = 10
+#: ids that are compared as text with an unknown id
+_MOST_COMPARED = 20_000
+#: cosines that are in memory at a time
+_MOST_COSINES = 1 << 22
+
+
+def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeExplanation:
+    """The nodes nearest to a node by their embeddings, and the paths between them along each meta-path.
+
+    Args:
+        run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+        node: the id of a node of the embedded type; its index where the graph has no ids.
+        k: number of nearest nodes.
+        n_paths: the most paths shown between two nodes along one meta-path.
+
+    Raises:
+        ValueError: the node is unknown (the message lists the nearest ids), there is no bundle, or a number is too
+            small.
+    """
+    for name, value in (("k", k), ("n_paths", n_paths)):
+        if value < 1:
+            raise ValueError(f"{name} = {value} must be at least 1")
+    embedder = embedder_of(run)
+    model, graph, target = embedder.model, graph_of(embedder), embedder.target
+    index = index_of(graph.nodes[target].ids, graph.count(target), node, target)
+
+    def name_of(node_type: str, place: int) -> Node:
+        return node_of(graph, node_type, place)
+
+    (found,) = nearest(embedder.vectors, torch.tensor([index]), k)
+    weights = model.path_weights()
+    others = [other for other, _ in found]
+    by_path = [
+        evidence_for_node(Walks(key.path, graph), weight, index, others, name_of, n_paths)
+        for key, weight in weights.items()
+    ]
+    neighbours = []
+    for place, (other, cosine) in enumerate(found):
+        evidence = [each[place] for each in by_path]
+        strongest = sorted((one for one in evidence if one is not None), key=lambda one: -one.score)
+        neighbours.append(Neighbour(place + 1, Near(name_of(target, other), cosine), tuple(strongest)))
+    return NodeExplanation(
+        model=type(model).__name__,
+        dataset=embedder.record.get("data", {}).get("dataset"),
+        node=name_of(target, index),
+        related=related_nodes(graph, target, index),
+        neighbours=tuple(neighbours),
+        path_weights=tuple(PathWeight(key.node_type, key.path, weight) for key, weight in weights.items()),
+        notes=() if weights else (f"{type(model).__name__} has no meta-paths",),
+    )
+
+
+def load_run(run: str | Path) -> Any:
+    """Load the bundle of a run.
+
+    Raises:
+        ValueError: the folder has no bundle; the message says how to make one.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise ValueError(f"run = {str(run)!r} is no folder; give one that `recgraph train --out` wrote, or a bundle")
+    of_a_run = any((folder / name).exists() for name in ("record.json", "checkpoint"))
+    if of_a_run and not (folder / "bundle").is_dir():
+        raise ValueError(
+            f"run = {str(run)!r} has no bundle: it has not finished, or its bundle was deleted; go on with "
+            "`recgraph train ... --resume`, or write one with Run.save(folder)"
+        )
+    return load(folder)
+
+
+def embedder_of(run: Any) -> Embedder:
+    """The embedder of a run.
+
+    Args:
+        run: a :class:`recgraph.runs.run.NodeRun`, an embedder, or the folder of a run or of a bundle.
+
+    Raises:
+        ValueError: it has none.
+    """
+    loaded = load_run(run) if isinstance(run, str | Path) else run
+    embedder = getattr(loaded, "embedder", loaded)
+    if not isinstance(embedder, Embedder):
+        raise ValueError(
+            f"run is a {type(embedder).__name__}, which embeds no nodes of a graph; for the users of a recommender see "
+            "explain (`recgraph inspect RUN --user ID`)"
+        )
+    return embedder
+
+
+def graph_of(embedder: Embedder) -> HeteroGraph:
+    """The graph that a model of nodes was built for."""
+    space = embedder.model.space
+    assert isinstance(space, GraphSpace)
+    return space.graph.to("cpu")
+
+
+def nearest(vectors: Tensor, rows: Tensor, k: int, among: Tensor | None = None) -> list[list[tuple[int, float]]]:
+    """The k nearest others of some rows by cosine, best first; ties go by index.
+
+    A vector of zeros (an item that was never trained) has no neighbours and is no neighbour.
+
+    Args:
+        vectors: [N, D].
+        rows: [R] int64.
+        k: the most neighbours of a row.
+        among: [M] int64, ascending, the rows that may be neighbours; None: all.
+
+    Returns:
+        For each row pairs of index and cosine.
+    """
+    units = F.normalize(vectors.to(torch.float64), dim=1)
+    candidates = torch.arange(len(vectors)) if among is None else among
+    candidates = candidates[units[candidates].any(1)]
+    found: list[list[tuple[int, float]]] = []
+    for block in rows.split(max(_MOST_COSINES // max(len(candidates), 1), 1)):  # type: ignore[no-untyped-call]
+        cosines = units[block] @ units[candidates].T
+        for row, values in zip(block.tolist(), cosines, strict=True):
+            values[candidates == row] = -torch.inf
+            order = torch.argsort(values, descending=True, stable=True)[:k]
+            best = order[values[order] > -torch.inf].tolist() if units[row].any() else []
+            found.append([(int(candidates[place]), float(values[place])) for place in best])
+    return found
+
+
+def node_of(graph: HeteroGraph, node_type: str, index: int) -> Node:
+    """A node of a graph by its index."""
+    ids = graph.nodes[node_type].ids
+    own = index if ids is None else ids.ids([index]).to_list()[0]
+    return Node(node_type, own, f"{own}")
+
+
+def related_nodes(
+    graph: HeteroGraph, node_type: str, index: int, exclude: Sequence[str] = ()
+) -> dict[str, tuple[str, ...]]:
+    """The direct neighbours of a node: node type -> titles, at most ten, those of the lowest degree first.
+
+    Args:
+        exclude: node types that are left out.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for source, relation, end in graph.edge_types:
+        adj = graph.adjacency((source, relation, end))
+        for own, other, matrix in ((source, end, adj), (end, source, adj.t())):
+            if own != node_type or other in exclude or (own == other and matrix is not adj):
+                continue
+            neighbours = torch.unique(matrix.take_rows(torch.tensor([index])).indices)
+            rarest = neighbours[torch.argsort(matrix.t().degrees[neighbours], stable=True)][:_MOST_RELATED]
+            titles = tuple(node_of(graph, other, node).title for node in rarest.tolist())
+            if titles:
+                found[other] = (*found.get(other, ()), *titles)[:_MOST_RELATED]
+    return found
+
+
+def index_of(ids: IdMap | None, count: int, wanted: Any, what: str) -> int:
+    """The index of a user or a node.
+
+    Args:
+        ids: None where the index is the id.
+        count: number of users or nodes.
+        wanted: the id.
+        what: the noun for an error message, such as ``"user"``.
+
+    Raises:
+        ValueError: the id is unknown; the message lists the nearest ids.
+    """
+    known = IdMap(pl.Series("id", range(count), dtype=pl.Int64)) if ids is None else ids
+    index = int(known.index([wanted])[0])
+    if index < 0:
+        near = ", ".join(f"{value!r}" for value in _closest_ids(known, wanted))
+        raise ValueError(f"{what} = {wanted!r} is not among the {count:,} {what}s of this run; the nearest are {near}")
+    return index
+
+
+def _closest_ids(ids: IdMap, wanted: Any, n: int = 3) -> list[Any]:
+    values = ids.values
+    if values.dtype.is_numeric() and isinstance(wanted, int | float):
+        gaps = (values.cast(pl.Float64) - wanted).abs()
+        return values.gather(gaps.arg_sort()[:n]).sort().to_list()
+    texts = {f"{value}": value for value in ids.ids(range(min(len(ids), _MOST_COMPARED))).to_list()}
+    close = difflib.get_close_matches(f"{wanted}", list(texts), n=n, cutoff=0.0)
+    return [texts[text] for text in close]
