@@ -17,10 +17,10 @@ __all__ = ["Clustering", "Method", "assign", "concentration", "kmeans"]
 
 Method = Literal["published", "scikit-learn"]
 
-# Products of rows and centroids that are made at once: on the host 1 MiB of float32, so that their maximum is found
-# in a core's cache (half the time at 4,000 rows and 700 centroids).
+# Products of rows and centroids in a block: on the host 1 MiB of float32, so that their maximum is found in a core's
+# cache (half the time at 4,000 rows and 700 centroids).
 _CELLS_HOST, _CELLS_ACCELERATOR = 1 << 18, 1 << 24
-# From so many columns numpy finds the places of maxima in two thirds of torch's time (one thread).
+# From this many columns numpy's argmax takes two thirds of torch's time (one thread).
 _WIDE = 96
 
 
@@ -31,7 +31,7 @@ class Clustering:
     Attributes:
         assignments: [N] int64.
         centroids: [k, D], means of the members (not normalised).
-        objective: what the best of several restarts is chosen by; higher is better.
+        objective: decides between restarts; higher is better.
     """
 
     assignments: Tensor
@@ -45,10 +45,7 @@ def assign(x: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[N] three times: the greatest inner product of each row, whose it is, and the next greatest.
-
-    Of many rows a block at a time.
-    """
+    """[N] three times: the greatest inner product of each row, the index of its centroid, and the next greatest."""
     cells = _CELLS_HOST if x.is_cpu else _CELLS_ACCELERATOR
     if len(x) * len(centroids) <= 2 * cells:
         return _two_best(x @ centroids.t())
@@ -60,7 +57,7 @@ def _nearest(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _two_best(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row the greatest, its place (of equal ones the first) and the next; the products are overwritten."""
+    """The greatest of each row, its column (of equal ones the first) and the next; the products are overwritten."""
     # numpy knows neither gradients nor bfloat16
     if products.is_cpu and products.shape[1] >= _WIDE and products.dtype in (torch.float32, torch.float64):
         index = torch.from_numpy(np.asarray(products.detach()).argmax(1))
@@ -94,7 +91,7 @@ def kmeans(
         x: [N, D].
         k: clusters, at most N.
         iterations: at most, of each restart.
-        restarts: with other first centroids.
+        restarts: runs from other first centroids.
         start: [k, D] first centroids of the only restart (a warm start).
 
     Raises:
@@ -138,11 +135,11 @@ def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
 def _nearest_again(
     x: Tensor, centroids: Tensor, moved_mask: Tensor, near: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`_nearest`, from what it was before some centroids moved: few do after the first iterations.
+    """:func:`_nearest` after some centroids moved, updated from its last result: few move after the first iterations.
 
-    Rows are compared with the moved centroids alone. That decides, but where a row's own centroid moved and the best of
-    the moved ones is below the row's rival, the most that one which stayed can be; such rows are compared with all.
-    Rivals are bounds from above here.
+    Rows are compared with the moved centroids alone. This suffices unless a row's own centroid moved and the best of
+    the moved ones is below the row's rival, an upper bound on the products with centroids that stayed; such rows are
+    compared with all.
     """
     moved = torch.nonzero(moved_mask).squeeze(1)
     if 2 * len(moved) > len(centroids):
@@ -194,7 +191,7 @@ def concentration(x: Tensor, clustering: Clustering, temperature: float) -> Tens
     ``phi_c = mean over members of sqrt(x . c) / ln(n_c + 5)`` with c the plain centroid; clusters of fewer than two
     members take the greatest; clipped to the 10th and the 90th percentile; scaled to the mean ``temperature``.
 
-    Source: MEOW's published code, after PCL (Li et al., ICLR 2021), where a distance stands in the place of the inner
+    Source: MEOW's published code, after PCL (Li et al., ICLR 2021), which has a distance instead of the inner
     product. Departure: negative inner products count as 0 where the published root is NaN.
     """
     work = work_type(x, clustering.centroids)
@@ -208,6 +205,6 @@ def concentration(x: Tensor, clustering: Clustering, temperature: float) -> Tens
     phi = torch.where(sizes > 1, phi, phi.max())
     low, high = torch.quantile(phi, phi.new_tensor([0.1, 0.9]))
     phi = torch.minimum(torch.maximum(phi, low), high)
-    if not bool(phi.mean() > 0):  # every member is at a right angle to its centroid: there is nothing to tell apart
+    if not bool(phi.mean() > 0):  # every member is orthogonal to its centroid
         return torch.full_like(phi, temperature)
     return phi * (temperature / phi.mean())

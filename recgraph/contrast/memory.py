@@ -1,4 +1,4 @@
-"""What is kept between batches: a queue of embeddings, and prototypes of all rows."""
+"""State that is kept between batches: a queue of embeddings, and the prototypes of all rows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from recgraph.contrast.prototypes import PrototypeSet
 __all__ = ["PrototypeMemory", "Queue"]
 
 
-# added to variances before one is divided by another
+# added to variances before they are divided
 _SMALLEST = 1e-12
 
 
 class Queue(nn.Module):
-    """The last ``size`` rows of unit length that were pushed, first in first out, each id at most once.
+    """A queue of the last ``size`` rows of unit length, each id at most once.
 
-    Rows carry no gradient and are older than the batch they stand beside. :meth:`join` gives each of their components
-    the mean and the deviation that it has in the batch, with gradients to those. Without it embeddings could lower the
-    loss by wandering off together, away from where all of them were before, without being distinguishable: with a queue
-    MEOW and AdaMEOW did not learn at all. The queue is part of the state, so that a resumed training goes on with it.
+    Queued rows have no gradient and come from older parameters than the batch. :meth:`join` gives each of their
+    components the mean and the deviation of the batch, with gradients to these. Without this alignment embeddings can
+    lower the loss by drifting together away from the queue instead of apart from one another: MEOW and AdaMEOW did not
+    learn at all. The queue is part of the state, so that a resumed training goes on with it.
 
     Source: cross-batch memory (Wang et al., CVPR 2020), aligned as in adaptive cross batch normalisation (Ajanthan et
     al., 2022); MoCo (He et al., CVPR 2020) keeps the drift slow by a momentum encoder instead, a second forward pass.
@@ -44,11 +44,11 @@ class Queue(nn.Module):
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
 
     def join(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch and below it what the queue holds of others, aligned with the batch: nobody comes twice.
+        """A batch and below it the queued rows of other ids, aligned with the batch.
 
         Args:
             rows: [B, D], of unit length.
-            ids: [B] int64, who they are, not negative.
+            ids: [B] int64, of the rows, not negative.
 
         Returns:
             [M, D] and [M], M between B and B + Q.
@@ -59,10 +59,10 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Tensor, ids: Tensor) -> None:
-        """Put rows in the place of the oldest; older rows of the same ids leave.
+        """Replace the oldest rows, and earlier rows of the same ids.
 
         Args:
-            rows: [B, D]; of more than Q, the last Q.
+            rows: [B, D]; where B > Q, the last Q are kept.
             ids: [B] int64, each once, not negative.
         """
         size = len(self.ids)
@@ -78,7 +78,7 @@ class Queue(nn.Module):
 
 def _aligned(old: Tensor, new: Tensor) -> Tensor:
     """``old`` [n, D] with the mean and the deviation of ``new`` in each component, of unit length."""
-    if len(old) < 2 or len(new) < 2:  # nothing to measure a deviation by
+    if len(old) < 2 or len(new) < 2:  # one row has no deviation
         return old
     (var, mean), (var_old, mean_old) = torch.var_mean(new, 0), torch.var_mean(old, 0)
     scale = ((var + _SMALLEST) / (var_old + _SMALLEST)).sqrt()
@@ -113,11 +113,11 @@ class PrototypeMemory(nn.Module):
             self.register_buffer(f"temperatures_{t}", torch.ones(min(wanted, n)))
 
     def is_of(self, epoch: int) -> bool:
-        """Whether what is stored was made in that epoch."""
+        """Whether the prototypes were made in that epoch."""
         return int(self.epoch) == epoch
 
     def store(self, epoch: int, prototypes: Sequence[PrototypeSet]) -> None:
-        """Keep the prototypes of each clustering, made in this epoch."""
+        """Keep the prototypes of each clustering, made in that epoch."""
         for t, one in enumerate(prototypes):
             self.assignments[t] = one.assignments
             getattr(self, f"directions_{t}").copy_(one.directions)
@@ -125,7 +125,7 @@ class PrototypeMemory(nn.Module):
         self.epoch.fill_(epoch)
 
     def prototypes(self) -> list[PrototypeSet]:
-        """What is stored."""
+        """The stored prototypes of each clustering."""
         return [
             PrototypeSet(of_all, getattr(self, f"directions_{t}"), getattr(self, f"temperatures_{t}"))
             for t, of_all in enumerate(self.assignments)

@@ -31,7 +31,7 @@ class PrototypesConfig(Config):
 
 
 class Prototypes(nn.Module):
-    """Clusterings of embeddings at several granularities, made when called; no gradient goes through them.
+    """Clusterings of embeddings at several granularities, without gradient.
 
     Granularity t has the seed t, as published. With ``warm_start`` the last centroids are buffers, so that a resumed
     training goes on from them.

@@ -38,7 +38,7 @@ __all__ = [
 
 
 class GraphSpace(Space):
-    """A typed graph beside the sizes; for the node task there are no users, and the items are the target nodes."""
+    """The sizes, and a typed graph; in the node task there are no users, and the items are the target nodes."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -53,7 +53,7 @@ class GraphBatch:
         n_targets: target nodes (the unit of training speed).
         epoch: from 0.
         generators: the run's random streams.
-        drawn: what a model draws once for all phases of the step.
+        drawn: random draws that all phases of the step share, kept by the model.
         nodes: [B] int64, the target nodes of the step; None: all of them.
         number: of the batch in its epoch, from 0.
     """
@@ -66,7 +66,7 @@ class GraphBatch:
     number: int = 0
 
     def to(self, device: torch.device | str) -> GraphBatch:
-        """With its nodes on a device: the model holds the graph and keeps it where its parameters are."""
+        """The batch with its nodes on a device; the graph is the model's."""
         return self if self.nodes is None else replace(self, nodes=self.nodes.to(device))
 
 
@@ -122,7 +122,7 @@ class GraphConfig(ModelConfig):
 
 
 class TypeLayer(nn.Module):
-    """``ELU(dropout(W x + b))`` of the features of one node type; without features each node has a row of its own.
+    """``ELU(dropout(W x + b))`` of the features of one node type; without features x is one-hot.
 
     Source: HeCo (KDD 2021), MEOW (SDM 2023).
     """
@@ -149,12 +149,12 @@ class TypeLayer(nn.Module):
 
 
 class HoldsGraph(nn.Module):
-    """Base of models that hold what was read from a graph: it moves with the parameters and is no part of the state."""
+    """Base of models that hold inputs read from a graph: they move with the parameters and are no part of the state."""
 
     _moved: tuple[tuple[Any, torch.device, torch.dtype, Any], ...] = ()
 
     def _placed(self, inputs: Any) -> Any:
-        """What was read, where the parameters are and in their type."""
+        """The inputs on the device and in the type of the parameters."""
         like = next(self.parameters())
         for held, device, dtype, moved in self._moved:
             if held is inputs and (device, dtype) == (like.device, like.dtype):
@@ -170,7 +170,7 @@ class HoldsGraph(nn.Module):
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within the block the module is in evaluation mode, then in the mode that it was in."""
+    """Put a module in evaluation mode within the block, and back in its mode after it."""
     training = module.training
     module.eval()
     try:
@@ -183,19 +183,19 @@ class GraphModel(HoldsGraph, TrainableModel):
     """Base of models that embed the nodes of one type of a typed graph.
 
     ``MEOW(metapaths=("paper-author-paper",)).build(graph, seed=0)``; :meth:`embed` gives the embeddings. The target
-    type is the one that the meta-paths begin and end with. A subclass sets ``Config`` and fills ``_build``,
-    :meth:`terms` and :meth:`embed`. What is made from the graph is no part of the state: it follows from the graph, the
-    settings and the seed.
+    type is the one that the meta-paths begin and end with. A subclass sets ``Config`` and defines ``_build``,
+    :meth:`terms` and :meth:`embed`. Inputs made from the graph are no part of the state: they follow from the graph,
+    the settings and the seed.
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphConfig
 
     def build(self, space: Space | HeteroGraph, seed: int = 0) -> Self:
-        """Create the parameters, and what is read from the graph.
+        """Create the parameters, and read the inputs from the graph.
 
         Args:
             space: a typed graph, or a space with one.
-            seed: of the initial weights and of views that are drawn once.
+            seed: of the initial weights and of masks that are drawn once.
 
         Raises:
             ValueError: the model is built already, there is no graph, or the graph has not the meta-paths.
@@ -221,10 +221,10 @@ class GraphModel(HoldsGraph, TrainableModel):
         return ends[paths[0]][0].start
 
     def _features(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
-        """[N, F]: the features of a type, divided by their row sums where the settings do not say otherwise.
+        """[N, F]: the features of a type, divided by their row sums unless it is in ``raw_features``.
 
         Raises:
-            ValueError: features that are to be divided hold a negative value.
+            ValueError: features to be divided hold a negative value.
         """
         features = graph.features(node_type)
         if features is None or node_type in self.config.raw_features:
@@ -249,7 +249,7 @@ class GraphModel(HoldsGraph, TrainableModel):
         """One step an epoch on the whole graph, whatever the batch size.
 
         Args:
-            train: not read; the graph is what is trained on.
+            train: not read: training is on the graph.
         """
         assert self.space is not None
         return FullGraph(self.space.n_items, generators)
@@ -267,7 +267,7 @@ def _example(graph: HeteroGraph) -> str:
 
 
 class _BlockLayer(TypeLayer):
-    """A :class:`TypeLayer` that reads some consecutive columns of the features."""
+    """A :class:`TypeLayer` of one of several blocks of columns of the features."""
 
     def __init__(self, place: int, n_blocks: int, width: int, hidden_dim: int, dropout: float) -> None:
         super().__init__(width, hidden_dim, dropout)
@@ -288,9 +288,9 @@ class PathLayers(nn.Module):
     Args:
         n_features: F; without features the number of nodes.
         n_paths: P.
-        split: whether there are features to be split.
+        split: whether the target has features.
         hidden_dim: D.
-        dropout: of what the layers give.
+        dropout: of the layers.
 
     Raises:
         ValueError: F is no multiple of P.

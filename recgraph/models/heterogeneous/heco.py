@@ -138,7 +138,7 @@ class HeCoConfig(ContrastConfig, GraphConfig):
 
 @dataclass(frozen=True, eq=False)
 class _Inputs:
-    """What HeCo reads: features by type, adjacencies of paths, neighbours by type, and who is whose positive."""
+    """HeCo's inputs: features by type, adjacencies of paths, neighbours by type, and the positives of each node."""
 
     features: Mapping[str, Features]
     paths: tuple[Operator, ...]
@@ -276,7 +276,7 @@ class HeCo(GraphModel):
 
 
 def _neighbours(graph: HeteroGraph, target: str) -> dict[str, Csr]:
-    """Node type -> [N, N_type]: who stands next to the target nodes, whatever the edge type."""
+    """Node type -> [N, N_type]: the neighbours of target nodes over all edge types."""
     found: dict[str, list[Csr]] = {}
     for source, relation, end in graph.edge_types:
         adj = graph.adjacency((source, relation, end)).pattern()

@@ -74,19 +74,19 @@ class MetaPathModelConfig(ViewsConfig, GraphConfig):
 class MetaPathModel(GraphModel):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
 
-    A layer for each node type (:class:`TypeLayer`) gives vectors of nodes, :class:`MetaPathViews` the views of the
-    target nodes; the twin of a path's view has masked target features and masked edges.
+    A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
+    of the target nodes. The twin of a path's view has masked target features and masked edges.
 
-    With ``features_per_path`` the target has a layer for each path (:class:`PathLayers`), and their mean where one
-    vector is asked for. Published for AMiner, whose embeddings of random walks along each path are no part of its card
-    here: by default its papers, as all types without features, have one table of weights, which all paths share.
+    With ``features_per_path`` the target has a layer for each path (:class:`PathLayers`), as published for AMiner,
+    whose embeddings of random walks are no part of its card here. Types without features have one table of weights,
+    shared by all paths.
 
     Options beyond the publications: masks drawn anew at every step; other augmentations, encoders, objectives and
-    weights; latent twins, a learned augmenter of each path's embedding (MCLRec's) in place of the masked one.
+    weights; latent twins, where a learned augmenter (MCLRec's) changes each path's embedding.
 
-    With ``mini_batch`` a step is on a batch of target nodes, whose neighbourhoods are sampled (:class:`PathSampler`),
-    normalisations and the semantic attention over the batch. Candidates are the batch and a :class:`Queue` of
-    projections of earlier ones. Masks that are drawn anew are so once an epoch. :meth:`embed` samples nothing.
+    With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods (:class:`PathSampler`);
+    the norm of the encoder and the semantic attention see the batch alone. Candidates are the batch and a
+    :class:`Queue` of earlier projections. ``redraw_masks`` then draws once an epoch. :meth:`embed` samples nothing.
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
@@ -120,14 +120,14 @@ class MetaPathModel(GraphModel):
 
     @property
     def projection_dim(self) -> int:
-        """The width of what is contrasted."""
+        """The width of the projections."""
         return int(self.config.projection_dim or self.embedding_dim)
 
     def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
         """One step an epoch on the whole graph; with ``mini_batch`` batches of target nodes.
 
         Args:
-            train: not read; the graph is what is trained on.
+            train: not read: training is on the graph.
         """
         assert self.space is not None
         if not self.config.mini_batch:
@@ -135,7 +135,7 @@ class MetaPathModel(GraphModel):
         return NodeBatches(self.space.n_items, batch_size, generators)
 
     def _step_inputs(self, batch: GraphBatch | None) -> MetaPathInputs:
-        """What a step reads, the same in all its phases; without a batch, what embeddings read."""
+        """The inputs of a step, the same in all its phases; without a batch, those of :meth:`embed`."""
         inputs: MetaPathInputs = self._placed(self._inputs)
         if batch is None:
             return inputs.whole()
@@ -150,7 +150,7 @@ class MetaPathModel(GraphModel):
         return sampled
 
     def _redraw(self, inputs: MetaPathInputs, batch: GraphBatch) -> MetaPathInputs:
-        """With masks drawn anew, where the settings say so: at every step, in batches of nodes once an epoch."""
+        """The inputs, with ``redraw_masks`` with new masks: at every step, for batches of nodes once an epoch."""
         if not (self.training and self.config.redraw_masks and self.config.twin == "masked"):
             return inputs
         like = next(self.parameters())
@@ -171,7 +171,7 @@ class MetaPathModel(GraphModel):
         Args:
             inputs: read from the graph.
             generator: draws dropout; required in training mode where dropout is above 0.
-            fine_only: leave the coarse view out (it is then the fine one).
+            fine_only: do not compute the coarse view (it is then the fine one).
         """
         hidden, masked = self._hidden(inputs, generator)
         views: BothViews = self.views(inputs, hidden, masked, generator, fine_only)
@@ -180,9 +180,9 @@ class MetaPathModel(GraphModel):
     def _hidden(
         self, inputs: MetaPathInputs, generator: torch.Generator | None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Node type -> [N_type, hidden_dim], the transformed features; and the target's masked ones.
+        """Node type -> [N_type, hidden_dim], the transformed features; and those of the target's masked features.
 
-        Of the target [P, N, hidden_dim] with ``features_per_path``.
+        With ``features_per_path`` the target has [P, N, hidden_dim].
         """
         hidden = {
             name: layer(inputs.features[name], generator)
@@ -198,9 +198,9 @@ class MetaPathModel(GraphModel):
         return self.views.head(views.coarse), self.views.head(views.fine)
 
     def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """The contrast of projections [N, D] in pairs; of a batch, against the queue too, which it then joins.
+        """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates and takes the batch in.
 
-        A node is known by its number: one that is in the batch is not also taken from the queue.
+        A node of the batch is not also taken from the queue.
         """
         if batch.nodes is None:
             loss: Tensor = self.contrast(anchors, candidates)
@@ -217,14 +217,14 @@ class MetaPathModel(GraphModel):
 
     @torch.no_grad()
     def project_all(self) -> Tensor:
-        """[N, D]: the projected fine view of all nodes, as embeddings are made: nothing is dropped or sampled."""
+        """[N, D]: the projected fine view of all nodes, in evaluation mode and without sampling."""
         with evaluating(self):
             projected: Tensor = self.views.head(self.embed())
         return projected
 
     @torch.no_grad()
     def path_weights(self) -> dict[PathKey, float]:
-        """The semantic attention of the fine view, as embeddings are made."""
+        """The semantic attention of the fine view, in evaluation mode."""
         with evaluating(self):
             inputs = self._step_inputs(None)
             found = self.views.addends(inputs, *self._hidden(inputs, None))

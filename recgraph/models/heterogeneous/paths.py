@@ -1,7 +1,7 @@
-"""What models of meta-paths read from a typed graph: adjacencies and their masked twins, contexts, features.
+"""The inputs of models of meta-paths: adjacencies and their masked twins, contexts, features.
 
-One value serves both ways of training. For batches of nodes (:mod:`recgraph.models.heterogeneous.sampling`) contexts
-are never made, and twins have their entries at the places of the path, so that one sample of edges serves both.
+For batches of nodes (:mod:`recgraph.models.heterogeneous.sampling`) contexts are not composed, and a twin has the same
+pattern as its path, so that one sample of edges serves both.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class PathInputs:
 
     Attributes:
         name: as it was written.
-        plain: [N, N], before normalisation: what is augmented. The adjacency, where it has been and is not augmented
-            again: it is the largest part.
+        plain: [N, N], before normalisation, to be augmented; replaced by the adjacency after the last augmentation,
+            to save memory.
         adjacency: [N, N], normalised; equal rows are held once where that pays (ACM's paper-subject-paper: 61 rows for
             4,019). For a batch of nodes one a layer, of which the last has the batch's rows.
         masked: its masked twin, normalised; the adjacency itself where no twin is masked.
         contexts: (node type, [N, N_type] without weights) of each intermediate type, in the order of the path.
-        loops: the twin's diagonal is 1 (before its scales) whatever ``masked`` has there: paths to be sampled alone.
+        loops: the twin's diagonal is 1 (before its scales) whatever ``masked`` has there; for sampled paths alone.
     """
 
     name: str
@@ -52,7 +52,7 @@ class PathInputs:
     loops: bool = False
 
     def whole(self) -> PathInputs:
-        """With a twin [N, N] that can be multiplied with."""
+        """The path with the diagonal of ``loops`` in its twin."""
         if not self.loops:
             return self
         assert isinstance(self.masked, Chain)
@@ -74,12 +74,12 @@ class PathInputs:
 
 @dataclass(frozen=True, eq=False)
 class MetaPathInputs:
-    """All that is read of a target type.
+    """The inputs of a target type.
 
     Attributes:
         target: the node type that is embedded.
         features: node type -> [N_type, F] as they enter the type's layer, or None; for a batch of nodes [n] int64,
-            which ones they are, where the type has no features.
+            their indices, where the type has no features.
         masked: the target's masked features; None where it has no features.
         paths: one or more.
     """
@@ -90,7 +90,7 @@ class MetaPathInputs:
     paths: tuple[PathInputs, ...]
 
     def whole(self) -> MetaPathInputs:
-        """The inputs of all nodes with all neighbours, for embeddings: contexts are made a block of nodes at a time."""
+        """The inputs of all nodes with all neighbours, for embeddings."""
         return replace(self, paths=tuple(path.whole() for path in self.paths))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathInputs:
@@ -110,10 +110,10 @@ def read_graph(
     features: Mapping[str, Features],
     sampled: bool = False,
 ) -> MetaPathInputs:
-    """The paths of a graph and their contexts; nothing is masked yet (``masked`` is the unmasked).
+    """The paths of a graph and their contexts; ``masked`` is the unmasked until :meth:`Masks.draw`.
 
     Args:
-        sampled: for batches of nodes; contexts are then never made, and memory grows with the edges.
+        sampled: for batches of nodes: contexts are not composed, so that memory grows with the edges alone.
     """
     known: dict[Route, Csr] = {}
     walked: dict[Route, Walked] = {}
@@ -151,9 +151,9 @@ class Masks:
 
     Attributes:
         features: augmentations of the target's features, one after the other.
-        edges: of each path, augmentations of its adjacency; of a path that is never made, of its factors.
-        normalisation: of what they leave.
-        sampled: twins for batches of nodes.
+        edges: of each path, augmentations of its adjacency; of a factorised path, of its factors.
+        normalisation: of the twins.
+        sampled: the twins are for batches of nodes.
     """
 
     features: tuple[GraphAugmentation, ...]
@@ -162,7 +162,7 @@ class Masks:
     sampled: bool = False
 
     def draw(self, inputs: MetaPathInputs, generators: Generators) -> MetaPathInputs:
-        """The inputs with twins drawn from these generators.
+        """The inputs with new twins.
 
         Raises:
             ValueError: for batches, an augmentation adds entries beside the diagonal.
@@ -208,7 +208,7 @@ def _augmented(
 def _entries(
     augmentations: Sequence[GraphAugmentation], factors: tuple[Csr, ...], generators: Generators, name: str
 ) -> tuple[tuple[Csr, ...], Callable[[], list[Tensor]]]:
-    """The augmented factors, and what tells of each which of its entries stayed ([E] bool)."""
+    """The augmented factors, and a function that gives the mask of kept entries, [E] bool, of each factor."""
     if len(augmentations) == 1 and isinstance(drop := augmentations[0], EdgeDrop):
         stream = drop.stream(generators, name)
         masks = [drop.draw(factor, stream) for factor in factors]
@@ -220,7 +220,7 @@ def _entries(
 def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
     """The normalised twin of a composed path.
 
-    Where a path has few distinct rows its twin is cheapest as those rows less what the twin lacks.
+    Where a path has few distinct rows, its twin is cheapest as these rows minus the entries left out.
     """
     if kept.weights is None or bool((kept.weights == 1).all()):
         rows = compress_rows(plain.pattern())
@@ -232,7 +232,7 @@ def _without(plain: Csr, kept: Csr, kind: Normalisation) -> Operator:
 
 
 def difference(plain: Csr, kept: Csr) -> Csr:
-    """``plain.pattern() - kept.pattern()`` of matrices [R, C] with one entry a place: 1 and -1 where they differ."""
+    """``plain.pattern() - kept.pattern()`` of matrices [R, C] without duplicate entries: 1 and -1 where they differ."""
     gone, added = ~_found(plain, kept), ~_found(kept, plain)
     weights = torch.ones(plain.nnz, dtype=plain.values().dtype, device=plain.device)[gone]
     return Csr.from_coo(
@@ -244,7 +244,7 @@ def difference(plain: Csr, kept: Csr) -> Csr:
 
 
 def _found(entries: Csr, among: Csr) -> Tensor:
-    """[E] bool: which entries the other matrix has too; of several at a place, as many as it has there."""
+    """[E] bool: which entries the other matrix has too; of several with one index, as many as it has."""
     keys, others = (matrix.rows * matrix.shape[1] + matrix.indices for matrix in (entries, among))
     number = torch.arange(len(keys), device=keys.device) - torch.searchsorted(keys, keys)
     return torch.searchsorted(others, keys) + number < torch.searchsorted(others, keys, right=True)
@@ -253,7 +253,7 @@ def _found(entries: Csr, among: Csr) -> Tensor:
 def _aligned(
     factors: Sequence[Csr], kept: Sequence[Csr], keep_masks: Sequence[Tensor], kind: Normalisation, loops: bool
 ) -> Chain:
-    """The normalised twin, its entries at the places of the path, with weight 0 where they are left out."""
+    """The normalised twin in the pattern of the path, with weight 0 for entries that are left out."""
     marked = []
     for factor, view, keep_mask in zip(factors, kept, keep_masks, strict=True):
         values = view.values(factor.values().dtype)

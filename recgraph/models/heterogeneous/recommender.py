@@ -44,16 +44,15 @@ class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
         int | None,
         Field(
             ge=1,
-            description="each node's so many most similar by PathSim are kept, of round trips to the other side; "
-            "paths through what users or items have in common are factorised, and whole",
+            description="keep the k nodes most similar to each by PathSim, of round trips to the other side; paths "
+            "through other types are factorised and keep all",
         ),
         Search(low=5, high=100, log=True),
     ] = 20
     counts: Annotated[
         Counts,
         Field(
-            description="numbers of paths, or only whether there is one; paths through what users or items have in "
-            "common have numbers"
+            description="numbers of paths, or only whether there is one; paths through other types always have numbers"
         ),
     ] = "full"
     normalisation: Annotated[
@@ -117,16 +116,16 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     occupation; item-user-item, genres, tags). With E the vectors of users and items and one for each node of the other
     types:
 
-    - the fine view of a side, from E by :class:`MetaPathViews`, whose twin lacks the own vectors of a share of the
-      nodes (``feature_mask``; drawn at each step) and a share of edges (``edge_mask``; drawn once), so that nodes are
-      also embedded through what they are connected with;
-    - both E and the fine views are propagated over the graph of interactions (:class:`LightGCN`);
-    - terms: ``rec`` and ``l2`` as LightGCN, on ``recommend_by``; ``info``, the weighted InfoNCE of the two, the sum
-      over users and items of the batch.
+    - :class:`MetaPathViews` makes the fine view of a side from E. Its twin masks the own vectors of a share of
+      the nodes (``feature_mask``; drawn at each step) and a share of the edges (``edge_mask``; drawn once), so that
+      nodes are also embedded through their neighbours;
+    - LightGCN propagates both E and the fine views over the graph of interactions;
+    - terms: ``rec`` and ``l2`` of LightGCN, on the vectors of ``recommend_by``; ``info``, the weighted InfoNCE of the
+      two, summed over the users and the items of the batch.
 
     With ``contrast_weight=0, recommend_by="interactions"`` it is LightGCN. A node without training interactions has no
-    vector of its own (it would never be trained) and is embedded through its relations, so that new items with features
-    can be recommended where ``recommend_by`` is not ``"interactions"``.
+    vector of its own (it would never be trained), but its relations give it a fine view: new items with features can be
+    recommended unless ``recommend_by="interactions"``.
 
     Source: the views and weights of MEOW (SDM 2023) and AdaMEOW (TKDE 2024), which embed nodes for classification;
     users and items, the propagation and the recommendation loss are ours, after LightGCN (SIGIR 2020).
@@ -147,7 +146,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         self._inputs = read_sides(graph, config, self.seed)
         made = (MetaPathViews(inputs, dim, dim, config.dropout, config, config.view_encoder) for inputs in self._inputs)
         self.views = nn.ModuleList(made)
-        # masks are no weights, but weights belong to them: who loads these draws the same
+        # weights were trained with these masks: loading the weights draws the same masks again
         self.register_buffer("mask_seed", torch.tensor(self.seed))
         reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
         others = sorted(reached - set(SIDES))
@@ -201,7 +200,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return torch.where(related_mask[:, None], nodes[query.users.clamp(min=0)], vectors)
 
     def _related(self, query: Query, nodes: Tensor) -> Tensor:
-        """[B] bool: the users without a history that have a vector all the same."""
+        """[B] bool: the users without a history whose vector is not zero."""
         related_mask: Tensor = nodes[query.users.clamp(min=0)].any(1)
         return related_mask & (query.users >= 0) & (query.history.lengths == 0)
 
@@ -230,7 +229,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     def _read(
         self, own: Tensor, generators: Generators | None
     ) -> Iterator[tuple[MetaPathViews, MetaPathInputs, dict[str, Tensor], Tensor | None]]:
-        """What makes the fine view of each side: its module, and what that reads."""
+        """The module of the fine view of each side, and its arguments."""
         assert self.space is not None
         users, items = torch.split(own, [self.space.n_users, self.space.n_items])
         hidden = {"user": users, "item": items}
@@ -245,7 +244,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     @torch.no_grad()
     def path_weights(self) -> dict[PathKey, float]:
-        """The attention of the fine views, as nodes are embedded."""
+        """The attention of the fine views, in evaluation mode."""
         with evaluating(self.views):
             return {
                 PathKey(inputs.target, path): weight
@@ -255,10 +254,10 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     @torch.no_grad()
     def score_parts(self, query: Query, items: Tensor) -> dict[PathKey, Tensor]:
-        """The Shapley values of own vectors and of views in the inner products of users and items.
+        """The Shapley values of own vectors and of meta-paths in the inner products of users and items.
 
-        A view changes the fine view by an addend, and propagation is linear: with x_a, y_a what the view a adds to the
-        vectors x of a user and y of an item, ``(x_a . y + x . y_a) / 2``. They sum to the score.
+        The fine view is a sum over paths and propagation is linear: the vectors x of a user and y of an item have
+        addends x_a, y_a of path a, whose part is ``(x_a . y + x . y_a) / 2``. The parts sum to the score.
         """
         assert self.space is not None
         addends = self._addends()
@@ -267,10 +266,10 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         ys = [nodes[self.space.n_users + items] for nodes in addends.values()]
         x, y = sum(xs), sum(ys)
         pairs = zip(addends, xs, ys, strict=True)
-        return {view: (y @ a[:, :, None] + b @ x[:, :, None])[..., 0] / 2 for view, a, b in pairs}  # type: ignore
+        return {key: (y @ a[:, :, None] + b @ x[:, :, None])[..., 0] / 2 for key, a, b in pairs}  # type: ignore
 
     def _addends(self) -> dict[PathKey, Tensor]:
-        """[n_users + n_items, D] each: what own vectors and each view add to :meth:`nodes`."""
+        """[n_users + n_items, D] each: the addends of :meth:`nodes`, of own vectors and of each path."""
         assert self.space is not None
         own, by = self._own(), self.config.recommend_by
         found = {} if by == "fine" else {PathKey(): self.encoder(own)}
@@ -286,7 +285,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return found
 
     def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:
-        """The own vectors of a side, of which a share is left out at each step."""
+        """[n, D]: the own vectors of a side, a share of them 0 in training."""
         if generators is None or not self.training or not self.config.feature_mask:
             return h
         draw = torch.rand(len(h), 1, generator=generators["views"], device=h.device, dtype=h.dtype)
@@ -345,7 +344,7 @@ def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:
 
 
 def read_sides(graph: HeteroGraph, config: MetaPathRecommenderConfig, seed: int) -> tuple[MetaPathInputs, ...]:
-    """What is read from the graph for users and for items; the masks of their twins are drawn with the seed."""
+    """The inputs of the views of users and of items; the seed draws the masks of their twins."""
     given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
     chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
     read = [read_graph(graph, side, paths, {side: None}) for side, paths in zip(SIDES, chosen, strict=True)]
@@ -364,7 +363,7 @@ def read_sides(graph: HeteroGraph, config: MetaPathRecommenderConfig, seed: int)
 
 
 def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:
-    """The meta-paths of a side, those with a type in common with neither side factorised.
+    """The meta-paths of a side; those through other types alone are factorised.
 
     Raises:
         ValueError: there are none, or one leads elsewhere.

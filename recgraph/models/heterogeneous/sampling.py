@@ -26,12 +26,12 @@ FanOut = Sequence[int | None]
 
 @dataclass(frozen=True)
 class PathSampler:
-    """Walks meta-paths from a batch of target nodes, drawing some edges of each node that is reached.
+    """Walks meta-paths from a batch of target nodes, sampling the edges of each node reached.
 
     A path's normalised adjacency ``diag(l) F_1 ... F_n diag(r)`` is estimated by ``diag(l) S_1 ... S_n diag(r)``: S_k
-    has the drawn entries of F_k, each times the inverse of the share that was drawn, and ``l``, ``r`` are those of the
-    whole graph. The estimate of a product is unbiased, costs the edges drawn however many nodes a hub joins, and is
-    exact where the fan-out covers everything. Contexts are means over the distinct nodes reached.
+    has the drawn entries of F_k, each divided by the share that was drawn, and ``l``, ``r`` are those of the whole
+    graph. The estimate of a product is unbiased, and exact where the fan-out covers all edges; its cost is the number
+    of edges drawn, whatever the degrees. Contexts are means over the distinct nodes reached.
 
     Attributes:
         fan_out: of each convolution layer, the one nearest to the batch first.
@@ -44,10 +44,10 @@ class PathSampler:
     replace: bool = False
 
     def __call__(self, source: MetaPathInputs, nodes: Tensor, generator: torch.Generator) -> MetaPathInputs:
-        """What the model reads for a batch; adjacencies have a row for each node of the batch.
+        """The inputs of a batch; adjacencies have a row for each node of the batch.
 
         Args:
-            source: read for batches, placed where the model is.
+            source: the inputs of all nodes, read with ``sampled``, on the model's device.
             nodes: [B] int64, target nodes.
             generator: draws; on any device.
         """
@@ -76,7 +76,7 @@ class PathSampler:
         return MetaPathInputs(source.target, features, _take(source.masked, local[source.target]), tuple(paths))
 
     def _contexts(self, paths: Sequence[PathInputs], rows: Tensor, generator: torch.Generator) -> dict[int, _Reached]:
-        """What each context reaches, by the identity of what was asked for: paths that begin alike share it."""
+        """The nodes that each context reaches, by the identity of the context: paths that begin alike share it."""
         made: dict[int, _Reached] = {}
         for path in paths:
             before: _Reached | None = None
@@ -97,14 +97,14 @@ class PathSampler:
 
 @dataclass(frozen=True, eq=False)
 class _Reached:
-    """Nodes of a type [n], ascending, and [R, n] which of them each row reaches."""
+    """Nodes [n] of a type, ascending, and [R, n], which of them each row reaches."""
 
     node_type: str
     nodes: Tensor
     reached: Csr
 
     def relabelled(self, rows: Tensor, local: Mapping[str, Tensor], target: str) -> Csr:
-        """By the local numbers of nodes; target nodes that are no row reach nothing."""
+        """[N_local, n_local] in the local indices of nodes; target nodes that are no row reach nothing."""
         among = local[self.node_type]
         columns = torch.searchsorted(among, self.nodes)[self.reached.indices]
         lengths = self.reached.degrees.new_zeros(len(local[target]))
@@ -127,7 +127,7 @@ class _Step:
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """A sampled path from some rows; the columns of the last step are still the graph's own numbers."""
+    """A sampled path from some rows; the columns of the last step are indices in the whole graph."""
 
     path: PathInputs
     rows: Tensor
@@ -136,7 +136,7 @@ class _Walk:
 
     @property
     def seen(self) -> list[Tensor]:
-        """The target nodes that a row depends on."""
+        """The target nodes that the rows depend on."""
         return [self.last.columns.values, *([self.rows] if self.path.loops else [])]
 
     def operators(self, columns: Tensor) -> tuple[Chain, Chain]:
@@ -176,7 +176,7 @@ def _walk(path: PathInputs, rows: Tensor, fan_out: FanOut, generator: torch.Gene
         step = _Step(drawn.with_values(factor.indices[drawn.values]), weights, masked)
         if number == len(twins) - 1:
             break
-        # nodes that several rows reach are walked on from once
+        # a node that several rows reach is expanded once
         nodes, inverse = torch.unique(step.columns.values, return_inverse=True)
         factors.append(_Step(drawn.with_values(inverse), weights, masked).matrices(len(nodes)))
     return _Walk(path, rows, factors, step)
@@ -197,7 +197,7 @@ def _at(fan_out: FanOut, step: int) -> int | None:
 
 
 def _take(x: Features, rows: Tensor) -> Features:
-    """Features of some nodes; where a type has none, the nodes themselves, whose rows are looked up."""
+    """Features of some nodes; where a type has none, the indices of the nodes, for a look-up."""
     if x is None:
         return rows
     return x.take_rows(rows) if isinstance(x, Csr) else x[rows]

@@ -34,15 +34,17 @@ Ratio = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ViewsConfig(ContrastConfig):
-    """How meta-paths are read from a graph, how their twins are made, and how the views are contrasted."""
+    """Settings of meta-paths, of their twins (a second view of each path), and of the contrast."""
 
     top_k: Annotated[
         int | tuple[int | None, ...] | None,
-        Field(description="each node's so many most similar by PathSim are kept: for all paths, or one a path"),
+        Field(description="keep the k nodes most similar to each by PathSim: one k for all paths, or one a path"),
     ] = None
     ties: Annotated[
         Literal["index", "cosine"],
-        Field(description="of equally similar nodes those of the highest index are kept, or by the cosine of features"),
+        Field(
+            description="equally similar nodes: keep those of the highest index, or of the greatest cosine of features"
+        ),
     ] = "index"
     counts: Annotated[Counts, Field(description="numbers of paths, or only whether there is one")] = "full"
     form: Annotated[
@@ -53,7 +55,7 @@ class ViewsConfig(ContrastConfig):
     max_memory_mib: Annotated[float, Field(gt=0, description="a path or context that needs more is refused")] = 4096
     twin: Annotated[
         Literal["masked", "latent", "none"],
-        Field(description="each path's second view: of masked features and edges, by a latent augmenter, or none"),
+        Field(description="second view of each path: from masked features and edges, from a latent augmenter, or none"),
     ] = "masked"
     feature_mask: Annotated[
         float, Field(ge=0, lt=1, description="share of the target's features that are masked"), Search(0.0, 0.6)
@@ -112,10 +114,10 @@ def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPat
 
 
 def make_masks(paths: Sequence[MetaPath], config: ViewsConfig, sampled: bool = False) -> Masks:
-    """The augmentations that masked twins are made by.
+    """The augmentations that make masked twins.
 
     Args:
-        sampled: twins for batches of nodes.
+        sampled: the twins are for batches of nodes.
 
     Raises:
         ValueError: another number of values than paths, or an augmentation that is not one of graphs.
@@ -125,7 +127,7 @@ def make_masks(paths: Sequence[MetaPath], config: ViewsConfig, sampled: bool = F
     of_features = [make_augmentation(spec, ratio=config.feature_mask, redraw=redraw) for spec in specs]
     edges = []
     for path, ratio in zip(paths, _each("edge_mask", config.edge_mask, len(paths)), strict=True):
-        # a path that is never made has no entries to leave out: its factors lose theirs, and keep their weights
+        # a factorised path has no entries of its own: its factors lose theirs, and keep their weights
         composed = path.config.form != "factorised"
         given = {"ratio": ratio, "redraw": redraw, "binary": composed, "self_loops": composed}
         made = [make_augmentation(spec, **given) for spec in specs]
@@ -179,27 +181,27 @@ class BothViews:
 
 
 class MetaPathViews(nn.Module):
-    """Two views of the nodes of one type, from vectors h of all types:
+    """The coarse and the fine view of the nodes of one type, from vectors h of all types.
 
     - coarse: ``GCN(h_target)`` over the mean of the paths' normalised adjacencies;
-    - fine: for each path P ``x_P = ELU(h_target + dropout(sum_t W_{P,t} mean_{t reached along P} h))`` through the same
-      GCN over P's own adjacency, beside its twin; each of unit length; semantic attention over all of them.
+    - fine: for each path P, ``x_P = ELU(h_target + dropout(sum_t W_{P,t} mean_{t reached along P} h))`` goes through
+      the same GCN over P's own adjacency. Semantic attention joins these views and their twins, each of unit length.
 
     :meth:`head`, shared by both: ``L2(tanh(W z + b))``.
 
     Source: MEOW (SDM 2023), section 4; initial weights and the dropout of the attention as in its published code.
 
-    ``linear`` is LightGCN's way, for vectors that are themselves learned: ``x_P = h_target + sum_t mean_t h`` and one
-    product with each adjacency; no activations, no unit lengths before the head, which is L2 alone, and for an
-    attention one learned weight a view (their softmax).
+    ``encoder="light"`` is for vectors that are themselves learned, as in LightGCN: ``x_P = h_target + sum_t mean_t h``
+    and one product with each adjacency, without activations; the head is L2 alone, and attention is the softmax of one
+    learned weight a view.
 
     Args:
         inputs: gives the number of paths and their contexts.
         hidden_dim: width of h.
-        dim: D; with ``linear`` that of h.
+        dim: D; with ``"light"`` the width of h.
         dropout: of contexts, GCN and attention.
         config: of the twins, the encoder's options and the head.
-        encoder: a name of the registry's graph encoders, or ``"light"`` for ``linear``.
+        encoder: a name of the registry's graph encoders, or ``"light"``.
     """
 
     def __init__(
@@ -241,9 +243,9 @@ class MetaPathViews(nn.Module):
 
         Args:
             inputs: P paths.
-            hidden: node type -> [N_type, hidden_dim]; of the target also [P, N, hidden_dim], one for each path, and
-                their mean is what the coarse view and contexts take.
-            masked: the target's vectors of masked features, in the same shape; None where twins are not masked ones.
+            hidden: node type -> [N_type, hidden_dim]; the target may have [P, N, hidden_dim], one for each path: the
+                coarse view and contexts take their mean.
+            masked: the target's vectors from masked features, in the same shape; None without masked twins.
             generator: draws dropout; required in training mode where dropout is above 0.
             fine_only: leave the coarse view out (it is then the fine one).
         """
@@ -256,9 +258,9 @@ class MetaPathViews(nn.Module):
     def addends(
         self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], masked: Tensor | None
     ) -> dict[str, tuple[float, Tensor]]:
-        """Meta-path -> its attention and [N, D], what it adds to the fine view; both with its twin's.
+        """Meta-path -> (its attention, [N, D] its addend of the fine view), its twin's included.
 
-        In evaluation mode; the arguments are those of :meth:`forward`.
+        For evaluation mode; the arguments are those of :meth:`forward`.
         """
         views = self._views(inputs, hidden, masked, None)
         self.attention(views)
@@ -305,7 +307,7 @@ class MetaPathViews(nn.Module):
         means: dict[int, Tensor],
         generator: torch.Generator | None,
     ) -> Tensor:
-        """[N, D]: what lies on a path, before it is added to the target's own."""
+        """[N, D]: the context of a path."""
         total = None
         for step, (node_type, reached) in enumerate(path.contexts):
             # paths that begin alike share what they reach
@@ -325,12 +327,12 @@ class MetaPathViews(nn.Module):
 
 
 def _of_path(h: Tensor, number: int) -> Tensor:
-    """[N, D]: of [N, D], which all paths share, or of [P, N, D]."""
+    """[N, D]: the vectors for one path, of [N, D] (shared by all paths) or [P, N, D]."""
     return h if h.dim() == 2 else h[number]
 
 
 def _shared(h: Tensor) -> Tensor:
-    """[N, D]: where one vector a node is asked for."""
+    """[N, D]: one vector a node, of [N, D] or [P, N, D]."""
     return h if h.dim() == 2 else h.mean(0)
 
 
