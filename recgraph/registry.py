@@ -131,6 +131,8 @@ def names(kind: str) -> list[str]:
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     """Class decorator that adds a member under ``name`` (default: the class name).
 
+    A class that an entry point leads to may have it too.
+
     Raises:
         ValueError: the kind is not known, or the name is taken.
     """
@@ -138,7 +140,8 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
 
     def add(cls: T) -> T:
         wanted = key(name or cls.__name__)
-        if wanted in names(kind):
+        point = _entry_points(kind).get(wanted)
+        if wanted in names(kind) and (point is None or point.value != f"{cls.__module__}:{cls.__qualname__}"):
             raise ValueError(f"{kind} {wanted!r} exists already; register {cls.__name__} under another name")
         _registered[kind, wanted] = cls
         return cls
@@ -163,7 +166,10 @@ def load(kind: str, name: str) -> Any:
     points = _entry_points(kind)
     if wanted in points:
         return points[wanted].load()
-    raise ValueError(f"{kind} {name!r} does not exist; there are {', '.join(names(kind))}")
+    raise ValueError(
+        f"{kind} {name!r} does not exist; there are {', '.join(names(kind))}. One of your own is known once its "
+        f"module is imported (@rg.register({kind!r})), or by an entry point in the group 'recgraph.{kind}'"
+    )
 
 
 def settings_of(cls: type[Any]) -> list[str]:

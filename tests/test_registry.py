@@ -90,6 +90,21 @@ def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("package")
+def test_a_class_with_an_entry_point_may_be_decorated_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mine: ...
+
+    point = EntryPoint("mine", f"{Mine.__module__}:{Mine.__qualname__}", "recgraph.metric")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+    assert registry.register("metric")(Mine) is Mine
+    assert registry.load("metric", "mine") is Mine
+
+    class Other: ...
+
+    with pytest.raises(ValueError, match="metric 'mine' exists already"):
+        registry.register("metric", "mine")(Other)
+
+
+@pytest.mark.usefixtures("package")
 def test_the_key_of_a_class_is_the_name_that_it_is_found_under(monkeypatch: pytest.MonkeyPatch) -> None:
     @registry.register("metric", "my-ndcg")
     class NDCG: ...

@@ -58,8 +58,7 @@ class Phase:
     Attributes:
         name: shown in logs.
         groups: the parameter groups that are trainable and step; all others are frozen and get no gradient.
-        terms: term name -> its coefficient in the loss. Only these terms are computed; one of coefficient 0 is left
-        out.
+        terms: term name -> its coefficient in the loss. Only these terms are computed, and none of coefficient 0.
     """
 
     name: str

@@ -68,12 +68,17 @@ def fit(
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
-        ValueError: the model is built already; ``out`` holds another run, or one and ``resume`` is False; another
-            process trains into it; ``init_items`` does not fit.
+        ValueError: the model is built already, or embeds a graph (:func:`fit_graph`); ``out`` holds another run, or one
+            and ``resume`` is False; another process trains into it; ``init_items`` does not fit.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
     if made.space is not None:
         raise ValueError(f"model {type(made).__name__} is built already; give a new one, e.g. {type(made).__name__}()")
+    if isinstance(made, GraphModel):
+        raise ValueError(
+            f"{type(made).__name__} embeds the nodes of a typed graph and reads no split; "
+            "use rg.fit_graph(model, graph)"
+        )
     config = TrainConfig.of(training)
     if training and not isinstance(made, TrainableModel):
         raise ConfigError(

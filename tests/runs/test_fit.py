@@ -157,3 +157,9 @@ def test_a_model_that_is_fitted_in_one_step_is_fitted_on_the_device(
     monkeypatch.setattr(EASE, "to", to)
     rg.fit("ease", split, seed=0, device="cpu")
     assert moved == [(torch.device("cpu"), False)]
+
+
+def test_a_model_of_a_graph_is_sent_to_fit_graph() -> None:
+    split = rg.load_dataset("synthetic").split("leave-one-out")
+    with pytest.raises(ValueError, match=r"MEOW embeds the nodes of a typed graph .* rg.fit_graph"):
+        rg.fit("meow", split, seed=0)

@@ -19,11 +19,11 @@ from recgraph.losses.pairwise import OwnNegatives, pair_scores
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel
 from recgraph.rng import Generators
 
-WIDTHS = (32, 64, 128, 256)
-
 
 class CollaborativeConfig(ModelConfig):
-    hidden_dim: Annotated[int, Field(ge=1, description="width of user and item vectors"), Search(choices=WIDTHS)] = 64
+    hidden_dim: Annotated[
+        int, Field(ge=1, description="width of user and item vectors"), Search(choices=(32, 64, 128, 256))
+    ] = 64
     loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = "bpr"
     n_negatives: Annotated[
         int | None, Field(ge=1, description="negatives of losses that draw them; none: the loss's own default")

@@ -19,13 +19,14 @@ from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableMode
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
-WIDTHS = (32, 64, 128, 256)
 #: a setting whose default is another in each model
 EncoderName = Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")]
 
 
 class SequenceConfig(ModelConfig):
-    hidden_dim: Annotated[int, Field(ge=1, description="width of item vectors and states"), Search(choices=WIDTHS)] = 64
+    hidden_dim: Annotated[
+        int, Field(ge=1, description="width of item vectors and states"), Search(choices=(32, 64, 128, 256))
+    ] = 64
     max_len: Annotated[int, Field(ge=1, description="the last items of a history that are read")] = 50
     dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
         0.5
