@@ -29,7 +29,7 @@ def evidence(found: Explanation, item: str) -> dict[tuple[str, str], Evidence]:
     return {(one.side, one.path): one for one in each.evidence}
 
 
-def test_what_is_told(found: Explanation) -> None:
+def test_history_and_recommendations(found: Explanation) -> None:
     """Ann had A and B; the rest are C, D and E."""
     assert [each.item.id for each in found.history] == ["A", "B"]
     assert [each.item.title for each in found.history] == ["Alien", "Brazil"]
@@ -44,14 +44,28 @@ def test_what_is_told(found: Explanation) -> None:
     assert json.loads(json.dumps(found.to_dict()))["user"] == "ann"
 
 
+def test_earlier_names(found: Explanation) -> None:
+    assert (found.views, found.about) == (found.path_weights, found.related)
+    assert list(found.to_dict()) == [
+        "model",
+        "dataset",
+        "user",
+        "about",
+        "history",
+        "recommendations",
+        "views",
+        "notes",
+    ]
+
+
 def test_attention_and_parts(found: Explanation) -> None:
     for side in ("user", "item"):
-        assert sum(view.weight for view in found.path_weights if view.side == side) == pytest.approx(1)
+        assert sum(each.weight for each in found.path_weights if each.side == side) == pytest.approx(1)
     for each in found.recommendations:
         assert sum(part.value for part in each.parts) == pytest.approx(each.score, abs=1e-6)
         assert {(part.side, part.path) for part in each.parts} == {
             ("", ""),
-            *((view.side, view.path) for view in found.path_weights),
+            *((weight.side, weight.path) for weight in found.path_weights),
         }
 
 
@@ -126,7 +140,9 @@ def test_items_that_were_not_fitted_to() -> None:
 
 
 @pytest.mark.parametrize(("fitted_on", "fitted"), [(None, None), ("train", None), ("train+valid", True)])
-def test_without_views_a_bundle_may_not_know_what_was_fitted_to(fitted_on: str | None, fitted: bool | None) -> None:
+def test_without_meta_paths_a_bundle_may_not_know_what_was_fitted_to(
+    fitted_on: str | None, fitted: bool | None
+) -> None:
     """It holds what users did in both parts, not which was which."""
     whole = recommender("itemknn")
     whole.record = {} if fitted_on is None else {"fitted_on": fitted_on}
@@ -144,10 +160,10 @@ def test_a_user_who_has_friends_alone() -> None:
     found = rg.explain.explain(recommender(**SETTINGS, interactions=without), "dan", k=5)
     assert found.history == ()
     assert sum(part.value for part in found.recommendations[0].parts) == pytest.approx(found.recommendations[0].score)
-    told = {
+    first_paths = {
         each.item.id: [walk(one.connections[0].paths[0]) for one in each.evidence] for each in found.recommendations
     }
-    assert told == {
+    assert first_paths == {
         "A": ["user dan > user ann > Alien"],
         "B": ["user dan > user ann > Brazil"],
         "C": [],
@@ -159,7 +175,7 @@ def test_a_user_who_has_friends_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["itemknn", "ease", "popularity", "lightgcn", "sasrec"])
-def test_models_without_views_tell_what_was_had_together(name: str) -> None:
+def test_models_without_meta_paths_show_what_was_had_together(name: str) -> None:
     whole = recommender(name)
     found = rg.explain.explain(whole, "ann", k=2)
     assert found.path_weights == ()
@@ -177,7 +193,7 @@ def test_models_without_views_tell_what_was_had_together(name: str) -> None:
     assert list(why_lines(found))
 
 
-def test_views_that_take_no_part_in_the_scores() -> None:
+def test_meta_paths_that_take_no_part_in_the_scores() -> None:
     found = rg.explain.explain(recommender(**SETTINGS, recommend_by="interactions"), "ann", k=1)
     assert "recommend_by='interactions'" in found.notes[0]
     assert [part.path for part in found.recommendations[0].parts] == [""]
@@ -188,9 +204,9 @@ def test_rows(found: Explanation) -> None:
     rows = recommendation_rows(found)
     assert [row["rank"] for row in rows] == [1, 2, 3]
     assert all(list(row) == ["rank", "item", "title", "genres", "score"] for row in rows)
-    told = list(why_rows(found))
-    assert len({tuple(row) for row in told}) == 1
-    assert len(told) == sum(len(each.evidence) for each in found.recommendations)
+    reasons = list(why_rows(found))
+    assert len({tuple(row) for row in reasons}) == 1
+    assert len(reasons) == sum(len(each.evidence) for each in found.recommendations)
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,8 @@ def test_the_page_needs_nothing_from_elsewhere(page_file: Path) -> None:
     assert 'name="viewport"' in text
     assert "prefers-color-scheme: dark" in text
     assert text.count("<details") == 3
-    for told in ("Cube", "user ann → Brazil → sf → Cube", "item-genre-item", "own vectors"):
-        assert told in text
+    for words in ("Cube", "user ann → Brazil → sf → Cube", "item-genre-item", "own vectors"):
+        assert words in text
     (svg,) = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     drawing = ElementTree.fromstring(svg)
     assert drawing.get("aria-label") == (

@@ -40,14 +40,14 @@ def test_forms(run: Path) -> None:
     assert len(rows) == sum(len(each.evidence) for each in found.recommendations)
     assert rows[0]["meta-path"] == found.recommendations[0].evidence[0].path
     table = call("inspect", run, "--user", "ann", "--k", 2, "--format", "table").stdout
-    for told in (
+    for words in (
         "User ann of MEOWRec",
         "History, the last 2 of 2 items",
         "Recommendations",
         "Path weights",
         "nearest of all",
     ):
-        assert told in table
+        assert words in table
     assert re.search(
         r"item-genre-item: adds [+-]\d\.\d+; \d paths?, similarity 0\.\d+, rank \d of \d by this path alone", table
     )
@@ -102,22 +102,22 @@ def test_films(shared: Path) -> None:
     whole = Recommender.for_split(model, split)
     user = split.users.ids([7]).to_list()[0]
     found = rg.explain.explain(whole, user, k=3)
-    assert {view.side for view in found.path_weights} == {"user", "item"}
+    assert {weight.side for weight in found.path_weights} == {"user", "item"}
     assert len(found.related) >= 1
     interacts = graph.adjacency(("user", "interacts", "item")).pattern().to_dense().double()
     together = interacts.T @ interacts
     history = interacts[7].nonzero().flatten()
     for each in found.recommendations:
         item = int(split.items.index([each.item.id])[0])
-        (told,) = [one for one in each.evidence if one.path == "item-user-item"]
-        assert told.count == int(together[history, item].sum())
+        (one,) = [e for e in each.evidence if e.path == "item-user-item"]
+        assert one.count == int(together[history, item].sum())
         own = together.diagonal()
         alike = 2 * together[history] / (own[history, None] + own)
         scores = alike.mean(0)
-        assert told.score == pytest.approx(float(scores[item]))
+        assert one.score == pytest.approx(float(scores[item]))
         unseen = torch.ones(len(split.items), dtype=torch.bool)
         unseen[whole.seen.row(7)] = False
-        assert told.rank == 1 + int((scores[unseen] > scores[item] + 1e-9).sum())
-        assert told.connections[0].similarity == pytest.approx(float(alike[:, item].max()))
+        assert one.rank == 1 + int((scores[unseen] > scores[item] + 1e-9).sum())
+        assert one.connections[0].similarity == pytest.approx(float(alike[:, item].max()))
         assert sum(part.value for part in each.parts) == pytest.approx(each.score, abs=1e-4)
     assert sum(each.fitted for each in found.history) == len(history)

@@ -41,8 +41,8 @@ def call(*arguments: object) -> Result:
 
 def test_what_is_shared(run: NodeRun) -> None:
     found = rg.explain.explain_node(run, 0, k=5)
-    assert sum(view.weight for view in found.path_weights) == pytest.approx(1)
-    assert [view.path for view in found.path_weights] == list(PATHS)
+    assert sum(each.weight for each in found.path_weights) == pytest.approx(1)
+    assert [each.path for each in found.path_weights] == list(PATHS)
     assert found.related == {"author": ("0",), "subject": ("0",)}
     vectors = torch.nn.functional.normalize(run.embedder.vectors.double(), dim=1)
     cosines = vectors[0] @ vectors.T
