@@ -55,12 +55,12 @@ class MEOWLoss(nn.Module):
     def weigh(
         self, contrast: ContrastiveTerm, prototypes: Callable[[], list[PrototypeSet]], ids: Tensor | None = None
     ) -> None:
-        """Step 2, where the weight of candidates reads clusters.
+        """Step 2, if the weight of the contrast reads clusters.
 
         Args:
             contrast: the term that is weighted.
-            prototypes: what clusters the candidates, made where it is read.
-            ids: [N] int64, ascending, who the clustered rows are; None: 0 ... N - 1.
+            prototypes: makes the clusters of the candidates.
+            ids: [N] int64, ascending, the indices of the clustered rows; None: 0 ... N - 1.
         """
         contrast.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
 
@@ -137,9 +137,9 @@ class MEOW(MEOWLoss, MetaPathModel):
         def info() -> Tensor:
             coarse, fine = views()
             self.weigh(self.contrast, prototypes)
-            return self.info(batch, coarse, fine)
+            return self.info(batch, coarse, fine)  # step 3
 
-        def proto() -> Tensor:
+        def proto() -> Tensor:  # step 4
             coarse, _ = views()
             return proto_nce(self.proto_contrast, coarse, prototypes(), batch.nodes)
 
@@ -191,9 +191,9 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
 
         def info(side: Side) -> Tensor:
             self.weigh(self.contrast_of(side), lambda: prototypes()[side.number], side.ids)
-            return self.contrast(side, side.own, side.fine)
+            return self.contrast(side, side.own, side.fine)  # step 3
 
-        def proto(side: Side) -> Tensor:
+        def proto(side: Side) -> Tensor:  # step 4
             return proto_nce(self.proto_contrast, side.own, prototypes()[side.number])
 
         return {

@@ -163,18 +163,14 @@ class MetaPathModel(GraphModel):
             self._redrawn = batch.epoch, self._masks.draw(inputs, own).to(like.device, like.dtype)
         return self._redrawn[1]
 
-    def both_views(
-        self, inputs: MetaPathInputs, generator: torch.Generator | None = None, fine_only: bool = False
-    ) -> BothViews:
+    def both_views(self, inputs: MetaPathInputs, generator: torch.Generator | None = None) -> BothViews:
         """The coarse and the fine view, before the head.
 
         Args:
             inputs: read from the graph.
             generator: draws dropout; required in training mode where dropout is above 0.
-            fine_only: do not compute the coarse view (it is then the fine one).
         """
-        hidden, masked = self._hidden(inputs, generator)
-        views: BothViews = self.views(inputs, hidden, masked, generator, fine_only)
+        views: BothViews = self.views(inputs, *self._hidden(inputs, generator), generator)
         return views
 
     def _hidden(
@@ -228,10 +224,11 @@ class MetaPathModel(GraphModel):
         with evaluating(self):
             inputs = self._step_inputs(None)
             found = self.views.addends(inputs, *self._hidden(inputs, None))
-        return {PathKey(inputs.target, path): weight for path, (weight, _) in found.items()}
+        return {key: weight for key, (weight, _) in found.items()}
 
     def embed(self) -> Tensor:
-        return self.both_views(self._step_inputs(None), fine_only=True).fine
+        inputs = self._step_inputs(None)
+        return self.views.fine(inputs, *self._hidden(inputs, None))
 
 
 def _between(path: MetaPath, graph: HeteroGraph) -> list[str]:

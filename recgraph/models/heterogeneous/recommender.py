@@ -221,7 +221,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         generator = None if generators is None else generators["dropout"]
         return torch.cat(
             [
-                views(inputs, hidden, masked, generator, fine_only=True).fine
+                views.fine(inputs, hidden, masked, generator)
                 for views, inputs, hidden, masked in self._read(own, generators)
             ]
         )
@@ -247,9 +247,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         """The attention of the fine views, in evaluation mode."""
         with evaluating(self.views):
             return {
-                PathKey(inputs.target, path): weight
+                key: weight
                 for views, inputs, hidden, masked in self._read(self._own(), None)
-                for path, (weight, _) in views.addends(inputs, hidden, masked).items()
+                for key, (weight, _) in views.addends(inputs, hidden, masked).items()
             }
 
     @torch.no_grad()
@@ -278,10 +278,10 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         with evaluating(self.views):
             for views, inputs, hidden, masked in self._read(own, None):
                 start = 0 if inputs.target == SIDES[0] else self.space.n_users
-                for path, (_, addend) in views.addends(inputs, hidden, masked).items():
+                for key, (_, addend) in views.addends(inputs, hidden, masked).items():
                     alone = torch.zeros_like(own)
                     alone[start : start + len(addend)] = addend
-                    found[PathKey(inputs.target, path)] = self.encoder(alone)
+                    found[key] = self.encoder(alone)
         return found
 
     def _masked(self, h: Tensor, generators: Generators | None) -> Tensor:

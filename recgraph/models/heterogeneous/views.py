@@ -19,6 +19,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.encoders.graph import GraphEncoder, SemanticAttention, ViewWeights
 from recgraph.graph.contexts import Walked
 from recgraph.graph.metapath import MetaPath
+from recgraph.models.base import PathKey
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.paths import Masks, MetaPathInputs, PathInputs
 from recgraph.rng import dropout
@@ -237,7 +238,6 @@ class MetaPathViews(nn.Module):
         hidden: Mapping[str, Tensor],
         masked: Tensor | None,
         generator: torch.Generator | None = None,
-        fine_only: bool = False,
     ) -> BothViews:
         """Both views, before the head.
 
@@ -247,17 +247,25 @@ class MetaPathViews(nn.Module):
                 coarse view and contexts take their mean.
             masked: the target's vectors from masked features, in the same shape; None without masked twins.
             generator: draws dropout; required in training mode where dropout is above 0.
-            fine_only: leave the coarse view out (it is then the fine one).
         """
-        fine: Tensor = self.attention(self._views(inputs, hidden, masked, generator), generator)
-        if fine_only:
-            return BothViews(fine, fine)
+        fine = self.fine(inputs, hidden, masked, generator)
         adjacencies = tuple(path.adjacency for path in inputs.paths)
         return BothViews(self.encoder(adjacencies, _shared(hidden[inputs.target]), generator), fine)
 
+    def fine(
+        self,
+        inputs: MetaPathInputs,
+        hidden: Mapping[str, Tensor],
+        masked: Tensor | None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """[N, D]: the fine view alone; the arguments are those of :meth:`forward`."""
+        fine: Tensor = self.attention(self._views(inputs, hidden, masked, generator), generator)
+        return fine
+
     def addends(
         self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], masked: Tensor | None
-    ) -> dict[str, tuple[float, Tensor]]:
+    ) -> dict[PathKey, tuple[float, Tensor]]:
         """Meta-path -> (its attention, [N, D] its addend of the fine view), its twin's included.
 
         For evaluation mode; the arguments are those of :meth:`forward`.
@@ -271,7 +279,7 @@ class MetaPathViews(nn.Module):
         for number, path in enumerate(inputs.paths):
             chosen = range(number * each, (number + 1) * each)
             total = sum(betas[place] * views[place] for place in chosen)
-            found[path.name] = float(betas[list(chosen)].sum()), torch.as_tensor(total)
+            found[PathKey(inputs.target, path.name)] = float(betas[list(chosen)].sum()), torch.as_tensor(total)
         return found
 
     def _views(
