@@ -1,4 +1,4 @@
-"""Charts as inline SVG: axes, points with names, lines and bars; colours come from the page's style sheet.
+"""Charts as inline SVG: axes, points, lines and bars; colours come from the page's style sheet.
 
 Our own drawing, because a study of 40 trials with all its figures is a page of 30 KiB, follows the reader's light or
 dark scheme and fits a phone. Optuna's plotly figures of the same study make 4.7 MiB (the plotly.js inside; 1.8 s to
@@ -9,15 +9,15 @@ and is white on a dark page.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
+
+from recgraph.pages.labels import Box, Spot, along, name_marks
 
 __all__ = [
     "Axis",
-    "Box",
     "Chart",
     "Choices",
     "Figure",
@@ -25,19 +25,16 @@ __all__ = [
     "Line",
     "Mark",
     "Scale",
-    "Spot",
-    "along",
     "bars",
-    "name_marks",
     "number",
 ]
 
-#: part of an axis that is left free at each end
+#: fraction of an axis that is left free at each end
 _MARGIN = 0.05
 
 
 def number(value: float) -> str:
-    """A value as short as it can be read."""
+    """A value in at most four digits."""
     if not math.isfinite(value):
         return f"{value}"
     if value == int(value) and abs(value) < 1e5:
@@ -65,7 +62,7 @@ class Scale:
 
     @classmethod
     def of(cls, values: Sequence[float], log: bool = False, whole: bool = False) -> Scale:
-        """An axis that shows all values, with some room around them."""
+        """An axis that shows all finite values with a margin."""
         finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
         log = log and min(finite) > 0
         low, high = min(finite), max(finite)
@@ -76,7 +73,7 @@ class Scale:
         return cls(10**low, 10**high, True) if log else cls(low, high, whole=whole)
 
     def place(self, value: Any) -> float:
-        """Where a value lies, 0 to 1."""
+        """The position of a value, 0 to 1."""
         low, high, at = self.low, self.high, float(value)
         if self.log:
             low, high, at = math.log10(low), math.log10(high), math.log10(at)
@@ -84,7 +81,7 @@ class Scale:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Place and text of each tick."""
+        """Position and text of each tick."""
         values = self._log_ticks() if self.log else self._steps()
         return [(self.place(value), number(value)) for value in values]
 
@@ -106,120 +103,24 @@ class Scale:
 
 @dataclass(frozen=True)
 class Choices:
-    """An axis of choices, each at a place of its own."""
+    """An axis of categorical values, evenly spaced."""
 
     values: tuple[Any, ...]
 
     def place(self, value: Any) -> float:
-        """Where a choice lies, 0 to 1."""
+        """The position of a choice, 0 to 1."""
         found = next(place for place, choice in enumerate(self.values) if repr(choice) == repr(value))
         return (found + 0.5) / len(self.values)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Place and text of each choice; of many choices some have none."""
+        """Position and text of each tick; at most eight choices have one."""
         every = math.ceil(len(self.values) / 8)
         shown = [(self.place(value), f"{value}") for value in self.values[::every]]
         return [(place, text if len(text) <= 12 else f"{text[:11]}…") for place, text in shown]
 
 
 Axis = Scale | Choices
-
-
-#: of a name, in units of the drawing; the width of a letter is that of a wide font
-_LETTER, _HEIGHT, _GAP = 6.8, 11.0, 4.0
-#: the distance of boxes along a line
-_STEP = 5.0
-#: letters of a name that are shown, and where there is no room for so many
-_MOST = (24, 12)
-
-
-class Box(NamedTuple):
-    """A rectangle of the drawing."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-
-    def meets(self, other: Box) -> bool:
-        """Whether two have a point in common."""
-        beside = self.right <= other.left or other.right <= self.left
-        return not (beside or self.bottom <= other.top or other.bottom <= self.top)
-
-    def holds(self, other: Box) -> bool:
-        """Whether another one lies inside."""
-        across = self.left <= other.left and other.right <= self.right
-        return across and self.top <= other.top and other.bottom <= self.bottom
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A mark on the drawing: its place, its radius, half the height of its whisker, its name (may be empty)."""
-
-    x: float
-    y: float
-    radius: float
-    spread: float
-    name: str
-
-    @property
-    def box(self) -> Box:
-        """What must not be covered."""
-        reach = max(self.radius, self.spread)
-        return Box(self.x - self.radius, self.y - reach, self.x + self.radius, self.y + reach)
-
-
-def along(points: Sequence[tuple[float, float]]) -> Iterator[Box]:
-    """Boxes that cover a line."""
-    for (x, y), (to_x, to_y) in pairwise(points):
-        steps = max(1, math.ceil(max(abs(to_x - x), abs(to_y - y)) / _STEP))
-        for step in range(steps + 1):
-            at_x, at_y = x + (to_x - x) * step / steps, y + (to_y - y) * step / steps
-            yield Box(at_x - 1, at_y - 1, at_x + 1, at_y + 1)
-
-
-def name_marks(spots: Sequence[Spot], room: Box, lines: Iterable[Box] = ()) -> list[str]:
-    """The names as SVG. Those of earlier spots are placed first; a name for which there is no room is left out.
-
-    Args:
-        room: where names may be.
-        lines: what they cover only where there is no other place.
-    """
-    taken, thin = [spot.box for spot in spots], list(lines)
-    drawn = []
-    for spot in spots:
-        free = [place for place in _places(spot) if room.holds(place[-1]) and not _meets(place[-1], taken)]
-        chosen = next((place for place in free if not _meets(place[-1], thin)), free[0] if free else None)
-        if chosen is not None:
-            name, x, y, anchor, box = chosen
-            taken.append(box)
-            drawn.append(f'<text class="mark" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(name)}</text>')
-    return drawn
-
-
-def _meets(box: Box, others: Iterable[Box]) -> bool:
-    return any(box.meets(other) for other in others)
-
-
-def _places(spot: Spot) -> Iterator[tuple[str, float, float, str, Box]]:
-    """How a name may be written, the best first: the name or its beginning, x and y, its anchor, what it covers."""
-    if not spot.name:
-        return
-    reach, beside = max(spot.radius, spot.spread), spot.radius + _GAP
-    sides = [(dx, dy * _HEIGHT) for dy in (0.35, -0.5, 1.2) for dx in (beside, -beside)]
-    # beside the mark, above and below it, then at its corners
-    offsets = [*sides[:2], (0.0, -reach - _GAP), (0.0, reach + _HEIGHT), *sides[2::2], *sides[3::2]]
-    for name in dict.fromkeys(_cut(spot.name, most) for most in _MOST):
-        width = _LETTER * len(name)
-        for dx, dy in offsets:
-            x, y = spot.x + dx, spot.y + dy
-            anchor, left = ("start", x) if dx > 0 else ("end", x - width) if dx < 0 else ("middle", x - width / 2)
-            yield name, x, y, anchor, Box(left, y - _HEIGHT * 0.8, left + width, y + _HEIGHT * 0.2)
-
-
-def _cut(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 @dataclass(frozen=True)
@@ -247,10 +148,10 @@ class Mark:
     Attributes:
         x, y: values of the axes.
         kind: classes of the style sheet, such as ``complete``, ``best`` or (on a map) ``ringed g0``.
-        text: shown where the pointer rests.
-        label: written into the mark, a character or two; its circle is larger then.
-        name: written beside the mark where there is room; the first marks of a chart choose first.
-        spread: of ``y`` to both sides, drawn as a whisker.
+        text: the tooltip.
+        label: one or two characters inside the mark, whose circle is then larger.
+        name: beside the mark where there is room; earlier marks of a chart go first.
+        spread: half the height of a whisker, in units of ``y``.
     """
 
     x: object
@@ -263,11 +164,11 @@ class Mark:
 
     @property
     def radius(self) -> float:
-        """Of its circle, in units of the drawing."""
+        """Of the circle, in units of the drawing."""
         return 9.0 if self.label else _RADII.get(self.kind.split()[0], 3.5)
 
     def draw(self, x: float, y: float) -> str:
-        """The mark at a place of the drawing."""
+        """The mark as SVG, at a position of the drawing."""
         circle = f'<circle class="{self.kind}" cx="{x:.1f}" cy="{y:.1f}" r="{self.radius}">'
         at = f'x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle"'
         label = f'<text class="label" {at}>{escape(self.label)}</text>' if self.label else ""
@@ -281,7 +182,7 @@ class Line:
     Attributes:
         kind: classes of the style sheet.
         points: x and y of each.
-        text: shown where the pointer rests.
+        text: the tooltip.
     """
 
     kind: str
@@ -294,11 +195,11 @@ class Chart:
     """A chart of points and lines on two axes.
 
     Attributes:
-        title: says what is shown, for those who cannot see it.
-        x, y, x_name, y_name: the axes, and what they show.
-        marks: the points; later ones lie on top.
-        lines: the lines, which lie under the points.
-        rug: places on the x axis where something is that has no y.
+        title: the text for screen readers.
+        x, y, x_name, y_name: the axes and their names.
+        marks: the points; later ones are drawn on top.
+        lines: drawn under the points.
+        rug: positions on the x axis of trials without a y, with their tooltips.
         layout: size and margins.
     """
 
