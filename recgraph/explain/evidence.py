@@ -210,8 +210,8 @@ class _Support:
 
 def evidence_for_user(
     walks: Walks, weight: float | None, items: Sequence[int], query: UserQuery
-) -> list[Evidence | None]:
-    """The evidence of a meta-path for each item; None where the path does not reach the item.
+) -> dict[int, Evidence]:
+    """The evidence of a meta-path for those of the items that it reaches.
 
     Args:
         walks: from item to item, or from user to user.
@@ -233,15 +233,14 @@ def evidence_for_user(
         support.add(rows.rows, rows.indices, reached.similarities[rows.rows], reached.counts[rows.rows])
         support.scores /= reached.similarities.sum().clamp(min=_TOLERANCE)
     n_ranked = int(((support.counts > 0) & query.unseen_mask).sum())
-    found: list[Evidence | None] = []
+    found = {}
     for column, item in enumerate(items):
         count, score = int(support.counts[item]), float(support.scores[item])
         if not count:
-            found.append(None)
             continue
         rank = 1 + int(((support.scores > score + _TOLERANCE) & query.unseen_mask).sum())
         connections = _connections(walks, support, column, item, query)
-        found.append(Evidence(side, walks.path, weight, count, score, rank, n_ranked, connections))
+        found[item] = Evidence(side, walks.path, weight, count, score, rank, n_ranked, connections)
     return found
 
 
@@ -270,19 +269,18 @@ def _with_titles(walks: Walks, path: Sequence[int], name: Namer) -> tuple[Node, 
 
 def evidence_for_node(
     walks: Walks, weight: float | None, node: int, others: Sequence[int], name: Namer, n_paths: int
-) -> list[Evidence | None]:
-    """The evidence of a meta-path between a node and each other of its type; None where it does not connect them."""
+) -> dict[int, Evidence]:
+    """The evidence of a meta-path between a node and those others of its type that it connects with the node."""
     start, side = torch.tensor([node]), walks.types[0]
     (reached,) = walks.reach(start)
     row_of = {end: row for row, end in enumerate(reached.ends.tolist())}
-    found: list[Evidence | None] = []
+    found = {}
     for other in others:
         if other not in row_of:
-            found.append(None)
             continue
         similarity, count = float(reached.similarities[row_of[other]]), int(reached.counts[row_of[other]])
         rank = 1 + int((reached.similarities > similarity + _TOLERANCE).sum())
         paths = tuple(_with_titles(walks, path, name) for path in walks.best_paths(start, other, n_paths)[0])
         connection = Connection(name(side, other), similarity, count, paths)
-        found.append(Evidence(side, walks.path, weight, count, similarity, rank, len(row_of), (connection,)))
+        found[other] = Evidence(side, walks.path, weight, count, similarity, rank, len(row_of), (connection,))
     return found

@@ -70,10 +70,9 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
         for key, weight in weights.items()
     ]
     neighbours = []
-    for place, (other, cosine) in enumerate(found):
-        evidence = [each[place] for each in by_path]
-        strongest = sorted((one for one in evidence if one is not None), key=lambda one: -one.score)
-        neighbours.append(Neighbour(place + 1, Near(name_of(target, other), cosine), tuple(strongest)))
+    for rank, (other, cosine) in enumerate(found, 1):
+        strongest = sorted((each[other] for each in by_path if other in each), key=lambda one: -one.score)
+        neighbours.append(Neighbour(rank, Near(name_of(target, other), cosine), tuple(strongest)))
     return NodeExplanation(
         model=type(model).__name__,
         dataset=embedder.record.get("data", {}).get("dataset"),

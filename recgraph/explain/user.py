@@ -222,8 +222,8 @@ class _User:
             for path, weight in (weights or {_CO_OCCURRENCE: None}).items()
         ]
         return [
-            tuple(sorted((one for one in each if one is not None), key=_order(part)))
-            for each, part in zip(zip(*by_path, strict=True), parts, strict=True)
+            tuple(sorted((found[item] for found in by_path if item in found), key=_order(part)))
+            for item, part in zip(items, parts, strict=True)
         ]
 
     def _node(self, node_type: str, index: int) -> Node:

@@ -34,7 +34,7 @@ _MARGIN = 0.05
 
 
 def number(value: float) -> str:
-    """A value in at most four digits."""
+    """A value as short text."""
     if not math.isfinite(value):
         return f"{value}"
     if value == int(value) and abs(value) < 1e5:
@@ -199,7 +199,7 @@ class Chart:
         x, y, x_name, y_name: the axes and their names.
         marks: the points; later ones are drawn on top.
         lines: drawn under the points.
-        rug: positions on the x axis of trials without a y, with their tooltips.
+        rug: positions on the x axis of points without a y, with their tooltips.
         layout: size and margins.
     """
 
