@@ -1,4 +1,4 @@
-"""The jobs of a board (one model with one seed on one data set, and the address of its record), and tuned settings."""
+"""The jobs of a board: one model with one seed on one data set; their addresses and their tuned settings."""
 
 from __future__ import annotations
 
@@ -22,18 +22,28 @@ from recgraph.models.base import Model, TrainableModel
 from recgraph.runs.run import DataConfig, ProbeSettings
 from recgraph.train.config import GraphTrainConfig, TrainConfig
 
-__all__ = ["TITLES", "Job", "Tuned", "best_of", "check_entries", "check_study", "digest", "jobs_of", "load_data_hash"]
+__all__ = [
+    "TITLES",
+    "Job",
+    "TunedSettings",
+    "check_entries",
+    "check_study",
+    "digest",
+    "jobs_of",
+    "load_data_hash",
+    "load_tuned",
+]
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """The best trial of a study, and what it was chosen on.
+class TunedSettings:
+    """The settings of a study's best trial, and the data they were selected on.
 
     Attributes:
-        settings: of the model and of its training; how the data was split is not among them.
-        model: the qualified name of its class; None where the record does not say.
-        dataset: its card; None where the record does not say.
-        split_hash: of the split whose validation part chose the settings; None where the record does not say.
+        settings: of the model and its training, without those of the split.
+        model: the qualified name of its class; None where the record does not name it.
+        dataset: its card; None where the record does not name it.
+        split_hash: of the split whose validation part selected the settings; None where it was not recorded.
     """
 
     settings: dict[str, Any]
@@ -42,8 +52,8 @@ class Tuned:
     split_hash: str | None
 
 
-def best_of(place: str, folder: Path) -> Tuned:
-    """The best trial.
+def load_tuned(place: str, folder: Path) -> TunedSettings:
+    """Load the settings of the best trial of a study.
 
     Args:
         place: a study's folder, a storage, or a JSON record of a study that was tested (``result.json`` of a study's
@@ -51,23 +61,23 @@ def best_of(place: str, folder: Path) -> Tuned:
 
     Raises:
         ValueError: the record has no settings.
-        FileNotFoundError: it is not there, or no trial is complete.
+        FileNotFoundError: the study does not exist, or none of its trials is complete.
     """
     path = folder / place
     if path.suffix == ".json":
-        return _of_record(json.loads(path.read_text(encoding="utf-8")), place)
+        return _from_record(json.loads(path.read_text(encoding="utf-8")), place)
     from recgraph.tuning.final import best_trial
     from recgraph.tuning.report import settings_of
     from recgraph.tuning.storage import find_study
 
     with find_study(place if "://" in place else str(path)) as (study, _):
         best = best_trial(study)
-        if best is None:  # what asks for it waits, as for a study that is not there
+        if best is None:  # its entry waits, as for a study that does not exist yet
             raise FileNotFoundError(f"study {place!r} has no complete trial")
         return _tuned(settings_of(study, best), study.user_attrs["recgraph"], study.user_attrs.get("source"))
 
 
-def _of_record(record: Mapping[str, Any], place: str) -> Tuned:
+def _from_record(record: Mapping[str, Any], place: str) -> TunedSettings:
     tested = [*(record.get("unsealed") or ()), *([record] if "settings" in record else [])]
     if not tested:
         raise ValueError(f"study {place!r} was never tested, so that its record names no best settings")
@@ -82,8 +92,8 @@ def _of_record(record: Mapping[str, Any], place: str) -> Tuned:
     return _tuned({**source.get("settings", {}), **settings}, of_test, source)
 
 
-def _tuned(settings: Mapping[str, Any], identity: Mapping[str, Any], source: Mapping[str, Any] | None) -> Tuned:
-    return Tuned(
+def _tuned(settings: Mapping[str, Any], identity: Mapping[str, Any], source: Mapping[str, Any] | None) -> TunedSettings:
+    return TunedSettings(
         {name: value for name, value in settings.items() if name not in DataConfig.model_fields},
         identity["model"].rpartition(":")[2] if "model" in identity else None,
         (source or {}).get("dataset"),
@@ -102,14 +112,14 @@ class Job:
     Attributes:
         dataset: a card.
         model: its name in the registry.
-        settings: all that are not defaults, in one flat namespace: what ``recgraph train`` is given.
+        settings: those that are not defaults, in one flat namespace, as for ``recgraph train``.
         seed: of the training.
         cutoffs: list lengths of the test.
-        identity: all that decides the numbers as the board, the code and the card say it: the resolved configuration,
-            the model's revision, the card and the protocol. The data's own hash is compared beside it.
-        metrics: full names of what is computed beside the default metrics; a record without them is made again, under
-            the same address.
-        modules: that register these metrics, for a worker to import.
+        identity: the fields that identify a job and decide its numbers: the resolved configuration, the model's
+            revision, the card and the protocol. The hash of the data is compared separately.
+        metrics: full names of the metrics beyond the default ones; a record without them is made again, under the same
+            address.
+        modules: those that register these metrics; a worker imports them.
     """
 
     dataset: str
@@ -123,24 +133,24 @@ class Job:
 
     @cached_property
     def entry(self) -> str:
-        """The address of the configuration: 16 hexadecimal digits, the same for all seeds."""
+        """The address of the configuration: 16 hexadecimal digits, equal for all seeds."""
         return digest(self.identity)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """All metrics that are computed, without cut-offs."""
+        """The names of all metrics that are computed, without cutoffs."""
         return tuple(dict.fromkeys((*DEFAULT_METRICS, *(split_metric(metric)[0] for metric in self.metrics))))
 
     @property
     def stem(self) -> str:
-        """The names of its files, without suffix."""
+        """The name of its files without suffix."""
         return f"{self.model}-{self.entry}-seed{self.seed}"
 
     def command(self, seed: str | None = None, threads: int = 1, device: str = "cpu") -> str:
-        """The two commands that make this job's numbers again.
+        """The two commands that reproduce this job's numbers.
 
         Args:
-            seed: written in place of the job's, e.g. ``"$seed"``.
+            seed: text in place of the job's seed, e.g. ``"$seed"``.
         """
         number = f"{self.seed}" if seed is None else seed
         sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
@@ -156,17 +166,18 @@ class Job:
         return f"export OMP_NUM_THREADS={threads}\n" + " \\\n    ".join(train) + f"\n{evaluate}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for :meth:`from_dict`."""
+        """The job as JSON values, see :meth:`from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        """The job of :meth:`to_dict`."""
         lists = {name: tuple(values[name]) for name in ("cutoffs", "metrics", "modules")}
         return cls(**{**values, **lists})
 
 
 def digest(values: Any) -> str:
-    """16 hexadecimal digits of plain values; equal for equal ones, on every machine."""
+    """A hash of JSON values, 16 hexadecimal digits; equal values have equal digests on every machine."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -174,18 +185,18 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     """The jobs of an entry, one a seed.
 
     Raises:
-        ConfigError: a setting that does not exist, is out of range or is the protocol's, or a study of another model;
-            names the entry.
-        FileNotFoundError, ValueError: its study cannot be read.
+        ConfigError: a setting does not exist, is out of range or belongs to the protocol, or the study is of another
+            model; names the entry.
+        FileNotFoundError, ValueError: the study cannot be read.
     """
     cls: type[Model] = registry.load("model", entry.model)
     of_nodes = is_of_nodes(sheet.dataset)
     training = sheet.training if issubclass(cls, TrainableModel) else {}
-    last = _probe(sheet.protocol) if of_nodes else _split(sheet.protocol)
+    of_test = _probe(sheet.protocol) if of_nodes else _split(sheet.protocol)
     try:
-        _check_not_of_test(sheet, entry, of_nodes)
-        settings = {**training, **_studied(sheet, entry, cls), **entry.settings, **last}
-        resolved = _resolved(cls, of_nodes, settings)
+        _check_no_test_settings(sheet, entry, of_nodes)
+        settings = {**training, **_settings_of_study(sheet, entry, cls), **entry.settings, **of_test}
+        resolved = _resolve(cls, of_nodes, settings)
     except ConfigError as error:
         raise ConfigError(f"board on {sheet.dataset!r}, model {entry.name!r}: {error}") from None
     identity = {
@@ -194,19 +205,19 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
         "dataset": sheet.dataset,
         "card": find_card(sheet.dataset).hash,
         **resolved,
-        "protocols": _protocols(sheet.protocol, of_nodes),
+        "protocols": _protocol_hashes(sheet.protocol, of_nodes),
     }
     seeds = entry.seeds or sheet.seeds
     metrics = sheet.more_metrics
-    of_all = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics))
-    return [Job(sheet.dataset, cls.key(), settings, seed, *of_all) for seed in dict.fromkeys(seeds)]
+    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics))
+    return [Job(sheet.dataset, cls.key(), settings, seed, *shared) for seed in dict.fromkeys(seeds)]
 
 
 def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) -> None:
-    """Refuse two entries with one configuration, which is the address of their records.
+    """Check that no two entries have the same configuration, since it is the address of their records.
 
     Raises:
-        ConfigError: two do; names both.
+        ConfigError: two entries have; names both.
     """
     names: dict[str, str] = {}
     for entry, job in planned:
@@ -218,16 +229,18 @@ def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) ->
 
 
 def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
-    """Refuse settings that were chosen on another split of the sheet's data set: maybe by what is tested on here.
+    """Check that an entry's settings were not tuned on another split of the data set.
+
+    The validation part of another split may hold interactions that the board tests on.
 
     Args:
         entry: with a study or without.
         data_hash: of the sheet, see :func:`load_data_hash`.
 
     Raises:
-        ConfigError: they were; names the entry and the study.
+        ConfigError: they were tuned on another split; names the entry and the study.
     """
-    tuned = None if entry.study is None else best_of(entry.study, sheet.file.parent)
+    tuned = None if entry.study is None else load_tuned(entry.study, sheet.file.parent)
     if tuned is None or tuned.dataset is None or tuned.split_hash is None:
         return
     if data_name(tuned.dataset) == data_name(sheet.dataset) and digest(tuned.split_hash) != data_hash:
@@ -238,21 +251,21 @@ def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
         )
 
 
-def _studied(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> dict[str, Any]:
-    """The settings of the best trial of an entry's study; none without one."""
+def _settings_of_study(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> dict[str, Any]:
+    """The settings of the best trial of an entry's study; empty without a study."""
     if entry.study is None:
         return {}
-    tuned = best_of(entry.study, sheet.file.parent)
+    tuned = load_tuned(entry.study, sheet.file.parent)
     if tuned.model not in (None, cls.__qualname__):
         raise ConfigError(f"study {entry.study!r} is of {tuned.model}, not of {cls.__name__}; give one of this model")
     if issubclass(cls, TrainableModel):
         return tuned.settings
-    # the record of a study names the metric that was tuned for, which would select an epoch
+    # a study's record names the metric that was tuned for, which for a trained model selects the epoch
     return {name: value for name, value in tuned.settings.items() if name not in TrainConfig.model_fields}
 
 
-def _check_not_of_test(sheet: SheetSpec, entry: EntrySpec, of_nodes: bool) -> None:
-    """Refuse settings of the test in an entry or in ``[training]``: the test is the same for all entries."""
+def _check_no_test_settings(sheet: SheetSpec, entry: EntrySpec, of_nodes: bool) -> None:
+    """Check that neither the entry nor ``[training]`` sets the split or the probe: all entries share them."""
     own = (ProbeSettings if of_nodes else DataConfig).model_fields
     for given, where in ((sheet.training, "[training]"), (entry.settings, "its settings")):
         for name in sorted(own.keys() & given.keys()):
@@ -272,8 +285,8 @@ def _probe(protocol: ProtocolSpec) -> dict[str, Any]:
     return {f"probe_{name}": value for name, value in protocol.probe.items()}
 
 
-def _resolved(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with all defaults, part by part."""
+def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with all defaults, by part."""
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
     if issubclass(cls, TrainableModel):
         parts["training"] = GraphTrainConfig if of_nodes else TrainConfig
@@ -281,8 +294,8 @@ def _resolved(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> 
     return {name: part.of(shared[name]).identity() for name, part in parts.items()}
 
 
-def _protocols(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
-    """The hashes of the protocols, as far as they are known without the data."""
+def _protocol_hashes(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
+    """The hashes of the protocols, without the data."""
     if of_nodes:
         return [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
     fields = {"part": "test", "fitted_on": "train", "history": "train+valid", "cutoffs": protocol.cutoffs}
@@ -290,10 +303,10 @@ def _protocols(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
 
 
 def load_data_hash(sheet: SheetSpec) -> str:
-    """The hash of what is trained and tested on; this reads the data.
+    """The hash of the training and test data; reads the data.
 
     Raises:
-        UnavailableError: the data set is not at hand.
+        UnavailableError: the data set is not available.
     """
     if is_of_nodes(sheet.dataset):
         from recgraph.data.catalog import load_graph, load_node_task

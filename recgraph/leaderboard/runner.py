@@ -1,4 +1,4 @@
-"""``run``: do the jobs of a board that have no record yet."""
+"""``run``: run the jobs of a board that have no record yet."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.leaderboard.store import Store
-from recgraph.leaderboard.worker import failure
+from recgraph.leaderboard.worker import failure_record
 from recgraph.workers.pool import Outcome, Pool, Task
 
 __all__ = ["Summary", "run"]
 
 
 @dataclass(frozen=True)
-class Open:
-    """A job that is to be done.
+class PendingJob:
+    """A job that has no record of the current data yet.
 
     Attributes:
         name: for messages.
-        data_hash: of the data that there is now.
-        budget: the most seconds that it may take, or None.
-        values: it is done only where its values of users are at hand.
+        data_hash: of the current data.
+        budget: maximum duration in seconds, or None.
+        values: whether its values of users are required, too, see :meth:`recgraph.leaderboard.store.Store.is_done`.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Open:
     values: bool = False
 
     def task(self, device: str | None) -> Task:
-        """The same for a worker process, see :mod:`recgraph.leaderboard.worker`."""
+        """The task for a worker process, see :mod:`recgraph.leaderboard.worker`."""
         orders = {
             "job": self.job.to_dict(),
             "folder": str(self.store.folder.resolve()),
@@ -56,14 +56,14 @@ class Open:
 
 @dataclass
 class Summary:
-    """The names of a board's jobs by what became of them; a name is ``dataset / entry / seed``.
+    """The names of a board's jobs by outcome; a name is ``dataset / entry / seed``.
 
     Attributes:
-        kept: had been done before.
-        made: done now.
+        kept: done before this run.
+        made: done in this run.
         failed: with an error, which the page shows.
-        left: not begun or stopped, as the time was over; the same command goes on.
-        missing: data sets or studies that are not at hand, with the reason.
+        left: not started, or stopped at the end of the time budget; the next run resumes them.
+        missing: data sets or studies that are not available, with the reason.
     """
 
     kept: list[str] = field(default_factory=list)
@@ -93,25 +93,25 @@ def run(
     device: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Summary:
-    """Do every job of a board whose record is not there, each in a process of its own.
+    """Run every job of a board that has no record, each in its own process, and compare the entries.
 
-    It may be killed at any time and called again: what is done is not done twice, and a training that was cut short
-    goes on from its last checkpoint. Jobs that failed are tried again. At the end entries are compared.
+    A run may be killed at any time and started again: finished jobs are kept, and an interrupted training resumes from
+    its last checkpoint. Jobs that failed are tried again.
 
     Args:
         board: a name, a folder, a TOML file, or a board.
-        results: where records are kept; by default ``results`` beside the board's folder.
-        workers: processes at a time.
-        only: names of models or of entries; all others wait.
-        budget: hours after which no job is begun and those that run are stopped (they go on the next time).
-        values: do also again what has a record but no values of users on this machine, as records from git, since
-            entries are compared over users.
-        device: where to compute, e.g. ``"cpu"``; None: CUDA where there is one, else the CPU.
-        say: called with a line for each event; by default it prints them on the error stream of a terminal.
+        results: the folder of records; by default ``results`` beside the board's folder.
+        workers: number of processes at a time.
+        only: names of models or entries to run; by default all.
+        budget: hours after which no job is started and running jobs are stopped (the next run resumes them).
+        values: also repeat jobs with a record but without values of users on this machine (as those from git), which
+            the comparison of entries needs.
+        device: e.g. ``"cpu"``; None: CUDA where available, else the CPU.
+        say: called with a line for each event; by default lines are printed to standard error if it is a terminal.
 
     Raises:
         ValueError: there is no such board, it names what does not exist, or one of ``only`` matches nothing.
-        KeyboardInterrupt: all that ran has been saved.
+        KeyboardInterrupt: running jobs have been saved.
     """
     found = board if isinstance(board, Board) else load_board(board)
     if workers < 1:
@@ -121,35 +121,39 @@ def run(
     say = say or (_say if sys.stderr.isatty() else lambda _: None)
     until = None if budget is None else time.monotonic() + 3600 * budget
     summary = Summary()
-    todo = [one for sheet in found.sheets for one in _open_jobs(found, sheet, folder, tuple(only), values, summary)]
-    summary.left = [one.name for one in todo]
+    todo = [
+        pending
+        for sheet in found.sheets
+        for pending in _pending_jobs(found, sheet, folder, tuple(only), values, summary)
+    ]
+    summary.left = [pending.name for pending in todo]
     say(f"board {found.name}: {len(todo)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
-    by_name = {one.name: one for one in todo}
+    by_name = {pending.name: pending for pending in todo}
 
     def ended(task: Task, outcome: Outcome) -> bool:
-        one = by_name[task.name]
-        status = _record_outcome(one, outcome)
+        pending = by_name[task.name]
+        status = _record_outcome(pending, outcome)
         if status != "stopped":
-            summary.left.remove(one.name)
-            (summary.made if status == "done" else summary.failed).append(one.name)
-            record = one.store.failure(one.job) if status == "failed" else None
+            summary.left.remove(pending.name)
+            (summary.made if status == "done" else summary.failed).append(pending.name)
+            record = pending.store.failure(pending.job) if status == "failed" else None
             why = f": {record['error']}: {record['message']}" if record else ""
-            say(f"[{len(todo) - len(summary.left)}/{len(todo)}] {status}: {one.name}{why}")
+            say(f"[{len(todo) - len(summary.left)}/{len(todo)}] {status}: {pending.name}{why}")
         return False
 
-    # one thread, however many workers: the number of threads may alter last digits
+    # one thread for any number of workers: the number of threads may change last digits
     pool = Pool("recgraph.leaderboard.worker", workers, threads=1, deadline=until)
-    pool.run([one.task(device) for one in todo], ended)
+    pool.run([pending.task(device) for pending in todo], ended)
     for sheet in found.sheets:
         if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
             say(f"{sheet.dataset}: not compared, as values of users of some records are not here; --values makes them")
     return summary
 
 
-def _open_jobs(
+def _pending_jobs(
     board: Board, sheet: SheetSpec, folder: Path, only: tuple[str, ...], values: bool, summary: Summary
-) -> list[Open]:
-    """The jobs to do on one data set; those that are done or cannot be done are listed in the summary."""
+) -> list[PendingJob]:
+    """The jobs to run on one data set; jobs that are done or cannot run are added to the summary."""
     store = Store(board.folder_of(sheet, folder))
     entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
     if not entries:
@@ -169,8 +173,8 @@ def _open_jobs(
         return []
     for entry in there:
         check_study(sheet, entry, data_hash)
-    # the first seed of every model before the second of any: a board that is cut short still compares all of them
-    planned.sort(key=lambda pair: _place(sheet, *pair))
+    # the first seed of every model before the second of any, so that an interrupted board still compares all models
+    planned.sort(key=lambda pair: _seed_index(sheet, *pair))
     budget = None if sheet.budget_hours is None else 3600 * sheet.budget_hours
     todo = []
     for entry, job in planned:
@@ -178,47 +182,49 @@ def _open_jobs(
         if store.is_done(job, data_hash, values):
             summary.kept.append(name)
         else:
-            todo.append(Open(name, job, store, data_hash, budget, values))
+            todo.append(PendingJob(name, job, store, data_hash, budget, values))
     return todo
 
 
-def _record_outcome(one: Open, outcome: Outcome) -> Literal["done", "failed", "stopped"]:
-    """How a job ended with its worker; a failure that the worker did not record itself is recorded."""
+def _record_outcome(pending: PendingJob, outcome: Outcome) -> Literal["done", "failed", "stopped"]:
+    """How a job ended with its worker; records a failure that the worker could not record itself."""
     if outcome.status == "done":
         return "done"
     if outcome.status == "interrupted":
         return "stopped"
     if outcome.status == "late":
-        assert one.budget is not None
-        message = f"not done after {one.budget / 3600:.3g} hours, the board's budget_hours of one training"
-        return _record_failure(one, "BudgetExceeded", message)
-    if outcome.status == "failed" and one.store.failure(one.job) is not None:
+        assert pending.budget is not None
+        message = f"not done after {pending.budget / 3600:.3g} hours, the board's budget_hours of one training"
+        return _record_failure(pending, "BudgetExceeded", message)
+    if outcome.status == "failed" and pending.store.failure(pending.job) is not None:
         return "failed"
     error = "WorkerKilled" if outcome.status == "killed" else "WorkerFailed"
-    log = one.log.read_text(encoding="utf-8", errors="replace")[-4000:] if one.log.exists() else ""
-    return _record_failure(one, error, outcome.message, log)
+    log = pending.log.read_text(encoding="utf-8", errors="replace")[-4000:] if pending.log.exists() else ""
+    return _record_failure(pending, error, outcome.message, log)
 
 
-def _record_failure(one: Open, error: str, message: str, trace: str = "") -> Literal["done", "failed", "stopped"]:
-    """Record that a job failed, unless another runner has done it or works on it."""
-    store, job = one.store, one.job
+def _record_failure(
+    pending: PendingJob, error: str, message: str, trace: str = ""
+) -> Literal["done", "failed", "stopped"]:
+    """Record that a job failed, unless another runner has finished it or is running it."""
+    store, job = pending.store, pending.job
     try:
-        with store.alone(job, wait=False):
-            if store.is_done(job, one.data_hash, one.values):
+        with store.lock(job, wait=False):
+            if store.is_done(job, pending.data_hash, pending.values):
                 return "done"
-            # one that was killed goes on from its last checkpoint
-            store.put_failure(job, failure(job, error, message, trace), tidy=error != "WorkerKilled")
+            # a killed job resumes from its last checkpoint
+            store.save_failure(job, failure_record(job, error, message, trace), restart=error != "WorkerKilled")
     except BlockingIOError:
         return "stopped"
     return "failed"
 
 
-def _place(sheet: SheetSpec, entry: EntrySpec, job: Job) -> int:
+def _seed_index(sheet: SheetSpec, entry: EntrySpec, job: Job) -> int:
     return (entry.seeds or sheet.seeds).index(job.seed)
 
 
 def _check_only(board: Board, only: Sequence[str]) -> None:
-    """Each of them is a model or an entry of some sheet, whether its data is at hand or not."""
+    """Check that each name is a model or an entry of some sheet, whether its data is available or not."""
     entries = [entry for sheet in board.sheets for entry in sheet.models]
     for name in only:
         if not any(_matches(entry, (name,)) for entry in entries):

@@ -1,4 +1,4 @@
-"""Where records are kept: one JSON file for each configuration and seed, addressed by what decides its numbers."""
+"""The records of a board: one JSON file for each configuration and seed, at an address made of both."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SEEN = {title: seen for seen, title in TITLES.items()}
 class Store:
     """The records of one data set of a board.
 
-    ``<folder>/<model>-<address>-seed<n>.json`` is a record, ``.failed.json`` one of a failure; values of users lie
-    beside in Parquet files, and ``.work`` holds trainings that are not done: both are not for git.
+    ``<folder>/<model>-<address>-seed<n>.json`` is a record, ``.failed.json`` the record of a failure. Values of users
+    are in Parquet files beside the records, and unfinished trainings in ``.work``; neither belongs in git.
 
     Args:
         folder: ``<results>/<board>/<dataset>``.
@@ -36,27 +36,31 @@ class Store:
         self.folder = folder
 
     def record(self, job: Job) -> Record | None:
-        """The record of a job; None where there is none."""
+        """The record of a job, or None."""
         return read_json(self.folder / f"{job.stem}.json")
 
     def read(self, name: str) -> Record:
-        """A record by the name of its file."""
+        """Read a record by its file name.
+
+        Raises:
+            FileNotFoundError: there is no such record.
+        """
         record = read_json(self.folder / name)
         if record is None:
             raise FileNotFoundError(f"there is no record {self.folder / name}")
         return record
 
     def failure(self, job: Job) -> Record | None:
-        """Of a job that failed when it was last tried."""
+        """The record of a job's failure when it was last tried, or None."""
         return read_json(self._failed(job))
 
     def is_done(self, job: Job, data_hash: str, values: bool = False) -> bool:
-        """Whether a job's record was made with the data that there is now, and has the metrics that the job is to have.
+        """Whether a job has a record of the current data with all metrics that it asks for.
 
         Args:
-            job: with a record or without.
-            data_hash: of the data that there is now.
-            values: its values of users are to be at hand, too, as those of records from git are not.
+            job: with or without a record.
+            data_hash: of the current data.
+            values: also require the values of users on this machine, which records from git lack.
         """
         record = self.record(job)
         if record is None or record["data_hash"] != data_hash:
@@ -66,60 +70,60 @@ class Store:
         needed = [title for title in TITLES.values() if values and title in record["scores"]]
         return all(self.values(job.stem, title, record) is not None for title in needed)
 
-    def put(self, job: Job, record: Record) -> None:
-        """Keep a record, whole or not at all; what failed before and the training's files go."""
+    def save(self, job: Job, record: Record) -> None:
+        """Write a record in one step, and remove an earlier failure and the training's files."""
         replace_text(json.dumps(record, indent=1) + "\n", self.folder / f"{job.stem}.json")
         self._failed(job).unlink(missing_ok=True)
-        self.tidy(job)
+        self.remove_work(job)
 
-    def put_failure(self, job: Job, record: Record, tidy: bool = True) -> None:
-        """Keep how a job failed.
+    def save_failure(self, job: Job, record: Record, restart: bool = True) -> None:
+        """Write the record of a failure.
 
         Args:
-            job: that is held by this process, see :meth:`alone`, or by none.
+            job: locked by this process, see :meth:`lock`, or by none.
             record: of the failure.
-            tidy: the training's files go, so that it begins anew when it is tried again; else it goes on.
+            restart: remove the training's files, so that the next try starts from the beginning; else it resumes.
         """
         replace_text(json.dumps(record, indent=1) + "\n", self._failed(job))
-        if tidy:
-            self.tidy(job)
+        if restart:
+            self.remove_work(job)
 
     def users(self, job: Job, seen: str) -> Path:
-        """The file of the values of users under a convention."""
+        """The file of the values of users under a convention of seen items."""
         return self._users(job.stem, seen)
 
     def values(self, stem: str, title: str, record: Record) -> Result | None:
-        """The values of users behind one table of a record; None where they are not at hand, or another record's.
+        """The values of users of one table of a record; None where the file is missing or does not fit the record.
 
         Args:
-            stem: how the record's files are called.
+            stem: of the record's files, see :attr:`recgraph.leaderboard.plan.Job.stem`.
             title: of the table, one of :data:`recgraph.leaderboard.plan.TITLES`.
-            record: that they are to fit.
+            record: the values must give its scores under its protocol.
         """
         path = self._users(stem, _SEEN[title])
         if not path.is_file():
             return None
         try:
             result = load_users(path)
-        except (PolarsError, ValueError, OSError):  # cut while it was copied
+        except (PolarsError, ValueError, OSError):  # an incomplete copy
             return None
         protocol, scores = record["protocols"][title]["protocol_hash"], record["scores"][title]
         return result if result.hash == protocol and result.metrics == scores else None
 
     def work(self, job: Job) -> Path:
-        """The folder of a training that is not done."""
+        """The folder of an unfinished training."""
         return self.folder / ".work" / job.stem
 
-    def tidy(self, job: Job) -> None:
+    def remove_work(self, job: Job) -> None:
         """Remove a training's files."""
         shutil.rmtree(self.work(job), ignore_errors=True)
 
     @contextmanager
-    def alone(self, job: Job, wait: bool = True) -> Iterator[None]:
-        """The block in which one process alone works on a job; others wait. The lock ends with its owner.
+    def lock(self, job: Job, wait: bool = True) -> Iterator[None]:
+        """Hold the lock of a job, so that one process works on it at a time; it is released when its owner ends.
 
         Raises:
-            BlockingIOError: another process works on it, and ``wait`` is False.
+            BlockingIOError: another process holds the lock, and ``wait`` is False.
         """
         with locked(self.folder / ".work" / f"{job.stem}.lock", wait):
             yield
@@ -132,10 +136,10 @@ class Store:
 
 
 def read_json(path: Path) -> Record | None:
-    """What a file of results holds; None where there is no such file.
+    """Read a JSON file; None where it does not exist.
 
     Raises:
-        ValueError: it was cut, or holds the marks of a merge conflict; names it.
+        ValueError: the file is incomplete or has merge-conflict markers; names it.
     """
     try:
         found: Record = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """One job of a board: train, test under every protocol in one pass, and measure the cost.
 
-``python -m recgraph.leaderboard.worker`` does one job, whose orders it reads, see :mod:`recgraph.workers.pool`. A
-process does one job alone, so that its peak memory is the job's, and a job that is killed takes no other with it.
+``python -m recgraph.leaderboard.worker`` reads the orders of one job and runs it, see :mod:`recgraph.workers.pool`.
+Each job has its own process, so that peak memory is measured for the job alone and a killed job affects no other.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from recgraph.runs.record import Measured
 from recgraph.runs.run import NodeRun, Run
 from recgraph.workers.pool import DONE, FAILED, INTERRUPTED, run_worker
 
-__all__ = ["failure", "perform"]
+__all__ = ["failure_record", "train_and_test"]
 
-#: the most points of a curve that a record keeps
+#: maximum number of points of a learning curve in a record
 _POINTS = 300
 _BY_POPULARITY = ("head", "mixed", "tail", "cold")
 
 
-def perform(job: Job, store: Store, device: str | None = None) -> Record:
-    """Do a job, or go on with one that was stopped; its record is returned, its values of users are kept.
+def train_and_test(job: Job, store: Store, device: str | None = None) -> Record:
+    """Run a job, or resume one that was stopped, and return its record; values of users are written to the store.
 
     Raises:
-        Exception: whatever the training or the test raises.
+        Exception: any error of the training or the test.
     """
-    run = _trained(job, store.work(job) / "run", device)
+    run = _train(job, store.work(job) / "run", device)
     with Measured() as cost:
-        found = _evaluated(run, job)
+        found = _evaluate(run, job)
     record = {
         "model": job.model,
         "dataset": job.dataset,
@@ -47,8 +47,8 @@ def perform(job: Job, store: Store, device: str | None = None) -> Record:
         "identity": job.identity,
         "settings": job.settings,
         "data_hash": _data_hash(run, found),
-        **(_of_nodes(found) if isinstance(found, NodeResults) else _of_users(found)),
-        "training": _training(run.record.to_json()),
+        **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
+        "training": _training_record(run.record.to_json()),
         "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
         "peak_memory_mb": cost.to_dict()["peak_memory_mb"],
         "n_parameters": run.record["n_parameters"],
@@ -67,7 +67,7 @@ def perform(job: Job, store: Store, device: str | None = None) -> Record:
     return record
 
 
-def _trained(job: Job, folder: Path, device: str | None) -> Run | NodeRun:
+def _train(job: Job, folder: Path, device: str | None) -> Run | NodeRun:
     if (folder / "record.json").is_file():
         return Run.open(folder)
     resume = (folder / "config.json").is_file()
@@ -83,24 +83,24 @@ def _trained(job: Job, folder: Path, device: str | None) -> Run | NodeRun:
     )
 
 
-def _evaluated(run: Run | NodeRun, job: Job) -> Results | NodeResults:
+def _evaluate(run: Run | NodeRun, job: Job) -> Results | NodeResults:
     return run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
 
 
 def _data_hash(run: Run | NodeRun, found: Results | NodeResults) -> str:
-    """As :func:`recgraph.leaderboard.plan.load_data_hash` has it."""
+    """The same hash as :func:`recgraph.leaderboard.plan.load_data_hash`."""
     if isinstance(found, NodeResults):
         return digest([run.record["data"]["graph_hash"], found.protocol.task_hash])
     return digest(run.record["data"]["split_hash"])
 
 
-def _of_users(found: Results) -> dict[str, Any]:
+def _user_scores(found: Results) -> dict[str, Any]:
     protocols = {TITLES[result.protocol.seen]: result.to_dict() for result in found}
     scores = {title: result.pop("metrics") for title, result in protocols.items()}
     return {"scores": scores, "protocols": protocols}
 
 
-def _of_nodes(found: NodeResults) -> dict[str, Any]:
+def _node_scores(found: NodeResults) -> dict[str, Any]:
     scores: dict[str, dict[str, float]] = {}
     for row in found.rows():
         title = {"linear": "{} labels a class", "logistic": "{} labels, logistic regression"}.get(
@@ -113,27 +113,29 @@ def _of_nodes(found: NodeResults) -> dict[str, Any]:
 
 
 def _groups(run: Run, found: Results) -> dict[str, Any]:
-    """kind -> convention -> group -> its size and metrics."""
+    """Kind of groups -> title of a table -> group -> its size and metrics."""
     assert run.split is not None
     cases = run.split.unseal("group the users of the test part").test
     labels = {"history": history_groups(cases), "popularity": popularity_groups(cases, run.split.train.item_counts())}
-    return {kind: {TITLES[each.protocol.seen]: _grouped(each, of) for each in found} for kind, of in labels.items()}
+    return {
+        kind: {TITLES[each.protocol.seen]: _group_metrics(each, of) for each in found} for kind, of in labels.items()
+    }
 
 
-def _grouped(result: Result, labels: list[str]) -> dict[str, dict[str, float]]:
+def _group_metrics(result: Result, labels: list[str]) -> dict[str, dict[str, float]]:
     rows = {row.pop("group"): row for row in by_group(result, labels).iter_rows(named=True)}
-    return dict(sorted(rows.items(), key=lambda row: _place(row[0])))
+    return dict(sorted(rows.items(), key=lambda row: _group_order(row[0])))
 
 
-def _place(group: str) -> tuple[int, str]:
-    """Where a group stands: ``"1-4"`` before ``"20+"``, the head before the tail."""
+def _group_order(group: str) -> tuple[int, str]:
+    """A sort key of groups: ``"1-4"`` before ``"20+"``, the head before the tail."""
     if group in _BY_POPULARITY:
         return _BY_POPULARITY.index(group), group
     return int(group.partition("-")[0].rstrip("+")), group
 
 
-def _training(record: Record) -> dict[str, Any]:
-    """Cost and course of a training; building the model (its graph, its views) counts."""
+def _training_record(record: Record) -> dict[str, Any]:
+    """The cost of a training, building the model (its graph, its views) included, and its best epoch."""
     cost, before = record["cost"], record["preparation"]
     return {
         "seconds": cost["seconds"] + before["seconds"],
@@ -147,11 +149,11 @@ def _training(record: Record) -> dict[str, Any]:
 
 
 def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[float | None]]:
-    """The columns of a training's log: epoch, seconds, loss and the validation metrics, of not too many epochs."""
+    """Columns of a training's log: epoch, seconds, loss and validation metrics, at most about ``_POINTS`` epochs."""
     names = [name for name in _columns(history) if name in ("epoch", "seconds", "loss") or "@" in name]
     step = max(1, math.ceil(len(history) / _POINTS))
     last = len(history) - 1
-    rows = [row for place, row in enumerate(history) if place % step == 0 or place == last or row["epoch"] == best]
+    rows = [row for i, row in enumerate(history) if i % step == 0 or i == last or row["epoch"] == best]
     return {name: [row.get(name) for row in rows] for name in names}
 
 
@@ -159,12 +161,12 @@ def _columns(history: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for row in history for name in row))
 
 
-#: paths of packages on this machine, which are left out of records
+#: paths of packages on this machine, which are removed from tracebacks in records
 _PATHS = re.compile(rf'(?<=")(?:[^"\n]*/site-packages|{re.escape(str(Path(__file__).resolve().parents[2]))})/')
 
 
-def failure(job: Job, error: str, message: str, trace: str = "") -> Record:
-    """The record of a failure."""
+def failure_record(job: Job, error: str, message: str, trace: str = "") -> Record:
+    """The record of a failure, without paths of this machine."""
     from recgraph.runs.record import provenance
 
     return {
@@ -181,27 +183,27 @@ def failure(job: Job, error: str, message: str, trace: str = "") -> Record:
     }
 
 
-def work(job: Job, store: Store, data_hash: str, values: bool, device: str | None) -> int:
-    """Do a job unless another process has done it meanwhile -> the exit code."""
-    with store.alone(job):
+def run_job(job: Job, store: Store, data_hash: str, values: bool, device: str | None) -> int:
+    """Run a job unless another process has done it meanwhile; returns the exit code."""
+    with store.lock(job):
         if store.is_done(job, data_hash, values):
             return DONE
         try:
             import_all(job.modules)
-            store.put(job, perform(job, store, device))
+            store.save(job, train_and_test(job, store, device))
         except KeyboardInterrupt:
             return INTERRUPTED
         except Exception as error:
-            store.put_failure(job, failure(job, type(error).__name__, str(error), traceback.format_exc()))
+            store.save_failure(job, failure_record(job, type(error).__name__, str(error), traceback.format_exc()))
             return FAILED
     return DONE
 
 
-def follow(orders: dict[str, Any]) -> int:
-    """Do what the orders of a worker process say -> its exit code."""
+def run_orders(orders: dict[str, Any]) -> int:
+    """Run the job of a worker process's orders; returns the exit code."""
     job, store = Job.from_dict(orders["job"]), Store(Path(orders["folder"]))
-    return work(job, store, orders["data_hash"], orders["values"], orders["device"])
+    return run_job(job, store, orders["data_hash"], orders["values"], orders["device"])
 
 
 if __name__ == "__main__":
-    sys.exit(run_worker(follow))
+    sys.exit(run_worker(run_orders))

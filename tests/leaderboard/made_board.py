@@ -12,7 +12,7 @@ from recgraph.leaderboard.compare import Column, Comparison, save_comparisons
 from recgraph.leaderboard.plan import Job, jobs_of
 from recgraph.leaderboard.sheet import Sheet, open_sheet
 from recgraph.leaderboard.store import Record, Store
-from recgraph.leaderboard.worker import failure
+from recgraph.leaderboard.worker import failure_record
 
 __all__ = ["FAILS", "NEVER_RUN", "QUALITY", "made_board", "made_sheets"]
 
@@ -60,14 +60,14 @@ def made_sheets(board: Board, results: Path) -> list[Sheet]:
     for place, entry in enumerate(users.models):
         for job in jobs_of(users, entry):
             if entry.name in QUALITY:
-                store.put(job, _of_users(job, place, *QUALITY[entry.name]))
+                store.save(job, _of_users(job, place, *QUALITY[entry.name]))
             elif entry.name == FAILS:
-                store.put_failure(job, failure(job, "RuntimeError", "it <i>broke</i>", "Traceback:\n  line 1"))
+                store.save_failure(job, failure_record(job, "RuntimeError", "it <i>broke</i>", "Traceback:\n  line 1"))
     _compare(open_sheet(board, users, results))
     store = Store(results / board.name / nodes.dataset)
     for place, entry in enumerate(nodes.models):
         for job in jobs_of(nodes, entry):
-            store.put(job, _of_nodes(job, place))
+            store.save(job, _of_nodes(job, place))
     return [open_sheet(board, sheet, results) for sheet in board.sheets]
 
 

@@ -13,7 +13,7 @@ from recgraph.evaluate.results import Result, save_users
 from recgraph.leaderboard.board import Board, SheetSpec
 from recgraph.leaderboard.plan import TITLES, Job, jobs_of
 from recgraph.leaderboard.store import Record, Store
-from recgraph.leaderboard.worker import failure
+from recgraph.leaderboard.worker import failure_record
 
 BOARD = """
 title = "A shop | with signs"
@@ -142,7 +142,7 @@ def fill(board: Board, means: Mapping[str, Sequence[float]] = MEANS, split_hash:
             made["groups"] = {"history": {title: groups_of(own) for title, own in scores.items()}}
             for each in found:
                 save_users(each, store.users(job, each.protocol.seen))
-            store.put(job, made)
+            store.save(job, made)
 
 
 def groups_of(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -151,6 +151,7 @@ def groups_of(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
 
 def fail(board: Board, name: str, seed: int) -> None:
     (job,) = [job for job in jobs(board)[name] if job.seed == seed]
-    store_of(board).put_failure(
-        job, {**failure(job, "ValueError", "a | bad\nnumber", "Traceback ..."), "at": "2026-01-04T00:00:00+00:00"}
+    store_of(board).save_failure(
+        job,
+        {**failure_record(job, "ValueError", "a | bad\nnumber", "Traceback ..."), "at": "2026-01-04T00:00:00+00:00"},
     )

@@ -123,10 +123,10 @@ def test_metrics_beside_the_default_ones_change_no_address(tmp_path: Path) -> No
     # a record without them is made again
     store = store_of(board)
     record = {"data_hash": "d", "scores": {"seen kept": {"ndcg@10": 0.1}}}
-    store.put(plain, record)
+    store.save(plain, record)
     assert store.is_done(plain, "d")
     assert not store.is_done(asking, "d")
-    store.put(plain, {**record, "scores": {"seen kept": dict.fromkeys(asking.metrics, 0.1)}})
+    store.save(plain, {**record, "scores": {"seen kept": dict.fromkeys(asking.metrics, 0.1)}})
     assert store.is_done(asking, "d")
 
 

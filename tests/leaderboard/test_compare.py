@@ -112,7 +112,7 @@ def test_marks_of_other_records_are_not_shown(board: Board) -> None:
     made = store_of(board).record(job)
     assert made is not None
     made["scores"]["seen excluded"]["ndcg@10"] += 0.1
-    store_of(board).put(job, made)
+    store_of(board).save(job, made)
     # the values of users are no longer those of the record, so that nothing is compared with them either
     sheet = update_comparisons(opened(board))
     assert set(marks(sheet).values()) == {"untested"}
@@ -184,7 +184,7 @@ def node_board(tmp_path: Path, values: dict[str, list[float]], metric: str = "nd
             told = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
             table = "20 labels a class"
             one |= {"scores": {table: {metric: value}}, "protocols": {table: told}, "groups": {}}
-            store_of(made).put(job, one)
+            store_of(made).save(job, one)
     return opened(made)
 
 

@@ -23,7 +23,7 @@ from recgraph import registry
 from recgraph.cli.app import app
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, jobs_of
-from recgraph.leaderboard.runner import Open, Summary
+from recgraph.leaderboard.runner import PendingJob, Summary
 from recgraph.leaderboard.runner import _record_failure as failed
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
@@ -245,7 +245,7 @@ def test_a_runner_that_is_killed(ran: tuple[Path, Summary], tmp_path: Path) -> N
     assert len(done) == 2, "popularity and the failure were before it"
     # its worker notices, saves and ends: it holds the lock of the job no longer
     store = Store(board.parent / "results" / "tiny" / "synthetic")
-    with store.alone(job):
+    with store.lock(job):
         epochs = working(board)
         assert 5 <= len(epochs) < 100
         assert store.record(job) is None
@@ -335,13 +335,13 @@ def test_a_failure_leaves_the_work_of_other_runners_alone(ran: tuple[Path, Summa
     record = store.record(done)
     assert record is not None
     # it was done meanwhile
-    assert failed(Open("a", done, store, record["data_hash"]), "WorkerKilled", "") == "done"
+    assert failed(PendingJob("a", done, store, record["data_hash"]), "WorkerKilled", "") == "done"
     assert store.failure(done) is None
     # another process is at it
     checkpoint = store.work(other) / "run" / "checkpoint"
     checkpoint.mkdir(parents=True)
-    task = Open("b", other, store, record["data_hash"])
-    with store.alone(other):
+    task = PendingJob("b", other, store, record["data_hash"])
+    with store.lock(other):
         assert failed(task, "BudgetExceeded", "late") == "stopped"
     assert (store.failure(other), checkpoint.exists()) == (None, True)
     # nobody is: what was killed goes on the next time, what took too long begins anew

@@ -168,7 +168,7 @@ def test_records_of_other_data_are_not_shown(board: Board) -> None:
     for job in jobs(board)["LightGCN"]:
         made = store.record(job)
         assert made is not None
-        store.put(job, {**made, "data_hash": "e" * 16, "at": "2025-01-01T00:00:00+00:00"})
+        store.save(job, {**made, "data_hash": "e" * 16, "at": "2025-01-01T00:00:00+00:00"})
     sheet = opened(board)
     assert entry(sheet, "LightGCN").done == ()
     assert sheet.n_stale == 3
@@ -213,7 +213,7 @@ def test_a_node_task_has_its_own_tables(tmp_path: Path) -> None:
         scores = {"20 labels a class": {"macro_f1": 0.9, "auc": 0.8}, "k-means": {"nmi": 0.5, "ari": 0.4}}
         protocol = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
         changed = {**one, "scores": scores, "protocols": dict.fromkeys(scores, protocol), "groups": {}}
-        store_of(made).put(job, changed)
+        store_of(made).save(job, changed)
     labels, clusters = opened(made).tables
     assert (labels.metrics, clusters.metrics) == (("macro_f1",), ("nmi", "ari"))
     assert labels.n_users is None
