@@ -1,4 +1,4 @@
-"""``recgraph leaderboard``: run a board, and show what came of it."""
+"""``recgraph leaderboard``: run a board, and render its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaderboards: data sets by models by seeds by protocols, run once, shown on a page that can be checked."""
+"""Leaderboards: models by data sets, seeds and protocols; boards are run, compared and rendered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A board: for each data set which models, with which settings, seeds and protocol."""
+"""A board: for each data set its models with settings, seeds and protocol, read from TOML files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from recgraph.runs.run import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "data_name", "is_of_nodes", "load_board"]
 
-#: what is computed of a node task
+#: metrics of a node task
 _OF_NODES = (*SCORES, "nmi", "ari")
 
 
 class ProtocolSpec(DataConfig):
-    """How every model of a data set is tested. Seen items are kept and excluded, both, always."""
+    """The test of all models of a data set; it always covers both conventions, seen items kept and excluded."""
 
     cutoffs: Annotated[tuple[int, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
     probe: Annotated[
@@ -50,7 +50,7 @@ class EntrySpec(Config):
 
 
 class SheetSpec(Config):
-    """What is compared on one data set."""
+    """The part of a board for one data set."""
 
     title: Annotated[str, Field(description="shown; by default the data set's name")] = ""
     note: Annotated[str, Field(description="shown above the table")] = ""
@@ -94,15 +94,15 @@ class SheetSpec(Config):
 
     @property
     def comparisons(self) -> str:
-        """The file of its comparisons, beside the records, which it may share with other sheets of the data set."""
+        """The name of the file of its comparisons, in the folder of records that sheets of one data set share."""
         stem = self.file.stem
         return "comparisons.json" if stem in ("", data_name(self.dataset)) else f"comparisons-{stem}.json"
 
     def _of_its_task(self) -> Self:
-        """The same with the metrics as records call them.
+        """The sheet with the full names of its metrics, checked against its task.
 
         Raises:
-            ConfigError: the protocol has settings of the other task, or a metric is not computed.
+            ConfigError: the protocol has settings of the other task, or a metric is not available.
         """
         of_nodes = is_of_nodes(self.dataset)
         others = {"cutoffs", *DataConfig.model_fields} if of_nodes else {"probe"}
@@ -115,7 +115,7 @@ class SheetSpec(Config):
             raise ConfigError(f"protocol: probe: {error}") from None
         cutoffs = () if of_nodes else self.protocol.cutoffs
         if "metrics" not in self.model_fields_set:
-            if of_nodes or 10 in cutoffs:  # of a node task all that is computed is shown
+            if of_nodes or 10 in cutoffs:  # all metrics of a node task are shown
                 return self
             names = [metric.partition("@")[0] for metric in self.metrics]
             return self.model_copy(update={"metrics": tuple(f"{name}@{max(cutoffs)}" for name in names)})
@@ -124,13 +124,13 @@ class SheetSpec(Config):
 
     @property
     def more_metrics(self) -> tuple[str, ...]:
-        """The metrics that are not computed unless a board asks for them."""
+        """The metrics beyond the default ones."""
         if is_of_nodes(self.dataset):
             return ()
         return tuple(metric for metric in self.metrics if split_metric(metric)[0] not in DEFAULT_METRICS)
 
     def _of_users(self, metric: str) -> str:
-        """The full name of a metric, which may be any of the registry."""
+        """The full name of any registered metric."""
         cutoffs = ", ".join(map(str, self.protocol.cutoffs))
         wrong = (
             f"metrics: {metric!r} is not computed on {self.dataset!r}; give a metric at one of the cutoffs {cutoffs}"
@@ -148,7 +148,7 @@ class SheetSpec(Config):
 
 
 def data_name(dataset: str) -> str:
-    """The name of a card, which may be given by its path."""
+    """The name of a card that is given by name or path."""
     return Path(dataset).stem if dataset.endswith(".toml") else dataset
 
 
@@ -179,8 +179,8 @@ class Board:
 
     Attributes:
         name: of its folder.
-        folder: where its files lie.
-        sheets: one a data set.
+        folder: of its files.
+        sheets: one for each file.
     """
 
     name: str
@@ -189,23 +189,23 @@ class Board:
 
     @property
     def results(self) -> Path:
-        """Where its records are kept, by default: ``results`` beside the boards."""
+        """The default folder of records: ``results`` beside the board's folder."""
         return self.folder.parent / "results"
 
     def folder_of(self, sheet: SheetSpec, results: str | Path | None = None) -> Path:
-        """Where the records of one of its sheets are.
+        """The folder of a sheet's records.
 
         Args:
-            results: where records are kept, where not beside the boards.
+            results: the folder of records; by default :attr:`results`.
         """
         return (self.results if results is None else Path(results)) / self.name / data_name(sheet.dataset)
 
 
 def load_board(name: str | Path) -> Board:
-    """A board by name (a folder of ``experiments/`` here or in the checkout), its folder, or one of its files.
+    """Load a board by name (a folder of ``experiments/`` here or in the checkout), by its folder, or from one file.
 
     Raises:
-        ValueError: there is none; the message lists those that exist.
+        ValueError: it does not exist; the message lists those that do.
         ConfigError: one of its files is wrong.
     """
     path = _find(str(name))

@@ -1,4 +1,4 @@
-"""An entry of a board's data set: a model with its settings, what its docstring says, and its commands and records."""
+"""An entry of a sheet: a model with its settings, description, commands and records."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class ModelText:
 
     Attributes:
         summary: its first sentence.
-        source: the paper, what follows ``Source:`` up to venue and year; empty where it names none.
-        departures: what differs from the paper, what follows ``Departures:``.
-        paragraphs: all of it; those that begin with ``- `` are items of a list.
+        source: the paper: the text after ``Source:`` up to venue and year, or empty.
+        departures: differences from the paper: the text after ``Departures:``, or empty.
+        paragraphs: the whole docstring; paragraphs that begin with ``- `` are items of a list.
     """
 
     summary: str
@@ -41,7 +41,7 @@ class ModelText:
 
 
 def text_of(cls: type[Model]) -> ModelText:
-    """The docstring of a model; empty where it has none of its own."""
+    """The docstring of a model; empty where the class itself has none."""
     text = inspect.cleandoc(cls.__dict__.get("__doc__") or "")
     paragraphs = tuple(_plain(part) for part in re.split(r"\n\s*\n|\n(?=- )", text) if part.strip())
     return ModelText(_plain(text.partition("\n")[0]), _found(_SOURCE, text), _found(_DEPARTURES, text), paragraphs)
@@ -53,7 +53,7 @@ def _found(pattern: re.Pattern[str], text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line without the marks of reStructuredText."""
+    """The text on one line without reStructuredText markup."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
     return re.sub(r"\s+", " ", text.replace("``", "")).strip()
 
@@ -63,22 +63,22 @@ class Entry:
     """A row of a board: a model with its settings.
 
     Attributes:
-        name: different from all others of the data set.
+        name: unique in the sheet.
         model: its key in the registry.
         class_name: of the model.
-        text: what its docstring says: summary, paper, departures.
+        text: its docstring: summary, paper, departures.
         note: of the board.
-        study: whose best trial gave settings, or None.
+        study: the study whose best trial gave the settings, or None.
         address: of the configuration, as in the names of its records.
-        seeds: that the board asks for; ``done`` of them have a record.
-        settings: ``key=value``, all that are not defaults; ``configuration``: all, by part.
-        best_epochs: seed -> the epoch whose weights were kept; None of a model without epochs.
-        commands: seed -> the commands that make its numbers again; of every seed, done or not. ``command``: the same
-            with ``$seed`` in place of the seed.
+        seeds: those that the board asks for; ``done`` are those with a record.
+        settings: ``key=value`` of all that are not defaults; ``configuration``: all settings, by part.
+        best_epochs: seed -> the epoch whose weights were kept; None for a model without epochs.
+        commands: seed -> the commands that reproduce its numbers, for every seed. ``command``: the same with ``$seed``
+            in place of the seed.
         records: seed -> the file, relative to the sheet's folder.
-        machines: where it was run; ``versions``: of packages; ``commits``: of this library. More than one only where
-            the records differ.
-        times: seed -> when its record was made, UTC, ISO 8601.
+        machines, versions, commits: of the runs, with versions of packages and commits of this library; several only
+            where records differ.
+        times: seed -> the time of its record, UTC, ISO 8601.
     """
 
     name: str
@@ -107,11 +107,11 @@ class Entry:
 
 
 def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[int, Record]) -> Entry:
-    """An entry from its records.
+    """Build an entry from its records.
 
     Args:
-        jobs: one a seed.
-        records: seed -> record, of those that are done.
+        jobs: one for each seed.
+        records: seed -> record, where there is one.
     """
     cls = registry.load("model", spec.model)
     first, provenance = jobs[0], [record["provenance"] for record in records.values()]

@@ -1,4 +1,4 @@
-"""The records of a data set as one long frame, and a number of it over seeds."""
+"""The numbers of a data set's records as one long frame, and their means over seeds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from recgraph.leaderboard.store import Record
 
 __all__ = ["COSTS", "Key", "Number", "frame_of", "numbers_of"]
 
-#: one row a number: ``kind`` is ``score``, ``group`` (of users), ``cost`` or ``epoch`` (the metric that selected the
-#: weights, by epoch); ``table`` is the title of a protocol; what does not apply is empty
+#: one row for each number: ``kind`` is ``score``, ``group`` (of users), ``cost`` or ``epoch`` (the metric that selected
+#: the weights, by epoch); ``table`` is the title of a protocol; columns that do not apply are empty
 SCHEMA = {
     "entry": pl.String,
     "seed": pl.Int64,
@@ -27,9 +27,9 @@ SCHEMA = {
     "epoch": pl.Int64,
     "value": pl.Float64,
 }
-#: what one seed costs, with its place in a record: seconds by the wall clock and of the processor (training counts the
-#: building of the model; inference is one pass over all test cases, or the probes of a node task), the peak memory of
-#: the process in MiB, learned numbers, and trained epochs (none of a model without epochs)
+#: cost of one seed -> its keys in a record: wall-clock and CPU seconds (training includes building the model; inference
+#: is one pass over all test cases, or the probes of a node task), the peak memory of the process in MiB, the number of
+#: parameters, and the number of epochs (absent for a model without epochs)
 COSTS = {
     "training_seconds": ("training", "seconds"),
     "training_cpu_seconds": ("training", "cpu_seconds"),
@@ -45,12 +45,13 @@ Key = tuple[str, str, str, str, str]
 
 @dataclass(frozen=True)
 class Number:
-    """A score, cost or group's metric of an entry over seeds.
+    """A score or cost of an entry over seeds, or a metric of a group of users.
 
     Attributes:
         by_seed: seed -> its value; at least one.
-        mark: how a score compares with its column, a key of ``MARKS``; empty of what is not compared.
-        versus: the column's best entry less this one; empty of the best itself and where nothing was tested.
+        mark: how a score compares with its column, see :data:`recgraph.leaderboard.compare.MARKS`; empty where it is
+            not compared.
+        versus: the column's best entry less this one; empty for the best itself and where nothing was tested.
     """
 
     by_seed: Mapping[int, float]
@@ -59,7 +60,7 @@ class Number:
 
     @property
     def n(self) -> int:
-        """How many seeds."""
+        """Number of seeds."""
         return len(self.by_seed)
 
     @property
@@ -68,12 +69,12 @@ class Number:
 
     @property
     def sd(self) -> float | None:
-        """The standard deviation over seeds (n - 1); None of one seed."""
+        """The standard deviation over seeds (n - 1); None for one seed."""
         return statistics.stdev(self.by_seed.values()) if self.n > 1 else None
 
     @property
     def sign(self) -> str:
-        """The mark as a sign."""
+        """The sign of the mark."""
         return MARKS[self.mark][0] if self.mark else ""
 
     def text(self, digits: int = 4) -> str:
@@ -83,7 +84,7 @@ class Number:
 
 
 def frame_of(records: Mapping[str, Mapping[int, Record]]) -> pl.DataFrame:
-    """All numbers of the records, see ``SCHEMA``.
+    """The frame of all numbers of the records, see ``SCHEMA``.
 
     Args:
         records: name of an entry -> seed -> record.
@@ -120,7 +121,7 @@ def _rows(record: Record) -> Iterator[tuple[Any, ...]]:
 
 
 def numbers_of(frame: pl.DataFrame) -> dict[Key, Number]:
-    """The scores, costs and groups' metrics over seeds, in the order in which they first appear."""
+    """Scores, costs and metrics of groups over seeds, in the order of the frame."""
     kept = frame.filter((pl.col("kind") != "epoch") & pl.col("value").is_not_null())
     keys = ("entry", "table", "group_kind", "group", "metric")
     grouped = kept.group_by(keys, maintain_order=True).agg("seed", "value")

@@ -1,4 +1,4 @@
-"""``page``: a board as one HTML file that needs nothing else. The same records give the same text."""
+"""``page``: a board as one self-contained HTML file, which depends on the records alone."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _over_seeds(number: Number, text: Callable[[float], str]) -> str:
 
 
 def _progress(sheet: Sheet) -> str:
-    """How much of the board is done."""
+    """The number of trainings that are done."""
     done, asked = sheet.n_done, sheet.n_asked
     return f"{done} of {asked} trainings" if done < asked else f"all {asked} trainings"
 

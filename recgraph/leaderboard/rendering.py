@@ -1,6 +1,6 @@
-"""``render``: a board's records as a page, as Markdown, or as CSV (a line a number, with all its digits).
+"""``render``: a board's records as a page, as Markdown, or as CSV (one line for each number, with all digits).
 
-The same records give the same text.
+The output depends on the records alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ __all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
 
 
 _TEST = ("n", "low", "high", "p_value", "p_adjusted", "effect")
-#: ``kind`` is score, group, cost, failure or missing; ``values`` are ``seed:value``; what does not apply is empty
+#: columns of the CSV: ``kind`` is score, group, cost, failure or missing; ``values`` are ``seed:value``; fields that do
+#: not apply are empty
 COLUMNS = (
     *("board", "dataset", "entry", "model", "address", "kind", "table", "protocol", "group", "name"),
     *("mean", "sd", "n_seeds", "values", "mark", "difference"),
@@ -34,7 +35,7 @@ COLUMNS = (
 
 
 def to_csv(sheets: Sequence[Sheet]) -> str:
-    """The rows of all sheets as CSV with a header."""
+    """All sheets as CSV with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -44,8 +45,8 @@ def to_csv(sheets: Sequence[Sheet]) -> str:
 
 
 def rows(sheet: Sheet) -> Iterator[dict[str, Any]]:
-    """The rows of a sheet: scores, then groups, costs, failures and what is missing."""
-    entries = {entry.name: _who(sheet, entry) for entry in sheet.entries}
+    """The CSV rows of a sheet: scores, groups, costs, failures and missing seeds."""
+    entries = {entry.name: _entry_fields(sheet, entry) for entry in sheet.entries}
     protocols = {table.title: table.protocol_hash for table in sheet.tables}
     for entry in sheet.entries:
         for table in sheet.tables:
@@ -65,12 +66,12 @@ def rows(sheet: Sheet) -> Iterator[dict[str, Any]]:
         message = f"{failure.error}: {failure.message}"
         yield {**entries[failure.entry], "kind": "failure", "name": f"seed {failure.seed}", "message": message}
     for missing in sheet.missing:
-        who = entries.get(missing.entry, {"board": sheet.board, "dataset": sheet.dataset, "entry": missing.entry})
+        fields = entries.get(missing.entry, {"board": sheet.board, "dataset": sheet.dataset, "entry": missing.entry})
         for seed in missing.seeds:
-            yield {**who, "kind": "missing", "name": f"seed {seed}", "message": missing.reason}
+            yield {**fields, "kind": "missing", "name": f"seed {seed}", "message": missing.reason}
 
 
-def _who(sheet: Sheet, entry: Entry) -> dict[str, Any]:
+def _entry_fields(sheet: Sheet, entry: Entry) -> dict[str, Any]:
     own = {"entry": entry.name, "model": entry.model, "address": entry.address}
     return {"board": sheet.board, "dataset": sheet.dataset, **own}
 
@@ -88,19 +89,19 @@ def _tests(score: Number) -> dict[str, Any]:
     return {name: "" if value is None else value for name, value in found.items()}
 
 
-#: the most columns of scores beside one another; tables of more protocols stand below one another
+#: maximum number of score columns in one table; with more, each protocol has its own table
 _WIDEST = 6
 _SECONDS = ("training_seconds", "training_cpu_seconds", "inference_seconds", "inference_cpu_seconds")
 _LEGEND = "Means ± standard deviations over seeds. {marks}"
 
 
 def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
-    """The board as text that ends with a line break.
+    """The board as Markdown that ends with a line break.
 
     Args:
         sheets: of its data sets.
         board: its name.
-        level: of the first heading.
+        level: level of the first heading.
     """
     parts = [f"{'#' * level} Leaderboard `{board}`"]
     for sheet in sheets:
@@ -114,11 +115,11 @@ def _sheet(sheet: Sheet, level: int) -> list[str]:
     if sheet.tables:
         parts += _scores(sheet)
         parts += [_protocols(sheet), f"{head} Differences", _plain(sheet.tested), *_differences(sheet)]
-        parts += [f"{head} Cost", _where(sheet), _cost(sheet)]
+        parts += [f"{head} Cost", _machines(sheet), _cost(sheet)]
         for groups in sheet.groups:
             parts += [f"{head} {groups.label}, {groups.metric}, {groups.table}", _group_table(groups)]
     parts += [f"{head} Models", *(_card(entry) for entry in sheet.entries)]
-    return [*parts, *_not_there(sheet, head)]
+    return [*parts, *_undone(sheet, head)]
 
 
 def _facts(sheet: Sheet) -> str:
@@ -161,7 +162,7 @@ def _protocol(table: ScoreTable) -> str:
 
 
 def _differences(sheet: Sheet) -> list[str]:
-    """Of each table's first metric: the best mean less each other one."""
+    """For each table's first metric, the best mean less each other one."""
     rows = []
     for table in sheet.tables:
         metric = table.metrics[0]
@@ -205,7 +206,7 @@ def _few_digits(number: Number) -> str:
     return number.text(0 if number.mean >= 100 else 1 if number.mean >= 10 else 2)
 
 
-def _where(sheet: Sheet) -> str:
+def _machines(sheet: Sheet) -> str:
     machines = [text for entry in sheet.entries for text in (*entry.machines, *entry.versions)]
     return f"Of one seed, means ± standard deviations, on {'; '.join(dict.fromkeys(machines))}."
 
@@ -220,7 +221,7 @@ def _group_table(groups: GroupTable) -> str:
 
 
 def _card(entry: Entry) -> str:
-    """What the model is, and how its numbers are made again."""
+    """The description of a model and the commands that reproduce its numbers."""
     parts = [f"**{_plain(entry.name)}** ({entry.class_name}): {_plain(entry.text.summary)}"]
     parts += [f"Source: {_plain(entry.text.source)}." if entry.text.source else ""]
     parts += [f"Departures: {_plain(entry.text.departures)}" if entry.text.departures else ""]
@@ -240,7 +241,7 @@ def _console(entry: Entry) -> str:
     )
 
 
-def _not_there(sheet: Sheet, head: str) -> list[str]:
+def _undone(sheet: Sheet, head: str) -> list[str]:
     rows = [[one.entry, f"{one.seed}", f"{one.error}: {one.message}", one.at] for one in sheet.failures]
     failed = [f"{head} Failures", _table(["model", "seed", "error", "at"], rows)] if rows else []
     gone = [[one.entry, ", ".join(map(str, one.seeds)), one.reason] for one in sheet.missing]
@@ -257,23 +258,23 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text whose signs mean nothing to Markdown."""
+    """The text with the special characters of Markdown escaped."""
     return re.sub(r"([\\`*<$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
 
 
 def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:
-    """Write what the records of a board say into one file, whole or not at all; the path is returned.
+    """Write the records of a board into one file, in one step, and return its path.
 
-    Nothing is trained and no data is read. Where records have changed since their entries were compared, that is done
-    again (see :func:`recgraph.leaderboard.sheet.update_comparisons`).
+    No model is trained and no data is read. Entries are compared again where their records have changed (see
+    :func:`recgraph.leaderboard.sheet.update_comparisons`).
 
     Args:
         board: a name, a folder, a TOML file, or a board.
         out: ends in ``.html`` (one file that needs no network), ``.md`` or ``.csv`` (all numbers, a line each).
-        results: where records are kept; by default ``results`` beside the board's folder.
+        results: the folder of records; by default ``results`` beside the board's folder.
 
     Raises:
-        ValueError: there is no such board, or ``out`` ends in something else.
+        ValueError: the board does not exist, or ``out`` has another suffix.
     """
     path = Path(out)
     if path.suffix not in (".html", ".md", ".csv"):
@@ -291,5 +292,5 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
 
 
 def sheets_of(board: Board, results: str | Path | None = None) -> list[Sheet]:
-    """The sheets of a board with their marks."""
+    """The sheets of a board with their comparisons."""
     return [update_comparisons(open_sheet(board, sheet, results)) for sheet in board.sheets]

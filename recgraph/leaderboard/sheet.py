@@ -1,4 +1,4 @@
-"""A sheet: one data set of a board, read from its records: all numbers as one frame, and a list of entries."""
+"""A sheet: the records of one data set of a board, as a list of entries and one frame of numbers."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ __all__ = [
     "update_comparisons",
 ]
 
-#: how users are grouped, and the heading
+#: kind of groups of users -> heading
 GROUPS = {"history": "Interactions known of a user", "popularity": "Popularity of what is looked for"}
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """The protocol of one table, and its columns. Numbers of different protocols must not be compared.
+    """The protocol and the columns of one table; numbers of different protocols must not be compared.
 
     Attributes:
         title: ``seen excluded``, ``20 labels a class``, ...
-        metrics: shown and compared; the first one orders the rows.
+        metrics: the compared metrics; the first one orders the rows.
         protocol: field -> value as text.
         protocol_hash: 16 digits.
-        n_users: that were ranked; None of a node task.
-        n_unreachable_users: those with a relevant item that the protocol takes out; they count as misses.
+        n_users: number of ranked users; None for a node task.
+        n_unreachable_users: number of users with a relevant item that the protocol excludes; counted as misses.
     """
 
     title: str
@@ -72,7 +72,7 @@ class GroupTable:
         kind: ``history`` or ``popularity``; ``label`` says what the groups are.
         table: title of the protocol.
         sizes: group -> its users, in order.
-        rows: name of an entry -> group -> the metric; groups that an entry has no users of are left out.
+        rows: name of an entry -> group -> the metric; without groups in which an entry has no users.
     """
 
     kind: str
@@ -85,7 +85,7 @@ class GroupTable:
 
 @dataclass(frozen=True)
 class Failure:
-    """A training or test that ended in an error when it was last tried."""
+    """A job that failed when it was last tried."""
 
     entry: str
     seed: int
@@ -98,7 +98,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Missing:
-    """What the board asks for and no record answers, with the reason."""
+    """Seeds of an entry that have neither a record nor a failure, with the reason."""
 
     entry: str
     seeds: tuple[int, ...]
@@ -111,15 +111,15 @@ class Sheet:
 
     Attributes:
         board: its name.
-        spec: what the board says.
-        folder: where its records are.
-        tables: one a protocol; the first one's first metric orders the entries.
+        spec: the data set's part of the board.
+        folder: of its records.
+        tables: one for each title; the first one's first metric orders the entries.
         entries: best first, those without a record last.
-        frame: one row a number of the records, see :data:`recgraph.leaderboard.frame.SCHEMA`. ``inputs`` stands for it
-            where sheets are compared.
-        failures, missing: what has no record.
-        data: facts of the data: name -> text.
-        n_stale: records that were made with other data than the newest one and are not shown.
+        frame: all numbers of the records, see :data:`recgraph.leaderboard.frame.SCHEMA`. Equality of sheets compares
+            ``inputs`` instead.
+        failures, missing: seeds without a record.
+        data: properties of the data: name -> text.
+        n_stale: number of records that were made with other data than the newest one; they are ignored.
         inputs: the digest of the scores.
         comparisons: of these scores; empty where they were not compared.
     """
@@ -158,7 +158,7 @@ class Sheet:
 
     @property
     def tested(self) -> str:
-        """How the marks were tested, a sentence; says so where nothing was tested."""
+        """A sentence on how the entries were tested; says so where nothing was tested."""
         return describe_tests(self.comparisons)
 
     @property
@@ -168,17 +168,17 @@ class Sheet:
 
     @property
     def n_done(self) -> int:
-        """Trainings that have a record."""
+        """Number of trainings with a record."""
         return sum(len(entry.done) for entry in self.entries)
 
     @property
     def n_asked(self) -> int:
-        """Trainings that the board asks for, those of entries whose study is not there among them."""
+        """Number of trainings that the board asks for, with those of entries whose study does not exist yet."""
         return self.n_done + len(self.failures) + sum(len(one.seeds) for one in self.missing)
 
     @cached_property
     def numbers(self) -> dict[Key, Number]:
-        """All numbers over seeds, scores with their marks."""
+        """All numbers over seeds; scores have their marks."""
         found = numbers_of(self.frame)
         addresses = {entry.name: entry.address for entry in self.entries}
         for table in self.tables:
@@ -196,11 +196,11 @@ class Sheet:
         return replace(number, mark=column.mark(address), versus=column.versus.get(address, ()))
 
     def score(self, entry: str, title: str, metric: str) -> Number | None:
-        """A metric of an entry under a protocol; None where no seed is done, or the metric was not computed."""
+        """A metric of an entry in a table; None where no seed is done or the metric was not computed."""
         return self.numbers.get((entry, title, "", "", metric))
 
     def scores(self, entry: str, title: str) -> dict[str, Number]:
-        """All metrics that were computed of an entry under a protocol."""
+        """Metric -> score of an entry in a table."""
         return {key[4]: number for key, number in self.numbers.items() if key[:4] == (entry, title, "", "")}
 
     def cost(self, entry: str, name: str) -> Number | None:
@@ -208,14 +208,14 @@ class Sheet:
         return self.numbers.get((entry, "", "", "", name))
 
     def ranked(self, title: str, metric: str) -> list[Entry]:
-        """The entries that have a score, best first."""
+        """The entries with a score, best first."""
         means = {entry.name: own.mean for entry in self.entries if (own := self.score(entry.name, title, metric))}
         entries = {entry.name: entry for entry in self.entries}
         return [entries[name] for name in best_first(means, metric)]
 
     @cached_property
     def groups(self) -> tuple[GroupTable, ...]:
-        """The first metric by groups of users: a table a kind of groups and protocol."""
+        """The first metric by groups of users: a table for each kind of groups and protocol."""
         rows = self.frame.filter(pl.col("kind") == "group")
         kinds = rows["group_kind"].unique(maintain_order=True)
         return tuple(self._group_table(rows, kind, table.title) for kind in kinds for table in self.tables)
@@ -240,14 +240,14 @@ class Sheet:
 
 
 def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> Sheet:
-    """What the records say about one data set of a board. Nothing is computed and no data is read.
+    """Read the records of one data set of a board; no model is run and no data is read.
 
     Args:
-        results: where records are kept; by default ``results`` beside the board's folder.
+        results: the folder of records; by default ``results`` beside the board's folder.
 
     Raises:
         ConfigError: a setting of the board does not exist or is out of range.
-        ProtocolMismatch: records of one protocol's table were made in different ways.
+        ProtocolMismatch: records of one table have different protocols.
     """
     folder = board.folder_of(sheet, results)
     store = Store(folder)
@@ -344,7 +344,7 @@ def _newest_data(records: Iterable[Record]) -> str | None:
 
 def _tables(sheet: SheetSpec, records: list[Record]) -> tuple[ScoreTable, ...]:
     titles = list(dict.fromkeys(title for record in records for title in record["scores"]))
-    # how most papers count comes first
+    # the convention of most papers comes first
     titles.sort(key=lambda title: title != TITLES["exclude"])
     return tuple(_table(sheet, title, [record for record in records if title in record["scores"]]) for title in titles)
 
@@ -358,10 +358,10 @@ def _table(sheet: SheetSpec, title: str, records: list[Record]) -> ScoreTable:
                 f"records of {sheet.dataset!r} under {title!r} have protocols {first['protocol_hash']} and {other}; "
                 "remove those of one and run the board again"
             )
-    there = list(dict.fromkeys(metric for record in records for metric in record["scores"][title]))
+    available = list(dict.fromkeys(metric for record in records for metric in record["scores"][title]))
     return ScoreTable(
         title,
-        tuple(metric for metric in sheet.metrics if metric in there) or tuple(there),
+        tuple(metric for metric in sheet.metrics if metric in available) or tuple(available),
         {name: _text(value) for name, value in first["protocol"].items() if value not in (None, "")},
         first["protocol_hash"],
         first.get("n_users"),

@@ -1,4 +1,4 @@
-"""The tables of the page: a row an entry, columns in groups, one protocol a group; and how the page writes numbers."""
+"""The tables of the page: one row for each entry, one group of columns for each protocol; and the format of numbers."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ _HASH = re.compile(r"[0-9a-f]{32,}")
 def metric_name(metric: str) -> str:
     """``NDCG@10`` of ``ndcg@10``, ``Macro F1`` of ``macro_f1``."""
     name, at, cutoff = metric.partition("@")
-    words = [word.upper() if word in _ABBREVIATIONS else word for word in name.split("_")]
-    text = " ".join(words)
+    text = " ".join(part.upper() if part in _ABBREVIATIONS else part for part in name.split("_"))
     return f"{text[:1].upper()}{text[1:]}{at}{cutoff}"
 
 
@@ -51,11 +50,11 @@ def spread(number: Number) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds to three digits, with a unit that suits them."""
+    """Seconds to three digits in ms, s, min or h."""
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
-    for most, unit, size in ((120, "s", 1), (7200, "min", 60)):
-        if seconds < most:
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60)):
+        if seconds < limit:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds / 3600:.3g} h"
 
@@ -74,14 +73,14 @@ def memory(mib: float) -> str:
 
 
 def short_hash(text: str) -> str:
-    """A text in which long hashes are cut to 12 digits."""
+    """The text with long hashes cut to 12 digits."""
     return _HASH.sub(lambda found: found[0][:12], text)
 
 
-def listed(names: Iterable[str], most: int = 3) -> str:
+def listed(names: Iterable[str], limit: int = 3) -> str:
     """``A, B and 2 more``."""
     every = list(names)
-    shown, left = every[:most], len(every) - most
+    shown, left = every[:limit], len(every) - limit
     if left > 0:
         return f"{', '.join(shown)} and {left} more"
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
@@ -97,42 +96,39 @@ def anchors(names: Iterable[str]) -> list[str]:
     return found
 
 
-#: protocols whose columns are visible at first; the reader turns on the others
+#: number of protocols whose columns are visible at first; the reader can show the others
 _VISIBLE = 3
-
-
-def _score_hint(number: Number) -> str:
-    return "; ".join(f"seed {seed}: {value:.6f}" for seed, value in number.by_seed.items())
-
-
-def _no_hint(number: Number) -> str:
-    return ""
 
 
 @dataclass(frozen=True)
 class PageColumn:
-    """A column.
+    """A column of scores or costs.
 
     Attributes:
         label: its heading.
         numbers: name of an entry -> its number.
-        text, hint: how a mean is written, and what is shown where the pointer rests.
-        order: which a reader asks for first, ``descending`` or ``ascending``.
-        is_ordering: whether the rows are in its order to begin with.
+        format: how a mean is written.
+        order: the order of the first click, ``descending`` or ``ascending``.
     """
 
     label: str
     numbers: Mapping[str, Number]
-    text: Callable[[float], str] = "{:.4f}".format
-    hint: Callable[[Number], str] = _score_hint
+    format: Callable[[float], str] = "{:.4f}".format
     order: str = "descending"
-    is_ordering: bool = False
+
+    def hint(self, entry: str) -> str:
+        """The tooltip of a cell: the value of each seed, or all digits of a count; else empty."""
+        if self.format is count:
+            return f"{self.numbers[entry].mean:,.0f}"
+        if self.order == "ascending":
+            return ""
+        return "; ".join(f"seed {seed}: {value:.6f}" for seed, value in self.numbers[entry].by_seed.items())
 
     @cached_property
     def _highest(self) -> float:
-        """As it is read; infinite where all are alike."""
-        read = {round(number.mean, 4) for number in self.numbers.values()}
-        return max(read) if len(read) > 1 else math.inf
+        """The highest mean as it is displayed; infinite where all are equal."""
+        displayed = {round(number.mean, 4) for number in self.numbers.values()}
+        return max(displayed) if len(displayed) > 1 else math.inf
 
     def is_highest(self, entry: str) -> bool:
         """Whether no other entry has a higher mean."""
@@ -144,8 +140,8 @@ class ColumnGroup:
     """Columns under one heading, with a note.
 
     Attributes:
-        is_visible: to begin with.
-        is_of_scores: whether they hold metrics, with their deviation over seeds.
+        is_visible: at first.
+        is_of_scores: whether the columns are metrics, written with their deviation over seeds.
     """
 
     title: str
@@ -157,7 +153,7 @@ class ColumnGroup:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table of entries, a row each."""
+    """A table with one row for each entry."""
 
     caption: str
     groups: tuple[ColumnGroup, ...]
@@ -165,13 +161,13 @@ class PageTable:
 
 
 def marks_of(sheet: Sheet) -> list[Mark]:
-    """The marks that the tables show; none where nothing was tested."""
+    """The marks in the tables of the page; empty where nothing was tested."""
     found = {number.mark for number in sheet.numbers.values()}
     return [mark for mark in MARKS if mark in found] if found - {"untested", ""} else []
 
 
 def shown_scores(sheet: Sheet, entry: str, table: ScoreTable) -> dict[str, Number]:
-    """The scores of an entry, those that are compared first; without marks where nothing was tested."""
+    """The scores of an entry, compared metrics first; without marks where nothing was tested."""
     scores = sheet.scores(entry, table.title)
     names = dict.fromkeys([*(metric for metric in table.metrics if metric in scores), *scores])
     are_marked = bool(marks_of(sheet))
@@ -179,39 +175,33 @@ def shown_scores(sheet: Sheet, entry: str, table: ScoreTable) -> dict[str, Numbe
 
 
 def score_table(sheet: Sheet) -> PageTable:
-    """The main table: a group of columns a protocol, then what one seed cost."""
-    groups = [_protocol(sheet, table, place) for place, table in enumerate(sheet.tables)]
+    """The main table: a group of columns for each protocol, then the cost of a seed."""
+    groups = []
+    for i, table in enumerate(sheet.tables):
+        scores = {entry.name: shown_scores(sheet, entry.name, table) for entry in sheet.entries}
+        columns = tuple(
+            PageColumn(metric_name(metric), {name: own[metric] for name, own in scores.items() if metric in own})
+            for metric in table.metrics
+        )
+        note = "" if table.n_users is None else f"{table.n_users:,} users"
+        groups.append(ColumnGroup(table.title, note, columns, is_visible=i < _VISIBLE))
     costs = (
         _cost(sheet, "Training", "training_seconds", duration),
         _cost(sheet, "Inference", "inference_seconds", duration),
-        replace(_cost(sheet, "Parameters", "n_parameters", count), hint=lambda number: f"{number.mean:,.0f}"),
+        _cost(sheet, "Parameters", "n_parameters", count),
         _cost(sheet, "Memory", "peak_memory_mb", memory),
     )
     groups.append(ColumnGroup("cost of a seed", "mean", costs, is_of_scores=False))
     return PageTable(f"Results on {sheet.title}", tuple(groups), sheet.entries)
 
 
-def _protocol(sheet: Sheet, table: ScoreTable, place: int) -> ColumnGroup:
-    scores = {entry.name: shown_scores(sheet, entry.name, table) for entry in sheet.entries}
-    columns = [
-        PageColumn(
-            metric_name(metric),
-            {name: own[metric] for name, own in scores.items() if metric in own},
-            is_ordering=place == 0 and at == 0,
-        )
-        for at, metric in enumerate(table.metrics)
-    ]
-    note = "" if table.n_users is None else f"{table.n_users:,} users"
-    return ColumnGroup(table.title, note, tuple(columns), place < _VISIBLE)
-
-
 def _cost(sheet: Sheet, label: str, name: str, text: Callable[[float], str]) -> PageColumn:
     numbers = {entry.name: number for entry in sheet.entries if (number := sheet.cost(entry.name, name))}
-    return PageColumn(label, numbers, text, _no_hint, "ascending")
+    return PageColumn(label, numbers, text, "ascending")
 
 
 def group_tables(sheet: Sheet) -> list[PageTable]:
-    """The scores by groups of users: a table a kind of groups, in it a group of columns a protocol."""
+    """The scores by groups of users: a table for each kind of groups, with a group of columns for each protocol."""
     kinds: dict[str, list[GroupTable]] = {}
     for table in sheet.groups:
         kinds.setdefault(table.kind, []).append(table)

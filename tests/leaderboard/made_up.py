@@ -136,9 +136,9 @@ def fill(board: Board, means: Mapping[str, Sequence[float]] = MEANS, split_hash:
     for name, own in means.items():
         for job, mean in zip(jobs(board)[name], own, strict=False):
             found = [result(seen, users(job, mean, seen), split_hash) for seen in TITLES]
-            told = {TITLES[each.protocol.seen]: each.to_dict() for each in found}
-            scores = {title: each.pop("metrics") for title, each in told.items()}
-            made = record(job, scores, told)
+            protocols = {TITLES[each.protocol.seen]: each.to_dict() for each in found}
+            scores = {title: each.pop("metrics") for title, each in protocols.items()}
+            made = record(job, scores, protocols)
             made["groups"] = {"history": {title: groups_of(own) for title, own in scores.items()}}
             for each in found:
                 save_users(each, store.users(job, each.protocol.seen))

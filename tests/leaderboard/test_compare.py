@@ -181,9 +181,9 @@ def node_board(tmp_path: Path, values: dict[str, list[float]], metric: str = "nd
         for job, value in zip(jobs(made)[name], own, strict=False):
             one = store_of(made).record(job)
             assert one is not None
-            told = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
+            protocol = {"protocol": {"task_hash": "7" * 64}, "protocol_hash": "8" * 16}
             table = "20 labels a class"
-            one |= {"scores": {table: {metric: value}}, "protocols": {table: told}, "groups": {}}
+            one |= {"scores": {table: {metric: value}}, "protocols": {table: protocol}, "groups": {}}
             store_of(made).save(job, one)
     return opened(made)
 

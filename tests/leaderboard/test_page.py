@@ -85,7 +85,7 @@ def test_a_column_holds_one_protocol(sheets: list[Sheet]) -> None:
         for metric, column in zip(("ndcg@10", "recall@10"), grid.groups[place].columns, strict=True):
             scores = {entry.name: sheet.score(entry.name, title, metric) for entry in sheet.entries}
             assert column.numbers == {name: score for name, score in scores.items() if score is not None}
-            assert all(column.text(number.mean) == f"{number.mean:.4f}" for number in column.numbers.values())
+            assert all(column.format(number.mean) == f"{number.mean:.4f}" for number in column.numbers.values())
     for grid in group_tables(sheet):
         assert [group.title for group in grid.groups] == ["seen excluded", "seen kept"]
         assert [column.label for column in grid.groups[0].columns] == ["1-4 (1,000)", "5+ (234)"]
