@@ -125,7 +125,7 @@ def _record(job: Job, place: int, scores: dict[str, Any], protocols: dict[str, A
 
 
 def _compare(sheet: Sheet) -> None:
-    """Keep comparisons: with seen items excluded one entry is not told from the best, kept the best one stands out."""
+    """Keep comparisons: seen items excluded, one entry ties with the best; seen items kept, the best one stands out."""
     columns = {}
     for table in sheet.tables:
         columns[table.title] = {metric: _column(sheet, table.title, metric) for metric in table.metrics}

@@ -164,7 +164,7 @@ def test_the_address_is_of_what_decides_the_numbers(tmp_path: Path, monkeypatch:
     same = jobs(write_board(tmp_path))["LightGCN"]
     assert {job.entry for job in same} == {own.entry}
     assert len({job.stem for job in same}) == 3
-    # words, and settings that are the defaults, decide nothing
+    # notes and settings at their defaults are not part of the address
     assert light(tmp_path, "Two layers.", "Else.").entry == own.entry
     assert light(tmp_path, "n_layers = 2", "n_layers = 2, hidden_dim = 64").entry == own.entry
     changes = [("n_layers = 2", "n_layers = 4"), ("max_epochs = 3", "max_epochs = 4"), ("[10]", "[10, 20]")]
