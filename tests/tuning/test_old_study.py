@@ -11,7 +11,7 @@ import pytest
 from small_study import states, synthetic, tune
 
 from recgraph import registry
-from recgraph.leaderboard.plan import best_of
+from recgraph.leaderboard.plan import load_tuned
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.report import command, page
 from recgraph.tuning.storage import find_study
@@ -59,7 +59,7 @@ def test_an_old_study_goes_on(kind: str, tmp_path: Path) -> None:
 
 
 def test_an_old_study_is_read() -> None:
-    best = best_of("old_study", FOLDER.parent)
+    best = load_tuned("old_study", FOLDER.parent)
     assert (best.model, best.dataset) == ("CL4SRec", "synthetic")
     assert registry.load("model", "cl4srec").Config.of(
         {name: value for name, value in best.settings.items() if name in ("views", "dropout", "hidden_dim")}

@@ -14,7 +14,7 @@ from small_study import SETTINGS, synthetic, tune
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, Search
-from recgraph.leaderboard.plan import best_of
+from recgraph.leaderboard.plan import load_tuned
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS, check, make_pruner, make_sampler
@@ -194,7 +194,7 @@ def test_an_option_of_a_real_model_is_tuned_from_its_annotation(tmp_path: Path) 
     assert [set(trial.params) for trial in study.trials] == [{name}, {name}]
     config = json.loads((tmp_path / "s" / "trials" / "0001" / "config.json").read_text())["config"]
     assert config["loss_options"] == {"popularity_power": study.trials[1].params[name]}
-    best = best_of("s", tmp_path).settings
+    best = load_tuned("s", tmp_path).settings
     assert best["loss_options"] == {"popularity_power": study.best_params[name]}
 
 
