@@ -342,7 +342,8 @@ def read(path: Path) -> dict[str, Outcome]:
     return {name: Outcome(**found) for name, found in kept["cases"].items()}
 
 
-def _extract(revision: str, folder: Path) -> Path:
+def extract(revision: str, folder: Path) -> Path:
+    """Write the files of a commit into a folder, which is returned."""
     archive = subprocess.run(["git", "-C", str(ROOT), "archive", revision], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
         files.extractall(folder, filter="data")
@@ -376,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_data(Path(scratch) / "cards")
         if chosen.base:
             print(f"{len(wanted)} cases with {chosen.base}", file=sys.stderr)
-            base = run_tree(_extract(chosen.base, Path(scratch) / "tree"), Path(scratch) / "base", wanted)
+            base = run_tree(extract(chosen.base, Path(scratch) / "tree"), Path(scratch) / "base", wanted)
         print(f"{len(wanted)} cases with this tree", file=sys.stderr)
         ours = run_tree(ROOT, Path(scratch) / "here", wanted)
         if chosen.write:

@@ -1,15 +1,11 @@
-"""SeenColumns items as columns of a ranking.
+"""Exact selection of the best columns of a score matrix: by score, and among equal scores by lower column.
 
-Exact selection of the best columns of a score matrix: by score, and among equal scores by lower column.
+``torch.topk`` breaks ties arbitrarily. Here its values are trusted and its choice among equal values is not: rows in
+which equality could matter are found by comparing neighbours, and those rows alone are resolved exactly.
 
-``torch.topk`` breaks ties arbitrarily. Here its values are trusted and its choice among equal values is not:
-rows in which equality could matter are found by comparing neighbours, and those rows alone are resolved
-exactly.
-
-The best columns of a score matrix that is seen block by block and never held whole.
-
-Once ``k`` columns are known, a later block can only add what is above the worst of them. Few columns are: a block is
-read once, for the maxima of its runs of 64 columns, and only the runs that rise above are searched.
+A matrix may be seen block by block. Once ``k`` columns are known, a later block can only add what is above the worst of
+them. Few columns are: a block is read once, for the maxima of its runs of 64 columns, and only the runs that rise above
+are searched. Seen items are columns to leave out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What a model is: a frozen configuration, parameters built for a data set, scores for queries, and training terms.
-
-What closed-form models read of a training part: each user's distinct items.
-"""
+"""What a model is: a frozen configuration, parameters built for a data set, scores for queries, and training terms."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""EASE.
-
-SLIM.
-"""
+"""EASE and SLIM: linear models of items by items."""
 
 from __future__ import annotations
 

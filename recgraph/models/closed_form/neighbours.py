@@ -1,9 +1,4 @@
-"""Popularity.
-
-What models of nearest items share: each item's neighbours with their weights, and the scores that these give.
-
-ItemKNN.
-"""
+"""Popularity, and models in which an item is scored by its neighbours in the history: ItemKNN and the base of SLIM."""
 
 from __future__ import annotations
 
