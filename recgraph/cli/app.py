@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import about, evaluation, inspect, leaderboard, training
+from recgraph.cli import about, evaluation, inspect, leaderboard, recommend, training
 from recgraph.cli.output import describe
 
 
@@ -46,7 +46,8 @@ app.command("tune", no_args_is_help=True)(training.tune)
 app.command("study", no_args_is_help=True)(training.study)
 app.command("evaluate", no_args_is_help=True)(evaluation.evaluate)
 app.command("check", no_args_is_help=True)(evaluation.check)
-app.command("recommend", no_args_is_help=True)(evaluation.recommend)
+app.command("recommend", no_args_is_help=True)(recommend.recommend)
+app.command("vectors", no_args_is_help=True)(recommend.vectors)
 app.command("inspect", no_args_is_help=True)(inspect.inspect)
 app.command("models")(about.models)
 app.command("doctor")(about.doctor)

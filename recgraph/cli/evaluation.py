@@ -1,4 +1,4 @@
-"""The commands that use trained runs: ``recgraph evaluate``, ``recgraph check`` and ``recgraph recommend``."""
+"""The commands that measure trained runs: ``recgraph evaluate`` and ``recgraph check``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recgraph.cli.output import Failure, FileFormatOption, Format, FormatOption, note, notes_of, show, show_frame
+from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from recgraph.data.ids import IdMap
-    from recgraph.data.interactions import Interactions
     from recgraph.data.split import Split
     from recgraph.evaluate.checks import Check
     from recgraph.evaluate.results import Results
     from recgraph.runs.run import NodeRun, Run
-    from recgraph.serve.recommender import Recommender
 
 
 class Part(StrEnum):
@@ -243,80 +238,3 @@ def _of_runs(folders: list[Path], split: Split) -> list[Check]:
         return []
     titles = of_runs[0].titles()
     return [row for place, title in enumerate(titles) for row in seeds([results[place] for results in of_runs], title)]
-
-
-_USER = "A user of the training data; may be given many times."
-_HISTORIES = "A log of histories (csv, tsv, jsonl, parquet, .inter) or, as .txt, lines of 'user item item ...'."
-_FALLBACK = "Popular items for users without a known history."
-_WITH = "A column of the item features to show, e.g. title; may be given many times."
-
-
-def recommend(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
-    user: Annotated[list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
-    histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items for each.")] = 10,
-    with_columns: Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)] = None,
-    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also items that the user has had.")] = False,
-    popular: Annotated[bool, typer.Option("--popular", help=_FALLBACK)] = False,
-    output: Annotated[Path | None, typer.Option("--output", help="Write to this file.")] = None,
-    form: FileFormatOption = None,
-) -> None:
-    """Recommend items to users of a run, by --user ID or by --histories FILE."""
-    if bool(user) == (histories is not None):
-        raise ValueError("say for whom: --user ID (once or more), or else --histories FILE")
-    from recgraph.serve.recommender import Recommender
-
-    inside = run / "bundle"
-    recommender = Recommender.load(inside if inside.is_dir() else run)
-    found = recommender.recommend(
-        users=_parse(user, recommender.users) if user else None,
-        histories=_read(histories, recommender) if histories is not None else None,
-        k=k,
-        exclude_seen=not keep_seen,
-        fallback="popularity" if popular else None,
-        item_columns=with_columns or (),
-    )
-    show_frame(_as_polars(found), form, output)
-
-
-def _parse(texts: list[str], ids: IdMap) -> pl.Series:
-    parsed = ids.parse(texts)
-    for text, value in zip(texts, parsed, strict=True):
-        if value is None:
-            raise ValueError(f"--user {text!r} cannot be a user of this run: its ids are like {ids.ids([0])[0]!r}")
-    return parsed
-
-
-def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
-    """The histories as a frame with the run's column names and, of items, its type of ids."""
-    import polars as pl
-
-    columns = recommender.columns
-    frame = _as_polars(_interactions(path, columns.user, columns.item, columns.timestamp).to_frame())
-    if recommender.items.values.dtype == pl.String:  # "007" and 7 are not told apart by a reader of text files
-        frame = frame.with_columns(pl.col(columns.item).cast(pl.String))
-    return frame
-
-
-def _interactions(path: Path, user: str, item: str, timestamp: str | None) -> Interactions:
-    from recgraph.data.errors import MissingColumnError
-    from recgraph.data.interactions import Interactions
-
-    if path.suffix == ".txt":
-        return Interactions.from_sequences(path, user=user, item=item)
-    try:
-        return Interactions.read(path, user=user, item=item, timestamp=timestamp)
-    except MissingColumnError:
-        if timestamp is None:
-            raise
-    read = Interactions.read(path, user=user, item=item)
-    note(f"{path} has no column {timestamp!r}: its lines are taken as oldest first")
-    return read
-
-
-def _as_polars(frame: object) -> pl.DataFrame:
-    """A frame of whatever kind the data of the run came in."""
-    from recgraph.data.dataframe import from_native
-
-    return from_native(frame)

@@ -185,6 +185,14 @@ class Run(_Run):
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
         return self.recommender.recommend(users=users, histories=histories, k=k, **options)
 
+    def item_vectors(self) -> Any:
+        """See :meth:`recgraph.serve.recommender.Recommender.item_vectors`."""
+        return self.recommender.item_vectors()
+
+    def user_vectors(self, users: Any = None, histories: Any = None) -> Any:
+        """See :meth:`recgraph.serve.recommender.Recommender.user_vectors`."""
+        return self.recommender.user_vectors(users=users, histories=histories)
+
     def save(self, folder: str | Path) -> None:
         """Write a bundle for serving; :func:`recgraph.load` reads it."""
         self.recommender.save(folder)

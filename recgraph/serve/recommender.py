@@ -25,7 +25,8 @@ from recgraph.models.base import Model
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import guard
-from recgraph.serve.request import Request, answer, check_item_columns, of_histories, of_users, take
+from recgraph.serve.request import Request, answer, check_item_columns, of_all, of_histories, of_users, take
+from recgraph.serve.vectors import VECTOR, check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["NoHistoryError", "Recommender"]
@@ -176,6 +177,55 @@ class Recommender:
             raise NoHistoryError(_no_history(request, empty))
         lists = self._rank(request, min(k, len(self.items)), exclude_seen, candidates, batch_size, empty)
         return answer(request, lists, self.items, self.columns, self.item_features, item_columns)
+
+    def item_vectors(self) -> Any:
+        """The vectors of all items.
+
+        Returns:
+            A frame of the training data's kind with the log's item column and ``vector`` (arrays of float32; where the
+            item column is called ``vector``, the ids are in ``item``). A score is the inner product of a user's vector
+            and an item's.
+
+        Raises:
+            ValueError: the model ranks by scores alone.
+        """
+        vectors = encode_items(self.model)
+        name = "item" if self.columns.item == VECTOR else self.columns.item
+        return vector_frame(name, self.items.ids(range(len(self.items))), vectors, self.kind)
+
+    def user_vectors(self, users: Any = None, histories: Any = None) -> Any:
+        """The vectors of users.
+
+        Args:
+            users: ids of users of the training data; with neither argument all of whom enough is known.
+            histories: interactions of new users, as :meth:`recommend` reads them.
+
+        Returns:
+            A frame with the log's user column and ``vector``, see :meth:`item_vectors`; users in the order given.
+
+        Raises:
+            NoHistoryError: nothing is known of a user that was named.
+            ValueError: both arguments are given, or the model ranks by scores alone.
+        """
+        if users is not None and histories is not None:
+            raise ValueError("give users (of the training data) or histories (of new users), or neither for all users")
+        check_vectors(self.model)
+        if histories is not None:
+            request = of_histories(histories, self.items, self.columns, self.kind)
+        elif users is not None:
+            request = of_users(users, self.users, self.seen, self.kind)
+        else:
+            request = of_all(self.users, self.seen, self.kind)
+        empty = self._unknown(request)
+        if len(empty) and (users is not None or histories is not None):
+            raise NoHistoryError(_no_history(request, empty))
+        if len(empty):
+            known_mask = torch.ones(len(request.labels), dtype=torch.bool)
+            known_mask[empty] = False
+            request = request.take(known_mask.nonzero().flatten())
+        self._count(request, users is not None, 0)
+        name = "user" if self.columns.user == VECTOR else self.columns.user
+        return vector_frame(name, request.labels, encode_users(self.model, request.query), request.kind)
 
     def _rank(
         self, request: Request, k: int, exclude_seen: bool, candidates: Tensor | None, batch_size: int, empty: Tensor

@@ -74,6 +74,12 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind) -> Request
     return Request(_labels(values, users.as_uuid), Query(index, history), kind)
 
 
+def of_all(users: IdMap, seen: Ragged, kind: FrameKind) -> Request:
+    """The request for all users of the training data, in the order of their indices."""
+    every = torch.arange(len(users))
+    return Request(users.ids(every), Query(every, seen), kind)
+
+
 def of_histories(given: Any, items: IdMap, columns: Columns, kind: FrameKind) -> Request:
     """The request for new users with the given histories.
 

@@ -270,6 +270,29 @@ def test_recommend_to_histories(run: Path, tmp_path: Path, name: str, text: str)
     assert not {row["item_id"] for row in found if row["user_id"] == 7} & {3, 4}
 
 
+@pytest.mark.parametrize("ending", ["parquet", "json", "csv"])
+def test_vectors_of_items_users_and_histories(run: Path, tmp_path: Path, ending: str) -> None:
+    readers: dict[str, Any] = {"parquet": pl.read_parquet, "json": pl.read_json, "csv": pl.read_csv}
+    (tmp_path / "new.csv").write_text("user_id,item_id\nx,3\nx,4\ny,5\n")
+    for name, options, n_rows in (
+        ("item_id", (), 300),
+        ("user_id", ("--users",), 600),
+        ("user_id", ("--histories", tmp_path / "new.csv"), 2),
+    ):
+        path = tmp_path / f"vectors.{ending}"
+        done = call("vectors", run, *options, "--out", path)
+        assert done.exit_code == 0, done.output
+        frame = readers[ending](path)
+        assert (frame.columns, frame.height) == ([name, "vector"], n_rows)
+        vector = frame["vector"][0]
+        assert len(json.loads(vector) if ending == "csv" else vector) == 16
+
+
+def test_vectors_mistakes(run: Path, tmp_path: Path) -> None:
+    done = call("vectors", run, "--users", "--histories", tmp_path / "new.csv")
+    assert (done.exit_code, "exclude each other" in done.stderr) == (2, True)
+
+
 def test_recommend_into_parquet(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     done = call("recommend", run, "-u", 1, "--output", path, "--format", "parquet")

@@ -1,0 +1,141 @@
+"""The commands that take from trained runs: ``recgraph recommend`` and ``recgraph vectors``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recgraph.cli.output import FileFormat, FileFormatOption, note, show_frame
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from recgraph.data.ids import IdMap
+    from recgraph.data.interactions import Interactions
+    from recgraph.serve.recommender import Recommender
+
+
+_USER = "A user of the training data; may be given many times."
+_HISTORIES = "A log of histories (csv, tsv, jsonl, parquet, .inter) or, as .txt, lines of 'user item item ...'."
+_FALLBACK = "Popular items for users without a known history."
+_WITH = "A column of the item features to show, e.g. title; may be given many times."
+
+
+def recommend(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    user: Annotated[list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
+    histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items for each.")] = 10,
+    with_columns: Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)] = None,
+    keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also items that the user has had.")] = False,
+    popular: Annotated[bool, typer.Option("--popular", help=_FALLBACK)] = False,
+    output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
+    form: FileFormatOption = None,
+) -> None:
+    """Recommend items to users of a run, by --user ID or by --histories FILE."""
+    if bool(user) == (histories is not None):
+        raise ValueError("say for whom: --user ID (once or more), or else --histories FILE")
+    recommender = _open(run)
+    found = recommender.recommend(
+        users=_parse(user, recommender.users) if user else None,
+        histories=_read(histories, recommender) if histories is not None else None,
+        k=k,
+        exclude_seen=not keep_seen,
+        fallback="popularity" if popular else None,
+        item_columns=with_columns or (),
+    )
+    show_frame(_as_polars(found), form, output)
+
+
+_USERS = "Vectors of the users of the training data, instead of the items'."
+_OUT = "Write to this file (.parquet, .json, .csv, .tsv)."
+
+
+def vectors(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    users: Annotated[bool, typer.Option("--users", help=_USERS)] = False,
+    histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
+    output: Annotated[Path | None, typer.Option("--out", "--output", help=_OUT)] = None,
+    form: FileFormatOption = None,
+) -> None:
+    """Write the vectors of a run's items, of its users (--users) or of new users (--histories FILE), with their ids.
+
+    A score is the inner product of a user's vector and an item's.
+    """
+    if users and histories is not None:
+        raise ValueError(f"--users and --histories {histories} exclude each other: give one of them")
+    recommender = _open(run)
+    if histories is not None:
+        found = recommender.user_vectors(histories=_read(histories, recommender))
+    else:
+        found = recommender.user_vectors() if users else recommender.item_vectors()
+    show_frame(_as_lists(_as_polars(found), form, output), form, output)
+
+
+def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None) -> pl.DataFrame:
+    """Arrays as texts of JSON where the file's form has cells of text alone."""
+    import polars as pl
+
+    nested = output is None or (form or output.suffix.lower()) in (
+        FileFormat.JSON,
+        FileFormat.PARQUET,
+        ".json",
+        ".parquet",
+    )
+    if nested:
+        return frame
+    as_text = pl.concat_str(
+        pl.lit("["), pl.col("vector").arr.to_list().cast(pl.List(pl.String)).list.join(", "), pl.lit("]")
+    )
+    return frame.with_columns(as_text.alias("vector"))
+
+
+def _open(run: Path) -> Recommender:
+    from recgraph.serve.recommender import Recommender
+
+    inside = run / "bundle"
+    return Recommender.load(inside if inside.is_dir() else run)
+
+
+def _parse(texts: list[str], ids: IdMap) -> pl.Series:
+    parsed = ids.parse(texts)
+    for text, value in zip(texts, parsed, strict=True):
+        if value is None:
+            raise ValueError(f"--user {text!r} cannot be a user of this run: its ids are like {ids.ids([0])[0]!r}")
+    return parsed
+
+
+def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
+    """The histories as a frame with the run's column names and, of items, its type of ids."""
+    import polars as pl
+
+    columns = recommender.columns
+    frame = _as_polars(_interactions(path, columns.user, columns.item, columns.timestamp).to_frame())
+    if recommender.items.values.dtype == pl.String:  # "007" and 7 are not told apart by a reader of text files
+        frame = frame.with_columns(pl.col(columns.item).cast(pl.String))
+    return frame
+
+
+def _interactions(path: Path, user: str, item: str, timestamp: str | None) -> Interactions:
+    from recgraph.data.errors import MissingColumnError
+    from recgraph.data.interactions import Interactions
+
+    if path.suffix == ".txt":
+        return Interactions.from_sequences(path, user=user, item=item)
+    try:
+        return Interactions.read(path, user=user, item=item, timestamp=timestamp)
+    except MissingColumnError:
+        if timestamp is None:
+            raise
+    read = Interactions.read(path, user=user, item=item)
+    note(f"{path} has no column {timestamp!r}: its lines are taken as oldest first")
+    return read
+
+
+def _as_polars(frame: object) -> pl.DataFrame:
+    """A frame of whatever kind the data of the run came in."""
+    from recgraph.data.dataframe import from_native
+
+    return from_native(frame)

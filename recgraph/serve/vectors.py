@@ -1,0 +1,73 @@
+"""The vectors of items and users with their ids: scores are inner products of the two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.data.batches import Query
+from recgraph.data.dataframe import FrameKind, to_native
+from recgraph.evaluate.ranking import GROUP, device_of, evaluating
+from recgraph.models.base import Model
+
+__all__ = ["VECTOR", "check_vectors", "encode_items", "encode_users", "vector_frame"]
+
+#: the column of vectors
+VECTOR = "vector"
+
+
+def check_vectors(model: Model) -> None:
+    """Raise unless the model has vectors.
+
+    Raises:
+        ValueError: it ranks by scores alone.
+    """
+    if not model.has_vectors:
+        raise ValueError(
+            f"{type(model).__name__} ranks by scores alone and has no vectors of users or items; take a model whose "
+            "scores are inner products (of sequences, of graphs, IALS, BPRMF), or its recommendations"
+        )
+
+
+def encode_items(model: Model) -> Tensor:
+    """[n_items, D] float32, on the host."""
+    check_vectors(model)
+    with evaluating(model):
+        return model.encode_items().detach().float().to("cpu")
+
+
+def encode_users(model: Model, query: Query) -> Tensor:
+    """[B, D] float32, on the host: the vectors that a ranking of the same users reads, in the query's order."""
+    check_vectors(model)
+    parts: list[Tensor] = []
+    by_length = query.history.lengths.argsort(stable=True)
+    groups = torch.split(by_length, GROUP)
+    with evaluating(model):
+        for rows in groups:
+            part = Query(query.users[rows], query.history.take(rows)).to(device_of(model))
+            parts.append(model.encode_users(part).detach().float().to("cpu"))
+    found = torch.cat(parts)
+    vectors = torch.empty_like(found)
+    vectors[by_length] = found
+    return vectors
+
+
+def vector_frame(name: str, labels: pl.Series, vectors: Tensor, kind: FrameKind) -> Any:
+    """A frame of ids and vectors.
+
+    Args:
+        name: of the column of ids.
+        labels: [N] ids.
+        vectors: [N, D] float32.
+        kind: of the frame; in pandas each vector is a NumPy array.
+    """
+    values = vectors.numpy()
+    if kind == "pandas":
+        frame = to_native(pl.DataFrame([labels.alias(name)]), kind)
+        frame[VECTOR] = list(values)
+        return frame
+    column = pl.Series(VECTOR, values, dtype=pl.Array(pl.Float32, values.shape[1]))
+    return to_native(pl.DataFrame([labels.alias(name), column]), kind)
