@@ -17,7 +17,7 @@ from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.rng import Generators
 from recgraph.runs.record import IDENTIFYING, Cost, DataRecord, Measured, RunRecord, identity, provenance
-from recgraph.runs.run import ProbeSettings
+from recgraph.runs.settings import ProbeSettings
 from recgraph.train.callbacks import JsonLines, Observer, ProgressBar, TensorBoard
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
 from recgraph.train.trainer import Trainer

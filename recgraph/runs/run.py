@@ -6,13 +6,9 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
-from pydantic import Field
-
-from recgraph.config import Config, prefixed, unprefixed
-from recgraph.data.catalog import load_dataset, load_graph, load_node_task, load_split
-from recgraph.data.catalog.cards import GraphCard, find_card
+from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.sealing import check_open
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.evaluate.evaluator import evaluate
@@ -22,6 +18,7 @@ from recgraph.evaluate.results import Results
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.runs.record import RunRecord
+from recgraph.runs.settings import DataConfig, ProbeSettings, probe_of
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
 
@@ -32,37 +29,6 @@ __all__ = ["DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of"]
 
 Seen = Literal["keep", "exclude", "both"]
 _log = logging.getLogger(__name__)
-
-_PREFIX = "probe_"
-#: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
-ProbeSettings = prefixed(ProbeConfig, _PREFIX)
-
-
-def probe_of(settings: Config) -> ProbeConfig:
-    """The settings of the linear probe from those of a run."""
-    return unprefixed(ProbeConfig, settings, _PREFIX)
-
-
-class DataConfig(Config):
-    """How a data set of the catalogue is split for a run."""
-
-    split: Annotated[
-        str | None, Field(description="split strategy; none: what the data card says, else leave-one-out")
-    ] = None
-    split_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its parameters")]
-    split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
-
-    def split_of(self, dataset: str) -> Split:
-        """The split of a data set of the catalogue.
-
-        Raises:
-            ValueError: options without a strategy, where the data card says both.
-        """
-        if self.split is None and isinstance(find_card(dataset), GraphCard):
-            if self.split_options:
-                raise ValueError(f"split_options = {self.split_options} belong to a strategy; give split=... too")
-            return load_split(dataset)
-        return load_dataset(dataset).split(self.split or "leave-one-out", seed=self.split_seed, **self.split_options)
 
 
 class _Run:
