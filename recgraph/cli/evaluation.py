@@ -135,10 +135,10 @@ def _ranked(
     if settings:
         raise ValueError(f"--set {settings[0]!r}: a run that recommends is evaluated without settings")
     for folder, run in runs.items():  # before any is ranked
-        if is_leaked(split.value, run.record["fitted_on"]):
+        if is_leaked(split.value, fitted_on := run.record["fitted_on"]):
             raise ValueError(
-                f"--split {split.value}: {folder} was fitted on {run.record['fitted_on']}, so that it knows what is "
-                "asked for; take --split test, or a run that was fitted on train"
+                f"--split {split.value}: {folder} was fitted on {fitted_on}, so that it knows what is asked for; take "
+                f"{'' if fitted_on == 'all' else '--split test, or '}a run that was fitted on train"
             )
     found = {}
     for folder, run in runs.items():

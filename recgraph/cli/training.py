@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from recgraph.runs.run import DataConfig
 
 
+class FitOn(StrEnum):
+    """What of a split a model is fitted on."""
+
+    TRAIN = "train"
+    TRAIN_VALID = "train+valid"
+    ALL = "all"
+
+
 _TRAIN_SET = "A setting of the model or of training; may be given many times."
+_FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [default: train]"
 
 
 def train(
@@ -28,6 +37,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of weights, batches, views and dropout; recorded.")] = 0,
     device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    fit_on: Annotated[FitOn | None, typer.Option("--fit-on", help=_FIT_ON)] = None,
 ) -> None:
     """Train MODEL on a data set and keep the run in a folder.
 
@@ -39,10 +49,20 @@ def train(
 
     values = {**(load_toml(config) if config else {}), **parse_settings(settings or [])}
     try:
-        fit.train(model, dataset, out, settings=values, seed=seed, device=device, resume=resume)
+        run = fit.train(
+            model,
+            dataset,
+            out,
+            settings=values,
+            seed=seed,
+            device=device,
+            resume=resume,
+            fit_on=fit_on.value if fit_on else None,
+        )
     except NonFiniteLoss as error:
         raise Failure(str(error)) from error
-    note(f"saved in {out}; try next: recgraph evaluate {out}")
+    serves = run.record.fitted_on == "all"
+    note(f"saved in {out}; try next: recgraph {f'recommend {out} --user ID' if serves else f'evaluate {out}'}")
 
 
 class Sampler(StrEnum):

@@ -222,7 +222,7 @@ class Interactions(InteractionLog):
         """Split into train, valid and test.
 
         Args:
-            strategy: ``"leave-one-out"``, ``"time"``, ``"ratio"`` or ``"users"``.
+            strategy: ``"leave-one-out"``, ``"time"``, ``"ratio"``, ``"users"``, or ``"all"``, which holds nothing out.
             seed: of the strategies that draw; the others ignore it.
             **params: of the strategy, see :mod:`recgraph.data.strategies`; an unknown one is an error.
         """

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -32,7 +32,7 @@ from recgraph.data.strategies import STRATEGIES, Label, Strategy
 
 __all__ = ["SealedSplit", "SealedTestError", "Split"]
 
-FitPart = Literal["train", "train+valid"]
+FitPart = Literal["train", "train+valid", "all"]
 _GROUPS: Mapping[str, tuple[Label, ...]] = {
     "train": (Label.TRAIN,),
     "valid": (Label.VALID, Label.VALID_HISTORY),
@@ -170,11 +170,16 @@ class Split(_Labelled):
         return self._cases(Label.TEST, (Label.TRAIN, Label.VALID, Label.VALID_HISTORY, Label.TEST_HISTORY))
 
     def fit_part(self, which: FitPart) -> Part:
-        """What a model is fitted on: ``"train"``, or ``"train+valid"`` for the last fit before the test."""
+        """What a model is fitted on.
+
+        Args:
+            which: ``"train"``; ``"train+valid"`` for the last fit before the test; ``"all"`` for the fit that serves,
+                of which no part can be evaluated.
+        """
         _check_which(which)
         if which == "train":
             return self.train
-        return self._part((Label.TRAIN, Label.VALID, Label.VALID_HISTORY))
+        return self._part(Label if which == "all" else (Label.TRAIN, Label.VALID, Label.VALID_HISTORY))
 
     @cached_property
     def hash(self) -> str:  # type: ignore[override]
@@ -226,8 +231,8 @@ class Split(_Labelled):
 
 
 def _check_which(which: str) -> None:
-    if which not in ("train", "train+valid"):
-        raise ValueError(f"which = {which!r} must be 'train' or 'train+valid'")
+    if which not in get_args(FitPart):
+        raise ValueError(f"which = {which!r} must be one of {', '.join(map(repr, get_args(FitPart)))}")
 
 
 class SealedSplit(_Labelled):
@@ -263,14 +268,14 @@ class SealedSplit(_Labelled):
         raise SealedTestError("the test part is sealed; unseal(reason) opens it, once all choices are made")
 
     def fit_part(self, which: FitPart) -> Part:
-        """``"train"`` alone: a fit on train + valid is the last one, made for the test.
+        """``"train"`` alone: a fit on more is the last one, made for the test or for serving.
 
         Raises:
-            SealedTestError: ``which`` is ``"train+valid"``.
+            SealedTestError: ``which`` is another part.
         """
         _check_which(which)
-        if which == "train+valid":
-            raise SealedTestError("fitting on train+valid leaves nothing to stop or tune on; unseal(reason) first")
+        if which != "train":
+            raise SealedTestError(f"fitting on {which} leaves nothing to stop or tune on; unseal(reason) first")
         return self.train
 
     def sealed(self) -> SealedSplit:

@@ -18,7 +18,17 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import OrderedLog
 from recgraph.rng import numpy_generator
 
-__all__ = ["STRATEGIES", "HeldOutUsers", "Label", "LeaveOneOut", "Ratio", "Strategy", "TimeCut"]
+__all__ = [
+    "EVERYTHING",
+    "STRATEGIES",
+    "Everything",
+    "HeldOutUsers",
+    "Label",
+    "LeaveOneOut",
+    "Ratio",
+    "Strategy",
+    "TimeCut",
+]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -264,9 +274,19 @@ class HeldOutUsers(_Shares):
         return labels
 
 
+class Everything(Strategy):
+    """All interactions are train: nothing is held out, so that the model serves and is not evaluated."""
+
+    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+        return torch.full((interactions.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
+
+
+#: the name of the strategy that holds nothing out
+EVERYTHING = "all"
 STRATEGIES: dict[str, type[Strategy]] = {
     "leave-one-out": LeaveOneOut,
     "ratio": Ratio,
     "time": TimeCut,
     "users": HeldOutUsers,
+    EVERYTHING: Everything,
 }

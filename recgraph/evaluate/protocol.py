@@ -30,7 +30,7 @@ Ties = Literal["seeded permutation", "expectation"]
 
 def is_leaked(part: str, fitted_on: str) -> bool:
     """Whether a part that is held out by its name, ``"valid"`` or ``"test"``, is in what a model was fitted on."""
-    return part in ("valid", "test") and part in fitted_on.split("+")
+    return part in ("valid", "test") and (fitted_on == "all" or part in fitted_on.split("+"))
 
 
 class Protocol(Config):
@@ -39,7 +39,7 @@ class Protocol(Config):
     split: Annotated[str, Field(description="name of the split; empty where it is not known")] = ""
     split_hash: Annotated[str, Field(description="of the data's content and the split's parameters")] = ""
     part: Annotated[str, Field(description="which part holds the truth")] = ""
-    fitted_on: Annotated[str, Field(description="what the model was fitted on, train or train+valid")] = ""
+    fitted_on: Annotated[str, Field(description="what the model was fitted on: train, train+valid or all")] = ""
     history: Annotated[str, Field(description="what the model may read of a user at test time")] = ""
     seen: Annotated[Seen, Field(description="whether items of the history stay candidates")] = "keep"
     candidates: Annotated[

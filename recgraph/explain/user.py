@@ -240,8 +240,9 @@ class _User:
 
     def _history(self) -> tuple[HistoryItem, ...]:
         history = self.seen.tolist()
-        # without a graph the recommender holds both parts as one, and not which item was in which
-        fitted = [True if self.recommender.record.get("fitted_on") == "train+valid" else None] * len(history)
+        # without a graph the recommender holds all parts as one, and not which item was in which
+        on_history = self.recommender.record.get("fitted_on") in ("train+valid", "all")
+        fitted = [True if on_history else None] * len(history)
         if self.fitted_graph is not None:
             row = self.fitted_graph.adjacency(INTERACTS).take_rows(torch.tensor([self.user]))
             known = set(row.indices.tolist())

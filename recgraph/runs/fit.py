@@ -1,4 +1,4 @@
-"""Fit a model to a split, to a typed graph or to a data set of the catalogue, and get a run."""
+"""Fit a model to a log, a split, a typed graph or a data set of the catalogue, and get a run."""
 
 from __future__ import annotations
 
@@ -10,53 +10,57 @@ from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute
 from recgraph.data.catalog import load_graph
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
-from recgraph.data.part import Part
+from recgraph.data.log import InteractionLog
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import FitPart, SealedSplit, Split
-from recgraph.evaluate.evaluator import validation
-from recgraph.evaluate.metrics.names import split_metric
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.models.base import Model, Space, TrainableModel
+from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.runs.fit_split import fit_split, split_and_part, training_of
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
-from recgraph.runs.pretrained import InitItemsConfig, Scale, initial_items
+from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
-from recgraph.train.config import GraphTrainConfig, TrainConfig, pick_device
+from recgraph.train.config import GraphTrainConfig, TrainConfig
 
 __all__ = ["fit", "fit_graph", "parts_of", "train"]
 
 
 def fit(
     model: Model | str,
-    split: Split | SealedSplit,
+    data: InteractionLog | Split | SealedSplit,
     *,
     seed: int,
     out: str | Path | None = None,
     device: str | None = None,
     resume: bool = False,
     progress: bool | None = None,
-    fit_on: FitPart = "train",
+    fit_on: FitPart | None = None,
     observers: tuple[Observer, ...] = (),
     init_items: Any = None,
     init_items_scale: Scale = "initial",
     source: Mapping[str, Any] | None = None,
     **training: Any,
 ) -> Run:
-    """Fit a model to the training part of a split, selected on its validation part.
+    """Fit a model to a log, to serve; or to the training part of a split, selected on its validation part.
+
+    A model that is fitted to a log, or with ``fit_on="all"``, knows each user's newest item. Nothing is held out to
+    select an epoch on, so that all of ``max_epochs`` are trained, and the run is not evaluated.
 
     Args:
         model: with its settings, not built; or a name of the registry.
-        split: the test part is sealed before anything is read.
+        data: a log, all of which is read; or a split, whose test part is sealed before anything is read.
         seed: of everything random in the run.
         out: folder of the run (log, checkpoints, bundle, record); None keeps all in memory.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU (see
             :func:`recgraph.train.config.pick_device`).
         resume: continue from the newest checkpoint in ``out``; a finished run is returned as it is.
         progress: show a progress bar; None: on a terminal.
-        fit_on: ``"train+valid"`` for a last fit before the test, without a validation (``metric="loss"``).
+        fit_on: what of a split is read: ``"train"``, the default; ``"train+valid"`` for a last fit before the test;
+            ``"all"`` to serve. The last two have no validation: the last epoch is kept, or with ``metric="loss"`` the
+            one of the lowest loss. Of a log it is all.
         observers: called during the training.
         init_items: where the vectors of items begin: a run, a recommender or an embedder, the folder of one, a frame of
             ids and vectors, or a mapping id -> vector, all matched by id; see
@@ -67,9 +71,10 @@ def fit(
         training: settings of :class:`recgraph.train.config.TrainConfig`, for models that are trained.
 
     Raises:
-        ConfigError: a setting that does not exist or is out of range.
+        ConfigError: a setting that does not exist, is out of range, or needs a validation that there is not.
         ValueError: the model is built already, or embeds a graph (:func:`fit_graph`); ``out`` holds another run, or one
-            and ``resume`` is False; another process trains into it; ``init_items`` does not fit.
+            and ``resume`` is False; another process trains into it; ``init_items`` does not fit; ``fit_on`` a log is
+            not all.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
     if made.space is not None:
@@ -79,14 +84,15 @@ def fit(
             f"{type(made).__name__} embeds the nodes of a typed graph and reads no split; "
             "use rg.fit_graph(model, graph)"
         )
-    config = TrainConfig.of(training)
     if training and not isinstance(made, TrainableModel):
         raise ConfigError(
             f"{type(made).__name__} is fitted in one step and takes no settings of training: leave out "
             f"{', '.join(training)}"
         )
+    split, fit_on = split_and_part(data, fit_on)
+    config = training_of(training, fit_on) if isinstance(made, TrainableModel) else TrainConfig()
     options = FitOptions(config, seed, None if out is None else Path(out), device, resume, progress, observers)
-    return _fit_split(made, split, options, fit_on, init_items, init_items_scale, source or {})
+    return fit_split(made, split, options, fit_on, init_items, init_items_scale, source or {})
 
 
 def fit_graph(
@@ -136,6 +142,7 @@ def train(
     device: str | None = None,
     resume: bool = False,
     progress: bool | None = None,
+    fit_on: FitPart | None = None,
 ) -> Run | NodeRun:
     """Train a model on a data set of the catalogue, as ``recgraph train`` does.
 
@@ -147,9 +154,10 @@ def train(
         out: folder of the run; refused where it exists, unless ``resume``. None keeps all in memory.
         settings: one flat namespace of the model's, the training's and the data's (or the probe's) settings.
         seed: of the run.
+        device, resume, progress, fit_on: see :func:`fit`.
 
     Raises:
-        ConfigError: a setting that does not exist or is out of range.
+        ConfigError: a setting that does not exist, is out of range, or needs a validation that there is not.
         ValueError: the model is not for the data set's task, ``out`` holds another run, or another process trains into
             it.
     """
@@ -157,16 +165,20 @@ def train(
     _check_task(cls, dataset, card)
     of_nodes = issubclass(cls, GraphModel)
     parts = distribute(settings, {"model": cls.Config, **parts_of(cls)})
-    config = (GraphTrainConfig if of_nodes else TrainConfig).of(parts.get("training"))
-    options = FitOptions(config, seed, None if out is None else Path(out), device, resume, progress)
+    folder = None if out is None else Path(out)
     if of_nodes:
         assert isinstance(card, GraphCard)
+        if fit_on is not None:
+            raise ValueError(f"fit_on = {fit_on!r} is for logs; {cls.__name__} reads its whole graph")
+        options = FitOptions(GraphTrainConfig.of(parts["training"]), seed, folder, device, resume, progress)
         return _train_nodes(cls, parts["model"], parts["probe"], dataset, card, options)
     made, data = cls(**parts["model"]), DataConfig.of(parts["data"])
     items = InitItemsConfig.of(parts.get("items"))
     source = {"dataset": dataset, "settings": data.model_dump(mode="json")}
-    split = data.split_of(dataset)
-    return _fit_split(made, split, options, "train", items.init_items, items.init_items_scale, source)
+    split, fit_on = split_and_part(data.split_of(dataset), fit_on)
+    config = training_of(parts["training"], fit_on) if issubclass(cls, TrainableModel) else TrainConfig()
+    options = FitOptions(config, seed, folder, device, resume, progress)
+    return fit_split(made, split, options, fit_on, items.init_items, items.init_items_scale, source)
 
 
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:
@@ -176,74 +188,6 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
     if not issubclass(model, TrainableModel):
         return {"data": DataConfig}
     return {"training": TrainConfig, "items": InitItemsConfig, "data": DataConfig}
-
-
-def _fit_split(
-    model: Model,
-    split: Split | SealedSplit,
-    options: FitOptions,
-    fit_on: FitPart,
-    init_items: Any,
-    init_items_scale: Scale,
-    source: Mapping[str, Any],
-) -> Run:
-    sealed = split.sealed()
-    part = sealed.train
-    if fit_on != "train":
-        part = sealed.unseal(f"fit {type(model).__name__} on train+valid").fit_part(fit_on)
-    data = {
-        **source,
-        "split": split.name,
-        "split_params": split.params,
-        "split_hash": split.hash,
-        "n_users": split.n_users,
-        "n_items": split.n_items,
-    }
-    record = new_record(model, options, fit_on, data)
-    record.unsealed = list(sealed.unsealed_reasons)
-    initialise = None
-    if init_items is not None:
-        items = initial_items(init_items, sealed, init_items_scale, fit_on)
-        record.init_items, initialise = items.record, items.write
-
-    config = options.config
-
-    def validate() -> dict[str, float]:
-        return validation(model, sealed.valid, config.metric, seen=config.select_seen, fit_part=part)
-
-    with run_folder(model, options, record) as is_complete:
-        if is_complete:
-            assert options.folder is not None
-            done = Run.open(options.folder, sealed)
-            assert isinstance(done, Run)
-            done.model.to(pick_device(options.device))
-            return done
-        validates = isinstance(model, TrainableModel) and config.metric != "loss" and fit_on == "train"
-        if validates:
-            _check_validation(config.metric, sealed)
-        build(model, _space(model, sealed, part), options, record, initialise)
-        train_model(model, part, options, record, validate if validates else None)
-        run = Run(model, sealed, record, options.folder)
-        run.keep()
-        return run
-
-
-def _check_validation(metric: str, split: SealedSplit) -> None:
-    """Refuse a metric that cannot be measured, before anything is computed."""
-    split_metric(metric)
-    if not len(split.valid):
-        raise ValueError(
-            f"metric = {metric!r} needs users to validate on, and the valid part of split {split.name!r} is empty; use "
-            "metric='loss' or another split"
-        )
-
-
-def _space(model: Model, split: SealedSplit, part: Part) -> Space:
-    """The sizes; a model that reads a graph also gets that of the part, with all side information."""
-    sizes = {"n_users": split.n_users, "n_items": split.n_items}
-    if not model.reads_graph:
-        return Space(**sizes)
-    return GraphSpace(**sizes, graph=HeteroGraph.from_interactions(split.interactions, part))
 
 
 def _fit_nodes(

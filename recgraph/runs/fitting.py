@@ -160,6 +160,8 @@ def train_model(
             trainer = _trainer(model, part, options, record, validate)
             record.history = trainer.fit()
             record.best_epoch, record.best = trainer.stopping.best_epoch, trainer.stopping.best
+            if options.config.metric == "last":
+                record.best_epoch = trainer.progress.epoch
     record.cost = Cost(**measured.to_dict())
     if isinstance(model, TrainableModel):  # the time of all processes of a training that was resumed
         record.cost.seconds, record.cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds

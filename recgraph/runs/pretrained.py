@@ -213,5 +213,7 @@ def _warn_of_leaks(origin: Mapping[str, Any], split: SealedSplit, fit_on: str) -
         return
     if theirs != split.hash:
         _log.warning("init_items was fitted on another split: it may know what is asked for in validation or test")
+    elif record.get("fitted_on") == "all" and fit_on != "all":
+        _log.warning("init_items was fitted on all: it knows what is asked for in validation and test")
     elif record.get("fitted_on") != fit_on and fit_on == "train":
         _log.warning("init_items was fitted on %s: it knows what is asked for in validation", record["fitted_on"])

@@ -77,7 +77,7 @@ class RunRecord(_Entries):
     Attributes:
         model, model_revision: the model's name in the registry, and the revision of its code.
         config, training: settings of the model and of the training.
-        fitted_on: ``"train"``, ``"train+valid"`` or ``"graph"``.
+        fitted_on: ``"train"``, ``"train+valid"``, ``"all"`` or ``"graph"``.
         init_items: where the vectors of items came from, see :class:`recgraph.runs.pretrained.InitItems`.
         history: one row an epoch.
         results: of the evaluations, by part of the split; ``"nodes"`` for classes of nodes.
@@ -85,7 +85,8 @@ class RunRecord(_Entries):
         task: ``"nodes"`` where the nodes of a graph were embedded.
         evaluation: the settings of the probe of such a run.
         preparation: what building the model cost.
-        best_epoch, best: the epoch whose weights the run holds, from 1, and its value of the metric that selects.
+        best_epoch, best: the epoch whose weights the run holds, from 1, and its value of the metric that selects
+            (None where nothing selects).
         cost: what the training cost, over all processes of a training that was resumed.
         provenance: see :func:`provenance`.
     """

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from recgraph.data.catalog import load_graph, load_node_task
+from recgraph.data.log import InteractionLog
 from recgraph.data.sealing import check_open
 from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.node_probe import NodeResults, ProbeConfig, evaluate_nodes
 from recgraph.evaluate.protocol import is_leaked
@@ -70,11 +72,23 @@ class Run(_Run):
         split: sealed; :meth:`evaluate` on the test part unseals it, and the record says so.
         record: a :class:`recgraph.runs.record.RunRecord`: configuration, seed, data, cost, the curve, results.
         folder: where the run is kept, or None.
+
+    Args:
+        log: what the users are known to have done, of a run that is not opened from a folder: all of it where the model
+            was fitted on all, by default what they did in train and valid.
     """
 
-    def __init__(self, model: Model, split: SealedSplit | None, record: RunRecord, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        split: SealedSplit | None,
+        record: RunRecord,
+        folder: Path | None = None,
+        log: InteractionLog | None = None,
+    ) -> None:
         super().__init__(record, folder)
         self.model, self.split = model, split
+        self._known = log
 
     def evaluate(
         self,
@@ -89,13 +103,13 @@ class Run(_Run):
         """Metrics by full ranking, both conventions for seen items from one pass.
 
         Args:
-            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``, of a run that was fitted on train.
+            part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``; the run must not be fitted on it.
             seen: whether items of the history stay candidates.
             cutoffs: list lengths.
             memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
             metrics: names, e.g. ``"ndcg"``; by default :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
-            allow_fitted: also rank the valid part of a run that was fitted on train+valid: how well it fits, not how
-                well it recommends. The part it was fitted on is read with the test part, so this unseals the test part.
+            allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
+                part it was fitted on is read with the test part, so this unseals the test part.
 
         Raises:
             ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
@@ -103,11 +117,17 @@ class Run(_Run):
         if part not in ("test", "valid"):
             raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
         fitted_on = self.record.fitted_on
+        if self.record.data.split == EVERYTHING:
+            raise ValueError(
+                f"part = {part!r}: this run was fitted on all of a log that is not split, and nothing is left to "
+                "evaluate; fit data.split('leave-one-out') and evaluate that run"
+            )
         leaked = is_leaked(part, fitted_on)
         if leaked and not allow_fitted:
+            instead = "fit" if fitted_on == "all" else "use evaluate('test'), or fit"
             raise ValueError(
-                f"part = {part!r}: this run was fitted on {fitted_on}, so that it knows what is asked for; use "
-                "evaluate('test'), or fit with fit_on='train'; allow_fitted=True measures how well it fits"
+                f"part = {part!r}: this run was fitted on {fitted_on}, so that it knows what is asked for; {instead} "
+                "with fit_on='train'; allow_fitted=True measures how well it fits"
             )
         split = self._require_split()
         before = len(split.unsealed_reasons)
@@ -141,11 +161,21 @@ class Run(_Run):
 
     @cached_property
     def recommender(self) -> Recommender:
-        """The model with its ids and what its users have seen (train and valid)."""
+        """The model with its ids and what its users have seen: train and valid, and test where it was fitted on all."""
         if self.folder is not None and (self.folder / "bundle").is_dir():
             return Recommender.load(self.folder / "bundle")
+        return self._make_recommender()
+
+    def _make_recommender(self) -> Recommender:
         names = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "results", "provenance")
-        return Recommender.for_split(self.model, self._require_split(), self.record.only(*names))
+        log = self._known if self._known is not None else self._require_split().interactions
+        return Recommender.for_log(self.model, log, self.record.only(*names))
+
+    def keep(self) -> None:
+        """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run."""
+        if self.folder is not None:
+            self.recommender = self._make_recommender()
+        super().keep()
 
     def recommend(self, users: Any = None, histories: Any = None, k: int = 10, **options: Any) -> Any:
         """See :meth:`recgraph.serve.recommender.Recommender.recommend`."""
@@ -165,16 +195,17 @@ class Run(_Run):
 
     def _require_split(self) -> SealedSplit:
         if self.split is None:
-            raise ValueError("this run was opened without its data; give Run.open(folder, split=...)")
+            raise ValueError("this run was opened without its data; give Run.open(folder, data)")
         return self.split
 
     @classmethod
-    def open(cls, folder: str | Path, split: Split | SealedSplit | None = None) -> Run | NodeRun:
+    def open(cls, folder: str | Path, data: InteractionLog | Split | SealedSplit | None = None) -> Run | NodeRun:
         """Open a finished run; one that embedded the nodes of a graph is a :class:`recgraph.runs.run.NodeRun`.
 
         Args:
             folder: of the run.
-            split: the data it was fitted on; by default prepared again from the run's data set and checked.
+            data: the split, or the log, it was fitted on; by default prepared again from the run's data set and
+                checked.
 
         Raises:
             ValueError: not a finished run, or the data is not what the run was fitted on.
@@ -183,12 +214,13 @@ class Run(_Run):
         record = RunRecord.read(folder)
         if record.task == "nodes":
             return NodeRun.open(folder)
-        data = record.data
-        if split is None and data.dataset is not None:
-            split = DataConfig.of(data.settings).split_of(data.dataset)
-        if split is not None and split.hash != data.split_hash:
+        made = record.data
+        split = Split.of(data, EVERYTHING) if isinstance(data, InteractionLog) else data
+        if split is None and made.dataset is not None:
+            split = DataConfig.of(made.settings).split_of(made.dataset)
+        if split is not None and split.hash != made.split_hash:
             raise ValueError(
-                f"split hash {split.hash[:12]} is not the run's {(data.split_hash or '')[:12]}: other data or "
+                f"split hash {split.hash[:12]} is not the run's {(made.split_hash or '')[:12]}: other data or "
                 "parameters"
             )
         model = Recommender.load(folder / "bundle").model

@@ -18,6 +18,7 @@ from torch import Tensor
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import FrameKind
 from recgraph.data.ids import IdMap
+from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
 from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
 from recgraph.evaluate.topk import Catalogue, Lists
@@ -104,11 +105,15 @@ class Recommender:
     @classmethod
     def for_split(cls, model: Model, split: Split | SealedSplit, record: Mapping[str, Any] | None = None) -> Self:
         """A recommender for the users of a split; seen is what they did in train and valid, never in test."""
-        log = split.sealed().interactions
+        return cls.for_log(model, split.sealed().interactions, record)
+
+    @classmethod
+    def for_log(cls, model: Model, log: InteractionLog, record: Mapping[str, Any] | None = None) -> Self:
+        """A recommender for the users of a log; seen is all that they did in it."""
         return cls(
             model,
-            split.users,
-            split.items,
+            log.users,
+            log.items,
             log.ordered.items,
             columns=log.columns,
             kind=log.kind,

@@ -29,7 +29,10 @@ class TrainConfig(Config):
     ] = 10
     metric: Annotated[
         str,
-        Field(description="what selects the best epoch: a validation metric such as 'ndcg@10', or 'loss'"),
+        Field(
+            description="what selects the best epoch: a validation metric such as 'ndcg@10', or 'loss'; 'last': "
+            "nothing, the last epoch is kept"
+        ),
     ] = "ndcg@10"
     select_seen: Annotated[
         Literal["keep", "exclude"],

@@ -49,7 +49,7 @@ class Trainer:
         config: how to train.
         generators: the run's random streams, the same that ``batches`` were made with.
         validate: called after an epoch; metric name -> value. It must contain ``config.metric`` unless that is
-            ``"loss"``; without it only ``"loss"`` can be used.
+            ``"loss"``; without it only ``"loss"`` and ``"last"`` can be used.
         folder: where checkpoints go; None keeps nothing.
         observers: called at the events of :class:`recgraph.train.callbacks.Observer`.
         accelerator: devices and precision; made from ``config`` by default.
@@ -69,8 +69,10 @@ class Trainer:
         observers: Sequence[Observer] = (),
         accelerator: Accelerator | None = None,
     ) -> None:
-        if validate is None and config.metric != "loss":
-            raise ValueError(f"metric = {config.metric!r} needs a validation part; without one use metric = 'loss'")
+        if validate is None and config.metric not in ("loss", "last"):
+            raise ValueError(
+                f"metric = {config.metric!r} needs a validation part; without one use metric = 'loss' or 'last'"
+            )
         check_phases(model, config.accumulate)
         self.model, self.batches, self.config = model, batches, config
         self.generators, self.validate, self.folder, self.observers = generators, validate, folder, observers
@@ -89,6 +91,8 @@ class Trainer:
 
     def fit(self) -> list[dict[str, Any]]:
         """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
+
+        With ``metric="last"`` all epochs are trained, and the model holds the last weights.
 
         Returns:
             One row an epoch: terms, metrics, seconds, targets a second.
@@ -171,7 +175,8 @@ class Trainer:
         row: dict[str, Any] = {"epoch": progress.epoch + 1, **means, **progress.diagnostics}
         row["loss"] = sum(means[name] * weight for name, weight in self.phases[0].terms.items())
         row["targets_per_second"] = progress.targets / max(clock.epoch_seconds(), 1e-9)
-        if (progress.epoch + 1) % config.validate_every == 0 or progress.epoch + 1 == config.max_epochs:
+        is_due = (progress.epoch + 1) % config.validate_every == 0 or progress.epoch + 1 == config.max_epochs
+        if is_due and config.metric != "last":
             self._validate(row)
         clock.update()
         row["seconds"], row["cpu_seconds"] = progress.seconds, progress.cpu_seconds

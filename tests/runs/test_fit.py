@@ -15,7 +15,7 @@ from recgraph.data.split import Split
 from recgraph.models.base import ClosedFormModel
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.sequence.sasrec import SASRec
-from recgraph.runs import fit as experiment
+from recgraph.runs import fit_split as experiment
 from recgraph.runs.record import RunRecord
 
 
@@ -35,7 +35,7 @@ def fitted(split: Split, out: Path | None = None, **more: Any) -> Any:
     ("mistake", "message"),
     [
         ({"metric": "ndgc@10"}, "metric 'ndgc' does not exist"),
-        ({"fit_on": "train+valid"}, "needs a validation part"),
+        ({"fit_on": "train+valid", "metric": "ndcg@10"}, "needs a validation part"),
         ({"device": "abacus"}, "device = 'abacus' is not there"),
         ({"tensorboard": True}, "needs the extra"),
     ],

@@ -1,0 +1,146 @@
+"""Fit a model to a part of a split: which rows it reads, what selects its weights, and the run that it gives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from recgraph.config import ConfigError
+from recgraph.data.log import InteractionLog
+from recgraph.data.part import Part
+from recgraph.data.split import FitPart, SealedSplit, Split
+from recgraph.data.strategies import EVERYTHING
+from recgraph.evaluate.evaluator import validation
+from recgraph.evaluate.metrics.names import split_metric
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.base import Model, Space, TrainableModel
+from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
+from recgraph.runs.pretrained import Scale, initial_items
+from recgraph.runs.run import Run
+from recgraph.train.config import TrainConfig, pick_device
+
+__all__ = ["fit_split", "split_and_part", "training_of"]
+
+_log = logging.getLogger(__name__)
+
+
+def split_and_part(
+    data: InteractionLog | Split | SealedSplit, fit_on: FitPart | None
+) -> tuple[Split | SealedSplit, FitPart]:
+    """The split, and the part of it that a model is fitted on: all of a log, or of a split what is asked for.
+
+    Raises:
+        ValueError: a part of a log that is not split.
+    """
+    if isinstance(data, InteractionLog):
+        if fit_on not in (None, "all"):
+            raise ValueError(
+                f"fit_on = {fit_on!r} is a part of a split, and data is a log that is not split; give "
+                "data.split('leave-one-out'), or leave fit_on out to fit on all of the log"
+            )
+        return Split.of(data, EVERYTHING), "all"
+    return data, "all" if data.name == EVERYTHING else fit_on or "train"
+
+
+def training_of(given: Mapping[str, Any], fit_on: FitPart) -> TrainConfig:
+    """The settings of a training; where nothing is held out, every epoch is trained and the last one kept.
+
+    Raises:
+        ConfigError: a setting that does not exist or is out of range, or that needs a validation part which is not
+            there.
+    """
+    held_out = fit_on == "train"
+    metric = given.get("metric", TrainConfig.model_fields["metric"].default if held_out else "last")
+    if metric != "last":
+        if not held_out and metric != "loss":
+            raise ConfigError(
+                f"metric = {metric!r} needs a validation part, and fit_on = {fit_on!r} leaves none: leave metric out "
+                "(all of max_epochs are trained), or choose the epoch first with refit=True (--refit)"
+            )
+        return TrainConfig.of(given)
+    if given.get("patience") is not None:
+        where = "with metric = 'last'" if held_out else f"with fit_on = {fit_on!r}"
+        raise ConfigError(
+            f"patience = {given['patience']!r} waits for a better metric, and {where} none is measured: leave patience "
+            "out and give max_epochs" + ("" if held_out else ", or choose the epoch first with refit=True (--refit)")
+        )
+    config = TrainConfig.of(given, metric="last", patience=None)
+    if "max_epochs" not in given:
+        _log.warning(
+            "nothing selects the epoch: all %d epochs, the default of max_epochs, are trained; give max_epochs",
+            config.max_epochs,
+        )
+    return config
+
+
+def fit_split(
+    model: Model,
+    split: Split | SealedSplit,
+    options: FitOptions,
+    fit_on: FitPart,
+    init_items: Any,
+    init_items_scale: Scale,
+    source: Mapping[str, Any],
+) -> Run:
+    """Fit a model that is not built to a part of a split, in the folder of ``options``; see :func:`rg.fit`."""
+    sealed = split.sealed()
+    part, log = sealed.train, sealed.interactions
+    if fit_on != "train" and split.name != EVERYTHING:
+        whole = sealed.unseal(f"fit {type(model).__name__} on {fit_on}")
+        part = whole.fit_part(fit_on)
+        log = whole.interactions if fit_on == "all" else log
+    data = {
+        **source,
+        "split": split.name,
+        "split_params": split.params,
+        "split_hash": split.hash,
+        "n_users": split.n_users,
+        "n_items": split.n_items,
+    }
+    record = new_record(model, options, fit_on, data)
+    record.unsealed = list(sealed.unsealed_reasons)
+    initialise = None
+    if init_items is not None:
+        items = initial_items(init_items, sealed, init_items_scale, fit_on)
+        record.init_items, initialise = items.record, items.write
+
+    config = options.config
+
+    def validate() -> dict[str, float]:
+        return validation(model, sealed.valid, config.metric, seen=config.select_seen, fit_part=part)
+
+    with run_folder(model, options, record) as is_complete:
+        if is_complete:
+            assert options.folder is not None
+            done = Run.open(options.folder, sealed)
+            assert isinstance(done, Run)
+            done.model.to(pick_device(options.device))
+            return done
+        validates = isinstance(model, TrainableModel) and config.metric not in ("loss", "last") and fit_on == "train"
+        if validates:
+            _check_validation(config.metric, sealed)
+        build(model, _space(model, sealed, part), options, record, initialise)
+        train_model(model, part, options, record, validate if validates else None)
+        run = Run(model, sealed, record, options.folder, log)
+        run.keep()
+        return run
+
+
+def _check_validation(metric: str, split: SealedSplit) -> None:
+    """Refuse a metric that cannot be measured, before anything is computed."""
+    split_metric(metric)
+    if not len(split.valid):
+        raise ValueError(
+            f"metric = {metric!r} needs users to validate on, and the valid part of split {split.name!r} is empty; use "
+            "metric='loss' or another split"
+        )
+
+
+def _space(model: Model, split: SealedSplit, part: Part) -> Space:
+    """The sizes; a model that reads a graph also gets that of the part, with all side information."""
+    sizes = {"n_users": split.n_users, "n_items": split.n_items}
+    if not model.reads_graph:
+        return Space(**sizes)
+    return GraphSpace(**sizes, graph=HeteroGraph.from_interactions(split.interactions, part))

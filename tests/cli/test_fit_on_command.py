@@ -1,0 +1,78 @@
+"""``recgraph train --fit-on``, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from recgraph.cli.app import app
+from recgraph.data.catalog import load_dataset
+from recgraph.serve.recommender import Recommender
+
+TINY = ("--set", "hidden_dim=8", "--set", "n_layers=1", "--set", "n_heads=1", "--device", "cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("COLUMNS", "200")
+        yield
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def train(out: Path, *more: object, model: str = "sasrec") -> Result:
+    return call("train", model, "--dataset", "synthetic", "--out", out, *(() if model == "ease" else TINY), *more)
+
+
+def test_fit_on_all_serves_the_newest_item_and_is_not_evaluated(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = train(out, "--fit-on", "all", "--set", "max_epochs=1")
+    assert done.exit_code == 0, done.stderr
+    assert f"try next: recgraph recommend {out} --user" in done.stderr
+    record = json.loads((out / "record.json").read_text())
+    assert (record["fitted_on"], record["unsealed"]) == ("all", ["fit SASRec on all"])
+    log = load_dataset("synthetic")
+    assert Recommender.load(out / "bundle").seen.to_lists() == log.ordered.items.to_lists()
+    assert call("recommend", out, "--user", log.users.ids([0])[0]).exit_code == 0
+    for part in ("valid", "test"):
+        refused = call("evaluate", out, "--split", part)
+        assert refused.exit_code == 2
+        assert f"--split {part}: {out} was fitted on all" in refused.stderr
+        assert "take a run that was fitted on train" in refused.stderr
+    assert train(out, "--fit-on", "all", "--set", "max_epochs=1", "--resume").exit_code == 0
+
+
+def test_fit_on_train_and_valid_is_tested(tmp_path: Path) -> None:
+    assert train(tmp_path / "run", "--fit-on", "train+valid", model="ease").exit_code == 0
+    assert call("evaluate", tmp_path / "run").exit_code == 0
+    assert call("evaluate", tmp_path / "run", "--split", "valid").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--fit-on", "all", "--set", "patience=3"), "patience = 3"),
+        (("--fit-on", "all", "--set", "metric=ndcg@10"), "metric = 'ndcg@10' needs a validation part"),
+        (("--fit-on", "everything"), "'train', 'train+valid', 'all'"),
+    ],
+)
+def test_mistakes_name_the_value(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = train(tmp_path / "run", *arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_graph_with_classes_has_no_parts_to_fit_on() -> None:
+    from recgraph.runs.fit import train
+
+    with pytest.raises(ValueError, match="fit_on = 'all' is for logs; MEOW reads its whole graph"):
+        train("meow", "acm", None, settings={}, seed=0, fit_on="all")
