@@ -6,9 +6,13 @@ The public names are imported when they are first used: ``import recgraph`` does
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# what is logged is shown where the application says so
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models

@@ -10,10 +10,15 @@ from typer.core import TyperGroup
 from recgraph import __version__
 from recgraph.cli import about, evaluation, inspect, leaderboard, recommend, training
 from recgraph.cli.output import describe
+from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, share_options, tell_error
 
 
 class Commands(TyperGroup):
-    """The group of all commands; it catches the errors that leave a command."""
+    """The group of all commands; it gives them the options that all have, and catches the errors that leave them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        share_options(self)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a traceback is shown with ``--debug`` alone."""
@@ -23,6 +28,7 @@ class Commands(TyperGroup):
             if ctx.params.get("debug") or _is_typers(error):
                 raise
             code, message = describe(error)
+            tell_error(message, error)
         typer.secho(f"recgraph: {message}", err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
 
@@ -61,12 +67,19 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
+    verbose: VerboseOption = 0,
+    quiet: QuietOption = False,
+    log_file: LogFileOption = None,
 ) -> None:
     """Graph and sequential recommendation on one contrastive core."""
+    watch = Watch()
+    context.call_on_close(watch.close)
+    watch.ask(verbose, quiet, log_file)
 
 
 def main() -> None:

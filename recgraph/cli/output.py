@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from recgraph.cli.watching import NOTES, showing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -73,23 +74,15 @@ FileFormatOption = Annotated[FileFormat | None, typer.Option("--format", help=_H
 
 
 def note(message: str) -> None:
-    """Print a note on the standard error stream, so that it never mixes with the output."""
-    typer.echo(message, err=True)
+    """Print a note on the standard error stream, so that it never mixes with the output; a log file gets it too."""
+    NOTES.info("%s", message)
 
 
 @contextlib.contextmanager
 def notes_of(name: str) -> Iterator[None]:
-    """Within the block, print as notes what the logger ``name`` logs at level INFO."""
-    logger, handler = logging.getLogger(name), logging.Handler(logging.INFO)
-    handler.emit = lambda record: note(record.getMessage())  # type: ignore[method-assign]
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
+    """Within the block, print as notes what the logger ``name`` logs."""
+    with showing(name):
         yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 def show(rows: Iterable[Row], form: Format | FileFormat | None = None, title: str = "") -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recgraph.cli.output import Failure, FormatOption, note, show
+from recgraph.cli.watching import is_quiet, progress_wanted
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -58,6 +59,7 @@ def train(
             device=device,
             resume=resume,
             fit_on=fit_on.value if fit_on else None,
+            progress=progress_wanted(),
         )
     except NonFiniteLoss as error:
         raise Failure(str(error)) from error
@@ -145,7 +147,7 @@ def tune(
             out=folder,
             device=device,
             test_seeds=test_seeds,
-            progress=True,
+            progress=not is_quiet(),
             source={"dataset": dataset, "settings": of_data.model_dump(mode="json", exclude_defaults=True)},
         )
     except WorkerFailed as error:

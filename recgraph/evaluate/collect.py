@@ -1,6 +1,6 @@
 """Rank once for all protocols, within bounds of memory, and keep of the lists what their metrics read.
 
-The log (``recgraph.evaluate.collect``, level INFO) says before the ranking how much memory it is going to take.
+The log (``recgraph.evaluate.collect``, level DEBUG) says before the ranking how much memory it is going to take.
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ def plan_memory(
     for block_items in sizes:
         memory = _predicted(cases, measurements, limits, width, device, graded, block_items)
         if limits.memory_mib is None or memory.total <= limits.memory_mib * _MIB:
-            _log.info("%s", memory)
+            # a training ranks after each epoch, so that this is a detail
+            _log.debug("%s", memory)
             return memory
     assert memory is not None
     raise ValueError(

@@ -57,7 +57,8 @@ def fit(
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU (see
             :func:`recgraph.train.config.pick_device`).
         resume: continue from the newest checkpoint in ``out``; a finished run is returned as it is.
-        progress: show a progress bar; None: on a terminal.
+        progress: None: a bar on a terminal and in a notebook, elsewhere nothing; True: elsewhere lines; False: nothing.
+            Log records (logger ``recgraph``) tell the same.
         fit_on: what of a split is read: ``"train"``, the default; ``"train+valid"`` for a last fit before the test;
             ``"all"`` to serve. The last two have no validation: the last epoch is kept, or with ``metric="loss"`` the
             one of the lowest loss. Of a log it is all.
@@ -116,7 +117,8 @@ def fit_graph(
         out: folder of the run (log, checkpoints, bundle, record); None keeps all in memory.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None: a GPU with CUDA where there is one, else the CPU.
         resume: continue from the newest checkpoint in ``out``; a finished run is returned as it is.
-        progress: show a progress bar; None: on a terminal.
+        progress: None: a bar on a terminal and in a notebook, elsewhere nothing; True: elsewhere lines; False: nothing.
+            Log records (logger ``recgraph``) tell the same.
         observers: called during the training.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,12 +18,15 @@ from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.rng import Generators
 from recgraph.runs.record import IDENTIFYING, Cost, DataRecord, Measured, RunRecord, identity, provenance
 from recgraph.runs.settings import ProbeSettings
-from recgraph.train.callbacks import JsonLines, Observer, ProgressBar, TensorBoard
+from recgraph.train.callbacks import JsonLines, Observer, TensorBoard
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
+from recgraph.train.display import EpochLog, EpochText, duration, progress_observer
 from recgraph.train.trainer import Trainer
 from recgraph.workers.lock import LOCK, hold
 
 __all__ = ["FitOptions", "build", "new_record", "run_folder", "train_model"]
+
+_log = logging.getLogger(__name__)
 
 Validate = Callable[[], Mapping[str, float]]
 
@@ -38,7 +41,7 @@ class FitOptions:
         folder: of the run; None keeps all in memory.
         device: where to compute, as :func:`recgraph.train.config.pick_device` reads it.
         resume: continue from the newest checkpoint in the folder.
-        progress: show a progress bar; None: on a terminal.
+        progress: see :func:`recgraph.train.display.progress_observer`.
         observers: called during the training.
     """
 
@@ -150,6 +153,8 @@ def train_model(
         part: what the model is fitted to; None where it reads its graph alone.
         validate: metrics by name after an epoch; None: the loss selects.
     """
+    _log.info("%s", _sizes(model, part, options, record))
+    _log.debug("settings of %s: %s; of the training: %s", record.model, record.config, record.training)
     with Measured() as measured:
         if isinstance(model, ClosedFormModel):
             assert part is not None
@@ -165,9 +170,28 @@ def train_model(
     record.cost = Cost(**measured.to_dict())
     if isinstance(model, TrainableModel):  # the time of all processes of a training that was resumed
         record.cost.seconds, record.cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds
-    record.n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    record.n_parameters = _n_parameters(model)
     record.provenance = provenance()
+    _log.info("%s is fitted after %s", record.model, duration(record.cost.seconds))
     model.eval()
+
+
+def _n_parameters(model: Model) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _sizes(model: Model, part: Part | None, options: FitOptions, record: RunRecord) -> str:
+    """What is about to be fitted to what, in a line."""
+    data = record.data
+    counts = {"users": data.n_users, "items": data.n_items, "interactions": part.n_interactions if part else None}
+    sizes = [f"{count:,} {name}" for name, count in counts.items() if count is not None]
+    sizes += [f"{count:,} {name} nodes" for name, count in (data.nodes or {}).items()]
+    source = data.dataset or ("a graph" if data.split is None else f"a log, {data.split}")
+    where = "in memory" if options.folder is None else f"in {options.folder}"
+    return (
+        f"fit {record.model}, seed {record.seed}, to {record.fitted_on} of {source}: {', '.join(sizes)}; "
+        f"{_n_parameters(model):,} parameters, on {pick_device(options.device)}, {where}"
+    )
 
 
 def _trainer(
@@ -181,12 +205,15 @@ def _trainer(
     trainer = Trainer(model, batches, config, generators, validate, folder, observers, accelerator)
     resumed = options.resume and trainer.resume()
     if accelerator.is_main_process:
+        past, may_stop = (trainer.progress.history if resumed else []), config.patience is not None
         if config.tensorboard:
             observers.append(TensorBoard((folder or Path("runs")) / "tensorboard"))
         _write_config(folder, record)
         if folder is not None:
-            observers.append(JsonLines(folder / "log.jsonl", trainer.progress.history if resumed else ()))
-        if options.progress or (options.progress is None and sys.stderr.isatty()):
-            observers.append(ProgressBar(config.metric, config.max_epochs))
+            observers.append(JsonLines(folder / "log.jsonl", past))
+        observers.append(EpochLog(EpochText(config.metric, config.max_epochs, may_stop, past)))
+        shown = progress_observer(options.progress, config.metric, config.max_epochs, may_stop, past)
+        if shown is not None:
+            observers.append(shown)
     trainer.observers = observers
     return trainer

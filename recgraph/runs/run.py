@@ -53,6 +53,7 @@ class _Run:
         if self.folder is not None:
             self.save(self.folder / "bundle")
             self.write_record()
+            _log.info("run saved in %s", self.folder)
 
     def write_record(self) -> None:
         """Write ``record.json`` again, where the run has a folder."""

@@ -1,4 +1,4 @@
-"""Callbacks of the trainer: the log as JSON lines, TensorBoard, the progress bar; and SIGINT during training."""
+"""Callbacks of the trainer: the log as JSON lines, TensorBoard; and SIGINT during training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from recgraph.data.files import replace_file
 
@@ -72,43 +70,6 @@ class TensorBoard(Observer):
 
     def close(self) -> None:
         self._writer.close()
-
-
-class ProgressBar(Observer):
-    """A live bar: terms, the last metric, targets a second, time left of the epoch."""
-
-    def __init__(self, metric: str, max_epochs: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), transient=True)
-        self._metric, self._max_epochs = metric, max_epochs
-        self._task: TaskID | None = None
-        self._result = ""
-        self._bar.start()
-
-    def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        title = f"epoch {epoch + 1}/{self._max_epochs}"
-        self._task = self._bar.add_task(title, total=n_batches, completed=done, note=self._result)
-
-    def step(self, terms: Mapping[str, float], speed: float) -> None:
-        text = " ".join(f"{name} {value:.4f}" for name, value in terms.items())
-        self._bar.update(self._require(), note=f"{text}  {self._result}  {speed:,.0f}/s")
-
-    def advance(self) -> None:
-        self._bar.advance(self._require())
-
-    def end_epoch(self, row: Mapping[str, Any]) -> None:
-        value, best = row.get(self._metric), row.get("best")
-        if value is not None:
-            self._result = f"{self._metric} {value:.4f} (best {best:.4f})"
-
-    def close(self) -> None:
-        self._bar.stop()
-
-    def _require(self) -> TaskID:
-        assert self._task is not None
-        return self._task
 
 
 class TrainingInterrupted(KeyboardInterrupt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 from recgraph.train.progress import Clock, EarlyStopping, Progress
 
+_log = logging.getLogger(__name__)
 # batches between two reads of the loss values: a read waits for the device
 _READ_EVERY = 20
 # settings that may differ where a training continues: they do not alter its steps
@@ -113,7 +115,17 @@ class Trainer:
                 self._call("close")
         if self.best is not None:
             self.model.load_state_dict(self.best)
+        _log.info("%s", self._why_ended())
         return self.progress.history
+
+    def _why_ended(self) -> str:
+        stopping, metric = self.stopping, self.config.metric
+        why = f"all {self.config.max_epochs} epochs are made"
+        if stopping.stop:
+            why = f"stopped after epoch {self.progress.epoch}: {metric} was no better {stopping.waited} times in a row"
+        if stopping.best is None:
+            return why
+        return f"{why}; the weights are those of epoch {stopping.best_epoch}, with {metric} {stopping.best:.4f}"
 
     def _train_epoch(self, clock: Clock, interrupt: Interrupt) -> None:
         """The steps of one epoch, from the batch where a resumed training stopped."""
@@ -269,6 +281,7 @@ class Trainer:
         )
         before, steps = self._checkpoint, self.progress.step
         self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, steps, before, best)
+        _log.debug("checkpoint %s", self._checkpoint)
         return self._checkpoint
 
     def resume(self) -> bool:
@@ -296,6 +309,8 @@ class Trainer:
             best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors")
             self.best, self._best_is_kept = dict(best), False
         self._checkpoint = newest
+        epoch, batch = self.progress.epoch + 1, self.progress.batch
+        _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)
         return True
 
     def _fingerprint(self) -> dict[str, Any]:

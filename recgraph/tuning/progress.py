@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from recgraph.train.display import duration
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.trials import Trials
 
@@ -49,14 +50,8 @@ def summary(plan: Plan, trials: list[FrozenTrial]) -> str:
     seconds = [trial.duration.total_seconds() for trial in finished if trial.duration is not None]
     if seconds and len(finished) < plan.n_trials:
         left = sum(seconds) / len(seconds) * (plan.n_trials - len(finished)) / max(1, len(running))
-        parts.append(f"about {_time(left)} left")
+        parts.append(f"about {duration(left)} left")
     return ", ".join(parts)
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _row(trial: FrozenTrial) -> tuple[str, str, str, str, str]:

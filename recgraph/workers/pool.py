@@ -2,7 +2,8 @@
 
 A worker is ``python -m MODULE``, whose main function is :func:`run_worker`. It reads its orders from stdin as one JSON
 object and writes to its log alone. It ends in order (``KeyboardInterrupt``, so that a training is saved) when it gets
-SIGINT, and when the process that started it is gone.
+SIGINT, and when the process that started it is gone. Its log records reach that process, see
+:mod:`recgraph.workers.records`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from recgraph.data.files import replace_text
+from recgraph.workers.records import Inbox, log_in_worker
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "Outcome", "Pool", "Task", "run_worker"]
 
@@ -69,8 +71,13 @@ class _Worker:
     task: Task
     process: subprocess.Popen[bytes]
     log: IO[bytes]
+    records: Inbox
     ends: float | None
     interrupted: Literal["", "interrupted", "late"] = ""
+
+    def close(self) -> None:
+        self.log.close()
+        self.records.close()
 
 
 class Pool:
@@ -118,11 +125,12 @@ class Pool:
                     self._workers.append(self._start(task))
                 for worker in [*self._workers]:
                     code = worker.process.poll()
+                    worker.records.read()
                     if code is None:
                         self._enforce_limits(worker)
                         continue
                     self._workers.remove(worker)
-                    worker.log.close()
+                    worker.close()
                     if on_end(worker.task, _outcome(worker, code)):
                         waiting.insert(0, worker.task)
                 time.sleep(_POLL)
@@ -136,22 +144,24 @@ class Pool:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         error = _error_file(task)
         error.unlink(missing_ok=True)
-        log = task.log.open("ab")
+        log, records = task.log.open("ab"), Inbox(task.name)
         process = subprocess.Popen(
             [sys.executable, "-m", self._module],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
             env={"OMP_NUM_THREADS": f"{self._threads}", **os.environ},
+            pass_fds=(records.fileno(),),
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on once
         )
         assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps({**task.orders, "parent": os.getpid(), "error": str(error)}).encode())
+            orders = {**task.orders, "parent": os.getpid(), "error": str(error), "records": records.orders()}
+            process.stdin.write(json.dumps(orders).encode())
             process.stdin.close()
         except BrokenPipeError:  # it died at once; its exit code says how
             pass
-        return _Worker(task, process, log, None if task.seconds is None else time.monotonic() + task.seconds)
+        return _Worker(task, process, log, records, None if task.seconds is None else time.monotonic() + task.seconds)
 
     def _enforce_limits(self, worker: _Worker) -> None:
         """Interrupt a worker whose time is over, and kill it when the time to save is over, too."""
@@ -180,7 +190,7 @@ class Pool:
                 worker.process.wait()
         finally:
             for worker in self._workers:
-                worker.log.close()
+                worker.close()
             self._workers.clear()
 
 
@@ -217,6 +227,7 @@ def run_worker(work: Callable[[dict[str, Any]], int]) -> int:
     try:
         # it is ignored where a shell has started the command in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        log_in_worker(orders.get("records"))
         threading.Thread(target=_end_with, args=(orders["parent"],), name="parent", daemon=True).start()
         return work(orders)
     except KeyboardInterrupt:

@@ -41,7 +41,7 @@ def model(n_users: int, n_items: int, width: int = 16) -> Vectors:
 
 def predicted(caplog: pytest.LogCaptureFixture, **options: object) -> tuple[str, dict[str, float]]:
     caplog.clear()
-    with caplog.at_level(logging.INFO, logger=LOG):
+    with caplog.at_level(logging.DEBUG, logger=LOG):
         results = evaluate(model(500, 30_000), cases(500, 30_000), **options)
     (record,) = caplog.records
     return record.getMessage(), results["exclude"].metrics
@@ -90,7 +90,7 @@ said = []
 handler = logging.Handler()
 handler.emit = lambda record: said.append(record.getMessage())
 logging.getLogger(LOG).addHandler(handler)
-logging.getLogger(LOG).setLevel(logging.INFO)
+logging.getLogger(LOG).setLevel(logging.DEBUG)
 # the peak so far is forgotten: it becomes the size of now
 open("/proc/self/clear_refs", "w").write("5")
 before = peak_mib()
