@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from recgraph.serve.embedder import Embedder
     from recgraph.serve.loading import load
     from recgraph.serve.recommender import Recommender
+    from recgraph.serve.rules import Rules
     from recgraph.tuning.study import tune
 
 _WHERE = {
     "Embedder": "recgraph.serve.embedder",
     "Interactions": "recgraph.data.interactions",
     "Recommender": "recgraph.serve.recommender",
+    "Rules": "recgraph.serve.rules",
     "Run": "recgraph.runs.run",
     "Split": "recgraph.data.split",
     "fit": "recgraph.runs.fit",
@@ -46,6 +48,7 @@ __all__ = [
     "Embedder",
     "Interactions",
     "Recommender",
+    "Rules",
     "Run",
     "Split",
     "__version__",

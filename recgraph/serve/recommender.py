@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import polars as pl
 import torch
@@ -20,19 +19,20 @@ from recgraph.data.dataframe import FrameKind
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
-from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
-from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import guard
-from recgraph.serve.request import Request, answer, check_item_columns, of_all, of_histories, of_users, take
+from recgraph.serve.item_columns import ItemColumns
+from recgraph.serve.lists import Asked, Fallback, Lister
+from recgraph.serve.request import Request, answer, check_item_columns, is_all, of_all, of_histories, of_users, take
+from recgraph.serve.rules import Rules
+from recgraph.serve.ruling import resolve, with_arguments
 from recgraph.serve.vectors import VECTOR, check_vectors, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["NoHistoryError", "Recommender"]
 
-Fallback = Literal["popularity"]
 _FILES = ("users.parquet", "items.parquet", "seen.safetensors")
 _FEATURES = "item_features.parquet"
 _log = logging.getLogger(__name__)
@@ -42,13 +42,6 @@ _counting = threading.Lock()
 
 class NoHistoryError(ValueError):
     """Too little is known of a user to recommend items."""
-
-
-@dataclass
-class _Kept:
-    """What is computed from the model's parameters and valid until the next :meth:`Recommender.refresh`."""
-
-    catalogue: Catalogue | None = None
 
 
 class Recommender:
@@ -100,7 +93,8 @@ class Recommender:
         self.record = dict(record or {})
         self.counters: Counter[str] = Counter()
         self.ann: AnnIndex | None = None
-        self._kept = _Kept()
+        self._item_columns = ItemColumns(items, item_features, self.columns.item)
+        self._lister = Lister(self.model, len(items))
 
     @classmethod
     def for_split(cls, model: Model, split: Split | SealedSplit, record: Mapping[str, Any] | None = None) -> Self:
@@ -133,8 +127,9 @@ class Recommender:
         k: int = 10,
         *,
         exclude_seen: bool = True,
-        allow: Sequence[Any] | None = None,
-        block: Sequence[Any] | None = None,
+        allow: Any = None,
+        block: Any = None,
+        rules: Rules | Mapping[str, Any] | None = None,
         fallback: Fallback | None = None,
         item_columns: Sequence[str] = (),
         batch_size: int = 1024,
@@ -142,14 +137,16 @@ class Recommender:
         """The best ``k`` items for each user.
 
         Args:
-            users: ids of users of the training data (list, array, series, or one id).
+            users: ids of users of the training data (list, array, series, or one id), or ``"all"``: every user of whom
+                enough is known, or everyone with a ``fallback`` (:meth:`stream` gives them part by part).
             histories: interactions of users never seen in training: a frame with the training data's column names
                 (or ``user``, ``item``, ``timestamp``), or a mapping user -> list of items, oldest first. Items that
                 the model does not know are skipped and counted in :attr:`counters`.
             k: the length of the lists; shorter where fewer items may be recommended.
             exclude_seen: leave out what the user has done.
-            allow: item ids to which the recommendations are restricted.
-            block: item ids that are never recommended.
+            allow, block: items to which the recommendations are restricted, and items that are never recommended: a
+                list of ids for everyone; or lists of single users, a mapping user -> ids or a frame of users and items.
+            rules: business rules, :class:`recgraph.serve.rules.Rules` or a mapping of its settings.
             fallback: ``"popularity"`` gives users of whom nothing is known (no known item; of models that read a graph,
                 no relation either) the items seen most often; None raises.
             item_columns: columns of the item features to add, e.g. ``["title"]``.
@@ -166,22 +163,84 @@ class Recommender:
         """
         if (users is None) == (histories is None):
             raise ValueError("give either users (of the training data) or histories (of new users)")
-        if k < 1:
-            raise ValueError(f"k = {k} must be at least 1")
+        asked = self._asked(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
+        return self._answer(self._request(users, histories), asked, named=histories is not None or not is_all(users))
+
+    def stream(
+        self,
+        users: Any = "all",
+        histories: Any = None,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        allow: Any = None,
+        block: Any = None,
+        rules: Rules | Mapping[str, Any] | None = None,
+        fallback: Fallback | None = None,
+        item_columns: Sequence[str] = (),
+        batch_size: int = 16384,
+    ) -> Iterator[Any]:
+        """:meth:`recommend` part by part, in memory that does not grow with the number of answers.
+
+        Args:
+            users: as there; all users by default.
+            histories: as there; instead of ``users``.
+            batch_size: users of a part.
+
+        Yields:
+            Frames; one under the other they are what :meth:`recommend` returns.
+
+        Raises:
+            NoHistoryError, ValueError: as there, when the first part is asked for or the user's own.
+        """
+        asked = self._asked(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
+        request = self._request(users, histories)
+        for start in range(0, len(request.labels), batch_size):
+            part = request.rows(start, start + batch_size)
+            yield self._answer(part, asked, named=histories is not None or not is_all(users))
+
+    def _asked(
+        self,
+        k: int,
+        exclude_seen: bool,
+        allow: Any,
+        block: Any,
+        rules: Rules | Mapping[str, Any] | None,
+        fallback: Fallback | None,
+        item_columns: Sequence[str],
+        batch_size: int,
+    ) -> Asked:
+        """Check the arguments of a request that are not users."""
+        for name, value in (("k", k), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} = {value} must be at least 1")
         if fallback not in (None, "popularity"):
             raise ValueError(f"fallback = {fallback!r} must be None or 'popularity'")
         check_item_columns(self.item_features, item_columns, self.columns)
-        if users is not None:
-            request = of_users(users, self.users, self.seen, self.kind)
-        else:
-            request = of_histories(histories, self.items, self.columns, self.kind)
-        empty = self._unknown(request)
-        self._count(request, users is not None, len(empty))
-        candidates = self._candidates(allow, block)
-        if len(empty) and fallback is None:
+        made = with_arguments(rules, allow, block, self.columns)
+        ruling = resolve(made, self.items, self._item_columns, self.model)
+        self._add("unknown_items", ruling.n_unknown)
+        return Asked(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns), batch_size)
+
+    def _request(self, users: Any, histories: Any) -> Request:
+        if histories is not None:
+            return of_histories(histories, self.items, self.columns, self.kind)
+        if is_all(users):
+            return of_all(self.users, self.seen, self.kind)
+        return of_users(users, self.users, self.seen, self.kind)
+
+    def _answer(self, request: Request, asked: Asked, named: bool) -> Any:
+        """The frame of a request; users who were not named are left out where nothing is known of them."""
+        lister = self._lister  # read once: another thread may replace it
+        empty = lister.unknown(request)
+        if not named and asked.fallback is None:
+            request, empty = request.without(empty), empty[:0]
+        self._count(request, len(empty))
+        if len(empty) and asked.fallback is None:
             raise NoHistoryError(_no_history(request, empty))
-        lists = self._rank(request, min(k, len(self.items)), exclude_seen, candidates, batch_size, empty)
-        return answer(request, lists, self.items, self.columns, self.item_features, item_columns)
+        popularity = self.popularity if len(empty) else None
+        lists = lister.lists(request, asked, empty, popularity, self.ann)
+        return answer(request, lists, self.items, self.columns, self.item_features, asked.item_columns)
 
     def item_vectors(self) -> Any:
         """The vectors of all items.
@@ -215,89 +274,20 @@ class Recommender:
         if users is not None and histories is not None:
             raise ValueError("give users (of the training data) or histories (of new users), or neither for all users")
         check_vectors(self.model)
-        if histories is not None:
-            request = of_histories(histories, self.items, self.columns, self.kind)
-        elif users is not None:
-            request = of_users(users, self.users, self.seen, self.kind)
-        else:
-            request = of_all(self.users, self.seen, self.kind)
-        empty = self._unknown(request)
-        if len(empty) and (users is not None or histories is not None):
+        users = "all" if users is None and histories is None else users
+        request = self._request(users, histories)
+        empty = self._lister.unknown(request)
+        if len(empty) and (histories is not None or not is_all(users)):
             raise NoHistoryError(_no_history(request, empty))
-        if len(empty):
-            known_mask = torch.ones(len(request.labels), dtype=torch.bool)
-            known_mask[empty] = False
-            request = request.take(known_mask.nonzero().flatten())
-        self._count(request, users is not None, 0)
+        request = request.without(empty)
+        self._count(request, 0)
         name = "user" if self.columns.user == VECTOR else self.columns.user
         return vector_frame(name, request.labels, encode_users(self.model, request.query), request.kind)
 
-    def _rank(
-        self, request: Request, k: int, exclude_seen: bool, candidates: Tensor | None, batch_size: int, empty: Tensor
-    ) -> Lists:
-        n_users = len(request.labels)
-        items = torch.full((n_users, k), -1)
-        scores = torch.zeros(n_users, k, dtype=torch.float64)
-        known_mask = torch.ones(n_users, dtype=torch.bool)
-        known_mask[empty] = False
-        known = known_mask.nonzero().flatten()
-        if len(empty):
-            popular = Catalogue(len(self.items), k, candidates=candidates)
-            counts = self.popularity.double()[None]
-            top = popular.rank(counts, None, ("keep",))["keep"]
-            items[empty], scores[empty] = top.items, top.scores
-        if len(known):
-            query = request.take(known).query
-            convention = "exclude" if exclude_seen else "keep"
-            seen = query.history if exclude_seen else None
-            ann = self.ann  # read once: another thread may replace it
-            if ann is not None and candidates is None:
-                best = ann.rank(self.model, query, seen, k, batch_size)
-                items[known], scores[known] = best.items, best.scores.double()
-                return Lists(items, scores)
-            catalogue = self._catalogue_for(k, candidates)
-            for batch in rank(self.model, catalogue, query, seen, (convention,), batch_size):
-                rows = known[batch.index]
-                items[rows] = batch.lists[convention].items
-                scores[rows] = batch.lists[convention].scores.double()
-        return Lists(items, scores)
-
-    def _unknown(self, request: Request) -> Tensor:
-        """[K] int64: the rows of users of whom the model knows too little to rank for them."""
-        with evaluating(self.model):
-            can_rank = self.model.can_rank(request.query.to(device_of(self.model)))
-        return (~can_rank).nonzero().flatten().to("cpu")
-
-    def _catalogue_for(self, k: int, candidates: Tensor | None) -> Catalogue:
-        if candidates is not None:
-            return catalogue_for(self.model, len(self.items), k, candidates=candidates)
-        # read each attribute once: another thread may replace it; a catalogue made during a refresh goes to the old one
-        kept = self._kept
-        catalogue = kept.catalogue
-        if catalogue is None or catalogue.k != k:
-            catalogue = kept.catalogue = catalogue_for(self.model, len(self.items), k)
-        return catalogue
-
-    def _candidates(self, allow: Sequence[Any] | None, block: Sequence[Any] | None) -> Tensor | None:
-        if allow is None and block is None:
-            return None
-        allowed_mask = torch.full((len(self.items),), allow is None)
-        for name, ids, value in (("allow", allow, True), ("block", block, False)):
-            if ids is not None:
-                if isinstance(ids, str | bytes):
-                    raise ValueError(f"{name} = {ids!r} must be a list of item ids")
-                index = torch.from_numpy(self.items.index(ids))
-                self._add("unknown_items", int((index < 0).sum()))
-                allowed_mask[index[index >= 0]] = value
-        if not bool(allowed_mask.any()):
-            raise ValueError("allow and block leave no item to recommend")
-        return allowed_mask.nonzero().flatten()
-
-    def _count(self, request: Request, of_training: bool, n_empty: int) -> None:
+    def _count(self, request: Request, n_empty: int) -> None:
         self._add("unknown_items", request.n_unknown_items)
+        self._add("unknown_users", request.n_unknown_users)
         self._add("fallbacks", n_empty)
-        if of_training:
-            self._add("unknown_users", int((request.query.users < 0).sum()))
         if request.n_unknown_items:
             _log.warning("%d items of the histories are not known to the model; skipped", request.n_unknown_items)
 
@@ -312,7 +302,7 @@ class Recommender:
 
     def refresh(self) -> Self:
         """Discard what was computed from the model's parameters; call it after they changed."""
-        self._kept = _Kept()
+        self._lister = Lister(self.model, len(self.items))
         self.ann = None
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import narwhals as nw
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
-from recgraph.data.dataframe import FrameKind, frame_kind, to_native
+from recgraph.data.dataframe import FrameKind, frame_kind, from_native, to_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
@@ -31,17 +31,41 @@ class Request:
         query: users (-1 for those not in the training data) and what is known of them.
         kind: the kind of frame to return.
         n_unknown_items: items of the given histories that the model does not know; they are skipped.
+        n_unknown_users: ids that are no users of the training data, where such are asked for.
     """
 
     labels: pl.Series
     query: Query
     kind: FrameKind
     n_unknown_items: int = 0
+    n_unknown_users: int = 0
 
     def take(self, rows: Tensor) -> Request:
         """Some of the rows."""
         query = Query(self.query.users[rows], self.query.history.take(rows))
         return Request(take(self.labels, rows), query, self.kind)
+
+    def rows(self, start: int, end: int) -> Request:
+        """The rows from ``start`` to ``end``; nothing is copied. What is unknown counts for the first."""
+        offsets = self.query.history.offsets[start : end + 1]
+        history = Ragged(self.query.history.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+        query = Query(self.query.users[start:end], history)
+        unknown = (self.n_unknown_items, self.n_unknown_users) if start == 0 else (0, 0)
+        return Request(self.labels[start:end], query, self.kind, *unknown)
+
+    def without(self, rows: Tensor) -> Request:
+        """The request without some of its rows."""
+        if not len(rows):
+            return self
+        keep_mask = torch.ones(len(self.labels), dtype=torch.bool)
+        keep_mask[rows] = False
+        kept = self.take(keep_mask.nonzero().flatten())
+        return replace(kept, n_unknown_items=self.n_unknown_items, n_unknown_users=self.n_unknown_users)
+
+
+def is_all(users: Any) -> bool:
+    """Whether all users are asked for; a list with the id "all" names that user."""
+    return isinstance(users, str) and users == "all"
 
 
 def take(values: pl.Series, rows: Tensor) -> pl.Series:
@@ -71,7 +95,8 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind) -> Request
     index = torch.from_numpy(users.index(values))
     known = index >= 0
     history = seen.take(index.clamp(min=0)).first(torch.where(known, seen.lengths[index.clamp(min=0)], 0))
-    return Request(_labels(values, users.as_uuid), Query(index, history), kind)
+    n_unknown = int((~known).sum())
+    return Request(_labels(values, users.as_uuid), Query(index, history), kind, n_unknown_users=n_unknown)
 
 
 def of_all(users: IdMap, seen: Ragged, kind: FrameKind) -> Request:
@@ -130,12 +155,33 @@ def _read(frame: Any, columns: Columns) -> Interactions:
     return Interactions.from_frame(frame, user=user, item=item, timestamp=times[0] if times else None)
 
 
-def _name(own: str, plain: str, there: list[str]) -> str:
+def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any]]:
+    """The items of each user of a frame, in the order of its rows.
+
+    Args:
+        frame: with the columns of the log, or ``user`` and ``item``.
+        argument: its name, for errors.
+
+    Raises:
+        ValueError: it is no frame, or a column is missing.
+    """
+    try:
+        table = from_native(frame)
+    except TypeError:
+        raise ValueError(f"{argument} is a {type(frame).__name__}; give a list, a mapping or a frame") from None
+    user = _name(columns.user, "user", table.columns, argument)
+    item = _name(columns.item, "item", table.columns, argument)
+    rows = table.select(pl.col(user).alias("user"), pl.col(item).alias("item")).drop_nulls()
+    grouped = rows.group_by("user", maintain_order=True).agg("item")
+    return dict(zip(grouped["user"].to_list(), grouped["item"].to_list(), strict=True))
+
+
+def _name(own: str, plain: str, there: list[str], argument: str = "histories") -> str:
     for name in (own, plain):
         if name in there:
             return name
     wanted = f"{own!r}" if own == plain else f"{own!r} (or {plain!r})"
-    raise ValueError(f"histories has no column {wanted}; its columns are {', '.join(map(repr, there))}")
+    raise ValueError(f"{argument} has no column {wanted}; its columns are {', '.join(map(repr, there))}")
 
 
 def _ids(given: Any, kind: FrameKind) -> tuple[pl.Series, FrameKind]:

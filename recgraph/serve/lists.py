@@ -1,0 +1,111 @@
+"""The ranked lists of a request: by the model, by an approximate index, under rules, or of popular items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
+from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.models.base import Model
+from recgraph.serve.ann import AnnIndex
+from recgraph.serve.request import Request, take
+from recgraph.serve.ruling import Ruling
+
+__all__ = ["Asked", "Fallback", "Lister"]
+
+Fallback = Literal["popularity"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for each user, checked.
+
+    Attributes:
+        k: the length of the lists, at most the number of items.
+        exclude_seen: whether what a user has done is left out.
+        ruling: business rules.
+        fallback: what users get of whom nothing is known.
+        item_columns: item features that the answer has.
+        batch_size: users ranked at a time.
+    """
+
+    k: int
+    exclude_seen: bool
+    ruling: Ruling
+    fallback: Fallback | None
+    item_columns: tuple[str, ...]
+    batch_size: int
+
+
+class Lister:
+    """Ranks items; keeps what is computed from the model's parameters, and lives until they change.
+
+    Args:
+        model: in evaluation mode.
+        n_items: the size of the catalogue.
+    """
+
+    def __init__(self, model: Model, n_items: int) -> None:
+        self.model, self.n_items = model, n_items
+        self._catalogue: Catalogue | None = None
+
+    def unknown(self, request: Request) -> Tensor:
+        """[K] int64: the rows of users of whom the model knows too little to rank for them."""
+        with evaluating(self.model):
+            can_rank = self.model.can_rank(request.query.to(device_of(self.model)))
+        return (~can_rank).nonzero().flatten().to("cpu")
+
+    def lists(
+        self, request: Request, asked: Asked, empty: Tensor, popularity: Tensor | None, ann: AnnIndex | None
+    ) -> Lists:
+        """A list for each row of a request.
+
+        Args:
+            empty: the rows that :meth:`unknown` names.
+            popularity: [n_items], the scores of these rows; needed where there are any.
+            ann: an approximate index, used where no rules apply.
+        """
+        n_users, k, ruling = len(request.labels), asked.k, asked.ruling
+        items = torch.full((n_users, k), -1)
+        scores = torch.zeros(n_users, k, dtype=torch.float64)
+        if len(empty) and popularity is not None:
+            popular = Catalogue(self.n_items, k, candidates=ruling.candidates)
+            counts = popularity.double().expand(len(empty), -1)
+            # what such a user has done is no known item
+            top = ruling.rank_queries(popular, counts, take(request.labels, empty), None)
+            items[empty], scores[empty] = top.items, top.scores
+        known_mask = torch.ones(n_users, dtype=torch.bool)
+        known_mask[empty] = False
+        known = known_mask.nonzero().flatten()
+        if len(known):
+            for rows, lists in self._known(request.take(known), asked, ann):
+                items[known[rows]], scores[known[rows]] = lists.items, lists.scores.double()
+        return Lists(items, scores)
+
+    def _known(self, request: Request, asked: Asked, ann: AnnIndex | None) -> Iterator[tuple[Tensor, Lists]]:
+        """Rows of a request of users of whom enough is known, and their lists."""
+        query, k, ruling = request.query, asked.k, asked.ruling
+        seen = query.history if asked.exclude_seen else None
+        if ann is not None and ruling.is_plain and ruling.candidates is None:
+            yield torch.arange(len(query)), ann.rank(self.model, query, seen, k, asked.batch_size)
+            return
+        catalogue = self._catalogue_for(k, ruling.candidates)
+        if not ruling.is_plain:
+            yield from ruling.rank(self.model, catalogue, query, request.labels, seen)
+            return
+        convention = "exclude" if asked.exclude_seen else "keep"
+        for batch in rank(self.model, catalogue, query, seen, (convention,), asked.batch_size):
+            yield batch.index, batch.lists[convention]
+
+    def _catalogue_for(self, k: int, candidates: Tensor | None) -> Catalogue:
+        if candidates is not None:
+            return catalogue_for(self.model, self.n_items, k, candidates=candidates)
+        catalogue = self._catalogue  # read once: another thread may replace it
+        if catalogue is None or catalogue.k != k:
+            catalogue = self._catalogue = catalogue_for(self.model, self.n_items, k)
+        return catalogue

@@ -1,0 +1,163 @@
+"""Business rules: which items may be recommended, what raises a score, how many of a kind a list holds.
+
+A value that recommenders, the command line (``--rules FILE``) and the service read alike; it can be written as JSON or
+TOML.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator
+
+from recgraph.config import Config, ConfigError
+
+__all__ = ["Boost", "Diversity", "Rules"]
+
+Ids = tuple[Any, ...]
+_EXAMPLE = "[{'column': 'margin', 'weight': 0.5}] or {'margin': 0.5}"
+
+
+class Boost(Config):
+    """What an item feature does to scores.
+
+    With ``value`` the items whose column holds it are raised by ``weight``, all others stay as they are. Without it the
+    column holds numbers, and an item's number times ``weight`` counts; an item without a number stays as it is. ``add``
+    adds that to the score. ``multiply`` multiplies scores above 0 by it and divides those below 0: a factor above 1
+    raises every item, whatever the sign of its score; it must be above 0.
+    """
+
+    column: Annotated[str, Field(description="of the item features")]
+    weight: Annotated[
+        float, Field(allow_inf_nan=False, description="what is added, or times what the score is taken")
+    ] = 1.0
+    how: Literal["add", "multiply"] = "add"
+    value: Annotated[
+        bool | int | float | str | None, Field(description="raise the items that have this value; none: by the number")
+    ] = None
+
+
+class Diversity(Config):
+    """Maximal marginal relevance (Carbonell and Goldstein 1998): each next item is the one of the pool that maximises
+    ``(1 - weight) relevance - weight max(its similarity to an item chosen before)``.
+
+    Relevance is the score after boosts, brought to [0, 1] over the pool. The similarity is the cosine of item vectors
+    or, with ``columns``, the share of common values (Jaccard) of these item features. The pool is the best items that
+    may be recommended; equal values keep their order. An item that ``max_per`` forbids is passed over; where no item of
+    the pool may follow, the list goes on with the ranking below the pool.
+    """
+
+    weight: Annotated[float, Field(ge=0, le=1, description="lambda; 0: the ranking as it is, 1: differences alone")]
+    pool: Annotated[int, Field(ge=1, description="the best items among which is chosen; never fewer than k")] = 100
+    columns: Annotated[tuple[str, ...], Field(description="item features to compare; none: item vectors")] = ()
+
+
+class Rules(Config):
+    """Business rules for a recommendation.
+
+    They hold over the whole ranking of all items, not over a cut list: a list is shorter than k only where fewer items
+    remain.
+
+    1. ``allow``, ``block`` and what the user has seen say which items remain.
+    2. ``boost`` changes their scores, one after the other; answers hold the changed scores.
+    3. The list is filled from the best down, or by ``diversity``; an item one of whose values would come up more often
+       than ``max_per`` says is passed over. An item without a value is never passed over.
+
+    ``Rules.of({...})`` reads a mapping (from JSON), with errors that name the setting; ``Rules.read(path)`` a file. Ids
+    of items and users may be given as texts where the log's are of another type.
+    """
+
+    allow: Annotated[Ids | None, Field(description="item ids to which everyone's recommendations are restricted")] = (
+        None
+    )
+    block: Annotated[Ids, Field(description="item ids that nobody is recommended")] = ()
+    allow_for: Annotated[
+        dict[Any, Ids],
+        Field(default_factory=dict, description="user id -> item ids to which that user's lists are restricted"),
+    ]
+    block_for: Annotated[
+        dict[Any, Ids],
+        Field(default_factory=dict, description="user id -> item ids that this user is not recommended"),
+    ]
+    boost: Annotated[tuple[Boost, ...], Field(description="what item features do to scores")] = ()
+    max_per: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]],
+        Field(
+            default_factory=dict, description="column of item features -> how many items of a list may share a value"
+        ),
+    ]
+    diversity: Annotated[Diversity | None, Field(description="re-ranking; a number is its weight")] = None
+    separator: Annotated[
+        str | None, Field(min_length=1, description="between the values of a text column; lists need none")
+    ] = None
+
+    @field_validator("allow", "block", mode="before")
+    @classmethod
+    def _read_ids(cls, given: Any) -> Any:
+        return given if given is None else _ids(given, "a list of item ids")
+
+    @field_validator("allow_for", "block_for", mode="before")
+    @classmethod
+    def _read_lists(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            raise ValueError("give a mapping user id -> list of item ids")
+        return {user: _ids(items, f"a list of item ids for user {user!r}") for user, items in given.items()}
+
+    @field_validator("boost", mode="before")
+    @classmethod
+    def _read_boost(cls, given: Any) -> Any:
+        if isinstance(given, Boost):
+            return (given,)
+        if not isinstance(given, Mapping):
+            return given
+        if "column" in given:
+            return (given,)
+        if not all(isinstance(weight, int | float) for weight in given.values()):
+            raise ValueError(f"give boosts as {_EXAMPLE}")
+        return tuple({"column": name, "weight": weight} for name, weight in given.items())
+
+    @field_validator("diversity", mode="before")
+    @classmethod
+    def _read_diversity(cls, given: Any) -> Any:
+        is_number = isinstance(given, int | float) and not isinstance(given, bool)
+        return {"weight": given} if is_number else given
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read a file: TOML, or JSON where its name ends in ``.json``.
+
+        Raises:
+            ConfigError: not TOML or JSON, or a setting that does not exist or fit; names the file.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            values = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from None
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{path} must hold a mapping of settings, such as {{'max_per': {{'genre': 2}}}}")
+        try:
+            return cls.of(values)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The item features that are read."""
+        compared = () if self.diversity is None else self.diversity.columns
+        return tuple(dict.fromkeys([*(boost.column for boost in self.boost), *self.max_per, *compared]))
+
+
+def _ids(given: Any, what: str) -> Ids:
+    """Ids of any list, array or series; a lone id is a mistake."""
+    if isinstance(given, str | bytes | Mapping) or not hasattr(given, "__iter__"):
+        raise ValueError(f"give {what}")
+    for read in ("to_list", "tolist", "to_pylist"):
+        if hasattr(given, read):
+            return tuple(getattr(given, read)())
+    return tuple(given)

@@ -1,0 +1,325 @@
+"""Rank under business rules: rules resolved against a recommender's ids and features, and the lists that they give.
+
+Rules hold over the whole ranking: all scores of some users are computed (in the tiles of the ranking without rules, so
+that they are the same to the last bit), changed and sorted, and a ranking that rules cut too short is read on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.data.batches import Query
+from recgraph.data.columns import Columns
+from recgraph.data.ids import IdMap, as_series, family
+from recgraph.evaluate.ranking import GROUP, evaluating
+from recgraph.evaluate.select import BLOCK, NO_SCORE, best_columns
+from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.models.base import Model
+from recgraph.serve.item_columns import ItemColumns
+from recgraph.serve.pick import Limit, Relevance, cosine, jaccard, pick
+from recgraph.serve.request import own_lists, take
+from recgraph.serve.rules import Boost, Rules
+from recgraph.serve.vectors import encode_items
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["OwnItems", "Ruling", "resolve", "with_arguments"]
+
+#: bytes of the scores that are changed and sorted at a time
+_BYTES = 1 << 27
+#: a ranking of which items may be passed over is read to so many times k first
+_FURTHER = 4
+
+
+@dataclass(frozen=True)
+class OwnItems:
+    """Lists of items that belong to some users.
+
+    Attributes:
+        users: the users who have a list.
+        rows: a list of item indices for each of them.
+        setting: the name of the rule, for errors.
+    """
+
+    users: IdMap
+    rows: Ragged
+    setting: str
+
+    def of(self, labels: pl.Series) -> tuple[Ragged, Tensor]:
+        """The lists of B users (empty where one has none), and [B] bool: who has one.
+
+        Raises:
+            ValueError: the rule's ids are of another type than the labels.
+        """
+        labels = as_series(labels, "users")
+        have, want = family(self.users.values.dtype), family(labels.dtype)
+        users = self.users
+        if have == "texts" and want != have:  # the keys of JSON and TOML are texts
+            parsed = IdMap(labels).parse(users.values.to_list())
+            if parsed.null_count():
+                text = users.values[int(parsed.is_null().arg_max() or 0)]
+                raise ValueError(f"{self.setting}: {text!r} cannot be a user: the users asked for are {want}")
+            users = IdMap(parsed)
+        elif have != want:
+            raise ValueError(f"{self.setting}: its users are {have}, but the users asked for are {want}")
+        index = torch.from_numpy(users.index(labels))
+        mask = index >= 0
+        rows = self.rows.take(index.clamp(min=0))
+        return rows.first(torch.where(mask, rows.lengths, 0)), mask
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """Rules in the model's indices.
+
+    Attributes:
+        candidates: [C] int64, ascending: the items that everyone may be recommended; None for all.
+        allow_for, block_for: lists of single users, or None.
+        changes: boosts with [n_items] float64 each: what is added, or times what the score is taken.
+        limits: of values in a list.
+        relevance: how lists are made diverse, or None.
+        n_unknown: ids in the rules that the model does not know; they are skipped.
+    """
+
+    candidates: Tensor | None = None
+    allow_for: OwnItems | None = None
+    block_for: OwnItems | None = None
+    changes: tuple[tuple[Boost, Tensor], ...] = ()
+    limits: tuple[Limit, ...] = ()
+    relevance: Relevance | None = None
+    n_unknown: int = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all that it does is to name the candidates."""
+        return not (self.allow_for or self.block_for or self.changes or self.limits or self.relevance)
+
+    def rank(
+        self, model: Model, catalogue: Catalogue, query: Query, labels: pl.Series, seen: Ragged | None
+    ) -> Iterator[tuple[Tensor, Lists]]:
+        """Rank for all users of a query, as :func:`recgraph.evaluate.ranking.rank` does.
+
+        Args:
+            catalogue: of the model, with :attr:`candidates`.
+            labels: [B] ids of the users.
+            seen: B rows of items to leave out.
+
+        Yields:
+            rows [G] int64 of the query and their lists, on the host; each row once.
+        """
+        for rows in torch.split(query.history.lengths.argsort(stable=True), GROUP):
+            part = Query(query.users[rows], query.history.take(rows)).to(catalogue.device)
+            with evaluating(model):
+                queries = model.encode_users(part) if model.has_vectors else model.score(part)
+            own_seen = None if seen is None else seen.take(rows)
+            yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen)
+
+    def rank_queries(self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None) -> Lists:
+        """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors."""
+        queries = catalogue.prepared(queries)
+        barred = [] if seen is None else [seen]
+        if self.block_for is not None:
+            barred.append(self.block_for.of(labels)[0])
+        allowed = None if self.allow_for is None else self.allow_for.of(labels)
+        size = max(_BYTES // (8 * max(catalogue.order.numel(), 1)), 1)
+        lists = []
+        for rows in torch.arange(len(queries)).split(min(size, catalogue.rows)):  # type: ignore[no-untyped-call]
+            scores = self._scores(catalogue, queries[rows.to(queries.device)])
+            open_mask = torch.ones_like(scores, dtype=torch.bool)
+            if allowed is not None:
+                own_mask = _marked(allowed[0].take(rows), catalogue, scores.shape)
+                open_mask = own_mask | ~allowed[1][rows, None].to(own_mask.device)
+            for bar in barred:
+                open_mask &= ~_marked(bar.take(rows), catalogue, scores.shape)
+            lists.append(self._lists(catalogue, scores, open_mask))
+        return Lists.cat(lists)
+
+    def _scores(self, catalogue: Catalogue, queries: Tensor) -> Tensor:
+        """[R, C] float64: the changed scores, columns in the catalogue's order.
+
+        Raises:
+            ValueError: a score is NaN.
+        """
+        scores = queries.new_empty(len(queries), catalogue.order.numel(), dtype=torch.float64)
+        for start, block, filled in catalogue.blocks(queries):
+            scores[:, start : start + filled] = block[:, :filled]
+        for boost, values in self.changes:
+            of_columns = values.to(scores.device)[catalogue.order]
+            if boost.how == "add":
+                scores += of_columns
+            else:
+                scores = torch.where(scores > 0, scores * of_columns, scores / of_columns)
+        if bool(scores.isnan().any()):
+            row = int(scores.isnan().any(1).nonzero()[0])
+            raise ValueError(f"the model scores row {row} of a batch with NaN; train or check the model")
+        return scores
+
+    def _lists(self, catalogue: Catalogue, scores: Tensor, open_mask: Tensor) -> Lists:
+        """The best of the open columns under limits and relevance."""
+        k, width = catalogue.k, scores.shape[1]
+        length = k
+        if self.limits:
+            length = max(_FURTHER * k, BLOCK)
+        if self.relevance is not None:
+            length = max(length, self.relevance.pool)
+        # choosing one item after the other is many small steps: work of the host
+        host = torch.device("cpu")
+        items = torch.full((len(scores), k), -1)
+        values = torch.full((len(scores), k), NO_SCORE, dtype=torch.float64)
+        left = torch.arange(len(scores))
+        while left.numel():
+            length = min(length, max(width, 1))
+            best, columns = _best(scores[left], open_mask[left], length)
+            ranked = torch.where(columns < 0, columns, catalogue.order[columns.clamp(min=0)]).to(host)
+            best = best.to(host)
+            if not self.limits and self.relevance is None:
+                items[left, :length], values[left, :length] = ranked[:, :k], best[:, :k]
+                break
+            places, short_mask = pick(ranked, best, k, list(self.limits), self.relevance)
+            known = places.clamp(min=0)
+            items[left] = torch.where(places < 0, places, ranked.gather(1, known))
+            values[left] = torch.where(places < 0, NO_SCORE, best.gather(1, known))
+            if length >= width:
+                break
+            left, length = left[short_mask], length * _FURTHER
+        return Lists(items, values)
+
+
+def _best(scores: Tensor, open_mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` best open columns of scores [R, C]; -inf and -1 behind the last."""
+    width = -(-max(scores.shape[1], k + 1) // BLOCK) * BLOCK
+    padded = scores.new_full((len(scores), width), NO_SCORE)
+    padded[:, : scores.shape[1]] = scores.masked_fill(~open_mask, NO_SCORE)
+    rows, columns = (~open_mask).nonzero(as_tuple=True)
+    return best_columns(padded, k, scores.shape[1], rows * width + columns)
+
+
+def _marked(rows: Ragged, catalogue: Catalogue, shape: torch.Size) -> Tensor:
+    """[R, C] bool: the columns of the items of R rows."""
+    rows = rows.to(catalogue.device)
+    columns = catalogue.position[rows.values]
+    mask = torch.zeros(shape, dtype=torch.bool, device=catalogue.device)
+    mask[rows.rows[columns >= 0], columns[columns >= 0]] = True
+    return mask
+
+
+def with_arguments(rules: Rules | Mapping[str, Any] | None, allow: Any, block: Any, columns: Columns) -> Rules:
+    """Rules, and what was given as the arguments ``allow`` and ``block`` beside them.
+
+    Args:
+        allow, block: a list of item ids, for everyone; or lists of single users: a mapping user -> list of items or a
+            frame with the columns of the log (or ``user`` and ``item``); or None.
+
+    Raises:
+        ValueError: an argument is none of these, or the rules say the same already.
+    """
+    made = rules if isinstance(rules, Rules) else Rules.of(rules)
+    more: dict[str, Any] = {}
+    for name, given in (("allow", allow), ("block", block)):
+        if given is None:
+            continue
+        if not isinstance(given, Mapping) and hasattr(given, "columns"):
+            given = own_lists(given, columns, name)
+        setting = f"{name}_for" if isinstance(given, Mapping) else name
+        if getattr(made, setting):
+            raise ValueError(f"{name} is given twice: as an argument and as {setting} of rules; give one of them")
+        more[setting] = given
+    return Rules.of({**made.model_dump(exclude_unset=True), **more}) if more else made
+
+
+def resolve(rules: Rules, items: IdMap, columns: ItemColumns, model: Model) -> Ruling:
+    """Look ids and item features up.
+
+    Raises:
+        ValueError: an id is of another type, no item remains, or an item feature does not exist or fit; names the rule.
+    """
+    candidates, n_unknown = _candidates(rules, items)
+    own = [_own(getattr(rules, name), items, name) for name in ("allow_for", "block_for")]
+    relevance = None
+    if rules.diversity is not None:
+        similar = cosine(_vectors(model)) if not rules.diversity.columns else None
+        if similar is None:
+            named = rules.diversity.columns
+            similar = jaccard([columns.codes(name, "diversity.columns", rules.separator) for name in named])
+        relevance = Relevance(rules.diversity.weight, rules.diversity.pool, similar)
+    return Ruling(
+        candidates,
+        own[0][0],
+        own[1][0],
+        tuple((boost, _change(boost, columns, rules.separator)) for boost in rules.boost),
+        tuple(Limit(columns.codes(name, "max_per", rules.separator), most) for name, most in rules.max_per.items()),
+        relevance,
+        n_unknown + own[0][1] + own[1][1],
+    )
+
+
+def _candidates(rules: Rules, items: IdMap) -> tuple[Tensor | None, int]:
+    """The allowed items that are not blocked, None for all; and how many ids are not known."""
+    if rules.allow is None and not rules.block:
+        return None, 0
+    n_unknown = 0
+    mask = torch.full((len(items),), rules.allow is None)
+    for name, ids, value in (("allow", rules.allow, True), ("block", rules.block, False)):
+        index = _index(ids or (), items, name)
+        n_unknown += int((index < 0).sum())
+        mask[index[index >= 0]] = value
+    if not bool(mask.any()):
+        raise ValueError("allow and block leave no item to recommend")
+    return mask.nonzero().flatten(), n_unknown
+
+
+def _own(lists: Mapping[Any, tuple[Any, ...]], items: IdMap, setting: str) -> tuple[OwnItems | None, int]:
+    if not lists:
+        return None, 0
+    index = _index([item for row in lists.values() for item in row], items, setting)
+    rows = Ragged.from_lengths(index, torch.tensor([len(row) for row in lists.values()]))
+    return OwnItems(IdMap(as_series(list(lists), setting)), rows.filter(index >= 0), setting), int((index < 0).sum())
+
+
+def _index(ids: Any, items: IdMap, setting: str) -> Tensor:
+    """[N] int64, -1 for an unknown id; texts are read as ids of the log's type."""
+    given = as_series(list(ids), setting)
+    if given.dtype == pl.String and not items.as_uuid and family(items.values.dtype) != "texts":
+        parsed = items.parse(given.to_list())
+        if parsed.null_count():
+            text = given[int(parsed.is_null().arg_max() or 0)]
+            raise ValueError(f"{setting}: {text!r} cannot be an item: the log's ids are {family(items.values.dtype)}")
+        given = parsed
+    try:
+        return torch.from_numpy(items.index(given))
+    except ValueError as error:
+        raise ValueError(f"{setting}: {error}") from None
+
+
+def _change(boost: Boost, columns: ItemColumns, separator: str | None) -> Tensor:
+    """[n_items] float64: what a boost adds to scores, or times what it takes them."""
+    neutral = 0.0 if boost.how == "add" else 1.0
+    if boost.value is not None:
+        held = columns.holds(boost.column, boost.value, "boost", separator)
+        change = torch.where(held, torch.tensor(boost.weight, dtype=torch.float64), neutral)
+    else:
+        numbers = columns.numbers(boost.column, "boost")
+        change = torch.where(numbers.isnan(), neutral, numbers * boost.weight)
+    if not bool(change.isfinite().all()):
+        raise ValueError(f"boost: column {boost.column!r} holds a number that is not finite")
+    if boost.how == "multiply" and not bool((change > 0).all()):
+        least = float(change.min())
+        raise ValueError(
+            f"boost: column {boost.column!r} times weight {boost.weight} gives {least:g}, but scores can be multiplied "
+            "by numbers above 0 alone; take how='add'"
+        )
+    return change
+
+
+def _vectors(model: Model) -> Tensor:
+    if not model.has_vectors:
+        raise ValueError(
+            f"diversity: {type(model).__name__} has no item vectors to compare; name item features: "
+            "diversity={'weight': ..., 'columns': ['genre']}"
+        )
+    return encode_items(model)

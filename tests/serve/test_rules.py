@@ -1,0 +1,371 @@
+"""Business rules against a slow oracle that walks the full ranking."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_recommender import ServedTowers, log, serve
+
+from recgraph.config import ConfigError
+from recgraph.data.batches import Query
+from recgraph.data.interactions import Interactions
+from recgraph.evaluate.ranking import evaluating
+from recgraph.evaluate.topk import tie_order
+from recgraph.models.closed_form.linear import EASE
+from recgraph.serve import lists, ruling
+from recgraph.serve.recommender import Recommender
+from recgraph.serve.rules import Boost, Diversity, Rules
+
+N_ITEMS = 40
+
+
+def features(n_items: int = N_ITEMS) -> pl.DataFrame:
+    """Items 0 .. n-1; the last three have no row, some have no genre or several, some no margin."""
+    rows = n_items - 3
+    genres = [["a", "b", "c", "d"][: (i * 7) % 4] if i % 5 else None for i in range(rows)]
+    return pl.DataFrame(
+        {
+            "what": range(rows),
+            "genre": genres,
+            "brand": [f"brand {i % 3}" for i in range(rows)],
+            "tags": ["|".join(f"t{j}" for j in range(i % 3)) for i in range(rows)],
+            "margin": [None if i % 4 == 0 else i / 10 for i in range(rows)],
+            "factor": [0.5 + i % 3 for i in range(rows)],
+            "fresh": [i % 2 == 0 for i in range(rows)],
+        },
+        schema_overrides={"genre": pl.List(pl.String)},
+    )
+
+
+def served(n_users: int = 12, model: Any = None, tied: bool = False) -> Recommender:
+    data = log(n_users=n_users, n_items=N_ITEMS).with_features(item_features=features())
+    made = serve(data, model, item_features=data.item_features)
+    if tied and model is None:
+        with torch.no_grad():
+            made.model.table.weight.copy_(made.model.table.weight.round())
+    return made
+
+
+def values_of(served: Recommender, column: str, item: Any, separator: str | None) -> set[Any]:
+    found = served.item_features.filter(what=item)[column].to_list() if served.item_features is not None else []
+    if not found or found[0] is None:
+        return set()
+    value = found[0]
+    if separator is not None and isinstance(value, str):
+        value = value.split(separator)
+    return {one for one in (value if isinstance(value, list) else [value]) if one != ""}
+
+
+def oracle(served: Recommender, user: str, k: int, rules: Rules, exclude_seen: bool = True) -> list[tuple[Any, float]]:
+    """The list of a user, item by item from all scores; scores and order as the ranking without rules defines them."""
+    ids = served.items.values.to_list()
+    order = tie_order(len(ids), 0).tolist()
+    whole = served.recommend(users=[user], k=len(ids), exclude_seen=False)
+    score = dict(zip(whole["what"].to_list(), whole["score"].to_list(), strict=True))
+    own = int(served.users.index([user])[0])
+    seen = set(served.items.ids(served.seen.row(own)).to_list()) if exclude_seen else set()
+    for boost in rules.boost:
+        for item in ids:
+            held = values_of(served, boost.column, item, rules.separator)
+            if boost.value is None:
+                change = None if not held else next(iter(held)) * boost.weight
+            else:
+                change = boost.weight if boost.value in held else None
+            if change is not None and boost.how == "add":
+                score[item] += change
+            elif change is not None:
+                score[item] = score[item] * change if score[item] > 0 else score[item] / change
+    barred = seen | set(rules.block) | set(rules.block_for.get(user, ()))
+    items = [ids[place] for place in order if ids[place] not in barred]
+    if rules.allow is not None:
+        items = [item for item in items if item in rules.allow]
+    if user in rules.allow_for:
+        items = [item for item in items if item in rules.allow_for[user]]
+    items.sort(key=lambda item: -score[item])  # stable: ties stay in their order
+
+    def fits(item: Any, chosen: list[Any]) -> bool:
+        for column, most in rules.max_per.items():
+            for value in values_of(served, column, item, rules.separator):
+                if sum(value in values_of(served, column, other, rules.separator) for other in chosen) >= most:
+                    return False
+        return True
+
+    chosen: list[Any] = []
+    pool = [] if rules.diversity is None else items[: max(rules.diversity.pool, k)]
+    low, high = (min((score[i] for i in pool), default=0.0), max((score[i] for i in pool), default=0.0))
+    while len(chosen) < k:
+        best, best_value = None, -float("inf")
+        for item in pool:
+            if item in chosen or not fits(item, chosen):
+                continue
+            assert rules.diversity is not None
+            share = (score[item] - low) / (high - low) if high > low else 1.0
+            near = max((similarity(served, item, other, rules) for other in chosen), default=0.0)
+            value = (1 - rules.diversity.weight) * share - rules.diversity.weight * near
+            if value > best_value:
+                best, best_value = item, value
+        if best is None:
+            best = next((item for item in items if item not in chosen and fits(item, chosen)), None)
+        if best is None:
+            break
+        chosen.append(best)
+    return [(item, score[item]) for item in chosen]
+
+
+def similarity(served: Recommender, one: Any, other: Any, rules: Rules) -> float:
+    assert rules.diversity is not None
+    if rules.diversity.columns:
+        both = either = 0
+        for column in rules.diversity.columns:
+            a, b = (values_of(served, column, item, rules.separator) for item in (one, other))
+            both, either = both + len(a & b), either + len(a | b)
+        return both / either if either else 0.0
+    a, b = (served.model.encode_items().double()[int(served.items.index([item])[0])] for item in (one, other))
+    norms = float(a.norm().clamp(min=1e-12) * b.norm().clamp(min=1e-12))
+    return float(a @ b) / norms
+
+
+def check(made: Recommender, rules: Rules, k: int, exclude_seen: bool = True) -> None:
+    users = made.users.values.to_list()[:5]
+    with evaluating(made.model):
+        found = made.recommend(users=users, k=k, rules=rules, exclude_seen=exclude_seen)
+        for user in users:
+            wanted = oracle(made, user, k, rules, exclude_seen)
+            part = found.filter(who=user)
+            assert part["what"].to_list() == [item for item, _ in wanted]
+            assert part["score"].to_list() == pytest.approx([score for _, score in wanted], rel=1e-12)
+            assert part["rank"].to_list() == [*range(1, len(wanted) + 1)]
+
+
+item_sets = st.lists(st.integers(0, N_ITEMS - 1), max_size=25)
+users = st.sampled_from([str(u) for u in range(5)])
+boosts = st.lists(
+    st.sampled_from(
+        [
+            Boost(column="margin", weight=0.5),
+            Boost(column="margin", weight=-0.5),
+            Boost(column="factor", how="multiply"),
+            Boost(column="brand", value="brand 1", weight=2.0),
+            Boost(column="genre", value="b", weight=1.5, how="multiply"),
+        ]
+    ),
+    max_size=2,
+)
+some_rules = st.builds(
+    Rules,
+    allow=st.none() | st.lists(st.integers(0, N_ITEMS - 1), min_size=15).map(lambda some: [*some, 39]),
+    block=st.lists(st.integers(0, N_ITEMS - 2), max_size=12),
+    allow_for=st.dictionaries(users, item_sets, max_size=2),
+    block_for=st.dictionaries(users, item_sets, max_size=2),
+    boost=boosts,
+    max_per=st.dictionaries(st.sampled_from(["genre", "brand", "tags"]), st.integers(1, 3), max_size=2),
+    separator=st.sampled_from([None, "|"]),
+)
+
+
+@settings(max_examples=40)
+@given(rules=some_rules, k=st.integers(1, 45), exclude_seen=st.booleans(), tied=st.booleans())
+def test_lists_are_those_of_the_oracle(rules: Rules, k: int, exclude_seen: bool, tied: bool) -> None:
+    check(served(tied=tied), rules, k, exclude_seen)
+
+
+@settings(max_examples=20)
+@given(
+    rules=some_rules,
+    k=st.integers(1, 12),
+    weight=st.sampled_from([0.0, 0.3, 0.7, 1.0]),
+    pool=st.integers(1, 30),
+    columns=st.sampled_from([(), ("genre",), ("genre", "brand")]),
+)
+def test_diverse_lists_are_those_of_the_oracle(
+    rules: Rules, k: int, weight: float, pool: int, columns: tuple[str, ...]
+) -> None:
+    diversity = Diversity(weight=weight, pool=pool, columns=columns)
+    check(served(), rules.model_copy(update={"diversity": diversity}), k)
+
+
+def test_a_ranking_is_read_to_its_end_where_a_limit_passes_over_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only items of the other genre come last; a list cut to a few times k would miss them."""
+    n_items = 600
+    frame = pl.DataFrame({"who": ["u"] * 2, "what": [0, 1]})
+    data = Interactions.from_frame(frame, user="who", item="what").with_ids(items=range(n_items))
+    genres = pl.DataFrame({"what": range(n_items), "genre": ["pop"] * (n_items - 5) + ["jazz"] * 5})
+    data = data.with_features(item_features=genres)
+    made = serve(data, item_features=data.item_features)
+    with torch.no_grad():
+        made.model.table.weight.copy_(torch.linspace(2, 1, n_items)[:, None].expand(-1, 6))
+    found = made.recommend(users="u", k=6, rules={"max_per": {"genre": 3}})
+    assert found["what"].to_list() == [2, 3, 4, 595, 596, 597]
+    lengths: list[int] = []
+    best = ruling._best
+    monkeypatch.setattr(ruling, "_best", lambda s, m, k: lengths.append(k) or best(s, m, k))
+    assert made.recommend(users="u", k=6, rules={"max_per": {"genre": 3}}).equals(found)
+    assert lengths == [64, 256, 600]
+
+
+def test_scores_without_boosts_are_those_of_the_plain_ranking_to_the_last_bit() -> None:
+    made = served(n_users=30)
+    users = made.users.values
+    plain = made.recommend(users=users, k=8)
+    assert made.recommend(users=users, k=8, rules={"block_for": {"nobody": [1]}}).equals(plain)
+    assert made.recommend(users=users, k=8, rules={"diversity": 0}).equals(plain)
+    # in steps of one user at a time, too
+    whole = made.recommend(users=users, k=8, rules={"max_per": {"genre": 2}})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ruling, "_BYTES", 1)
+        assert made.recommend(users=users, k=8, rules={"max_per": {"genre": 2}}).equals(whole)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
+def test_lists_of_single_users_come_as_frames_and_mappings(kind: str) -> None:
+    made = served()
+    frame = pl.DataFrame({"user": ["3", "3", "4"], "item": [5, 8, 9]})
+    native: Any = {"pandas": frame.to_pandas, "polars": lambda: frame, "pyarrow": frame.to_arrow}[kind]()
+    found = made.recommend(users=["3", "4", "5"], k=40, block=native)
+    assert found.equals(made.recommend(users=["3", "4", "5"], k=40, block={"3": [5, 8], "4": [9]}))
+    assert not {5, 8} & set(found.filter(who="3")["what"])
+    assert found.filter(who="5").equals(made.recommend(users="5", k=40))
+    assert {5, 8} <= set(made.recommend(users="3", k=40, exclude_seen=False)["what"])
+    only = made.recommend(users=["3", "4", "5"], k=3, allow=native, exclude_seen=False)
+    assert set(only.filter(who="3")["what"]) == {5, 8}
+    assert only.filter(who="5").height == 3
+
+
+def test_rules_hold_for_histories_and_for_popular_items() -> None:
+    made = served()
+    rules = {"block_for": {"x": [0]}, "allow": [*range(20)], "max_per": {"brand": 1}}
+    found = made.recommend(histories={"x": [1, 2], "y": [999]}, k=10, rules=rules, fallback="popularity")
+    for user in ("x", "y"):
+        items = found.filter(who=user)["what"].to_list()
+        assert len(items) == 3
+        assert len({item % 3 for item in items}) == 3
+        assert max(items) < 20
+    counts = made.popularity
+    assert found.filter(who="y")["score"].to_list() == [
+        float(counts[int(made.items.index([item])[0])]) for item in found.filter(who="y")["what"]
+    ]
+
+
+def test_ids_may_be_texts_where_the_log_has_numbers() -> None:
+    frame = pl.DataFrame({"user": [1, 1, 2], "item": [10, 11, 12]})
+    made = serve(Interactions.from_frame(frame, user="user", item="item"))
+    rules = Rules.of(json.loads('{"block": ["11"], "block_for": {"1": ["12"]}}'))
+    found = made.recommend(users=[1, 2], k=3, rules=rules, exclude_seen=False)
+    assert set(found.filter(user=1)["item"]) == {10}
+    assert set(found.filter(user=2)["item"]) == {10, 12}
+    with pytest.raises(ValueError, match=r"block: 'x' cannot be an item: the log's ids are integers"):
+        made.recommend(users=[1], rules={"block": ["x"]})
+    with pytest.raises(ValueError, match=r"block_for: 'x' cannot be a user: the users asked for are integers"):
+        made.recommend(users=[1], rules={"block_for": {"x": [10]}})
+
+
+def test_unknown_items_of_rules_are_counted() -> None:
+    made = served()
+    made.recommend(users="3", rules={"block": [1, 777], "block_for": {"3": [888, 2]}})
+    assert made.counters["unknown_items"] == 2
+
+
+def test_the_index_is_not_asked_where_rules_apply() -> None:
+    made = served()
+    wanted = made.recommend(users="3", k=5, rules={"max_per": {"brand": 1}})
+    made.ann = object()  # type: ignore[assignment]
+    assert made.recommend(users="3", k=5, rules={"max_per": {"brand": 1}}).equals(wanted)
+
+
+def test_models_that_rank_by_scores_have_rules_too() -> None:
+    data = log(n_users=12, n_items=N_ITEMS).with_features(item_features=features())
+    made = serve(data, EASE(), item_features=data.item_features)
+    made.model.weights.normal_(generator=torch.Generator().manual_seed(1))
+    check(made, Rules(max_per={"genre": 2}, boost=(Boost(column="margin"),)), 6)
+    check(made, Rules(diversity=Diversity(weight=0.5, columns=("genre",))), 6)
+    with pytest.raises(ValueError, match=r"diversity: EASE has no item vectors .* 'columns': \['genre'\]"):
+        made.recommend(users="3", rules={"diversity": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"max_per": {"genres": 2}}, r"max_per: 'genres' is no column of the item features; there are 'genre'"),
+        ({"max_per": {"genre": 0}}, r"max_per.genre = 0: Input should be greater than or equal to 1"),
+        ({"boost": {"brand": 1}}, r"boost: column 'brand' holds String, not numbers; .* say which: value="),
+        (
+            {"boost": [{"column": "brand", "value": "brand 7"}]},
+            r"boost: no item has 'brand 7' in column 'brand'; it has",
+        ),
+        (
+            {"boost": [{"column": "margin", "weight": -1, "how": "multiply"}]},
+            r"times weight -1.0 gives .* take how='add'",
+        ),
+        ({"boost": {"margin": "high"}}, r"give boosts as"),
+        ({"diversity": 1.5}, r"diversity.weight = 1.5: .*less than or equal to 1"),
+        ({"diversity": {"weight": 0.5, "columns": ["kind"]}}, r"diversity.columns: 'kind' is no column"),
+        ({"alow": [1]}, r"unknown setting 'alow'; did you mean allow"),
+        ({"block": "abc"}, r"block = 'abc': give a list of item ids"),
+        ({"block_for": {"3": 5}}, r"give a list of item ids for user '3'"),
+        ({"block_for": [1]}, r"give a mapping user id -> list of item ids"),
+        ({"allow": []}, r"allow and block leave no item to recommend"),
+        ({"block_for": {3: [1]}}, r"block_for: its users are integers, but the users asked for are texts"),
+    ],
+)
+def test_what_is_wrong_is_named(rules: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        served().recommend(users="3", rules=rules)
+
+
+def test_arguments_and_rules_say_a_thing_once() -> None:
+    made = served()
+    both = made.recommend(users="3", k=40, block=[1], rules={"allow": [*range(10)], "max_per": {"brand": 2}})
+    assert both.equals(
+        made.recommend(users="3", k=40, rules={"allow": [*range(10)], "block": [1], "max_per": {"brand": 2}})
+    )
+    with pytest.raises(ValueError, match="block is given twice: as an argument and as block of rules"):
+        made.recommend(users="3", block=[1], rules={"block": [2]})
+    with pytest.raises(ValueError, match="block has no column 'who' \\(or 'user'\\)"):
+        made.recommend(users="3", block=pl.DataFrame({"a": [1], "item": [2]}))
+
+
+def test_rules_are_read_from_files_and_written_as_json(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text(
+        'block = [1]\n[max_per]\ngenre = 2\n[[boost]]\ncolumn = "margin"\nweight = 0.5\n'
+    )
+    read = Rules.read(tmp_path / "rules.toml")
+    assert read == Rules(block=(1,), max_per={"genre": 2}, boost=(Boost(column="margin", weight=0.5),))
+    (tmp_path / "rules.json").write_text(json.dumps(read.model_dump(mode="json")))
+    assert Rules.read(tmp_path / "rules.json") == read
+    (tmp_path / "bad.toml").write_text("max_per = 3")
+    with pytest.raises(ConfigError, match=r"bad.toml: max_per = 3"):
+        Rules.read(tmp_path / "bad.toml")
+    (tmp_path / "bad.json").write_text("[1")
+    with pytest.raises(ConfigError, match=r"bad.json"):
+        Rules.read(tmp_path / "bad.json")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="must hold a mapping"):
+        Rules.read(tmp_path / "list.json")
+
+
+def test_a_catalogue_of_a_plain_ranking_is_kept_under_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, calls = served(), []
+    real = lists.catalogue_for
+    monkeypatch.setattr(lists, "catalogue_for", lambda *a, **b: calls.append(1) or real(*a, **b))
+    for _ in range(3):
+        made.recommend(users="3", rules={"max_per": {"genre": 1}})
+    assert len(calls) == 1
+
+
+def test_scores_of_a_history_are_the_models(device: torch.device) -> None:
+    made = served(model=ServedTowers())
+    made.model.to(device)
+    made.refresh()
+    found = made.recommend(users="3", k=5, rules={"max_per": {"genre": 2}, "diversity": 0.2})
+    row = torch.from_numpy(made.users.index(["3"]))
+    with evaluating(made.model):
+        scores = made.model.score(Query(row, made.seen.take(row)).to(device))[0].cpu()
+    index = made.items.index(found["what"])
+    assert found["score"].to_list() == pytest.approx(scores[torch.from_numpy(index)].tolist(), rel=1e-5)
