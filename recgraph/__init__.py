@@ -17,7 +17,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 if TYPE_CHECKING:
     from recgraph import evaluate, explain, leaderboard, models
     from recgraph.data.catalog import load_dataset
-    from recgraph.data.interactions import Interactions
+    from recgraph.data.interactions import Interactions, load_data
     from recgraph.data.split import Split
     from recgraph.registry import register
     from recgraph.runs.fit import fit, fit_graph
@@ -38,6 +38,7 @@ _WHERE = {
     "fit": "recgraph.runs.fit",
     "fit_graph": "recgraph.runs.fit",
     "load": "recgraph.serve.loading",
+    "load_data": "recgraph.data.interactions",
     "load_dataset": "recgraph.data.catalog",
     "register": "recgraph.registry",
     "tune": "recgraph.tuning.study",
@@ -58,6 +59,7 @@ __all__ = [
     "fit_graph",
     "leaderboard",
     "load",
+    "load_data",
     "load_dataset",
     "models",
     "register",

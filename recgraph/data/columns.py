@@ -50,14 +50,23 @@ class TimeReading:
     unit: TimeUnit
 
 
-def time_readings(lazy: pl.LazyFrame, column: str, source: Source) -> list[TimeReading]:
+def time_readings(lazy: pl.LazyFrame, column: str, source: Source, time_format: str | None = None) -> list[TimeReading]:
     """The ways to read the column, the likeliest first (at least one).
+
+    Args:
+        lazy: the log.
+        column: of timestamps.
+        source: for messages.
+        time_format: of texts, in the letters of ``strftime``; without a zone: UTC. None: numbers, or one of the
+            usual formats.
 
     Raises:
         TimestampError: the type of the column, or the texts in its first rows, are no times.
     """
     dtype = lazy.collect_schema()[column]
     value = pl.col(column)
+    if time_format is not None:
+        return [_by_format(lazy, column, source, time_format)]
     if dtype.is_integer():
         return [TimeReading(value.cast(pl.Int64, strict=False), "own")]
     if dtype.is_float():
@@ -68,6 +77,28 @@ def time_readings(lazy: pl.LazyFrame, column: str, source: Source) -> list[TimeR
         return _of_texts(lazy, column, source)
     message = f"column {column!r} of type {dtype} holds no timestamps; give numbers, dates or ISO 8601 texts"
     raise source.error(TimestampError, message)
+
+
+def _by_format(lazy: pl.LazyFrame, column: str, source: Source, form: str) -> TimeReading:
+    dtype = lazy.collect_schema()[column]
+    if not (dtype == pl.String or dtype.is_integer()):
+        raise source.error(TimestampError, f"time_format = {form!r} is for texts; column {column!r} holds {dtype}")
+    zoned = "%z" in form or "%#z" in form
+    has_clock = any(letter in form for letter in ("%H", "%I", "%T", "%R", "%s", "%X", "%c", "%k", "%l"))
+    texts = pl.col(column).cast(pl.String).str.strip_chars()
+    if has_clock:
+        read = texts.str.to_datetime(form, time_unit="us", time_zone=None if zoned else "UTC", strict=False)
+    else:
+        read = texts.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+    sample = collect(lazy.select(column).head(_SAMPLE), source)
+    try:
+        fits = sample.select(read).to_series().null_count() < len(sample)
+    except pl.exceptions.PolarsError:  # no format at all
+        fits = False
+    if not fits:
+        message = f"the timestamp {sample[column][0]!r} (column {column!r}) has not the form time_format={form!r}"
+        raise source.error(TimestampError, message, row=0)
+    return TimeReading(read.to_physical(), "us")
 
 
 def _zone(dtype: pl.DataType) -> str | None:
@@ -90,7 +121,8 @@ def _of_texts(lazy: pl.LazyFrame, column: str, source: Source) -> list[TimeReadi
         raise source.error(
             TimestampError,
             f"the timestamp {sample[column][0]!r} (column {column!r}) cannot be read; give numbers or "
-            "ISO 8601 texts such as '2024-05-01T12:30:00Z'",
+            "ISO 8601 texts such as '2024-05-01T12:30:00Z', or say how they are written, e.g. "
+            "time_format='%d/%m/%Y %H:%M'",
             row=0,
         )
     return [TimeReading(pl.coalesce(fitting), "us")]

@@ -11,7 +11,8 @@ import polars as pl
 
 from recgraph.data.diagnose import Raw, Source
 from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
-from recgraph.data.ids import IdMap, family, python_types
+from recgraph.data.ids import IdMap, family, python_types, whole_floats
+from recgraph.data.readers import check_header
 
 __all__ = ["FrameKind", "attach", "frame_kind", "from_native", "relation", "scan_frame", "to_native"]
 
@@ -46,9 +47,12 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
     Raises:
         MissingColumnError: a name is not there.
         MixedIdError: ids of several types in one column.
+        DuplicateColumnError: two columns of one name.
     """
-    frame_kind(frame)
     source = Source("frame")
+    if _is_pandas(frame):
+        check_header(source, [str(name) for name in frame.columns])
+    frame_kind(frame)
     if isinstance(frame, pl.LazyFrame):
         return Raw(frame, source)
     table = nw.from_native(frame, eager_only=True)
@@ -62,6 +66,11 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
         column = table.get_column(name)  # table[0] would be the first row
         series.append(_to_polars(column, str(name), name in ids, source, uuids))
     return Raw(pl.DataFrame(series).lazy(), source, uuids=frozenset(uuids))
+
+
+def _is_pandas(frame: Any) -> bool:
+    """Whether the frame may have two columns of one name, which no other library's frame has."""
+    return type(frame).__module__.partition(".")[0] == "pandas"
 
 
 def from_native(frame: Any) -> pl.DataFrame:
@@ -105,6 +114,8 @@ def _to_polars(column: nw.Series[Any], name: str, is_id: bool, source: Source, u
 def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uuids: set[str]) -> pl.Series:
     """A column of Python objects: one type, or an error that names the first value of another."""
     types = python_types(values)
+    if is_id and types == {"int", "float"} and all(value is None or value == int(value) for value in values):
+        values, types = [None if value is None else int(value) for value in values], {"int"}
     if is_id and len(types) > 1:
         first = next(value for value in values if value is not None)
         row = next(i for i, value in enumerate(values) if value is not None and type(value) is not type(first))
@@ -139,7 +150,8 @@ def attach(frame: Any, key: str, ids: IdMap) -> pl.DataFrame:
         there = ", ".join(map(repr, table.columns))
         raise MissingColumnError(f"the features have no column {key!r} (the key); their columns are {there}")
     have, want = family(table[key].dtype), family(ids.values.dtype)
-    if have != want and not (have == "texts" and want == "integers"):
+    as_whole = have == "floats" and want == "integers" and whole_floats(table[key]) is not None
+    if have != want and not as_whole and not (have == "texts" and want == "integers"):
         raise MixedIdError(f"column {key!r} of the features holds {have}, the log's ids are {want}")
     table = table.with_columns(pl.col(key).cast(ids.values.dtype, strict=False)).filter(pl.col(key).is_not_null())
     repeated = table[key].is_duplicated()

@@ -7,19 +7,31 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import json
+import lzma
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, NoReturn, TypeVar
 
 import polars as pl
 
 from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EmptyLogError, EncodingError, MixedIdError
+from recgraph.data.packing import open_bytes, open_text, packing_of, plain_copy
 
-__all__ = ["Format", "Raw", "Source", "check_file", "check_separator", "collect", "is_gzip", "json_record"]
+__all__ = [
+    "Format",
+    "Raw",
+    "Source",
+    "check_file",
+    "check_separator",
+    "collect",
+    "explained",
+    "json_record",
+    "usual_separator",
+]
 
 
 Format = Literal["frame", "delimited", "jsonl", "parquet", "sequences"]
@@ -33,48 +45,97 @@ class Source:
 
     Attributes:
         format: how the rows are held.
-        path: the file; None for a frame in memory.
+        path: the file; None for a frame in memory. Of several files their folder or pattern.
         separator: between fields (``delimited``).
         has_header: whether the first line names the columns (``delimited``).
+        encoding: of a text file.
+        parts: the files, where there are several, one after another.
+        plain: where polars reads the text: the file, or while it is read a plain copy of it.
     """
 
     format: Format
     path: Path | None = None
     separator: str = ","
     has_header: bool = True
+    encoding: str = "utf-8"
+    parts: tuple[Source, ...] = ()
+    plain: Path | None = None
 
     def error(self, kind: type[E], message: str, *, row: int | None = None, line: int | None = None) -> E:
         """An error that says where: the line of a text file, or else the row."""
+        if self.parts and row is not None:
+            part, row = self.part_of(row)
+            return part.error(kind, message, row=row)
         if line is None and row is not None:
             line = self.line(row)
         return kind(message, path=self.path, line=line, row=row)
 
+    def place(self, row: int) -> str:
+        """Where a row is, in words."""
+        return str(self.error(DataError, "", row=row)).removesuffix(": ")
+
     def line(self, row: int) -> int | None:
         """The line (from 1) of a row (from 0) of a text file; None where there are no lines."""
-        if self.path is None or self.format in ("frame", "parquet"):
+        if self.path is None or self.parts or self.format in ("frame", "parquet"):
             return None
         try:
             return next((line for line, of in self._rows() if of >= row), None)
-        except (OSError, EOFError, csv.Error):
+        except (OSError, EOFError, csv.Error, pl.exceptions.PolarsError):
             return None
 
+    def part_of(self, row: int) -> tuple[Source, int]:
+        """The file that a row of several files is in, and its row there."""
+        for part in self.parts:
+            if row < (count := part.count()):
+                return part, row
+            row -= count
+        raise AssertionError(f"row {row} beyond the last of {len(self.parts)} files")
+
+    def count(self) -> int:
+        """How many rows one file has."""
+        if self.format == "parquet":
+            assert self.path is not None
+            return int(pl.scan_parquet(self.path).select(pl.len()).collect().item())
+        return max((last for _, last in self._rows()), default=-1) + 1
+
     def open(self) -> IO[str]:
-        """The text of the file, unpacked, without a byte order mark; bytes that are not UTF-8 are replaced."""
+        """The text of the file, unpacked, without a byte order mark; bytes that the encoding has not are replaced."""
         assert self.path is not None
-        if is_gzip(self.path):
-            return gzip.open(self.path, "rt", encoding="utf-8-sig", errors="replace", newline="")
-        return self.path.open(encoding="utf-8-sig", errors="replace", newline="")
+        return open_text(self.path, self.encoding)
+
+    def made_plain(self) -> tuple[Source, object | None]:
+        """The source with a text that polars can scan, and what keeps that text on the disk.
+
+        Raises:
+            DataError: the file is damaged, or not in its encoding.
+        """
+        assert self.path is not None
+        try:
+            plain, held = plain_copy(self.path, self.encoding)
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            kind = packing_of(self.path)
+            raise self.error(CorruptFileError, f"the {kind} file is damaged: {error}") from None
+        return replace(self, plain=plain), held
+
+    def kept(self) -> Source:
+        """The source as it is kept with a log, when its plain copy is gone."""
+        return replace(self, plain=None, parts=tuple(part.kept() for part in self.parts))
+
+    @property
+    def text(self) -> Path:
+        """What polars scans."""
+        path = self.plain or self.path
+        assert path is not None
+        return path
 
     def has_byte_order_mark(self) -> bool:
         """Whether the text starts with a byte order mark."""
-        assert self.path is not None
-        with (gzip.open if is_gzip(self.path) else open)(self.path, "rb") as file:
+        with open_bytes(self.text) as file:
             return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
     def scan_lines(self) -> pl.LazyFrame:
         """The lines of the file, unpacked, as ``line`` with their ``number`` from 1; without a byte order mark."""
-        assert self.path is not None
-        lines = pl.scan_lines(self.path).with_row_index("number", offset=1)
+        lines = pl.scan_lines(self.text).with_row_index("number", offset=1)
         return lines.with_columns(pl.col("line").str.strip_prefix(_BYTE_ORDER_MARK))
 
     def _rows(self) -> Iterator[tuple[int, int]]:
@@ -111,18 +172,14 @@ class Raw:
         source: where they come from.
         as_text: every column is text (text files); ids that are all plain integers then become integers.
         uuids: the columns whose texts were UUID objects.
+        held: what keeps plain copies of files on the disk while they are scanned.
     """
 
     lazy: pl.LazyFrame
     source: Source
     as_text: bool = False
     uuids: frozenset[str] = frozenset()
-
-
-def is_gzip(path: Path) -> bool:
-    """Whether the file starts as gzip files do."""
-    with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
+    held: tuple[object, ...] = ()
 
 
 _USUAL_SEPARATORS = (",", "\t", ";", "|", "::")
@@ -137,6 +194,19 @@ def collect(lazy: pl.LazyFrame, source: Source) -> pl.DataFrame:
     try:
         return lazy.collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
+        _explain(source, error)
+
+
+@contextmanager
+def explained(source: Source) -> Iterator[None]:
+    """The block reads the text of a file; where that fails, find out what is wrong with it.
+
+    Raises:
+        DataError: as :func:`collect`.
+    """
+    try:
+        yield
+    except (OSError, EOFError, csv.Error, lzma.LZMAError, zlib.error, pl.exceptions.PolarsError) as error:
         _explain(source, error)
 
 
@@ -158,8 +228,17 @@ def check_file(path: str | Path) -> Path:
 def _explain(source: Source, error: Exception) -> NoReturn:
     if source.path is None:
         raise DataError(str(error)) from error
+    for part in source.parts or (source,):
+        _find_fault(part, error)
+    raise source.error(DataError, f"the file cannot be read: {_first_line(error)}") from error
+
+
+def _find_fault(source: Source, error: Exception) -> None:
+    """Raise where it can be said what is wrong with one file."""
+    assert source.path is not None
     if source.format == "parquet":
-        raise source.error(CorruptFileError, f"the Parquet file cannot be read: {_first_line(error)}") from None
+        _check_parquet(source)
+        return
     _check_gzip(source)
     _check_utf8(source)
     if source.format == "jsonl":
@@ -170,7 +249,15 @@ def _explain(source: Source, error: Exception) -> NoReturn:
             raise source.error(DelimiterError, "names are not as many as the fields of the line", line=1) from None
         if len(source.separator) == 1:
             _check_fields(source)
-    raise source.error(DataError, f"the file cannot be read: {_first_line(error)}") from error
+
+
+def _check_parquet(source: Source) -> None:
+    assert source.path is not None
+    path = source.path
+    try:
+        pl.scan_parquet(sorted(path.glob("*.parquet")) if path.is_dir() else path).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise source.error(CorruptFileError, f"the Parquet file cannot be read: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -179,10 +266,10 @@ def _first_line(error: Exception) -> str:
 
 def _check_gzip(source: Source) -> None:
     assert source.path is not None
-    if not is_gzip(source.path):
+    if packing_of(source.path) != "gzip":
         return
     try:
-        with gzip.open(source.path, "rb") as file:
+        with open_bytes(source.path) as file:
             while file.read(1 << 20):
                 pass
     except (OSError, EOFError, zlib.error) as error:
@@ -191,14 +278,18 @@ def _check_gzip(source: Source) -> None:
 
 def _check_utf8(source: Source) -> None:
     assert source.path is not None
-    opener = gzip.open if is_gzip(source.path) else open
-    with opener(source.path, "rb") as file:
+    try:
+        lines = open_bytes(source.text)
+    except pl.exceptions.PolarsError:  # a damaged Zstandard file, or not UTF-8
+        message = "the Zstandard file is damaged, or its text is not UTF-8; unpack it to know more"
+        raise source.error(CorruptFileError, message) from None
+    with lines as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = f"byte {error.start + 1} of the line (0x{line[error.start]:02x})"
-                message = f"{byte} is not UTF-8; convert the file"
+                message = f"{byte} is not UTF-8; give the file's encoding, e.g. encoding='latin-1', or convert the file"
                 raise source.error(EncodingError, message, line=number) from None
 
 
@@ -257,10 +348,15 @@ def check_separator(source: Source) -> None:
         line = text.readline().rstrip("\r\n")
     if source.separator in line:
         return
-    other = next((mark for mark in _USUAL_SEPARATORS if mark in line), None)
+    other = usual_separator(line)
     if other is not None:
         message = (
             f"{line[:60]!r} is not separated by {source.separator!r}; it looks separated by {other!r}: "
             f"pass separator={other!r}"
         )
         raise source.error(DelimiterError, message, line=1)
+
+
+def usual_separator(line: str, otherwise: str | None = None) -> str | None:
+    """The first of the usual separators that a line holds."""
+    return next((mark for mark in _USUAL_SEPARATORS if mark in line), otherwise)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 __all__ = [
+    "AmbiguousColumnError",
     "CorruptFileError",
     "DataError",
     "DelimiterError",
+    "DuplicateColumnError",
     "EmptyLogError",
     "EncodingError",
     "MissingColumnError",
@@ -41,6 +43,14 @@ class MissingColumnError(DataError):
     """A column that was named is not there."""
 
 
+class AmbiguousColumnError(DataError):
+    """Several columns have names that are usual for one role."""
+
+
+class DuplicateColumnError(DataError):
+    """Two columns of a header have the same name."""
+
+
 class EmptyLogError(DataError):
     """The file, the frame or what a filter leaves holds no interaction."""
 
@@ -50,7 +60,7 @@ class DelimiterError(DataError):
 
 
 class EncodingError(DataError):
-    """The text is not UTF-8."""
+    """The text is not UTF-8, or not in the encoding that was given."""
 
 
 class CorruptFileError(DataError):

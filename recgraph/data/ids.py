@@ -15,7 +15,7 @@ import polars as pl
 
 from recgraph.data.files import replace_parquet
 
-__all__ = ["IdMap"]
+__all__ = ["IdMap", "as_integers", "whole_floats"]
 
 _UUID = "uuid"
 _FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (
@@ -31,6 +31,38 @@ _FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (
 def family(dtype: pl.DataType) -> str:
     """The kind of ids of a polars type, in words: ids are compared within a family."""
     return next((name for name, belongs in _FAMILIES if belongs(dtype)), str(dtype))
+
+
+#: a whole number that is written as a float
+_WHOLE = r"^(-?\d+)\.0+$"
+
+
+def whole_floats(ids: pl.Series) -> pl.Series | None:
+    """Which ids are written as floats, where all ids of a column are whole numbers; None where that is not so.
+
+    Args:
+        ids: floats or texts; missing ones (null, NaN) do not count.
+
+    Returns:
+        a mask of the whole floats, at least one of them; None: there are none, or the column is no integers.
+    """
+    if ids.dtype.is_float():
+        given = ids.fill_nan(None).drop_nulls()
+        whole = bool(((given.round() == given) & (given.abs() < 2**53)).all())
+        return ids.is_not_null() if len(given) and whole else None
+    if ids.dtype != pl.String:
+        return None
+    mask = ids.str.contains(_WHOLE).fill_null(False)
+    if not mask.any():
+        return None
+    integers = pl.select(as_integers(pl.lit(ids), ids.dtype)).to_series()
+    plain = integers.cast(pl.Int64, strict=False).cast(pl.String).eq(integers).fill_null(False)
+    return mask if bool((plain | ids.is_null()).all()) else None
+
+
+def as_integers(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Whole floats as integers: floats as numbers, texts without the fraction."""
+    return values.cast(pl.Int64, strict=False) if dtype.is_float() else values.str.replace(_WHOLE, "${1}")
 
 
 class IdMap:
@@ -94,6 +126,8 @@ class IdMap:
     def parse(self, texts: Sequence[str]) -> pl.Series:
         """Ids as typed on a command line, in the map's own type (null where a text cannot be one)."""
         given = pl.Series(list(texts), dtype=pl.String)
+        if self.values.dtype.is_integer():
+            given = given.str.replace(_WHOLE, "${1}")
         if self.values.dtype.is_temporal():
             return given.str.strptime(self.values.dtype, strict=False)  # type: ignore[arg-type]
         if self.values.dtype == pl.Boolean:
@@ -160,6 +194,10 @@ class IdMap:
         have, want = family(given.dtype), family(self.values.dtype)
         if given.dtype == pl.Null:
             return pl.Series([None] * len(given), dtype=self.values.dtype)
+        if {have, want} == {"integers", "floats"}:
+            if have == "floats" and whole_floats(given) is None:
+                raise ValueError(f"ids = {given.head(3).to_list()!r} are fractions, but the log's ids are integers")
+            return given.cast(self.values.dtype, strict=False)
         if have != want:
             raise ValueError(f"ids = {given.head(3).to_list()!r} are {have}, but the log's ids are {want}")
         if want == "integers":  # an id too large for the log's own width is unknown, not an error

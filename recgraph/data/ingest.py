@@ -6,21 +6,37 @@ encoded log, about 20 to 30 bytes an interaction.
 
 from __future__ import annotations
 
+import logging
+from typing import Literal
+
 import polars as pl
 
 from recgraph.data.columns import Columns, TimeUnit, check_times, time_readings, to_integers
 from recgraph.data.diagnose import Raw, Source, collect
-from recgraph.data.errors import DataError, EmptyLogError, MissingColumnError, MissingIdError, RatingError
-from recgraph.data.ids import IdMap
+from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, RatingError
+from recgraph.data.ids import IdMap, as_integers, whole_floats
+from recgraph.data.readers import check_columns
 
-__all__ = ["encode"]
+__all__ = ["MissingIds", "encode"]
+
+MissingIds = Literal["error", "drop"]
+_log = logging.getLogger(__name__)
 
 #: the row number in the raw log, which may have a column "row" of its own
 _ROW = "__row"
 
 
-def encode(raw: Raw, columns: Columns) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
+def encode(
+    raw: Raw, columns: Columns, time_format: str | None = None, missing_ids: MissingIds = "error"
+) -> tuple[pl.DataFrame, IdMap, IdMap, TimeUnit]:
     """Encode a log.
+
+    Args:
+        raw: the log.
+        columns: the names of its columns.
+        time_format: of timestamps that are texts, in the letters of ``strftime``; None: see
+            :func:`recgraph.data.columns.time_readings`.
+        missing_ids: ``"drop"`` leaves out rows without a user or an item, and logs how many; else they are an error.
 
     Returns:
         the log, with the columns ``row`` (of the file), ``user``, ``item`` (indices in the order of first appearance)
@@ -29,29 +45,24 @@ def encode(raw: Raw, columns: Columns) -> tuple[pl.DataFrame, IdMap, IdMap, Time
     Raises:
         DataError: one of its subclasses, for what is wrong with the log.
     """
-    _check_columns(raw, columns)
+    check_columns(raw, columns)
+    if columns.user == columns.item:
+        raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
     lazy = raw.lazy.select(columns.named()).with_row_index(_ROW)
     lazy = _categories_as_texts(lazy, columns)
-    users = _unique(lazy, columns.user, "user", raw)
+    if missing_ids == "drop":
+        lazy = _without_missing(lazy, columns, raw.source)
+    elif missing_ids != "error":
+        raise ValueError(f"missing_ids = {missing_ids!r} must be 'error' or 'drop'")
+    lazy, users = _ids(lazy, columns.user, "user", raw)
     if not len(users):
         has_header = raw.source.format == "delimited" and raw.source.has_header
         what = "a header" if has_header else "an empty log"
         raise raw.source.error(EmptyLogError, f"there is no interaction, only {what}")
-    items = _unique(lazy, columns.item, "item", raw)
+    lazy, items = _ids(lazy, columns.item, "item", raw)
     coded = _join(_join(lazy, users, columns.user, "user"), items, columns.item, "item")
-    log, unit = _collect_log(coded, lazy, raw.source, columns)
+    log, unit = _collect_log(coded, lazy, raw.source, columns, time_format)
     return log, _id_map(users, raw, columns.user), _id_map(items, raw, columns.item), unit
-
-
-def _check_columns(raw: Raw, columns: Columns) -> None:
-    """Refuse a column that does not exist, listing those that do."""
-    there = raw.lazy.collect_schema().names()
-    missing = [name for name in columns.named() if name not in there]
-    if missing:
-        message = f"there is no column {missing[0]!r}; the columns are {', '.join(map(repr, there))}"
-        raise raw.source.error(MissingColumnError, message)
-    if columns.user == columns.item:
-        raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
 
 
 def _categories_as_texts(lazy: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
@@ -62,19 +73,66 @@ def _categories_as_texts(lazy: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
     )
 
 
-def _unique(lazy: pl.LazyFrame, column: str, role: str, raw: Raw) -> pl.DataFrame:
-    """The unique ids with the row of their first appearance, in that order."""
+def _is_missing(column: str, dtype: pl.DataType) -> pl.Expr:
+    value = pl.col(column)
+    return value.is_null() | value.is_nan().fill_null(False) if dtype.is_float() else value.is_null()
+
+
+def _without_missing(lazy: pl.LazyFrame, columns: Columns, source: Source) -> pl.LazyFrame:
+    """The rows that have a user and an item; how many have not is logged."""
+    schema = lazy.collect_schema()
+    missing = _is_missing(columns.user, schema[columns.user]) | _is_missing(columns.item, schema[columns.item])
+    found = collect(lazy.filter(missing).select(_ROW), source)[_ROW]
+    if not len(found):
+        return lazy
+    first = source.place(int(found[0]))
+    _log.warning("%s: %s rows without a user or an item are left out, the first of them here", first, f"{len(found):,}")
+    return lazy.filter(~missing)
+
+
+def _ids(lazy: pl.LazyFrame, column: str, role: str, raw: Raw) -> tuple[pl.LazyFrame, pl.DataFrame]:
+    """The log with whole floats as integers, and its unique ids with the row of their first appearance, in that order.
+
+    Raises:
+        MissingIdError: an id is missing.
+    """
     first = lazy.select(column, _ROW).group_by(column).agg(pl.col(_ROW).min())
     found = collect(first, raw.source).sort(_ROW)
-    values = found[column]
-    missing = values.is_null()
-    if values.dtype.is_float():
-        missing |= values.is_nan().fill_null(False)
-    if missing.any():
-        row = int(found[_ROW].filter(missing)[0])
-        what = "NaN" if values.dtype.is_float() else "missing"
-        raise raw.source.error(MissingIdError, f"the {role} id (column {column!r}) is {what}", row=row)
-    return found
+    dtype = found[column].dtype
+    missing = found.filter(_is_missing(column, dtype))
+    if len(missing):
+        raise _missing_id(lazy, column, role, raw.source, "NaN" if missing[column].null_count() == 0 else "missing")
+    whole = whole_floats(found[column])
+    if whole is None:
+        return lazy, found
+    _log.info(
+        "%s: the %s ids (column %r) are whole floats, such as %s; they are read as integers",
+        _named(raw.source),
+        role,
+        column,
+        found[column].filter(whole)[0],
+    )
+    integers = as_integers(pl.col(column), dtype)
+    # of texts, "1000" and "1000.0" are one id
+    found = found.with_columns(integers).group_by(column).agg(pl.col(_ROW).min()).sort(_ROW)
+    return lazy.with_columns(integers), found
+
+
+def _missing_id(lazy: pl.LazyFrame, column: str, role: str, source: Source, what: str) -> MissingIdError:
+    rows = collect(lazy.filter(_is_missing(column, lazy.collect_schema()[column])).select(_ROW), source)[_ROW]
+    fix = "fill them in, or leave such rows out with missing_ids='drop'"
+    others = f" ({len(rows):,} rows have none; {_also(rows, source)})" if len(rows) > 1 else ""
+    return source.error(MissingIdError, f"the {role} id (column {column!r}) is {what}{others}; {fix}", row=int(rows[0]))
+
+
+def _also(rows: pl.Series, source: Source) -> str:
+    """The places of the rows that follow the first, in words."""
+    shown = ", ".join(source.place(int(row)).rpartition(", ")[2] for row in rows[1:4])
+    return f"further ones: {shown}{', ...' if len(rows) > 4 else ''}"
+
+
+def _named(source: Source) -> str:
+    return "frame" if source.path is None else str(source.path)
 
 
 def _join(lazy: pl.LazyFrame, unique: pl.DataFrame, column: str, code: str) -> pl.LazyFrame:
@@ -89,20 +147,38 @@ def _id_map(unique: pl.DataFrame, raw: Raw, column: str) -> IdMap:
     if raw.as_text:
         numbers = values.cast(pl.Int64, strict=False)
         # only where nothing is lost: "007" and "+7" stay texts
-        if numbers.null_count() == 0 and numbers.cast(pl.String).equals(values):
+        plain = numbers.cast(pl.String).eq(values).fill_null(False)
+        if plain.all():
             return IdMap(numbers)
+        _warn_of_stray_texts(unique, plain, column, raw.source)
     return IdMap(values)
 
 
+def _warn_of_stray_texts(unique: pl.DataFrame, plain: pl.Series, column: str, source: Source) -> None:
+    """Log the first id that keeps a column of integers a column of texts."""
+    others = unique.filter(~plain)
+    if int(plain.sum()) <= len(others):
+        return
+    _log.warning(
+        "%s: the id %r (column %r) is no plain integer, as %s of %s ids are; all ids of the column stay texts, "
+        "so that 1000 is '1000'",
+        source.place(int(others[_ROW][0])),
+        others[column][0],
+        column,
+        f"{int(plain.sum()):,}",
+        f"{len(unique):,}",
+    )
+
+
 def _collect_log(
-    coded: pl.LazyFrame, lazy: pl.LazyFrame, source: Source, columns: Columns
+    coded: pl.LazyFrame, lazy: pl.LazyFrame, source: Source, columns: Columns, time_format: str | None
 ) -> tuple[pl.DataFrame, TimeUnit]:
     picked = [pl.col(_ROW).alias("row"), pl.col("__user").alias("user"), pl.col("__item").alias("item")]
     numbers = {"rating": columns.rating, "weight": columns.weight}
     picked += [
         pl.col(name).cast(pl.Float64, strict=False).alias(role) for role, name in numbers.items() if name is not None
     ]
-    tried = time_readings(lazy, columns.timestamp, source) if columns.timestamp is not None else [None]
+    tried = [None] if columns.timestamp is None else time_readings(lazy, columns.timestamp, source, time_format)
     for reading in tried:
         wanted = picked if reading is None else [*picked, reading.expression.alias("time")]
         log = collect(coded.select(wanted), source)

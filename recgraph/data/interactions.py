@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
-from recgraph.data import readers
+from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import FrameKind, frame_kind, scan_frame
 from recgraph.data.diagnose import Raw
-from recgraph.data.ingest import encode
+from recgraph.data.ingest import MissingIds, encode
 from recgraph.data.log import InteractionLog
+from recgraph.data.reading import FileFormat, LogFile, Reading
+from recgraph.data.roles import NO_COLUMN
 from recgraph.data.split import Split
 
-__all__ = ["FileFormat", "Interactions"]
-
-FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
-_SUFFIXES: dict[str, FileFormat] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".inter": "recbole",
-}
+__all__ = ["FileFormat", "Interactions", "load_data"]
 
 
 class Interactions(InteractionLog):
@@ -44,6 +37,8 @@ class Interactions(InteractionLog):
         weight: str | None = None,
         user_features: Any = None,
         item_features: Any = None,
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
     ) -> Self:
         """From a pandas, polars (also lazy) or pyarrow frame, one row an interaction.
 
@@ -55,13 +50,18 @@ class Interactions(InteractionLog):
             rating: numbers, for :meth:`min_rating`.
             weight: numbers of at least 0: how much an interaction counts in training.
             user_features, item_features: frames with the column ``user`` or ``item`` and one row an id.
+            time_format: of timestamps that are texts, e.g. ``"%d/%m/%Y %H:%M"``.
+            missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
+
+        Ids that are whole floats, as pandas makes of integers beside a NaN, become integers.
 
         Raises:
             DataError: one of its subclasses for what is wrong, with the row.
         """
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
         raw = scan_frame(frame, columns.named(), ids=(user, item))
-        return cls._encoded(raw, columns, frame_kind(frame)).with_features(user_features, item_features)
+        data = cls._encoded(raw, columns, frame_kind(frame), time_format, missing_ids)
+        return data.with_features(user_features, item_features)
 
     @classmethod
     def from_csv(
@@ -75,22 +75,28 @@ class Interactions(InteractionLog):
         weight: str | None = None,
         separator: str = ",",
         names: list[str] | None = None,
+        encoding: str = "utf-8",
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
     ) -> Self:
-        """From a delimited text file, plain or gzip, scanned and never loaded whole.
+        """From a delimited text file, plain or packed, scanned and never loaded whole.
 
         Args:
-            path: the file; UTF-8.
+            path: the file.
             user, item, timestamp, rating, weight: see :meth:`from_frame`. Ids become integers where each is written as
                 a plain integer (so that nothing is lost), else texts.
             separator: one or several characters (``"::"``).
             names: the columns, where the file has no header line.
+            encoding: of the text, e.g. ``"latin-1"``.
+            time_format, missing_ids: see :meth:`from_frame`.
 
         Raises:
             DataError: one of its subclasses for what is wrong, with file and line.
         """
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        raw = readers.scan_delimited(path, separator=separator, columns=names, needed=columns.named())
-        return cls._encoded(raw, columns)
+        needed = columns.named()
+        raw = readers.scan_delimited(path, separator=separator, columns=names, needed=needed, encoding=encoding)
+        return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
     def from_tsv(
@@ -103,11 +109,14 @@ class Interactions(InteractionLog):
         rating: str | None = None,
         weight: str | None = None,
         names: list[str] | None = None,
+        encoding: str = "utf-8",
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
     ) -> Self:
         """:meth:`from_csv` with tabs."""
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        raw = readers.scan_delimited(path, separator="\t", columns=names, needed=columns.named())
-        return cls._encoded(raw, columns)
+        raw = readers.scan_delimited(path, separator="\t", columns=names, needed=columns.named(), encoding=encoding)
+        return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
     def from_jsonl(
@@ -119,10 +128,14 @@ class Interactions(InteractionLog):
         timestamp: str | None = None,
         rating: str | None = None,
         weight: str | None = None,
+        encoding: str = "utf-8",
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
     ) -> Self:
         """From JSON lines, one object an interaction; see :meth:`from_frame` for the columns."""
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        return cls._encoded(readers.scan_jsonl(path, columns), columns)
+        raw = readers.scan_jsonl(path, columns, encoding)
+        return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
     def from_parquet(
@@ -134,10 +147,13 @@ class Interactions(InteractionLog):
         timestamp: str | None = None,
         rating: str | None = None,
         weight: str | None = None,
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
     ) -> Self:
         """From a Parquet file or a folder of them, scanned; see :meth:`from_frame` for the columns."""
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        return cls._encoded(readers.scan_parquet(path), columns)
+        raw = readers.scan_parquet(path)
+        return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
     def from_recbole(
@@ -149,13 +165,16 @@ class Interactions(InteractionLog):
         timestamp: str | None = "timestamp",
         rating: str | None = "rating",
         weight: str | None = None,
+        encoding: str = "utf-8",
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
     ) -> Self:
         """From RecBole atomic files: the folder, or its ``.inter`` file; ``.user`` and ``.item`` become features.
 
         ``timestamp`` and ``rating`` are left out where the file does not have the column of their default name.
         """
-        files = readers.atomic_files(path)
-        raw, types = readers.scan_atomic(files["inter"])
+        files = atomic.atomic_files(path)
+        raw, types = atomic.scan_atomic(files["inter"], encoding)
         columns = Columns(
             user=user,
             item=item,
@@ -163,9 +182,10 @@ class Interactions(InteractionLog):
             rating=None if rating == "rating" and "rating" not in types else rating,
             weight=weight,
         )
-        user_features = readers.read_features(files["user"], user) if "user" in files else None
-        item_features = readers.read_features(files["item"], item) if "item" in files else None
-        return cls._encoded(raw, columns).with_features(user_features, item_features)
+        user_features = atomic.read_features(files["user"], user, encoding) if "user" in files else None
+        item_features = atomic.read_features(files["item"], item, encoding) if "item" in files else None
+        data = cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
+        return data.with_features(user_features, item_features)
 
     @classmethod
     def from_sequences(cls, path: str | Path, *, user: str = "user_id", item: str = "item_id") -> Self:
@@ -183,40 +203,62 @@ class Interactions(InteractionLog):
         timestamp: str | None = None,
         rating: str | None = None,
         weight: str | None = None,
+        encoding: str = "utf-8",
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
     ) -> Self:
-        """From a file or folder of any of the formats.
+        """From a file, a folder or a pattern of files of any of the formats; :func:`load_data` also guesses columns.
 
         Args:
-            path: the file or folder.
+            path: the file, the folder or the pattern.
             format: ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"parquet"``, ``"recbole"``, ``"sequences"``; by default chosen
-                by the suffix (``.gz`` aside), or by what a folder holds.
+                by the suffix (that of a packed file aside), or by what a folder holds.
             user, item, timestamp, rating, weight: see :meth:`from_frame`. RecBole files have their own default names of
                 timestamp and rating; sequence files have neither, nor weights.
+            encoding: of text files.
+            time_format, missing_ids: see :meth:`from_frame`.
 
         Raises:
             ValueError: the format cannot be told from the name, or is none of these.
         """
-        format = _format(Path(path)) if format is None else format
-        columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        if format == "recbole":
+        if format is not None and format not in get_args(FileFormat):
+            raise ValueError(f"format = {format!r} must be one of {', '.join(get_args(FileFormat))}")
+        if (format or LogFile(str(path)).format) == "recbole":
             timestamp, rating = timestamp or "timestamp", rating or "rating"
-            return cls.from_recbole(path, user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        if format == "sequences":
-            return cls._encoded(readers.scan_sequences(path, user=user, item=item), columns)
-        if format in ("csv", "tsv"):
-            separator = "," if format == "csv" else "\t"
-            raw = readers.scan_delimited(path, separator=separator, needed=columns.named())
-            return cls._encoded(raw, columns)
-        if format == "jsonl":
-            return cls._encoded(readers.scan_jsonl(path, columns), columns)
-        if format == "parquet":
-            return cls._encoded(readers.scan_parquet(path), columns)
-        raise ValueError(f"format = {format!r} must be one of {', '.join(get_args(FileFormat))}")
+            return cls.from_recbole(
+                path,
+                user=user,
+                item=item,
+                timestamp=timestamp,
+                rating=rating,
+                weight=weight,
+                encoding=encoding,
+                time_format=time_format,
+                missing_ids=missing_ids,
+            )
+        of_text = {"encoding": encoding, "time_format": time_format, "missing_ids": missing_ids}
+        columns = {"user": user, "item": item, "timestamp": timestamp or NO_COLUMN, "rating": rating or NO_COLUMN}
+        return cls.from_files(LogFile(str(path), Reading.of(columns, weight=weight, format=format, **of_text)))
 
     @classmethod
-    def _encoded(cls, raw: Raw, columns: Columns, kind: FrameKind = "polars") -> Self:
-        log, users, items, time_unit = encode(raw, columns)
-        return cls(log, users, items, columns, time_unit, raw.source, kind)
+    def from_files(cls, files: LogFile) -> Self:
+        """From the files of a :class:`recgraph.data.reading.LogFile`."""
+        found = files.scan()
+        reading = files.reading
+        data = cls._encoded(found.raw, found.columns, time_format=reading.time_format, missing_ids=reading.missing_ids)
+        return data.with_features(found.user_features, found.item_features)
+
+    @classmethod
+    def _encoded(
+        cls,
+        raw: Raw,
+        columns: Columns,
+        kind: FrameKind = "polars",
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
+    ) -> Self:
+        log, users, items, time_unit = encode(raw, columns, time_format, missing_ids)
+        return cls(log, users, items, columns, time_unit, raw.source.kept(), kind)
 
     def split(self, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
         """Split into train, valid and test.
@@ -229,15 +271,58 @@ class Interactions(InteractionLog):
         return Split.of(self, strategy, seed=seed, **params)
 
 
-def _format(path: Path) -> FileFormat:
-    if path.is_dir():
-        if any(path.glob("*.inter")):
-            return "recbole"
-        if any(path.glob("*.parquet")):
-            return "parquet"
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    if suffixes and suffixes[-1] in _SUFFIXES:
-        return _SUFFIXES[suffixes[-1]]
-    raise ValueError(
-        f"the format of {str(path)!r} cannot be told by its name; give format= one of {', '.join(get_args(FileFormat))}"
+def load_data(
+    path: str | Path,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    timestamp: str | None = None,
+    rating: str | None = None,
+    weight: str | None = None,
+    format: FileFormat | None = None,
+    separator: str | None = None,
+    names: Sequence[str] = (),
+    encoding: str = "utf-8",
+    time_format: str | None = None,
+    missing_ids: MissingIds = "error",
+) -> Interactions:
+    """The interactions in files of one's own, as ``recgraph train --data`` reads them.
+
+    What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.reading``).
+
+    Args:
+        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``: CSV, TSV, JSON lines, Parquet,
+            RecBole's atomic files, lines of ``user item item ...`` (``format="sequences"``); text files also packed by
+            gzip, Zstandard, bzip2 or xz.
+        user, item: the columns of ids; guessed from usual names. Ids become integers where each is written as one
+            (``1000.0`` is ``1000``), else texts.
+        timestamp, rating: their columns; guessed, and ``"none"`` says that the log has none. Of times see
+            :meth:`Interactions.from_frame`.
+        weight: the column of weights.
+        format: ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"parquet"``, ``"recbole"`` or ``"sequences"``; by default the names
+            of the files say it.
+        separator: of a CSV file, one or several characters; by default its first line says it.
+        names: of the columns, where a CSV file has no header line.
+        encoding: of text files, e.g. ``"latin-1"``.
+        time_format: of times that are texts in another form than ISO 8601, e.g. ``"%d/%m/%Y %H:%M"``.
+        missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the format cannot be told, or an option has a value that is not allowed.
+        DataError: one of its subclasses for what is wrong, with file and line; a column that cannot be told.
+    """
+    reading = Reading.of(
+        user=user,
+        item=item,
+        timestamp=timestamp,
+        rating=rating,
+        weight=weight,
+        format=format,
+        separator=separator,
+        names=tuple(names),
+        encoding=encoding,
+        time_format=time_format,
+        missing_ids=missing_ids,
     )
+    return Interactions.from_files(LogFile(str(path), reading))

@@ -244,6 +244,8 @@ class InteractionLog:
             "path": str(path) if path is not None else None,
             "separator": self.source.separator,
             "has_header": self.source.has_header,
+            "encoding": self.source.encoding,
+            "parts": [str(part.path) for part in self.source.parts],
         }
         replace_text(json.dumps(description, indent=1), folder / "interactions.json")
 
@@ -269,11 +271,17 @@ class InteractionLog:
             items=IdMap.read(folder / "items.parquet"),
             columns=Columns(**saved["columns"]),
             time_unit=saved["time_unit"],
-            source=Source(saved["format"], path, saved["separator"], saved["has_header"]),
+            source=_saved_source(saved, path),
             kind=saved["kind"],
             graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if _has_graph(folder) else None,
             **{name: load_frame(file) for name, file in files.items() if file.is_file()},
         )
+
+
+def _saved_source(saved: dict[str, Any], path: Path | None) -> Source:
+    shared = (saved["separator"], saved["has_header"], saved.get("encoding", "utf-8"))
+    parts = tuple(Source(saved["format"], Path(part), *shared) for part in saved.get("parts", ()))
+    return Source(saved["format"], path, *shared, parts)
 
 
 _FEATURES = ("user_features", "item_features")

@@ -3,34 +3,44 @@
 - Delimited text (CSV, TSV): every column is read as text, which the encoding parses.
 - JSON lines: one object a line.
 - Parquet: a file, or all files of a folder.
-- RecBole's atomic files: tab separated, with a header of ``name:type``. Types are ``token``, ``token_seq``, ``float``
-  and ``float_seq``. A ``*_seq`` field stays a text, as titles are of that type as well as lists of genres; where a list
-  is meant, ``Interactions.item_relation`` splits it.
 - Sequences: ``user item item ...`` a line, oldest first.
 """
 
 from __future__ import annotations
 
+import csv
 import itertools
 import re
+import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from recgraph.data.columns import Columns
-from recgraph.data.diagnose import Raw, Source, check_file, check_separator, collect, json_record
-from recgraph.data.errors import CorruptFileError, DelimiterError, MissingColumnError, MissingIdError, MixedIdError
+from recgraph.data.diagnose import Raw, Source, check_file, check_separator, collect, explained, json_record
+from recgraph.data.errors import (
+    DelimiterError,
+    DuplicateColumnError,
+    MissingColumnError,
+    MissingIdError,
+    MixedIdError,
+)
+from recgraph.data.ids import family
+from recgraph.data.packing import check_encoding
 
 __all__ = [
-    "atomic_files",
-    "read_features",
-    "scan_atomic",
+    "check_columns",
+    "check_header",
+    "header_of",
+    "keys_of",
     "scan_delimited",
     "scan_jsonl",
     "scan_parquet",
     "scan_sequences",
+    "together",
 ]
 
 
@@ -40,27 +50,62 @@ def scan_delimited(
     separator: str = ",",
     columns: Sequence[str] | None = None,
     needed: Sequence[str] = (),
+    encoding: str = "utf-8",
 ) -> Raw:
-    """Scan a delimited text file, plain or gzip.
+    """Scan a delimited text file, plain or packed.
 
     Args:
         path: the file.
         separator: one character, or several (``"::"``; then without quoting).
         columns: the names of the columns where the file has no header line.
         needed: the names of columns that must be there; where one is missing, another separator is looked for.
+        encoding: of the text.
 
     Raises:
-        DataError: empty, separated by another character, not UTF-8, damaged; with the line where there is one.
+        DataError: empty, separated by another character, in another encoding, damaged, two columns of one name; with
+            the line where there is one.
     """
     if not separator:
         raise ValueError("separator = '' must hold at least one character")
-    source = Source("delimited", check_file(path), separator, has_header=columns is None)
+    given = Source("delimited", check_file(path), separator, columns is None, check_encoding(encoding))
+    source, held = given.made_plain()
+    if columns is None:
+        check_header(source, header_of(source))
     lazy = _scan_lines(source, columns) if len(separator) > 1 else _scan_delimited_text(source, columns)
     names = _names(lazy, source)
     if any(name not in names for name in needed):
         check_separator(source)
     # a blank line is no row
-    return Raw(lazy.filter(~pl.all_horizontal(pl.all().is_null())), source, as_text=True)
+    return Raw(lazy.filter(~pl.all_horizontal(pl.all().is_null())), source, as_text=True, held=(held,))
+
+
+def header_of(source: Source) -> list[str]:
+    """The names of the columns in the first line that is not blank; empty where there is none.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    with explained(source), source.open() as text:
+        if len(source.separator) > 1:
+            line = next((line for line in text if line.strip()), "")
+            return [name.strip() for name in line.split(source.separator)] if line else []
+        return next((row for row in csv.reader(text, delimiter=source.separator) if any(row)), [])
+
+
+def check_header(source: Source, names: Sequence[str]) -> None:
+    """Refuse a name that stands twice: which of the columns is meant would be chance.
+
+    Raises:
+        DuplicateColumnError: one does; names it and its places.
+    """
+    for name in names:
+        places = [place for place, other in enumerate(names, start=1) if other == name]
+        if name and len(places) > 1:
+            message = (
+                f"the header names {name!r} {len(places)} times, as columns {', '.join(map(str, places))}; rename all "
+                "but one"
+            )
+            raise source.error(DuplicateColumnError, message, line=None if source.path is None else 1)
 
 
 def _names(lazy: pl.LazyFrame, source: Source) -> list[str]:
@@ -73,9 +118,8 @@ def _names(lazy: pl.LazyFrame, source: Source) -> list[str]:
 
 
 def _scan_delimited_text(source: Source, columns: Sequence[str] | None) -> pl.LazyFrame:
-    assert source.path is not None
     return pl.scan_csv(
-        source.path,
+        source.text,
         separator=source.separator,
         has_header=columns is None,
         new_columns=list(columns) if columns is not None else None,
@@ -110,17 +154,18 @@ _SAMPLE = 1000
 _TYPES = {int: pl.Int64, str: pl.String, float: pl.Float64, bool: pl.Boolean}
 
 
-def scan_jsonl(path: str | Path, columns: Columns) -> Raw:
-    """Scan a JSON-lines file, plain or gzip; ids keep their JSON type.
+def scan_jsonl(path: str | Path, columns: Columns, encoding: str = "utf-8") -> Raw:
+    """Scan a JSON-lines file, plain or packed; ids keep their JSON type.
 
     Args:
         path: the file.
         columns: the names of the columns to read.
+        encoding: of the text.
 
     Raises:
         DataError: empty, damaged, not JSON, ids of several types; with the line.
     """
-    source = Source("jsonl", check_file(path))
+    source, held = Source("jsonl", check_file(path), encoding=check_encoding(encoding)).made_plain()
     types, names = _types(source, columns)
     missing = [name for name in columns.named() if name not in types]
     if names and missing:
@@ -130,13 +175,22 @@ def scan_jsonl(path: str | Path, columns: Columns) -> Raw:
     for name in (columns.user, columns.item):
         if types.get(name) == pl.String:
             _check_texts(source, name)
-    return Raw(lazy, source)
+    return Raw(lazy, source, held=(held,))
+
+
+def keys_of(path: Path, encoding: str = "utf-8") -> list[str]:
+    """The keys of the first lines of a JSON-lines file, in the order of their appearance."""
+    names: dict[str, None] = {}
+    source = Source("jsonl", check_file(path), encoding=check_encoding(encoding))
+    with explained(source), source.open() as text:
+        for number, line in itertools.islice(enumerate(text, start=1), _SAMPLE):
+            names |= dict.fromkeys(json_record(source, line, number))
+    return list(names)
 
 
 def _scan_json(source: Source, types: dict[str, Any]) -> pl.LazyFrame:
-    assert source.path is not None
     if not source.has_byte_order_mark():
-        return pl.scan_ndjson(source.path, schema=types)
+        return pl.scan_ndjson(source.text, schema=types)
     # polars takes a byte order mark for a part of the first object
     records = pl.col("line").str.json_decode(pl.Struct(types))
     lines = source.scan_lines().filter(pl.col("line").str.strip_chars() != "")
@@ -157,7 +211,7 @@ def _types(source: Source, columns: Columns) -> tuple[dict[str, Any], list[str]]
                     names.setdefault(name)
                     if name in (columns.user, columns.item) and value is not None:
                         _note(source, first, name, value, number)
-    except (OSError, EOFError):  # a damaged gzip file: collect says so
+    except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError):  # a damaged file: collect says so
         collect(source.scan_lines(), source)
         raise
     ids = {name: _TYPES[kind] for name, (kind, _) in first.items()}
@@ -210,82 +264,18 @@ def scan_parquet(path: str | Path) -> Raw:
     return Raw(lazy, source)
 
 
-_RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
-
-
-def atomic_files(path: str | Path) -> dict[str, Path]:
-    """The files of a data set by suffix (``inter``, and ``user``, ``item`` where they exist).
-
-    Args:
-        path: the folder that holds one ``*.inter`` file, or that file.
-
-    Raises:
-        FileNotFoundError: there is no ``.inter`` file.
-        ValueError: there are several.
-    """
-    path = Path(path)
-    found = [path] if path.suffix == ".inter" and path.is_file() else sorted(path.glob("*.inter"))
-    if not found:
-        raise FileNotFoundError(f"{str(path)!r} is no .inter file and no folder that holds one")
-    if len(found) > 1:
-        raise ValueError(f"{str(path)!r} holds {len(found)} .inter files; name one: {', '.join(f.name for f in found)}")
-    sides = {suffix: found[0].with_suffix(f".{suffix}") for suffix in ("user", "item")}
-    return {"inter": found[0], **{suffix: file for suffix, file in sides.items() if file.is_file()}}
-
-
-def scan_atomic(path: Path) -> tuple[Raw, dict[str, str]]:
-    """Scan one atomic file.
-
-    Returns:
-        The rows, with the columns named without their types, and name -> type.
-
-    Raises:
-        CorruptFileError: a header field is not ``name:type``.
-    """
-    raw = scan_delimited(path, separator="\t", needed=())
-    header = raw.lazy.collect_schema().names()
-    types: dict[str, str] = {}
-    for field in header:
-        name, _, kind = field.rpartition(":")
-        if not name or kind not in _RECBOLE_TYPES:
-            message = (
-                f"header field {field!r} is not name:type with a type of {', '.join(_RECBOLE_TYPES)}, tab separated"
-            )
-            raise raw.source.error(CorruptFileError, message, line=1)
-        types[name] = kind
-    lazy = raw.lazy.rename(dict(zip(header, types, strict=True)))
-    return Raw(lazy, raw.source, as_text=True), types
-
-
-def read_features(path: Path, key: str) -> pl.DataFrame:
-    """A ``.user`` or ``.item`` file: ``float`` columns as numbers, all others as text, with the key column.
-
-    Raises:
-        MissingColumnError: the key column is not there.
-    """
-    raw, types = scan_atomic(path)
-    if key not in types:
-        raise raw.source.error(
-            MissingColumnError,
-            f"there is no column {key!r}; the columns are {', '.join(map(repr, types))}",
-            line=1,
-        )
-    frame = collect(raw.lazy, raw.source)
-    numbers = [name for name, kind in types.items() if kind == "float" and name != key]
-    return frame.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in numbers)
-
-
-def scan_sequences(path: str | Path, *, user: str = "user_id", item: str = "item_id") -> Raw:
+def scan_sequences(path: str | Path, *, user: str = "user_id", item: str = "item_id", encoding: str = "utf-8") -> Raw:
     """Scan a file of one user a line, separated by white space; blank lines are skipped.
 
     Args:
-        path: the file, plain or gzip.
+        path: the file, plain or packed.
         user, item: the names that the two columns get.
+        encoding: of the text.
 
     Raises:
         DataError: empty, damaged, not UTF-8, or a line with a user and no item; with the line.
     """
-    source = Source("sequences", check_file(path))
+    source, held = Source("sequences", check_file(path), encoding=check_encoding(encoding)).made_plain()
     fields = source.scan_lines().select("number", pl.col("line").str.extract_all(r"\S+").alias("fields"))
     fields = fields.filter(pl.col("fields").list.len() > 0)
     short = collect(fields.filter(pl.col("fields").list.len() == 1).head(1), source)
@@ -294,7 +284,46 @@ def scan_sequences(path: str | Path, *, user: str = "user_id", item: str = "item
     rows = fields.select(pl.col("fields").list.first().alias(user), pl.col("fields").list.slice(1).alias(item)).explode(
         item
     )
-    return Raw(rows, source, as_text=True)
+    return Raw(rows, source, as_text=True, held=(held,))
+
+
+def together(path: Path, raws: Sequence[Raw], columns: Columns) -> Raw:
+    """The rows of several files, one file after another.
+
+    Args:
+        path: their folder or pattern, for messages about all of them.
+        raws: of the files, of one format.
+        columns: the names of the columns to read.
+
+    Raises:
+        MissingColumnError: a file does not have one of the columns.
+        MixedIdError: ids are of another type in one file than in those before it.
+    """
+    first, kinds = raws[0], dict[str, str]()
+    for raw in raws:
+        schema = raw.lazy.collect_schema()
+        check_columns(raw, columns)
+        for name in (columns.user, columns.item):
+            kind = family(schema[name])
+            if kinds.setdefault(name, kind) != kind and {kind, kinds[name]} != {"integers", "floats"}:
+                message = f"column {name!r} holds {kind}, in the files before it {kinds[name]}; write one type"
+                raise raw.source.error(MixedIdError, message)
+    lazy = pl.concat([raw.lazy.select(columns.named()) for raw in raws], how="vertical_relaxed")
+    source = replace(first.source, path=path, plain=None, parts=tuple(raw.source for raw in raws))
+    return Raw(lazy, source, first.as_text, held=tuple(held for raw in raws for held in raw.held))
+
+
+def check_columns(raw: Raw, columns: Columns) -> None:
+    """Refuse a column that does not exist, listing those that do.
+
+    Raises:
+        MissingColumnError: it does not exist.
+    """
+    there = raw.lazy.collect_schema().names()
+    missing = [name for name in columns.named() if name not in there]
+    if missing:
+        message = f"there is no column {missing[0]!r}; the columns are {', '.join(map(repr, there))}"
+        raise raw.source.error(MissingColumnError, message)
 
 
 def _refuse(source: Source, line: int, text: str) -> None:

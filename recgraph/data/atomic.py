@@ -1,0 +1,82 @@
+"""RecBole's atomic files: tab separated, with a header of ``name:type``.
+
+Types are ``token``, ``token_seq``, ``float`` and ``float_seq``. A ``*_seq`` field stays a text, as titles are of that
+type as well as lists of genres; where a list is meant, ``Interactions.item_relation`` splits it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from recgraph.data.diagnose import Raw, collect
+from recgraph.data.errors import CorruptFileError, MissingColumnError
+from recgraph.data.readers import scan_delimited
+
+__all__ = ["atomic_files", "read_features", "scan_atomic"]
+
+_RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
+
+
+def atomic_files(path: str | Path) -> dict[str, Path]:
+    """The files of a data set by suffix (``inter``, and ``user``, ``item`` where they exist).
+
+    Args:
+        path: the folder that holds one ``*.inter`` file, or that file.
+
+    Raises:
+        FileNotFoundError: there is no ``.inter`` file.
+        ValueError: there are several.
+    """
+    path = Path(path)
+    found = [path] if path.suffix == ".inter" and path.is_file() else sorted(path.glob("*.inter"))
+    if not found:
+        raise FileNotFoundError(f"{str(path)!r} is no .inter file and no folder that holds one")
+    if len(found) > 1:
+        raise ValueError(f"{str(path)!r} holds {len(found)} .inter files; name one: {', '.join(f.name for f in found)}")
+    sides = {suffix: found[0].with_suffix(f".{suffix}") for suffix in ("user", "item")}
+    return {"inter": found[0], **{suffix: file for suffix, file in sides.items() if file.is_file()}}
+
+
+def scan_atomic(path: Path, encoding: str = "utf-8") -> tuple[Raw, dict[str, str]]:
+    """Scan one atomic file.
+
+    Returns:
+        The rows, with the columns named without their types, and name -> type.
+
+    Raises:
+        CorruptFileError: a header field is not ``name:type``.
+    """
+    raw = scan_delimited(path, separator="\t", encoding=encoding)
+    header = raw.lazy.collect_schema().names()
+    types: dict[str, str] = {}
+    for field in header:
+        name, _, kind = field.rpartition(":")
+        if not name or kind not in _RECBOLE_TYPES:
+            message = (
+                f"header field {field!r} is not name:type with a type of {', '.join(_RECBOLE_TYPES)}, tab separated"
+            )
+            raise raw.source.error(CorruptFileError, message, line=1)
+        types[name] = kind
+    lazy = raw.lazy.rename(dict(zip(header, types, strict=True)))
+    return replace(raw, lazy=lazy), types
+
+
+def read_features(path: Path, key: str, encoding: str = "utf-8") -> pl.DataFrame:
+    """A ``.user`` or ``.item`` file: ``float`` columns as numbers, all others as text, with the key column.
+
+    Raises:
+        MissingColumnError: the key column is not there.
+    """
+    raw, types = scan_atomic(path, encoding)
+    if key not in types:
+        raise raw.source.error(
+            MissingColumnError,
+            f"there is no column {key!r}; the columns are {', '.join(map(repr, types))}",
+            line=1,
+        )
+    frame = collect(raw.lazy, raw.source)
+    numbers = [name for name, kind in types.items() if kind == "float" and name != key]
+    return frame.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in numbers)

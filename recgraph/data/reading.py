@@ -1,0 +1,277 @@
+"""A log in files of one's own: find the files, their format and their columns, and scan them as one log."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import polars as pl
+from pydantic import Field
+
+from recgraph.config import Config
+from recgraph.data import atomic, readers
+from recgraph.data.columns import Columns
+from recgraph.data.diagnose import Raw, Source, check_file, collect, explained, usual_separator
+from recgraph.data.ingest import MissingIds
+from recgraph.data.packing import PACKED_SUFFIXES, check_encoding
+from recgraph.data.roles import NO_COLUMN, guess_columns
+
+__all__ = ["FileFormat", "LogFile", "Reading", "Scanned", "is_data_path"]
+
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
+_SUFFIXES: dict[str, FileFormat] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".dat": "csv",
+    ".data": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".inter": "recbole",
+}
+_ROLES = ("user", "item", "timestamp", "rating", "weight")
+_PATTERN = "*?["
+_log = logging.getLogger(__name__)
+
+
+class Reading(Config):
+    """How files of a log are read. What is not given is found out and logged."""
+
+    user: str | None = Field(None, description="the column of users; none: guessed from usual names")
+    item: str | None = Field(None, description="the column of items; none: guessed")
+    timestamp: str | None = Field(None, description='the column of times; none: guessed; "none": the log has none')
+    rating: str | None = Field(None, description='the column of ratings; none: guessed; "none": the log has none')
+    weight: str | None = Field(None, description="the column of weights; never guessed")
+    format: FileFormat | None = Field(None, description="none: by the names of the files")
+    separator: str | None = Field(None, description="between fields of a csv file; none: by its first line")
+    names: tuple[str, ...] = Field((), description="of the columns, where a csv file has no header line")
+    encoding: str = Field("utf-8", description="of text files, e.g. latin-1")
+    time_format: str | None = Field(
+        None, description="of times that are texts, e.g. %d/%m/%Y %H:%M; none: numbers, or ISO 8601 and the like"
+    )
+    missing_ids: MissingIds = Field("error", description='rows without a user or an item; "drop" leaves them out')
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """A log before encoding, with its columns and side information."""
+
+    raw: Raw
+    columns: Columns
+    user_features: pl.DataFrame | None = None
+    item_features: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A log in files.
+
+    Attributes:
+        path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv.gz"``.
+        reading: how they are read.
+    """
+
+    path: str
+    reading: Reading = field(default_factory=Reading)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, in the order of their names.
+
+        Raises:
+            FileNotFoundError: there are none.
+            ValueError: a folder with files of several formats.
+        """
+        path = Path(self.path)
+        if path.is_dir():
+            return _in_folder(path, self.reading.format)
+        if path.is_file() or not set(_PATTERN) & set(self.path):
+            if not path.is_file():
+                raise FileNotFoundError(f"{self.path!r} is not there; give a file, a folder of files or a pattern")
+            return [path]
+        found = sorted(Path(name) for name in glob.glob(self.path, recursive=True) if Path(name).is_file())
+        if not found:
+            raise FileNotFoundError(f"no file fits the pattern {self.path!r}")
+        return found
+
+    @property
+    def format(self) -> FileFormat:
+        """The format that is given, or that the files' names say.
+
+        Raises:
+            FileNotFoundError: there are no files.
+            ValueError: the names do not say it.
+        """
+        return self.reading.format or _format_of(self.files[0])
+
+    def scan(self) -> Scanned:
+        """Scan the files as one log, with all columns known.
+
+        Raises:
+            FileNotFoundError: there are none.
+            ValueError: the format cannot be told.
+            DataError: what is wrong with the first file, a column that cannot be told among them.
+        """
+        reading, files, form = self.reading, self.files, self.format
+        if form == "recbole":
+            return self._scan_recbole()
+        if form == "sequences":
+            columns = Columns(user=reading.user or "user_id", item=reading.item or "item_id")
+            raws = [_scan_sequences(file, columns, reading) for file in files]
+        else:
+            columns = self._columns(form, files[0])
+            raws = [_scan(file, form, columns, reading) for file in files]
+        raw = raws[0] if len(raws) == 1 else readers.together(Path(self.path), raws, columns)
+        return Scanned(raw, columns)
+
+    def completed(self) -> Reading:
+        """The reading with the columns that were guessed, and ``"none"`` for those that the log does not have."""
+        columns = self.scan().columns.model_dump()
+        roles = {role: columns[role] or NO_COLUMN for role in _ROLES if role != "weight"}
+        return self.reading.model_copy(update=roles)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells whether the files are the same: their number, size, latest change and the hash of their content.
+
+        The hash of one file is its sha256; that of several is of the list of theirs.
+        """
+        return {**self.stamp(), "sha256": _sha256(self.files)}
+
+    def stamp(self) -> dict[str, Any]:
+        """The part of the fingerprint that is found without reading the files."""
+        states = [file.stat() for file in self.files]
+        return {
+            "path": str(Path(self.path).absolute()),
+            "files": len(states),
+            "size": sum(state.st_size for state in states),
+            "mtime_ns": max(state.st_mtime_ns for state in states),
+        }
+
+    def _columns(self, form: FileFormat, first: Path) -> Columns:
+        """All columns, by the first file."""
+        reading = self.reading
+        if form == "parquet":
+            source = Source("parquet", first)
+            names = collect(readers.scan_parquet(first).lazy.head(0), source).columns
+        elif form == "jsonl":
+            source = Source("jsonl", first)
+            names = readers.keys_of(first, reading.encoding)
+        else:
+            separator = _separator(form, first, reading)
+            source = Source("delimited", check_file(first), separator, encoding=check_encoding(reading.encoding))
+            names = list(reading.names) or readers.header_of(source)
+            readers.check_header(source, names)
+        return self._chosen(names, source)
+
+    def _chosen(self, names: Sequence[str], source: Source) -> Columns:
+        given = {role: getattr(self.reading, role) for role in _ROLES}
+        given["weight"] = given["weight"] or NO_COLUMN
+        columns, guessed = guess_columns(names, given, source)
+        if guessed:
+            told = ", ".join(f"{role} = {getattr(columns, role)!r}" for role in _ROLES if getattr(columns, role))
+            without = [role for role in ("timestamp", "rating") if getattr(columns, role) is None]
+            _log.info("%s: %s%s", self.path, told, f"; no {' and no '.join(without)}" if without else "")
+        return columns
+
+    def _scan_recbole(self) -> Scanned:
+        files = atomic.atomic_files(self.path)
+        raw, types = atomic.scan_atomic(files["inter"], self.reading.encoding)
+        columns = self._chosen(list(types), raw.source)
+        sides = {
+            f"{side}_features": atomic.read_features(files[side], key, self.reading.encoding)
+            for side, key in (("user", columns.user), ("item", columns.item))
+            if side in files
+        }
+        return Scanned(raw, columns, **sides)
+
+
+def is_data_path(name: str) -> bool:
+    """Whether a name is the path of a log rather than the name of a data card."""
+    path = Path(name)
+    is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or path.exists()
+    return not name.endswith(".toml") and (is_path or _suffix(path) in _SUFFIXES)
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that says the format, without that of a packed file."""
+    packed = path.suffix.lower() in PACKED_SUFFIXES
+    return (path.with_suffix("") if packed else path).suffix.lower()
+
+
+def _format_of(path: Path) -> FileFormat:
+    if _suffix(path) in _SUFFIXES:
+        return _SUFFIXES[_suffix(path)]
+    raise ValueError(
+        f"the format of {str(path)!r} cannot be told by its name; give format= one of {', '.join(get_args(FileFormat))}"
+    )
+
+
+def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
+    """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log."""
+
+    def is_hidden(path: Path) -> bool:
+        return any(part[0] in "._" for part in path.relative_to(folder).parts)
+
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and not is_hidden(path))
+    if form == "recbole" or (form is None and any(_suffix(path) == ".inter" for path in found)):
+        return [atomic.atomic_files(folder)["inter"]]
+    if form == "sequences":
+        return found or _no_file(folder)
+    known = {path: _SUFFIXES[_suffix(path)] for path in found if _suffix(path) in _SUFFIXES}
+    formats = sorted(set(known.values()))
+    if len(formats) > 1 and form is None:
+        raise ValueError(f"folder {str(folder)!r} holds files of several formats, {', '.join(formats)}; give format=")
+    return [path for path, kind in known.items() if form in (None, kind)] or _no_file(folder)
+
+
+def _no_file(folder: Path) -> list[Path]:
+    raise FileNotFoundError(f"folder {str(folder)!r} holds no file of a log; their names end in {', '.join(_SUFFIXES)}")
+
+
+def _separator(form: FileFormat, path: Path, reading: Reading) -> str:
+    if reading.separator is not None:
+        return reading.separator
+    if form == "tsv":
+        return "\t"
+    source = Source("delimited", check_file(path), encoding=check_encoding(reading.encoding))
+    with explained(source), source.open() as text:
+        line = next((line for line in text if line.strip()), "")
+    return usual_separator(line) or ","
+
+
+def _scan(path: Path, form: FileFormat, columns: Columns, reading: Reading) -> Raw:
+    if form == "parquet":
+        return readers.scan_parquet(path)
+    if form == "jsonl":
+        return readers.scan_jsonl(path, columns, reading.encoding)
+    return readers.scan_delimited(
+        path,
+        separator=_separator(form, path, reading),
+        columns=reading.names or None,
+        needed=columns.named(),
+        encoding=reading.encoding,
+    )
+
+
+def _scan_sequences(path: Path, columns: Columns, reading: Reading) -> Raw:
+    return readers.scan_sequences(path, user=columns.user, item=columns.item, encoding=reading.encoding)
+
+
+def _sha256(files: Sequence[Path]) -> str:
+    hashes = list(_hashes(files))
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def _hashes(files: Sequence[Path]) -> Iterator[str]:
+    for path in files:
+        with path.open("rb") as file:
+            yield hashlib.file_digest(file, "sha256").hexdigest()
