@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from recgraph.data.catalog import load_dataset
     from recgraph.data.interactions import Interactions, load_data
     from recgraph.data.split import Split
+    from recgraph.imports import import_file
     from recgraph.registry import register
     from recgraph.runs.fit import fit, fit_graph
     from recgraph.runs.run import Run
@@ -37,6 +38,7 @@ _WHERE = {
     "Split": "recgraph.data.split",
     "fit": "recgraph.runs.fit",
     "fit_graph": "recgraph.runs.fit",
+    "import_file": "recgraph.imports",
     "load": "recgraph.serve.loading",
     "load_data": "recgraph.data.interactions",
     "load_dataset": "recgraph.data.catalog",
@@ -57,6 +59,7 @@ __all__ = [
     "explain",
     "fit",
     "fit_graph",
+    "import_file",
     "leaderboard",
     "load",
     "load_data",

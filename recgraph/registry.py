@@ -6,11 +6,17 @@ theirs with :func:`register`, or from a package with an entry point in the group
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar
+
+from recgraph.config import ConfigError
 
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -78,6 +84,10 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
 # earlier name of a kind -> its name; both are accepted, also in groups of entry points
 _RENAMED = {"view": "augmentation"}
 _registered: dict[tuple[str, str], type[Any]] = {}
+#: kind and key of what another process has registered -> registers it here, or raises why that cannot be
+_elsewhere: dict[tuple[str, str], Callable[[], object]] = {}
+#: names as they were given to ``register``, where they differ from their keys
+_given: dict[tuple[str, str], str] = {}
 
 T = TypeVar("T", bound=type[Any])
 
@@ -124,14 +134,48 @@ def _entry_points(kind: str) -> dict[str, Any]:
 def names(kind: str) -> list[str]:
     """The keys of all members of a kind: the library's own, entry points and registered classes."""
     kind = _known(kind)
-    own = {registered for of, registered in _registered if of == kind}
+    own = {registered for of, registered in (*_registered, *_elsewhere) if of == kind}
     return sorted({*_built_in(kind), *_entry_points(kind), *own})
+
+
+def written(kind: str, name: str | None = None) -> list[str]:
+    """The names of all members of a kind, or of one of them, as settings, lists and documents write them.
+
+    Words are joined by ``_``, as in ``catalogue_coverage``; a model is written in one word, as in ``lightgcn``.
+    """
+    kind = _known(kind)
+    found = names(kind) if name is None else [key(name)]
+    return sorted(_written(kind, each) for each in found)
+
+
+def _written(kind: str, wanted: str) -> str:
+    if (kind, wanted) in _given:
+        return _given[kind, wanted].lower().replace("-", "_")
+    if kind == "model":
+        return wanted
+    if wanted in (built_in := _built_in(kind)):
+        return _snake(built_in[wanted][1])
+    if (kind, wanted) in _registered:
+        return _snake(_registered[kind, wanted].__name__)
+    point = _entry_points(kind).get(wanted)
+    return wanted if point is None else point.name.lower().replace("-", "_")
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def nearest(name: str, among: list[str]) -> list[str]:
+    """Up to three names that are nearly ``name``, the nearest first; case, ``-`` and ``_`` do not matter."""
+    by_key = {key(each): each for each in among}
+    return [by_key[each] for each in difflib.get_close_matches(key(name), by_key, n=3)]
 
 
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     """Class decorator that adds a member under ``name`` (default: the class name).
 
-    A class that an entry point leads to may have it too.
+    A class that an entry point leads to may have it too. A class that is defined again, as its module is imported under
+    a second name or a cell of a notebook is run again, takes the place of the earlier one.
 
     Raises:
         ValueError: the kind is not known, or the name is taken.
@@ -141,22 +185,57 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     def add(cls: T) -> T:
         wanted = key(name or cls.__name__)
         point = _entry_points(kind).get(wanted)
-        if wanted in names(kind) and (point is None or point.value != f"{cls.__module__}:{cls.__qualname__}"):
+        before = _registered.get((kind, wanted))
+        is_pointed_to = point is not None and point.value == f"{cls.__module__}:{cls.__qualname__}"
+        is_again = before is not None and _origin(before) == _origin(cls)
+        if (before or wanted in {*_built_in(kind), *_entry_points(kind)}) and not (is_pointed_to or is_again):
             raise ValueError(f"{kind} {wanted!r} exists already; register {cls.__name__} under another name")
         _registered[kind, wanted] = cls
+        if name is not None:
+            _given[kind, wanted] = name
         return cls
 
     return add
+
+
+def _origin(cls: type[Any]) -> tuple[str, str]:
+    """The file (or the module) that defines a class, and its name there."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return (cls.__module__ if file is None else str(Path(file).resolve())), cls.__qualname__
+
+
+def registered() -> Iterator[tuple[str, str, type[Any]]]:
+    """Kind, key and class of all that was added with :func:`register`."""
+    for (kind, name), cls in [*_registered.items()]:
+        yield kind, name, cls
+
+
+def forget(module: str) -> None:
+    """Take out what a module has registered, so that it can be imported anew."""
+    for of in [of for of, cls in _registered.items() if cls.__module__ == module]:
+        del _registered[of]
+        _given.pop(of, None)
+
+
+def expect(kind: str, name: str, add: Callable[[], object]) -> None:
+    """Make a name known that another process has registered.
+
+    Args:
+        add: called when the member is first asked for; registers it, or raises why it cannot be had here.
+    """
+    _elsewhere[_known(kind), key(name)] = add
 
 
 def load(kind: str, name: str) -> Any:
     """The class of a kind by name; case, ``-`` and ``_`` do not matter.
 
     Raises:
-        ValueError: no such kind or name; the message lists the names that exist.
+        ValueError: no such kind or name; the message gives the nearest names and lists those that exist.
     """
     kind = _known(kind)
     wanted = key(name)
+    if (kind, wanted) not in _registered and (kind, wanted) in _elsewhere:
+        _elsewhere[kind, wanted]()
     if (kind, wanted) in _registered:
         return _registered[kind, wanted]
     built_in = _built_in(kind)
@@ -166,9 +245,12 @@ def load(kind: str, name: str) -> Any:
     points = _entry_points(kind)
     if wanted in points:
         return points[wanted].load()
+    there = written(kind)
+    close = nearest(name, there)
+    meant = f"did you mean {' or '.join(close)}? There are" if close else "there are"
     raise ValueError(
-        f"{kind} {name!r} does not exist; there are {', '.join(names(kind))}. One of your own is known once its "
-        f"module is imported (@rg.register({kind!r})), or by an entry point in the group 'recgraph.{kind}'"
+        f"{kind} {name!r} does not exist; {meant} {', '.join(there)}. One of your own (@rg.register({kind!r})) is "
+        "known once its file is imported: --import FILE, or rg.import_file(FILE)"
     )
 
 
@@ -199,8 +281,10 @@ def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
     known = settings_of(cls)
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise ValueError(
-            f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        close = [each for name in unknown for each in nearest(name, known)]
+        meant = f"did you mean {' or '.join(close)}? It has" if close else "it has"
+        raise ConfigError(
+            f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; {meant} {', '.join(known) or 'none'}"
         )
     return cls(**{**{name: value for name, value in given.items() if name in known}, **settings})
 

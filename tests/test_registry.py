@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from recgraph import registry
+from recgraph.config import ConfigError
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +51,54 @@ def test_names_import_nothing() -> None:
 
 @pytest.mark.usefixtures("package")
 def test_unknown_name_lists_what_exists() -> None:
-    with pytest.raises(ValueError, match="metric 'map' does not exist; there are hitrate, ndcg"):
+    with pytest.raises(ValueError, match="metric 'map' does not exist; there are hit_rate, ndcg"):
         registry.load("metric", "map")
+
+
+@pytest.mark.usefixtures("package")
+def test_a_name_that_is_nearly_right_is_proposed() -> None:
+    with pytest.raises(
+        ValueError, match=r"metric 'hitrat' does not exist; did you mean hit_rate\? There are hit_rate, n"
+    ):
+        registry.load("metric", "hitrat")
+
+
+@pytest.mark.parametrize("kind", registry.kinds())
+def test_a_written_name_is_read_again_and_proposed(kind: str) -> None:
+    for name in registry.written(kind):
+        assert registry.key(name) in registry.names(kind)
+        (again,) = registry.written(kind, name)
+        assert again == name
+        with pytest.raises(ValueError, match=rf"{kind} '{name}y' does not exist; did you mean .*{name}"):
+            registry.load(kind, f"{name}y")
+
+
+def test_names_are_written_with_underscores_and_models_in_one_word() -> None:
+    assert {"catalogue_coverage", "hit_rate", "partial_auc", "r_precision", "ndcg"} <= set(registry.written("metric"))
+    assert {"lightgcn", "itemknn", "mclrec"} <= set(registry.written("model"))
+    assert registry.written("objective") == ["info_nce", "nt_xent"]
+    registry.register("metric", "My-Own_metric")(type("Whatever", (), {}))
+    assert registry.written("metric", "myownmetric") == ["my_own_metric"]
+
+
+def test_a_class_that_is_defined_again_takes_its_own_place() -> None:
+    def define(value: int) -> None:
+        @registry.register("metric")
+        class Mine:
+            held = value
+
+    define(1)
+    define(2)
+    assert registry.load("metric", "mine").held == 2
+    with pytest.raises(ValueError, match="metric 'mine' exists already"):
+
+        @registry.register("metric", "mine")
+        class Another: ...
+
+
+def test_a_setting_that_a_part_has_not_is_an_error_of_configuration() -> None:
+    with pytest.raises(ConfigError, match=r"loss SampledSoftmax has no setting n_negative; did you mean n_negatives\?"):
+        registry.make("loss", {"name": "sampled_softmax", "n_negative": 3})
 
 
 @pytest.mark.parametrize("call", [registry.names, lambda kind: registry.load(kind, "a"), registry.register])

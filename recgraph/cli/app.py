@@ -11,6 +11,7 @@ from recgraph import __version__
 from recgraph.cli import about, evaluation, inspect, leaderboard, recommend, training
 from recgraph.cli.output import describe
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, share_options, tell_error
+from recgraph.imports import import_all
 
 
 class Commands(TyperGroup):
@@ -19,6 +20,11 @@ class Commands(TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         share_options(self)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options; ``--import`` may stand behind the command, too."""
+        found: list[str] = super().parse_args(ctx, _imports_first(args))
+        return found
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; a traceback is shown with ``--debug`` alone."""
@@ -31,6 +37,20 @@ class Commands(TyperGroup):
             tell_error(message, error)
         typer.secho(f"recgraph: {message}", err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
+
+
+def _imports_first(args: list[str]) -> list[str]:
+    """The arguments with each ``--import WHAT`` before all others."""
+    first, rest, waiting = [], [], iter(args)
+    for text in waiting:
+        if text == "--":
+            rest.append(text)
+            break
+        if text == "--import":
+            first += [text, *[value for value in [next(waiting, None)] if value is not None]]
+        else:
+            (first if text.startswith("--import=") else rest).append(text)
+    return [*first, *rest, *waiting]
 
 
 def _is_typers(error: BaseException) -> bool:
@@ -65,9 +85,16 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+_IMPORT = (
+    "Import a Python file (or module) of your own, so that its models, metrics and other parts are known by their "
+    "names; also behind the command; may be given many times."
+)
+
+
 @app.callback()
 def _root(
     context: typer.Context,
+    own: Annotated[list[str] | None, typer.Option("--import", metavar="FILE", help=_IMPORT)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
@@ -80,6 +107,7 @@ def _root(
     watch = Watch()
     context.call_on_close(watch.close)
     watch.ask(verbose, quiet, log_file)
+    import_all(own or ())
 
 
 def main() -> None:

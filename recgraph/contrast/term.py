@@ -56,7 +56,9 @@ class ContrastiveTerm(nn.Module):
         if config is not None and (named or weight is not None):
             raise ValueError("give ContrastiveTerm a config or settings, not both")
         self.config = config if config is not None else TermConfig.of(named)
-        self.objective: Objective = registry.load("objective", self.config.objective)(**self.config.objective_settings)
+        self.objective: Objective = registry.make(
+            "objective", {"name": self.config.objective, **self.config.objective_settings}
+        )
         self.weight = weight if isinstance(weight, Weight) else self._named_weight(dim)
         self.outcome: Outcome | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ from recgraph.config import Config, ConfigError, load_toml
 from recgraph.data.catalog.cards import find_card
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
+from recgraph.imports import ImportFailed, import_all
 from recgraph.runs.run import DataConfig
 
 __all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "data_name", "is_of_nodes", "load_board"]
@@ -52,6 +53,8 @@ class EntrySpec(Config):
 class SheetSpec(Config):
     """The part of a board for one data set."""
 
+    renamed: ClassVar[dict[str, str]] = {"import": "imports"}
+
     title: Annotated[str, Field(description="shown; by default the data set's name")] = ""
     note: Annotated[str, Field(description="shown above the table")] = ""
     dataset: Annotated[str, Field(description="a card; by default called like the file")] = ""
@@ -65,6 +68,10 @@ class SheetSpec(Config):
         dict[str, Any], Field(default_factory=dict, description="settings of training that all models begin with")
     ]
     models: Annotated[tuple[EntrySpec, ...], Field(min_length=1)]
+    imports: Annotated[
+        tuple[str, ...],
+        Field(description="written 'import': Python files, from the board's file on, or modules that register parts"),
+    ] = ()
     file: Annotated[Path, Field(description="the board's file; paths of studies count from its folder on")] = Path()
 
     @model_validator(mode="after")
@@ -77,19 +84,24 @@ class SheetSpec(Config):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a TOML file.
+        """Read a TOML file, and import the files that it names for the parts that they register.
 
         Raises:
-            ConfigError: no TOML, an unknown key or a value that is not allowed; names the file.
+            ConfigError: no TOML, a file that cannot be imported, an unknown key or a value that is not allowed; names
+                the file.
         """
         values: dict[str, Any] = {"dataset": path.stem, **load_toml(path), "file": path}
         values.setdefault("title", values["dataset"])
         try:
+            own = values.get("import", ())
+            if not isinstance(own, list | tuple) or not all(isinstance(each, str) for each in own):
+                raise ConfigError(f'import = {own!r} must be a list of files, e.g. import = ["mymodel.py"]')
+            import_all(own, path.parent)
             if isinstance(values.get("models"), Mapping):
                 raise ConfigError("models is one table; begin each of its entries with [[models]], not [models]")
             values["models"] = [_named(entry) for entry in values.get("models", ())]
             return cls.of(values)._of_its_task()
-        except ConfigError as error:
+        except (ConfigError, ImportFailed) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
     @property

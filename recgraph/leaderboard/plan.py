@@ -120,6 +120,7 @@ class Job:
         metrics: full names of the metrics beyond the default ones; a record without them is made again, under the same
             address.
         modules: those that register these metrics; a worker imports them.
+        imports: what the board's file imports, as written there.
     """
 
     dataset: str
@@ -130,6 +131,7 @@ class Job:
     identity: dict[str, Any]
     metrics: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
 
     @cached_property
     def entry(self) -> str:
@@ -155,14 +157,15 @@ class Job:
         number = f"{self.seed}" if seed is None else seed
         sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
         folder = f"runs/{self.model}-{self.entry}-seed{number}"
+        own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
         train = [
-            f"recgraph train {self.model} --dataset {shlex.quote(self.dataset)} --seed {number} --device {device}",
+            f"recgraph train {self.model} --dataset {shlex.quote(self.dataset)} --seed {number} --device {device}{own}",
             *sets,
             f"--out {folder}",
         ]
         cutoffs = "" if is_of_nodes(self.dataset) else "".join(f" --cutoff {each}" for each in self.cutoffs)
         metrics = "".join(f" --metric {name}" for name in self.metric_names) if self.metrics else ""
-        evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics} --format json"
+        evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics}{own} --format json"
         return f"export OMP_NUM_THREADS={threads}\n" + " \\\n    ".join(train) + f"\n{evaluate}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,7 +175,7 @@ class Job:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
         """The job of :meth:`to_dict`."""
-        lists = {name: tuple(values[name]) for name in ("cutoffs", "metrics", "modules")}
+        lists = {name: tuple(values[name]) for name in ("cutoffs", "metrics", "modules", "imports")}
         return cls(**{**values, **lists})
 
 
@@ -190,6 +193,12 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
         FileNotFoundError, ValueError: the study cannot be read.
     """
     cls: type[Model] = registry.load("model", entry.model)
+    if cls.__module__ == "__main__":
+        raise ConfigError(
+            f"board on {sheet.dataset!r}, model {entry.name!r}: {cls.__qualname__} is a class of the running script, "
+            "which worker processes do not run: move it into a file of its own, and name that in the board, "
+            'import = ["FILE.py"], or import it with rg.import_file("FILE.py")'
+        )
     of_nodes = is_of_nodes(sheet.dataset)
     training = sheet.training if issubclass(cls, TrainableModel) else {}
     of_test = _probe(sheet.protocol) if of_nodes else _split(sheet.protocol)
@@ -209,7 +218,7 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     }
     seeds = entry.seeds or sheet.seeds
     metrics = sheet.more_metrics
-    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics))
+    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics), sheet.imports)
     return [Job(sheet.dataset, cls.key(), settings, seed, *shared) for seed in dict.fromkeys(seeds)]
 
 

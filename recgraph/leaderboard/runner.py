@@ -64,6 +64,7 @@ class Summary:
         failed: with an error, which the page shows.
         left: not started, or stopped at the end of the time budget; the next run resumes them.
         missing: data sets or studies that are not available, with the reason.
+        reasons: name -> why it failed.
     """
 
     kept: list[str] = field(default_factory=list)
@@ -71,6 +72,7 @@ class Summary:
     failed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
@@ -78,8 +80,9 @@ class Summary:
         return not (self.failed or self.left or self.missing)
 
     def __str__(self) -> str:
-        counts = {name: len(value) for name, value in vars(self).items() if value}
-        return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing to do"
+        counts = {name: len(value) for name, value in vars(self).items() if value and name != "reasons"}
+        text = ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing to do"
+        return "\n".join([text, *(f"failed: {name}: {why}" for name, why in self.reasons.items())])
 
 
 def run(
@@ -137,7 +140,9 @@ def run(
             summary.left.remove(pending.name)
             (summary.made if status == "done" else summary.failed).append(pending.name)
             record = pending.store.failure(pending.job) if status == "failed" else None
-            why = f": {record['error']}: {record['message']}" if record else ""
+            if record:
+                summary.reasons[pending.name] = f"{record['error']}: {record['message']}"
+            why = f": {summary.reasons[pending.name]}" if record else ""
             say(f"[{len(todo) - len(summary.left)}/{len(todo)}] {status}: {pending.name}{why}")
         return False
 

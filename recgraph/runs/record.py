@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recgraph.config import Config
 from recgraph.data.files import replace_text
+from recgraph.imports import imported
 
 __all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine", "provenance"]
 
@@ -163,9 +164,10 @@ def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> 
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, machine, threads and, in a checkout, the commit."""
+    """Versions, machine, threads, the user's files that were imported and, in a checkout, the commit."""
     import torch
 
+    own = [each.to_dict() for each in imported()]
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -173,6 +175,7 @@ def provenance() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "commit": _commit(),
+        **({"imports": own} if own else {}),
     }
 
 

@@ -15,6 +15,8 @@ of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
 and of an embedder (:class:`recgraph.serve.embedder.Embedder`) ``embeddings.parquet``.
 
 A bundle appears whole or not at all. Reading it executes nothing in it: the registry gives the model's class by name.
+Where the model or a part of it is a user's own, ``model.needs`` names the module and the file that register it, with
+the file's SHA-256; they are not imported, and an error names them where they are missing.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -33,6 +36,7 @@ from safetensors.torch import load_file, save_file
 from recgraph import __version__, registry
 from recgraph.data.files import make_folder, replace_folder
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.imports import source_of
 from recgraph.models.base import Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 
@@ -103,13 +107,37 @@ def _write_model(model: Model, folder: Path) -> dict[str, Any]:
     save_file(state, folder / _MODEL)
     if isinstance(model.space, GraphSpace):
         model.space.graph.save(folder / "graph")
+    config = model.config.model_dump(mode="json")
+    needs = [*_needs(model, config)]
     return {
         "key": model.key(),
         "revision": model.revision,
-        "config": model.config.model_dump(mode="json"),
+        "config": config,
         "space": model.space.model_dump(mode="json"),
         "seed": model.seed,
+        **({"needs": needs} if needs else {}),
     }
+
+
+def _needs(model: Model, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The user's own classes that the model is made of, each with what registers it."""
+    named = {registry.key(text) for text in _texts(config)}
+    if type(model).__module__.partition(".")[0] != "recgraph":
+        yield {"kind": "model", "name": model.key(), **source_of(type(model)).to_dict()}
+    for kind, name, cls in registry.registered():
+        if kind not in ("model", "metric") and name in named:
+            yield {"kind": kind, "name": name, **source_of(cls).to_dict()}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _texts(each)
 
 
 def holds(folder: Path) -> Holds:
@@ -188,8 +216,9 @@ def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) ->
         config: its entry ``model``.
 
     Raises:
-        BundleError: the model's class is not here, is another revision, or the weights do not fit it.
+        BundleError: the model's class or a part of it is not here, is another revision, or the weights do not fit it.
     """
+    _check_needs(folder, config.get("needs", ()))
     try:
         cls: type[Model] = registry.load("model", config["key"])
     except ValueError as error:
@@ -213,6 +242,24 @@ def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) ->
     except RuntimeError as error:
         raise BundleError(f"{folder / _MODEL} does not fit {cls.__name__}: {error}") from None
     return model.to(device).eval()
+
+
+def _check_needs(folder: Path, needs: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a model whose own classes are not known here, and warn where their file is another one."""
+    for need in needs:
+        what, file = f"{need['kind']} {need['name']!r}", need["file"]
+        if registry.key(need["name"]) not in registry.names(need["kind"]):
+            source = need["module"] if file is None else f"{file} (SHA-256 {need['sha256'][:12]}...)"
+            give = file or need["module"]
+            raise BundleError(
+                f"{folder} needs the {what} of {source}, which is not imported: add --import {give}, or call "
+                f"rg.import_file({give!r}) before; a bundle imports nothing by itself"
+            )
+        here = source_of(registry.load(need["kind"], need["name"]))
+        if need["sha256"] not in (None, here.sha256):
+            warnings.warn(
+                f"{folder} was written with another {file}: the {what} here may give other numbers", stacklevel=2
+            )
 
 
 def _load_space(folder: Path, sizes: Mapping[str, Any]) -> Space:

@@ -178,7 +178,10 @@ def test_the_best(
         study.set_user_attr(UNSEALED, [*study.user_attrs.get(UNSEALED, []), entry])
         study.set_user_attr(_TESTER, None)
     if plan.folder is not None:
-        result = {**entry, "recgraph": study.user_attrs["recgraph"], "source": plan.source}
+        known: dict[str, Any] = {
+            name: study.user_attrs[name] for name in ("recgraph", "imports") if name in study.user_attrs
+        }
+        result = {**entry, **known, "source": plan.source}
         replace_text(json.dumps(result, indent=1), plan.folder / "result.json")
     return entry
 

@@ -130,7 +130,10 @@ class Plan:
 def _reference(thing: Any) -> str:
     name = f"{thing.__module__}:{getattr(thing, '__qualname__', '')}"
     if thing.__module__ == "__main__" or "<" in name:
-        raise ConfigError(f"workers > 1 needs {name} in a module that a worker can import; use workers = 1, or move it")
+        raise ConfigError(
+            f"workers > 1 needs {name} in a module that a worker can import; use workers = 1, or move it into a file "
+            "of its own and import that: rg.import_file('FILE.py'), --import FILE.py"
+        )
     return name
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph import registry
+from recgraph import imports, registry
 from recgraph.config import ConfigError, load_toml
 from recgraph.data.files import replace_text
 from recgraph.data.split import SealedSplit, Split
@@ -221,6 +221,8 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
                 f"study {plan.study!r} exists with another {different}; "
                 f"go on with the same ones, or give the new study another name (--study)"
             )
+        if own := imports.imported():
+            made.set_user_attr("imports", [each.to_dict() for each in own])
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})
     return load_study(plan, storage)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from recgraph import imports
 from recgraph.data.files import replace_text
 from recgraph.workers.records import Inbox, log_in_worker
 
@@ -156,8 +157,8 @@ class Pool:
         )
         assert process.stdin is not None
         try:
-            orders = {**task.orders, "parent": os.getpid(), "error": str(error), "records": records.orders()}
-            process.stdin.write(json.dumps(orders).encode())
+            more = {"parent": os.getpid(), "error": str(error), "records": records.orders(), "own": imports.orders()}
+            process.stdin.write(json.dumps({**task.orders, **more}).encode())
             process.stdin.close()
         except BrokenPipeError:  # it died at once; its exit code says how
             pass
@@ -229,6 +230,7 @@ def run_worker(work: Callable[[dict[str, Any]], int]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         log_in_worker(orders.get("records"))
         threading.Thread(target=_end_with, args=(orders["parent"],), name="parent", daemon=True).start()
+        imports.follow(orders["own"])
         return work(orders)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,0 +1,223 @@
+"""Parts of a user's own from one file, as they would type it: train, evaluate, recommend, tune, a board, a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+OWN = '''
+"""A model, a metric, an augmentation, a weight and a loss of my own."""
+
+import torch
+
+import recgraph as rg
+from recgraph.augment import SequenceAugmentation
+from recgraph.contrast.weights import Weight
+from recgraph.evaluate.metrics.base import Metric
+from recgraph.losses.base import NextItemLoss
+from recgraph.models.base import ClosedFormModel, Phase
+from recgraph.models.sequence.contrastive import CL4SRec
+
+
+@rg.register("model", "counted")
+class Counted(ClosedFormModel):
+    """Counts the interactions of each item."""
+
+    counts: torch.Tensor
+
+    def _build(self, space):
+        self.register_buffer("counts", torch.zeros(space.n_items))
+
+    def fit(self, train):
+        self.counts.copy_(train.item_counts())
+        return self
+
+    def score(self, query):
+        return self.counts.expand(len(query), -1)
+
+
+@rg.register("model")
+class Mine(CL4SRec):
+    """CL4SRec under a name of its own."""
+
+
+@rg.register("metric")
+class FirstOfAll(Metric):
+    """1 if the first item is relevant."""
+
+    name = "first_of_all"
+
+    def compute(self, ranked, k):
+        return ranked.hits[:, 0].double()
+
+
+@rg.register("augmentation")
+class Backwards(SequenceAugmentation):
+    """The sequence from its end."""
+
+    def augment(self, sequences, generator):
+        last = sequences.offsets[1:][sequences.rows] - 1
+        return sequences.with_values(sequences.values[last - sequences.positions])
+
+
+@rg.register("weight")
+class Alike(Weight):
+    """All candidates weigh 2."""
+
+    def log_w(self, pairs):
+        return torch.full((len(pairs.anchors), len(pairs.candidates)), 0.6931, device=pairs.anchors.device)
+
+
+@rg.register("loss")
+class Squared(NextItemLoss):
+    """The mean squared distance of the states from their targets."""
+
+    def _loss(self, hidden, targets, table, generator):
+        return (hidden - table[targets]).square().mean()
+'''
+PARTS = (
+    *("--set", 'augmentations=["backwards", "crop"]'),
+    *("--set", "weight=alike"),
+    *("--set", "loss=squared"),
+    *("--set", "hidden_dim=8"),
+    *("--set", "batch_size=512"),
+)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "parts").mkdir()
+    (folder / "parts" / "mine.py").write_text(OWN, encoding="utf-8")
+    return folder
+
+
+def recgraph(work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "recgraph.cli", *arguments],
+        cwd=work,
+        env={**os.environ, "RECGRAPH_HOME": str(work / "home"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def done(work: Path, *arguments: str) -> str:
+    made = recgraph(work, *arguments)
+    assert made.returncode == 0, made.stderr
+    return made.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(work: Path) -> Path:
+    """A run in which each part is one's own."""
+    own = ("--import", "parts/mine.py", "--set", "metric=first_of_all@5", "--set", "max_epochs=2")
+    done(work, "train", "mine", "--dataset", "synthetic", "--out", "run", "--device", "cpu", *PARTS, *own)
+    return work / "run"
+
+
+def test_a_run_names_the_file_that_it_imported(work: Path, trained: Path) -> None:
+    sha256 = hashlib.sha256((work / "parts" / "mine.py").read_bytes()).hexdigest()
+    record = json.loads((trained / "record.json").read_text())
+    assert record["provenance"]["imports"] == [{"module": "mine", "file": "mine.py", "sha256": sha256}]
+    needs = json.loads((trained / "bundle" / "config.json").read_text())["model"]["needs"]
+    assert sorted((need["kind"], need["name"]) for need in needs) == [
+        ("augmentation", "backwards"),
+        ("loss", "squared"),
+        ("model", "mine"),
+        ("weight", "alike"),
+    ]
+    assert {(need["file"], need["sha256"]) for need in needs} == {("mine.py", sha256)}
+
+
+def test_it_is_evaluated_and_recommends(work: Path, trained: Path) -> None:
+    table = done(work, "evaluate", "run", "-m", "first_of_all", "--cutoff", "5", "--import=parts/mine.py")
+    assert table.splitlines()[1].startswith("first_of_all@5\t")
+    assert len(done(work, "--import", "parts/mine.py", "recommend", "run", "--user", "1", "-k", "3").splitlines()) == 4
+
+
+def test_a_bundle_says_what_it_needs_and_imports_nothing(work: Path, trained: Path) -> None:
+    made = recgraph(work, "recommend", "run", "--user", "1")
+    assert made.returncode == 2
+    assert "needs the model 'mine' of mine.py (SHA-256 " in made.stderr
+    assert "add --import mine.py" in made.stderr
+    # another file that registers the same names may give other numbers
+    other = work / "other" / "mine.py"
+    other.parent.mkdir(exist_ok=True)
+    other.write_text(OWN + "# changed\n", encoding="utf-8")
+    made = recgraph(work, "recommend", "run", "--user", "1", "--import", "other/mine.py")
+    assert made.returncode == 0, made.stderr
+    assert "was written with another mine.py" in made.stderr
+
+
+def test_workers_of_a_study_import_it(work: Path) -> None:
+    arguments = ("--trials", "2", "--workers", "2", "--test-seeds", "1", "--set", "max_epochs=1", "--device", "cpu")
+    asked = ("-m", "first_of_all@5", "--out", "study", "--import", "parts/mine.py")
+    done(work, "tune", "mine", "--dataset", "synthetic", *PARTS, *arguments, *asked)
+    result = json.loads((work / "study" / "result.json").read_text())
+    assert [each["file"] for each in result["imports"]] == ["mine.py"]
+    trial = json.loads(next((work / "study" / "trials").rglob("record.json")).read_text())
+    assert [each["file"] for each in trial["provenance"]["imports"]] == ["mine.py"]
+
+
+def test_a_board_imports_it(work: Path) -> None:
+    board = work / "boards" / "own" / "synthetic.toml"
+    board.parent.mkdir(parents=True)
+    board.write_text(
+        'import = ["../../parts/mine.py"]\nseeds = [1]\nmetrics = ["ndcg@10", "first_of_all@10"]\n'
+        '[[models]]\nmodel = "counted"\n',
+        encoding="utf-8",
+    )
+    assert "1 made" in recgraph(work, "leaderboard", "run", str(board), "--device", "cpu").stderr
+    done(work, "leaderboard", "render", str(board), "--out", "own.html")
+    page = (work / "own.html").read_text(encoding="utf-8")
+    assert "first_of_all" in page
+    assert "--import ../../parts/mine.py" in page
+    (record,) = (work / "boards" / "results").rglob("counted-*.json")
+    assert json.loads(record.read_text())["provenance"]["imports"][0]["file"] == "mine.py"
+    # a board that does not name the file says how
+    board.write_text('[[models]]\nmodel = "counted"\n', encoding="utf-8")
+    made = recgraph(work, "leaderboard", "run", str(board))
+    assert made.returncode == 2
+    assert "model 'counted' does not exist" in made.stderr
+    assert "--import FILE" in made.stderr
+
+
+def test_an_error_in_the_file_is_shown_with_its_line(work: Path) -> None:
+    (work / "broken.py").write_text("import recgraph as rg\n\nrg.no_such_thing\n", encoding="utf-8")
+    made = recgraph(work, "models", "--import", "broken.py")
+    assert made.returncode == 2
+    assert "broken.py, line 3: AttributeError: module 'recgraph' has no attribute 'no_such_thing'" in made.stderr
+    assert "Traceback" not in made.stderr
+    assert "Traceback" in recgraph(work, "--debug", "models", "--import", "broken.py").stderr
+
+
+def test_a_board_with_a_class_of_the_script_says_what_to_do(work: Path) -> None:
+    board = work / "script" / "synthetic.toml"
+    board.parent.mkdir()
+    board.write_text('[[models]]\nmodel = "inscript"\n', encoding="utf-8")
+    script = work / "script.py"
+    script.write_text(
+        OWN.replace('"counted"', '"inscript"') + f"\nrg.leaderboard.run({str(board.parent)!r})\n", encoding="utf-8"
+    )
+    made = subprocess.run([sys.executable, script], cwd=work, capture_output=True, text=True, check=False)
+    assert made.returncode == 1
+    assert "Counted is a class of the running script" in made.stderr
+    # a part of a model is asked for by the worker alone
+    board.write_text(
+        'seeds = [1]\n[training]\nmax_epochs = 1\n[[models]]\nmodel = "cl4srec"\n'
+        'settings = { augmentations = ["backwards", "crop"] }\n',
+        encoding="utf-8",
+    )
+    text = OWN + f"\nprint(rg.leaderboard.run({str(board.parent)!r}, device='cpu'))\n"
+    script.write_text(text.replace('"mine"', '"another"'), encoding="utf-8")
+    made = subprocess.run([sys.executable, script], cwd=work, capture_output=True, text=True, check=False)
+    assert "1 failed" in made.stdout
+    assert "augmentation 'backwards' is the class Backwards of script.py" in made.stdout
