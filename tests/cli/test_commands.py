@@ -165,7 +165,7 @@ def test_settings_of_training_are_refused_where_nothing_is_trained(tmp_path: Pat
 def test_an_unknown_model_lists_the_known(tmp_path: Path) -> None:
     done = call("train", "sasreck", "--dataset", "synthetic", "--out", tmp_path / "run")
     assert done.exit_code == 2
-    assert "model 'sasreck' does not exist; there are" in done.stderr
+    assert "model 'sasreck' does not exist; did you mean sasrec or esasrec or bsarec? There are adameow," in done.stderr
     assert not (tmp_path / "run").exists()
 
 
