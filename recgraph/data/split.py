@@ -150,7 +150,7 @@ class Split(_Labelled):
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy = {strategy!r} does not exist; there are {', '.join(STRATEGIES)}")
         try:
-            made = STRATEGIES[strategy].of(params)
+            made = STRATEGIES[strategy].of(params).resolved(interactions)
         except ConfigError as error:
             raise ConfigError(f"split {strategy!r}: {error}") from None
         column = made.grades

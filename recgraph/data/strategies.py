@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from enum import IntEnum
 from typing import Annotated, Literal, NoReturn, Self
 
@@ -31,6 +32,9 @@ __all__ = [
 ]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+#: interactions that a user needs to be in all three parts of leave-one-out
+_LEAST = 3
+_log = logging.getLogger(__name__)
 
 
 def _plain_number(value: object) -> object:
@@ -65,6 +69,10 @@ class Strategy(Config):
         """Whether the seed matters."""
         return False
 
+    def resolved(self, interactions: InteractionLog) -> Self:
+        """The strategy with the settings that it has for this log: those that its split is hashed and kept with."""
+        return self
+
     def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         """[T] uint8: the :class:`Label` of each interaction of ``interactions.ordered``."""
         raise NotImplementedError
@@ -87,18 +95,34 @@ class LeaveOneOut(Strategy):
     """The last interaction of each user is test, the one before it valid, the rest train.
 
     Args:
-        short_users: users of fewer than 3 interactions are an error (``"error"``), or all their interactions are train
-            and they are not evaluated (``"train"``).
+        short_users: all interactions of users who have fewer than 3 are train, and these users are not evaluated
+            (``"train"``), or such users are an error (``"error"``). None is ``"train"``, and says how many they are; a
+            log without any is split, and its split hashed, as with ``"error"``.
     """
 
-    short_users: Literal["error", "train"] = "error"
+    short_users: Literal["error", "train"] | None = None
+
+    def resolved(self, interactions: InteractionLog) -> Self:
+        if self.short_users is not None:
+            return self
+        short = _short(interactions.ordered.items.lengths, _LEAST)
+        if not len(short):
+            # what the default was when every short user was an error: hashes made then stay the same
+            return self.model_copy(update={"short_users": "error"})
+        _log.warning(
+            "leave-one-out: %s of %s users have fewer than %d interactions; they are kept in train and not evaluated",
+            f"{len(short):,}",
+            f"{interactions.n_users:,}",
+            _LEAST,
+        )
+        return self.model_copy(update={"short_users": "train"})
 
     def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
-        enough = lengths >= 3
-        if self.short_users == "error" and not bool(enough.all()):
-            _refuse_short(interactions, lengths, 3)
+        enough = lengths >= _LEAST
+        if self.short_users == "error":
+            _refuse_short(interactions, lengths, _LEAST)
         labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
         ends = log.items.offsets[1:][enough]
         labels[ends - 1] = int(Label.TEST)
@@ -106,8 +130,13 @@ class LeaveOneOut(Strategy):
         return labels
 
 
+def _short(lengths: Tensor, least: int) -> Tensor:
+    """The users of fewer than ``least`` interactions; those without any are none of a log's."""
+    return torch.nonzero((lengths < least) & (lengths > 0)).flatten()
+
+
 def _refuse_short(interactions: InteractionLog, lengths: Tensor, least: int) -> None:
-    short = torch.nonzero((lengths < least) & (lengths > 0)).flatten()
+    short = _short(lengths, least)
     if not short.numel():
         return
     first = int(short[0])
@@ -115,7 +144,7 @@ def _refuse_short(interactions: InteractionLog, lengths: Tensor, least: int) -> 
     message = (
         f"leave-one-out needs {least} interactions of each user; user {interactions.users.ids([first])[0]!r} "
         f"has {int(lengths[first])} ({short.numel():,} of {lengths.numel():,} users have fewer): filter with "
-        f".k_core(users={least}, items=0), or keep them in train alone with short_users='train'"
+        f".k_core(users={least}, items=0), or keep them in train alone: short_users='train', the default"
     )
     raise interactions.source.error(ShortUserError, message, row=row)
 

@@ -189,7 +189,7 @@ def test_ratings_and_weights_that_are_no_numbers(write: Write) -> None:
 def test_user_with_one_interaction_under_leave_one_out(write: Write) -> None:
     path = write("user_id,item_id\na,1\na,2\na,3\nb,1\na,4\n")
     with pytest.raises(errors.ShortUserError, match=r"line 5: .*user 'b' has 1 \(1 of 2 users.*short_users='train'"):
-        Interactions.from_csv(path).split("leave-one-out")
+        Interactions.from_csv(path).split("leave-one-out", short_users="error")
 
 
 def test_corrupt_parquet(write: Write, tmp_path: Path) -> None:

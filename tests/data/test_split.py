@@ -79,14 +79,29 @@ def test_parts_carry_times_and_weights_in_order() -> None:
     assert (part.n_users, part.n_items) == (data.n_users, data.n_items)
 
 
-def test_short_users_under_leave_one_out() -> None:
+def test_short_users_under_leave_one_out(caplog: pytest.LogCaptureFixture) -> None:
     frame = pl.DataFrame({"u": ["a", "b", "a", "a", "c", "c"], "i": [1, 2, 3, 4, 5, 6]})
     data = Interactions.from_frame(frame, user="u", item="i")
     with pytest.raises(ShortUserError, match=r"row 1 .*user 'b' has 1 \(2 of 3 users"):
-        data.split("leave-one-out")
-    split = data.split("leave-one-out", short_users="train")
+        data.split("leave-one-out", short_users="error")
+    asked = data.split("leave-one-out", short_users="train")
+    assert not caplog.text
+    with caplog.at_level(logging.WARNING, logger="recgraph"):
+        split = data.split("leave-one-out")
+    assert caplog.text.count("2 of 3 users have fewer than 3 interactions; they are kept in train") == 1
+    assert (split.hash, split.params) == (asked.hash, asked.params)
     assert split.train.items.lengths.tolist() == [1, 1, 2]
     assert (split.valid.users.tolist(), split.test.users.tolist()) == ([0], [0])
+
+
+def test_a_log_without_short_users_is_split_as_ever(caplog: pytest.LogCaptureFixture) -> None:
+    split = _log().split("leave-one-out")
+    # what a split was hashed and recorded with when short users were an error by default
+    assert split.params["short_users"] == "error"
+    assert split.hash == _log().split("leave-one-out", short_users="error").hash
+    assert "fewer" not in caplog.text
+    with_others = _log().with_ids(users=["nobody"])  # a user without interactions is not a short one
+    assert with_others.split("leave-one-out").params["short_users"] == "error"
 
 
 def test_time_cut_by_shares_and_by_instants() -> None:
