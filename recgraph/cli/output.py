@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -65,6 +64,7 @@ class FileFormat(StrEnum):
     TSV = "tsv"
     CSV = "csv"
     JSON = "json"
+    JSONL = "jsonl"
     PARQUET = "parquet"
 
 
@@ -93,6 +93,9 @@ def show(rows: Iterable[Row], form: Format | FileFormat | None = None, title: st
         _table(rows, title)
     elif chosen == Format.JSON:
         typer.echo(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
+    elif chosen == FileFormat.JSONL:
+        for row in rows:
+            typer.echo(json.dumps(row, default=str, ensure_ascii=False))
     else:
         _separated(rows, "," if chosen == Format.CSV else "\t")
 
@@ -111,24 +114,22 @@ def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None
         else:
             show(frame.iter_rows(named=True), form, title)
         return
-    form = form or _form_of(output)
-    writers: dict[FileFormat, Callable[[Path], Any]] = {
-        FileFormat.CSV: frame.write_csv,
-        FileFormat.TSV: lambda path: frame.write_csv(path, separator="\t"),
-        FileFormat.JSON: frame.write_json,
-        FileFormat.PARQUET: frame.write_parquet,
-    }
-    if form not in writers:
-        raise ValueError(f"--format {form.value} is for people; write {output} as csv, tsv, json or parquet")
-    from recgraph.data.files import replace_file
+    write_parts([frame], form, output)
 
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        writers[form](temporary)
-        replace_file(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    note(f"{frame.height} rows written to {output}")
+
+def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: Path) -> None:
+    """Write frames one under the other into a file, one at a time; without ``form`` the file's ending decides.
+
+    Raises:
+        ValueError: a table was asked for, or the ending is not known.
+    """
+    form = form or _form_of(output)
+    if form == FileFormat.TABLE:
+        raise ValueError(f"--format table is for people; write {output} as csv, tsv, json, jsonl or parquet")
+    from recgraph.data.files import Form, replace_parts
+
+    written = replace_parts(parts, output, cast(Form, form.value))
+    note(f"{written} rows written to {output}")
 
 
 def default_format() -> Format:
@@ -140,7 +141,9 @@ def _form_of(path: Path) -> FileFormat:
     try:
         return FileFormat(path.suffix.removeprefix(".").lower())
     except ValueError:
-        raise ValueError(f"--output {path}: end its name in .csv, .tsv, .json or .parquet, or give --format") from None
+        raise ValueError(
+            f"--output {path}: end its name in .csv, .tsv, .json, .jsonl or .parquet, or give --format"
+        ) from None
 
 
 def _table(rows: Sequence[Row], title: str) -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recgraph.cli.output import FileFormat, FileFormatOption, note, show_frame
+from recgraph.cli.output import FileFormat, FileFormatOption, note, show_frame, write_parts
+from recgraph.cli.rules import (
+    AllowOption,
+    BlockOption,
+    BoostOption,
+    DiversityOption,
+    MaxPerOption,
+    RulesOption,
+    rules_of,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,28 +32,53 @@ _FALLBACK = "Popular items for users without a known history."
 _WITH = "A column of the item features to show, e.g. title; may be given many times."
 
 
+_ALL = "All users of the training data; written to --out part by part."
+_OWN = "items of single users, a file of users and items as --histories reads."
+
+
 def recommend(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
     user: Annotated[list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
+    every: Annotated[bool, typer.Option("--all", help=_ALL)] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items for each.")] = 10,
     with_columns: Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also items that the user has had.")] = False,
     popular: Annotated[bool, typer.Option("--popular", help=_FALLBACK)] = False,
+    rules: RulesOption = None,
+    allow: AllowOption = None,
+    block: BlockOption = None,
+    allow_for: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Restrict to {_OWN}")] = None,
+    block_for: Annotated[Path | None, typer.Option(metavar="FILE", help=f"Never recommend {_OWN}")] = None,
+    max_per: MaxPerOption = None,
+    boost: BoostOption = None,
+    diversity: DiversityOption = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
     form: FileFormatOption = None,
 ) -> None:
-    """Recommend items to users of a run, by --user ID or by --histories FILE."""
-    if bool(user) == (histories is not None):
-        raise ValueError("say for whom: --user ID (once or more), or else --histories FILE")
+    """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories FILE."""
+    if bool(user) + (histories is not None) + every != 1:
+        raise ValueError("say for whom: --user ID (once or more), or --histories FILE, or --all")
+    if every and output is None:
+        raise ValueError("--all writes a file: add --out FILE (.parquet, .csv, .tsv, .json, .jsonl)")
+    made = rules_of(rules, allow, block, max_per, boost, diversity)
     recommender = _open(run)
+    asked: dict[str, Any] = {
+        "k": k,
+        "exclude_seen": not keep_seen,
+        "rules": made,
+        "allow": None if allow_for is None else _read(allow_for, recommender),
+        "block": None if block_for is None else _read(block_for, recommender),
+        "fallback": "popularity" if popular else None,
+        "item_columns": with_columns or (),
+    }
+    if every and output is not None:
+        write_parts((_as_polars(part) for part in recommender.stream("all", **asked)), form, output)
+        return
     found = recommender.recommend(
         users=_parse(user, recommender.users) if user else None,
         histories=_read(histories, recommender) if histories is not None else None,
-        k=k,
-        exclude_seen=not keep_seen,
-        fallback="popularity" if popular else None,
-        item_columns=with_columns or (),
+        **asked,
     )
     show_frame(_as_polars(found), form, output)
 
@@ -78,13 +112,8 @@ def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None)
     """Arrays as texts of JSON where the file's form has cells of text alone."""
     import polars as pl
 
-    nested = output is None or (form or output.suffix.lower()) in (
-        FileFormat.JSON,
-        FileFormat.PARQUET,
-        ".json",
-        ".parquet",
-    )
-    if nested:
+    nested = (".json", ".jsonl", ".parquet")
+    if output is None or (form is None and output.suffix.lower() in nested) or (form and f".{form.value}" in nested):
         return frame
     as_text = pl.concat_str(
         pl.lit("["), pl.col("vector").arr.to_list().cast(pl.List(pl.String)).list.join(", "), pl.lit("]")
@@ -96,7 +125,9 @@ def _open(run: Path) -> Recommender:
     from recgraph.serve.recommender import Recommender
 
     inside = run / "bundle"
-    return Recommender.load(inside if inside.is_dir() else run)
+    recommender = Recommender.load(inside if inside.is_dir() else run)
+    recommender.kind = "polars"  # of frames that are written here, whatever the log's is
+    return recommender
 
 
 def _parse(texts: list[str], ids: IdMap) -> pl.Series:
@@ -108,14 +139,18 @@ def _parse(texts: list[str], ids: IdMap) -> pl.Series:
 
 
 def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
-    """The histories as a frame with the run's column names and, of items, its type of ids."""
+    """A log as a frame with the run's column names; its ids are texts where the run's are."""
     import polars as pl
 
     columns = recommender.columns
     frame = _as_polars(_interactions(path, columns.user, columns.item, columns.timestamp).to_frame())
-    if recommender.items.values.dtype == pl.String:  # "007" and 7 are not told apart by a reader of text files
-        frame = frame.with_columns(pl.col(columns.item).cast(pl.String))
-    return frame
+    # "007" and 7 are not told apart by a reader of text files
+    of_texts = [
+        name
+        for name, ids in ((columns.user, recommender.users), (columns.item, recommender.items))
+        if ids.values.dtype == pl.String
+    ]
+    return frame.with_columns(pl.col(of_texts).cast(pl.String))
 
 
 def _interactions(path: Path, user: str, item: str, timestamp: str | None) -> Interactions:

@@ -270,6 +270,69 @@ def test_recommend_to_histories(run: Path, tmp_path: Path, name: str, text: str)
     assert not {row["item_id"] for row in found if row["user_id"] == 7} & {3, 4}
 
 
+@pytest.mark.parametrize("ending", ["parquet", "json", "jsonl", "csv", "tsv"])
+def test_recommend_to_all_users(run: Path, tmp_path: Path, ending: str) -> None:
+    readers: dict[str, Any] = {
+        "parquet": pl.read_parquet,
+        "json": pl.read_json,
+        "jsonl": pl.read_ndjson,
+        "csv": pl.read_csv,
+        "tsv": lambda path: pl.read_csv(path, separator="\t"),
+    }
+    done = call("recommend", run, "--all", "-k", 4, "--out", tmp_path / f"recs.{ending}")
+    assert done.exit_code == 0, done.output
+    assert "2400 rows written" in done.stderr
+    found = readers[ending](tmp_path / f"recs.{ending}")
+    assert found.columns == ["user_id", "item_id", "score", "rank"]
+    assert found["user_id"].n_unique() == 600
+    one = pl.DataFrame(rows("recommend", run, "-u", 7, "-k", 4))
+    assert found.filter(user_id=7)["item_id"].to_list() == one["item_id"].to_list()
+
+
+def test_recommend_by_rules(run: Path, tmp_path: Path) -> None:
+    plain = [row["item_id"] for row in rows("recommend", run, "-u", 1, "-k", 20, "--with", "group")]
+    options = ("--max-per", "group=1", "--block", plain[0], "--boost", "place=0.001", "--diversity", "0.2")
+    found = rows("recommend", run, "-u", 1, "-k", 4, "--with", "group", *options)
+    assert len({row["group"] for row in found}) == 4
+    assert plain[0] not in {row["item_id"] for row in found}
+    (tmp_path / "rules.toml").write_text(
+        f"block = [{plain[0]}]\ndiversity = 0.2\nmax_per = {{ group = 1 }}\nboost = {{ place = 0.001 }}\n"
+    )
+    assert rows("recommend", run, "-u", 1, "-k", 4, "--with", "group", "--rules", tmp_path / "rules.toml") == found
+    more = rows("recommend", run, "-u", 1, "-k", 4, "--rules", tmp_path / "rules.toml", "--max-per", "group=2")
+    assert more != found
+    raised = rows("recommend", run, "-u", 1, "-k", 3, "--with", "group", "--boost", "group:3=100", "--allow", 300)
+    assert [row["item_id"] for row in raised] == [300]
+    raised = rows("recommend", run, "-u", 1, "-k", 3, "--with", "group", "--boost", "group:3*=100")
+    assert {row["group"] for row in raised} == {3}
+    (tmp_path / "block.csv").write_text(f"user_id,item_id\n1,{plain[0]}\n2,{plain[1]}\n")
+    found = rows("recommend", run, "-u", 1, "-k", 2, "--block-for", tmp_path / "block.csv")
+    assert [row["item_id"] for row in found] == plain[1:3]
+    found = rows("recommend", run, "-u", 1, "-k", 2, "--allow-for", tmp_path / "block.csv")
+    assert [row["item_id"] for row in found] == plain[:1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-u", 1, "--all", "--out", "x.csv"), "say for whom"),
+        (("--all",), "--all writes a file: add --out FILE"),
+        (("--all", "--out", "x.xls"), "end its name in .csv, .tsv, .json, .jsonl or .parquet"),
+        (("-u", 1, "--max-per", "group"), "--max-per 'group' is not of the form COLUMN=NUMBER"),
+        (("-u", 1, "--boost", "place=much"), "--boost 'place=much': 'much' is no number"),
+        (("-u", 1, "--max-per", "kind=1"), "max_per: 'kind' is no column of the item features"),
+        (("-u", 1, "--block", "x"), "block: 'x' cannot be an item"),
+        (("-u", 1, "--diversity", "7"), "diversity.weight = 7"),
+        (("-u", 1, "--rules", "none.toml"), "none.toml"),
+    ],
+)
+def test_recommend_rules_mistakes(run: Path, arguments: tuple[object, ...], message: str) -> None:
+    done = call("recommend", run, *arguments)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert not Path("x.csv").exists()
+
+
 @pytest.mark.parametrize("ending", ["parquet", "json", "csv"])
 def test_vectors_of_items_users_and_histories(run: Path, tmp_path: Path, ending: str) -> None:
     readers: dict[str, Any] = {"parquet": pl.read_parquet, "json": pl.read_json, "csv": pl.read_csv}
