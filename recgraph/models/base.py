@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.config import Config, configure
 from recgraph.data.batches import Batches, Query
+from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Part
 from recgraph.rng import Generators, seeded_init
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["ClosedFormModel", "Model", "ModelConfig", "PathKey", "Phase", "Space", "TrainableModel"]
+__all__ = ["ClosedFormModel", "FeatureSpace", "Model", "ModelConfig", "PathKey", "Phase", "Space", "TrainableModel"]
 
 
 #: term name -> the function that computes it
@@ -46,6 +47,14 @@ class Space(Config):
 
     n_users: Annotated[int, Field(ge=0)]
     n_items: Annotated[int, Field(ge=1)]
+
+
+class FeatureSpace(Space):
+    """The sizes, and the encoded features of the items."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    features: Annotated[ItemFeatures, Field(exclude=True)]
 
 
 @dataclass(frozen=True)
@@ -126,6 +135,11 @@ class Model(nn.Module):
             ValueError: the model has none.
         """
         raise ValueError(f"{type(self).__name__} has no table of item vectors, so that init_items has no place in it")
+
+    @property
+    def wanted_features(self) -> FeatureWish:
+        """The columns of the item features that it is built with, as part of a :class:`FeatureSpace`; (): none."""
+        return ()
 
     @property
     def has_vectors(self) -> bool:

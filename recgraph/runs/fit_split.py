@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recgraph.config import ConfigError
+from recgraph.data.item_features import ItemFeatures
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
 from recgraph.data.split import FitPart, SealedSplit, Split
@@ -14,7 +15,7 @@ from recgraph.data.strategies import EVERYTHING
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.metrics.names import split_metric
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.base import Model, Space, TrainableModel
+from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
 from recgraph.runs.pretrained import Scale, initial_items
@@ -139,8 +140,15 @@ def _check_validation(metric: str, split: SealedSplit) -> None:
 
 
 def _space(model: Model, split: SealedSplit, part: Part) -> Space:
-    """The sizes; a model that reads a graph also gets that of the part, with all side information."""
+    """The sizes; a model that reads a graph also gets that of the part, with all side information.
+
+    A model with item features gets these, as learnt from the items of the part.
+    """
     sizes = {"n_users": split.n_users, "n_items": split.n_items}
+    if model.wanted_features:
+        log, known = split.interactions, part.item_counts() > 0
+        features = ItemFeatures.learn(log.item_features, log.columns.item, log.items, known, model.wanted_features)
+        return FeatureSpace(**sizes, features=features)
     if not model.reads_graph:
         return Space(**sizes)
     return GraphSpace(**sizes, graph=HeteroGraph.from_interactions(split.interactions, part))

@@ -4,6 +4,8 @@
                            record, and the SHA-256 of all files
     model.safetensors      parameters and buffers
     graph/                 of a model that was built for a typed graph (:meth:`HeteroGraph.save`)
+    features.safetensors   of a model with item features: the encoded columns; what was learnt of them, vocabularies
+                           and scales, is in ``config.json``
 
 of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
 
@@ -35,9 +37,10 @@ from safetensors.torch import load_file, save_file
 
 from recgraph import __version__, registry
 from recgraph.data.files import make_folder, replace_folder
+from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
-from recgraph.models.base import Model, Space
+from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 
 __all__ = ["FORMAT", "BundleError", "guard", "holds", "load_model", "read_config", "write"]
@@ -46,6 +49,7 @@ __all__ = ["FORMAT", "BundleError", "guard", "holds", "load_model", "read_config
 FORMAT = 1
 Holds = Literal["recommender", "embedder"]
 _MODEL = "model.safetensors"
+_FEATURES = "features.safetensors"
 T = TypeVar("T")
 
 
@@ -109,6 +113,11 @@ def _write_model(model: Model, folder: Path) -> dict[str, Any]:
         model.space.graph.save(folder / "graph")
     config = model.config.model_dump(mode="json")
     needs = [*_needs(model, config)]
+    learnt = {}
+    if isinstance(model.space, FeatureSpace):
+        features = model.space.features
+        save_file(features.tensors(), folder / _FEATURES)
+        learnt = {"item_features": features.schema.model_dump(mode="json")}
     return {
         "key": model.key(),
         "revision": model.revision,
@@ -116,6 +125,7 @@ def _write_model(model: Model, folder: Path) -> dict[str, Any]:
         "space": model.space.model_dump(mode="json"),
         "seed": model.seed,
         **({"needs": needs} if needs else {}),
+        **learnt,
     }
 
 
@@ -231,7 +241,7 @@ def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) ->
             "would give other numbers; train again, or use the version of recgraph that wrote the bundle"
         )
     try:
-        space = _load_space(folder, config["space"])
+        space = _load_space(folder, config)
         # the seed matters to what a model draws from its graph when it is built
         model = cls(cls.Config.of(config["config"])).build(space, config.get("seed") or 0)
     except ValueError as error:
@@ -262,7 +272,11 @@ def _check_needs(folder: Path, needs: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _load_space(folder: Path, sizes: Mapping[str, Any]) -> Space:
+def _load_space(folder: Path, config: Mapping[str, Any]) -> Space:
+    sizes = config["space"]
+    if "item_features" in config:
+        schema = FeatureSchema.of(config["item_features"])
+        return FeatureSpace.of(sizes, features=ItemFeatures.from_tensors(schema, guard(folder / _FEATURES, load_file)))
     if not (folder / "graph").is_dir():
         return Space.of(sizes)
     return GraphSpace.of(sizes, graph=guard(folder / "graph", HeteroGraph.load))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
+from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder
+from recgraph.encoders.items import ItemTower
 from recgraph.encoders.transformer import initialise
 from recgraph.losses.base import NextItemLoss
-from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel
+from recgraph.models.base import FeatureSpace, ModelConfig, Phase, Space, Terms, TrainableModel
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -44,6 +48,26 @@ class SequenceConfig(ModelConfig):
     loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
     encoder: EncoderName = "transformer"
     encoder_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings that it alone has")]
+    item_features: Annotated[
+        FeatureWish,
+        Field(description="columns of the item features that items are embedded by: names or {name, kind}, or 'all'"),
+        Added(),
+    ] = ()
+    item_id_embedding: Annotated[
+        bool, Field(description="with item_features: whether items in training also have vectors of their own"), Added()
+    ] = True
+    item_id_dropout: Annotated[
+        float,
+        Field(ge=0, lt=1, description="with item_features: the share of items embedded without these, anew each step"),
+        Search(0.0, 0.9, step=0.1),
+        Added(),
+    ] = 0.2
+
+    @model_validator(mode="after")
+    def _has_items(self) -> Self:
+        if not self.item_id_embedding and not self.item_features:
+            raise ValueError("item_id_embedding = False leaves nothing to embed items by; name item_features too")
+        return self
 
 
 class TransformerConfig(SequenceConfig):
@@ -70,7 +94,9 @@ class Encoded(NamedTuple):
 class SequenceModel(TrainableModel):
     """Base of sequence models: an item table, an encoder and a recommendation loss. Term ``rec``: that loss.
 
-    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history.
+    Tokens are ``item_idx + 1``; token 0 is a masked item and stands for no history. With ``item_features`` the table is
+    made by an :class:`recgraph.encoders.items.ItemTower`, anew in each step, and the loss scores the items that occur
+    in training.
     """
 
     Config: ClassVar[type[ModelConfig]] = SequenceConfig
@@ -79,12 +105,32 @@ class SequenceModel(TrainableModel):
 
     def _build(self, space: Space) -> None:
         config = self.config
-        self.item_embedding = nn.Embedding(space.n_items + 1, config.hidden_dim)
+        n_own = space.n_items if config.item_id_embedding else 0
+        self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
         initialise(self.item_embedding)
         self.encoder = make_encoder(config)
         self.loss: NextItemLoss = registry.make(
             "loss", {"name": config.loss, **config.loss_options}, n_negatives=config.n_negatives
         )
+        self.item_tower = self._make_tower(space)
+
+    def _make_tower(self, space: Space) -> ItemTower | None:
+        config = self.config
+        if not config.item_features:
+            return None
+        if not isinstance(space, FeatureSpace):
+            raise ValueError(
+                f"item_features = {config.item_features!r} needs the features: build(FeatureSpace(...)), as rg.fit does"
+            )
+        features = space.features
+        return ItemTower(
+            config.hidden_dim, features.entries, features.dense, features.schema.missing, config.item_id_dropout
+        )
+
+    @property
+    def wanted_features(self) -> FeatureWish:
+        wish: FeatureWish = self.config.item_features
+        return wish
 
     @property
     def needs_full_batches(self) -> bool:
@@ -110,8 +156,26 @@ class SequenceModel(TrainableModel):
         )
 
     def setup(self, train: Part) -> None:
-        """Show the training part to the loss, which may need the items' popularity."""
-        self.loss.setup(train.item_counts())
+        """Show the training part to the loss, which may need the items' popularity, and to the item tower."""
+        counts = train.item_counts()
+        self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
+
+    def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
+        with nullcontext() if self.item_tower is None else self.item_tower.sharing():
+            return super().forward(batch, terms)
+
+    def token_table(self, batch: SequenceBatch | None = None) -> Tensor:
+        """[n_items + 1, D]: the vector of each token, for inputs and scores alike.
+
+        Args:
+            batch: whose generators draw ``item_id_dropout``; needed in training mode.
+        """
+        if self.item_tower is None:
+            return self.item_embedding.weight
+        table: Tensor = self.item_tower(
+            self.item_embedding.weight, None if batch is None else batch.generators["item_ids"]
+        )
+        return table
 
     def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
         """``rec``. A subclass adds a term as ``super().terms(batch, asked) | {"mine": lambda: ...}``."""
@@ -123,14 +187,16 @@ class SequenceModel(TrainableModel):
 
     def next_item_loss(self, batch: SequenceBatch, states: Tensor) -> Tensor:
         """The recommendation loss of :meth:`training_states`."""
-        loss: Tensor = self.loss(states, batch.targets, self.item_embedding.weight, batch.generators["negatives"])
+        table, targets = self.token_table(batch), batch.targets
+        if self.item_tower is not None:
+            table, targets = self.item_tower.of_candidates(table, targets)
+        loss: Tensor = self.loss(states, targets, table, batch.generators["negatives"])
         return loss
 
     def encode(self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True) -> Tensor:
         """The encoder's states of B rows of tokens, [B, D] or [T, D]; dropout draws from the batch's generators."""
-        states: Tensor = self.encoder(
-            sequences, self.item_embedding.weight, batch.generators["dropout"], last_only=last_only
-        )
+        table = self.token_table(batch)
+        states: Tensor = self.encoder(sequences, table, batch.generators["dropout"], last_only=last_only)
         return states
 
     def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
@@ -150,14 +216,16 @@ class SequenceModel(TrainableModel):
         empty_mask = tokens.lengths == 0
         if bool(empty_mask.any()):
             tokens = _fill_empty(tokens, empty_mask)
-        states: Tensor = self.encoder(tokens, self.item_embedding.weight)
+        states: Tensor = self.encoder(tokens, self.token_table())
         return states
 
     def item_table(self) -> Tensor:
+        if not self.config.item_id_embedding:
+            raise ValueError("item_id_embedding = False: items have no vectors of their own that init_items could set")
         return self.item_embedding.weight[1:]
 
     def encode_items(self) -> Tensor:
-        return self.item_embedding.weight[1:]
+        return self.token_table()[1:]
 
 
 def make_encoder(config: SequenceConfig) -> SequenceEncoder:

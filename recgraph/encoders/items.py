@@ -1,0 +1,149 @@
+"""The item tower: the vector of an item as the sum of a vector of its own and of those of its features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from recgraph.encoders.transformer import initialise
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.spmm import spmm
+
+__all__ = ["ItemTower"]
+
+
+class ItemTower(nn.Module):
+    """``v_i = k_i e_i + sum_f mean_{a in f(i)} E_a + W x_i``.
+
+    ``e_i`` is the item's own vector, ``k_i`` 1 where the item occurs in training and 0 where ``e_i`` could never be
+    learned, ``E_a`` the vector of a value of a category (or of its absence), ``x_i`` the numbers and vectors of the
+    item. One table for the inputs of the encoder and for the scores.
+
+    During training ``e_i`` is also left out for a share ``id_dropout`` of the items, drawn anew for each table, so that
+    features learn to stand alone, as they do for an item without interactions (Volkovs et al., DropoutNet, NeurIPS
+    2017).
+
+    Vectors of values begin like those of items, N(0, 0.02); those of absences begin with 0 and stay there where every
+    training item has the feature.
+
+    Args:
+        hidden_dim: width D.
+        entries: [n_items, C], the weights of the values of each item.
+        dense: [n_items, W], numbers and vectors; W may be 0.
+        missing: the columns of ``entries`` that stand for the absence of a feature.
+        id_dropout: see above.
+    """
+
+    dense: Tensor
+    known_items: Tensor
+    candidates: Tensor
+    places: Tensor
+
+    def __init__(
+        self, hidden_dim: int, entries: Csr, dense: Tensor, missing: Sequence[int], id_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        n_items = entries.shape[0]
+        self.id_dropout = id_dropout
+        self.values = nn.Embedding(entries.shape[1], hidden_dim)
+        initialise(self.values)
+        with torch.no_grad():
+            self.values.weight[list(missing)] = 0
+        self.project = nn.Linear(dense.shape[1], hidden_dim, bias=False) if dense.shape[1] else None
+        if self.project is not None:
+            initialise(self.project)
+        self.entries = entries
+        self.register_buffer("dense", dense, persistent=False)
+        self.register_buffer("known_items", torch.ones(n_items, dtype=torch.bool))
+        # tokens of the items that a loss may score, and the place of each token among them; empty: all
+        self.register_buffer("candidates", torch.empty(0, dtype=torch.int64), persistent=False)
+        self.register_buffer("places", torch.empty(0, dtype=torch.int64), persistent=False)
+        self._shared: list[Tensor] | None = None
+        self._kept: tuple[Any, Tensor] | None = None
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        like = self.values.weight
+        self.entries = self.entries.to(like.device, like.dtype)
+        return self
+
+    def setup(self, item_counts: Tensor) -> Tensor:
+        """Learn which items occur in training -> the counts of these.
+
+        Args:
+            item_counts: [n_items].
+        """
+        known_mask = item_counts.to(self.known_items.device) > 0
+        self.known_items.copy_(known_mask)
+        if bool(known_mask.all()):
+            self.candidates, self.places = self.candidates[:0], self.places[:0]
+            return item_counts
+        self.candidates = torch.cat([known_mask.new_ones(1), known_mask]).nonzero().flatten()
+        self.places = self.candidates.new_zeros(len(known_mask) + 1)
+        self.places[self.candidates] = torch.arange(len(self.candidates), device=known_mask.device)
+        return item_counts[known_mask.to(item_counts.device)]
+
+    def features(self) -> Tensor:
+        """[n_items, D]: the sum over the features."""
+        out = spmm(self.entries, self.values.weight)
+        if self.project is not None:
+            out = out + self.project(self.dense.to(out.dtype))
+        return out
+
+    def forward(self, own: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The table of tokens.
+
+        Args:
+            own: [1 + n_items, D], the vector of the masked item, then those of the items; or [1, D]: items have none.
+            generator: draws the items whose own vector is left out; needed in training mode with ``id_dropout``.
+
+        Returns:
+            [1 + n_items, D]. Within :meth:`sharing` all calls get the table of the first; in evaluation mode without
+            gradients a table is kept until a parameter changes.
+        """
+        if self._shared is not None:
+            if not self._shared:
+                self._shared.append(self._table(own, generator))
+            return self._shared[0]
+        if self.training or torch.is_grad_enabled():
+            return self._table(own, generator)
+        state = [own, *self.parameters(), self.known_items]
+        seen = [(tensor, tensor._version, tensor.device, tensor.dtype) for tensor in state]
+        kept = self._kept  # read once: another thread may replace it
+        if kept is None or not all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(kept[0], seen, strict=True)):
+            kept = self._kept = (seen, self._table(own, None))
+        return kept[1]
+
+    def _table(self, own: Tensor, generator: torch.Generator | None) -> Tensor:
+        items = self.features()
+        if len(own) > 1:
+            kept_mask = self.known_items
+            if self.training and self.id_dropout:
+                if generator is None:
+                    raise ValueError("generator is required in training mode with id_dropout > 0")
+                draw = torch.rand(len(kept_mask), generator=generator, device=generator.device)
+                kept_mask = kept_mask & (draw >= self.id_dropout)
+            items = items + own[1:] * kept_mask[:, None]
+        return torch.cat([own[:1], items])
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """The block in which the table is computed once: one step on one batch."""
+        self._shared = []
+        try:
+            yield
+        finally:
+            self._shared = None
+
+    def of_candidates(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of the table that a loss may score, those of items in training, and the targets among them.
+
+        An item without interactions is never a target: as a negative its features would learn to lower its score.
+        """
+        if not len(self.candidates):
+            return table, targets
+        return table.index_select(0, self.candidates), self.places[targets]

@@ -1,0 +1,169 @@
+"""Item features: what is learnt of columns, how catalogues are encoded by it, and what is refused."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recgraph.data.errors import DataError, MissingColumnError
+from recgraph.data.ids import IdMap
+from recgraph.data.item_features import FeatureSchema, FeatureSpec, FeatureWish, ItemFeatures
+
+ITEMS = IdMap(pl.Series(["a", "b", "c", "d", "cold"]))
+KNOWN = torch.tensor([True, True, True, True, False])
+TABLE = pl.DataFrame(
+    {
+        # in another order than the catalogue, with an item that it does not have, and without "d"
+        "id": ["cold", "c", "b", "other", "a"],
+        "genres": [["war", "new"], ["war"], ["war", "love", "love"], ["x"], None],
+        "maker": ["M", "M", "N", "N", "M"],
+        "year": [2050, 1990, 2000, 1, 1980],
+        "vector": [[9.0, 0.0], [1.0, 2.0], None, [5.0, 5.0], [3.0, 2.0]],
+        "title": ["The Cold War", "War", "Of Love and war", "-", "one more"],
+    }
+)
+
+
+def learn(wish: FeatureWish, table: pl.DataFrame = TABLE) -> ItemFeatures:
+    return ItemFeatures.learn(table, "id", ITEMS, KNOWN, wish)
+
+
+def test_a_category_is_the_mean_of_its_known_values_and_else_missing() -> None:
+    features = learn(("genres",))
+    (column,) = features.schema.columns
+    assert (column.kind, column.values) == ("category", ("love", "war"))  # "new" and "x" are not in training
+    wanted = [[1, 0, 0], [0, 0.5, 0.5], [0, 0, 1], [1, 0, 0], [0, 0, 1]]
+    assert features.entries.to_dense().tolist() == wanted
+    assert features.dense.shape == (5, 0)
+
+
+def test_words_are_the_set_of_lower_case_words() -> None:
+    features = learn((FeatureSpec(name="title", kind="words"),))
+    (column,) = features.schema.columns
+    assert column.values == ("and", "love", "more", "of", "one", "war")
+    dense = features.entries.to_dense()
+    assert dense[4].tolist() == [0, 0, 0, 0, 0, 0, 1]  # "the" and "cold" are not in training
+    assert dense[1].tolist() == [0, 0.25, 0.25, 0, 0.25, 0, 0.25]
+    assert dense[3].tolist() == [1, 0, 0, 0, 0, 0, 0]  # no row in the frame
+
+
+def test_a_number_fills_the_intervals_below_it() -> None:
+    features = learn(("year",))
+    (column,) = features.schema.columns
+    edges = np.unique(np.quantile([1980, 1990, 2000], np.linspace(0, 1, 9)))
+    assert column.edges == tuple(edges)
+    years = {"a": 1980, "b": 2000, "c": 1990, "cold": 2050}
+    filled = {
+        name: [min(max((year - low) / (high - low), 0), 1) for low, high in itertools.pairwise(edges)]
+        for name, year in years.items()
+    }
+    means = np.mean([filled[name] for name in "abc"], 0)
+    scale = math.sqrt(np.mean([np.sum((np.array(filled[name]) - means) ** 2) for name in "abc"]))
+    for row, name in enumerate(["a", "b", "c", "d", "cold"]):
+        wanted = np.zeros(8) if name == "d" else (np.array(filled[name]) - means) / scale
+        np.testing.assert_allclose(features.dense[row].numpy(), wanted, atol=1e-6)
+    assert features.entries.to_dense().flatten().tolist() == [0, 0, 0, 1, 0]
+    # beyond the training items' numbers: as their largest
+    assert torch.equal(features.dense[4], features.dense[1])
+
+
+def test_a_vector_is_centred_and_scaled() -> None:
+    features = learn(("vector",))
+    (column,) = features.schema.columns
+    assert (column.kind, column.means, column.scale) == ("vector", (2.0, 2.0), 1.0)
+    assert features.dense.tolist() == [[1, 0], [0, 0], [-1, 0], [0, 0], [7, -2]]
+    assert features.entries.to_dense().flatten().tolist() == [0, 1, 0, 1, 0]
+
+
+def test_several_features_lie_side_by_side() -> None:
+    features = learn(("year", "genres", "vector"))
+    assert features.schema.missing == [0, 1, 4]
+    assert features.entries.shape == (5, 5)
+    assert features.dense.shape == (5, 10)
+    assert torch.equal(features.dense[:, 8:], learn(("vector",)).dense)
+    assert torch.equal(features.entries.to_dense()[:, 1:4], learn(("genres",)).entries.to_dense())
+
+
+def test_all_takes_what_can_be_used_and_leaves_out_titles(caplog: pytest.LogCaptureFixture) -> None:
+    table = TABLE.with_columns(pl.lit(None).alias("nothing"), pl.struct("year").alias("nested"), maker=pl.lit("M"))
+    with caplog.at_level("INFO", logger="recgraph"):
+        features = learn("all", table)
+    kinds = {column.name: column.kind for column in features.schema.columns}
+    assert kinds == {"genres": "category", "maker": "category", "year": "number", "vector": "vector"}
+    for name in ("title", "nothing", "nested"):
+        assert any("left out" in message and repr(name) in message for message in caplog.messages)
+
+
+def test_integers_that_are_codes_are_categories_also_as_floats() -> None:
+    spec = FeatureSpec(name="code", kind="category")
+    whole = TABLE.with_columns(pl.Series("code", [3, 3, 4, 5, 4]))
+    learnt = learn((spec,), whole).schema
+    assert learnt.columns[0].values == ("3", "4")
+    floats = TABLE.with_columns(pl.Series("code", [3.0, 3.0, None, 5.0, 4.0]))
+    encoded = ItemFeatures.encode(learnt, floats, "id", ITEMS)
+    assert encoded.entries.to_dense().tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0]]
+
+
+def test_dates_are_numbers_in_any_unit() -> None:
+    days = [dt.date(2020, 1, day) for day in (9, 1, 3, 4, 5)]
+    dates = learn(("day",), TABLE.with_columns(pl.Series("day", days)))
+    times = TABLE.with_columns(pl.Series("day", days).cast(pl.Datetime("ns")))
+    assert torch.equal(ItemFeatures.encode(dates.schema, times, "id", ITEMS).dense, dates.dense)
+
+
+def test_items_of_a_later_day_are_encoded_by_what_was_learnt() -> None:
+    before = learn(("genres", "year", "vector"))
+    later = ITEMS.extended(["z"])
+    more = pl.concat(
+        [TABLE, pl.DataFrame([["z"], [["love"]], ["M"], [1990], [[1.0, 1.0]], ["Z"]], schema=TABLE.schema)]
+    )
+    schema = FeatureSchema.of(before.schema.model_dump(mode="json"))  # as a bundle keeps it
+    after = ItemFeatures.encode(schema, more, "id", later)
+    assert torch.equal(after.entries.to_dense()[:5], before.entries.to_dense())
+    assert torch.equal(after.dense[:5], before.dense)
+    assert after.entries.to_dense()[5].tolist() == [0, 1, 0, 0, 0]
+
+
+def test_tensors_go_out_and_come_back() -> None:
+    features = learn(("genres", "year"))
+    again = ItemFeatures.from_tensors(features.schema, features.tensors())
+    assert torch.equal(again.entries.to_dense(), features.entries.to_dense())
+    assert torch.equal(again.dense, features.dense)
+
+
+@pytest.mark.parametrize(
+    ("wish", "error", "message"),
+    [
+        (("no",), MissingColumnError, "no column 'no'; the columns are 'genres'"),
+        (("id",), MissingColumnError, "no column 'id'"),
+        (("year", "year"), DataError, "twice"),
+        ((FeatureSpec(name="genres", kind="number"),), DataError, "'genres' of type List.* holds no numbers"),
+        ((FeatureSpec(name="title", kind="number"),), DataError, "holds 'one more', which is no number"),
+        ((FeatureSpec(name="title", kind="vector"),), DataError, "'title' of type String holds no vectors"),
+        ((FeatureSpec(name="year", kind="words"),), DataError, "'year' of type Int64 cannot be read as kind 'words'"),
+    ],
+)
+def test_what_does_not_fit_is_named(wish: FeatureWish, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        learn(wish)
+
+
+def test_a_column_without_values_and_vectors_of_two_lengths_are_refused() -> None:
+    with pytest.raises(DataError, match="'none' has no value for any item of the training part"):
+        learn(("none",), TABLE.with_columns(pl.lit(None).alias("none")))
+    uneven = TABLE.with_columns(pl.Series("vector", [[1.0], [1.0, 2.0], None, [1.0], [2.0]]))
+    with pytest.raises(DataError, match=r"vectors of lengths \[1, 2\]"):
+        learn(("vector",), uneven)
+    longer = TABLE.with_columns(pl.Series("vector", [[1.0, 1, 1]] * 5))
+    with pytest.raises(DataError, match="vectors of length 3, in training they had 2"):
+        ItemFeatures.encode(learn(("vector",)).schema, longer, "id", ITEMS)
+    with pytest.raises(DataError, match="the log has no item features; give them with with_features"):
+        ItemFeatures.learn(None, "id", ITEMS, KNOWN, ("genres",))
+    with pytest.raises(MissingColumnError, match="no column 'year'"):
+        ItemFeatures.encode(learn(("year",)).schema, TABLE.drop("year"), "id", ITEMS)

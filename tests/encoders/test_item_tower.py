@@ -1,0 +1,128 @@
+"""The item tower against a slow loop, its gradients, and what it keeps and when."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from recgraph.encoders.items import ItemTower
+from recgraph.sparse.csr import Csr
+
+N_ITEMS, N_VALUES, WIDTH, DIM = 7, 6, 3, 4
+MISSING = [0, 4]
+
+
+def made(device: torch.device | str = "cpu", id_dropout: float = 0.0, width: int = WIDTH) -> ItemTower:
+    draw = torch.Generator().manual_seed(1)
+    entries = torch.rand(N_ITEMS, N_VALUES, generator=draw) * (torch.rand(N_ITEMS, N_VALUES, generator=draw) < 0.5)
+    dense = torch.randn(N_ITEMS, width, generator=draw)
+    torch.manual_seed(3)
+    return ItemTower(DIM, Csr.from_dense(entries), dense, MISSING, id_dropout).to(device).double()
+
+
+def own(device: torch.device | str = "cpu", n: int = N_ITEMS) -> Tensor:
+    return torch.randn(n + 1, DIM, generator=torch.Generator().manual_seed(2)).to(device).double()
+
+
+def slowly(tower: ItemTower, own: Tensor) -> list[list[float]]:
+    entries = tower.entries.to_dense()
+    rows = [own[0].tolist()]
+    for item in range(N_ITEMS):
+        row = torch.zeros(DIM, dtype=torch.float64, device=own.device)
+        if len(own) > 1 and tower.known_items[item]:
+            row = row + own[item + 1]
+        for value in range(N_VALUES):
+            row = row + entries[item, value] * tower.values.weight[value]
+        if tower.project is not None:
+            for column in range(WIDTH):
+                row = row + tower.dense[item, column] * tower.project.weight[:, column]
+        rows.append(row.tolist())
+    return rows
+
+
+@pytest.mark.parametrize("n_own", [N_ITEMS, 0])
+@pytest.mark.parametrize("width", [WIDTH, 0])
+def test_vectors_are_sums(n_own: int, width: int, device: torch.device) -> None:
+    tower, vectors = made(device, width=width), own(device, n_own)
+    tower.setup(torch.tensor([1, 0, 2, 1, 0, 1, 1]))
+    wanted = torch.tensor(slowly(tower, vectors), device=device, dtype=torch.float64)
+    torch.testing.assert_close(tower(vectors), wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_are_those_of_the_sum() -> None:
+    tower, vectors = made(), own().requires_grad_()
+    tower.setup(torch.tensor([1, 0, 2, 1, 0, 1, 1]))
+
+    def table(vectors: Tensor, values: Tensor, project: Tensor) -> Tensor:
+        weights = {"values.weight": values, "project.weight": project}
+        out: Tensor = torch.func.functional_call(tower, weights, (vectors,))
+        return out
+
+    assert tower.project is not None
+    assert torch.autograd.gradcheck(table, (vectors, tower.values.weight, tower.project.weight))
+    tower(vectors).sum().backward()
+    assert vectors.grad is not None
+    assert vectors.grad.any(1).tolist() == [True, True, False, True, True, False, True, True]
+
+
+def test_absences_begin_at_zero() -> None:
+    values = made().values.weight
+    assert [row for row in range(N_VALUES) if not values[row].any()] == MISSING
+
+
+def test_id_dropout_leaves_out_own_vectors_in_training_alone() -> None:
+    tower, vectors = made(id_dropout=0.5), own()
+    with pytest.raises(ValueError, match="generator is required"):
+        tower(vectors)
+    draw = torch.Generator().manual_seed(0)
+    features, full = tower.features(), tower.eval()(vectors)[1:]
+    tower.train()
+    left_out, n = 0, 200
+    for _ in range(n):
+        items = tower(vectors, draw)[1:]
+        without = (items == features).all(1)
+        assert torch.equal(items[~without], full[~without])
+        left_out += int(without.sum())
+    assert left_out / (n * N_ITEMS) == pytest.approx(0.5, abs=0.05)
+
+
+def test_one_table_within_a_step_and_a_new_one_in_the_next() -> None:
+    tower, vectors, draw = made(id_dropout=0.5), own(), torch.Generator().manual_seed(0)
+    with tower.sharing():
+        assert tower(vectors, draw) is tower(vectors, draw)
+        first = tower(vectors, draw)
+    with tower.sharing():
+        assert not torch.equal(tower(vectors, draw), first)
+
+
+def test_a_table_is_kept_in_evaluation_until_something_changes() -> None:
+    tower, vectors = made().eval(), own()
+    assert tower(vectors) is not tower(vectors), "with gradients nothing is kept"
+    with torch.no_grad():
+        kept = tower(vectors)
+        assert tower(vectors) is kept
+        tower.values.weight[1] += 1
+        changed = tower(vectors)
+        assert not torch.equal(changed, kept)
+        vectors[1] += 1
+        assert not torch.equal(tower(vectors), changed)
+        tower.setup(torch.tensor([0, 1, 1, 1, 1, 1, 1]))
+        assert torch.equal(tower(vectors)[1], tower.features()[0])
+        tower.load_state_dict(made().state_dict())
+        torch.testing.assert_close(tower(vectors)[2:], kept[2:])
+        assert tower.float()(vectors.float()).dtype == torch.float32
+
+
+def test_a_loss_scores_items_of_the_training_part_alone(device: torch.device) -> None:
+    tower, vectors = made(device), own(device)
+    table, targets = tower(vectors), torch.tensor([1, 3, 7], device=device)
+    for same, given in zip(tower.of_candidates(table, targets), (table, targets), strict=True):
+        assert same is given
+    counts = tower.setup(torch.tensor([4, 0, 2, 1, 0, 1, 3]))
+    assert counts.tolist() == [4, 2, 1, 1, 3]
+    scored, places = tower.of_candidates(table, targets)
+    assert torch.equal(scored, table[[0, 1, 3, 4, 6, 7]])
+    assert torch.equal(scored[places], table[targets])
+    assert tower.setup(torch.ones(N_ITEMS)).tolist() == [1] * N_ITEMS
+    assert tower.of_candidates(table, targets)[0] is table
