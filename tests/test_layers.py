@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "recgraph"
 
 # Open to all, and importing nothing of the library themselves but what their own line says.
-OPEN = {"blocks", "config", "imports", "registry", "rng", "sparse.ragged"}
+OPEN = {"blocks", "config", "imports", "notebook", "registry", "rng", "sparse.ragged"}
 
 # A layer -> the layers (or single modules) of recgraph that it may import, besides itself and OPEN. A module with a
 # line of its own is a layer of its own.
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "blocks": set(),
     "config": set(),
     "imports": {"registry"},
+    "notebook": set(),
     "registry": {"config"},
     "rng": set(),
     "pages": set(),

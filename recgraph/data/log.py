@@ -21,6 +21,7 @@ from recgraph.data.errors import DataError, EmptyLogError, RatingError
 from recgraph.data.files import load_frame, load_json, replace_parquet, replace_text
 from recgraph.data.ids import IdMap
 from recgraph.data.part import OrderedLog
+from recgraph.notebook import block
 
 __all__ = ["Duplicates", "InteractionLog", "RelationGraph", "deduplicated", "k_core"]
 
@@ -89,6 +90,21 @@ class InteractionLog:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.n_users:,} users, {self.n_items:,} items, {len(self):,} interactions)"
+
+    def _repr_html_(self) -> str:
+        """What is known without looking at the rows."""
+        names = {name: column for name, column in self.columns.model_dump().items() if column is not None}
+        features = {"users": self.user_features, "items": self.item_features}
+        facts = {
+            "users": self.n_users,
+            "items": self.n_items,
+            "interactions": len(self),
+            "columns": names,
+            "times": None if self.time_unit == "none" else self.time_unit,
+            "features": {name: frame.width - 1 for name, frame in features.items() if frame is not None} or None,
+            "relations": None if self.graph is None else repr(self.graph),
+        }
+        return block(type(self).__name__, facts)
 
     def with_features(
         self, user_features: Any = None, item_features: Any = None, graph: RelationGraph | None = None

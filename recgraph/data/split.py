@@ -29,6 +29,7 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open
 from recgraph.data.strategies import STRATEGIES, Label, Strategy
+from recgraph.notebook import block
 
 __all__ = ["SealedSplit", "SealedTestError", "Split"]
 
@@ -102,6 +103,30 @@ class _Labelled:
         for label in labels:
             mask |= self.labels == int(label)
         return mask
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """The interactions in each part that there are rows of; counted once."""
+        counts = torch.bincount(self.labels, minlength=1 + max(map(int, Label))).tolist()
+        sizes = {name: sum(counts[int(label)] for label in labels) for name, labels in _GROUPS.items()}
+        return sizes if isinstance(self, Split) else {name: n for name, n in sizes.items() if name != "test"}
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "users": self.n_users,
+            "items": self.n_items,
+            **self._sizes,
+            "settings": self.params or None,
+            "seed": self.seed,
+            "hash": self._known_hash or None,
+        }
+        note = "" if isinstance(self, Split) else "The test part is sealed."
+        return block(f"{type(self).__name__} {self.name}", facts, note=note)
+
+    @property
+    def _known_hash(self) -> str:
+        """The beginning of the hash; empty where it was not computed yet, which takes a pass over the log."""
+        return f"{vars(self).get('hash', '')}"[:12]
 
     def _part(self, labels: Iterable[Label]) -> Part:
         log = self.interactions.ordered.filter(self._has(labels))
@@ -225,9 +250,9 @@ class Split(_Labelled):
         return SealedSplit.load(folder).unseal(reason)
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{int(self._has(labels).sum()):,} {name}" for name, labels in _GROUPS.items())
-        sizes = f"{self.n_users:,} users, {self.n_items:,} items"
-        return f"Split({self.name}: {sizes}, {counts}, hash {self.hash[:12]})"
+        counts = ", ".join(f"{n:,} {name}" for name, n in self._sizes.items())
+        known = f", hash {self._known_hash}" if self._known_hash else ""
+        return f"Split({self.name}: {self.n_users:,} users, {self.n_items:,} items, {counts}{known})"
 
 
 def _check_which(which: str) -> None:

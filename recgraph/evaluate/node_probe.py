@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recgraph import notebook
 from recgraph.config import Config
 from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.rng import derive
@@ -342,6 +343,12 @@ class NodeResults:
         table = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         return "\n".join("  ".join(map(str.rjust, row, widths)) for row in table)
+
+    def __repr__(self) -> str:
+        return f"NodeResults(protocol {self.hash})\n{self}"
+
+    def _repr_html_(self) -> str:
+        return notebook.block("NodeResults", {"protocol": self.hash}, [notebook.table(self.rows())])
 
 
 def _cell(value: Any) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from recgraph.data.files import make_folder, replace_file
 from recgraph.data.part import Cases
 from recgraph.evaluate.protocol import Protocol
+from recgraph.notebook import block, table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,6 +60,13 @@ class Result:
     @property
     def hash(self) -> str:
         return self.protocol.hash
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        return f"Result({len(self.users):,} users, protocol {self.hash}: {values})"
+
+    def _repr_html_(self) -> str:
+        return Results([self])._repr_html_()
 
     def __getitem__(self, metric: str) -> float:
         metrics = self.metrics
@@ -146,6 +154,17 @@ class Results:
 
     def __repr__(self) -> str:
         return f"Results({', '.join(self.titles())})\n{self}"
+
+    def _repr_html_(self) -> str:
+        tables = [table(list(self.to_polars().iter_rows(named=True)))]
+        facts = {
+            title: f"{len(result.users):,} users of {result.protocol.part}, protocol {result.hash}"
+            for title, result in zip(self.titles(), self, strict=True)
+        }
+        missed = [f"{title}: {one.n_unreachable_users}" for title, one in zip(self.titles(), self, strict=True)]
+        unreachable = any(result.n_unreachable_users for result in self)
+        note = f"Users with unreachable relevant items: {', '.join(missed)}." if unreachable else ""
+        return block("Results", facts, tables, note)
 
 
 def _pad(row: list[str], widths: list[int]) -> list[str]:

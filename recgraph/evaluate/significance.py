@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from recgraph import notebook
 from recgraph.evaluate.metrics.names import best_first
 from recgraph.evaluate.results import Result, compare, load_users
 from recgraph.evaluate.statistics import (
@@ -253,6 +254,9 @@ class Table:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         text = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
         return "\n".join([*text, self.legend])
+
+    def _repr_html_(self) -> str:
+        return notebook.block("Comparison", {}, [notebook.table(self.rows())], self.legend)
 
 
 def table(

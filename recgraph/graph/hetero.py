@@ -17,6 +17,7 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
 from recgraph.graph import build, frames, io, store
 from recgraph.graph.schema import Edges, EdgeType, Nodes, check_edges, check_nodes, check_type
+from recgraph.notebook import block, table
 from recgraph.sparse.csr import Csr
 
 __all__ = ["HeteroGraph", "IsolatedNodesWarning"]
@@ -113,6 +114,18 @@ class HeteroGraph:
         nodes = ", ".join(f"{nodes.count:,} {name}" for name, nodes in self.nodes.items())
         edges = ", ".join(f"{edges.adj.nnz:,} {'-'.join(name)}" for name, edges in self.edges.items())
         return f"HeteroGraph({nodes}; {edges})"
+
+    def _repr_html_(self) -> str:
+        of_nodes = [
+            {
+                "nodes": name,
+                "count": nodes.count,
+                "features": None if nodes.features is None else nodes.features.shape[1],
+            }
+            for name, nodes in self.nodes.items()
+        ]
+        of_edges = [{"edges": " - ".join(name), "count": edges.adj.nnz} for name, edges in self.edges.items()]
+        return block("HeteroGraph", {}, [table(of_nodes), table(of_edges)])
 
     def count(self, node_type: str) -> int:
         """The nodes of a type.

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from recgraph import notebook
 from recgraph.evaluate.metrics.names import best_first
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
@@ -194,6 +195,17 @@ class Sheet:
         if column is None:
             return replace(number, mark="untested")
         return replace(number, mark=column.mark(address), versus=column.versus.get(address, ()))
+
+    def __repr__(self) -> str:
+        return f"Sheet({self.board}, {self.dataset}: {self.n_done} of {self.n_asked} trainings are done)"
+
+    def _repr_html_(self) -> str:
+        shown = [notebook.table(self._means(table), table.title) for table in self.tables]
+        return notebook.block(repr(self), {}, shown, self.tested)
+
+    def _means(self, of: ScoreTable) -> list[dict[str, Any]]:
+        ranked = {one.name: self.scores(one.name, of.title) for one in self.ranked(of.title, of.metrics[0])}
+        return [{"model": name} | {key: own[key].mean for key in of.metrics} for name, own in ranked.items()]
 
     def score(self, entry: str, title: str, metric: str) -> Number | None:
         """A metric of an entry in a table; None where no seed is done or the metric was not computed."""

@@ -21,6 +21,7 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.runs.record import RunRecord
 from recgraph.runs.settings import DataConfig, ProbeSettings, probe_of
+from recgraph.runs.summary import run_html, run_text
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
 
@@ -59,6 +60,12 @@ class _Run:
         """Write ``record.json`` again, where the run has a folder."""
         if self.folder is not None:
             self.record.write(self.folder)
+
+    def __repr__(self) -> str:
+        return run_text(self.record, self.folder)
+
+    def _repr_html_(self) -> str:
+        return run_html(self.record, self.folder)
 
     def _add_results(self, name: str, results: Results | NodeResults) -> None:
         self.record.results = {**self.record.results, name: results.to_dict()}
@@ -303,6 +310,3 @@ class NodeRun(_Run):
         folder = Path(folder)
         record = RunRecord.read(folder)
         return cls(Embedder.load(folder / "bundle"), record, folder)
-
-    def __repr__(self) -> str:
-        return f"NodeRun({self.record.model}, {self.embedder!r})"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.notebook import block
 from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError, guard
 
@@ -108,3 +109,7 @@ class Embedder:
 
     def __repr__(self) -> str:
         return f"Embedder({self._table.height:,} {self.target}, {self._table.schema[_COLUMN]})"
+
+    def _repr_html_(self) -> str:
+        facts = {"nodes": f"{self._table.height:,} {self.target}", "embeddings": self._table.schema[_COLUMN]}
+        return block("Embedder", facts)

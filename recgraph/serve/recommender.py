@@ -20,6 +20,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
 from recgraph.models.base import Model
+from recgraph.notebook import block
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import guard
@@ -348,6 +349,12 @@ class Recommender:
 
     def __repr__(self) -> str:
         return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, Any] = {"model": type(self.model).__name__, "users": len(self.users), "items": len(self.items)}
+        return block(
+            "Recommender", {**facts, "fitted on": self.record.get("fitted_on"), "seed": self.record.get("seed")}
+        )
 
 
 def _no_history(request: Request, empty: Tensor) -> str:
