@@ -16,7 +16,8 @@ from recgraph.data.files import replace_text
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.rng import Generators
-from recgraph.runs.record import IDENTIFYING, Cost, DataRecord, Measured, RunRecord, identity, provenance
+from recgraph.runs.continuing import check_same_run, has_finished_run, is_complete
+from recgraph.runs.record import IDENTIFYING, Cost, DataRecord, Measured, RunRecord, provenance
 from recgraph.runs.settings import ProbeSettings
 from recgraph.train.callbacks import JsonLines, Observer, TensorBoard
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
@@ -75,7 +76,8 @@ def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[
 def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator[bool]:
     """The block in which one process makes a run in its folder; gives whether the run is complete already.
 
-    A folder with a complete run is neither locked nor written.
+    A folder with a complete run is neither locked nor written. A finished run that goes on with more epochs stays what
+    it was until it is finished again; the record keeps why its test data was read.
 
     Raises:
         FolderInUse: another process makes a run in the folder.
@@ -85,14 +87,19 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
     if folder is None:
         yield False
         return
-    with nullcontext() if _is_complete(folder) or not _is_first_local_process() else hold(folder):
-        configs = {"config": model.Config, "training": type(options.config), "evaluation": ProbeSettings}
+    configs = {"config": model.Config, "training": type(options.config), "evaluation": ProbeSettings}
+    if has_finished_run(folder):
         _check_folder(folder, record, configs, options.resume)
-        yield _is_complete(folder)
-
-
-def _is_complete(folder: Path) -> bool:
-    return (folder / "record.json").is_file() and (folder / "bundle").is_dir()
+        if is_complete(folder, record, configs):
+            yield True
+            return
+    with hold(folder) if _is_first_local_process() else nullcontext():
+        _check_folder(folder, record, configs, options.resume)
+        complete = is_complete(folder, record, configs)
+        if not complete and (folder / "record.json").is_file():
+            earlier = RunRecord.read(folder).unsealed
+            record.unsealed = [*earlier, *(reason for reason in record.unsealed if reason not in earlier)]
+        yield complete
 
 
 def _is_first_local_process() -> bool:
@@ -108,17 +115,18 @@ def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Co
         return
     if not resume:
         raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")
-    there = identity(json.loads(path.read_text(encoding="utf-8")), configs)
-    here = identity(record.to_json(), configs)
-    different = [name for name in here if there.get(name) != here[name]]
-    if different:
-        raise ValueError(f"{folder} holds a run with another {', '.join(different)}; resume it with the same settings")
+    check_same_run(folder, record, configs)
 
 
 def _write_config(folder: Path | None, record: RunRecord) -> None:
     """Make the folder a run, with what identifies it; called when nothing can be refused any more."""
-    if folder is not None and not (folder / "config.json").exists():
-        replace_text(json.dumps(record.only(*IDENTIFYING), indent=1), folder / "config.json")
+    if folder is None:
+        return
+    path, now = folder / "config.json", record.only(*IDENTIFYING)
+    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    # of a run that goes on only the training can differ; the rest stays as it was written
+    if there is None or there["training"] != now["training"]:
+        replace_text(json.dumps({**now, **(there or {}), "training": now["training"]}, indent=1), path)
 
 
 def build(
@@ -204,6 +212,17 @@ def _trainer(
     observers = [*options.observers]
     trainer = Trainer(model, batches, config, generators, validate, folder, observers, accelerator)
     resumed = options.resume and trainer.resume()
+    goes_on = options.resume and folder is not None and has_finished_run(folder)
+    if goes_on and resumed and trainer.stopping.stop:
+        _log.warning(
+            "the training had stopped after epoch %d, when %s was no better %d times in a row: more epochs alone "
+            "change nothing; give more patience",
+            trainer.progress.epoch,
+            config.metric,
+            trainer.stopping.waited,
+        )
+    elif goes_on and not resumed:
+        _log.warning("%s has no checkpoint to go on from; the training begins again", folder)
     if accelerator.is_main_process:
         past, may_stop = (trainer.progress.history if resumed else []), config.patience is not None
         if config.tensorboard:

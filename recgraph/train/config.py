@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from recgraph.config import Config, Search
+from recgraph.config import Added, Config, Search
 
 
 class TrainConfig(Config):
@@ -43,6 +43,15 @@ class TrainConfig(Config):
     schedule: Annotated[
         Literal["constant", "linear", "cosine"], Field(description="of the learning rate after the warm-up")
     ] = "constant"
+    schedule_epochs: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="epochs over which a linear or cosine schedule goes down to 0, where more epochs may follow "
+            "max_epochs; none: max_epochs",
+        ),
+        Added(),
+    ] = None
     warmup_steps: Annotated[int, Field(ge=0, description="steps over which the learning rate rises from 0")] = 0
     accumulate: Annotated[int, Field(ge=1, description="batches whose mean gradient makes a step")] = 1
     precision: Annotated[Literal["no", "bf16"], Field(description="mixed precision")] = "no"
@@ -55,6 +64,19 @@ class TrainConfig(Config):
         Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
     ] = 0.0
     tensorboard: Annotated[bool, Field(description="also write TensorBoard logs (extra: track)")] = False
+
+    @field_validator("schedule_epochs", mode="after")
+    @classmethod
+    def _check_schedule(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is None or not {"schedule", "max_epochs"} <= set(info.data):  # else these are wrong themselves
+            return value
+        if info.data["schedule"] == "constant":
+            raise ValueError("the constant schedule has no length; leave it out, or give schedule='cosine' or 'linear'")
+        if value < info.data["max_epochs"]:
+            raise ValueError(
+                f"the rate would be 0 before the last of max_epochs = {info.data['max_epochs']}; give more"
+            )
+        return value
 
 
 class GraphTrainConfig(TrainConfig):

@@ -173,7 +173,7 @@ class Trainer:
             return
         if config.clip_norm is not None:
             self.accelerator.clip_grad_norm_(parameters, config.clip_norm)
-        n_steps = config.max_epochs * len(self.batches)
+        n_steps = (config.schedule_epochs or config.max_epochs) * len(self.batches)
         rate = config.learning_rate * rate_factor(self.progress.step, n_steps, config)
         for name in phase.groups:
             if name in self.optimisers:
@@ -328,10 +328,13 @@ class Trainer:
     def _with_identities(self, fingerprint: dict[str, Any]) -> dict[str, Any]:
         """A fingerprint, also of an earlier version, with the settings by :meth:`Config.identity`."""
         training = type(self.config).identity_of(fingerprint["training"])
+        # a schedule that goes down over max_epochs gives every step another rate where these differ
+        is_laid_out = training.get("schedule", "constant") != "constant" and not training.get("schedule_epochs")
+        may_differ = _MAY_DIFFER - {"max_epochs"} if is_laid_out else _MAY_DIFFER
         return {
             **fingerprint,
             "config": self.model.Config.identity_of(fingerprint["config"]),
-            "training": {name: value for name, value in training.items() if name not in _MAY_DIFFER},
+            "training": {name: value for name, value in training.items() if name not in may_differ},
         }
 
     def _call(self, event: str, *details: Any) -> None:

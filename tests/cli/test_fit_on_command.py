@@ -76,3 +76,20 @@ def test_a_graph_with_classes_has_no_parts_to_fit_on() -> None:
 
     with pytest.raises(ValueError, match="fit_on = 'all' is for logs; MEOW reads its whole graph"):
         train("meow", "acm", None, settings={}, seed=0, fit_on="all")
+
+
+def test_more_epochs_on_a_finished_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train(out, "--set", "max_epochs=1").exit_code == 0
+    refused = train(out, "--set", "max_epochs=2", "--set", "learning_rate=0.1", "--resume")
+    assert refused.exit_code == 2
+    assert "learning_rate = 0.001, now 0.1" in refused.stderr
+    done = train(out, "--set", "max_epochs=2", "--resume")
+    assert done.exit_code == 0, done.stderr
+    assert len((out / "log.jsonl").read_text().splitlines()) == 2
+    assert call("evaluate", out).exit_code == 0
+    scheduled = tmp_path / "scheduled"
+    assert train(scheduled, "--set", "max_epochs=1", "--set", "schedule=cosine").exit_code == 0
+    refused = train(scheduled, "--set", "max_epochs=2", "--set", "schedule=cosine", "--resume")
+    assert refused.exit_code == 2
+    assert "schedule_epochs=2" in refused.stderr

@@ -59,6 +59,18 @@ class At(Observer):
             self.what()
 
 
+def test_a_finished_run_with_more_epochs_is_one_that_had_them_at_once(
+    data: tuple[HeteroGraph, NodeTask], tmp_path: Path
+) -> None:
+    graph, _ = data
+    fitted(graph, tmp_path / "run", max_epochs=2)
+    more = fitted(graph, tmp_path / "run", max_epochs=5, resume=True)
+    whole = fitted(graph)
+    assert torch.equal(more.embedder.vectors, whole.embedder.vectors)
+    assert (len(more.history), more.record.best) == (5, whole.record.best)
+    assert torch.equal(NodeRun.open(tmp_path / "run").embedder.vectors, whole.embedder.vectors)
+
+
 def test_a_run_in_memory(data: tuple[HeteroGraph, NodeTask]) -> None:
     graph, task = data
     run = fitted(graph)

@@ -102,5 +102,7 @@ def test_a_folder_from_before_a_setting_existed_is_resumed(split: Split, tmp_pat
     del config["training"]["checkpoint_seconds"], config["config"]["dropout"]
     path.write_text(json.dumps(config))
     assert len(fit(resume=True).history) == 1
-    with pytest.raises(ValueError, match="a run with another training; resume it with the same settings"):
+    with pytest.raises(
+        ValueError, match=r"another training \(checkpoint_seconds = 0.0, now 3.0\); resume it with the same settings"
+    ):
         fit(resume=True, checkpoint_seconds=3.0)
