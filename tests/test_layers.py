@@ -83,6 +83,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "train", "tuning"},
+    "IPython": {"train.display"},
     "jinja2": {"pages"},
     "tensorboard": {"train"},
     "packaging": {"sparse.backends.dgl"},
@@ -90,7 +91,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "psycopg": {"tuning.storage"},
 }
 # Optional, or slow to import: inside a function alone.
-LAZY = {"torch_geometric", "dgl", "faiss", "tensorboard", "optuna", "psycopg", "sklearn"}
+LAZY = {"IPython", "torch_geometric", "dgl", "faiss", "tensorboard", "optuna", "psycopg", "sklearn"}
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,7 @@ def test_third_party_packages_are_declared() -> None:
         "sklearn": "scikit-learn",
         "torch_geometric": "torch-geometric",
         "faiss": "faiss-cpu",
+        "IPython": "ipykernel",
         "click": "typer",
         "requests": "pooch",
     }

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from html import escape
 from typing import Any
 
 from recgraph.train.callbacks import Observer
 
-__all__ = ["EpochLog", "EpochText", "ProgressBar", "ProgressLines", "duration", "in_notebook", "progress_observer"]
+__all__ = [
+    "EpochLog",
+    "EpochText",
+    "NotebookBar",
+    "ProgressBar",
+    "ProgressLines",
+    "duration",
+    "in_notebook",
+    "progress_observer",
+]
 
 _log = logging.getLogger("recgraph.train")
 
@@ -137,15 +148,14 @@ class ProgressLines(Observer):
 
 
 class ProgressBar(Observer):
-    """A live bar on the standard error stream or in a notebook: terms, the last metric, targets a second, time left."""
+    """A live bar on the standard error stream: terms, the last metric, targets a second, time left of the epoch."""
 
     def __init__(self, metric: str, max_epochs: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # a notebook shows what is displayed; its standard error stream is no terminal
-        console = Console() if in_notebook() else Console(stderr=True)
+        console = Console(stderr=True)
         self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), transient=True, console=console)
         self._metric, self._max_epochs = metric, max_epochs
         self._task: TaskID | None = None
@@ -176,6 +186,58 @@ class ProgressBar(Observer):
         self._bar.stop()
 
 
+class NotebookBar(Observer):
+    """A bar in the output of a notebook's cell, with the line of the last epoch; it needs IPython alone.
+
+    Args:
+        text: of an epoch.
+        max_epochs: of the training.
+        every: the fewest seconds between two updates within an epoch.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, text: EpochText, max_epochs: int, every: float = 0.2, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        shown: Any = importlib.import_module("IPython.display")
+        self._text, self._max_epochs, self._every, self._clock = text, max_epochs, every, clock
+        self._epoch = self._batch = self._n_batches = 0
+        self._line = self._terms = ""
+        self._shown = clock()
+        self._html = shown.HTML
+        self._handle = shown.display(shown.HTML(self._bar()), display_id=True)
+
+    def start_epoch(self, epoch: int, n_batches: int, done: int) -> None:
+        self._epoch, self._batch, self._n_batches = epoch, done, n_batches
+
+    def advance(self) -> None:
+        self._batch += 1
+        if self._clock() - self._shown >= self._every:
+            self._show()
+
+    def step(self, terms: Mapping[str, float], speed: float) -> None:
+        means = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        self._terms = f"epoch {self._epoch + 1}: {means}, {speed:,.0f} targets/s"
+
+    def end_epoch(self, row: Row) -> None:
+        self._line, self._terms = self._text.add(row), ""
+        self._show()
+
+    def close(self) -> None:
+        self._terms = ""
+        self._show()
+
+    def _show(self) -> None:
+        self._shown = self._clock()
+        self._handle.update(self._html(self._bar()))
+
+    def _bar(self) -> str:
+        done = self._epoch + (self._batch / self._n_batches if self._n_batches else 0)
+        bar = f'<progress max="{self._max_epochs}" value="{min(done, self._max_epochs):.3f}"></progress>'
+        lines = "<br>".join(escape(line) for line in (self._line, self._terms) if line)
+        return f'<div style="font:13px/1.5 system-ui,sans-serif">{bar} {lines}</div>'
+
+
 def progress_observer(
     progress: bool | None, metric: str, max_epochs: int, may_stop: bool, history: Iterable[Row] = ()
 ) -> Observer | None:
@@ -188,6 +250,9 @@ def progress_observer(
     """
     if progress is False:
         return None
-    if sys.stderr.isatty() or in_notebook():
+    text = EpochText(metric, max_epochs, may_stop, history)
+    if in_notebook():
+        return NotebookBar(text, max_epochs)
+    if sys.stderr.isatty():
         return ProgressBar(metric, max_epochs)
-    return ProgressLines(EpochText(metric, max_epochs, may_stop, history), max_epochs) if progress else None
+    return ProgressLines(text, max_epochs) if progress else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from recgraph.train.display import (
     EpochLog,
     EpochText,
+    NotebookBar,
     ProgressBar,
     ProgressLines,
     duration,
@@ -103,8 +105,31 @@ def test_what_shows_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     kernel = SimpleNamespace(kernel=object())
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: kernel))
+    made = SimpleNamespace(HTML=str, display=lambda *_, **__: SimpleNamespace(update=lambda _: None))
+    monkeypatch.setitem(sys.modules, "IPython.display", made)
     assert in_notebook()
-    assert [shown(value) for value in (None, True, False)] == [ProgressBar, ProgressBar, None]
+    assert [shown(value) for value in (None, True, False)] == [NotebookBar, NotebookBar, None]
     # a terminal's IPython has no kernel
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace()))
     assert not in_notebook()
+
+
+def test_a_real_notebook_has_a_bar_and_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path))
+    code = (
+        "import recgraph as rg\n"
+        "split = rg.load_dataset('synthetic').split('leave-one-out')\n"
+        "model = rg.models.SASRec(hidden_dim=8, n_heads=1)\n"
+        "rg.fit(model, split, seed=0, max_epochs=2, batch_size=256)"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    outputs = notebook.cells[0].outputs
+    assert [output.output_type for output in outputs] == ["display_data", "execute_result"], outputs
+    bar, block = (output.data["text/html"] for output in outputs)
+    assert '<progress max="2" value="2.000">' in bar
+    assert "epoch 2/2: loss" in bar
+    assert "Run of sasrec" in block
+    assert outputs[1].data["text/plain"].startswith("Run(sasrec on leave-one-out")
