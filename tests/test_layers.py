@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 MAY_IMPORT["workers"] = {"data"}
 BELOW_RUNS = {*MAY_IMPORT} - {"pages"}
-MAY_IMPORT["runs"] = BELOW_RUNS
+# a run draws itself
+MAY_IMPORT["runs"] = {"pages", *BELOW_RUNS}
 MAY_IMPORT["explain"] = {
     "data",
     "graph",

@@ -19,6 +19,7 @@ from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
+from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import RunRecord
 from recgraph.runs.settings import DataConfig, ProbeSettings, probe_of
 from recgraph.runs.summary import run_html, run_text
@@ -201,6 +202,21 @@ class Run(_Run):
         """Write a bundle for serving; :func:`recgraph.load` reads it."""
         self.recommender.save(folder)
 
+    def plot(self, kind: str = "curves", *, part: str = "valid", metric: str | None = None) -> Plot:
+        """Charts for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``.
+
+        Args:
+            kind: ``"curves"``: loss terms and the metric that selects, by epoch, the best one marked; ``"groups"``: a
+                metric by groups of users, by the length of their history and the popularity of what they look for;
+                ``"popularity"``: the metric against that popularity.
+            part: of the split, for the last two; ``"test"`` unseals it, which is logged and recorded.
+            metric: for the last two, one that users have values of; by default the one that selects.
+
+        Raises:
+            ValueError: no such kind, part or metric; or the run has no curve, no data, or was fitted on the part.
+        """
+        return plot(self, None if kind == "curves" else self._require_split(), kind, part, metric)
+
     def _require_split(self) -> SealedSplit:
         if self.split is None:
             raise ValueError("this run was opened without its data; give Run.open(folder, data)")
@@ -247,6 +263,10 @@ class NodeRun(_Run):
     def __init__(self, embedder: Embedder, record: RunRecord, folder: Path | None = None) -> None:
         super().__init__(record, folder)
         self.embedder = embedder
+
+    def plot(self, kind: str = "curves") -> Plot:
+        """The learning curve, see :meth:`Run.plot`; other kinds need a split."""
+        return plot(self, None, kind, "valid", None)
 
     @property
     def model(self) -> Model:

@@ -1,0 +1,266 @@
+"""Charts of a run: its learning curves, a metric by groups of users, and quality against popularity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recgraph.data.files import make_folder, replace_text
+from recgraph.data.part import Cases
+from recgraph.data.split import FitPart, SealedSplit
+from recgraph.evaluate.evaluator import evaluate
+from recgraph.evaluate.metrics.names import split_metric
+from recgraph.evaluate.protocol import is_leaked
+from recgraph.evaluate.results import Result, by_group, history_groups, popularity_groups
+from recgraph.models.base import Model
+from recgraph.pages.charts import Chart, Figure, Line, Mark, Scale, bars
+from recgraph.pages.plot import drawing, html_page, notebook_html
+from recgraph.runs.record import RunRecord
+
+__all__ = ["KINDS", "Plot", "PlotKind", "Plotted", "plot"]
+
+PlotKind = Literal["curves", "groups", "popularity"]
+KINDS: tuple[str, ...] = get_args(PlotKind)
+#: the most bins of users by popularity, and the fewest users of one
+_BINS, _FEWEST = 10, 20
+#: a factor between the curves of two terms beyond which their axis is logarithmic
+_FAR = 50
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Charts that a notebook shows, and that :meth:`save` writes.
+
+    Attributes:
+        title: of the whole.
+        figures: the charts.
+        rows: the numbers that are drawn.
+    """
+
+    title: str
+    figures: tuple[Figure, ...]
+    rows: tuple[dict[str, Any], ...]
+
+    def __repr__(self) -> str:
+        return f"Plot({self.title}: {', '.join(figure.title for figure in self.figures)})"
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self.figures)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the charts; the ending of the name decides: ``.svg`` or ``.html``.
+
+        Raises:
+            ValueError: another ending.
+        """
+        path = Path(path)
+        made = {".svg": lambda: drawing(self.figures), ".html": lambda: html_page(self.title, self.figures)}
+        if path.suffix not in made:
+            raise ValueError(f"path = {str(path)!r} must end in .svg or .html")
+        make_folder(path.parent)
+        replace_text(made[path.suffix](), path)
+        return path
+
+
+class Plotted(Protocol):
+    """What a plot reads of a run."""
+
+    record: RunRecord
+
+    @property
+    def history(self) -> list[dict[str, Any]]: ...
+
+    @property
+    def model(self) -> Model: ...
+
+    def write_record(self) -> None: ...
+
+
+def plot(run: Plotted, split: SealedSplit | None, kind: str, part: str, metric: str | None) -> Plot:
+    """Draw a run; see :meth:`recgraph.runs.run.Run.plot`."""
+    if kind not in KINDS:
+        raise ValueError(f"kind = {kind!r} must be one of {', '.join(map(repr, KINDS))}")
+    name = f"{run.record.model} on {run.record.data.dataset or run.record.data.split or 'a graph'}"
+    if kind == "curves":
+        return _curves(run, name)
+    if split is None:
+        raise ValueError(f"kind = {kind!r} ranks the users of a split, and this run has none; kind='curves' needs none")
+    selects = run.record.training.get("metric", "loss")
+    metric = metric or (selects if selects != "loss" else "ndcg@10")
+    ranked = _rank(run, split, part, metric)
+    draw = _groups if kind == "groups" else _popularity
+    figures, rows = draw(ranked)
+    return Plot(f"{name}: {metric} on {part}, seen items excluded", figures, rows)
+
+
+def _curves(run: Plotted, name: str) -> Plot:
+    history, metric = run.history, run.record.training.get("metric", "loss")
+    if not history:
+        raise ValueError(f"{run.record.model} is fitted in one step: it has no learning curve")
+    of_phases = [term for phase in getattr(run.model, "phases", ()) for term in phase.terms]
+    terms = [name for name in dict.fromkeys(of_phases) if name in history[0]]
+    losses = ["loss", *terms] if len(terms) > 1 else ["loss"]
+    figures = [_curve("Loss", history, losses, run.record.best_epoch if metric == "loss" else None)]
+    if metric != "loss":
+        figures.append(_curve(f"{metric} on valid", history, [metric], run.record.best_epoch))
+    columns = ["epoch", *losses, *([metric] if metric != "loss" else [])]
+    rows = [{column: row[column] for column in columns if column in row} for row in history]
+    return Plot(f"{name}: learning curves", tuple(figures), tuple(rows))
+
+
+def _curve(title: str, history: Sequence[Mapping[str, Any]], names: Sequence[str], best: int | None) -> Figure:
+    """Lines of some columns of the history, by epoch, with a mark at the best one of the first."""
+    series = {name: [(row["epoch"], row[name]) for row in history if name in row] for name in names}
+    values = [abs(value) for points in series.values() for _, value in points if value]
+    far = len(names) > 1 and min(values) * _FAR < max(values) and all(v > 0 for p in series.values() for _, v in p)
+    drawn = [value for points in series.values() for _, value in points]
+    marks, note = [], ""
+    for number, points in enumerate(series.values(), start=1):
+        if len(points) == 1:  # a line of one point cannot be seen
+            marks.append(Mark(*points[0], kind=f"s{number}", text=f"{points[0][1]:.4f}"))
+    found = [value for epoch, value in series[names[0]] if epoch == best]
+    if best is not None and found:
+        note = f"best: {found[0]:.4f} at epoch {best}"
+        marks.append(Mark(best, found[0], "best", f"epoch {best}: {found[0]:.4f}"))
+    chart = Chart(
+        title,
+        Scale.of([row["epoch"] for row in history], whole=True),
+        Scale.of(drawn, log=far),
+        "epoch",
+        title.split(" on ")[0].lower() if len(names) > 1 else names[0],
+        marks,
+        [Line(f"s{number}", points, name) for number, (name, points) in enumerate(series.items(), start=1)],
+    )
+    key = tuple((f"s{number}", name) for number, name in enumerate(names, start=1)) if len(names) > 1 else ()
+    return Figure(title, f"{chart}", note, key)
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """The value of each user who has one, with the cases and how often each item occurs in what was fitted."""
+
+    metric: str
+    result: Result
+    cases: Cases
+    counts: Any
+
+
+def _rank(run: Plotted, split: SealedSplit, part: str, metric: str) -> _Ranked:
+    """Rank the users of a part, seen items excluded; the record gets no result, but says that test data was read."""
+    fitted_on = run.record.fitted_on
+    if part not in ("valid", "test"):
+        raise ValueError(f"part = {part!r} must be 'test' or 'valid'")
+    if is_leaked(part, fitted_on):
+        raise ValueError(f"part = {part!r}: this run was fitted on {fitted_on}, so that it knows what is asked for")
+    cases, fitted = split.valid, split.train
+    if part == "test":
+        reason = f"plot {run.record.model} on test"
+        whole = split.unseal(reason)
+        cases, fitted = whole.test, whole.fit_part(cast(FitPart, fitted_on))
+        run.record.unsealed = [*run.record.unsealed, reason]
+        run.write_record()
+    name, cutoff = split_metric(metric)
+    (result,) = evaluate(
+        run.model,
+        cases,
+        seen=("exclude",),
+        cutoffs=(cutoff or 10,),
+        metrics=(name,),
+        fit_part=fitted,
+        split=split,
+        part=part,
+        fitted_on=fitted_on,
+        history="train" if part == "valid" else "train+valid",
+    )
+    if metric not in result.per_user:
+        there = ", ".join(result.per_user) or "none"
+        raise ValueError(f"metric = {metric!r} has no values of users; with such values there are here: {there}")
+    return _Ranked(metric, result, cases, fitted.item_counts())
+
+
+Drawn = tuple[tuple[Figure, ...], tuple[dict[str, Any], ...]]
+
+
+def _groups(ranked: _Ranked) -> Drawn:
+    """Bars of the metric by quartiles of the history's length, and by the popularity of what is looked for."""
+    lengths = ranked.cases.history.lengths.numpy(force=True)
+    edges = sorted({int(edge) for edge in np.quantile(lengths, (0.25, 0.5, 0.75)) if edge >= 1}) or [1]
+    labels = history_groups(ranked.cases, edges)
+    order = sorted(set(labels), key=lambda label: int(label.rstrip("+").split("-")[0]))
+    kinds: list[tuple[str, list[str], Sequence[str]]] = [
+        ("By items known of a user", labels, order),
+        ("By popularity of what is looked for", popularity_groups(ranked.cases, ranked.counts), _POPULARITY),
+    ]
+    figures, rows = [], []
+    for title, of_users, groups in kinds:
+        table = by_group(ranked.result, of_users)
+        found = {row["group"]: row for row in table.iter_rows(named=True)}
+        values = {group: found[group] for group in groups if group in found}
+        shown = {f"{group} ({row['n_users']:,} users)": row[ranked.metric] or 0.0 for group, row in values.items()}
+        figures.append(Figure(title, bars(f"{ranked.metric} {title.lower()}", shown)))
+        rows += [
+            {"groups": title, "group": group, "users": row["n_users"], ranked.metric: row[ranked.metric]}
+            for group, row in values.items()
+        ]
+    return tuple(figures), tuple(rows)
+
+
+_POPULARITY = ("head", "mixed", "tail", "cold")
+
+
+def _popularity(ranked: _Ranked) -> Drawn:
+    """The metric by the popularity of what users look for: bins of as many users each, with standard errors."""
+    values = ranked.result.per_user[ranked.metric]
+    looked_for = _mean_counts(ranked.cases, ranked.counts)
+    known = np.isfinite(values)
+    values, looked_for = values[known], looked_for[known]
+    n_bins = max(1, min(_BINS, len(values) // _FEWEST))
+    edges = np.unique(np.quantile(looked_for, np.linspace(0, 1, n_bins + 1)[1:-1]))
+    bins = np.searchsorted(edges, looked_for, side="right")
+    rows = [_bin(looked_for[bins == place], values[bins == place], ranked.metric) for place in np.unique(bins)]
+    marks = [
+        Mark(row["interactions"], row[ranked.metric], "s1", _hint(row, ranked.metric), spread=row["standard error"])
+        for row in rows
+    ]
+    ends = [row[ranked.metric] + sign * row["standard error"] for row in rows for sign in (-1, 1)]
+    chart = Chart(
+        f"{ranked.metric} against popularity",
+        # an item without an interaction has no place on a logarithmic axis
+        Scale.of([row["interactions"] for row in rows], log=True),
+        Scale.of(ends),
+        "interactions of the items that are looked for",
+        ranked.metric,
+        marks,
+        [Line("s1", [(row["interactions"], row[ranked.metric]) for row in rows])],
+    )
+    note = f"{len(rows)} groups of users by what they look for; whiskers: standard errors"
+    return (Figure("Quality against popularity", f"{chart}", note),), tuple(rows)
+
+
+def _mean_counts(cases: Cases, counts: Any) -> NDArray[np.float64]:
+    """[U] the mean number of interactions of the items that a user should be recommended."""
+    of_items = counts[cases.truth.values].double().numpy(force=True)
+    users = cases.truth.rows.numpy(force=True)
+    sums = np.bincount(users, of_items, minlength=len(cases))
+    means: NDArray[np.float64] = sums / np.bincount(users, minlength=len(cases))
+    return means
+
+
+def _bin(looked_for: NDArray[np.float64], values: NDArray[np.float64], metric: str) -> dict[str, Any]:
+    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    interactions = float(looked_for.mean())
+    return {
+        "interactions": interactions,
+        "users": len(values),
+        metric: float(values.mean()),
+        "standard error": float(error),
+    }
+
+
+def _hint(row: Mapping[str, Any], metric: str) -> str:
+    return f"{row['users']:,} users, {row['interactions']:.1f} interactions: {row[metric]:.4f}"
