@@ -98,12 +98,16 @@ def models(
     show([row for part, config in parts.items() for row in _settings(part, config)], form)
 
 
+#: how `recgraph update` takes in a new log
+_UPDATES = {"training": "trained on", "fitting": "fitted again", None: "no"}
+
+
 def _summary(key: str) -> dict[str, Any]:
     from recgraph import registry
 
     model = registry.load("model", key)
     fields = [setting.name for setting in model.Config.describe()]
-    return {"model": key, "what": _first_line(model), "settings": fields}
+    return {"model": key, "what": _first_line(model), "update": _UPDATES[model.updated_by], "settings": fields}
 
 
 def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:

@@ -165,7 +165,21 @@ class PairBatches:
             raise ValueError(f"train: none of {train.n_users} users has an interaction; nothing to learn")
         self.users, self.items = train.items.rows, train.items.values
         self.batch_size, self.generators, self.n_negatives = batch_size, generators, n_negatives
+        self._positions = train.items.positions
         self._sampler = NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """-> [S] int64 the user of each sample, [S] int64 the place of its item among the user's."""
+        return self.users, self._positions
+
+    def keep(self, keep_mask: Tensor) -> None:
+        """Leave all samples out but some; negatives stay those of the whole part.
+
+        Args:
+            keep_mask: [S].
+        """
+        self.users, self.items = self.users[keep_mask], self.items[keep_mask]
+        self._positions = self._positions[keep_mask]
 
     @property
     def n_samples(self) -> int:
@@ -253,6 +267,25 @@ class SequenceBatches:
     def _samples(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last target."""
         raise TypeError(f"{type(self).__name__} must define _samples")
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """-> [S] int64 the user of each sample, [S] int64 the place of its last target among the user's items."""
+        return self.sample_rows, self.sample_ends
+
+    def keep(self, keep_mask: Tensor) -> None:
+        """Leave all samples out but some; partners are still drawn from the whole part.
+
+        Args:
+            keep_mask: [S].
+
+        Raises:
+            ValueError: ``drop_last`` is set and not one batch is full any more.
+        """
+        self.sample_rows, self.sample_ends = self.sample_rows[keep_mask], self.sample_ends[keep_mask]
+        if self.n_samples and not len(self):
+            raise ValueError(
+                f"batch_size = {self.batch_size} is more than the {self.n_samples} samples, and drop_last is set"
+            )
 
     @property
     def n_samples(self) -> int:

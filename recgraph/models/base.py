@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import ConfigDict, Field
@@ -19,9 +19,20 @@ from recgraph.rng import Generators, seeded_init
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["ClosedFormModel", "FeatureSpace", "Model", "ModelConfig", "PathKey", "Phase", "Space", "TrainableModel"]
+__all__ = [
+    "ClosedFormModel",
+    "FeatureSpace",
+    "Model",
+    "ModelConfig",
+    "PathKey",
+    "Phase",
+    "Space",
+    "TrainableModel",
+    "UpdatedBy",
+]
 
 
+UpdatedBy = Literal["training", "fitting"]
 #: term name -> the function that computes it
 Terms = dict[str, Callable[[], Tensor]]
 
@@ -88,6 +99,12 @@ class Model(nn.Module):
     #: whether it is built with a typed graph of the training part, a
     #: :class:`recgraph.models.heterogeneous.base.GraphSpace`
     reads_graph: ClassVar[bool] = False
+    #: how a fitted model takes in a new log (:mod:`recgraph.runs.update`): ``"training"`` goes on from its weights,
+    #: ``"fitting"`` fits it again, exactly; None: it cannot
+    updated_by: ClassVar[UpdatedBy | None] = None
+    #: parameter or buffer with a row for each user or item -> what its rows stand for, in their order: ``"users"``,
+    #: ``"items"``, ``"padding"`` (one row)
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
@@ -172,6 +189,8 @@ class Model(nn.Module):
 
 class ClosedFormModel(Model):
     """A model that is fitted in one call; what it learns is buffers, so that it is saved like any other."""
+
+    updated_by: ClassVar[UpdatedBy | None] = "fitting"
 
     def fit(self, train: Part) -> Self:
         """Fit a built model to the training part."""

@@ -153,13 +153,19 @@ def build(
 
 
 def train_model(
-    model: Model, part: Part | None, options: FitOptions, record: RunRecord, validate: Validate | None = None
+    model: Model,
+    part: Part | None,
+    options: FitOptions,
+    record: RunRecord,
+    validate: Validate | None = None,
+    prepare: Callable[[Trainer], None] | None = None,
 ) -> None:
     """Fit a built model, leave it in evaluation mode, and complete the record.
 
     Args:
         part: what the model is fitted to; None where it reads its graph alone.
         validate: metrics by name after an epoch; None: the loss selects.
+        prepare: called with the trainer before the first step.
     """
     _log.info("%s", _sizes(model, part, options, record))
     _log.debug("settings of %s: %s; of the training: %s", record.model, record.config, record.training)
@@ -171,6 +177,8 @@ def train_model(
         else:
             assert isinstance(model, TrainableModel)
             trainer = _trainer(model, part, options, record, validate)
+            if prepare is not None:
+                prepare(trainer)
             record.history = trainer.fit()
             record.best_epoch, record.best = trainer.stopping.best_epoch, trainer.stopping.best
             if options.config.metric == "last":

@@ -78,7 +78,7 @@ class RunRecord(_Entries):
     Attributes:
         model, model_revision: the model's name in the registry, and the revision of its code.
         config, training: settings of the model and of the training.
-        fitted_on: ``"train"``, ``"train+valid"``, ``"all"`` or ``"graph"``.
+        fitted_on: ``"train"``, ``"train+valid"``, ``"all"``, ``"graph"`` or ``"update"``.
         init_items: where the vectors of items came from, see :class:`recgraph.runs.pretrained.InitItems`.
         history: one row an epoch.
         results: of the evaluations, by part of the split; ``"nodes"`` for classes of nodes.
@@ -90,6 +90,7 @@ class RunRecord(_Entries):
             (None where nothing selects).
         cost: what the training cost, over all processes of a training that was resumed.
         provenance: see :func:`provenance`.
+        update: of a run that :func:`recgraph.runs.update.update` made: its parent, what was new, both validations.
     """
 
     model: str
@@ -111,6 +112,7 @@ class RunRecord(_Entries):
     cost: Cost | None = None
     n_parameters: int | None = None
     provenance: dict[str, Any] | None = None
+    update: dict[str, Any] | None = None
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.model_fields_set:

@@ -23,8 +23,10 @@ from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import RunRecord
 from recgraph.runs.settings import DataConfig, ProbeSettings, probe_of
 from recgraph.runs.summary import run_html, run_text
+from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
+from recgraph.train.callbacks import Observer
 
 if TYPE_CHECKING:
     import polars as pl
@@ -216,6 +218,81 @@ class Run(_Run):
             ValueError: no such kind, part or metric; or the run has no curve, no data, or was fitted on the part.
         """
         return plot(self, None if kind == "curves" else self._require_split(), kind, part, metric)
+
+    def update(
+        self,
+        new_log: Any,
+        *,
+        out: str | Path | None = None,
+        epochs: int = 1,
+        replay: float = 0.1,
+        learning_rate: float | None = None,
+        valid: float = 0.1,
+        fold_in: bool = True,
+        force: bool = False,
+        seed: int | None = None,
+        device: str | None = None,
+        progress: bool | None = None,
+        observers: tuple[Observer, ...] = (),
+    ) -> Run:
+        """Take in a new log, with its new users and items -> a new run; this one stays as it is.
+
+        Ids keep their indices, new ones follow. A trained model goes on from its weights, with the state of its
+        optimisers where the run's folder has a checkpoint; a model in closed form is fitted again on everything. The
+        run goes on from what its recommender knows: the test part of a split is not in it.
+
+        Args:
+            new_log: new interactions: a log, a frame with the run's column names (or ``user``, ``item`` and
+                ``timestamp``), or a file of them. Each user's follow what is known of the user.
+            out: folder of the new run; written only when the update is accepted. None keeps it in memory.
+            epochs: over samples with new targets and replayed ones; the best by validation is kept.
+            replay: the share of old samples that is trained on again.
+            learning_rate: by default half of that of the run's training.
+            valid: share of the new log, its newest, that the update is validated on and not trained on: by time, or,
+                without times, of each user. 0: none, which needs ``force``.
+            fold_in: whether that slice becomes part of the users' histories afterwards.
+            force: keep a result that is worse than what there was, or not validated.
+            seed: of everything random; by default the run's.
+            device, progress, observers: see :func:`recgraph.runs.fit.fit`.
+
+        Raises:
+            UpdateRefused: the result is worse on the slice than this run; names both numbers, and nothing is written.
+            ValueError: the model cannot be updated (:attr:`Model.updated_by`), ids are of another type than the run's,
+                ``out`` is not empty, or a setting is out of range.
+        """
+        options = UpdateOptions(
+            epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, tuple(observers)
+        )
+        folder = None if out is None else Path(out)
+        checkpoint = None if self.folder is None else self.folder / "checkpoints"
+        recommender, record = update(self.recommender, new_log, options, folder, checkpoint)
+        return Run.serving(recommender, record, folder)
+
+    @classmethod
+    def serving(cls, recommender: Recommender, record: RunRecord, folder: Path | None = None) -> Run:
+        """A run of a recommender, without a split: it recommends and can be updated.
+
+        Args:
+            recommender: the run's.
+            record: of the run.
+            folder: of the run, with its checkpoints; None: it has none.
+        """
+        run = cls(recommender.model, None, record, folder)
+        run.recommender = recommender
+        return run
+
+    @classmethod
+    def of_bundle(cls, folder: str | Path) -> Run:
+        """A run of a bundle alone: it recommends and can be updated, without the data it was fitted on.
+
+        Raises:
+            BundleError: the folder holds no bundle of a recommender that can be read.
+        """
+        recommender = Recommender.load(folder)
+        model = recommender.model
+        known = {"model": model.key(), "config": model.config.model_dump(mode="json"), "seed": model.seed or 0}
+        unknown = {"training": {}, "fitted_on": "unknown", "data": {}}
+        return cls.serving(recommender, RunRecord.from_json({**unknown, **known, **recommender.record}))
 
     def _require_split(self) -> SealedSplit:
         if self.split is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -16,7 +17,7 @@ from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, pair_scores
-from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel
+from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.rng import Generators
 
 
@@ -68,6 +69,8 @@ class CollaborativeModel(TrainableModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = CollaborativeConfig
+    updated_by: ClassVar[UpdatedBy | None] = "training"
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"embedding.weight": ("users", "items")}
     known_users: Tensor
 
     def _build(self, space: Space) -> None:

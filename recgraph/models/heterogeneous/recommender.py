@@ -18,7 +18,7 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
-from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms
+from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating
 from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
@@ -133,6 +133,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     Config: ClassVar[type[ModelConfig]] = MetaPathRecommenderConfig
     reads_graph: ClassVar[bool] = True
+    updated_by: ClassVar[UpdatedBy | None] = None  # a new log has no relations of its users and items
     revision: ClassVar[int] = 2  # 1 drew the masks of all models with one seed
     #: the settings that InfoNCE has in the publication
     info_nce: ClassVar[dict[str, Any]] = {}

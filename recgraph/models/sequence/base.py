@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -19,7 +19,7 @@ from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.items import ItemTower
 from recgraph.encoders.transformer import initialise
 from recgraph.losses.base import NextItemLoss
-from recgraph.models.base import FeatureSpace, ModelConfig, Phase, Space, Terms, TrainableModel
+from recgraph.models.base import FeatureSpace, ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -100,6 +100,8 @@ class SequenceModel(TrainableModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = SequenceConfig
+    updated_by: ClassVar[UpdatedBy | None] = "training"
+    tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"item_embedding.weight": ("padding", "items")}
     #: whether training samples come with a sequence of the same target
     needs_partners = False
 

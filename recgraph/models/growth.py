@@ -1,0 +1,124 @@
+"""Models for more users and items, with what a smaller one has learned.
+
+A table is a parameter, or a buffer, with a row for each user or item; ``Model.tables`` names those of a class and what
+their rows stand for. In a grown table old rows stand where the indices of their users and items are now, and new rows
+are behind them: indices are given out at the end, so that old ones are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from recgraph.models.base import Model, Space, TrainableModel
+
+__all__ = ["Fill", "grown", "grown_optimiser"]
+
+#: new rows of a table: the mean of the old ones of their kind plus what a new model draws, or only one of the two
+Fill = Literal["mean", "drawn"]
+M = TypeVar("M", bound=Model)
+
+
+@torch.no_grad()
+def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
+    """A model of the same class and settings for more users and items, on the same device.
+
+    What is no table is copied. Buffers of another size that are no tables are left as a new model has them: they are
+    made anew from the training part.
+
+    Args:
+        model: built.
+        space: at least as large as the model's own.
+        seed: of what is drawn for new rows.
+        fill: ``"mean"`` adds the mean of the old rows of the same kind to them: a new item's scores are then near an
+            average item's.
+
+    Raises:
+        ValueError: the model cannot grow, or a parameter's size depends on the space and is in no table.
+    """
+    old = _checked(model, space)
+    larger = type(model)(model.config).build(space, seed)
+    larger.seed = model.seed
+    kept = model.state_dict()
+    parameters = dict(larger.named_parameters())
+    for name, value in larger.state_dict().items():
+        if name not in kept:
+            continue
+        if name in model.tables:
+            value.copy_(_grown_rows(kept[name].to(value.device), value, model.tables[name], old, space, fill))
+        elif kept[name].shape == value.shape:
+            value.copy_(kept[name])
+        elif name in parameters:
+            raise ValueError(
+                f"{type(model).__name__} cannot grow: parameter {name} has shape {list(kept[name].shape)}, and "
+                f"{list(value.shape)} for {_sizes(space)}; name what its rows stand for in the class's tables"
+            )
+    place = next(iter((*model.parameters(), *model.buffers())), None)
+    return larger if place is None else larger.to(place.device)
+
+
+def grown_optimiser(model: TrainableModel, larger: TrainableModel, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The optimiser's state for a grown model: moments of old rows move with them, those of new rows are 0.
+
+    Args:
+        model, larger: before and after :func:`grown`.
+        tensors: ``group/parameter index/entry`` -> tensor, as checkpoints have them.
+
+    Returns:
+        The same names; parameters that do not fit are left out.
+    """
+    assert model.space is not None
+    assert larger.space is not None
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    new, kept = dict(larger.named_parameters()), {}
+    groups = model.parameter_groups()
+    for key, value in tensors.items():
+        group, index, _ = key.rsplit("/", 2)
+        if group not in groups or int(index) >= len(groups[group]):
+            continue
+        name = names[id(groups[group][int(index)])]
+        shape = new[name].shape
+        if name in model.tables and value.dim() == len(shape) and value.dim():
+            into = value.new_zeros(shape)
+            kept[key] = _grown_rows(value, into, model.tables[name], model.space, larger.space, "drawn")
+        elif value.dim() == 0 or value.shape == shape:
+            kept[key] = value
+    return kept
+
+
+def _checked(model: Model, space: Space) -> Space:
+    """The model's own space, where the other one is not smaller."""
+    old = model.space
+    if old is None:
+        raise ValueError(f"{type(model).__name__} is not built; there is nothing to grow")
+    if space.n_users < old.n_users or space.n_items < old.n_items:
+        raise ValueError(f"space has {_sizes(space)}, fewer than the model's {_sizes(old)}; a model only grows")
+    return old
+
+
+def _grown_rows(kept: Tensor, into: Tensor, parts: tuple[str, ...], old: Space, new: Space, fill: Fill) -> Tensor:
+    """``into`` with the rows of ``kept`` where they belong, part by part."""
+    of_old = torch.split(kept, [_count(part, old) for part in parts])
+    of_new = torch.split(into.clone(), [_count(part, new) for part in parts])
+    made = []
+    for rows, larger in zip(of_old, of_new, strict=True):
+        drawn = larger[len(rows) :]
+        if fill == "mean" and len(rows) and rows.is_floating_point():
+            drawn = drawn + rows.mean(0)
+        made += [rows, drawn]
+    return torch.cat(made)
+
+
+def _count(part: str, space: Space) -> int:
+    """The rows that stand for ``"users"``, ``"items"`` or ``"padding"`` (one row)."""
+    counts = {"users": space.n_users, "items": space.n_items, "padding": 1}
+    if part not in counts:
+        raise ValueError(f"tables: rows stand for one of {', '.join(counts)}, not {part!r}")
+    return counts[part]
+
+
+def _sizes(space: Space) -> str:
+    return f"{space.n_users} users and {space.n_items} items"

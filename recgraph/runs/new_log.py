@@ -1,0 +1,197 @@
+"""A new log beside what a run knows: ids that are matched, histories that go on, the newest slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.data.columns import Columns
+from recgraph.data.dataframe import frame_kind
+from recgraph.data.errors import MissingColumnError
+from recgraph.data.ids import IdMap
+from recgraph.data.interactions import Interactions
+from recgraph.data.log import InteractionLog
+from recgraph.data.part import Cases, OrderedLog, Part
+from recgraph.serve.recommender import Recommender
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["Joined", "newest", "read_new_log"]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a run knows and a new log, in one set of indices: those of the run, new ones behind them.
+
+    Attributes:
+        users, items: index <-> id.
+        old, new: a row for each user: what was known, and the new interactions, oldest first.
+        in_slice: [T] bool, aligned with ``new.values``: the newest slice, which an update is not trained on.
+        item_features: of both, or None; a row of the new log replaces one of the run.
+        n_known: new interactions whose user has had the item before.
+    """
+
+    users: IdMap
+    items: IdMap
+    old: Ragged
+    new: Ragged
+    in_slice: Tensor
+    item_features: pl.DataFrame | None
+    n_known: int
+
+    @classmethod
+    def of(cls, recommender: Recommender, log: InteractionLog, share: float) -> Joined:
+        """Match a new log with what a recommender knows.
+
+        Args:
+            log: new interactions alone; each user's are taken to follow those that are known.
+            share: of the newest slice; 0: none.
+
+        Raises:
+            ValueError: ids are of another type than the run's.
+        """
+        users = _extended(recommender.users, log.users, log.columns.user)
+        items = _extended(recommender.items, log.items, log.columns.item)
+        of_user = torch.from_numpy(users.index(log.users.values))
+        of_item = torch.from_numpy(items.index(log.items.values))
+        ordered = log.ordered
+        mask = newest(ordered, share) if share else torch.zeros(len(log), dtype=torch.bool)
+        old = _with_rows(recommender.seen, len(users))
+        rows, values = of_user[ordered.items.rows], of_item[ordered.items.values]
+        order = torch.argsort(rows, stable=True)
+        new = Ragged.from_lengths(values[order], torch.bincount(rows, minlength=len(users)))
+        pairs = [part.rows * len(items) + part.values for part in (old, new)]
+        n_known = int(torch.isin(pairs[1], pairs[0]).sum())
+        features = _merged(recommender.item_features, log.item_features, recommender.columns.item, log.columns.item)
+        return cls(users, items, old, new, mask[order], features, n_known)
+
+    @property
+    def trained(self) -> Ragged:
+        """A row for each user: all that an update may be trained on."""
+        return after(self.old, self.new.filter(~self.in_slice))
+
+    @property
+    def whole(self) -> Ragged:
+        """A row for each user: everything."""
+        return after(self.old, self.new)
+
+    def part(self, rows: Ragged) -> Part:
+        """Rows as a training part."""
+        return Part(rows, len(self.items))
+
+    def cases(self) -> Cases:
+        """The users of the slice of whom something is known before it, with what they did in it."""
+        truth, history = self.new.filter(self.in_slice), self.trained
+        users = ((truth.lengths > 0) & (history.lengths > 0)).nonzero().flatten()
+        return Cases(users, history.take(users), truth.take(users), len(self.items))
+
+
+def newest(log: OrderedLog, share: float) -> Tensor:
+    """[T] bool: the newest interactions.
+
+    With times, the newest of the whole log (of equal times those that stand later in it). Without times only each
+    user's own order is known: each user's newest. At least one is chosen, of the log or of each user.
+
+    Args:
+        log: with at least one interaction.
+        share: of the interactions that are chosen, in (0, 1).
+
+    Raises:
+        ValueError: another share.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share = {share!r} must lie in (0, 1)")
+    if log.times is None:
+        wanted = (log.items.lengths * share).round().long().clamp(min=1)
+        chosen: Tensor = log.items.positions >= (log.items.lengths - wanted)[log.items.rows]
+        return chosen
+    order = np.lexsort((log.rows.numpy(), log.times.numpy()))
+    chosen = torch.zeros(log.n_interactions, dtype=torch.bool)
+    chosen[torch.from_numpy(order[-max(1, round(share * log.n_interactions)) :])] = True
+    return chosen
+
+
+def after(old: Ragged, new: Ragged) -> Ragged:
+    """For each row what stands in the first, then what stands in the second; both have the same number of rows."""
+    order = torch.argsort(torch.cat([old.rows, new.rows]), stable=True)
+    return Ragged.from_lengths(torch.cat([old.values, new.values])[order], old.lengths + new.lengths)
+
+
+def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
+    """New interactions as a log.
+
+    Args:
+        given: a log; a frame; a file or folder in one of the formats of :meth:`Interactions.read`, or lines of
+            ``user item item ...`` (``.txt``). Columns are named like the run's or ``user``, ``item`` and
+            ``timestamp``; without a time, rows are in order.
+        recommender: of the run.
+
+    Raises:
+        ValueError: a column is missing, a file cannot be read, or it is no log.
+    """
+    if isinstance(given, InteractionLog):
+        return given
+    columns = recommender.columns
+    if isinstance(given, str | Path):
+        return _with_texts(_read_file(Path(given), columns), recommender)
+    try:
+        frame_kind(given)
+    except ValueError:
+        raise ValueError(f"new_log is a {type(given).__name__}; give a log, a frame or a file") from None
+    there = nw.from_native(given).collect_schema().names()
+    user, item = (own if own in there else plain for own, plain in ((columns.user, "user"), (columns.item, "item")))
+    time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
+    return Interactions.from_frame(given, user=user, item=item, timestamp=time)
+
+
+def _read_file(path: Path, columns: Columns) -> InteractionLog:
+    if path.suffix == ".txt":
+        return Interactions.from_sequences(path, user=columns.user, item=columns.item)
+    try:
+        return Interactions.read(path, user=columns.user, item=columns.item, timestamp=columns.timestamp)
+    except MissingColumnError:
+        if columns.timestamp is None:
+            raise
+    return Interactions.read(path, user=columns.user, item=columns.item)
+
+
+def _with_texts(log: InteractionLog, recommender: Recommender) -> InteractionLog:
+    """A log of a file whose ids are integers, as texts where the run's are: a reader cannot know, and loses nothing."""
+    pairs = ((log.users, recommender.users), (log.items, recommender.items))
+    users, items = (
+        IdMap(ids.values.cast(pl.String)) if ids.values.dtype.is_integer() and known.values.dtype == pl.String else ids
+        for ids, known in pairs
+    )
+    return InteractionLog(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
+
+
+def _extended(known: IdMap, new: IdMap, column: str) -> IdMap:
+    try:
+        return known.extended(new.values)
+    except ValueError as error:
+        raise ValueError(f"column {column!r} of the new log does not fit the run: {error}") from None
+
+
+def _with_rows(rows: Ragged, n_rows: int) -> Ragged:
+    """With empty rows at the end."""
+    more = rows.offsets[-1:].expand(n_rows - rows.n_rows)
+    return Ragged(rows.values, torch.cat([rows.offsets, more]))
+
+
+def _merged(old: pl.DataFrame | None, new: pl.DataFrame | None, key: str, new_key: str) -> pl.DataFrame | None:
+    """The features of both logs by id, the newer row of an id."""
+    if new is not None and new_key != key:
+        new = new.rename({new_key: key})
+    if old is None or new is None:
+        return old if new is None else new
+    try:
+        both = pl.concat([old, new.with_columns(pl.col(key).cast(old[key].dtype))], how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"the item features of the new log do not fit the run's: {error}") from None
+    return both.unique(key, keep="last", maintain_order=True)

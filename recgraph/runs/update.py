@@ -1,0 +1,369 @@
+"""The second day of a run: take in a new log, with its new users and items, at a fraction of a fit's cost.
+
+Trained models go on from their weights: tables grow, the samples are those with new targets and a share of the old
+ones, and the newest slice of the new log, which is not trained on, tells whether the result is better than what there
+was. Models in closed form are fitted again, exactly, to everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.data.batches import Query
+from recgraph.data.files import replace_text
+from recgraph.data.part import Cases
+from recgraph.evaluate.evaluator import validation
+from recgraph.evaluate.metrics.names import split_metric
+from recgraph.evaluate.ranking import Scorer, device_of
+from recgraph.models.base import Model, Space, TrainableModel
+from recgraph.models.growth import grown, grown_optimiser
+from recgraph.rng import derive, numpy_generator
+from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
+from recgraph.runs.new_log import Joined, read_new_log
+from recgraph.runs.record import IDENTIFYING, RunRecord
+from recgraph.serve.recommender import Recommender
+from recgraph.sparse.ragged import Ragged
+from recgraph.train import checkpoint as checkpoints
+from recgraph.train.callbacks import Observer
+from recgraph.train.config import TrainConfig
+from recgraph.train.trainer import Trainer
+
+__all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "check_updatable", "update"]
+
+#: the learning rate of an update, as a share of that of the run's training
+RATE_SHARE = 0.5
+_METRIC = "ndcg@10"
+#: below it every score of a model ends; items that a model does not know rank behind all that it knows
+_LOWEST = torch.finfo(torch.float32).min
+_log = logging.getLogger(__name__)
+
+
+class UpdateRefused(ValueError):
+    """The updated model is worse than what there was, on the newest slice."""
+
+
+@dataclass(frozen=True)
+class UpdateOptions:
+    """How a run is updated.
+
+    Attributes:
+        epochs: over the samples; the one with the best validation is kept. Models in closed form have none.
+        replay: the share of old samples that is trained on again, drawn once.
+        learning_rate: None: :data:`RATE_SHARE` of that of the run's training.
+        valid: share of the new log, its newest, that is validated on and not trained on; 0: none, with ``force`` alone.
+        fold_in: whether the newest slice becomes part of the users' histories once the update is accepted; models in
+            closed form are then fitted to it, too.
+        force: keep the result even if it is worse, or not validated.
+        seed: of new rows, samples, dropout; None: that of the run.
+        device: where to compute.
+        progress: see :func:`recgraph.runs.fit.fit`.
+        observers: called during the training.
+    """
+
+    epochs: int = 1
+    replay: float = 0.1
+    learning_rate: float | None = None
+    valid: float = 0.1
+    fold_in: bool = True
+    force: bool = False
+    seed: int | None = None
+    device: str | None = None
+    progress: bool | None = None
+    observers: tuple[Observer, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"epochs = {self.epochs} must be at least 1")
+        for name, value, largest in (("replay", self.replay, 1.0), ("valid", self.valid, 0.9)):
+            if not 0 <= value <= largest:
+                raise ValueError(f"{name} = {value} must be a share from 0 to {largest:g}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(f"learning_rate = {self.learning_rate} must be above 0")
+        if not self.valid and not self.force:
+            raise ValueError("valid = 0 leaves nothing to compare with what there was; give a share, or force=True")
+
+
+@runtime_checkable
+class SelectedBatches(Protocol):
+    """Batches that can be made of some of their samples."""
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """-> [S] int64 the user of each sample, [S] int64 the place of its last target among the user's items."""
+
+    def keep(self, keep_mask: Tensor) -> None:
+        """Leave all samples out but those where ``keep_mask`` [S] is True."""
+
+
+def update(
+    parent: Recommender, new_log: Any, options: UpdateOptions, out: Path | None = None, checkpoint: Path | None = None
+) -> tuple[Recommender, RunRecord]:
+    """A recommender that knows a new log, too, and the record of how it was made; see :meth:`Run.update`.
+
+    Args:
+        parent: what there was; it is not changed.
+        new_log: see :func:`recgraph.runs.new_log.read_new_log`.
+        options: how.
+        out: folder of the new run; written when the update is accepted.
+        checkpoint: folder of the parent's checkpoints, with the state of its optimisers, or None.
+
+    Raises:
+        UpdateRefused: the result is worse than the parent on the newest slice; both numbers are named.
+        ValueError: the model cannot be updated, the log does not fit the run, or ``out`` is not empty.
+    """
+    check_updatable(type(parent.model))
+    joined = Joined.of(parent, read_new_log(new_log, parent), options.valid)
+    _warn_of_known(joined)
+    config = _training(parent, options)
+    seed = options.seed if options.seed is not None else int(parent.record.get("seed") or 0)
+    fit_options = FitOptions(
+        config, seed, device=options.device, progress=options.progress, observers=options.observers
+    )
+    space = Space(n_users=len(joined.users), n_items=len(joined.items))
+    record = new_record(parent.model, fit_options, "update", {"n_users": space.n_users, "n_items": space.n_items})
+    held = FitOptions(config, seed, folder=out)
+    with run_folder(parent.model, held, record):
+        step = _Update(parent, joined, options, fit_options, record, space)
+        old, new = step.validated(checkpoint)
+        record.update = {
+            "parent": _described(parent, checkpoint),
+            "by": parent.model.updated_by,
+            "epochs": options.epochs if step.trainer else None,
+            "replay": options.replay if step.trainer else None,
+            "learning_rate": config.learning_rate if step.trainer else None,
+            "samples": step.n_samples,
+            "optimiser": step.optimiser,
+            "new_users": space.n_users - len(parent.users),
+            "new_items": space.n_items - len(parent.items),
+            "new_interactions": joined.new.values.numel(),
+            "valid": {
+                "metric": config.metric,
+                "share": options.valid,
+                "users": step.n_cases,
+                "before": old,
+                "after": new,
+            },
+            "fold_in": options.fold_in,
+            "forced": options.force,
+        }
+        _check_better(old, new, config.metric, step.n_cases, options.force)
+        made = step.recommender()
+        if out is not None:
+            _write(made, record, step.trainer, out)
+    return made, record
+
+
+class _Update:
+    """One update: the model that is made, what was validated, and what it cost."""
+
+    def __init__(
+        self,
+        parent: Recommender,
+        joined: Joined,
+        options: UpdateOptions,
+        fit_options: FitOptions,
+        record: RunRecord,
+        space: Space,
+    ) -> None:
+        self.parent, self.joined, self.options = parent, joined, options
+        self.fit_options, self.record, self.space = fit_options, record, space
+        self.trainer: Trainer | None = None
+        self.n_samples: int | None = None
+        self.optimiser: str | None = None
+        self.cases: Cases | None = joined.cases() if options.valid else None
+        if self.cases is not None and not len(self.cases):
+            raise ValueError(
+                f"valid = {options.valid}: the {int(joined.in_slice.sum())} newest interactions are of users of whom "
+                "nothing else is known; give a larger share, or valid=0 with force=True"
+            )
+        self.model: Model = parent.model
+
+    @property
+    def n_cases(self) -> int:
+        return 0 if self.cases is None else len(self.cases)
+
+    def validated(self, checkpoint: Path | None) -> tuple[float | None, float | None]:
+        """Make the model -> the metric on the newest slice of the parent and of the model."""
+        trained = self.joined.part(self.joined.trained)
+        metric, seen = self.fit_options.config.metric, self.fit_options.config.select_seen
+
+        def measure(model: Any) -> dict[str, float]:
+            assert self.cases is not None
+            return validation(model, self.cases, metric, seen=seen, fit_part=trained)
+
+        old = None
+        if self.cases is not None:
+            old = measure(_Before(self.parent.model, len(self.joined.items)))[metric]
+        seed = derive(self.fit_options.seed, "growth")
+        if isinstance(self.parent.model, TrainableModel):
+            self.model = grown(self.parent.model, self.space, seed)
+            validate = None if self.cases is None else lambda: measure(self.model)
+            prepare = self._prepare(checkpoint)
+            train_model(self.model, trained, self.fit_options, self.record, validate, prepare)
+            return old, None if self.cases is None else self.record.best
+        self._fit_again(self.joined.trained)
+        new = None if self.cases is None else measure(self.model)[metric]
+        if self.options.fold_in and self.cases is not None:
+            self._fit_again(self.joined.whole)
+        return old, new
+
+    def _fit_again(self, rows: Ragged) -> None:
+        model = self.parent.model
+        self.model = type(model)(model.config).build(self.space, model.seed or 0)
+        train_model(self.model, self.joined.part(rows), self.fit_options, self.record)
+
+    def _prepare(self, checkpoint: Path | None) -> Callable[[Trainer], None]:
+        """Select the samples and load the optimisers' state, once the trainer is there."""
+
+        def prepare(trainer: Trainer) -> None:
+            self.trainer = trainer
+            self.n_samples = _select(trainer.batches, self.joined.old.lengths, self.options.replay, trainer)
+            self.optimiser = _load_optimisers(trainer, self.parent.model, checkpoint)
+            _log.info("update of %s: %d samples; optimiser %s", self.record.model, self.n_samples, self.optimiser)
+
+        return prepare
+
+    def recommender(self) -> Recommender:
+        """The model with all ids, and what its users have seen."""
+        joined, parent = self.joined, self.parent
+        names = ("model", "config", "training", "seed", "fitted_on", "data", "update", "provenance")
+        return Recommender(
+            self.model.to(device_of(parent.model)),
+            joined.users,
+            joined.items,
+            joined.whole if self.options.fold_in else joined.trained,
+            columns=parent.columns,
+            kind=parent.kind,
+            item_features=joined.item_features,
+            record=self.record.only(*names),
+        )
+
+
+class _Before(Scorer):
+    """The parent among the items of both logs: those that it does not know come last, its users' histories without."""
+
+    def __init__(self, model: Model, n_items: int) -> None:
+        assert model.space is not None
+        self.model, self.n_items, self.known = model, n_items, model.space
+
+    def score(self, query: Query) -> Tensor:
+        users = torch.where(query.users < self.known.n_users, query.users, -1)
+        history = query.history.filter(query.history.values < self.known.n_items)
+        scores = self.model.score(Query(users, history).to(device_of(self.model))).to(query.users.device)
+        return torch.nn.functional.pad(scores, (0, self.n_items - scores.shape[1]), value=_LOWEST)
+
+
+def check_updatable(model: type[Model]) -> None:
+    """Refuse a model that cannot take in a new log.
+
+    Raises:
+        ValueError: names the models that can.
+    """
+    if model.updated_by is None:
+        able = [name for name in registry.names("model") if registry.load("model", name).updated_by]
+        raise ValueError(
+            f"{model.__name__} cannot be updated; fit it again on everything. The models that can: {', '.join(able)}"
+        )
+
+
+def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
+    """The settings of the parent's training, with those of an update."""
+    before = TrainConfig.of(parent.record.get("training") or {})
+    metric = before.metric
+    if not options.valid:
+        metric = "last"
+    else:
+        try:
+            split_metric(metric)
+        except ValueError:  # the training had no validation
+            metric = _METRIC
+    rate = options.learning_rate if options.learning_rate is not None else before.learning_rate * RATE_SHARE
+    changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
+    fixed = {"schedule": "constant", "warmup_steps": 0, "validate_every": 1, "tensorboard": False}
+    return TrainConfig.of({**before.model_dump(), **changed, **fixed})
+
+
+def _select(batches: Any, n_old: Tensor, replay: float, trainer: Trainer) -> int:
+    """Keep the samples with a new target, and a share of the others -> their number.
+
+    Args:
+        n_old: [n_users], how many of each user's items are old.
+    """
+    if not isinstance(batches, SelectedBatches):
+        raise ValueError(f"{type(batches).__name__} has no places() and keep(); an update needs them to select samples")
+    users, places = batches.places()
+    drawn = numpy_generator(trainer.generators.seed, "replay").random(len(users))
+    keep_mask = (places >= n_old[users]) | (torch.from_numpy(drawn) < replay)
+    if not bool(keep_mask.any()):
+        raise ValueError(
+            "new_log has no sample to train on: no user with a new item has another one before it; give more of it, or "
+            "a share of old samples (replay)"
+        )
+    batches.keep(keep_mask)
+    return int(keep_mask.sum())
+
+
+def _load_optimisers(trainer: Trainer, parent: Model, checkpoint: Path | None) -> str:
+    """Go on with the state of the parent's optimisers -> what became of it."""
+    found = checkpoints.read_latest(checkpoint) if checkpoint is not None and checkpoint.is_dir() else None
+    if found is None:
+        return "fresh: the run has no checkpoint"
+    assert isinstance(parent, TrainableModel)
+    kept = grown_optimiser(parent, trainer.model, found[1].optimisers)
+    checkpoints.load_optimisers(trainer.optimisers, kept)
+    return "kept"
+
+
+def _check_better(old: float | None, new: float | None, metric: str, n_cases: int, force: bool) -> None:
+    if old is None or new is None or new >= old:
+        return
+    message = (
+        f"{metric} on the newest slice of the new log ({n_cases} users) is {new:.4f} after the update and {old:.4f} "
+        "before it"
+    )
+    if not force:
+        raise UpdateRefused(f"{message}; nothing is written. More epochs or replay may help; force=True keeps it")
+    _log.warning("%s; kept, as force is set", message)
+
+
+def _warn_of_known(joined: Joined) -> None:
+    total = joined.new.values.numel()
+    if joined.n_known > total / 2:
+        _log.warning(
+            "%d of the %d interactions of new_log are in the run's histories already; give new ones alone, or they are "
+            "counted twice",
+            joined.n_known,
+            total,
+        )
+
+
+def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
+    """What identifies a parent: the digest of its weights and ids, where it lies, and what it was made of."""
+    state = hashlib.sha256()
+    for name, value in sorted(parent.model.state_dict().items()):
+        state.update(f"{name}:{list(value.shape)}:".encode())
+        state.update(value.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    state.update(parent.users.digest() + parent.items.digest())
+    names = ("seed", "fitted_on", "data", "update")
+    kept = {name: parent.record[name] for name in names if name in parent.record}
+    folder = None if checkpoint is None else str(checkpoint.parent)
+    return {"digest": state.hexdigest(), "folder": folder, **kept}
+
+
+def _write(made: Recommender, record: RunRecord, trainer: Trainer | None, out: Path) -> None:
+    """Make the folder a run: what identifies it, the optimisers for the next update, the bundle, the record."""
+    replace_text(json.dumps(record.only(*IDENTIFYING), indent=1), out / "config.json")
+    if trainer is not None:
+        trainer.folder = out
+        trainer.save()
+    made.save(out / "bundle")
+    record.write(out)

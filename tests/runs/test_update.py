@@ -1,0 +1,332 @@
+"""``run.update``: what is kept, what is trained on, what is refused, and what the record says."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import recgraph as rg
+from recgraph import registry
+from recgraph.data.batches import PairBatches, sequence_batches
+from recgraph.data.interactions import Interactions
+from recgraph.data.part import Part
+from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.rng import Generators
+from recgraph.runs.new_log import Joined, newest
+from recgraph.runs.run import Run
+from recgraph.runs.update import UpdateRefused
+from recgraph.sparse.ragged import Ragged
+from recgraph.train import checkpoint as checkpoints
+
+SMALL: dict[str, Any] = {
+    "hidden_dim": 8, "max_len": 8, "inner_dim": 8, "n_heads": 1, "n_layers": 1, "n_negatives": 4, "max_iter": 100,
+}  # fmt: skip
+UPDATABLE = [name for name in registry.names("model") if registry.load("model", name).updated_by]
+FIXED = [
+    name
+    for name in registry.names("model")
+    if not registry.load("model", name).updated_by and not issubclass(registry.load("model", name), GraphModel)
+]
+
+
+def frame(users: range, steps: range, shift: int = 0, n_items: int = 12) -> pl.DataFrame:
+    """Users who go through the items in circles, one each time."""
+    rows = [(f"u{user}", 100 + (user + step + shift) % n_items, step) for user in users for step in steps]
+    return pl.DataFrame(rows, schema=["who", "what", "when"], orient="row")
+
+
+def log_of(rows: pl.DataFrame) -> Interactions:
+    return Interactions.from_frame(rows, user="who", item="what", timestamp="when")
+
+
+OLD = frame(range(10), range(7))
+# two new users, two new items; times go on
+NEW = pl.concat([frame(range(8, 12), range(7, 12), shift=-3, n_items=14), frame(range(3), range(7, 10))])
+
+
+def fitted(name: str, out: Path | None = None, **more: Any) -> Run:
+    cls = registry.load("model", name)
+    model = cls(**{key: value for key, value in SMALL.items() if key in cls.Config.model_fields})
+    training: dict[str, Any] = {} if cls.updated_by == "fitting" else {"max_epochs": 2, "batch_size": 16}
+    return rg.fit(model, log_of(OLD).split(), seed=0, out=out, device="cpu", **training, **more)
+
+
+@pytest.mark.parametrize("name", UPDATABLE)
+def test_every_model_takes_in_new_interactions_users_and_items(name: str, tmp_path: Path) -> None:
+    run = fitted(name, tmp_path / "old")
+    before = run.recommender
+    new = run.update(log_of(NEW), out=tmp_path / "new", force=True, valid=0.3, device="cpu")
+    for again in (new, Run.open(tmp_path / "new")):
+        assert isinstance(again, Run)
+        made = again.recommender
+        assert made.users.ids(range(len(before.users))).to_list() == before.users.ids(range(10)).to_list()
+        assert made.items.ids(range(len(before.items))).to_list() == before.items.ids(range(12)).to_list()
+        assert set(made.users.values) - set(before.users.values) == {"u10", "u11"}
+        assert set(made.items.values) - set(before.items.values) == {112, 113}
+        # what was known (without the sealed test part) and then all that is new, oldest first
+        user = int(made.users.index(["u8"])[0])
+        known = before.seen.row(int(before.users.index(["u8"])[0])).tolist()
+        news = NEW.filter(pl.col("who") == "u8").sort("when")["what"]
+        assert made.seen.row(user).tolist() == [*known, *made.items.index(news).tolist()]
+        answer = again.recommend(users=["u0", "u11"], k=3)
+        assert answer["who"].to_list() == ["u0"] * 3 + ["u11"] * 3
+        assert answer["what"].is_in(made.items.values.to_list()).all()
+        assert again.record.update == new.record.update
+    update = new.record.update
+    assert update is not None
+    assert new.record.fitted_on == "update"
+    assert update["by"] == registry.load("model", name).updated_by
+    assert (update["new_users"], update["new_items"], update["new_interactions"]) == (2, 2, len(NEW))
+    assert np.isfinite([update["valid"]["before"], update["valid"]["after"]]).all()
+    assert update["parent"]["folder"] == str(tmp_path / "old")
+    assert len(update["parent"]["digest"]) == 64
+    if update["by"] == "training":
+        assert update["optimiser"] == "kept"
+        assert update["epochs"] == 1
+    # the third day goes on from the second
+    third = new.update(frame(range(3, 6), range(20, 25)), valid=0.3, force=True, device="cpu")
+    assert len(third.recommender.users) == 12
+    assert third.record.update is not None
+    assert third.record.update["parent"]["update"]["parent"]["digest"] == update["parent"]["digest"]
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bprmf", "ease"])
+def test_a_bundle_alone_is_enough(name: str, tmp_path: Path) -> None:
+    fitted(name).save(tmp_path / "bundle")
+    run = Run.of_bundle(tmp_path / "bundle")
+    new = run.update(NEW, valid=0.3, force=True, device="cpu")
+    assert len(new.recommender.users) == 12
+    assert new.record.update is not None
+    assert new.record.update["parent"]["folder"] is None
+    assert new.record.update["optimiser"] == (None if name == "ease" else "fresh: the run has no checkpoint")
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_model_that_cannot_says_so(name: str) -> None:
+    run = fitted(name)
+    message = f"{type(run.model).__name__} cannot be updated; fit it again on everything. The models that can: bprmf,"
+    with pytest.raises(ValueError, match=message):
+        run.update(NEW)
+
+
+@pytest.mark.parametrize("name", ["ease", "itemknn", "popularity", "ials", "slim"])
+def test_closed_form_models_are_fitted_to_everything_exactly(name: str) -> None:
+    run = fitted(name)
+    new = run.update(NEW, valid=0.3, force=True)
+    known = new.recommender
+    whole = type(run.model)(run.model.config).build(new.model.space, run.model.seed)
+    whole.fit(Part(known.seen, len(known.items)))
+    assert all(torch.equal(value, new.model.state_dict()[key]) for key, value in whole.state_dict().items())
+
+
+def test_the_run_that_is_updated_stays_as_it_is(tmp_path: Path) -> None:
+    run = fitted("sasrec", tmp_path / "old")
+    weights = {name: value.clone() for name, value in run.model.state_dict().items()}
+    files = {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()}
+    run.update(NEW, out=tmp_path / "new", valid=0.3, force=True, epochs=2, device="cpu")
+    assert all(torch.equal(value, run.model.state_dict()[name]) for name, value in weights.items())
+    assert {path: path.read_bytes() for path in (tmp_path / "old").rglob("*") if path.is_file()} == files
+
+
+def test_an_update_is_repeated_exactly_by_its_seed() -> None:
+    run = fitted("sasrec")
+    one, two, other = (
+        run.update(NEW, valid=0.3, force=True, seed=seed, device="cpu").model.state_dict() for seed in (4, 4, 5)
+    )
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    assert not all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_worse_result_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    # users go on in circles, which the run has learned, and the update is at a rate that breaks it
+    run = rg.fit(
+        registry.load("model", "sasrec")(hidden_dim=16, n_heads=1, n_layers=1, max_len=8, dropout=0.0),
+        log_of(OLD).split(), seed=0, device="cpu", max_epochs=60, batch_size=4, learning_rate=0.01,
+    )  # fmt: skip
+    news = frame(range(10), range(7, 11))
+    broken: dict[str, Any] = {"learning_rate": 5.0, "valid": 0.3, "device": "cpu"}
+    out = tmp_path / "deep" / "new"
+    message = r"ndcg@10 on the newest slice of the new log \(10 users\) is 0\.\d{4} after the update and \S+ before it"
+    with pytest.raises(UpdateRefused, match=message):
+        run.update(news, out=out, **broken)
+    assert not list(tmp_path.iterdir())
+    forced = run.update(news, out=out, force=True, **broken)
+    assert forced.record.update is not None
+    numbers = forced.record.update["valid"]
+    assert numbers["after"] < numbers["before"]
+    assert forced.record.update["forced"]
+    good = run.update(news, learning_rate=1e-4, valid=0.3, device="cpu")
+    assert good.record.update is not None
+    assert good.record.update["valid"]["after"] >= good.record.update["valid"]["before"] == numbers["before"]
+
+
+def test_the_numbers_before_and_after_are_those_of_the_slice() -> None:
+    """Counted again by hand: the mean reciprocal of the ranks among items not seen, unknown items at the end."""
+    run = fitted("sasrec", metric="mrr@20")
+    new = run.update(NEW, valid=0.3, force=True, fold_in=False, device="cpu")
+    joined = Joined.of(run.recommender, log_of(NEW), 0.3)
+    cases = joined.cases()
+    found: dict[str, list[float]] = {"before": [], "after": []}
+    for place in range(len(cases)):
+        history, truth = cases.history.row(place).tolist(), set(cases.truth.row(place).tolist())
+        sides = {"before": (run, 12), "after": (new, 14)}
+        for side, (one, n_items) in sides.items():
+            known = [item for item in history if item < n_items]
+            answer = one.recommend(histories={"x": one.recommender.items.ids(known).to_list()}, k=14)
+            order = one.recommender.items.index(answer["what"]).tolist()
+            ranks = [rank for rank, item in enumerate(order, 1) if item in truth]
+            found[side].append(1 / ranks[0] if ranks else 0.0)
+    assert new.record.update is not None
+    numbers = new.record.update["valid"]
+    assert numbers["metric"] == "mrr@20"
+    assert numbers["before"] == pytest.approx(np.mean(found["before"]), abs=0.02)
+    assert numbers["after"] == pytest.approx(np.mean(found["after"]), abs=1e-5)
+    assert new.recommender.seen.values.numel() == joined.trained.values.numel()
+
+
+def test_the_slice_is_not_trained_on() -> None:
+    """An item that only the slice has gets no gradient: but for weight decay of Adam (none) it stays as it grew."""
+    news = pl.concat([NEW, pl.DataFrame({"who": ["u3"], "what": [777], "when": [99]})])
+    run = fitted("bprmf")
+    model = run.update(news, valid=0.05, force=True, device="cpu", replay=0.0)
+    joined = Joined.of(run.recommender, log_of(news), 0.05)
+    index = int(joined.items.index([777])[0])
+    assert bool((joined.new.values[joined.in_slice] == index).any())
+    assert not bool((joined.trained.values == index).any())
+    assert bool((model.recommender.seen.values == index).any()), "but it is history once the update is accepted"
+
+
+def test_the_newest_are_chosen_by_time_or_in_each_row() -> None:
+    log = log_of(pl.DataFrame({"who": ["a", "b", "a", "b"], "what": [1, 2, 3, 4], "when": [5, 9, 7, 7]}))
+    # ordered: a's 5 and 7, b's 7 and 9
+    assert newest(log.ordered, 0.25).tolist() == [False, False, False, True]
+    assert newest(log.ordered, 0.5).tolist() == [False, False, True, True], "of equal times the later row"
+    plain = Interactions.from_frame(log.to_frame().drop("when"), user="who", item="what")
+    assert newest(plain.ordered, 0.1).tolist() == [False, True, False, True]
+    with pytest.raises(ValueError, match=r"share = 1 must lie in"):
+        newest(log.ordered, 1)
+
+
+def test_samples_have_new_targets_or_are_replayed() -> None:
+    part = Part(Ragged.from_lists([[0, 1, 2, 3], [2, 3], [1, 2, 3]]), 5)
+    old = torch.tensor([2, 2, 0])
+    generators = Generators(0)
+    pairs = PairBatches(part, 8, generators)
+    users, places = pairs.places()
+    pairs.keep(places >= old[users])
+    (batch,) = pairs.epoch(0)
+    assert sorted(zip(batch.users.tolist(), batch.items.tolist(), strict=True)) == [
+        (0, 2), (0, 3), (2, 1), (2, 2), (2, 3),
+    ]  # fmt: skip
+    for regime, expected in (("prefix", [[1, 2], [1, 2, 3], [2], [2, 3]]), ("causal", [[1, 2, 3], [2, 3]])):
+        batches = sequence_batches(part, regime, batch_size=8, max_len=9, generators=generators)  # type: ignore[arg-type]
+        users, places = batches.places()
+        batches.keep(places >= old[users])
+        (made,) = batches.epoch(0)
+        assert sorted(made.sequences.to_lists()) == expected
+
+
+@pytest.mark.parametrize(("replay", "n_samples"), [(0.0, 5), (1.0, 12)])
+def test_replay_adds_old_sequences(replay: float, n_samples: int) -> None:
+    news = frame(range(8, 13), range(7, 12))
+    run = fitted("sasrec")
+    new = run.update(news, replay=replay, valid=0.1, force=True, device="cpu")
+    assert new.record.update is not None
+    # u8, u9 and three new users have new items; of the ten old users the other eight are replayed, or none
+    assert new.record.update["samples"] == n_samples + (1 if replay else 0)
+
+
+def test_the_optimiser_goes_on_where_its_state_is_there(tmp_path: Path) -> None:
+    fitted("bprmf", tmp_path / "old")
+    found = checkpoints.read_latest(tmp_path / "old" / "checkpoints")
+    assert found is not None
+    steps = float(found[1].optimisers["model/0/step"])
+    Run.open(tmp_path / "old").update(NEW, out=tmp_path / "new", valid=0.3, force=True, device="cpu")
+    after = checkpoints.read_latest(tmp_path / "new" / "checkpoints")
+    assert after is not None
+    assert float(after[1].optimisers["model/0/step"]) > steps
+    assert after[1].optimisers["model/0/exp_avg"].shape == (12 + 14, 8)
+
+
+@pytest.mark.parametrize(
+    ("news", "message"),
+    [
+        (
+            NEW.with_columns(pl.col("who").str.slice(1).cast(pl.Int64)),
+            "column 'who' of the new log .* are integers, but",
+        ),
+        (
+            NEW.with_columns(pl.col("what").cast(pl.String)),
+            "column 'what' of the new log .* are texts, but .* integers",
+        ),
+        (NEW.drop("what"), "no column 'item'"),
+        (12, "new_log is a int; give a log, a frame or a file"),
+        (NEW.filter(pl.col("who") == "u11").head(1), "newest interactions are of users of whom nothing else is known"),
+    ],
+)
+def test_a_log_that_does_not_fit_is_refused(news: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fitted("popularity").update(news)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"epochs": 0}, "epochs = 0 must be at least 1"),
+        ({"replay": 1.5}, "replay = 1.5 must be a share from 0 to 1"),
+        ({"valid": 1.0}, "valid = 1.0 must be a share from 0 to 0.9"),
+        ({"learning_rate": -1.0}, "learning_rate = -1.0 must be above 0"),
+        ({"valid": 0.0}, "valid = 0 leaves nothing to compare with what there was; give a share, or force=True"),
+    ],
+)
+def test_settings_are_checked(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fitted("popularity").update(NEW, **setting)
+
+
+def test_without_a_slice_it_is_kept_unvalidated() -> None:
+    new = fitted("sasrec").update(NEW, valid=0.0, force=True, device="cpu")
+    assert new.record.update is not None
+    assert new.record.update["valid"]["after"] is None
+
+
+def test_a_log_that_is_known_already_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="recgraph"):
+        fitted("popularity").update(OLD, force=True)
+    assert "interactions of new_log are in the run's histories already" in caplog.text
+
+
+def test_features_of_items_are_merged() -> None:
+    titles = pl.DataFrame({"what": [100, 101], "title": ["old", "kept"]})
+    log = log_of(OLD).with_features(item_features=titles)
+    run = rg.fit("popularity", log.split(), seed=0)
+    later = pl.DataFrame({"what": [100, 113], "title": ["renewed", "new"], "year": [1, 2]})
+    new = run.update(log_of(NEW).with_features(item_features=later), valid=0.3, force=True)
+    features = new.recommender.item_features
+    assert features is not None
+    assert dict(features.select("what", "title").iter_rows()) == {100: "renewed", 101: "kept", 113: "new"}
+    assert "title" in new.recommend(users=["u11"], k=14, item_columns=["title"]).columns
+
+
+def test_files_are_read(tmp_path: Path) -> None:
+    for name, write in (("new.parquet", NEW.write_parquet), ("new.csv", NEW.write_csv)):
+        write(tmp_path / name)
+        assert len(fitted("popularity").update(tmp_path / name, valid=0.3, force=True).recommender.users) == 12
+    texts = log_of(OLD.with_columns(pl.col("what").cast(pl.String)))  # ids that a reader of CSV takes for integers
+    run = rg.fit("popularity", texts.split(), seed=0)
+    assert len(run.update(tmp_path / "new.csv", valid=0.3, force=True).recommender.items) == 14
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
+    run = fitted("popularity", tmp_path / "old")
+    record = json.loads((tmp_path / "old" / "record.json").read_text())
+    with pytest.raises(ValueError, match="holds a run already"):
+        run.update(NEW, out=tmp_path / "old", valid=0.3, force=True)
+    assert json.loads((tmp_path / "old" / "record.json").read_text()) == record
