@@ -125,11 +125,16 @@ def fit_old(data: Data, chosen: dict[str, Any], model: str, seed: int, out: Path
 
 
 def refit(data: Data, chosen: dict[str, Any], model: str, seed: int, out: Path) -> None:
-    """A training from nothing on all that the update knows."""
+    """A training from nothing on all that the update knows.
+
+    The slice of ml-100k has few users, on whom a training from nothing would stop by chance: it stops by each user's
+    last interaction, as the old run does.
+    """
     is_new = newest(data.pool.ordered, SHARE)
     in_slice = torch.zeros_like(is_new)
     in_slice[is_new] = newest(data.pool.ordered.filter(is_new), SHARE)
-    _fit(data.pool, in_slice, chosen, model, seed, out / "refit")
+    valid = in_slice if data.pool.ordered.times is None else _last(data.pool)
+    _fit(data.pool, valid, chosen, model, seed, out / "refit")
 
 
 def _fit(log: InteractionLog, valid: torch.Tensor, chosen: Any, model: str, seed: int, out: Path) -> None:

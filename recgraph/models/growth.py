@@ -47,7 +47,7 @@ def grown(model: M, space: Space, seed: int, fill: Fill = "mean") -> M:
     for name, value in larger.state_dict().items():
         if name not in kept:
             continue
-        if name in model.tables:
+        if name in model.tables and len(kept[name]) == sum(_count(part, old) for part in model.tables[name]):
             value.copy_(_grown_rows(kept[name].to(value.device), value, model.tables[name], old, space, fill))
         elif kept[name].shape == value.shape:
             value.copy_(kept[name])
@@ -81,9 +81,10 @@ def grown_optimiser(model: TrainableModel, larger: TrainableModel, tensors: Mapp
             continue
         name = names[id(groups[group][int(index)])]
         shape = new[name].shape
-        if name in model.tables and value.dim() == len(shape) and value.dim():
+        parts = model.tables.get(name, ())
+        if parts and value.dim() and len(value) == sum(_count(part, model.space) for part in parts):
             into = value.new_zeros(shape)
-            kept[key] = _grown_rows(value, into, model.tables[name], model.space, larger.space, "drawn")
+            kept[key] = _grown_rows(value, into, parts, model.space, larger.space, "drawn")
         elif value.dim() == 0 or value.shape == shape:
             kept[key] = value
     return kept

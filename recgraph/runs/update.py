@@ -21,11 +21,12 @@ from torch import Tensor
 from recgraph import registry
 from recgraph.data.batches import Query
 from recgraph.data.files import replace_text
+from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.metrics.names import split_metric
 from recgraph.evaluate.ranking import Scorer, device_of
-from recgraph.models.base import Model, Space, TrainableModel
+from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
 from recgraph.rng import derive, numpy_generator
 from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
@@ -128,7 +129,7 @@ def update(
     fit_options = FitOptions(
         config, seed, device=options.device, progress=options.progress, observers=options.observers
     )
-    space = Space(n_users=len(joined.users), n_items=len(joined.items))
+    space = _space(parent, joined)
     record = new_record(parent.model, fit_options, "update", {"n_users": space.n_users, "n_items": space.n_items})
     held = FitOptions(config, seed, folder=out)
     with run_folder(parent.model, held, record):
@@ -273,6 +274,17 @@ def check_updatable(model: type[Model]) -> None:
         raise ValueError(
             f"{model.__name__} cannot be updated; fit it again on everything. The models that can: {', '.join(able)}"
         )
+
+
+def _space(parent: Recommender, joined: Joined) -> Space:
+    """The sizes of both logs; items are encoded by what the parent has learnt of their features."""
+    sizes = {"n_users": len(joined.users), "n_items": len(joined.items)}
+    before = parent.model.space
+    if not isinstance(before, FeatureSpace):
+        return Space(**sizes)
+    assert joined.item_features is not None
+    schema, key = before.features.schema, parent.columns.item
+    return FeatureSpace(**sizes, features=ItemFeatures.encode(schema, joined.item_features, key, joined.items))
 
 
 def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:

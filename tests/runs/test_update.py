@@ -315,6 +315,26 @@ def test_features_of_items_are_merged() -> None:
     assert "title" in new.recommend(users=["u11"], k=14, item_columns=["title"]).columns
 
 
+@pytest.mark.parametrize("item_id_embedding", [True, False])
+def test_new_items_are_encoded_by_the_features_that_the_run_has_learnt(item_id_embedding: bool, tmp_path: Path) -> None:
+    kinds = pl.DataFrame({"what": range(100, 112), "kind": ["even", "odd"] * 6})
+    model = registry.load("model", "sasrec")(
+        hidden_dim=8, n_heads=1, n_layers=1, item_features=["kind"], item_id_embedding=item_id_embedding
+    )
+    log = log_of(OLD).with_features(item_features=kinds)
+    run = rg.fit(model, log.split(), seed=0, device="cpu", max_epochs=1)
+    later = pl.DataFrame({"what": [112, 113], "kind": ["even", "new"]})
+    news = log_of(NEW).with_features(item_features=later)
+    run.update(news, out=tmp_path / "new", valid=0.3, force=True, device="cpu")
+    made = Run.open(tmp_path / "new")
+    assert isinstance(made, Run)
+    known, space = made.recommender, made.model.space
+    assert space is not None
+    rows = space.features.entries.to_dense()[known.items.index([100, 112, 113])]
+    assert torch.equal(rows[0], rows[1])
+    assert rows[2].tolist() == [1, 0, 0], "a kind that the run has not learnt is no kind"
+
+
 def test_files_are_read(tmp_path: Path) -> None:
     for name, write in (("new.parquet", NEW.write_parquet), ("new.csv", NEW.write_csv)):
         write(tmp_path / name)
