@@ -73,6 +73,12 @@ def _is_pandas(frame: Any) -> bool:
     return type(frame).__module__.partition(".")[0] == "pandas"
 
 
+def names_of(frame: Any) -> list[str]:
+    """The names of a frame's columns."""
+    names: list[str] = nw.from_native(frame).collect_schema().names()
+    return names
+
+
 def from_native(frame: Any) -> pl.DataFrame:
     """All columns of a frame as polars."""
     if isinstance(frame, pl.LazyFrame):

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import narwhals as nw
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
 from recgraph.data.columns import Columns
-from recgraph.data.dataframe import frame_kind
+from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import MissingColumnError
 from recgraph.data.ids import IdMap
 from recgraph.data.interactions import Interactions
@@ -144,7 +143,7 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
         frame_kind(given)
     except ValueError:
         raise ValueError(f"new_log is a {type(given).__name__}; give a log, a frame or a file") from None
-    there = nw.from_native(given).collect_schema().names()
+    there = names_of(given)
     user, item = (own if own in there else plain for own, plain in ((columns.user, "user"), (columns.item, "item")))
     time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
     return Interactions.from_frame(given, user=user, item=item, timestamp=time)
