@@ -1,0 +1,54 @@
+"""What runs of both tasks have: a record, and a folder or None."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from recgraph.evaluate.node_probe import NodeResults
+from recgraph.evaluate.results import Results
+from recgraph.runs.record import RunRecord
+from recgraph.runs.summary import run_html, run_text
+
+__all__ = ["BaseRun"]
+
+_log = logging.getLogger(__name__)
+
+
+class BaseRun:
+    """What runs of both tasks have: a record, and a folder or None."""
+
+    def __init__(self, record: RunRecord, folder: Path | None = None) -> None:
+        self.record, self.folder = record, folder
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch; empty for closed-form models."""
+        return self.record.history
+
+    def save(self, folder: str | Path) -> None:
+        """Write a bundle."""
+        raise TypeError(f"{type(self).__name__} must define save(folder)")
+
+    def keep(self) -> None:
+        """Write the bundle and the record into the run's folder, where it has one."""
+        if self.folder is not None:
+            self.save(self.folder / "bundle")
+            self.write_record()
+            _log.info("run saved in %s", self.folder)
+
+    def write_record(self) -> None:
+        """Write ``record.json`` again, where the run has a folder."""
+        if self.folder is not None:
+            self.record.write(self.folder)
+
+    def __repr__(self) -> str:
+        return run_text(self.record, self.folder)
+
+    def _repr_html_(self) -> str:
+        return run_html(self.record, self.folder)
+
+    def _add_results(self, name: str, results: Results | NodeResults) -> None:
+        self.record.results = {**self.record.results, name: results.to_dict()}
+        self.write_record()
