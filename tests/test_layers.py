@@ -90,9 +90,16 @@ THIRD_PARTY: dict[str, set[str]] = {
     "packaging": {"sparse.backends.dgl"},
     "psutil": {"workers"},
     "psycopg": {"tuning.storage"},
+    "fastapi": {"serve.http"},
+    "starlette": {"serve.http"},
+    "uvicorn": {"serve.http"},
+    "prometheus_client": {"serve.http"},
 }
 # Optional, or slow to import: inside a function alone.
-LAZY = {"IPython", "torch_geometric", "dgl", "faiss", "tensorboard", "optuna", "psycopg", "sklearn"}
+LAZY = {
+    *("IPython", "torch_geometric", "dgl", "faiss", "tensorboard", "optuna", "psycopg", "sklearn"),
+    *("fastapi", "starlette", "uvicorn", "prometheus_client"),
+}
 
 
 @dataclass(frozen=True)
@@ -254,6 +261,8 @@ def test_third_party_packages_are_declared() -> None:
         "IPython": "ipykernel",
         "click": "typer",
         "requests": "pooch",
+        "starlette": "fastapi",
+        "prometheus_client": "prometheus-client",
     }
     used = {e.target for e in edges() if not e.own and e.target not in sys.stdlib_module_names}
     assert {names.get(name, name) for name in used} <= declared

@@ -8,6 +8,7 @@ neither on how users are batched nor on how many items are ranked at a time.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,8 +111,7 @@ class Catalogue:
         self.order = order.to(device)
         self.position = torch.full((n_items,), -1, device=device)
         self.position[self.order] = torch.arange(order.numel(), device=device)
-        n_chunks = max(-(-order.numel() // CHUNK), 1)
-        self._chunk = max(_round_up(-(-order.numel() // n_chunks), BLOCK), _round_up(k + 1, BLOCK))
+        self._chunk = self._chunk_for(k)
         self.width = max(_round_up(order.numel(), self._chunk), self._chunk)
         self._block = min(_round_up(block_items or BLOCK_ITEMS, self._chunk), self.width)
         self.n_blocks = -(-self.width // self._block)
@@ -120,6 +120,24 @@ class Catalogue:
         self._low = low
         self._vectors = None if item_vectors is None else self._chunks(item_vectors)
         self._buffer = _Buffer()
+
+    def _chunk_for(self, k: int) -> int:
+        n_chunks = max(-(-self.order.numel() // CHUNK), 1)
+        return max(_round_up(-(-self.order.numel() // n_chunks), BLOCK), _round_up(k + 1, BLOCK))
+
+    def for_length(self, k: int) -> Catalogue | None:
+        """The same items for lists of length ``k``, sharing the vectors.
+
+        None where the tiles of a catalogue made for that length would have another shape, and its scores, perhaps,
+        another rounding.
+        """
+        if k < 1:
+            raise ValueError(f"k = {k} must be at least 1")
+        if self._chunk_for(k) != self._chunk:
+            return None
+        other = copy.copy(self)
+        other.k = k
+        return other
 
     def _chunks(self, vectors: Tensor) -> list[Tensor]:
         # [D, chunk] each, contiguous: the product with a transposed view costs nearly twice as much

@@ -94,7 +94,7 @@ class Lister:
         if ann is not None and ruling.is_plain and ruling.candidates is None:
             yield torch.arange(len(query)), ann.rank(self.model, query, seen, k, asked.batch_size)
             return
-        catalogue = self._catalogue_for(k, ruling.candidates)
+        catalogue = self.catalogue_for(k, ruling.candidates)
         if not ruling.is_plain:
             yield from ruling.rank(self.model, catalogue, query, request.labels, seen)
             return
@@ -102,10 +102,12 @@ class Lister:
         for batch in rank(self.model, catalogue, query, seen, (convention,), asked.batch_size):
             yield batch.index, batch.lists[convention]
 
-    def _catalogue_for(self, k: int, candidates: Tensor | None) -> Catalogue:
+    def catalogue_for(self, k: int, candidates: Tensor | None = None) -> Catalogue:
+        """The items, or ``candidates`` [C] of them, for lists of a length; that of all items is kept."""
         if candidates is not None:
             return catalogue_for(self.model, self.n_items, k, candidates=candidates)
-        catalogue = self._catalogue  # read once: another thread may replace it
-        if catalogue is None or catalogue.k != k:
+        kept = self._catalogue  # read once: another thread may replace it
+        catalogue = None if kept is None else kept.for_length(k)
+        if catalogue is None:
             catalogue = self._catalogue = catalogue_for(self.model, self.n_items, k)
         return catalogue

@@ -10,7 +10,13 @@ from recgraph.serve.bundle import holds
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
 
-__all__ = ["load"]
+__all__ = ["bundle_of", "load"]
+
+
+def bundle_of(folder: str | Path) -> Path:
+    """The folder of the bundle: that of a run which has one, else the given one."""
+    folder = Path(folder)
+    return folder / "bundle" if (folder / "bundle" / "config.json").is_file() else folder
 
 
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender | Embedder:
@@ -23,9 +29,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender 
     Raises:
         BundleError: the folder holds no bundle, a file is missing or damaged, or this version cannot read it.
     """
-    folder = Path(folder)
-    if (folder / "bundle" / "config.json").is_file():
-        folder = folder / "bundle"
+    folder = bundle_of(folder)
     if holds(folder) == "embedder":
         return Embedder.load(folder, device)
     return Recommender.load(folder, device)

@@ -213,3 +213,22 @@ def test_what_a_model_caches_while_it_ranks_can_be_trained_with() -> None:
 def test_errors(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("with_vectors", [True, False])
+def test_lists_of_another_length_from_the_same_vectors(with_vectors: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    items, users = torch.randn(1500, 8, generator=generator), torch.randn(5, 8, generator=generator)
+    vectors, queries = (items, users) if with_vectors else (None, users @ items.T)
+    catalogue = Catalogue(1500, 10, item_vectors=vectors)
+    for k in (1, 10, 100, 700):
+        shared = catalogue.for_length(k)
+        assert shared is not None
+        found = shared.rank(queries, None, ("keep",))["keep"]
+        alone = Catalogue(1500, k, item_vectors=vectors).rank(queries, None, ("keep",))["keep"]
+        assert torch.equal(found.items, alone.items)
+        assert torch.equal(found.scores, alone.scores)
+    assert catalogue.k == 10
+    assert catalogue.for_length(1400) is None  # its tiles would be wider
+    with pytest.raises(ValueError, match="k = 0 must be at least 1"):
+        catalogue.for_length(0)

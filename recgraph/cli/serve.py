@@ -1,0 +1,49 @@
+"""The command ``recgraph serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recgraph.cli.output import note
+
+_BUNDLE = "A bundle, or a folder that `recgraph train` wrote."
+_HOST = "Address to listen on; 0.0.0.0 answers other machines, too."
+_PORT = "Port to listen on; 0 takes a free one."
+_THREADS = "Batches ranked at the same time, each on one core."
+_ADMIN = "Also answer POST /reload."
+_POLL = "Seconds between two looks at the folder for a new bundle."
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help=_BUNDLE)],
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help=_PORT)] = 8000,
+    host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
+    threads: Annotated[int, typer.Option(min=1, help=_THREADS)] = 1,
+    device: Annotated[str, typer.Option(help="Where the model computes, e.g. cuda.")] = "cpu",
+    max_k: Annotated[int, typer.Option(min=1, help="Longest list that is answered.")] = 1000,
+    max_users: Annotated[int, typer.Option(min=1, help="Users, or histories, of one request.")] = 256,
+    max_history: Annotated[int, typer.Option(min=1, help="Items of one history.")] = 10_000,
+    max_body_kib: Annotated[int, typer.Option(min=1, help="Size of a request's body.")] = 1024,
+    poll: Annotated[float, typer.Option(min=0.01, metavar="S", help=_POLL)] = 0.5,
+    admin: Annotated[bool, typer.Option("--admin", help=_ADMIN)] = False,
+) -> None:
+    """Answer requests for recommendations over HTTP: POST /recommend, GET /health, GET /metrics.
+
+    A new bundle in the same place takes over without a pause; SIGHUP looks for one at once. SIGTERM answers the
+    requests in flight and stops.
+    """
+    import torch
+
+    from recgraph.serve.http.asked import Limits
+    from recgraph.serve.http.server import listen, run
+    from recgraph.serve.http.service import Options, Service
+
+    torch.set_num_threads(1)
+    limits = Limits(k=max_k, users=max_users, history=max_history, body_kib=max_body_kib)
+    with listen(host, port) as listening:
+        service = Service(bundle, limits, Options(threads=threads, device=device, poll_s=poll, admin=admin))
+        at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        run(service, listening, ready=lambda: note(f"{service.shelf.served.recommender!r} on {at}; Ctrl-C stops"))

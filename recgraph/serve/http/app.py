@@ -1,0 +1,149 @@
+"""The service as an ASGI application: paths, statuses and bodies."""
+
+# no postponed annotations: FastAPI reads those of the functions below, whose types are imported inside a function
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from recgraph import __version__
+from recgraph.serve.http.asked import FIELDS
+from recgraph.serve.http.errors import Refused
+from recgraph.serve.http.service import Service
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["make_app"]
+
+_log = logging.getLogger(__name__)
+_JSON = "application/json"
+_Message = MutableMapping[str, Any]
+_Receive = Callable[[], Awaitable[_Message]]
+_Send = Callable[[_Message], Awaitable[None]]
+_App = Callable[[_Message, _Receive, _Send], Awaitable[None]]
+
+
+def make_app(service: Service) -> "FastAPI":
+    """The application of a service.
+
+    ``POST /recommend``, ``GET /health``, ``GET /metrics`` and, where the service's options say so, ``POST /reload``;
+    ``GET /openapi.json`` describes them.
+
+    Raises:
+        ImportError: FastAPI is not installed.
+    """
+    try:
+        from fastapi import FastAPI, Request, Response
+        from starlette.exceptions import HTTPException
+    except ImportError:
+        raise ImportError("fastapi is not installed; pip install 'recgraph[api]'") from None
+
+    def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+        body = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode()
+        return Response(body, status, headers, _JSON)
+
+    async def recommend(request: Request) -> Response:
+        try:
+            declared = request.headers.get("content-length", "")
+            body = await _read(request.stream(), declared, service.limits.body_kib * 1024, service.limits.read_s)
+            return answer(await service.recommend(body))
+        except Refused as refused:
+            headers = {"retry-after": "1"} if refused.status == 503 else None
+            return answer(refused.to_dict(), refused.status, headers)
+
+    async def health() -> Response:
+        return answer(service.health())
+
+    async def metrics() -> Response:
+        text, kind = service.figures.text()
+        return Response(text, 200, None, kind)
+
+    async def reload() -> Response:
+        told = await service.shelf.reload()
+        return answer(told, 409 if told["outcome"] == "refused" else 200)
+
+    async def other(request: Request, error: Exception) -> Response:
+        """A path or a method that is not there."""
+        assert isinstance(error, HTTPException)
+        text = f"{request.method} {request.url.path}: {error.detail}; there are {there}"
+        return answer({"error": text}, error.status_code, dict(error.headers or {}))
+
+    app = FastAPI(
+        title="recgraph",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lambda _: service.running(),
+        exception_handlers={HTTPException: other},
+    )
+    body = {"required": True, "content": {_JSON: {"schema": {"type": "object", "properties": FIELDS}}}}
+    app.post("/recommend", openapi_extra={"requestBody": body}, summary="Recommend items")(recommend)
+    app.get("/health", summary="The bundle that is served")(health)
+    app.get("/metrics", summary="Figures for Prometheus")(metrics)
+    if service.options.admin:
+        app.post("/reload", summary="Load the bundle again")(reload)
+    paths = {"/recommend": "POST", "/health": "GET", "/metrics": "GET", "/openapi.json": "GET"}
+    paths |= {"/reload": "POST"} if service.options.admin else {}
+    there = ", ".join(f"{method} {path}" for path, method in paths.items())
+    app.add_middleware(_Counted, service=service, paths=frozenset(paths))
+    return app
+
+
+async def _read(stream: Any, declared: str, most: int, seconds: float) -> bytes:
+    """The body of a request.
+
+    Raises:
+        Refused: it is longer than ``most`` bytes, or not there in time.
+    """
+    too_long = Refused(413, f"the body is longer than {most // 1024} KiB; send fewer users or shorter histories")
+    if declared.isdecimal() and int(declared[:20]) > most:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in stream:
+                body += chunk
+                if len(body) > most:
+                    raise too_long
+    except TimeoutError:
+        raise Refused(408, f"the body was not there after {seconds:g} s; send it at once") from None
+    return bytes(body)
+
+
+class _Counted:
+    """Counts requests and their time, and turns an unexpected error into an answer without a traceback."""
+
+    def __init__(self, app: _App, service: Service, paths: frozenset[str]) -> None:
+        self._app, self._service, self._paths = app, service, paths
+
+    async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 0
+
+        async def counted(message: _Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        try:
+            await self._app(scope, receive, counted)
+        except Exception as error:
+            if type(error).__name__ == "ClientDisconnect":
+                status = 499
+                return
+            _log.exception("%s %s failed", scope["method"], path)
+            if status == 0:
+                text = b'{"error": "the service failed; its log says why"}'
+                head = [(b"content-type", _JSON.encode()), (b"content-length", str(len(text)).encode())]
+                await counted({"type": "http.response.start", "status": 500, "headers": head})
+                await counted({"type": "http.response.body", "body": text})
+        finally:
+            self._service.figures.request(path, status or 499, time.perf_counter() - start)

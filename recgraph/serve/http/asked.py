@@ -1,0 +1,245 @@
+"""What a request asks for: the body of ``POST /recommend``, read and checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from recgraph.config import Config
+from recgraph.data.columns import Columns
+from recgraph.serve.http.errors import Refused, shown, unknown_name
+from recgraph.serve.http.jsonids import JsonIds, check_text
+from recgraph.serve.recommender import Recommender
+from recgraph.serve.request import check_item_columns
+from recgraph.serve.rules import Rules
+
+__all__ = ["FIELDS", "Asked", "Limits", "Reader"]
+
+#: the names of the answer's entries, which item columns may not have
+_ANSWER = Columns(user="user", item="item")
+
+
+class Limits(Config):
+    """How much one request may ask for; more is refused."""
+
+    body_kib: Annotated[int, Field(ge=1, description="size of a request's body, in KiB")] = 1024
+    k: Annotated[int, Field(ge=1, description="length of a list")] = 1000
+    history: Annotated[int, Field(ge=1, description="items of one history")] = 10_000
+    users: Annotated[int, Field(ge=1, description="users, or histories, of one request")] = 256
+    rules: Annotated[int, Field(ge=0, description="boosts and columns in the rules of one request")] = 32
+    read_s: Annotated[float, Field(gt=0, description="seconds until the whole body must be there")] = 10.0
+    waiting: Annotated[int, Field(ge=1, description="requests that wait to be ranked; further ones get 503")] = 2048
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A checked request, for users or for histories.
+
+    Attributes:
+        field: the field that says for whom.
+        labels: [B] what the answer calls each user.
+        users: [B] ids, as :meth:`JsonIds.read` gives them; None where there are histories.
+        histories: [B] lists of item ids, oldest first; None where there are users.
+        k, exclude_seen, popular, item_columns, allow, block, rules: as :meth:`Recommender.recommend` takes them;
+            ``popular`` is its ``fallback``.
+    """
+
+    field: str
+    labels: list[Any]
+    users: list[Any] | None
+    histories: list[list[Any]] | None
+    k: int = 10
+    exclude_seen: bool = True
+    popular: bool = False
+    item_columns: tuple[str, ...] = ()
+    allow: list[Any] | None = None
+    block: list[Any] | None = None
+    rules: Rules | None = None
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether it is ranked by itself, since its items or scores are its own."""
+        return self.rules is not None or self.allow is not None or self.block is not None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+#: field of the body -> JSON schema, for the service's own description
+FIELDS: dict[str, dict[str, Any]] = {
+    "user": {"description": "a user of the training data"},
+    "users": {"type": "array", "description": "several of them"},
+    "history": {"type": "array", "description": "the items of a new user, oldest first"},
+    "histories": {"type": "object", "description": "label -> items, of several new users"},
+    "k": {"type": "integer", "minimum": 1, "default": 10, "description": "the length of the lists"},
+    "exclude_seen": {"type": "boolean", "default": True, "description": "leave out what the user has done"},
+    "fallback": {
+        "enum": ["popularity", None],
+        "default": None,
+        "description": "what users of whom nothing is known get; null: 404 (users) or 422 (histories)",
+    },
+    "item_columns": {"type": "array", "description": "columns of the item features to add"},
+    "allow": {"type": "array", "description": "the items to which recommendations are restricted"},
+    "block": {"type": "array", "description": "items that are never recommended"},
+    "rules": {"type": "object", "description": "business rules: boost, max_per, diversity, lists of single users"},
+}
+_WHOM = ("user", "users", "history", "histories")
+
+
+class Reader:
+    """Reads the bodies of requests to one recommender.
+
+    Args:
+        recommender: its ids say of which type those of a request must be.
+        limits: what is too much.
+    """
+
+    def __init__(self, recommender: Recommender, limits: Limits) -> None:
+        self.recommender, self.limits = recommender, limits
+        self.users = JsonIds(recommender.users, "users")
+        self.items = JsonIds(recommender.items, "items")
+
+    def read(self, body: bytes) -> Asked:
+        """Read and check a body.
+
+        Raises:
+            Refused: it is no JSON object, a field is not known, missing, of another type or out of range.
+        """
+        fields = _parse(body)
+        for name in fields:
+            if name not in FIELDS:
+                raise Refused(400, f"{shown(name)} is no field of a request; {unknown_name(name, FIELDS)}", name)
+        whom = [name for name in _WHOM if name in fields]
+        if len(whom) != 1:
+            given = f"{' and '.join(whom)} are given" if whom else "the request does not say for whom"
+            example = f'{{"user": {shown(self.users.example())}}}'
+            raise Refused(400, f"{given}; give one of user, users, history and histories, such as {example}")
+        labels, users, histories = self._whom(whom[0], fields[whom[0]])
+        return Asked(
+            whom[0],
+            labels,
+            users,
+            histories,
+            k=self._k(fields.get("k", 10)),
+            exclude_seen=_boolean(fields.get("exclude_seen", True), "exclude_seen"),
+            popular=_popular(fields.get("fallback")),
+            item_columns=self._item_columns(fields.get("item_columns")),
+            allow=self._some_items(fields.get("allow"), "allow"),
+            block=self._some_items(fields.get("block"), "block"),
+            rules=self._rules(fields.get("rules")),
+        )
+
+    def _whom(self, field: str, value: Any) -> tuple[list[Any], list[Any] | None, list[list[Any]] | None]:
+        if field == "user":
+            return [value], [self.users.read(value, field)], None
+        if field == "users":
+            self._count(_list(value, field, "of users"), field)
+            return value, self.users.read_all(value, field), None
+        if field == "history":
+            return [None], None, [self._history(value, field)]
+        if not isinstance(value, dict):
+            raise Refused(400, f'{field} = {shown(value)} must be an object such as {{"a": [...], "b": [...]}}', field)
+        self._count(value, field)
+        for label in value:
+            check_text(label, field)
+        return list(value), None, [self._history(row, f"histories.{label}") for label, row in value.items()]
+
+    def _count(self, values: list[Any] | dict[str, Any], field: str) -> None:
+        if not values:
+            raise Refused(400, f"{field} is empty; name at least one", field)
+        if len(values) > self.limits.users:
+            raise Refused(
+                400, f"{field} has {len(values)} entries, at most {self.limits.users} are answered; send several", field
+            )
+
+    def _history(self, value: Any, field: str) -> list[Any]:
+        if len(_list(value, field, "of items, oldest first")) > self.limits.history:
+            raise Refused(
+                400,
+                f"{field} has {len(value)} items, at most {self.limits.history} are read; send the newest of them",
+                field,
+            )
+        return self.items.read_all(value, field)
+
+    def _k(self, value: Any) -> int:
+        if type(value) is not int or not 1 <= value <= self.limits.k:
+            raise Refused(400, f"k = {shown(value)} must be an integer from 1 to {self.limits.k}", "k")
+        return value
+
+    def _some_items(self, value: Any, field: str) -> list[Any] | None:
+        return None if value is None else self.items.read_all(_list(value, field, "of item ids"), field)
+
+    def _rules(self, value: Any) -> Rules | None:
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise Refused(
+                400, f'rules = {shown(value)} must be an object such as {{"max_per": {{"genre": 2}}}}', "rules"
+            )
+        try:
+            rules = Rules.of(value)
+        except ValueError as error:
+            raise Refused(400, f"rules: {error}", "rules") from None
+        n_rules = len(rules.boost) + len(rules.columns)
+        if n_rules > self.limits.rules:
+            text = f"rules has {n_rules} boosts and columns, at most {self.limits.rules} are applied; leave some out"
+            raise Refused(400, text, "rules")
+        if rules.diversity is not None and rules.diversity.pool > self.limits.k:
+            text = f"rules: diversity.pool = {rules.diversity.pool} must be at most {self.limits.k}"
+            raise Refused(400, text, "rules")
+        return rules
+
+    def _item_columns(self, value: Any) -> tuple[str, ...]:
+        if value is None:
+            return ()
+        for name in _list(value, "item_columns", "of column names"):
+            if type(name) is not str:
+                raise Refused(400, f"item_columns has {shown(name)}; give names of columns, as texts", "item_columns")
+            check_text(name, "item_columns")
+        try:
+            check_item_columns(self.recommender.item_features, value, _ANSWER)
+        except ValueError as error:
+            raise Refused(400, str(error), "item_columns") from None
+        return tuple(value)
+
+
+def _parse(body: bytes) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(body, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise Refused(400, f'the body is no JSON: {error}; send an object such as {{"user": 1}}') from None
+    except UnicodeDecodeError:
+        raise Refused(400, "the body is no UTF-8; send JSON in UTF-8") from None
+    except RecursionError:
+        raise Refused(400, 'the body is nested too deeply; send an object such as {"user": 1}') from None
+    except ValueError as error:  # an integer of thousands of digits, NaN
+        raise Refused(400, f"the body is no JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise Refused(400, f'the body is {shown(fields)}; send an object such as {{"user": 1}}')
+    return fields
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number; leave it out or write null")
+
+
+def _list(value: Any, field: str, what: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise Refused(400, f"{field} = {shown(value)} must be a list {what}", field)
+    return value
+
+
+def _boolean(value: Any, field: str) -> bool:
+    if not isinstance(value, bool):
+        raise Refused(400, f"{field} = {shown(value)} must be true or false", field)
+    return value
+
+
+def _popular(value: Any) -> bool:
+    if value is not None and value != "popularity":
+        raise Refused(400, f'fallback = {shown(value)} must be "popularity" or null', "fallback")
+    return value is not None

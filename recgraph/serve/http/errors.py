@@ -1,0 +1,43 @@
+"""Requests that are refused, with the status and the text of the answer."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["Refused", "shown", "unknown_name"]
+
+_SHOWN = 80
+
+
+class Refused(ValueError):
+    """A request that is wrong.
+
+    Args:
+        status: of the answer, 4xx.
+        message: names the field, the value and the fix.
+        field: the field of the body that is wrong, None where it is the request itself.
+    """
+
+    def __init__(self, status: int, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.field = status, message, field
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the answer's body holds."""
+        return {"error": self.message} if self.field is None else {"error": self.message, "field": self.field}
+
+
+def shown(value: Any) -> str:
+    """A value of a request as JSON, cut where it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: the nearest names, or all."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=2)
+    return f"did you mean {' or '.join(map(shown, close))}?" if close else f"there are {', '.join(map(shown, names))}"

@@ -1,0 +1,321 @@
+"""One bundle as the service holds it: batches of requests are ranked together, each as if it were alone.
+
+Each request's users are encoded by themselves, since the rounding of a model may depend on who shares its batch; the
+items are ranked for all of them in the tiles of one catalogue, whose rounding does not. So an answer has the items and
+the scores of :meth:`Recommender.recommend`, whatever else is asked at the moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from recgraph.data.batches import Query
+from recgraph.data.ids import as_series
+from recgraph.evaluate.ranking import GROUP, device_of, evaluating
+from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.serve import lists
+from recgraph.serve.http.asked import Asked, Limits, Reader
+from recgraph.serve.http.errors import Refused, shown
+from recgraph.serve.http.jsonids import plain
+from recgraph.serve.item_columns import ItemColumns
+from recgraph.serve.loading import bundle_of
+from recgraph.serve.recommender import Recommender
+from recgraph.serve.request import Request, feature_rows
+from recgraph.serve.ruling import resolve, with_arguments
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["Answer", "Served"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The body of an answer, and what is counted of it."""
+
+    body: bytes
+    n_users: int
+    n_unknown_items: int = 0
+    n_unknown_users: int = 0
+    n_fallbacks: int = 0
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is known of the users of a request, in the model's indices.
+
+    Attributes:
+        query: B rows.
+        known_mask: [B] bool, of which users enough is known.
+        n_unknown_items: items of the histories that the model does not know.
+    """
+
+    query: Query
+    known_mask: Tensor
+    n_unknown_items: int
+
+
+class Served:
+    """A recommender that answers requests. Several threads may use it.
+
+    Args:
+        recommender: its answers are given.
+        limits: of requests.
+        identity: names the bundle.
+    """
+
+    def __init__(self, recommender: Recommender, limits: Limits, identity: str) -> None:
+        self.recommender, self.identity, self.loaded = recommender, identity, time.time()
+        self.reader = Reader(recommender, limits)
+        self.n_items = len(recommender.items)
+        self._most = min(limits.k, self.n_items)
+        self._lister = lists.Lister(recommender.model, self.n_items)
+        self._item_columns = ItemColumns(recommender.items, recommender.item_features, recommender.columns.item)
+
+    @classmethod
+    def load(cls, path: Path, limits: Limits, device: str = "cpu") -> Self:
+        """Read a bundle, or that of a run, and make ready to answer.
+
+        Raises:
+            BundleError: it is damaged, or holds no recommender.
+        """
+        folder = bundle_of(path).resolve()  # a symbolic link may be switched meanwhile
+        recommender = Recommender.load(folder, device)
+        identity = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12]
+        served = cls(recommender, limits, identity)
+        served.warm_up()
+        return served
+
+    def warm_up(self) -> None:
+        """Compute what the first request would wait for."""
+        _ = self._popular
+        history = self.reader.items.ids.values[:1].to_list()
+        whole = Asked("history", [None], None, [history], k=min(10, self._most))
+        self.answer([whole, Asked("users", [None], self.recommender.users.values[:1].to_list(), None, popular=True)])
+
+    def describe(self) -> dict[str, Any]:
+        """What ``GET /health`` says of the bundle."""
+        recommender = self.recommender
+        return {
+            "id": self.identity,
+            "model": type(recommender.model).__name__,
+            "users": len(recommender.users),
+            "items": self.n_items,
+            "user_ids": self.reader.users.family,
+            "item_ids": self.reader.items.family,
+            "item_columns": [] if recommender.item_features is None else recommender.item_features.columns,
+        }
+
+    def answer(self, asked: Sequence[Asked]) -> list[Answer | Exception]:
+        """Answer requests together; an error of one does not concern the others.
+
+        Returns:
+            For each its answer, :class:`Refused`, or another error, which is the service's own.
+        """
+        try:
+            return self._together(asked)
+        except Exception as error:  # whatever it is, it is one request's alone
+            if len(asked) == 1:
+                return [error]
+            return [self.answer([one])[0] for one in asked]
+
+    def _together(self, asked: Sequence[Asked]) -> list[Answer | Exception]:
+        found = self._look_up(asked)
+        answers: list[Answer | Exception | None] = [
+            self._refusal(one, of) for one, of in zip(asked, found, strict=True)
+        ]
+        fine = [place for place, answer in enumerate(answers) if answer is None]
+        made = {place: self._by_rules(asked[place], found[place]) for place in fine if asked[place].has_rules}
+        left = [place for place in fine if place not in made]
+        while left:
+            catalogue = self._lister.catalogue_for(max(self._length(asked[place]) for place in left))
+            alike = [place for place in left if catalogue.for_length(self._length(asked[place])) is not None]
+            ranked = self._rank(catalogue, [asked[place] for place in alike], [found[place] for place in alike])
+            made |= dict(zip(alike, ranked, strict=True))
+            left = [place for place in left if place not in made]
+        for place, of in made.items():
+            answers[place] = self._write(asked[place], found[place], of)
+        return [answer for answer in answers if answer is not None]
+
+    def _look_up(self, asked: Sequence[Asked]) -> list[_Found]:
+        """The indices of all ids, looked up at once."""
+        recommender = self.recommender
+        users = recommender.users.index([user for one in asked for user in one.users or ()])
+        rows = [row for one in asked for row in one.histories or ()]
+        items = recommender.items.index([item for row in rows for item in row])
+        every = Ragged.from_lengths(
+            torch.from_numpy(items), torch.tensor([len(row) for row in rows], dtype=torch.int64)
+        )
+        known = every.filter(every.values >= 0)
+        index = torch.from_numpy(users)
+        own = recommender.seen.take(index.clamp(min=0))
+        own = own.first(torch.where(index >= 0, own.lengths, 0))
+        queries = []
+        n_users = n_rows = 0
+        for one in asked:
+            if one.users is not None:
+                queries.append(Query(index[n_users : n_users + len(one)], _rows(own, n_users, len(one))))
+                n_users += len(one)
+            else:
+                queries.append(Query(torch.full((len(one),), -1), _rows(known, n_rows, len(one))))
+                n_rows += len(one)
+        whole = Query(torch.cat([query.users for query in queries]), Ragged.cat([query.history for query in queries]))
+        with evaluating(recommender.model):
+            known_mask = recommender.model.can_rank(whole.to(device_of(recommender.model))).to("cpu")
+        found = []
+        for one, query, mask in zip(asked, queries, torch.split(known_mask, [len(one) for one in asked]), strict=True):
+            given = sum(len(row) for row in one.histories or ())
+            kept = query.history.values.numel() if one.histories is not None else 0
+            found.append(_Found(query, mask, given - kept))
+        return found
+
+    def _refusal(self, one: Asked, found: _Found) -> Refused | None:
+        if one.popular or bool(found.known_mask.all()):
+            return None
+        place = int((~found.known_mask).nonzero()[0])
+        if one.users is not None:
+            return Refused(
+                404,
+                f"{one.field}: nothing is known of user {shown(one.labels[place])}; take one of the bundle's "
+                f'{len(self.recommender.users):,} users, send "history", or set "fallback": "popularity"',
+                one.field,
+            )
+        whose = "" if one.field == "history" else f" of {shown(one.labels[place])}"
+        return Refused(
+            422,
+            f"{one.field}: the history{whose} has no item that the bundle knows; give items like "
+            f'{shown(self.reader.items.example())}, or set "fallback": "popularity"',
+            one.field,
+        )
+
+    def _length(self, one: Asked) -> int:
+        return min(one.k, self.n_items)
+
+    def _rank(self, catalogue: Catalogue, asked: Sequence[Asked], found: Sequence[_Found]) -> list[Lists]:
+        k = catalogue.k
+        known = [_take(of.query, of.known_mask) for of in found]
+        ranked = self._rank_known(catalogue, asked, [query for query in known if len(query)])
+        made, start = [], 0
+        for one, of, query in zip(asked, found, known, strict=True):
+            items = self._popular.items[:, :k].repeat(len(one), 1)
+            scores = self._popular.scores[:, :k].repeat(len(one), 1)
+            if len(query):
+                part = ranked["exclude" if one.exclude_seen else "keep"]
+                items[of.known_mask] = part.items[start : start + len(query)]
+                scores[of.known_mask] = part.scores[start : start + len(query)].double()
+                start += len(query)
+            made.append(Lists(items[:, : one.k], scores[:, : one.k]))
+        return made
+
+    def _rank_known(self, catalogue: Catalogue, asked: Sequence[Asked], queries: Sequence[Query]) -> dict[str, Lists]:
+        if not queries:
+            return {}
+        conventions = tuple(sorted({"exclude" if one.exclude_seen else "keep" for one in asked}))
+        seen = Ragged.cat([query.history for query in queries]).to(catalogue.device)
+        users = torch.cat([query.users for query in queries])
+        with evaluating(self.recommender.model):
+            vectors = torch.cat([self._encode(query, catalogue.device) for query in queries])
+            ranked = catalogue.rank(vectors, seen, conventions, users)
+        return {name: Lists(best.items.to("cpu"), best.scores.to("cpu")) for name, best in ranked.items()}
+
+    def _encode(self, query: Query, device: torch.device) -> Tensor:
+        """[B, D] or [B, n_items], of one request, in groups as :func:`recgraph.evaluate.ranking.rank` makes them."""
+        model = self.recommender.model
+        encode = model.encode_users if model.has_vectors else model.score
+        if len(query) == 1:
+            return encode(query.to(device))
+        order = query.history.lengths.argsort(stable=True)
+        parts = [
+            encode(Query(query.users[rows], query.history.take(rows)).to(device)) for rows in torch.split(order, GROUP)
+        ]
+        return torch.cat(parts)[order.argsort().to(device)]
+
+    def _by_rules(self, one: Asked, found: _Found) -> Lists:
+        """Of a request with rules, which is ranked by itself."""
+        recommender = self.recommender
+        request = Request(_labels(one), found.query, "polars")
+        try:
+            rules = with_arguments(one.rules, one.allow, one.block, recommender.columns)
+            ruling = resolve(rules, recommender.items, self._item_columns, recommender.model)
+            for own in (ruling.allow_for, ruling.block_for):
+                if own is not None:
+                    own.of(request.labels)
+        except (ValueError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:  # ids of odd types
+            field = "rules" if one.rules is not None else "allow" if one.allow is not None else "block"
+            raise Refused(422, str(error), field) from None
+        empty = (~found.known_mask).nonzero().flatten()
+        asked = lists.Asked(min(one.k, self.n_items), one.exclude_seen, ruling, None, (), GROUP)
+        return self._lister.lists(request, asked, empty, recommender.popularity if len(empty) else None, None)
+
+    @cached_property
+    def _popular(self) -> Lists:
+        """[1, k] the items seen most often, for the longest list that may be asked for."""
+        catalogue = Catalogue(self.n_items, self._most)
+        found = catalogue.rank(self.recommender.popularity.double()[None], None, ("keep",))["keep"]
+        return Lists(found.items, found.scores)
+
+    @cached_property
+    def _feature_rows(self) -> Tensor:
+        features = self.recommender.item_features
+        assert features is not None
+        return feature_rows(self.recommender.items, features[self.recommender.columns.item])
+
+    def _write(self, one: Asked, found: _Found, ranked: Lists) -> Answer:
+        rows, places = (ranked.items >= 0).nonzero(as_tuple=True)
+        index = ranked.items[rows, places]
+        columns: dict[str, list[Any]] = {
+            "item": self.reader.items.write(index),
+            "score": [score if score - score == 0 else None for score in ranked.scores[rows, places].tolist()],
+            "rank": (places + 1).tolist(),
+        }
+        features = self.recommender.item_features
+        if one.item_columns and features is not None:
+            at = self._feature_rows[index]
+            for name in one.item_columns:
+                values = plain(features[name].gather(at.clamp(min=0).numpy()))
+                columns[name] = [value if row >= 0 else None for value, row in zip(values, at.tolist(), strict=True)]
+        entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        ends = torch.bincount(rows, minlength=len(one)).cumsum(0).tolist()
+        popular = (~found.known_mask).tolist()
+        results = [
+            {"user": label, "items": entries[start:end], "fallback": fallback}
+            for label, start, end, fallback in zip(one.labels, [0, *ends], ends, popular, strict=False)
+        ]
+        body = {"bundle": self.identity, "results": results}
+        return Answer(
+            json.dumps(body, ensure_ascii=False, allow_nan=False).encode(),
+            n_users=len(one),
+            n_unknown_items=found.n_unknown_items,
+            n_unknown_users=int((found.query.users < 0).sum()) if one.users is not None else 0,
+            n_fallbacks=sum(popular),
+        )
+
+
+def _labels(one: Asked) -> pl.Series:
+    """The users' ids, by which rules of single users find them."""
+    if one.users is None:
+        return pl.Series("user", ["" if label is None else label for label in one.labels])
+    return as_series(one.users, "users")
+
+
+def _rows(values: Ragged, start: int, count: int) -> Ragged:
+    """``count`` rows from ``start`` on."""
+    offsets = values.offsets[start : start + count + 1]
+    first, last = int(offsets[0]), int(offsets[-1])
+    return Ragged(values.values[first:last], offsets - first)
+
+
+def _take(query: Query, mask: Tensor) -> Query:
+    if bool(mask.all()):
+        return query
+    rows = mask.nonzero().flatten()
+    return Query(query.users[rows], query.history.take(rows))
