@@ -37,6 +37,9 @@ class SequenceAugmentation:
     """
 
     Config: ClassVar[type[AugmentationConfig]] = AugmentationConfig
+    #: whether it reads no token, but moves, leaves out or masks places whatever they hold: then the time gap of a place
+    #: goes where the token goes
+    by_place: ClassVar[bool] = False
 
     def __init__(self, config: AugmentationConfig | None = None, /, **settings: Any) -> None:
         self.config: Any = configure(self, self.Config, config, settings)
@@ -48,17 +51,34 @@ class SequenceAugmentation:
         """The augmented rows.
 
         Args:
-            sequences: B rows of tokens (``item_idx + 1``; 0 is a masked item); not changed.
+            sequences: B rows of tokens (``item_idx + 1``; 0 is a masked item); not changed. Or of pairs [T, 2]: a token
+                and the bucket of the time gap before it, which goes with the token where ``by_place`` is set. Else it
+                stays at its place where all rows keep their lengths, and is unknown (0) where they do not. The gap of
+                a masked token is unknown.
             generator: the stream to draw from, on the device of ``sequences``.
 
         Returns:
-            B rows of tokens on the same device; a row may be shorter or longer than it was, and is empty only where it
-            was.
+            B rows of tokens (or pairs) on the same device; a row may be shorter or longer than it was, and is empty
+            only where it was.
         """
+        if sequences.values.ndim > 1:
+            return self._with_gaps(sequences, generator)
         long_mask = sequences.lengths > 1
         if bool(long_mask.all()):
             return self.augment(sequences, generator)
         return assign(sequences, long_mask.to(torch.int64) - 1, [lambda rows: self.augment(rows, generator)])
+
+    def _with_gaps(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
+        if self.by_place:
+            places = torch.arange(1, len(sequences.values) + 1, device=sequences.device)
+            moved = self(sequences.with_values(places), generator)
+            masked = sequences.values.new_zeros(1, 2)
+            return moved.with_values(torch.cat([masked, sequences.values])[moved.values])
+        tokens, gaps = sequences.values.unbind(1)
+        view = self(sequences.with_values(tokens), generator)
+        if not torch.equal(view.offsets, sequences.offsets):
+            gaps = torch.zeros_like(view.values)
+        return view.with_values(torch.stack([view.values, gaps.masked_fill(view.values == 0, 0)], 1))
 
     def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         """The augmented rows, of rows that all hold at least two tokens."""
@@ -81,6 +101,7 @@ class Crop(SequenceAugmentation):
     """
 
     Config = CropConfig
+    by_place = True
 
     def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         kept = share(sequences.lengths, self.config.ratio, at_least=1)
@@ -105,6 +126,7 @@ class Mask(SequenceAugmentation):
     """
 
     Config = MaskConfig
+    by_place = True
 
     def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         hit_mask = choose_within(sequences, share(sequences.lengths, self.config.ratio), generator)
@@ -126,6 +148,7 @@ class Reorder(SequenceAugmentation):
     """
 
     Config = ReorderConfig
+    by_place = True
 
     def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         width = share(sequences.lengths, self.config.ratio)

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from recgraph.data.gaps import gap_buckets
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
 from recgraph.rng import Generators
@@ -38,13 +39,28 @@ class Query:
     Attributes:
         users: [B] int64 user indices; -1 for a user never seen in training.
         history: B rows of item indices (0-based), oldest first; may be empty.
+        times: the times of ``history``, row by row, for models that read them; None: not known.
     """
 
     users: Tensor
     history: Ragged
+    times: Ragged | None = None
 
     def to(self, device: torch.device | str) -> Query:
-        return Query(self.users.to(device), self.history.to(device))
+        times = None if self.times is None else self.times.to(device)
+        return Query(self.users.to(device), self.history.to(device), times)
+
+    def take(self, rows: Tensor) -> Query:
+        """Some of the rows ([K] int64)."""
+        times = None if self.times is None else self.times.take(rows)
+        return Query(self.users[rows], self.history.take(rows), times)
+
+    def rows(self, start: int, end: int) -> Query:
+        """The rows from ``start`` to ``end``; nothing is copied."""
+        parts = [None if part is None else part.part(start, end) for part in (self.history, self.times)]
+        history, times = parts
+        assert history is not None
+        return Query(self.users[start:end], history, times)
 
     def __len__(self) -> int:
         return self.users.numel()
@@ -53,6 +69,9 @@ class Query:
 @dataclass(frozen=True)
 class SequenceBatch:
     """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
+
+    With time gaps the rows of ``sequences``, ``contrast`` and ``partners`` hold pairs: [T, 2], a token and the bucket
+    of the gap before it (:mod:`recgraph.data.gaps`).
 
     Attributes:
         users: [B] int64.
@@ -215,6 +234,7 @@ def sequence_batches(
     contrast_of: ContrastOf = "prefix",
     partners: bool = False,
     drop_last: bool = False,
+    gaps: bool = False,
 ) -> SequenceBatches:
     """The training batches of a sequence model.
 
@@ -229,12 +249,14 @@ def sequence_batches(
             each epoch, or the whole sequence. Prefix samples are taken as they are.
         partners: also draw, for each sample, a sequence with the same target (DuoRec's semantic positive).
         drop_last: leave out the last batch of an epoch where it is not full.
+        gaps: rows of inputs also hold the bucket of the time gap before each item.
 
     Raises:
-        ValueError: no user has two interactions, or ``drop_last`` and not one batch is full.
+        ValueError: no user has two interactions, ``drop_last`` and not one batch is full, or ``gaps`` and the log has
+            no times.
     """
     kind = {"prefix": PrefixBatches, "causal": CausalBatches}[regime]
-    return kind(train, batch_size, max_len, generators, contrast_of, partners, drop_last)
+    return kind(train, batch_size, max_len, generators, contrast_of, partners, drop_last, gaps)
 
 
 class SequenceBatches:
@@ -251,8 +273,11 @@ class SequenceBatches:
         contrast_of: ContrastOf,
         partners: bool,
         drop_last: bool,
+        gaps: bool,
     ) -> None:
         self.tokens = train.items.with_values(train.items.values + 1)
+        #: what models read: the tokens, or pairs of token and gap
+        self.inputs = _with_gaps(self.tokens, train) if gaps else self.tokens
         self.batch_size, self.max_len, self.generators = batch_size, max_len, generators
         self.contrast_of, self.drop_last = contrast_of, drop_last
         self.sample_rows, self.sample_ends = self._samples()
@@ -262,7 +287,7 @@ class SequenceBatches:
             raise ValueError(
                 f"batch_size = {batch_size} is more than the {self.n_samples} samples, and drop_last is set"
             )
-        self._partners = _SameTarget(self.tokens, max_len) if partners else None
+        self._partners = _SameTarget(self.tokens, self.inputs, max_len) if partners else None
 
     def _samples(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the row of each sample, [S] int64 the index in the row of its last target."""
@@ -307,7 +332,7 @@ class SequenceBatches:
     def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator) -> SequenceBatch:
         lengths = ends.clamp(max=self.max_len)
         starts = ends - lengths
-        inputs = self.tokens.window(rows, starts, lengths)
+        inputs = self.inputs.window(rows, starts, lengths)
         of_contrast = self._contrast_lengths(lengths, drawn)
         contrast = inputs if of_contrast is lengths else inputs.first(of_contrast)
         contrast_targets = self.tokens.values[self.tokens.offsets[rows] + starts + of_contrast]
@@ -356,10 +381,10 @@ class CausalBatches(SequenceBatches):
 class _SameTarget:
     """Draws, for a target, a prefix that it follows, all such prefixes equally likely (the anchor's own included)."""
 
-    def __init__(self, tokens: Ragged, max_len: int) -> None:
+    def __init__(self, tokens: Ragged, inputs: Ragged, max_len: int) -> None:
         later_mask = tokens.positions > 0
         order = torch.argsort(tokens.values[later_mask], stable=True)
-        self.tokens, self.max_len = tokens, max_len
+        self.inputs, self.max_len = inputs, max_len
         self.rows, self.ends = tokens.rows[later_mask][order], tokens.positions[later_mask][order]
         counts = torch.bincount(tokens.values[later_mask])
         self.bounds = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -369,4 +394,15 @@ class _SameTarget:
         part = torch.rand(targets.numel(), generator=drawn, dtype=torch.float64)
         index = torch.minimum(first + (part * (end - first)).long(), end - 1)
         lengths = self.ends[index].clamp(max=self.max_len)
-        return self.tokens.window(self.rows[index], self.ends[index] - lengths, lengths)
+        return self.inputs.window(self.rows[index], self.ends[index] - lengths, lengths)
+
+
+def _with_gaps(tokens: Ragged, train: Part) -> Ragged:
+    """Rows of [2]: token and gap."""
+    if train.times is None:
+        raise ValueError(
+            "time_gaps = True needs the times of interactions, and the log has none: name their column when reading "
+            "(timestamp=...), or leave time_gaps out"
+        )
+    gaps = gap_buckets(tokens.with_values(train.times))
+    return tokens.with_values(torch.stack([tokens.values, gaps.values], 1))

@@ -52,6 +52,7 @@ class Cases:
         truth: U rows of item indices: the relevant items; never empty.
         grades: [T] float, the relevance of ``truth.values``, or None.
         n_items: the size of the catalogue.
+        times: the times of ``history``, row by row, or None.
     """
 
     users: Tensor
@@ -59,9 +60,16 @@ class Cases:
     truth: Ragged
     n_items: int
     grades: Tensor | None = None
+    times: Ragged | None = None
 
     def __len__(self) -> int:
         return self.users.numel()
+
+    def take(self, rows: Tensor) -> Cases:
+        """Some of the cases ([K] int64)."""
+        grades = None if self.grades is None else self.truth.with_values(self.grades).take(rows).values
+        times = None if self.times is None else self.times.take(rows)
+        return Cases(self.users[rows], self.history.take(rows), self.truth.take(rows), self.n_items, grades, times)
 
 
 def order(log: pl.DataFrame) -> pl.DataFrame:

@@ -134,14 +134,16 @@ class _Labelled:
 
     def _cases(self, truth: Label, history: Iterable[Label]) -> Cases:
         asked = self.interactions.ordered.filter(self._has((truth,)))
-        known = self.interactions.ordered.items.filter(self._has(history))
+        past = self.interactions.ordered.filter(self._has(history))
+        known = past.items
         wanted = asked.items.lengths > 0
         if self.strategy.new_users == "drop":
             wanted &= known.lengths > 0
         users = torch.nonzero(wanted).flatten()
         column = {"rating": asked.ratings, "weight": asked.weights, None: None}[self.strategy.grades]
         grades = None if column is None else asked.items.with_values(column).take(users).values
-        return Cases(users, known.take(users), asked.items.take(users), asked.n_items, grades)
+        times = None if past.times is None else known.with_values(past.times).take(users)
+        return Cases(users, known.take(users), asked.items.take(users), asked.n_items, grades, times)
 
     def _rows(self) -> pl.DataFrame:
         """The log by user and time, with the column ``label``."""

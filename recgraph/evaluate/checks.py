@@ -231,8 +231,7 @@ def _some(cases: Cases, n: int, seed: int) -> Cases:
     if len(cases) <= n:
         return cases
     rows = torch.from_numpy(np.sort(numpy_generator(seed, "checks").permutation(len(cases))[:n]))
-    grades = None if cases.grades is None else cases.truth.with_values(cases.grades).take(rows).values
-    return Cases(cases.users[rows], cases.history.take(rows), cases.truth.take(rows), cases.n_items, grades)
+    return cases.take(rows)
 
 
 def _recall(model: _Constant, cases: Cases, protocol: Protocol) -> float:

@@ -253,7 +253,7 @@ def collect(
     in_catalogue = any(each.needs_ranks for each in measurements if each.candidates is None)
     targets = Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
     kept = {name: _Kept.of(cases, depth, truth, alike) for name, alike in by_ranking(measurements).items()}
-    query = Query(cases.users, cases.history)
+    query = Query(cases.users, cases.history, cases.times if getattr(model, "reads_times", False) else None)
     for batch in rank(model, catalogue, query, cases.history, conventions, limits.batch_size, targets):
         for name, lists in batch.lists.items():
             kept[name].add(batch.index, lists, batch.relevant_ranks.get(name), truth)

@@ -225,7 +225,7 @@ def _rank_group(
     targets: Targets | None,
 ) -> RankedBatch:
     device = catalogue.device
-    part = Query(query.users[index], query.history.take(index)).to(device)
+    part = query.take(index).to(device)
     own_seen = None if seen is None else seen.take(index).to(device)
     with evaluating(model):
         queries = model.encode_users(part) if model.has_vectors else model.score(part)

@@ -159,6 +159,11 @@ class Model(nn.Module):
         return ()
 
     @property
+    def reads_times(self) -> bool:
+        """Whether a query should say when its histories happened (:attr:`recgraph.data.batches.Query.times`)."""
+        return False
+
+    @property
     def has_vectors(self) -> bool:
         """Whether scores are inner products of :meth:`encode_users` and :meth:`encode_items`."""
         return type(self).encode_users is not Model.encode_users

@@ -70,7 +70,7 @@ class AnnIndex:
 
     @torch.no_grad()
     def _rank_group(self, model: Model, query: Query, seen: Ragged | None, k: int, rows: Tensor) -> Lists:
-        part = Query(query.users[rows], query.history.take(rows))
+        part = query.take(rows)
         with evaluating(model):
             users = model.encode_users(part.to(device_of(model))).detach().float().to("cpu")
         own = Ragged.from_lists([[]] * len(rows)) if seen is None else seen.take(rows)

@@ -11,7 +11,8 @@ of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
 
     users.parquet          ids in the order of their indices, in their own type
     items.parquet
-    seen.safetensors       what each user did: ``values``, ``offsets``
+    seen.safetensors       what each user did: ``values``, ``offsets``; of a model that reads times also ``times``
+                           (their ``time_unit`` is in ``config.json``)
     item_features.parquet  where there are some
 
 and of an embedder (:class:`recgraph.serve.embedder.Embedder`) ``embeddings.parquet``.

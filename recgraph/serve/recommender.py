@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recgraph.data.columns import Columns
+from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
@@ -59,6 +59,8 @@ class Recommender:
         kind: the kind of frame to return where no frame is given.
         item_features: a row an item, keyed by the item's id in the column ``columns.item``.
         record: anything that can be written as JSON and belongs to the model: protocol, metrics, provenance.
+        times: when the users did it, for a model that reads times: [T] int64, aligned with ``seen.values``.
+        time_unit: of ``times``.
 
     Attributes:
         counters: the numbers of ``unknown_items``, ``unknown_users`` and ``fallbacks`` so far.
@@ -79,6 +81,8 @@ class Recommender:
         kind: FrameKind = "polars",
         item_features: pl.DataFrame | None = None,
         record: Mapping[str, Any] | None = None,
+        times: Tensor | None = None,
+        time_unit: TimeUnit = "none",
     ) -> None:
         if model.space is None:
             raise ValueError(f"{type(model).__name__} is not built; build and fit it first")
@@ -88,6 +92,8 @@ class Recommender:
             raise ValueError(f"seen has {seen.n_rows} rows, but users has {len(users)} ids")
         self.model = model.eval()
         self.users, self.items, self.seen = users, items, seen
+        self.times = None if times is None or not model.reads_times else seen.with_values(times)
+        self.time_unit = time_unit
         self.columns = columns if columns is not None else Columns(user="user", item="item")
         self.kind = kind
         self.item_features = item_features
@@ -114,6 +120,8 @@ class Recommender:
             kind=log.kind,
             item_features=log.item_features,
             record=record,
+            times=log.ordered.times,
+            time_unit=log.time_unit,
         )
 
     @property
@@ -225,10 +233,12 @@ class Recommender:
 
     def _request(self, users: Any, histories: Any) -> Request:
         if histories is not None:
-            return of_histories(histories, self.items, self.columns, self.kind)
+            return of_histories(
+                histories, self.items, self.columns, self.kind, self.time_unit if self.model.reads_times else None
+            )
         if is_all(users):
-            return of_all(self.users, self.seen, self.kind)
-        return of_users(users, self.users, self.seen, self.kind)
+            return of_all(self.users, self.seen, self.kind, self.times)
+        return of_users(users, self.users, self.seen, self.kind, self.times)
 
     def _answer(self, request: Request, asked: Asked, named: bool) -> Any:
         """The frame of a request; users who were not named are left out where nothing is known of them."""
@@ -318,11 +328,14 @@ class Recommender:
             self.users.write(into / "users.parquet")
             self.items.write(into / "items.parquet")
             seen = {"values": self.seen.values.to(torch.int32), "offsets": self.seen.offsets}
+            if self.times is not None:
+                seen["times"] = self.times.values
             save_file({name: value.contiguous() for name, value in seen.items()}, into / "seen.safetensors")
             if self.item_features is not None:
                 self.item_features.write_parquet(into / _FEATURES)
 
-        more = {"columns": self.columns.model_dump(mode="json"), "kind": self.kind, "record": self.record}
+        unit = {} if self.times is None else {"time_unit": self.time_unit}
+        more = {"columns": self.columns.model_dump(mode="json"), "kind": self.kind, "record": self.record, **unit}
         bundle.write(Path(folder), "recommender", self.model, fill, more)
 
     @classmethod
@@ -345,6 +358,8 @@ class Recommender:
             kind=config["kind"],
             item_features=guard(folder / _FEATURES, pl.read_parquet) if _FEATURES in config["files"] else None,
             record=config["record"],
+            times=seen.get("times"),
+            time_unit=config.get("time_unit", "none"),
         )
 
     def __repr__(self) -> str:

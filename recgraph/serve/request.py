@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns
+from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind, frame_kind, from_native, to_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.interactions import Interactions
@@ -42,16 +42,12 @@ class Request:
 
     def take(self, rows: Tensor) -> Request:
         """Some of the rows."""
-        query = Query(self.query.users[rows], self.query.history.take(rows))
-        return Request(take(self.labels, rows), query, self.kind)
+        return Request(take(self.labels, rows), self.query.take(rows), self.kind)
 
     def rows(self, start: int, end: int) -> Request:
         """The rows from ``start`` to ``end``; nothing is copied. What is unknown counts for the first."""
-        offsets = self.query.history.offsets[start : end + 1]
-        history = Ragged(self.query.history.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
-        query = Query(self.query.users[start:end], history)
         unknown = (self.n_unknown_items, self.n_unknown_users) if start == 0 else (0, 0)
-        return Request(self.labels[start:end], query, self.kind, *unknown)
+        return Request(self.labels[start:end], self.query.rows(start, end), self.kind, *unknown)
 
     def without(self, rows: Tensor) -> Request:
         """The request without some of its rows."""
@@ -77,7 +73,7 @@ def take(values: pl.Series, rows: Tensor) -> pl.Series:
     return values.gather(pl.Series(index, dtype=pl.Int64))
 
 
-def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind) -> Request:
+def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None = None) -> Request:
     """The request for users of the training data.
 
     Args:
@@ -85,6 +81,7 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind) -> Request
         users: index <-> id of the training data.
         seen: what each of them did.
         kind: the kind of frame to return where ``given`` is no series of a frame library.
+        times: when they did it, for models that read times.
 
     Raises:
         ValueError: there are no ids, or they are of another type than those of the training data.
@@ -94,18 +91,22 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind) -> Request
         raise ValueError("users is empty: name at least one")
     index = torch.from_numpy(users.index(values))
     known = index >= 0
-    history = seen.take(index.clamp(min=0)).first(torch.where(known, seen.lengths[index.clamp(min=0)], 0))
+    lengths = torch.where(known, seen.lengths[index.clamp(min=0)], 0)
+    history, when = (None if rows is None else rows.take(index.clamp(min=0)).first(lengths) for rows in (seen, times))
+    assert history is not None
     n_unknown = int((~known).sum())
-    return Request(_labels(values, users.as_uuid), Query(index, history), kind, n_unknown_users=n_unknown)
+    return Request(_labels(values, users.as_uuid), Query(index, history, when), kind, n_unknown_users=n_unknown)
 
 
-def of_all(users: IdMap, seen: Ragged, kind: FrameKind) -> Request:
+def of_all(users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None = None) -> Request:
     """The request for all users of the training data, in the order of their indices."""
     every = torch.arange(len(users))
-    return Request(users.ids(every), Query(every, seen), kind)
+    return Request(users.ids(every), Query(every, seen, times), kind)
 
 
-def of_histories(given: Any, items: IdMap, columns: Columns, kind: FrameKind) -> Request:
+def of_histories(
+    given: Any, items: IdMap, columns: Columns, kind: FrameKind, time_unit: TimeUnit | None = None
+) -> Request:
     """The request for new users with the given histories.
 
     Args:
@@ -114,9 +115,11 @@ def of_histories(given: Any, items: IdMap, columns: Columns, kind: FrameKind) ->
         items: index <-> id of the training data.
         columns: the names of the training data.
         kind: the kind of frame to return where ``given`` is no frame.
+        time_unit: that of the training data, for a model that reads times; None: it reads none. Histories without times
+            are read as if no gap were known.
 
     Raises:
-        ValueError: a column is missing, or ids are of another type than those of the training data.
+        ValueError: a column is missing, or ids or times are of another type than those of the training data.
     """
     if isinstance(given, Mapping):
         if not given:
@@ -130,16 +133,33 @@ def of_histories(given: Any, items: IdMap, columns: Columns, kind: FrameKind) ->
         index = items.index([item for row in rows for item in row])
         return _of_index(_labels(labels, False), index, lengths, kind)
     log = given if isinstance(given, InteractionLog) else _read(given, columns)
+    times = None if time_unit is None else log.ordered.times
+    if times is not None and time_unit is not None and log.time_unit != time_unit:
+        raise ValueError(
+            f"histories have times as {_UNITS[log.time_unit]}, but the model was trained with {_UNITS[time_unit]}; "
+            "give them in the form of the training data"
+        )
     ordered = log.ordered.items
     wanted = items.index(log.items.values)[ordered.values.numpy()]
-    return _of_index(log.users.ids(np.arange(len(log.users))), wanted, ordered.lengths, log.kind)
+    return _of_index(log.users.ids(np.arange(len(log.users))), wanted, ordered.lengths, log.kind, times)
 
 
-def _of_index(labels: pl.Series, index: np.ndarray, lengths: Tensor, kind: FrameKind) -> Request:
+_UNITS: dict[TimeUnit, str] = {
+    "none": "no times",
+    "own": "whole numbers",
+    "seconds": "seconds with fractions",
+    "us": "dates or texts",
+}
+
+
+def _of_index(
+    labels: pl.Series, index: np.ndarray, lengths: Tensor, kind: FrameKind, times: Tensor | None = None
+) -> Request:
     every = Ragged.from_lengths(torch.from_numpy(index), lengths)
     known = every.filter(every.values >= 0)
+    when = None if times is None else every.with_values(times).filter(every.values >= 0)
     users = torch.full((len(lengths),), -1)
-    return Request(labels, Query(users, known), kind, int((index < 0).sum()))
+    return Request(labels, Query(users, known, when), kind, int((index < 0).sum()))
 
 
 def _read(frame: Any, columns: Columns) -> Interactions:

@@ -113,7 +113,7 @@ class Ruling:
             rows [G] int64 of the query and their lists, on the host; each row once.
         """
         for rows in torch.split(query.history.lengths.argsort(stable=True), GROUP):
-            part = Query(query.users[rows], query.history.take(rows)).to(catalogue.device)
+            part = query.take(rows).to(catalogue.device)
             with evaluating(model):
                 queries = model.encode_users(part) if model.has_vectors else model.score(part)
             own_seen = None if seen is None else seen.take(rows)

@@ -47,7 +47,7 @@ def encode_users(model: Model, query: Query) -> Tensor:
     groups = torch.split(by_length, GROUP)
     with evaluating(model):
         for rows in groups:
-            part = Query(query.users[rows], query.history.take(rows)).to(device_of(model))
+            part = query.take(rows).to(device_of(model))
             parts.append(model.encode_users(part).detach().float().to("cpu"))
     found = torch.cat(parts)
     vectors = torch.empty_like(found)

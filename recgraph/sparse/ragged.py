@@ -97,6 +97,11 @@ class Ragged:
         """The given rows ([K] int64, repeats allowed)."""
         return self.window(rows, torch.zeros_like(rows), self.lengths[rows])
 
+    def part(self, start: int, end: int) -> Ragged:
+        """The rows from ``start`` to ``end``; the values are not copied."""
+        offsets = self.offsets[start : end + 1]
+        return Ragged(self.values[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+
     def last(self, n: int) -> Ragged:
         """At most the last ``n`` values of each row."""
         lengths = self.lengths.clamp(max=n)

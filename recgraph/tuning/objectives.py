@@ -125,4 +125,4 @@ def blocks_of_users(trial: Trial, run: Run, split: SealedSplit, metric: str, see
 def _rows(cases: Cases, rows: torch.Tensor) -> Cases:
     if cases.grades is not None:
         raise ValueError("pruner = 'wilcoxon' does not know graded truth; use another pruner")
-    return Cases(cases.users[rows], cases.history.take(rows), cases.truth.take(rows), cases.n_items)
+    return cases.take(rows)

@@ -7,12 +7,14 @@ from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
+from recgraph.data.gaps import N_GAPS, gap_buckets
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder
@@ -61,7 +63,13 @@ class SequenceConfig(ModelConfig):
         Field(ge=0, lt=1, description="with item_features: the share of items embedded without these, anew each step"),
         Search(0.0, 0.9, step=0.1),
         Added(),
-    ] = 0.2
+    ] = 0.0
+
+    time_gaps: Annotated[
+        bool,
+        Field(description="whether the time since the user's last interaction is an input, beside each item"),
+        Added(),
+    ] = False
 
     @model_validator(mode="after")
     def _has_items(self) -> Self:
@@ -115,6 +123,10 @@ class SequenceModel(TrainableModel):
             "loss", {"name": config.loss, **config.loss_options}, n_negatives=config.n_negatives
         )
         self.item_tower = self._make_tower(space)
+        self.gap_embedding = nn.Embedding(N_GAPS, config.hidden_dim, padding_idx=0) if config.time_gaps else None
+        if self.gap_embedding is not None:
+            # a gap never seen in training adds nothing, as an unknown one
+            nn.init.zeros_(self.gap_embedding.weight)
 
     def _make_tower(self, space: Space) -> ItemTower | None:
         config = self.config
@@ -133,6 +145,10 @@ class SequenceModel(TrainableModel):
     def wanted_features(self) -> FeatureWish:
         wish: FeatureWish = self.config.item_features
         return wish
+
+    @property
+    def reads_times(self) -> bool:
+        return self.gap_embedding is not None
 
     @property
     def needs_full_batches(self) -> bool:
@@ -155,6 +171,7 @@ class SequenceModel(TrainableModel):
             contrast_of=getattr(self.config, "contrast_of", "prefix"),
             partners=self.needs_partners,
             drop_last=self.needs_full_batches,
+            gaps=self.config.time_gaps,
         )
 
     def setup(self, train: Part) -> None:
@@ -196,10 +213,26 @@ class SequenceModel(TrainableModel):
         return loss
 
     def encode(self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True) -> Tensor:
-        """The encoder's states of B rows of tokens, [B, D] or [T, D]; dropout draws from the batch's generators."""
-        table = self.token_table(batch)
-        states: Tensor = self.encoder(sequences, table, batch.generators["dropout"], last_only=last_only)
+        """The encoder's states of B rows, [B, D] or [T, D]; dropout draws from the batch's generators.
+
+        Args:
+            sequences: B rows of tokens, or of pairs of a token and a time gap.
+        """
+        tokens, table = self._inputs(sequences, self.token_table(batch))
+        states: Tensor = self.encoder(tokens, table, batch.generators["dropout"], last_only=last_only)
         return states
+
+    def _inputs(self, sequences: Ragged, table: Tensor) -> tuple[Ragged, Tensor]:
+        """Tokens and the table that an encoder looks them up in. With time gaps each place is a token of its own.
+
+        ``x_t = v_token(t) + g_gap(t)``; a masked item stays token 0.
+        """
+        if sequences.values.ndim == 1 or self.gap_embedding is None:
+            return sequences, table
+        tokens, gaps = sequences.values.unbind(1)
+        own = F.embedding(tokens, table) + self.gap_embedding(gaps)
+        places = torch.arange(1, len(tokens) + 1, device=tokens.device)
+        return sequences.with_values(places.masked_fill(tokens == 0, 0)), torch.cat([table[:1], own])
 
     def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
         """Several sets of rows, encoded as one batch."""
@@ -207,18 +240,23 @@ class SequenceModel(TrainableModel):
         if not with_states:
             sizes = [part.n_rows for part in parts]
             return [Encoded(last) for last in torch.split(self.encode(together, batch), sizes)]
-        sizes = [part.values.numel() for part in parts]
+        sizes = [len(part.values) for part in parts]
         states = torch.split(self.encode(together, batch, last_only=False), sizes)
         each = [part.with_values(value) for part, value in zip(parts, states, strict=True)]
         return [Encoded(rows.values.index_select(0, rows.offsets[1:] - 1), rows) for rows in each]
 
     def encode_users(self, query: Query) -> Tensor:
-        history = query.history.last(self.config.max_len)
-        tokens = history.with_values(history.values + 1)
-        empty_mask = tokens.lengths == 0
+        history = query.history.with_values(query.history.values + 1)
+        if self.gap_embedding is not None and query.times is not None:
+            # before the cut: the first item that is read has one before it
+            gaps = gap_buckets(query.times).values
+            history = history.with_values(torch.stack([history.values, gaps], 1))
+        history = history.last(self.config.max_len)
+        empty_mask = history.lengths == 0
         if bool(empty_mask.any()):
-            tokens = _fill_empty(tokens, empty_mask)
-        states: Tensor = self.encoder(tokens, self.token_table())
+            history = _fill_empty(history, empty_mask)
+        tokens, table = self._inputs(history, self.token_table())
+        states: Tensor = self.encoder(tokens, table)
         return states
 
     def item_table(self) -> Tensor:
@@ -253,6 +291,6 @@ def make_encoder(config: SequenceConfig) -> SequenceEncoder:
 def _fill_empty(tokens: Ragged, empty_mask: Tensor) -> Ragged:
     """Give each empty row one masked token."""
     lengths = tokens.lengths + empty_mask
-    filled = Ragged.from_lengths(tokens.values.new_zeros(int(lengths.sum())), lengths)
+    filled = Ragged.from_lengths(tokens.values.new_zeros(int(lengths.sum()), *tokens.values.shape[1:]), lengths)
     filled.values[~empty_mask[filled.rows]] = tokens.values
     return filled

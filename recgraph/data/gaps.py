@@ -1,0 +1,32 @@
+"""Time gaps: how long before an interaction its user's one before it was, on a logarithmic scale."""
+
+from __future__ import annotations
+
+import torch
+
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["N_GAPS", "gap_buckets"]
+
+#: buckets: unknown, no gap, then one for each number of binary digits
+N_GAPS = 65
+
+
+def gap_buckets(times: Ragged) -> Ragged:
+    """The bucket of the gap before each interaction.
+
+    0: unknown, of the first interaction of a row; 1: none, both at one time; ``2 + floor(log2 gap)``: a gap of that
+    length in the unit of the times. Another unit moves all buckets, and no scale has to be learnt.
+
+    Args:
+        times: R rows of int64, ascending.
+
+    Returns:
+        R rows of int64 in ``0 ... N_GAPS - 1``.
+    """
+    values = times.values
+    gaps = torch.diff(values, prepend=values[:1]).clamp(min=0)
+    # 2 ** (e - 1) <= gap < 2 ** e, and e = 0 where there is none
+    buckets = 1 + torch.frexp(gaps.double()).exponent.to(torch.int64)
+    buckets = buckets.clamp(max=N_GAPS - 1)  # the double above the largest int64 has one digit more
+    return times.with_values(buckets.masked_fill(times.positions == 0, 0))

@@ -1,0 +1,181 @@
+"""Time gaps inside every sequence model: inputs, gradients, evaluation, serving and bundles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+
+import recgraph as rg
+from recgraph import registry
+from recgraph.data.batches import Query
+from recgraph.data.gaps import gap_buckets
+from recgraph.data.part import Part
+from recgraph.models.base import Space
+from recgraph.models.sequence.base import SequenceModel
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+from recgraph.train.phases import freeze_all_but, total_loss
+
+NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), SequenceModel)]
+SMALL = {"hidden_dim": 8, "n_layers": 1, "inner_dim": 12, "max_len": 4, "n_negatives": 6}
+N_USERS, N_ITEMS = 20, 12
+
+
+def frame() -> pl.DataFrame:
+    draw = torch.Generator().manual_seed(0)
+    rows = []
+    for user in range(N_USERS):
+        time = 0
+        for item in torch.randint(N_ITEMS, (7,), generator=draw).tolist():
+            time += int(torch.randint(1, 10_000, (1,), generator=draw))
+            rows.append((user, item, time))
+    return pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+
+
+LOG = rg.Interactions.from_frame(frame(), user="user", item="item", timestamp="time")
+TRAIN = Part(LOG.ordered.items, LOG.n_items, times=LOG.ordered.times)
+
+
+def made(name: str, **settings: Any) -> SequenceModel:
+    cls = registry.load("model", name)
+    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
+    model: SequenceModel = cls(**{**small, **settings})
+    return model
+
+
+def built(name: str, device: torch.device | str = "cpu", **settings: Any) -> SequenceModel:
+    return made(name, **settings).build(Space(n_users=LOG.n_users, n_items=LOG.n_items), 0).to(device)
+
+
+def trained(model: SequenceModel, device: torch.device | str = "cpu") -> SequenceModel:
+    batches = model.batches(TRAIN, 8, Generators(0, device))
+    groups = model.train().parameter_groups()
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.05)
+    for batch in batches.epoch(0):
+        for phase in model.phases:
+            optimiser.zero_grad()
+            with freeze_all_but(groups, phase.groups):
+                total_loss(model(batch.to(device), tuple(phase.terms)), phase).backward()
+            optimiser.step()
+    return model.eval()
+
+
+def query(times: bool = True) -> Query:
+    """A user without a history, and one with a history longer than max_len."""
+    history = Ragged.from_lists([[0, 1], [], [2, 3, 4, 5, 6, 7], [4]])
+    when = Ragged.from_lists([[0, 100], [], [0, 1, 50, 900, 901, 5000], [9]])
+    return Query(torch.tensor([0, 1, 2, -1]), history, when if times else None)
+
+
+@pytest.mark.parametrize("regime", ["prefix", "causal"])
+@pytest.mark.parametrize("name", NAMES)
+def test_gaps_are_learnt_and_change_the_scores(name: str, regime: str, device: torch.device) -> None:
+    model = built(name, device, time_gaps=True, regime=regime)
+    assert model.reads_times
+    with torch.no_grad():
+        start = model.eval().score(query().to(device))
+        torch.testing.assert_close(start, model.score(query(times=False).to(device)))
+        plain = built(name, device, regime=regime)
+        plain.load_state_dict(model.state_dict(), strict=False)
+        torch.testing.assert_close(start, plain.eval().score(query().to(device)))
+    trained(model, device)
+    weight = model.gap_embedding.weight  # type: ignore[union-attr]
+    assert not weight[0].any(), "an unknown gap adds nothing"
+    assert not weight[40:].any(), "nor does one that training has not"
+    assert bool(weight[1:16].any())
+    with torch.no_grad():
+        with_times = model.score(query().to(device))
+        without = model.score(query(times=False).to(device))
+        other = query()
+        assert other.times is not None
+        later = replace(other, times=other.times.with_values(other.times.values * 1000)).to(device)
+        torch.testing.assert_close(with_times[[1, 3]], without[[1, 3]])
+        for row in (0, 2):
+            assert not torch.allclose(with_times[row], without[row])
+            assert not torch.allclose(with_times[row], model.score(later)[row])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_input_is_the_sum_of_item_and_gap(name: str) -> None:
+    """By an encoder that is called for one row at a time with a table made for that row."""
+    model = trained(built(name, time_gaps=True)).double()
+    asked = query()
+    assert asked.times is not None
+    with torch.no_grad():
+        found = model.encode_users(asked)
+        for row in (0, 2, 3):
+            items = [int(item) + 1 for item in asked.history.row(row)][-4:]
+            gaps = gap_buckets(asked.times).row(row).tolist()[-4:]
+            table = [model.item_embedding.weight[0]]
+            for item, gap in zip(items, gaps, strict=True):
+                table.append(model.item_embedding.weight[item] + model.gap_embedding.weight[gap])  # type: ignore[union-attr]
+            tokens = Ragged.from_lists([list(range(1, len(items) + 1))])
+            torch.testing.assert_close(model.encoder(tokens, torch.stack(table))[0], found[row])
+
+
+def test_training_reads_what_serving_reads(tmp_path: Path) -> None:
+    split = LOG.split("leave-one-out")
+    run = rg.fit(made("sasrec", time_gaps=True), split, seed=0, max_epochs=3, learning_rate=0.05, progress=False)
+    known = run.recommend(users=list(range(N_USERS)), k=5)
+    run.save(tmp_path / "bundle")
+    again = rg.load(tmp_path / "bundle")
+    assert again.recommend(users=list(range(N_USERS)), k=5).equals(known)
+    assert again.recommend(users="all", k=5).equals(known)
+    # as new users with the same history: the same lists; without times: others
+    log = split.sealed().interactions
+    shown = again.recommend(histories=log.to_frame(), k=5)
+    assert shown.drop("user").equals(known.drop("user"))
+    without = again.recommend(histories=log.to_frame().drop("time"), k=5)
+    assert not without["score"].equals(known["score"])
+    lists = log.to_frame().group_by("user", maintain_order=True).agg("item")
+    plain = dict(lists.iter_rows())
+    assert again.recommend(histories=plain, k=5)["score"].equals(without["score"])
+    dates = log.to_frame().with_columns(pl.from_epoch("time"))
+    with pytest.raises(ValueError, match="times as dates or texts, but the model was trained with whole numbers"):
+        again.recommend(histories=dates)
+    # the test part too is ranked with times, as of the whole history
+    result = run.evaluate("test", seen="keep", cutoffs=(N_ITEMS,), metrics=("mrr",))[0]
+    cases = split.test
+    with torch.no_grad():
+        scores = run.model.score(Query(cases.users, cases.history, cases.times))
+    ranks = (scores > scores.gather(1, cases.truth.values[:, None])).sum(1) + 1
+    assert result["mrr@12"] == pytest.approx(float((1 / ranks).mean()))
+
+
+def test_cases_and_queries_keep_times_with_their_histories() -> None:
+    split = LOG.split("leave-one-out")
+    assert split.valid.times is not None
+    times = dict(frame().select("time", "user").group_by("user").agg("time").iter_rows())
+    for user, when in zip(split.valid.users.tolist(), split.valid.times.to_lists(), strict=True):
+        name = int(LOG.users.ids([user])[0])
+        assert when == times[name][: len(when)]
+    some = split.valid.take(torch.tensor([3, 1]))
+    assert some.times is not None
+    assert some.times.to_lists() == [split.valid.times.to_lists()[row] for row in (3, 1)]
+    part = query().rows(1, 4)
+    assert part.times is not None
+    assert part.times.to_lists() == query().times.to_lists()[1:]  # type: ignore[union-attr]
+    assert part.history.to_lists() == query().history.to_lists()[1:]
+
+
+def test_a_log_without_times_and_old_bundles() -> None:
+    bare = rg.Interactions.from_frame(frame().drop("time"), user="user", item="item")
+    with pytest.raises(ValueError, match="time_gaps = True needs the times of interactions"):
+        rg.fit(made("gru4rec", time_gaps=True), bare.split(), seed=0)
+    assert "time_gaps" not in made("sasrec").config.identity()
+    assert not built("sasrec").reads_times
+    assert rg.Recommender.for_log(built("sasrec"), LOG).times is None
+
+
+def test_item_features_and_time_gaps_together() -> None:
+    items = pl.DataFrame({"item": range(N_ITEMS), "group": [f"g{item % 3}" for item in range(N_ITEMS)]})
+    log = LOG.with_features(item_features=items)
+    for name in ("sasrec", "mclrec", "duorec"):
+        model = made(name, time_gaps=True, item_features=["group"])
+        run = rg.fit(model, log.split(), seed=0, max_epochs=1, progress=False)
+        assert run.recommend(users=[0], k=3).height == 3
