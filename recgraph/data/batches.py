@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from recgraph.data.gaps import gap_buckets
+from recgraph.data.gaps import with_gaps
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
 from recgraph.rng import Generators
@@ -277,7 +277,7 @@ class SequenceBatches:
     ) -> None:
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or pairs of token and gap
-        self.inputs = _with_gaps(self.tokens, train) if gaps else self.tokens
+        self.inputs = with_gaps(self.tokens, train.times) if gaps else self.tokens
         self.batch_size, self.max_len, self.generators = batch_size, max_len, generators
         self.contrast_of, self.drop_last = contrast_of, drop_last
         self.sample_rows, self.sample_ends = self._samples()
@@ -395,14 +395,3 @@ class _SameTarget:
         index = torch.minimum(first + (part * (end - first)).long(), end - 1)
         lengths = self.ends[index].clamp(max=self.max_len)
         return self.inputs.window(self.rows[index], self.ends[index] - lengths, lengths)
-
-
-def _with_gaps(tokens: Ragged, train: Part) -> Ragged:
-    """Rows of [2]: token and gap."""
-    if train.times is None:
-        raise ValueError(
-            "time_gaps = True needs the times of interactions, and the log has none: name their column when reading "
-            "(timestamp=...), or leave time_gaps out"
-        )
-    gaps = gap_buckets(tokens.with_values(train.times))
-    return tokens.with_values(torch.stack([tokens.values, gaps.values], 1))

@@ -6,7 +6,7 @@ import torch
 
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["N_GAPS", "gap_buckets"]
+__all__ = ["N_GAPS", "gap_buckets", "with_gaps"]
 
 #: buckets: unknown, no gap, then one for each number of binary digits
 N_GAPS = 65
@@ -30,3 +30,18 @@ def gap_buckets(times: Ragged) -> Ragged:
     buckets = 1 + torch.frexp(gaps.double()).exponent.to(torch.int64)
     buckets = buckets.clamp(max=N_GAPS - 1)  # the double above the largest int64 has one digit more
     return times.with_values(buckets.masked_fill(times.positions == 0, 0))
+
+
+def with_gaps(tokens: Ragged, times: Tensor | None) -> Ragged:
+    """Rows of pairs [T, 2]: each token and the bucket of the gap before it.
+
+    Raises:
+        ValueError: there are no times.
+    """
+    if times is None:
+        raise ValueError(
+            "time_gaps = True needs the times of interactions, and the log has none: name their column when reading "
+            "(timestamp=...), or leave time_gaps out"
+        )
+    gaps = gap_buckets(tokens.with_values(times))
+    return tokens.with_values(torch.stack([tokens.values, gaps.values], 1))

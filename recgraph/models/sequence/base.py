@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
-from recgraph.data.gaps import N_GAPS, gap_buckets
+from recgraph.data.gaps import N_GAPS, with_gaps
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder
@@ -249,8 +249,7 @@ class SequenceModel(TrainableModel):
         history = query.history.with_values(query.history.values + 1)
         if self.gap_embedding is not None and query.times is not None:
             # before the cut: the first item that is read has one before it
-            gaps = gap_buckets(query.times).values
-            history = history.with_values(torch.stack([history.values, gaps], 1))
+            history = with_gaps(history, query.times.values)
         history = history.last(self.config.max_len)
         empty_mask = history.lengths == 0
         if bool(empty_mask.any()):
