@@ -310,3 +310,30 @@ def test_the_page_of_metrics_is_what_the_code_says(monkeypatch: pytest.MonkeyPat
     import write_metrics
 
     assert write_metrics.page() == write_metrics.PAGE.read_text(encoding="utf-8"), "run: python docs/write_metrics.py"
+
+
+def test_vectors_batch_and_rules_of_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import polars as pl
+
+    import recgraph as rg
+    from recgraph.serve.export_readme import program
+    from recgraph.serve.rules import Rules
+
+    rows = [(user, item, step) for user in (196, 22, *range(8)) for step, item in enumerate((475, 50, user % 5, 1682))]
+    films = {"item_id": [475, 50, 1682], "genres": [["Comedy"], ["War"], ["Comedy"]], "margin": [1.0, 2.0, None]}
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "t"], orient="row")
+    data = rg.Interactions.from_frame(frame, user="user_id", item="item_id", timestamp="t")
+    data = data.with_features(item_features=pl.DataFrame(films))
+    vectors, batch, rules, exported = blocks("serving.md", "python")
+    fitted = rg.fit(rg.models.SASRec(hidden_dim=16), data.split("leave-one-out"), max_epochs=1)
+    monkeypatch.setattr(rg, "fit", lambda model, data: fitted)
+    parts: list[Any] = []
+    scope: dict[str, Any] = {"rg": rg, "data": data, "write": parts.append}
+    for code in (vectors, batch, rules):
+        exec(compile(code, "serving.md", "exec", dont_inherit=True), scope)
+    assert [scope[name].height for name in ("items", "users", "some", "new")] == [data.n_items, data.n_users, 2, 1]
+    assert len(parts) == 1
+    assert exported == program("history to vectors")
+    (tmp_path / "rules.toml").write_text(blocks("serving.md", "toml")[0])
+    read = Rules.read(tmp_path / "rules.toml")
+    assert not fitted.recommend(users=[196], rules=read, exclude_seen=False)["item_id"].is_in([1682]).any()

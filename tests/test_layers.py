@@ -81,6 +81,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "requests": {"data"},
     "safetensors": {"graph", "serve", "train"},
     "faiss": {"serve.ann", "serve.export"},
+    "onnx": {"serve.export"},
+    "onnxscript": {"serve.export"},
     "typer": {"cli"},
     "click": {"cli"},
     "rich": {"cli", "train", "tuning"},
@@ -97,7 +99,18 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 # Optional, or slow to import: inside a function alone.
 LAZY = {
-    *("IPython", "torch_geometric", "dgl", "faiss", "tensorboard", "optuna", "psycopg", "sklearn"),
+    *(
+        "IPython",
+        "torch_geometric",
+        "dgl",
+        "faiss",
+        "onnx",
+        "onnxscript",
+        "tensorboard",
+        "optuna",
+        "psycopg",
+        "sklearn",
+    ),
     *("fastapi", "starlette", "uvicorn", "prometheus_client"),
 }
 

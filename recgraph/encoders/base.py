@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,9 @@ class SequenceEncoder(nn.Module):
         max_len: the longest sequence.
         dropout: probability of the dropout of embeddings and layers.
     """
+
+    #: whether :meth:`padded` reads rows of any length up to max_len; else of max_len alone
+    pads_to_any_length: ClassVar[bool] = True
 
     def __init__(self, hidden_dim: int, max_len: int, dropout: float) -> None:
         super().__init__()
@@ -65,3 +70,30 @@ class SequenceEncoder(nn.Module):
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _encode")
+
+    def padded(self, tokens: Tensor, table: Tensor) -> Tensor:
+        """The state after each whole row as :meth:`forward` gives it in evaluation mode, for export.
+
+        All shapes follow from those of the arguments, none from their values, so that ``torch.export`` and ONNX can
+        hold the computation. It computes what lies behind the ends of rows, too.
+
+        Args:
+            tokens: [B, L] int64, L up to ``max_len``: rows, oldest first, right-padded with 0, which stands nowhere
+                else. A row of zeros is one token 0 (nothing known).
+            table: [n_tokens, D], the embedding of each token.
+
+        Returns:
+            [B, D].
+        """
+        raise TypeError(f"{type(self).__name__} must define padded(tokens, table) to be exported")
+
+
+def padded_lengths(tokens: Tensor) -> Tensor:
+    """[B] int64, at least 1: the tokens of each row of [B, L] that is right-padded with 0."""
+    return (tokens != 0).sum(1).clamp(min=1)
+
+
+def last_of(padded: Tensor, lengths: Tensor) -> Tensor:
+    """[B, L, D] -> [B, D]: the last place of each row."""
+    index = (lengths - 1)[:, None, None].expand(-1, 1, padded.shape[2])
+    return padded.gather(1, index)[:, 0]

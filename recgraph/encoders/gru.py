@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from recgraph.encoders.base import SequenceEncoder
+from recgraph.encoders.base import SequenceEncoder, padded_lengths
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 
@@ -23,6 +23,8 @@ class GRU(SequenceEncoder):
         n_layers: stacked GRU layers.
         inner_dim: width of the GRU's state.
     """
+
+    pads_to_any_length = False  # the steps of a graph are written out
 
     def __init__(
         self,
@@ -50,3 +52,26 @@ class GRU(SequenceEncoder):
         if last_only:
             return self.dense(state[-1].index_select(0, rank))  # type: ignore[no-any-return]
         return self.dense(out.data.index_select(0, torch.argsort(order)))  # type: ignore[no-any-return]
+
+    def padded(self, tokens: Tensor, table: Tensor) -> Tensor:
+        lengths = padded_lengths(tokens)
+        x = F.embedding(tokens, table)
+        state = x
+        for layer in range(self.gru.num_layers):
+            states = self._steps(x, lengths, *self.gru.all_weights[layer])
+            x, state = torch.stack(states, 1), states[-1]
+        return self.dense(state)  # type: ignore[no-any-return]
+
+    def _steps(self, x: Tensor, lengths: Tensor, of_input: Tensor, of_state: Tensor) -> list[Tensor]:
+        """The state [B, H] after each step of rows [B, L, D]; behind the end of a row its last one."""
+        inputs = F.linear(x, of_input)
+        state = inputs.new_zeros(x.shape[0], self.gru.hidden_size)
+        states = []
+        for step in range(x.shape[1]):
+            reset_in, update_in, new_in = inputs[:, step].chunk(3, 1)
+            reset_at, update_at, new_at = F.linear(state, of_state).chunk(3, 1)
+            update = torch.sigmoid(update_in + update_at)
+            new = torch.tanh(new_in + torch.sigmoid(reset_in + reset_at) * new_at)
+            state = torch.where(lengths[:, None] > step, (1 - update) * new + update * state, state)
+            states.append(state)
+        return states

@@ -5,6 +5,7 @@ SASRec's as RecBole and MCLRec write it, BSARec's with a filter, eSASRec's with 
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, cast
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.encoders.attention import Packed, causal_attention, last_attention, pack
-from recgraph.encoders.base import SequenceEncoder
+from recgraph.encoders.base import SequenceEncoder, last_of, padded_lengths
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 
@@ -57,6 +58,25 @@ class Layer(nn.Module):
         queries = F.linear(of_last, weight[:width], bias[:width])
         kv = F.linear(x, weight[width:], bias[width:])
         return last_attention(queries, kv, packed, self.n_heads, self.attention_dropout, generator)
+
+    def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
+        """[B, L, D] -> [B, L, D] of right-padded rows, without dropout; what lies behind their ends means nothing.
+
+        Args:
+            keep_mask: [B, L], False behind the end of a row.
+        """
+        return self._finish(x, self._attend_padded(x), None)
+
+    def _attend_padded(self, x: Tensor) -> Tensor:
+        # rows end before their padding: no causal query sees a key of it
+        n_rows, length, width = x.shape
+        heads = self.qkv(x).view(n_rows, length, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
+        queries, keys, values = heads.unbind(0)
+        scores = queries @ keys.transpose(2, 3) / math.sqrt(width // self.n_heads)
+        places = torch.arange(length, device=x.device)
+        scores = scores.masked_fill(places > places[:, None], float("-inf"))
+        attended: Tensor = torch.softmax(scores, -1) @ values
+        return attended.transpose(1, 2).reshape(n_rows, length, width)
 
     def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         return self._feed_forward(self._after_attention(x, attended, generator), generator)
@@ -137,6 +157,15 @@ class Transformer(SequenceEncoder):
             return packed.restore_rows(final.last(x, packed, generator))
         return packed.restore_tokens(final(x, packed, generator))
 
+    def padded(self, tokens: Tensor, table: Tensor) -> Tensor:
+        lengths = padded_lengths(tokens)
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.norm(F.embedding(tokens, table) + self.position_embedding(places))
+        keep_mask = places < lengths[:, None]
+        for layer in cast("list[Layer]", list(self.layers)):
+            x = layer.padded(x, keep_mask)
+        return last_of(x, lengths)
+
 
 def low_pass(max_len: int, c: int, causal: bool, like: Tensor) -> Tensor:
     """[max_len, max_len]: what keeps the ``c // 2 + 1`` lowest frequencies of a sequence of max_len places.
@@ -160,6 +189,8 @@ class FilteredLayer(Layer):
     """``alpha F(x) + (1 - alpha) A(x)``, then feed-forward: A the attention, F the filter, each with dropout, residual
     and LayerNorm. The filter gives ``low + beta (x - low)``, beta = sqrt_beta ** 2 learned for each column."""
 
+    filter_matrix: Tensor
+
     def __init__(self, hidden_dim: int, inner_dim: int, n_heads: int, dropout: float, attention_dropout: float) -> None:
         super().__init__(hidden_dim, inner_dim, n_heads, dropout, attention_dropout)
         self.filter_norm = nn.LayerNorm(hidden_dim, eps=1e-12)
@@ -168,6 +199,9 @@ class FilteredLayer(Layer):
     def set_filter(self, max_len: int, alpha: float, c: int, causal: bool) -> None:
         """See :class:`FilteredTransformer`."""
         self.max_len, self.alpha, self.c, self.causal = max_len, alpha, c, causal
+        # a constant of exports, whose formats have no Fourier transform
+        matrix = low_pass(max_len, c, causal, self.sqrt_beta.detach())
+        self.register_buffer("filter_matrix", matrix, persistent=False)
 
     def forward(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
         matrix = low_pass(self.max_len, self.c, self.causal, x)
@@ -186,6 +220,12 @@ class FilteredLayer(Layer):
             parts.append((of_last[:, None] @ padded)[:, 0])
         of_last = x.index_select(0, packed.last)
         return self._mix(of_last, torch.cat(parts), self._attend_last(x, of_last, packed, generator), generator)
+
+    def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
+        # a slice would make max_len, which it leaves whole, a case of its own for an export
+        places = torch.arange(x.shape[1], device=x.device)
+        matrix = self.filter_matrix.index_select(0, places).index_select(1, places)
+        return self._mix(x, matrix @ (x * keep_mask[:, :, None]), self._attend_padded(x), None)
 
     def _mix(self, x: Tensor, low: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         rescaled = low + self.sqrt_beta**2 * (x - low)
@@ -253,6 +293,9 @@ class GatedLayer(Layer):
         normed = self.attention_norm(x)
         attended = self._attend_last(normed, normed.index_select(0, packed.last), packed, generator)
         return self._finish(x.index_select(0, packed.last), attended, generator)
+
+    def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
+        return self._finish(x, self._attend_padded(self.attention_norm(x)), None)
 
     def _after_attention(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         gate = torch.sigmoid(self.attention_gate(x))

@@ -24,6 +24,7 @@ __all__ = [
     "FeatureSpace",
     "Model",
     "ModelConfig",
+    "PaddedForm",
     "PathKey",
     "Phase",
     "Space",
@@ -47,6 +48,24 @@ class PathKey(NamedTuple):
 
     node_type: str = ""
     path: str = ""
+
+
+@dataclass(frozen=True)
+class PaddedForm:
+    """How a model ranks padded histories: what can be exported.
+
+    Attributes:
+        module: takes [B, L] int64 tokens ``item_idx + 1``, oldest first, right-padded with 0 (a row of zeros: nothing
+            known). All shapes in it follow from that of its input.
+        gives: ``"vectors"``, [B, D] as of :meth:`Model.encode_users`, or ``"scores"``, [B, n_items].
+        longest: the greatest L, None: any. Of a longer history the last items count.
+        shortest: the least L; ``longest`` where it is fixed.
+    """
+
+    module: nn.Module
+    gives: Literal["vectors", "scores"]
+    longest: int | None = None
+    shortest: int = 1
 
 
 class ModelConfig(Config):
@@ -175,6 +194,14 @@ class Model(nn.Module):
     def score(self, query: Query) -> Tensor:
         """[B, n_items]: the scores of all items, higher is better."""
         return self.encode_users(query) @ self.encode_items().T
+
+    def padded_form(self) -> PaddedForm | None:
+        """How it ranks histories, in a form that can be exported, sharing the parameters; None: it has no such form.
+
+        Raises:
+            ValueError: a part of the model (its encoder) has none.
+        """
+        return None
 
     def path_weights(self) -> dict[PathKey, float]:
         """The attention of each meta-path, its twin's included; those of a node type sum to 1. Empty: it has none."""

@@ -155,6 +155,10 @@ class Run(BaseRun):
         """See :meth:`recgraph.serve.recommender.Recommender.user_vectors`."""
         return self.recommender.user_vectors(users=users, histories=histories)
 
+    def export(self, folder: str | Path) -> dict[str, Any]:
+        """See :meth:`recgraph.serve.recommender.Recommender.export`."""
+        return self.recommender.export(folder)
+
     def save(self, folder: str | Path) -> None:
         """Write a bundle for serving; :func:`recgraph.load` reads it."""
         self.recommender.save(folder)

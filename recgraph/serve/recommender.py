@@ -24,6 +24,7 @@ from recgraph.notebook import block
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import guard
+from recgraph.serve.export import export
 from recgraph.serve.item_columns import ItemColumns
 from recgraph.serve.lists import Asked, Fallback, Lister
 from recgraph.serve.request import Request, answer, check_item_columns, is_all, of_all, of_histories, of_users, take
@@ -316,6 +317,19 @@ class Recommender:
         self._lister = Lister(self.model, len(self.items))
         self.ann = None
         return self
+
+    def export(self, folder: str | Path) -> dict[str, Any]:
+        """Write the model for other runtimes, see :mod:`recgraph.serve.export`: ``torch.export``, ONNX, vectors, ids.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            ExportError: the model has no form that can be exported, or the folder holds something else.
+            ImportError: the extra ``export`` is not installed.
+        """
+        parts = (self.model, self.users, self.items, self.seen, self.columns)
+        return export(*parts, Path(folder), self.record)
 
     def save(self, folder: str | Path) -> None:
         """Write a bundle, see :mod:`recgraph.serve.bundle`; it appears whole or not at all.

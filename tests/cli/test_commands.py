@@ -356,6 +356,16 @@ def test_vectors_mistakes(run: Path, tmp_path: Path) -> None:
     assert (done.exit_code, "exclude each other" in done.stderr) == (2, True)
 
 
+def test_export(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed; pip install 'recgraph[export]'")
+    done = call("export", run, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "history to vectors: history ['batch', 'length'] to vectors ['batch', 16]" in done.stderr
+    assert {"model.onnx", "model.pt2", "README.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    done = call("export", run, "--out", run)
+    assert (done.exit_code, "exists and is no export" in done.stderr) == (2, True)
+
+
 def test_recommend_into_parquet(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.parquet"
     done = call("recommend", run, "-u", 1, "--output", path, "--format", "parquet")

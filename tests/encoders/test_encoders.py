@@ -127,6 +127,19 @@ def test_packed_equals_padded(
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("longest", [1, 7, 20])
+def test_the_padded_form_for_exports_equals_the_packed_one(name: str, longest: int, device: torch.device) -> None:
+    torch.manual_seed(0)
+    encoder = CASES[name][0](hidden_dim=16, max_len=20, n_layers=2, inner_dim=24).to(device).eval()
+    table = torch.randn(30, 16, device=device)
+    rows = random_rows(device, masked=False, longest=longest)
+    nothing = Ragged.from_lists([[0]], device)
+    rows = Ragged.cat([rows, nothing])
+    wide = rows.to_padded(width=longest if encoder.pads_to_any_length else 20).long()
+    torch.testing.assert_close(encoder.padded(wide, table), encoder(rows, table), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
 def test_gradients_of_packed_equal_those_of_padded(name: str, device: torch.device) -> None:
     cls, padded_encoder = CASES[name]
     torch.manual_seed(1)

@@ -16,8 +16,8 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.models.base import ClosedFormModel, ModelConfig, Space, fit_rows
-from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel
+from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
+from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores
 from recgraph.sparse.products import co_occurrence, distinct
 from recgraph.sparse.ragged import Ragged
 
@@ -60,6 +60,9 @@ class EASE(ClosedFormModel):
     def score(self, query: Query) -> Tensor:
         history = distinct(query.history, self.weights.shape[0])
         return F.embedding_bag(history.values, self.weights, history.offsets, mode="sum", include_last_offset=True)
+
+    def padded_form(self) -> PaddedForm:
+        return PaddedForm(PaddedScores(self.weights), "scores")
 
 
 class SLIMConfig(NeighbourConfig):

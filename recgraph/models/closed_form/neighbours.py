@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Self
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.models.base import ClosedFormModel, ModelConfig, Space, fit_rows
+from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
 from recgraph.sparse.products import neighbours
 
 
@@ -31,6 +31,40 @@ class Popularity(ClosedFormModel):
 
     def score(self, query: Query) -> Tensor:
         return self.counts.expand(len(query), -1)
+
+    def padded_form(self) -> PaddedForm:
+        return PaddedForm(PaddedScores(self.counts), "scores")
+
+
+class PaddedScores(nn.Module):
+    """Scores [B, n_items] of padded rows of tokens.
+
+    From a table: the scores of everyone, those that each item of the history adds, or the weights of the neighbours of
+    each scored item.
+
+    Args:
+        table: [n_items], [n_items, n_items] or, with ``neighbours``, [n_items, K].
+        neighbours: [n_items, K] int64, of the scored item.
+    """
+
+    table: Tensor
+    neighbours: Tensor | None
+
+    def __init__(self, table: Tensor, neighbours: Tensor | None = None) -> None:
+        super().__init__()
+        self.register_buffer("table", table)
+        self.register_buffer("neighbours", neighbours)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """[B, L] -> [B, n_items]."""
+        marks = self.table.new_zeros(history.shape[0], self.table.shape[0] + 1)
+        marks = marks.scatter(1, history, 1.0)[:, 1:]
+        if self.table.dim() == 1:
+            return self.table + 0 * marks
+        if self.neighbours is None:
+            return marks @ self.table
+        found = marks.index_select(1, self.neighbours.flatten()).view(-1, *self.table.shape)
+        return (found * self.table).sum(2)
 
 
 class NeighbourConfig(ModelConfig):
@@ -62,6 +96,9 @@ class NeighbourModel(ClosedFormModel):
         in_history[query.history.values, query.history.rows] = 1
         scores = F.embedding_bag(self.neighbours, in_history, per_sample_weights=self.similarities, mode="sum")
         return scores.T
+
+    def padded_form(self) -> PaddedForm:
+        return PaddedForm(PaddedScores(self.similarities, self.neighbours), "scores")
 
 
 class ItemKNNConfig(NeighbourConfig):

@@ -21,7 +21,7 @@ from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.items import ItemTower
 from recgraph.encoders.transformer import initialise
 from recgraph.losses.base import NextItemLoss
-from recgraph.models.base import FeatureSpace, ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
+from recgraph.models.base import FeatureSpace, ModelConfig, PaddedForm, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -258,6 +258,17 @@ class SequenceModel(TrainableModel):
         states: Tensor = self.encoder(tokens, table)
         return states
 
+    def padded_form(self) -> PaddedForm:
+        if type(self.encoder).padded is SequenceEncoder.padded:
+            raise ValueError(
+                f"encoder = {self.config.encoder!r} has no padded form: define padded(tokens, table) in "
+                f"{type(self.encoder).__name__}"
+            )
+        longest = self.config.max_len
+        shortest = 1 if self.encoder.pads_to_any_length else longest
+        table = self.token_table().detach()
+        return PaddedForm(_PaddedSequences(self.encoder, table), "vectors", longest, shortest)
+
     def item_table(self) -> Tensor:
         if not self.config.item_id_embedding:
             raise ValueError("item_id_embedding = False: items have no vectors of their own that init_items could set")
@@ -265,6 +276,21 @@ class SequenceModel(TrainableModel):
 
     def encode_items(self) -> Tensor:
         return self.token_table()[1:]
+
+
+class _PaddedSequences(nn.Module):
+    """User vectors [B, D] of padded rows of tokens."""
+
+    table: Tensor
+
+    def __init__(self, encoder: SequenceEncoder, table: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("table", table)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """[B, L] -> [B, D]."""
+        return self.encoder.padded(history, self.table)
 
 
 def make_encoder(config: SequenceConfig) -> SequenceEncoder:

@@ -1,0 +1,289 @@
+"""Write a recommender for other runtimes: a graph as ``torch.export`` and ONNX, vectors with their ids, a manifest.
+
+    README.md              how to use the folder, with a program that needs onnxruntime and NumPy alone
+    manifest.json          what is in the folder and how to call the graph
+    model.onnx, model.pt2  the graph
+    items.parquet          ids in the order of their indices and, where the model has some, their vectors
+    item_ids.json          the same ids (numbers, or texts)
+    item_vectors.npy       [n_items, D] float32
+    users.parquet, user_ids.json, user_vectors.npy   of models whose users are a table
+
+There are three kinds of graphs. ``history to vectors``: padded histories to user vectors, whose inner products with the
+items' are scores; ``history to scores``: padded histories to scores of all items; ``vectors to scores``: user vectors
+to scores, of models whose users are a table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from recgraph import __version__
+from recgraph.data.batches import Query
+from recgraph.data.columns import Columns
+from recgraph.data.files import make_folder, replace_folder
+from recgraph.data.ids import IdMap
+from recgraph.evaluate.ranking import device_of, evaluating
+from recgraph.models.base import Model, PaddedForm
+from recgraph.serve.export_readme import readme
+from recgraph.serve.vectors import VECTOR, encode_items, encode_users, vector_frame
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["ExportError", "export"]
+
+FORMAT = 1
+#: ONNX files hold 2 GiB at most; greater weights lie in a file beside
+_INLINE_BYTES = 1_500_000_000
+_HISTORY = (
+    "int64 tokens, one row a user, oldest item first: the token of an item is its place in items.parquet plus 1. "
+    "Rows are padded on the right with 0; a row of zeros is a user of whom nothing is known."
+)
+
+
+class ExportError(ValueError):
+    """A model, or a folder, that cannot be exported."""
+
+
+class _Scores(nn.Module):
+    """[B, D] user vectors -> [B, n_items] scores."""
+
+    items: Tensor
+
+    def __init__(self, items: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("items", items.T.contiguous())
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return vectors @ self.items
+
+
+def export(
+    model: Model, users: IdMap, items: IdMap, seen: Ragged, columns: Columns, folder: Path, record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the folder; it appears whole or not at all, in the place of an earlier export.
+
+    Args:
+        model: built; in evaluation mode.
+        users, items: index <-> id.
+        seen: a row for each user: what the user did.
+        columns: the names of the columns of ids.
+        folder: of the export.
+        record: what belongs to the model, for the manifest.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ExportError: the model has no form that can be exported, or the folder holds something else.
+        ImportError: onnx or onnxscript is not installed.
+    """
+    _form(model)
+    _check_installed()
+    if folder.exists() and not _is_replaceable(folder):
+        raise ExportError(f"{folder} exists and is no export; choose another folder")
+    make_folder(folder.parent)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    previous = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        temporary.mkdir()
+        manifest = _head(model, record)
+        vectors = encode_items(model) if model.has_vectors else None
+        with evaluating(model), _on_host(model):
+            form = _form(model)
+            manifest["graph"] = _write_graph(form, vectors, temporary)
+        tables = {"items": _write_ids(temporary, "item", columns.item, items.ids(range(len(items))), vectors)}
+        if form is None:
+            index, of_users = _user_table(model, seen)
+            tables["users"] = _write_ids(temporary, "user", columns.user, users.ids(index), of_users)
+        manifest["tables"] = tables
+        (temporary / "README.md").write_text(readme(manifest), encoding="utf-8")
+        files = sorted(path for path in temporary.iterdir())
+        manifest["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        replace_folder(temporary, folder, previous)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
+    return manifest
+
+
+def _user_table(model: Model, seen: Ragged) -> tuple[Tensor, Tensor]:
+    """The indices [U] of the users of whom enough is known, and their vectors [U, D]."""
+    every = Query(torch.arange(seen.n_rows), seen)
+    with evaluating(model):
+        index = model.can_rank(every.to(device_of(model))).nonzero().flatten().to("cpu")
+    return index, encode_users(model, Query(index, seen.take(index)))
+
+
+def _check_installed() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"{error.name} is not installed; pip install 'recgraph[export]'") from None
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Whether a folder is empty or an earlier export."""
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "recgraph_export" in found
+
+
+def _form(model: Model) -> PaddedForm | None:
+    """The form for histories; None where user vectors are a table.
+
+    Raises:
+        ExportError: the model has neither.
+    """
+    try:
+        form = model.padded_form()
+    except ValueError as error:
+        raise ExportError(f"{type(model).__name__} cannot be exported: {error}") from None
+    if form is None and not model.has_vectors:
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported: it ranks by score() alone and defines no padded_form(); "
+            "write its lists with recommend(users='all') instead"
+        )
+    return form
+
+
+def _head(model: Model, record: Mapping[str, Any]) -> dict[str, Any]:
+    import onnx
+
+    return {
+        "recgraph_export": FORMAT,
+        "versions": {"recgraph": __version__, "torch": torch.__version__, "onnx": onnx.__version__},
+        "model": {
+            "key": model.key(),
+            "class": type(model).__name__,
+            "revision": model.revision,
+            "config": model.config.model_dump(mode="json"),
+        },
+        "record": {name: record[name] for name in ("seed", "fitted_on", "data") if name in record},
+    }
+
+
+@contextmanager
+def _on_host(model: Model) -> Iterator[None]:
+    """Within the block the model is on the host, where exports are made to run."""
+    device = device_of(model)
+    model.to("cpu")
+    try:
+        yield
+    finally:
+        model.to(device)
+
+
+def _write_graph(form: PaddedForm | None, vectors: Tensor | None, folder: Path) -> dict[str, Any]:
+    """Write both files -> how the graph is called."""
+    batch = torch.export.Dim("batch", min=1)
+    described: dict[str, Any] = {"onnx": "model.onnx", "torch": "model.pt2"}
+    if form is None:
+        assert vectors is not None
+        module: nn.Module = _Scores(vectors)
+        example = torch.zeros(3, vectors.shape[1])
+        shapes = {"vectors": {0: batch}}
+        described["kind"] = "vectors to scores"
+        described["inputs"] = [{"name": "vectors", "type": "float32", "shape": ["batch", vectors.shape[1]]}]
+        outputs = ["scores"]
+    else:
+        module = form.module
+        fixed = form.longest is not None and (form.shortest == form.longest or form.longest < 3)
+        length: int | str = "length"
+        if fixed:
+            assert form.longest is not None
+            length = low = form.longest
+            high: int | None = low
+            example, shapes = torch.zeros(3, form.longest, dtype=torch.int64), {"history": {0: batch}}
+        else:
+            low, high = max(form.shortest, 2), form.longest
+            example = torch.zeros(3, max(low, 2) if form.longest is None else min(form.longest, 4), dtype=torch.int64)
+            shapes = {"history": {0: batch, 1: torch.export.Dim("length", min=low, max=high)}}
+        described["kind"] = f"history to {form.gives}"
+        described["inputs"] = [
+            {
+                "name": "history",
+                "type": "int64",
+                "shape": ["batch", length],
+                "length": {"least": low, "greatest": high},
+                "padding": _HISTORY,
+            }
+        ]
+        outputs = [form.gives]
+    described["outputs"], described["opset"] = _write(module, example, shapes, outputs, folder)
+    return described
+
+
+def _write(
+    module: nn.Module, example: Tensor, shapes: dict[str, Any], outputs: list[str], folder: Path
+) -> tuple[list[dict[str, Any]], int]:
+    """Write ``model.pt2`` and ``model.onnx`` -> what the graph returns, and the ONNX opset."""
+    with _quiet():
+        program = torch.export.export(module.eval(), (example,), dynamic_shapes=shapes)
+        torch.export.save(program, folder / "model.pt2")
+        size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
+        made = torch.onnx.export(
+            program,
+            (),
+            folder / "model.onnx",
+            input_names=list(shapes),
+            output_names=outputs,
+            dynamo=True,
+            external_data=size > _INLINE_BYTES,
+            verbose=False,
+        )
+    assert made is not None
+    width = int(module(example).shape[1])
+    returned = [{"name": name, "type": "float32", "shape": ["batch", width]} for name in outputs]
+    return returned, int(made.model.opset_imports[""])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within the block the exporter's own notes, which name its internals, are not shown."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _write_ids(folder: Path, role: str, column: str, ids: pl.Series, vectors: Tensor | None) -> dict[str, Any]:
+    """Ids, and vectors where there are some, as Parquet and for readers of JSON and NumPy."""
+    plain = ids if ids.dtype.is_integer() else pl.Series([str(value) for value in ids], dtype=pl.String)
+    named = role if column == VECTOR else column
+    stored = plain if ids.dtype == pl.Object else ids
+    frame = stored.alias(named).to_frame() if vectors is None else vector_frame(named, stored, vectors, "polars")
+    frame.write_parquet(folder / f"{role}s.parquet")
+    (folder / f"{role}_ids.json").write_text(json.dumps(plain.to_list()), encoding="utf-8")
+    described = {"column": named, "count": len(ids), "parquet": f"{role}s.parquet", "ids": f"{role}_ids.json"}
+    if vectors is not None:
+        np.save(folder / f"{role}_vectors.npy", vectors.numpy())
+        described["vectors"] = f"{role}_vectors.npy"
+    return described

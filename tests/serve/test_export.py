@@ -1,0 +1,212 @@
+"""Exports: onnxruntime and torch.export give the library's own vectors and scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from test_recommender import log, serve
+
+from recgraph import registry
+from recgraph.data.batches import Query
+from recgraph.data.interactions import Interactions
+from recgraph.encoders.base import SequenceEncoder
+from recgraph.evaluate.ranking import evaluating
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.base import ClosedFormModel, Model, Space
+from recgraph.models.closed_form.linear import EASE
+from recgraph.models.collaborative.base import CollaborativeModel
+from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
+from recgraph.models.sequence.sasrec import SASRec
+from recgraph.serve.export import ExportError
+from recgraph.serve.recommender import Recommender
+from recgraph.sparse.ragged import Ragged
+
+pytest.importorskip("onnxscript", reason="onnxscript is not installed; pip install 'recgraph[export]'")
+onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+N_USERS, N_ITEMS, MAX_LEN = 30, 40, 8
+SMALL = {"hidden_dim": 16, "max_len": MAX_LEN, "inner_dim": 32, "n_negatives": 24}
+QUICK = {"sasrec", "ease", "bprmf"}
+# those of the library: other tests register models of their own
+CLASSES = {name: registry.load("model", name) for name in registry.names("model")}
+RECOMMENDERS = [
+    pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+    for name, cls in sorted(CLASSES.items())
+    if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel)
+]
+
+
+def relations(data: Interactions) -> HeteroGraph:
+    items = torch.arange(data.n_items)
+    edges = {
+        ("user", "interacts", "item"): (data.ordered.items.rows, data.ordered.items.values),
+        ("item", "has", "genre"): (items, items % 3),
+    }
+    return HeteroGraph.from_edge_lists({"user": data.n_users, "item": data.n_items, "genre": 3}, edges)
+
+
+def recommender(name: str, **settings: Any) -> Recommender:
+    data, cls = log(n_users=N_USERS, n_items=N_ITEMS), CLASSES[name]
+    model = cls(**{key: value for key, value in SMALL.items() if key in cls.Config.model_fields} | settings)
+    sizes = {"n_users": data.n_users, "n_items": data.n_items}
+    model.build(GraphSpace(**sizes, graph=relations(data)) if cls.reads_graph else Space(**sizes), seed=1)
+    part = data.split("leave-one-out").train
+    if isinstance(model, ClosedFormModel):
+        model.fit(part)
+    elif isinstance(model, CollaborativeModel):
+        model.setup(part)
+    return Recommender(model, data.users, data.items, data.ordered.items, columns=data.columns)
+
+
+def histories(n: int = 40) -> list[list[int]]:
+    """Of all lengths, from none to longer than what is read."""
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, N_ITEMS, n % (MAX_LEN + 4)).tolist() for n in range(n)]
+
+
+def padded(rows: list[list[int]], width: int) -> np.ndarray:
+    kept = [[item + 1 for item in row][-width:] for row in rows]
+    return np.array([row + [0] * (width - len(row)) for row in kept], dtype=np.int64)
+
+
+def own(model: Model, rows: list[list[int]], gives: str) -> np.ndarray:
+    query = Query(torch.full((len(rows),), -1), Ragged.from_lists(rows))
+    with evaluating(model):
+        return np.asarray(model.encode_users(query) if gives == "vectors" else model.score(query))
+
+
+@pytest.mark.parametrize("name", RECOMMENDERS)
+def test_exports_give_the_librarys_numbers(name: str, tmp_path: Path) -> None:
+    served = recommender(name)
+    manifest = served.export(tmp_path / "out")
+    graph = manifest["graph"]
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    (given,), (returned,) = graph["inputs"], graph["outputs"]
+    assert [i.name for i in session.get_inputs()] == [given["name"]]
+    assert [o.name for o in session.get_outputs()] == [returned["name"]]
+
+    def check(value: np.ndarray, expected: np.ndarray) -> None:
+        for found in (session.run(None, {given["name"]: value})[0], program(torch.from_numpy(value)).detach().numpy()):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+    if graph["kind"] == "vectors to scores":
+        with evaluating(served.model):
+            index = torch.arange(N_USERS)
+            scores = served.model.score(Query(index, served.seen))
+        vectors = np.load(tmp_path / "out" / "user_vectors.npy")
+        ids = json.loads((tmp_path / "out" / "user_ids.json").read_text())
+        assert ids == served.users.values.to_list()
+        for size in (1, 2, N_USERS):
+            check(vectors[:size], np.asarray(scores[:size]))
+        return
+    least, greatest = given["length"]["least"], given["length"]["greatest"]
+    rows = histories()
+    widths = [least] if least == greatest else [least, 5, greatest or 15]
+    for width in widths:
+        fitting = [row for row in rows if len(row) <= width or width == greatest]
+        for some in (fitting, fitting[:1], fitting[-2:]):
+            check(padded(some, width), own(served.model, some, returned["name"]))
+
+
+@pytest.mark.parametrize("name", RECOMMENDERS)
+def test_the_program_of_the_readme_recommends_what_the_library_does(name: str, tmp_path: Path) -> None:
+    served = recommender(name)
+    served.export(tmp_path / "out")
+    page = (tmp_path / "out" / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    imports = {line.split()[1] for line in program.splitlines() if line.startswith("import")}
+    assert imports == {"json", "numpy", "onnxruntime"}
+    assert len([line for line in program.splitlines() if line.strip() and not line.startswith("import")]) <= 12
+    user = served.users.values[3]
+    history = served.items.ids(served.seen.row(3)).to_list()
+    head = f"HISTORY = {history!r}\nUSER = {user!r}\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{head}{program}\nprint(json.dumps(best))"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "out",
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        check=True,
+    )
+    best = json.loads(done.stdout)
+    wanted = served.recommend(users=[user], k=10)
+    assert len(best) == 10
+    # equal scores have another order there
+    scores = dict(zip(*served.recommend(users=[user], k=N_ITEMS).select("what", "score"), strict=True))
+    np.testing.assert_allclose([scores[item] for item in best], wanted["score"].to_list(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_in_the_folder(tmp_path: Path) -> None:
+    served = recommender("sasrec")
+    manifest = served.export(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*manifest["files"], "manifest.json"}
+    items = pl.read_parquet(tmp_path / "out" / "items.parquet")
+    assert items.equals(served.item_vectors())
+    assert json.loads((tmp_path / "out" / "item_ids.json").read_text()) == items["what"].to_list()
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "item_vectors.npy"), items["vector"].to_numpy())
+    assert manifest["graph"]["inputs"][0]["shape"] == ["batch", "length"]
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["model"]["config"]["max_len"] == MAX_LEN
+
+
+def test_an_export_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
+    recommender("sasrec").export(tmp_path / "out")
+    recommender("popularity").export(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["model"]["key"] == "popularity"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious").write_text("x")
+    with pytest.raises(ExportError, match="exists and is no export"):
+        recommender("popularity").export(tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out"]
+
+
+@registry.register("model")
+class ScoresOnly(Model):
+    """Ranks by score() alone."""
+
+    def _build(self, space: Space) -> None:
+        self.register_buffer("counts", torch.ones(space.n_items))
+
+    def score(self, query: Query) -> torch.Tensor:
+        return self.counts.expand(len(query), -1)
+
+
+class Unpadded(SequenceEncoder):
+    """An encoder without a padded form."""
+
+
+def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"ScoresOnly cannot be exported: it ranks by score\(\) alone"):
+        serve(log(), ScoresOnly()).export(tmp_path / "out")
+    served = serve(log(), SASRec(hidden_dim=16))
+    served.model.encoder = Unpadded(16, 50, 0.0)
+    with pytest.raises(ExportError, match=r"SASRec cannot be exported: .*define padded\(tokens, table\) in Unpadded"):
+        served.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"pip install 'recgraph\[export\]'"):
+        serve(log(), EASE()).export(tmp_path / "out")
+
+
+def test_the_model_is_as_before(tmp_path: Path) -> None:
+    served = recommender("sasrec")
+    before = served.recommend(users="all", k=5)
+    parameters = [p.requires_grad for p in served.model.parameters()]
+    served.export(tmp_path / "out")
+    assert served.recommend(users="all", k=5).equals(before)
+    assert [p.requires_grad for p in served.model.parameters()] == parameters
