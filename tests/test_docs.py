@@ -325,8 +325,8 @@ def test_vectors_batch_and_rules_of_serving(tmp_path: Path, monkeypatch: pytest.
     data = rg.Interactions.from_frame(frame, user="user_id", item="item_id", timestamp="t")
     data = data.with_features(item_features=pl.DataFrame(films))
     vectors, batch, rules, exported = blocks("serving.md", "python")
-    fitted = rg.fit(rg.models.SASRec(hidden_dim=16), data.split("leave-one-out"), max_epochs=1)
-    monkeypatch.setattr(rg, "fit", lambda model, data: fitted)
+    fitted = rg.fit(rg.models.SASRec(hidden_dim=16), data.split("leave-one-out"), seed=0, max_epochs=1)
+    monkeypatch.setattr(rg, "fit", lambda model, data, seed, max_epochs: fitted)
     parts: list[Any] = []
     scope: dict[str, Any] = {"rg": rg, "data": data, "write": parts.append}
     for code in (vectors, batch, rules):

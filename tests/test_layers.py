@@ -111,7 +111,7 @@ LAZY = {
         "psycopg",
         "sklearn",
     ),
-    *("fastapi", "starlette", "uvicorn", "prometheus_client"),
+    *("fastapi", "starlette", "uvicorn", "prometheus_client", "onnx", "onnxscript"),
 }
 
 
