@@ -89,6 +89,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "IPython": {"train.display"},
     "jinja2": {"pages"},
     "tensorboard": {"train"},
+    "mlflow": {"train.trackers"},
+    "wandb": {"train.trackers"},
     "packaging": {"sparse.backends.dgl"},
     "psutil": {"workers"},
     "psycopg": {"tuning.storage"},

@@ -9,7 +9,8 @@ from typing import Any
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Results
 from recgraph.runs.record import RunRecord
-from recgraph.runs.summary import run_html, run_text
+from recgraph.runs.summary import flat_results, run_html, run_text
+from recgraph.train.trackers import keep_in_trackers, tell_trackers
 
 __all__ = ["BaseRun"]
 
@@ -37,6 +38,7 @@ class BaseRun:
             self.save(self.folder / "bundle")
             self.write_record()
             _log.info("run saved in %s", self.folder)
+            keep_in_trackers(self.record.tracking or (), self.folder)
 
     def write_record(self) -> None:
         """Write ``record.json`` again, where the run has a folder."""
@@ -52,3 +54,5 @@ class BaseRun:
     def _add_results(self, name: str, results: Results | NodeResults) -> None:
         self.record.results = {**self.record.results, name: results.to_dict()}
         self.write_record()
+        if self.record.tracking:
+            tell_trackers(self.record.tracking, flat_results(name, self.record.results[name]))

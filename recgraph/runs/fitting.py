@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from recgraph.runs.settings import ProbeSettings
 from recgraph.train.callbacks import JsonLines, Observer, TensorBoard
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
 from recgraph.train.display import EpochLog, EpochText, duration, progress_observer
+from recgraph.train.trackers import Tracker, make_tracker
 from recgraph.train.trainer import Trainer
 from recgraph.workers.lock import LOCK, hold
 
@@ -174,6 +175,9 @@ def train_model(
             assert part is not None
             model.to(pick_device(options.device)).fit(part)
             _write_config(options.folder, record)
+            _begin(options.observers, options, record)
+            for observer in options.observers:
+                observer.close()
         else:
             assert isinstance(model, TrainableModel)
             trainer = _trainer(model, part, options, record, validate)
@@ -190,6 +194,15 @@ def train_model(
     record.provenance = provenance()
     _log.info("%s is fitted after %s", record.model, duration(record.cost.seconds))
     model.eval()
+
+
+def _begin(observers: Sequence[Observer], options: FitOptions, record: RunRecord) -> None:
+    """Tell the observers that the training begins; the record keeps where trackers are found again."""
+    for observer in observers:
+        observer.begin(record.only(*IDENTIFYING), options.folder)
+    references = [one.reference for one in observers if isinstance(one, Tracker) and one.reference is not None]
+    if references:
+        record.tracking = references
 
 
 def _n_parameters(model: Model) -> int:
@@ -233,6 +246,9 @@ def _trainer(
         _log.warning("%s has no checkpoint to go on from; the training begins again", folder)
     if accelerator.is_main_process:
         past, may_stop = (trainer.progress.history if resumed else []), config.patience is not None
+        if config.track is not None:
+            # first, so that it has each epoch that another one ends the training after
+            observers.insert(0, make_tracker(config.track, config.track_folder))
         if config.tensorboard:
             observers.append(TensorBoard((folder or Path("runs")) / "tensorboard"))
         _write_config(folder, record)
@@ -242,5 +258,6 @@ def _trainer(
         shown = progress_observer(options.progress, config.metric, config.max_epochs, may_stop, past)
         if shown is not None:
             observers.append(shown)
+        _begin(observers, options, record)
     trainer.observers = observers
     return trainer

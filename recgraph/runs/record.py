@@ -91,6 +91,7 @@ class RunRecord(_Entries):
         cost: what the training cost, over all processes of a training that was resumed.
         provenance: see :func:`provenance`.
         update: of a run that :func:`recgraph.runs.update.update` made: its parent, what was new, both validations.
+        tracking: where the run's trackers are found again, see :mod:`recgraph.train.trackers`.
     """
 
     model: str
@@ -113,6 +114,7 @@ class RunRecord(_Entries):
     n_parameters: int | None = None
     provenance: dict[str, Any] | None = None
     update: dict[str, Any] | None = None
+    tracking: list[dict[str, Any]] | None = None
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.model_fields_set:

@@ -10,7 +10,7 @@ from recgraph.notebook import block, table
 from recgraph.runs.record import RunRecord
 from recgraph.train.display import duration
 
-__all__ = ["run_html", "run_text"]
+__all__ = ["flat_results", "run_html", "run_text"]
 
 _SEEN = {"keep": "seen kept", "exclude": "seen excluded"}
 
@@ -40,6 +40,19 @@ def run_html(record: RunRecord, folder: Path | None) -> str:
     }
     tables = [table(_rows(found), f"results on {part}") for part, found in record.results.items()]
     return block(f"{_kind(record)} of {record.model}", facts, tables)
+
+
+def flat_results(part: str, found: Any) -> dict[str, float]:
+    """One entry of ``record.results`` as single values: ``test/exclude/ndcg@10``, ``nodes/linear/20/macro_f1``."""
+    if isinstance(found, Mapping):
+        clusters = {f"{part}/{name}": value for name, value in found["clusters"].items()}
+        return clusters | {
+            f"{part}/{probe}/{labels}/{name}": value
+            for probe in ("linear", "logistic")
+            for labels, scores in found[probe].items()
+            for name, value in scores["mean"].items()
+        }
+    return {f"{part}/{one['protocol']['seen']}/{name}": v for one in found for name, v in one["metrics"].items()}
 
 
 def _kind(record: RunRecord) -> str:

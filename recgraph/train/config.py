@@ -64,6 +64,14 @@ class TrainConfig(Config):
         Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
     ] = 0.0
     tensorboard: Annotated[bool, Field(description="also write TensorBoard logs (extra: track)")] = False
+    track: Annotated[
+        Literal["mlflow", "wandb"] | None,
+        Field(description="also tell MLflow or Weights & Biases, set by their environment variables (extra: track)"),
+        Added(),
+    ] = None
+    track_folder: Annotated[
+        bool, Field(description="also send the run's folder to the tracker, as an artefact"), Added()
+    ] = False
 
     @field_validator("schedule_epochs", mode="after")
     @classmethod

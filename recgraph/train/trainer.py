@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 # batches between two reads of the loss values: a read waits for the device
 _READ_EVERY = 20
 # settings that may differ where a training continues: they do not alter its steps
-_MAY_DIFFER = {"max_epochs", "patience", "tensorboard", "checkpoint_seconds"}
+_MAY_DIFFER = {"max_epochs", "patience", "tensorboard", "track", "track_folder", "checkpoint_seconds"}
 
 
 class NonFiniteLoss(ValueError):

@@ -1,0 +1,270 @@
+"""Trackers: observers that tell a service of experiments about a run, also after its training (extra ``track``)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from recgraph.data.files import replace_text
+from recgraph.train.callbacks import Observer
+
+__all__ = ["MLflow", "Tracker", "WandB", "flat", "keep_in_trackers", "make_tracker", "tell_trackers"]
+
+_log = logging.getLogger(__name__)
+#: in a run's folder: where its trackers go on
+_FILE = "tracking.json"
+
+Values = dict[str, Any]
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> Values:
+    """Nested settings with dotted names; a list stays a value."""
+    found: Values = {}
+    for name, value in values.items():
+        nested = isinstance(value, Mapping) and value
+        found |= flat(value, f"{before}{name}.") if nested else {f"{before}{name}": value}
+    return found
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items() if isinstance(value, int | float) and name != "epoch"}
+
+
+class Tracker(Observer):
+    """Base of all trackers: an observer that can be found again by its :attr:`reference`.
+
+    Args:
+        folder_too: also send the run's folder, once it is complete, as an artefact.
+
+    Attributes:
+        reference: plain values by which :func:`tell_trackers` goes on; None before the training begins.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, folder_too: bool = False) -> None:
+        self._folder_too = folder_too
+        self.reference: Values | None = None
+
+    def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
+        """Start the run of the service, or go on with the one that a stopped training began."""
+        found = {one["tracker"]: one for one in _references(folder)}.get(self.kind)
+        self.reference = {"tracker": self.kind, "folder_too": self._folder_too, **self.start(record, found)}
+        if folder is not None:
+            others = [one for one in _references(folder) if one["tracker"] != self.kind]
+            replace_text(json.dumps([*others, self.reference], indent=1), folder / _FILE)
+
+    def start(self, record: Mapping[str, Any], reference: Values | None) -> Values:
+        """Start a run of the service, or go on with the one of a reference -> the reference's own values."""
+        raise NotImplementedError
+
+    @classmethod
+    def tell(cls, reference: Values, values: Mapping[str, float]) -> None:
+        """Add final values to a run of the service."""
+        raise NotImplementedError
+
+    @classmethod
+    def keep(cls, reference: Values, folder: Path) -> None:
+        """Send a folder."""
+        raise NotImplementedError
+
+
+def _references(folder: Path | None) -> list[Values]:
+    path = None if folder is None else folder / _FILE
+    found: list[Values] = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else []
+    return found
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f"track = {name!r} needs the extra: pip install 'recgraph[track]'") from error
+
+
+class MLflow(Tracker):
+    """A run of MLflow: settings as parameters, the rows of epochs and the results of evaluations as metrics.
+
+    MLflow allows no ``@`` in names, so that ``ndcg@10`` is ``ndcg_at_10`` there.
+
+    Args:
+        experiment: its name; by default ``MLFLOW_EXPERIMENT_NAME``, else ``recgraph``.
+        uri: of the tracking server or store; by default what MLflow is set to (``MLFLOW_TRACKING_URI``).
+        name: of the run; by default the model and the data.
+        folder_too: see :class:`Tracker`.
+
+    Raises:
+        ImportError: MLflow is not installed.
+    """
+
+    kind = "mlflow"
+
+    def __init__(
+        self, experiment: str | None = None, uri: str | None = None, name: str | None = None, folder_too: bool = False
+    ) -> None:
+        super().__init__(folder_too)
+        self._experiment, self._uri, self._name = experiment, uri, name
+        self._mlflow = _import("mlflow")
+
+    def start(self, record: Mapping[str, Any], reference: Values | None) -> Values:
+        uri = (reference or {}).get("uri") or self._uri or self._mlflow.get_tracking_uri()
+        self._client = self._mlflow.MlflowClient(tracking_uri=uri)
+        if reference is not None:
+            self._id = reference["run_id"]
+            self._client.update_run(self._id, status="RUNNING")
+            return {"uri": uri, "run_id": self._id}
+        name = self._experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "recgraph"
+        found = self._client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found is not None else self._client.create_experiment(name)
+        run = self._client.create_run(experiment, run_name=self._name or _title(record))
+        self._id = run.info.run_id
+        entity = self._mlflow.entities.Param
+        # MLflow keeps so many characters of a value
+        params = [entity(_mlflow_name(name), f"{value}"[:6000]) for name, value in flat(record).items()]
+        for first in range(0, len(params), 100):
+            self._client.log_batch(self._id, params=params[first : first + 100])
+        return {"uri": uri, "run_id": self._id}
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        _log_metrics(self._mlflow, self._client, self._id, _numbers(row), int(row["epoch"]))
+
+    def close(self) -> None:
+        error = sys.exc_info()[1]
+        status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        self._client.set_terminated(self._id, status)
+
+    @classmethod
+    def tell(cls, reference: Values, values: Mapping[str, float]) -> None:
+        mlflow = _import("mlflow")
+        _log_metrics(mlflow, mlflow.MlflowClient(tracking_uri=reference["uri"]), reference["run_id"], values, 0)
+
+    @classmethod
+    def keep(cls, reference: Values, folder: Path) -> None:
+        client = _import("mlflow").MlflowClient(tracking_uri=reference["uri"])
+        client.log_artifacts(reference["run_id"], str(folder), artifact_path="run")
+
+
+def _mlflow_name(name: str) -> str:
+    return re.sub(r"[^\w.\- :/]", "_", name.replace("@", "_at_"))
+
+
+def _log_metrics(mlflow: Any, client: Any, run: str, values: Mapping[str, float], step: int) -> None:
+    now, entity = int(time.time() * 1000), mlflow.entities.Metric
+    client.log_batch(run, metrics=[entity(_mlflow_name(name), value, now, step) for name, value in values.items()])
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    data = record.get("data") or {}
+    return f"{record.get('model')} on {data.get('dataset') or data.get('split') or 'a graph'}"
+
+
+class WandB(Tracker):
+    """A run of Weights & Biases: settings as its configuration, rows of epochs, results in its summary.
+
+    Args:
+        project: its name; by default ``WANDB_PROJECT``, else ``recgraph``.
+        name: of the run; by default the model and the data.
+        mode: ``"online"``, ``"offline"`` or ``"disabled"``; by default ``WANDB_MODE``.
+        folder: where it keeps its files; by default ``WANDB_DIR``, else ``wandb`` in the working folder.
+        folder_too: see :class:`Tracker`.
+
+    Raises:
+        ImportError: wandb is not installed.
+    """
+
+    kind = "wandb"
+
+    def __init__(
+        self,
+        project: str | None = None,
+        name: str | None = None,
+        mode: str | None = None,
+        folder: str | Path | None = None,
+        folder_too: bool = False,
+    ) -> None:
+        super().__init__(folder_too)
+        self._name, self._mode, self._folder = name, mode, None if folder is None else str(Path(folder).resolve())
+        self._project = project
+        _import("wandb")
+
+    def start(self, record: Mapping[str, Any], reference: Values | None) -> Values:
+        more = {
+            "project": self._project or os.environ.get("WANDB_PROJECT") or "recgraph",
+            "mode": self._mode,
+            "dir": self._folder,
+        }
+        opened = {**more, **{name: value for name, value in (reference or {}).items() if name in (*more, "id")}}
+        self._run = _open(opened, name=self._name or _title(record), config=json.loads(json.dumps(dict(record))))
+        return {**opened, "id": self._run.id}
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        self._run.log(_numbers(row), step=int(row["epoch"]))
+
+    def close(self) -> None:
+        self._run.finish(exit_code=0 if sys.exc_info()[1] is None else 1)
+
+    @classmethod
+    def tell(cls, reference: Values, values: Mapping[str, float]) -> None:
+        with _opened(reference) as run:
+            run.summary.update(dict(values))
+
+    @classmethod
+    def keep(cls, reference: Values, folder: Path) -> None:
+        with _opened(reference) as run:
+            artefact = _import("wandb").Artifact(f"run-{reference['id']}", type="run")
+            artefact.add_dir(str(folder), skip_cache=True)
+            run.log_artifact(artefact)
+
+
+def _open(reference: Values, **more: Any) -> Any:
+    wandb = _import("wandb")
+    chosen = {name: reference.get(name) for name in ("project", "mode", "dir", "id")}
+    settings = wandb.Settings(silent=True, console="off")
+    return wandb.init(**chosen, **more, resume="allow", reinit="create_new", settings=settings)
+
+
+@contextmanager
+def _opened(reference: Values) -> Iterator[Any]:
+    run = _open(reference)
+    try:
+        yield run
+    finally:
+        run.finish()
+
+
+_KINDS: dict[str, type[Tracker]] = {cls.kind: cls for cls in (MLflow, WandB)}
+
+
+def make_tracker(name: str, folder_too: bool) -> Tracker:
+    """A tracker by its name in the settings of a training, as its environment variables set it."""
+    made: Tracker = _KINDS[name](folder_too=folder_too)
+    return made
+
+
+def tell_trackers(references: Sequence[Values], values: Mapping[str, float]) -> None:
+    """Add the results of an evaluation to the trackers of a run; one that fails costs a warning, not the results."""
+    for reference in references:
+        try:
+            _KINDS[reference["tracker"]].tell(reference, values)
+        except Exception as error:  # a service may be away; the run's record has the results
+            _log.warning("results not told to %s: %s: %s", reference["tracker"], type(error).__name__, error)
+
+
+def keep_in_trackers(references: Sequence[Values], folder: Path) -> None:
+    """Send the run's folder to those of its trackers that want it."""
+    for reference in references:
+        if not reference.get("folder_too"):
+            continue
+        try:
+            _KINDS[reference["tracker"]].keep(reference, folder)
+        except Exception as error:
+            _log.warning("%s not sent to %s: %s: %s", folder, reference["tracker"], type(error).__name__, error)
