@@ -131,14 +131,18 @@ def _ranked(
 ) -> dict[Path, Results]:
     from recgraph.evaluate.protocol import is_leaked
     from recgraph.evaluate.results import save_users
+    from recgraph.runs.record import SELECTION
 
     if settings:
         raise ValueError(f"--set {settings[0]!r}: a run that recommends is evaluated without settings")
     for folder, run in runs.items():  # before any is ranked
         if is_leaked(split.value, fitted_on := run.record["fitted_on"]):
+            instead = f"{'' if fitted_on == 'all' else '--split test, or '}a run that was fitted on train"
+            if run.record.selection is not None:
+                instead = f"{folder / SELECTION}, the run that chose its number of epochs"
             raise ValueError(
                 f"--split {split.value}: {folder} was fitted on {fitted_on}, so that it knows what is asked for; take "
-                f"{'' if fitted_on == 'all' else '--split test, or '}a run that was fitted on train"
+                f"{instead}"
             )
     found = {}
     for folder, run in runs.items():

@@ -14,6 +14,7 @@ from recgraph.cli.watching import is_quiet, progress_wanted
 if TYPE_CHECKING:
     from optuna import Study
 
+    from recgraph.runs.record import RunRecord
     from recgraph.runs.run import DataConfig
 
 
@@ -26,6 +27,7 @@ class FitOn(StrEnum):
 
 
 _TRAIN_SET = "A setting of the model or of training; may be given many times."
+_REFIT = "Choose the epoch on the validation part first, then fit anew to all for so many epochs."
 _FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [default: train]"
 
 
@@ -39,6 +41,7 @@ def train(
     device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     fit_on: Annotated[FitOn | None, typer.Option("--fit-on", help=_FIT_ON)] = None,
+    refit: Annotated[bool, typer.Option("--refit", help=_REFIT)] = False,
 ) -> None:
     """Train MODEL on a data set and keep the run in a folder.
 
@@ -59,12 +62,30 @@ def train(
             device=device,
             resume=resume,
             fit_on=fit_on.value if fit_on else None,
+            refit=refit,
             progress=progress_wanted(),
         )
     except NonFiniteLoss as error:
         raise Failure(str(error)) from error
-    serves = run.record.fitted_on == "all"
+    record = run.record
+    if refit:
+        note(_of_refit(record, out))
+    serves = record.fitted_on == "all"
     note(f"saved in {out}; try next: recgraph {f'recommend {out} --user ID' if serves else f'evaluate {out}'}")
+
+
+def _of_refit(record: RunRecord, out: Path) -> str:
+    """What the two trainings were, and where the numbers of the first are."""
+    from recgraph.runs.record import SELECTION
+
+    chosen = record.selection
+    if chosen is None:
+        return f"{record.model} has no epoch to choose; it is fitted to {record.fitted_on} at once"
+    return (
+        f"epoch {chosen['best_epoch']} of {len(chosen['history'])} was the best on the validation part, with "
+        f"{chosen['training']['metric']} {chosen['best']:.4f}; fitted anew to {record.fitted_on} for so many epochs; "
+        f"numbers of the first fit: recgraph evaluate {out / SELECTION}"
+    )
 
 
 class Sampler(StrEnum):

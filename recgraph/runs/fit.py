@@ -20,6 +20,7 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.runs.fit_split import fit_split, split_and_part, training_of
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
 from recgraph.runs.pretrained import InitItemsConfig, Scale
+from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
@@ -38,6 +39,7 @@ def fit(
     resume: bool = False,
     progress: bool | None = None,
     fit_on: FitPart | None = None,
+    refit: bool = False,
     observers: tuple[Observer, ...] = (),
     init_items: Any = None,
     init_items_scale: Scale = "initial",
@@ -62,7 +64,10 @@ def fit(
         fit_on: what of a split is read: ``"train"``, the default; ``"train+valid"`` for a last fit before the test;
             ``"all"`` to serve. The last two have no validation: the last epoch is kept, or with ``metric="loss"`` the
             one of the lowest loss. Of a log it is all.
-        observers: called during the training.
+        refit: choose the number of epochs on the validation part first, then fit anew to all (or, with ``fit_on``, to
+            train+valid) for so many epochs; :attr:`Run.selection` is the first of the two runs, which is evaluated.
+            See :func:`recgraph.runs.refit.refit_split` for what is carried over.
+        observers: called during the training; with ``refit``, during the one that chooses.
         init_items: where the vectors of items begin: a run, a recommender or an embedder, the folder of one, a frame of
             ids and vectors, or a mapping id -> vector, all matched by id; see
             :class:`recgraph.runs.pretrained.InitItems`.
@@ -74,8 +79,8 @@ def fit(
     Raises:
         ConfigError: a setting that does not exist, is out of range, or needs a validation that there is not.
         ValueError: the model is built already, or embeds a graph (:func:`fit_graph`); ``out`` holds another run, or one
-            and ``resume`` is False; another process trains into it; ``init_items`` does not fit; ``fit_on`` a log is
-            not all.
+            and ``resume`` is False; another process trains into it; ``init_items`` does not fit; a log that is not
+            split has no part to fit on or to choose on.
     """
     made: Model = registry.load("model", model)() if isinstance(model, str) else model
     if made.space is not None:
@@ -90,10 +95,11 @@ def fit(
             f"{type(made).__name__} is fitted in one step and takes no settings of training: leave out "
             f"{', '.join(training)}"
         )
-    split, fit_on = split_and_part(data, fit_on)
-    config = training_of(training, fit_on) if isinstance(made, TrainableModel) else TrainConfig()
+    split, part = split_and_part(data, "all" if refit and fit_on is None else fit_on)
+    config = training_of(training, "train" if refit else part) if isinstance(made, TrainableModel) else TrainConfig()
     options = FitOptions(config, seed, None if out is None else Path(out), device, resume, progress, observers)
-    return fit_split(made, split, options, fit_on, init_items, init_items_scale, source or {})
+    fit_it = refit_split if refit else fit_split
+    return fit_it(made, split, options, part, init_items, init_items_scale, source or {})
 
 
 def fit_graph(
@@ -145,6 +151,7 @@ def train(
     resume: bool = False,
     progress: bool | None = None,
     fit_on: FitPart | None = None,
+    refit: bool = False,
 ) -> Run | NodeRun:
     """Train a model on a data set of the catalogue, as ``recgraph train`` does.
 
@@ -156,7 +163,7 @@ def train(
         out: folder of the run; refused where it exists, unless ``resume``. None keeps all in memory.
         settings: one flat namespace of the model's, the training's and the data's (or the probe's) settings.
         seed: of the run.
-        device, resume, progress, fit_on: see :func:`fit`.
+        device, resume, progress, fit_on, refit: see :func:`fit`.
 
     Raises:
         ConfigError: a setting that does not exist, is out of range, or needs a validation that there is not.
@@ -170,17 +177,20 @@ def train(
     folder = None if out is None else Path(out)
     if of_nodes:
         assert isinstance(card, GraphCard)
-        if fit_on is not None:
-            raise ValueError(f"fit_on = {fit_on!r} is for logs; {cls.__name__} reads its whole graph")
+        if fit_on is not None or refit:
+            asked = "refit" if fit_on is None else f"fit_on = {fit_on!r}"
+            raise ValueError(f"{asked} is for logs; {cls.__name__} reads its whole graph")
         options = FitOptions(GraphTrainConfig.of(parts["training"]), seed, folder, device, resume, progress)
         return _train_nodes(cls, parts["model"], parts["probe"], dataset, card, options)
     made, data = cls(**parts["model"]), DataConfig.of(parts["data"])
     items = InitItemsConfig.of(parts.get("items"))
     source = {"dataset": dataset, "settings": data.model_dump(mode="json")}
-    split, fit_on = split_and_part(data.split_of(dataset), fit_on)
-    config = training_of(parts["training"], fit_on) if issubclass(cls, TrainableModel) else TrainConfig()
+    split, part = split_and_part(data.split_of(dataset), "all" if refit and fit_on is None else fit_on)
+    selects_on: FitPart = "train" if refit else part
+    config = training_of(parts["training"], selects_on) if issubclass(cls, TrainableModel) else TrainConfig()
     options = FitOptions(config, seed, folder, device, resume, progress)
-    return fit_split(made, split, options, fit_on, items.init_items, items.init_items_scale, source)
+    fit_it = refit_split if refit else fit_split
+    return fit_it(made, split, options, part, items.init_items, items.init_items_scale, source)
 
 
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:

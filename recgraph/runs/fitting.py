@@ -17,7 +17,7 @@ from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.rng import Generators
 from recgraph.runs.continuing import check_same_run, has_finished_run, is_complete
-from recgraph.runs.record import IDENTIFYING, Cost, DataRecord, Measured, RunRecord, provenance
+from recgraph.runs.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, provenance
 from recgraph.runs.settings import ProbeSettings
 from recgraph.train.callbacks import JsonLines, Observer, TensorBoard
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
@@ -45,6 +45,7 @@ class FitOptions:
         resume: continue from the newest checkpoint in the folder.
         progress: see :func:`recgraph.train.display.progress_observer`.
         observers: called during the training.
+        beside: names of folders that may lie in a folder which is not a run yet.
     """
 
     config: TrainConfig
@@ -54,6 +55,7 @@ class FitOptions:
     resume: bool = False
     progress: bool | None = None
     observers: tuple[Observer, ...] = ()
+    beside: tuple[str, ...] = ()
 
 
 def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[str, Any]) -> RunRecord:
@@ -90,12 +92,12 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
         return
     configs = {"config": model.Config, "training": type(options.config), "evaluation": ProbeSettings}
     if has_finished_run(folder):
-        _check_folder(folder, record, configs, options.resume)
+        _check_folder(folder, record, configs, options)
         if is_complete(folder, record, configs):
             yield True
             return
     with hold(folder) if _is_first_local_process() else nullcontext():
-        _check_folder(folder, record, configs, options.resume)
+        _check_folder(folder, record, configs, options)
         complete = is_complete(folder, record, configs)
         if not complete and (folder / "record.json").is_file():
             earlier = RunRecord.read(folder).unsealed
@@ -108,13 +110,15 @@ def _is_first_local_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", -1)) == -1 or int(os.environ.get("RANK", 0)) == 0
 
 
-def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Config]], resume: bool) -> None:
+def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Config]], options: FitOptions) -> None:
     path = folder / "config.json"
     if not path.exists():
-        if folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
+        if not options.beside and (folder / SELECTION / "config.json").exists():
+            raise ValueError(f"{folder} holds a refit that was stopped; go on with refit=True (--refit --resume)")
+        if folder.exists() and any(path.name not in (LOCK, *options.beside) for path in folder.iterdir()):
             raise ValueError(f"{folder} exists and is not a run; give an empty or new folder")
         return
-    if not resume:
+    if not options.resume:
         raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")
     check_same_run(folder, record, configs)
 

@@ -27,6 +27,10 @@ _PACKAGES = ("recgraph", "torch", "numpy", "scipy", "scikit-learn", "accelerate"
 IDENTIFYING = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "task", "evaluation")
 
 
+#: name of the folder, inside a run's, of the run that chose its number of epochs
+SELECTION = "selection"
+
+
 class _Entries(BaseModel):
     """Values written as a JSON object: those that were set, and unknown ones of other versions as they were read."""
 
@@ -83,6 +87,8 @@ class RunRecord(_Entries):
         history: one row an epoch.
         results: of the evaluations, by part of the split; ``"nodes"`` for classes of nodes.
         unsealed: why test data was read, one reason each time.
+        selection: of a run that was fitted anew on more data: the training settings, best epoch, curve and cost of the
+            run that chose the number of epochs.
         task: ``"nodes"`` where the nodes of a graph were embedded.
         evaluation: the settings of the probe of such a run.
         preparation: what building the model cost.
@@ -105,6 +111,7 @@ class RunRecord(_Entries):
     history: list[dict[str, Any]] = Field(default_factory=list)
     results: dict[str, Any] = Field(default_factory=dict)
     unsealed: list[str] = Field(default_factory=list)
+    selection: dict[str, Any] | None = None
     task: Literal["nodes"] | None = None
     evaluation: dict[str, Any] | None = None
     preparation: Cost | None = None

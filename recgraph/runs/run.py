@@ -18,7 +18,7 @@ from recgraph.models.base import Model
 from recgraph.runs.base import BaseRun
 from recgraph.runs.node_run import NodeRun
 from recgraph.runs.plots import Plot, plot
-from recgraph.runs.record import RunRecord
+from recgraph.runs.record import SELECTION, RunRecord
 from recgraph.runs.settings import DataConfig, ProbeSettings, probe_of
 from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.recommender import Recommender
@@ -90,10 +90,14 @@ class Run(BaseRun):
             )
         leaked = is_leaked(part, fitted_on)
         if leaked and not allow_fitted:
-            instead = "fit" if fitted_on == "all" else "use evaluate('test'), or fit"
+            instead = "fit with fit_on='train'"
+            if self.record.selection is not None:
+                instead = f"run.selection.evaluate({part!r}) measures the run that chose the number of epochs"
+            elif fitted_on != "all":
+                instead = f"use evaluate('test'), or {instead}"
             raise ValueError(
-                f"part = {part!r}: this run was fitted on {fitted_on}, so that it knows what is asked for; {instead} "
-                "with fit_on='train'; allow_fitted=True measures how well it fits"
+                f"part = {part!r}: this run was fitted on {fitted_on}, so that it knows what is asked for; {instead}; "
+                "allow_fitted=True measures how well it fits"
             )
         split = self._require_split()
         before = len(split.unsealed_reasons)
@@ -124,6 +128,18 @@ class Run(BaseRun):
             self.record.unsealed = [*known, *earlier, *reasons[before:]]
         self._add_results(part, results)
         return results
+
+    @cached_property
+    def selection(self) -> Run | None:
+        """The run on the training part that chose the number of epochs, of one fitted with ``refit=True``; else None.
+
+        It stands for this one in evaluations: the same settings and epochs, fitted to less.
+        """
+        if self.record.selection is None or self.folder is None:
+            return None
+        found = Run.open(self.folder / SELECTION, self.split)
+        assert isinstance(found, Run)
+        return found
 
     @cached_property
     def recommender(self) -> Recommender:

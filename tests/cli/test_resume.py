@@ -151,3 +151,32 @@ def test_a_run_that_is_at_work_is_not_gone_on_with(home: Path, whole: Path, tmp_
     assert f"{out} is in use: process {process.pid} on " in error
     assert first == 0, said
     assert_same(whole, out)
+
+
+@pytest.fixture(scope="module")
+def refitted(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("refitted") / "run"
+    code, error = finish(start(home, out, "--refit"))
+    assert code == 0, error
+    chosen = json.loads((out / "record.json").read_text())["selection"]
+    assert f"epoch {chosen['best_epoch']} of {len(chosen['history'])} was the best on the validation part" in error
+    assert f"recgraph evaluate {out / 'selection'}" in error
+    return out
+
+
+# while it chooses the epoch, and while it fits anew
+@pytest.mark.parametrize("moment", ["selection/checkpoints/step-000000005", "checkpoints/step-000000005"])
+def test_a_killed_refit_that_is_resumed_ends_with_the_same_weights(
+    home: Path, refitted: Path, tmp_path: Path, moment: str
+) -> None:
+    out = tmp_path / "run"
+    process = start(home, out, "--refit")
+    wait_for(out, moment, process)
+    process.send_signal(signal.SIGKILL)
+    assert finish(process)[0] == -signal.SIGKILL
+    code, error = finish(start(home, out, "--refit", "--resume"))
+    assert code == 0, error
+    assert_same(refitted / "selection", out / "selection")
+    weights = next(path.name for path in (out / "bundle").glob("*.safetensors") if path.name != "seen.safetensors")
+    one, other = (load_file(run / "bundle" / weights) for run in (refitted, out))
+    assert all(torch.equal(one[name], other[name]) for name in one)
