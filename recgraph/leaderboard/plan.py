@@ -156,15 +156,16 @@ class Job:
         """
         number = f"{self.seed}" if seed is None else seed
         sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
-        folder = f"runs/{self.model}-{self.entry}-seed{number}"
+        model = shlex.quote(self.model)
+        folder = f"runs/{model}-{self.entry}-seed{number}"
         own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
         train = [
-            f"recgraph train {self.model} --dataset {shlex.quote(self.dataset)} --seed {number} --device {device}{own}",
+            f"recgraph train {model} --dataset {shlex.quote(self.dataset)} --seed {number} --device {device}{own}",
             *sets,
             f"--out {folder}",
         ]
         cutoffs = "" if is_of_nodes(self.dataset) else "".join(f" --cutoff {each}" for each in self.cutoffs)
-        metrics = "".join(f" --metric {name}" for name in self.metric_names) if self.metrics else ""
+        metrics = "".join(f" --metric {shlex.quote(name)}" for name in self.metric_names) if self.metrics else ""
         evaluate = f"recgraph evaluate {folder}{cutoffs}{metrics}{own} --format json"
         return f"export OMP_NUM_THREADS={threads}\n" + " \\\n    ".join(train) + f"\n{evaluate}"
 

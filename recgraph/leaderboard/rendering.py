@@ -230,15 +230,10 @@ def _card(entry: Entry) -> str:
     lines = [" ".join(part for part in parts if part)]
     if entry.done:
         lines += [f"Records {records}; commit {', '.join(entry.commits)}."]
-    return "\n\n".join([*lines, f"```console\n{_console(entry)}\n```"])
-
-
-def _console(entry: Entry) -> str:
-    others = ", ".join(map(str, entry.seeds[1:]))
-    seed = f"$ seed={entry.seeds[0]}" + (f"  # or {others}" if others else "")
-    return "\n".join(
-        [seed, *(f"{'> ' if line.startswith(' ') else '$ '}{line}" for line in entry.command.splitlines())]
-    )
+    if len(entry.seeds) > 1:
+        lines += [f"To make it again, with one of the seeds {', '.join(map(str, entry.seeds))}:"]
+    # without prompts: the text can be pasted into a shell
+    return "\n\n".join([*lines, f"```bash\nseed={entry.seeds[0]}\n{entry.command}\n```"])
 
 
 def _undone(sheet: Sheet, head: str) -> list[str]:

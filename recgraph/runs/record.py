@@ -14,10 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recgraph.config import Config
-from recgraph.data.files import replace_text
+from recgraph.data.errors import CorruptFileError
+from recgraph.data.files import load_json, replace_text
 from recgraph.imports import imported
 
 __all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine", "provenance"]
@@ -146,12 +147,37 @@ class RunRecord(_Entries):
         """The record of a finished run.
 
         Raises:
-            ValueError: the folder holds none.
+            ValueError: the folder holds none, or a damaged one.
         """
-        if not (folder / "record.json").is_file():
-            unfinished = (folder / "config.json").is_file()
-            raise ValueError(f"{folder} is not a finished run" + ("; go on with --resume" if unfinished else ""))
-        return cls.from_json(json.loads((folder / "record.json").read_text(encoding="utf-8")))
+        path = folder / "record.json"
+        if not path.is_file():
+            raise ValueError(_no_record(folder))
+        values = load_json(path)
+        try:
+            return cls.from_json(values)
+        except (TypeError, ValidationError) as error:  # not an object, or other entries
+            wrong = error.errors() if isinstance(error, ValidationError) else []
+            names = ", ".join(".".join(map(str, one["loc"])) for one in wrong)
+            what = f"its entries {names} are missing or do not fit" if names else "it holds no record of a run"
+            raise CorruptFileError(
+                f"the record is damaged: {what}; restore the file, or train again", path=path
+            ) from None
+
+
+def _no_record(folder: Path) -> str:
+    """What a folder without a record is, and what can be done with it."""
+    from recgraph.serve.bundle import is_bundle
+
+    if is_bundle(folder):
+        run = folder.parent if (folder.parent / "record.json").is_file() else None
+        wanted = f"give the run, {run}" if run else "give the folder that `recgraph train` wrote"
+        return (
+            f"{folder} is a bundle, which `recgraph recommend` and `recgraph serve` use, and not a run, whose record "
+            f"and data are needed here; {wanted}"
+        )
+    if (folder / "config.json").is_file():
+        return f"{folder} is not a finished run; go on with --resume"
+    return f"{folder} is not a finished run" + ("" if folder.is_dir() else ": there is no such folder")
 
 
 def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 
-__all__ = ["FORMAT", "BundleError", "guard", "holds", "load_model", "read_config", "write"]
+__all__ = ["FORMAT", "BundleError", "guard", "holds", "is_bundle", "load_model", "read_config", "write"]
 
 #: raised when a change makes older readers misread newer bundles
 FORMAT = 1
@@ -90,6 +90,7 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
             "files": {path.relative_to(temporary).as_posix(): _sha256(path) for path in files},
         }
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        _let_read(temporary)
         replace_folder(temporary, folder, previous)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -97,12 +98,25 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
 
 
 def _is_replaceable(folder: Path) -> bool:
-    """Whether a folder is empty or a bundle, of whatever format; a run, for one, has a config.json too."""
+    """Whether a folder is empty or a bundle."""
+    return is_bundle(folder) or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder is a bundle, of whatever format; a run, for one, has a config.json too."""
     try:
         _parse_config(folder)
     except BundleError:
-        return folder.is_dir() and not any(folder.iterdir())
+        return False
     return True
+
+
+def _let_read(folder: Path) -> None:
+    """Give all files the mode that the user's mask leaves: some writers give theirs to the owner alone."""
+    mode = folder.stat().st_mode & 0o666  # of a folder that was made with this mask
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _write_model(model: Model, folder: Path) -> dict[str, Any]:

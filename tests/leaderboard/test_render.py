@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from made_up import jobs, store_of
 from snapshots import EXPECTED, rendered
 
 import recgraph as rg
+from recgraph.config import setting_text
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.rendering import COLUMNS
 
@@ -49,3 +52,25 @@ def test_elsewhere(board: Board, tmp_path: Path) -> None:
 def test_a_form_that_does_not_exist(board: Board) -> None:
     with pytest.raises(ValueError, match=r"out = 'out\.pdf' must end in \.html, \.md or \.csv"):
         rg.leaderboard.render(board, "out.pdf")
+
+
+def test_commands_can_be_pasted(board: Board, tmp_path: Path) -> None:
+    """A shell that runs the text of a card calls recgraph with the arguments that are shown, and writes no file."""
+    text = rg.leaderboard.render(board, board.folder / "out.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == len(board.sheets[0].models)
+    assert "```console" not in text
+    place = tmp_path / "place"
+    place.mkdir()
+    shell = 'recgraph() { printf "%s\\n" CALL "$@"; }\n'
+    by_folder = {f"runs/{own[0].stem}": own[0] for own in jobs(board).values()}
+    for block in blocks:
+        done = subprocess.run(["bash", "-euc", shell + block], capture_output=True, text=True, cwd=place, check=True)
+        trained, evaluated = (part.split("\n") for part in done.stdout.rstrip("\n").split("CALL\n")[1:])
+        job = by_folder.pop(trained[trained.index("--out") + 1])
+        assert trained[:2] == ["train", job.model]
+        for name, value in job.settings.items():
+            assert setting_text(name, value) in trained
+        assert evaluated[:2] == ["evaluate", trained[trained.index("--out") + 1]]
+        assert trained[trained.index("--seed") + 1] == f"{job.seed}"
+        assert list(place.iterdir()) == []

@@ -32,6 +32,42 @@ EARLIER: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ('{"model": "ease"', "is not JSON"),
+        ("[]", "it holds no record of a run"),
+        (json.dumps({**EARLIER, "seed": "x"}), "its entries seed are missing or do not fit"),
+        (json.dumps({"model": "ease"}), "its entries config, training, seed"),
+    ],
+)
+def test_a_damaged_record_names_the_file(text: str, part: str, tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(ValueError) as caught:
+        RunRecord.read(tmp_path)
+    assert str(tmp_path / "record.json") in str(caught.value)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_is_no_run(split: Split, tmp_path: Path) -> None:
+    """The message says what a bundle is for, and never to go on with a training."""
+    run = rg.fit(EASE(), split, seed=0, out=tmp_path / "run")
+    run.save(tmp_path / "alone")
+    for bundle, part in (
+        (tmp_path / "run" / "bundle", f"give the run, {tmp_path / 'run'}"),
+        (tmp_path / "alone", "give"),
+    ):
+        with pytest.raises(
+            ValueError, match="is a bundle, which `recgraph recommend` and `recgraph serve` use"
+        ) as caught:
+            rg.runs.run.Run.open(bundle)
+        assert part in str(caught.value)
+        assert "--resume" not in str(caught.value)
+    with pytest.raises(ValueError, match="there is no such folder"):
+        rg.runs.run.Run.open(tmp_path / "nope")
+
+
 @pytest.fixture(scope="module")
 def split() -> Split:
     rows = [(user, (user + step) % 9, step) for user in range(12) for step in range(6)]

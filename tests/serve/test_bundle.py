@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickletools
 import shutil
 from pathlib import Path
@@ -49,6 +50,20 @@ def served(seed: int = 1, name: str = "sasrec") -> Recommender:
 def folder(tmp_path: Path) -> Path:
     served().save(tmp_path / "bundle")
     return tmp_path / "bundle"
+
+
+@pytest.mark.parametrize(("mask", "file", "place"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750)])
+def test_all_files_have_the_mode_that_the_mask_leaves(mask: int, file: int, place: int, tmp_path: Path) -> None:
+    """A service under an account of its own can read what a training wrote."""
+    before = os.umask(mask)
+    try:
+        served().save(tmp_path / "bundle")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "bundle").iterdir()}
+    assert {"model.safetensors", "seen.safetensors", "config.json", "items.parquet"} <= set(modes)
+    assert set(modes.values()) == {file}
+    assert (tmp_path / "bundle").stat().st_mode & 0o777 == place
 
 
 def test_round_trip(folder: Path) -> None:
