@@ -182,19 +182,20 @@ def _parse_value(text: str) -> Any:
 
 def setting_text(name: str, value: Any) -> str:
     """``key=value`` as :func:`parse_settings` reads it; a plain text is not quoted."""
-    text = value if isinstance(value, str) and _parse_value(value) == value else _toml(value)
+    text = value if isinstance(value, str) and _parse_value(value) == value else toml_text(value)
     return f"{name}={text}"
 
 
-def _toml(value: Any) -> str:
+def toml_text(value: Any) -> str:
+    """A value as TOML; None, which TOML has not, as ``none``."""
     if value is None or isinstance(value, bool):
         return f"{value}".lower()
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(held)}" for name, held in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(name)} = {toml_text(held)}" for name, held in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml_text, value)) + "]"
     return f"{value}"
 
 

@@ -159,7 +159,7 @@ def train(
 
     Args:
         model: name of the registry.
-        dataset: name of a data card.
+        dataset: name of a data card, its path, or the path of files of one's own.
         out: folder of the run; refused where it exists, unless ``resume``. None keeps all in memory.
         settings: one flat namespace of the model's, the training's and the data's (or the probe's) settings.
         seed: of the run.
@@ -182,9 +182,9 @@ def train(
             raise ValueError(f"{asked} is for logs; {cls.__name__} reads its whole graph")
         options = FitOptions(GraphTrainConfig.of(parts["training"]), seed, folder, device, resume, progress)
         return _train_nodes(cls, parts["model"], parts["probe"], dataset, card, options)
-    made, data = cls(**parts["model"]), DataConfig.of(parts["data"])
+    made, data = cls(**parts["model"]), DataConfig.of(parts["data"]).completed(dataset)
     items = InitItemsConfig.of(parts.get("items"))
-    source = {"dataset": dataset, "settings": data.model_dump(mode="json")}
+    source = data.source_of(dataset)
     split, part = split_and_part(data.split_of(dataset), "all" if refit and fit_on is None else fit_on)
     selects_on: FitPart = "train" if refit else part
     config = training_of(parts["training"], selects_on) if issubclass(cls, TrainableModel) else TrainConfig()

@@ -50,12 +50,14 @@ class DataRecord(_Entries):
 
     Attributes:
         dataset, settings: the data card and the :class:`recgraph.runs.run.DataConfig` that the split was made with.
+        file: which file of one's own it was, see :meth:`recgraph.data.reading.LogFile.fingerprint`.
         split, split_params, split_hash, n_users, n_items: of a split.
         target, graph_hash, nodes, edges: of a graph: the embedded node type, and counts by type.
     """
 
     dataset: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
+    file: dict[str, Any] | None = None
     split: str | None = None
     split_params: dict[str, Any] | None = None
     split_hash: str | None = None
@@ -196,7 +198,7 @@ def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> 
             found[name] = cls.identity_of(found[name])
     data = found.get("data") or {}
     if "split_hash" in data:
-        found["data"] = {name: value for name, value in data.items() if name not in ("dataset", "settings")}
+        found["data"] = {name: value for name, value in data.items() if name not in ("dataset", "settings", "file")}
     return found
 
 

@@ -20,6 +20,7 @@ from recgraph.runs.node_run import NodeRun
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import SELECTION, RunRecord
 from recgraph.runs.settings import DataConfig, ProbeSettings, probe_of
+from recgraph.runs.source import check_split, split_again
 from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
@@ -275,29 +276,29 @@ class Run(BaseRun):
         return self.split
 
     @classmethod
-    def open(cls, folder: str | Path, data: InteractionLog | Split | SealedSplit | None = None) -> Run | NodeRun:
+    def open(
+        cls, folder: str | Path, data: InteractionLog | Split | SealedSplit | str | Path | None = None
+    ) -> Run | NodeRun:
         """Open a finished run; one that embedded the nodes of a graph is a :class:`recgraph.runs.node_run.NodeRun`.
 
         Args:
             folder: of the run.
-            data: the split, or the log, it was fitted on; by default prepared again from the run's data set and
-                checked.
+            data: the split, or the log, it was fitted on; by default prepared again from the run's data set, or read
+                again from its file, and checked. A path says where that file lies now.
 
         Raises:
             ValueError: not a finished run, or the data is not what the run was fitted on.
+            FileNotFoundError: the file that it was made from is not there.
         """
         folder = Path(folder)
         record = RunRecord.read(folder)
         if record.task == "nodes":
             return NodeRun.open(folder)
-        made = record.data
-        split = Split.of(data, EVERYTHING) if isinstance(data, InteractionLog) else data
-        if split is None and made.dataset is not None:
-            split = DataConfig.of(made.settings).split_of(made.dataset)
-        if split is not None and split.hash != made.split_hash:
-            raise ValueError(
-                f"split hash {split.hash[:12]} is not the run's {(made.split_hash or '')[:12]}: other data or "
-                "parameters"
-            )
+        split: Split | SealedSplit | None
+        if data is None or isinstance(data, str | Path):
+            split = split_again(record.data, data)
+        else:
+            split = Split.of(data, EVERYTHING) if isinstance(data, InteractionLog) else data
+            check_split(split, record.data)
         model = Recommender.load(folder / "bundle").model
         return cls(model, split.sealed() if split is not None else None, record, folder)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from recgraph.config import Config, prefixed, unprefixed
+from recgraph.config import Added, Config, prefixed, unprefixed
 from recgraph.data.catalog import load_dataset, load_split
-from recgraph.data.catalog.cards import GraphCard, find_card
+from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
+from recgraph.data.reading import LogFile, Reading, is_data_path
 from recgraph.data.split import Split
 from recgraph.evaluate.node_probe import ProbeConfig
 
@@ -32,15 +34,43 @@ class DataConfig(Config):
     ] = None
     split_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its parameters")]
     split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
+    reading: Annotated[
+        Reading | None,
+        Added(),
+        Field(description="of a file of one's own: its columns (user, item, timestamp, rating, weight), encoding, ..."),
+    ] = None
 
-    def split_of(self, dataset: str) -> Split:
-        """The split of a data set of the catalogue.
+    def completed(self, dataset: str) -> Self:
+        """The settings with the columns of a file of one's own that are guessed; they do not change then.
 
         Raises:
-            ValueError: options without a strategy, where the data card says both.
+            FileNotFoundError, ValueError: as :func:`recgraph.data.interactions.load_data`.
+        """
+        if not is_data_path(dataset) or not isinstance(card := find_card(dataset), FileCard):
+            return self
+        reading = LogFile(card.data.file, self.reading or Reading()).completed()
+        return self.model_copy(update={"reading": reading})
+
+    def source_of(self, dataset: str) -> dict[str, Any]:
+        """Where a split is from, for the record of a run: the data set, these settings, and which file it was."""
+        values = self.model_dump(mode="json", exclude={"reading"})
+        if dataset.endswith(".toml"):
+            return {"dataset": str(Path(dataset).absolute()), "settings": values}
+        if not is_data_path(dataset) or not isinstance(card := find_card(dataset), FileCard):
+            return {"dataset": dataset, "settings": values}
+        if self.reading is not None:
+            values["reading"] = self.reading.model_dump(mode="json", exclude_defaults=True)
+        return {"dataset": card.data.file, "settings": values, "file": LogFile(card.data.file).fingerprint()}
+
+    def split_of(self, dataset: str) -> Split:
+        """The split of a data set of the catalogue, or of files of one's own that are given by their path.
+
+        Raises:
+            ValueError: options without a strategy, where the data card says both; ``reading`` where there is a card.
         """
         if self.split is None and isinstance(find_card(dataset), GraphCard):
             if self.split_options:
                 raise ValueError(f"split_options = {self.split_options} belong to a strategy; give split=... too")
             return load_split(dataset)
-        return load_dataset(dataset).split(self.split or "leave-one-out", seed=self.split_seed, **self.split_options)
+        data = load_dataset(dataset, self.reading)
+        return data.split(self.split or "leave-one-out", seed=self.split_seed, **self.split_options)

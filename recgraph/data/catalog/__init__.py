@@ -7,6 +7,7 @@ a changed card is prepared anew.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph.config import ConfigError
-from recgraph.data.catalog.cards import Card, GraphCard, LogCard, card_files, find_card
+from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, card_files, find_card
+from recgraph.data.reading import LogFile, Reading, is_data_path
 
 if TYPE_CHECKING:
     from recgraph.data.catalog.graphs import PreparedGraph
@@ -36,6 +38,7 @@ __all__ = [
     "rows",
 ]
 
+_log = logging.getLogger(__name__)
 #: the file whose presence says that a folder is complete
 _RECORD = "prepared.json"
 
@@ -50,13 +53,16 @@ class Prepared:
         counts: its sizes by name: users, items and interactions of a log; nodes of each type and edges of a graph.
         source: where it came from, in words.
         cached: whether it lay there before.
+        files: the user's own files that it was prepared from, where they may change, as
+            :meth:`recgraph.data.reading.LogFile.fingerprint` has them.
     """
 
     path: Path
-    card: LogCard | GraphCard
+    card: AnyCard
     counts: dict[str, int]
     source: str
     cached: bool
+    files: tuple[dict[str, Any], ...] = ()
 
     @property
     def acknowledgement(self) -> str:
@@ -93,7 +99,7 @@ def rows() -> list[dict[str, Any]]:
         except ConfigError as error:
             row["title"] = f"error: {error}"
         else:
-            row |= {"title": card.title, "sources": [source.kind for source in card.sources], **card.sizes}
+            row |= {"title": card.title, "sources": card.kinds, **card.sizes}
             row["prepared"] = _is_prepared(card)
         table.append(row)
     return table
@@ -106,17 +112,18 @@ def info(name: str) -> dict[str, Any]:
         UnknownDatasetError: no such card.
     """
     card = find_card(name)
-    path = name if name.endswith(".toml") else str(card_files()[name])
+    path = name if name.endswith(".toml") else card_files().get(name)
     prepared = str(_folder(card)) if _is_prepared(card) else None
     values = card.model_dump(mode="json", exclude_none=True)
-    return values | {"card": path, "hash": card.hash, "prepared": prepared}
+    return values | {"card": None if path is None else str(path), "hash": card.hash, "prepared": prepared}
 
 
 def get(name: str, from_path: str | Path | None = None, source: str | None = None) -> Prepared:
     """Fetch, check and prepare a data set, unless that has been done.
 
     Args:
-        name: of a card, or the path of a card's ``.toml`` file.
+        name: of a card, or the path of a card's ``.toml`` file. Where files of the user's own, which no hash pins, have
+            changed since they were prepared, they are prepared again.
         from_path: a file that the user has, in the published format (of a graph: a folder of files); nothing is
             downloaded then.
         source: only sources of this kind (``"url"``, ``"wheel"``, ...); by default all in the card's order.
@@ -127,33 +134,70 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         SourceError: a file is missing in the given folder.
         HashMismatchError: a file is not the published one.
         CountError: what comes out is not what the card expects.
+        FileNotFoundError: the files of a card of the user's own are not there.
     """
+    from recgraph.data.catalog.own import is_changed
+
     card = find_card(name)
     given = None if from_path is None else Path(from_path)
     if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
-        return _read(card, cached=True)
+        there = _read(card, cached=True)
+        if isinstance(card, FileCard):
+            card.log_file.stamp()  # the card's own files must be there, for a copy of what is gone is stale
+        if not is_changed(there.files):
+            return there
+        _log.info("dataset %s: %s has changed; it is prepared again", card.name, there.source)
+        given = None if isinstance(card, FileCard) else Path(there.files[0]["path"])
+    return _prepare(card, given, source)
+
+
+def _prepare(card: AnyCard, given: Path | None, source: str | None) -> Prepared:
+    from recgraph.data.catalog.own import prepare_files, stamped
+
     if isinstance(card, GraphCard):
         from recgraph.data.catalog.graphs import prepare_graph
 
         graph = prepare_graph(card, given)
-        _place(graph, graph.counts, card, str(given))
+        _place(graph, graph.counts, card, str(given), [])
+        return _read(card, cached=False)
+    if isinstance(card, FileCard):
+        if source not in (None, *card.kinds):
+            raise ValueError(f"source = {source!r}: the card {card.name!r} is of files of your own")
+        file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
+        stamps = [file.fingerprint()]  # before they are read: what changes meanwhile is prepared again the next time
+        data, label = prepare_files(card, file), file.path
     else:
-        from recgraph.data.catalog.logs import prepare_log
+        from recgraph.data.catalog.logs import local_files, prepare_log
 
+        stamps = [] if given is None else stamped(local_files(card, given.absolute(), source))
         data, label = prepare_log(card, given, source)
-        _place(data, {"users": data.n_users, "items": data.n_items, "interactions": len(data)}, card, label)
+    counts = {"users": data.n_users, "items": data.n_items, "interactions": len(data)}
+    _place(data, counts, card, label, stamps)
     return _read(card, cached=False)
 
 
-def load_dataset(name: str) -> Interactions:
+def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
     """The interactions of a data set, with user and item features; fetched and prepared at first use.
 
+    Args:
+        name: of a card, the path of a card's ``.toml`` file, or the path of files of the user's own, which are read
+            each time.
+        reading: how files of the user's own are read, where there is no card.
+
     Raises:
-        ValueError: the task of the data set is not recommendation; and what :func:`get` raises.
+        ValueError: the task of the data set is not recommendation, ``reading`` is given and there is a card; and what
+            :func:`get` and :func:`recgraph.data.interactions.load_data` raise.
     """
     from recgraph.data.interactions import Interactions
 
-    if find_card(name).task != "recommendation":
+    card = find_card(name)
+    if isinstance(card, FileCard) and is_data_path(name):
+        return Interactions.from_files(LogFile(card.data.file, reading or Reading()))
+    if reading is not None:
+        raise ValueError(
+            f"reading is for files, and dataset {name!r} has a card that says how it is read; got {reading!r}"
+        )
+    if card.task != "recommendation":
         raise ValueError(f"dataset {name!r} is a graph with classes of nodes; it has no interactions (see load_graph)")
     return Interactions.load(get(name).path)
 
@@ -209,31 +253,39 @@ def _graph_card(name: str) -> GraphCard:
 
 
 def _folder(card: Card) -> Path:
-    return home() / "data" / card.name / card.hash[:16]
+    address = card.place if isinstance(card, FileCard) else card.hash
+    return home() / "data" / card.name / address[:16]
 
 
 def _is_prepared(card: Card) -> bool:
     return (_folder(card) / _RECORD).is_file()
 
 
-def _read(card: LogCard | GraphCard, *, cached: bool) -> Prepared:
+def _read(card: AnyCard, *, cached: bool) -> Prepared:
     folder = _folder(card)
     record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     if "counts" not in record:  # of a log, as it was written at first
         record["counts"] = {name: record[f"n_{name}"] for name in ("users", "items", "interactions")}
-    return Prepared(folder, card, record["counts"], record["source"], cached)
+    return Prepared(folder, card, record["counts"], record["source"], cached, tuple(record.get("files", ())))
 
 
-def _place(data: Interactions | PreparedGraph, counts: dict[str, int], card: Card, source: str) -> None:
+def _place(
+    data: Interactions | PreparedGraph,
+    counts: dict[str, int],
+    card: Card,
+    source: str,
+    files: list[dict[str, Any]],
+) -> None:
     """Write a folder under a temporary name, then move it to its place: it is there whole or not at all."""
     from recgraph.data.files import make_folder, replace_folder
 
     folder = _folder(card)
+    record = {"counts": counts, "source": source, **({"files": files} if files else {})}
     make_folder(folder.parent)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
         data.save(new)
-        (new / _RECORD).write_text(json.dumps({"counts": counts, "source": source}), encoding="utf-8")
+        (new / _RECORD).write_text(json.dumps(record), encoding="utf-8")
         try:
             replace_folder(new, folder)
         except OSError:

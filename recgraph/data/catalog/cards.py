@@ -1,8 +1,9 @@
 """Data cards: what a data set is, where it comes from, how it is read, and what must come out.
 
 A card is a TOML file. Its ``task`` says what the data set is for: ``"recommendation"`` (users and items) or
-``"nodes"`` (classes of the nodes of a graph). The data are either logs (:class:`LogCard`) or, where the card has a
-table ``[nodes]``, a folder of files that hold a typed graph (:class:`GraphCard`).
+``"nodes"`` (classes of the nodes of a graph). The data are either logs (:class:`LogCard`), a log in files of the user's
+own (:class:`FileCard`, with a table ``[data]``) or, where the card has a table ``[nodes]``, a folder of files that hold
+a typed graph (:class:`GraphCard`).
 """
 
 from __future__ import annotations
@@ -11,21 +12,36 @@ import difflib
 import hashlib
 import json
 import os
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from recgraph.config import Config, ConfigError, load_toml
+from recgraph.data.catalog.card_tables import (
+    Counts,
+    DataFiles,
+    EdgeFile,
+    GraphInteractions,
+    Layout,
+    NodeFile,
+    NodeLabels,
+    Preparation,
+)
 from recgraph.data.catalog.sources import Folder, Generated, Local, Sha256, TableName, Url, Wheel
+from recgraph.data.reading import LogFile, Reading, is_data_path
 
 __all__ = [
+    "AnyCard",
     "Card",
     "Counts",
+    "DataFiles",
     "EdgeFile",
+    "FileCard",
     "GraphCard",
     "GraphInteractions",
     "Layout",
@@ -36,11 +52,11 @@ __all__ = [
     "Source",
     "UnknownDatasetError",
     "card_files",
+    "data_name",
     "find_card",
 ]
 
 
-ColumnType = Literal["int", "float", "text"]
 # Raise it when the code prepares the data of a card in another way: it is part of every cache key.
 _FORMAT = 1
 
@@ -49,46 +65,7 @@ class UnknownDatasetError(ValueError):
     """No card has that name."""
 
 
-class Layout(Config):
-    """How the columns of a file become those of a table.
-
-    The columns of the result have fixed names: ``user_id``, ``item_id``, ``timestamp``, ``rating`` and ``weight``
-    in interactions; the id and any features in items and users.
-    """
-
-    columns: dict[str, ColumnType] = Field(description="the file's columns in their order, with their types")
-    rename: dict[str, str] = Field({}, description="the file's name -> the table's name")
-    flags: dict[str, tuple[str, ...]] = Field(
-        {}, description="table column -> the 0/1 columns of which it lists the names of those that are 1"
-    )
-    split: dict[str, str] = Field({}, description="table column of text -> the separator of the list that it is")
-    extract: dict[str, tuple[str, str]] = Field(
-        {}, description="table column -> (table column, pattern): an integer, the pattern's first group"
-    )
-    keep: tuple[str, ...] = Field((), description="the table's columns; empty for all")
-
-
 Source = Url | Wheel | Local | Generated
-
-
-class Preparation(Config):
-    """What is done to the interactions, in this order."""
-
-    min_rating: float | None = Field(None, description="keep interactions rated at least so")
-    duplicates: Literal["all", "first", "last"] = Field("all", description="of the same user and item")
-    k_core: int = Field(1, ge=1, description="keep users and items with at least so many interactions")
-
-
-class Counts(Config):
-    """What the prepared interactions must be."""
-
-    users: int = Field(ge=1)
-    items: int = Field(ge=1)
-    interactions: int = Field(ge=1)
-    sha256: Sha256 | None = Field(
-        None,
-        description="of the interactions before preparation, as tab-separated text in the layout's order",
-    )
 
 
 class Card(Config):
@@ -118,8 +95,13 @@ class Card(Config):
         content = {"format": _FORMAT, "card": self._content()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of its sources."""
+        return []
+
     @staticmethod
-    def load(path: str | Path) -> LogCard | GraphCard:
+    def load(path: str | Path) -> AnyCard:
         """Read a card.
 
         Raises:
@@ -127,9 +109,12 @@ class Card(Config):
         """
         values = load_toml(path)
         is_graph = "nodes" in values or values.get("kind") == "graph" or values.get("task") == "nodes"
-        card: LogCard | GraphCard
+        card: AnyCard
         try:
-            card = GraphCard.of(values) if is_graph else LogCard.of(values)
+            if "data" in values:
+                card = FileCard.of(_from_folder(values, Path(path).parent))
+            else:
+                card = GraphCard.of(values) if is_graph else LogCard.of(values)
         except ConfigError as error:
             raise ConfigError(f"card {str(path)!r}: {error}") from None
         if card.name != Path(path).stem:
@@ -144,7 +129,7 @@ _TEXTS = {"title", "description", "homepage", "licence", "citation", "acknowledg
 class LogCard(Card):
     """A card of interactions, which a log or lists of items hold."""
 
-    expected: Counts
+    expected: Counts | None = Field(None, description="checked after preparation; none: nothing is")
     prepare: Preparation = Preparation()
     layout: dict[TableName, Layout] = Field({}, description="of every table but that of a sequences file")
     sources: tuple[Annotated[Source, Field(discriminator="kind")], ...] = Field(min_length=1)
@@ -159,50 +144,75 @@ class LogCard(Card):
 
     @property
     def sizes(self) -> dict[str, int]:
-        return self.expected.model_dump(exclude={"sha256"})
+        return _sizes(self.expected)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [source.kind for source in self.sources]
 
     def _content(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude=_TEXTS)
 
 
-class NodeFile(Config):
-    """The nodes of one type."""
-
-    count: int = Field(ge=1, description="how many there must be")
-    features: str | None = Field(None, description="a scipy .npz or numpy .npy file, one row a node")
-    normalise: bool = Field(True, description="the features of a node are divided by their sum")
+def _sizes(expected: Counts | None) -> dict[str, int]:
+    return {} if expected is None else expected.model_dump(exclude={"sha256"})
 
 
-class EdgeFile(Config):
-    """The edges of one type: a text file, a pair of integers a line, separated by spaces or tabs.
+class FileCard(Card):
+    """A card of a log in files of the user's own. Texts and counts are optional; columns keep their own names."""
 
-    Further columns are ignored.
-    """
+    title: str = ""
+    description: str = ""
+    licence: str = ""
+    citation: str = ""
+    acknowledgement: str = ""
+    data: DataFiles
+    prepare: Preparation = Preparation()
+    expected: Counts | None = Field(None, description="checked after preparation; none: nothing is")
 
-    type: tuple[str, str, str] = Field(description="source type, relation, target type, in the order of the columns")
-    file: str
-    count: int = Field(ge=0, description="how many lines there must be")
+    @classmethod
+    def of_path(cls, path: str) -> Self:
+        """The card of a file that has none, a folder or a pattern."""
+        name = re.sub(r"[^a-z0-9._-]+", "-", data_name(path).lower()).strip("-._") or "log"
+        return cls.of(name=name, title=path, data={"file": str(Path(path).absolute())})
+
+    @property
+    def log_file(self) -> LogFile:
+        """The files."""
+        return LogFile(self.data.file, Reading(**self.data.model_dump(exclude={"file"})))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return _sizes(self.expected)
+
+    @property
+    def kinds(self) -> list[str]:
+        return ["file"]
+
+    @property
+    def place(self) -> str:
+        """64 hex digits of the card and of where its files lie: two cards of one name may be of different files."""
+        return hashlib.sha256(f"{self.hash} {self.data.file}".encode()).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        """Without the place of the files and their content: which file it was is recorded beside what was prepared."""
+        data = {**self.data.model_dump(mode="json", exclude_defaults=True), "file": Path(self.data.file).name}
+        return {"data": data, "prepare": self.prepare.model_dump(mode="json"), "expected": self.sizes}
 
 
-class NodeLabels(Config):
-    """Classes of the nodes of one type, and published splits."""
-
-    renamed: ClassVar[dict[str, str]] = {"labels": "file"}
-
-    target: str = Field(description="the node type")
-    file: str = Field(description="a .npy file, one class a node")
-    classes: int = Field(ge=2, description="how many there must be")
-    splits: dict[str, tuple[str, str, str]] = Field(description="labels a class -> .npy files: train, valid, test")
-    paths: tuple[str, ...] = Field(description="the published meta-paths")
+def data_name(dataset: str) -> str:
+    """The name of a data set that is given by the name of its card, by the card's path or by that of its files."""
+    if dataset.endswith(".toml"):
+        return Path(dataset).stem
+    return Path(dataset).name.partition(".")[0] if is_data_path(dataset) else dataset
 
 
-class GraphInteractions(Config):
-    """Interactions without times beside a graph; every one is a positive."""
-
-    file: str = Field(description="a text file: user id, item id, and columns that are ignored")
-    interactions: int = Field(ge=1, description="how many there must be")
-    split: dict[str, Any] = Field(description="strategy, seed and its options")
-    paths: tuple[str, ...] = Field(description="meta-paths of users and of items")
+def _from_folder(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The values of a card with the place of its files, which they give from the card's folder on."""
+    data = values["data"]
+    if not isinstance(data, Mapping) or not isinstance(data.get("file"), str):
+        raise ConfigError("data must be a table with the place of the files: [data], file = ...")
+    return {**values, "data": {**data, "file": str((folder / data["file"]).absolute())}}
 
 
 class GraphCard(Card):
@@ -273,6 +283,8 @@ class GraphCard(Card):
         return content | {"kind": "graph", "task": {"kind": self.task, **table.identity()}}
 
 
+AnyCard = LogCard | GraphCard | FileCard
+
 #: task -> the table of a graph's card that describes it
 _TASK_TABLES = {"nodes": "labels", "recommendation": "interactions"}
 
@@ -305,8 +317,8 @@ def card_files() -> dict[str, Path]:
     return dict(sorted(files.items()))
 
 
-def find_card(name: str) -> LogCard | GraphCard:
-    """The card of a name, or in a ``.toml`` file given by its path.
+def find_card(name: str) -> AnyCard:
+    """The card of a name, in a ``.toml`` file given by its path, or of files of the user's own given by theirs.
 
     Raises:
         UnknownDatasetError: there is none; lists the names that exist, the nearest first.
@@ -315,11 +327,14 @@ def find_card(name: str) -> LogCard | GraphCard:
     if name.endswith(".toml"):
         return Card.load(name)
     files = card_files()
+    if name not in files and is_data_path(name):
+        return FileCard.of_path(name)
     if name not in files:
         near = difflib.get_close_matches(name.lower(), files, n=3)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
         raise UnknownDatasetError(
-            f"dataset {name!r} has no card. {hint}There are {', '.join(files)}. A card of your own can be "
-            "given as the path of its .toml file, or put in a folder that RECGRAPH_CARDS names"
+            f"dataset {name!r} has no card. {hint}There are {', '.join(files)}. A log of your own is "
+            "given as the path of its file (--data log.csv), a card as that of its .toml file, or put in a folder that "
+            "RECGRAPH_CARDS names"
         )
     return Card.load(files[name])

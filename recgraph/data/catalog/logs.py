@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from recgraph.data.catalog.cards import Layout, LogCard, Source
+from recgraph.data.catalog.cards import Counts, Layout, LogCard, Preparation, Source
 from recgraph.data.catalog.sources import (
     CountError,
     File,
@@ -31,7 +31,7 @@ from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, En
 from recgraph.data.interactions import Interactions
 from recgraph.data.readers import scan_delimited, scan_sequences
 
-__all__ = ["prepare_log", "read_table"]
+__all__ = ["check_counts", "local_files", "prepare_log", "prepared", "read_table"]
 
 
 Tables = Mapping[str, pl.DataFrame]
@@ -70,6 +70,21 @@ def prepare_log(card: LogCard, given: Path | None = None, kind: str | None = Non
         + "\n".join(reasons)
         + f"\nIf you have the file, run: recgraph data get {card.name} --from FILE"
     )
+
+
+def local_files(card: LogCard, given: Path, kind: str | None = None) -> list[Path]:
+    """The files of the user that a card's data are prepared from, where no hash says what they must be.
+
+    Args:
+        card: the card.
+        given: the file that the user has.
+        kind: only sources of this kind.
+    """
+    source = _source_of(card, given, kind)
+    if source.sha256 is not None:
+        return []
+    beside = [given.parent / file.member for file in source.files.values() if file.member and not file.sha256]
+    return [given, *(path for path in beside if path.is_file())]
 
 
 def _of_kind(card: LogCard, kind: str | None) -> list[Source]:
@@ -116,16 +131,28 @@ def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
 
 def _checked(card: LogCard, tables: Tables) -> Interactions:
     log = tables["interactions"]
-    if card.expected.sha256 is not None and (got := content_hash(log)) != card.expected.sha256:
+    expected = card.expected
+    if expected is not None and expected.sha256 is not None and (got := content_hash(log)) != expected.sha256:
         raise CountError(
             f"dataset {card.name!r}: the interactions are not the published ones: "
-            f"expected content sha256 {card.expected.sha256}, got {got}"
+            f"expected content sha256 {expected.sha256}, got {got}"
         )
-    data = _prepared(card, tables)
-    expected = card.expected
+    data = prepared(_of_tables(tables), card.prepare)
+    check_counts(card.name, data, expected)
+    return data
+
+
+def check_counts(name: str, data: Interactions, expected: Counts | None) -> None:
+    """Raise where the counts are not what a card expects; None expects nothing.
+
+    Raises:
+        CountError: names each count that is wrong.
+    """
+    if expected is None:
+        return
     wrong = [
-        f"{name}: expected {want:,}, got {have:,}"
-        for name, want, have in (
+        f"{what}: expected {want:,}, got {have:,}"
+        for what, want, have in (
             ("users", expected.users, data.n_users),
             ("items", expected.items, data.n_items),
             ("interactions", expected.interactions, data.n_interactions),
@@ -133,8 +160,7 @@ def _checked(card: LogCard, tables: Tables) -> Interactions:
         if want != have
     ]
     if wrong:
-        raise CountError(f"dataset {card.name!r} is not what its card expects: {'; '.join(wrong)}")
-    return data
+        raise CountError(f"dataset {name!r} is not what its card expects: {'; '.join(wrong)}")
 
 
 def content_hash(log: pl.DataFrame) -> str:
@@ -143,10 +169,10 @@ def content_hash(log: pl.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _prepared(card: LogCard, tables: Tables) -> Interactions:
+def _of_tables(tables: Tables) -> Interactions:
     log = tables["interactions"]
     timestamp, rating, weight = (role if role in log.columns else None for role in _ROLES)
-    data = Interactions.from_frame(
+    return Interactions.from_frame(
         log,
         user="user_id",
         item="item_id",
@@ -156,7 +182,10 @@ def _prepared(card: LogCard, tables: Tables) -> Interactions:
         user_features=tables.get("users"),
         item_features=tables.get("items"),
     )
-    steps = card.prepare
+
+
+def prepared(data: Interactions, steps: Preparation) -> Interactions:
+    """What the steps of a card leave."""
     if steps.min_rating is not None:
         data = data.min_rating(steps.min_rating)
     if steps.duplicates != "all":

@@ -1,0 +1,80 @@
+"""The data of a run, read again from where they came: a data set of the catalogue, or a file of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recgraph.data.errors import DataError
+from recgraph.data.reading import LogFile
+from recgraph.data.split import SealedSplit, Split
+from recgraph.runs.record import DataRecord
+from recgraph.runs.settings import DataConfig
+
+__all__ = ["check_split", "split_again"]
+
+_FIX = "say where that file lies now with --data FILE (in Python: Run.open(folder, 'FILE'))"
+
+
+def split_again(data: DataRecord, path: str | Path | None = None) -> Split | None:
+    """The split that a run was fitted on, made again and checked; None where its record names no data.
+
+    Args:
+        data: the record of the run's data.
+        path: where the file lies now, which the run was made from.
+
+    Raises:
+        FileNotFoundError: the file is gone.
+        ValueError: its content has changed, or ``path`` is given and the run was not made from a file.
+    """
+    if path is not None and data.file is None:
+        raise ValueError(
+            f"{str(path)!r}: this run was not made from a file but from "
+            f"{f'dataset {data.dataset!r}' if data.dataset else 'data in memory'}; leave --data out"
+        )
+    if data.dataset is None:
+        return None
+    settings = DataConfig.of(data.settings)
+    if data.file is None:
+        split = settings.split_of(data.dataset)
+        check_split(split, data)
+        return split
+    place = str(Path(data.dataset if path is None else path).absolute())
+    try:
+        split = settings.split_of(place)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"the run was made from {place}, which is not there; {_FIX}") from None
+    except DataError as error:
+        if _is_same(place, data.file):
+            raise
+        raise ValueError(f"{_changed(place, data.file)}. It cannot be read now: {error}") from None
+    if split.hash != data.split_hash and not _is_same(place, data.file):
+        raise ValueError(_changed(place, data.file))
+    check_split(split, data)
+    return split
+
+
+def check_split(split: Split | SealedSplit, data: DataRecord) -> None:
+    """Refuse a split that is not the one that a run was fitted on.
+
+    Raises:
+        ValueError: names both hashes.
+    """
+    if split.hash != data.split_hash:
+        raise ValueError(
+            f"split hash {split.hash[:12]} is not the run's {(data.split_hash or '')[:12]}: other data or parameters"
+        )
+
+
+def _is_same(place: str, file: Mapping[str, Any]) -> bool:
+    return bool(LogFile(place).fingerprint()["sha256"] == file["sha256"])
+
+
+def _changed(place: str, file: Mapping[str, Any]) -> str:
+    now = LogFile(place).fingerprint()["sha256"]
+    return (
+        f"{place} is not the file that the run was made from: its sha256 is {now[:12]}, that of the run's "
+        f"{file['sha256'][:12]}. A run is evaluated on the data that it was made from: {_FIX}, or train again on the "
+        "new file"
+    )
