@@ -153,6 +153,24 @@ def test_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("runs/papers/bundle").is_dir()
 
 
+def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    rows = [
+        (1000 + user, (user * 7 + step) % 20, user * 8 + step, 3 + step % 3) for user in range(40) for step in range(8)
+    ]
+    head = "customer_id,sku,event_time,stars\n"
+    Path("log.csv").write_text(head + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    train, *others = commands("own-data.md")
+    shown = call([*train, "--set", "max_epochs=1", "--set", "hidden_dim=16"])
+    assert "user = 'customer_id', item = 'sku', timestamp = 'event_time', rating = 'stars'" in shown
+    for arguments in others:
+        call([f"{tmp_path}/log.csv" if word == "/archive/log.csv" else word for word in arguments])
+    card, _ = blocks("own-data.md", "toml")
+    Path("log.toml").write_text(card)
+    call(["data", "get", "log.toml"])
+
+
 def test_node_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     scope = run("node-task.md")

@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recgraph import __version__
+from recgraph.cli.data_options import GivenFile, takes_file
 from recgraph.cli.output import FormatOption, note, show
 
 if TYPE_CHECKING:
     from recgraph.config import Config
 
 
-data = typer.Typer(no_args_is_help=True, help="Data sets: list, get, info.")
+data = typer.Typer(no_args_is_help=True, help="Data sets: list, get, info; init writes a card of your own file.")
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of a card, or the path of your own.")]
+
+
+_CARD = "The card, which ends in .toml; by default called like the file, in the current folder."
 
 
 @data.command("list")
@@ -54,7 +58,8 @@ def get(
     from recgraph.data import catalog
 
     prepared = catalog.get(name, from_path, source)
-    note(f"{prepared.acknowledgement.strip()}\n")
+    if prepared.acknowledgement:
+        note(f"{prepared.acknowledgement.strip()}\n")
     row = {
         "name": prepared.card.name,
         **prepared.counts,
@@ -63,6 +68,23 @@ def get(
         "folder": str(prepared.path),
     }
     show([row], form)
+
+
+def init(
+    source: GivenFile,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_CARD)] = None,
+    form: FormatOption = None,
+) -> None:
+    """Write a card of a log of your own, which you then refine: how it is read, filters, expected counts."""
+    from recgraph.data.catalog.own import write_card
+
+    with source.shown():
+        card, found = write_card(source.path, out, source.reading)
+    show([{"card": str(card), "users": found.n_users, "items": found.n_items, "interactions": len(found)}], form)
+    note(f"try next: recgraph train popularity --dataset {card} --out runs/popularity")
+
+
+data.command("init", no_args_is_help=True)(takes_file(init))
 
 
 def _facts(card: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:

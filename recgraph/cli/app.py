@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from recgraph import __version__
 from recgraph.cli import about, evaluation, export, inspect, leaderboard, plot, recommend, serve, training, update
+from recgraph.cli.data_options import DatasetArgument, takes_data
 from recgraph.cli.output import describe
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, share_options, tell_error
 from recgraph.imports import import_all
@@ -67,11 +68,11 @@ app = typer.Typer(
 )
 app.add_typer(about.data, name="data")
 app.add_typer(leaderboard.app, name="leaderboard")
-app.command("train", no_args_is_help=True)(training.train)
-app.command("tune", no_args_is_help=True)(training.tune)
+app.command("train", no_args_is_help=True)(takes_data(training.train))
+app.command("tune", no_args_is_help=True)(takes_data(training.tune))
 app.command("study", no_args_is_help=True)(training.study)
 app.command("evaluate", no_args_is_help=True)(evaluation.evaluate)
-app.command("check", no_args_is_help=True)(evaluation.check)
+app.command("check", no_args_is_help=True)(takes_data(evaluation.check, dataset=DatasetArgument))
 app.command("recommend", no_args_is_help=True)(recommend.recommend)
 app.command("vectors", no_args_is_help=True)(recommend.vectors)
 app.command("export", no_args_is_help=True)(export.export)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from recgraph.cli.data_options import GivenData
 from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; m
 
 
 _METRIC = "What to show, e.g. ndcg@10 or my_metric (at each cut-off); may be given many times."
+_DATA = "Where the file lies now that a run was made from; by default where it lay then."
 _SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
 _CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20]"
 _COLUMNS = ("ndcg", "recall", "mrr")
@@ -51,6 +53,7 @@ def evaluate(
     metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="METRIC[@K]", help=_METRIC)] = None,
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
     memory_mib: Annotated[int | None, typer.Option(min=1, help="Memory to take beyond the model and the data.")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="PATH", help=_DATA)] = None,
     form: FormatOption = None,
 ) -> None:
     """Print a run's metrics, each with its protocol's hash; of several runs, which is significantly best.
@@ -62,7 +65,7 @@ def evaluate(
 
     if save_users is not None:
         _check_names(runs, save_users)
-    opened = {run: Run.open(run) for run in runs}
+    opened = {run: Run.open(run, data) for run in runs}
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
         lengths = tuple(cutoffs or (5, 10, 20))
@@ -193,7 +196,7 @@ _RUN = "A run on this split; with several, of other seeds, each metric's spread 
 
 
 def check(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="A data set that `recgraph data list` shows.")],
+    source: GivenData,
     split: Annotated[str, typer.Option(help="How the log is split.")] = "leave-one-out",
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
@@ -202,7 +205,7 @@ def check(
     users: Annotated[int, typer.Option(min=1, help="Test users, at most, that scorers at chance rank for.")] = 2000,
     form: FormatOption = None,
 ) -> None:
-    """Check a split of DATASET and the evaluation on it.
+    """Check a split of DATASET, or of your own file (--data), and the evaluation on it.
 
     Leakage of time and what one cut of time would give, duplicates across parts, items that only test knows, constant
     and random scorers at chance. The exit code is 1 where a check fails; a warning says that numbers do not mean what
@@ -212,8 +215,11 @@ def check(
     from recgraph.evaluate.checks import check_split
     from recgraph.runs.run import DataConfig
 
-    data = DataConfig(split=split, split_options=parse_settings(settings or []), split_seed=split_seed)
-    made = data.split_of(dataset)
+    data = DataConfig.of(
+        source.settings, split=split, split_options=parse_settings(settings or []), split_seed=split_seed
+    )
+    with source.shown():
+        made = data.split_of(source.dataset)
     note(f"{made.n_users:,} users, {made.n_items:,} items, split {made.name} {made.hash[:12]}")
     rows = [*check_split(made, cutoff=cutoff, n_users=users), *_of_runs(runs or [], made)]
     show(({"check": row.name, "status": row.status, "value": row.value, "detail": row.detail} for row in rows), form)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recgraph.cli.data_options import GivenData
 from recgraph.cli.output import Failure, FormatOption, note, show
 from recgraph.cli.watching import is_quiet, progress_wanted
 
@@ -33,7 +34,7 @@ _FIT_ON = "What the model learns from; all: to serve, and not to be evaluated. [
 
 def train(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A data set that `recgraph data list` shows.")],
+    source: GivenData,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; it must not exist yet.")],
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_TRAIN_SET)] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="A TOML file; --set wins.")] = None,
@@ -43,7 +44,7 @@ def train(
     fit_on: Annotated[FitOn | None, typer.Option("--fit-on", help=_FIT_ON)] = None,
     refit: Annotated[bool, typer.Option("--refit", help=_REFIT)] = False,
 ) -> None:
-    """Train MODEL on a data set and keep the run in a folder.
+    """Train MODEL on a data set, or on a file of your own (--data), and keep the run in a folder.
 
     `recgraph models MODEL` shows the settings. The folder holds the best model, the log and the resolved settings.
     """
@@ -51,20 +52,21 @@ def train(
     from recgraph.runs import fit
     from recgraph.train.trainer import NonFiniteLoss
 
-    values = {**(load_toml(config) if config else {}), **parse_settings(settings or [])}
+    values = {**(load_toml(config) if config else {}), **parse_settings(settings or []), **source.settings}
     try:
-        run = fit.train(
-            model,
-            dataset,
-            out,
-            settings=values,
-            seed=seed,
-            device=device,
-            resume=resume,
-            fit_on=fit_on.value if fit_on else None,
-            refit=refit,
-            progress=progress_wanted(),
-        )
+        with source.shown():
+            run = fit.train(
+                model,
+                source.dataset,
+                out,
+                settings=values,
+                seed=seed,
+                device=device,
+                resume=resume,
+                fit_on=fit_on.value if fit_on else None,
+                refit=refit,
+                progress=progress_wanted(),
+            )
     except NonFiniteLoss as error:
         raise Failure(str(error)) from error
     record = run.record
@@ -121,7 +123,7 @@ _SPACE = (
 
 def tune(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that `recgraph models` lists.")],
-    dataset: Annotated[str, typer.Option("--dataset", "-d", help="A data set that `recgraph data list` shows.")],
+    source: GivenData,
     out: Annotated[Path | None, typer.Option("--out", "-o", help=_OUT)] = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help=_METRIC)] = None,
     trials: Annotated[int, typer.Option(min=1, help="Finished trials of the study in total, pruned ones too.")] = 20,
@@ -139,22 +141,30 @@ def tune(
 ) -> None:
     """Tune MODEL's settings on the validation part of a data set, and test the best configuration once.
 
-    The same command goes on with a study that was stopped, and other machines join through --storage.
+    The data set may be a file of your own (--data). The same command goes on with a study that was stopped, and other
+    machines join through --storage.
     """
+    from recgraph.data.catalog.cards import data_name
     from recgraph.tuning.final import test_rows
     from recgraph.tuning.plan import check_dataset
     from recgraph.tuning.study import tune as run
     from recgraph.tuning.worker import WorkerFailed
 
     metrics = tuple(metric or ["ndcg@10"])
-    check_dataset(dataset)
-    fixed, of_data = _settings(model, settings or [])
-    name = study or f"{model}-{dataset}-{'-'.join(metrics)}"
+    check_dataset(source.dataset)
+    with source.shown():
+        fixed, of_data = _settings(model, settings or [], source)
+        split = of_data.split_of(source.dataset)
+    name = study or f"{model}-{data_name(source.dataset)}-{'-'.join(metrics)}"
     folder = out or Path("runs") / name
+    origin = {
+        **of_data.source_of(source.dataset),
+        "settings": of_data.model_dump(mode="json", exclude_defaults=True),
+    }
     try:
         found = run(
             model,
-            of_data.split_of(dataset),
+            split,
             space,
             trials,
             metric=metrics,
@@ -169,7 +179,7 @@ def tune(
             device=device,
             test_seeds=test_seeds,
             progress=not is_quiet(),
-            source={"dataset": dataset, "settings": of_data.model_dump(mode="json", exclude_defaults=True)},
+            source=origin,
         )
     except WorkerFailed as error:
         raise Failure(str(error)) from error
@@ -179,7 +189,7 @@ def tune(
     show(test_rows(found), form)
 
 
-def _settings(model: str, pairs: list[str]) -> tuple[dict[str, Any], DataConfig]:
+def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str, Any], DataConfig]:
     """The fixed settings of model and training, and the configuration of the data."""
     from recgraph import registry
     from recgraph.config import Config, distribute, parse_settings
@@ -192,8 +202,9 @@ def _settings(model: str, pairs: list[str]) -> tuple[dict[str, Any], DataConfig]
     known: dict[str, type[Config]] = {"model": cls.Config, "data": DataConfig}
     if issubclass(cls, TrainableModel):
         known |= {"training": TrainConfig, "items": InitItemsConfig}
-    parts = distribute(parse_settings(pairs), known)
-    return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, DataConfig.of(parts["data"])
+    parts = distribute({**parse_settings(pairs), **source.settings}, known)
+    of_data = DataConfig.of(parts["data"]).completed(source.dataset)
+    return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data
 
 
 def _report(study: Study, folder: Path, storage: str | None) -> None:

@@ -122,7 +122,7 @@ def _of_texts(lazy: pl.LazyFrame, column: str, source: Source) -> list[TimeReadi
             TimestampError,
             f"the timestamp {sample[column][0]!r} (column {column!r}) cannot be read; give numbers or "
             "ISO 8601 texts such as '2024-05-01T12:30:00Z', or say how they are written, e.g. "
-            "time_format='%d/%m/%Y %H:%M'",
+            "time_format='%d/%m/%Y %H:%M' (--time-format)",
             row=0,
         )
     return [TimeReading(pl.coalesce(fitting), "us")]

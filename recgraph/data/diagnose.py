@@ -289,7 +289,7 @@ def _check_utf8(source: Source) -> None:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = f"byte {error.start + 1} of the line (0x{line[error.start]:02x})"
-                message = f"{byte} is not UTF-8; give the file's encoding, e.g. encoding='latin-1', or convert the file"
+                message = f"{byte} is not UTF-8; give the file's encoding, e.g. encoding='latin-1' (--encoding latin-1)"
                 raise source.error(EncodingError, message, line=number) from None
 
 

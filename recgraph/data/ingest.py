@@ -120,7 +120,7 @@ def _ids(lazy: pl.LazyFrame, column: str, role: str, raw: Raw) -> tuple[pl.LazyF
 
 def _missing_id(lazy: pl.LazyFrame, column: str, role: str, source: Source, what: str) -> MissingIdError:
     rows = collect(lazy.filter(_is_missing(column, lazy.collect_schema()[column])).select(_ROW), source)[_ROW]
-    fix = "fill them in, or leave such rows out with missing_ids='drop'"
+    fix = "fill them in, or leave such rows out with missing_ids='drop' (--drop-missing-ids)"
     others = f" ({len(rows):,} rows have none; {_also(rows, source)})" if len(rows) > 1 else ""
     return source.error(MissingIdError, f"the {role} id (column {column!r}) is {what}{others}; {fix}", row=int(rows[0]))
 

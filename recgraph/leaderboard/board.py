@@ -11,13 +11,14 @@ from pydantic import Field, model_validator
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, load_toml
-from recgraph.data.catalog.cards import find_card
+from recgraph.data.catalog.cards import card_files, data_name, find_card
+from recgraph.data.reading import is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
 from recgraph.imports import ImportFailed, import_all
 from recgraph.runs.run import DataConfig
 
-__all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "data_name", "is_of_nodes", "load_board"]
+__all__ = ["Board", "EntrySpec", "ProtocolSpec", "SheetSpec", "is_of_nodes", "load_board"]
 
 #: metrics of a node task
 _OF_NODES = (*SCORES, "nmi", "ari")
@@ -57,7 +58,9 @@ class SheetSpec(Config):
 
     title: Annotated[str, Field(description="shown; by default the data set's name")] = ""
     note: Annotated[str, Field(description="shown above the table")] = ""
-    dataset: Annotated[str, Field(description="a card; by default called like the file")] = ""
+    dataset: Annotated[
+        str, Field(description="a card, by default called like the file; in its place, data: a file of one's own")
+    ] = ""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (2020, 2021, 2022)
     metrics: Annotated[
         tuple[str, ...], Field(min_length=1, description="shown and compared; the first one orders the table")
@@ -90,9 +93,10 @@ class SheetSpec(Config):
             ConfigError: no TOML, a file that cannot be imported, an unknown key or a value that is not allowed; names
                 the file.
         """
-        values: dict[str, Any] = {"dataset": path.stem, **load_toml(path), "file": path}
-        values.setdefault("title", values["dataset"])
+        values: dict[str, Any] = {**load_toml(path), "file": path}
         try:
+            values = _with_data(values, path)
+            values.setdefault("title", data_name(values["dataset"]))
             own = values.get("import", ())
             if not isinstance(own, list | tuple) or not all(isinstance(each, str) for each in own):
                 raise ConfigError(f'import = {own!r} must be a list of files, e.g. import = ["mymodel.py"]')
@@ -159,9 +163,29 @@ class SheetSpec(Config):
         return full_name(metric) if own.cut else name
 
 
-def data_name(dataset: str) -> str:
-    """The name of a card that is given by name or path."""
-    return Path(dataset).stem if dataset.endswith(".toml") else dataset
+def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
+    """The values with the path of a file of one's own as the data set, and with how it is read in the protocol.
+
+    ``data`` is that path, or a table of ``file`` and the settings of :class:`recgraph.data.reading.Reading`. Paths
+    count from the board's file on.
+    """
+    found = dict(values)
+    data = found.pop("data", None)
+    if data is None:
+        dataset = found.setdefault("dataset", board.stem)
+        if isinstance(dataset, str) and dataset not in card_files() and is_data_path(dataset):
+            found["dataset"] = str((board.parent / dataset).absolute())
+        return found
+    table = {"file": data} if isinstance(data, str) else dict(data) if isinstance(data, Mapping) else {}
+    file = table.pop("file", None)
+    if not isinstance(file, str):
+        raise ConfigError(f"data = {data!r} must be the path of a file, or a table {{file = ..., user = ..., ...}}")
+    if "dataset" in found:
+        raise ConfigError(f"dataset = {found['dataset']!r} and data exclude one another; give one of them")
+    protocol = found.get("protocol", {})
+    if table:
+        found["protocol"] = {**protocol, "reading": {**protocol.get("reading", {}), **table}}
+    return found | {"dataset": str((board.parent / file).absolute())}
 
 
 def is_of_nodes(dataset: str) -> bool:

@@ -13,11 +13,12 @@ from typing import Any
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute, setting_text
-from recgraph.data.catalog.cards import find_card
+from recgraph.data.catalog.cards import data_name, find_card
+from recgraph.data.reading import is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, modules_of, split_metric
 from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
-from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, data_name, is_of_nodes
+from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
 from recgraph.runs.run import DataConfig, ProbeSettings
 from recgraph.train.config import GraphTrainConfig, TrainConfig
@@ -212,7 +213,8 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     identity = {
         "model": cls.key(),
         "revision": cls.revision,
-        "dataset": sheet.dataset,
+        # where a file of one's own lies does not matter
+        "dataset": data_name(sheet.dataset) if is_data_path(sheet.dataset) else sheet.dataset,
         "card": find_card(sheet.dataset).hash,
         **resolved,
         "protocols": _protocol_hashes(sheet.protocol, of_nodes),
