@@ -369,7 +369,7 @@ def _as_floats(series: pl.Series) -> npt.NDArray[Any]:
     numbers = plain.cast(pl.Float64, strict=False)
     if numbers.null_count() > plain.null_count():
         bad = plain.filter(numbers.is_null() & plain.is_not_null())[0]
-        raise DataError(f"item_features: column {series.name!r} holds {bad!r}, which is no number")
+        raise DataError(f"item_features: column {series.name!r} holds {bad!r}, which is no number; make it a null")
     return numbers.fill_null(float("nan")).to_numpy().astype(np.float64)
 
 
