@@ -34,6 +34,7 @@ class Joined:
         in_slice: [T] bool, aligned with ``new.values``: the newest slice, which an update is not trained on.
         item_features: of both, or None; a row of the new log replaces one of the run.
         n_known: new interactions whose user has had the item before.
+        old_times, new_times: the times of ``old`` and ``new``, row by row, for a model that reads times; else None.
     """
 
     users: IdMap
@@ -43,6 +44,8 @@ class Joined:
     in_slice: Tensor
     item_features: pl.DataFrame | None
     n_known: int
+    old_times: Ragged | None = None
+    new_times: Ragged | None = None
 
     @classmethod
     def of(cls, recommender: Recommender, log: InteractionLog, share: float) -> Joined:
@@ -53,7 +56,7 @@ class Joined:
             share: of the newest slice; 0: none.
 
         Raises:
-            ValueError: ids are of another type than the run's.
+            ValueError: ids are of another type than the run's, or times of another form where the model reads them.
         """
         users = _extended(recommender.users, log.users, log.columns.user)
         items = _extended(recommender.items, log.items, log.columns.item)
@@ -68,7 +71,13 @@ class Joined:
         pairs = [part.rows * len(items) + part.values for part in (old, new)]
         n_known = int(torch.isin(pairs[1], pairs[0]).sum())
         features = _merged(recommender.item_features, log.item_features, recommender.columns.item, log.columns.item)
-        return cls(users, items, old, new, mask[order], features, n_known)
+        old_times = new_times = None
+        if recommender.times is not None:
+            _check_times(log, recommender)
+            assert ordered.times is not None
+            old_times = _with_rows(recommender.times, len(users))
+            new_times = new.with_values(ordered.times[order])
+        return cls(users, items, old, new, mask[order], features, n_known, old_times, new_times)
 
     @property
     def trained(self) -> Ragged:
@@ -80,15 +89,31 @@ class Joined:
         """A row for each user: everything."""
         return after(self.old, self.new)
 
-    def part(self, rows: Ragged) -> Part:
+    @property
+    def trained_times(self) -> Ragged | None:
+        """The times of :attr:`trained`."""
+        if self.old_times is None or self.new_times is None:
+            return None
+        return after(self.old_times, self.new_times.filter(~self.in_slice))
+
+    @property
+    def whole_times(self) -> Ragged | None:
+        """The times of :attr:`whole`."""
+        if self.old_times is None or self.new_times is None:
+            return None
+        return after(self.old_times, self.new_times)
+
+    def part(self, rows: Ragged, times: Ragged | None = None) -> Part:
         """Rows as a training part."""
-        return Part(rows, len(self.items))
+        return Part(rows, len(self.items), times=None if times is None else times.values)
 
     def cases(self) -> Cases:
         """The users of the slice of whom something is known before it, with what they did in it."""
         truth, history = self.new.filter(self.in_slice), self.trained
         users = ((truth.lengths > 0) & (history.lengths > 0)).nonzero().flatten()
-        return Cases(users, history.take(users), truth.take(users), len(self.items))
+        times = self.trained_times
+        when = None if times is None else times.take(users)
+        return Cases(users, history.take(users), truth.take(users), len(self.items), times=when)
 
 
 def newest(log: OrderedLog, share: float) -> Tensor:
@@ -168,6 +193,14 @@ def _with_texts(log: InteractionLog, recommender: Recommender) -> InteractionLog
         for ids, known in pairs
     )
     return InteractionLog(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
+
+
+def _check_times(log: InteractionLog, recommender: Recommender) -> None:
+    if log.time_unit != recommender.time_unit:
+        raise ValueError(
+            f"new_log has times of the form {log.time_unit!r}, but the model reads time gaps and was trained with "
+            f"{recommender.time_unit!r}; give times in the form of the run's log"
+        )
 
 
 def _extended(known: IdMap, new: IdMap, column: str) -> IdMap:

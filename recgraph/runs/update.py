@@ -194,7 +194,7 @@ class _Update:
 
     def validated(self, checkpoint: Path | None) -> tuple[float | None, float | None]:
         """Make the model -> the metric on the newest slice of the parent and of the model."""
-        trained = self.joined.part(self.joined.trained)
+        trained = self.joined.part(self.joined.trained, self.joined.trained_times)
         metric, seen = self.fit_options.config.metric, self.fit_options.config.select_seen
 
         def measure(model: Any) -> dict[str, float]:
@@ -236,6 +236,7 @@ class _Update:
     def recommender(self) -> Recommender:
         """The model with all ids, and what its users have seen."""
         joined, parent = self.joined, self.parent
+        times = joined.whole_times if self.options.fold_in else joined.trained_times
         names = ("model", "config", "training", "seed", "fitted_on", "data", "update", "provenance")
         return Recommender(
             self.model.to(device_of(parent.model)),
@@ -246,6 +247,8 @@ class _Update:
             kind=parent.kind,
             item_features=joined.item_features,
             record=self.record.only(*names),
+            times=None if times is None else times.values,
+            time_unit=parent.time_unit,
         )
 
 
@@ -254,12 +257,15 @@ class _Before(Scorer):
 
     def __init__(self, model: Model, n_items: int) -> None:
         assert model.space is not None
+        self.reads_times = model.reads_times
         self.model, self.n_items, self.known = model, n_items, model.space
 
     def score(self, query: Query) -> Tensor:
         users = torch.where(query.users < self.known.n_users, query.users, -1)
-        history = query.history.filter(query.history.values < self.known.n_items)
-        scores = self.model.score(Query(users, history).to(device_of(self.model))).to(query.users.device)
+        known_mask = query.history.values < self.known.n_items
+        history = query.history.filter(known_mask)
+        times = None if query.times is None else query.times.filter(known_mask)
+        scores = self.model.score(Query(users, history, times).to(device_of(self.model))).to(query.users.device)
         return torch.nn.functional.pad(scores, (0, self.n_items - scores.shape[1]), value=_LOWEST)
 
 

@@ -1,0 +1,62 @@
+"""The second day of a run whose model reads item features and time gaps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+import recgraph as rg
+from recgraph.data.batches import Query
+
+ITEMS = pl.DataFrame({"what": range(100, 114), "kind": [f"k{item % 3}" for item in range(14)]})
+
+
+def frame(users: range, steps: range, n_items: int = 12, shift: int = 0) -> pl.DataFrame:
+    rows = [(f"u{user}", 100 + (user + step + shift) % n_items, 1000 * step + user) for user in users for step in steps]
+    return pl.DataFrame(rows, schema=["who", "what", "when"], orient="row")
+
+
+def log_of(rows: pl.DataFrame, items: pl.DataFrame = ITEMS) -> rg.Interactions:
+    return rg.Interactions.from_frame(rows, user="who", item="what", timestamp="when", item_features=items)
+
+
+OLD, NEW = frame(range(10), range(7)), frame(range(8, 12), range(7, 12), n_items=14, shift=-4)
+
+
+def test_times_and_features_go_on(tmp_path: Path) -> None:
+    model = rg.models.SASRec(
+        hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, item_features=["kind"], time_gaps=True
+    )
+    run = rg.fit(model, log_of(OLD, ITEMS.head(12)), seed=0, max_epochs=2, batch_size=8, out=tmp_path / "a")
+    before = run.recommender
+    assert before.items.index([112, 113]).max() < 0
+    made = run.update(log_of(NEW), out=tmp_path / "b", force=True, valid=0.3, epochs=2)
+    after = rg.load(tmp_path / "b" / "bundle")
+    times = dict(pl.concat([OLD, NEW]).sort("when").group_by("who").agg("when").iter_rows())
+    assert after.times is not None
+    for name, when in zip(after.users.values, after.times.to_lists(), strict=True):
+        assert when == times[name]
+    tower = after.model.item_tower
+    assert tower.known_items.shape == (14,)
+    assert bool(tower.known_items[after.items.index([112, 113])].any())
+    users = torch.arange(len(after.users))
+    with torch.no_grad():
+        timed = after.model.score(Query(users, after.seen, after.times))
+        blind = after.model.score(Query(users, after.seen))
+    assert not torch.allclose(timed, blind)
+    answer = made.recommend(users=["u0", "u11"], k=3)
+    assert answer.equals(after.recommend(users=["u0", "u11"], k=3))
+
+
+def test_times_of_another_form_are_refused() -> None:
+    model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, time_gaps=True)
+    run = rg.fit(model, log_of(OLD), seed=0, max_epochs=1)
+    dates = log_of(NEW.with_columns(pl.from_epoch("when")))
+    with pytest.raises(ValueError, match="times of the form 'us', but the model reads time gaps and was trained with"):
+        run.update(dates, force=True)
+    bare = rg.Interactions.from_frame(NEW.drop("when"), user="who", item="what")
+    with pytest.raises(ValueError, match="times of the form 'none'"):
+        run.update(bare, force=True)
