@@ -23,6 +23,6 @@ def export(
     inside = run / "bundle"
     manifest = Recommender.load(inside if inside.is_dir() else run).export(out)
     graph = manifest["graph"]
-    (given,), (returned,) = graph["inputs"], graph["outputs"]
-    note(f"{graph['kind']}: {given['name']} {given['shape']} to {returned['name']} {returned['shape']}")
+    given, (returned,) = " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]), graph["outputs"]
+    note(f"{graph['kind']}: {given} to {returned['name']} {returned['shape']}")
     note(f"{len(manifest['files'])} files in {out}; how to use them: {out / 'README.md'}")

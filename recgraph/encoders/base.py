@@ -71,26 +71,21 @@ class SequenceEncoder(nn.Module):
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _encode")
 
-    def padded(self, tokens: Tensor, table: Tensor) -> Tensor:
+    def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """The state after each whole row as :meth:`forward` gives it in evaluation mode, for export.
 
         All shapes follow from those of the arguments, none from their values, so that ``torch.export`` and ONNX can
         hold the computation. It computes what lies behind the ends of rows, too.
 
         Args:
-            tokens: [B, L] int64, L up to ``max_len``: rows, oldest first, right-padded with 0, which stands nowhere
-                else. A row of zeros is one token 0 (nothing known).
-            table: [n_tokens, D], the embedding of each token.
+            inputs: [B, L, D], L up to ``max_len``: the embeddings of rows of tokens, oldest first, padded on the right
+                with anything finite. No token but the only one of a row is a masked item.
+            lengths: [B] int64, at least 1.
 
         Returns:
             [B, D].
         """
-        raise TypeError(f"{type(self).__name__} must define padded(tokens, table) to be exported")
-
-
-def padded_lengths(tokens: Tensor) -> Tensor:
-    """[B] int64, at least 1: the tokens of each row of [B, L] that is right-padded with 0."""
-    return (tokens != 0).sum(1).clamp(min=1)
+        raise TypeError(f"{type(self).__name__} must define padded(inputs, lengths) to be exported")
 
 
 def last_of(padded: Tensor, lengths: Tensor) -> Tensor:

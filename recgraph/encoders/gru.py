@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from recgraph.encoders.base import SequenceEncoder, padded_lengths
+from recgraph.encoders.base import SequenceEncoder
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 
@@ -53,10 +53,8 @@ class GRU(SequenceEncoder):
             return self.dense(state[-1].index_select(0, rank))  # type: ignore[no-any-return]
         return self.dense(out.data.index_select(0, torch.argsort(order)))  # type: ignore[no-any-return]
 
-    def padded(self, tokens: Tensor, table: Tensor) -> Tensor:
-        lengths = padded_lengths(tokens)
-        x = F.embedding(tokens, table)
-        state = x
+    def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        x = state = inputs
         for layer in range(self.gru.num_layers):
             states = self._steps(x, lengths, *self.gru.all_weights[layer])
             x, state = torch.stack(states, 1), states[-1]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.encoders.attention import Packed, causal_attention, last_attention, pack
-from recgraph.encoders.base import SequenceEncoder, last_of, padded_lengths
+from recgraph.encoders.base import SequenceEncoder, last_of
 from recgraph.rng import dropout
 from recgraph.sparse.ragged import Ragged
 
@@ -157,10 +157,9 @@ class Transformer(SequenceEncoder):
             return packed.restore_rows(final.last(x, packed, generator))
         return packed.restore_tokens(final(x, packed, generator))
 
-    def padded(self, tokens: Tensor, table: Tensor) -> Tensor:
-        lengths = padded_lengths(tokens)
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.norm(F.embedding(tokens, table) + self.position_embedding(places))
+    def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        places = torch.arange(inputs.shape[1], device=inputs.device)
+        x = self.norm(inputs + self.position_embedding(places))
         keep_mask = places < lengths[:, None]
         for layer in cast("list[Layer]", list(self.layers)):
             x = layer.padded(x, keep_mask)

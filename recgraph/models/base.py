@@ -60,12 +60,15 @@ class PaddedForm:
         gives: ``"vectors"``, [B, D] as of :meth:`Model.encode_users`, or ``"scores"``, [B, n_items].
         longest: the greatest L, None: any. Of a longer history the last items count.
         shortest: the least L; ``longest`` where it is fixed.
+        reads_gaps: whether it takes a second input of the same shape, the bucket of the time gap before each token
+            (:func:`recgraph.data.gaps.gap_buckets`), 0 at the padding.
     """
 
     module: nn.Module
     gives: Literal["vectors", "scores"]
     longest: int | None = None
     shortest: int = 1
+    reads_gaps: bool = False
 
 
 class ModelConfig(Config):

@@ -23,6 +23,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,10 @@ _INLINE_BYTES = 1_500_000_000
 _HISTORY = (
     "int64 tokens, one row a user, oldest item first: the token of an item is its place in items.parquet plus 1. "
     "Rows are padded on the right with 0; a row of zeros is a user of whom nothing is known."
+)
+_GAPS = (
+    "int64, for each token the time since the one before it in the whole history: 0 where that is not known (the first "
+    "item) and at the padding, 1 at the same time, else 2 + floor(log2(gap)) up to 64, in the unit of the log's times."
 )
 
 
@@ -103,7 +108,7 @@ def export(
         vectors = encode_items(model) if model.has_vectors else None
         with evaluating(model), _on_host(model):
             form = _form(model)
-            manifest["graph"] = _write_graph(form, vectors, temporary)
+            manifest["graph"] = _write_graph(_graph(form, vectors), temporary)
         tables = {"items": _write_ids(temporary, "item", columns.item, items.ids(range(len(items))), vectors)}
         if form is None:
             index, of_users = _user_table(model, seen)
@@ -194,68 +199,88 @@ def _on_host(model: Model) -> Iterator[None]:
         model.to(device)
 
 
-def _write_graph(form: PaddedForm | None, vectors: Tensor | None, folder: Path) -> dict[str, Any]:
-    """Write both files -> how the graph is called."""
-    batch = torch.export.Dim("batch", min=1)
-    described: dict[str, Any] = {"onnx": "model.onnx", "torch": "model.pt2"}
-    if form is None:
-        assert vectors is not None
-        module: nn.Module = _Scores(vectors)
-        example = torch.zeros(3, vectors.shape[1])
-        shapes = {"vectors": {0: batch}}
-        described["kind"] = "vectors to scores"
-        described["inputs"] = [{"name": "vectors", "type": "float32", "shape": ["batch", vectors.shape[1]]}]
-        outputs = ["scores"]
+@dataclass(frozen=True)
+class _Graph:
+    """What is exported.
+
+    Attributes:
+        module: with as many arguments as there are inputs.
+        inputs: a description of each.
+        example: an argument for each.
+        dynamic: the dimensions of each that are not fixed.
+        gives: the name of the output.
+    """
+
+    module: nn.Module
+    inputs: list[dict[str, Any]]
+    example: tuple[Tensor, ...]
+    dynamic: dict[str, dict[int, Any]]
+    gives: str
+
+    @property
+    def kind(self) -> str:
+        return f"{self.inputs[0]['name']} to {self.gives}"
+
+
+def _of_vectors(vectors: Tensor) -> _Graph:
+    """User vectors to scores."""
+    width = vectors.shape[1]
+    described = {"name": "vectors", "type": "float32", "shape": ["batch", width]}
+    dynamic = {"vectors": {0: torch.export.Dim("batch", min=1)}}
+    return _Graph(_Scores(vectors), [described], (torch.zeros(3, width),), dynamic, "scores")
+
+
+def _of_histories(form: PaddedForm) -> _Graph:
+    """Padded histories to user vectors or scores."""
+    dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    # torch takes a length of 1 for a constant
+    least, greatest = max(form.shortest, 2), form.longest
+    length: int | str = "length"
+    if greatest is not None and greatest <= least:
+        length = least = greatest
     else:
-        module = form.module
-        fixed = form.longest is not None and (form.shortest == form.longest or form.longest < 3)
-        length: int | str = "length"
-        if fixed:
-            assert form.longest is not None
-            length = low = form.longest
-            high: int | None = low
-            example, shapes = torch.zeros(3, form.longest, dtype=torch.int64), {"history": {0: batch}}
-        else:
-            low, high = max(form.shortest, 2), form.longest
-            example = torch.zeros(3, max(low, 2) if form.longest is None else min(form.longest, 4), dtype=torch.int64)
-            shapes = {"history": {0: batch, 1: torch.export.Dim("length", min=low, max=high)}}
-        described["kind"] = f"history to {form.gives}"
-        described["inputs"] = [
-            {
-                "name": "history",
-                "type": "int64",
-                "shape": ["batch", length],
-                "length": {"least": low, "greatest": high},
-                "padding": _HISTORY,
-            }
-        ]
-        outputs = [form.gives]
-    described["outputs"], described["opset"] = _write(module, example, shapes, outputs, folder)
-    return described
+        dynamic[1] = torch.export.Dim("length", min=least, max=greatest)
+    shape = (3, least if greatest == least else min(greatest or 4, 4))
+    shared = {"type": "int64", "shape": ["batch", length], "length": {"least": least, "greatest": greatest}}
+    names = {"history": _HISTORY, "gaps": _GAPS} if form.reads_gaps else {"history": _HISTORY}
+    inputs: list[dict[str, Any]] = [{"name": name, **shared, "padding": text} for name, text in names.items()]
+    example = tuple(torch.zeros(shape, dtype=torch.int64) for _ in names)
+    return _Graph(form.module, inputs, example, dict.fromkeys(names, dynamic), form.gives)
 
 
-def _write(
-    module: nn.Module, example: Tensor, shapes: dict[str, Any], outputs: list[str], folder: Path
-) -> tuple[list[dict[str, Any]], int]:
-    """Write ``model.pt2`` and ``model.onnx`` -> what the graph returns, and the ONNX opset."""
+def _graph(form: PaddedForm | None, vectors: Tensor | None) -> _Graph:
+    if form is not None:
+        return _of_histories(form)
+    assert vectors is not None  # a model has one of them
+    return _of_vectors(vectors)
+
+
+def _write_graph(graph: _Graph, folder: Path) -> dict[str, Any]:
+    """Write ``model.pt2`` and ``model.onnx`` -> how they are called."""
     with _quiet():
-        program = torch.export.export(module.eval(), (example,), dynamic_shapes=shapes)
+        program = torch.export.export(graph.module.eval(), graph.example, dynamic_shapes=graph.dynamic)
         torch.export.save(program, folder / "model.pt2")
         size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
         made = torch.onnx.export(
             program,
             (),
             folder / "model.onnx",
-            input_names=list(shapes),
-            output_names=outputs,
+            input_names=list(graph.dynamic),
+            output_names=[graph.gives],
             dynamo=True,
             external_data=size > _INLINE_BYTES,
             verbose=False,
         )
     assert made is not None
-    width = int(module(example).shape[1])
-    returned = [{"name": name, "type": "float32", "shape": ["batch", width]} for name in outputs]
-    return returned, int(made.model.opset_imports[""])
+    width = int(graph.module(*graph.example).shape[1])
+    return {
+        "kind": graph.kind,
+        "onnx": "model.onnx",
+        "torch": "model.pt2",
+        "inputs": graph.inputs,
+        "outputs": [{"name": graph.gives, "type": "float32", "shape": ["batch", width]}],
+        "opset": int(made.model.opset_imports[""]),
+    }
 
 
 @contextmanager

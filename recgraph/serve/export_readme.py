@@ -7,11 +7,12 @@ from typing import Any
 __all__ = ["program", "readme"]
 
 _HISTORIES = """import json
+from pathlib import Path
 import numpy as np
 import onnxruntime
 
-graph = json.load(open("manifest.json"))["graph"]["inputs"][0]
-ids = json.load(open("item_ids.json"))
+graph = json.loads(Path("manifest.json").read_text())["graph"]["inputs"][0]
+ids = json.loads(Path("item_ids.json").read_text())
 token = {item: place + 1 for place, item in enumerate(ids)}
 session = onnxruntime.InferenceSession("model.onnx")
 
@@ -26,12 +27,18 @@ best = [ids[place] for place in np.argsort(-scores)[:10]]
 _OF_VECTORS = """user = session.run(None, {"history": row})[0][0]
 scores = np.load("item_vectors.npy") @ user"""
 _OF_SCORES = """scores = session.run(None, {"history": row})[0][0]"""
+_GAPS = """times = np.array([time for time, item in zip(TIMES, HISTORY) if item in token], dtype=np.int64)
+before = 1 + np.frexp(np.maximum(np.diff(times), 0).astype(np.float64))[1]  # see the manifest
+gaps = [0, *np.minimum(before, 64)][: len(known)][-length:]
+gaps = np.array([gaps + [0] * (length - len(tokens))], dtype=np.int64)
+"""
 _TABLE = """import json
+from pathlib import Path
 import numpy as np
 import onnxruntime
 
-ids = json.load(open("item_ids.json"))
-users = json.load(open("user_ids.json"))
+ids = json.loads(Path("item_ids.json").read_text())
+users = json.loads(Path("user_ids.json").read_text())
 vectors = np.load("user_vectors.npy")
 session = onnxruntime.InferenceSession("model.onnx")
 
@@ -52,33 +59,50 @@ _NOTES = {
 }
 
 
-def program(kind: str) -> str:
-    """A Python program for a kind of graph; it reads ``HISTORY``, a list of item ids, and ``USER``, a user's id."""
+def program(kind: str, reads_gaps: bool = False) -> str:
+    """A Python program for a kind of graph.
+
+    It reads ``HISTORY``, a list of item ids, and their ``TIMES`` where time gaps are read; or ``USER``, a user's id.
+    """
     if kind == "vectors to scores":
         return _TABLE
-    return _HISTORIES.replace("SCORES", _OF_VECTORS if kind == "history to vectors" else _OF_SCORES)
+    made = _HISTORIES.replace("SCORES", _OF_VECTORS if kind == "history to vectors" else _OF_SCORES)
+    if not reads_gaps:
+        return made
+    head, sign, rest = made.partition("user = session")
+    return head + _GAPS + sign + rest.replace('{"history": row}', '{"history": row, "gaps": gaps}')
 
 
 def readme(manifest: dict[str, Any]) -> str:
     """The page, from the manifest."""
     kind = manifest["graph"]["kind"]
-    given = manifest["graph"]["inputs"][0]
+    inputs = manifest["graph"]["inputs"]
     lines = [
         f"# {manifest['model']['class']}, exported by recgraph {manifest['versions']['recgraph']}",
         "",
         _NOTES[kind],
         "",
     ]
-    lines += [f"Input `{given['name']}`: {given['type']} {given['shape']}."]
-    if "padding" in given:
-        least, greatest = given["length"]["least"], given["length"]["greatest"]
-        lengths = f"exactly {least}" if least == greatest else f"from {least} to {greatest or 'any number of'}"
-        lines += [f"{given['padding'][0].upper()}{given['padding'][1:]}", f"The length is {lengths} tokens."]
+    for given in inputs:
+        lines += [f"Input `{given['name']}`: {given['type']} {given['shape']}."]
+        if "padding" in given:
+            least, greatest = given["length"]["least"], given["length"]["greatest"]
+            lengths = f"exactly {least}" if least == greatest else f"from {least} to {greatest or 'any number of'}"
+            text = given["padding"]
+            lines += [f"{text[0].upper()}{text[1:]}", f"The length is {lengths} tokens.", ""]
     lines += ["", "| file | what it is |", "| --- | --- |", "| model.onnx | the graph for ONNX runtimes |"]
     lines += ["| model.pt2 | the same for `torch.export.load` |"]
     for table in manifest["tables"].values():
         vectors = f", `{table['vectors']}`" if "vectors" in table else ""
         what = f"{table['count']} ids{' and vectors' if vectors else ''} of column `{table['column']}`"
         lines += [f"| {table['parquet']} (the same: `{table['ids']}`{vectors}) | {what} |"]
-    lines += ["", "With onnxruntime and NumPy alone:", "", "```python", program(kind).strip(), "```", ""]
+    lines += [
+        "",
+        "With onnxruntime and NumPy alone:",
+        "",
+        "```python",
+        program(kind, len(inputs) > 1).strip(),
+        "```",
+        "",
+    ]
     return "\n".join(lines)

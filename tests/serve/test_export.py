@@ -125,9 +125,10 @@ def test_the_program_of_the_readme_recommends_what_the_library_does(name: str, t
     served.export(tmp_path / "out")
     page = (tmp_path / "out" / "README.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    imports = {line.split()[1] for line in program.splitlines() if line.startswith("import")}
-    assert imports == {"json", "numpy", "onnxruntime"}
-    assert len([line for line in program.splitlines() if line.strip() and not line.startswith("import")]) <= 12
+    lines = [line for line in program.splitlines() if line.strip()]
+    imports = {line.split()[1] for line in lines if line.startswith(("import", "from"))}
+    assert imports == {"json", "pathlib", "numpy", "onnxruntime"}
+    assert len(lines) - len(imports) <= 12
     user = served.users.values[3]
     history = served.items.ids(served.seen.row(3)).to_list()
     head = f"HISTORY = {history!r}\nUSER = {user!r}\n"
@@ -145,6 +146,51 @@ def test_the_program_of_the_readme_recommends_what_the_library_does(name: str, t
     # equal scores have another order there
     scores = dict(zip(*served.recommend(users=[user], k=N_ITEMS).select("what", "score"), strict=True))
     np.testing.assert_allclose([scores[item] for item in best], wanted["score"].to_list(), rtol=1e-5, atol=1e-5)
+
+
+def test_time_gaps_are_an_input(tmp_path: Path) -> None:
+    served = recommender("sasrec", time_gaps=True)
+    with torch.no_grad():
+        served.model.gap_embedding.weight[1:].normal_(generator=torch.Generator().manual_seed(0))
+    graph = served.export(tmp_path / "out")["graph"]
+    assert [given["name"] for given in graph["inputs"]] == ["history", "gaps"]
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    generator = np.random.default_rng(1)
+    (program,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)
+    for row in histories():
+        times = np.cumsum(generator.integers(0, 3, len(row)) * generator.integers(0, 10**6, len(row)))
+        rows = Ragged.from_lists([row])
+        query = Query(torch.tensor([-1]), rows, rows.with_values(torch.from_numpy(times)))
+        with evaluating(served.model):
+            expected = np.asarray(served.model.encode_users(query))
+        # the program's own inputs, up to the point where it would run the graph
+        head = (
+            program.partition("scores =")[0]
+            .replace('Path("', f'Path("{tmp_path}/out/')
+            .replace('"model.onnx"', repr(str(tmp_path / "out" / "model.onnx")))
+        )
+        scope: dict[str, Any] = {"HISTORY": served.items.ids(row).to_list(), "TIMES": times.tolist()}
+        exec(head, scope)
+        np.testing.assert_allclose(scope["user"], expected[0], rtol=1e-5, atol=1e-5)
+        assert scope["row"].shape == scope["gaps"].shape
+    assert session.get_inputs()[1].name == "gaps"
+
+
+def test_item_features_are_in_the_table(tmp_path: Path) -> None:
+    import recgraph as rg
+
+    films = pl.DataFrame({"what": range(N_ITEMS), "genre": [["a", "b", "c"][: i % 4] for i in range(N_ITEMS)]})
+    data = log(n_users=N_USERS, n_items=N_ITEMS).with_features(item_features=films)
+    model = rg.models.SASRec(item_features="all", **{key: SMALL[key] for key in ("hidden_dim", "max_len", "inner_dim")})
+    run = rg.fit(model, data.split("leave-one-out"), seed=0, max_epochs=1)
+    run.export(tmp_path / "out")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    rows = [[item for item in row if item < run.split.n_items] for row in histories()]
+    found = session.run(None, {"history": padded(rows, MAX_LEN)})[0]
+    np.testing.assert_allclose(found, own(run.recommender.model, rows, "vectors"), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out" / "item_vectors.npy"), run.item_vectors()["vector"].to_numpy()
+    )
 
 
 def test_what_is_in_the_folder(tmp_path: Path) -> None:
@@ -192,7 +238,7 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
         serve(log(), ScoresOnly()).export(tmp_path / "out")
     served = serve(log(), SASRec(hidden_dim=16))
     served.model.encoder = Unpadded(16, 50, 0.0)
-    with pytest.raises(ExportError, match=r"SASRec cannot be exported: .*define padded\(tokens, table\) in Unpadded"):
+    with pytest.raises(ExportError, match=r"SASRec cannot be exported: .*define padded\(inputs, lengths\) in Unpadded"):
         served.export(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -261,13 +261,13 @@ class SequenceModel(TrainableModel):
     def padded_form(self) -> PaddedForm:
         if type(self.encoder).padded is SequenceEncoder.padded:
             raise ValueError(
-                f"encoder = {self.config.encoder!r} has no padded form: define padded(tokens, table) in "
+                f"encoder = {self.config.encoder!r} has no padded form: define padded(inputs, lengths) in "
                 f"{type(self.encoder).__name__}"
             )
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest
-        table = self.token_table().detach()
-        return PaddedForm(_PaddedSequences(self.encoder, table), "vectors", longest, shortest)
+        module = _PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)
+        return PaddedForm(module, "vectors", longest, shortest, reads_gaps=self.gap_embedding is not None)
 
     def item_table(self) -> Tensor:
         if not self.config.item_id_embedding:
@@ -283,14 +283,17 @@ class _PaddedSequences(nn.Module):
 
     table: Tensor
 
-    def __init__(self, encoder: SequenceEncoder, table: Tensor) -> None:
+    def __init__(self, encoder: SequenceEncoder, table: Tensor, gap_embedding: nn.Embedding | None) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.gap_embedding = encoder, gap_embedding
         self.register_buffer("table", table)
 
-    def forward(self, history: Tensor) -> Tensor:
-        """[B, L] -> [B, D]."""
-        return self.encoder.padded(history, self.table)
+    def forward(self, history: Tensor, gaps: Tensor | None = None) -> Tensor:
+        """[B, L] tokens and, of a model that reads them, [B, L] buckets of time gaps -> [B, D]."""
+        inputs = F.embedding(history, self.table)
+        if self.gap_embedding is not None and gaps is not None:
+            inputs = inputs + self.gap_embedding(gaps)
+        return self.encoder.padded(inputs, (history != 0).sum(1).clamp(min=1))
 
 
 def make_encoder(config: SequenceConfig) -> SequenceEncoder:
