@@ -290,6 +290,12 @@ def test_the_ten_lines_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(scope["found"]["rank"]) == list(range(1, 11))
     again = eval(last, scope)
     assert sorted(again["user_id"].unique()) == [17, 42]
+    # what is served knows the newest film, which the fit that is measured would recommend
+    watched = set(zip(frame["user_id"], frame["movie_id"], strict=True))
+    assert not watched & set(zip(again["user_id"], again["movie_id"], strict=True))
+    blind = scope["run"].selection.recommend(users=[17, 42], k=10)
+    newest = {(user, f"film-{(user + 7) % 30}") for user in (17, 42)}
+    assert newest & set(zip(blind["user_id"], blind["movie_id"], strict=True))
     # the planted order: each film is followed by the next
     assert (scope["found"]["movie_id"][:3] == "film-5").any()
     scope["films"] = pd.DataFrame(
