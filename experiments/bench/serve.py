@@ -131,10 +131,7 @@ async def load(port: int, requests: Iterator[Request], rate: float, seconds: flo
 
     async def one(request: Request, due: float) -> None:
         async with gate:
-            with contextlib.suppress(IndexError):
-                connection = free.popleft()
-            if not free and "connection" not in locals():
-                _, connection = await loop.create_connection(Connection, HOST, port)
+            connection = free.popleft() if free else (await loop.create_connection(Connection, HOST, port))[1]
             try:
                 status, body = await asyncio.wait_for(connection.send(request.content), 10)
             except (OSError, TimeoutError) as error:
@@ -160,6 +157,7 @@ async def load(port: int, requests: Iterator[Request], rate: float, seconds: flo
     made.seconds = loop.time() - start
     for connection in free:
         connection.close()
+    await asyncio.sleep(0.05)  # until they are closed
     return made
 
 
@@ -272,6 +270,8 @@ def measure(bundle: Path, chosen: argparse.Namespace) -> Iterator[dict[str, Any]
                 },
                 "cores": len(os.sched_getaffinity(0)),
                 "load_before": round(busy, 2),
+                # "rr": before all other processes of the machine, where it was not quiet
+                "scheduling": {os.SCHED_OTHER: "other", os.SCHED_RR: "rr"}.get(os.sched_getscheduler(0), "another"),
                 "machine": machine(),
                 "versions": {"python": platform.python_version(), "torch": torch.__version__},
                 "goal": {**GOAL, "met": _met(made, times, chosen.rate)},

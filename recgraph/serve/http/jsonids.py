@@ -14,6 +14,9 @@ from recgraph.serve.http.errors import Refused, shown
 
 __all__ = ["JsonIds", "plain"]
 
+#: maps up to this size are held as Python objects, too, some 100 bytes an id: a look at few ids is then much faster
+_IN_PYTHON = 2_000_000
+
 
 class JsonIds:
     """Reads and writes the ids of one map.
@@ -35,6 +38,11 @@ class JsonIds:
             "bytes": self._bytes,
         }
         self._read = read.get(self.family, self._time)
+        self._places: dict[Any, int] | None = None
+        self._written: list[Any] | None = None
+        if len(ids) <= _IN_PYTHON:
+            self._places = {each: index for index, each in enumerate(ids.values.to_list())}
+            self._written = plain(ids.values)
         self._bounds = _bounds(ids.values.dtype) if self.family == "integers" else (0, 0)
 
     def read(self, value: Any, field: str) -> Any:
@@ -61,9 +69,17 @@ class JsonIds:
                 self._read(value, f"{field}[{place}]")
             raise
 
-    def write(self, indices: Any) -> list[Any]:
+    def index(self, ids: list[Any]) -> list[int]:
+        """The index of each id that :meth:`read` gave, -1 where it is not known."""
+        if self._places is None:
+            return self.ids.index(ids).tolist() if ids else []
+        return [self._places.get(each, -1) for each in ids]
+
+    def write(self, indices: list[int]) -> list[Any]:
         """The ids of indices, as JSON can hold them."""
-        return plain(self.ids.ids(indices))
+        if self._written is None:
+            return plain(self.ids.ids(indices))
+        return [self._written[index] for index in indices]
 
     def example(self) -> Any:
         """One of the ids, as a request would write it."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.ids import as_series
-from recgraph.evaluate.ranking import GROUP, device_of, evaluating
+from recgraph.evaluate.ranking import GROUP, device_of
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.serve import lists
 from recgraph.serve.http.asked import Asked, Limits, Reader
@@ -96,11 +96,14 @@ class Served:
         return served
 
     def warm_up(self) -> None:
-        """Compute what the first request would wait for."""
+        """Compute what the first request would wait for; a model that cannot rank is found here."""
         _ = self._popular
         history = self.reader.items.ids.values[:1].to_list()
         whole = Asked("history", [None], None, [history], k=min(10, self._most))
-        self.answer([whole, Asked("users", [None], self.recommender.users.values[:1].to_list(), None, popular=True)])
+        user = Asked("users", [None], self.recommender.users.values[:1].to_list(), None, popular=True)
+        for answer in self.answer([whole, user]):
+            if isinstance(answer, Exception) and not isinstance(answer, Refused):
+                raise answer
 
     def describe(self) -> dict[str, Any]:
         """What ``GET /health`` says of the bundle."""
@@ -149,14 +152,14 @@ class Served:
     def _look_up(self, asked: Sequence[Asked]) -> list[_Found]:
         """The indices of all ids, looked up at once."""
         recommender = self.recommender
-        users = recommender.users.index([user for one in asked for user in one.users or ()])
+        users = self.reader.users.index([user for one in asked for user in one.users or ()])
         rows = [row for one in asked for row in one.histories or ()]
-        items = recommender.items.index([item for row in rows for item in row])
+        items = self.reader.items.index([item for row in rows for item in row])
         every = Ragged.from_lengths(
-            torch.from_numpy(items), torch.tensor([len(row) for row in rows], dtype=torch.int64)
+            torch.tensor(items, dtype=torch.int64), torch.tensor([len(row) for row in rows], dtype=torch.int64)
         )
         known = every.filter(every.values >= 0)
-        index = torch.from_numpy(users)
+        index = torch.tensor(users, dtype=torch.int64)
         own = recommender.seen.take(index.clamp(min=0))
         own = own.first(torch.where(index >= 0, own.lengths, 0))
         queries = []
@@ -169,7 +172,7 @@ class Served:
                 queries.append(Query(torch.full((len(one),), -1), _rows(known, n_rows, len(one))))
                 n_rows += len(one)
         whole = Query(torch.cat([query.users for query in queries]), Ragged.cat([query.history for query in queries]))
-        with evaluating(recommender.model):
+        with torch.no_grad():  # a recommender's model is in evaluation mode
             known_mask = recommender.model.can_rank(whole.to(device_of(recommender.model))).to("cpu")
         found = []
         for one, query, mask in zip(asked, queries, torch.split(known_mask, [len(one) for one in asked]), strict=True):
@@ -222,7 +225,7 @@ class Served:
         conventions = tuple(sorted({"exclude" if one.exclude_seen else "keep" for one in asked}))
         seen = Ragged.cat([query.history for query in queries]).to(catalogue.device)
         users = torch.cat([query.users for query in queries])
-        with evaluating(self.recommender.model):
+        with torch.no_grad():
             vectors = torch.cat([self._encode(query, catalogue.device) for query in queries])
             ranked = catalogue.rank(vectors, seen, conventions, users)
         return {name: Lists(best.items.to("cpu"), best.scores.to("cpu")) for name, best in ranked.items()}
@@ -273,7 +276,7 @@ class Served:
         rows, places = (ranked.items >= 0).nonzero(as_tuple=True)
         index = ranked.items[rows, places]
         columns: dict[str, list[Any]] = {
-            "item": self.reader.items.write(index),
+            "item": self.reader.items.write(index.tolist()),
             "score": [score if score - score == 0 else None for score in ranked.scores[rows, places].tolist()],
             "rank": (places + 1).tolist(),
         }
