@@ -239,8 +239,9 @@ def _find_fault(source: Source, error: Exception) -> None:
     if source.format == "parquet":
         _check_parquet(source)
         return
-    _check_gzip(source)
-    _check_utf8(source)
+    _check_packed(source)
+    if source.encoding == "utf-8" or source.plain is not None:
+        _check_utf8(source)
     if source.format == "jsonl":
         _check_json(source)
     if source.format == "delimited":
@@ -264,26 +265,22 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _check_gzip(source: Source) -> None:
+def _check_packed(source: Source) -> None:
     assert source.path is not None
-    if packing_of(source.path) != "gzip":
+    kind = packing_of(source.path)
+    if kind == "none":
         return
     try:
         with open_bytes(source.path) as file:
             while file.read(1 << 20):
                 pass
-    except (OSError, EOFError, zlib.error) as error:
-        raise source.error(CorruptFileError, f"the gzip file is damaged: {error}") from None
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, pl.exceptions.PolarsError) as error:
+        more = ", or its text is not UTF-8" if isinstance(error, pl.exceptions.PolarsError) else ""
+        raise source.error(CorruptFileError, f"the {kind} file is damaged{more}: {_first_line(error)}") from None
 
 
 def _check_utf8(source: Source) -> None:
-    assert source.path is not None
-    try:
-        lines = open_bytes(source.text)
-    except pl.exceptions.PolarsError:  # a damaged Zstandard file, or not UTF-8
-        message = "the Zstandard file is damaged, or its text is not UTF-8; unpack it to know more"
-        raise source.error(CorruptFileError, message) from None
-    with lines as file:
+    with open_bytes(source.text) as file:
         for number, line in enumerate(file, start=1):
             try:
                 line.decode("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -246,7 +247,8 @@ class Interactions(InteractionLog):
         found = files.scan()
         reading = files.reading
         data = cls._encoded(found.raw, found.columns, time_format=reading.time_format, missing_ids=reading.missing_ids)
-        return data.with_features(found.user_features, found.item_features)
+        data = data.with_features(found.user_features, found.item_features)
+        return replace(data, files=files.found(found.columns))
 
     @classmethod
     def _encoded(

@@ -21,6 +21,7 @@ from recgraph.data.errors import DataError, EmptyLogError, RatingError
 from recgraph.data.files import load_frame, load_json, replace_parquet, replace_text
 from recgraph.data.ids import IdMap
 from recgraph.data.part import OrderedLog
+from recgraph.data.reading import LogFile
 from recgraph.notebook import block
 
 __all__ = ["Duplicates", "InteractionLog", "RelationGraph", "deduplicated", "k_core"]
@@ -60,6 +61,7 @@ class InteractionLog:
         graph: further relations of users and items (friends, tags) and their feature vectors: a typed graph whose
             nodes ``user`` and ``item`` carry the user's own ids (without ids, the index is the id). It may hold nodes
             that the log does not have. Or None.
+        files: where all of it, and nothing else, was read from, with the columns that were found; or None.
     """
 
     log: pl.DataFrame
@@ -72,6 +74,7 @@ class InteractionLog:
     user_features: pl.DataFrame | None = None
     item_features: pl.DataFrame | None = None
     graph: RelationGraph | None = None
+    files: LogFile | None = None
 
     @property
     def n_users(self) -> int:
@@ -122,7 +125,14 @@ class InteractionLog:
             items = attach(item_features, self.columns.item, self.items)
         if graph is not None and not {"user", "item"} & set(graph.node_types):
             raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
-        return replace(self, user_features=users, item_features=items, graph=graph if graph is not None else self.graph)
+        changed = any(each is not None for each in (user_features, item_features, graph))
+        return replace(
+            self,
+            user_features=users,
+            item_features=items,
+            graph=graph if graph is not None else self.graph,
+            files=None if changed else self.files,
+        )
 
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
         """Add users and items without interactions; their indices follow those of the log.
@@ -140,6 +150,7 @@ class InteractionLog:
             self,
             users=self.users if users is None else self.users.extended(users),
             items=self.items if items is None else self.items.extended(items),
+            files=None,
         )
 
     def k_core(self, users: int = 5, items: int = 5) -> Self:
@@ -186,7 +197,7 @@ class InteractionLog:
             raise EmptyLogError(f"{what} leaves none of {len(self.log):,} interactions")
         user, users = _renumber(log["user"], self.users)
         item, items = _renumber(log["item"], self.items)
-        return replace(self, log=log.with_columns(user, item), users=users, items=items)
+        return replace(self, log=log.with_columns(user, item), users=users, items=items, files=None)
 
     def masked(self, keep_mask: npt.NDArray[np.bool_]) -> Self:
         """Keep some of the interactions; users and items keep their indices.
@@ -197,7 +208,7 @@ class InteractionLog:
         rows = self.log["row"].to_numpy()
         keeps = np.zeros(int(rows[-1]) + 1 if len(rows) else 0, dtype=bool)
         keeps[self.ordered.rows.numpy()[keep_mask]] = True
-        kept = replace(self, log=self.log.filter(pl.Series(keeps[rows])))
+        kept = replace(self, log=self.log.filter(pl.Series(keeps[rows])), files=None)
         kept.__dict__["ordered"] = self.ordered.filter(torch.from_numpy(keep_mask))
         return kept
 
@@ -281,6 +292,7 @@ class InteractionLog:
         saved = load_json(folder / "interactions.json")
         path = Path(saved["path"]) if saved["path"] is not None else None
         files = {name: folder / f"{name}.parquet" for name in _FEATURES}
+        features: dict[str, Any] = {name: load_frame(file) for name, file in files.items() if file.is_file()}
         return cls(
             log=log,
             users=IdMap.read(folder / "users.parquet"),
@@ -290,7 +302,7 @@ class InteractionLog:
             source=_saved_source(saved, path),
             kind=saved["kind"],
             graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if _has_graph(folder) else None,
-            **{name: load_frame(file) for name, file in files.items() if file.is_file()},
+            **features,
         )
 
 

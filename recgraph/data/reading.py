@@ -135,9 +135,13 @@ class LogFile:
 
     def completed(self) -> Reading:
         """The reading with the columns that were guessed, and ``"none"`` for those that the log does not have."""
-        columns = self.scan().columns.model_dump()
-        roles = {role: columns[role] or NO_COLUMN for role in _ROLES if role != "weight"}
-        return self.reading.model_copy(update=roles)
+        return self.found(self.scan().columns).reading
+
+    def found(self, columns: Columns) -> LogFile:
+        """The files by their absolute path, with the columns that a scan has found."""
+        names = columns.model_dump()
+        roles = {role: names[role] or NO_COLUMN for role in _ROLES if role != "weight"}
+        return LogFile(str(Path(self.path).absolute()), self.reading.model_copy(update=roles))
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells whether the files are the same: their number, size, latest change and the hash of their content.

@@ -22,6 +22,7 @@ from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, tra
 from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
+from recgraph.runs.source import source_of
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import GraphTrainConfig, TrainConfig
@@ -73,7 +74,7 @@ def fit(
             :class:`recgraph.runs.pretrained.InitItems`.
         init_items_scale: ``"initial"`` gives them the random vectors' standard deviation; ``"given"``: as they are.
         source: where the split is from, so that the run can be opened without it: ``dataset``, the name of a data card,
-            and ``settings`` of :class:`recgraph.runs.run.DataConfig`.
+            and ``settings`` of :class:`recgraph.runs.run.DataConfig`. A log that was read from a file knows its own.
         training: settings of :class:`recgraph.train.config.TrainConfig`, for models that are trained.
 
     Raises:
@@ -99,7 +100,8 @@ def fit(
     config = training_of(training, "train" if refit else part) if isinstance(made, TrainableModel) else TrainConfig()
     options = FitOptions(config, seed, None if out is None else Path(out), device, resume, progress, observers)
     fit_it = refit_split if refit else fit_split
-    return fit_it(made, split, options, part, init_items, init_items_scale, source or {})
+    origin = source_of(split) if source is None else source
+    return fit_it(made, split, options, part, init_items, init_items_scale, origin)
 
 
 def fit_graph(

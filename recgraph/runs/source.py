@@ -12,9 +12,23 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.runs.record import DataRecord
 from recgraph.runs.settings import DataConfig
 
-__all__ = ["check_split", "split_again"]
+__all__ = ["check_split", "source_of", "split_again"]
 
 _FIX = "say where that file lies now with --data FILE (in Python: Run.open(folder, 'FILE'))"
+
+
+def source_of(split: Split | SealedSplit) -> dict[str, Any]:
+    """Where a split is from, for the record of a run, where that is all of a file of one's own; else empty."""
+    files = split.interactions.files
+    if files is None:
+        return {}
+    settings = DataConfig.of(
+        split=split.name, split_options=split.params, split_seed=split.seed or 0, reading=files.reading
+    )
+    try:
+        return settings.source_of(files.path)
+    except FileNotFoundError:
+        return {}  # it is gone since it was read
 
 
 def split_again(data: DataRecord, path: str | Path | None = None) -> Split | None:

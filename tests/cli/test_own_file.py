@@ -83,6 +83,18 @@ def test_from_a_file_to_recommendations_with_its_own_names() -> None:
     }
 
 
+def test_a_run_made_in_python_knows_its_file_too() -> None:
+    log().to_csv("log.csv", index=False)
+    data = rg.load_data("log.csv")
+    rg.fit("popularity", data.split("ratio", test=0.2), seed=1, out="run")
+    rg.fit("popularity", data, seed=1, out="all")
+    assert rows("evaluate run")
+    assert isinstance(rg.Run.open("all"), rg.Run)
+    rg.fit("popularity", data.min_rating(3).split(), seed=1, out="filtered")  # not all of the file
+    assert "opened without its data" in refused("evaluate filtered")
+    assert "--data log.csv" in refused("data get log.csv")
+
+
 @pytest.mark.parametrize("given", ["--user who --item what --time at --rating none", "--user who --item what"])
 def test_columns_that_are_named(given: str) -> None:
     frame = log().rename(columns={"customer_id": "who", "sku": "what", "event_time": "at", "stars": "score"})

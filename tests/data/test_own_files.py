@@ -124,6 +124,18 @@ def test_encodings(encoding: str, names: list[str], tmp_path: Path) -> None:
         rg.load_data(path, encoding="klingon")
 
 
+@pytest.mark.parametrize("packed", [".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_damaged_file_says_so(kind: str, packed: str, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user": np.random.default_rng(0).integers(1 << 60, size=4000), "item": range(4000)})
+    whole = PACKERS[packed]((frame.write_ndjson() if kind == "jsonl" else frame.write_csv()).encode())
+    path = tmp_path / f"log.{kind}{packed}"
+    for cut in (len(whole) // 2, 40):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(errors.DataError, match=rf"log\.{kind}\{packed}: .*(damaged|read)"):
+            rg.load_data(path)
+
+
 def test_lines_are_named_in_a_file_of_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_bytes("user;item;stars\nZoë;1;5\nZoë;;4\nJosé;2;-1\n".encode("latin-1"))
@@ -289,3 +301,23 @@ def test_fingerprints_and_names_of_paths(tmp_path: Path) -> None:
         assert is_data_path(name)
     for name in ("ml-100k", "card.toml", "/data/card.toml", "amazon-beauty"):
         assert not is_data_path(name)
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_dirty_rows(tmp_path: Path) -> None:
+    generator, n = np.random.default_rng(0), 200_000
+    times = pd.to_datetime(generator.integers(1_600_000_000, 1_700_000_000, n), unit="s")
+    frame = pd.DataFrame(
+        {
+            "customer_id": generator.integers(100_000, 120_000, n).astype(float),
+            "sku": generator.integers(1, 5_000, n),
+            "event_time": times.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+    )
+    frame.loc[generator.choice(n, 50, replace=False), "customer_id"] = np.nan
+    frame.to_csv(tmp_path / "log.csv.gz", index=False)
+    data = rg.load_data(tmp_path / "log.csv.gz", missing_ids="drop")
+    clean = frame.dropna()
+    assert data.to_frame()["customer_id"].to_list() == clean["customer_id"].astype(int).tolist()
+    assert data.to_frame()["sku"].to_list() == clean["sku"].tolist()
+    assert data.to_frame()["event_time"].cast(pl.String).str.head(19).to_list() == clean["event_time"].tolist()

@@ -134,10 +134,16 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         SourceError: a file is missing in the given folder.
         HashMismatchError: a file is not the published one.
         CountError: what comes out is not what the card expects.
+        ValueError: the path of files without a card.
         FileNotFoundError: the files of a card of the user's own are not there.
     """
     from recgraph.data.catalog.own import is_changed
 
+    if name not in card_files() and is_data_path(name):
+        raise ValueError(
+            f"{name!r} is a file of your own, which is read as it is (recgraph train MODEL --data {name}); to have it "
+            f"prepared, write a card: recgraph data init {name}"
+        )
     card = find_card(name)
     given = None if from_path is None else Path(from_path)
     if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
