@@ -48,7 +48,7 @@ from recgraph.runs.record import provenance
 from recgraph.sparse.ragged import Ragged
 
 METRICS = ("ndcg", "recall")
-TRAINING = {"max_epochs": 60, "patience": 6, "progress": False}
+TRAINING = {"max_epochs": 30, "patience": 5, "progress": False}
 
 
 def settings_of(variant: str) -> dict[str, Any]:

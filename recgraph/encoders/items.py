@@ -17,15 +17,15 @@ __all__ = ["ItemTower"]
 
 
 class ItemTower(nn.Module):
-    """``v_i = k_i e_i + sum_f mean_{a in f(i)} E_a + W x_i``.
+    """``v_i = e_i + sum_f mean_{a in f(i)} E_a + W x_i``.
 
-    ``e_i`` is the item's own vector, ``k_i`` 1 where the item occurs in training and 0 where ``e_i`` could never be
-    learned, ``E_a`` the vector of a value of a category (or of its absence), ``x_i`` the numbers and vectors of the
-    item. One table for the inputs of the encoder and for the scores.
+    ``e_i`` is the item's own vector, ``E_a`` the vector of a value of a category (or of its absence), ``x_i`` the
+    numbers and vectors of the item. One table for the inputs of the encoder and for the scores.
 
-    During training ``e_i`` is also left out for a share ``id_dropout`` of the items, drawn anew for each table, so that
-    features learn to stand alone, as they do for an item without interactions (Volkovs et al., DropoutNet, NeurIPS
-    2017).
+    An item that does not occur in training has no ``e_i`` that could have been learned. It gets the mean of those that
+    were: what they have in common (without it cold items would score above or below all others). During training a
+    share ``id_dropout`` of the items, drawn anew for each table, is embedded so, too, for features to learn to stand
+    alone (as in Volkovs et al., DropoutNet, NeurIPS 2017).
 
     Vectors of values begin like those of items, N(0, 0.02); those of absences begin with 0 and stay there where every
     training item has the feature.
@@ -127,7 +127,9 @@ class ItemTower(nn.Module):
                     raise ValueError("generator is required in training mode with id_dropout > 0")
                 draw = torch.rand(len(kept_mask), generator=generator, device=generator.device)
                 kept_mask = kept_mask & (draw >= self.id_dropout)
-            items = items + own[1:] * kept_mask[:, None]
+            known = self.known_items.to(own.dtype)
+            mean = known @ own[1:] / known.sum().clamp(min=1)
+            items = items + torch.where(kept_mask[:, None], own[1:], mean)
         return torch.cat([own[:1], items])
 
     @contextmanager
