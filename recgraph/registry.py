@@ -11,7 +11,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -171,6 +171,14 @@ def nearest(name: str, among: list[str]) -> list[str]:
     return [by_key[each] for each in difflib.get_close_matches(key(name), by_key, n=3)]
 
 
+def proposal(name: str, there: Iterable[str], aliases: Iterable[str] = ()) -> str:
+    """The nearest names, aliases among them, and all that there are, for the error of a name that does not exist."""
+    there = [*there]
+    close = nearest(name, [*there, *aliases])
+    meant = f"did you mean {' or '.join(close)}? There" if close else "there"
+    return f"{meant} are {', '.join(there)}"
+
+
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     """Class decorator that adds a member under ``name`` (default: the class name).
 
@@ -245,12 +253,15 @@ def load(kind: str, name: str) -> Any:
     points = _entry_points(kind)
     if wanted in points:
         return points[wanted].load()
-    there = written(kind)
-    close = nearest(name, there)
-    meant = f"did you mean {' or '.join(close)}? There are" if close else "there are"
-    raise ValueError(
-        f"{kind} {name!r} does not exist; {meant} {', '.join(there)}. One of your own (@rg.register({kind!r})) is "
-        "known once its file is imported: --import FILE, or rg.import_file(FILE)"
+    raise unknown(kind, name)
+
+
+def unknown(kind: str, name: str, aliases: Iterable[str] = ()) -> ValueError:
+    """The error for a name that no member has, with the nearest names, aliases among them."""
+    there = proposal(name, written(kind), aliases)
+    return ValueError(
+        f"{kind} {name!r} does not exist; {there}. One of your own (@rg.register({kind!r})) is known "
+        "once its file is imported: --import FILE, or rg.import_file(FILE)"
     )
 
 

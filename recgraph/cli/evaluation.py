@@ -37,10 +37,10 @@ class Seen(StrEnum):
 _SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; may be given many times."
 
 
-_METRIC = "What to show, e.g. ndcg@10 or my_metric (at each cut-off); may be given many times."
+_METRIC = "What to show, e.g. ndcg@10, coverage@20 or my_metric (at each cut-off); may be given many times."
 _DATA = "Where the file lies now that a run was made from; by default where it lay then."
 _SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
-_CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20]"
+_CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20, and those of -m]"
 _COLUMNS = ("ndcg", "recall", "mrr")
 
 
@@ -68,8 +68,7 @@ def evaluate(
     opened = {run: Run.open(run, data) for run in runs}
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
-        lengths = tuple(cutoffs or (5, 10, 20))
-        names, columns = _asked_metrics(metrics or [], lengths)
+        names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
         found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, memory_mib)
         if len(runs) == 1:
             rows = found[runs[0]].to_polars().iter_rows(named=True)
@@ -102,24 +101,23 @@ def _check_names(runs: list[Path], save: Path) -> None:
             )
 
 
-def _asked_metrics(asked: list[str], cutoffs: tuple[int, ...]) -> tuple[list[str], list[str]]:
-    """The names of what is computed, the default metrics first, and the columns that are shown; none shows all.
+def _asked_metrics(asked: list[str], cutoffs: list[int]) -> tuple[list[str], tuple[int, ...], list[str]]:
+    """What is computed, the default metrics first, at which cut-offs, and the columns that are shown; none shows all.
 
     Raises:
-        ValueError: there is no such metric, or it is not computed at that cut-off; names the option.
+        ValueError: there is no such metric.
     """
-    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, metric_class, split_metric
+    from recgraph.evaluate.metrics.names import DEFAULT_METRICS, Asked, metric_class
 
-    names, columns = [*DEFAULT_METRICS], []
-    for text in asked:
-        name, k = split_metric(text) if "@" in text else (metric_class(text).name, None)
-        if k is not None and k not in cutoffs:
-            there = ", ".join(map(str, cutoffs))
-            raise ValueError(f"--metric {text} is not computed: the cut-offs are {there}; add --cutoff {k}")
-        names.append(name)
-        has_cut = metric_class(name)().cut
-        columns += [f"{name}@{each}" for each in (cutoffs if k is None else [k])] if has_cut else [name]
-    return list(dict.fromkeys(names)), list(dict.fromkeys(columns))
+    wanted = Asked.of(asked)
+    lengths = wanted.cutoffs(cutoffs, ())
+    names = [str(name) for name in wanted.metrics or ()]
+    columns = [
+        name if k is None else f"{name}@{k}"
+        for name in names
+        for k in wanted.columns(metric_class(name)(), sorted({*cutoffs}))
+    ]
+    return list(dict.fromkeys((*DEFAULT_METRICS, *names))), lengths, columns
 
 
 def _ranked(

@@ -30,6 +30,7 @@ from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open
 from recgraph.data.strategies import STRATEGIES, Label, Strategy
 from recgraph.notebook import block
+from recgraph.registry import proposal
 
 __all__ = ["SealedSplit", "SealedTestError", "Split"]
 
@@ -175,7 +176,7 @@ class Split(_Labelled):
             ValueError: no such strategy, or a parameter that it does not have or allow.
         """
         if strategy not in STRATEGIES:
-            raise ValueError(f"strategy = {strategy!r} does not exist; there are {', '.join(STRATEGIES)}")
+            raise ValueError(f"strategy = {strategy!r} does not exist; {proposal(strategy, STRATEGIES)}")
         try:
             made = STRATEGIES[strategy].of(params).resolved(interactions)
         except ConfigError as error:

@@ -17,7 +17,7 @@ from recgraph.data.strategies import Label
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.ranking import Scorer
-from recgraph.evaluate.results import Result, compare
+from recgraph.evaluate.results import Result, comparable
 from recgraph.rng import numpy_generator
 
 #: how many standard errors a scorer may be away from chance
@@ -169,10 +169,11 @@ def seed_variance(results: Sequence[Result]) -> list[SeedVariance]:
     """
     if len(results) < 2:
         raise ValueError(f"there are {len(results)} results; give those of at least two seeds")
-    for result in results:
-        compare(results[0], result)
+    shared = [comparable(results[0], result) for result in results]
     rows = []
     for metric in results[0].metrics:
+        if not all(metric in own for own in shared):
+            continue
         values = np.array([result[metric] for result in results])
         spread = float(values.std(ddof=1))
         rows.append(

@@ -63,8 +63,19 @@ _log = logging.getLogger(__name__)
 _MIB = 1 << 20
 #: what libraries take for themselves once they compute (packed matrices, allocators)
 _LIBRARIES = 8 * _MIB
-#: users whose metrics are computed together
+#: users whose metrics are computed together, at most, and places of their lists
 METRIC_ROWS = 1 << 14
+METRIC_PLACES = 1 << 20
+
+
+def depth_of(measurements: Sequence[Measurement], n_items: int) -> int:
+    """The length of the lists that are kept: the longest cut-off, or all items; what lies beyond is a miss."""
+    return min(max(max(each.protocol.cutoffs) for each in measurements), n_items)
+
+
+def metric_rows(depth: int) -> int:
+    """How many users' metrics are computed together, for lists of a length."""
+    return max(1, min(METRIC_ROWS, METRIC_PLACES // max(depth, 1)))
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,11 @@ class Limits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
+
+
+def batch_size_of(limits: Limits, depth: int) -> int:
+    """Users ranked between two hand-overs: fewer where lists are long."""
+    return max(1, min(limits.batch_size, METRIC_PLACES // max(depth, 1)))
 
 
 @dataclass(frozen=True)
@@ -185,7 +201,8 @@ def _predicted(
     n_users, n_items = len(cases), cases.n_items
     rows = TILE_ROWS.get(device.type, ACCELERATOR_ROWS)
     low = limits.precision != "float32" and width is not None
-    depth = max(max(each.protocol.cutoffs) for each in measurements)
+    depth = depth_of(measurements, n_items)
+    batch_size = batch_size_of(limits, depth)
     step = min(block_items, CACHED_ITEMS) if device.type in TILE_ROWS else block_items
     counted = block_items if any(each.needs_ranks for each in measurements if each.candidates is None) else 0
     # order and position, the permutation they are made of, and the table or 256 rows of scores
@@ -194,13 +211,15 @@ def _predicted(
     scores = 4 * rows * (max(step, counted) + max(4 * step, 3 * counted))
     if low:
         scores += rows * (2 * 5 * step + 16 * (width or 0) * (depth + max(2 * depth, 64)))
-    lists = 48 * cases.truth.values.numel() + 24 * n_users + 32 * limits.batch_size * depth * len(measurements)
+    lists = 48 * cases.truth.values.numel() + 24 * n_users + 32 * batch_size * depth * len(measurements)
     for alike in by_ranking(measurements).values():
         lists += n_users * depth * _kept_bytes(alike, graded)
         if any(each.needs_ranks for each in alike):
             lists += 50 * cases.truth.values.numel()
     values = sum(len(each.metrics) * len(each.protocol.cutoffs) for each in measurements)
-    metrics = 8 * n_users * values + 64 * min(n_users, METRIC_ROWS) * depth + 8 * n_items
+    metrics = 8 * n_users * values + 64 * min(n_users, metric_rows(depth)) * depth + 8 * n_items
+    if any(not metric.per_user for each in measurements for metric in each.metrics):
+        metrics += 17 * n_users * depth  # the listed items of all users at once, and which ranks have one
     return Memory(items, scores, lists, metrics, block_items)
 
 
@@ -234,7 +253,7 @@ def collect(
 ) -> list[RankedHits]:
     """The ranked lists of every measurement, from one pass over the scores."""
     truth = Truth.of(cases)
-    depth = max(max(each.protocol.cutoffs) for each in measurements)
+    depth = depth_of(measurements, cases.n_items)
     vectors = item_vectors_of(model)
     width = None if vectors is None else vectors.shape[1]
     device = device_of(model) if vectors is None else vectors.device
@@ -242,7 +261,7 @@ def collect(
     catalogue = make_catalogue(
         vectors,
         cases.n_items,
-        min(depth, cases.n_items),
+        depth,
         tie_seed=measurements[0].protocol.tie_seed,
         block_items=memory.block_items,
         device=device,
@@ -254,7 +273,7 @@ def collect(
     targets = Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
     kept = {name: _Kept.of(cases, depth, truth, alike) for name, alike in by_ranking(measurements).items()}
     query = Query(cases.users, cases.history, cases.times if getattr(model, "reads_times", False) else None)
-    for batch in rank(model, catalogue, query, cases.history, conventions, limits.batch_size, targets):
+    for batch in rank(model, catalogue, query, cases.history, conventions, batch_size_of(limits, depth), targets):
         for name, lists in batch.lists.items():
             kept[name].add(batch.index, lists, batch.relevant_ranks.get(name), truth)
     users = truth.before_ranking(depth, facts)

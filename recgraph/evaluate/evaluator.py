@@ -12,11 +12,18 @@ from torch import Tensor
 
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.candidates import candidates_for
-from recgraph.evaluate.collect import METRIC_ROWS, Limits, Measurement, collect
+from recgraph.evaluate.collect import Limits, Measurement, collect, metric_rows
 from recgraph.evaluate.hits import Facts, RankedHits
 from recgraph.evaluate.low_precision import Precision
 from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.metrics.names import DEFAULT_METRICS, make_metrics, metric_class, split_metric, value_of
+from recgraph.evaluate.metrics.names import (
+    DEFAULT_METRICS,
+    Asked,
+    make_metrics,
+    metric_class,
+    split_metric,
+    value_of,
+)
 from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties, is_leaked
 from recgraph.evaluate.ranking import Ranker
 from recgraph.evaluate.results import Result, Results
@@ -34,6 +41,10 @@ _MAY_DIFFER = {
     "candidate_seed",
     "candidate_hash",
 }
+
+
+#: places of all lists together to which they are filled up for a metric that cannot deal with shorter ones
+_MOST_PLACES = 1 << 24
 
 
 class SplitLabel(Interface):
@@ -81,10 +92,11 @@ def evaluate(
             and so the split and ``tie_seed``; they may differ in ``seen``, ``candidates``, ``ties``, ``convention`` and
             ``cutoffs``.
         seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them; by default both.
-        cutoffs: list lengths; by default 5, 10 and 20.
-        metrics: names, e.g. ``"ndcg"``, or metrics with options of their own; by default those of
-            :data:`~recgraph.evaluate.metrics.names.DEFAULT_METRICS` that the convention defines. Those that read the
-            whole ranking (``"auc"``) have no cut-off.
+        cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does. A list
+            ends with the last item, however long it may be.
+        metrics: names, e.g. ``"ndcg"`` at every cut-off or ``"ndcg@10"`` at one, or metrics with options of their own;
+            by default those of :data:`~recgraph.evaluate.metrics.names.DEFAULT_METRICS` that the convention defines.
+            Those that read the whole ranking (``"auc"``) have no cut-off.
         convention: whose definitions of the metrics; by default ``"recgraph"``.
         ties: ``"seeded permutation"``, one order of equal scores, drawn with ``tie_seed``, which is the default, or
             ``"expectation"``, over all of them.
@@ -110,6 +122,7 @@ def evaluate(
             scores, protocols that cannot share a pass, settings that would be ignored, a ``memory_mib`` that is too
             little, or a part that the model was fitted on.
     """
+    asked = Asked.of(metrics)
     settings = {
         "seen": seen,
         "cutoffs": None if cutoffs is None else tuple(cutoffs),
@@ -123,9 +136,12 @@ def evaluate(
     }
     given = {name: value for name, value in settings.items() if value is not None}
     if protocols is None:
+        given["cutoffs"] = asked.cutoffs(cutoffs, Protocol().cutoffs)
         protocols = _protocols(("keep", "exclude") if seen is None else seen, split, given)
     elif given:
         raise ValueError(f"{', '.join(given)} given beside protocols would be ignored; set them in each Protocol")
+    else:
+        protocols = [each.model_copy(update={"cutoffs": asked.cutoffs(each.cutoffs, ())}) for each in protocols]
     _check(protocols, cases, candidate_lists)
     if not allow_fitted:
         _check_held_out(protocols)
@@ -134,14 +150,14 @@ def evaluate(
     measurements = []
     for protocol in protocols:
         named, candidates = candidates_for(protocol, cases, candidate_lists)
-        chosen = make_metrics(metrics, named.convention)
+        chosen = make_metrics(asked.metrics, named.convention)
         check_needs(chosen, fit_part, features, "fit_part")
         measurements.append(Measurement(named, chosen, candidates))
     lists = collect(model, cases, measurements, facts, fit_part, limits)
     users = cases.users.cpu().numpy().astype(np.int64)
     results = []
     for measurement, ranked in zip(measurements, lists, strict=True):
-        per_user, overall = metric_values(measurement.metrics, ranked, measurement.protocol.cutoffs)
+        per_user, overall = metric_values(measurement.metrics, ranked, measurement.protocol.cutoffs, asked)
         unreachable = _n_unreachable(cases, measurement)
         results.append(Result(measurement.protocol, users, per_user, overall, unreachable))
     return Results(results)
@@ -202,22 +218,34 @@ def _check_held_out(protocols: Sequence[Protocol]) -> None:
 
 
 def metric_values(
-    metrics: Sequence[Metric], ranked: RankedHits, cutoffs: Sequence[int]
+    metrics: Sequence[Metric], ranked: RankedHits, cutoffs: Sequence[int], asked: Asked
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """The values of each user, and those over all users, by name (``"ndcg@10"``, ``"auc"``)."""
+    """The values of each user, and those over all users, by name (``"ndcg@10"``, ``"auc"``).
+
+    Raises:
+        ValueError: a metric of all lists together would need them filled up far beyond their ends.
+    """
     per_user: dict[str, np.ndarray] = {}
     overall: dict[str, float] = {}
     for metric in metrics:
-        for k in cutoffs if metric.cut else (None,):
+        for k in asked.columns(metric, cutoffs):
             name = metric.label if k is None else f"{metric.label}@{k}"
+            width = ranked.hits.shape[1] if k is None or metric.short_lists else max(k, ranked.hits.shape[1])
             if metric.per_user:
+                step = metric_rows(width)
                 parts = [
-                    metric(ranked.rows(start, min(start + METRIC_ROWS, len(ranked))), k)
-                    for start in range(0, len(ranked), METRIC_ROWS)
+                    metric(ranked.rows(start, min(start + step, len(ranked))), k)
+                    for start in range(0, len(ranked), step)
                 ]
                 values = torch.cat(parts)
                 per_user[name] = values.numpy()
             else:
+                if width > ranked.hits.shape[1] and width * len(ranked) > _MOST_PLACES:
+                    raise ValueError(
+                        f"metric {name!r} looks at all lists at once, and they end after {ranked.hits.shape[1]} items: "
+                        f"take a shorter cut-off, or set short_lists = True in {type(metric).__name__} if its compute "
+                        "deals with lists that are shorter than k"
+                    )
                 values = metric(ranked, k)
             overall[name] = metric.mean(values, ranked)
     return per_user, overall

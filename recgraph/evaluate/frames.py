@@ -19,7 +19,7 @@ from recgraph.evaluate.collect import known_items
 from recgraph.evaluate.evaluator import check_needs, evaluate, metric_values
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.metrics.base import Metric
-from recgraph.evaluate.metrics.names import make_metrics
+from recgraph.evaluate.metrics.names import Asked, make_metrics
 from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results
@@ -38,7 +38,7 @@ def frame(
     train: Any = None,
     features: Any = None,
     n_items: int | None = None,
-    cutoffs: Sequence[int] = (5, 10, 20),
+    cutoffs: Sequence[int] | None = None,
     metrics: Sequence[str | Metric] | None = None,
     convention: Convention = "recgraph",
 ) -> Result:
@@ -71,7 +71,8 @@ def frame(
     relevant_items = _read(truth, "truth", [user, item], grade)
     known = None if train is None else _read(train, "train", [user, item])
     described = None if features is None else _read(features, "features", [item])
-    chosen = make_metrics(metrics, convention)
+    asked = Asked.of(metrics)
+    chosen = make_metrics(asked.metrics, convention)
     check_needs(chosen, known, described, "train")
     if relevant_items.is_empty():
         raise ValueError("truth is empty: no user has a relevant item")
@@ -100,10 +101,11 @@ def frame(
         facts = replace(facts, n_users=known[user].n_unique())
     if described is not None:
         facts = replace(facts, features=_features(described, item, items, size))
-    depth = max(max(cutoffs), int(lists.lengths.max()) if len(users) else 0)
-    protocol = Protocol.of(cutoffs=tuple(cutoffs), convention=convention, history="lists of another's making")
+    lengths = asked.cutoffs(cutoffs, Protocol().cutoffs)
+    protocol = Protocol.of(cutoffs=lengths, convention=convention, history="lists of another's making")
+    depth = max(min(max(protocol.cutoffs), size), int(lists.lengths.max()) if len(users) else 0)
     ranked = _ranked(lists, cases, depth, facts, fitted)
-    per_user, overall = metric_values(chosen, ranked, protocol.cutoffs)
+    per_user, overall = metric_values(chosen, ranked, protocol.cutoffs, asked)
     return Result(protocol, np.arange(len(users)), per_user, overall, user_ids=users.values)
 
 
@@ -201,7 +203,7 @@ def matrix(
     *,
     seen_items: Any = None,
     seen: Sequence[Seen] | None = None,
-    cutoffs: Sequence[int] = (5, 10, 20),
+    cutoffs: Sequence[int] | None = None,
     metrics: Sequence[str | Metric] | None = None,
     convention: Convention = "recgraph",
     ties: Ties = "seeded permutation",
@@ -225,7 +227,7 @@ def matrix(
     table = torch.as_tensor(scores)
     if table.dim() != 2:
         raise ValueError(f"scores must be [U, n_items], not {list(table.shape)}")
-    check_needs(make_metrics(metrics, convention), seen_items, features, "seen_items")
+    check_needs(make_metrics(Asked.of(metrics).metrics, convention), seen_items, features, "seen_items")
     relevant, grades = _sparse(truth, "truth", table)
     known = Ragged.from_lists([[]] * len(table))
     if seen_items is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -119,6 +119,10 @@ class Ties:
     size: Tensor
     n_hits: Tensor
 
+    def with_fills(self) -> tuple[tuple[Tensor, int], ...]:
+        """Its parts, each with the value of a rank without a relevant item in its group."""
+        return (self.offset, 0), (self.size, 1), (self.n_hits, 0)
+
 
 @dataclass(frozen=True)
 class RankedHits:
@@ -161,6 +165,32 @@ class RankedHits:
     def __len__(self) -> int:
         return self.hits.shape[0]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the lists have room for all items, so that nothing can come after them."""
+        return self.facts is not None and self.hits.shape[1] >= self.facts.n_items
+
+    def filled(self, width: int) -> RankedHits:
+        """The lists with misses up to rank ``width``, which no item has."""
+        more = width - self.hits.shape[1]
+
+        def wider(values: Tensor | None, fill: float) -> Tensor | None:
+            return None if values is None else torch.nn.functional.pad(values, (0, more), value=fill)
+
+        ties = self.ties
+        return replace(
+            self,
+            hits=torch.nn.functional.pad(self.hits, (0, more)),
+            gains=wider(self.gains, 0),
+            ideal_gains=wider(self.ideal_gains, 0),
+            lengths=torch.full_like(self.n_relevant, self.hits.shape[1]) if self.lengths is None else self.lengths,
+            items=wider(self.items, -1),
+            scores=wider(self.scores, -torch.inf),
+            known=wider(self.known, 0),
+            ties=ties
+            and Ties(*(torch.nn.functional.pad(part, (0, more), value=fill) for part, fill in ties.with_fills())),
+        )
+
     def rows(self, start: int, end: int) -> RankedHits:
         """Users ``start`` to ``end``."""
         parts: dict[str, Any] = {field.name: _part(getattr(self, field.name), start, end) for field in fields(self)}
@@ -185,7 +215,7 @@ class RankedHits:
     def n_listed(self, k: int) -> Tensor:
         """[U] int64: items among the first ``k`` ranks."""
         if self.lengths is None:
-            return torch.full_like(self.n_relevant, k)
+            return torch.full_like(self.n_relevant, min(k, self.hits.shape[1]))
         return self.lengths.clamp(max=k)
 
 

@@ -205,7 +205,7 @@ def logistic_probe(
 def cluster_scores(
     embedding: Tensor, labels: Tensor, *, repeats: int = 10, n_init: int = 10, seed: int = 0
 ) -> dict[str, float]:
-    """The published protocol of clustering: k-means on all nodes, with as many clusters as classes.
+    """The published protocol of clustering: k-means on all nodes of a known class, with as many clusters as classes.
 
     Returns:
         ``nmi`` and ``ari``, means over the repeats. The ARI depends strongly on ``n_init``.
@@ -213,6 +213,9 @@ def cluster_scores(
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+    known = labels >= 0
+    if not bool(known.all()):
+        embedding, labels = embedding[known.to(embedding.device)], labels[known]
     x, truth = embedding.detach().cpu().numpy(), labels.cpu().numpy()
     nmi, ari = [], []
     for repeat in range(repeats):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recgraph.data.files import make_folder, replace_file
 from recgraph.data.part import Cases
+from recgraph.evaluate.metrics.names import metric_of
 from recgraph.evaluate.protocol import Protocol
 from recgraph.notebook import block, table
 
@@ -176,17 +177,42 @@ def compare(a: Result, b: Result) -> dict[str, float]:
     """The difference ``b - a`` of each metric that both results have.
 
     Raises:
-        ProtocolMismatch: the protocols' hashes differ; the message shows what differs.
+        ProtocolMismatch: as :func:`comparable`.
     """
-    if a.hash != b.hash:
-        lines = [
-            f"  {name}: {own!r} and {other!r}" for name, (own, other) in a.protocol.differences(b.protocol).items()
-        ]
+    ours, others = a.metrics, b.metrics
+    return {name: others[name] - ours[name] for name in comparable(a, b)}
+
+
+def comparable(a: Result, b: Result) -> list[str]:
+    """The metrics that both results have and that were made in the same way.
+
+    Where the lists of cut-offs alone differ, a metric at a cut-off of both is the same number: NDCG@10 of cut-offs
+    ``(10,)`` and of ``(5, 10, 20)``. A metric that reads whole lists is not, where the longest lists differ.
+
+    Raises:
+        ProtocolMismatch: the protocols differ in anything else, or there is no such metric; the message shows what
+            differs.
+    """
+    shared = [name for name in a.metrics if name in b.metrics]
+    if a.hash == b.hash:
+        return shared
+    differing = a.protocol.differences(b.protocol)
+    cutoffs = differing.pop("cutoffs", None)
+    if cutoffs is not None and max(cutoffs[0]) != max(cutoffs[1]):
+        shared = [name for name in shared if not _reads_whole_lists(name)]
+    if cutoffs is not None and not differing and not shared:
+        differing["cutoffs"] = cutoffs
+    if differing:
+        lines = [f"  {name}: {own!r} and {other!r}" for name, (own, other) in differing.items()]
         raise ProtocolMismatch(
             f"results of protocols {a.hash} and {b.hash} cannot be compared; they differ in\n" + "\n".join(lines)
         )
-    ours, others = a.metrics, b.metrics
-    return {name: others[name] - ours[name] for name in ours if name in others}
+    return shared
+
+
+def _reads_whole_lists(column: str) -> bool:
+    metric = metric_of(column)
+    return metric is not None and metric.reads_whole_lists
 
 
 _KEY = "recgraph"

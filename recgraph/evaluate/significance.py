@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from recgraph import notebook
 from recgraph.evaluate.metrics.names import best_first
-from recgraph.evaluate.results import Result, compare, load_users
+from recgraph.evaluate.results import ProtocolMismatch, Result, comparable, load_users
 from recgraph.evaluate.statistics import (
     Interval,
     bootstrap,
@@ -167,8 +167,7 @@ def over_seeds(
     """
     if len(a) != len(b):
         raise ValueError(f"there are {len(a)} results of a and {len(b)} of b; give one of each for every seed")
-    for result in [*a, *b]:
-        compare(a[0], result)
+    _check_comparable([*a, *b], metric)
     values = [[result[metric] for result in results] for results in (a, b)]
     return compare_values(*values, confidence=confidence, n_draws=n_draws, seed=seed)
 
@@ -187,13 +186,23 @@ def _of_users(a: Sequence[Result], b: Sequence[Result], metric: str) -> tuple[Fl
 
 
 def _check_alike(results: Sequence[Result], metric: str) -> None:
+    _check_comparable(results, metric)
     for result in results:
-        compare(results[0], result)
         if metric not in result.per_user:
             raise ValueError(f"metric {metric!r} has no values of users here; there are {', '.join(result.per_user)}")
         ids = [None if one.user_ids is None else one.user_ids.to_list() for one in (result, results[0])]
         if not np.array_equal(result.users, results[0].users) or ids[0] != ids[1]:
             raise ValueError("the results are of different users; evaluate both models on the same cases")
+
+
+def _check_comparable(results: Sequence[Result], metric: str) -> None:
+    """Refuse results that were made in different ways, or whose values of a metric were."""
+    for result in results:
+        if metric not in comparable(results[0], result) and metric in results[0].metrics and metric in result.metrics:
+            raise ProtocolMismatch(
+                f"{metric} reads whole lists, which end at {max(results[0].protocol.cutoffs)} and "
+                f"{max(result.protocol.cutoffs)}: give both results the same longest cut-off"
+            )
 
 
 _SIGNS: dict[Mark, str] = {"best": "*", "tied": "=", "": ""}
@@ -272,7 +281,8 @@ def table(
 
     Args:
         results: model -> its result (or a file that ``save_users`` wrote), or those of its seeds.
-        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that every result has.
+        metrics: the columns, e.g. ``("ndcg@10",)``; by default all that can be compared over every result, see
+            :func:`~recgraph.evaluate.results.comparable`.
         test, n_draws, seed: of the comparisons; ``n_draws`` and ``seed`` are for ``"randomisation"``.
         alpha: below it a difference counts, after Holm's correction over all comparisons of the table.
 
@@ -284,9 +294,10 @@ def table(
         raise ValueError("results is empty; give at least one model")
     models = {name: results_of(own) for name, own in results.items()}
     every = [result for own in models.values() for result in own]
-    for result in every:
-        compare(every[0], result)
-    columns = list(metrics) if metrics is not None else _shared(models)
+    shared = [comparable(every[0], result) for result in every]
+    columns = [name for name in shared[0] if all(name in own for own in shared)] if metrics is None else list(metrics)
+    for metric in columns:
+        _check_comparable(every, metric)
     means = {
         (name, metric): float(np.mean([result[metric] for result in own]))
         for name, own in models.items()
@@ -332,11 +343,6 @@ def _mark_of_best(others: Collection[float], alpha: float) -> Mark:
     if not others:
         return ""
     return "tied" if max(others) >= alpha else "best"
-
-
-def _shared(models: Mapping[str, Sequence[Result]]) -> list[str]:
-    first, *others = [result for own in models.values() for result in own]
-    return [name for name in first.metrics if all(name in other.metrics for other in others)]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
 from recgraph.graph import build, frames, io, store
+from recgraph.graph.node_task import NodeTask
 from recgraph.graph.schema import Edges, EdgeType, Nodes, check_edges, check_nodes, check_type
 from recgraph.notebook import block, table
 from recgraph.sparse.csr import Csr
@@ -201,23 +202,42 @@ class HeteroGraph:
         }
         return HeteroGraph(nodes, edges)
 
-    def to_pyg(self) -> Any:
-        """A ``torch_geometric.data.HeteroData``; see :mod:`recgraph.graph.io`."""
-        return io.to_pyg(self.nodes, self.edges)
+    def to_pyg(self, task: NodeTask | None = None, *, homogeneous: bool = False) -> Any:
+        """A ``torch_geometric.data.HeteroData`` (or ``Data``); see :func:`recgraph.graph.io.to_pyg`."""
+        return io.to_pyg(self.nodes, self.edges, task, homogeneous)
 
     @classmethod
-    def from_pyg(cls, data: Any) -> HeteroGraph:
-        """From a ``torch_geometric.data.HeteroData``; see :mod:`recgraph.graph.io`."""
-        return cls(*io.from_pyg(data))
+    def from_pyg(cls, data: Any, node_type: str = "node", relation: str = "to") -> HeteroGraph:
+        """From a ``torch_geometric.data.HeteroData`` or ``Data``; see :func:`recgraph.graph.io.from_pyg`.
 
-    def to_dgl(self) -> Any:
-        """A DGL heterograph; see :mod:`recgraph.graph.io`."""
-        return io.to_dgl(self.nodes, self.edges, self.device)
+        A warning names what is no part of a graph, as labels and masks.
+        """
+        return cls(*io.from_pyg(data, node_type, relation))
 
     @classmethod
-    def from_dgl(cls, graph: Any) -> HeteroGraph:
-        """From a DGL heterograph; see :mod:`recgraph.graph.io`."""
-        return cls(*io.from_dgl(graph))
+    def from_pyg_with_task(
+        cls, data: Any, target: str | None = None, node_type: str = "node", relation: str = "to"
+    ) -> tuple[HeteroGraph, NodeTask]:
+        """The graph, and the task of its labels and masks; see :func:`recgraph.graph.io.task_from_pyg`."""
+        parts = io.from_pyg(data, node_type, relation, labels=True)
+        return cls(*parts), io.task_from_pyg(data, target, node_type)
+
+    def to_dgl(self, task: NodeTask | None = None) -> Any:
+        """A DGL heterograph; see :func:`recgraph.graph.io.to_dgl`."""
+        return io.to_dgl(self.nodes, self.edges, self.device, task)
+
+    @classmethod
+    def from_dgl(cls, graph: Any, node_type: str = "node", relation: str = "to") -> HeteroGraph:
+        """From a DGL graph; see :func:`recgraph.graph.io.from_dgl`. A warning names what is no part of a graph."""
+        return cls(*io.from_dgl(graph, node_type, relation))
+
+    @classmethod
+    def from_dgl_with_task(
+        cls, graph: Any, target: str | None = None, node_type: str = "node", relation: str = "to"
+    ) -> tuple[HeteroGraph, NodeTask]:
+        """The graph, and the task of its labels and masks; see :func:`recgraph.graph.io.task_from_dgl`."""
+        parts = io.from_dgl(graph, node_type, relation, labels=True)
+        return cls(*parts), io.task_from_dgl(graph, target, node_type)
 
     def save(self, folder: str | Path) -> None:
         """Write Parquet (edges, ids), safetensors (features) and a JSON description, each atomically."""

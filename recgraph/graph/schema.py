@@ -20,6 +20,7 @@ __all__ = [
     "FeatureError",
     "GraphError",
     "GraphParts",
+    "LeftOutWarning",
     "Nodes",
     "UnknownTypeError",
     "check_edges",
@@ -71,6 +72,10 @@ GraphParts = tuple[dict[str, Nodes], dict[EdgeType, Edges]]
 
 class GraphError(ValueError):
     """A typed graph that cannot be made as it is."""
+
+
+class LeftOutWarning(UserWarning):
+    """Something of another library's graph that has no place in what was made of it."""
 
 
 class EdgeIndexError(GraphError):

@@ -15,7 +15,7 @@ from typing import Literal
 
 from recgraph.data.files import replace_text
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
-from recgraph.evaluate.results import Result
+from recgraph.evaluate.results import ProtocolMismatch, Result
 from recgraph.evaluate.significance import holm, over_users
 from recgraph.evaluate.statistics import welch
 from recgraph.leaderboard.plan import TITLES, digest
@@ -28,6 +28,7 @@ __all__ = [
     "Comparison",
     "Comparisons",
     "Mark",
+    "check_protocols",
     "compare",
     "describe_tests",
     "inputs_of",
@@ -121,6 +122,29 @@ def compare(
         found[title] = {metric: _compare_metric(records, title, metric, users) for metric in names}
         _adjust([test for column in found[title].values() for tests in column.versus.values() for test in tests])
     return found
+
+
+def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None:
+    """Refuse records of one table that were made in different ways.
+
+    Their lists of cut-offs may differ: a metric at a cut-off of both is the same number.
+
+    Raises:
+        ProtocolMismatch: names what differs.
+    """
+    first = records[0]["protocols"][title]
+    for record in records:
+        other = record["protocols"][title]
+        if other["protocol_hash"] == first["protocol_hash"]:
+            continue
+        fields = {**first["protocol"], **other["protocol"]}
+        differing = [name for name in fields if first["protocol"].get(name) != other["protocol"].get(name)]
+        if differing != ["cutoffs"]:
+            raise ProtocolMismatch(
+                f"records of {dataset!r} under {title!r} have protocols {first['protocol_hash']} and "
+                f"{other['protocol_hash']}, which differ in {', '.join(differing)}; remove those of one and run the "
+                "board again"
+            )
 
 
 def values_over_seeds(records: Mapping[str, Mapping[int, Record]], title: str, metric: str) -> dict[str, list[float]]:

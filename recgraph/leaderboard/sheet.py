@@ -13,10 +13,10 @@ import polars as pl
 
 from recgraph import notebook
 from recgraph.evaluate.metrics.names import best_first
-from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
     Comparisons,
+    check_protocols,
     compare,
     describe_tests,
     inputs_of,
@@ -363,13 +363,7 @@ def _tables(sheet: SheetSpec, records: list[Record]) -> tuple[ScoreTable, ...]:
 
 def _table(sheet: SheetSpec, title: str, records: list[Record]) -> ScoreTable:
     first = records[0]["protocols"][title]
-    for record in records:
-        other = record["protocols"][title]["protocol_hash"]
-        if other != first["protocol_hash"]:
-            raise ProtocolMismatch(
-                f"records of {sheet.dataset!r} under {title!r} have protocols {first['protocol_hash']} and {other}; "
-                "remove those of one and run the board again"
-            )
+    check_protocols(sheet.dataset, title, records)
     available = list(dict.fromkeys(metric for record in records for metric in record["scores"][title]))
     return ScoreTable(
         title,

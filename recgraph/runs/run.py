@@ -61,7 +61,7 @@ class Run(BaseRun):
         self,
         part: str = "test",
         seen: Seen = "both",
-        cutoffs: tuple[int, ...] = (5, 10, 20),
+        cutoffs: Sequence[int] | None = None,
         memory_mib: int | None = None,
         metrics: Sequence[str] | None = None,
         *,
@@ -72,9 +72,10 @@ class Run(BaseRun):
         Args:
             part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``; the run must not be fitted on it.
             seen: whether items of the history stay candidates.
-            cutoffs: list lengths.
+            cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does.
             memory_mib: the most memory, in MiB, to be taken beyond the model and the data.
-            metrics: names, e.g. ``"ndcg"``; by default :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
+            metrics: names, e.g. ``"ndcg"`` or ``"ndcg@10"``; by default
+                :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
             allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
                 part it was fitted on is read with the test part, so this unseals the test part.
 

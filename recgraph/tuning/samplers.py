@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from recgraph.config import ConfigError
+from recgraph.registry import proposal
 from recgraph.rng import derive
 from recgraph.tuning.cma_es import cma_es
 from recgraph.tuning.space import SearchSpace
@@ -33,9 +34,9 @@ def check(sampler: str, pruner: str, space: SearchSpace, n_objectives: int, n_tr
             smaller than the number of trials.
     """
     if sampler not in SAMPLERS:
-        raise ConfigError(f"sampler = {sampler!r} does not exist; there are {', '.join(SAMPLERS)}")
+        raise ConfigError(f"sampler = {sampler!r} does not exist; {proposal(sampler, SAMPLERS)}")
     if pruner not in PRUNERS:
-        raise ConfigError(f"pruner = {pruner!r} does not exist; there are {', '.join(PRUNERS)}")
+        raise ConfigError(f"pruner = {pruner!r} does not exist; {proposal(pruner, PRUNERS)}")
     if n_objectives > 1 and pruner != "none":
         raise ConfigError(f"pruner = {pruner!r}: trials with {n_objectives} objectives are not pruned; use 'none'")
     if n_objectives > 1 and sampler == "cmaes":

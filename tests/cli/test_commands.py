@@ -229,9 +229,26 @@ def test_evaluate_by_a_metric_of_a_users_own(run: Path, tmp_path: Path, monkeypa
     assert call("train", "popularity", "--dataset", "synthetic", "--out", tmp_path / "popularity").exit_code == 0
     columns = rows("evaluate", run, tmp_path / "popularity", "-m", "first_hit@10")
     assert set(columns[0]) == {"candidates", "model", "first_hit@10"}
-    for asked, message in (("no_such", "metric 'no_such' does not exist"), ("ndcg@7", "the cut-offs are 5, 10, 20")):
+    for asked, message in (
+        ("no_such", "metric 'no_such' does not exist"),
+        ("typo@5", "metric 'typo' does not exist"),
+        ("ndgc@5", "metric 'ndgc' does not exist; did you mean "),
+        ("auc@5", "metric 'auc@5' reads the whole ranking"),
+    ):
         wrong = call("evaluate", run, "--metric", asked)
         assert (wrong.exit_code, message in wrong.stderr) == (2, True)
+
+
+def test_evaluate_at_the_cut_off_that_a_metric_names(run: Path) -> None:
+    found = {
+        row["metric"]: row for row in rows("evaluate", run, "-m", "ndcg@7", "-m", "coverage@20", "-m", "novelty@3")
+    }
+    assert [*found] == ["ndcg@7", "catalogue_coverage@20", "novelty@3"]
+    same = {row["metric"]: row for row in rows("evaluate", run, "--cutoff", 7, "-m", "ndcg")}
+    assert found["ndcg@7"] == same["ndcg@7"]
+    far = {row["metric"]: row for row in rows("evaluate", run, "--cutoff", 100000, "-m", "recall", "-m", "ndcg@10")}
+    assert far["recall@100000"]["seen kept"] == 1.0
+    assert far["ndcg@10"] == next(row for row in rows("evaluate", run) if row["metric"] == "ndcg@10")
 
 
 def test_values_of_users_of_two_runs_do_not_get_into_one_file(tmp_path: Path) -> None:

@@ -372,6 +372,10 @@ def test_unknown_names_are_refused() -> None:
     data = _log()
     with pytest.raises(ValueError, match=r"'chronological' does not exist; there are leave-one-out, ratio"):
         data.split("chronological")
+    with pytest.raises(
+        ValueError, match=r"'leave_one_ot' does not exist; did you mean leave-one-out\? There are leave-"
+    ):
+        data.split("leave_one_ot")
     with pytest.raises(ValueError, match=r"split 'ratio': unknown setting 'tests'; did you mean test"):
         data.split("ratio", tests=0.1)
     with pytest.raises(ValueError, match="must leave something"):

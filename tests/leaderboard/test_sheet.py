@@ -14,6 +14,7 @@ import pytest
 from made_up import BOARD, MEANS, USERS, fail, fill, jobs, store_of, users, write_board
 
 from recgraph import registry
+from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import ProtocolMismatch
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.entry import Entry, text_of
@@ -179,6 +180,24 @@ def test_protocols_that_differ_are_refused(board: Board) -> None:
     fill(board, {"BPRMF": [0.1]}, split_hash="6" * 64)
     with pytest.raises(ProtocolMismatch, match="records of 'synthetic' under 'seen excluded'"):
         opened(board)
+
+
+@pytest.mark.parametrize(("field", "value"), [("cutoffs", [5, 10]), ("tie_seed", 7)])
+def test_protocols_may_differ_in_their_cut_offs_alone(board: Board, field: str, value: object) -> None:
+    store = store_of(board)
+    before = opened(board)
+    for job in jobs(board)["LightGCN"]:
+        made = store.record(job)
+        assert made is not None
+        for protocol in made["protocols"].values():
+            protocol["protocol"][field] = value
+            protocol["protocol_hash"] = Protocol.of(protocol["protocol"]).hash
+        store.save(job, made)
+    if field == "cutoffs":
+        assert opened(board).scores("LightGCN", "seen kept") == before.scores("LightGCN", "seen kept")
+    else:
+        with pytest.raises(ProtocolMismatch, match="which differ in tie_seed;"):
+            opened(board)
 
 
 def test_the_pareto_front(board: Board) -> None:

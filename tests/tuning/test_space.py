@@ -293,7 +293,7 @@ def test_wilcoxon_ends_what_is_worse_on_the_same_users() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tpy", "none", 1, 5), "sampler = 'tpy' does not exist"),
+        (("tpy", "none", 1, 5), "sampler = 'tpy' does not exist; did you mean tpe\\? There are tpe,"),
         (("tpe", "mean", 1, 5), "pruner = 'mean' does not exist"),
         (("nsga2", "median", 2, 5), "are not pruned"),
         (("cmaes", "none", 2, 5), "for one objective"),

@@ -74,9 +74,10 @@ def _of_all(relevant: RelevantRanks, n_relevant: Tensor, *, tied_loss: float) ->
 def _in_list(ranked: RankedHits, scores: Tensor | None, k: int, *, all_hits: float) -> Tensor:
     hits = ranked.hits[:, :k].double()
     misses = (1 - hits) * within(ranked, k)
-    group = torch.arange(k, device=hits.device).expand_as(hits)
+    group = torch.arange(hits.shape[1], device=hits.device).expand_as(hits)
     if scores is not None:
-        new = scores[:, 1:k] != scores[:, : k - 1]
+        listed = scores[:, :k]
+        new = listed[:, 1:] != listed[:, :-1]
         group = torch.nn.functional.pad(new, (1, 0)).long().cumsum(1)
     in_group = torch.zeros_like(hits).scatter_add_(1, group, misses)
     above = in_group.cumsum(1) - in_group
@@ -105,6 +106,7 @@ class PartialAUC(Metric):
     short: Literal["ignore", "exclude"] = "ignore"
 
     name = "partial_auc"
+    reads_whole_lists = True
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         hits = ranked.hits.double()

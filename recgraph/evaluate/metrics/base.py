@@ -43,6 +43,11 @@ class Metric:
     higher_is_better: ClassVar[bool] = True
     #: False where it is one value for all users
     per_user: ClassVar[bool] = True
+    #: whether its value at ``k`` depends on what is listed after the first ``k``
+    reads_whole_lists: ClassVar[bool] = False
+    #: whether :meth:`compute` deals with a ``k`` beyond the end of the lists, where they hold all items; for others the
+    #: lists are filled up with misses
+    short_lists: ClassVar[bool] = False
     #: whether an item with a score of 0 or less counts as irrelevant
     positive_scores_only: ClassVar[bool] = False
 
@@ -50,8 +55,11 @@ class Metric:
 
     def __init_subclass__(cls) -> None:
         found = options_of(cls.__dict__.get("name", ""))
-        if found and cls.__module__.startswith("recgraph."):  # a metric of the same name elsewhere is another one
+        own = cls.__module__.startswith("recgraph.")
+        if found and own:  # a metric of the same name elsewhere is another one
             cls._options, cls.conventions = found, tuple(found)
+        if "compute" in cls.__dict__ and "short_lists" not in cls.__dict__:
+            cls.short_lists = own
 
     def __post_init__(self) -> None:
         if self.convention not in self.conventions:
@@ -93,12 +101,15 @@ class Metric:
         """[U] float64: the value of each user at cut-off ``k`` (None: the whole list), NaN where there is none.
 
         Raises:
-            ValueError: ``k`` is below 1 or longer than the lists, or something that is needed is not known.
+            ValueError: ``k`` is below 1, or longer than the lists and these do not hold all items; or something that is
+                needed is not known.
         """
         width = ranked.hits.shape[1]
         k = width if k is None else k
-        if not 1 <= k <= width:
+        if k < 1 or (k > width and not ranked.is_whole):
             raise ValueError(f"k = {k} must lie between 1 and the length of the lists, {width}")
+        if k > width and not self.short_lists:
+            ranked = ranked.filled(k)
         for need in sorted(self.needs):
             if getattr(ranked, need, None) is None and getattr(ranked.facts, need, None) is None:
                 raise ValueError(f"metric {self.label!r} needs {need}, which is not known here")
@@ -138,9 +149,10 @@ class Aggregate(Metric):
 
 
 def within(ranked: RankedHits, k: int) -> Tensor:
-    """[U, k] bool: the ranks that hold an item."""
+    """[U, k] bool: the ranks that hold an item; fewer where ``k`` is beyond the end of the lists."""
     if ranked.items is not None:
         return ranked.items[:, :k] >= 0
+    k = min(k, ranked.hits.shape[1])
     return torch.arange(k, device=ranked.hits.device) < ranked.n_listed(k)[:, None]
 
 

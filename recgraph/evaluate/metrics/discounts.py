@@ -24,7 +24,7 @@ class Discount:
     of_ranks: Callable[[Tensor], Tensor]
 
     def __call__(self, k: int, like: Tensor) -> Tensor:
-        """[k] float64: the weights of the first ``k`` ranks, on the device of ``like``."""
+        """[k] float64: the weights of the first ``k`` ranks, on the device of ``like``; see :func:`ranks`."""
         return self.of_ranks(ranks(k, like))
 
     def __str__(self) -> str:
@@ -51,7 +51,13 @@ class Gain:
 
 
 def ranks(k: int, like: Tensor) -> Tensor:
-    """[k] float64: 1, 2, ... k."""
+    """[k] float64: 1, 2, ... k.
+
+    Args:
+        like: lists [U, W], which end at rank W, so that there are no more weights than that; or anything else on the
+            device.
+    """
+    k = min(k, like.shape[1]) if like.dim() == 2 else k
     return torch.arange(1, k + 1, dtype=torch.float64, device=like.device)
 
 

@@ -10,6 +10,7 @@ import importlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from recgraph import registry
 from recgraph.evaluate.metrics.base import Metric
@@ -30,6 +31,8 @@ def metric_class(name: str) -> type[Metric]:
     short = _SHORT.get(registry.key(name))
     if short is not None and registry.key(name) not in registry.names("metric"):
         name = short
+    elif registry.key(name) not in registry.names("metric"):
+        raise registry.unknown("metric", name, _SHORT)
     found: type[Metric] = registry.load("metric", name)
     own = getattr(found, "name", None)
     if own is None or registry.key(own) != registry.key(name):
@@ -40,8 +43,71 @@ def metric_class(name: str) -> type[Metric]:
     return found
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a caller asks for: metrics by name, with a cut-off (``"ndcg@10"``) or at all cut-offs, or as they are.
+
+    Attributes:
+        metrics: without cut-offs, each once; None for the default ones.
+        lengths: name -> its cut-offs, of metrics that are asked for at cut-offs of their own alone.
+        named: all cut-offs that metrics name.
+    """
+
+    metrics: tuple[str | Metric, ...] | None
+    lengths: Mapping[str, tuple[int, ...]]
+    named: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(cls, wanted: Sequence[str | Metric] | None) -> Asked:
+        """Read names.
+
+        Raises:
+            ValueError: no such metric, or one that has no cut-off is given one.
+        """
+        if wanted is None:
+            return cls(None, {})
+        if isinstance(wanted, str):
+            raise ValueError(f"metrics = {wanted!r} must be a list of names, as metrics=({wanted!r},)")
+        found: dict[str | Metric, list[int] | None] = {}
+        named = set()
+        for each in wanted:
+            if isinstance(each, Metric):
+                found[each] = None
+                continue
+            name, k = split_metric(each) if "@" in each else (metric_class(each).name, None)
+            if k is not None and not metric_class(name)().cut:
+                raise ValueError(f"metric {each!r} reads the whole ranking and has no cut-off; write {name!r}")
+            own = found.setdefault(name, [])
+            if k is None:
+                found[name] = None
+            else:
+                named.add(k)
+                if own is not None:
+                    own.append(k)
+        lengths = {name: tuple(sorted({*own})) for name, own in found.items() if own and isinstance(name, str)}
+        return cls(tuple(found), lengths, frozenset(named))
+
+    def cutoffs(self, given: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
+        """The cut-offs of a protocol: those that are given, or else the default ones where a metric asks for none of
+        its own; and those that metrics ask for."""
+        if given is not None:
+            return tuple(sorted({*given, *self.named}))
+        plain = self.metrics is None or any(self._is_plain(each) for each in self.metrics)
+        return tuple(sorted({*default, *self.named} if plain or not self.named else self.named))
+
+    def _is_plain(self, each: str | Metric) -> bool:
+        """Whether a metric is asked for at all cut-offs."""
+        if isinstance(each, Metric):
+            return each.cut
+        return each not in self.lengths and metric_class(each)().cut
+
+    def columns(self, metric: Metric, cutoffs: Sequence[int]) -> tuple[int | None, ...]:
+        """The cut-offs at which a metric is computed; None where it has none."""
+        return self.lengths.get(metric.label, tuple(cutoffs)) if metric.cut else (None,)
+
+
 def make_metrics(wanted: Sequence[str | Metric] | None, convention: Convention) -> tuple[Metric, ...]:
-    """Metrics by name or as they are; None for the default ones that the convention defines.
+    """Metrics by name, without cut-offs, or as they are; None for the default ones that the convention defines.
 
     Raises:
         ValueError: no such metric, or one that is not defined under the convention or is made for another one.

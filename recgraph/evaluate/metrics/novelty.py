@@ -42,7 +42,8 @@ class IntraListDiversity(Metric):
         items, features = ranked.first_items(k), known.double()
         mask = items >= 0
         # a few users at a time: a block holds the features of all their items
-        block = max((1 << 22) // (k * max(features.shape[1], k)), 1)
+        width = max(items.shape[1], 1)
+        block = max((1 << 22) // (width * max(features.shape[1], width)), 1)
         parts = [
             self._diversity(features[items[rows].clamp(min=0)] * mask[rows, :, None], mask[rows], k)
             for rows in (slice(start, start + block) for start in range(0, len(items), block))
@@ -173,7 +174,7 @@ class Serendipity(Metric):
         counts, size = ranked.popularity(), ranked.catalogue().n_items
         _, group = torch.unique(-counts, return_inverse=True)
         expected = ((size - group).double() / size).masked_fill(counts == 0, 0.0)
-        own = (size + 1 - ranks(k, counts)) / size
+        own = (size + 1 - ranks(k, ranked.hits)) / size
         surprise = (own - of_items(expected, ranked, k)).clamp(min=0)
         return average(surprise * ranked.hits[:, :k], ranked, k)
 

@@ -51,7 +51,7 @@ class Discounted(Metric):
             object.__setattr__(self, "discount", _named("discount", self.discount, _DISCOUNTS))
 
     def weights(self, k: int, like: Tensor) -> Tensor:
-        """[k] float64: the discount of each rank."""
+        """[k] float64: the discount of each rank; no more than the lists ``like`` [U, W] have."""
         discount = self.discount or RANK
         assert isinstance(discount, Discount)
         return discount(k, like)
@@ -108,7 +108,8 @@ class NDCG(Discounted):
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         weights = self.weights(k, ranked.hits)
         if self.ideal == "full":
-            return (ranked.hits[:, :k] * weights).sum(1) / weights.sum()
+            best = self.weights(k, ranked.n_relevant).sum()  # of k hits, also where there are fewer items
+            return (ranked.hits[:, :k] * weights).sum(1) / best
         if ranked.gains is None or ranked.ideal_gains is None:
             return (ranked.hits[:, :k] * weights).sum(1) / _best(weights, ranked.n_relevant)
         best = (self.gains(ranked.ideal_gains[:, :k]) * weights).sum(1)
