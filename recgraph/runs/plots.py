@@ -30,6 +30,8 @@ KINDS: tuple[str, ...] = get_args(PlotKind)
 _BINS, _FEWEST = 10, 20
 #: a factor between the curves of two terms beyond which their axis is logarithmic
 _FAR = 50
+#: what selects an epoch without a validation: its loss, or that it is the last
+_NOT_ON_VALID = ("loss", "last")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def plot(run: Plotted, split: SealedSplit | None, kind: str, part: str, metric: 
     if split is None:
         raise ValueError(f"kind = {kind!r} ranks the users of a split, and this run has none; kind='curves' needs none")
     selects = run.record.training.get("metric", "loss")
-    metric = metric or (selects if selects != "loss" else "ndcg@10")
+    metric = metric or (selects if selects not in _NOT_ON_VALID else "ndcg@10")
     ranked = _rank(run, split, part, metric)
     draw = _groups if kind == "groups" else _popularity
     figures, rows = draw(ranked)
@@ -106,9 +108,13 @@ def _curves(run: Plotted, name: str) -> Plot:
     terms = [name for name in dict.fromkeys(of_phases) if name in history[0]]
     losses = ["loss", *terms] if len(terms) > 1 else ["loss"]
     figures = [_curve("Loss", history, losses, run.record.best_epoch if metric == "loss" else None)]
-    if metric != "loss":
+    if metric not in _NOT_ON_VALID:
         figures.append(_curve(f"{metric} on valid", history, [metric], run.record.best_epoch))
-    columns = ["epoch", *losses, *([metric] if metric != "loss" else [])]
+    if (chosen := run.record.selection) is not None:  # the training before this one, which chose its number of epochs
+        selects = chosen["training"]["metric"]
+        title = f"{selects} on valid, of the fit that chose the epochs"
+        figures.append(_curve(title, chosen["history"], [selects], chosen["best_epoch"]))
+    columns = ["epoch", *losses, *([metric] if metric not in _NOT_ON_VALID else [])]
     rows = [{column: row[column] for column in columns if column in row} for row in history]
     return Plot(f"{name}: learning curves", tuple(figures), tuple(rows))
 

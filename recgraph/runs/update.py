@@ -306,8 +306,8 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
             metric = _METRIC
     rate = options.learning_rate if options.learning_rate is not None else before.learning_rate * RATE_SHARE
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
-    fixed = {"schedule": "constant", "warmup_steps": 0, "validate_every": 1, "tensorboard": False}
-    return TrainConfig.of({**before.model_dump(), **changed, **fixed})
+    rates = {"schedule": "constant", "schedule_epochs": None, "warmup_steps": 0}
+    return TrainConfig.of({**before.model_dump(), **changed, **rates, "validate_every": 1, "tensorboard": False})
 
 
 def _select(batches: Any, n_old: Tensor, replay: float, trainer: Trainer) -> int:

@@ -102,6 +102,22 @@ def test_a_best_epoch_before_the_last(split: Split) -> None:
     assert len(run.history) == best
 
 
+def test_its_curves_are_those_of_both_fits(split: Split) -> None:
+    run = fitted(split, refit=True)
+    drawn = run.plot("curves")
+    assert [figure.title for figure in drawn.figures] == ["Loss", "ndcg@10 on valid, of the fit that chose the epochs"]
+    assert len(fitted(split, fit_on="all").plot("curves").figures) == 1
+
+
+def test_it_takes_in_a_new_log(split: Split) -> None:
+    run = fitted(split, refit=True, schedule="cosine", max_epochs=8, patience=2, learning_rate=0.3)
+    assert run.record.training["schedule_epochs"] == 8
+    news = pl.DataFrame([(user, (user + 5) % 11, 7) for user in USERS], schema=["user", "item", "time"], orient="row")
+    more = run.update(news, force=True, device="cpu")
+    assert more.recommender.seen.lengths.tolist() == [8] * len(USERS)
+    assert (more.selection, more.record.selection) == (None, None)
+
+
 def test_on_train_and_valid_it_can_be_tested(split: Split) -> None:
     run = fitted(split, refit=True, fit_on="train+valid")
     assert run.record.fitted_on == "train+valid"
