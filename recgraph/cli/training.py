@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recgraph.cli.data_options import GivenData
-from recgraph.cli.output import Failure, FormatOption, note, show
+from recgraph.cli.output import Failure, FormatOption, note, notes_of, show
 from recgraph.cli.watching import is_quiet, progress_wanted
 
 if TYPE_CHECKING:
     from optuna import Study
 
-    from recgraph.runs.record import RunRecord
     from recgraph.runs.run import DataConfig
 
 
@@ -50,11 +49,12 @@ def train(
     """
     from recgraph.config import load_toml, parse_settings
     from recgraph.runs import fit
+    from recgraph.runs.record import SELECTION
     from recgraph.train.trainer import NonFiniteLoss
 
     values = {**(load_toml(config) if config else {}), **parse_settings(settings or []), **source.settings}
     try:
-        with source.shown():
+        with source.shown(), notes_of("recgraph.runs.refit"):
             run = fit.train(
                 model,
                 source.dataset,
@@ -69,25 +69,10 @@ def train(
             )
     except NonFiniteLoss as error:
         raise Failure(str(error)) from error
-    record = run.record
-    if refit:
-        note(_of_refit(record, out))
-    serves = record.fitted_on == "all"
+    if run.record.selection is not None:
+        note(f"numbers of the fit that chose the epochs: recgraph evaluate {out / SELECTION}")
+    serves = run.record.fitted_on == "all"
     note(f"saved in {out}; try next: recgraph {f'recommend {out} --user ID' if serves else f'evaluate {out}'}")
-
-
-def _of_refit(record: RunRecord, out: Path) -> str:
-    """What the two trainings were, and where the numbers of the first are."""
-    from recgraph.runs.record import SELECTION
-
-    chosen = record.selection
-    if chosen is None:
-        return f"{record.model} has no epoch to choose; it is fitted to {record.fitted_on} at once"
-    return (
-        f"epoch {chosen['best_epoch']} of {len(chosen['history'])} was the best on the validation part, with "
-        f"{chosen['training']['metric']} {chosen['best']:.4f}; fitted anew to {record.fitted_on} for so many epochs; "
-        f"numbers of the first fit: recgraph evaluate {out / SELECTION}"
-    )
 
 
 class Sampler(StrEnum):

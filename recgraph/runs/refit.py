@@ -69,7 +69,7 @@ def refit_split(
     first = fit_split(type(model)(model.config), split, replace(options, folder=inside), "train", *more)
     epochs, found = first.record.best_epoch or 0, first.record
     _log.info(
-        "epoch %d of %d is the best on the validation part, with %s %s; fitted anew to %s for %d epochs",
+        "epoch %d of %d is the best on the validation part, with %s %s; now a new fit to %s, of %d epochs",
         epochs,
         len(found.history),
         options.config.metric,

@@ -93,3 +93,21 @@ def test_more_epochs_on_a_finished_run(tmp_path: Path) -> None:
     refused = train(scheduled, "--set", "max_epochs=2", "--set", "schedule=cosine", "--resume")
     assert refused.exit_code == 2
     assert "schedule_epochs=2" in refused.stderr
+
+
+def test_refit_says_what_it_does(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = train(out, "--refit", "--set", "max_epochs=2")
+    assert done.exit_code == 0, done.stderr
+    chosen = json.loads((out / "record.json").read_text())["selection"]
+    best = chosen["best_epoch"]
+    assert f"epoch {best} of 2 is the best on the validation part, with ndcg@10 {chosen['best']:.4f}; " in done.stderr
+    assert f"now a new fit to all, of {best} epochs" in done.stderr
+    assert f"numbers of the fit that chose the epochs: recgraph evaluate {out / 'selection'}" in done.stderr
+    assert f"try next: recgraph recommend {out} --user" in done.stderr
+    refused = call("evaluate", out)
+    assert refused.exit_code == 2
+    assert f"take {out / 'selection'}, the run that chose its number of epochs" in refused.stderr
+    at_once = train(tmp_path / "ease", "--refit", model="ease")
+    assert at_once.exit_code == 0, at_once.stderr
+    assert "ease is fitted in one step and has no epoch to choose: fitted to all at once" in at_once.stderr

@@ -159,7 +159,8 @@ def refitted(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     code, error = finish(start(home, out, "--refit"))
     assert code == 0, error
     chosen = json.loads((out / "record.json").read_text())["selection"]
-    assert f"epoch {chosen['best_epoch']} of {len(chosen['history'])} was the best on the validation part" in error
+    assert f"epoch {chosen['best_epoch']} of {len(chosen['history'])} is the best on the validation part" in error
+    assert f"now a new fit to all, of {chosen['best_epoch']} epochs" in error
     assert f"recgraph evaluate {out / 'selection'}" in error
     return out
 
