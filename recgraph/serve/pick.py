@@ -10,8 +10,8 @@ from torch import Tensor
 
 __all__ = ["Limit", "Relevance", "cosine", "jaccard", "pick"]
 
-#: similarity of the items [R, P] to the items [R, 1], [R, P]
-Similarity = Callable[[Tensor, Tensor], Tensor]
+#: items [R, P] -> the function that gives their similarity [R, P] to that at a place [R] of each row
+Similarity = Callable[[Tensor], Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -38,27 +38,33 @@ class Relevance:
 
 def cosine(vectors: Tensor) -> Similarity:
     """The cosine of item vectors [n_items, D], 0 with a vector of zeros."""
+    unit = torch.nn.functional.normalize(vectors.double())
 
-    def similar(items: Tensor, chosen: Tensor) -> Tensor:
-        rows, one = (torch.nn.functional.normalize(vectors[index].double(), dim=2) for index in (items, chosen))
-        return (rows @ one.mT).squeeze(2)
+    def of_items(items: Tensor) -> Callable[[Tensor], Tensor]:
+        rows = unit[items]
+        every = torch.arange(len(items), device=items.device)
+        return lambda place: (rows @ rows[every, place][:, :, None]).squeeze(2)
 
-    return similar
+    return of_items
 
 
 def jaccard(columns: list[Tensor]) -> Similarity:
     """Common values over all values of two items, of several columns of codes [n_items, m]; 0 where there are none."""
 
-    def similar(items: Tensor, chosen: Tensor) -> Tensor:
-        both = torch.zeros(items.shape, dtype=torch.float64, device=items.device)
-        size = torch.zeros_like(both)
-        for codes in columns:
-            rows, one = codes[items], codes[chosen]
-            both += _shared(rows, one).any(3).sum(2)
-            size += (rows >= 0).sum(2) + (one >= 0).sum(2)
-        return both / (size - both).clamp(min=1)
+    def of_items(items: Tensor) -> Callable[[Tensor], Tensor]:
+        held = [codes[items] for codes in columns]
+        sizes = torch.stack([(codes >= 0).sum(2) for codes in held]).sum(0)
+        every = torch.arange(len(items), device=items.device)
 
-    return similar
+        def similar(place: Tensor) -> Tensor:
+            both = torch.zeros(items.shape, dtype=torch.float64, device=items.device)
+            for codes in held:
+                both += _shared(codes, codes[every, place][:, None]).any(3).sum(2)
+            return both / (sizes + sizes[every, place][:, None] - both).clamp(min=1)
+
+        return similar
+
+    return of_items
 
 
 def _shared(rows: Tensor, one: Tensor) -> Tensor:
@@ -89,6 +95,7 @@ def pick(
     counts = [torch.zeros_like(codes) for codes in held]
     base, pool_mask = _base(scores, there_mask, k, relevance)
     nearest = torch.zeros_like(base)
+    similar = None if relevance is None else relevance.similar(known)
     free_mask = there_mask.clone()
     places = torch.full((n_rows, k), -1, device=items.device)
     every = torch.arange(n_rows, device=items.device)
@@ -107,8 +114,8 @@ def pick(
         for codes, count in zip(held, counts, strict=True):
             # a row without a choice is finished: what is counted for it is never read
             count += _shared(codes, codes[every, place][:, None]).any(3)
-        if relevance is not None:
-            similarity = relevance.similar(known, known.gather(1, place[:, None]))
+        if similar is not None:
+            similarity = similar(place)
             nearest = similarity if step == 0 else torch.maximum(nearest, similarity)
     return places, (places[:, -1] < 0) & there_mask[:, -1]
 

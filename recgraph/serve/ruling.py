@@ -130,43 +130,42 @@ class Ruling:
         lists = []
         for rows in torch.arange(len(queries)).split(min(size, catalogue.rows)):  # type: ignore[no-untyped-call]
             scores = self._scores(catalogue, queries[rows.to(queries.device)])
-            open_mask = torch.ones_like(scores, dtype=torch.bool)
-            if allowed is not None:
-                own_mask = _marked(allowed[0].take(rows), catalogue, scores.shape)
-                open_mask = own_mask | ~allowed[1][rows, None].to(own_mask.device)
-            for bar in barred:
-                open_mask &= ~_marked(bar.take(rows), catalogue, scores.shape)
-            lists.append(self._lists(catalogue, scores, open_mask))
+            own = None if allowed is None else (allowed[0].take(rows), allowed[1][rows])
+            closed = _closed(len(rows), [bar.take(rows) for bar in barred], own, catalogue)
+            lists.append(self._lists(catalogue, scores, closed))
         return Lists.cat(lists)
 
     def _scores(self, catalogue: Catalogue, queries: Tensor) -> Tensor:
-        """[R, C] float64: the changed scores, columns in the catalogue's order.
+        """[R, W]: the changed scores, columns in the catalogue's order; then -inf, one or more, to a multiple of 64."""
+        count = catalogue.order.numel()
+        dtype = torch.float64 if self.changes else queries.dtype
+        scores = queries.new_empty(len(queries), (count // BLOCK + 1) * BLOCK, dtype=dtype)
+        for start, block, filled in catalogue.blocks(queries):
+            scores[:, start : start + filled] = block[:, :filled]
+        scores[:, count:] = NO_SCORE
+        for boost, values in self.changes:
+            of_columns, own = values.to(scores.device)[catalogue.order], scores[:, :count]
+            if boost.how == "add":
+                own += of_columns
+            else:
+                own.copy_(torch.where(own > 0, own * of_columns, own / of_columns))
+        return scores
+
+    def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged) -> Lists:
+        """The best of the columns that are not closed, under limits and relevance.
 
         Raises:
             ValueError: a score is NaN.
         """
-        scores = queries.new_empty(len(queries), catalogue.order.numel(), dtype=torch.float64)
-        for start, block, filled in catalogue.blocks(queries):
-            scores[:, start : start + filled] = block[:, :filled]
-        for boost, values in self.changes:
-            of_columns = values.to(scores.device)[catalogue.order]
-            if boost.how == "add":
-                scores += of_columns
-            else:
-                scores = torch.where(scores > 0, scores * of_columns, scores / of_columns)
-        if bool(scores.isnan().any()):
-            row = int(scores.isnan().any(1).nonzero()[0])
-            raise ValueError(f"the model scores row {row} of a batch with NaN; train or check the model")
-        return scores
-
-    def _lists(self, catalogue: Catalogue, scores: Tensor, open_mask: Tensor) -> Lists:
-        """The best of the open columns under limits and relevance."""
-        k, width = catalogue.k, scores.shape[1]
+        k, width = catalogue.k, catalogue.order.numel()
         length = k
         if self.limits:
             length = max(_FURTHER * k, BLOCK)
         if self.relevance is not None:
             length = max(length, self.relevance.pool)
+        at_closed = closed.rows * scores.shape[1] + closed.values
+        _check(scores.view(-1)[at_closed])
+        scores.view(-1)[at_closed] = NO_SCORE
         # choosing one item after the other is many small steps: work of the host
         host = torch.device("cpu")
         items = torch.full((len(scores), k), -1)
@@ -174,11 +173,15 @@ class Ruling:
         left = torch.arange(len(scores))
         while left.numel():
             length = min(length, max(width, 1))
-            best, columns = _best(scores[left], open_mask[left], length)
+            of_left = closed.take(left.to(closed.device))
+            at = of_left.rows * scores.shape[1] + of_left.values
+            own = scores if len(left) == len(scores) else scores[left.to(scores.device)]
+            best, columns = best_columns(own, length, width, at)
+            _check(best[:, 0])
             ranked = torch.where(columns < 0, columns, catalogue.order[columns.clamp(min=0)]).to(host)
-            best = best.to(host)
+            best = best.to(host).double()
             if not self.limits and self.relevance is None:
-                items[left, :length], values[left, :length] = ranked[:, :k], best[:, :k]
+                items[left, :length], values[left, :length] = ranked, best
                 break
             places, short_mask = pick(ranked, best, k, list(self.limits), self.relevance)
             known = places.clamp(min=0)
@@ -190,22 +193,35 @@ class Ruling:
         return Lists(items, values)
 
 
-def _best(scores: Tensor, open_mask: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` best open columns of scores [R, C]; -inf and -1 behind the last."""
-    width = -(-max(scores.shape[1], k + 1) // BLOCK) * BLOCK
-    padded = scores.new_full((len(scores), width), NO_SCORE)
-    padded[:, : scores.shape[1]] = scores.masked_fill(~open_mask, NO_SCORE)
-    rows, columns = (~open_mask).nonzero(as_tuple=True)
-    return best_columns(padded, k, scores.shape[1], rows * width + columns)
+def _check(scores: Tensor) -> None:
+    if bool(scores.isnan().any()):
+        raise ValueError("the model scores an item with NaN; train or check the model")
 
 
-def _marked(rows: Ragged, catalogue: Catalogue, shape: torch.Size) -> Tensor:
-    """[R, C] bool: the columns of the items of R rows."""
-    rows = rows.to(catalogue.device)
+def _closed(n_rows: int, barred: list[Ragged], allowed: tuple[Ragged, Tensor] | None, catalogue: Catalogue) -> Ragged:
+    """The columns that each of R rows may not have, each once.
+
+    Args:
+        n_rows: R.
+        barred: R rows of items each, which are closed.
+        allowed: R rows of items to which those of the rows [R] bool are restricted.
+    """
+    width, device = max(catalogue.order.numel(), 1), catalogue.device
+    keys = [torch.empty(0, dtype=torch.int64, device=device)]
+    keys += [_keys(rows.to(device), catalogue, width) for rows in barred]
+    if allowed is not None:
+        open_mask = torch.ones(n_rows, catalogue.order.numel(), dtype=torch.bool, device=device)
+        open_mask[allowed[1].to(device)] = False
+        open_mask.view(-1)[_keys(allowed[0].to(device), catalogue, width)] = True
+        keys.append((~open_mask).flatten().nonzero().flatten())
+    every = torch.unique(torch.cat(keys))
+    return Ragged.from_lengths(every % width, torch.bincount(every // width, minlength=n_rows))
+
+
+def _keys(rows: Ragged, catalogue: Catalogue, width: int) -> Tensor:
+    """``row * width + column`` of the items that the catalogue has."""
     columns = catalogue.position[rows.values]
-    mask = torch.zeros(shape, dtype=torch.bool, device=catalogue.device)
-    mask[rows.rows[columns >= 0], columns[columns >= 0]] = True
-    return mask
+    return (rows.rows * width + columns)[columns >= 0]
 
 
 def with_arguments(rules: Rules | Mapping[str, Any] | None, allow: Any, block: Any, columns: Columns) -> Rules:

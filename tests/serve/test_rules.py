@@ -204,8 +204,8 @@ def test_a_ranking_is_read_to_its_end_where_a_limit_passes_over_most(monkeypatch
     found = made.recommend(users="u", k=6, rules={"max_per": {"genre": 3}})
     assert found["what"].to_list() == [2, 3, 4, 595, 596, 597]
     lengths: list[int] = []
-    best = ruling._best
-    monkeypatch.setattr(ruling, "_best", lambda s, m, k: lengths.append(k) or best(s, m, k))
+    best = ruling.best_columns
+    monkeypatch.setattr(ruling, "best_columns", lambda s, k, *more: lengths.append(k) or best(s, k, *more))
     assert made.recommend(users="u", k=6, rules={"max_per": {"genre": 3}}).equals(found)
     assert lengths == [64, 256, 600]
 
