@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from recgraph.leaderboard.board import Board, load_board
@@ -35,11 +36,22 @@ def sheets(board: Board) -> list[Sheet]:
     return [sheet for sheet in found if sheet.tables or sheet.failures]
 
 
+def pictures(found: dict[str, list[Sheet]]) -> str:
+    """The pictures of all data sets, each a link to its tables; ``docs/make_pictures.py`` draws them."""
+    lines = ["## In pictures", ""]
+    for name, own in found.items():
+        for sheet in own:
+            anchor = re.sub(r"[^\w\- ]", "", sheet.title.lower()).replace(" ", "-")
+            title = f"{name}: {sheet.title}"
+            lines += [f"[{title}](#{anchor})", "", f"![{title}](pictures/board-{name}-{sheet.dataset}.png)", ""]
+    return "\n".join(lines)
+
+
 def page(experiments: Path = EXPERIMENTS) -> str:
     """The whole page, from what is in git alone."""
-    found = {board.name: sheets(board) for board in boards(experiments)}
-    parts = [markdown(own, name, level=2) for name, own in found.items() if own]
-    return "\n".join([HEAD, *(parts or [NONE])])
+    found = {board.name: own for board in boards(experiments) if (own := sheets(board))}
+    parts = [markdown(own, name, level=2) for name, own in found.items()]
+    return "\n".join([HEAD, *([pictures(found), *parts] if parts else [NONE])])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import ast
 import contextlib
 import importlib.util
 import io
+import itertools
+import logging
 import pkgutil
 import re
 import shlex
@@ -20,6 +22,8 @@ from typer.testing import CliRunner
 
 from recgraph import registry
 from recgraph.data.catalog.cards import Card
+from recgraph.runs.plots import KINDS
+from recgraph.train.config import TrainConfig
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -265,6 +269,19 @@ def _exists(name: str) -> bool:
     return True
 
 
+def test_pictures_are_small_shown_and_there() -> None:
+    root = DOCS.parent
+    shown = set()
+    for page in [*DOCS.glob("*.md"), *DOCS.glob("add/*.md"), root / "README.md"]:
+        for name in re.findall(r"!\[[^\]]+\]\(([^)#]+)\)", page.read_text("utf-8")):
+            assert (page.parent / name).is_file(), f"{page.name}: {name}; see docs/make_pictures.py"
+            shown.add((page.parent / name).resolve())
+    pictures = sorted((DOCS / "pictures").iterdir())
+    assert len(pictures) > 10
+    assert {path.name: path.stat().st_size for path in pictures if path.stat().st_size > 200_000} == {}
+    assert [path.name for path in pictures if path not in shown] == []
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     pages = {
@@ -361,3 +378,22 @@ def test_vectors_batch_and_rules_of_serving(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "rules.toml").write_text(blocks("serving.md", "toml")[0])
     read = Rules.read(tmp_path / "rules.toml")
     assert not fitted.recommend(users=[196], rules=read, exclude_seen=False)["item_id"].is_in([1682]).any()
+
+
+def test_watching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path))
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)  # pytest has the log
+    scope = run("watching.md")
+    assert (tmp_path / "curves.svg").read_text().startswith("<svg ")
+    assert [row["epoch"] for row in scope["curves"].rows] == [1, 2]
+    # the commands of the page are understood
+    settings = {
+        argument.partition("=")[0]
+        for arguments in commands("watching.md")
+        for option, argument in itertools.pairwise(arguments)
+        if option == "--set"
+    }
+    assert settings <= {*TrainConfig.model_fields}
+    table = (DOCS / "watching.md").read_text("utf-8").partition("| kind |")[2]
+    assert tuple(re.findall(r'^\| `"(\w+)"` ', table, re.MULTILINE)) == KINDS
