@@ -176,7 +176,7 @@ class IdMap:
     @classmethod
     def read(cls, path: Path) -> IdMap:
         """Load what :meth:`write` saved."""
-        values = pl.read_parquet(path).to_series()
+        values = pl.read_parquet(path, memory_map=False).to_series()
         return cls(values, as_uuid=values.name == _UUID)
 
     @cached_property

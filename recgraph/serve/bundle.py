@@ -33,8 +33,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import polars as pl
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save_file
 
 from recgraph import __version__, registry
 from recgraph.data.files import make_folder, replace_folder
@@ -44,7 +46,18 @@ from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 
-__all__ = ["FORMAT", "BundleError", "guard", "holds", "is_bundle", "load_model", "read_config", "write"]
+__all__ = [
+    "FORMAT",
+    "BundleError",
+    "guard",
+    "holds",
+    "is_bundle",
+    "load_frame",
+    "load_model",
+    "load_tensors",
+    "read_config",
+    "write",
+]
 
 #: raised when a change makes older readers misread newer bundles
 FORMAT = 1
@@ -261,7 +274,7 @@ def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) ->
         model = cls(cls.Config.of(config["config"])).build(space, config.get("seed") or 0)
     except ValueError as error:
         raise BundleError(f"{folder / 'config.json'} does not fit {cls.__name__}: {error}") from None
-    state = guard(folder / _MODEL, load_file)
+    state = guard(folder / _MODEL, load_tensors)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -291,10 +304,22 @@ def _load_space(folder: Path, config: Mapping[str, Any]) -> Space:
     sizes = config["space"]
     if "item_features" in config:
         schema = FeatureSchema.of(config["item_features"])
-        return FeatureSpace.of(sizes, features=ItemFeatures.from_tensors(schema, guard(folder / _FEATURES, load_file)))
+        return FeatureSpace.of(
+            sizes, features=ItemFeatures.from_tensors(schema, guard(folder / _FEATURES, load_tensors))
+        )
     if not (folder / "graph").is_dir():
         return Space.of(sizes)
     return GraphSpace.of(sizes, graph=guard(folder / "graph", HeteroGraph.load))
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, read into memory: a mapped file that is cut while it is served ends the process."""
+    return parse_tensors(path.read_bytes())
+
+
+def load_frame(path: Path) -> pl.DataFrame:
+    """A Parquet file, read into memory, see :func:`load_tensors`."""
+    return pl.read_parquet(path, memory_map=False)
 
 
 def guard(path: Path, read: Callable[[Path], T]) -> T:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import polars as pl
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from recgraph.data.columns import Columns, TimeUnit
@@ -362,7 +362,7 @@ class Recommender:
         """
         folder = Path(folder)
         config = bundle.read_config(folder, "recommender", _FILES, ("columns", "kind", "record"))
-        seen = guard(folder / "seen.safetensors", load_file)
+        seen = guard(folder / "seen.safetensors", bundle.load_tensors)
         return cls(
             bundle.load_model(folder, config["model"], torch.device(device)),
             guard(folder / "users.parquet", IdMap.read),
@@ -370,7 +370,7 @@ class Recommender:
             Ragged(seen["values"].to(torch.int64), seen["offsets"]),
             columns=Columns.of(config["columns"]),
             kind=config["kind"],
-            item_features=guard(folder / _FEATURES, pl.read_parquet) if _FEATURES in config["files"] else None,
+            item_features=guard(folder / _FEATURES, bundle.load_frame) if _FEATURES in config["files"] else None,
             record=config["record"],
             times=seen.get("times"),
             time_unit=config.get("time_unit", "none"),

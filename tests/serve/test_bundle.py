@@ -6,6 +6,8 @@ import json
 import os
 import pickletools
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,20 @@ def test_all_files_have_the_mode_that_the_mask_leaves(mask: int, file: int, plac
     assert {"model.safetensors", "seen.safetensors", "config.json", "items.parquet"} <= set(modes)
     assert set(modes.values()) == {file}
     assert (tmp_path / "bundle").stat().st_mode & 0o777 == place
+
+
+def test_files_that_are_cut_while_they_are_served(folder: Path) -> None:
+    """As a copy over the old files does it: a file that is only mapped would end the process."""
+    code = f"""
+import pathlib
+from recgraph.serve.recommender import Recommender
+served = Recommender.load({str(folder)!r})
+for path in pathlib.Path({str(folder)!r}).iterdir():
+    path.write_bytes(b"")
+print(len(served.recommend(users=["u1", "u2"], k=3, item_columns=["title"])))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr
 
 
 def test_round_trip(folder: Path) -> None:

@@ -94,12 +94,16 @@ class Batcher:
                         waiting.answer.set_result(answer)
 
     def _collect(self) -> list[_Waiting]:
-        """The next requests of one bundle, without those whose client has gone."""
+        """The next requests of one bundle, without those whose client has gone; one with rules is ranked by itself."""
         batch: list[_Waiting] = []
         n_users = 0
         while self._queue:
             first = self._queue[0]
-            fits = not batch or (first.served is batch[0].served and n_users + len(first.asked) <= _USERS)
+            fits = not batch or (
+                first.served is batch[0].served
+                and n_users + len(first.asked) <= _USERS
+                and not (first.asked.has_rules or batch[0].asked.has_rules)
+            )
             if not fits:
                 break
             self._queue.popleft()

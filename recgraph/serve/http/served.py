@@ -151,35 +151,36 @@ class Served:
 
     def _look_up(self, asked: Sequence[Asked]) -> list[_Found]:
         """The indices of all ids, looked up at once."""
-        recommender = self.recommender
-        users = self.reader.users.index([user for one in asked for user in one.users or ()])
-        rows = [row for one in asked for row in one.histories or ()]
-        items = self.reader.items.index([item for row in rows for item in row])
-        every = Ragged.from_lengths(
-            torch.tensor(items, dtype=torch.int64), torch.tensor([len(row) for row in rows], dtype=torch.int64)
-        )
-        known = every.filter(every.values >= 0)
-        index = torch.tensor(users, dtype=torch.int64)
-        own = recommender.seen.take(index.clamp(min=0))
-        own = own.first(torch.where(index >= 0, own.lengths, 0))
-        queries = []
-        n_users = n_rows = 0
-        for one in asked:
-            if one.users is not None:
-                queries.append(Query(index[n_users : n_users + len(one)], _rows(own, n_users, len(one))))
-                n_users += len(one)
-            else:
-                queries.append(Query(torch.full((len(one),), -1), _rows(known, n_rows, len(one))))
-                n_rows += len(one)
-        whole = Query(torch.cat([query.users for query in queries]), Ragged.cat([query.history for query in queries]))
+        of_users = self._query_of_users([user for one in asked for user in one.users or ()])
+        of_histories = self._query_of_histories([row for one in asked for row in one.histories or ()])
+        can_rank, device = self.recommender.model.can_rank, device_of(self.recommender.model)
         with torch.no_grad():  # a recommender's model is in evaluation mode
-            known_mask = recommender.model.can_rank(whole.to(device_of(recommender.model))).to("cpu")
+            masks = [can_rank(query.to(device)).to("cpu") if len(query) else None for query in (of_users, of_histories)]
         found = []
-        for one, query, mask in zip(asked, queries, torch.split(known_mask, [len(one) for one in asked]), strict=True):
+        ends = [0, 0]
+        for one in asked:
+            which = 0 if one.users is not None else 1
+            start = ends[which]
+            end = ends[which] = start + len(one)
+            query, mask = (of_users, of_histories)[which].rows(start, end), masks[which]
+            assert mask is not None
             given = sum(len(row) for row in one.histories or ())
-            kept = query.history.values.numel() if one.histories is not None else 0
-            found.append(_Found(query, mask, given - kept))
+            n_unknown = given - query.history.values.numel() if one.histories is not None else 0
+            found.append(_Found(query, mask[start:end], n_unknown))
         return found
+
+    def _query_of_users(self, users: list[Any]) -> Query:
+        seen, times = self.recommender.seen, self.recommender.times
+        index = torch.tensor(self.reader.users.index(users), dtype=torch.int64)
+        rows = index.clamp(min=0)
+        lengths = torch.where(index >= 0, seen.lengths[rows], 0)
+        when = None if times is None else times.take(rows).first(lengths)
+        return Query(index, seen.take(rows).first(lengths), when)
+
+    def _query_of_histories(self, rows: list[list[Any]]) -> Query:
+        items = torch.tensor(self.reader.items.index([item for row in rows for item in row]), dtype=torch.int64)
+        every = Ragged.from_lengths(items, torch.tensor([len(row) for row in rows], dtype=torch.int64))
+        return Query(torch.full((len(rows),), -1), every.filter(items >= 0))
 
     def _refusal(self, one: Asked, found: _Found) -> Refused | None:
         if one.popular or bool(found.known_mask.all()):
@@ -237,9 +238,7 @@ class Served:
         if len(query) == 1:
             return encode(query.to(device))
         order = query.history.lengths.argsort(stable=True)
-        parts = [
-            encode(Query(query.users[rows], query.history.take(rows)).to(device)) for rows in torch.split(order, GROUP)
-        ]
+        parts = [encode(query.take(rows).to(device)) for rows in torch.split(order, GROUP)]
         return torch.cat(parts)[order.argsort().to(device)]
 
     def _by_rules(self, one: Asked, found: _Found) -> Lists:
@@ -310,15 +309,5 @@ def _labels(one: Asked) -> pl.Series:
     return as_series(one.users, "users")
 
 
-def _rows(values: Ragged, start: int, count: int) -> Ragged:
-    """``count`` rows from ``start`` on."""
-    offsets = values.offsets[start : start + count + 1]
-    first, last = int(offsets[0]), int(offsets[-1])
-    return Ragged(values.values[first:last], offsets - first)
-
-
 def _take(query: Query, mask: Tensor) -> Query:
-    if bool(mask.all()):
-        return query
-    rows = mask.nonzero().flatten()
-    return Query(query.users[rows], query.history.take(rows))
+    return query if bool(mask.all()) else query.take(mask.nonzero().flatten())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from recgraph.serve.http.service import Service
 
 __all__ = ["listen", "run"]
 
-_log = logging.getLogger(__name__)
 #: seconds that requests in flight have when the service is asked to stop
 _GRACE_S = 30
 

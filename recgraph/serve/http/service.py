@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -22,8 +21,6 @@ from recgraph.serve.http.reloading import Outcome, Shelf
 from recgraph.serve.http.served import Served
 
 __all__ = ["Options", "Service"]
-
-_log = logging.getLogger(__name__)
 
 
 class Options(Config):

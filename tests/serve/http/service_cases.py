@@ -52,6 +52,8 @@ def recommender(
     )
     split = log.split("leave-one-out")
     model = make().build(Space(n_users=log.n_users, n_items=log.n_items), seed=seed)
+    if isinstance(model, SASRec) and model.gap_embedding is not None:
+        torch.nn.init.normal_(model.gap_embedding.weight, generator=generator)
     if isinstance(model, EASE):
         model.fit(split.train)
     elif isinstance(model, TrainableModel):

@@ -21,7 +21,12 @@ from recgraph.models.sequence.sasrec import SASRec
 from recgraph.serve.http.errors import Refused
 from recgraph.serve.recommender import Recommender
 
-MODELS = [lambda: SASRec(hidden_dim=8, max_len=20), LightGCN, EASE]
+MODELS = [
+    lambda: SASRec(hidden_dim=8, max_len=20),
+    lambda: SASRec(hidden_dim=8, max_len=20, time_gaps=True),
+    LightGCN,
+    EASE,
+]
 
 
 def rows_of(result: dict[str, Any], *columns: str) -> list[tuple[Any, ...]]:

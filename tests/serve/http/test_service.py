@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from recgraph.serve.bundle import BundleError
 from recgraph.serve.http.asked import Limits
 from recgraph.serve.http.batching import Batcher
 from recgraph.serve.http.served import Served
+from recgraph.serve.http.server import listen, run
+from recgraph.serve.http.service import Options, Service
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +264,10 @@ def test_requests_of_a_bundle_with_other_ids_meanwhile(tmp_path: Path) -> None:
         assert answer.status_code == 400
         assert "are texts" in json.loads(answer.text)["error"]
         assert http.post("/recommend", json={"user": "u5"}).status_code == 200
+
+
+@pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
+def test_without_the_extra(package: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"pip install 'recgraph\[api\]'"), listen("127.0.0.1", 0) as listening:
+        run(Service(bundle, Limits(), Options()), listening, ready=lambda: None)
