@@ -105,6 +105,9 @@ class ItemTower(nn.Module):
             [1 + n_items, D]. Within :meth:`sharing` all calls get the table of the first; in evaluation mode without
             gradients a table is kept until a parameter changes.
         """
+        if self.training or torch.is_grad_enabled():
+            # a step may follow, and fused optimisers do not count it as a change of the parameters
+            self._kept = None
         if self._shared is not None:
             if not self._shared:
                 self._shared.append(self._table(own, generator))
