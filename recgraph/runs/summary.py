@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recgraph.data.strategies import EVERYTHING
 from recgraph.notebook import block, table
 from recgraph.runs.record import RunRecord
 from recgraph.train.display import duration
@@ -61,7 +62,9 @@ def _kind(record: RunRecord) -> str:
 
 def _source(record: RunRecord) -> str:
     data = record.data
-    return data.dataset or (data.split or "a log" if data.nodes is None else f"a graph, {data.target}")
+    if data.nodes is not None:
+        return data.dataset or f"a graph, {data.target}"
+    return data.dataset or ("a log" if data.split in (None, EVERYTHING) else f"{data.split}")
 
 
 def _best(record: RunRecord) -> str:

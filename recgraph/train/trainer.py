@@ -295,9 +295,11 @@ class Trainer:
             return False
         newest, saved = found
         state = dict(saved.state)
-        if self._with_identities(state.pop("fingerprint")) != self._fingerprint():
+        there, here = self._with_identities(state.pop("fingerprint")), self._fingerprint()
+        if there != here:
             raise checkpoints.CheckpointError(
-                f"{newest} was made with other settings or data; resume with the same ones"
+                f"{newest} was made with other settings or data ({', '.join(_differing(there, here))}); resume with "
+                "the same ones"
             )
         self.stopping.load_state_dict(state.pop("stopping"))
         self.progress = Progress(**state)
@@ -340,3 +342,17 @@ class Trainer:
     def _call(self, event: str, *details: Any) -> None:
         for observer in self.observers:
             getattr(observer, event)(*details)
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The names of what differs between two fingerprints, settings by their own names."""
+    names: list[str] = []
+    for name in here:
+        was, now = there.get(name), here[name]
+        if was != now and isinstance(was, Mapping) and isinstance(now, Mapping):
+            # max_epochs is in one alone where the other has a schedule that does not depend on it
+            in_both = [key for key in now if key in was and was[key] != now[key]]
+            names += in_both or [key for key in dict.fromkeys([*now, *was]) if was.get(key) != now.get(key)]
+        elif was != now:
+            names.append(name)
+    return names

@@ -187,6 +187,7 @@ def test_init_items_of_a_run_on_all_are_a_leak(log: Interactions, caplog: pytest
 
 def test_a_run_on_all_is_resumed(log: Interactions, tmp_path: Path) -> None:
     run = fitted("sasrec", log, out=tmp_path / "run")
+    assert repr(run) == f"Run(sasrec on a log, fitted on all, in {tmp_path / 'run'})"
     again = fitted("sasrec", log, out=tmp_path / "run", resume=True)
     assert again.record == run.record
     with pytest.raises(ValueError, match="another"):

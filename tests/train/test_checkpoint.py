@@ -217,8 +217,16 @@ def test_a_checkpoint_from_before_a_setting_existed_is_resumed_where_the_setting
     (folder / "state.json").write_text(json.dumps(state))
     (folder / "checksums.json").unlink()
     assert trainer_of(toy(), [1.0], tmp_path).resume()
-    with pytest.raises(CheckpointError, match="other settings"):
+    with pytest.raises(CheckpointError, match=r"other settings or data \(schedule\)"):
         trainer_of(toy(), [1.0], tmp_path, schedule="cosine").resume()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_schedule_over_the_epochs_is_not_stretched_by_a_resumed_training(schedule: str, tmp_path: Path) -> None:
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=2, schedule=schedule).fit()
+    with pytest.raises(CheckpointError, match=r"other settings or data \(max_epochs\)"):
+        trainer_of(toy(), VALUES, tmp_path, max_epochs=4, schedule=schedule).resume()
+    assert trainer_of(toy(), VALUES, tmp_path, max_epochs=2, schedule=schedule).resume()
 
 
 def test_a_checkpoint_of_the_same_step_leaves_the_earlier_one(tmp_path: Path) -> None:
