@@ -155,6 +155,8 @@ _OPTIONAL = {
     "dgl": ("dgl", "DGL graphs in and out, a sparse backend", "pip install 'recgraph[dgl]'"),
     "faiss-cpu": ("faiss", "approximate nearest neighbours", "pip install 'recgraph[serve]'"),
     "tensorboard": ("tensorboard", "training curves in TensorBoard", "pip install 'recgraph[track]'"),
+    "mlflow-skinny": ("mlflow", "runs in MLflow", "pip install 'recgraph[track]'"),
+    "wandb": ("wandb", "runs in Weights & Biases", "pip install 'recgraph[track]'"),
     "psycopg": ("psycopg", "studies in PostgreSQL", "pip install 'recgraph[postgres]'"),
     "pandas": ("pandas", "pandas frames in and out", "pip install pandas"),
     "pyarrow": ("pyarrow", "arrow tables in and out", "pip install pyarrow"),

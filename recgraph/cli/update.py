@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recgraph.cli.output import Failure, note
+from recgraph.cli.watching import progress_wanted
 
 if TYPE_CHECKING:
     from recgraph.runs.run import Run
@@ -55,6 +56,7 @@ def update(
             force=force,
             seed=seed,
             device=device,
+            progress=progress_wanted(),
         )
     except (UpdateRefused, NonFiniteLoss) as error:
         raise Failure(str(error).replace("force=True keeps it", "--force keeps it")) from error

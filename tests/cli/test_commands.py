@@ -107,7 +107,9 @@ def test_models_shows_one() -> None:
 def test_doctor() -> None:
     facts = {row["name"]: row["value"] for row in rows("doctor")}
     assert facts["recgraph"] == __version__
-    assert {"torch", "threads", "cpu", "prepared data", "faiss-cpu", "torch on cpu"} <= set(facts)
+    assert {"torch", "threads", "cpu", "prepared data", "faiss-cpu", "mlflow-skinny", "wandb", "torch on cpu"} <= set(
+        facts
+    )
 
 
 def test_train_writes_the_resolved_configuration(run: Path) -> None:

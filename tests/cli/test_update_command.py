@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -49,6 +50,7 @@ def test_a_run_and_a_bundle_are_updated(part: str, run: Path, news: Path, tmp_pa
     assert done.exit_code == 0, done.output
     assert "new: 32 interactions, 2 users, 0 items" in done.output
     assert "after" in done.output
+    assert re.search(r"^epoch 2/2: loss \d", done.stderr, re.MULTILINE), "it is seen while it works"
     update = RunRecord.read(out).update
     assert update is not None
     assert (update["epochs"], update["replay"], update["learning_rate"]) == (2, 0.5, 1e-4)
