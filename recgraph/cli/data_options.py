@@ -71,6 +71,17 @@ _READING: dict[str, tuple[str, Any]] = {
         Annotated[str | None, _option("All columns of a csv without header: a,b,c.", "--names", metavar="NAMES")],
     ),
     "encoding": ("encoding", Annotated[str | None, _option("Of text, e.g. latin-1; else UTF-8.", "--encoding")]),
+    "item_features": (
+        "item_features",
+        Annotated[
+            str | None,
+            _option("A file of item features (titles, genres), one row an item.", "--item-features", metavar="FILE"),
+        ],
+    ),
+    "user_features": (
+        "user_features",
+        Annotated[str | None, _option("A file of user features, one row a user.", "--user-features", metavar="FILE")],
+    ),
     "drop_missing_ids": (
         "missing_ids",
         Annotated[bool, _option("Leave out rows without a user or an item.", "--drop-missing-ids")],
@@ -190,6 +201,7 @@ def _reading_of(options: dict[str, Any]) -> dict[str, Any]:
         given["missing_ids"] = "drop"
     if "names" in given:
         given["names"] = [name.strip() for name in given["names"].split(",")]
+    given |= {name: str(Path(given[name]).absolute()) for name in ("user_features", "item_features") if name in given}
     if given.get("separator") == "\\t":
         given["separator"] = "\t"
     return given

@@ -287,6 +287,8 @@ def load_data(
     encoding: str = "utf-8",
     time_format: str | None = None,
     missing_ids: MissingIds = "error",
+    user_features: Any = None,
+    item_features: Any = None,
 ) -> Interactions:
     """The interactions in files of one's own, as ``recgraph train --data`` reads them.
 
@@ -308,6 +310,8 @@ def load_data(
         encoding: of text files, e.g. ``"latin-1"``.
         time_format: of times that are texts in another form than ISO 8601, e.g. ``"%d/%m/%Y %H:%M"``.
         missing_ids: ``"drop"`` leaves out rows without a user or an item; they are an error by default.
+        user_features, item_features: side information: files (CSV, TSV, JSON lines, Parquet), or frames, with the log's
+            column of ids and one row an id.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -326,5 +330,9 @@ def load_data(
         encoding=encoding,
         time_format=time_format,
         missing_ids=missing_ids,
+        user_features=str(user_features) if isinstance(user_features, str | Path) else None,
+        item_features=str(item_features) if isinstance(item_features, str | Path) else None,
     )
-    return Interactions.from_files(LogFile(str(path), reading))
+    data = Interactions.from_files(LogFile(str(path), reading))
+    frames = [None if isinstance(given, str | Path) else given for given in (user_features, item_features)]
+    return data.with_features(*frames)

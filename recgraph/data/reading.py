@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import polars as pl
 from pydantic import Field
@@ -18,11 +18,12 @@ from recgraph.config import Config
 from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
 from recgraph.data.diagnose import Raw, Source, check_file, collect, explained, usual_separator
+from recgraph.data.feature_files import read_feature_file
 from recgraph.data.ingest import MissingIds
 from recgraph.data.packing import PACKED_SUFFIXES, check_encoding
 from recgraph.data.roles import NO_COLUMN, guess_columns
 
-__all__ = ["FileFormat", "LogFile", "Reading", "Scanned", "is_data_path"]
+__all__ = ["FEATURES", "FileFormat", "LogFile", "Reading", "Scanned", "is_data_path"]
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
 _SUFFIXES: dict[str, FileFormat] = {
@@ -38,6 +39,8 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".pq": "parquet",
     ".inter": "recbole",
 }
+#: the fields of :class:`Reading` that are paths
+FEATURES = ("user_features", "item_features")
 _ROLES = ("user", "item", "timestamp", "rating", "weight")
 _PATTERN = "*?["
 _log = logging.getLogger(__name__)
@@ -59,6 +62,13 @@ class Reading(Config):
         None, description="of times that are texts, e.g. %d/%m/%Y %H:%M; none: numbers, or ISO 8601 and the like"
     )
     missing_ids: MissingIds = Field("error", description='rows without a user or an item; "drop" leaves them out')
+    user_features: str | None = Field(None, description="a file of features, one row a user")
+    item_features: str | None = Field(None, description="a file of features, one row an item: titles, genres, ...")
+
+    def from_folder(self, folder: Path) -> Self:
+        """The reading with the paths of its files of features from a folder on."""
+        paths = {name: getattr(self, name) for name in FEATURES if getattr(self, name) is not None}
+        return self.model_copy(update={name: str((folder / path).absolute()) for name, path in paths.items()})
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ class LogFile:
             columns = self._columns(form, files[0])
             raws = [_scan(file, form, columns, reading) for file in files]
         raw = raws[0] if len(raws) == 1 else readers.together(Path(self.path), raws, columns)
-        return Scanned(raw, columns)
+        return Scanned(raw, columns, **self._features(columns))
 
     def completed(self) -> Reading:
         """The reading with the columns that were guessed, and ``"none"`` for those that the log does not have."""
@@ -141,7 +151,8 @@ class LogFile:
         """The files by their absolute path, with the columns that a scan has found."""
         names = columns.model_dump()
         roles = {role: names[role] or NO_COLUMN for role in _ROLES if role != "weight"}
-        return LogFile(str(Path(self.path).absolute()), self.reading.model_copy(update=roles))
+        reading = self.reading.model_copy(update=roles).from_folder(Path())
+        return LogFile(str(Path(self.path).absolute()), reading)
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells whether the files are the same: their number, size, latest change and the hash of their content.
@@ -186,6 +197,16 @@ class LogFile:
             _log.info("%s: %s%s", self.path, told, f"; no {' and no '.join(without)}" if without else "")
         return columns
 
+    def _features(self, columns: Columns) -> dict[str, pl.DataFrame]:
+        """The files of features that are given."""
+        found = {}
+        for name, role, key in zip(FEATURES, ("user", "item"), (columns.user, columns.item), strict=True):
+            path = getattr(self.reading, name)
+            if path is not None:
+                form = _format_of(check_file(path))
+                found[name] = read_feature_file(path, form, key, role, self.reading.encoding)
+        return found
+
     def _scan_recbole(self) -> Scanned:
         files = atomic.atomic_files(self.path)
         raw, types = atomic.scan_atomic(files["inter"], self.reading.encoding)
@@ -195,7 +216,7 @@ class LogFile:
             for side, key in (("user", columns.user), ("item", columns.item))
             if side in files
         }
-        return Scanned(raw, columns, **sides)
+        return Scanned(raw, columns, **{**sides, **self._features(columns)})
 
 
 def is_data_path(name: str) -> bool:

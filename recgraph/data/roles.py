@@ -9,7 +9,7 @@ from recgraph.data.columns import Columns
 from recgraph.data.diagnose import Source
 from recgraph.data.errors import AmbiguousColumnError, MissingColumnError
 
-__all__ = ["NO_COLUMN", "guess_columns"]
+__all__ = ["NO_COLUMN", "candidates_of", "guess_columns"]
 
 #: in place of a column's name: the log has no such column, and none is guessed
 NO_COLUMN = "none"
@@ -73,13 +73,17 @@ def guess_columns(names: Sequence[str], given: Mapping[str, str | None], source:
     return Columns(**chosen), [role for role in guessed if chosen[role] is not None]
 
 
-def _guess(role: str, free: Sequence[str], names: Sequence[str], source: Source) -> str | None:
+def candidates_of(role: str, names: Iterable[str]) -> list[str]:
+    """The names that are usual for a role; the library's own alone, where it is among them."""
     usual = _NAMES[role]
-    found = {name: _plain(name) for name in free if _plain(name) in usual}
+    found = {name: _plain(name) for name in names if _plain(name) in usual}
     # "product_id" stands beside "product", which is then the name of it
     found = {name: plain for name, plain in found.items() if f"{plain}id" not in found.values()}
-    own = [name for name, plain in found.items() if plain == (usual or ("",))[0]]
-    candidates = own or list(found)
+    return [name for name, plain in found.items() if plain == (usual or ("",))[0]] or list(found)
+
+
+def _guess(role: str, free: Sequence[str], names: Sequence[str], source: Source) -> str | None:
+    candidates = candidates_of(role, free)
     option = "time" if role == "timestamp" else role
     if len(candidates) > 1:
         none = f"; or {role}='none' where it is none of them" if role in _OPTIONAL else ""

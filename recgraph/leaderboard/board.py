@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from recgraph import registry
 from recgraph.config import Config, ConfigError, load_toml
 from recgraph.data.catalog.cards import card_files, data_name, find_card
-from recgraph.data.reading import is_data_path
+from recgraph.data.reading import FEATURES, is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
 from recgraph.imports import ImportFailed, import_all
@@ -183,6 +183,9 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     if "dataset" in found:
         raise ConfigError(f"dataset = {found['dataset']!r} and data exclude one another; give one of them")
     protocol = found.get("protocol", {})
+    table |= {
+        name: str((board.parent / table[name]).absolute()) for name in FEATURES if isinstance(table.get(name), str)
+    }
     if table:
         found["protocol"] = {**protocol, "reading": {**protocol.get("reading", {}), **table}}
     return found | {"dataset": str((board.parent / file).absolute())}

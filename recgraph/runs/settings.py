@@ -60,7 +60,11 @@ class DataConfig(Config):
             return {"dataset": dataset, "settings": values}
         if self.reading is not None:
             values["reading"] = self.reading.model_dump(mode="json", exclude_defaults=True)
-        return {"dataset": card.data.file, "settings": values, "file": LogFile(card.data.file).fingerprint()}
+        return {
+            "dataset": card.data.file,
+            "settings": values,
+            "file": LogFile(card.data.file, self.reading or Reading()).fingerprint(),
+        }
 
     def split_of(self, dataset: str) -> Split:
         """The split of a data set of the catalogue, or of files of one's own that are given by their path.

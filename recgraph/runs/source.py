@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.errors import DataError
-from recgraph.data.reading import LogFile
+from recgraph.data.reading import LogFile, Reading
 from recgraph.data.split import SealedSplit, Split
 from recgraph.runs.record import DataRecord
 from recgraph.runs.settings import DataConfig
@@ -50,21 +50,26 @@ def split_again(data: DataRecord, path: str | Path | None = None) -> Split | Non
     if data.dataset is None:
         return None
     settings = DataConfig.of(data.settings)
+    if path is not None and settings.reading is not None:  # it may be in another format now
+        settings = settings.model_copy(update={"reading": settings.reading.model_copy(update={"format": None})})
     if data.file is None:
         split = settings.split_of(data.dataset)
         check_split(split, data)
         return split
     place = str(Path(data.dataset if path is None else path).absolute())
+    file = LogFile(place, settings.reading or Reading())
     try:
         split = settings.split_of(place)
     except FileNotFoundError:
+        if _is_there(file):  # what is missing is a file of features
+            raise
         raise FileNotFoundError(f"the run was made from {place}, which is not there; {_FIX}") from None
     except DataError as error:
-        if _is_same(place, data.file):
+        if _is_same(file, data.file):
             raise
-        raise ValueError(f"{_changed(place, data.file)}. It cannot be read now: {error}") from None
-    if split.hash != data.split_hash and not _is_same(place, data.file):
-        raise ValueError(_changed(place, data.file))
+        raise ValueError(f"{_changed(file, data.file)}. It cannot be read now: {error}") from None
+    if split.hash != data.split_hash and not _is_same(file, data.file):
+        raise ValueError(_changed(file, data.file))
     check_split(split, data)
     return split
 
@@ -81,14 +86,21 @@ def check_split(split: Split | SealedSplit, data: DataRecord) -> None:
         )
 
 
-def _is_same(place: str, file: Mapping[str, Any]) -> bool:
-    return bool(LogFile(place).fingerprint()["sha256"] == file["sha256"])
+def _is_there(file: LogFile) -> bool:
+    try:
+        return bool(file.files)
+    except FileNotFoundError:
+        return False
 
 
-def _changed(place: str, file: Mapping[str, Any]) -> str:
-    now = LogFile(place).fingerprint()["sha256"]
+def _is_same(file: LogFile, then: Mapping[str, Any]) -> bool:
+    return bool(file.fingerprint()["sha256"] == then["sha256"])
+
+
+def _changed(file: LogFile, then: Mapping[str, Any]) -> str:
+    now = file.fingerprint()["sha256"]
     return (
-        f"{place} is not the file that the run was made from: its sha256 is {now[:12]}, that of the run's "
-        f"{file['sha256'][:12]}. A run is evaluated on the data that it was made from: {_FIX}, or train again on the "
+        f"{file.path} is not the file that the run was made from: its sha256 is {now[:12]}, that of the run's "
+        f"{then['sha256'][:12]}. A run is evaluated on the data that it was made from: {_FIX}, or train again on the "
         "new file"
     )

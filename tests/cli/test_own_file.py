@@ -215,6 +215,26 @@ def test_dirty_ids_from_a_file_to_a_recommendation() -> None:
     assert rows("recommend latin --user 1001 -k 1")[0]["sku"].startswith("Käse ")
 
 
+def test_item_features_beside_the_log() -> None:
+    log().to_csv("log.csv", index=False)
+    titles = pd.DataFrame({"sku": range(500, 540), "title": [f"Thing {n}" for n in range(40)]})
+    titles.to_csv("things.csv", index=False)
+    done("train popularity --data log.csv --item-features things.csv --out run")
+    found = rows("recommend run --user 1000 -k 2 --with title")
+    assert [row["title"] for row in found] == [f"Thing {row['sku'] - 500}" for row in found]
+    assert rows("evaluate run")
+    done("data init log.csv --item-features things.csv")
+    assert 'item_features = "things.csv"' in Path("log.toml").read_text()
+    done("train popularity --dataset log.toml --out other")
+    assert rows("recommend other --user 1000 -k 2 --with title") == found
+    titles.assign(title="Other").to_csv("things.csv", index=False)
+    features = rg.load_dataset("log.toml").item_features
+    assert features is not None
+    assert features["title"].unique().to_list() == ["Other"]
+    Path("things.csv").unlink()
+    assert "things.csv" in refused("evaluate run")
+
+
 def test_a_first_card_is_written_and_a_changed_file_is_prepared_again(caplog: pytest.LogCaptureFixture) -> None:
     Path("data").mkdir()
     log().rename(columns={"customer_id": "who"}).to_csv("data/my log.csv", index=False)

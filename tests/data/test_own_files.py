@@ -288,6 +288,26 @@ def test_date_formats(tmp_path: Path) -> None:
     assert str(rg.load_data(path, time_format="%Y%m%d").to_frame()["day"][0]) == "2024-12-31 00:00:00"
 
 
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "jsonl", "parquet"])
+def test_files_of_features(kind: str, tmp_path: Path) -> None:
+    films = pl.DataFrame({"itemId": list(range(9)), "title": [f"Film {n}" for n in range(9)], "year": [1990] * 9})
+    path = tmp_path / f"films.{kind}"
+    if kind == "parquet":
+        films.write_parquet(path)
+    else:
+        text = films.write_ndjson() if kind == "jsonl" else films.write_csv(separator=";")
+        path.write_bytes(gzip.compress(text.encode()) if kind.endswith("gz") else text.encode())
+    TABLE.write_csv(tmp_path / "log.csv")
+    for given in (path, films.rename({"itemId": "movieId"})):
+        data = rg.load_data(tmp_path / "log.csv", item_features=given)
+        assert data.item_features is not None
+        assert data.item_features.to_dicts()[3] == {"movieId": 3, "title": "Film 3", "year": 1990}
+    with pytest.raises(errors.MissingColumnError, match=r"user features need the column 'userId'.*'title'"):
+        rg.load_data(tmp_path / "log.csv", user_features=path)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        rg.load_data(tmp_path / "log.csv", item_features=tmp_path / "nothing.csv")
+
+
 def test_fingerprints_and_names_of_paths(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     TABLE.write_csv(path)

@@ -149,7 +149,8 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
     if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
         there = _read(card, cached=True)
         if isinstance(card, FileCard):
-            card.log_file.stamp()  # the card's own files must be there, for a copy of what is gone is stale
+            for path in card.paths:
+                LogFile(path).stamp()  # the card's own files must be there, for a copy of what is gone is stale
         if not is_changed(there.files):
             return there
         _log.info("dataset %s: %s has changed; it is prepared again", card.name, there.source)
@@ -170,7 +171,8 @@ def _prepare(card: AnyCard, given: Path | None, source: str | None) -> Prepared:
         if source not in (None, *card.kinds):
             raise ValueError(f"source = {source!r}: the card {card.name!r} is of files of your own")
         file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
-        stamps = [file.fingerprint()]  # before they are read: what changes meanwhile is prepared again the next time
+        # before they are read: what changes meanwhile is prepared again the next time
+        stamps = [file.fingerprint(), *stamped(map(Path, card.paths[1:]))]
         data, label = prepare_files(card, file), file.path
     else:
         from recgraph.data.catalog.logs import local_files, prepare_log

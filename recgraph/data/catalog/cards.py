@@ -33,7 +33,7 @@ from recgraph.data.catalog.card_tables import (
     Preparation,
 )
 from recgraph.data.catalog.sources import Folder, Generated, Local, Sha256, TableName, Url, Wheel
-from recgraph.data.reading import LogFile, Reading, is_data_path
+from recgraph.data.reading import FEATURES, LogFile, Reading, is_data_path
 
 __all__ = [
     "AnyCard",
@@ -182,6 +182,11 @@ class FileCard(Card):
         return LogFile(self.data.file, Reading(**self.data.model_dump(exclude={"file"})))
 
     @property
+    def paths(self) -> list[str]:
+        """The places of all its files."""
+        return [self.data.file, *(path for name in FEATURES if (path := getattr(self.data, name)) is not None)]
+
+    @property
     def sizes(self) -> dict[str, int]:
         return _sizes(self.expected)
 
@@ -192,11 +197,12 @@ class FileCard(Card):
     @property
     def place(self) -> str:
         """64 hex digits of the card and of where its files lie: two cards of one name may be of different files."""
-        return hashlib.sha256(f"{self.hash} {self.data.file}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.hash} {[str(file) for file in self.paths]}".encode()).hexdigest()
 
     def _content(self) -> dict[str, Any]:
         """Without the place of the files and their content: which file it was is recorded beside what was prepared."""
-        data = {**self.data.model_dump(mode="json", exclude_defaults=True), "file": Path(self.data.file).name}
+        data = self.data.model_dump(mode="json", exclude_defaults=True)
+        data |= {name: Path(data[name]).name for name in ("file", *FEATURES) if name in data}
         return {"data": data, "prepare": self.prepare.model_dump(mode="json"), "expected": self.sizes}
 
 
@@ -212,7 +218,10 @@ def _from_folder(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     data = values["data"]
     if not isinstance(data, Mapping) or not isinstance(data.get("file"), str):
         raise ConfigError("data must be a table with the place of the files: [data], file = ...")
-    return {**values, "data": {**data, "file": str((folder / data["file"]).absolute())}}
+    places = {
+        name: str((folder / data[name]).absolute()) for name in ("file", *FEATURES) if isinstance(data.get(name), str)
+    }
+    return {**values, "data": {**data, **places}}
 
 
 class GraphCard(Card):

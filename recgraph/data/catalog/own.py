@@ -15,7 +15,7 @@ from recgraph.data.catalog.cards import FileCard
 from recgraph.data.catalog.logs import check_counts, prepared
 from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
-from recgraph.data.reading import LogFile, Reading
+from recgraph.data.reading import FEATURES, LogFile, Reading
 
 __all__ = ["is_changed", "prepare_files", "stamped", "write_card"]
 
@@ -99,7 +99,7 @@ def write_card(path: str, out: Path | None = None, reading: Reading | None = Non
         FileExistsError: the card exists.
         ValueError: its name is none of a card; and what :meth:`Interactions.from_files` raises.
     """
-    file = LogFile(str(Path(path).absolute()), reading or Reading())
+    file = LogFile(str(Path(path).absolute()), (reading or Reading()).from_folder(Path()))
     card = out or Path(f"{FileCard.of_path(path).name}.toml")
     if card.suffix != ".toml":
         raise ValueError(f"--out {card}: the name of a card ends in .toml")
@@ -107,8 +107,9 @@ def write_card(path: str, out: Path | None = None, reading: Reading | None = Non
         raise FileExistsError(f"{card} exists; change it by hand, or give another --out")
     file = replace(file, reading=file.completed())
     data = Interactions.from_files(file)
-    place = os.path.relpath(file.path, card.absolute().parent)
-    values = {"file": place, **file.reading.model_dump(mode="json", exclude_defaults=True)}
+    values = {"file": file.path, **file.reading.model_dump(mode="json", exclude_defaults=True)}
+    folder = card.absolute().parent
+    values |= {name: os.path.relpath(values[name], folder) for name in ("file", *FEATURES) if name in values}
     text = _CARD.format(
         out=card,
         name=toml_text(card.stem),

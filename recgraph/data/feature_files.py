@@ -1,0 +1,69 @@
+"""Files of features of users or items: one row an id, columns of numbers, texts or lists."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from recgraph.data.diagnose import Source, check_file, collect, explained, usual_separator
+from recgraph.data.errors import MissingColumnError
+from recgraph.data.packing import check_encoding
+from recgraph.data.readers import check_header, header_of
+from recgraph.data.roles import candidates_of
+
+__all__ = ["read_feature_file"]
+
+
+def read_feature_file(path: str, suffix: str, key: str, role: str, encoding: str = "utf-8") -> pl.DataFrame:
+    """A frame of features with the key column of the log.
+
+    Args:
+        path: a CSV, TSV, JSON-lines or Parquet file, text files also packed.
+        suffix: its format: ``"csv"``, ``"tsv"``, ``"jsonl"`` or ``"parquet"``.
+        key: the log's column of ids; the file's may have another usual name of the role.
+        role: ``"user"`` or ``"item"``.
+        encoding: of a text file.
+
+    Raises:
+        FileNotFoundError: it does not exist.
+        DataError: it cannot be read, or has no column of ids.
+    """
+    source = Source("frame", check_file(path), encoding=check_encoding(encoding))
+    frame = _parquet(source) if suffix == "parquet" else _text(source, suffix, key, role)
+    own = key if key in frame.columns else _other_name(frame.columns, role, source, key)
+    return frame.rename({own: key})
+
+
+def _parquet(source: Source) -> pl.DataFrame:
+    assert source.path is not None
+    whole = Source("parquet", source.path)
+    return collect(pl.scan_parquet(source.path), whole)
+
+
+def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:
+    """A text file; the ids of a delimited one are read as texts, so that none is changed."""
+    plain, held = source.made_plain()
+    if suffix == "jsonl":
+        return collect(pl.scan_ndjson(plain.text, infer_schema_length=None), Source("jsonl", source.path))
+    with explained(source), source.open() as text:
+        line = next((line for line in text if line.strip()), "")
+    separator = "\t" if suffix == "tsv" else usual_separator(line) or ","
+    delimited = Source("delimited", source.path, separator, encoding=source.encoding, plain=plain.plain)
+    names = header_of(delimited)
+    check_header(delimited, names)
+    own = key if key in names else _other_name(names, role, delimited, key)
+    lazy = pl.scan_csv(plain.text, separator=separator, schema_overrides={own: pl.String}, infer_schema_length=None)
+    frame = collect(lazy, delimited)
+    del held
+    return frame
+
+
+def _other_name(names: list[str], role: str, source: Source, key: str) -> str:
+    found = candidates_of(role, names)
+    if len(found) != 1:
+        what = f"several may be it, {', '.join(map(repr, found))}" if found else "none has a usual name"
+        raise source.error(
+            MissingColumnError,
+            f"the {role} features need the column {key!r} of the log's {role} ids: {what}; the columns are "
+            f"{', '.join(map(repr, names))}",
+        )
+    return found[0]
