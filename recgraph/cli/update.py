@@ -13,18 +13,18 @@ from recgraph.cli.watching import progress_wanted
 if TYPE_CHECKING:
     from recgraph.runs.run import Run
 
-_DATA = "New interactions: a file or folder with the run's column names (csv, tsv, jsonl, parquet, .inter, .txt)."
+_DATA = "New interactions: a file, a folder or a pattern of files; columns are named like the run's, or guessed."
 _EPOCHS = "Over samples with new targets and replayed ones; the best is kept."
-_RATE = "Of the training; by default half of the run's."
+_RATE = "Of the training; by default a quarter of the run's."
 _VALID = "The newest share of the new log: validated on, and not trained on."
 _FORCE = "Keep a result that is worse than the run, or (--valid 0) not validated."
 
 
 def update(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
-    data: Annotated[Path, typer.Option("--data", metavar="FILE", help=_DATA)],
+    data: Annotated[str, typer.Option("--data", metavar="FILE", help=_DATA)],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="NEWRUN", help="Folder of the new run.")],
-    epochs: Annotated[int, typer.Option(min=1, help=_EPOCHS)] = 1,
+    epochs: Annotated[int, typer.Option(min=1, help=_EPOCHS)] = 2,
     replay: Annotated[float, typer.Option(min=0, max=1, help="Share of the old samples trained on again.")] = 0.1,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", help=_RATE)] = None,
     valid: Annotated[float, typer.Option(min=0, max=0.9, help=_VALID)] = 0.1,

@@ -18,6 +18,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, OrderedLog, Part
+from recgraph.data.reading import FileFormat, LogFile, Reading
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 
@@ -151,9 +152,10 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
     """New interactions as a log.
 
     Args:
-        given: a log; a frame; a file or folder in one of the formats of :meth:`Interactions.read`, or lines of
-            ``user item item ...`` (``.txt``). Columns are named like the run's or ``user``, ``item`` and
-            ``timestamp``; without a time, rows are in order.
+        given: a log; a frame with columns that are named like the run's or ``user``, ``item`` and ``timestamp``; or a
+            file, a folder or a pattern of files, see :class:`recgraph.data.reading.LogFile` (``.txt``: lines of
+            ``user item item ...``), whose columns are named like the run's or are guessed. Without a time, rows are in
+            order.
         recommender: of the run.
 
     Raises:
@@ -175,14 +177,15 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
 
 
 def _read_file(path: Path, columns: Columns) -> InteractionLog:
-    if path.suffix == ".txt":
-        return Interactions.from_sequences(path, user=columns.user, item=columns.item)
-    try:
-        return Interactions.read(path, user=columns.user, item=columns.item, timestamp=columns.timestamp)
-    except MissingColumnError:
-        if columns.timestamp is None:
-            raise
-    return Interactions.read(path, user=columns.user, item=columns.item)
+    """By the run's column names, as far as the file has them; the others are guessed."""
+    own = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
+    form: FileFormat | None = "sequences" if path.suffix == ".txt" else None
+    for names in (own, {**own, "timestamp": None}):
+        try:
+            return Interactions.from_files(LogFile(str(path), Reading(**names, format=form)))
+        except MissingColumnError:
+            continue
+    return Interactions.from_files(LogFile(str(path), Reading(format=form)))
 
 
 def _with_texts(log: InteractionLog, recommender: Recommender) -> InteractionLog:

@@ -201,7 +201,7 @@ class Run(BaseRun):
         new_log: Any,
         *,
         out: str | Path | None = None,
-        epochs: int = 1,
+        epochs: int = 2,
         replay: float = 0.1,
         learning_rate: float | None = None,
         valid: float = 0.1,
@@ -220,11 +220,11 @@ class Run(BaseRun):
 
         Args:
             new_log: new interactions: a log, a frame with the run's column names (or ``user``, ``item`` and
-                ``timestamp``), or a file of them. Each user's follow what is known of the user.
+                ``timestamp``), or files of them. Each user's follow what is known of the user.
             out: folder of the new run; written only when the update is accepted. None keeps it in memory.
             epochs: over samples with new targets and replayed ones; the best by validation is kept.
             replay: the share of old samples that is trained on again.
-            learning_rate: by default half of that of the run's training.
+            learning_rate: by default a quarter of that of the run's training.
             valid: share of the new log, its newest, that the update is validated on and not trained on: by time, or,
                 without times, of each user. 0: none, which needs ``force``.
             fold_in: whether that slice becomes part of the users' histories afterwards.

@@ -42,7 +42,7 @@ from recgraph.train.trainer import Trainer
 __all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "check_updatable", "update"]
 
 #: the learning rate of an update, as a share of that of the run's training
-RATE_SHARE = 0.5
+RATE_SHARE = 0.25
 _METRIC = "ndcg@10"
 #: below it every score of a model ends; items that a model does not know rank behind all that it knows
 _LOWEST = torch.finfo(torch.float32).min
@@ -71,7 +71,7 @@ class UpdateOptions:
         observers: called during the training.
     """
 
-    epochs: int = 1
+    epochs: int = 2
     replay: float = 0.1
     learning_rate: float | None = None
     valid: float = 0.1

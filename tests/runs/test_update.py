@@ -89,7 +89,7 @@ def test_every_model_takes_in_new_interactions_users_and_items(name: str, tmp_pa
     assert len(update["parent"]["digest"]) == 64
     if update["by"] == "training":
         assert update["optimiser"] == "kept"
-        assert update["epochs"] == 1
+        assert update["epochs"] == 2
     # the third day goes on from the second
     third = new.update(frame(range(3, 6), range(20, 25)), valid=0.3, force=True, device="cpu")
     assert len(third.recommender.users) == 12
@@ -336,9 +336,12 @@ def test_new_items_are_encoded_by_the_features_that_the_run_has_learnt(item_id_e
 
 
 def test_files_are_read(tmp_path: Path) -> None:
-    for name, write in (("new.parquet", NEW.write_parquet), ("new.csv", NEW.write_csv)):
-        write(tmp_path / name)
-        assert len(fitted("popularity").update(tmp_path / name, valid=0.3, force=True).recommender.users) == 12
+    run = fitted("popularity")
+    plain = NEW.rename({"who": "user_id", "what": "item_id", "when": "timestamp"})  # names that are guessed
+    known = run.update(NEW, valid=0.3, force=True).recommender.seen.values
+    for name, frame in (("new.parquet", NEW), ("new.csv", NEW), ("guessed.csv", plain)):
+        frame.write_parquet(tmp_path / name) if name.endswith("parquet") else frame.write_csv(tmp_path / name)
+        assert torch.equal(run.update(tmp_path / name, valid=0.3, force=True).recommender.seen.values, known)
     texts = log_of(OLD.with_columns(pl.col("what").cast(pl.String)))  # ids that a reader of CSV takes for integers
     run = rg.fit("popularity", texts.split(), seed=0)
     assert len(run.update(tmp_path / "new.csv", valid=0.3, force=True).recommender.items) == 14
