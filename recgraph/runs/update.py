@@ -365,14 +365,17 @@ def _warn_of_known(joined: Joined) -> None:
 
 
 def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
-    """What identifies a parent: the digest of its weights and ids, where it lies, and what it was made of."""
+    """What identifies a parent: the digest of its weights and ids, where it lies, what it was made of, and of its own
+    parent the digest alone: a record does not grow with the days."""
     state = hashlib.sha256()
     for name, value in sorted(parent.model.state_dict().items()):
         state.update(f"{name}:{list(value.shape)}:".encode())
         state.update(value.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().tobytes())
     state.update(parent.users.digest() + parent.items.digest())
-    names = ("seed", "fitted_on", "data", "update")
-    kept = {name: parent.record[name] for name in names if name in parent.record}
+    kept = {name: parent.record[name] for name in ("seed", "fitted_on", "data") if name in parent.record}
+    earlier = (parent.record.get("update") or {}).get("parent")
+    kept["generation"] = earlier["generation"] + 1 if earlier else 0
+    kept["parent"] = earlier["digest"] if earlier else None
     folder = None if checkpoint is None else str(checkpoint.parent)
     return {"digest": state.hexdigest(), "folder": folder, **kept}
 

@@ -94,7 +94,9 @@ def test_every_model_takes_in_new_interactions_users_and_items(name: str, tmp_pa
     third = new.update(frame(range(3, 6), range(20, 25)), valid=0.3, force=True, device="cpu")
     assert len(third.recommender.users) == 12
     assert third.record.update is not None
-    assert third.record.update["parent"]["update"]["parent"]["digest"] == update["parent"]["digest"]
+    assert (update["parent"]["generation"], update["parent"]["parent"]) == (0, None)
+    parent = third.record.update["parent"]
+    assert (parent["generation"], parent["parent"]) == (1, update["parent"]["digest"])
 
 
 @pytest.mark.parametrize("name", ["sasrec", "bprmf", "ease"])
