@@ -27,7 +27,16 @@ from recgraph.serve.bundle import guard
 from recgraph.serve.export import export
 from recgraph.serve.item_columns import ItemColumns
 from recgraph.serve.lists import Asked, Fallback, Lister
-from recgraph.serve.request import Request, answer, check_item_columns, is_all, of_all, of_histories, of_users, take
+from recgraph.serve.request import (
+    NoHistoryError,
+    Request,
+    answer,
+    check_item_columns,
+    is_all,
+    of_all,
+    of_histories,
+    of_users,
+)
 from recgraph.serve.rules import Rules
 from recgraph.serve.ruling import resolve, with_arguments
 from recgraph.serve.vectors import VECTOR, check_vectors, encode_items, encode_users, vector_frame
@@ -40,10 +49,6 @@ _FEATURES = "item_features.parquet"
 _log = logging.getLogger(__name__)
 # one for all recommenders: a recommender with a lock could not be pickled
 _counting = threading.Lock()
-
-
-class NoHistoryError(ValueError):
-    """Too little is known of a user to recommend items."""
 
 
 class Recommender:
@@ -203,6 +208,8 @@ class Recommender:
         Raises:
             NoHistoryError, ValueError: as there, when the first part is asked for or the user's own.
         """
+        if histories is not None and not is_all(users):
+            raise ValueError("give either users (of the training data) or histories (of new users)")
         asked = self._asked(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
         request = self._request(users, histories)
         for start in range(0, len(request.labels), batch_size):
@@ -230,6 +237,8 @@ class Recommender:
         made = with_arguments(rules, allow, block, self.columns)
         ruling = resolve(made, self.items, self._item_columns, self.model)
         self._add("unknown_items", ruling.n_unknown)
+        if ruling.n_unknown:
+            _log.warning("%d items of the rules are not known to the model; skipped", ruling.n_unknown)
         return Asked(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns), batch_size)
 
     def _request(self, users: Any, histories: Any) -> Request:
@@ -249,7 +258,7 @@ class Recommender:
             request, empty = request.without(empty), empty[:0]
         self._count(request, len(empty))
         if len(empty) and asked.fallback is None:
-            raise NoHistoryError(_no_history(request, empty))
+            raise NoHistoryError.of(request, empty)
         popularity = self.popularity if len(empty) else None
         lists = lister.lists(request, asked, empty, popularity, self.ann)
         return answer(request, lists, self.items, self.columns, self.item_features, asked.item_columns)
@@ -290,7 +299,7 @@ class Recommender:
         request = self._request(users, histories)
         empty = self._lister.unknown(request)
         if len(empty) and (histories is not None or not is_all(users)):
-            raise NoHistoryError(_no_history(request, empty))
+            raise NoHistoryError.of(request, empty)
         request = request.without(empty)
         self._count(request, 0)
         name = "user" if self.columns.user == VECTOR else self.columns.user
@@ -384,12 +393,3 @@ class Recommender:
         return block(
             "Recommender", {**facts, "fitted on": self.record.get("fitted_on"), "seed": self.record.get("seed")}
         )
-
-
-def _no_history(request: Request, empty: Tensor) -> str:
-    names = ", ".join(repr(label) for label in take(request.labels, empty[:3]).to_list())
-    more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
-    return (
-        f"nothing is known of user {names}{more}: no known item in the history; "
-        "give histories with known items, or fallback='popularity'"
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import narwhals as nw
 import numpy as np
@@ -57,6 +57,20 @@ class Request:
         keep_mask[rows] = False
         kept = self.take(keep_mask.nonzero().flatten())
         return replace(kept, n_unknown_items=self.n_unknown_items, n_unknown_users=self.n_unknown_users)
+
+
+class NoHistoryError(ValueError):
+    """Too little is known of a user to recommend items."""
+
+    @classmethod
+    def of(cls, request: Request, rows: Tensor) -> Self:
+        """The error that names the users of some rows."""
+        names = ", ".join(repr(label) for label in take(request.labels, rows[:3]).to_list())
+        more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+        return cls(
+            f"nothing is known of user {names}{more}: no known item in the history; "
+            "give histories with known items, or fallback='popularity'"
+        )
 
 
 def is_all(users: Any) -> bool:

@@ -266,10 +266,11 @@ def test_ids_may_be_texts_where_the_log_has_numbers() -> None:
         made.recommend(users=[1], rules={"block_for": {"x": [10]}})
 
 
-def test_unknown_items_of_rules_are_counted() -> None:
+def test_unknown_items_of_rules_are_counted(caplog: pytest.LogCaptureFixture) -> None:
     made = served()
     made.recommend(users="3", rules={"block": [1, 777], "block_for": {"3": [888, 2]}})
     assert made.counters["unknown_items"] == 2
+    assert "2 items of the rules are not known to the model" in caplog.text
 
 
 def test_the_index_is_not_asked_where_rules_apply() -> None:

@@ -61,6 +61,11 @@ def test_a_user_called_all_is_named_in_a_list() -> None:
     assert served.recommend(users="all", k=1)["user"].to_list() == ["all", "b"]
 
 
+def test_users_and_histories_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="give either users"):
+        list(serve(log()).stream(users=["1"], histories={"x": [1]}))
+
+
 def test_counters_count_a_stream_once() -> None:
     served = serve(log())
     list(served.stream(histories={"x": [1, 999], "y": [2, 998]}, batch_size=1, k=1))
