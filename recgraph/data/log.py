@@ -138,7 +138,8 @@ class InteractionLog:
         """Add users and items without interactions; their indices follow those of the log.
 
         Models that embed nodes through their relations (:class:`recgraph.models.MEOWRec`) can recommend such items, and
-        recommend to such users. Filters drop them, so filter first.
+        recommend to such users; sequence models with ``item_features`` can recommend such items. Filters drop them, so
+        filter first.
 
         Args:
             users, items: their ids (list, array or series); ids that the log already has are skipped.
