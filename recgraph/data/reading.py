@@ -223,7 +223,7 @@ def is_data_path(name: str) -> bool:
     """Whether a name is the path of a log rather than the name of a data card."""
     path = Path(name)
     is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or path.exists()
-    return not name.endswith(".toml") and (is_path or _suffix(path) in _SUFFIXES)
+    return bool(name) and not name.endswith(".toml") and (is_path or _suffix(path) in _SUFFIXES)
 
 
 def _suffix(path: Path) -> str:

@@ -319,7 +319,7 @@ def test_fingerprints_and_names_of_paths(tmp_path: Path) -> None:
     assert file.completed() == Reading.of(user="userId", item="movieId", timestamp="ts", rating="stars")
     for name in ("log.csv", "log.parquet", "a.jsonl.gz", "./log", "/data/log", "logs/*.x", "*.csv"):
         assert is_data_path(name)
-    for name in ("ml-100k", "card.toml", "/data/card.toml", "amazon-beauty"):
+    for name in ("", "ml-100k", "card.toml", "/data/card.toml", "amazon-beauty"):
         assert not is_data_path(name)
 
 
