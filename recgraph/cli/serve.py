@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,8 @@ def serve(
     from recgraph.serve.http.service import Options, Service
 
     torch.set_num_threads(1)
+    # the thread that reads and writes waits for the one that ranks this long, at most
+    sys.setswitchinterval(0.0005)
     limits = Limits(k=max_k, users=max_users, history=max_history, body_kib=max_body_kib)
     with listen(host, port) as listening:
         service = Service(bundle, limits, Options(threads=threads, device=device, poll_s=poll, admin=admin))

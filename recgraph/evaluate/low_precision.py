@@ -76,6 +76,10 @@ class LowPrecision(Catalogue):
         self._item_norm, self._item_error = self._norms(self._table)
         self.n_ranked = self.n_fallbacks = 0
 
+    def in_tiles_of(self, rows: int) -> None:
+        """None: it has a catalogue within."""
+        return None
+
     def for_length(self, k: int) -> None:
         """None: how many columns are scored again depends on the length."""
         return None

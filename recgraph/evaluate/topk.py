@@ -120,6 +120,8 @@ class Catalogue:
         self._low = low
         self._vectors = None if item_vectors is None else self._chunks(item_vectors)
         self._buffer = _Buffer()
+        #: rows of a tile -> whether its scores are those of a whole one, bit for bit
+        self._agree: dict[int, bool] = {}
 
     def _chunk_for(self, k: int) -> int:
         n_chunks = max(-(-self.order.numel() // CHUNK), 1)
@@ -138,6 +140,25 @@ class Catalogue:
         other = copy.copy(self)
         other.k = k
         return other
+
+    def in_tiles_of(self, rows: int) -> Catalogue | None:
+        """The same items for fewer users at a time, which costs less where few are ranked; sharing the vectors.
+
+        None where the processor's products of fewer rows have other last bits. The order in which a product is summed
+        does not depend on its values, so that one block of random ones tells.
+        """
+        other = copy.copy(self)
+        other.rows = rows
+        if self._vectors is None:
+            return other
+        if rows not in self._agree:
+            wanted = (self.rows, self._vectors[0].shape[0])
+            made = torch.from_numpy(numpy_generator(0, "tiles").standard_normal(wanted))
+            queries = made.to(self.device, self._vectors[0].dtype)
+            whole = next(self.blocks(queries, self._step))[1].clone()
+            parts = [next(other.blocks(part, self._step))[1].clone() for part in queries.split(rows)]  # type: ignore[no-untyped-call]
+            self._agree[rows] = torch.equal(whole, torch.cat(parts))
+        return other if self._agree[rows] else None
 
     def _chunks(self, vectors: Tensor) -> list[Tensor]:
         # [D, chunk] each, contiguous: the product with a transposed view costs nearly twice as much

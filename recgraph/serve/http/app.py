@@ -81,6 +81,8 @@ def make_app(service: Service) -> "FastAPI":
         exception_handlers={HTTPException: other},
     )
     body = {"required": True, "content": {_JSON: {"schema": {"type": "object", "properties": FIELDS}}}}
+    # the first of two routes answers; the second, whose handling costs more, is there for the description
+    app.add_route("/recommend", recommend, methods=["POST"], include_in_schema=False)
     app.post("/recommend", openapi_extra={"requestBody": body}, summary="Recommend items")(recommend)
     app.get("/health", summary="The bundle that is served")(health)
     app.get("/metrics", summary="Figures for Prometheus")(metrics)

@@ -86,7 +86,7 @@ class Shelf:
 
 def signature(path: Path) -> tuple[Any, ...] | None:
     """What changes when a file of the bundle does; None where there is no bundle, as while a folder is replaced."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
         folder = bundle_of(path).resolve(strict=True)
         files = [(file, file.stat()) for file in sorted(folder.rglob("*"))]
         return (folder, *((file, at.st_ino, at.st_size, at.st_mtime_ns) for file, at in files if file.is_file()))

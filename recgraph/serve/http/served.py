@@ -37,6 +37,9 @@ from recgraph.sparse.ragged import Ragged
 
 __all__ = ["Answer", "Served"]
 
+#: users of a tile of scores, where few are ranked
+_TILES = (16, 32, 64)
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -78,6 +81,7 @@ class Served:
         self.reader = Reader(recommender, limits)
         self.n_items = len(recommender.items)
         self._most = min(limits.k, self.n_items)
+        self._device = device_of(recommender.model)
         self._lister = lists.Lister(recommender.model, self.n_items)
         self._item_columns = ItemColumns(recommender.items, recommender.item_features, recommender.columns.item)
 
@@ -101,6 +105,8 @@ class Served:
         history = self.reader.items.ids.values[:1].to_list()
         whole = Asked("history", [None], None, [history], k=min(10, self._most))
         user = Asked("users", [None], self.recommender.users.values[:1].to_list(), None, popular=True)
+        for rows in _TILES:
+            self._lister.catalogue_for(min(10, self._most)).in_tiles_of(rows)
         for answer in self.answer([whole, user]):
             if isinstance(answer, Exception) and not isinstance(answer, Refused):
                 raise answer
@@ -153,7 +159,7 @@ class Served:
         """The indices of all ids, looked up at once."""
         of_users = self._query_of_users([user for one in asked for user in one.users or ()])
         of_histories = self._query_of_histories([row for one in asked for row in one.histories or ()])
-        can_rank, device = self.recommender.model.can_rank, device_of(self.recommender.model)
+        can_rank, device = self.recommender.model.can_rank, self._device
         with torch.no_grad():  # a recommender's model is in evaluation mode
             masks = [can_rank(query.to(device)).to("cpu") if len(query) else None for query in (of_users, of_histories)]
         found = []
@@ -228,6 +234,8 @@ class Served:
         users = torch.cat([query.users for query in queries])
         with torch.no_grad():
             vectors = torch.cat([self._encode(query, catalogue.device) for query in queries])
+            rows = next((rows for rows in _TILES if len(vectors) <= rows < catalogue.rows), None)
+            catalogue = (None if rows is None else catalogue.in_tiles_of(rows)) or catalogue
             ranked = catalogue.rank(vectors, seen, conventions, users)
         return {name: Lists(best.items.to("cpu"), best.scores.to("cpu")) for name, best in ranked.items()}
 
