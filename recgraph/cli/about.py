@@ -129,7 +129,8 @@ def _summary(key: str) -> dict[str, Any]:
 
     model = registry.load("model", key)
     fields = [setting.name for setting in model.Config.describe()]
-    return {"model": key, "what": _first_line(model), "update": _UPDATES[model.updated_by], "settings": fields}
+    (name,) = registry.written("model", key)
+    return {"model": name, "what": _first_line(model), "update": _UPDATES[model.updated_by], "settings": fields}
 
 
 def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:

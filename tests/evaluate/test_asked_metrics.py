@@ -27,7 +27,7 @@ from recgraph.evaluate.checks import seed_variance
 from recgraph.evaluate.metrics.base import Aggregate, Metric, RankedHits
 from recgraph.evaluate.metrics.rank import NDCG
 from recgraph.evaluate.protocol import CONVENTIONS
-from recgraph.evaluate.results import comparable
+from recgraph.evaluate.results import comparable, save_users
 from recgraph.evaluate.significance import over_seeds, over_users, standings
 
 CASES = random_cases(50, 60)
@@ -248,6 +248,15 @@ def test_a_metric_is_compared_where_the_lists_of_cut_offs_alone_differ() -> None
     assert [row.metric for row in seed_variance([one, other])] == ["ndcg@10"]
     # the longest cut-off of both is 20: whole lists are alike
     assert comparable(result(A, (10, 20)), other) == ["ndcg@10", "ndcg@20", "partial_auc@10"]
+
+
+def test_files_of_values_of_users_are_compared(tmp_path: Path) -> None:
+    """As a user does who evaluated one run at 10 and another at 5, 10 and 20."""
+    for name, values, cutoffs in (("a", A, (10,)), ("b", B, (5, 10, 20))):
+        save_users(result(values, cutoffs), tmp_path / f"{name}.parquet")
+    files = {name: tmp_path / f"{name}.parquet" for name in "ab"}
+    assert over_users(files["a"], files["b"], "ndcg@10").n == 80
+    assert "ndcg@10" in str(table(files))
 
 
 def test_it_is_the_same_number() -> None:
