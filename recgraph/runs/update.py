@@ -372,7 +372,9 @@ def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
         state.update(f"{name}:{list(value.shape)}:".encode())
         state.update(value.detach().to("cpu").contiguous().flatten().view(torch.uint8).numpy().tobytes())
     state.update(parent.users.digest() + parent.items.digest())
-    kept = {name: parent.record[name] for name in ("seed", "fitted_on", "data") if name in parent.record}
+    kept: dict[str, Any] = {
+        name: parent.record[name] for name in ("seed", "fitted_on", "data") if name in parent.record
+    }
     earlier = (parent.record.get("update") or {}).get("parent")
     kept["generation"] = earlier["generation"] + 1 if earlier else 0
     kept["parent"] = earlier["digest"] if earlier else None
