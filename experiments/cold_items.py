@@ -29,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ from recgraph.evaluate import evaluate
 from recgraph.evaluate.frames import ScoreMatrix
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.results import Result
-from recgraph.evaluate.significance import over_users
+from recgraph.evaluate.significance import Comparison, compare_values, over_users
 from recgraph.runs.record import provenance
 from recgraph.sparse.ragged import Ragged
 
@@ -182,7 +183,10 @@ def _cost(run: Any) -> dict[str, float]:
 
 
 def _comparison(a: Result, b: Result, metric: str) -> dict[str, Any]:
-    found = over_users(a, b, metric)
+    return _written(over_users(a, b, metric))
+
+
+def _written(found: Comparison) -> dict[str, Any]:
     return {
         "difference": found.difference,
         "interval": [found.interval.low, found.interval.high],
@@ -216,6 +220,27 @@ def main() -> None:
                 runs.append({**head, **task(name, variant, seed, made), "provenance": provenance()})
                 replace_text(json.dumps(record, indent=1) + "\n", given.out)
                 print(name, variant, seed, runs[-1]["test"]["metrics"], flush=True)
+    if given.task == "warm" and all("per_user" in run["test"] for run in runs):
+        record["over_users"] = _against_none(runs)
+        for run in runs:
+            del run["test"]["users"], run["test"]["per_user"]
+        replace_text(json.dumps(record, indent=1) + "\n", given.out)
+
+
+def _against_none(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Each variant against ``none`` over users, each of whom counts with the mean over the seeds."""
+    values: dict[str, dict[str, list[list[float]]]] = {}
+    for run in runs:
+        of_variant = values.setdefault(run["variant"], {})
+        for metric, users in run["test"]["per_user"].items():
+            of_variant.setdefault(metric, []).append(users)
+    base = values.pop("none", {})
+    found: dict[str, Any] = {}
+    for variant, metrics in values.items():
+        for metric in metrics.keys() & base.keys():
+            one = compare_values(np.mean(base[metric], 0), np.mean(metrics[metric], 0))
+            found.setdefault(variant, {})[metric] = {"against": "none", **_written(one)}
+    return found
 
 
 if __name__ == "__main__":
