@@ -7,10 +7,12 @@ import recgraph
 project = "recgraph"
 author = "the recgraph authors"
 version = release = recgraph.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
+# the notebooks are kept with their outputs: python docs/run_tutorials.py
+nb_execution_mode = "off"
 html_theme = "furo"
 html_title = f"recgraph {version}"
 autodoc_typehints = "none"
