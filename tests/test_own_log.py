@@ -1,0 +1,235 @@
+"""A team's own log, from the first minute to the hundredth day: what they typed, and where it went wrong.
+
+Each test is one of thirteen complaints of first users, in their order, with the commands and lines that led to it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import recgraph as rg
+from recgraph.cli.app import app
+
+TINY = ("--set", "hidden_dim=8", "--set", "n_layers=1", "--set", "n_heads=1", "--set", "max_epochs=2")
+USERS, ITEMS = 60, 40
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the team's log, in which their commands run; dates, ids of a warehouse, users with one event."""
+    folder = tmp_path_factory.mktemp("team")
+    draws = np.random.default_rng(0)
+    rows = []
+    for user in range(USERS):
+        length = 1 if user % 15 == 0 else 12
+        items = draws.choice(ITEMS, size=length, replace=False)
+        rows += [(1000 + user, 500 + int(item), f"2026-01-{day + 1:02}T08:00:00") for day, item in enumerate(items)]
+    pl.DataFrame(rows, schema=["customer_id", "sku", "event_time"], orient="row").write_csv(folder / "log.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(folder / "home"))
+        patch.setenv("COLUMNS", "200")
+        patch.chdir(folder)
+        yield folder
+
+
+def call(line: str, *more: str) -> Result:
+    return CliRunner().invoke(app, [*line.split(), *more])
+
+
+def works(line: str, *more: str) -> Result:
+    done = call(line, *more)
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def refused(line: str, *more: str) -> str:
+    done = call(line, *more)
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def served(team: Path) -> Path:
+    """A run that was fitted on all of the log."""
+    works("train sasrec --data log.csv --fit-on all --out served --seed 1", *TINY)
+    return team / "served"
+
+
+@pytest.fixture(scope="module")
+def tested(team: Path) -> Path:
+    """A run that was fitted on the training part."""
+    works("train sasrec --data log.csv --out tested --seed 1", *TINY)
+    return team / "tested"
+
+
+def test_1_the_served_model_knows_each_users_newest_item(team: Path, served: Path) -> None:
+    log = pl.read_csv(team / "log.csv")
+    newest = log.group_by("customer_id").agg(pl.col("sku").last())
+    works("recommend served --all -k 10 --out recommendations.parquet")
+    found = pl.read_parquet(team / "recommendations.parquet")
+    assert found["customer_id"].n_unique() == USERS
+    assert found.join(newest, on=["customer_id", "sku"]).is_empty()
+    # the same in Python, from a frame
+    data = rg.Interactions.from_frame(log, user="customer_id", item="sku", timestamp="event_time")
+    run = rg.fit(rg.models.Popularity(), data, seed=0)
+    assert run.recommend(users="all", k=10).join(newest, on=["customer_id", "sku"]).is_empty()
+
+
+def test_2_the_command_line_trains_on_a_file_and_sees_new_rows(team: Path) -> None:
+    (team / "growing.csv").write_text((team / "log.csv").read_text())
+    works("train popularity --data growing.csv --out before")
+    works("data init growing.csv")
+    works("train popularity --dataset growing.toml --out from-card-before")
+    with (team / "growing.csv").open("a") as file:
+        file.write("1001,9999,2026-02-01T08:00:00\n")
+    for given, out in (("--data growing.csv", "after"), ("--dataset growing.toml", "from-card-after")):
+        works(f"train popularity {given} --out {out}")
+        n_items = [json.loads((team / run / "record.json").read_text())["data"]["n_items"] for run in ("before", out)]
+        assert n_items[1] == n_items[0] + 1
+    assert "growing.csv" in refused("evaluate before")
+
+
+def test_3_a_second_day(team: Path, served: Path) -> None:
+    new = [(1001 + user, 500 + (user + step) % (ITEMS + 3), step) for user in range(40) for step in range(4)]
+    frame = pl.DataFrame(new, schema=["customer_id", "sku", "day"], orient="row")
+    frame = frame.select("customer_id", "sku", pl.format("2026-02-{}T08:00:00", pl.col("day") + 10).alias("event_time"))
+    frame.write_parquet(team / "new.parquet")
+    works("update served --data new.parquet --out second --force")
+    bundle = rg.load("second")
+    assert {1040, 540} <= {*bundle.users.values.to_list(), *bundle.items.values.to_list()}
+    assert len(bundle.items) > len(rg.load("served").items)
+    # more epochs on a finished run; a run that stopped for another reason names what differs
+    works("train sasrec --data log.csv --fit-on all --out served --seed 1 --resume", *TINY, "--set", "max_epochs=3")
+    assert len(rg.Run.open("served").history) == 3
+    message = refused("train sasrec --data log.csv --fit-on all --out served --seed 1 --resume", *TINY, "--set", "dropout=0.1")
+    assert "dropout" in message
+
+
+def test_4_vectors_with_their_ids(team: Path, served: Path) -> None:
+    works("vectors served --out items.parquet")
+    items = pl.read_parquet(team / "items.parquet")
+    assert items.columns[0] == "sku"
+    run = rg.Run.open("served")
+    users = run.user_vectors(histories={"new": items["sku"].head(3).to_list()})
+    best = run.recommend(histories={"new": items["sku"].head(3).to_list()}, k=1, exclude_seen=False)
+    vector = np.asarray(users[users.columns[1]].to_list())[0]
+    scores = np.asarray(items[items.columns[1]].to_list()) @ vector
+    assert items["sku"][int(scores.argmax())] == best["sku"].item()
+
+
+def test_5_a_training_is_seen(team: Path, tested: Path) -> None:
+    arguments = ["train", "sasrec", "--data", "log.csv", "--out", "seen", "--log-file", "train.log", *TINY]
+    piped = subprocess.run(
+        [sys.executable, "-m", "recgraph.cli", *arguments], capture_output=True, text=True, check=True, cwd=team
+    )
+    assert len(re.findall(r"epoch +\d", piped.stderr)) >= 1
+    assert "epoch" in (team / "train.log").read_text()
+    run = rg.Run.open("tested")
+    for shown in (run, run.evaluate("valid"), rg.load_data("log.csv"), run.split):
+        assert " at 0x" not in repr(shown)
+        assert "<table" in shown._repr_html_()
+    assert "<svg" in run.plot()._repr_html_()
+    assert "sasrec" in works("-v evaluate tested --split valid").output.lower()
+
+
+def test_6_parts_of_ones_own_in_one_file(team: Path) -> None:
+    (team / "mine.py").write_text(
+        "import recgraph as rg\n"
+        "from recgraph.evaluate.metrics.base import Metric\n\n\n"
+        "@rg.register('model')\nclass Mine(rg.models.Popularity):\n    'Popularity by another name.'\n\n\n"
+        "@rg.register('metric')\nclass Foremost(Metric):\n    'Whether the first item is relevant.'\n\n"
+        "    name = 'foremost'\n\n"
+        "    def compute(self, ranked, k):\n        return ranked.hits[:, 0].double()\n"
+    )
+    works("train mine --data log.csv --out own --import mine.py")
+    assert "foremost@5" in works("evaluate own --import mine.py -m foremost@5").stdout
+    assert "--import" in refused("recommend own --user 1001")
+
+
+def test_7_ids_that_pandas_made_floats_and_a_text_among_numbers(
+    team: Path, caplog: pytest.LogCaptureFixture, capsys: Any
+) -> None:
+    frame = pd.DataFrame({"user": [1.0, 1.0, 1.0, 2.0, 2.0, np.nan], "item": [1000.0, 1001.0, 1002.0, 1000.0, 1003.0, 1.0]})
+    data = rg.Interactions.from_frame(frame.dropna(), user="user", item="item")
+    run = rg.fit(rg.models.Popularity(), data, seed=0)
+    found = run.recommend(users=[2], k=3, allow=[1001, 1002])
+    assert found["item"].tolist() == [1001, 1002]
+    assert "integer" in found["item"].dtype.name or found["item"].dtype.kind == "i"
+    (team / "text.csv").write_text("user,item\n1,10\n1,11\n2,unknown\n2,10\n")
+    with caplog.at_level("WARNING", logger="recgraph"):
+        rg.load_data("text.csv")
+    assert re.search(r"text\.csv.*line 4", caplog.text)
+    (team / "twice.csv").write_text("user,item,item\n1,10,11\n")
+    assert "item" in refused("train popularity --data twice.csv --out twice")
+
+
+def test_8_any_metric_by_one_name_and_no_typo_passes(team: Path, tested: Path) -> None:
+    assert "Did you mean" in refused("evaluate tested -m ndgc@5")
+    printed = works("evaluate tested --split valid -m ndcg@5 -m catalogue_coverage@5 -m novelty@5").stdout
+    assert all(name in printed for name in ("ndcg@5", "catalogue_coverage@5", "novelty@5"))
+    results = rg.Run.open("tested").evaluate("valid", metrics=("ndcg@10",))
+    assert list(results["keep"].metrics) == ["ndcg@10"]
+    assert "catalogue_coverage" in rg.evaluate.names()
+
+
+def test_9_a_cutoff_beyond_all_items(team: Path, tested: Path) -> None:
+    works("evaluate tested --split valid --cutoff 100000")
+    results = rg.Run.open("tested").evaluate("valid", cutoffs=(ITEMS, 10**6), metrics=("ndcg", "recall"))
+    assert results["keep"]["ndcg@1000000"] == results["keep"][f"ndcg@{ITEMS}"]
+
+
+def test_10_a_metric_is_compared_whatever_other_cutoffs_were_listed(team: Path, tested: Path) -> None:
+    from recgraph.evaluate.significance import over_users
+
+    run = rg.Run.open("tested")
+    one, more = run.evaluate("valid", cutoffs=(10,)), run.evaluate("valid", cutoffs=(5, 10, 20))
+    assert over_users(one["keep"], more["keep"], "ndcg@10").difference == 0
+    with pytest.raises(rg.evaluate.ProtocolMismatch, match="seen"):
+        over_users(one["keep"], more["exclude"], "ndcg@10")
+
+
+def test_11_the_part_that_was_learnt_is_not_evaluated(team: Path, served: Path) -> None:
+    works("train sasrec --data log.csv --fit-on train+valid --out both --seed 1", *TINY)
+    assert "fitted on train+valid" in refused("evaluate both --split valid")
+    assert "fitted on all" in refused("evaluate served")
+
+
+def test_12_graphs_keep_labels_and_masks() -> None:
+    from torch_geometric.data import Data
+
+    from recgraph.graph.hetero import HeteroGraph
+
+    draws = torch.Generator().manual_seed(0)
+    data = Data(x=torch.rand(30, 4, generator=draws), edge_index=torch.randint(30, (2, 90), generator=draws))
+    data.y = torch.arange(30) % 3
+    data.train_mask = torch.arange(30) < 12
+    data.val_mask = (torch.arange(30) >= 12) & (torch.arange(30) < 20)
+    data.test_mask = torch.arange(30) >= 20
+    graph = HeteroGraph.from_pyg(data)
+    back = graph.to_pyg()
+    assert graph.node_types == ("node",)
+    assert back is not None
+
+
+def test_13_bundles_can_be_read_and_damage_is_named(team: Path, served: Path, tested: Path) -> None:
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (served / "bundle").rglob("*") if path.is_file()}
+    assert len(modes) == 1
+    assert "--resume" not in refused("evaluate served/bundle")
+    (team / "damaged").mkdir()
+    (team / "damaged" / "record.json").write_text("{")
+    assert "record.json" in refused("evaluate damaged")
