@@ -64,8 +64,9 @@ def main(names: list[str]) -> None:
     for path in paths:
         with tempfile.TemporaryDirectory() as folder:
             notebook = run(path, Path(folder))
+            text = nbformat.writes(notebook).replace(folder, "~")
         temporary = path.with_name(f".{path.name}")
-        nbformat.write(notebook, temporary)
+        temporary.write_text(text + "\n", encoding="utf-8")
         temporary.replace(path)
         print(f"{path.name}: {len(notebook.cells)} cells")
 

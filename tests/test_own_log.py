@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,9 +21,11 @@ import torch
 from typer.testing import CliRunner, Result
 
 import recgraph as rg
+from recgraph import registry
 from recgraph.cli.app import app
 
-TINY = ("--set", "hidden_dim=8", "--set", "n_layers=1", "--set", "n_heads=1", "--set", "max_epochs=2")
+SMALL = ("--set", "hidden_dim=8", "--set", "n_layers=1", "--set", "n_heads=1")
+TINY = (*SMALL, "--set", "max_epochs=2")
 USERS, ITEMS = 60, 40
 
 
@@ -114,10 +115,10 @@ def test_3_a_second_day(team: Path, served: Path) -> None:
     assert {1040, 540} <= {*bundle.users.values.to_list(), *bundle.items.values.to_list()}
     assert len(bundle.items) > len(rg.load("served").items)
     # more epochs on a finished run; a run that stopped for another reason names what differs
-    works("train sasrec --data log.csv --fit-on all --out served --seed 1 --resume", *TINY, "--set", "max_epochs=3")
+    again = "train sasrec --data log.csv --fit-on all --out served --seed 1 --resume"
+    works(again, *SMALL, "--set", "max_epochs=3")
     assert len(rg.Run.open("served").history) == 3
-    message = refused("train sasrec --data log.csv --fit-on all --out served --seed 1 --resume", *TINY, "--set", "dropout=0.1")
-    assert "dropout" in message
+    assert "dropout" in refused(again, *TINY, "--set", "dropout=0.1")
 
 
 def test_4_vectors_with_their_ids(team: Path, served: Path) -> None:
@@ -142,12 +143,12 @@ def test_5_a_training_is_seen(team: Path, tested: Path) -> None:
     run = rg.Run.open("tested")
     for shown in (run, run.evaluate("valid"), rg.load_data("log.csv"), run.split):
         assert " at 0x" not in repr(shown)
-        assert "<table" in shown._repr_html_()
+        assert shown._repr_html_().startswith('<div class="recgraph">')
     assert "<svg" in run.plot()._repr_html_()
-    assert "sasrec" in works("-v evaluate tested --split valid").output.lower()
+    assert "predicted peak" in works("-v evaluate tested --split valid").stderr
 
 
-def test_6_parts_of_ones_own_in_one_file(team: Path) -> None:
+def test_6_parts_of_ones_own_in_one_file(team: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (team / "mine.py").write_text(
         "import recgraph as rg\n"
         "from recgraph.evaluate.metrics.base import Metric\n\n\n"
@@ -158,18 +159,19 @@ def test_6_parts_of_ones_own_in_one_file(team: Path) -> None:
     )
     works("train mine --data log.csv --out own --import mine.py")
     assert "foremost@5" in works("evaluate own --import mine.py -m foremost@5").stdout
+    monkeypatch.setattr(registry, "_registered", {})  # as in a new process
     assert "--import" in refused("recommend own --user 1001")
 
 
-def test_7_ids_that_pandas_made_floats_and_a_text_among_numbers(
-    team: Path, caplog: pytest.LogCaptureFixture, capsys: Any
-) -> None:
-    frame = pd.DataFrame({"user": [1.0, 1.0, 1.0, 2.0, 2.0, np.nan], "item": [1000.0, 1001.0, 1002.0, 1000.0, 1003.0, 1.0]})
+def test_7_ids_that_pandas_made_floats_and_a_text_among_numbers(team: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frame = pd.DataFrame(
+        {"user": [1.0, 1.0, 1.0, 2.0, 2.0, np.nan], "item": [1000.0, 1001.0, 1002.0, 1000.0, 1003.0, 1.0]}
+    )
     data = rg.Interactions.from_frame(frame.dropna(), user="user", item="item")
     run = rg.fit(rg.models.Popularity(), data, seed=0)
     found = run.recommend(users=[2], k=3, allow=[1001, 1002])
-    assert found["item"].tolist() == [1001, 1002]
-    assert "integer" in found["item"].dtype.name or found["item"].dtype.kind == "i"
+    assert sorted(found["item"].tolist()) == [1001, 1002]
+    assert found["item"].dtype.kind == "i"
     (team / "text.csv").write_text("user,item\n1,10\n1,11\n2,unknown\n2,10\n")
     with caplog.at_level("WARNING", logger="recgraph"):
         rg.load_data("text.csv")
@@ -179,7 +181,9 @@ def test_7_ids_that_pandas_made_floats_and_a_text_among_numbers(
 
 
 def test_8_any_metric_by_one_name_and_no_typo_passes(team: Path, tested: Path) -> None:
-    assert "Did you mean" in refused("evaluate tested -m ndgc@5")
+    message = refused("evaluate tested -m ndgc@5")
+    assert "'ndgc'" in message
+    assert "ndcg" in message
     printed = works("evaluate tested --split valid -m ndcg@5 -m catalogue_coverage@5 -m novelty@5").stdout
     assert all(name in printed for name in ("ndcg@5", "catalogue_coverage@5", "novelty@5"))
     results = rg.Run.open("tested").evaluate("valid", metrics=("ndcg@10",))
