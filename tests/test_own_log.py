@@ -188,7 +188,7 @@ def test_8_any_metric_by_one_name_and_no_typo_passes(team: Path, tested: Path) -
     assert all(name in printed for name in ("ndcg@5", "catalogue_coverage@5", "novelty@5"))
     results = rg.Run.open("tested").evaluate("valid", metrics=("ndcg@10",))
     assert list(results["keep"].metrics) == ["ndcg@10"]
-    assert "catalogue_coverage" in rg.evaluate.names()
+    assert "catalogue_coverage" in registry.written("metric")
 
 
 def test_9_a_cutoff_beyond_all_items(team: Path, tested: Path) -> None:
@@ -224,10 +224,13 @@ def test_12_graphs_keep_labels_and_masks() -> None:
     data.train_mask = torch.arange(30) < 12
     data.val_mask = (torch.arange(30) >= 12) & (torch.arange(30) < 20)
     data.test_mask = torch.arange(30) >= 20
-    graph = HeteroGraph.from_pyg(data)
-    back = graph.to_pyg()
-    assert graph.node_types == ("node",)
-    assert back is not None
+    graph, task = HeteroGraph.from_pyg_with_task(data)
+    back = graph.to_pyg(task)
+    for name in ("y", "train_mask", "val_mask", "test_mask"):
+        assert back["node"][name].equal(data[name])
+    model = rg.models.MEOW(metapaths=("node-node",), hidden_dim=8, n_clusters=(3,))
+    run = rg.fit_graph(model, graph, seed=0, max_epochs=1)
+    assert run.evaluate(task).linear
 
 
 def test_13_bundles_can_be_read_and_damage_is_named(team: Path, served: Path, tested: Path) -> None:
