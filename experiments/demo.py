@@ -109,10 +109,10 @@ NEXT = """
 What to try next (the environment is in .venv):
   .venv/bin/recgraph data list                                   what other data there is
   .venv/bin/recgraph models mclrec                               what can be set
-  .venv/bin/recgraph train mclrec --dataset ml-100k --out runs/mine --set hidden_dim=128 --seed 1
-  .venv/bin/recgraph evaluate runs/mine                          its test metrics
-  .venv/bin/recgraph recommend runs/mine --user 1 --with title   ten films
-Your own log is one call away: rg.Interactions.from_frame(frame, user=..., item=..., timestamp=...)"""
+  .venv/bin/recgraph train mclrec --dataset ml-100k --out runs/mine --refit --set hidden_dim=128 --seed 1
+  .venv/bin/recgraph evaluate runs/mine/selection                test metrics of the fit that chose the epoch
+  .venv/bin/recgraph recommend runs/mine --user 1 --with title   ten films, by the fit on everything
+  .venv/bin/recgraph train mclrec --data log.csv --out runs/own  your own log: csv, tsv, jsonl or parquet"""
 
 
 if __name__ == "__main__":
