@@ -284,9 +284,8 @@ def test_pictures_are_small_shown_and_there() -> None:
 
 def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
-    pages = {
-        path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md") if "_build" not in path.parts
-    }
+    found = [*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")]
+    pages = {path.relative_to(DOCS).with_suffix("").as_posix() for path in found if "_build" not in path.parts}
     listed = set(re.findall(r"^([a-z/_-]+)$", index, flags=re.MULTILINE))
     assert pages - {"index"} == listed
 
