@@ -65,15 +65,21 @@ class Progress:
 
 
 class Clock:
-    """Adds the time since it was made or last updated to a training's progress."""
+    """Adds the time since it was made or last updated to a training's progress; made at the start of an epoch.
+
+    In a resumed training an epoch began in another process: its time there is what the progress has beyond the last
+    row of the history.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
+        self._before = progress.seconds - (progress.history[-1]["seconds"] if progress.history else 0.0)
         self._began = self._wall = time.perf_counter()
         self._cpu = time.process_time()
 
     def epoch_seconds(self) -> float:
-        return time.perf_counter() - self._began
+        """Of all processes that worked on the epoch, as :attr:`Progress.targets` counts them."""
+        return self._before + time.perf_counter() - self._began
 
     def update(self) -> None:
         wall, cpu = time.perf_counter(), time.process_time()

@@ -393,6 +393,42 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
+class Paced(Observer):
+    """Each batch takes two seconds; keeps the speeds that are shown and those of the log."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.shown, self.logged = 0.0, list[float](), list[float]()
+        monkeypatch.setattr("recgraph.train.progress.time.perf_counter", lambda: self.now)
+
+    def advance(self) -> None:
+        self.now += 2
+
+    def step(self, terms: Mapping[str, float], speed: float) -> None:
+        self.shown.append(speed)
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        self.logged.append(row["targets_per_second"])
+
+
+@pytest.mark.parametrize("stop_after", [25, 45, 45 + 25])
+def test_a_resumed_epoch_has_the_speed_of_all_its_batches(
+    tmp_path: Path, stop_after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values, paced = [1.0] * 45, Paced(monkeypatch)
+    stopped = trainer_of(toy(), values, tmp_path, max_epochs=2)
+    stopped.observers = [paced, StopAt(stop_after)]
+    with pytest.raises(TrainingInterrupted):
+        stopped.fit()
+    resumed = trainer_of(toy(), values, tmp_path, max_epochs=2)
+    assert resumed.resume()
+    paced.now += 1000  # between the two nothing is trained
+    resumed.observers = [paced]
+    resumed.fit()
+    assert paced.logged == pytest.approx([0.5, 0.5])
+    assert paced.shown == pytest.approx([0.5] * len(paced.shown))
+    assert len(paced.shown) >= 3
+
+
 class Steps(Observer):
     """The step of the newest checkpoint at the end of each epoch."""
 
