@@ -132,7 +132,7 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
         precision: ``"no"`` or ``"bf16"``.
 
     Raises:
-        ValueError: the device is not there.
+        ValueError: the device is not there, or it names one card where a launcher gave this process another.
     """
     picked = pick_device(device)
     # Accelerate keeps one state a process and refuses another device or precision; each run makes a new one
@@ -140,5 +140,10 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=picked.type == "cpu")
     if picked.index is not None:  # Accelerate itself knows only "the GPU of this process"
+        if accelerator.num_processes > 1 and accelerator.device != picked:
+            raise ValueError(
+                f"device = {device!r} names one card for all {accelerator.num_processes} processes; the launcher gave "
+                f"this one {accelerator.device}: leave device out, and choose cards with CUDA_VISIBLE_DEVICES"
+            )
         accelerator.state.device = picked
     return accelerator

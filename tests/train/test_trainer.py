@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -306,6 +307,21 @@ def test_a_run_computes_on_the_device_that_it_names(name: str) -> None:
 def test_a_device_that_is_not_there_is_refused_with_those_that_are(name: str) -> None:
     with pytest.raises(ValueError, match=f"device = '{name}' is not there; this machine has cpu, cuda, cuda:0, cuda:1"):
         make_accelerator(name)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_one_card_is_refused_to_processes_that_have_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate's own state as it is in the first of two processes; a real pair needs two cards."""
+
+    class OfTwo(Accelerator):
+        num_processes = property(lambda _: 2)
+        device = property(lambda _: torch.device("cuda:0"))
+
+    monkeypatch.setattr("recgraph.train.config.Accelerator", OfTwo)
+    with pytest.raises(ValueError, match=r"device = 'cuda:1' names one card for all 2 processes.*cuda:0: leave device"):
+        make_accelerator("cuda:1")
+    for name in ("cuda:0", "cuda", None):
+        assert str(make_accelerator(name).device) == "cuda:0"
 
 
 @pytest.mark.parametrize(("has_gpu", "picked"), [(True, "cuda"), (False, "cpu")])
