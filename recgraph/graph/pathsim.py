@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -212,23 +212,28 @@ class _Cosine:
 
     def _of(self, entries: Csr, nodes: Tensor) -> Tensor:
         """[E]: between each row's node and the columns of its entries."""
-        parts = [torch.empty(0, device=entries.device)]
-        for rows, products in self._products(nodes):
-            some = entries.row_block(rows)
-            parts.append(products[some.rows, some.indices].to(torch.float32))
-        return torch.cat(parts)
-
-    def _products(self, nodes: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """(rows, [b, N]): cosines of the given nodes with all, in blocks."""
         columns = self.columns
+        parts = [torch.empty(0, device=entries.device)]
         own = self.units.take_rows(nodes) if isinstance(self.units, Csr) else self.units[nodes]
         if isinstance(own, Csr) and isinstance(columns, Csr):
             for rows, block in compose_blocks(own, columns):
-                yield rows, block.to_dense()
-            return
+                parts.append(_look_up(block, entries.row_block(rows)).to(torch.float32))
+            return torch.cat(parts)
         assert isinstance(columns, Tensor)
         for rows in row_blocks(nodes.numel(), columns.shape[1], columns):
-            yield rows, spmm(own.row_block(rows), columns) if isinstance(own, Csr) else own[rows] @ columns
+            some = entries.row_block(rows)
+            products = spmm(own.row_block(rows), columns) if isinstance(own, Csr) else own[rows] @ columns
+            parts.append(products[some.rows, some.indices].to(torch.float32))
+        return torch.cat(parts)
+
+
+def _look_up(matrix: Csr, places: Csr) -> Tensor:
+    """[E] of ``places``: the matrix's values there, 0 where it has no entry; one entry a place."""
+    if not matrix.nnz:
+        return matrix.values().new_zeros(places.nnz)
+    keys, wanted = (one.rows * matrix.shape[1] + one.indices for one in (matrix, places))
+    at = torch.searchsorted(keys, wanted).clamp_(max=matrix.nnz - 1)
+    return matrix.values()[at].masked_fill_(keys[at] != wanted, 0)
 
 
 def _diagonal(left: Csr, right: Csr, counts: Counts) -> Tensor:

@@ -35,11 +35,17 @@ _MAX_PAIRS = 1 << 20
 _MAX_CELLS = 1 << 19
 # Below so many pairs a cell a block is sorted; above, its cells are counted.
 _SPARSE = 1 / 16
+# A block that is sorted may have more cells, as none are made, but no more pairs than a cache holds.
+_MAX_SORTED = 1 << 16
 
 
 def n_pairs(a: Csr, b: Csr) -> Tensor:
     """[R] int64: the multiplications that each row of the product costs; no row has more entries than that."""
-    per_entry = b.degrees[a.indices]
+    return _n_pairs(a, b.degrees)
+
+
+def _n_pairs(a: Csr, degrees: Tensor) -> Tensor:
+    per_entry = degrees[a.indices]
     before = torch.cat([per_entry.new_zeros(1), torch.cumsum(per_entry, 0)])
     return before[a.indptr[1:]] - before[a.indptr[:-1]]
 
@@ -90,6 +96,9 @@ def compose_blocks(
 ) -> Iterator[tuple[slice, Csr]]:
     """The product of :func:`compose` a block of rows at a time; the whole is never held.
 
+    Costs the pairs of an entry of A and an entry of B that it leads to, whatever the number of columns. A block may
+    have very many rows where these are nearly empty: its entries are bounded, not its cells.
+
     Yields:
         (rows, block): ``block`` [b, C] is ``(A B)[rows]``.
     """
@@ -100,10 +109,11 @@ def compose_blocks(
     if counts == "binary":
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)
-    pairs = n_pairs(a, b)
+    degrees = b.degrees
+    pairs = _n_pairs(a, degrees)
     before = torch.cat([pairs.new_zeros(1), torch.cumsum(pairs, 0)]).tolist()
     for rows in _blocks(before, b.shape[1]):
-        block = _product(a.row_block(rows), b, before[rows.stop] - before[rows.start])
+        block = _product(a.row_block(rows), b, degrees, before[rows.stop] - before[rows.start])
         values = None if counts == "binary" or block.weights is None else block.weights.to(dtype)
         yield rows, block.with_weights(values)
 
@@ -113,14 +123,30 @@ def _blocks(before: list[int], n_columns: int) -> Iterator[slice]:
     first, widest = 0, max(_MAX_CELLS // max(n_columns, 1), 1)
     last = len(before) - 1
     for row in range(1, last + 1):
-        if row == last or row - first == widest or before[row + 1] - before[first] > _MAX_PAIRS:
+        if (
+            row == last
+            or before[row + 1] - before[first] > _MAX_PAIRS
+            or (
+                row - first >= widest
+                and not (
+                    _is_sorted(before[row] - before[first], row - first, n_columns)
+                    and _is_sorted(before[row + 1] - before[first], row + 1 - first, n_columns)
+                    and before[row + 1] - before[first] <= _MAX_SORTED
+                )
+            )
+        ):
             yield slice(first, row)
             first = row
 
 
-def _product(a: Csr, b: Csr, n: int) -> Csr:
-    """The product of few rows with B; weights float64."""
-    lengths = b.degrees[a.indices]
+def _is_sorted(n: int, n_rows: int, n_columns: int) -> bool:
+    """Whether a block with n pairs is sorted rather than counted."""
+    return n < _SPARSE * n_rows * n_columns
+
+
+def _product(a: Csr, b: Csr, degrees: Tensor, n: int) -> Csr:
+    """The product of few rows with B, whose degrees are given, from n pairs; weights float64."""
+    lengths = degrees[a.indices]
     before = torch.cumsum(lengths, 0) - lengths
     # entry e of a meets the entries of row a.indices[e] of b, which are consecutive
     starts = b.indptr[a.indices] - before
@@ -133,7 +159,7 @@ def _product(a: Csr, b: Csr, n: int) -> Csr:
         other = torch.repeat_interleave(a.weights.to(torch.float64), lengths, output_size=n)
         weights = other if weights is None else weights.mul_(other)
     shape = (a.shape[0], b.shape[1])
-    make = _by_sorting if n < _SPARSE * shape[0] * shape[1] else _by_counting
+    make = _by_sorting if _is_sorted(n, *shape) else _by_counting
     return make(cells, weights, shape)
 
 

@@ -18,7 +18,7 @@ from recgraph.graph import pathsim as _pathsim
 from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import Context, MetaPath, PathError, PathTooLargeError, propose
-from recgraph.graph.pathsim import pathsim
+from recgraph.graph.pathsim import _Cosine, pathsim
 from recgraph.graph.route import text_of
 from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.sparse.csr import Csr
@@ -437,3 +437,15 @@ def test_proposals_from_the_schema() -> None:
     assert all(text_of(MetaPath(path).route(graph), graph) == path for path in paths)
     with pytest.raises(ValueError, match="max_steps = 0"):
         propose(graph, "user", 0)
+
+
+def test_cosines_are_looked_up_without_a_dense_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(3)
+    mask = torch.rand(300, 4000, generator=draw) < 0.004
+    features = Csr.from_dense(torch.where(mask, torch.rand(300, 4000, generator=draw), 0.0))
+    places = Csr.from_dense((torch.rand(300, 300, generator=draw) < 0.2).float()).with_weights(None)
+    exact = features.to_dense().double()
+    units = exact / exact.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    expected = (units @ units.T)[places.rows, places.indices].float()
+    monkeypatch.setattr(Csr, "to_dense", lambda _: pytest.fail("a dense row was made"))
+    torch.testing.assert_close(_Cosine(features)(places, 0, 1), expected)

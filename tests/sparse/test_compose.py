@@ -109,3 +109,50 @@ def test_a_chain_that_does_not_fit() -> None:
         chain.normalise("rows")  # type: ignore[arg-type]
     assert chain.nnz == 6
     assert chain.nbytes == chain.factors[0].nbytes
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("density", [0.0005, 0.01])
+def test_long_blocks_give_the_bits_of_short_ones(
+    weighted: bool, density: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = _matrix(0, (300, 200), 0.03), _matrix(1, (200, 40_000), density)
+    # fractions, whose sums depend on the order
+    a, b = (m.with_weights(torch.rand(m.nnz, generator=draw, dtype=torch.float64)) for m in (a, b))
+    if not weighted:
+        a, b = a.with_weights(None), b.with_weights(None)
+    long, n_long = compose(a, b), len(list(compose_blocks(a, b)))
+    monkeypatch.setattr(module, "_MAX_SORTED", 0)
+    short, n_short = compose(a, b), len(list(compose_blocks(a, b)))
+    assert n_short == 300 // 13 + 1
+    assert n_long < n_short
+    assert torch.equal(long.indptr, short.indptr)
+    assert torch.equal(long.indices, short.indices)
+    assert torch.equal(long.values(), short.values())
+
+
+def test_work_grows_with_the_pairs_and_not_with_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_degrees: list[int] = []
+    own = Csr.degrees.fget
+    assert own is not None
+    monkeypatch.setattr(Csr, "degrees", property(lambda m: (n_degrees.append(m.shape[0]), own(m))[1]))
+    for n in (20_000, 80_000, 320_000):
+        draw = torch.Generator().manual_seed(n)
+        rows = torch.arange(n).repeat_interleave(3)
+        a, b = (Csr.from_coo(rows, torch.randint(n, (3 * n,), generator=draw), shape=(n, n)) for _ in range(2))
+        n_degrees.clear()
+        n_blocks = sum(1 for _ in compose_blocks(a, b))
+        assert n_blocks <= 2 * 9 * n / module._MAX_SORTED + 1
+        assert sum(n_degrees) <= 3 * n
+
+
+def test_a_dense_row_among_nearly_empty_ones_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, counted = 600_000, []
+    count = module._by_counting
+    monkeypatch.setattr(module, "_by_counting", lambda *given: (counted.append(given[2][0]), count(*given))[1])
+    columns = torch.cat([torch.tensor([1]), torch.arange(n // 4), torch.tensor([5])])
+    b = Csr.from_coo(torch.tensor([0] + [1] * (n // 4) + [2]), columns, shape=(3, n))
+    a = Csr.from_coo(torch.arange(9), torch.tensor([0, 0, 2, 0, 1, 0, 2, 0, 0]), shape=(9, 3))
+    assert compose(a, b).degrees.tolist() == [1, 1, 1, 1, n // 4, 1, 1, 1, 1]
+    assert sum(counted) < 8
