@@ -10,6 +10,7 @@ from torch import Tensor
 from recgraph.config import ConfigError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.heterogeneous import heco
 from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _neighbours, _positives, sample_neighbours
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
@@ -72,6 +73,45 @@ def test_sampled_neighbours() -> None:
         total += sample_neighbours(adj, 4, generator).to_dense()
     expected = dense * (4 / degrees.clamp(min=1))[:, None] * 400
     assert float(((total - expected).abs() / expected.clamp(min=1).sqrt()).max()) < 5
+
+
+def _by_sorting_all(adj: Csr, n: int, generator: torch.Generator) -> Csr:
+    """What sample_neighbours draws, by an order of all entries."""
+    degrees = adj.degrees
+    keys = torch.rand(adj.nnz, generator=generator)
+    order = torch.argsort(adj.rows + keys.to(torch.float64), stable=True)
+    place = torch.arange(adj.nnz) - adj.indptr[:-1][adj.rows]
+    first = order[(place < n) & (degrees >= n)[adj.rows]]
+    short = torch.nonzero((degrees < n) & (degrees > 0)).squeeze(1)
+    draws = torch.rand(short.numel(), n, generator=generator)
+    again = adj.indptr[short, None] + (draws * degrees[short, None]).long().clamp(max=degrees[short, None] - 1)
+    entries = torch.cat([first, again.view(-1)])
+    return Csr.from_coo(adj.rows[entries], adj.indices[entries], shape=adj.shape)
+
+
+@pytest.mark.parametrize("n", [1, 3, 7, 50])
+@pytest.mark.parametrize("slope", [3, 1, 0])
+def test_sampled_neighbours_equal_those_of_a_full_sort(n: int, slope: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heco, "_SLOPE", slope)  # 1: some rows lack small keys; 0: nearly all do
+    monkeypatch.setattr(heco, "_MORE", 10 if slope == 3 else 0)
+    draw = torch.Generator().manual_seed(n)
+    shares = torch.rand(60, 1, generator=draw) ** 3
+    adj = Csr.from_dense((torch.rand(60, 900, generator=draw) < shares).float()).with_weights(None)
+    for seed in range(5):
+        made, expected = (f(adj, n, torch.Generator().manual_seed(seed)) for f in (sample_neighbours, _by_sorting_all))
+        assert torch.equal(made.indptr, expected.indptr)
+        assert torch.equal(made.indices, expected.indices)
+
+
+def test_sampling_neighbours_sorts_no_more_of_a_hub_than_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_sorted: list[int] = []
+    argsort = torch.argsort
+    monkeypatch.setattr(torch, "argsort", lambda x, **how: (n_sorted.append(x.numel()), argsort(x, **how))[1])
+    for width in (1_000, 8_000):
+        adj = Csr.from_dense(torch.ones(20, width)).with_weights(None)
+        n_sorted.clear()
+        sample_neighbours(adj, 7, torch.Generator().manual_seed(0))
+        assert sum(n_sorted) < 20 * (2 * (3 * 7 + 10) + 7)
 
 
 def test_positives_are_those_that_short_rows_and_several_paths_lead_to() -> None:
