@@ -81,10 +81,11 @@ def evaluate(
         raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
     (run, only), *_ = opened.items()
     assert isinstance(only, NodeRun)
-    if split != Part.TEST or seen != Seen.BOTH or cutoffs or metrics:
+    options = (cutoffs, metrics, save_users, memory_mib)
+    if split != Part.TEST or seen != Seen.BOTH or any(options):
         raise ValueError(
-            f"--split, --seen, --cutoff and --metric are for runs that recommend; {run} embeds the nodes of a graph: "
-            "probes are chosen on the valid nodes and scored on the test nodes"
+            "--split, --seen, --cutoff, --metric, --save-users and --memory-mib are for runs that recommend; "
+            f"{run} embeds the nodes of a graph: probes are chosen on the valid nodes and scored on the test nodes"
         )
     _nodes(only, settings or [], form)
 

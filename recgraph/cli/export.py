@@ -18,10 +18,10 @@ def export(
 
     The README.md in the folder has a program that recommends with onnxruntime and NumPy alone.
     """
+    from recgraph.serve.loading import bundle_of
     from recgraph.serve.recommender import Recommender
 
-    inside = run / "bundle"
-    manifest = Recommender.load(inside if inside.is_dir() else run).export(out)
+    manifest = Recommender.load(bundle_of(run)).export(out)
     graph = manifest["graph"]
     given, (returned,) = " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]), graph["outputs"]
     note(f"{graph['kind']}: {given} to {returned['name']} {returned['shape']}")

@@ -109,7 +109,7 @@ def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None
     if output is None:
         if form == FileFormat.PARQUET:
             if sys.stdout.isatty():
-                raise ValueError("--format parquet cannot be shown on a terminal; add --output FILE")
+                raise ValueError("--format parquet cannot be shown on a terminal; add --out FILE")
             frame.write_parquet(sys.stdout.buffer)
         else:
             show(frame.iter_rows(named=True), form, title)
@@ -142,7 +142,7 @@ def _form_of(path: Path) -> FileFormat:
         return FileFormat(path.suffix.removeprefix(".").lower())
     except ValueError:
         raise ValueError(
-            f"--output {path}: end its name in .csv, .tsv, .json, .jsonl or .parquet, or give --format"
+            f"--out {path}: end its name in .csv, .tsv, .json, .jsonl or .parquet, or give --format"
         ) from None
 
 

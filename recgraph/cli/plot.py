@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from recgraph.cli.evaluation import Part
 from recgraph.cli.output import FormatOption, note, show
 
 
@@ -17,13 +18,6 @@ class Kind(StrEnum):
     CURVES = "curves"
     GROUPS = "groups"
     POPULARITY = "popularity"
-
-
-class Part(StrEnum):
-    """The part of the split that is ranked."""
-
-    VALID = "valid"
-    TEST = "test"
 
 
 _KIND = "curves: the training; groups: a metric by groups of users; popularity: it against what they look for."
@@ -46,6 +40,8 @@ def plot(
 
     if out.suffix not in (".svg", ".html"):
         raise ValueError(f"--out {out}: end its name in .svg or .html")
+    if kind == Kind.CURVES and (part != Part.VALID or metric is not None):
+        raise ValueError("--split and --metric are for --kind groups and popularity; curves are those of the training")
     found = Run.open(run)
     drawn = (
         found.plot(kind.value) if isinstance(found, NodeRun) else found.plot(kind.value, part=part.value, metric=metric)

@@ -122,10 +122,10 @@ def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None)
 
 
 def _open(run: Path) -> Recommender:
+    from recgraph.serve.loading import bundle_of
     from recgraph.serve.recommender import Recommender
 
-    inside = run / "bundle"
-    recommender = Recommender.load(inside if inside.is_dir() else run)
+    recommender = Recommender.load(bundle_of(run))
     recommender.kind = "polars"  # of frames that are written here, whatever the log's is
     return recommender
 

@@ -69,13 +69,13 @@ def _open(folder: Path) -> Run:
     from recgraph.runs.run import Run
     from recgraph.runs.update import check_updatable
     from recgraph.serve.bundle import BundleError, holds
+    from recgraph.serve.loading import bundle_of
     from recgraph.serve.recommender import Recommender
 
-    inside = folder / "bundle"
-    at = inside if inside.is_dir() else folder
+    at = bundle_of(folder)
     if holds(at) == "embedder":
         raise BundleError(f"{folder} embeds the nodes of a graph and cannot be updated; fit it again")
-    if at is folder:
+    if at == folder:
         made = Run.of_bundle(folder)
     else:
         made = Run.serving(Recommender.load(at), RunRecord.read(folder), folder)

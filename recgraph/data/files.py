@@ -9,8 +9,9 @@ import errno
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -28,6 +29,7 @@ __all__ = [
     "replace_parquet",
     "replace_parts",
     "replace_text",
+    "replacing_folder",
 ]
 
 #: of a file of rows
@@ -49,7 +51,8 @@ def replace_folder(temporary: Path, folder: Path, previous: Path | None = None) 
     Args:
         temporary: the new folder, on the same file system.
         folder: its final place.
-        previous: where a folder that already lies in the place is moved to, once the new one is on the disk.
+        previous: where a folder that already lies in the place is moved to, once the new one is on the disk; it is
+            moved back where the new one cannot be renamed.
 
     Raises:
         OSError: a folder that is not empty lies in the place, and ``previous`` is not given.
@@ -58,10 +61,32 @@ def replace_folder(temporary: Path, folder: Path, previous: Path | None = None) 
         for name in names:
             _sync_file(Path(place) / name)
         _sync_folder(Path(place))
-    if previous is not None and folder.exists():
+    moved = previous is not None and folder.exists()
+    if previous is not None and moved:
         os.replace(folder, previous)
-    os.replace(temporary, folder)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        if previous is not None and moved:
+            with suppress(OSError):  # another process has put its own there
+                os.replace(previous, folder)
+        raise
     _sync_folder(folder.parent)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill; it takes the place of ``folder`` at the end of the block, unless an error ends it."""
+    make_folder(folder.parent)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    previous = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        replace_folder(temporary, folder, previous)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -89,6 +89,8 @@ def plot(run: Plotted, split: SealedSplit | None, kind: str, part: str, metric: 
         raise ValueError(f"kind = {kind!r} must be one of {', '.join(map(repr, KINDS))}")
     name = f"{run.record.model} on {run.record.data.dataset or run.record.data.split or 'a graph'}"
     if kind == "curves":
+        if part != "valid" or metric is not None:
+            raise ValueError("kind = 'curves' draws the training; part and metric are for 'groups' and 'popularity'")
         return _curves(run, name)
     if split is None:
         raise ValueError(f"kind = {kind!r} ranks the users of a split, and this run has none; kind='curves' needs none")

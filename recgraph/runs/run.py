@@ -272,6 +272,11 @@ class Run(BaseRun):
         return cls.serving(recommender, RunRecord.from_json({**unknown, **known, **recommender.record}))
 
     def _require_split(self) -> SealedSplit:
+        if self.split is None and self.record.update is not None:
+            raise ValueError(
+                "this run is an update of another and has no split to evaluate on; "
+                "record.update['valid'] has what it reached on the newest slice of its new log"
+            )
         if self.split is None:
             raise ValueError("this run was opened without its data; give Run.open(folder, data)")
         return self.split
@@ -288,12 +293,16 @@ class Run(BaseRun):
                 again from its file, and checked. A path says where that file lies now.
 
         Raises:
-            ValueError: not a finished run, or the data is not what the run was fitted on.
+            ValueError: not a finished run, the data is not what the run was fitted on, or it was fitted to a graph.
             FileNotFoundError: the file that it was made from is not there.
         """
         folder = Path(folder)
         record = RunRecord.read(folder)
         if record.task == "nodes":
+            if data is not None:
+                raise ValueError(
+                    f"{folder} embeds the nodes of a graph and is opened without data; leave data out (--data)"
+                )
             return NodeRun.open(folder)
         split: Split | SealedSplit | None
         if data is None or isinstance(data, str | Path):

@@ -78,11 +78,13 @@ def check_split(split: Split | SealedSplit, data: DataRecord) -> None:
     """Refuse a split that is not the one that a run was fitted on.
 
     Raises:
-        ValueError: names both hashes.
+        ValueError: names both hashes; or the run was fitted to no split.
     """
+    if data.split_hash is None:
+        raise ValueError("this run was not fitted to a split, so that no data belongs to it; open it without")
     if split.hash != data.split_hash:
         raise ValueError(
-            f"split hash {split.hash[:12]} is not the run's {(data.split_hash or '')[:12]}: other data or parameters"
+            f"split hash {split.hash[:12]} is not the run's {data.split_hash[:12]}: other data or parameters"
         )
 
 

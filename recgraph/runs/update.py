@@ -219,7 +219,7 @@ class _Update:
 
     def _fit_again(self, rows: Ragged) -> None:
         model = self.parent.model
-        self.model = type(model)(model.config).build(self.space, model.seed or 0)
+        self.model = type(model)(model.config).build(self.space, self.fit_options.seed)
         train_model(self.model, self.joined.part(rows), self.fit_options, self.record)
 
     def _prepare(self, checkpoint: Path | None) -> Callable[[Trainer], None]:

@@ -26,8 +26,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +37,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save_file
 
 from recgraph import __version__, registry
-from recgraph.data.files import make_folder, replace_folder
+from recgraph.data.files import replacing_folder
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
@@ -86,11 +84,7 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
     """
     if folder.exists() and not _is_replaceable(folder):
         raise BundleError(f"{folder} exists and is no bundle; choose another folder")
-    make_folder(folder.parent)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    previous = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        temporary.mkdir()
+    with replacing_folder(folder) as temporary:
         described = _write_model(model, temporary)
         fill(temporary)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
@@ -104,10 +98,6 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
         }
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         _let_read(temporary)
-        replace_folder(temporary, folder, previous)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
 
 
 def _is_replaceable(folder: Path) -> bool:

@@ -18,8 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +33,7 @@ from torch import Tensor, nn
 from recgraph import __version__
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
-from recgraph.data.files import make_folder, replace_folder
+from recgraph.data.files import replacing_folder
 from recgraph.data.ids import IdMap
 from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.models.base import Model, PaddedForm
@@ -99,11 +97,7 @@ def export(
     _check_installed()
     if folder.exists() and not _is_replaceable(folder):
         raise ExportError(f"{folder} exists and is no export; choose another folder")
-    make_folder(folder.parent)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    previous = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        temporary.mkdir()
+    with replacing_folder(folder) as temporary:
         manifest = _head(model, record)
         vectors = encode_items(model) if model.has_vectors else None
         with evaluating(model), _on_host(model):
@@ -118,10 +112,6 @@ def export(
         files = sorted(path for path in temporary.iterdir())
         manifest["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        replace_folder(temporary, folder, previous)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
     return manifest
 
 

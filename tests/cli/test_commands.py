@@ -106,6 +106,7 @@ def test_models_shows_one() -> None:
 
 def test_doctor() -> None:
     facts = {row["name"]: row["value"] for row in rows("doctor")}
+    assert {"fastapi", "uvicorn", "prometheus-client", "onnx", "onnxscript"} <= set(facts)
     assert facts["recgraph"] == __version__
     assert {"torch", "threads", "cpu", "prepared data", "faiss-cpu", "mlflow-skinny", "wandb", "torch on cpu"} <= set(
         facts

@@ -194,3 +194,19 @@ def test_acm(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert min(row["micro_f1"] for row in found[3:6]) > 0.5
     size = sum(path.stat().st_size for path in (out / "bundle").rglob("*") if path.is_file())
     assert size < 6 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "--save-users", "users"), "--save-users and --memory-mib are for runs that recommend"),
+        (("evaluate", "--memory-mib", "100"), "--save-users and --memory-mib are for runs that recommend"),
+        (("evaluate", "--data", "log.csv"), "is opened without data; leave data out (--data)"),
+        (("plot", "--out", "a.svg", "--metric", "ndcg@5"), "--split and --metric are for --kind groups and popularity"),
+        (("plot", "--out", "a.svg", "--split", "test"), "--split and --metric are for --kind groups and popularity"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(run: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = call(arguments[0], run, *arguments[1:])
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from recgraph.data.files import replace_bytes, replace_folder, replace_parquet, replace_text
+from recgraph.data.files import replace_bytes, replace_folder, replace_parquet, replace_text, replacing_folder
 
 
 @pytest.fixture
@@ -70,3 +70,27 @@ def test_new_folders_are_on_the_disk_too(tmp_path: Path, calls: list[tuple[str, 
     replace_text("text", tmp_path / "one" / "two" / "a")
     assert calls[:2] == [("sync folder", tmp_path.name), ("sync folder", "one")]
     assert calls[-1] == ("sync folder", "two")
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, replace = tmp_path / "place", os.replace
+    place.mkdir()
+    (place / "a").write_text("earlier")
+
+    def fails_for_the_new(source: Path, target: Path) -> None:
+        if source.suffix == ".new":
+            raise OSError("no space")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_for_the_new)
+    with pytest.raises(OSError, match="no space"), replacing_folder(place) as new:
+        (new / "a").write_text("later")
+    assert (place / "a").read_text() == "earlier"
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError), replacing_folder(place) as new:
+        raise RuntimeError
+    assert (place / "a").read_text() == "earlier"
+    with replacing_folder(place) as new:
+        (new / "a").write_text("later")
+    assert (place / "a").read_text() == "later"
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]

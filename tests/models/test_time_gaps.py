@@ -170,8 +170,7 @@ def test_a_log_without_times_and_old_bundles() -> None:
     assert "time_gaps" not in made("sasrec").config.identity()
     assert not built("sasrec").reads_times
     assert rg.Recommender.for_log(built("sasrec"), LOG).times is None
-    with pytest.raises(ValueError, match="time_gaps = True: a padded form reads tokens alone"):
-        built("sasrec", time_gaps=True).padded_form()
+    assert built("sasrec", time_gaps=True).padded_form().reads_gaps
 
 
 def test_item_features_and_time_gaps_together() -> None:

@@ -169,3 +169,9 @@ def test_the_command(run: rg.Run, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["plot", str(folder), "--out", str(tmp_path / "a.png")])
     assert done.exit_code == 2
     assert "end its name in .svg or .html" in done.stderr
+
+
+@pytest.mark.parametrize("options", [{"metric": "ndcg@5"}, {"part": "test"}])
+def test_curves_take_no_part_and_no_metric(run: rg.Run, options: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="part and metric are for 'groups' and 'popularity'"):
+        run.plot("curves", **options)

@@ -355,3 +355,20 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds a run already"):
         run.update(NEW, out=tmp_path / "old", valid=0.3, force=True)
     assert json.loads((tmp_path / "old" / "record.json").read_text()) == record
+
+
+def test_a_closed_form_begins_with_the_seed_that_is_given() -> None:
+    run, log = fitted("ials"), log_of(NEW)
+    updated = run.update(log, seed=5, force=True)
+    assert (updated.model.seed, updated.record.seed) == (5, 5)
+    assert run.update(log, force=True).model.seed == run.model.seed == 0
+
+
+def test_an_update_says_that_it_has_no_split(tmp_path: Path) -> None:
+    fitted("popularity").update(log_of(NEW), out=tmp_path / "b", force=True)
+    made = Run.open(tmp_path / "b")
+    assert isinstance(made, Run)
+    with pytest.raises(ValueError, match=r"is an update of another and has no split .* record\.update\['valid'\]"):
+        made.evaluate()
+    with pytest.raises(ValueError, match="was not fitted to a split"):
+        Run.open(tmp_path / "b", log_of(OLD).split())

@@ -259,8 +259,6 @@ class SequenceModel(TrainableModel):
         return states
 
     def padded_form(self) -> PaddedForm:
-        if self.gap_embedding is not None:
-            raise ValueError("time_gaps = True: a padded form reads tokens alone; export a model without time gaps")
         if type(self.encoder).padded is SequenceEncoder.padded:
             raise ValueError(
                 f"encoder = {self.config.encoder!r} has no padded form: define padded(inputs, lengths) in "

@@ -93,9 +93,10 @@ class Served:
             BundleError: it is damaged, or holds no recommender.
         """
         folder = bundle_of(path).resolve()  # a symbolic link may be switched meanwhile
+        # before the rest: a bundle that takes the place meanwhile then has another identity, and is loaded next
+        named = (folder / "config.json").read_bytes() if (folder / "config.json").is_file() else b""
         recommender = Recommender.load(folder, device)
-        identity = hashlib.sha256((folder / "config.json").read_bytes()).hexdigest()[:12]
-        served = cls(recommender, limits, identity)
+        served = cls(recommender, limits, hashlib.sha256(named).hexdigest()[:12])
         served.warm_up()
         return served
 

@@ -8,6 +8,7 @@ import random
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -18,7 +19,9 @@ from recgraph.models.base import Model
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import LightGCN
 from recgraph.models.sequence.sasrec import SASRec
+from recgraph.serve.http.asked import Limits
 from recgraph.serve.http.errors import Refused
+from recgraph.serve.http.served import Served
 from recgraph.serve.recommender import Recommender
 
 MODELS = [
@@ -263,3 +266,22 @@ def test_wrong_rules(rules: Any, status: int, part: str) -> None:
     assert isinstance(found, Refused), found
     assert (found.status, found.field) == (status, "rules")
     assert part in found.message
+
+
+def test_a_bundle_that_is_replaced_while_it_is_read_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, load, newer = tmp_path / "bundle", Recommender.load, recommender()
+    newer.save(folder)
+    newer.record["number"] = 2
+
+    def is_overtaken(*given: Any) -> Recommender:
+        found = load(*given)
+        newer.save(folder)
+        return found
+
+    monkeypatch.setattr(Recommender, "load", is_overtaken)
+    earlier = Served.load(folder, Limits())
+    monkeypatch.undo()
+    # a reload takes over where the identity differs
+    assert Served.load(folder, Limits()).identity != earlier.identity
