@@ -261,6 +261,18 @@ def test_modules_and_names_that_pages_name_exist() -> None:
     assert [name for name in documented if not _exists(name)] == []
 
 
+def test_the_page_of_the_library_has_every_public_name() -> None:
+    import recgraph as rg
+
+    documented = {
+        name.rpartition(".")[2]
+        for name in re.findall(r"^\.\. auto\w+:: (\S+)$", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE)
+    }
+    modules = {"evaluate", "explain", "leaderboard", "models"}
+    names = {*rg.__all__, *rg.evaluate.__all__, *rg.leaderboard.__all__, *rg.explain.__all__} - {"__version__"}
+    assert sorted(names - modules - documented) == []
+
+
 def _exists(name: str) -> bool:
     try:
         pkgutil.resolve_name(name)
