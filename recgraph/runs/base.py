@@ -10,6 +10,7 @@ from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Results
 from recgraph.runs.record import RunRecord
 from recgraph.runs.summary import flat_results, run_html, run_text
+from recgraph.train.config import is_main_process
 from recgraph.train.trackers import keep_in_trackers, tell_trackers
 
 __all__ = ["BaseRun"]
@@ -29,20 +30,23 @@ class BaseRun:
         return self.record.history
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle."""
+        """Write a bundle; of the processes of one training the first does."""
         raise TypeError(f"{type(self).__name__} must define save(folder)")
 
     def keep(self) -> None:
-        """Write the bundle and the record into the run's folder, where it has one."""
-        if self.folder is not None:
+        """Write the bundle and the record into the run's folder, where it has one.
+
+        Of the processes that a launcher has started for one training the first writes; the others do not wait for it.
+        """
+        if self.folder is not None and is_main_process():
             self.save(self.folder / "bundle")
             self.write_record()
             _log.info("run saved in %s", self.folder)
             keep_in_trackers(self.record.tracking or (), self.folder)
 
     def write_record(self) -> None:
-        """Write ``record.json`` again, where the run has a folder."""
-        if self.folder is not None:
+        """Write ``record.json`` again, where the run has a folder; of several processes the first does."""
+        if self.folder is not None and is_main_process():
             self.record.write(self.folder)
 
     def __repr__(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from recgraph.runs.continuing import check_same_run, has_finished_run, is_comple
 from recgraph.runs.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, provenance
 from recgraph.runs.settings import ProbeSettings
 from recgraph.train.callbacks import JsonLines, Observer, TensorBoard
-from recgraph.train.config import TrainConfig, make_accelerator, pick_device
+from recgraph.train.config import TrainConfig, is_main_process, make_accelerator, pick_device
 from recgraph.train.display import EpochLog, EpochText, duration, progress_observer
 from recgraph.train.trackers import Tracker, make_tracker
 from recgraph.train.trainer import Trainer
@@ -96,18 +95,13 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
         if is_complete(folder, record, configs):
             yield True
             return
-    with hold(folder) if _is_first_local_process() else nullcontext():
+    with hold(folder) if is_main_process() else nullcontext():
         _check_folder(folder, record, configs, options)
         complete = is_complete(folder, record, configs)
         if not complete and (folder / "record.json").is_file():
             earlier = RunRecord.read(folder).unsealed
             record.unsealed = [*earlier, *(reason for reason in record.unsealed if reason not in earlier)]
         yield complete
-
-
-def _is_first_local_process() -> bool:
-    """Whether this process writes the run, of those that a launcher (torchrun) has started for one training."""
-    return int(os.environ.get("LOCAL_RANK", -1)) == -1 or int(os.environ.get("RANK", 0)) == 0
 
 
 def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Config]], options: FitOptions) -> None:
@@ -178,8 +172,9 @@ def train_model(
         if isinstance(model, ClosedFormModel):
             assert part is not None
             model.to(pick_device(options.device)).fit(part)
-            _write_config(options.folder, record)
-            _begin(options.observers, options, record)
+            if is_main_process():
+                _write_config(options.folder, record)
+                _begin(options.observers, options, record)
             for observer in options.observers:
                 observer.close()
         else:

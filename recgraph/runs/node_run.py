@@ -16,6 +16,7 @@ from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import RunRecord
 from recgraph.runs.settings import ProbeSettings, probe_of
 from recgraph.serve.embedder import Embedder
+from recgraph.train.config import is_main_process
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,8 +92,9 @@ class NodeRun(BaseRun):
         return load_node_task(data.dataset)
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle of the embeddings and the model; :func:`recgraph.load` reads it."""
-        self.embedder.save(folder)
+        """Write a bundle of the embeddings and the model; :func:`recgraph.load` reads it. The first process writes."""
+        if is_main_process():
+            self.embedder.save(folder)
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:

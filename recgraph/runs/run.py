@@ -24,6 +24,7 @@ from recgraph.runs.source import check_split, split_again
 from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
+from recgraph.train.config import is_main_process
 
 __all__ = ["DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of"]
 
@@ -178,8 +179,9 @@ class Run(BaseRun):
         return self.recommender.export(folder)
 
     def save(self, folder: str | Path) -> None:
-        """Write a bundle for serving; :func:`recgraph.load` reads it."""
-        self.recommender.save(folder)
+        """Write a bundle for serving; :func:`recgraph.load` reads it. Of several processes the first writes."""
+        if is_main_process():
+            self.recommender.save(folder)
 
     def plot(self, kind: str = "curves", *, part: str = "valid", metric: str | None = None) -> Plot:
         """Charts for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 import torch
@@ -122,6 +123,11 @@ def pick_device(device: str | None = None) -> torch.device:
     if device is not None and device not in here:
         raise ValueError(f"device = {device!r} is not there; this machine has {', '.join(here)}")
     return torch.device(device or ("cuda" if n_gpus else "cpu"))
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the run, of those that a launcher (torchrun) has started for one training."""
+    return int(os.environ.get("LOCAL_RANK", -1)) == -1 or int(os.environ.get("RANK", 0)) == 0
 
 
 def make_accelerator(device: str | None = None, precision: str = "no") -> Accelerator:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import recgraph as rg
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
 from recgraph.models.base import Space
+from recgraph.models.closed_form.neighbours import Popularity
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.runs.record import RunRecord
 from recgraph.train.callbacks import Observer
@@ -132,6 +134,38 @@ def test_only_the_first_of_the_processes_of_one_training_locks(
         with run_folder(model, options, record) as is_done:
             assert not is_done
     assert not (tmp_path / "run").exists()
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, local: int, rank: int) -> None:
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    monkeypatch.setenv("RANK", str(rank))
+
+
+@pytest.mark.parametrize(("local", "rank", "writes"), [(0, 0, True), (1, 1, False), (0, 2, False)])
+def test_the_first_of_the_processes_of_one_training_writes(
+    split: Split, tmp_path: Path, local: int, rank: int, writes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third is the first of a second machine."""
+    run = fitted(split, tmp_path / "run")
+    (tmp_path / "run" / "record.json").unlink()
+    shutil.rmtree(tmp_path / "run" / "bundle")
+    launched(monkeypatch, local, rank)
+    run.keep()
+    assert len(run.recommend(users=[0], k=2)) > 0  # from the model in memory
+    run.evaluate("valid", cutoffs=(2,))
+    assert (tmp_path / "run" / "record.json").exists() == writes
+    assert (tmp_path / "run" / "bundle").exists() == writes
+    run.save(tmp_path / "bundle")
+    assert (tmp_path / "bundle").exists() == writes
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_process_writes_a_model_in_closed_form(
+    split: Split, tmp_path: Path, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(monkeypatch, rank, rank)
+    rg.fit(Popularity(), split, seed=0, out=tmp_path / "run", device="cpu")
+    assert (tmp_path / "run").exists() == (rank == 0)
 
 
 def test_a_killed_holder_is_no_obstacle_even_where_a_fork_of_it_lives(tmp_path: Path) -> None:
