@@ -158,7 +158,7 @@ class Run(BaseRun):
 
     def keep(self) -> None:
         """Write the bundle and the record into the run's folder, where it has one, also over those of a shorter run."""
-        if self.folder is not None:
+        if self.folder is not None and self._known is not None:  # of a run that was opened, the bundle has all
             self.recommender = self._make_recommender()
         super().keep()
 

@@ -192,3 +192,14 @@ def test_a_run_on_all_is_resumed(log: Interactions, tmp_path: Path) -> None:
     assert again.record == run.record
     with pytest.raises(ValueError, match="another"):
         fitted("sasrec", log.split("leave-one-out"), out=tmp_path / "run", resume=True)
+
+
+def test_a_run_that_was_opened_keeps_what_its_users_have_done(log: Interactions, tmp_path: Path) -> None:
+    split = log.split("leave-one-out")
+    run = fitted("ease", split, fit_on="all", out=tmp_path)
+    opened = Run.open(tmp_path, split)
+    assert isinstance(opened, Run)
+    opened.keep()
+    kept = rg.load(tmp_path)
+    assert isinstance(kept, rg.Recommender)
+    assert kept.seen.to_lists() == run.recommender.seen.to_lists()
