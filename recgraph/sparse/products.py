@@ -206,7 +206,7 @@ def distinct(rows: Ragged, n_columns: int) -> Ragged:
 def co_occurrence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
     """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows.
 
-    Costs the sum of squared row lengths, whatever the number of columns; memory is bounded by the blocks.
+    Costs the sum of squared row lengths and the n_columns squared cells; memory is bounded by the blocks.
 
     Args:
         rows: R rows of distinct columns (see :func:`distinct`).
@@ -215,8 +215,7 @@ def co_occurrence(rows: Ragged, n_columns: int, row_weights: Tensor | None = Non
     Yields:
         (first, block): ``block`` [b, n_columns] float64 holds the rows ``first ... first + b - 1`` of ``C``.
     """
-    order = torch.argsort(rows.values, stable=True)
-    holders = Ragged.from_lengths(rows.rows[order], torch.bincount(rows.values, minlength=n_columns))
+    holders = _holders(rows, n_columns)
     pairs = torch.cumsum(rows.lengths[holders.values], 0)
     before = torch.cat([pairs.new_zeros(1), pairs])[holders.offsets]
     for first, last in _count_blocks(before.tolist(), n_columns):
@@ -226,6 +225,12 @@ def co_occurrence(rows: Ragged, n_columns: int, row_weights: Tensor | None = Non
         weights = None if row_weights is None else row_weights[holders.values[entries]][partners.rows]
         block = torch.bincount(cells, weights, minlength=(last - first) * n_columns)
         yield first, block.view(last - first, n_columns).to(torch.float64)
+
+
+def _holders(rows: Ragged, n_columns: int) -> Ragged:
+    """The rows that hold each column, ascending."""
+    order = torch.argsort(rows.values, stable=True)
+    return Ragged.from_lengths(rows.rows[order], torch.bincount(rows.values, minlength=n_columns))
 
 
 def _count_blocks(pairs_before: list[int], n_columns: int) -> Iterator[tuple[int, int]]:
@@ -244,7 +249,8 @@ def neighbours(
     """The k most similar columns of each, by ``C[i, j] / (sqrt(n_i n_j) + shrink)`` with ``n_i`` the rows
     that hold i.
 
-    With weights of 1 and no shrinkage this is the cosine of two columns. A column is not its own neighbour.
+    With weights of 1 and no shrinkage this is the cosine of two columns. A column is not its own neighbour. Costs the
+    sum of squared row lengths and up to 64 k cells a column.
 
     Args:
         rows: R rows of distinct columns.
@@ -260,15 +266,59 @@ def neighbours(
     index = torch.zeros(n_columns, k, dtype=torch.int64, device=rows.device)
     similarity = torch.zeros(n_columns, k, dtype=torch.float32, device=rows.device)
     width = min(k, n_columns)
-    for first, block in co_occurrence(rows, n_columns, row_weights):
-        here = slice(first, first + block.shape[0])
-        block.diagonal(first).zero_()
-        # a column that no row holds has C = 0: any positive divisor will do
-        block /= (norms[here, None] * norms + shrink).clamp_(min=1e-12)
-        top, where = block.topk(width)
-        index[here, :width] = where * (top > 0)
-        similarity[here, :width] = top.to(torch.float32)
+    if n_columns <= _PARTIAL * width or not (row_weights is None or bool((row_weights >= 0).all())):
+        for first, block in co_occurrence(rows, n_columns, row_weights):
+            here = slice(first, first + block.shape[0])
+            block.diagonal(first).zero_()
+            # a column that no row holds has C = 0: any positive divisor will do
+            block /= (norms[here, None] * norms + shrink).clamp_(min=1e-12)
+            top, where = block.topk(width)
+            index[here, :width] = where * (top > 0)
+            similarity[here, :width] = top.to(torch.float32)
+        return index, similarity
+    holders = _holders(rows, n_columns)
+    weights = None if row_weights is None else row_weights[holders.values]
+    left = Csr(holders.offsets, holders.values, weights, (n_columns, rows.n_rows))
+    right = Csr(rows.offsets, rows.values, None, (rows.n_rows, n_columns))
+    for here, counts in compose_blocks(left, right, dtype=torch.float64):
+        own = counts.rows + here.start
+        divisor = (norms[own] * norms[counts.indices] + shrink).clamp_(min=1e-12)
+        scores = (counts.values(torch.float64) / divisor).masked_fill_(own == counts.indices, 0)
+        for of_block, top, where in _top_of_sparse(counts.with_weights(scores), width):
+            index[of_block + here.start, :width] = where * (top > 0)
+            similarity[of_block + here.start, :width] = top.to(torch.float32)
     return index, similarity
+
+
+# torch's topk selects otherwise, and other ones of equal values, where rows are shorter than so many times k
+_PARTIAL = 64
+
+
+def _top_of_sparse(scores: Csr, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What ``topk(k)`` of the dense rows of weights >= 0 gives, equal ones included: [b] rows, values and columns.
+
+    On the host torch walks a row of 64 k columns or more with the best k so far, to begin with the first k columns; a
+    0 further on takes no place from these. So the first k columns and the entries after them are a row that it treats
+    alike, if it is as long as that.
+    """
+    late = scores.select(scores.indices >= k)
+    order = torch.argsort(late.degrees, descending=True, stable=True)
+    lengths, done = late.degrees[order].tolist(), 0
+    while done < len(lengths):
+        # the longest of those to come
+        width = max(k + lengths[done], _PARTIAL * k)
+        rows = order[done : done + max(_MAX_COUNT_CELLS // width, 1)]
+        done += len(rows)
+        cells, columns = late.values().new_zeros(len(rows), width), rows.new_zeros(len(rows), width)
+        columns[:, :k] = torch.arange(k, device=rows.device)
+        begin, rest = scores.take_rows(rows), late.take_rows(rows)
+        first = begin.indices < k
+        cells[begin.rows[first], begin.indices[first]] = begin.values()[first]
+        place = torch.arange(rest.nnz, device=rows.device) - rest.indptr[rest.rows] + k
+        cells[rest.rows, place] = rest.values()
+        columns[rest.rows, place] = rest.indices
+        top, where = cells.topk(k)
+        yield rows, top, columns.gather(1, where)
 
 
 #: how entries of one score are told apart at the cut; written to records beside numbers that depend on it

@@ -68,3 +68,51 @@ def test_nothing_at_all() -> None:
     index, similarity = neighbours(Ragged.from_lists([[], []]), 3, 2)
     assert not index.any()
     assert not similarity.any()
+
+
+def _interactions(n_rows: int, n_columns: int, seed: int = 0, hubs: int = 0) -> Ragged:
+    """Rows of about five columns, some of which are in the first few, which nearly all rows hold."""
+    draw = np.random.default_rng(seed)
+    lists = [[*draw.integers(0, n_columns, 4), *draw.integers(0, hubs or n_columns, 1)] for _ in range(n_rows)]
+    return distinct(Ragged.from_lists([[int(x) for x in one] for one in lists]), n_columns)
+
+
+@pytest.mark.parametrize("k", [1, 3, 10])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("cells", [1 << 21, 3000])
+def test_sparse_neighbours_are_those_of_dense_rows_bit_for_bit(
+    k: int, weighted: bool, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = _interactions(1500, 700, seed=k, hubs=5)
+    weights = torch.rand(1500, generator=torch.Generator().manual_seed(k), dtype=torch.float64) if weighted else None
+    assert module._PARTIAL * k < 700
+    monkeypatch.setattr(module, "_MAX_COUNT_CELLS", cells)
+    made = neighbours(rows, 700, k, 1.5, weights)
+    block = torch.cat([block for _, block in co_occurrence(rows, 700, weights)])
+    norms = torch.bincount(rows.values, minlength=700).double().sqrt()
+    top, where = block.fill_diagonal_(0).div_(norms[:, None] * norms + 1.5).topk(k)
+    # many are equal: which of them are kept, and their order, is part of the numbers
+    assert weighted or bool((top[:, 1:] == top[:, :-1]).any()) or k == 1
+    assert torch.equal(made[0], where * (top > 0))
+    assert torch.equal(made[1], top.float())
+
+
+def test_weights_below_zero_still_count() -> None:
+    rows = _interactions(300, 200)
+    weights = torch.linspace(-1, 1, 300, dtype=torch.float64)
+    index, similarity = neighbours(rows, 200, 2, row_weights=weights)
+    block = torch.cat([block for _, block in co_occurrence(rows, 200, weights)])
+    norms = torch.bincount(rows.values, minlength=200).double().sqrt()
+    top, where = block.fill_diagonal_(0).div_((norms[:, None] * norms).clamp(min=1e-12)).topk(2)
+    assert torch.equal(index, where * (top > 0))
+    assert torch.equal(similarity, top.float())
+
+
+def test_work_of_neighbours_grows_with_the_columns_and_not_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells: list[int] = []
+    topk = torch.Tensor.topk
+    monkeypatch.setattr(torch.Tensor, "topk", lambda x, k: (cells.append(x.numel()), topk(x, k))[1])
+    for n in (2_000, 8_000, 32_000):
+        cells.clear()
+        neighbours(_interactions(n, n), n, 2)
+        assert sum(cells) <= 1.2 * module._PARTIAL * 2 * n
