@@ -44,17 +44,27 @@ class Generators:
         self.seed, self.rank = int(seed), rank
         self.device = torch.device(device)
         self._streams: dict[str, torch.Generator] = {}
+        self._names: tuple[str | int, ...] = (rank,) if rank else ()
 
     def __getitem__(self, name: str) -> torch.Generator:
         """The stream of that name, e.g. ``"dropout"``, ``"views"``, ``"negatives"``."""
         if name not in self._streams:
             stream = torch.Generator(device=self.device)
-            self._streams[name] = stream.manual_seed(derive(self.seed, name, *([self.rank] if self.rank else [])))
+            self._streams[name] = stream.manual_seed(self._seed_of(name))
         return self._streams[name]
 
     def fresh(self, *names: str | int) -> torch.Generator:
         """A new generator on the host that depends on the seed and the names alone (e.g. the order of an epoch)."""
         return torch.Generator().manual_seed(derive(self.seed, *names))
+
+    def restart(self, step: int) -> None:
+        """Begin all streams anew for the steps from ``step`` on, where the state at that step is not known."""
+        self._names = (self.rank, "resumed", step)
+        for name, stream in self._streams.items():
+            stream.manual_seed(self._seed_of(name))
+
+    def _seed_of(self, name: str) -> int:
+        return derive(self.seed, name, *self._names)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: stream.get_state() for name, stream in self._streams.items()}

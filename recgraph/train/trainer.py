@@ -287,6 +287,8 @@ class Trainer:
     def resume(self) -> bool:
         """Continue from the newest checkpoint of the folder that can be read; False where there is none.
 
+        Of several processes the first draws what it would have drawn without a stop; the others begin new streams.
+
         Raises:
             CheckpointError: all are damaged, or it was made with other settings.
         """
@@ -305,7 +307,10 @@ class Trainer:
         self.progress = Progress(**state)
         self.model.load_state_dict(saved.model)
         checkpoints.load_optimisers(self.optimisers, saved.optimisers)
-        self.generators.load_state_dict(dict(saved.generators))
+        if self.generators.rank:  # the first process wrote its own streams; with those, all would draw the same
+            self.generators.restart(self.progress.step)
+        else:
+            self.generators.load_state_dict(dict(saved.generators))
         if self.stopping.best is not None:
             # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
             best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors")
