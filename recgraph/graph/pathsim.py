@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,6 +157,28 @@ def _similarity(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
     return block.values(torch.float64).mul(2).div_(both)
 
 
+# pairs of entries above which a product is announced: some minutes of one core
+_LONG = 10**10
+
+
+def _announce(left: Csr, right: Csr) -> None:
+    """Warns of a product that takes long, before it is made.
+
+    A middle node that p nodes lead to and that leads to q of them costs p q pairs of entries, so that one with very
+    many neighbours can cost more than all others. Memory stays bounded by the blocks.
+    """
+    into = torch.bincount(left.indices, minlength=left.shape[1])
+    pairs = into.to(torch.float64) * right.degrees
+    if (total := float(pairs.sum())) > _LONG:
+        hub = int(pairs.argmax())
+        warnings.warn(
+            f"PathSim multiplies {total:.3g} pairs of entries, {100 * float(pairs[hub]) / total:.3g} % of them over "
+            f"the middle node {hub} ({int(into[hub]):,} entries lead to it); leave out edges of such nodes, or take "
+            "a path that does not pass through them",
+            stacklevel=3,
+        )
+
+
 def pathsim_top_k(parts: Sequence[Csr], counts: Counts, k: int, features: Tensor | Csr | None = None) -> Csr:
     """Each row's k most similar columns, with their counts; ties by :data:`recgraph.sparse.products.TIE_RULE`.
 
@@ -172,6 +195,7 @@ def pathsim_top_k(parts: Sequence[Csr], counts: Counts, k: int, features: Tensor
         second = None if cosine is None else cosine(parts[0], 0, k)
         return parts[0].select(top_k_mask(parts[0], k, pathsim(parts[0]), second))
     left, right = parts
+    _announce(left, right)
     diagonal = _diagonal(left, right, counts)
     kept = []
     for rows, block in compose_blocks(left, right, counts):
