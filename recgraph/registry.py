@@ -138,6 +138,15 @@ def names(kind: str) -> list[str]:
     return sorted({*_built_in(kind), *_entry_points(kind), *own})
 
 
+def classes(kind: str) -> Iterator[tuple[str, Any]]:
+    """Key and class of all members of a kind that are here; what another process alone has registered is left out."""
+    kind = _known(kind)
+    elsewhere = {name for of, name in _elsewhere if of == kind and (of, name) not in _registered}
+    for name in names(kind):
+        if name not in elsewhere:
+            yield name, load(kind, name)
+
+
 def written(kind: str, name: str | None = None) -> list[str]:
     """The names of all members of a kind, or of one of them, as settings, lists and documents write them.
 

@@ -96,3 +96,19 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         monkeypatch.setenv("RECGRAPH_HOME", os.environ["RECGRAPH_TEST_HOME"])
     else:
         monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture(scope="session")
+def movies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``RECGRAPH_HOME`` in which MovieLens-100k lies prepared."""
+    from recgraph.data import catalog
+    from recgraph.data.catalog.sources import UnavailableError
+
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(home))
+        try:
+            catalog.get("ml-100k")
+        except UnavailableError as error:
+            missing("ml-100k", f"no source gives ml-100k: {error}")
+    return home

@@ -264,3 +264,15 @@ def test_make_reads_a_specification() -> None:
         registry.make("augmentation", {"name": "crop", "width": 3})
     with pytest.raises(ValueError, match="must be a name or have one"):
         registry.make("augmentation", {"ratio": 0.3})
+
+
+def test_what_another_process_has_registered_is_no_class_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise AssertionError("it is not to be imported")
+
+    monkeypatch.setattr(registry, "_elsewhere", {})
+    registry.expect("model", "theirs", missing)
+    assert "theirs" in registry.names("model")
+    found = dict(registry.classes("model"))
+    assert "theirs" not in found
+    assert found["sasrec"] is registry.load("model", "sasrec")

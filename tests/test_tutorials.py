@@ -9,26 +9,9 @@ from types import ModuleType
 
 import nbformat
 import pytest
-from conftest import missing
-
-from recgraph.data import catalog
-from recgraph.data.errors import UnavailableError
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
-
-
-@pytest.fixture(scope="session")
-def movies(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for ``RECGRAPH_HOME`` in which MovieLens-100k lies prepared."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RECGRAPH_HOME", str(home))
-        try:
-            catalog.get("ml-100k")
-        except UnavailableError as error:
-            missing("ml-100k", f"no source gives ml-100k: {error}")
-    return home
 
 
 @pytest.fixture(scope="session")

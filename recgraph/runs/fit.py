@@ -282,6 +282,4 @@ def _check_task(cls: type[Model], dataset: str, card: Card) -> None:
 
 
 def _models(of_nodes: bool) -> list[str]:
-    return [
-        name for name in registry.names("model") if issubclass(registry.load("model", name), GraphModel) == of_nodes
-    ]
+    return [name for name, cls in registry.classes("model") if issubclass(cls, GraphModel) == of_nodes]

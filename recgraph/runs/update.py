@@ -276,7 +276,7 @@ def check_updatable(model: type[Model]) -> None:
         ValueError: names the models that can.
     """
     if model.updated_by is None:
-        able = [name for name in registry.names("model") if registry.load("model", name).updated_by]
+        able = [name for name, cls in registry.classes("model") if cls.updated_by]
         raise ValueError(
             f"{model.__name__} cannot be updated; fit it again on everything. The models that can: {', '.join(able)}"
         )

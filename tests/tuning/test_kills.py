@@ -17,7 +17,7 @@ import psutil
 import pytest
 from small_study import LONG, SPACE, states, synthetic, tune
 
-from recgraph import registry
+from recgraph import imports, registry
 from recgraph.data.split import Split
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage
@@ -197,14 +197,24 @@ def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_backg
     study.ask().set_user_attr("lease", {**this_process().to_dict(), "beat": 0})  # all that is wanted: it waits
     split.sealed().save(tmp_path / "split")
     plan = Plan("s", registry.load("model", "sasrec"), ("ndcg@10",), 1)
-    orders = {"plan": plan.to_dict(), "storage": storage.url, "split": f"{tmp_path}/split", "name": "0"}
+    orders = {
+        "plan": plan.to_dict(),
+        "storage": storage.url,
+        "split": f"{tmp_path}/split",
+        "name": "0",
+        "own": imports.orders(),
+    }
     with subprocess.Popen(
         [sys.executable, "-m", "recgraph.tuning.worker"],
         stdin=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     ) as worker:
         assert worker.stdin is not None
-        worker.stdin.write(json.dumps({**orders, "parent": os.getpid(), "error": f"{tmp_path}/error"}).encode())
+        worker.stdin.write(
+            json.dumps(
+                {**orders, "own": imports.orders(), "parent": os.getpid(), "error": f"{tmp_path}/error"}
+            ).encode()
+        )
         worker.stdin.close()
         until = time.monotonic() + 120
         while not (tmp_path / "study.journal.flock").exists():  # it has asked for a trial
