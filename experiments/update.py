@@ -50,7 +50,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("ml-100k", "sasrec"): {"model": _SMALL, "training": {"learning_rate": 2e-3}},
     ("ml-100k", "mclrec"): {
         "model": {**_SMALL, "latent_weight": 0.05},
-        "training": {"learning_rate": 1e-3, "max_epochs": 30},
+        "training": {"learning_rate": 1e-3, "max_epochs": 100},
     },
     ("ml-1m", "sasrec"): {
         "model": _SMALL,
