@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,8 @@ def fit(
             f"{type(made).__name__} is fitted in one step and takes no settings of training: leave out "
             f"{', '.join(training)}"
         )
-    split, part = split_and_part(data, "all" if refit and fit_on is None else fit_on)
-    config = training_of(training, "train" if refit else part) if isinstance(made, TrainableModel) else TrainConfig()
-    options = FitOptions(config, seed, None if out is None else Path(out), device, resume, progress, observers)
-    fit_it = refit_split if refit else fit_split
-    origin = source_of(split) if source is None else source
-    return fit_it(made, split, options, part, init_items, init_items_scale, origin)
+    options = FitOptions(TrainConfig(), seed, None if out is None else Path(out), device, resume, progress, observers)
+    return _fit_log(made, data, training, options, fit_on, refit, init_items, init_items_scale, source)
 
 
 def fit_graph(
@@ -186,13 +183,10 @@ def train(
         return _train_nodes(cls, parts["model"], parts["probe"], dataset, card, options)
     made, data = cls(**parts["model"]), DataConfig.of(parts["data"]).completed(dataset)
     items = InitItemsConfig.of(parts.get("items"))
+    options = FitOptions(TrainConfig(), seed, folder, device, resume, progress)
     source = data.source_of(dataset)
-    split, part = split_and_part(data.split_of(dataset), "all" if refit and fit_on is None else fit_on)
-    selects_on: FitPart = "train" if refit else part
-    config = training_of(parts["training"], selects_on) if issubclass(cls, TrainableModel) else TrainConfig()
-    options = FitOptions(config, seed, folder, device, resume, progress)
-    fit_it = refit_split if refit else fit_split
-    return fit_it(made, split, options, part, items.init_items, items.init_items_scale, source)
+    more = (items.init_items, items.init_items_scale, source)
+    return _fit_log(made, data.split_of(dataset), parts.get("training", {}), options, fit_on, refit, *more)
 
 
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:
@@ -202,6 +196,27 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
     if not issubclass(model, TrainableModel):
         return {"data": DataConfig}
     return {"training": TrainConfig, "items": InitItemsConfig, "data": DataConfig}
+
+
+def _fit_log(
+    model: Model,
+    data: InteractionLog | Split | SealedSplit,
+    training: Mapping[str, Any],
+    options: FitOptions,
+    fit_on: FitPart | None,
+    refit: bool,
+    init_items: Any,
+    init_items_scale: Scale,
+    source: Mapping[str, Any] | None,
+) -> Run:
+    """Fit to a log or a part of a split, once or (``refit``) twice, with ``training`` in the place of ``options``'."""
+    split, part = split_and_part(data, "all" if refit and fit_on is None else fit_on)
+    if isinstance(model, TrainableModel):
+        options = replace(options, config=training_of(training, "train" if refit else part))
+    fit_it = refit_split if refit else fit_split
+    return fit_it(
+        model, split, options, part, init_items, init_items_scale, source_of(split) if source is None else source
+    )
 
 
 def _fit_nodes(
