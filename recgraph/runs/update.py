@@ -157,6 +157,7 @@ def update(
             "forced": options.force,
         }
         _check_better(old, new, config.metric, step.n_cases, options.force)
+        step.fold_in()
         made = step.recommender()
         if out is not None:
             _write(made, record, step.trainer, out)
@@ -212,10 +213,12 @@ class _Update:
             train_model(self.model, trained, self.fit_options, self.record, validate, prepare)
             return old, None if self.cases is None else self.record.best
         self._fit_again(self.joined.trained)
-        new = None if self.cases is None else measure(self.model)[metric]
-        if self.options.fold_in and self.cases is not None:
+        return old, None if self.cases is None else measure(self.model)[metric]
+
+    def fold_in(self) -> None:
+        """Fit a model in closed form to the newest slice, too."""
+        if self.trainer is None and self.options.fold_in and self.cases is not None:
             self._fit_again(self.joined.whole)
-        return old, new
 
     def _fit_again(self, rows: Ragged) -> None:
         model = self.parent.model

@@ -146,6 +146,19 @@ def test_an_update_is_repeated_exactly_by_its_seed() -> None:
     assert not all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_a_refused_model_in_closed_form_is_fitted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = rg.fit("popularity", log_of(OLD).split(), seed=0, device="cpu")
+    cls, fitted = type(run.model), []
+    fit = cls.fit
+    monkeypatch.setattr(cls, "fit", lambda model, part: (fitted.append(part), fit(model, part))[1])
+    monkeypatch.setattr("recgraph.runs.update.validation", lambda *_, **__: {"ndcg@10": 1.0 - len(fitted)})
+    with pytest.raises(UpdateRefused):
+        run.update(NEW, valid=0.3, device="cpu")
+    assert len(fitted) == 1
+    run.update(NEW, valid=0.3, device="cpu", force=True)
+    assert len(fitted) == 3, "forced: once without the newest slice and once with it"
+
+
 def test_a_worse_result_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     # users go on in circles, which the run has learned, and the update is at a rate that breaks it
     run = rg.fit(
