@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from recgraph import __version__
-from recgraph.cli import about, evaluation, export, inspect, leaderboard, plot, recommend, serve, training, update
+from recgraph.cli import about, evaluation, inspect, leaderboard, plot, recommend, serve, training, update
 from recgraph.cli.data_options import DatasetArgument, takes_data
 from recgraph.cli.output import describe
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, share_options, tell_error
@@ -75,7 +75,7 @@ app.command("evaluate", no_args_is_help=True)(evaluation.evaluate)
 app.command("check", no_args_is_help=True)(takes_data(evaluation.check, dataset=DatasetArgument))
 app.command("recommend", no_args_is_help=True)(recommend.recommend)
 app.command("vectors", no_args_is_help=True)(recommend.vectors)
-app.command("export", no_args_is_help=True)(export.export)
+app.command("export", no_args_is_help=True)(recommend.export)
 app.command("plot", no_args_is_help=True)(plot.plot)
 app.command("update", no_args_is_help=True)(update.update)
 app.command("serve", no_args_is_help=True)(serve.serve)

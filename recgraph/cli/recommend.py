@@ -1,4 +1,4 @@
-"""The commands that take from trained runs: ``recgraph recommend`` and ``recgraph vectors``."""
+"""The commands that take from trained runs: ``recgraph recommend``, ``vectors`` and ``export``."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ _USER = "A user of the training data; may be given many times."
 _HISTORIES = "A log of histories (csv, tsv, jsonl, parquet, .inter) or, as .txt, lines of 'user item item ...'."
 _FALLBACK = "Popular items for users without a known history."
 _WITH = "A column of the item features to show, e.g. title; may be given many times."
-
-
 _ALL = "All users of the training data; written to --out part by part."
 _OWN = "items of single users, a file of users and items as --histories reads."
 
@@ -106,6 +104,21 @@ def vectors(
     else:
         found = recommender.user_vectors() if users else recommender.item_vectors()
     show_frame(_as_lists(_as_polars(found), form, output), form, output)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write; an earlier export in it is replaced.")],
+) -> None:
+    """Write a run's model as ONNX and for torch.export, with its vectors, ids and a manifest.
+
+    The README.md in the folder has a program that recommends with onnxruntime and NumPy alone.
+    """
+    manifest = _open(run).export(out)
+    graph = manifest["graph"]
+    given, (returned,) = " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]), graph["outputs"]
+    note(f"{graph['kind']}: {given} to {returned['name']} {returned['shape']}")
+    note(f"{len(manifest['files'])} files in {out}; how to use them: {out / 'README.md'}")
 
 
 def _as_lists(frame: pl.DataFrame, form: FileFormat | None, output: Path | None) -> pl.DataFrame:
