@@ -48,8 +48,10 @@ def replace_file(temporary: Path, path: Path) -> None:
 def replace_folder(temporary: Path, folder: Path, previous: Path | None = None) -> None:
     """Flush a folder with all its files to the disk and rename it.
 
+    All files get the mode that the user's mask leaves: some writers give theirs to the owner alone.
+
     Args:
-        temporary: the new folder, on the same file system.
+        temporary: the new folder, on the same file system, made with that mask.
         folder: its final place.
         previous: where a folder that already lies in the place is moved to, once the new one is on the disk; it is
             moved back where the new one cannot be renamed.
@@ -57,9 +59,12 @@ def replace_folder(temporary: Path, folder: Path, previous: Path | None = None) 
     Raises:
         OSError: a folder that is not empty lies in the place, and ``previous`` is not given.
     """
+    mode = temporary.stat().st_mode & 0o666
     for place, _, names in os.walk(temporary, topdown=False):
         for name in names:
-            _sync_file(Path(place) / name)
+            path = Path(place) / name
+            path.chmod(mode)
+            _sync_file(path)
         _sync_folder(Path(place))
     moved = previous is not None and folder.exists()
     if previous is not None and moved:

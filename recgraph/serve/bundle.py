@@ -97,7 +97,6 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
             "files": {path.relative_to(temporary).as_posix(): _sha256(path) for path in files},
         }
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-        _let_read(temporary)
 
 
 def _is_replaceable(folder: Path) -> bool:
@@ -112,14 +111,6 @@ def is_bundle(folder: Path) -> bool:
     except BundleError:
         return False
     return True
-
-
-def _let_read(folder: Path) -> None:
-    """Give all files the mode that the user's mask leaves: some writers give theirs to the owner alone."""
-    mode = folder.stat().st_mode & 0o666  # of a folder that was made with this mask
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
 
 
 def _write_model(model: Model, folder: Path) -> dict[str, Any]:

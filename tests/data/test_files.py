@@ -94,3 +94,13 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
         (new / "a").write_text("later")
     assert (place / "a").read_text() == "later"
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_all_files_of_a_folder_have_the_mode_that_the_mask_leaves(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "folder") as temporary:
+        (temporary / "inner").mkdir()
+        for path in (temporary / "open", temporary / "inner" / "closed"):
+            path.write_bytes(b"x")
+        path.chmod(0o600)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "folder").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "folder").stat().st_mode & 0o666}
