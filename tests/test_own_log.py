@@ -18,11 +18,10 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from command_line import refused, works
 
 import recgraph as rg
 from recgraph import registry
-from recgraph.cli.app import app
 
 SMALL = ("--set", "hidden_dim=8", "--set", "n_layers=1", "--set", "n_heads=1")
 TINY = (*SMALL, "--set", "max_epochs=2")
@@ -45,23 +44,6 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("COLUMNS", "200")
         patch.chdir(folder)
         yield folder
-
-
-def call(line: str, *more: str) -> Result:
-    return CliRunner().invoke(app, [*line.split(), *more])
-
-
-def works(line: str, *more: str) -> Result:
-    done = call(line, *more)
-    assert done.exit_code == 0, done.output
-    return done
-
-
-def refused(line: str, *more: str) -> str:
-    done = call(line, *more)
-    assert done.exit_code == 2, done.output
-    assert "Traceback" not in done.output
-    return done.stderr
 
 
 @pytest.fixture(scope="module")

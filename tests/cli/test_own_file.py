@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner, Result
+from command_line import call, refused, works
 
 import recgraph as rg
-from recgraph.cli.app import app
 
 SMALL = ("--set", "max_epochs=1", "--set", "hidden_dim=16", "--set", "batch_size=128")
 
@@ -25,25 +24,8 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def call(line: str, *more: str) -> Result:
-    return CliRunner().invoke(app, [*line.split(), *more])
-
-
-def done(line: str, *more: str) -> Result:
-    result = call(line, *more)
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def refused(line: str, *more: str) -> str:
-    result = call(line, *more)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return " ".join(result.stderr.split())
-
-
 def rows(line: str, *more: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(done(line, *more, "--format", "json").stdout)
+    found: list[dict[str, Any]] = json.loads(works(line, *more, "--format", "json").stdout)
     return found
 
 
@@ -62,14 +44,14 @@ def log(n_users: int = 40, n_items: int = 30, each: int = 12) -> pd.DataFrame:
 
 def test_from_a_file_to_recommendations_with_its_own_names() -> None:
     log().to_parquet("log.parquet")
-    trained = done("train sasrec --data log.parquet --out run", *SMALL)
+    trained = works("train sasrec --data log.parquet --out run", *SMALL)
     assert "user = 'customer_id', item = 'sku', timestamp = 'event_time', rating = 'stars'" in trained.stderr
     # nothing has to be said again
     assert {row["metric"] for row in rows("evaluate run")} >= {"ndcg@10", "recall@10"}
     found = rows("recommend run --user 1000 -k 3")
     assert [list(row)[:2] for row in found] == [["customer_id", "sku"]] * 3
     assert all(isinstance(row["sku"], int) and row["customer_id"] == 1000 for row in found)
-    assert done("inspect run --user 1000 -k 2").stdout
+    assert works("inspect run --user 1000 -k 2").stdout
     assert {row["check"] for row in rows("check --data log.parquet --run run")} >= {"time leakage"}
     record = rg.Run.open("run").record.data
     assert record.dataset == str(Path("log.parquet").absolute())
@@ -100,7 +82,7 @@ def test_columns_that_are_named(given: str) -> None:
     frame = log().rename(columns={"customer_id": "who", "sku": "what", "event_time": "at", "stars": "score"})
     frame.to_csv("log.csv", index=False)
     assert "--user NAME" in refused("train popularity --data log.csv --out run")
-    done(f"train popularity --data log.csv {given} --out run")
+    works(f"train popularity --data log.csv {given} --out run")
     settings = rg.Run.open("run").record.data.settings["reading"]
     assert settings["timestamp"] == "at"
     assert settings["rating"] == ("none" if "none" in given else "score")
@@ -117,14 +99,14 @@ def test_what_excludes_one_another_or_is_not_there() -> None:
     )
     assert "--data log.csv" in refused("train popularity --dataset nothing --out run")
     assert not Path("run").exists()
-    done("train popularity --dataset log.csv --out run")  # a path is a data set, too
-    done("train popularity --dataset synthetic --out other")
+    works("train popularity --dataset log.csv --out run")  # a path is a data set, too
+    works("train popularity --dataset synthetic --out other")
     assert "leave --data out" in refused("evaluate other --data log.csv")
 
 
 def test_a_file_that_has_changed_or_is_gone() -> None:
     log().to_csv("log.csv", index=False)
-    done("train popularity --data log.csv --out run")
+    works("train popularity --data log.csv --out run")
     before = rows("evaluate run")
     with Path("log.csv").open("a") as file:
         file.write("1000,501,5,1800000000\n")
@@ -147,7 +129,7 @@ def test_a_file_that_has_changed_or_is_gone() -> None:
 def test_tuning_on_a_file() -> None:
     log().to_csv("log.csv", index=False)
     line = "tune itemknn --data log.csv --time event_time --trials 2 --test-seeds 1 --format json"
-    assert json.loads(done(line).stdout)
+    assert json.loads(works(line).stdout)
     folder = Path("runs/itemknn-log-ndcg@10")
     page = (folder / "study.html").read_text()
     assert f"--dataset {Path('log.csv').absolute()}" in page
@@ -164,15 +146,15 @@ def test_a_board_on_a_file() -> None:
     frame.to_csv(folder / "log.csv", index=False)
     head = 'seeds = [1]\nmetrics = ["ndcg@10"]\n[[models]]\nmodel = "popularity"\n'
     (folder / "shop.toml").write_text('data = { file = "log.csv", user = "who" }\n' + head)
-    done("leaderboard run board")
-    done("leaderboard render board --out page.md")
+    works("leaderboard run board")
+    works("leaderboard render board --out page.md")
     assert "Popularity" in Path("page.md").read_text()
     records = {path: path.read_text() for path in Path("results/board/log").glob("popularity-*.json")}
     assert len(records) == 1
-    done("leaderboard run board")  # there is nothing to be done
+    works("leaderboard run board")  # there is nothing to be done
     assert {path: path.read_text() for path in records} == records
     frame[:-7].to_csv(folder / "log.csv", index=False)
-    done("leaderboard run board")
+    works("leaderboard run board")
     assert {path: path.read_text() for path in records} != records
     (folder / "shop.toml").write_text('data = "log.csv"\ndataset = "synthetic"\n' + head)
     assert "exclude one another" in refused("leaderboard run board")
@@ -184,7 +166,7 @@ def test_dirty_ids_from_a_file_to_a_recommendation() -> None:
     frame.to_csv("floats.csv", index=False)
     assert "1000.0" in Path("floats.csv").read_text()
     assert "line 9: the user id" in refused("train popularity --data floats.csv --out run")
-    trained = done("train popularity --data floats.csv --drop-missing-ids --out run")
+    trained = works("train popularity --data floats.csv --drop-missing-ids --out run")
     assert trained.stderr.count("whole floats") == 1
     assert "1 rows without a user or an item are left out" in trained.stderr
     assert rows("recommend run --user 1000 -k 1")[0]["customer_id"] == 1000
@@ -195,7 +177,7 @@ def test_dirty_ids_from_a_file_to_a_recommendation() -> None:
     lines = log().to_csv(index=False).splitlines()
     lines[100] = lines[100].replace("1008", "guest", 1)
     Path("stray.csv").write_text("\n".join(lines) + "\n")
-    trained = done("train popularity --data stray.csv --out stray")
+    trained = works("train popularity --data stray.csv --out stray")
     assert "stray.csv, line 101: the id 'guest'" in " ".join(trained.stderr.split())
 
     text = "customer_id;sku;sku\n1;2;3\n"
@@ -209,8 +191,8 @@ def test_dirty_ids_from_a_file_to_a_recommendation() -> None:
         data = text.encode(encoding)
         path.write_bytes(gzip.compress(data) if suffix else data)
     assert "--encoding latin-1" in refused("train popularity --data named-latin-1.csv.gz --out latin")
-    done("train popularity --data named-latin-1.csv.gz --encoding latin-1 --out latin")
-    done("train popularity --data named-utf-8-sig.csv --out bom")
+    works("train popularity --data named-latin-1.csv.gz --encoding latin-1 --out latin")
+    works("train popularity --data named-utf-8-sig.csv --out bom")
     assert rows("recommend latin --user 1001 -k 5") == rows("recommend bom --user 1001 -k 5")
     assert rows("recommend latin --user 1001 -k 1")[0]["sku"].startswith("Käse ")
 
@@ -219,13 +201,13 @@ def test_item_features_beside_the_log() -> None:
     log().to_csv("log.csv", index=False)
     titles = pd.DataFrame({"sku": range(500, 540), "title": [f"Thing {n}" for n in range(40)]})
     titles.to_csv("things.csv", index=False)
-    done("train popularity --data log.csv --item-features things.csv --out run")
+    works("train popularity --data log.csv --item-features things.csv --out run")
     found = rows("recommend run --user 1000 -k 2 --with title")
     assert [row["title"] for row in found] == [f"Thing {row['sku'] - 500}" for row in found]
     assert rows("evaluate run")
-    done("data init log.csv --item-features things.csv")
+    works("data init log.csv --item-features things.csv")
     assert 'item_features = "things.csv"' in Path("log.toml").read_text()
-    done("train popularity --dataset log.toml --out other")
+    works("train popularity --dataset log.toml --out other")
     assert rows("recommend other --user 1000 -k 2 --with title") == found
     titles.assign(title="Other").to_csv("things.csv", index=False)
     features = rg.load_dataset("log.toml").item_features
@@ -247,7 +229,7 @@ def test_a_first_card_is_written_and_a_changed_file_is_prepared_again(caplog: py
     assert rows("data get shop.toml")[0]["interactions"] == 480
     assert rows("data get shop.toml")[0]["state"] == "was prepared already"
     assert {row["key"]: row["value"] for row in rows("data info shop.toml")}["data.user"] == "who"
-    done("train popularity --dataset shop.toml --out run")
+    works("train popularity --dataset shop.toml --out run")
     assert [*rows("recommend run --user 1001 -k 1")[0]][:2] == ["who", "sku"]
 
     with Path("data/my log.csv").open("a") as file:

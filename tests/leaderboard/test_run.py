@@ -220,7 +220,7 @@ def command(board: Path) -> list[str]:
 
 def working(board: Path) -> list[dict[str, Any]]:
     """The epochs that BPR-MF's training has logged so far."""
-    logs = [*board.parent.rglob("results/tiny/synthetic/.work/bprmf*/run/log.jsonl")]
+    logs = [*board.parent.glob("results/tiny/synthetic/.work/bprmf*/run/log.jsonl")]
     lines = logs[0].read_text(encoding="utf-8").splitlines() if logs else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
