@@ -31,7 +31,7 @@ help:  ## show this
 $(STAMP): setup.cfg pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "recgraph needs Python >= 3.11 with venv; name one with make PYTHON=..." >&2; exit 1; }
 	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,serve,api,export,track,notebooks,dgl,postgres,browser]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev,serve,api,export,track,notebooks,dgl,postgres,ray,browser]'
 	@touch $@
 
 $(DOCS_STAMP): $(STAMP)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "recgraph"
 
 # Open to all, and importing nothing of the library themselves but what their own line says.
-OPEN = {"blocks", "config", "imports", "notebook", "registry", "rng", "sparse.ragged"}
+OPEN = {"blocks", "config", "imports", "notebook", "ranks", "registry", "rng", "sparse.ragged"}
 
 # A layer -> the layers (or single modules) of recgraph that it may import, besides itself and OPEN. A module with a
 # line of its own is a layer of its own.
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "imports": {"registry"},
     "notebook": set(),
+    "ranks": set(),
     "registry": {"config"},
     "rng": set(),
     "pages": set(),
@@ -94,6 +95,8 @@ THIRD_PARTY: dict[str, set[str]] = {
     "packaging": {"sparse.backends.dgl"},
     "psutil": {"workers"},
     "psycopg": {"tuning.storage"},
+    "ray": {"workers.engines"},
+    "torchrec": {"sparse.backends.torchrec"},
     "fastapi": {"serve.http"},
     "starlette": {"serve.http"},
     "uvicorn": {"serve.http"},
@@ -111,7 +114,9 @@ LAZY = {
         "tensorboard",
         "optuna",
         "psycopg",
+        "ray",
         "sklearn",
+        "torchrec",
     ),
     *("fastapi", "starlette", "uvicorn", "prometheus_client", "onnx", "onnxscript"),
 }

@@ -1,0 +1,142 @@
+"""The processes that train one model together: which one this is, its share of a batch, what they tell one another.
+
+A launcher (torchrun, accelerate, Slurm) starts them; each is a *rank*. In a process that nobody launched there is one
+rank, and every function here gives back what it was given.
+
+Gradients follow one convention, that of data-parallel training: every rank computes a loss of its own, and the gradient
+of the step is the *mean* over the ranks. So a term that is a mean over the samples of a batch is weighted, on each
+rank, by :attr:`Share.weight`; a term that every rank computes on :func:`gathered` rows needs no weight, as it is the
+same on all.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["Ranks", "Share", "all_values", "first_value", "gathered", "is_launched"]
+
+T = TypeVar("T")
+
+
+def is_launched() -> bool:
+    """Whether a launcher started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+
+
+def _is_connected() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a batch that one rank computes.
+
+    Attributes:
+        sizes: how many samples each rank has.
+        index: of this rank.
+    """
+
+    sizes: tuple[int, ...]
+    index: int
+
+    @property
+    def rows(self) -> slice:
+        """The samples of this rank, in the order of the whole batch."""
+        start = sum(self.sizes[: self.index])
+        return slice(start, start + self.sizes[self.index])
+
+    @property
+    def weight(self) -> float:
+        """What the mean over this rank's samples is multiplied by, so that the mean over ranks is the batch's mean."""
+        return len(self.sizes) * self.sizes[self.index] / sum(self.sizes)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of the processes this one is.
+
+    Attributes:
+        index: from 0; rank 0 writes.
+        count: how many there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """The place of this process in the group that is connected; alone where there is none."""
+        return cls(dist.get_rank(), dist.get_world_size()) if _is_connected() else cls()
+
+    @property
+    def is_first(self) -> bool:
+        return self.index == 0
+
+    def share(self, n_samples: int) -> Share:
+        """Consecutive parts of ``n_samples`` samples whose sizes differ by one at most."""
+        least, more = divmod(n_samples, self.count)
+        return Share(tuple(least + (rank < more) for rank in range(self.count)), self.index)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        ctx.sizes = sizes
+        largest = max(sizes)
+        # collectives want equal shapes: the rows that are short are padded
+        padded = x.new_zeros(largest, *x.shape[1:])
+        padded[: len(x)] = x
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        # each rank has the whole gradient of the same loss: its own rows of it, times the ranks that are averaged
+        share = Share(ctx.sizes, dist.get_rank())
+        return gradients[0][share.rows] * len(ctx.sizes), None
+
+
+def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
+    """The rows of all ranks, in the order of the ranks, with gradient.
+
+    Every rank must go on to compute the same scalar from the result: the backward hands each rank its own rows'
+    gradient and communicates nothing.
+
+    Args:
+        x: [n, ...] the rows of this rank; n may differ by rank.
+        sizes: n of each rank, where it is known; None asks for it.
+
+    Returns:
+        [sum of n, ...].
+    """
+    if not _is_connected():
+        return x
+    if sizes is None:
+        sizes = tuple(all_values(len(x)))
+    gathered_rows: Tensor = _Gathered.apply(x, sizes)  # type: ignore[no-untyped-call]
+    return gathered_rows
+
+
+def all_values(value: T) -> list[T]:
+    """The values of all ranks, by rank; any object that can be pickled."""
+    if not _is_connected():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def first_value(value: T) -> T:
+    """What rank 0 gave, on all ranks."""
+    if not _is_connected():
+        return value
+    told = [value]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
