@@ -65,8 +65,8 @@ test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 bench: $(STAMP)  ## speed against other libraries, each in an environment of its own
 	$(PY) -m experiments.bench $(ARGS)
 
-bench-scale: $(STAMP)  ## MEOW and AdaMEOW on graphs of up to 200,000 target nodes, by batches and exact
-	$(PY) -m experiments.bench.scale $(ARGS)
+bench-scale: $(STAMP)  ## how time and memory of each stage grow with its data, with fitted exponents (ARGS: stages)
+	$(PY) -m experiments.bench.growth --out experiments/results/bench-scale.jsonl $(ARGS)
 
 bench-gpu: $(STAMP)  ## the same on a CUDA device
 	@if $(HAS_GPU); then $(PY) -m experiments.bench --device cuda $(ARGS); else echo "no device: not run"; fi
