@@ -21,9 +21,10 @@ from recgraph.evaluate.select import BLOCK, NO_SCORE, RunningBest, SeenColumns, 
 from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
-#: users whose scores are held at a time, on the host and on an accelerator
+#: users whose scores are held at a time, on the host and on an accelerator: not more than a model is called for, as
+#: a tile that is not full costs as much as one that is
 TILE_ROWS = {"cpu": 128}
-ACCELERATOR_ROWS = 1024
+ACCELERATOR_ROWS = 256
 #: columns of one matrix product
 CHUNK = 1024
 #: columns held at a time where the caller does not say: 64 MiB of float32 scores a tile

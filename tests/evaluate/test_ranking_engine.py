@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from fake_rankers import Scores, Vectors
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recgraph.data.batches import Query
 from recgraph.evaluate import topk
-from recgraph.evaluate.ranking import catalogue_for, rank
+from recgraph.evaluate.ranking import GROUP, catalogue_for, make_catalogue, rank
 from recgraph.evaluate.select import RunningBest
 from recgraph.evaluate.topk import Catalogue, Lists, tie_order
 from recgraph.sparse.ragged import Ragged
@@ -249,3 +252,33 @@ def test_lists_in_smaller_tiles(rows: int, with_vectors: bool) -> None:
     found, whole = (each.rank(queries, None, ("keep",))["keep"] for each in (smaller, catalogue))
     assert torch.equal(found.items, whole.items)
     assert torch.equal(found.scores, whole.scores)
+
+
+class Products(TorchDispatchMode):
+    """Counts the scores that matrix products make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            self.scores += result.numel()
+        return result
+
+
+@pytest.mark.parametrize("low", [False, True])
+def test_an_accelerator_computes_what_is_asked(monkeypatch: pytest.MonkeyPatch, low: bool) -> None:
+    """Models are called for groups of 256 users: tiles of an accelerator have no more rows than that."""
+    monkeypatch.setattr(topk, "TILE_ROWS", {})  # the host as an accelerator
+    generator = torch.Generator().manual_seed(0)
+    items, users = torch.randn(2048, 8, generator=generator), torch.randn(GROUP, 8, generator=generator)
+    catalogue = make_catalogue(items, 2048, 10, precision="bfloat16" if low else "float32")
+    with Products() as products:
+        catalogue.rank(users, None, ("keep",))
+    assert 2048 * GROUP <= products.scores <= 2048 * GROUP * (2 if low else 1)
+    scores = Catalogue(2048, 10)
+    scores.rank(users @ items.T, None, ("keep",))
+    assert scores._buffer.scores is not None
+    assert scores._buffer.scores.numel() <= GROUP * 2048

@@ -12,9 +12,10 @@ from torch import Tensor
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
 from recgraph.models.heterogeneous.node_model import MetaPathModel
+from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.operators import Sum, normalise
+from recgraph.sparse.operators import Chain, Sum, normalise
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -94,6 +95,39 @@ def test_the_factorised_form_equals_the_composed_one() -> None:
     torch.testing.assert_close(one.embed(), two.embed(), rtol=1e-5, atol=1e-7)
     masked = MEOW(**{**settings, "twin": "masked", "edge_mask": 0.5}, form="factorised").build(small())
     train(masked, 2)
+
+
+def held(inputs: MetaPathInputs) -> dict[int, int]:
+    """Bytes of each storage behind the matrices of the paths."""
+    found: dict[int, int] = {}
+    for path in inputs.paths:
+        for operator in (path.plain, path.adjacency, path.masked, *(reached for _, reached in path.contexts)):
+            for matrix in matrices_of(operator):
+                for tensor in (matrix.indptr, matrix.indices, matrix.weights):
+                    if tensor is not None:
+                        found[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+    return found
+
+
+def matrices_of(operator: object) -> list[Csr]:
+    if isinstance(operator, Csr):
+        return [operator]
+    parts = operator.terms if isinstance(operator, Sum) else operator.factors if isinstance(operator, Chain) else ()
+    return [matrix for part in parts for matrix in matrices_of(part)]
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+@pytest.mark.parametrize("form", ["composed", "factorised"])
+def test_inputs_take_on_a_device_what_they_take_on_the_host(form: str, redraw: bool) -> None:
+    """Plain matrices, adjacencies, twins and contexts that share tensors share them there; ``meta`` stands for any."""
+    top_k = None if form == "factorised" else SETTINGS["top_k"]
+    model = MEOW(**{**SETTINGS, "top_k": top_k}, form=form, redraw_masks=redraw).build(small())
+    here = model._inputs
+    there = here.to(torch.device("meta"), torch.float32)
+    for before, after in zip(here.paths, there.paths, strict=True):
+        assert (after.plain is after.adjacency) is (before.plain is before.adjacency)
+        assert after.adjacency.shape == before.adjacency.shape
+    assert sum(held(there).values()) <= sum(held(here).values())
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -297,3 +297,20 @@ def test_the_graph_is_of_what_is_fitted_to() -> None:
     with pytest.raises(ValueError, match="was built for n_users"):
         model.setup(Part(Ragged.from_lists([[0], [1], [0]]), 2))
     assert Space(n_users=2, n_items=2) != model.space
+
+
+def test_features_are_moved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features in another type than the parameters are converted at the first forward and never again."""
+    model = made("meowrec")
+    assert isinstance(model, MetaPathRecommender)
+    n_features = 3
+    model._features = {"item": torch.rand(SPACE.n_items, n_features, dtype=torch.float64)}
+    model.feature_layers = torch.nn.ModuleDict({"item": torch.nn.Linear(n_features, model.config.hidden_dim)})
+    first = model._own()
+    moved, converted = model._placed(model._features["item"]), torch.Tensor.to
+    calls: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, **k: calls.append(x) or converted(x, *a, **k))
+    assert torch.equal(model._own(), first)
+    assert not calls
+    assert moved.dtype == torch.float32
+    assert model._placed(model._features["item"]) is moved

@@ -23,6 +23,7 @@ from recgraph.models.heterogeneous.paths import Features
 from recgraph.rng import Generators, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
+from recgraph.sparse.placing import Placing
 from recgraph.sparse.products import Counts, top_k
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Operator, spmm
@@ -172,9 +173,10 @@ class _Inputs:
     positives: Csr
 
     def to(self, device: torch.device, dtype: torch.dtype) -> _Inputs:
-        features = {name: None if x is None else x.to(device, dtype) for name, x in self.features.items()}
-        paths = tuple(path.to(device, dtype) for path in self.paths)
-        return _Inputs(features, paths, tuple(n.to(device) for n in self.neighbours), self.positives.to(device))
+        place = Placing(device, dtype)
+        features = {name: place(x) for name, x in self.features.items()}
+        paths = tuple(place(path) for path in self.paths)
+        return _Inputs(features, paths, tuple(map(place, self.neighbours)), place(self.positives))
 
 
 class HeCo(GraphModel):

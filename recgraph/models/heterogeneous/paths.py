@@ -21,6 +21,7 @@ from recgraph.graph.route import Route
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, normalise
+from recgraph.sparse.placing import Placing
 from recgraph.sparse.spmm import Layered, Operator
 
 __all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "read_graph"]
@@ -59,17 +60,32 @@ class PathInputs:
         diagonal = Chain((Csr.eye(self.masked.shape[0], self.masked.device),), self.masked.left, self.masked.right)
         return replace(self, masked=Sum.of((self.masked, diagonal), (1.0, 1.0)), loops=False)
 
-    def to(self, device: torch.device, dtype: torch.dtype, moved: dict[int, Csr | Walked]) -> PathInputs:
+    def placed(self, place: Placing, walked: dict[int, Csr | Walked]) -> PathInputs:
+        """The path there.
+
+        Args:
+            walked: the contexts that are there already, by the identity of the original: paths share them.
+        """
         for _, reached in self.contexts:
-            if id(reached) not in moved:
-                moved[id(reached)] = reached.to(device)
+            if id(reached) not in walked:
+                steps = reached.steps if isinstance(reached, Walked) else ()
+                walked[id(reached)] = place(reached) if isinstance(reached, Csr) else Walked(tuple(map(place, steps)))
+        # a plain matrix that is not to be augmented any more is the adjacency itself; the masks of any other are drawn
+        # from its weights as they are
+        as_is = place if self.plain is self.adjacency else place.keeping_types()
         return replace(
             self,
-            plain=self.plain.to(device),
-            adjacency=self.adjacency.to(device, dtype),
-            masked=self.masked.to(device, dtype),
-            contexts=tuple((node_type, moved[id(reached)]) for node_type, reached in self.contexts),
+            plain=_placed(self.plain, as_is),
+            adjacency=_placed(self.adjacency, place),
+            masked=_placed(self.masked, place),
+            contexts=tuple((node_type, walked[id(reached)]) for node_type, reached in self.contexts),
         )
+
+
+def _placed(operator: Operator | Layered, place: Placing) -> Operator | Layered:
+    if isinstance(operator, Layered):
+        return Layered(tuple(place(layer) for layer in operator.layers))
+    return place(operator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +110,12 @@ class MetaPathInputs:
         return replace(self, paths=tuple(path.whole() for path in self.paths))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> MetaPathInputs:
-        features = {name: None if x is None else x.to(device, dtype) for name, x in self.features.items()}
-        masked = None if self.masked is None else self.masked.to(device, dtype)
-        # contexts that paths share are shared there too
-        moved: dict[int, Csr | Walked] = {}
-        return MetaPathInputs(
-            self.target, features, masked, tuple(path.to(device, dtype, moved) for path in self.paths)
-        )
+        """The inputs there; what paths, adjacencies, twins and features share is moved once and shared there, too."""
+        place = Placing(device, dtype)
+        features = {name: place(x) for name, x in self.features.items()}
+        walked: dict[int, Csr | Walked] = {}
+        paths = tuple(path.placed(place, walked) for path in self.paths)
+        return MetaPathInputs(self.target, features, place(self.masked), paths)
 
 
 def read_graph(

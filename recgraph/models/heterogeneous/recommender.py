@@ -212,8 +212,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         for name, layer in self.feature_layers.items():
             assert self.space is not None
             start = 0 if name == "user" else self.space.n_users
-            x = self._features[name]
-            vectors = _transform(layer, x.to(own.device, own.dtype))
+            vectors = _transform(layer, self._placed(self._features[name]))
             own = own.index_add(0, torch.arange(start, start + len(vectors), device=own.device), vectors)
         return own
 
