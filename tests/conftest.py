@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,37 @@ def postgres() -> Iterator[str]:
     assert programs is not None
     with postgres_cluster.running(programs) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray of this machine with two cores, to which engine ``"ray"`` connects while the tests run."""
+    try:
+        import ray
+    except ImportError:
+        missing("ray", "Ray is not installed; pip install 'recgraph[ray]'")
+    tests = Path(__file__).resolve().parent
+    paths = [str(tests.parent), str(tests / "workers"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # paths of sockets must be short
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RECGRAPH_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            object_store_memory=300 * 2**20,
+            _temp_dir=folder,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @pytest.fixture(scope="session")

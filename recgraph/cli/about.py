@@ -164,6 +164,7 @@ _OPTIONAL = {
     "onnx": ("onnx", "exports of models", "pip install 'recgraph[export]'"),
     "onnxscript": ("onnxscript", "exports of models", "pip install 'recgraph[export]'"),
     "psycopg": ("psycopg", "studies in PostgreSQL", "pip install 'recgraph[postgres]'"),
+    "ray": ("ray", "evaluation, recommendation, preparation and boards on a cluster", "pip install 'recgraph[ray]'"),
     "pandas": ("pandas", "pandas frames in and out", "pip install pandas"),
     "pyarrow": ("pyarrow", "arrow tables in and out", "pip install pyarrow"),
 }

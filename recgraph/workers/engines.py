@@ -1,0 +1,199 @@
+"""Engines by name: ``"local"`` is this process, ``"ray"`` a Ray cluster (of this machine, where there is no other).
+
+The same call runs on both: what is divided into pieces is given an :class:`recgraph.engine.Engine`; boards and studies
+start their worker processes in a pool of its.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import Field
+
+from recgraph import imports
+from recgraph.config import Config, ConfigError
+from recgraph.engine import Engine, Local, Piece, TaskFailed, failure
+
+__all__ = ["Ray", "RayConfig", "engine_of"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+_log = logging.getLogger(__name__)
+_SCHEME = "ray://"
+#: pieces that are begun ahead of the one whose result is wanted next, for each worker
+_AHEAD = 2
+
+
+class RayConfig(Config):
+    """How pieces are run on a Ray cluster."""
+
+    workers: int | None = Field(None, ge=1, description="pieces at a time; none: as many as the cluster has cores")
+    threads: int = Field(1, ge=1, description="cores of each piece")
+    memory_mib: int | None = Field(
+        None, ge=1, description="memory that a piece reserves, so that a machine gets no more pieces than fit"
+    )
+    retries: int = Field(3, ge=0, description="how often a piece is done again whose worker died")
+
+
+def engine_of(name: str | Engine | None = None, settings: Mapping[str, Any] | None = None) -> Engine:
+    """The engine of a name; nothing is connected before it is used.
+
+    Args:
+        name: ``"local"`` or None; ``"ray"``: the cluster that the environment names (``RAY_ADDRESS``), else one that
+            was started on this machine (``ray start --head``), else one that is started now and ends with this process;
+            ``"ray://HOST:10001"``: that cluster. An engine stays as it is.
+        settings: of :class:`RayConfig`, for ``ray``.
+
+    Raises:
+        ValueError: no such engine, or a setting that it does not have.
+    """
+    if name is not None and not isinstance(name, str):
+        if settings:
+            raise ConfigError(f"settings {sorted(settings)} given beside an engine would be ignored; set them in it")
+        return name
+    if name in (None, "local"):
+        if settings:
+            raise ConfigError(f"setting {min(settings)!r} is for engine 'ray'; the engine is 'local'")
+        return Local()
+    if name == "ray" or (name is not None and name.startswith(_SCHEME)):
+        return Ray(None if name == "ray" else name, RayConfig.of(settings))
+    raise ConfigError(f"engine = {name!r} must be 'local', 'ray' or 'ray://HOST:PORT'")
+
+
+class Ray:
+    """A Ray cluster; it is connected to when it is first used.
+
+    Each machine needs recgraph at the same version and, at the same paths, the files that pieces read and the files of
+    the user's own (:func:`recgraph.imports.import_file`); workers import these as other worker processes do.
+
+    Args:
+        address: as ``ray.init`` takes it; None: see :func:`engine_of`.
+        config: how pieces are run.
+    """
+
+    def __init__(self, address: str | None = None, config: RayConfig | None = None) -> None:
+        self._address, self.config = address, config or RayConfig()
+
+    def __repr__(self) -> str:
+        return f"Ray({self._address or 'auto'!r}, {self.config})"
+
+    @property
+    def size(self) -> int:
+        """How many pieces it works on at a time: as set, else by the cores of the cluster."""
+        if self.config.workers is not None:
+            return self.config.workers
+        cores = self.connected().cluster_resources().get("CPU", 1)
+        return max(1, int(cores) // self.config.threads)
+
+    def connected(self) -> Any:
+        """The package ``ray``, connected.
+
+        Raises:
+            ImportError: it is not installed.
+            ConnectionError: the cluster is not there.
+        """
+        # nothing that is started from here reports to anybody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise ImportError("engine 'ray' needs Ray: pip install 'recgraph[ray]'") from error
+        if not ray.is_initialized():
+            ray.init(
+                address=self._address,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+            )
+        return ray
+
+    def map(self, function: Callable[[Any, T], R], pieces: Iterable[Piece[T]], shared: Any = None) -> Iterator[R]:
+        """See :meth:`recgraph.engine.Engine.map`. A piece whose worker dies is done again, a set number of times."""
+        ray = self.connected()
+        # within a list it is not unpacked before the worker has imported the user's own files
+        held = [ray.put((function, shared))]
+        orders = imports.orders()
+        submit = self._remote(ray, _do)
+        died = _deaths(ray)
+        waiting, window = enumerate(pieces), self.size * _AHEAD
+        running: dict[Any, int] = {}
+        known: dict[int, tuple[Piece[T], int]] = {}  # number -> the piece, and how often its worker died
+        results: dict[int, R] = {}
+        given = 0
+        try:
+            while True:
+                for number, piece in itertools.islice(waiting, max(0, window - len(running) - len(results))):
+                    known[number] = piece, 0
+                    running[submit(orders, held, self.config.threads, [ray.put(piece.value)])] = number
+                if not running and not results:
+                    return
+                while given in results:
+                    del known[given]
+                    yield results.pop(given)
+                    given += 1
+                if not running:
+                    continue
+                for done in ray.wait([*running], num_returns=1)[0]:
+                    number = running.pop(done)
+                    piece, deaths = known[number]
+                    try:
+                        results[number] = ray.get(done)
+                    except ray.exceptions.RayTaskError as error:
+                        cause = error.cause if isinstance(error.cause, Exception) else error
+                        raise failure(piece.name, cause) from error
+                    except died as error:
+                        if deaths >= self.config.retries:
+                            times = f"{deaths + 1} times" if deaths else "once"
+                            raise TaskFailed(
+                                f"task {piece.name}: its worker died {times} ({type(error).__name__}); the machine may "
+                                "have run out of memory: take smaller pieces or fewer workers, or set memory_mib"
+                            ) from error
+                        _log.warning("task %s: its worker died (%s); done again", piece.name, type(error).__name__)
+                        known[number] = piece, deaths + 1
+                        running[submit(orders, held, self.config.threads, [ray.put(piece.value)])] = number
+        finally:
+            for left in running:
+                ray.cancel(left)
+
+    def _remote(self, ray: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that starts another on the cluster, with the resources that are set."""
+        options: dict[str, Any] = {"num_cpus": self.config.threads, "max_retries": 0}
+        if self.config.memory_mib is not None:
+            options["memory"] = self.config.memory_mib * 2**20
+        start: Callable[..., Any] = ray.remote(function).options(**options).remote
+        return start
+
+
+def _deaths(ray: Any) -> tuple[type[Exception], ...]:
+    """The errors of a piece that say nothing about the piece: its worker, machine or input is gone."""
+    names = (
+        "WorkerCrashedError",
+        "OutOfMemoryError",
+        "NodeDiedError",
+        "LocalRayletDiedError",
+        "ObjectLostError",
+        "TaskCancelledError",
+    )
+    return tuple(getattr(ray.exceptions, name) for name in names if hasattr(ray.exceptions, name))
+
+
+#: in a worker: what the pieces of the last map share, by its reference, so that it is unpacked once
+_shared: dict[Any, tuple[Callable[[Any, Any], Any], Any]] = {}
+
+
+def _do(orders: Mapping[str, Any], held: list[Any], threads: int, value: list[Any]) -> Any:
+    """One piece, in a worker."""
+    import ray
+    import torch
+
+    torch.set_num_threads(threads)
+    imports.follow(orders)
+    if held[0] not in _shared:
+        _shared.clear()
+        _shared[held[0]] = ray.get(held[0])
+    function, shared = _shared[held[0]]
+    return function(shared, ray.get(value[0]))

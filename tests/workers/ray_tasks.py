@@ -1,0 +1,73 @@
+"""Functions of pieces, in a module that workers can import."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def add(shared: int, value: int) -> int:
+    return shared + value
+
+
+def slow_first(shared: Any, value: int) -> int:
+    """The first pieces take longest."""
+    time.sleep(0.3 if value < 2 else 0)
+    return value
+
+
+def die_once(folder: Path, value: int) -> int:
+    """Pieces 1 and 4 kill their process the first time; each attempt leaves a line."""
+    with (folder / f"{value}.attempts").open("a") as file:
+        file.write(f"{os.getpid()}\n")
+    if value in (1, 4) and len((folder / f"{value}.attempts").read_text().splitlines()) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def die(folder: Path, value: int) -> int:
+    if value == 2:
+        with (folder / "attempts").open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def fail(error: type[Exception], value: int) -> int:
+    if value == 1:
+        raise error("it cannot be")
+    return value
+
+
+def unpacked(shared: Unpacked, value: int) -> tuple[int, int]:
+    return os.getpid(), shared.times
+
+
+def threads(shared: None, value: int) -> int:
+    return torch.get_num_threads()
+
+
+def own(shared: Any, name: str) -> str:
+    """The class of a member that a file of the user's own has registered."""
+    from recgraph import registry
+
+    found = registry.load("weight", name)
+    return f"{found.__module__}.{found.__qualname__} {type(shared).__qualname__}"
+
+
+class Unpacked:
+    """Counts how often this process has unpacked it."""
+
+    count = 0
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Unpacked.count += 1
+        self.times = Unpacked.count
