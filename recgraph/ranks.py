@@ -12,6 +12,8 @@ same on all.
 from __future__ import annotations
 
 import os
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Ranks", "Share", "all_values", "first_value", "gathered", "is_launched"]
+__all__ = ["Ranks", "Share", "all_values", "first_value", "gathered", "is_launched", "is_told", "of_all"]
 
 T = TypeVar("T")
 
@@ -140,3 +142,52 @@ def first_value(value: T) -> T:
     told = [value]
     dist.broadcast_object_list(told, src=0)
     return told[0]
+
+
+def of_all(make: Callable[[], T]) -> list[T]:
+    """What ``make()`` gives on each rank, by rank; where it raises on one, all raise that error.
+
+    Of several errors it is that of the lowest rank. ``make`` must not communicate: a rank on which it fails would leave
+    the others waiting.
+
+    Raises:
+        Exception: what ``make`` raised; :func:`is_told` is True of it. An error that cannot be pickled is, on the other
+            ranks, a ``ValueError``, ``OSError`` or ``RuntimeError`` of the same text.
+    """
+    if not _is_connected():
+        return [make()]
+    made: T | None = None
+    own: Exception | None = None
+    try:
+        made = make()
+    except Exception as error:
+        own = error
+    found = all_values((made, None if own is None else _portable(own)))
+    first = next((rank for rank, (_, error) in enumerate(found) if error is not None), None)
+    if first is None:
+        return [value for value, _ in found]  # type: ignore[misc]  # each made one
+    told = own if first == dist.get_rank() else found[first][1]
+    assert told is not None
+    setattr(told, _TOLD, True)
+    told.add_note(f"on rank {first}")
+    raise told
+
+
+#: mark of an error that every rank raises
+_TOLD = "_recgraph_told"
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether every rank raises this same error."""
+    return getattr(error, _TOLD, False) is True
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that other processes can read."""
+    try:
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    except Exception:  # an exception whose arguments are not those of its class raises anything
+        pass
+    alike = next((cls for cls in (ValueError, OSError) if isinstance(error, cls)), RuntimeError)
+    return alike(str(error))

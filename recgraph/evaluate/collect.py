@@ -1,5 +1,7 @@
 """Rank once for all protocols, within bounds of memory, and keep of the lists what their metrics read.
 
+Where several processes are connected, each ranks for its share of the users; all then have what is kept of every user.
+
 The log (``recgraph.evaluate.collect``, level DEBUG) says before the ranking how much memory it is going to take.
 """
 
@@ -21,6 +23,7 @@ from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.protocol import Protocol
 from recgraph.evaluate.ranking import Ranker, Targets, device_of, item_vectors_of, make_catalogue, rank
 from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS, Lists
+from recgraph.ranks import Ranks, of_all
 from recgraph.sparse.ragged import Ragged
 
 
@@ -251,7 +254,7 @@ def collect(
     fit_part: Part | None,
     limits: Limits,
 ) -> list[RankedHits]:
-    """The ranked lists of every measurement, from one pass over the scores."""
+    """The ranked lists of every measurement, from one pass over the scores; of several processes all must call it."""
     truth = Truth.of(cases)
     depth = depth_of(measurements, cases.n_items)
     vectors = item_vectors_of(model)
@@ -273,11 +276,35 @@ def collect(
     targets = Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
     kept = {name: _Kept.of(cases, depth, truth, alike) for name, alike in by_ranking(measurements).items()}
     query = Query(cases.users, cases.history, cases.times if getattr(model, "reads_times", False) else None)
-    for batch in rank(model, catalogue, query, cases.history, conventions, batch_size_of(limits, depth), targets):
-        for name, lists in batch.lists.items():
-            kept[name].add(batch.index, lists, batch.relevant_ranks.get(name), truth)
+    ranks, batch_size = Ranks.here(), batch_size_of(limits, depth)
+
+    def rank_share() -> dict[str, _Share]:
+        for batch in rank(model, catalogue, query, cases.history, conventions, batch_size, targets, ranks):
+            for name, lists in batch.lists.items():
+                kept[name].add(batch.index, lists, batch.relevant_ranks.get(name), truth)
+        return {name: each.share() for name, each in kept.items()} if ranks.count > 1 else {}
+
+    shares = of_all(rank_share)
+    for name, each in kept.items():
+        if ranks.count > 1:
+            each.take_in([share[name] for share in shares])
     users = truth.before_ranking(depth, facts)
     return [kept[each.ranking].ranked(users, each, cases, truth, fit_part) for each in measurements]
+
+
+@dataclass
+class _Share:
+    """What one process keeps of the lists of one ranking: of the users that it ranked for.
+
+    Attributes:
+        index: [B] int64, their rows of the cases.
+        lists: name of a tensor of :class:`_Kept` -> its rows.
+        ranks: of their relevant items, in the order of ``index``; None where they are not wanted.
+    """
+
+    index: Tensor
+    lists: dict[str, Tensor]
+    ranks: RelevantRanks | None
 
 
 @dataclass
@@ -319,9 +346,26 @@ class _Kept:
             self.items[index, :width] = lists.items
         if self.scores is not None:
             self.scores[index, :width] = lists.scores.double()
+        self.index.append(index)
         if ranks is not None:
-            self.index.append(index)
             self.ranks.append(ranks)
+
+    def share(self) -> _Share:
+        """What was added, to be told to other processes."""
+        index = torch.cat([torch.empty(0, dtype=torch.int64), *self.index])
+        held = {name: getattr(self, name) for name in ("hits", "lengths", "gains", "items", "scores")}
+        lists = {name: values[index] for name, values in held.items() if values is not None}
+        ranks = RelevantRanks.gather(self.ranks, torch.arange(len(index))) if self.ranks else None
+        return _Share(index, lists, ranks)
+
+    def take_in(self, shares: Sequence[_Share]) -> None:
+        """Keep what all processes have added, this one among them."""
+        for share in shares:
+            for name, values in share.lists.items():
+                getattr(self, name)[share.index] = values
+        shares = [share for share in shares if len(share.index)]
+        self.index = [share.index for share in shares]
+        self.ranks = [share.ranks for share in shares if share.ranks is not None]
 
     def ranked(
         self, users: RankedHits, measurement: Measurement, cases: Cases, truth: Truth, fit_part: Part | None

@@ -15,6 +15,7 @@ from recgraph.evaluate.hits import RelevantRanks
 from recgraph.evaluate.low_precision import LowPrecision, Precision
 from recgraph.evaluate.ranks import rank_candidates, rank_relevant
 from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.ranks import Ranks
 from recgraph.sparse.ragged import Ragged
 
 #: users given to a model at a time. Fixed, because a model's rounding may depend on who shares its batch.
@@ -182,6 +183,7 @@ def rank(
     conventions: tuple[str, ...],
     batch_size: int = 1024,
     targets: Targets | None = None,
+    ranks: Ranks | None = None,
 ) -> Iterator[RankedBatch]:
     """Rank for all users of a query, shortest histories first.
 
@@ -191,14 +193,18 @@ def rank(
         batch_size: users whose lists are handed out together, rounded up to a multiple of 256, the groups in
             which the model is always called: it bounds memory and does not alter results.
         targets: the relevant items, where their ranks are wanted, and the users' own candidates.
+        ranks: of several processes, which one this is: it ranks for its share of the groups, every so-manieth. The
+            groups are those of one process, so that no score's rounding depends on the number of processes.
 
     Yields:
-        Each user once.
+        Each user once; of several processes each user on one.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size} must be at least 1")
     by_length = query.history.lengths.argsort(stable=True)
     groups = torch.split(by_length, GROUP)
+    if ranks is not None:  # not a stretch of them: the last ones have the longest histories
+        groups = groups[ranks.index :: ranks.count]
     per_batch = -(-batch_size // GROUP)
     for start in range(0, len(groups), per_batch):
         done = [
@@ -208,11 +214,11 @@ def rank(
         index = torch.cat(groups[start : start + per_batch])
         lists = {name: Lists.cat([part.lists[name] for part in done]) for name in done[0].lists}
         in_order = torch.arange(index.numel())
-        ranks = {
+        relevant = {
             name: RelevantRanks.gather([part.relevant_ranks[name] for part in done], in_order)
             for name in done[0].relevant_ranks
         }
-        yield RankedBatch(index, lists, ranks)
+        yield RankedBatch(index, lists, relevant)
 
 
 def _rank_group(

@@ -1,0 +1,127 @@
+"""Evaluation on several processes: each ranks for its share of the users, and all find what one process finds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fake_rankers import Scores, Vectors
+from launched import on_ranks
+from test_evaluate import random_cases
+
+from recgraph.data.part import Cases, Part
+from recgraph.evaluate import Protocol, evaluate
+from recgraph.evaluate.evaluator import validation
+from recgraph.evaluate.ranking import GROUP
+from recgraph.ranks import Ranks, is_told, of_all
+from recgraph.sparse.ragged import Ragged
+
+N_ITEMS = 300
+#: three groups, the last of which is short
+N_USERS = 2 * GROUP + 70
+
+
+def scores(n_users: int) -> torch.Tensor:
+    """Few different values, so that ties decide."""
+    drawn = torch.randint(0, 40, (n_users, N_ITEMS), generator=torch.Generator().manual_seed(1))
+    return drawn.float() / 7
+
+
+def measured(n_users: int, graded: bool) -> dict[str, Any]:
+    """All that evaluations of several kinds find: values of users, over all users, protocols; who was ranked for."""
+    cases = random_cases(n_users, N_ITEMS, graded=graded)
+    lists = Ragged.from_lists([list(range(row % 7, N_ITEMS, 3)) for row in range(n_users)])
+    part = Part(cases.history, N_ITEMS)
+    protocols = [
+        Protocol(seen="keep"),
+        Protocol(seen="exclude"),
+        Protocol(candidates="sampled", n_candidates=50, candidate_seed=3),
+        Protocol(candidates="lists"),
+    ]
+    metrics = ("ndcg", "recall", "mrr", "auc", "coverage", "gini", "novelty")
+    asked: dict[str, Any] = {"metrics": metrics, "fit_part": part, "batch_size": 100}
+    generator = torch.Generator().manual_seed(2)
+    vectors = Vectors(torch.randn(n_users, 8, generator=generator), torch.randn(N_ITEMS, 8, generator=generator))
+    model = Scores(scores(n_users))
+    found = evaluate(model, cases, protocols=protocols, candidate_lists=lists, **asked)
+    of_ties = evaluate(model, cases, ties="expectation", metrics=("ndcg", "recall", "mrr"))
+    of_vectors = evaluate(vectors, cases, seen=("exclude",), **asked)
+    return {
+        "results": [
+            (each.to_dict(), each.users, {name: values.tobytes() for name, values in each.per_user.items()})
+            for each in (*found, *of_ties, *of_vectors)
+        ],
+        "validation": validation(vectors, cases, "coverage@20", seen="exclude", fit_part=part),
+        "scored": model.n_scored,
+    }
+
+
+CASES = ((N_USERS, False), (40, True))
+
+
+def on_a_rank() -> tuple[list[dict[str, Any]], list[Any]]:
+    return [measured(*case) for case in CASES], failing()
+
+
+@pytest.fixture(scope="module")
+def ranks() -> list[Any]:
+    """What each of two processes finds."""
+    return on_ranks(2, on_a_rank)
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_two_processes_find_bit_for_bit_what_one_finds(case: int, ranks: list[Any]) -> None:
+    n_users, graded = CASES[case]
+    alone = measured(n_users, graded)
+    of_ranks = [of_cases[case] for of_cases, _ in ranks]
+    for found in of_ranks:
+        assert found["validation"] == alone["validation"]
+        for (here, users, values), (there, others, expected) in zip(found["results"], alone["results"], strict=True):
+            assert here == there
+            assert users.tolist() == others.tolist()
+            assert values == expected
+    # three groups of 256 on two processes; a single group is one process's. Two evaluations ask the model
+    shares = [GROUP + 70, GROUP] if n_users > GROUP else [n_users, 0]
+    assert [found["scored"] for found in of_ranks] == [2 * share for share in shares]
+    assert alone["scored"] == 2 * n_users
+
+
+class Broken(Scores):
+    """Cannot score the users of the second process."""
+
+    def score(self, query: Any) -> torch.Tensor:
+        values = super().score(query)
+        return values if Ranks.here().is_first else values * torch.nan
+
+
+class Odd(Exception):
+    """Cannot be read by another process: it is made of two arguments and keeps one."""
+
+    def __init__(self, what: str, more: str) -> None:
+        super().__init__(what + more)
+
+
+def failing() -> list[Any]:
+    cases: Cases = random_cases(N_USERS, N_ITEMS)
+    found: list[Any] = []
+
+    def odd() -> int:
+        if Ranks.here().is_first:
+            return 1
+        raise Odd("of its ", "own")
+
+    for fail in (lambda: evaluate(Broken(scores(N_USERS)), cases), lambda: of_all(odd)):
+        try:
+            fail()
+        except Exception as error:
+            found.append((f"{type(error).__name__}: {error}", is_told(error), error.__notes__))
+    return found
+
+
+def test_an_error_on_one_process_is_that_of_all(ranks: list[Any]) -> None:
+    (nan, odd), (own_nan, own_odd) = (failed for _, failed in ranks)
+    assert nan == own_nan
+    assert "ValueError: the model scores user index" in nan[0]
+    assert nan[1:] == own_odd[1:] == odd[1:] == (True, ["on rank 1"])
+    assert (odd[0], own_odd[0]) == ("RuntimeError: of its own", "Odd: of its own")
