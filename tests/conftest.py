@@ -14,6 +14,9 @@ import postgres_cluster
 import pytest
 import torch
 
+from recgraph.engine import Engine, Local
+from recgraph.workers.engines import engine_of
+
 # the same examples on every machine, however busy it is
 hypothesis.settings.register_profile("recgraph", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("recgraph")
@@ -95,6 +98,21 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+class InPieces(Local):
+    """This process, with as many pieces as three workers get."""
+
+    size = 3
+
+
+@pytest.fixture(params=["local", "ray"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Every engine whose results must equal those of a call without one."""
+    if request.param == "local":
+        return InPieces()
+    request.getfixturevalue("ray_cluster")
+    return engine_of("ray")
 
 
 @pytest.fixture(scope="session")

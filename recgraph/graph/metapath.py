@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from recgraph.config import Config, Search, configure
+from recgraph.engine import Engine
 from recgraph.graph.contexts import Context
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.pathsim import Cost, estimate_cost, estimate_nnz, halves, pathsim_top_k, steps_of
@@ -72,7 +73,7 @@ class MetaPath:
     ``MetaPath("paper-author-paper", top_k=110)(graph)`` is what a graph convolution multiplies with.
 
     Source: MEOW (SDM 2023), sections 4.1 and 4.2; PathSim (VLDB 2011). Departures: ties at the top-k cut are broken by
-    :data:`recgraph.sparse.products.TIE_RULE` (the published code's sort is not stable); contexts follow from the path,
+    :data:`recgraph.sparse.top_k.TIE_RULE` (the published code's sort is not stable); contexts follow from the path,
     for every intermediate type and hop.
 
     Args:
@@ -123,45 +124,54 @@ class MetaPath:
         steps = steps_of(route, graph, self.config.weights)
         return estimate_cost(self.name, route, steps, self.config.counts, self.config.top_k)
 
-    def counts(self, graph: HeteroGraph) -> Csr:
+    def counts(self, graph: HeteroGraph, engine: Engine | None = None) -> Csr:
         """[N_start, N_end]: the counts of all paths, one entry a pair (no weights where counts are binary).
+
+        Args:
+            engine: where rows are composed (:mod:`recgraph.workers.engines`), of a graph on the host; None: here. The
+                result is the same, bit for bit.
 
         Raises:
             PathTooLargeError: that would need more than ``max_memory_mib``.
         """
-        parts = self._parts(graph, None)
-        return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts)
+        parts = self._parts(graph, None, engine)
+        return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts, engine=engine)
 
-    def adjacency(self, graph: HeteroGraph) -> Csr:
+    def adjacency(self, graph: HeteroGraph, engine: Engine | None = None) -> Csr:
         """The counts, after the top-k by PathSim where one is asked for; not normalised.
+
+        Args:
+            engine: see :meth:`counts`.
 
         Raises:
             PathError: a top-k of a path whose ends are of different types.
             PathTooLargeError: it would need more than ``max_memory_mib``.
         """
         if self.config.top_k is None:
-            return self.counts(graph)
+            return self.counts(graph, engine)
         ends = types_of(self.route(graph))
         if ends[0] != ends[-1]:
             raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {ends}")
         features = graph.features(ends[0]) if self.config.ties == "cosine" else None
         if features is None and self.config.ties == "cosine":
             raise PathError(f"path {self.name!r}: ties='cosine' needs features of {ends[0]!r}; use ties='index'")
-        return pathsim_top_k(self._parts(graph, self.config.top_k), self.config.counts, self.config.top_k, features)
+        parts = self._parts(graph, self.config.top_k, engine)
+        return pathsim_top_k(parts, self.config.counts, self.config.top_k, features, engine)
 
     def factorised(self, graph: HeteroGraph) -> Chain:
         """The path as a product that is never made; not normalised. Equals :meth:`counts` (full)."""
         return Chain.of(steps_of(self.route(graph), graph, self.config.weights))
 
-    def __call__(self, graph: HeteroGraph, dtype: torch.dtype | None = None) -> Operator:
+    def __call__(self, graph: HeteroGraph, dtype: torch.dtype | None = None, engine: Engine | None = None) -> Operator:
         """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form, normalised.
 
         Args:
             dtype: of a composed form's weights; default: that of the graph's, or the default type.
+            engine: where rows are composed, see :meth:`counts`.
         """
         if self.config.form == "factorised":
             return self.factorised(graph).normalise(self.config.normalisation)
-        adjacency = self.adjacency(graph)
+        adjacency = self.adjacency(graph, engine)
         if self.config.form == "compressed":
             smaller = compress_rows(adjacency)
             if isinstance(smaller, Chain):
@@ -197,7 +207,7 @@ class MetaPath:
                 known[route] = compose(before, last, "binary")
         return known[route]
 
-    def _parts(self, graph: HeteroGraph, top_k: int | None) -> list[Csr]:
+    def _parts(self, graph: HeteroGraph, top_k: int | None, engine: Engine | None) -> list[Csr]:
         """The halves, once it is known that the product fits."""
         route = self.route(graph)
         steps = steps_of(route, graph, self.config.weights)
@@ -209,7 +219,7 @@ class MetaPath:
                 "a larger max_memory_mib",
                 cost,
             )
-        return halves(route, steps, self.config.counts)
+        return halves(route, steps, self.config.counts, engine)
 
     def _check_context(self, route: Route, nnz: int) -> None:
         nbytes = 2 * 8 * nnz

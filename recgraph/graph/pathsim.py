@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.blocks import row_blocks
+from recgraph.engine import Engine, Local, Piece
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.route import Route, is_palindrome
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import power
-from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, stack_rows, top_k_mask
+from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, pieces_for, stack_rows
 from recgraph.sparse.spmm import spmm
+from recgraph.sparse.top_k import top_k_mask
 
 __all__ = ["Cost", "estimate_cost", "estimate_nnz", "halves", "path_counts", "pathsim", "pathsim_top_k", "steps_of"]
 
+R = TypeVar("R")
 
 # Rows whose entries are counted exactly for an estimate, and the most entries that they may have in all.
 _SAMPLE = 128
@@ -71,19 +75,19 @@ def steps_of(route: Route, graph: HeteroGraph, weights: bool) -> list[Csr]:
     return matrices if weights else [matrix.with_weights(None) for matrix in matrices]
 
 
-def halves(route: Route, steps: Sequence[Csr], counts: Counts) -> list[Csr]:
+def halves(route: Route, steps: Sequence[Csr], counts: Counts, engine: Engine | None = None) -> list[Csr]:
     """One or two matrices whose product is the path; one entry a place. The second may be the first's transpose."""
     if len(steps) == 1:
-        return [_whole(steps, counts)]
+        return [_whole(steps, counts, engine)]
     middle = len(steps) // 2
-    left = _whole(steps[:middle], counts)
-    return [left, left.t() if is_palindrome(route) else _whole(steps[middle:], counts)]
+    left = _whole(steps[:middle], counts, engine)
+    return [left, left.t() if is_palindrome(route) else _whole(steps[middle:], counts, engine)]
 
 
-def _whole(steps: Sequence[Csr], counts: Counts) -> Csr:
+def _whole(steps: Sequence[Csr], counts: Counts, engine: Engine | None) -> Csr:
     product = steps[0].pattern() if counts == "binary" else steps[0].coalesce()
     for step in steps[1:]:
-        product = compose(product, step, counts)
+        product = compose(product, step, counts, engine=engine)
     return product
 
 
@@ -179,13 +183,20 @@ def _announce(left: Csr, right: Csr) -> None:
         )
 
 
-def pathsim_top_k(parts: Sequence[Csr], counts: Counts, k: int, features: Tensor | Csr | None = None) -> Csr:
-    """Each row's k most similar columns, with their counts; ties by :data:`recgraph.sparse.products.TIE_RULE`.
+def pathsim_top_k(
+    parts: Sequence[Csr],
+    counts: Counts,
+    k: int,
+    features: Tensor | Csr | None = None,
+    engine: Engine | None = None,
+) -> Csr:
+    """Each row's k most similar columns, with their counts; ties by :data:`recgraph.sparse.top_k.TIE_RULE`.
 
     Args:
         parts: one or two matrices whose product, [N, N], holds the counts.
         k: at least 1.
         features: [N, F]; ties are broken by their cosine first.
+        engine: where rows are multiplied and ranked, of matrices on the host; None: here. The result is the same.
 
     Returns:
         [N, N]; weights are counts, or none where counts are binary.
@@ -196,11 +207,28 @@ def pathsim_top_k(parts: Sequence[Csr], counts: Counts, k: int, features: Tensor
         return parts[0].select(top_k_mask(parts[0], k, pathsim(parts[0]), second))
     left, right = parts
     _announce(left, right)
-    diagonal = _diagonal(left, right, counts)
+    diagonal = _diagonal(left, right, counts, engine)
+    kept = _map_rows(_top_of_rows, left, right, (right, counts, diagonal, k, cosine), engine)
+    return stack_rows([*kept], right.shape[1], left)
+
+
+def _map_rows(
+    function: Callable[[Any, tuple[int, Csr]], R], left: Csr, right: Csr, shared: Any, engine: Engine | None
+) -> Iterator[R]:
+    """What a function makes of pieces of the rows of ``left``, which it multiplies with ``right``."""
+    if engine is None:
+        return Local().map(function, [Piece("all rows", (0, left))], shared)
+    return engine.map(function, pieces_for(engine, left, right), shared)
+
+
+def _top_of_rows(shared: tuple[Csr, Counts, Tensor, int, _Cosine | None], part: tuple[int, Csr]) -> Csr:
+    """The rows of ``left`` from the first on, multiplied with ``right``: of each the k most similar."""
+    (right, counts, diagonal, k, cosine), (first, left) = shared, part
     kept = []
     for rows, block in compose_blocks(left, right, counts):
-        scores = _similarity(block, diagonal[rows], diagonal)
-        second = None if cosine is None else cosine(block, rows.start, k)
+        start = first + rows.start
+        scores = _similarity(block, diagonal[start : first + rows.stop], diagonal)
+        second = None if cosine is None else cosine(block, start, k)
         kept.append(block.select(top_k_mask(block, k, scores, second)))
     return stack_rows(kept, right.shape[1], left)
 
@@ -260,14 +288,20 @@ def _look_up(matrix: Csr, places: Csr) -> Tensor:
     return matrix.values()[at].masked_fill_(keys[at] != wanted, 0)
 
 
-def _diagonal(left: Csr, right: Csr, counts: Counts) -> Tensor:
+def _diagonal(left: Csr, right: Csr, counts: Counts, engine: Engine | None) -> Tensor:
     """[N] float64: the diagonal of the product."""
     if right is left.t():
         squares = left.values(torch.float64).square()
         sums = left.with_weights(squares).row_sums()
         return sums if counts == "full" else (sums > 0).to(torch.float64)
+    found = [*_map_rows(_diagonal_of_rows, left, right, (right, counts), engine)]
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device=left.device)
+
+
+def _diagonal_of_rows(shared: tuple[Csr, Counts], part: tuple[int, Csr]) -> Tensor:
+    (right, counts), (first, left) = shared, part
     found = torch.zeros(left.shape[0], dtype=torch.float64, device=left.device)
     for rows, block in compose_blocks(left, right, counts):
-        own = block.indices == block.rows + rows.start
-        found[block.indices[own]] = block.values(torch.float64)[own]
+        own = block.indices == block.rows + rows.start + first
+        found[block.rows[own] + rows.start] = block.values(torch.float64)[own]
     return found

@@ -48,6 +48,10 @@ class Csr:
         if self.weights is not None and self.weights.shape != (n_entries,):
             raise ValueError(f"weights have shape {tuple(self.weights.shape)}; {n_entries} entries need ({n_entries},)")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what was computed of it is computed again where it arrives
+        return type(self), (self.indptr, self.indices, self.weights, self.shape)
+
     @classmethod
     def from_coo(
         cls,

@@ -1,4 +1,4 @@
-"""Products of sparse matrices in blocks of rows, co-occurrence of columns, and the k best entries of each row."""
+"""Products of sparse matrices in blocks of rows, and co-occurrence of columns."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recgraph.blocks import row_blocks
+from recgraph.engine import Engine, Piece
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 
 __all__ = [
-    "TIE_RULE",
     "Counts",
     "co_occurrence",
     "compose",
@@ -22,9 +21,8 @@ __all__ = [
     "distinct",
     "n_pairs",
     "neighbours",
+    "pieces_for",
     "stack_rows",
-    "top_k",
-    "top_k_mask",
 ]
 
 
@@ -33,6 +31,8 @@ Counts = Literal["full", "binary"]
 # Pairs (an entry of a, an entry of b's row) and cells of a block: some tens of megabytes, cells within a core's cache.
 _MAX_PAIRS = 1 << 20
 _MAX_CELLS = 1 << 19
+# Pieces for each worker of an engine: the last ones to end do not keep the others waiting for long.
+_PIECES = 4
 # Below so many pairs a cell a block is sorted; above, its cells are counted.
 _SPARSE = 1 / 16
 # A block that is sorted may have more cells, as none are made, but no more pairs than a cache holds.
@@ -50,7 +50,9 @@ def _n_pairs(a: Csr, degrees: Tensor) -> Tensor:
     return before[a.indptr[1:]] - before[a.indptr[:-1]]
 
 
-def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None) -> Csr:
+def compose(
+    a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None = None, engine: Engine | None = None
+) -> Csr:
     """``A B`` with one entry a place.
 
     Args:
@@ -59,12 +61,42 @@ def compose(a: Csr, b: Csr, counts: Counts = "full", dtype: torch.dtype | None =
         counts: ``"full"`` sums the products of weights (numbers of paths, where there are no weights);
             ``"binary"`` has an entry without weight where such a path exists (weights are not looked at).
         dtype: of the weights; default: the widest of both. Sums are made in float64.
+        engine: where rows are composed, of matrices on the host; None: here. The result is the same, bit for bit.
 
     Raises:
         ValueError: the inner sizes differ.
     """
     dtype = dtype or count_dtype(a, b)
+    if engine is not None:
+        pieces = pieces_for(engine, a, b)
+        return stack_rows([*engine.map(_composed, pieces, (b, counts, dtype))], b.shape[1], a)
     return stack_rows([block for _, block in compose_blocks(a, b, counts, dtype)], b.shape[1], a)
+
+
+def _composed(shared: tuple[Csr, Counts, torch.dtype], rows: tuple[int, Csr]) -> Csr:
+    b, counts, dtype = shared
+    return compose(rows[1], b, counts, dtype)
+
+
+def pieces_for(engine: Engine, a: Csr, b: Csr) -> Iterator[Piece[tuple[int, Csr]]]:
+    """The rows of A in some pieces for each worker, of which each costs about the same to be multiplied with B.
+
+    A piece ends where a block of :func:`compose_blocks` does, so that its blocks are those of the whole.
+
+    Yields:
+        pieces whose value is (first row, rows [r, K]).
+
+    Raises:
+        ValueError: the inner sizes differ.
+    """
+    _check_inner(a, b)
+    before = _before(n_pairs(a, b))
+    first, goal = 0, before[-1] / (_PIECES * engine.size)
+    for block in _blocks(before, b.shape[1]):
+        if before[block.stop] - before[first] >= goal or block.stop == a.shape[0]:
+            rows = slice(first, block.stop)
+            yield Piece(f"rows {rows.start:,} to {rows.stop - 1:,} of {a.shape[0]:,}", (first, a.row_block(rows)))
+            first = block.stop
 
 
 def stack_rows(blocks: Sequence[Csr], n_columns: int, like: Csr) -> Csr:
@@ -102,20 +134,28 @@ def compose_blocks(
     Yields:
         (rows, block): ``block`` [b, C] is ``(A B)[rows]``.
     """
-    if a.shape[1] != b.shape[0]:
-        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be multiplied: {a.shape[1]} is not {b.shape[0]}")
+    _check_inner(a, b)
     if counts not in ("full", "binary"):
         raise ValueError(f"counts = {counts!r} must be 'full' or 'binary'")
     if counts == "binary":
         a, b = a.with_weights(None), b.with_weights(None)
     dtype = dtype or count_dtype(a, b)
     degrees = b.degrees
-    pairs = _n_pairs(a, degrees)
-    before = torch.cat([pairs.new_zeros(1), torch.cumsum(pairs, 0)]).tolist()
+    before = _before(_n_pairs(a, degrees))
     for rows in _blocks(before, b.shape[1]):
         block = _product(a.row_block(rows), b, degrees, before[rows.stop] - before[rows.start])
         values = None if counts == "binary" or block.weights is None else block.weights.to(dtype)
         yield rows, block.with_weights(values)
+
+
+def _check_inner(a: Csr, b: Csr) -> None:
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be multiplied: {a.shape[1]} is not {b.shape[0]}")
+
+
+def _before(pairs: Tensor) -> list[int]:
+    """The pairs of all rows before each, and of all."""
+    return torch.cat([pairs.new_zeros(1), torch.cumsum(pairs, 0)]).tolist()
 
 
 def _blocks(before: list[int], n_columns: int) -> Iterator[slice]:
@@ -319,77 +359,3 @@ def _top_of_sparse(scores: Csr, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor
         columns[rest.rows, place] = rest.indices
         top, where = cells.topk(k)
         yield rows, top, columns.gather(1, where)
-
-
-#: how entries of one score are told apart at the cut; written to records beside numbers that depend on it
-TIE_RULE = "highest column index first"
-
-
-def top_k(adj: Csr, k: int, scores: Tensor | None = None) -> Csr:
-    """Each row's k best entries, with the weights they had; shorter rows stay whole.
-
-    Args:
-        adj: [R, C].
-        k: at least 1.
-        scores: [E], by which entries are compared (default: the weights). Ties at the cut: :data:`TIE_RULE`.
-
-    Raises:
-        ValueError: ``k`` is below 1.
-    """
-    return adj.select(top_k_mask(adj, k, adj.values() if scores is None else scores))
-
-
-def top_k_mask(adj: Csr, k: int, scores: Tensor, among_equals: Tensor | None = None) -> Tensor:
-    """[E] bool: True for the entries that :func:`top_k` keeps.
-
-    The k-th largest score of each row is found by a selection on blocks of rows; what is above it stays, and of what
-    equals it the entries that come last.
-
-    Args:
-        adj: [R, C].
-        k: at least 1.
-        scores: [E].
-        among_equals: [E], by which entries of equal score at the cut are compared first.
-    """
-    if k < 1:
-        raise ValueError(f"k = {k} must be at least 1")
-    long = torch.nonzero(adj.degrees > k).squeeze(1)
-    # one place more than entries: where the padding of short rows points
-    keep_mask = torch.ones(adj.nnz + 1, dtype=torch.bool, device=adj.device)
-    if long.numel():
-        padded_scores, second = _padded(scores), None if among_equals is None else _padded(among_equals)
-        # rows of similar length share a block, so that little of it is padding
-        long = long[torch.argsort(adj.degrees[long], stable=True)]
-        for block in row_blocks(long.numel(), int(adj.degrees[long[-1]]), scores):
-            places = _places(adj, long[block])
-            keep_mask[places] = _best(padded_scores[places], k, None if second is None else second[places])
-    return keep_mask[:-1]
-
-
-def _places(adj: Csr, rows: Tensor) -> Tensor:
-    """[b, W]: the entries of each row, then E up to the longest row's length."""
-    degrees = adj.degrees[rows]
-    position = torch.arange(int(degrees.max()), device=adj.device)
-    return torch.where(position < degrees[:, None], adj.indptr[rows, None] + position, adj.nnz)
-
-
-def _padded(scores: Tensor) -> Tensor:
-    return torch.cat([scores.detach(), scores.new_full((1,), -torch.inf)])
-
-
-def _best(scores: Tensor, k: int, second: Tensor | None) -> Tensor:
-    """[b, W] bool: the k best of each row, of equal ones those of the best ``second``, of equal ones the last."""
-    # the smallest of the k largest; kthvalue counts from the smallest
-    cut = scores.kthvalue(scores.shape[1] - k + 1, dim=1, keepdim=True).values
-    above, level = scores > cut, scores == cut
-    room = k - above.sum(1, keepdim=True)
-    if second is not None:
-        equals = second.masked_fill(~level, -torch.inf)
-        # the smallest of the equals that there is room for
-        cut = equals.topk(int(room.max()), dim=1).values.gather(1, room - 1)
-        above |= equals > cut
-        level = equals == cut
-        room = k - above.sum(1, keepdim=True)
-    up_to_here = level.cumsum(1)
-    from_the_right = up_to_here[:, -1:] - up_to_here + 1
-    return above | (level & (from_the_right <= room))

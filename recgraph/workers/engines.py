@@ -6,6 +6,7 @@ start their worker processes in a pool of its.
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import os
@@ -109,6 +110,7 @@ class Ray:
                 log_to_driver=False,
                 configure_logging=False,
             )
+        _register(ray)
         return ray
 
     def map(self, function: Callable[[Any, T], R], pieces: Iterable[Piece[T]], shared: Any = None) -> Iterator[R]:
@@ -181,6 +183,33 @@ def _deaths(ray: Any) -> tuple[type[Exception], ...]:
     return tuple(getattr(ray.exceptions, name) for name in names if hasattr(ray.exceptions, name))
 
 
+def _register(ray: Any) -> None:
+    """Send tensors as arrays: a slice goes without the rest of its tensor."""
+    import torch
+
+    ray.util.register_serializer(torch.Tensor, serializer=_packed, deserializer=_unpacked)
+
+
+def _packed(tensor: Any) -> Any:
+    import torch
+
+    plain = tensor.is_cpu and tensor.layout == torch.strided and not (tensor.requires_grad or tensor.is_quantized)
+    if plain and tensor.dtype != torch.bfloat16 and not tensor.is_conj() and not tensor.is_neg():
+        return tensor.numpy()
+    content = io.BytesIO()
+    torch.save(tensor.detach().clone().requires_grad_(tensor.requires_grad), content)
+    return content.getvalue()
+
+
+def _unpacked(content: Any) -> Any:
+    import torch
+
+    if isinstance(content, bytes):
+        return torch.load(io.BytesIO(content))
+    # a copy: what arrives in memory that workers share cannot be written to
+    return torch.from_numpy(content.copy(order="K"))
+
+
 #: in a worker: what the pieces of the last map share, by its reference, so that it is unpacked once
 _shared: dict[Any, tuple[Callable[[Any, Any], Any], Any]] = {}
 
@@ -191,6 +220,7 @@ def _do(orders: Mapping[str, Any], held: list[Any], threads: int, value: list[An
     import torch
 
     torch.set_num_threads(threads)
+    _register(ray)
     imports.follow(orders)
     if held[0] not in _shared:
         _shared.clear()

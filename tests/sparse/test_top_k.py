@@ -7,7 +7,7 @@ import torch
 
 from recgraph import blocks
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.products import TIE_RULE, top_k, top_k_mask
+from recgraph.sparse.top_k import TIE_RULE, top_k, top_k_mask
 
 
 def _oracle(adj: Csr, k: int, scores: list[float]) -> list[bool]:

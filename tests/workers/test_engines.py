@@ -20,13 +20,6 @@ def pieces(n: int) -> list[Piece[int]]:
     return [Piece(f"number {value}", value) for value in range(n)]
 
 
-@pytest.fixture(params=["local", "ray"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    if request.param == "ray":
-        request.getfixturevalue("ray_cluster")
-    return engine_of(request.param)
-
-
 def test_results_are_in_the_order_of_the_pieces(engine: Engine) -> None:
     assert list(engine.map(ray_tasks.add, pieces(9), 100)) == [*range(100, 109)]
     assert list(engine.map(ray_tasks.slow_first, pieces(7))) == [*range(7)]

@@ -24,9 +24,10 @@ from recgraph.rng import Generators, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
 from recgraph.sparse.placing import Placing
-from recgraph.sparse.products import Counts, top_k
+from recgraph.sparse.products import Counts
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Operator, spmm
+from recgraph.sparse.top_k import top_k
 
 __all__ = ["NeighbourAttention", "sample_neighbours"]
 
