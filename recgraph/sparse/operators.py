@@ -24,6 +24,7 @@ __all__ = [
     "Sum",
     "as_mean",
     "compress_rows",
+    "group_rows",
     "mean_of",
     "normalise",
     "power",
@@ -324,18 +325,32 @@ def compress_rows(adj: Csr) -> Chain | Csr:
     """
     if not adj.nnz:
         return adj
-    _, group = torch.unique(torch.stack([_fingerprints(adj), adj.degrees]), dim=1, return_inverse=True)
-    n_groups = int(group.max()) + 1
-    every = torch.arange(adj.shape[0], device=adj.device)
-    # the first row of each group stands for it
-    first = torch.zeros(n_groups, dtype=torch.int64, device=adj.device).scatter_reduce(
-        0, group, every, "amin", include_self=False
-    )
-    distinct = adj.take_rows(first)
+    distinct, group = _grouped(adj)
     if adj.shape[0] + distinct.nnz > _WORTH * adj.nnz or not _equal(distinct.take_rows(group), adj):
         return adj
-    which = Csr(torch.arange(adj.shape[0] + 1, device=adj.device), group, None, (adj.shape[0], n_groups))
+    which = Csr(torch.arange(adj.shape[0] + 1, device=adj.device), group, None, (adj.shape[0], distinct.shape[0]))
     return Chain((which, distinct))
+
+
+def group_rows(adj: Csr) -> tuple[Csr, Tensor | None]:
+    """The distinct rows, and [R] int64, which of them each row is; the matrix itself and None where few are equal."""
+    if not adj.nnz:
+        return adj, None
+    distinct, group = _grouped(adj)
+    if distinct.shape[0] > _WORTH * adj.shape[0] or not _equal(distinct.take_rows(group), adj):
+        return adj, None
+    return distinct, group
+
+
+def _grouped(adj: Csr) -> tuple[Csr, Tensor]:
+    """Rows [G, C] one of which each row of the matrix, by its fingerprint, seems to be, and [R] which one."""
+    _, group = torch.unique(torch.stack([_fingerprints(adj), adj.degrees]), dim=1, return_inverse=True)
+    every = torch.arange(adj.shape[0], device=adj.device)
+    # the first row of each group stands for it
+    first = torch.zeros(int(group.max()) + 1, dtype=torch.int64, device=adj.device).scatter_reduce(
+        0, group, every, "amin", include_self=False
+    )
+    return adj.take_rows(first), group
 
 
 def _fingerprints(adj: Csr) -> Tensor:

@@ -14,9 +14,7 @@ import torch
 from recgraph import registry
 from recgraph.augment.graph import EdgeDrop
 from recgraph.config import ConfigError
-from recgraph.graph import contexts as _context
 from recgraph.graph import pathsim as _pathsim
-from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import Context, MetaPath, PathError, PathTooLargeError, propose
 from recgraph.graph.pathsim import _Cosine, pathsim
@@ -392,35 +390,6 @@ def test_nodes_without_a_context_get_zeros() -> None:
     assert context.name == "a-b-a/1-b"
     assert context.mean(torch.tensor([[1.0], [3.0]])).tolist() == [[2], [0], [3]]
     assert context.to("cpu").mean(torch.tensor([[1.0], [3.0]])).tolist() == [[2], [0], [3]]
-
-
-def test_contexts_that_are_never_made_have_blocks_of_what_they_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    """30 papers of their own authors at one conference, 10 at another, 20 at none."""
-    one = torch.arange(60)
-    at = torch.arange(40), (torch.arange(40) >= 30).long()
-    edges = {("paper", "by", "author"): (one, one), ("paper", "at", "conf"): at}
-    graph = HeteroGraph.from_edge_lists({"author": 60, "paper": 60, "conf": 2}, edges)
-    path = MetaPath("author-paper-conf-paper-author")
-    walked = Walked(tuple(step.matrix(graph).with_weights(None) for step in path.route(graph)[:-1]))
-    h, sizes, rows = torch.rand(60, 3, dtype=torch.float64), [], Walked.rows
-
-    def counted(self: Walked, block: slice) -> Csr:
-        found = rows(self, block)
-        sizes.append((found.shape[0], found.nnz))
-        return found
-
-    monkeypatch.setattr(Walked, "rows", counted)
-    whole = walked.mean(h)
-    assert sizes == [(60, 30 * 30 + 10 * 10)]
-    sizes.clear()
-    for limit, block, largest in ((100, 60, 19), (5, 60, 5), (100, 2, 2)):
-        monkeypatch.setattr(_context, "_MAX_REACHED", limit)
-        monkeypatch.setattr(_context, "_BLOCK", block)
-        assert torch.equal(walked.mean(h), whole)
-        assert sum(n for n, _ in sizes) == 60
-        assert all(n == 1 or (n <= block and reached <= limit) for n, reached in sizes)
-        assert max(n for n, _ in sizes) == largest
-        sizes.clear()
 
 
 def test_weights_of_relations_without_loops_do_not_tie() -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from recgraph.contrast.memory import Queue
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
+from recgraph.models.heterogeneous import paths as _paths
 from recgraph.models.heterogeneous.base import GraphBatch, NodeBatches
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
 from recgraph.models.heterogeneous.node_model import MetaPathModel
@@ -105,6 +107,37 @@ def test_batches_train(cls: type[MetaPathModel], weight: str | None, device: tor
     history = Trainer(model, batches, config, generators).fit()
     # in the first epoch the queue fills: fewer candidates, a lower loss
     assert min(row["info"] for row in history[5:]) < history[1]["info"] - 0.05
+
+
+def test_batches_walk_a_path_that_would_be_large_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"metapaths": APART, "mini_batch": True, "queue_size": 0}
+    (by_author, by_subject) = (MetaPath(path).cost(graph()).nnz for path in APART)
+    assert by_subject < by_author
+    monkeypatch.setattr(_paths, "_MAX_COMPOSED", by_subject)
+    large, walked = (step(made(MEOW, **settings, **form), 8) for form in ({}, {"form": "factorised"}))
+    monkeypatch.setattr(_paths, "_MAX_COMPOSED", by_subject - 1)
+    both = step(made(MEOW, **settings), 8)
+    monkeypatch.setattr(_paths, "_MAX_COMPOSED", by_author)
+    composed = step(made(MEOW, **settings), 8)
+    for (terms, grads), equal in ((both, True), (large, False), (composed, False)):
+        assert (terms == walked[0]) == equal
+        assert all(torch.equal(grad, walked[1][name]) for name, grad in grads.items()) == equal
+    # what cannot be factorised stays composed
+    monkeypatch.setattr(_paths, "_MAX_COMPOSED", 0)
+    for other in ({"counts": "binary"}, {"top_k": 5}):
+        assert all(len(path.adjacency.factors) == 1 for path in made(MEOW, **settings, **other)._inputs.paths)
+
+
+@pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
+def test_embeddings_over_a_hub_are_exact_where_no_ways_meet(cls: type[MetaPathModel]) -> None:
+    """All papers on one of five subjects: below the cap the same bits, above it the same numbers."""
+    settings = {"metapaths": ("author-paper-subject-paper-author",), "form": "factorised", "mini_batch": True}
+    capped, exact, large = (
+        made(cls, **settings, context_cap=cap).double().eval().embed() for cap in (5, None, 1 << 14)
+    )
+    assert torch.equal(large, exact)
+    assert not torch.equal(capped, exact)
+    torch.testing.assert_close(capped, exact, rtol=1e-10, atol=1e-12)
 
 
 def test_paths_that_begin_alike_share_contexts_wherever_they_are() -> None:

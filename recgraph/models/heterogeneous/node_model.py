@@ -25,7 +25,7 @@ from recgraph.models.heterogeneous.base import (
     PathLayers,
     evaluating,
 )
-from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph
+from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import PathSampler
 from recgraph.models.heterogeneous.views import (
     BothViews,
@@ -66,6 +66,15 @@ class MetaPathModelConfig(ViewsConfig, GraphConfig):
         FanOuts, Field(description="of batches: edges followed from each node to its contexts, step by step")
     ] = (5,)
     sample_with_replacement: Annotated[bool, Field(description="of batches: an edge may be drawn twice")] = False
+    context_cap: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="of embeddings after batches: a node that follows more ways than this at a step of a context "
+            "has the mean over ways from there on, not over distinct nodes; none: always over distinct nodes",
+        ),
+        Added(),
+    ] = 1 << 14
     queue_size: Annotated[
         int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
     ] = 2048
@@ -86,7 +95,8 @@ class MetaPathModel(GraphModel):
 
     With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods (:class:`PathSampler`);
     the norm of the encoder and the semantic attention see the batch alone. Candidates are the batch and a
-    :class:`Queue` of earlier projections. ``redraw_masks`` then draws once an epoch. :meth:`embed` samples nothing.
+    :class:`Queue` of earlier projections. ``redraw_masks`` then draws once an epoch. :meth:`embed` samples nothing;
+    contexts over hubs are means over ways there (``context_cap``).
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
@@ -100,6 +110,8 @@ class MetaPathModel(GraphModel):
             check_pairs(config, f"queue_size = {config.queue_size}", "queue_size = 0")
         target = self._target(graph)
         paths = make_paths(config.metapaths, config)
+        if config.mini_batch:
+            paths = walkable(paths, graph)
         self.types = list(dict.fromkeys([target, *(c for path in paths for c in _between(path, graph))]))
         features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
@@ -108,7 +120,7 @@ class MetaPathModel(GraphModel):
             width = graph.count(target) if x is None else x.shape[1]
             self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
         self._masks = make_masks(paths, config, sampled=config.mini_batch)
-        inputs = read_graph(graph, target, paths, features, sampled=config.mini_batch)
+        inputs = read_graph(graph, target, paths, features, config.mini_batch, config.context_cap)
         self._inputs = self._masks.draw(inputs, Generators(self._seed)) if config.twin == "masked" else inputs
         self._redrawn: tuple[int, MetaPathInputs] | None = None
         self.views = MetaPathViews(

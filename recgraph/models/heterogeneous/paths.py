@@ -6,6 +6,7 @@ pattern as its path, so that one sample of edges serves both.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -24,7 +25,12 @@ from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, 
 from recgraph.sparse.placing import Placing
 from recgraph.sparse.spmm import Layered, Operator
 
-__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "read_graph"]
+__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "read_graph", "walkable"]
+
+_log = logging.getLogger(__name__)
+
+# entries of a composed path above which batches walk it instead: 1 GiB with its masked twin and both transposes
+_MAX_COMPOSED = 1 << 24
 
 Features = Tensor | Csr | None
 V = TypeVar("V", bound=Tensor | Csr)
@@ -68,8 +74,7 @@ class PathInputs:
         """
         for _, reached in self.contexts:
             if id(reached) not in walked:
-                steps = reached.steps if isinstance(reached, Walked) else ()
-                walked[id(reached)] = place(reached) if isinstance(reached, Csr) else Walked(tuple(map(place, steps)))
+                walked[id(reached)] = place(reached) if isinstance(reached, Csr) else reached.placed(place)
         # a plain matrix that is not to be augmented any more is the adjacency itself; the masks of any other are drawn
         # from its weights as they are
         as_is = place if self.plain is self.adjacency else place.keeping_types()
@@ -124,11 +129,13 @@ def read_graph(
     paths: Sequence[MetaPath],
     features: Mapping[str, Features],
     sampled: bool = False,
+    context_cap: int | None = None,
 ) -> MetaPathInputs:
     """The paths of a graph and their contexts; ``masked`` is the unmasked until :meth:`Masks.draw`.
 
     Args:
         sampled: for batches of nodes: contexts are not composed, so that memory grows with the edges alone.
+        context_cap: of these contexts, see :class:`recgraph.graph.contexts.Walked`.
     """
     known: dict[Route, Csr] = {}
     walked: dict[Route, Walked] = {}
@@ -137,7 +144,7 @@ def read_graph(
         plain: Csr | Chain = path.factorised(graph) if path.config.form == "factorised" else path.adjacency(graph)
         contexts: tuple[tuple[str, Csr | Walked], ...]
         if sampled:
-            contexts = _walked(path, graph, walked)
+            contexts = _walked(path, graph, walked, context_cap)
         else:
             contexts = tuple((context.node_type, context.reached) for context in path.contexts(graph, known))
         adjacency = _normalised(plain, path.config.normalisation, compressed=not sampled)
@@ -145,12 +152,33 @@ def read_graph(
     return MetaPathInputs(target, features, features[target], tuple(made))
 
 
-def _walked(path: MetaPath, graph: HeteroGraph, known: dict[Route, Walked]) -> tuple[tuple[str, Walked], ...]:
+def walkable(paths: Sequence[MetaPath], graph: HeteroGraph) -> tuple[MetaPath, ...]:
+    """The paths as batches of nodes follow them: a composed one that would be large becomes a factorised one.
+
+    Over a hub the composed matrix has the square of the hub's entries, of which batches draw a few; without a top-k and
+    with full counts both forms are the same operator. Which entries are drawn is not the same.
+    """
+    return tuple(_walkable(path, graph) for path in paths)
+
+
+def _walkable(path: MetaPath, graph: HeteroGraph) -> MetaPath:
+    config = path.config
+    if config.form != "composed" or config.top_k is not None or config.counts != "full":
+        return path
+    if (cost := path.cost(graph)).nnz <= _MAX_COMPOSED:
+        return path
+    _log.info("%s: form = 'factorised' for batches, as it would have about %s entries", path.name, f"{cost.nnz:,}")
+    return MetaPath(config.model_copy(update={"form": "factorised"}))
+
+
+def _walked(
+    path: MetaPath, graph: HeteroGraph, known: dict[Route, Walked], cap: int | None
+) -> tuple[tuple[str, Walked], ...]:
     """The contexts of a path, one object for paths that begin alike."""
     route = path.route(graph)
     for hop in range(1, len(route)):
         if route[:hop] not in known:
-            known[route[:hop]] = Walked(tuple(step.matrix(graph).with_weights(None) for step in route[:hop]))
+            known[route[:hop]] = Walked(tuple(step.matrix(graph).with_weights(None) for step in route[:hop]), cap)
     return tuple((step.end, known[route[:hop]]) for hop, step in enumerate(route[:-1], 1))
 
 
