@@ -149,7 +149,7 @@ def test_which_type_has_the_labels() -> None:
     ("column", "value", "message"),
     [
         ("y", torch.zeros(12, 3), r"y of 'node' has shape \(12, 3\): a node has one class"),
-        ("y", torch.rand(12) + 0.1, r"y and masks of 'node': labels: 0\.\d+ in row 0 \(from 0\) is no integer"),
+        ("y", torch.arange(12) + 0.5, r"y and masks of 'node': labels: 0\.5 in row 0 \(from 0\) is no integer"),
         ("val_mask", None, "have train_mask, test_mask but no val_mask"),
         ("val_mask", torch.zeros(11, dtype=torch.bool), r"val_mask of 'node' must be booleans, \[12\] or \[12, S\]"),
         ("val_mask", torch.zeros(12), r"val_mask of 'node' must be booleans.* not torch\.float32"),
