@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recgraph.cli.data_options import GivenData
+from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
 from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
 
 if TYPE_CHECKING:
     from recgraph.data.split import Split
+    from recgraph.engine import Engine
     from recgraph.evaluate.checks import Check
     from recgraph.evaluate.results import Results
     from recgraph.runs.run import NodeRun, Run
@@ -54,6 +56,8 @@ def evaluate(
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
     memory_mib: Annotated[int | None, typer.Option(min=1, help="Memory to take beyond the model and the data.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH", help=_DATA)] = None,
+    engine: EngineOption = None,
+    engine_set: EngineSetOption = None,
     form: FormatOption = None,
 ) -> None:
     """Print a run's metrics, each with its protocol's hash; of several runs, which is significantly best.
@@ -65,11 +69,12 @@ def evaluate(
 
     if save_users is not None:
         _check_names(runs, save_users)
+    ranks_on = given_engine(engine, engine_set)
     opened = {run: Run.open(run, data) for run in runs}
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
         names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
-        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, memory_mib)
+        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, memory_mib, ranks_on)
         if len(runs) == 1:
             rows = found[runs[0]].to_polars().iter_rows(named=True)
             show((row for row in rows if not columns or row["metric"] in columns), form)
@@ -81,10 +86,10 @@ def evaluate(
         raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
     (run, only), *_ = opened.items()
     assert isinstance(only, NodeRun)
-    options = (cutoffs, metrics, save_users, memory_mib)
+    options = (cutoffs, metrics, save_users, memory_mib, ranks_on)
     if split != Part.TEST or seen != Seen.BOTH or any(options):
         raise ValueError(
-            "--split, --seen, --cutoff, --metric, --save-users and --memory-mib are for runs that recommend; "
+            "--split, --seen, --cutoff, --metric, --save-users, --memory-mib and --engine are for runs that recommend; "
             f"{run} embeds the nodes of a graph: probes are chosen on the valid nodes and scored on the test nodes"
         )
     _nodes(only, settings or [], form)
@@ -130,6 +135,7 @@ def _ranked(
     settings: list[str],
     save: Path | None,
     memory_mib: int | None,
+    engine: Engine | None,
 ) -> dict[Path, Results]:
     from recgraph.evaluate.protocol import is_leaked
     from recgraph.evaluate.results import save_users
@@ -149,7 +155,7 @@ def _ranked(
     found = {}
     for folder, run in runs.items():
         with notes_of("recgraph.evaluate.collect"):
-            results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, memory_mib, metrics)
+            results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, memory_mib, metrics, engine=engine)
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save is not None:

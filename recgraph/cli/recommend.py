@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
 from recgraph.cli.output import FileFormat, FileFormatOption, note, show_frame, write_parts
 from recgraph.cli.rules import (
     AllowOption,
@@ -52,6 +53,8 @@ def recommend(
     boost: BoostOption = None,
     diversity: DiversityOption = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
+    engine: EngineOption = None,
+    engine_set: EngineSetOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories FILE."""
@@ -59,6 +62,9 @@ def recommend(
         raise ValueError("say for whom: --user ID (once or more), or --histories FILE, or --all")
     if every and output is None:
         raise ValueError("--all writes a file: add --out FILE (.parquet, .csv, .tsv, .json, .jsonl)")
+    answers_on = given_engine(engine, engine_set)
+    if answers_on is not None and not every:
+        raise ValueError("--engine answers all users in parts: give it with --all, or leave it out")
     made = rules_of(rules, allow, block, max_per, boost, diversity)
     recommender = _open(run)
     asked: dict[str, Any] = {
@@ -71,7 +77,7 @@ def recommend(
         "item_columns": with_columns or (),
     }
     if every and output is not None:
-        write_parts((_as_polars(part) for part in recommender.stream("all", **asked)), form, output)
+        write_parts((_as_polars(part) for part in recommender.stream("all", engine=answers_on, **asked)), form, output)
         return
     found = recommender.recommend(
         users=_parse(user, recommender.users) if user else None,

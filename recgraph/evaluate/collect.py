@@ -1,6 +1,7 @@
 """Rank once for all protocols, within bounds of memory, and keep of the lists what their metrics read.
 
 Where several processes are connected, each ranks for its share of the users; all then have what is kept of every user.
+So has the process that gives shares to an engine.
 
 The log (``recgraph.evaluate.collect``, level DEBUG) says before the ranking how much memory it is going to take.
 """
@@ -8,61 +9,26 @@ The log (``recgraph.evaluate.collect``, level DEBUG) says before the ranking how
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
-from recgraph.evaluate.hits import Facts, RankedHits, RelevantRanks, Truth, expected_hits
+from recgraph.engine import Engine, Piece
+from recgraph.evaluate.hits import Facts, RankedHits, Truth
+from recgraph.evaluate.kept import Kept, Share
 from recgraph.evaluate.low_precision import Precision
-from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.measurement import Measurement, by_ranking
 from recgraph.evaluate.metrics.conventions import LIBRARIES
-from recgraph.evaluate.protocol import Protocol
-from recgraph.evaluate.ranking import Ranker, Targets, device_of, item_vectors_of, make_catalogue, rank
-from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS, Lists
+from recgraph.evaluate.ranking import GROUP, Ranker, Targets, device_of, item_vectors_of, make_catalogue, rank
+from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS, Catalogue
 from recgraph.ranks import Ranks, of_all
-from recgraph.sparse.ragged import Ragged
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One protocol and its metrics.
-
-    Attributes:
-        candidates: each user's own; None for all items.
-    """
-
-    protocol: Protocol
-    metrics: tuple[Metric, ...]
-    candidates: Ragged | None
-
-    @property
-    def ranking(self) -> str:
-        """The name of the ranking; protocols that rank alike share it."""
-        own = self.protocol
-        if self.candidates is None:
-            return own.seen
-        return "/".join(map(str, (own.seen, own.candidates, own.n_candidates, own.candidate_seed, own.candidate_hash)))
-
-    @property
-    def is_expectation(self) -> bool:
-        """Whether it averages over all orders of equal scores."""
-        return self.protocol.ties == "expectation"
-
-    def needs(self, *names: str) -> bool:
-        """Whether a metric reads one of the named things."""
-        return any(not metric.needs.isdisjoint(names) for metric in self.metrics)
-
-    @property
-    def needs_ranks(self) -> bool:
-        """Whether it needs the ranks of the relevant items among all candidates."""
-        return self.is_expectation or self.needs("relevant_ranks") or any(not metric.cut for metric in self.metrics)
-
 
 _log = logging.getLogger(__name__)
+#: shares of the users for each worker of an engine
+_SHARES = 2
 _MIB = 1 << 20
 #: what libraries take for themselves once they compute (packed matrices, allocators)
 _LIBRARIES = 8 * _MIB
@@ -238,14 +204,6 @@ def _kept_bytes(measurements: Sequence[Measurement], graded: bool) -> int:
     return size + sum(32 + 8 * graded for each in measurements if each.is_expectation)
 
 
-def by_ranking(measurements: Sequence[Measurement]) -> dict[str, list[Measurement]]:
-    """Name of a ranking -> the measurements that share it."""
-    found: dict[str, list[Measurement]] = {}
-    for each in measurements:
-        found.setdefault(each.ranking, []).append(each)
-    return found
-
-
 def collect(
     model: Ranker,
     cases: Cases,
@@ -253,8 +211,13 @@ def collect(
     facts: Facts,
     fit_part: Part | None,
     limits: Limits,
+    engine: Engine | None = None,
 ) -> list[RankedHits]:
-    """The ranked lists of every measurement, from one pass over the scores; of several processes all must call it."""
+    """The ranked lists of every measurement, from one pass over the scores; of several processes all must call it.
+
+    Args:
+        engine: ranks for shares of the users; None: this process, and those that it is connected with.
+    """
     truth = Truth.of(cases)
     depth = depth_of(measurements, cases.n_items)
     vectors = item_vectors_of(model)
@@ -270,129 +233,72 @@ def collect(
         device=device,
         precision=limits.precision,
     )
-    conventions = tuple(dict.fromkeys(each.ranking for each in measurements if each.candidates is None))
-    candidates = {each.ranking: each.candidates for each in measurements if each.candidates is not None}
-    in_catalogue = any(each.needs_ranks for each in measurements if each.candidates is None)
-    targets = Targets(truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
-    kept = {name: _Kept.of(cases, depth, truth, alike) for name, alike in by_ranking(measurements).items()}
-    query = Query(cases.users, cases.history, cases.times if getattr(model, "reads_times", False) else None)
-    ranks, batch_size = Ranks.here(), batch_size_of(limits, depth)
-
-    def rank_share() -> dict[str, _Share]:
-        for batch in rank(model, catalogue, query, cases.history, conventions, batch_size, targets, ranks):
-            for name, lists in batch.lists.items():
-                kept[name].add(batch.index, lists, batch.relevant_ranks.get(name), truth)
-        return {name: each.share() for name, each in kept.items()} if ranks.count > 1 else {}
-
-    shares = of_all(rank_share)
-    for name, each in kept.items():
-        if ranks.count > 1:
-            each.take_in([share[name] for share in shares])
+    one_pass = _Pass(model, catalogue, cases, tuple(measurements), truth, depth, batch_size_of(limits, depth))
+    kept = one_pass.ranked_by_all() if engine is None else one_pass.ranked_on(engine)
     users = truth.before_ranking(depth, facts)
     return [kept[each.ranking].ranked(users, each, cases, truth, fit_part) for each in measurements]
 
 
-@dataclass
-class _Share:
-    """What one process keeps of the lists of one ranking: of the users that it ranked for.
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over the scores, by one process or by several that rank for a share of the users each."""
 
-    Attributes:
-        index: [B] int64, their rows of the cases.
-        lists: name of a tensor of :class:`_Kept` -> its rows.
-        ranks: of their relevant items, in the order of ``index``; None where they are not wanted.
-    """
+    model: Ranker
+    catalogue: Catalogue
+    cases: Cases
+    measurements: tuple[Measurement, ...]
+    truth: Truth
+    depth: int
+    batch_size: int
 
-    index: Tensor
-    lists: dict[str, Tensor]
-    ranks: RelevantRanks | None
+    def room(self) -> dict[str, Kept]:
+        """Name of a ranking -> room for what is kept of it."""
+        alike = by_ranking(self.measurements)
+        return {name: Kept.of(self.cases, self.depth, self.truth, of) for name, of in alike.items()}
 
+    def rank(self, kept: Mapping[str, Kept], ranks: Ranks) -> None:
+        """Rank for a share of the users."""
+        plain = [each for each in self.measurements if each.candidates is None]
+        candidates = {each.ranking: each.candidates for each in self.measurements if each.candidates is not None}
+        in_catalogue = any(each.needs_ranks for each in plain)
+        targets = Targets(self.truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
+        conventions = tuple(dict.fromkeys(each.ranking for each in plain))
+        cases = self.cases
+        query = Query(cases.users, cases.history, cases.times if getattr(self.model, "reads_times", False) else None)
+        for batch in rank(
+            self.model, self.catalogue, query, cases.history, conventions, self.batch_size, targets, ranks
+        ):
+            for name, lists in batch.lists.items():
+                kept[name].add(batch.index, lists, batch.relevant_ranks.get(name), self.truth)
 
-@dataclass
-class _Kept:
-    """What is kept of the lists of one ranking."""
+    def ranked_by_all(self) -> dict[str, Kept]:
+        """What is kept of every user, where each connected process ranks for its share."""
+        kept, ranks = self.room(), Ranks.here()
 
-    hits: Tensor
-    lengths: Tensor
-    gains: Tensor | None
-    items: Tensor | None
-    scores: Tensor | None
-    index: list[Tensor]
-    ranks: list[RelevantRanks]
+        def rank_share() -> dict[str, Share]:
+            self.rank(kept, ranks)
+            return {name: each.share() for name, each in kept.items()} if ranks.count > 1 else {}
 
-    @classmethod
-    def of(cls, cases: Cases, depth: int, truth: Truth, measurements: Sequence[Measurement]) -> _Kept:
-        """Room for the lists of all users, and for what the measurements that share the ranking read of them."""
-        shape = (len(cases), depth)
-        reads_scores = any(LIBRARIES[each.protocol.convention].reads_scores for each in measurements)
-        return cls(
-            torch.zeros(shape, dtype=torch.bool),
-            torch.zeros(len(cases), dtype=torch.int64),
-            torch.zeros(shape, dtype=torch.float64) if truth.graded else None,
-            torch.full(shape, -1) if any(each.needs("items", "known") for each in measurements) else None,
-            torch.full(shape, -torch.inf, dtype=torch.float64) if reads_scores else None,
-            [],
-            [],
-        )
+        shares = of_all(rank_share)
+        for name, each in kept.items():
+            if ranks.count > 1:
+                each.take_in([share[name] for share in shares])
+        return kept
 
-    def add(self, index: Tensor, lists: Lists, ranks: RelevantRanks | None, truth: Truth) -> None:
-        """Keep the lists of the users at rows ``index`` [B] of the cases."""
-        width = lists.items.shape[1]
-        positions, found = truth.find(index, lists.items)
-        self.hits[index, :width] = found
-        self.lengths[index] = (lists.items >= 0).sum(1)
-        if self.gains is not None and truth.grades is not None:
-            self.gains[index, :width] = truth.grades[positions] * found
-        if self.items is not None:
-            self.items[index, :width] = lists.items
-        if self.scores is not None:
-            self.scores[index, :width] = lists.scores.double()
-        self.index.append(index)
-        if ranks is not None:
-            self.ranks.append(ranks)
-
-    def share(self) -> _Share:
-        """What was added, to be told to other processes."""
-        index = torch.cat([torch.empty(0, dtype=torch.int64), *self.index])
-        held = {name: getattr(self, name) for name in ("hits", "lengths", "gains", "items", "scores")}
-        lists = {name: values[index] for name, values in held.items() if values is not None}
-        ranks = RelevantRanks.gather(self.ranks, torch.arange(len(index))) if self.ranks else None
-        return _Share(index, lists, ranks)
-
-    def take_in(self, shares: Sequence[_Share]) -> None:
-        """Keep what all processes have added, this one among them."""
-        for share in shares:
-            for name, values in share.lists.items():
-                getattr(self, name)[share.index] = values
-        shares = [share for share in shares if len(share.index)]
-        self.index = [share.index for share in shares]
-        self.ranks = [share.ranks for share in shares if share.ranks is not None]
-
-    def ranked(
-        self, users: RankedHits, measurement: Measurement, cases: Cases, truth: Truth, fit_part: Part | None
-    ) -> RankedHits:
-        """The lists as a measurement sees them, beside what is known of the users."""
-        ranked = replace(
-            users, hits=self.hits, gains=self.gains, lengths=self.lengths, items=self.items, scores=self.scores
-        )
-        if measurement.needs("known") and fit_part is not None and self.items is not None:
-            known, trained = known_items(cases, self.items, fit_part)
-            ranked = replace(ranked, known=known, trained=trained)
-        if not self.ranks or not measurement.needs_ranks:
-            return ranked
-        ranks = RelevantRanks.gather(self.ranks, torch.cat(self.index))
-        ranked = replace(ranked, relevant_ranks=ranks)
-        if measurement.is_expectation:
-            hits, gains, ties = expected_hits(ranks, self.hits.shape[1], truth.grades)
-            ranked = replace(ranked, hits=hits, gains=gains, ties=ties)
-        return ranked
+    def ranked_on(self, engine: Engine) -> dict[str, Kept]:
+        """The same, where an engine ranks for the shares."""
+        if self.catalogue.device.type != "cpu":
+            raise ValueError("an engine ranks on the host: move the model there (--device cpu), or leave out engine")
+        n = min(_SHARES * engine.size, -(-len(self.cases) // GROUP))
+        pieces = (Piece(f"ranking share {index + 1} of {n} of the users", Ranks(index, n)) for index in range(n))
+        shares = [*engine.map(_share_of, pieces, self)]
+        kept = self.room()
+        for name, each in kept.items():
+            each.take_in([share[name] for share in shares])
+        return kept
 
 
-def known_items(cases: Cases, items: Tensor, fit_part: Part) -> tuple[Tensor, Tensor]:
-    """[U, K] whether the user has the item in the part, and [U] whether the user has any."""
-    n_users = fit_part.items.n_rows
-    inside = (cases.users >= 0) & (cases.users < n_users)
-    lengths = torch.where(inside, fit_part.items.lengths[cases.users.clamp(0, max(n_users - 1, 0))], 0)
-    keys = torch.unique(fit_part.items.rows * cases.n_items + fit_part.items.values)
-    wanted = cases.users[:, None] * cases.n_items + items
-    known = torch.isin(wanted, keys) & inside[:, None] & (items >= 0)
-    return known, lengths > 0
+def _share_of(one_pass: _Pass, ranks: Ranks) -> dict[str, Share]:
+    kept = one_pass.room()
+    one_pass.rank(kept, ranks)
+    return {name: each.share() for name, each in kept.items()}

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from recgraph.data.part import Cases, Part
+from recgraph.engine import Engine
 from recgraph.evaluate.candidates import candidates_for
-from recgraph.evaluate.collect import Limits, Measurement, collect, metric_rows
+from recgraph.evaluate.collect import Limits, collect, metric_rows
 from recgraph.evaluate.hits import Facts, RankedHits
 from recgraph.evaluate.low_precision import Precision
+from recgraph.evaluate.measurement import Measurement
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.metrics.names import (
     DEFAULT_METRICS,
@@ -80,6 +82,7 @@ def evaluate(
     memory_mib: int | None = None,
     precision: Precision = "float32",
     allow_fitted: bool = False,
+    engine: Engine | None = None,
 ) -> Results:
     """Rank all items for every case and compute the metrics.
 
@@ -113,6 +116,9 @@ def evaluate(
             are scored again: lists are those of float32, and where that cannot be proven a user is ranked in it.
         allow_fitted: also rank a valid or test part that ``fitted_on`` names: how well a model fits, not how well it
             recommends.
+        engine: ranks for shares of the users (:mod:`recgraph.workers.engines`), with a model on the host; None: this
+            process. Values of users are gathered before any mean is made, and results are the same, bit for bit, for
+            the same number of threads.
 
     Returns:
         A result for each protocol, with the values of each user in the order of ``cases``.
@@ -153,7 +159,7 @@ def evaluate(
         chosen = make_metrics(asked.metrics, named.convention)
         check_needs(chosen, fit_part, features, "fit_part")
         measurements.append(Measurement(named, chosen, candidates))
-    lists = collect(model, cases, measurements, facts, fit_part, limits)
+    lists = collect(model, cases, measurements, facts, fit_part, limits, engine)
     users = cases.users.cpu().numpy().astype(np.int64)
     results = []
     for measurement, ranked in zip(measurements, lists, strict=True):

@@ -15,9 +15,9 @@ from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.data.ids import IdMap, family
 from recgraph.data.part import Cases, Part
-from recgraph.evaluate.collect import known_items
 from recgraph.evaluate.evaluator import check_needs, evaluate, metric_values
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
+from recgraph.evaluate.kept import known_items
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.metrics.names import Asked, make_metrics
 from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
+from recgraph.engine import Engine
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
@@ -67,6 +68,7 @@ class Run(BaseRun):
         metrics: Sequence[str] | None = None,
         *,
         allow_fitted: bool = False,
+        engine: Engine | None = None,
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
 
@@ -79,6 +81,7 @@ class Run(BaseRun):
                 :data:`recgraph.evaluate.metrics.names.DEFAULT_METRICS`.
             allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
                 part it was fitted on is read with the test part, so this unseals the test part.
+            engine: ranks for shares of the users, see :func:`recgraph.workers.engines.engine_of`; None: this process.
 
         Raises:
             ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
@@ -123,6 +126,7 @@ class Run(BaseRun):
             fitted_on=fitted_on,
             history="train" if part == "valid" else "train+valid",
             allow_fitted=allow_fitted,
+            engine=engine,
         )
         if unseals:
             # the record of a run that was opened again has reasons that the split has not, and the other way round

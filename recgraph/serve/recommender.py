@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from recgraph.data.dataframe import FrameKind
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
+from recgraph.engine import Engine
 from recgraph.models.base import Model
 from recgraph.notebook import block
 from recgraph.serve import bundle
@@ -27,6 +28,7 @@ from recgraph.serve.bundle import guard
 from recgraph.serve.export import export
 from recgraph.serve.item_columns import ItemColumns
 from recgraph.serve.lists import Asked, Fallback, Lister
+from recgraph.serve.parts import Counts, answers
 from recgraph.serve.request import (
     NoHistoryError,
     Request,
@@ -47,8 +49,6 @@ __all__ = ["NoHistoryError", "Recommender"]
 _FILES = ("users.parquet", "items.parquet", "seen.safetensors")
 _FEATURES = "item_features.parquet"
 _log = logging.getLogger(__name__)
-# one for all recommenders: a recommender with a lock could not be pickled
-_counting = threading.Lock()
 
 
 class Recommender:
@@ -104,7 +104,7 @@ class Recommender:
         self.kind = kind
         self.item_features = item_features
         self.record = dict(record or {})
-        self.counters: Counter[str] = Counter()
+        self.counters = Counts()
         self.ann: AnnIndex | None = None
         self._item_columns = ItemColumns(items, item_features, self.columns.item)
         self._lister = Lister(self.model, len(items))
@@ -194,6 +194,7 @@ class Recommender:
         fallback: Fallback | None = None,
         item_columns: Sequence[str] = (),
         batch_size: int = 16384,
+        engine: Engine | None = None,
     ) -> Iterator[Any]:
         """:meth:`recommend` part by part, in memory that does not grow with the number of answers.
 
@@ -201,6 +202,7 @@ class Recommender:
             users: as there; all users by default.
             histories: as there; instead of ``users``.
             batch_size: users of a part.
+            engine: answers the parts (:mod:`recgraph.workers.engines`); None: this process.
 
         Yields:
             Frames; one under the other they are what :meth:`recommend` returns.
@@ -212,9 +214,9 @@ class Recommender:
             raise ValueError("give either users (of the training data) or histories (of new users)")
         asked = self._asked(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
         request = self._request(users, histories)
-        for start in range(0, len(request.labels), batch_size):
-            part = request.rows(start, start + batch_size)
-            yield self._answer(part, asked, named=histories is not None or not is_all(users))
+        named = histories is not None or not is_all(users)
+        answer_part = partial(type(self)._answer, asked=asked, named=named)
+        yield from answers(self, answer_part, request, batch_size, engine)
 
     def _asked(
         self,
@@ -236,7 +238,7 @@ class Recommender:
         check_item_columns(self.item_features, item_columns, self.columns)
         made = with_arguments(rules, allow, block, self.columns)
         ruling = resolve(made, self.items, self._item_columns, self.model)
-        self._add("unknown_items", ruling.n_unknown)
+        self.counters.add(Counter(unknown_items=ruling.n_unknown))
         if ruling.n_unknown:
             _log.warning("%d items of the rules are not known to the model; skipped", ruling.n_unknown)
         return Asked(min(k, len(self.items)), exclude_seen, ruling, fallback, tuple(item_columns), batch_size)
@@ -256,7 +258,7 @@ class Recommender:
         empty = lister.unknown(request)
         if not named and asked.fallback is None:
             request, empty = request.without(empty), empty[:0]
-        self._count(request, len(empty))
+        self.counters.add_request(request, len(empty))
         if len(empty) and asked.fallback is None:
             raise NoHistoryError.of(request, empty)
         popularity = self.popularity if len(empty) else None
@@ -301,20 +303,9 @@ class Recommender:
         if len(empty) and (histories is not None or not is_all(users)):
             raise NoHistoryError.of(request, empty)
         request = request.without(empty)
-        self._count(request, 0)
+        self.counters.add_request(request, 0)
         name = "user" if self.columns.user == VECTOR else self.columns.user
         return vector_frame(name, request.labels, encode_users(self.model, request.query), request.kind)
-
-    def _count(self, request: Request, n_empty: int) -> None:
-        self._add("unknown_items", request.n_unknown_items)
-        self._add("unknown_users", request.n_unknown_users)
-        self._add("fallbacks", n_empty)
-        if request.n_unknown_items:
-            _log.warning("%d items of the histories are not known to the model; skipped", request.n_unknown_items)
-
-    def _add(self, name: str, count: int) -> None:
-        with _counting:
-            self.counters[name] += count
 
     def use_ann(self, index: AnnIndex | None = None) -> Self:
         """Search through an approximate index and rank what it finds exactly; see :class:`AnnIndex`."""

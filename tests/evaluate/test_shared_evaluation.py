@@ -1,4 +1,4 @@
-"""Evaluation on several processes: each ranks for its share of the users, and all find what one process finds."""
+"""Evaluation on several processes or an engine: each ranks for its share of the users, and all find what one finds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from launched import on_ranks
 from test_evaluate import random_cases
 
 from recgraph.data.part import Cases, Part
+from recgraph.engine import Engine
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import GROUP
@@ -28,7 +29,7 @@ def scores(n_users: int) -> torch.Tensor:
     return drawn.float() / 7
 
 
-def measured(n_users: int, graded: bool) -> dict[str, Any]:
+def measured(n_users: int, graded: bool, engine: Engine | None = None) -> dict[str, Any]:
     """All that evaluations of several kinds find: values of users, over all users, protocols; who was ranked for."""
     cases = random_cases(n_users, N_ITEMS, graded=graded)
     lists = Ragged.from_lists([list(range(row % 7, N_ITEMS, 3)) for row in range(n_users)])
@@ -40,12 +41,12 @@ def measured(n_users: int, graded: bool) -> dict[str, Any]:
         Protocol(candidates="lists"),
     ]
     metrics = ("ndcg", "recall", "mrr", "auc", "coverage", "gini", "novelty")
-    asked: dict[str, Any] = {"metrics": metrics, "fit_part": part, "batch_size": 100}
+    asked: dict[str, Any] = {"metrics": metrics, "fit_part": part, "batch_size": 100, "engine": engine}
     generator = torch.Generator().manual_seed(2)
     vectors = Vectors(torch.randn(n_users, 8, generator=generator), torch.randn(N_ITEMS, 8, generator=generator))
     model = Scores(scores(n_users))
     found = evaluate(model, cases, protocols=protocols, candidate_lists=lists, **asked)
-    of_ties = evaluate(model, cases, ties="expectation", metrics=("ndcg", "recall", "mrr"))
+    of_ties = evaluate(model, cases, ties="expectation", metrics=("ndcg", "recall", "mrr"), engine=engine)
     of_vectors = evaluate(vectors, cases, seen=("exclude",), **asked)
     return {
         "results": [
@@ -85,6 +86,22 @@ def test_two_processes_find_bit_for_bit_what_one_finds(case: int, ranks: list[An
     shares = [GROUP + 70, GROUP] if n_users > GROUP else [n_users, 0]
     assert [found["scored"] for found in of_ranks] == [2 * share for share in shares]
     assert alone["scored"] == 2 * n_users
+
+
+@pytest.mark.parametrize("case", [0, 1])
+def test_an_engine_finds_bit_for_bit_what_one_process_finds(case: int, engine: Engine) -> None:
+    found, alone = measured(*CASES[case], engine), measured(*CASES[case])
+    for (here, users, values), (there, others, expected) in zip(found["results"], alone["results"], strict=True):
+        assert here == there
+        assert users.tolist() == others.tolist()
+        assert values == expected
+
+
+def test_an_error_on_an_engine_names_the_user(engine: Engine) -> None:
+    values = scores(N_USERS)
+    values[300] = torch.nan
+    with pytest.raises(ValueError, match="the model scores user index 300"):
+        evaluate(Scores(values), random_cases(N_USERS, N_ITEMS), engine=engine)
 
 
 class Broken(Scores):

@@ -13,6 +13,7 @@ import pytest
 from test_recommender import log, serve
 
 from recgraph.data.interactions import Interactions
+from recgraph.engine import Engine
 from recgraph.serve.recommender import NoHistoryError
 
 
@@ -59,6 +60,24 @@ def test_a_user_called_all_is_named_in_a_list() -> None:
     served = serve(data)
     assert served.recommend(users=["all"], k=1)["user"].to_list() == ["all"]
     assert served.recommend(users="all", k=1)["user"].to_list() == ["all", "b"]
+
+
+@pytest.mark.parametrize("options", [{}, {"rules": {"block_for": {"7": [1, 2]}}}])
+def test_an_engine_answers_the_same_parts(options: dict[str, Any], engine: Engine) -> None:
+    served = serve(log())
+    here, there = (list(served.stream(k=4, batch_size=7, engine=one, **options)) for one in (None, engine))
+    assert len(here) == len(there) == 5
+    assert all(one.equals(other) for one, other in zip(here, there, strict=True))
+
+
+def test_an_engine_counts_once_what_is_not_known(engine: Engine) -> None:
+    served = serve(log())
+    histories = {"x": [1, 999], "y": [2, 998], "z": [997]}
+    found = list(served.stream(histories=histories, batch_size=1, k=2, fallback="popularity", engine=engine))
+    alone = serve(log())
+    expected = list(alone.stream(histories=histories, batch_size=1, k=2, fallback="popularity"))
+    assert pl.concat(found).equals(pl.concat(expected))
+    assert served.counters == alone.counters == {"unknown_items": 3, "unknown_users": 0, "fallbacks": 1}
 
 
 def test_users_and_histories_exclude_each_other() -> None:
