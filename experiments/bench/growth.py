@@ -49,8 +49,8 @@ class Stage:
         sizes: in ``unit``; at least three, over a factor of ten or more.
         unit: what is counted, such as ``"interactions"``, ``"edges"``, ``"items"``.
         run: the work; receives what ``prepare`` returned for a size. It may be called several times in one process,
-            on the same prepared value. It returns None, or the share (0 to 1) of the work of this size that it did:
-            time is divided by it, and the line carries it.
+            on the same prepared value. A float that it returns is the share (0 to 1) of the work of this size that it
+            did: time is divided by it, and the line carries it.
         prepare: makes the input of a size in the same process, neither timed nor part of the peak: data, modules to
             import, compiled parts. Without it ``run`` receives the size.
         most: the largest exponent of CPU time that is allowed.
@@ -59,7 +59,7 @@ class Stage:
     name: str
     sizes: tuple[int, ...]
     unit: str
-    run: Callable[[Any], float | None]
+    run: Callable[[Any], object]
     prepare: Callable[[int], Any] = _size_itself
     most: float = MOST
 
@@ -82,9 +82,8 @@ def measure(module: str, stage: Stage, size: int, threads: int = 1) -> dict[str,
     """
     options = {"module": module, "stage": stage.name, "size": size, "steps": 1, "warmup": 0}
     side = Side(stage.name, "ours/growth_stage.py", options)
-    with contextlib.closing(
-        Child(Path(sys.executable), side, child_environment(os.environ, threads), _PATIENCE_S)
-    ) as child:
+    environment = {**child_environment(os.environ, threads), "POLARS_MAX_THREADS": str(threads)}
+    with contextlib.closing(Child(Path(sys.executable), side, environment, _PATIENCE_S)) as child:
         samples = [child.measure()]
         while len(samples) < _REPEATS and sum(sample.cpu_s for sample in samples) < _ENOUGH_S:
             samples.append(child.measure())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +146,87 @@ def test_ease_equals_the_closed_form_that_peers_write(l2: float) -> None:
     fitted = _fitted(EASE(l2=l2), lists, torch.device("cpu"))
     assert isinstance(fitted, EASE)
     np.testing.assert_allclose(fitted.weights.numpy(), ease_as_published(_dense(lists), l2), rtol=1e-5, atol=1e-7)
+
+
+def _log_of(n_items: int, n_users: int) -> Part:
+    """Users with up to 30 items, popular ones more often."""
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(2, 30, n_users)
+    values = (n_items * draw.random(lengths.sum()) ** 2).astype(np.int64)
+    return Part(Ragged.from_lengths(torch.from_numpy(values), torch.from_numpy(lengths)), n_items)
+
+
+def test_ease_in_float64_has_the_bits_of_the_solution_by_copies() -> None:
+    part = _log_of(700, 900)
+    fitted = EASE(l2=30.0).build(Space(n_users=900, n_items=700)).fit(part)
+    x = torch.from_numpy(_dense(part.items.to_lists(), 700))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(x.T @ x + 30.0 * torch.eye(700, dtype=torch.float64)))
+    wanted = (inverse / -inverse.diagonal()).fill_diagonal_(0).float()
+    assert torch.equal(fitted.weights, wanted)
+
+
+def test_ease_in_float32_is_that_of_float64_to_rounding(recwarn: pytest.WarningsRecorder) -> None:
+    part, space = _log_of(700, 900), Space(n_users=900, n_items=700)
+    wide = EASE(l2=30.0, solve_in="float64").build(space).fit(part).weights
+    narrow = EASE(l2=30.0, solve_in="float32").build(space).fit(part).weights
+    assert not recwarn
+    assert not torch.equal(narrow, wide)
+    torch.testing.assert_close(narrow, wide, rtol=1e-3, atol=1e-5)
+
+
+def test_ease_says_where_float32_is_not_enough() -> None:
+    part, space = _log_of(700, 900), Space(n_users=900, n_items=700)
+    with pytest.warns(UserWarning, match="may be wrong by .*solve_in = 'float64'"):
+        EASE(l2=1e-4, solve_in="float32").build(space).fit(part)
+    # fewer users than items: l2 alone keeps the matrix from being singular
+    part, space = _log_of(700, 100), Space(n_users=100, n_items=700)
+    with pytest.raises(ValueError, match=r"l2 = 1e-06 is too small .* or solve_in = 'float64'"):
+        EASE(l2=1e-6, solve_in="float32").build(space).fit(part)
+
+
+def test_ease_solves_large_catalogues_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    part, space = _log_of(300, 200), Space(n_users=200, n_items=300)
+    fitted = {name: EASE(solve_in=name).build(space).fit(part).weights for name in ("float32", "float64")}
+    assert torch.equal(EASE().build(space).fit(part).weights, fitted["float64"])
+    monkeypatch.setattr("recgraph.models.closed_form.linear._FLOAT64_ITEMS", 299)
+    assert torch.equal(EASE().build(space).fit(part).weights, fitted["float32"])
+
+
+_PEAK = """
+import sys
+from pathlib import Path
+import torch
+from recgraph.models.base import Space
+from recgraph.models.closed_form.linear import EASE
+from recgraph.sparse import products
+from tests.models.test_closed_form import _log_of
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+
+products._MAX_COUNT_PAIRS = products._MAX_COUNT_CELLS = 1 << 18
+n_items = 5000
+part = _log_of(n_items, 3000)
+EASE(solve_in=sys.argv[1]).build(Space(n_users=3000, n_items=50)).fit(_log_of(50, 3000))
+Path("/proc/self/clear_refs").write_text("5")
+before = peak()
+model = EASE(solve_in=sys.argv[1]).build(Space(n_users=3000, n_items=n_items)).fit(part)
+print((peak() - before) / (4 * n_items**2))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks are begun anew on Linux alone")
+@pytest.mark.parametrize(("solve_in", "matrices"), [("float32", 1.2), ("float64", 3.2)])
+def test_memory_of_ease(solve_in: str, matrices: float) -> None:
+    """In matrices of float32: its own weights, in float64 twice that besides, and small blocks of counts."""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", _PEAK, solve_in]
+    done = subprocess.run(
+        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < matrices
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.1, 0.5), (1.0, 3.0), (2.5, 0.0)])

@@ -32,6 +32,6 @@ def prepare(options: dict[str, Any]) -> Callable[[int], dict[str, float]]:
         forget_peak()
         baseline = peak_mb()
         share = stage.run(prepared)
-        return {"share": 1.0 if share is None else float(share), "baseline_mb": baseline, "peak_mb": peak_mb()}
+        return {"share": share if isinstance(share, float) else 1.0, "baseline_mb": baseline, "peak_mb": peak_mb()}
 
     return run

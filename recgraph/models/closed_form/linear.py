@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
@@ -21,19 +21,35 @@ from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourMod
 from recgraph.sparse.products import co_occurrence, distinct
 from recgraph.sparse.ragged import Ragged
 
+# items up to which "auto" solves in float64, three times the memory of float32
+_FLOAT64_ITEMS = 25_000
+# columns of the inverse that are checked, and the share of one that may be wrong before a fit warns
+_CHECKED, _WRONG = 8, 1e-2
+
 
 class EASEConfig(ModelConfig):
     l2: Annotated[
         float, Field(gt=0, description="lambda, the ridge penalty"), Search(low=1.0, high=5000.0, log=True)
     ] = 100.0
+    solve_in: Annotated[
+        Literal["auto", "float32", "float64"],
+        Field(
+            description="type of the solution: float64 takes 12 bytes a pair of items during the fit, float32 takes 4; "
+            f"auto: float64 up to {_FLOAT64_ITEMS:,} items"
+        ),
+        Added(),
+    ] = "auto"
 
 
 class EASE(ClosedFormModel):
     """Linear autoencoder with a zero diagonal: ``min |X - X B|^2 + l2 |B|^2, diag(B) = 0``, solved exactly.
 
     ``P = (X'X + l2 I)^-1; B_ij = -P_ij / P_jj`` off the diagonal; the scores of a history x are ``x B``. X
-    is binary. Solved in float64, kept in float32. B is n_items x n_items: 4 bytes a cell, and three times 8
-    during the fit.
+    is binary. B is n_items x n_items and kept in float32: 4 bytes a cell.
+
+    X'X is counted in blocks of rows; the factor and the inverse overwrite it. So a fit in float32 holds B alone, and
+    one in float64 twice that besides (``solve_in``). In float32 the error of some columns of P is bounded from their
+    residuals, in float64, and a fit warns where that is more than a hundredth of a column.
 
     Source: Steck, Embarrassingly Shallow Autoencoders for Sparse Data (WWW 2019), equation 8.
     """
@@ -45,17 +61,51 @@ class EASE(ClosedFormModel):
         self.register_buffer("weights", torch.zeros(space.n_items, space.n_items))
 
     def fit(self, train: Part) -> Self:
-        n_items = train.n_items
         rows = fit_rows(self, train, self.weights.device)
-        gram = torch.empty(n_items, n_items, dtype=torch.float64, device=rows.device)
-        for first, block in co_occurrence(rows, n_items):
-            gram[first : first + block.shape[0]] = block
-        gram.diagonal().add_(self.config.l2)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-        weights = inverse.div_(-inverse.diagonal().clone())
-        weights.fill_diagonal_(0)
-        self.weights.copy_(weights)
+        narrow = self._dtype(train.n_items) == torch.float32
+        inverse = self.weights if narrow else torch.empty_like(self.weights, dtype=torch.float64)
+        for first, block in co_occurrence(rows, train.n_items):
+            inverse[first : first + block.shape[0]] = block
+        inverse.diagonal().add_(self.config.l2)
+        # a symmetric matrix is its own transpose, whose columns are contiguous: what LAPACK wants, so nothing is copied
+        factor = inverse.mT
+        try:
+            torch.linalg.cholesky(factor, out=factor)
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(
+                f"l2 = {self.config.l2:g} is too small for these {train.n_items:,} items in {inverse.dtype}: give more"
+                + (", or solve_in = 'float64'" if narrow else "")
+            ) from error
+        torch.cholesky_inverse(factor, out=factor)
+        if narrow:
+            self._check(inverse, rows)
+        inverse.div_(-inverse.diagonal().clone())
+        inverse.fill_diagonal_(0)
+        if not narrow:
+            self.weights.copy_(inverse)
         return self
+
+    def _dtype(self, n_items: int) -> torch.dtype:
+        """The type in which a catalogue of this size is solved."""
+        if self.config.solve_in == "auto":
+            return torch.float64 if n_items <= _FLOAT64_ITEMS else torch.float32
+        return torch.float32 if self.config.solve_in == "float32" else torch.float64
+
+    def _check(self, inverse: Tensor, rows: Ragged) -> None:
+        """Warn where columns of the inverse are wrong: ``|P'_j - P_j| <= |(X'X + l2 I) P'_j - e_j| / l2``."""
+        n_items, worst = len(inverse), 0.0
+        for item in torch.linspace(0, n_items - 1, min(_CHECKED, n_items)).long().tolist():
+            column = inverse[item].double()
+            of_users = column.new_zeros(rows.n_rows).index_add_(0, rows.rows, column[rows.values])
+            residual = torch.zeros_like(column).index_add_(0, rows.values, of_users[rows.rows])
+            residual.add_(column, alpha=self.config.l2)[item] -= 1
+            worst = max(worst, float(residual.norm() / (self.config.l2 * column.norm())))
+        if worst > _WRONG:
+            warnings.warn(
+                f"EASE: solved in float32, columns of the inverse may be wrong by {worst:.1%}; raise l2 = "
+                f"{self.config.l2:g}, or set solve_in = 'float64' (three times the memory)",
+                stacklevel=3,
+            )
 
     def score(self, query: Query) -> Tensor:
         history = distinct(query.history, self.weights.shape[0])
