@@ -102,7 +102,9 @@ def main(argv: list[str] | None = None) -> int:
     if chosen.items is not None:
         parts = restricted(parts, chosen.items)
     settings = parse_settings(chosen.settings)
-    line = measured(lambda space: registry.load("model", chosen.model)(**settings).build(space, 0), parts, chosen.fit_on)
+    line = measured(
+        lambda space: registry.load("model", chosen.model)(**settings).build(space, 0), parts, chosen.fit_on
+    )
     print(json.dumps({"model": chosen.model, "settings": settings, **line}))
     return 0
 

@@ -31,6 +31,7 @@ _USER = "A user of the training data; may be given many times."
 _HISTORIES = "A log of histories (csv, tsv, jsonl, parquet, .inter) or, as .txt, lines of 'user item item ...'."
 _FALLBACK = "Popular items for users without a known history."
 _WITH = "A column of the item features to show, e.g. title; may be given many times."
+_ANN = "Find items through an approximate index (extra: serve) and rank these exactly: faster for large catalogues."
 _ALL = "All users of the training data; written to --out part by part."
 _OWN = "items of single users, a file of users and items as --histories reads."
 
@@ -44,6 +45,7 @@ def recommend(
     with_columns: Annotated[list[str] | None, typer.Option("--with", metavar="COLUMN", help=_WITH)] = None,
     keep_seen: Annotated[bool, typer.Option("--keep-seen", help="Also items that the user has had.")] = False,
     popular: Annotated[bool, typer.Option("--popular", help=_FALLBACK)] = False,
+    ann: Annotated[bool, typer.Option("--ann", help=_ANN)] = False,
     rules: RulesOption = None,
     allow: AllowOption = None,
     block: BlockOption = None,
@@ -67,6 +69,8 @@ def recommend(
         raise ValueError("--engine answers all users in parts: give it with --all, or leave it out")
     made = rules_of(rules, allow, block, max_per, boost, diversity)
     recommender = _open(run)
+    if ann:
+        recommender.use_ann()
     asked: dict[str, Any] = {
         "k": k,
         "exclude_seen": not keep_seen,

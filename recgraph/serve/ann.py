@@ -64,17 +64,33 @@ class AnnIndex:
         return cls(index, vectors, oversample)
 
     def rank(self, model: Model, query: Query, seen: Ragged | None, k: int, batch_size: int = 1024) -> Lists:
-        """The best ``k`` of the found items for each user of a query, without those in ``seen``."""
-        groups = torch.arange(len(query)).split(min(GROUP, batch_size))  # type: ignore[no-untyped-call]
-        return Lists.cat([self._rank_group(model, query, seen, k, rows) for rows in groups])
+        """The best ``k`` of the found items for each user of a query, without those in ``seen``.
+
+        How many are fetched for a user depends on the user alone, so that lists do not depend on who else is asked for.
+        """
+        if not len(query):
+            return Lists(torch.empty(0, k, dtype=torch.int64), torch.empty(0, k))
+        lengths = torch.zeros(len(query), dtype=torch.int64) if seen is None else seen.lengths.to("cpu")
+        # users of similar histories together: one with thousands of items makes no other search for as many
+        sizes = torch.where(lengths > 0, 2 ** lengths.clamp(min=1).double().log2().ceil().long(), 0)
+        of_size = {size: torch.nonzero(sizes == size).flatten() for size in set(sizes.tolist())}
+        groups = [
+            (size, part)
+            for size, rows in of_size.items()
+            for part in rows.split(min(GROUP, batch_size))  # type: ignore[no-untyped-call]
+        ]
+        found = Lists.cat(
+            [self._rank_group(model, query, seen, k, part, k * self.oversample + size) for size, part in groups]
+        )
+        place = torch.cat([part for _, part in groups]).argsort()
+        return Lists(found.items[place], found.scores[place])
 
     @torch.no_grad()
-    def _rank_group(self, model: Model, query: Query, seen: Ragged | None, k: int, rows: Tensor) -> Lists:
+    def _rank_group(self, model: Model, query: Query, seen: Ragged | None, k: int, rows: Tensor, wanted: int) -> Lists:
         part = query.take(rows)
         with evaluating(model):
             users = model.encode_users(part.to(device_of(model))).detach().float().to("cpu")
         own = Ragged.from_lists([[]] * len(rows)) if seen is None else seen.take(rows)
-        wanted = k * self.oversample + int(own.lengths.max())
         found = torch.from_numpy(self.index.search(users.numpy(), min(wanted, len(self.vectors)))[1])
         keys = torch.arange(len(rows))[:, None] * len(self.vectors) + found
         missing = (found < 0) | torch.isin(keys, own.rows * len(self.vectors) + own.values)

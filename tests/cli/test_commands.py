@@ -309,6 +309,15 @@ def test_recommend_to_all_users(run: Path, tmp_path: Path, ending: str) -> None:
     assert found.filter(user_id=7)["item_id"].to_list() == one["item_id"].to_list()
 
 
+def test_recommend_to_all_users_by_an_approximate_index(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    for name, options in (("exact", ()), ("ann", ("--ann",))):
+        done = call("recommend", run, "--all", "-k", 4, *options, "--out", tmp_path / f"{name}.parquet")
+        assert done.exit_code == 0, done.output
+    exact, near = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("exact", "ann"))
+    assert len(near.join(exact, on=["user_id", "item_id", "rank"])) > 0.9 * len(exact)
+
+
 def test_recommend_by_rules(run: Path, tmp_path: Path) -> None:
     plain = [row["item_id"] for row in rows("recommend", run, "-u", 1, "-k", 20, "--with", "group")]
     options = ("--max-per", "group=1", "--block", plain[0], "--boost", "place=0.001", "--diversity", "0.2")

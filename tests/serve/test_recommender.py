@@ -249,6 +249,22 @@ def test_approximate_search_with_everything_found_is_exact() -> None:
         module.AnnIndex.build(served.model, "nonsense")
 
 
+def test_approximate_lists_do_not_depend_on_who_else_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    data = log(n_users=300, n_items=400)
+    served = serve(data).use_ann()
+    assert served.ann is not None
+    asked: list[int] = []
+    search = served.ann.index.search
+    monkeypatch.setattr(served.ann.index, "search", lambda users, k: [asked.append(k), search(users, k)][1])
+    together = served.recommend(users=data.users.values, k=5)
+    # candidates by the length of the own history: 20, and that rounded up to a power of two
+    lengths = served.seen.lengths.tolist()
+    assert set(asked) == {20 + 2 ** (length - 1).bit_length() for length in lengths}
+    alone = [served.recommend(users=[user], k=5) for user in data.users.values[:20]]
+    assert together[: 5 * 20].equals(pl.concat(alone))
+
+
 def test_training_further_needs_a_refresh() -> None:
     served = serve(log())
     served.recommend(users=["3"])

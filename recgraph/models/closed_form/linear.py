@@ -68,14 +68,13 @@ class EASE(ClosedFormModel):
             inverse[first : first + block.shape[0]] = block
         inverse.diagonal().add_(self.config.l2)
         # a symmetric matrix is its own transpose, whose columns are contiguous: what LAPACK wants, so nothing is copied
-        factor = inverse.mT
-        try:
-            torch.linalg.cholesky(factor, out=factor)
-        except torch.linalg.LinAlgError as error:
+        factor, info = inverse.mT, torch.empty(0, dtype=torch.int32, device=inverse.device)
+        torch.linalg.cholesky_ex(factor, out=(factor, info))
+        if int(info):
             raise ValueError(
                 f"l2 = {self.config.l2:g} is too small for these {train.n_items:,} items in {inverse.dtype}: give more"
                 + (", or solve_in = 'float64'" if narrow else "")
-            ) from error
+            )
         torch.cholesky_inverse(factor, out=factor)
         if narrow:
             self._check(inverse, rows)
