@@ -6,7 +6,7 @@ rank, and every function here gives back what it was given.
 Gradients follow one convention, that of data-parallel training: every rank computes a loss of its own, and the gradient
 of the step is the *mean* over the ranks. So a term that is a mean over the samples of a batch is weighted, on each
 rank, by :attr:`Share.weight`; a term that every rank computes on :func:`gathered` rows needs no weight, as it is the
-same on all.
+same on all. The value of a term is the mean over ranks likewise.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["Ranks", "Share", "all_values", "first_value", "gathered", "is_launched", "is_told", "of_all"]
+__all__ = ["WHOLE", "Ranks", "Share", "all_values", "first_value", "gathered", "is_launched", "is_told", "of_all", "stacked"]
 
 T = TypeVar("T")
 
@@ -42,21 +42,57 @@ class Share:
     Attributes:
         sizes: how many samples each rank has.
         index: of this rank.
+        dealt: whether the samples are dealt one by one, sample i to rank i modulo the number of ranks, so that ranks
+            have alike samples of an ordered batch; else each rank has consecutive ones.
     """
 
     sizes: tuple[int, ...]
     index: int
+    dealt: bool = False
 
     @property
     def rows(self) -> slice:
         """The samples of this rank, in the order of the whole batch."""
+        if self.is_whole:
+            return slice(None)
+        if self.dealt:
+            return slice(self.index, sum(self.sizes), len(self.sizes))
         start = sum(self.sizes[: self.index])
         return slice(start, start + self.sizes[self.index])
 
     @property
+    def is_whole(self) -> bool:
+        """Whether this rank computes the whole batch."""
+        return len(self.sizes) == 1
+
+    @property
     def weight(self) -> float:
         """What the mean over this rank's samples is multiplied by, so that the mean over ranks is the batch's mean."""
+        if self.is_whole:
+            return 1.0
         return len(self.sizes) * self.sizes[self.index] / sum(self.sizes)
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """The rows of the whole batch, in its order, of this rank's rows; see :func:`gathered`."""
+        if self.is_whole:
+            return x
+        rows = gathered(x, self.sizes)
+        return rows.index_select(0, self.places(x.device)) if self.dealt else rows
+
+    def places(self, device: torch.device) -> Tensor:
+        """[n] int64: where each sample of the batch is among the samples of rank 0, then those of rank 1, ..."""
+        sample = torch.arange(sum(self.sizes), device=device)
+        if not self.dealt:
+            return sample
+        count = len(self.sizes)
+        # of the first ranks, as many as have one sample more, and of those after them
+        least, more = divmod(len(sample), count)
+        rank = sample % count
+        return rank * least + rank.clamp(max=more) + sample // count
+
+
+#: of a batch that is computed whole, of whatever size
+WHOLE = Share((1,), 0)
 
 
 @dataclass(frozen=True)
@@ -84,6 +120,12 @@ class Ranks:
         """Consecutive parts of ``n_samples`` samples whose sizes differ by one at most."""
         least, more = divmod(n_samples, self.count)
         return Share(tuple(least + (rank < more) for rank in range(self.count)), self.index)
+
+    def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
+        """The same, of a batch to train on: no rank is without a sample, as all compute a batch that has too few."""
+        if self.count == 1 or n_samples < self.count:
+            return WHOLE
+        return replace(self.share(n_samples), dealt=dealt)
 
 
 class _Gathered(torch.autograd.Function):
@@ -124,6 +166,15 @@ def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
         sizes = tuple(all_values(len(x)))
     gathered_rows: Tensor = _Gathered.apply(x, sizes)  # type: ignore[no-untyped-call]
     return gathered_rows
+
+
+def stacked(x: Tensor) -> Tensor:
+    """[ranks, *x.shape] the tensors of all ranks, of one shape, without gradient."""
+    if not _is_connected():
+        return x[None]
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.stack(parts)
 
 
 def all_values(value: T) -> list[T]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from recgraph.ranks import Ranks
 
 __all__ = ["Generators", "derive", "dropout", "dropout_scale", "numpy_generator", "seeded_init"]
 
@@ -31,48 +33,78 @@ def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
 class Generators:
     """Torch generators by name, all derived from one seed; created when first asked for.
 
+    Of several processes that train together (:mod:`recgraph.ranks`) all draw the same from a stream, so that what is
+    drawn for a whole batch is what one process would draw; :meth:`of_rank` gives streams that differ by rank.
+
     Args:
         seed: the recorded seed of the run.
         device: where tensors are drawn.
-        rank: of the process, where several train together: streams differ by it, :meth:`fresh` generators do not.
+        ranks: which of the processes this one is, as batches and streams see it; None: as it is connected.
 
     A stream's position is part of the training state (:meth:`state_dict`), so that a resumed run draws what an
     uninterrupted one would have drawn.
     """
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu", rank: int = 0) -> None:
-        self.seed, self.rank = int(seed), rank
+    def __init__(self, seed: int, device: torch.device | str = "cpu", ranks: Ranks | None = None) -> None:
+        self.seed = int(seed)
         self.device = torch.device(device)
+        self.ranks = Ranks.here() if ranks is None else ranks
         self._streams: dict[str, torch.Generator] = {}
-        self._names: tuple[str | int, ...] = (rank,) if rank else ()
+        self._of_rank: dict[str, torch.Generator] = {}
+        self._begun_at: int | None = None
 
     def __getitem__(self, name: str) -> torch.Generator:
-        """The stream of that name, e.g. ``"dropout"``, ``"views"``, ``"negatives"``."""
+        """The stream of that name, e.g. ``"views"``, ``"negatives"``; the same on all ranks."""
         if name not in self._streams:
-            stream = torch.Generator(device=self.device)
-            self._streams[name] = stream.manual_seed(self._seed_of(name))
+            self._streams[name] = self._stream(name)
         return self._streams[name]
+
+    def of_rank(self, name: str) -> torch.Generator:
+        """The stream of that name that this rank has to itself, for what it draws for its own rows (dropout).
+
+        A process alone has the one stream.
+        """
+        if self.ranks.count == 1:
+            return self[name]
+        if name not in self._of_rank:
+            self._of_rank[name] = self._stream(*self._names_of_rank(name))
+        return self._of_rank[name]
+
+    def _names_of_rank(self, name: str) -> tuple[str | int, ...]:
+        begun = () if self._begun_at is None else ("resumed", self._begun_at)
+        return (name, self.ranks.index, *begun)
 
     def fresh(self, *names: str | int) -> torch.Generator:
         """A new generator on the host that depends on the seed and the names alone (e.g. the order of an epoch)."""
         return torch.Generator().manual_seed(derive(self.seed, *names))
 
-    def restart(self, step: int) -> None:
-        """Begin all streams anew for the steps from ``step`` on, where the state at that step is not known."""
-        self._names = (self.rank, "resumed", step)
-        for name, stream in self._streams.items():
-            stream.manual_seed(self._seed_of(name))
-
-    def _seed_of(self, name: str) -> int:
-        return derive(self.seed, name, *self._names)
+    def _stream(self, *names: str | int) -> torch.Generator:
+        return torch.Generator(device=self.device).manual_seed(derive(self.seed, *names))
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The state of the streams that all ranks share."""
         return {name: stream.get_state() for name, stream in self._streams.items()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items():
-            # generator states live on the host whatever device they draw on
-            self[name].set_state(value.to(device=torch.device("cpu"), dtype=torch.uint8))
+            _set_state(self[name], value)
+
+    def rank_state(self) -> dict[str, Tensor]:
+        """The state of the streams that are this rank's alone."""
+        return {name: stream.get_state() for name, stream in self._of_rank.items()}
+
+    def load_rank_state(self, state: Mapping[str, Tensor] | None, step: int) -> None:
+        """Go on with this rank's own streams; None begins new ones for the steps from ``step`` on."""
+        self._begun_at = step if state is None else None
+        for name, stream in self._of_rank.items():
+            stream.manual_seed(derive(self.seed, *self._names_of_rank(name)))
+        for name, value in (state or {}).items():
+            _set_state(self.of_rank(name), value)
+
+
+def _set_state(stream: torch.Generator, state: Tensor) -> None:
+    # generator states live on the host whatever device they draw on
+    stream.set_state(state.to(device=torch.device("cpu"), dtype=torch.uint8))
 
 
 @contextlib.contextmanager

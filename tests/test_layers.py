@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "notebook": set(),
     "ranks": set(),
     "registry": {"config"},
-    "rng": set(),
+    "rng": {"ranks"},
     "pages": set(),
     "sparse": set(),
     "contrast": set(),

@@ -17,6 +17,24 @@ def test_shares_are_the_whole_batch_in_order(n_samples: int, count: int) -> None
     assert sum(share.weight for share in shares) == pytest.approx(count)
 
 
+@pytest.mark.parametrize("n_samples", [2, 3, 7, 64])
+@pytest.mark.parametrize("dealt", [False, True])
+def test_the_places_of_samples_are_those_of_the_shares_one_after_the_other(n_samples: int, dealt: bool) -> None:
+    for count in (2, 3):
+        if n_samples < count:
+            continue
+        shares = [Ranks(rank, count).share_of_batch(n_samples, dealt) for rank in range(count)]
+        by_rank = [row for share in shares for row in range(n_samples)[share.rows]]
+        assert sorted(by_rank) == list(range(n_samples))
+        assert [by_rank[place] for place in shares[0].places(torch.device("cpu")).tolist()] == list(range(n_samples))
+        assert [len(range(n_samples)[share.rows]) for share in shares] == list(shares[0].sizes)
+
+
+def test_a_batch_of_fewer_samples_than_ranks_is_whole_on_each() -> None:
+    share = Ranks(1, 3).share_of_batch(2)
+    assert (share.is_whole, share.weight, list(range(2))[share.rows]) == (True, 1.0, [0, 1])
+
+
 def test_a_process_alone_is_given_back_what_it_gave() -> None:
     x = torch.randn(3, 2)
     assert Ranks.here() == Ranks(0, 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from recgraph.ranks import Ranks
 from recgraph.rng import Generators, derive, dropout, numpy_generator, seeded_init
 
 
@@ -49,6 +50,35 @@ def test_state_round_trip(device: torch.device) -> None:
     restored = Generators(5, device)
     restored.load_state_dict(state)
     assert all(torch.equal(draw(restored[name]), values) for name, values in wanted.items())
+
+
+def test_ranks_share_streams_and_have_their_own() -> None:
+    alone = Generators(5)
+    assert alone.of_rank("dropout") is alone["dropout"]
+    first, second = (Generators(5, ranks=Ranks(index, 2)) for index in range(2))
+    assert torch.equal(draw(first["views"]), draw(second["views"]))
+    drawn = [draw(one.of_rank("dropout")).tolist() for one in (first, second)]
+    assert len({tuple(values) for values in (*drawn, draw(alone["dropout"]).tolist())}) == 3
+    assert set(first.state_dict()) == {"views"}
+    assert set(first.rank_state()) == {"dropout"}
+
+
+def test_a_ranks_own_streams_go_on_or_begin_anew() -> None:
+    one, same = (Generators(5, ranks=Ranks(1, 2)) for _ in range(2))
+    stream = same.of_rank("dropout")
+    draw(one.of_rank("dropout"))
+    same.load_rank_state(one.rank_state(), step=4)
+    assert same.of_rank("dropout") is stream
+    wanted = draw(one.of_rank("dropout")).tolist()
+    assert draw(stream).tolist() == wanted
+    begun = set()
+    for step in (4, 5):
+        same.load_rank_state(None, step)
+        begun.add(tuple(draw(same.of_rank("dropout")).tolist()))
+        again = Generators(5, ranks=Ranks(1, 2))
+        again.load_rank_state(None, step)
+        assert tuple(draw(again.of_rank("dropout")).tolist()) in begun
+    assert len(begun | {tuple(wanted)}) == 3
 
 
 def test_seeded_init_restores_the_global_generator() -> None:

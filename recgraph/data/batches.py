@@ -1,13 +1,12 @@
-"""The inputs of models: training batches of pairs and of sequences, and the queries of a ranking.
+"""The training batches of pairs and of sequences: which samples a step has, and what is drawn for them.
 
 Samples of user-item models are interactions with negatives for their users. Samples of sequence models are prefixes or
-whole sequences, packed.
+whole sequences, packed. Their values are in :mod:`recgraph.data.samples`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from recgraph.data.gaps import with_gaps
 from recgraph.data.negatives import NegativeSampler
 from recgraph.data.part import Part
+from recgraph.data.samples import PairBatch, Query, SequenceBatch, WholeBatch
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -28,116 +28,9 @@ __all__ = [
     "Regime",
     "SequenceBatch",
     "SequenceBatches",
+    "WholeBatch",
     "sequence_batches",
 ]
-
-
-@dataclass(frozen=True)
-class Query:
-    """The users to rank items for.
-
-    Attributes:
-        users: [B] int64 user indices; -1 for a user never seen in training.
-        history: B rows of item indices (0-based), oldest first; may be empty.
-        times: the times of ``history``, row by row, for models that read them; None: not known.
-    """
-
-    users: Tensor
-    history: Ragged
-    times: Ragged | None = None
-
-    def to(self, device: torch.device | str) -> Query:
-        times = None if self.times is None else self.times.to(device)
-        return Query(self.users.to(device), self.history.to(device), times)
-
-    def take(self, rows: Tensor) -> Query:
-        """Some of the rows ([K] int64)."""
-        times = None if self.times is None else self.times.take(rows)
-        return Query(self.users[rows], self.history.take(rows), times)
-
-    def rows(self, start: int, end: int) -> Query:
-        """The rows from ``start`` to ``end``; nothing is copied."""
-        parts = [None if part is None else part.part(start, end) for part in (self.history, self.times)]
-        history, times = parts
-        assert history is not None
-        return Query(self.users[start:end], history, times)
-
-    def __len__(self) -> int:
-        return self.users.numel()
-
-
-@dataclass(frozen=True)
-class SequenceBatch:
-    """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
-
-    With time gaps the rows of ``sequences``, ``contrast`` and ``partners`` hold pairs: [T, 2], a token and the bucket
-    of the gap before it (:mod:`recgraph.data.gaps`).
-
-    Attributes:
-        users: [B] int64.
-        sequences: B rows of input tokens, oldest first, at most ``max_len``.
-        targets: tokens to predict: [B] after each row (``regime="prefix"``), or [T] after each input token
-            (``"causal"``, aligned with ``sequences.values``).
-        contrast: B rows of tokens that are augmented into the views of the contrast.
-        contrast_targets: [B] the token that follows each row of ``contrast``.
-        causal: whether there is a target after each input token.
-        generators: the run's random streams, on the batch's device.
-        partners: B rows of tokens with the same next token as ``contrast``'s rows (DuoRec); None where not used.
-        drawn: what a model draws once for all phases of the batch (its augmented inputs).
-    """
-
-    users: Tensor
-    sequences: Ragged
-    targets: Tensor
-    contrast: Ragged
-    contrast_targets: Tensor
-    causal: bool
-    generators: Generators
-    partners: Ragged | None = None
-    drawn: dict[str, Any] = field(default_factory=dict, compare=False)
-
-    @property
-    def n_targets(self) -> int:
-        """How many recommendation targets the batch holds (the unit of training speed)."""
-        return self.targets.numel()
-
-    def to(self, device: torch.device | str) -> SequenceBatch:
-        return replace(
-            self,
-            users=self.users.to(device),
-            sequences=self.sequences.to(device),
-            targets=self.targets.to(device),
-            contrast=self.contrast.to(device),
-            contrast_targets=self.contrast_targets.to(device),
-            partners=None if self.partners is None else self.partners.to(device),
-        )
-
-
-@dataclass(frozen=True)
-class PairBatch:
-    """Training samples of a user-item model.
-
-    Attributes:
-        users: [B] int64.
-        items: [B] int64, 0-based: an item that the user chose.
-        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none.
-        generators: the run's random streams.
-        epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
-    """
-
-    users: Tensor
-    items: Tensor
-    negatives: Tensor
-    generators: Generators
-    epoch: int = 0
-
-    @property
-    def n_targets(self) -> int:
-        return self.users.numel()
-
-    def to(self, device: torch.device | str) -> PairBatch:
-        moved = (self.users.to(device), self.items.to(device), self.negatives.to(device))
-        return PairBatch(*moved, generators=self.generators, epoch=self.epoch)
 
 
 @runtime_checkable
@@ -146,6 +39,9 @@ class Batches(Protocol):
 
     ``epoch(n, start)`` yields the batches of epoch ``n`` from batch ``start`` on. Their order depends on the seed and
     on ``n`` alone, so that a resumed run sees what an uninterrupted one would have seen.
+
+    Of several ranks that train together (:attr:`recgraph.rng.Generators.ranks`) each yields as many batches, either its
+    share of every batch or all of it.
     """
 
     def __len__(self) -> int:
@@ -212,12 +108,15 @@ class PairBatches:
         order = torch.randperm(self.n_samples, generator=self.generators.fresh("order", number))
         for index in range(start, len(self)):
             chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
-            users, items = self.users[chosen], self.items[chosen]
+            pairs = self.users[chosen], self.items[chosen]
+            share = self.generators.ranks.share_of_batch(len(chosen))
+            users, items = (of_all[share.rows] for of_all in pairs)
             negatives = items.new_empty(items.numel(), 0)
             if self._sampler is not None:
                 drawn = self.generators.fresh("negatives", number, index)
-                negatives = self._sampler.draw(users, self.n_negatives, drawn)
-            yield PairBatch(users, items, negatives, self.generators, epoch=number)
+                negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
+            every = None if share.is_whole else pairs
+            yield PairBatch(users, items, negatives, self.generators, number, share, every)
 
 
 Regime = Literal["prefix", "causal"]
@@ -235,6 +134,7 @@ def sequence_batches(
     partners: bool = False,
     drop_last: bool = False,
     gaps: bool = False,
+    views: bool = False,
 ) -> SequenceBatches:
     """The training batches of a sequence model.
 
@@ -250,13 +150,15 @@ def sequence_batches(
         partners: also draw, for each sample, a sequence with the same target (DuoRec's semantic positive).
         drop_last: leave out the last batch of an epoch where it is not full.
         gaps: rows of inputs also hold the bucket of the time gap before each item.
+        views: views are drawn of the rows of ``contrast``. A rank then has all rows of these, beside its share: what is
+            drawn for a row depends on those before it.
 
     Raises:
         ValueError: no user has two interactions, ``drop_last`` and not one batch is full, or ``gaps`` and the log has
             no times.
     """
     kind = {"prefix": PrefixBatches, "causal": CausalBatches}[regime]
-    return kind(train, batch_size, max_len, generators, contrast_of, partners, drop_last, gaps)
+    return kind(train, batch_size, max_len, generators, contrast_of, partners, drop_last, gaps, views)
 
 
 class SequenceBatches:
@@ -274,12 +176,13 @@ class SequenceBatches:
         partners: bool,
         drop_last: bool,
         gaps: bool,
+        views: bool,
     ) -> None:
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or pairs of token and gap
         self.inputs = with_gaps(self.tokens, train.times) if gaps else self.tokens
         self.batch_size, self.max_len, self.generators = batch_size, max_len, generators
-        self.contrast_of, self.drop_last = contrast_of, drop_last
+        self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
         self.sample_rows, self.sample_ends = self._samples()
         if not self.sample_rows.numel():
             raise ValueError(f"train: none of {train.n_users} users has two interactions; nothing to predict")
@@ -330,22 +233,31 @@ class SequenceBatches:
             yield self._batch(self.sample_rows[chosen], self.sample_ends[chosen], drawn)
 
     def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator) -> SequenceBatch:
+        """The samples of this rank. What is random is drawn for all, so that ranks together draw what one would."""
         lengths = ends.clamp(max=self.max_len)
         starts = ends - lengths
-        inputs = self.inputs.window(rows, starts, lengths)
         of_contrast = self._contrast_lengths(lengths, drawn)
-        contrast = inputs if of_contrast is lengths else inputs.first(of_contrast)
         contrast_targets = self.tokens.values[self.tokens.offsets[rows] + starts + of_contrast]
-        targets = self.tokens.window(rows, starts + 1, lengths).values if self.causal else contrast_targets
+        # rows are in the order of their lengths: dealt out, all ranks have as much to do
+        share = self.generators.ranks.share_of_batch(len(rows), dealt=True)
+        whole = None
+        if not share.is_whole:
+            n_targets = int(lengths.sum()) if self.causal else len(rows)
+            contrast = self.inputs.window(rows, starts, of_contrast) if self.views else None
+            whole = WholeBatch(share, lengths if self.causal else torch.ones_like(lengths), n_targets, contrast)
+        is_shorter, own = of_contrast is not lengths, share.rows
+        rows, starts, lengths, of_contrast = rows[own], starts[own], lengths[own], of_contrast[own]
+        inputs = self.inputs.window(rows, starts, lengths)
         return SequenceBatch(
             rows,
             inputs,
-            targets,
-            contrast,
+            self.tokens.window(rows, starts + 1, lengths).values if self.causal else contrast_targets[own],
+            inputs.first(of_contrast) if is_shorter else inputs,
             contrast_targets,
             causal=self.causal,
             generators=self.generators,
-            partners=self._partners.draw(contrast_targets, drawn) if self._partners else None,
+            partners=self._partners.draw(contrast_targets, drawn, own) if self._partners else None,
+            whole=whole,
         )
 
     def _contrast_lengths(self, lengths: Tensor, drawn: torch.Generator) -> Tensor:
@@ -389,9 +301,11 @@ class _SameTarget:
         counts = torch.bincount(tokens.values[later_mask])
         self.bounds = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
-    def draw(self, targets: Tensor, drawn: torch.Generator) -> Ragged:
+    def draw(self, targets: Tensor, drawn: torch.Generator, own: slice) -> Ragged:
+        """Drawn for all targets, those of ``own`` are given."""
+        part = torch.rand(targets.numel(), generator=drawn, dtype=torch.float64)[own]
+        targets = targets[own]
         first, end = self.bounds[targets], self.bounds[targets + 1]
-        part = torch.rand(targets.numel(), generator=drawn, dtype=torch.float64)
         index = torch.minimum(first + (part * (end - first)).long(), end - 1)
         lengths = self.ends[index].clamp(max=self.max_len)
         return self.inputs.window(self.rows[index], self.ends[index] - lengths, lengths)

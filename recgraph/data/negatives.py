@@ -43,18 +43,20 @@ class NegativeSampler:
         self._total = int(masses.sum())
         self._own = _OwnItems(train, masses, self._total) if exclude_own else None
 
-    def draw(self, users: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    def draw(self, users: Tensor, count: int, generator: torch.Generator, own: slice = slice(None)) -> Tensor:
         """Negatives for each user.
 
         Args:
             users: [B] int64.
             count: K, how many for each.
             generator: on the host.
+            own: of which users they are wanted; the draws are made for all.
 
         Returns:
-            [B, K] int64, 0-based.
+            [B, K] int64, 0-based; of ``own`` alone.
         """
-        part = torch.rand(users.numel(), count, generator=generator, dtype=torch.float64)
+        part = torch.rand(users.numel(), count, generator=generator, dtype=torch.float64)[own]
+        users = users[own]
         if self._own is None:
             return self._items((part * self._total).long())
         free = self._own.free[users][:, None]

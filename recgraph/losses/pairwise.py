@@ -96,14 +96,21 @@ class OwnNegatives(NextItemLoss):
         self.sampler.setup(item_counts)
 
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
-        n_items = table.shape[0] - 1
-        negatives = self.sampler.draw((targets.numel(), self.config.n_negatives), n_items, generator)
+        negatives = self.draw(targets.numel(), table.shape[0] - 1, generator)
+        return self.against(negatives, hidden, targets, table)
+
+    def draw(self, n_targets: int, n_items: int, generator: torch.Generator | None) -> Tensor:
+        """[n_targets, K]: tokens to rank below each target."""
+        return self.sampler.draw((n_targets, self.config.n_negatives), n_items, generator)
+
+    def against(self, negatives: Tensor, hidden: Tensor, targets: Tensor, table: Tensor) -> Tensor:
+        """The mean loss with given negatives [T, K]; the other arguments are those of a call."""
         keep_mask = negatives != targets[:, None]
         work = work_type(hidden, table)
         # one lookup for all, so that the table gets one dense gradient
         rows = F.embedding(torch.cat([targets[:, None], negatives], 1), table).to(work)
         scores = (rows * hidden.to(work)[:, None]).sum(2)
-        return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items)
+        return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1)
 
     def of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
         """The mean loss.

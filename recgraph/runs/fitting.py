@@ -227,7 +227,7 @@ def _trainer(
 ) -> Trainer:
     config, folder = options.config, options.folder
     accelerator = make_accelerator(options.device, config.precision)
-    generators = Generators(options.seed, accelerator.device, accelerator.process_index)
+    generators = Generators(options.seed, accelerator.device)
     batches = model.batches(part, config.batch_size, generators)
     observers = [*options.observers]
     trainer = Trainer(model, batches, config, generators, validate, folder, observers, accelerator)

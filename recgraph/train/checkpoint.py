@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from recgraph.data.files import make_folder, replace_file, replace_folder
 
 _PREFIX = "step-"
 _TENSORS = ("model.safetensors", "optimisers.safetensors", "generators.safetensors")
+_RANK = "rank "
 _BEST, _STATE, _CHECKSUMS = "best.safetensors", "state.json", "checksums.json"
 _BLOCK = 1 << 20
 _log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class Checkpoint:
     Attributes:
         model: weights and buffers by name.
         optimisers: ``group/parameter index/entry`` -> tensor.
-        generators: stream name -> its state.
+        generators: stream name -> its state; of a rank's own streams with a prefix (:func:`with_streams_of_ranks`).
         state: everything else, as JSON values (epoch, step, stopping, history, seconds, fingerprint).
         best: the best weights and buffers so far, of a checkpoint that was read; None where there are none.
     """
@@ -186,3 +187,22 @@ def load_optimisers(optimisers: Mapping[str, torch.optim.Optimizer], tensors: Ma
         states[group].setdefault(int(index), {})[entry] = value
     for group, optimiser in optimisers.items():
         optimiser.load_state_dict({**optimiser.state_dict(), "state": states[group]})
+
+
+def with_streams_of_ranks(shared: Mapping[str, Tensor], of_ranks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The states of the streams that all ranks share, and of those that each has to itself, by one name each."""
+    own = {f"{_RANK}{rank}/{name}": state for rank, streams in enumerate(of_ranks) for name, state in streams.items()}
+    return {**shared, **own}
+
+
+def streams_of_ranks(saved: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]]]:
+    """The inverse of :func:`with_streams_of_ranks`: the shared states, and those of each rank that has some."""
+    shared: dict[str, Tensor] = {}
+    of_ranks: dict[int, dict[str, Tensor]] = {}
+    for name, state in saved.items():
+        rank, _, own = name.removeprefix(_RANK).partition("/")
+        if name.startswith(_RANK) and rank.isdecimal():
+            of_ranks.setdefault(int(rank), {})[own] = state
+        else:
+            shared[name] = state
+    return shared, of_ranks

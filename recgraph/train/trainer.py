@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import time
@@ -17,18 +16,19 @@ from torch import Tensor
 
 from recgraph.data.batches import Batches
 from recgraph.models.base import Phase, TrainableModel
+from recgraph.ranks import Ranks, all_values, first_value, stacked
 from recgraph.rng import Generators, derive
 from recgraph.train import checkpoint as checkpoints
+from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Interrupt, Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
+from recgraph.train.fingerprint import Fingerprint
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 from recgraph.train.progress import Clock, EarlyStopping, Progress
 
 _log = logging.getLogger(__name__)
 # batches between two reads of the loss values: a read waits for the device
 _READ_EVERY = 20
-# settings that may differ where a training continues: they do not alter its steps
-_MAY_DIFFER = {"max_epochs", "patience", "tensorboard", "track", "track_folder", "checkpoint_seconds"}
 
 
 class NonFiniteLoss(ValueError):
@@ -41,6 +41,10 @@ class Trainer:
     With ``accumulate`` a step takes the mean gradient of so many batches, or of those that are left at the end of an
     epoch. Checkpoints are made only between steps, so that a resumed training ends with the same weights as one that
     was never stopped (on a CPU, bit for bit).
+
+    Several processes (:mod:`recgraph.ranks`) train as one. Each computes its share of every batch, or all of it where
+    batches know of no shares; gradients and terms are means over ranks. What is decided (the schedule, stopping, when
+    to save) is decided from numbers that all ranks have alike, and rank 0 writes.
 
     Parameters that are frozen (``requires_grad`` is False) keep their values and stay frozen; a phase that trains no
     others measures its terms and makes no step.
@@ -79,10 +83,14 @@ class Trainer:
         self.model, self.batches, self.config = model, batches, config
         self.generators, self.validate, self.folder, self.observers = generators, validate, folder, observers
         self.accelerator = accelerator or make_accelerator(precision=config.precision)
+        self.ranks = Ranks.here()
+        self.averaging = Averaging(self.ranks)
         self.phases = model.phases
         self.groups = model.parameter_groups()
         self.optimisers = make_optimisers(model, config)
-        self.module = self.accelerator.prepare(model)
+        # without a wrapper of its own for several processes: phases freeze parameters, and gradients are averaged here
+        self.module = self.accelerator.prepare_model(model, evaluation_mode=True)
+        self.averaging.align(model)
         self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
@@ -90,6 +98,7 @@ class Trainer:
         self._checkpoint: Path | None = None
         self._saved_at = -math.inf
         self._unread: list[tuple[int, dict[str, Tensor]]] = []
+        self._interrupt = Interrupt()
 
     def fit(self) -> list[dict[str, Any]]:
         """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
@@ -105,11 +114,11 @@ class Trainer:
             ValueError: all that the phases train has been frozen.
         """
         check_phases(self.model, self.config.accumulate)
-        with Interrupt() as interrupt:
+        with Interrupt() as self._interrupt:
             try:
                 while self.progress.epoch < self.config.max_epochs and not self.stopping.stop:
                     clock = Clock(self.progress)
-                    self._train_epoch(clock, interrupt)
+                    self._train_epoch(clock)
                     self._end_epoch(clock)
             finally:
                 self._call("close")
@@ -127,27 +136,29 @@ class Trainer:
             return why
         return f"{why}; the weights are those of epoch {stopping.best_epoch}, with {metric} {stopping.best:.4f}"
 
-    def _train_epoch(self, clock: Clock, interrupt: Interrupt) -> None:
+    def _train_epoch(self, clock: Clock) -> None:
         """The steps of one epoch, from the batch where a resumed training stopped."""
         progress, self._unread = self.progress, []
-        rank, n_ranks = self.accelerator.process_index, self.accelerator.num_processes
         self._call("start_epoch", progress.epoch, len(self.batches), progress.batch)
         self.module.train()
-        # the ranks share the batches: each takes every n_ranks-th
-        for batch in itertools.islice(self.batches.epoch(progress.epoch, progress.batch), rank, None, n_ranks):
-            if self.model.diagnostics and progress.batch < n_ranks:
+        for batch in self.batches.epoch(progress.epoch, progress.batch):
+            if self.model.diagnostics and progress.batch == 0:
                 self._diagnose(batch)
             self.step(batch)
-            progress.batch += n_ranks
+            progress.batch += 1
             progress.targets += batch.n_targets
             self._call("advance")
-            if len(self._unread) >= _READ_EVERY * len(self.phases):
+            reads = len(self._unread) >= _READ_EVERY * len(self.phases)
+            if reads:
                 self._read_terms()
                 self._call("step", self._mean_terms(), progress.targets / clock.epoch_seconds())
-            if self._is_between_steps() and (interrupt.asked or self._checkpoint_is_due()):
+            if not self._is_between_steps():
+                continue
+            is_asked = self.averaging.is_asked(self._interrupt.asked, may_wait=reads)
+            if is_asked or self._checkpoint_is_due():
                 clock.update()
                 saved = self.save()
-                if interrupt.asked:
+                if is_asked:
                     raise TrainingInterrupted(progress.epoch, progress.batch, saved)
         self._read_terms()
 
@@ -171,6 +182,7 @@ class Trainer:
         self._unread.append((self.progress.step, {name: terms[name].detach() for name in phase.terms}))
         if done + 1 < size or not parameters:
             return
+        self.averaging.average(parameters, self._interrupt.asked)
         if config.clip_norm is not None:
             self.accelerator.clip_grad_norm_(parameters, config.clip_norm)
         n_steps = (config.schedule_epochs or config.max_epochs) * len(self.batches)
@@ -191,18 +203,21 @@ class Trainer:
         if is_due and config.metric != "last":
             self._validate(row)
         clock.update()
+        self._sum_cpu_seconds()
         row["seconds"], row["cpu_seconds"] = progress.seconds, progress.cpu_seconds
+        row = first_value(row)
         progress.history.append(row)
         progress.epoch, progress.batch, progress.sums, progress.targets = progress.epoch + 1, 0, {}, 0
         is_last = self.stopping.stop or progress.epoch == config.max_epochs
-        if is_last or time.monotonic() - self._saved_at >= config.checkpoint_seconds:
+        if is_last or first_value(time.monotonic() - self._saved_at >= config.checkpoint_seconds):
             self.save()
         self._call("end_epoch", row)
 
     def _validate(self, row: dict[str, Any]) -> None:
         """Add the metrics to the epoch's row, and keep the weights where they are the best so far."""
         self.module.eval()
-        metrics = dict(self.validate()) if self.validate is not None else {}
+        # one rank's numbers decide, whatever the arithmetic of the others' machines
+        metrics = first_value(dict(self.validate()) if self.validate is not None else {})
         row.update(metrics)
         if self.config.metric not in row:
             raise ValueError(f"metric = {self.config.metric!r} is not measured; there are {', '.join(sorted(metrics))}")
@@ -214,26 +229,29 @@ class Trainer:
     def _diagnose(self, batch: Any) -> None:
         """Measure the model's diagnostics on a batch. They draw from streams of their own: training is not changed."""
         epoch = self.progress.epoch
-        own = Generators(derive(self.generators.seed, "diagnostics", epoch), self.accelerator.device)
+        seed, ranks = derive(self.generators.seed, "diagnostics", epoch), self.generators.ranks
+        own = Generators(seed, self.accelerator.device, ranks)
         batch = replace(batch.to(self.accelerator.device), generators=own, drawn={})
         with torch.no_grad(), self.accelerator.autocast():
             measured = self.module(batch, self.model.diagnostics)
-        self.progress.diagnostics = {name: float(value) for name, value in measured.items()}
+        values = stacked(torch.stack([value.double() for value in measured.values()])).mean(0)
+        self.progress.diagnostics = dict(zip(measured, values.tolist(), strict=True))
 
     def _read_terms(self) -> None:
-        """Read the terms of the last batches from the device and check that they are finite."""
+        """Read the terms of the last batches from the device, of all ranks, and check that they are finite."""
         if not self._unread:
             return
         names = [(step, name) for step, terms in self._unread for name in terms]
-        values = torch.stack([value.float() for _, terms in self._unread for value in terms.values()])
-        for (step, name), value in zip(names, values.tolist(), strict=True):
-            if not math.isfinite(value):
+        values = stacked(torch.stack([value.float() for _, terms in self._unread for value in terms.values()]))
+        for (step, name), of_ranks in zip(names, values.t().tolist(), strict=True):
+            if wrong := [rank for rank, value in enumerate(of_ranks) if not math.isfinite(value)]:
                 good = checkpoints.latest(self.folder / "checkpoints") if self.folder else None
+                where = f" on rank {', '.join(map(str, wrong))} of {len(of_ranks)}" if len(of_ranks) > 1 else ""
                 raise NonFiniteLoss(
-                    f"term {name!r} became {value} at step {step} (epoch {self.progress.epoch}); last good checkpoint: "
-                    f"{good or 'none'}; try a smaller learning_rate or clip_norm"
+                    f"term {name!r} became {of_ranks[wrong[0]]} at step {step}{where} (epoch {self.progress.epoch}); "
+                    f"last good checkpoint: {good or 'none'}; try a smaller learning_rate or clip_norm"
                 )
-            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + sum(of_ranks) / len(of_ranks)
             self.progress.sums[f"{name}/n"] = self.progress.sums.get(f"{name}/n", 0.0) + 1
         self._unread = []
 
@@ -243,9 +261,9 @@ class Trainer:
 
     def _accumulated(self) -> tuple[int, int]:
         """How many batches this step has accumulated, and of how many it is made (fewer at the end of an epoch)."""
-        n_ranks, accumulate = self.accelerator.num_processes, self.config.accumulate
-        n_steps, done = divmod(self.progress.batch // n_ranks, accumulate)
-        return done, min(accumulate, -(-len(self.batches) // n_ranks) - n_steps * accumulate)
+        accumulate = self.config.accumulate
+        n_steps, done = divmod(self.progress.batch, accumulate)
+        return done, min(accumulate, len(self.batches) - n_steps * accumulate)
 
     def _is_between_steps(self) -> bool:
         return self._accumulated()[0] == 0 or self.progress.batch >= len(self.batches)
@@ -253,16 +271,26 @@ class Trainer:
     def _checkpoint_is_due(self) -> bool:
         """Whether this is the first step that ends at or after a multiple of ``checkpoint_every`` batches."""
         batch, every = self.progress.batch, self.config.checkpoint_every
-        if every is None or batch >= len(self.batches):
-            return False
-        batches_a_step: int = self.accelerator.num_processes * self.config.accumulate
-        return batch % every < batches_a_step
+        return every is not None and batch < len(self.batches) and batch % every < self.config.accumulate
 
     def save(self) -> Path | None:
-        """Write a checkpoint now; None where the trainer has no folder. Losses are checked first."""
+        """Write a checkpoint now; None where the trainer has no folder. Losses are checked first.
+
+        All ranks call it, and rank 0 writes.
+        """
         self._read_terms()
         self._saved_at = time.monotonic()
-        if self.folder is None or not self.accelerator.is_main_process:
+        self._sum_cpu_seconds()
+        streams = all_values(self.generators.rank_state())
+        return first_value(self._write(streams) if self.ranks.is_first else None)
+
+    def _sum_cpu_seconds(self) -> None:
+        """Rank 0 has the time of all."""
+        total = sum(all_values(self.progress.cpu_seconds))
+        self.progress.cpu_seconds = total if self.ranks.is_first else 0.0
+
+    def _write(self, streams: list[dict[str, Tensor]]) -> Path | None:
+        if self.folder is None:
             return None
         best = None if self.best is None else self.folder / "best.safetensors"
         if self.best is not None and best is not None and not self._best_is_kept:
@@ -271,12 +299,13 @@ class Trainer:
         state = {
             **vars(self.progress),
             "stopping": self.stopping.state_dict(),
-            "fingerprint": self._fingerprint(),
+            "fingerprint": self._fingerprint().value,
+            "ranks": self.ranks.count,
         }
         whole = checkpoints.Checkpoint(
             self.model.state_dict(),
             checkpoints.optimiser_tensors(self.optimisers),
-            self.generators.state_dict(),
+            checkpoints.with_streams_of_ranks(self.generators.state_dict(), streams),
             state,
         )
         before, steps = self._checkpoint, self.progress.step
@@ -287,30 +316,36 @@ class Trainer:
     def resume(self) -> bool:
         """Continue from the newest checkpoint of the folder that can be read; False where there is none.
 
-        Of several processes the first draws what it would have drawn without a stop; the others begin new streams.
+        On as many ranks as it was made on, all is drawn that would have been drawn without a stop. On another number
+        this holds for what ranks draw together (order, negatives, views); what each draws for its own rows (dropout)
+        begins anew, with a warning.
 
         Raises:
-            CheckpointError: all are damaged, or it was made with other settings.
+            CheckpointError: all are damaged, it was made with other settings, or ranks see different ones.
         """
         found = checkpoints.read_latest(self.folder / "checkpoints") if self.folder else None
+        names = all_values(None if found is None else found[0].name)
+        if len(set(names)) > 1:
+            seen = "; ".join(f"rank {rank}: {name or 'none'}" for rank, name in enumerate(names))
+            raise checkpoints.CheckpointError(
+                f"the ranks see different checkpoints in {self.folder} ({seen}); use a folder that all of them share"
+            )
         if found is None or self.folder is None:
             return False
         newest, saved = found
         state = dict(saved.state)
-        there, here = self._with_identities(state.pop("fingerprint")), self._fingerprint()
-        if there != here:
+        if differing := self._fingerprint().differing(state.pop("fingerprint")):
             raise checkpoints.CheckpointError(
-                f"{newest} was made with other settings or data ({', '.join(_differing(there, here))}); resume with "
-                "the same ones"
+                f"{newest} was made with other settings or data ({', '.join(differing)}); resume with the same ones"
             )
         self.stopping.load_state_dict(state.pop("stopping"))
+        n_ranks = state.pop("ranks", 1)
         self.progress = Progress(**state)
+        if not self.ranks.is_first:  # rank 0 has the time of all
+            self.progress.cpu_seconds = 0.0
         self.model.load_state_dict(saved.model)
         checkpoints.load_optimisers(self.optimisers, saved.optimisers)
-        if self.generators.rank:  # the first process wrote its own streams; with those, all would draw the same
-            self.generators.restart(self.progress.step)
-        else:
-            self.generators.load_state_dict(dict(saved.generators))
+        self._load_streams(saved.generators, n_ranks)
         if self.stopping.best is not None:
             # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
             best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors")
@@ -320,44 +355,23 @@ class Trainer:
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)
         return True
 
-    def _fingerprint(self) -> dict[str, Any]:
-        """What must be the same where a training continues."""
-        return self._with_identities(
-            {
-                "model": type(self.model).__name__,
-                "config": self.model.config.model_dump(mode="json"),
-                "training": self.config.model_dump(mode="json"),
-                "seed": self.generators.seed,
-                "batches": len(self.batches),
-            }
-        )
+    def _load_streams(self, saved: Mapping[str, Tensor], n_ranks: int) -> None:
+        shared, of_ranks = checkpoints.streams_of_ranks(saved)
+        self.generators.load_state_dict(shared)
+        index, count = self.ranks.index, self.ranks.count
+        goes_on = count > 1 and n_ranks > 1 and index < n_ranks
+        self.generators.load_rank_state(of_ranks.get(index, {}) if goes_on else None, self.progress.step)
+        if n_ranks != count and self.ranks.is_first:
+            _log.warning(
+                "a training of %d processes goes on with %d: what each draws for its own rows (dropout) is not what it "
+                "would have been; all else is",
+                n_ranks,
+                count,
+            )
 
-    def _with_identities(self, fingerprint: dict[str, Any]) -> dict[str, Any]:
-        """A fingerprint, also of an earlier version, with the settings by :meth:`Config.identity`."""
-        training = type(self.config).identity_of(fingerprint["training"])
-        # a schedule that goes down over max_epochs gives every step another rate where these differ
-        is_laid_out = training.get("schedule", "constant") != "constant" and not training.get("schedule_epochs")
-        may_differ = _MAY_DIFFER - {"max_epochs"} if is_laid_out else _MAY_DIFFER
-        return {
-            **fingerprint,
-            "config": self.model.Config.identity_of(fingerprint["config"]),
-            "training": {name: value for name, value in training.items() if name not in may_differ},
-        }
+    def _fingerprint(self) -> Fingerprint:
+        return Fingerprint(self.model, self.config, self.generators.seed, len(self.batches))
 
     def _call(self, event: str, *details: Any) -> None:
         for observer in self.observers:
             getattr(observer, event)(*details)
-
-
-def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The names of what differs between two fingerprints, settings by their own names."""
-    names: list[str] = []
-    for name in here:
-        was, now = there.get(name), here[name]
-        if was != now and isinstance(was, Mapping) and isinstance(now, Mapping):
-            # max_epochs is in one alone where the other has a schedule that does not depend on it
-            in_both = [key for key in now if key in was and was[key] != now[key]]
-            names += in_both or [key for key in dict.fromkeys([*now, *was]) if was.get(key) != now.get(key)]
-        elif was != now:
-            names.append(name)
-    return names

@@ -409,30 +409,6 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_each_process_of_a_resumed_training_draws_from_streams_of_its_own(tmp_path: Path) -> None:
-    def generators(rank: int, values: list[float], folder: Path) -> Generators:
-        trainer = trainer_of(toy(), values, folder)
-        trainer.generators = Generators(0, rank=rank)
-        dropout = trainer.generators["dropout"]  # it stays the stream of that name
-        if not trainer.resume():
-            torch.rand(5, generator=dropout)
-            trainer.fit()
-        assert trainer.generators["dropout"] is dropout
-        return trainer.generators
-
-    def draws(rank: int, values: list[float], folder: Path) -> tuple[float, ...]:
-        return tuple(torch.rand(4, generator=generators(rank, values, folder)["dropout"]).tolist())
-
-    one, two = tmp_path / "one", tmp_path / "two"
-    goes_on = torch.rand(4, generator=generators(0, [1.0], one)["dropout"])
-    generators(0, [1.0, 2.0], two)
-    assert draws(0, [1.0], one) == tuple(goes_on.tolist())
-    new = torch.rand(4, generator=Generators(0, rank=1)["dropout"])
-    assert draws(1, [1.0], one) == draws(1, [1.0], one)
-    others = {draws(1, [1.0], one), draws(2, [1.0], one), draws(1, [1.0, 2.0], two), tuple(new.tolist())}
-    assert len(others | {draws(0, [1.0], one)}) == 5
-
-
 class Paced(Observer):
     """Each batch takes two seconds; keeps the speeds that are shown and those of the log."""
 

@@ -134,7 +134,11 @@ class CollaborativeModel(TrainableModel):
         raise TypeError(f"{type(self).__name__} must define nodes()")
 
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
-        """``l2`` and ``rec``; a subclass adds its own."""
+        """``l2`` and ``rec``; a subclass adds its own.
+
+        Of several ranks each computes a term of its own samples, or the same of all of them, as propagation is the same
+        on all; the mean over ranks counts. A mean over its own is therefore multiplied by the batch's ``weight``.
+        """
         return {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(batch, self.nodes())}
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
@@ -144,12 +148,11 @@ class CollaborativeModel(TrainableModel):
             items = torch.cat([batch.items[:, None], batch.negatives], 1)
             scores = pair_scores(nodes, batch.users, items + n_users)
             keep_mask = batch.negatives != batch.items[:, None]
-            return self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items)
+            return _weighted(self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items), batch)
         # losses read tokens: row 0 is the padding's
         table = F.pad(nodes[n_users:], (0, 0, 1, 0))
         users = F.embedding(batch.users, nodes)
-        loss: Tensor = self.loss(users, batch.items + 1, table, batch.generators["negatives"])
-        return loss
+        return _weighted(self.loss(users, batch.items + 1, table, batch.generators["negatives"]), batch)
 
     def _l2(self, batch: PairBatch) -> Tensor:
         assert self.space is not None
@@ -162,7 +165,7 @@ class CollaborativeModel(TrainableModel):
                 counts.index_add_(0, nodes, share.expand(nodes.numel()))
         # half precision would lose digits, and takes no part in a product with float32
         with torch.autocast(table.device.type, enabled=False):
-            return counts.dot(torch.linalg.vecdot(table, table)) / 2
+            return _weighted(counts.dot(torch.linalg.vecdot(table, table)) / 2, batch)
 
     def _kept_nodes(self) -> Tensor:
         """:meth:`nodes`; in evaluation mode computed once."""
@@ -210,3 +213,7 @@ class CollaborativeModel(TrainableModel):
     def encode_items(self) -> Tensor:
         assert self.space is not None
         return self._kept_nodes()[self.space.n_users :]
+
+
+def _weighted(mean: Tensor, batch: PairBatch) -> Tensor:
+    return mean if batch.weight == 1 else mean * batch.weight

@@ -76,8 +76,8 @@ class GraphContrastiveModel(LightGCN):
         assert self.space is not None
         sizes = [self.space.n_users, self.space.n_items]
         (users_a, items_a), (users_b, items_b) = torch.split(a, sizes), torch.split(b, sizes)
-        of_users = self._of_kind(self.contrast_users, torch.unique(batch.users), users_a, users_b)
-        return of_users + self._of_kind(self.contrast_items, torch.unique(batch.items), items_a, items_b)
+        of_users = self._of_kind(self.contrast_users, torch.unique(batch.all_users), users_a, users_b)
+        return of_users + self._of_kind(self.contrast_items, torch.unique(batch.all_items), items_a, items_b)
 
     def _of_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D]."""

@@ -305,7 +305,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         """The projected views of the users and of the items of a batch, each node once."""
         assert self.space is not None
         sizes = [self.space.n_users, self.space.n_items]
-        chosen = torch.unique(batch.users), torch.unique(batch.items)
+        chosen = torch.unique(batch.all_users), torch.unique(batch.all_items)
         found = []
         for number, (ids, a, b) in enumerate(
             zip(chosen, torch.split(own, sizes), torch.split(fine, sizes), strict=True)

@@ -21,6 +21,7 @@ from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.items import ItemTower
 from recgraph.encoders.transformer import initialise
 from recgraph.losses.base import NextItemLoss
+from recgraph.losses.pairwise import OwnNegatives
 from recgraph.models.base import FeatureSpace, ModelConfig, PaddedForm, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
@@ -112,6 +113,8 @@ class SequenceModel(TrainableModel):
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"item_embedding.weight": ("padding", "items")}
     #: whether training samples come with a sequence of the same target
     needs_partners = False
+    #: whether views of the samples are drawn
+    draws_views = False
 
     def _build(self, space: Space) -> None:
         config = self.config
@@ -172,6 +175,7 @@ class SequenceModel(TrainableModel):
             partners=self.needs_partners,
             drop_last=self.needs_full_batches,
             gaps=self.config.time_gaps,
+            views=self.draws_views,
         )
 
     def setup(self, train: Part) -> None:
@@ -197,7 +201,11 @@ class SequenceModel(TrainableModel):
         return table
 
     def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
-        """``rec``. A subclass adds a term as ``super().terms(batch, asked) | {"mine": lambda: ...}``."""
+        """``rec``. A subclass adds a term as ``super().terms(batch, asked) | {"mine": lambda: ...}``.
+
+        Of several ranks each computes a term of its own rows; the mean over ranks counts. A mean over targets is
+        therefore multiplied by the batch's ``weight``.
+        """
         return {"rec": lambda: self.next_item_loss(batch, self.training_states(batch))}
 
     def training_states(self, batch: SequenceBatch) -> Tensor:
@@ -209,8 +217,13 @@ class SequenceModel(TrainableModel):
         table, targets = self.token_table(batch), batch.targets
         if self.item_tower is not None:
             table, targets = self.item_tower.of_candidates(table, targets)
-        loss: Tensor = self.loss(states, targets, table, batch.generators["negatives"])
-        return loss
+        generator = batch.generators["negatives"]
+        if batch.whole is not None and isinstance(self.loss, OwnNegatives):
+            drawn = self.loss.draw(batch.n_targets, len(table) - 1, generator)
+            loss: Tensor = self.loss.against(drawn[batch.target_places()], states, targets, table)
+        else:
+            loss = self.loss(states, targets, table, generator)
+        return loss if batch.weight == 1 else loss * batch.weight
 
     def encode(self, sequences: Ragged, batch: SequenceBatch, last_only: bool = True) -> Tensor:
         """The encoder's states of B rows, [B, D] or [T, D]; dropout draws from the batch's generators.
@@ -219,7 +232,7 @@ class SequenceModel(TrainableModel):
             sequences: B rows of tokens, or of pairs of a token and a time gap.
         """
         tokens, table = self._inputs(sequences, self.token_table(batch))
-        states: Tensor = self.encoder(tokens, table, batch.generators["dropout"], last_only=last_only)
+        states: Tensor = self.encoder(tokens, table, batch.generators.of_rank("dropout"), last_only=last_only)
         return states
 
     def _inputs(self, sequences: Ragged, table: Tensor) -> tuple[Ragged, Tensor]:

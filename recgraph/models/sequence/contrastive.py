@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from recgraph.augment import TwoViews
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.sequence.base import Encoded, SequenceModel, TransformerConfig
+from recgraph.ranks import Share, gathered
 from recgraph.sparse.ragged import Ragged
 
 
@@ -34,6 +37,14 @@ class ContrastiveConfig(TransformerConfig, ContrastConfig):
         Literal["prefix", "sequence"],
         Field(description="in the causal regime: views of a prefix of random length, or of the whole sequence"),
     ] = "prefix"
+    gather_negatives: Annotated[
+        bool,
+        Field(
+            description="of several processes: contrasts are over the rows of all of them, as in one process; False: "
+            "over each one's own rows"
+        ),
+        Added(),
+    ] = True
 
 
 class ContrastiveSequenceModel(SequenceModel):
@@ -55,6 +66,10 @@ class ContrastiveSequenceModel(SequenceModel):
         self._alignment, self._uniformity = Alignment(), Uniformity()
 
     @property
+    def draws_views(self) -> bool:  # type: ignore[override]
+        return self._two_views is not None
+
+    @property
     def needs_states(self) -> bool:
         """Whether the contrast reads the views' states at every place."""
         return False
@@ -73,13 +88,19 @@ class ContrastiveSequenceModel(SequenceModel):
         if self._two_views is None:
             return [batch.contrast, batch.contrast]
         if "views" not in batch.drawn:
-            batch.drawn["views"] = list(self._two_views(batch.contrast, batch.generators["views"]))
+            whole = batch.whole
+            rows = batch.contrast if whole is None or whole.contrast is None else whole.contrast
+            drawn = list(self._two_views(rows, batch.generators["views"]))
+            if whole is not None:  # drawn for all ranks alike
+                own = torch.arange(rows.n_rows, device=rows.device)[whole.share.rows]
+                drawn = [view.take(own) for view in drawn]
+            batch.drawn["views"] = drawn
         views: list[Ragged] = batch.drawn["views"]
         return views
 
     def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
         encoded = cache(lambda: self._encode_with_views(batch, "rec" in asked))
-        contrasts = self.contrasts(batch, lambda: encoded()[1])
+        contrasts = self._contrasts_of_ranks(batch, lambda: encoded()[1])
         if not asked & contrasts.keys():
             return super().terms(batch, asked) | contrasts
 
@@ -90,8 +111,23 @@ class ContrastiveSequenceModel(SequenceModel):
 
         return {"rec": rec} | contrasts
 
+    def _contrasts_of_ranks(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
+        """:meth:`contrasts` of the views of all ranks, or of this one's, whose mean over ranks then counts."""
+        share = batch.share
+        if share.is_whole:
+            return self.contrasts(batch, views)
+        if self.config.gather_negatives:
+            return self.contrasts(batch, cache(lambda: gathered_views(views(), share)))
+        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows])
+        return {
+            name: lambda compute=compute: compute() * share.weight  # type: ignore[misc]
+            for name, compute in self.contrasts(own, views).items()
+        }
+
     def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
         """The terms that read the encoded views. A subclass adds ``super().contrasts(...) | {"mine": lambda: ...}``.
+
+        Of several ranks all have the views of the whole batch here, unless ``gather_negatives`` is False.
 
         Args:
             views: gives what :meth:`draw_views` drew, encoded once for all terms.
@@ -116,6 +152,21 @@ class ContrastiveSequenceModel(SequenceModel):
             return prefixes.last, encoded
         encoded = self.encode_together(views, batch, self.needs_states)
         return self.training_states(batch) if with_rec else None, encoded
+
+
+def gathered_views(views: list[Encoded], share: Share) -> list[Encoded]:
+    """The encoded views of all ranks' rows, in the order of the batch."""
+    last = share.gathered(torch.stack([view.last for view in views], 1)).unbind(1)
+    return [
+        Encoded(rows, None if view.states is None else _gathered_states(view.states, share))
+        for rows, view in zip(last, views, strict=True)
+    ]
+
+
+def _gathered_states(states: Ragged, share: Share) -> Ragged:
+    lengths = gathered(states.lengths, share.sizes)
+    sizes = tuple(int(of_rank.sum()) for of_rank in torch.split(lengths, list(share.sizes)))
+    return Ragged.from_lengths(gathered(states.values, sizes), lengths).take(share.places(states.device))
 
 
 class CL4SRecConfig(ContrastiveConfig):

@@ -1,0 +1,190 @@
+"""The inputs of models: the samples of a training batch, of pairs and of sequences, and the queries of a ranking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recgraph.ranks import WHOLE, Share
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["PairBatch", "Query", "SequenceBatch", "WholeBatch"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """The users to rank items for.
+
+    Attributes:
+        users: [B] int64 user indices; -1 for a user never seen in training.
+        history: B rows of item indices (0-based), oldest first; may be empty.
+        times: the times of ``history``, row by row, for models that read them; None: not known.
+    """
+
+    users: Tensor
+    history: Ragged
+    times: Ragged | None = None
+
+    def to(self, device: torch.device | str) -> Query:
+        times = None if self.times is None else self.times.to(device)
+        return Query(self.users.to(device), self.history.to(device), times)
+
+    def take(self, rows: Tensor) -> Query:
+        """Some of the rows ([K] int64)."""
+        times = None if self.times is None else self.times.take(rows)
+        return Query(self.users[rows], self.history.take(rows), times)
+
+    def rows(self, start: int, end: int) -> Query:
+        """The rows from ``start`` to ``end``; nothing is copied."""
+        parts = [None if part is None else part.part(start, end) for part in (self.history, self.times)]
+        history, times = parts
+        assert history is not None
+        return Query(self.users[start:end], history, times)
+
+    def __len__(self) -> int:
+        return self.users.numel()
+
+
+@dataclass(frozen=True)
+class WholeBatch:
+    """What a rank knows of a batch of which it computes a share.
+
+    Attributes:
+        share: which of the batch's B rows are the rank's.
+        lengths: [B], the targets of each row.
+        n_targets: the targets of all rows.
+        contrast: B rows of tokens, of which views are drawn for all ranks alike; None where none are.
+    """
+
+    share: Share
+    lengths: Tensor
+    n_targets: int
+    contrast: Ragged | None = None
+
+    def to(self, device: torch.device | str) -> WholeBatch:
+        contrast = None if self.contrast is None else self.contrast.to(device)
+        return replace(self, lengths=self.lengths.to(device), contrast=contrast)
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
+
+    With time gaps the rows of ``sequences``, ``contrast`` and ``partners`` hold pairs: [T, 2], a token and the bucket
+    of the gap before it (:mod:`recgraph.data.gaps`).
+
+    Of several ranks that train together each has the rows of its share, and what concerns all of them where it says so.
+
+    Attributes:
+        users: [B] int64.
+        sequences: B rows of input tokens, oldest first, at most ``max_len``.
+        targets: tokens to predict: [B] after each row (``regime="prefix"``), or [T] after each input token
+            (``"causal"``, aligned with ``sequences.values``).
+        contrast: B rows of tokens that are augmented into the views of the contrast.
+        contrast_targets: the token that follows each row of ``contrast``, of all ranks' rows.
+        causal: whether there is a target after each input token.
+        generators: the run's random streams, on the batch's device.
+        partners: B rows of tokens with the same next token as ``contrast``'s rows (DuoRec); None where not used.
+        drawn: what a model draws once for all phases of the batch (its augmented inputs).
+        whole: the batch of which this is a rank's share; None where it is all of it.
+    """
+
+    users: Tensor
+    sequences: Ragged
+    targets: Tensor
+    contrast: Ragged
+    contrast_targets: Tensor
+    causal: bool
+    generators: Generators
+    partners: Ragged | None = None
+    drawn: dict[str, Any] = field(default_factory=dict, compare=False)
+    whole: WholeBatch | None = None
+
+    @property
+    def n_targets(self) -> int:
+        """How many recommendation targets the batch holds on all ranks (the unit of training speed)."""
+        return self.targets.numel() if self.whole is None else self.whole.n_targets
+
+    @property
+    def share(self) -> Share:
+        return WHOLE if self.whole is None else self.whole.share
+
+    @property
+    def weight(self) -> float:
+        """What a mean over this rank's targets is multiplied by, so that the mean over ranks is that of the batch."""
+        if self.whole is None:
+            return 1.0
+        return len(self.share.sizes) * self.targets.numel() / self.whole.n_targets
+
+    def target_places(self) -> Tensor | slice:
+        """Which of the batch's targets, as one process has them, this rank's are."""
+        if self.whole is None:
+            return slice(None)
+        every = torch.arange(self.whole.n_targets, device=self.targets.device)
+        rows = torch.arange(len(self.whole.lengths), device=self.targets.device)[self.share.rows]
+        return Ragged.from_lengths(every, self.whole.lengths).take(rows).values
+
+    def to(self, device: torch.device | str) -> SequenceBatch:
+        return replace(
+            self,
+            users=self.users.to(device),
+            sequences=self.sequences.to(device),
+            targets=self.targets.to(device),
+            contrast=self.contrast.to(device),
+            contrast_targets=self.contrast_targets.to(device),
+            partners=None if self.partners is None else self.partners.to(device),
+            whole=None if self.whole is None else self.whole.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Training samples of a user-item model; of several ranks that train together, each has those of its share.
+
+    Attributes:
+        users: [B] int64.
+        items: [B] int64, 0-based: an item that the user chose.
+        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none.
+        generators: the run's random streams.
+        epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
+        share: which samples of the batch these are.
+        all_pairs: the users and the items of all ranks' samples; None: they are these.
+    """
+
+    users: Tensor
+    items: Tensor
+    negatives: Tensor
+    generators: Generators
+    epoch: int = 0
+    share: Share = WHOLE
+    all_pairs: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def n_targets(self) -> int:
+        """How many samples the batch holds on all ranks."""
+        return self.all_users.numel()
+
+    @property
+    def all_users(self) -> Tensor:
+        """The users of all ranks' samples."""
+        return self.users if self.all_pairs is None else self.all_pairs[0]
+
+    @property
+    def all_items(self) -> Tensor:
+        """The items that the users of all ranks' samples chose."""
+        return self.items if self.all_pairs is None else self.all_pairs[1]
+
+    @property
+    def weight(self) -> float:
+        """What a mean over this rank's samples is multiplied by, so that the mean over ranks is that of the batch."""
+        return self.share.weight
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        own = (self.users.to(device), self.items.to(device), self.negatives.to(device))
+        users, items, negatives = own
+        pairs = None if self.all_pairs is None else (self.all_users.to(device), self.all_items.to(device))
+        return replace(self, users=users, items=items, negatives=negatives, all_pairs=pairs)

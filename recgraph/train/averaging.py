@@ -1,0 +1,108 @@
+"""The gradient of a step on several ranks: the mean of theirs, made between ``backward()`` and the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from recgraph.ranks import Ranks, gathered, stacked
+
+__all__ = ["Averaging"]
+
+# numbers of a gradient from which on it is averaged where it is; smaller ones travel together
+_LARGE = 1 << 16
+
+
+class Averaging:
+    """Averages gradients over ranks, in place; does nothing where there is one rank.
+
+    Gradients are the same on all ranks afterwards, bit for bit. A parameter without a gradient counts as zeros where
+    another rank has one, and stays without one where none has. Row-sparse gradients (sparse tensors) are the rows of
+    all ranks. With the gradients travels whether a rank was asked to stop, so that all stop after the same step.
+
+    Args:
+        ranks: that train the model together.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._asked: Tensor | None = None
+
+    @torch.no_grad()
+    def align(self, model: nn.Module) -> None:
+        """Give all ranks the parameters and buffers of rank 0."""
+        if self.ranks.count == 1:
+            return
+        for value in model.state_dict().values():
+            same = value.detach().contiguous()
+            dist.broadcast(same, src=0)
+            value.copy_(same)
+
+    @torch.no_grad()
+    def average(self, parameters: Iterable[nn.Parameter], asked: bool = False) -> None:
+        """Replace each gradient by the mean over ranks.
+
+        Args:
+            parameters: the same on all ranks, in the same order.
+            asked: whether this rank was asked to stop.
+        """
+        if self.ranks.count == 1:
+            return
+        every = list(parameters)
+        rows = [one for one in every if one.grad is not None and one.grad.is_sparse]
+        dense = [one for one in every if one.grad is None or not one.grad.is_sparse]
+        grads = [torch.zeros_like(one) if one.grad is None else one.grad.contiguous() for one in dense]
+        large = [grad for grad in grads if grad.numel() >= _LARGE]
+        under_way = [dist.all_reduce(grad, async_op=True) for grad in large]
+        has = [float(one.grad is not None) for one in dense]
+        told = torch.tensor([*has, float(asked)], device=every[0].device)
+        told = self._summed_together(told, [grad for grad in grads if grad.numel() < _LARGE])
+        for one in under_way:
+            one.wait()
+        if grads:
+            torch._foreach_div_(grads, self.ranks.count)
+        self._asked = told[-1]
+        # what other ranks have is read, which waits for the device, where this one lacks a gradient alone
+        others = has if all(has) else told.tolist()
+        for parameter, grad, n_ranks in zip(dense, grads, others, strict=False):
+            parameter.grad = grad if n_ranks else None
+        for parameter in rows:
+            assert parameter.grad is not None
+            parameter.grad = self._rows_of_all(parameter.grad)
+
+    def is_asked(self, asked: bool, may_wait: bool = True) -> bool:
+        """Whether a rank was asked to stop, as all ranks know it since the last step.
+
+        Args:
+            asked: whether this one was; what counts where it is alone.
+            may_wait: whether to wait for an accelerator; False gives False there. The same on all ranks.
+        """
+        if self.ranks.count == 1:
+            return asked
+        if self._asked is None or not (may_wait or self._asked.is_cpu):
+            return False
+        return bool(self._asked > 0)
+
+    def _summed_together(self, told: Tensor, grads: list[Tensor]) -> Tensor:
+        """Sum small gradients over ranks in one message for each type, in place; what is told goes with the first."""
+        of_type: dict[torch.dtype, list[Tensor]] = {}
+        for grad in grads:
+            of_type.setdefault(grad.dtype, []).append(grad)
+        first = next(iter(of_type), told.dtype)
+        of_type[first] = [*of_type.get(first, []), told.to(first)]
+        for together in of_type.values():
+            flat = torch.cat([grad.reshape(-1) for grad in together])
+            dist.all_reduce(flat)
+            for grad, part in zip(together, torch.split(flat, [grad.numel() for grad in together]), strict=True):
+                grad.copy_(part.view_as(grad))
+        return of_type[first][-1]
+
+    def _rows_of_all(self, gradient: Tensor) -> Tensor:
+        own = gradient.coalesce()
+        index, values = own.indices()[0], own.values()
+        sizes = tuple(stacked(index.new_tensor(len(index))).tolist())
+        index, values = gathered(index, sizes), gathered(values, sizes)
+        return torch.sparse_coo_tensor(index[None], values / self.ranks.count, gradient.shape, check_invariants=False)

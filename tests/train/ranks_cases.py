@@ -1,0 +1,199 @@
+"""Trainings that run on one rank or on several: a function that others start on ranks, and its cases."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recgraph import registry
+from recgraph.data.part import Part
+from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel
+from recgraph.models.sequence.sasrec import SASRec
+from recgraph.ranks import Ranks
+from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
+from recgraph.train.averaging import Averaging
+from recgraph.train.callbacks import Observer, TrainingInterrupted
+from recgraph.train.config import TrainConfig, make_accelerator
+from recgraph.train.trainer import NonFiniteLoss, Trainer
+
+N_USERS, N_ITEMS = 23, 30
+SMALL = {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "n_layers": 1, "n_heads": 2, "inner_dim": 16}
+SMALL |= {"attention_dropout": 0.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training.
+
+    Attributes:
+        model: its name.
+        settings: of the model.
+        training: settings of the training; by default two epochs in batches of 8, of which the last has 7 rows.
+        resumes: continue from the folder.
+    """
+
+    model: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    resumes: bool = False
+
+
+def random_train(n_users: int = N_USERS) -> Part:
+    drawn = torch.Generator().manual_seed(5)
+    lengths = torch.randint(2, 9, (n_users,), generator=drawn)
+    values = torch.randint(N_ITEMS, (int(lengths.sum()),), generator=drawn)
+    return Part(Ragged.from_lengths(values, lengths), N_ITEMS)
+
+
+def made(case: Case) -> Trainer:
+    """The trainer of a case, on as many ranks as are connected."""
+    model = registry.load("model", case.model)(**case.settings)
+    model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0).double()
+    settings = {"metric": "last", "max_epochs": 2, "patience": None, "batch_size": 8, "learning_rate": 0.01}
+    config = TrainConfig.of(settings | case.training)
+    accelerator = make_accelerator("cpu")
+    generators = Generators(3)
+    batches = model.batches(random_train(), config.batch_size, generators)
+    trainer = Trainer(model, batches, config, generators, folder=case.folder, accelerator=accelerator)
+    if case.resumes:
+        assert trainer.resume()
+    return trainer
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training gives: the weights at its end, and its history without times."""
+
+    weights: dict[str, Tensor]
+    history: list[dict[str, float]]
+    ranks: Ranks
+
+
+def trained(case: Case) -> Result:
+    trainer = made(case)
+    history = trainer.fit()
+    weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+    return Result(weights, history, Ranks.here())
+
+
+def all_trained(cases: list[Case], folder: Path) -> dict[str, Any]:
+    """The cases; and what else is done on ranks, as these are slow to start."""
+    torch.set_num_threads(1)
+    return {
+        "cases": [trained(case) for case in cases],
+        "broken": broken(folder / "broken"),
+        "averaged": averaged(),
+        **trained_with_stops(folder),
+    }
+
+
+DROPOUT = Case("mclrec", {**SMALL, "dropout": 0.3, "attention_dropout": 0.3}, {"max_epochs": 3, "batch_size": 5})
+
+WITHOUT_DROPOUT = {
+    name: Case("mclrec", {**SMALL, **settings}, {"max_epochs": 3, "batch_size": 5})
+    for name, settings in {"softmax": {}, "bce": {"loss": "bce", "n_negatives": 3}}.items()
+}
+
+
+class StopAt(Observer):
+    """Sends SIGINT to the process after so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def advance(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def stopped(case: Case, rank: int, after: int) -> tuple[int, int, str]:
+    """Train until one rank gets SIGINT: the epoch and batch of the checkpoint, and what is said."""
+    trainer = made(case)
+    if trainer.ranks.index == rank:
+        trainer.observers = [StopAt(after)]
+    with pytest.raises(TrainingInterrupted) as interrupted:
+        trainer.fit()
+    return trainer.progress.epoch, trainer.progress.batch, str(interrupted.value)
+
+
+def trained_with_stops(folder: Path) -> dict[str, Any]:
+    """Whole; stopped by a signal to one rank and gone on; stopped for others to go on; gone on where one stopped."""
+    own = replace(DROPOUT, folder=folder / "two")
+    moved = replace(DROPOUT, folder=folder / "two to one")
+    return {
+        "whole": trained(DROPOUT),
+        "stopped": stopped(own, rank=1, after=7),
+        "resumed": trained(replace(own, resumes=True)),
+        "left": [
+            stopped(moved, rank=0, after=7),
+            *(stopped(replace(case, folder=folder / name), 1, 7) for name, case in WITHOUT_DROPOUT.items()),
+        ],
+        "one to two": trained(replace(DROPOUT, folder=folder / "one to two", resumes=True)),
+    }
+
+
+class Broken(SASRec):
+    """SASRec whose loss is not a number on one rank, from the third batch on."""
+
+    rank, seen = 1, 0
+
+    def next_item_loss(self, batch: Any, states: Tensor) -> Tensor:
+        self.seen += 1
+        loss = super().next_item_loss(batch, states)
+        return loss * math.nan if self.seen > 2 and Ranks.here().index == self.rank else loss
+
+
+def broken(folder: Path) -> str:
+    """What is raised where one rank's loss is not a number."""
+    model = Broken(**SMALL).build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0)
+    generators = Generators(3)
+    config = TrainConfig.of(metric="last", max_epochs=2, patience=None, batch_size=8)
+    batches = model.batches(random_train(), config.batch_size, generators)
+    with pytest.raises(NonFiniteLoss) as raised:
+        Trainer(model, batches, config, generators, folder=folder, accelerator=make_accelerator("cpu")).fit()
+    return str(raised.value)
+
+
+class Sided(TrainableModel):
+    """A parameter for each rank, of which only that rank's loss depends, one that no loss reads, one for all."""
+
+    Config = ModelConfig
+
+    def _build(self, space: Space) -> None:
+        self.sides = nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in range(2))
+        self.unread, self.shared = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(70_000))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return (Phase("all", ("model",), {"sum": 1.0}),)
+
+    def terms(self, batch: Any, asked: frozenset[str]) -> Terms:
+        rank = Ranks.here().index
+        return {"sum": lambda: (self.sides[rank] * 3).sum() + self.shared.sum() * (rank + 1)}
+
+
+def averaged() -> list[Tensor | None]:
+    """The gradients of :class:`Sided` after one step's averaging."""
+    model = Sided().build(Space(n_users=1, n_items=1))
+    with torch.no_grad():
+        model.unread.fill_(Ranks.here().index)
+    averaging = Averaging(Ranks.here())
+    averaging.align(model)
+    assert torch.equal(model.unread, torch.zeros(2))
+    model(None, ("sum",))["sum"].backward()
+    averaging.average(model.parameters(), asked=Ranks.here().index == 1)
+    assert averaging.is_asked(False)
+    averaging.average(model.parameters())
+    assert not averaging.is_asked(False)
+    return [parameter.grad for parameter in model.parameters()]

@@ -1,0 +1,131 @@
+"""Training on two ranks: equal to one process, whatever the model, the batches and the settings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launched import on_ranks
+from train.ranks_cases import DROPOUT, SMALL, WITHOUT_DROPOUT, Case, Result, all_trained, stopped, trained
+
+_TIMES = {"seconds", "cpu_seconds", "targets_per_second"}
+#: Adam divides by the root of squares: where a gradient is near 0, rounding becomes a step
+_TOLERANCE = {"rtol": 1e-7, "atol": 1e-9}
+
+
+def _sequence(model: str, training: dict[str, object] | None = None, **settings: object) -> Case:
+    return Case(model, {**SMALL, **settings}, training or {})
+
+
+CASES = {
+    "sasrec": _sequence("sasrec"),
+    "prefixes": _sequence("sasrec", regime="prefix"),
+    "sampled softmax": _sequence("sasrec", loss="sampled_softmax", n_negatives=5),
+    "bce": _sequence("sasrec", loss="bce", n_negatives=3),
+    "bce of prefixes": _sequence("sasrec", loss="bce", n_negatives=3, regime="prefix"),
+    "gru": Case("gru4rec", {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "inner_dim": 8}),
+    "published phases": _sequence("mclrec"),
+    "paper phases": _sequence("mclrec", schedule_of_phases="paper", margin_form="paper"),
+    "joint phase": _sequence("mclrec", schedule_of_phases="joint", regime="prefix"),
+    "mixed rows": _sequence("mclrec", augmenter="attention", augmenter_variant="published"),
+    "full batches": _sequence("mclrec", augmenter="conv", augmenter_variant="published"),
+    "states": _sequence("mclrec", augmenter="attention", weight="cluster", weight_options={"n_clusters": (2, 3)}),
+    "cl4srec": _sequence("cl4srec"),
+    "duorec": _sequence("duorec"),
+    "bprmf": Case("bprmf", {"hidden_dim": 8}),
+    "lightgcn": Case("lightgcn", {"hidden_dim": 8}),
+    "lightgcn, softmax": Case("lightgcn", {"hidden_dim": 8, "loss": "sampled_softmax", "n_negatives": 5}),
+    "sgl": Case("sgl", {"hidden_dim": 8}),
+    "simgcl": Case("simgcl", {"hidden_dim": 8}),
+    "accumulated": _sequence("cl4srec", {"accumulate": 2}),
+    "clipped": _sequence("mclrec", {"clip_norm": 0.05}),
+    "cosine": _sequence("sasrec", {"schedule": "cosine", "warmup_steps": 2}),
+    # 23 rows: the last batch has one, which both ranks compute
+    "a row for two": _sequence("mclrec", {"batch_size": 11}),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path) -> list[dict[str, Any]]:
+    """What each of two ranks found; they are started once."""
+    stopped(replace(DROPOUT, folder=folder / "one to two"), rank=0, after=7)
+    return on_ranks(2, all_trained, list(CASES.values()), folder)
+
+
+def _without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if key not in _TIMES} for row in history]
+
+
+def _assert_same(result: Result, other: Result) -> None:
+    """Bit for bit."""
+    assert _without_times(result.history) == _without_times(other.history)
+    for key, value in result.weights.items():
+        assert torch.equal(value, other.weights[key]), key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_train_to_the_weights_of_one_process(name: str, ranks: list[dict[str, Any]]) -> None:
+    alone = trained(CASES[name])
+    first, second = (of_rank["cases"][list(CASES).index(name)] for of_rank in ranks)
+    assert (first.ranks.count, second.ranks.index) == (2, 1)
+    assert first.history == second.history, "times, too"
+    _assert_same(first, second)
+    for row, wanted in zip(_without_times(first.history), _without_times(alone.history), strict=True):
+        assert row == pytest.approx(wanted, rel=1e-5)
+    for key, value in alone.weights.items():
+        torch.testing.assert_close(first.weights[key], value, **_TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_a_training_that_one_rank_stops_goes_on_bit_for_bit(ranks: list[dict[str, Any]]) -> None:
+    # both ranks end after the same step, with the same checkpoint
+    epoch, batch, said = ranks[0]["stopped"]
+    assert ranks[1]["stopped"] == (epoch, batch, said)
+    assert (epoch, batch) in [(1, 3), (1, 4)], "the seventh batch, or the one after it"
+    assert "go on with resume=True" in said
+    for of_rank in ranks:
+        _assert_same(of_rank["resumed"], of_rank["whole"])
+    _assert_same(ranks[0]["resumed"], ranks[1]["resumed"])
+
+
+def test_on_another_number_of_ranks_all_goes_on_but_the_ranks_own_draws(
+    folder: Path, ranks: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    _assert_same(ranks[0]["one to two"], ranks[1]["one to two"])
+    with caplog.at_level("WARNING"):
+        alone = trained(replace(DROPOUT, folder=folder / "two to one", resumes=True))
+    assert "a training of 2 processes goes on with 1" in caplog.text
+    for result in (ranks[0]["one to two"], alone):
+        assert [row["epoch"] for row in result.history] == [1, 2, 3]
+        assert all(math.isfinite(row["rec"]) for row in result.history)
+
+
+@pytest.mark.parametrize("name", WITHOUT_DROPOUT)
+@pytest.mark.usefixtures("ranks")
+def test_without_dropout_the_number_of_ranks_may_change_in_a_training(folder: Path, name: str) -> None:
+    case = WITHOUT_DROPOUT[name]
+    resumed, whole = trained(replace(case, folder=folder / name, resumes=True)), trained(case)
+    for key, value in whole.weights.items():
+        torch.testing.assert_close(resumed.weights[key], value, **_TOLERANCE)
+
+
+def test_a_loss_that_is_no_number_ends_all_ranks_and_names_the_one(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0]["broken"] == ranks[1]["broken"]
+    assert "term 'rec' became nan at step 2 on rank 1 of 2" in ranks[0]["broken"]
+
+
+def test_gradients_are_means_and_none_where_no_rank_has_one(ranks: list[dict[str, Any]]) -> None:
+    for of_rank in ranks:
+        unread, shared, first, second = of_rank["averaged"]
+        assert torch.equal(first, torch.full((2,), 1.5))
+        assert torch.equal(second, torch.full((2,), 1.5))
+        assert unread is None
+        assert torch.equal(shared, torch.full((70_000,), 1.5))
