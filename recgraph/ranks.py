@@ -21,7 +21,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["WHOLE", "Ranks", "Share", "all_values", "first_value", "gathered", "is_launched", "is_told", "of_all", "stacked"]
+__all__ = [
+    "WHOLE",
+    "Ranks",
+    "Share",
+    "all_values",
+    "first_value",
+    "gathered",
+    "is_launched",
+    "is_told",
+    "of_all",
+    "stacked",
+]
 
 T = TypeVar("T")
 

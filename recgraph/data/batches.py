@@ -151,7 +151,8 @@ def sequence_batches(
         drop_last: leave out the last batch of an epoch where it is not full.
         gaps: rows of inputs also hold the bucket of the time gap before each item.
         views: views are drawn of the rows of ``contrast``. A rank then has all rows of these, beside its share: what is
-            drawn for a row depends on those before it.
+            drawn for a row depends on those before it. (Of 4,096 rows of 50 items, to build and draw them all takes a
+            two-hundredth of the CPU time of a step on half of them.)
 
     Raises:
         ValueError: no user has two interactions, ``drop_last`` and not one batch is full, or ``gaps`` and the log has

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recgraph.data.batches import Batches
 from recgraph.models.base import Phase, TrainableModel
-from recgraph.ranks import Ranks, all_values, first_value, stacked
+from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.averaging import Averaging
@@ -282,7 +282,7 @@ class Trainer:
         self._saved_at = time.monotonic()
         self._sum_cpu_seconds()
         streams = all_values(self.generators.rank_state())
-        return first_value(self._write(streams) if self.ranks.is_first else None)
+        return of_all(lambda: self._write(streams) if self.ranks.is_first else None)[0]
 
     def _sum_cpu_seconds(self) -> None:
         """Rank 0 has the time of all."""

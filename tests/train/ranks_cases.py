@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.data.part import Part
-from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.base import Model, ModelConfig, Phase, Space, Terms, TrainableModel
+from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.ranks import Ranks
 from recgraph.rng import Generators
@@ -55,10 +57,29 @@ def random_train(n_users: int = N_USERS) -> Part:
     return Part(Ragged.from_lengths(values, lengths), N_ITEMS)
 
 
+def _space_of(model: Model) -> Space:
+    """The sizes; with a graph of users and items, or of papers, for a model that reads one."""
+    sizes = {"n_users": N_USERS, "n_items": N_ITEMS}
+    drawn = torch.Generator().manual_seed(1)
+    if isinstance(model, GraphModel):
+        pairs = {("paper", "by", "author"): (torch.arange(80) % 40, torch.randint(15, (80,), generator=drawn))}
+        features = {"paper": torch.rand(40, 6, generator=drawn)}
+        graph = HeteroGraph.from_edge_lists({"paper": 40, "author": 15}, pairs, features=features)
+        return GraphSpace(n_users=0, n_items=40, graph=graph)
+    if not model.reads_graph:
+        return Space(**sizes)
+    items = random_train().items
+    pairs = {
+        ("user", "interacts", "item"): (items.rows, items.values),
+        ("item", "of", "genre"): (torch.arange(N_ITEMS), torch.randint(4, (N_ITEMS,), generator=drawn)),
+    }
+    return GraphSpace(**sizes, graph=HeteroGraph.from_edge_lists({"user": N_USERS, "item": N_ITEMS, "genre": 4}, pairs))
+
+
 def made(case: Case) -> Trainer:
     """The trainer of a case, on as many ranks as are connected."""
     model = registry.load("model", case.model)(**case.settings)
-    model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0).double()
+    model.build(_space_of(model), seed=0).double()
     settings = {"metric": "last", "max_epochs": 2, "patience": None, "batch_size": 8, "learning_rate": 0.01}
     config = TrainConfig.of(settings | case.training)
     accelerator = make_accelerator("cpu")

@@ -21,6 +21,9 @@ def _sequence(model: str, training: dict[str, object] | None = None, **settings:
     return Case(model, {**SMALL, **settings}, training or {})
 
 
+_NODES = {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "dropout": 0.2}
+_ITEMS = ("item-genre-item", "item-user-item")
+
 CASES = {
     "sasrec": _sequence("sasrec"),
     "prefixes": _sequence("sasrec", regime="prefix"),
@@ -41,6 +44,12 @@ CASES = {
     "lightgcn, softmax": Case("lightgcn", {"hidden_dim": 8, "loss": "sampled_softmax", "n_negatives": 5}),
     "sgl": Case("sgl", {"hidden_dim": 8}),
     "simgcl": Case("simgcl", {"hidden_dim": 8}),
+    # these have no shares, but the same draws on all ranks: dropout makes no difference
+    "meow": Case("meow", {**_NODES, "n_clusters": (3, 5)}),
+    "meow by batches": Case("meow", {**_NODES, "n_clusters": (3, 5), "mini_batch": True, "redraw_masks": True}),
+    "heco": Case("heco", _NODES),
+    "meowrec": Case("meowrec", {"hidden_dim": 8, "dropout": 0.2, "n_clusters": (2, 3), "item_metapaths": _ITEMS}),
+    "xsimgcl": Case("xsimgcl", {"hidden_dim": 8}),
     "accumulated": _sequence("cl4srec", {"accumulate": 2}),
     "clipped": _sequence("mclrec", {"clip_norm": 0.05}),
     "cosine": _sequence("sasrec", {"schedule": "cosine", "warmup_steps": 2}),
