@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from launched import on_ranks
-from train.ranks_cases import DROPOUT, SMALL, WITHOUT_DROPOUT, Case, Result, all_trained, stopped, trained
+from ranks_cases import DROPOUT, SMALL, WITHOUT_DROPOUT, Case, Result, all_trained, stopped, trained
 
 _TIMES = {"seconds", "cpu_seconds", "targets_per_second"}
 #: Adam divides by the root of squares: where a gradient is near 0, rounding becomes a step
