@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, work_type
 from recgraph.contrast.weights import Pairs, Weight
+from recgraph.rows import row_gradient
 
 __all__ = ["BlockwiseLoss", "NoCandidateError", "contrast", "one_pass"]
 
@@ -33,23 +34,27 @@ class BlockwiseLoss(ABC):
     Args:
         inputs: what the loss is differentiated by: x [N, D], y [M, D], and what a subclass adds.
         needs: which of them need a gradient.
+        row_sparse: whether the gradient by y is made of the rows that the loss touches: the subclass sets ``touched``
+            and the gradient, which is None at first.
 
     Attributes:
         gradients: by the inputs, before they are divided by what :meth:`evaluate` returns; None where not needed.
+        touched: [n] int64, the rows of y that ``gradients[1]`` [n, D] is of; None where it is of all.
     """
 
     #: what the loss is called in an error
     name: ClassVar[str]
 
-    def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool]) -> None:
+    def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool], row_sparse: bool = False) -> None:
         work = work_type(*inputs[:2])
         self.x, self.y = (tensor.to(work) for tensor in inputs[:2])
         self.limit = exponent_limit(work)
         self.gradients: list[Tensor | None] = [None] * len(inputs)
         if needs[0]:
             self.gradients[0] = torch.empty_like(self.x)
-        if needs[1]:
+        if needs[1] and not row_sparse:
             self.gradients[1] = torch.zeros_like(self.y)
+        self.touched: Tensor | None = None
 
     def blocks(self, n_candidates: int, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
         """The rows of each block, with the memory [n, n_candidates] in which its scores are computed."""
@@ -88,7 +93,8 @@ class _OnePass(torch.autograd.Function):
         with torch.autocast(inputs[0].device.type, enabled=False):
             evaluation = loss(inputs, ctx.needs_input_grad[3:], **settings)
             value, divisor = evaluation.evaluate(block_rows)
-        ctx.save_for_backward(divisor, *evaluation.gradients)
+        ctx.save_for_backward(divisor, evaluation.touched, *evaluation.gradients)
+        ctx.n_rows = len(inputs[1])
         ctx.types, ctx.name = [tensor.dtype for tensor in inputs], loss.name
         ctx.mark_non_differentiable(divisor)
         return value, divisor
@@ -96,12 +102,14 @@ class _OnePass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         refuse_second_derivative(ctx.name)
-        divisor, *gradients = ctx.saved_tensors
+        divisor, touched, *gradients = ctx.saved_tensors
         scale = grad_output / divisor
         scaled = [
             None if gradient is None else (gradient * scale).to(dtype)
             for gradient, dtype in zip(gradients, ctx.types, strict=True)
         ]
+        if touched is not None and scaled[1] is not None:
+            scaled[1] = row_gradient(touched, scaled[1], ctx.n_rows)
         return None, None, None, *scaled
 
 

@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.rng import dropout
+from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
 
 
@@ -42,7 +43,7 @@ class GRU(SequenceEncoder):
                 nn.init.xavier_uniform_(weight)
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        x = dropout(F.embedding(sequences.values, table), self.dropout, generator)
+        x = dropout(lookup(table, sequences.values), self.dropout, generator)
         # torch's packed layout: time by time, the longest row first
         by_length = torch.argsort(sequences.lengths, descending=True, stable=True)
         rank = torch.argsort(by_length)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recgraph.encoders.attention import Packed, causal_attention, last_attention, pack
 from recgraph.encoders.base import SequenceEncoder, last_of
 from recgraph.rng import dropout
+from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["FilteredTransformer", "GatedTransformer", "Transformer", "initialise", "low_pass"]
@@ -148,7 +149,7 @@ class Transformer(SequenceEncoder):
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         packed = pack(sequences, last_only and self.drops_masked)
-        x = F.embedding(packed.tokens, table, padding_idx=0) + self.position_embedding(packed.positions)
+        x = lookup(table, packed.tokens, padding_idx=0) + self.position_embedding(packed.positions)
         x = dropout(self.norm(x), self.dropout, generator)
         *inner, final = cast("list[Layer]", list(self.layers))
         for layer in inner:

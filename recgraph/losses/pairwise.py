@@ -1,7 +1,11 @@
-"""Pairwise losses: each target against negatives of its own, by BPR or BCE."""
+"""Pairwise losses: each target against negatives of its own, by BPR or BCE.
+
+The vectors of all negatives, T x K x D numbers, are never in memory: scores and gradients are made in blocks of rows.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import torch
@@ -9,11 +13,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.blocks import refuse_second_derivative, work_type
+from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
 from recgraph.config import Search
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
+from recgraph.rows import distinct_rows, is_row_sparse, row_gradient
 
-__all__ = ["pair_scores"]
+__all__ = ["own_scores", "pair_scores"]
 
 
 # for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices
@@ -33,30 +38,33 @@ def pair_scores(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         [B, K].
     """
-    scores: Tensor = _PairScores.apply(table, rows, columns)  # type: ignore[no-untyped-call]
+    scores: Tensor = _PairScores.apply(table, rows, columns, is_row_sparse(table))  # type: ignore[no-untyped-call]
     return scores
 
 
 class _PairScores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def forward(ctx: Any, table: Tensor, rows: Tensor, columns: Tensor, row_sparse: bool) -> Tensor:
         places = torch.cat([rows[:, None], columns], 1)
         vectors = table.index_select(0, places.view(-1)).view(*places.shape, -1)
         ctx.save_for_backward(vectors, places)
-        ctx.n_rows = table.shape[0]
+        ctx.n_rows, ctx.row_sparse = table.shape[0], row_sparse
         # products under autocast would be rounded to half precision
         with torch.autocast(table.device.type, enabled=False):
             return torch.bmm(vectors[:, 1:], vectors[:, 0, :, None]).squeeze(2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         refuse_second_derivative("scores of pairs")
         vectors, places = ctx.saved_tensors
         grads = torch.empty_like(vectors)
         _weighted_sum(grad, vectors[:, 1:], grads[:, 0])
         torch.mul(grad[:, :, None], vectors[:, :1], out=grads[:, 1:])
+        index, values = places.view(-1), grads.flatten(0, 1)
+        if ctx.row_sparse:
+            return row_gradient(index, values, ctx.n_rows), None, None, None
         total = vectors.new_zeros(ctx.n_rows, vectors.shape[2])
-        return total.index_add_(0, places.view(-1), grads.flatten(0, 1)), None, None
+        return total.index_add_(0, index, values), None, None, None
 
 
 def _weighted_sum(weights: Tensor, vectors: Tensor, out: Tensor) -> None:
@@ -67,6 +75,74 @@ def _weighted_sum(weights: Tensor, vectors: Tensor, out: Tensor) -> None:
     torch.mul(weights[:, :1], vectors[:, 0], out=out)
     for k in range(1, weights.shape[1]):
         out.addcmul_(weights[:, k, None], vectors[:, k])
+
+
+def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None = None) -> Tensor:
+    """``s_tk = hidden_t . table[columns_tk]``, without the T x K x D vectors in memory.
+
+    Blocks of rows look their vectors up, in backward once more. Computed in the wider type of the two, at least
+    float32; the gradient can be taken once.
+
+    Args:
+        hidden: [T, D].
+        table: [N, D].
+        columns: [T, K] int64.
+        block_rows: rows whose vectors are in memory at once; None picks by the size of the cache.
+
+    Returns:
+        [T, K].
+    """
+    scores: Tensor = _OwnScores.apply(hidden, table, columns, block_rows, is_row_sparse(table))  # type: ignore[no-untyped-call]
+    return scores
+
+
+class _OwnScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None, row_sparse: bool
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, table, columns)
+        ctx.block_rows, ctx.row_sparse = block_rows, row_sparse
+        x = hidden.to(work_type(hidden, table))
+        scores = x.new_empty(columns.shape)
+        for rows, vectors in _own_vectors(x, table, columns, block_rows):
+            torch.sum(vectors.mul_(x[rows, None]), 2, out=scores[rows])
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("scores of negatives")
+        hidden, table, columns = ctx.saved_tensors
+        x = hidden.to(work_type(hidden, table))
+        by_hidden = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        by_table, touched, places = None, None, columns
+        if ctx.needs_input_grad[1]:
+            n_rows = len(table)
+            if ctx.row_sparse:
+                touched, places = distinct_rows(columns, n_rows)
+            by_table = x.new_zeros(n_rows if touched is None else len(touched), x.shape[1])
+        for rows, vectors in _own_vectors(x, table, columns, ctx.block_rows):
+            weights = grad[rows, :, None]
+            if by_hidden is not None:
+                torch.sum(vectors.mul_(weights), 1, out=by_hidden[rows])
+            if by_table is not None:
+                torch.mul(weights, x[rows, None], out=vectors)
+                by_table.index_add_(0, places[rows].flatten(), vectors.flatten(0, 1))
+        if by_hidden is not None:
+            by_hidden = by_hidden.to(hidden.dtype)
+        if by_table is not None:
+            by_table = by_table.to(table.dtype)
+        if touched is not None and by_table is not None:
+            by_table = row_gradient(touched, by_table, len(table))
+        return by_hidden, by_table, None, None, None
+
+
+def _own_vectors(x: Tensor, table: Tensor, columns: Tensor, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """The rows of each block with the vectors [n, K, D] of their columns, in the type of x."""
+    n_columns, width = columns.shape[1], x.shape[1]
+    for rows in row_blocks(len(x), n_columns * width, x, block_rows):
+        vectors = table.index_select(0, columns[rows].flatten()).to(x.dtype)
+        yield rows, vectors.view(-1, n_columns, width)
 
 
 class OwnNegativesConfig(LossConfig):
@@ -106,10 +182,7 @@ class OwnNegatives(NextItemLoss):
     def against(self, negatives: Tensor, hidden: Tensor, targets: Tensor, table: Tensor) -> Tensor:
         """The mean loss with given negatives [T, K]; the other arguments are those of a call."""
         keep_mask = negatives != targets[:, None]
-        work = work_type(hidden, table)
-        # one lookup for all, so that the table gets one dense gradient
-        rows = F.embedding(torch.cat([targets[:, None], negatives], 1), table).to(work)
-        scores = (rows * hidden.to(work)[:, None]).sum(2)
+        scores = own_scores(hidden, table, torch.cat([targets[:, None], negatives], 1))
         return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1)
 
     def of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
+from recgraph.rows import is_row_sparse
 
 __all__ = ["FullSoftmax", "FullSoftmaxConfig", "SampledSoftmax", "SampledSoftmaxConfig"]
 
@@ -79,7 +80,7 @@ class SampledSoftmax(NextItemLoss):
         n_items, count = table.shape[0] - 1, self.config.n_negatives
         drawn = self.sampler.draw((count,), n_items, generator)
         shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
-        settings = {"targets": targets, "drawn": drawn, "shift": shift}
+        settings = {"targets": targets, "drawn": drawn, "shift": shift, "row_sparse": is_row_sparse(table)}
         return one_pass(_Softmax, settings, self.config.block_rows, (hidden, table))[0]
 
 
@@ -93,6 +94,7 @@ class _Softmax(BlockwiseLoss):
         drawn: [M] tokens that are the candidates instead; the one that is a row's target is left out for that row, and
             the target is added.
         shift: [M], added to the scores of the drawn.
+        row_sparse: whether the gradient by the table is that of its targets and drawn rows alone.
     """
 
     name = "a softmax loss"
@@ -105,8 +107,9 @@ class _Softmax(BlockwiseLoss):
         first: int = 0,
         drawn: Tensor | None = None,
         shift: Tensor | None = None,
+        row_sparse: bool = False,
     ) -> None:
-        super().__init__(inputs, needs)
+        super().__init__(inputs, needs, row_sparse)
         table, grad_table = self.y, self.gradients[1]
         self.targets, self.drawn = targets, drawn
         self.shift = None if shift is None else shift.to(table.dtype)
@@ -115,8 +118,10 @@ class _Softmax(BlockwiseLoss):
         self.s_pos = (self.x * self.w_pos).sum(1)
         self.scale = 1 / len(self.x)
         self.grad_rows: Tensor | None = None
-        if grad_table is not None:
-            self.grad_rows = grad_table[first:] if drawn is None else torch.zeros_like(self.rows)
+        if drawn is None and grad_table is not None:
+            self.grad_rows = grad_table[first:]
+        elif needs[1]:
+            self.grad_rows = torch.zeros_like(self.rows)
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         bounded = self._bounded()
@@ -128,11 +133,20 @@ class _Softmax(BlockwiseLoss):
         grad_hidden, grad_table = self.gradients
         if grad_hidden is not None:
             grad_hidden.addcmul_(self.w_pos, pull[:, None])
-        if grad_table is not None and self.grad_rows is not None:
-            if self.drawn is not None:
-                grad_table.index_add_(0, self.drawn, self.grad_rows)
-            grad_table.index_add_(0, self.targets, self.x * pull[:, None])
+        if self.grad_rows is not None:
+            self._add_rows(grad_table, self.grad_rows, self.x * pull[:, None])
         return losses.mean(), losses.new_ones(())
+
+    def _add_rows(self, grad_table: Tensor | None, of_drawn: Tensor, of_targets: Tensor) -> None:
+        """The gradients of the drawn rows and of the targets, into that of the table."""
+        if grad_table is None:
+            assert self.drawn is not None
+            self.touched = torch.cat([self.drawn, self.targets])
+            self.gradients[1] = torch.cat([of_drawn, of_targets])
+            return
+        if self.drawn is not None:
+            grad_table.index_add_(0, self.drawn, of_drawn)
+        grad_table.index_add_(0, self.targets, of_targets)
 
     def _bounded(self) -> bool:
         """Whether no score can leave the range of ``exp``, so that no maximum need be taken out first."""

@@ -243,6 +243,15 @@ class TrainableModel(Model):
         """The steps made on each batch, in order."""
         raise TypeError(f"{type(self).__name__} must define phases")
 
+    @property
+    def row_sparse_tables(self) -> tuple[str, ...]:
+        """The parameters of which a step touches the rows of its batch and of what it draws alone, by name.
+
+        They are read by :func:`recgraph.rows.lookup` and by losses that ask :func:`recgraph.rows.is_row_sparse`; an
+        optimiser may then step these rows alone (:attr:`recgraph.train.config.TrainConfig.table_optimiser`).
+        """
+        return ()
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Group name -> parameters; each has an optimiser of its own. By default one group, ``model``."""
         return {"model": list(self.parameters())}

@@ -83,7 +83,7 @@ def grown_optimiser(model: TrainableModel, larger: TrainableModel, tensors: Mapp
         shape = new[name].shape
         parts = model.tables.get(name, ())
         if parts and value.dim() and len(value) == sum(_count(part, model.space) for part in parts):
-            into = value.new_zeros(shape)
+            into = value.new_zeros(shape[0], *value.shape[1:])  # row-wise moments are narrower than the table
             kept[key] = _grown_rows(value, into, parts, model.space, larger.space, "drawn")
         elif value.dim() == 0 or value.shape == shape:
             kept[key] = value

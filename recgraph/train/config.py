@@ -23,6 +23,14 @@ class TrainConfig(Config):
     ] = 128
     learning_rate: Annotated[float, Field(gt=0, description="of Adam"), Search(3e-4, 1e-2, log=True)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam")] = 0.0
+    table_optimiser: Annotated[
+        Literal["auto", "adam", "lazy_adam", "rowwise_adam"],
+        Field(
+            description="of tables whose steps touch few rows: adam steps all rows, lazy_adam the touched ones, "
+            "rowwise_adam these with one second moment a row; auto: lazy_adam of tables above 100,000 rows"
+        ),
+        Added(),
+    ] = "auto"
     max_epochs: Annotated[int, Field(ge=0, description="epochs at most")] = 100
     patience: Annotated[
         int | None,

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from recgraph.models.base import Phase, TrainableModel
+from recgraph.rows import set_row_sparse
 from recgraph.train.config import TrainConfig
+from recgraph.train.row_adam import RowAdam
+
+#: with table_optimiser = "auto", tables of more rows are stepped by lazy Adam
+ROWS_OF_LAZY = 100_000
 
 
 def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
@@ -45,10 +50,11 @@ def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
 def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, torch.optim.Optimizer]:
     """One Adam a parameter group: its state belongs to the group, whichever phases step it. An empty group has none.
 
+    A group with a table whose touched rows alone are stepped (``config.table_optimiser``) has a :class:`RowAdam`.
     Frozen parameters are among them, so that they can be thawed in the course of a training.
 
     Raises:
-        ValueError: a parameter is in no group or in two.
+        ValueError: a parameter is in no group or in two, or ``table_optimiser`` asks for what the model does not have.
     """
     groups = model.parameter_groups()
     seen: dict[int, str] = {}
@@ -60,11 +66,35 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
     left = [name for name, parameter in model.named_parameters() if id(parameter) not in seen]
     if left:
         raise ValueError(f"parameters in no group: {', '.join(left)}; add them to parameter_groups()")
-    return {
-        name: torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-        for name, parameters in groups.items()
-        if parameters
-    }
+    tables = _sparse_tables(model, config)
+    of_rows = tables if config.table_optimiser == "rowwise_adam" else []
+    rate, decay = config.learning_rate, config.weight_decay
+    optimisers: dict[str, torch.optim.Optimizer] = {}
+    for name, parameters in groups.items():
+        if any(table is parameter for table in tables for parameter in parameters):
+            optimisers[name] = RowAdam(parameters, rate, decay, row_wise=of_rows)
+        elif parameters:
+            optimisers[name] = torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+    return optimisers
+
+
+def _sparse_tables(model: TrainableModel, config: TrainConfig) -> list[nn.Parameter]:
+    """The tables whose touched rows alone are stepped; they and no others are told to take row-sparse gradients."""
+    named, chosen = dict(model.named_parameters()), config.table_optimiser
+    tables = [named[name] for name in model.row_sparse_tables]
+    if chosen in ("lazy_adam", "rowwise_adam") and not tables:
+        raise ValueError(
+            f"table_optimiser = {chosen!r}: every step of this {type(model).__name__} touches all rows of its tables; "
+            "use 'adam', or a loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no "
+            "propagation and no item features are computed from"
+        )
+    least = {"auto": ROWS_OF_LAZY, "adam": math.inf}.get(chosen, 0)
+    taken = []
+    for table in tables:
+        set_row_sparse(table, len(table) > least)
+        if len(table) > least:
+            taken.append(table)
+    return taken
 
 
 @contextmanager

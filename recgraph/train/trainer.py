@@ -18,6 +18,7 @@ from recgraph.data.batches import Batches
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
+from recgraph.rows import is_row_sparse
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Interrupt, Observer, TrainingInterrupted
@@ -25,6 +26,7 @@ from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.fingerprint import Fingerprint
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 from recgraph.train.progress import Clock, EarlyStopping, Progress
+from recgraph.train.row_adam import clip_gradients
 
 _log = logging.getLogger(__name__)
 # batches between two reads of the loss values: a read waits for the device
@@ -183,7 +185,9 @@ class Trainer:
         if done + 1 < size or not parameters:
             return
         self.averaging.average(parameters, self._interrupt.asked)
-        if config.clip_norm is not None:
+        if config.clip_norm is not None and any(is_row_sparse(parameter) for parameter in parameters):
+            clip_gradients(parameters, config.clip_norm)
+        elif config.clip_norm is not None:
             self.accelerator.clip_grad_norm_(parameters, config.clip_norm)
         n_steps = (config.schedule_epochs or config.max_epochs) * len(self.batches)
         rate = config.learning_rate * rate_factor(self.progress.step, n_steps, config)

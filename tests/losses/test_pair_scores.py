@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from recgraph.losses.pairwise import pair_scores
+from recgraph.losses.pairwise import own_scores, pair_scores
+from recgraph.rows import set_row_sparse
 
 
 def _case(k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -40,3 +45,55 @@ def test_can_be_differentiated_once() -> None:
     table, rows, columns = _case(2, torch.device("cpu"))
     with pytest.raises(RuntimeError, match="differentiated once"):
         torch.autograd.grad(pair_scores(table, rows, columns).sum(), table, create_graph=True)
+
+
+@pytest.mark.parametrize("row_sparse", [False, True])
+@pytest.mark.parametrize("block_rows", [None, 1, 7])
+@pytest.mark.parametrize("types", [("float32", "float32"), ("float64", "float32"), ("bfloat16", "float32")])
+def test_own_scores_are_those_of_all_vectors_at_once(
+    types: tuple[str, str], block_rows: int | None, row_sparse: bool, device: torch.device
+) -> None:
+    """In float32 bit for bit: what the losses over all vectors gave, they give in blocks."""
+    g = torch.Generator().manual_seed(1)
+    hidden = torch.randn(30, 16, generator=g).to(device, getattr(torch, types[0])).requires_grad_()
+    table = torch.nn.Parameter(torch.randn(9, 16, generator=g).to(device, getattr(torch, types[1])))
+    columns = torch.randint(9, (30, 5), generator=g).to(device)
+    work = torch.promote_types(hidden.dtype, table.dtype)
+    expected = (F.embedding(columns, table).to(work) * hidden.to(work)[:, None]).sum(2)
+    set_row_sparse(table, row_sparse)
+    scores = own_scores(hidden, table, columns, block_rows)
+    pull = torch.linspace(-1, 1, scores.numel(), device=device).view_as(scores).to(scores.dtype)
+    found = torch.autograd.grad(scores, (hidden, table), pull)
+    assert found[1].is_sparse == row_sparse
+    wanted = torch.autograd.grad(expected, (hidden, table), pull)
+    # a table of a narrower type had its gradient summed in that type, and has it now in the wider one
+    exact = {"rtol": 0, "atol": 0} if device.type == "cpu" and types[0] != "float64" else {"rtol": 1e-4, "atol": 1e-6}
+    torch.testing.assert_close(scores, expected, **exact)
+    for got, want in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got.to_dense() if got.is_sparse else got, want, **exact)
+
+
+def test_own_scores_hold_no_vectors_of_all_negatives() -> None:
+    """The largest tensor that is made, in forward and backward, with 40 times as many negatives."""
+    hidden, table = torch.randn(64, 32, requires_grad=True), torch.nn.Parameter(torch.randn(50, 32))
+
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() != table.data_ptr():
+                self.numel = max(self.numel, made.numel())
+            return made
+
+    for n_negatives in (50, 2000):
+        columns = torch.randint(50, (64, n_negatives))
+        with Largest() as largest:
+            own_scores(hidden, table, columns, block_rows=2).sum().backward()
+        assert largest.numel <= max(columns.numel(), 2 * n_negatives * 32)
+
+
+def test_own_scores_can_be_differentiated_once() -> None:
+    hidden, table = torch.randn(3, 2, requires_grad=True), torch.nn.Parameter(torch.randn(4, 2))
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(own_scores(hidden, table, torch.tensor([[0], [1], [3]])).sum(), table, create_graph=True)

@@ -19,6 +19,7 @@ from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, pair_scores
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.rng import Generators
+from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from
 
 
 class CollaborativeConfig(ModelConfig):
@@ -149,14 +150,20 @@ class CollaborativeModel(TrainableModel):
             scores = pair_scores(nodes, batch.users, items + n_users)
             keep_mask = batch.negatives != batch.items[:, None]
             return _weighted(self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items), batch)
-        # losses read tokens: row 0 is the padding's
-        table = F.pad(nodes[n_users:], (0, 0, 1, 0))
-        users = F.embedding(batch.users, nodes)
+        # losses read tokens: row 0 is the padding's; those that draw never read it, so that any row may be there
+        if self.loss.draws and is_row_sparse(nodes) and n_users:
+            table = rows_from(nodes, n_users - 1)
+        else:
+            table = F.pad(nodes[n_users:], (0, 0, 1, 0))
+        users = lookup(nodes, batch.users)
         return _weighted(self.loss(users, batch.items + 1, table, batch.generators["negatives"]), batch)
 
     def _l2(self, batch: PairBatch) -> Tensor:
         assert self.space is not None
         table, n_users = self.embedding.weight, self.space.n_users
+        if is_row_sparse(table):
+            places = (batch.users, batch.items + n_users, (batch.negatives + n_users).flatten())
+            return _weighted(_l2_of_rows(table, places), batch)
         # how often each node stands in the batch: a pass over the table costs less than lookups with gradients
         counts = table.new_zeros(table.shape[0])
         for nodes in (batch.users, batch.items + n_users, (batch.negatives + n_users).flatten()):
@@ -217,3 +224,16 @@ class CollaborativeModel(TrainableModel):
 
 def _weighted(mean: Tensor, batch: PairBatch) -> Tensor:
     return mean if batch.weight == 1 else mean * batch.weight
+
+
+def _l2_of_rows(table: Tensor, places: tuple[Tensor, ...]) -> Tensor:
+    """Half the mean squared norms of the rows at each of the places, summed, from the rows that they touch."""
+    with torch.autocast(table.device.type, enabled=False):
+        total = table.new_zeros(())
+        for nodes in places:
+            if nodes.numel():
+                rows, of_node = distinct_rows(nodes, len(table))
+                counts = torch.bincount(of_node, minlength=len(rows)).to(table.dtype)
+                vectors = lookup(table, rows)
+                total = total + counts.dot(torch.linalg.vecdot(vectors, vectors)) / nodes.numel()
+        return total / 2

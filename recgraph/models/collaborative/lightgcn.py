@@ -22,6 +22,10 @@ class BPRMF(CollaborativeModel):
     bias; Adam instead of plain SGD; the loss can be another than BPR.
     """
 
+    @property
+    def row_sparse_tables(self) -> tuple[str, ...]:
+        return ("embedding.weight",) if self.loss.draws else ()
+
     def nodes(self) -> Tensor:
         return self.embedding.weight
 

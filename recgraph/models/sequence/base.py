@@ -24,6 +24,7 @@ from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
 from recgraph.models.base import FeatureSpace, ModelConfig, PaddedForm, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.rng import Generators
+from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
 
 #: a setting whose default is another in each model
@@ -154,6 +155,11 @@ class SequenceModel(TrainableModel):
         return self.gap_embedding is not None
 
     @property
+    def row_sparse_tables(self) -> tuple[str, ...]:
+        # a tower makes the table from all items, and a loss without draws scores all
+        return ("item_embedding.weight",) if self.item_tower is None and self.loss.draws else ()
+
+    @property
     def needs_full_batches(self) -> bool:
         """Whether the last batch of an epoch is left out where it is not full."""
         return False
@@ -243,9 +249,10 @@ class SequenceModel(TrainableModel):
         if sequences.values.ndim == 1 or self.gap_embedding is None:
             return sequences, table
         tokens, gaps = sequences.values.unbind(1)
-        own = F.embedding(tokens, table) + self.gap_embedding(gaps)
+        own = lookup(table, tokens) + self.gap_embedding(gaps)
         places = torch.arange(1, len(tokens) + 1, device=tokens.device)
-        return sequences.with_values(places.masked_fill(tokens == 0, 0)), torch.cat([table[:1], own])
+        masked = lookup(table, tokens.new_zeros(1))
+        return sequences.with_values(places.masked_fill(tokens == 0, 0)), torch.cat([masked, own])
 
     def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
         """Several sets of rows, encoded as one batch."""

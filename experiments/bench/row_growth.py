@@ -1,0 +1,77 @@
+"""How a training step grows with the number of items, and with the negatives of each target.
+
+The batches stay the same size: a step that touches rows alone costs the same over any table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from experiments.bench.growth import Stage
+
+ITEMS = (19_465, 172_046, 500_000, 1_500_000)
+NEGATIVES = (16, 64, 256, 1024)
+N_USERS, BATCHES, BATCH_SIZE, LENGTH = 2_560, 20, 128, 14
+#: of those that do not grow with the items: what the caches of a larger table cost
+_NEAR_0 = 0.15
+
+
+def prepare_step(
+    model: str, settings: Mapping[str, Any], table_optimiser: str, batch_size: int, n_items: int, n_negatives: int = 512
+) -> Any:
+    """A trainer that has made its first steps, and the batches of the next."""
+    import torch
+
+    from recgraph import registry
+    from recgraph.data.part import Part
+    from recgraph.models.base import Space
+    from recgraph.rng import Generators
+    from recgraph.sparse.ragged import Ragged
+    from recgraph.train.config import TrainConfig
+    from recgraph.train.trainer import Trainer
+
+    g = torch.Generator().manual_seed(0)
+    items = torch.randint(n_items, (N_USERS * LENGTH,), generator=g)
+    part = Part(Ragged.from_lengths(items, torch.full((N_USERS,), LENGTH)), n_items)
+    built = registry.load("model", model)(**settings, n_negatives=n_negatives)
+    built.build(Space(n_users=N_USERS, n_items=n_items), seed=0)
+    generators = Generators(0)
+    config = TrainConfig.of(
+        {"batch_size": batch_size, "metric": "last", "patience": None, "table_optimiser": table_optimiser}
+    )
+    batches = built.batches(part, batch_size, generators)
+    trainer = Trainer(built, batches, config, generators)
+    drawn = [batch for batch, _ in zip(batches.epoch(0), range(BATCHES), strict=False)]
+    trainer.model.train()
+    trainer.step(drawn[0])
+    return trainer, drawn
+
+
+def steps(prepared: Any) -> None:
+    trainer, drawn = prepared
+    for batch in drawn:
+        trainer.step(batch)
+
+
+def prepare_negatives(loss: str, n_negatives: int) -> Any:
+    return prepare_step("sasrec", {"loss": loss}, "adam", BATCH_SIZE, ITEMS[0], n_negatives)
+
+
+def stages() -> list[Stage]:
+    of_items = [
+        ("sasrec", {"loss": "sampled_softmax"}, "lazy_adam", BATCH_SIZE),
+        ("sasrec", {"loss": "sampled_softmax"}, "rowwise_adam", BATCH_SIZE),
+        ("bprmf", {"loss": "bpr"}, "lazy_adam", 1_792),
+    ]
+    found = []
+    for model, settings, optimiser, batch_size in of_items:
+        prepare = partial(prepare_step, model, settings, optimiser, batch_size)
+        prepare = prepare if model == "sasrec" else partial(prepare, n_negatives=1)
+        name = f"steps of {model} with {settings['loss']} and {optimiser}"
+        found.append(Stage(name, ITEMS, "items", steps, prepare, most=_NEAR_0))
+    for loss in ("bce", "bpr"):
+        prepare = partial(prepare_negatives, loss)
+        found.append(Stage(f"steps of sasrec with {loss}", NEGATIVES, "negatives a target", steps, prepare))
+    return found

@@ -1,0 +1,117 @@
+"""Tables whose gradients are rows: a step on a large table costs what it touches, not what the table holds.
+
+The gradient of a table, a parameter [N, D] with a row for each item or user, is *row-sparse* where it is a sparse
+tensor of the rows that a batch touched, with a value [D] each; a row may be there several times, and the sum counts.
+The trainer says so of a parameter with :func:`set_row_sparse`; what reads tables (lookups, losses) asks with
+:func:`is_row_sparse`. Every other table, such as one that a propagation made, has a dense gradient, and so has every
+reader that does not ask: their sum with rows is dense, and right.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "distinct_rows",
+    "is_row_sparse",
+    "lookup",
+    "row_gradient",
+    "rows_from",
+    "set_row_sparse",
+    "summed_rows",
+]
+
+_MARK = "_gradient_is_row_sparse"
+# marking the rows of an index in a mask of the whole table is the faster way where the table has fewer rows an entry
+_ROWS_AN_ENTRY = 2
+
+
+def set_row_sparse(parameter: nn.Parameter, is_sparse: bool = True) -> None:
+    """Say of a table whether readers give it row-sparse gradients."""
+    setattr(parameter, _MARK, is_sparse)
+
+
+def is_row_sparse(table: Tensor) -> bool:
+    """Whether the table takes row-sparse gradients: False of all that is computed."""
+    return bool(getattr(table, _MARK, False))
+
+
+def lookup(table: Tensor, index: Tensor, padding_idx: int | None = None) -> Tensor:
+    """``table[index]``, [*index.shape, D], with the gradient that the table takes.
+
+    Args:
+        table: [N, D].
+        index: int64 of any shape.
+        padding_idx: a row that gets no gradient.
+    """
+    return F.embedding(index, table, padding_idx=padding_idx, sparse=is_row_sparse(table))
+
+
+class _RowsFrom(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, first: int) -> Tensor:
+        ctx.first, ctx.shape = first, table.shape
+        return table.detach()[first:]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        if not gradient.is_sparse:
+            return F.pad(gradient, (0, 0, ctx.first, 0)), None
+        index, values = gradient._indices()[0] + ctx.first, gradient._values()
+        return row_gradient(index, values, ctx.shape[0]), None
+
+
+def rows_from(table: Tensor, first: int) -> Tensor:
+    """``table[first:]`` without a copy; it takes row-sparse gradients where the table does."""
+    if not is_row_sparse(table):
+        return table[first:]
+    part: Tensor = _RowsFrom.apply(table, first)  # type: ignore[no-untyped-call]
+    setattr(part, _MARK, True)
+    return part
+
+
+def row_gradient(index: Tensor, values: Tensor, n_rows: int, is_summed: bool = False) -> Tensor:
+    """The row-sparse gradient of a table; it shares the memory of the values.
+
+    Args:
+        index: [n] int64, the rows, in any order, repeated or not.
+        values: [n, D].
+        n_rows: N of the table.
+        is_summed: whether the rows are distinct and ascending.
+    """
+    size = (n_rows, values.shape[1])
+    return torch.sparse_coo_tensor(index[None], values, size, check_invariants=False, is_coalesced=is_summed)
+
+
+def distinct_rows(index: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    """The distinct rows of an index, ascending, and the place of each of its entries among them.
+
+    Args:
+        index: int64 in ``0..n_rows - 1``, of any shape.
+        n_rows: N of the table.
+
+    Returns:
+        [U] and a tensor of the index's shape, with ``rows[places] == index``.
+    """
+    if index.numel() * _ROWS_AN_ENTRY < n_rows:
+        rows, places = torch.unique(index, return_inverse=True)
+        return rows, places
+    touched_mask = torch.zeros(n_rows, dtype=torch.bool, device=index.device)
+    touched_mask[index.flatten()] = True
+    rows = touched_mask.nonzero().flatten()
+    place_of = torch.empty(n_rows, dtype=torch.int64, device=index.device)
+    place_of[rows] = torch.arange(len(rows), device=index.device)
+    return rows, place_of[index]
+
+
+def summed_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows [U] of a row-sparse gradient, ascending, and the sum of the values [U, D] of each."""
+    if gradient.is_coalesced():
+        return gradient.indices()[0], gradient.values()
+    index, values = gradient._indices()[0], gradient._values()
+    rows, places = distinct_rows(index, gradient.shape[0])
+    return rows, values.new_zeros(len(rows), *values.shape[1:]).index_add_(0, places, values)
