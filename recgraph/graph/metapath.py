@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from recgraph.config import Config, Search, configure
+from recgraph.config import Added, Config, Search, configure
 from recgraph.engine import Engine
 from recgraph.graph.contexts import Context
 from recgraph.graph.hetero import HeteroGraph
@@ -56,6 +56,15 @@ class MetaPathConfig(Config):
             "most similar features, then the highest indices"
         ),
     ] = "index"
+    hub_cap: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="PathSim divides a node in the middle of the path that leads to more nodes than this into "
+            "random groups of so many, whose nodes alone are compared through it; none: all, at the cost of the square",
+        ),
+        Added(),
+    ] = 4096
     form: Annotated[
         Literal["composed", "compressed", "factorised"],
         Field(
@@ -156,7 +165,11 @@ class MetaPath:
         if features is None and self.config.ties == "cosine":
             raise PathError(f"path {self.name!r}: ties='cosine' needs features of {ends[0]!r}; use ties='index'")
         parts = self._parts(graph, self.config.top_k, engine)
-        return pathsim_top_k(parts, self.config.counts, self.config.top_k, features, engine)
+        types = types_of(self.route(graph))
+        middle = f"{types[(len(types) - 1) // 2]!r} of the path {self.name!r}"
+        return pathsim_top_k(
+            parts, self.config.counts, self.config.top_k, features, engine, self.config.hub_cap, middle
+        )
 
     def factorised(self, graph: HeteroGraph) -> Chain:
         """The path as a product that is never made; not normalised. Equals :meth:`counts` (full)."""

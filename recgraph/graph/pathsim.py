@@ -15,7 +15,9 @@ from recgraph.blocks import row_blocks
 from recgraph.engine import Engine, Local, Piece
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.route import Route, is_palindrome
+from recgraph.rng import derive
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.hubs import split_hubs
 from recgraph.sparse.operators import power
 from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtype, pieces_for, stack_rows
 from recgraph.sparse.spmm import spmm
@@ -165,20 +167,30 @@ def _similarity(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
 _LONG = 10**10
 
 
-def _announce(left: Csr, right: Csr) -> None:
-    """Warns of a product that takes long, before it is made.
+def _announce(left: Csr, right: Csr, hub_cap: int | None, middle: str) -> None:
+    """Warns of hubs that are divided, and of a product that takes long, before it is made.
 
     A middle node that p nodes lead to and that leads to q of them costs p q pairs of entries, so that one with very
     many neighbours can cost more than all others. Memory stays bounded by the blocks.
     """
-    into = torch.bincount(left.indices, minlength=left.shape[1])
-    pairs = into.to(torch.float64) * right.degrees
+    into, degrees = torch.bincount(left.indices, minlength=left.shape[1]), right.degrees
+    if hub_cap is not None and (n_hubs := int((degrees > hub_cap).sum())):
+        hub = int(degrees.argmax())
+        warnings.warn(
+            f"PathSim divides {n_hubs:,} of {len(degrees):,} {middle} into random groups, as they lead to more than "
+            f"hub_cap = {hub_cap:,} nodes each, node {hub} to {int(degrees[hub]):,}: through one of them a node is "
+            f"compared with {hub_cap:,} others at most. hub_cap=None compares all, in about "
+            f"{float((into.to(torch.float64) * degrees).sum()):.3g} pairs of entries",
+            stacklevel=3,
+        )
+    pairs = into.to(torch.float64) * (degrees if hub_cap is None else degrees.clamp(max=hub_cap))
     if (total := float(pairs.sum())) > _LONG:
         hub = int(pairs.argmax())
+        fix = "set a hub_cap" if hub_cap is None else f"set hub_cap below {hub_cap:,}"
         warnings.warn(
             f"PathSim multiplies {total:.3g} pairs of entries, {100 * float(pairs[hub]) / total:.3g} % of them over "
-            f"the middle node {hub} ({int(into[hub]):,} entries lead to it); leave out edges of such nodes, or take "
-            "a path that does not pass through them",
+            f"node {hub} of {middle} ({int(into[hub]):,} entries lead to it); {fix}, leave out edges of such nodes, or "
+            "take a path that does not pass through them",
             stacklevel=3,
         )
 
@@ -189,24 +201,37 @@ def pathsim_top_k(
     k: int,
     features: Tensor | Csr | None = None,
     engine: Engine | None = None,
+    hub_cap: int | None = None,
+    middle: str = "the middle nodes",
 ) -> Csr:
     """Each row's k most similar columns, with their counts; ties by :data:`recgraph.sparse.top_k.TIE_RULE`.
+
+    Costs the square of each middle node's entries, or with ``hub_cap`` no more than that many for each entry: hubs are
+    divided as :func:`recgraph.sparse.hubs.split_hubs` says, always in the same way. Counts and similarities are then
+    those of the paths that are left; the diagonal, what a node has in common with itself, is as it was.
 
     Args:
         parts: one or two matrices whose product, [N, N], holds the counts.
         k: at least 1.
         features: [N, F]; ties are broken by their cosine first.
         engine: where rows are multiplied and ranked, of matrices on the host; None: here. The result is the same.
+        hub_cap: at least 1; None divides no hub.
+        middle: what middle nodes are called in a warning.
 
     Returns:
         [N, N]; weights are counts, or none where counts are binary.
+
+    Warns:
+        UserWarning: hubs are divided, or the product takes very long.
     """
     cosine = None if features is None else _Cosine(features)
     if len(parts) == 1:
         second = None if cosine is None else cosine(parts[0], 0, k)
         return parts[0].select(top_k_mask(parts[0], k, pathsim(parts[0]), second))
     left, right = parts
-    _announce(left, right)
+    _announce(left, right, hub_cap, middle)
+    if hub_cap is not None:
+        left, right = split_hubs(left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs")))
     diagonal = _diagonal(left, right, counts, engine)
     kept = _map_rows(_top_of_rows, left, right, (right, counts, diagonal, k, cosine), engine)
     return stack_rows([*kept], right.shape[1], left)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
+from recgraph.engine import Engine
 from recgraph.graph import contexts as _context
+from recgraph.graph import pathsim as _pathsim
 from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.pathsim import path_counts
+from recgraph.rng import derive
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.hubs import split_hubs
 from recgraph.sparse.products import compose, n_pairs
 from recgraph.sparse.spmm import spmm
 
@@ -113,3 +119,104 @@ def test_contexts_over_a_hub_cost_no_pairs(monkeypatch: pytest.MonkeyPatch) -> N
         found = Walked(_ways(graph, "author-paper-venue-paper-author"), cap).mean(h)
         torch.testing.assert_close(found, h.mean(0).expand(600, 3), rtol=1e-12, atol=1e-12)
         assert sum(matrix.nnz for matrix in made) <= most
+
+
+def shopping(weighted: bool = False) -> HeteroGraph:
+    """300 users of nine items: item 7 has all of them, item 2 has 40, the others few; some view it, too."""
+    draw = torch.Generator().manual_seed(1)
+    few = torch.randperm(300, generator=draw)[:60]
+    users = torch.cat([torch.arange(300), torch.arange(40) * 7, few])
+    items = torch.cat([torch.full((300,), 7), torch.full((40,), 2), torch.arange(60) % 9])
+    pairs = torch.unique(torch.stack([users, items]), dim=1)
+    views = torch.randint(300, (90,), generator=draw), torch.where(torch.arange(90) < 70, 7, 1)
+    edges = {("user", "has", "item"): (pairs[0], pairs[1]), ("item", "seen", "user"): (views[1], views[0])}
+    weights = {("user", "has", "item"): torch.rand(pairs.shape[1], generator=draw, dtype=torch.float64) + 0.5}
+    return HeteroGraph.from_edge_lists({"user": 300, "item": 9}, edges, weights=weights if weighted else None)
+
+
+BOUGHT, SEEN = "user>has>item<has<user", "user>has>item>seen>user"
+
+
+@pytest.mark.parametrize("path", [BOUGHT, SEEN])
+@pytest.mark.parametrize("settings", [{}, {"counts": "binary", "weights": False}])
+def test_pathsim_below_the_cap_is_exact(path: str, settings: dict[str, object], engine: Engine) -> None:
+    graph = shopping(weighted=True)
+    exact = MetaPath(path, top_k=9, hub_cap=None, **settings).adjacency(graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for where in (None, engine):
+            found = MetaPath(path, top_k=9, hub_cap=300, **settings).adjacency(graph, where)
+            assert torch.equal(found.indptr, exact.indptr)
+            assert torch.equal(found.indices, exact.indices)
+            assert found.weights is exact.weights or torch.equal(found.weights, exact.weights)
+
+
+@pytest.mark.parametrize("path", [BOUGHT, SEEN])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_divided_hub_relates_a_node_to_its_group_alone(path: str, weighted: bool) -> None:
+    """Counts over other items are exact, and over the hub a pair has the exact one or none."""
+    graph = shopping(weighted)
+    left, right = (step.matrix(graph).coalesce() for step in MetaPath(path).route(graph))
+    draw = torch.Generator().manual_seed(0)
+    assert split_hubs(left, right, 300, draw) == (left, right)
+    split, back = split_hubs(left, right, 50, draw)
+    assert back.degrees.max() <= 50
+    assert (back is split.t()) == (right is left.t()) == (path == BOUGHT)
+    n_groups = -(-int(right.degrees[7]) // 50)
+    assert split.shape == (300, 8 + n_groups)
+    assert int(n_pairs(split, back).sum()) <= 50 * left.nnz
+    # each entry is there once, with its weight
+    assert torch.equal(split.degrees, left.degrees)
+    torch.testing.assert_close(split.values(torch.float64).sum(), left.values(torch.float64).sum())
+    a, b = left.to_dense().double(), right.to_dense().double()
+    found, exact, by_hub = split.to_dense().double() @ back.to_dense().double(), a @ b, a[:, 7:8] @ b[7:8]
+    through = found - (exact - by_hub)
+    close = {"rtol": 1e-10, "atol": 1e-10}
+    assert bool((torch.isclose(through, by_hub, **close) | torch.isclose(through, through * 0, **close)).all())
+    torch.testing.assert_close(found.diagonal(), exact.diagonal())
+    if path == BOUGHT:
+        torch.testing.assert_close(found, found.t())
+
+
+def test_every_pair_of_a_hub_meets_with_the_same_chance() -> None:
+    left = Csr.from_dense(torch.ones(12, 1))
+    draw, met = torch.Generator().manual_seed(0), torch.zeros(12, 12)
+    for _ in range(2000):
+        split, back = split_hubs(left, left.t(), 4, draw)
+        met += split.to_dense() @ back.to_dense()
+    assert met.diagonal().tolist() == [2000] * 12
+    beside = met[~torch.eye(12, dtype=torch.bool)]
+    # three groups of four: 3 of 11 others, to within five deviations
+    assert float((beside / 2000 - 3 / 11).abs().max()) < 5 * (3 / 11 * 8 / 11 / 2000) ** 0.5
+
+
+def test_pathsim_names_the_hubs_that_it_divides() -> None:
+    path = MetaPath("user>has>item<has<user", top_k=3, hub_cap=39)
+    message = r"2 of 9 'item' of .* more than hub_cap = 39 nodes each, node 7 to 300: .* hub_cap=None .* pairs"
+    with pytest.warns(UserWarning, match=message):
+        found = path.adjacency(shopping())
+    with pytest.warns(UserWarning, match="divides"):
+        again = path.adjacency(shopping())
+    assert torch.equal(found.indices, again.indices)
+    assert torch.equal(found.weights, again.weights)
+    left = shopping().adjacency(("user", "has", "item"))
+    split, back = split_hubs(left, left.t(), 39, torch.Generator().manual_seed(derive(0, "hubs")))
+    dense = split.to_dense() @ back.to_dense()
+    rows, columns = found.rows, found.indices
+    torch.testing.assert_close(found.weights, dense[rows, columns])
+
+
+def test_pathsim_over_a_hub_says_what_it_costs_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    users, items = [*range(300), 0, 1], [7] * 300 + [2, 2]
+    graph = HeteroGraph.from_edge_lists({"user": 300, "item": 9}, {("user", "has", "item"): (users, items)})
+    path = MetaPath("user-item-user", top_k=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path.adjacency(graph)
+        monkeypatch.setattr(_pathsim, "_LONG", 300**2 + 2**2)
+        path.adjacency(graph)
+    monkeypatch.setattr(_pathsim, "_LONG", 300**2 + 2**2 - 1)
+    for cap, fix in ((None, "set a hub_cap"), (4096, "set hub_cap below 4,096")):
+        asked = MetaPath("user-item-user", top_k=3, hub_cap=cap)
+        with pytest.warns(UserWarning, match=rf"9e\+04 pairs .* 100 % .* node 7 of .item. .*\(300 entries lead to it\); {fix}"):
+            asked.adjacency(graph)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -368,20 +367,6 @@ def test_a_large_path_is_refused_with_the_numbers_and_the_way_out() -> None:
     assert chain.nnz == 2 * graph.adjacency(("a", "r", "b")).nnz
     with pytest.raises(PathTooLargeError, match="the context of 'a' after 2 steps"):
         MetaPath("a-b-a-b-a", max_memory_mib=20).contexts(graph)
-
-
-def test_pathsim_over_a_hub_says_what_it_costs_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    users, items = [*range(300), 0, 1], [7] * 300 + [2, 2]
-    graph = HeteroGraph.from_edge_lists({"user": 300, "item": 9}, {("user", "has", "item"): (users, items)})
-    path = MetaPath("user-item-user", top_k=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        path.adjacency(graph)
-        monkeypatch.setattr(_pathsim, "_LONG", 300**2 + 2**2)
-        path.adjacency(graph)
-    monkeypatch.setattr(_pathsim, "_LONG", 300**2 + 2**2 - 1)
-    with pytest.warns(UserWarning, match=r"9e\+04 pairs .* 100 % .* middle node 7 \(300 entries"):
-        path.adjacency(graph)
 
 
 def test_nodes_without_a_context_get_zeros() -> None:

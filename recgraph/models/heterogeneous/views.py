@@ -47,6 +47,15 @@ class ViewsConfig(ContrastConfig):
             description="equally similar nodes: keep those of the highest index, or of the greatest cosine of features"
         ),
     ] = "index"
+    hub_cap: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="of top_k: a node in the middle of a path that leads to more nodes than this is divided into "
+            "random groups of so many, whose nodes alone are compared through it; none: all, at the cost of the square",
+        ),
+        Added(),
+    ] = 4096
     counts: Annotated[Counts, Field(description="numbers of paths, or only whether there is one")] = "full"
     form: Annotated[
         Literal["composed", "factorised"],
@@ -109,7 +118,8 @@ def make_paths(metapaths: tuple[str, ...], config: ViewsConfig) -> tuple[MetaPat
     Raises:
         ValueError: another number of values than paths.
     """
-    shared = {name: getattr(config, name) for name in ("counts", "ties", "form", "normalisation", "max_memory_mib")}
+    names = ("counts", "ties", "hub_cap", "form", "normalisation", "max_memory_mib")
+    shared = {name: getattr(config, name) for name in names}
     each = _each("top_k", config.top_k, len(metapaths))
     return tuple(MetaPath(path, top_k=k, **shared) for path, k in zip(metapaths, each, strict=True))
 
