@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from recgraph.blocks import work_type
 from recgraph.config import Config, Search, configure
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
+from recgraph.contrast.drawn import contrast_drawn
 from recgraph.contrast.weights import Pairs, Weight
 from recgraph.sparse.ragged import Ragged
 
@@ -64,6 +65,7 @@ class Views:
         positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows of them where an anchor may
             have several; None: the row of the same number.
         temperatures: [M], one for each row of ``b``; None: the similarity's.
+        generator: what candidates are drawn with, where the objective draws some; on any device.
     """
 
     a: Tensor
@@ -72,6 +74,7 @@ class Views:
     ids_b: Tensor
     positives: Tensor | Ragged | None = None
     temperatures: Tensor | None = None
+    generator: torch.Generator | None = None
 
     @property
     def turned(self) -> Views:
@@ -93,6 +96,14 @@ class ObjectiveConfig(Config):
     weigh_positive: Annotated[
         bool, Field(description="whether a counted positive carries its weight, or counts fully")
     ] = False
+    n_candidates: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="candidates that are drawn at each step, for all anchors the same, to estimate the sum over "
+            "all; None takes all",
+        ),
+    ] = None
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
     ] = None
@@ -130,8 +141,14 @@ class Objective(nn.Module):
     ) -> Outcome:
         """The loss of the rows of ``views.a`` as anchors, those of ``views.b`` as candidates, one positive each.
 
+        With ``n_candidates`` below M the sum over candidates is estimated, see
+        :func:`recgraph.contrast.drawn.contrast_drawn`.
+
         Args:
             excluded: [N] int64, a row of ``b`` that is no candidate of that row of ``a``.
+
+        Raises:
+            ValueError: candidates are to be drawn, and there is no generator.
         """
         n, positives = len(views.a), views.positives
         if positives is None:
@@ -140,8 +157,23 @@ class Objective(nn.Module):
         x, y = similarity.shape(views.a, views.b, views.temperatures)
         candidates = Candidates(positives, excluded, self.config.count_positive, self.config.weigh_positive)
         pairs = None if weight is None else Pairs(views.ids_a, views.ids_b, views.a, views.b)
-        loss, left_out = contrast(x, y, candidates, weight, pairs, self.config.block_rows)
+        if self.config.n_candidates is not None and self.config.n_candidates < len(views.b):
+            drawn = self._draw(views)
+            loss, left_out = contrast_drawn(x, y, drawn, candidates, weight, pairs, self.config.block_rows)
+        else:
+            loss, left_out = contrast(x, y, candidates, weight, pairs, self.config.block_rows)
         return Outcome(loss, n, left_out)
+
+    def _draw(self, views: Views) -> Tensor:
+        """[K] int64: different rows of ``b``, ascending, all choices equally likely."""
+        generator = views.generator
+        if generator is None:
+            raise ValueError(
+                f"n_candidates = {self.config.n_candidates} of {len(views.b)} needs a generator to draw with, which "
+                "models whose candidates are a batch do not give; leave n_candidates out"
+            )
+        order = torch.randperm(len(views.b), generator=generator, device=generator.device)
+        return order[: self.config.n_candidates].sort().values.to(views.b.device)
 
 
 class InfoNCEConfig(ObjectiveConfig):
@@ -214,5 +246,5 @@ class NTXent(Objective):
             )
         z, ids = torch.cat([views.a, views.b]), torch.cat([views.ids_a, views.ids_b])
         own = torch.arange(len(z), device=z.device)
-        stacked = Views(z, z, ids, ids, positives=own.roll(len(views.a)))
+        stacked = Views(z, z, ids, ids, positives=own.roll(len(views.a)), generator=views.generator)
         return self.softmax(stacked, similarity, weight, excluded=own)

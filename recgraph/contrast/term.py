@@ -82,6 +82,7 @@ class ContrastiveTerm(nn.Module):
         ids_b: Tensor | None = None,
         positives: Tensor | Ragged | None = None,
         temperatures: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """The mean loss over the anchors.
 
@@ -93,6 +94,7 @@ class ContrastiveTerm(nn.Module):
             positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows where an anchor may have
                 several; default: the row of the same number.
             temperatures: [M], one for each row of ``b``; default: the common one.
+            generator: required where the objective draws candidates (``n_candidates``); on any device.
 
         Raises:
             ValueError: the shapes do not fit, or no anchor has a candidate of positive weight.
@@ -112,7 +114,7 @@ class ContrastiveTerm(nn.Module):
         }.items():
             if value is not None and value.shape != (n_rows,):
                 raise ValueError(f"{name} {list(value.shape)} must be [{n_rows}], one for each row")
-        views = Views(a, b, ids_a, ids_b, positives, temperatures)
+        views = Views(a, b, ids_a, ids_b, positives, temperatures, generator)
         outcome: Outcome = self.objective(views, self.config, self.weight)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
         return outcome.loss

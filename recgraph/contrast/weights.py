@@ -77,6 +77,23 @@ class Weight(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must define log_w(pairs)")
 
+    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, M] as :meth:`log_w`, and [n], the log-weight of one more candidate of each anchor.
+
+        For objectives that draw candidates beside the positive. A weight that looks at candidates together (normalises
+        or clusters them) overrides it and looks at those of ``pairs`` alone.
+
+        Args:
+            ids: [n] int64, of the further candidates.
+            rows: [n, D], their embeddings.
+        """
+        tiles = [slice(start, start + _ROWS_HOST) for start in range(0, len(ids), _ROWS_HOST)]
+        beside = [
+            self.log_w(Pairs(pairs.anchor_ids[tile], ids[tile], pairs.anchors[tile], rows[tile])).diagonal()
+            for tile in tiles
+        ]
+        return self.log_w(pairs), torch.cat(beside)
+
     def factor(self, pairs: Pairs) -> Tensor | None:
         """[n, M] the weights themselves, where they are at hand; None: take :meth:`log_w`.
 
@@ -157,6 +174,14 @@ class Cluster(Weight):
     def log_w(self, pairs: Pairs) -> Tensor:
         return self._apart(pairs).to(pairs.anchors.dtype).log_()
 
+    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        if self.assignments is not None:
+            ours, theirs = (self.assignments[:, self._columns(of)] for of in (pairs.anchor_ids, ids))
+        else:
+            ours, _ = self._cluster(pairs)
+            theirs, _ = self._cluster(Pairs(ids, pairs.candidate_ids, rows, pairs.candidates))
+        return self.log_w(pairs), (ours != theirs).sum(0).to(pairs.anchors.dtype).log_()
+
     def factor(self, pairs: Pairs) -> Tensor | None:
         apart = self._apart(pairs)
         return apart.to(pairs.anchors.dtype) if apart.dtype == torch.uint8 else None
@@ -230,14 +255,31 @@ class Learned(Weight):
         dim = pairs.anchors.shape[1]
         if dim != self.config.dim:
             raise ValueError(f"the embeddings have width {dim}, dim = {self.config.dim}; give dim={dim}")
-        work = torch.promote_types(pairs.anchors.dtype, self.first.weight.dtype)
-        w, c, v, b = (p.to(work) for p in (self.first.weight, self.first.bias, self.second.weight, self.second.bias))
-        x, y = F.linear(pairs.anchors.to(work), w, c), F.linear(pairs.candidates.to(work), w)
+        w, c, v, b = self._layers(pairs.anchors)
+        x, y = F.linear(pairs.anchors.to(w.dtype), w, c), F.linear(pairs.candidates.to(w.dtype), w)
         logits = _Hidden.apply(x, y, v[0]) + b  # type: ignore[no-untyped-call]
         log_w = F.logsigmoid(logits)
         if self.config.normalise:
             log_w = log_w - (log_w.logsumexp(1, keepdim=True) - math.log(log_w.shape[1]))
         return log_w.to(pairs.anchors.dtype)
+
+    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        log_w = self.log_w(pairs)
+        of_rows = self._of_rows(pairs.anchors, rows)
+        if self.config.normalise:
+            # the same mean, found from one candidate: log_w is its logarithm less that of the mean
+            of_rows = of_rows + (log_w[:, 0] - self._of_rows(pairs.anchors, pairs.candidates[:1]))
+        return log_w, of_rows.to(pairs.anchors.dtype)
+
+    def _layers(self, like: Tensor) -> tuple[Tensor, ...]:
+        work = torch.promote_types(like.dtype, self.first.weight.dtype)
+        return tuple(p.to(work) for p in (self.first.weight, self.first.bias, self.second.weight, self.second.bias))
+
+    def _of_rows(self, anchors: Tensor, rows: Tensor) -> Tensor:
+        """[n]: the log-weights of rows in pairs, [n, D] and [n, D] or [1, D], not normalised."""
+        w, c, v, b = self._layers(anchors)
+        hidden = torch.tanh(F.linear(anchors.to(w.dtype), w, c) + F.linear(rows.to(w.dtype), w))
+        return F.logsigmoid(hidden @ v[0] + b)
 
 
 class _Hidden(torch.autograd.Function):

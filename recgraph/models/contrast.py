@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -11,7 +12,7 @@ from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.models.base import ModelConfig
 
-__all__ = ["AugmentationSpec", "ContrastConfig", "check_pairs", "contrastive_term"]
+__all__ = ["AugmentationSpec", "ContrastConfig", "check_pairs", "contrastive_term", "warn_of_pairs"]
 
 #: a name, or a mapping with ``name`` and settings; an augmentation itself is read as its specification
 AugmentationSpec = Annotated[
@@ -76,3 +77,29 @@ def check_pairs(config: ContrastConfig, what: str, fix: str) -> None:
             f"objective = {config.objective!r} contrasts two views of the same rows and takes no further candidates, "
             f"as {what} gives; use {fix} or another objective"
         )
+
+
+# pairs of a step that are announced before training, and seconds of a core that one takes: plain, with a learned weight
+_LONG = 10**10
+_PAIR_S, _LEARNED_PAIR_S = 1e-8, 6e-8
+
+
+def warn_of_pairs(config: ContrastConfig, n: int, directions: int = 1, batches: bool = True) -> None:
+    """Warn before a training whose steps contrast all n nodes with so many candidates that they take minutes.
+
+    Args:
+        directions: contrasts of a step.
+        batches: whether the model could train by batches of nodes.
+    """
+    chosen = config.objective_options.get("n_candidates")
+    candidates = n if chosen is None else min(int(chosen), n)
+    if (pairs := directions * n * candidates) < _LONG:
+        return
+    seconds = pairs * (_LEARNED_PAIR_S if config.weight == "learned" else _PAIR_S)
+    fix = "objective_options={'n_candidates': 4096}, which estimates the sum over candidates from so many drawn ones"
+    warnings.warn(
+        f"each step contrasts {n:,} nodes with {candidates:,} candidates, {pairs:.2g} pairs: about {seconds / 60:,.0f} "
+        f"minutes of a core. Use {fix if chosen is None else 'a smaller n_candidates'}"
+        f"{', or mini_batch=True' if batches else ''}",
+        stacklevel=4,
+    )

@@ -218,5 +218,7 @@ def test_pathsim_over_a_hub_says_what_it_costs_before(monkeypatch: pytest.Monkey
     monkeypatch.setattr(_pathsim, "_LONG", 300**2 + 2**2 - 1)
     for cap, fix in ((None, "set a hub_cap"), (4096, "set hub_cap below 4,096")):
         asked = MetaPath("user-item-user", top_k=3, hub_cap=cap)
-        with pytest.warns(UserWarning, match=rf"9e\+04 pairs .* 100 % .* node 7 of .item. .*\(300 entries lead to it\); {fix}"):
+        with pytest.warns(
+            UserWarning, match=rf"9e\+04 pairs .* 100 % .* node 7 of .item. .*\(300 entries lead to it\); {fix}"
+        ):
             asked.adjacency(graph)

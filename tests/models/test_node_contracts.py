@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import safetensors.torch
 import torch
@@ -9,6 +11,7 @@ import torch
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.graph.hetero import HeteroGraph
+from recgraph.models import contrast
 from recgraph.models.base import Space
 from recgraph.models.heterogeneous.base import GraphBatch, GraphModel
 from recgraph.rng import Generators
@@ -179,3 +182,37 @@ def test_the_trainer_trains_it(name: str) -> None:
     history = Trainer(model, model.batches(None, 1, generators), config, generators).fit()
     assert len(history) == 25
     assert min(row["loss"] for row in history) < history[0]["loss"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_candidates_are_drawn_by_a_setting(name: str) -> None:
+    def step(**options: object) -> tuple[float, list[torch.Tensor]]:
+        model, batch = training(name, "cpu", dropout=0.0, objective_options=options)
+        loss = model(batch, ["info"])["info"]
+        loss.backward()
+        return float(loss.detach()), [p.grad for p in model.parameters() if p.grad is not None]
+
+    exact, grads = step()
+    whole, of_whole = step(n_candidates=N)
+    assert whole == exact
+    assert all(torch.equal(a, b) for a, b in zip(grads, of_whole, strict=True))
+    few, of_few = step(n_candidates=8)
+    assert few != exact
+    assert few == step(n_candidates=8)[0]
+    assert len(of_few) == len(grads)
+    assert abs(few - exact) < 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_very_many_pairs_are_announced_before_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrast, "_LONG", 12 * N)
+    pattern = rf"contrasts {N} nodes with {{}} candidates, .* minutes of a core. Use {{}}"
+    with pytest.warns(UserWarning, match=pattern.format(N, r".*n_candidates': 4096")):
+        training(name, "cpu")
+    with pytest.warns(UserWarning, match=pattern.format(12, "a smaller n_candidates")):
+        training(name, "cpu", objective_options={"n_candidates": 12})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        training(name, "cpu", objective_options={"n_candidates": 5})
+        if "mini_batch" in registry.load("model", name).Config.model_fields:
+            training(name, "cpu", mini_batch=True)

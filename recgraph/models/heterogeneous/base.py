@@ -65,6 +65,10 @@ class GraphBatch:
     nodes: Tensor | None = None
     number: int = 0
 
+    def fresh(self, name: str) -> torch.Generator:
+        """A generator of this step, on the host: it depends on seed, name, epoch and number alone."""
+        return self.generators.fresh(name, self.epoch, self.number)
+
     def to(self, device: torch.device | str) -> GraphBatch:
         """The batch with its nodes on a device; the graph is the model's."""
         return self if self.nodes is None else replace(self, nodes=self.nodes.to(device))

@@ -13,12 +13,21 @@ from torch import Tensor, nn
 
 from recgraph.blocks import work_type
 from recgraph.config import Added, Search
+from recgraph.data.part import Part
 from recgraph.encoders.graph import GCN, SemanticAttention
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import ModelConfig, PathKey, Space, Terms
-from recgraph.models.contrast import ContrastConfig, contrastive_term
-from recgraph.models.heterogeneous.base import GraphBatch, GraphConfig, GraphModel, GraphSpace, evaluating
+from recgraph.models.contrast import ContrastConfig, contrastive_term, warn_of_pairs
+from recgraph.models.heterogeneous.base import (
+    FullGraph,
+    GraphBatch,
+    GraphConfig,
+    GraphModel,
+    GraphSpace,
+    NodeBatches,
+    evaluating,
+)
 from recgraph.models.heterogeneous.paths import Features
 from recgraph.rng import Generators, dropout
 from recgraph.sparse.csr import Csr
@@ -247,6 +256,11 @@ class HeCo(GraphModel):
     def embedding_dim(self) -> int:
         return int(self.config.hidden_dim)
 
+    def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
+        assert self.space is not None
+        warn_of_pairs(self.config, self.space.n_items, directions=2, batches=False)
+        return super().batches(train, batch_size, generators)
+
     def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
         layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)
         return layer
@@ -285,8 +299,9 @@ class HeCo(GraphModel):
         positives = None
         if not self.contrast.objective.needs_pairs:
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
-        there: Tensor = self.contrast(schema, path, positives=positives)
-        back: Tensor = self.contrast(path, schema, positives=positives)
+        draw = batch.fresh("candidates")
+        there: Tensor = self.contrast(schema, path, positives=positives, generator=draw)
+        back: Tensor = self.contrast(path, schema, positives=positives, generator=draw)
         loss: Tensor = share * there + (1 - share) * back
         return loss
 

@@ -14,7 +14,7 @@ from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import ModelConfig, PathKey, Space
-from recgraph.models.contrast import check_pairs
+from recgraph.models.contrast import check_pairs, warn_of_pairs
 from recgraph.models.heterogeneous.base import (
     FullGraph,
     GraphBatch,
@@ -143,6 +143,7 @@ class MetaPathModel(GraphModel):
         """
         assert self.space is not None
         if not self.config.mini_batch:
+            warn_of_pairs(self.config, self.space.n_items)
             return FullGraph(self.space.n_items, generators)
         return NodeBatches(self.space.n_items, batch_size, generators)
 
@@ -156,8 +157,7 @@ class MetaPathModel(GraphModel):
         if "inputs" not in batch.drawn:
             config = self.config
             sampler = PathSampler(config.fan_out, config.context_fan_out, config.sample_with_replacement)
-            generator = batch.generators.fresh("neighbours", batch.epoch, batch.number)
-            batch.drawn["inputs"] = sampler(self._redraw(inputs, batch), batch.nodes, generator)
+            batch.drawn["inputs"] = sampler(self._redraw(inputs, batch), batch.nodes, batch.fresh("neighbours"))
         sampled: MetaPathInputs = batch.drawn["inputs"]
         return sampled
 
@@ -210,15 +210,16 @@ class MetaPathModel(GraphModel):
 
         A node of the batch is not also taken from the queue.
         """
+        draw = batch.fresh("candidates")
         if batch.nodes is None:
-            loss: Tensor = self.contrast(anchors, candidates)
+            loss: Tensor = self.contrast(anchors, candidates, generator=draw)
             return loss
         if not self.config.queue_size:
-            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes)
+            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, generator=draw)
             return loss
         rows, ids = self.queue.join(candidates, batch.nodes)
         positives = torch.arange(len(anchors), device=anchors.device)
-        loss = self.contrast(anchors, rows, batch.nodes, ids, positives)
+        loss = self.contrast(anchors, rows, batch.nodes, ids, positives, generator=draw)
         if self.training and torch.is_grad_enabled():
             self.queue.push(candidates, batch.nodes)
         return loss

@@ -1,0 +1,145 @@
+"""Drawn candidates: all of them give the exact loss, and a few an unbiased estimate of the sum."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import contrast_oracles as dense
+import pytest
+import torch
+from torch import Tensor
+
+from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
+from recgraph.contrast.drawn import contrast_drawn
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.weights import Pairs, Weight
+from recgraph.registry import make
+from recgraph.sparse.ragged import Ragged
+
+N, D = 12, 5
+FLAGS = [(True, False), (True, True), (False, False)]
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "self_mask": {"name": "self_mask"},
+    "cluster": {"name": "cluster"},
+    "at hand": {"name": "cluster", "n_clusters": (2, 3)},
+    "learned": {"name": "learned", "dim": D, "inner_dim": 4},
+    "normalised": {"name": "learned", "dim": D, "inner_dim": 4, "normalise": True},
+}
+
+
+def views(n: int = N) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    a, b = torch.randn(2, n, D, generator=draw, dtype=torch.float64)
+    return a.requires_grad_(), b.requires_grad_()
+
+
+def weight_of(kind: str) -> Weight | None:
+    if kind == "none":
+        return None
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weight: Weight = make("weight", WEIGHTS[kind]).double()
+    if kind == "cluster":
+        weight.prepare(lambda: torch.stack([torch.arange(100) % 3, torch.arange(100) % 4]))
+    return weight
+
+
+@pytest.mark.parametrize("block_rows", [None, 5])
+@pytest.mark.parametrize("flags", FLAGS)
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_all_candidates_give_the_exact_loss(kind: str, flags: tuple[bool, bool], block_rows: int | None) -> None:
+    a, b = views()
+    weight, positives = weight_of(kind), torch.arange(N).roll(3)
+    pairs = None if weight is None else Pairs(torch.arange(N) + 5, torch.arange(N) + 7, a, b)
+    candidates = Candidates(positives, torch.arange(N), *flags)
+    inputs = [a, b, *([] if weight is None else weight.parameters())]
+    exact, left_out = contrast(a, b, candidates, weight, pairs, block_rows)
+    # what is clustered at hand depends on the order
+    drawn = torch.arange(N) if kind == "at hand" else torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    found, also = contrast_drawn(a, b, drawn, candidates, weight, pairs, block_rows)
+    torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-12)
+    assert int(left_out) == int(also)
+    of_found, of_exact = (torch.autograd.grad(loss, inputs) for loss in (found, exact))
+    for mine, other in zip(of_found, of_exact, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["none", "cluster", "learned"])
+@pytest.mark.parametrize("flags", FLAGS)
+def test_the_sum_is_estimated_without_bias(kind: str, flags: tuple[bool, bool]) -> None:
+    """Of one anchor the loss is the logarithm of that sum, less the positive's similarity."""
+    a, b = (view.detach() for view in views())
+    weight, candidates = weight_of(kind), Candidates(torch.tensor([4]), None, *flags)
+    pairs = None if weight is None else Pairs(torch.tensor([4]), torch.arange(N), a[:1], b)
+    exact = contrast(a[:1], b, candidates, weight, pairs)[0].exp()
+    draw, sums = torch.Generator().manual_seed(0), []
+    for _ in range(1500):
+        drawn = torch.randperm(N, generator=draw)[:4]
+        sums.append(contrast_drawn(a[:1], b, drawn, candidates, weight, pairs)[0].exp())
+    found = torch.stack(sums)
+    assert bool((found.mean() - exact).abs() < 4.5 * found.std() / len(found) ** 0.5)
+    assert bool(found.std() > 0)
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_drawn_candidates_are_dense(flags: tuple[bool, bool]) -> None:
+    """The loss and its gradients written out, with log-weights that are no function of the embeddings."""
+    a, b = views()
+    log_w = torch.randn(N, N, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    drawn, positives = torch.tensor([3, 0, 9, 5]), torch.arange(N)
+    pairs = Pairs(torch.arange(N), torch.arange(N), a, b)
+    candidates = Candidates(positives, None, *flags)
+    found, _ = contrast_drawn(a, b, drawn, candidates, dense.Dense(log_w), pairs)
+    s = a @ b.T
+    logits = (s + log_w)[:, drawn] + math.log(N / 4)
+    logits = logits.masked_fill(drawn == positives[:, None], -math.inf)
+    if flags[0]:
+        own = s.diagonal() + (log_w.diagonal() if flags[1] else 0)
+        logits = torch.cat([logits, own[:, None]], 1)
+    expected = (logits.logsumexp(1) - s.diagonal()).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    pairs_of_gradients = zip(*(torch.autograd.grad(loss, (a, b)) for loss in (found, expected)), strict=True)
+    for mine, other in pairs_of_gradients:
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", ["info_nce", "nt_xent"])
+def test_a_term_draws_what_its_setting_says(objective: str) -> None:
+    a, b = views()
+
+    def loss(n_candidates: int | None, seed: int = 0) -> Tensor:
+        term = ContrastiveTerm(objective=objective, objective_settings={"n_candidates": n_candidates})
+        found: Tensor = term(a, b, generator=torch.Generator().manual_seed(seed))
+        return found
+
+    assert torch.equal(loss(2 * N), loss(None))
+    assert torch.equal(loss(4), loss(4))
+    assert not torch.equal(loss(4), loss(4, seed=1))
+    few = ContrastiveTerm(objective=objective, objective_settings={"n_candidates": 4})
+    with pytest.raises(ValueError, match=f"n_candidates = 4 of {N if objective == 'info_nce' else 2 * N} needs"):
+        few(a, b)
+    assert few(a[:1], b[:1], **({} if objective == "nt_xent" else {"positives": torch.tensor([0])})) is not None
+
+
+def test_several_positives_keep_their_numerator() -> None:
+    """HeCo's: the denominator alone is estimated."""
+    a, b = views()
+    several = Ragged.from_lists([[i, (i + 1) % N] for i in range(N)])
+
+    def losses(**settings: int) -> tuple[Tensor, Tensor]:
+        term = ContrastiveTerm(objective="info_nce", objective_settings=settings)
+        of_several = term(a, b, positives=several, generator=torch.Generator().manual_seed(0))
+        return of_several, term(a, b, generator=torch.Generator().manual_seed(0))
+
+    of_all, of_few = losses(), losses(n_candidates=4)
+    torch.testing.assert_close(of_all[0] - of_all[1], of_few[0] - of_few[1])
+
+
+def test_no_candidate_among_the_drawn() -> None:
+    a, b = views()
+    weight = weight_of("self_mask")
+    pairs = Pairs(torch.zeros(N, dtype=torch.int64), torch.zeros(N, dtype=torch.int64), a, b)
+    with pytest.raises(NoCandidateError, match="among the 3 drawn; draw more"):
+        contrast_drawn(a, b, torch.arange(3), Candidates(torch.arange(N), None, False), weight, pairs)
