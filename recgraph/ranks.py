@@ -11,10 +11,12 @@ same on all. The value of a term is the mean over ranks likewise.
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -26,20 +28,71 @@ __all__ = [
     "Ranks",
     "Share",
     "all_values",
+    "connect",
     "first_value",
     "gathered",
+    "is_first",
     "is_launched",
     "is_told",
     "of_all",
+    "seconds_to_wait",
     "stacked",
 ]
 
 T = TypeVar("T")
+_TIMEOUT = "RECGRAPH_RANKS_TIMEOUT"
 
 
 def is_launched() -> bool:
     """Whether a launcher started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+
+
+def seconds_to_wait() -> float:
+    """How long a rank waits for the others before it gives up: the variable ``RECGRAPH_RANKS_TIMEOUT``, else 600.
+
+    Raises:
+        ValueError: it is not a number above 0.
+    """
+    text = os.environ.get(_TIMEOUT, "600")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{_TIMEOUT} = {text!r} must be a number of seconds above 0, e.g. 600")
+    return seconds
+
+
+def connect() -> None:
+    """Connect this process with the others that its launcher started, if it started any and they are not connected.
+
+    They are told values through gloo, and on GPUs gradients go through NCCL. The connection ends with the process.
+
+    Raises:
+        ValueError: ``RECGRAPH_RANKS_TIMEOUT`` is not a number above 0.
+        RuntimeError: the others did not come within that time.
+    """
+    if not is_launched() or dist.is_initialized():
+        return
+    backend = "gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=timedelta(seconds=seconds_to_wait()))
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_first() -> bool:
+    """Whether this process writes, of those that a launcher started together; before they are connected, too."""
+    if _is_connected():
+        return dist.get_rank() == 0
+    return "LOCAL_RANK" not in os.environ or int(os.environ.get("RANK", 0)) == 0
 
 
 def _is_connected() -> bool:

@@ -63,6 +63,7 @@ MAY_IMPORT["tuning"] = {"runs", "pages", *BELOW_RUNS}
 MAY_IMPORT["leaderboard"] = {"runs", "pages", "tuning", *BELOW_RUNS}
 ALL = set(MAY_IMPORT)
 MAY_IMPORT["cli"] = ALL
+MAY_IMPORT["__main__"] = {"cli"}
 # the public names: each is imported when it is first used
 MAY_IMPORT["__init__"] = ALL
 
@@ -248,7 +249,7 @@ def test_a_circle_is_found() -> None:
 
 def test_nothing_imports_the_command_line() -> None:
     users = [edge for edge in edges() if edge.own and _within(edge.target, {"cli"})]
-    assert [edge.where for edge in users if not _within(edge.source, {"cli"})] == []
+    assert [edge.where for edge in users if not _within(edge.source, {"cli", "__main__"})] == []
 
 
 def test_third_party_packages_stay_in_their_place() -> None:

@@ -11,6 +11,7 @@ from recgraph import __version__
 from recgraph.cli import about, evaluation, inspect, leaderboard, plot, recommend, serve, training, update
 from recgraph.cli.data_options import DatasetArgument, takes_data
 from recgraph.cli.output import describe
+from recgraph.cli.ranks import alongside, check_command, is_first, is_silent, join, of_rank
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, share_options, tell_error
 from recgraph.imports import import_all
 
@@ -28,14 +29,21 @@ class Commands(TyperGroup):
         return found
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; a traceback is shown with ``--debug`` alone."""
+        """Run the command; a traceback is shown with ``--debug`` alone.
+
+        Where a launcher has started several processes, one of them speaks.
+        """
         try:
-            return super().invoke(ctx)
+            with alongside(ctx):
+                return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
+            if is_silent(error):
+                raise typer.Exit(getattr(error, "exit_code", describe(error)[0])) from None
             if ctx.params.get("debug") or _is_typers(error):
                 raise
             code, message = describe(error)
             tell_error(message, error)
+            message = of_rank(message, error, code)
         typer.secho(f"recgraph: {message}", err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
 
@@ -109,9 +117,11 @@ def _root(
     log_file: LogFileOption = None,
 ) -> None:
     """Graph and sequential recommendation on one contrastive core."""
-    watch = Watch()
+    check_command(context.invoked_subcommand)
+    watch = Watch(is_mute=not is_first())
     context.call_on_close(watch.close)
     watch.ask(verbose, quiet, log_file)
+    join(context)
     import_all(own or ())
 
 

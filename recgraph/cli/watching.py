@@ -41,10 +41,14 @@ _current: list[Watch] = []
 
 
 class Watch:
-    """Shows notes and warnings from its making on; then also what the options ask for, until it is closed."""
+    """Shows notes and warnings from its making on; then also what the options ask for, until it is closed.
 
-    def __init__(self) -> None:
-        self._verbose, self.is_quiet = 0, False
+    Args:
+        is_mute: show nothing, whatever is asked for: another process of the same command does.
+    """
+
+    def __init__(self, is_mute: bool = False) -> None:
+        self._verbose, self.is_quiet, self._is_mute = 0, is_mute, is_mute
         self._console = _Console()
         self._files: dict[Path, logging.Handler] = {}
         self._levels = _root.level, NOTES.level
@@ -64,6 +68,8 @@ class Watch:
             ValueError: both more and less is asked for.
             OSError: the log file cannot be written.
         """
+        if self._is_mute:
+            return
         self._verbose += verbose
         self.is_quiet = self.is_quiet or quiet
         if self._verbose and self.is_quiet:

@@ -8,9 +8,9 @@ from typing import Any
 
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Results
+from recgraph.ranks import is_first
 from recgraph.runs.record import RunRecord
 from recgraph.runs.summary import flat_results, run_html, run_text
-from recgraph.train.config import is_main_process
 from recgraph.train.trackers import keep_in_trackers, tell_trackers
 
 __all__ = ["BaseRun"]
@@ -38,7 +38,7 @@ class BaseRun:
 
         Of the processes that a launcher has started for one training the first writes; the others do not wait for it.
         """
-        if self.folder is not None and is_main_process():
+        if self.folder is not None and is_first():
             self.save(self.folder / "bundle")
             self.write_record()
             _log.info("run saved in %s", self.folder)
@@ -46,7 +46,7 @@ class BaseRun:
 
     def write_record(self) -> None:
         """Write ``record.json`` again, where the run has a folder; of several processes the first does."""
-        if self.folder is not None and is_main_process():
+        if self.folder is not None and is_first():
             self.record.write(self.folder)
 
     def __repr__(self) -> str:
@@ -58,5 +58,5 @@ class BaseRun:
     def _add_results(self, name: str, results: Results | NodeResults) -> None:
         self.record.results = {**self.record.results, name: results.to_dict()}
         self.write_record()
-        if self.record.tracking:
+        if self.record.tracking and is_first():
             tell_trackers(self.record.tracking, flat_results(name, self.record.results[name]))

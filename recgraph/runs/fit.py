@@ -19,10 +19,11 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.runs.fit_split import fit_split, split_and_part, training_of
-from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
+from recgraph.runs.fitting import FitOptions, build, new_record, on_all_ranks, run_folder, train_model
 from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
+from recgraph.runs.settings import prepare_once
 from recgraph.runs.source import source_of
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
@@ -98,7 +99,8 @@ def fit(
             f"{', '.join(training)}"
         )
     options = FitOptions(TrainConfig(), seed, None if out is None else Path(out), device, resume, progress, observers)
-    return _fit_log(made, data, training, options, fit_on, refit, init_items, init_items_scale, source)
+    with on_all_ranks(options.folder):
+        return _fit_log(made, data, training, options, fit_on, refit, init_items, init_items_scale, source)
 
 
 def fit_graph(
@@ -136,7 +138,8 @@ def fit_graph(
         raise ValueError(f"{type(model).__name__} embeds no graph; the models that do: {', '.join(_models(True))}")
     config = GraphTrainConfig.of(training)
     options = FitOptions(config, seed, None if out is None else Path(out), device, resume, progress, observers)
-    return _fit_nodes(model, graph, options, source={}, evaluation={})
+    with on_all_ranks(options.folder):
+        return _fit_nodes(model, graph, options, source={}, evaluation={})
 
 
 def train(
@@ -169,24 +172,26 @@ def train(
         ValueError: the model is not for the data set's task, ``out`` holds another run, or another process trains into
             it.
     """
-    cls, card = registry.load("model", model), find_card(dataset)
-    _check_task(cls, dataset, card)
-    of_nodes = issubclass(cls, GraphModel)
-    parts = distribute(settings, {"model": cls.Config, **parts_of(cls)})
     folder = None if out is None else Path(out)
-    if of_nodes:
-        assert isinstance(card, GraphCard)
-        if fit_on is not None or refit:
-            asked = "refit" if fit_on is None else f"fit_on = {fit_on!r}"
-            raise ValueError(f"{asked} is for logs; {cls.__name__} reads its whole graph")
-        options = FitOptions(GraphTrainConfig.of(parts["training"]), seed, folder, device, resume, progress)
-        return _train_nodes(cls, parts["model"], parts["probe"], dataset, card, options)
-    made, data = cls(**parts["model"]), DataConfig.of(parts["data"]).completed(dataset)
-    items = InitItemsConfig.of(parts.get("items"))
-    options = FitOptions(TrainConfig(), seed, folder, device, resume, progress)
-    source = data.source_of(dataset)
-    more = (items.init_items, items.init_items_scale, source)
-    return _fit_log(made, data.split_of(dataset), parts.get("training", {}), options, fit_on, refit, *more)
+    with on_all_ranks(folder):
+        cls, card = registry.load("model", model), find_card(dataset)
+        _check_task(cls, dataset, card)
+        of_nodes = issubclass(cls, GraphModel)
+        parts = distribute(settings, {"model": cls.Config, **parts_of(cls)})
+        prepare_once(dataset)
+        if of_nodes:
+            assert isinstance(card, GraphCard)
+            if fit_on is not None or refit:
+                asked = "refit" if fit_on is None else f"fit_on = {fit_on!r}"
+                raise ValueError(f"{asked} is for logs; {cls.__name__} reads its whole graph")
+            options = FitOptions(GraphTrainConfig.of(parts["training"]), seed, folder, device, resume, progress)
+            return _train_nodes(cls, parts["model"], parts["probe"], dataset, card, options)
+        made, data = cls(**parts["model"]), DataConfig.of(parts["data"]).completed(dataset)
+        items = InitItemsConfig.of(parts.get("items"))
+        options = FitOptions(TrainConfig(), seed, folder, device, resume, progress)
+        source = data.source_of(dataset)
+        more = (items.init_items, items.init_items_scale, source)
+        return _fit_log(made, data.split_of(dataset), parts.get("training", {}), options, fit_on, refit, *more)
 
 
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:

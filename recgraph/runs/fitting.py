@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,21 @@ from recgraph.config import Config
 from recgraph.data.files import replace_text
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
+from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
 from recgraph.runs.continuing import check_same_run, has_finished_run, is_complete
 from recgraph.runs.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, provenance
 from recgraph.runs.settings import ProbeSettings
+from recgraph.train import checkpoint as checkpoints
 from recgraph.train.callbacks import JsonLines, Observer, TensorBoard
-from recgraph.train.config import TrainConfig, is_main_process, make_accelerator, pick_device
+from recgraph.train.config import TrainConfig, make_accelerator, pick_device
 from recgraph.train.display import EpochLog, EpochText, duration, progress_observer
 from recgraph.train.trackers import Tracker, make_tracker
 from recgraph.train.trainer import Trainer
 from recgraph.workers.lock import LOCK, hold
+from recgraph.workers.together import together
 
-__all__ = ["FitOptions", "build", "new_record", "run_folder", "train_model"]
+__all__ = ["FitOptions", "build", "new_record", "on_all_ranks", "run_folder", "train_model"]
 
 _log = logging.getLogger(__name__)
 
@@ -74,12 +77,22 @@ def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[
     )
 
 
+def on_all_ranks(folder: Path | None) -> AbstractContextManager[Ranks]:
+    """The block in which the processes that a launcher has started make a run together; alone it does nothing.
+
+    Raises:
+        RankLost: another process failed or was killed; names it, and the last good checkpoint in ``folder``.
+    """
+    return together(lambda: None if folder is None else checkpoints.latest(folder / "checkpoints"))
+
+
 @contextmanager
 def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator[bool]:
     """The block in which one process makes a run in its folder; gives whether the run is complete already.
 
     A folder with a complete run is neither locked nor written. A finished run that goes on with more epochs stays what
-    it was until it is finished again; the record keeps why its test data was read.
+    it was until it is finished again; the record keeps why its test data was read. Of the processes of one training the
+    first holds the folder, and where it is refused all raise that error.
 
     Raises:
         FolderInUse: another process makes a run in the folder.
@@ -89,19 +102,31 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
     if folder is None:
         yield False
         return
+    ranks = Ranks.here()
+    with ExitStack() as held:
+        # the first process alone looks, and all are told what it found, or why it refuses
+        first = of_all(lambda: _take(folder, model, options, record, held) if ranks.is_first else None)[0]
+        assert first is not None
+        complete, unsealed = first
+        record.unsealed = [*unsealed, *(reason for reason in record.unsealed if reason not in unsealed)]
+        yield complete
+
+
+def _take(
+    folder: Path, model: Model, options: FitOptions, record: RunRecord, held: ExitStack
+) -> tuple[bool, list[str]]:
+    """Hold a folder, unless the run in it is complete -> whether it is, and why the run's test data was read before."""
     configs = {"config": model.Config, "training": type(options.config), "evaluation": ProbeSettings}
     if has_finished_run(folder):
         _check_folder(folder, record, configs, options)
         if is_complete(folder, record, configs):
-            yield True
-            return
-    with hold(folder) if is_main_process() else nullcontext():
-        _check_folder(folder, record, configs, options)
-        complete = is_complete(folder, record, configs)
-        if not complete and (folder / "record.json").is_file():
-            earlier = RunRecord.read(folder).unsealed
-            record.unsealed = [*earlier, *(reason for reason in record.unsealed if reason not in earlier)]
-        yield complete
+            return True, []
+    if is_first():
+        held.enter_context(hold(folder))
+    _check_folder(folder, record, configs, options)
+    complete = is_complete(folder, record, configs)
+    goes_on = not complete and (folder / "record.json").is_file()
+    return complete, RunRecord.read(folder).unsealed if goes_on else []
 
 
 def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Config]], options: FitOptions) -> None:
@@ -172,7 +197,7 @@ def train_model(
         if isinstance(model, ClosedFormModel):
             assert part is not None
             model.to(pick_device(options.device)).fit(part)
-            if is_main_process():
+            if is_first():
                 _write_config(options.folder, record)
                 _begin(options.observers, options, record)
             for observer in options.observers:
@@ -189,10 +214,21 @@ def train_model(
     record.cost = Cost(**measured.to_dict())
     if isinstance(model, TrainableModel):  # the time of all processes of a training that was resumed
         record.cost.seconds, record.cost.cpu_seconds = trainer.progress.seconds, trainer.progress.cpu_seconds
+    _add_ranks(record)
     record.n_parameters = _n_parameters(model)
     record.provenance = provenance()
     _log.info("%s is fitted after %s", record.model, duration(record.cost.seconds))
     model.eval()
+
+
+def _add_ranks(record: RunRecord) -> None:
+    """Of a training on several processes: their number, the CPU time of all, the peak memory of the largest."""
+    assert record.cost is not None
+    costs = all_values(record.cost)
+    if len(costs) > 1:
+        record.n_ranks = len(costs)
+        record.cost.cpu_seconds = sum(cost.cpu_seconds for cost in costs)
+        record.cost.peak_memory_mb = max(cost.peak_memory_mb or 0.0 for cost in costs)
 
 
 def _begin(observers: Sequence[Observer], options: FitOptions, record: RunRecord) -> None:

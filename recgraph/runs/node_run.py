@@ -11,12 +11,12 @@ from recgraph.data.sealing import check_open
 from recgraph.evaluate.node_probe import NodeResults, ProbeConfig, evaluate_nodes
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
+from recgraph.ranks import is_first
 from recgraph.runs.base import BaseRun
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import RunRecord
 from recgraph.runs.settings import ProbeSettings, probe_of
 from recgraph.serve.embedder import Embedder
-from recgraph.train.config import is_main_process
 
 if TYPE_CHECKING:
     import polars as pl
@@ -93,7 +93,7 @@ class NodeRun(BaseRun):
 
     def save(self, folder: str | Path) -> None:
         """Write a bundle of the embeddings and the model; :func:`recgraph.load` reads it. The first process writes."""
-        if is_main_process():
+        if is_first():
             self.embedder.save(folder)
 
     @classmethod

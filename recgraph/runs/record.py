@@ -98,6 +98,8 @@ class RunRecord(_Entries):
         best_epoch, best: the epoch whose weights the run holds, from 1, and its value of the metric that selects
             (None where nothing selects).
         cost: what the training cost, over all processes of a training that was resumed.
+        n_ranks: how many processes trained together, where there were several; ``cost`` has the CPU seconds of all and
+            the peak memory of the largest.
         provenance: see :func:`provenance`.
         update: of a run that :func:`recgraph.runs.update.update` made: its parent, what was new, both validations.
         tracking: where the run's trackers are found again, see :mod:`recgraph.train.trackers`.
@@ -121,6 +123,7 @@ class RunRecord(_Entries):
     best_epoch: int | None = None
     best: float | None = None
     cost: Cost | None = None
+    n_ranks: int | None = None
     n_parameters: int | None = None
     provenance: dict[str, Any] | None = None
     update: dict[str, Any] | None = None

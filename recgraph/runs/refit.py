@@ -12,6 +12,7 @@ from recgraph.config import ConfigError
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
 from recgraph.models.base import Model, TrainableModel
+from recgraph.ranks import of_all
 from recgraph.runs.fit_split import fit_split
 from recgraph.runs.fitting import FitOptions
 from recgraph.runs.pretrained import Scale
@@ -64,7 +65,7 @@ def refit_split(
             "for; give a validation metric such as 'ndcg@10'"
         )
     folder = options.folder
-    _check_folder(folder, options.resume)
+    of_all(lambda: _check_folder(folder, options.resume))  # all look before one writes
     inside = None if folder is None else folder / SELECTION
     first = fit_split(type(model)(model.config), split, replace(options, folder=inside), "train", *more)
     epochs, found = first.record.best_epoch or 0, first.record

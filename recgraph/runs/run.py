@@ -16,7 +16,9 @@ from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
 from recgraph.models.base import Model
+from recgraph.ranks import is_first
 from recgraph.runs.base import BaseRun
+from recgraph.runs.fitting import on_all_ranks
 from recgraph.runs.node_run import NodeRun
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import SELECTION, RunRecord
@@ -25,7 +27,7 @@ from recgraph.runs.source import check_split, split_again
 from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.recommender import Recommender
 from recgraph.train.callbacks import Observer
-from recgraph.train.config import is_main_process
+from recgraph.workers.together import together
 
 __all__ = ["DataConfig", "NodeRun", "ProbeSettings", "Run", "probe_of"]
 
@@ -72,6 +74,8 @@ class Run(BaseRun):
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
 
+        Of several processes that a launcher started all must call it: each ranks for a share of the users.
+
         Args:
             part: ``"test"`` (unseals it; logged and recorded) or ``"valid"``; the run must not be fitted on it.
             seen: whether items of the history stay candidates.
@@ -113,21 +117,22 @@ class Run(BaseRun):
             fitted = whole.fit_part(cast(FitPart, fitted_on))
         else:
             cases, fitted = split.valid, split.train
-        results = evaluate(
-            self.model,
-            cases,
-            seen=("keep", "exclude") if seen == "both" else (seen,),
-            cutoffs=cutoffs,
-            metrics=metrics,
-            fit_part=fitted,
-            memory_mib=memory_mib,
-            split=split,
-            part=part,
-            fitted_on=fitted_on,
-            history="train" if part == "valid" else "train+valid",
-            allow_fitted=allow_fitted,
-            engine=engine,
-        )
+        with together():
+            results = evaluate(
+                self.model,
+                cases,
+                seen=("keep", "exclude") if seen == "both" else (seen,),
+                cutoffs=cutoffs,
+                metrics=metrics,
+                fit_part=fitted,
+                memory_mib=memory_mib,
+                split=split,
+                part=part,
+                fitted_on=fitted_on,
+                history="train" if part == "valid" else "train+valid",
+                allow_fitted=allow_fitted,
+                engine=engine,
+            )
         if unseals:
             # the record of a run that was opened again has reasons that the split has not, and the other way round
             known, reasons = self.record.unsealed, split.unsealed_reasons
@@ -184,7 +189,7 @@ class Run(BaseRun):
 
     def save(self, folder: str | Path) -> None:
         """Write a bundle for serving; :func:`recgraph.load` reads it. Of several processes the first writes."""
-        if is_main_process():
+        if is_first():
             self.recommender.save(folder)
 
     def plot(self, kind: str = "curves", *, part: str = "valid", metric: str | None = None) -> Plot:
@@ -248,7 +253,8 @@ class Run(BaseRun):
         )
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"
-        recommender, record = update(self.recommender, new_log, options, folder, checkpoint)
+        with on_all_ranks(folder):
+            recommender, record = update(self.recommender, new_log, options, folder, checkpoint)
         return Run.serving(recommender, record, folder)
 
     @classmethod

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field
 
 from recgraph.config import Added, Config, prefixed, unprefixed
-from recgraph.data.catalog import load_dataset, load_split
+from recgraph.data.catalog import get, load_dataset, load_split
 from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
 from recgraph.data.reading import LogFile, Reading, is_data_path
 from recgraph.data.split import Split
 from recgraph.evaluate.node_probe import ProbeConfig
+from recgraph.ranks import Ranks, of_all
 
-__all__ = ["DataConfig", "ProbeSettings", "probe_of"]
+__all__ = ["DataConfig", "ProbeSettings", "prepare_once", "probe_of"]
 
 _PREFIX = "probe_"
 #: the settings of the linear probe in the flat namespace of a run: ``probe_learning_rate`` and so on
@@ -24,6 +26,25 @@ ProbeSettings = prefixed(ProbeConfig, _PREFIX)
 def probe_of(settings: Config) -> ProbeConfig:
     """The settings of the linear probe from those of a run."""
     return unprefixed(ProbeConfig, settings, _PREFIX)
+
+
+def prepare_once(dataset: str) -> None:
+    """Have one of several processes prepare a data set of the catalogue, before all of them read it.
+
+    The first process does, then the first of each other machine, which has nothing to do where the machines share their
+    files. A file of one's own that has no card is not prepared: each process reads it.
+    """
+    ranks = Ranks.here()
+    if ranks.count == 1 or is_data_path(dataset):
+        return
+    turn = 0 if ranks.is_first else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2
+    for each in range(2):
+
+        def prepare(mine: bool = each == turn) -> None:
+            if mine:
+                get(dataset)
+
+        of_all(prepare)
 
 
 class DataConfig(Config):

@@ -28,6 +28,7 @@ from recgraph.evaluate.metrics.names import split_metric
 from recgraph.evaluate.ranking import Scorer, device_of
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
+from recgraph.ranks import is_first
 from recgraph.rng import derive, numpy_generator
 from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
 from recgraph.runs.new_log import Joined, read_new_log
@@ -386,10 +387,12 @@ def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
 
 
 def _write(made: Recommender, record: RunRecord, trainer: Trainer | None, out: Path) -> None:
-    """Make the folder a run: what identifies it, the optimisers for the next update, the bundle, the record."""
-    replace_text(json.dumps(record.only(*IDENTIFYING), indent=1), out / "config.json")
+    """Make the folder a run; all ranks call it, for a checkpoint has a part of each, and the first writes."""
+    if is_first():
+        replace_text(json.dumps(record.only(*IDENTIFYING), indent=1), out / "config.json")
     if trainer is not None:
         trainer.folder = out
         trainer.save()
-    made.save(out / "bundle")
-    record.write(out)
+    if is_first():
+        made.save(out / "bundle")
+        record.write(out)

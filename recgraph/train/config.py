@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Literal
 
 import torch
@@ -11,6 +10,7 @@ from accelerate.state import AcceleratorState
 from pydantic import Field, ValidationInfo, field_validator
 
 from recgraph.config import Added, Config, Search
+from recgraph.ranks import connect
 
 
 class TrainConfig(Config):
@@ -133,13 +133,8 @@ def pick_device(device: str | None = None) -> torch.device:
     return torch.device(device or ("cuda" if n_gpus else "cpu"))
 
 
-def is_main_process() -> bool:
-    """Whether this process writes the run, of those that a launcher (torchrun) has started for one training."""
-    return int(os.environ.get("LOCAL_RANK", -1)) == -1 or int(os.environ.get("RANK", 0)) == 0
-
-
 def make_accelerator(device: str | None = None, precision: str = "no") -> Accelerator:
-    """An accelerator for one run.
+    """An accelerator for one run; the processes that a launcher has started for it are connected.
 
     Args:
         device: as :func:`pick_device` has it.
@@ -149,8 +144,9 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
         ValueError: the device is not there, or it names one card where a launcher gave this process another.
     """
     picked = pick_device(device)
+    connect()
     # Accelerate keeps one state a process and refuses another device or precision; each run makes a new one
-    if AcceleratorState._shared_state and not torch.distributed.is_initialized():
+    if AcceleratorState._shared_state:
         AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=precision, cpu=picked.type == "cpu")
     if picked.index is not None:  # Accelerate itself knows only "the GPU of this process"
