@@ -215,4 +215,6 @@ def _answers(here: _Answer, ranks: Ranks) -> dict[int, _Answer | None]:
                 time.sleep(_POLL)
     except Exception as error:  # of several types; the store ends with the process that keeps it
         _log.debug("the ranks' store is gone: %s", error)
+        if answers.get(0) is None and not ranks.is_first:  # with rank 0, and of the others nothing is known
+            answers = {rank: answer or (None if rank == 0 else _Answer(False, "")) for rank, answer in answers.items()}
     return answers

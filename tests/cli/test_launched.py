@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,12 @@ SETTINGS = ("batch_size=60", "checkpoint_every=2", "hidden_dim=16", "n_layers=1"
 WITHOUT_DROPOUT = ("dropout=0", "attention_dropout=0")
 
 
+def environment_of_ranks() -> dict[str, str]:
+    """What every process is given, with the tests and the library in reach."""
+    paths = os.pathsep.join([str(ROOT), *sys.path])
+    return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
 class Launched:
     """Two processes of a command under torchrun."""
 
@@ -34,11 +41,9 @@ class Launched:
         self._output = (folder / f"printed-{time.monotonic_ns()}").open("w+")
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
         command += ["--master-port", str(free_port()), "-m", "recgraph", *arguments]
-        paths = os.pathsep.join([str(ROOT), *sys.path])
-        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **variables}
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-            environment.pop(name, None)
-        self.process = subprocess.Popen(command, env=environment, stdout=self._output, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(
+            command, env={**environment_of_ranks(), **variables}, stdout=self._output, stderr=subprocess.STDOUT
+        )
 
     def wait(self, seconds: float = 120) -> str:
         """What all have printed until the end."""
@@ -200,12 +205,23 @@ def test_a_refusal_is_told_once_and_ends_both(folder: Path, whole: Path) -> None
     assert printed.count("exitcode  : 2") == 2
 
 
-def test_evaluation_prints_what_one_process_prints(folder: Path, whole: Path) -> None:
+def test_evaluation_under_variables_of_slurm_prints_what_one_process_prints(folder: Path, whole: Path) -> None:
+    """As the second recipe of the docs hands them on."""
+    recipe = re.search(r"bash -c '([^']+)' _", (ROOT / "docs" / "many-processes.md").read_text())
+    assert recipe is not None
     line = ["--import", OWN, "evaluate", str(whole), "--format", "json"]
-    printed = Launched(folder, *line).wait()
-    alone = works(*line)
-    assert json.loads(alone.stdout) == json.loads(printed[printed.index("[\n") : printed.rindex("]") + 1])
-    assert printed.count("seen kept: 600 users") == 1
+    port, ranks = str(free_port()), []
+    for rank in range(2):
+        of_slurm = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_NTASKS": "2"}
+        variables = {**environment_of_ranks(), **of_slurm, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        task = ["bash", "-c", recipe[1], "_", sys.executable, "-m", "recgraph", *line]
+        ranks.append(
+            subprocess.Popen(task, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+        )
+    (printed, notes), silent = (process.communicate(timeout=120) for process in ranks)
+    assert silent == ("", "")
+    assert "seen kept: 600 users" in notes
+    assert json.loads(printed) == json.loads(works(*line).stdout)
 
 
 @pytest.mark.parametrize("line", ["tune sasrec -d synthetic", "leaderboard run x.toml", "recommend x --all"])
