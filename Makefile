@@ -66,7 +66,8 @@ bench: $(STAMP)  ## speed against other libraries, each in an environment of its
 	$(PY) -m experiments.bench $(ARGS)
 
 bench-scale: $(STAMP)  ## how time and memory of each stage grow with its data, with fitted exponents (ARGS: stages)
-	$(PY) -m experiments.bench.growth --out experiments/results/bench-scale.jsonl $(ARGS)
+	$(PY) -m experiments.bench.growth --out experiments/results/bench-scale.jsonl $(ARGS); \
+	code=$$?; $(PY) -m experiments.bench.growth_plot && exit $$code
 
 bench-gpu: $(STAMP)  ## the same on a CUDA device
 	@if $(HAS_GPU); then $(PY) -m experiments.bench --device cuda $(ARGS); else echo "no device: not run"; fi

@@ -33,7 +33,7 @@ _PATIENCE_S = 4 * 3600.0
 #: short runs are repeated, and the fastest counts: at most so many times, while they took less than so long together
 _REPEATS, _ENOUGH_S = 5, 4.0
 #: below this a peak is noise of the allocator
-_LEAST_MB = 8.0
+LEAST_MB = 8.0
 
 
 def _size_itself(size: int) -> Any:
@@ -146,7 +146,7 @@ class Fit:
         """The fit of the lines of one stage."""
         ordered = sorted(lines, key=lambda line: line["size"])
         sizes, seconds = [line["size"] for line in ordered], [line["cpu_s"] for line in ordered]
-        large = [line for line in ordered if line["peak_mb"] >= _LEAST_MB]
+        large = [line for line in ordered if line["peak_mb"] >= LEAST_MB]
         return cls(
             ordered[0]["stage"],
             ordered[0]["unit"],

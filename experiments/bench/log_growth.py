@@ -38,6 +38,8 @@ def stages() -> list[Stage]:
     logs = partial(Stage, sizes=INTERACTIONS, unit="interactions")
     return [
         logs("ingest", run=_ingest, prepare=partial(_file, suffix=".parquet")),
+        # a table of texts outgrows the caches where one of integers does not
+        logs("ingest-texts", run=_ingest, prepare=partial(_file, suffix=".parquet", texts=True)),
         Stage("ingest-csv", (100_000, 1_000_000, 10_000_000), "interactions", _ingest, partial(_file, suffix=".csv")),
         logs("k-core", run=_k_core, prepare=_log),
         logs("split", run=_split, prepare=_log),
@@ -51,10 +53,10 @@ def stages() -> list[Stage]:
     ]
 
 
-def _file(rows: int, suffix: str) -> Path:
+def _file(rows: int, suffix: str, texts: bool = False) -> Path:
     import recgraph.data.interactions  # noqa: F401, imported before the clock starts
 
-    return power_law.kept(rows, suffix)
+    return power_law.kept(rows, suffix, texts=texts)
 
 
 def _ingest(path: Path) -> Any:

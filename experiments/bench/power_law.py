@@ -3,7 +3,7 @@
 A log of n interactions has n / 25 users and n / 100 items; its distributions do not change with n. The users' numbers
 of interactions have a Pareto tail (at least 5, at most 2,000), the items' probability falls as ``(rank + n_items /
 1000) ** -0.9``, six in ten interactions are with an item of the user's own community, one of 50, and the rows are in
-the order of time. Ids of users are texts, those of items integers. The same size and seed give the same rows.
+the order of time. Ids are integers, or those of users are texts. The same size and seed give the same rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LEAST, _MOST, _TAIL, _COMMUNITIES, _WITHIN = 5, 2000, 1.5, 50, 0.6
 _BEGIN, _SECONDS = 1_500_000_000, 100_000_000
 _CHUNK = 5_000_000
 #: of the generator; a change of what it makes changes this
-_VERSION = 1
+_VERSION = 2
 
 
 def n_users(rows: int) -> int:
@@ -72,21 +72,22 @@ def _ranks(
     return np.where(within & (own < len(cumulative)), own, ranks)
 
 
-def write(rows: int, path: Path, seed: int = 0) -> None:
-    """Write a log as Parquet, or as CSV where the name ends so."""
-    text = pl.format("user-{}", pl.col("user").cast(pl.String).str.zfill(8)).alias("user")
-    lazy = generate(rows, seed).lazy().with_columns(text)
+def write(rows: int, path: Path, seed: int = 0, texts: bool = False) -> None:
+    """Write a log as Parquet, or as CSV where the name ends so; ``texts``: users are named and not numbered."""
+    lazy = generate(rows, seed).lazy()
+    if texts:
+        lazy = lazy.with_columns(pl.format("user-{}", pl.col("user").cast(pl.String).str.zfill(8)).alias("user"))
     (lazy.sink_csv if path.suffix == ".csv" else lazy.sink_parquet)(path)
 
 
-def kept(rows: int, suffix: str = ".parquet", seed: int = 0) -> Path:
+def kept(rows: int, suffix: str = ".parquet", seed: int = 0, texts: bool = False) -> Path:
     """A log's file, made when it is first asked for: in RECGRAPH_BENCH_DATA, or in the system's temporary folder."""
     folder = Path(os.environ.get("RECGRAPH_BENCH_DATA", Path(tempfile.gettempdir()) / "recgraph-bench-data"))
-    path = folder / f"power-law-{_VERSION}-{rows}-{seed}{suffix}"
+    path = folder / f"power-law-{_VERSION}-{rows}-{seed}{'-texts' if texts else ''}{suffix}"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f".{os.getpid()}-{path.name}"
-        write(rows, beside, seed)
+        write(rows, beside, seed, texts)
         beside.replace(path)
     return path
 
@@ -96,8 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("rows", type=int)
     parser.add_argument("file", type=Path, help="ends in .parquet or .csv")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--texts", action="store_true", help="ids of users are texts")
     chosen = parser.parse_args(argv)
-    write(chosen.rows, chosen.file, chosen.seed)
+    write(chosen.rows, chosen.file, chosen.seed, chosen.texts)
     return 0
 
 

@@ -117,9 +117,10 @@ class Ragged:
 
     def filter(self, keep_mask: Tensor) -> Ragged:
         """Only the values where ``keep_mask`` [T] is True; rows may become empty."""
-        counts = torch.zeros(self.n_rows, dtype=torch.int64, device=self.device)
-        counts.index_add_(0, self.rows, keep_mask.to(torch.int64))
-        return Ragged.from_lengths(self.values[keep_mask], counts)
+        # sums over the mask, and not over the rows: these would be kept, as large as the values of a whole log
+        before = torch.zeros(keep_mask.numel() + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(keep_mask, 0, out=before[1:])
+        return Ragged(self.values[keep_mask], before[self.offsets])
 
     def to_padded(self, fill: float = 0, width: int | None = None) -> Tensor:
         """[R, width] (default: the longest row), right-padded with ``fill``."""
