@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="a folder for the run and the lists, kept; else a temporary one")
     parser.add_argument("--out", type=Path, help="also write the JSON lines to this file")
     chosen = parser.parse_args(argv)
-    log = power_law.kept(chosen.rows)
+    log = power_law.kept(chosen.rows, texts=True)
     lines: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="recgraph-big-log-") as temporary:
         for stage, arguments in commands(chosen.model, log, chosen.work or Path(temporary)).items():

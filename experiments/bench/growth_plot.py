@@ -1,4 +1,4 @@
-"""Draw what ``make bench-scale`` measured, and write its tables into the page: ``python -m experiments.bench.growth_plot``.
+"""Draw what ``make bench-scale`` measured, and write its tables into the page: ``-m experiments.bench.growth_plot``.
 
 A picture for each module of stages, ``docs/pictures/scale-<module>.svg``: the growth of time and of memory for a unit
 of data, against the size; what is linear is level, and n ** 1.1, the most that is allowed, is the grey line. The tables
@@ -46,9 +46,7 @@ def picture(fits: Sequence[growth.Fit]) -> str:
     return drawing([figure for figure in (time, memory) if figure is not None])
 
 
-def _figure(
-    title: str, fits: Sequence[growth.Fit], value: Callable[[dict[str, Any]], float | None]
-) -> Figure | None:
+def _figure(title: str, fits: Sequence[growth.Fit], value: Callable[[dict[str, Any]], float | None]) -> Figure | None:
     curves = {fit.stage: _relative(fit, value) for fit in fits}
     curves = {name: points for name, points in curves.items() if len(points) > 1}
     if not curves:
@@ -75,9 +73,7 @@ def _figure(
     return Figure(title, f"{chart}", note=f"grey: the growth of n ** {growth.MOST}")
 
 
-def _relative(
-    fit: growth.Fit, value: Callable[[dict[str, Any]], float | None]
-) -> list[tuple[float, float]]:
+def _relative(fit: growth.Fit, value: Callable[[dict[str, Any]], float | None]) -> list[tuple[float, float]]:
     """Size and value for a unit, both relative to the first size that has a value."""
     points = [(line["size"], found) for line in fit.lines if (found := value(line)) is not None]
     if not points:
