@@ -192,6 +192,16 @@ def test_ease_solves_large_catalogues_in_float32(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(EASE().build(space).fit(part).weights, fitted["float32"])
 
 
+def test_ease_refuses_what_no_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recgraph.models.closed_form.linear._physical_memory", lambda: 24.0 * 2**30)
+    with pytest.raises(ValueError, match=r"n_items = 100,000: .* 4 bytes .* 37\.3 GiB, .* has 24\.0 GiB; leave rare"):
+        EASE().build(Space(n_users=1, n_items=100_000))
+    monkeypatch.setattr("recgraph.models.closed_form.linear._physical_memory", lambda: 11.0 * 700**2)
+    with pytest.raises(ValueError, match=r"12 bytes .* solve_in = 'float32'"):
+        EASE().build(Space(n_users=1, n_items=700))
+    assert EASE(solve_in="float32").build(Space(n_users=1, n_items=700)).weights.shape == (700, 700)
+
+
 _PEAK = """
 import sys
 from pathlib import Path

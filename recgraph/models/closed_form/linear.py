@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Annotated, Any, Literal, Self
 
@@ -58,6 +59,15 @@ class EASE(ClosedFormModel):
     weights: Tensor
 
     def _build(self, space: Space) -> None:
+        cell = 12 if self._dtype(space.n_items) == torch.float64 else 4
+        there = _physical_memory()
+        if torch.get_default_device().type == "cpu" and cell * space.n_items**2 > there:
+            raise ValueError(
+                f"n_items = {space.n_items:,}: EASE holds {cell} bytes for each pair of items, "
+                f"{cell * space.n_items**2 / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f} GiB; "
+                + ("set solve_in = 'float32' (4 bytes), " if cell > 4 else "")
+                + "leave rare items out (k_core), or take ItemKNN or SLIM, which hold no such matrix"
+            )
         self.register_buffer("weights", torch.zeros(space.n_items, space.n_items))
 
     def fit(self, train: Part) -> Self:
@@ -112,6 +122,14 @@ class EASE(ClosedFormModel):
 
     def padded_form(self) -> PaddedForm:
         return PaddedForm(PaddedScores(self.weights), "scores")
+
+
+def _physical_memory() -> float:
+    """Bytes of this machine; infinite where the system does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return float("inf")
 
 
 class SLIMConfig(NeighbourConfig):
