@@ -114,6 +114,7 @@ def all_trained(cases: list[Case], folder: Path) -> dict[str, Any]:
         "cases": [trained(case) for case in cases],
         "broken": broken(folder / "broken"),
         "averaged": averaged(),
+        "contrasts": alone_in_contrasts(),
         **trained_with_stops(folder),
     }
 
@@ -218,3 +219,15 @@ def averaged() -> list[Tensor | None]:
     averaging.average(model.parameters())
     assert not averaging.is_asked(False)
     return [parameter.grad for parameter in model.parameters()]
+
+
+def alone_in_contrasts() -> dict[str, float]:
+    """cl1 of a batch, over the rows of both ranks and over each one's own; of the latter what this rank's are."""
+    values = {}
+    for gathers in (True, False):
+        trainer = made(Case("cl4srec", {**SMALL, "gather_negatives": gathers}))
+        batch = next(trainer.batches.epoch(0))
+        values["all" if gathers else "own"] = trainer.model(batch, ("cl1",))["cl1"].item()
+    views = trainer.model.encode_together(trainer.model.draw_views(batch), batch)
+    values["by hand"] = trainer.model.contrast(*(view.last for view in views)).item() * batch.share.weight
+    return values
