@@ -136,10 +136,12 @@ def test_a_loss_that_is_no_number_ends_all_ranks_and_names_the_one(ranks: list[d
 
 def test_gradients_are_means_and_none_where_no_rank_has_one(ranks: list[dict[str, Any]]) -> None:
     for of_rank in ranks:
-        unread, shared, first, second = of_rank["averaged"]
+        unread, shared, table, first, second = of_rank["averaged"]
         assert torch.equal(first, torch.full((2,), 1.5))
         assert torch.equal(second, torch.full((2,), 1.5))
         assert unread is None
+        assert table.is_sparse
+        assert table.to_dense().tolist() == [[0, 0], [0, 0], [0.5, 0.5], [0, 0], [1, 1]]
         assert torch.equal(shared, torch.full((70_000,), 1.5))
 
 
