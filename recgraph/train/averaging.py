@@ -32,6 +32,7 @@ class Averaging:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
         self._asked: Tensor | None = None
+        self._known: dict[tuple[float, ...], Tensor] = {}
 
     @torch.no_grad()
     def align(self, model: nn.Module) -> None:
@@ -60,7 +61,7 @@ class Averaging:
         large = [grad for grad in grads if grad.numel() >= _LARGE]
         under_way = [dist.all_reduce(grad, async_op=True) for grad in large]
         has = [float(one.grad is not None) for one in dense]
-        told = torch.tensor([*has, float(asked)], device=every[0].device)
+        told = self._placed((*has, float(asked)), every[0].device)
         told = self._summed_together(told, [grad for grad in grads if grad.numel() < _LARGE])
         for one in under_way:
             one.wait()
@@ -86,6 +87,12 @@ class Averaging:
         if self._asked is None or not (may_wait or self._asked.is_cpu):
             return False
         return bool(self._asked > 0)
+
+    def _placed(self, told: tuple[float, ...], device: torch.device) -> Tensor:
+        """What is told, on the device: almost always the same, and a copy from the host would wait."""
+        if told not in self._known:
+            self._known[told] = torch.tensor(told, device=device)
+        return self._known[told].clone()
 
     def _summed_together(self, told: Tensor, grads: list[Tensor]) -> Tensor:
         """Sum small gradients over ranks in one message for each type, in place; what is told goes with the first."""
