@@ -11,6 +11,7 @@ import typer
 
 from recgraph.cli.data_options import GivenData
 from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
+from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
 from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ _COLUMNS = ("ndcg", "recall", "mrr")
 
 
 def evaluate(
+    context: typer.Context,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A folder that `recgraph train` wrote.")],
     split: Annotated[Part, typer.Option(help="Which part to rank.")] = Part.TEST,
     seen: Annotated[Seen, typer.Option(help="Whether items of the user's history are candidates.")] = Seen.BOTH,
@@ -58,6 +60,8 @@ def evaluate(
     data: Annotated[str | None, typer.Option("--data", metavar="PATH", help=_DATA)] = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
+    threads: ThreadsOption = None,
+    memory_limit: MemoryLimitOption = None,
     form: FormatOption = None,
 ) -> None:
     """Print a run's metrics, each with its protocol's hash; of several runs, which is significantly best.
@@ -65,6 +69,9 @@ def evaluate(
     All items are ranked for every user of a part. Of a model that embeds the nodes of a graph, probes and clustering
     say how well the embeddings tell the classes of nodes apart.
     """
+    if memory_mib is not None and memory_limit is not None:
+        raise ValueError(f"--memory-mib {memory_mib} and --memory-limit {memory_limit} exclude each other: give one")
+    take(context, threads, memory_limit)
     from recgraph.runs.run import NodeRun, Run
 
     if save_users is not None:
@@ -86,11 +93,12 @@ def evaluate(
         raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
     (run, only), *_ = opened.items()
     assert isinstance(only, NodeRun)
-    options = (cutoffs, metrics, save_users, memory_mib, ranks_on)
+    options = (cutoffs, metrics, save_users, memory_mib, memory_limit, ranks_on)
     if split != Part.TEST or seen != Seen.BOTH or any(options):
         raise ValueError(
-            "--split, --seen, --cutoff, --metric, --save-users, --memory-mib and --engine are for runs that recommend; "
-            f"{run} embeds the nodes of a graph: probes are chosen on the valid nodes and scored on the test nodes"
+            "--split, --seen, --cutoff, --metric, --save-users, --memory-mib, --memory-limit and --engine are for runs "
+            f"that recommend; {run} embeds the nodes of a graph: probes are chosen on the valid nodes and scored on "
+            "the test nodes"
         )
     _nodes(only, settings or [], form)
 

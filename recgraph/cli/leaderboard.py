@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from recgraph.cli.machine import MemoryLimitOption, take
 from recgraph.cli.output import Failure, note
 
 app = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)
@@ -24,6 +25,7 @@ _OUT = "Ends in .html (needs no network), .md or .csv; by default BOARD.html."
 
 @app.command("run", no_args_is_help=True)
 def run(
+    context: typer.Context,
     board: BoardArgument,
     results: ResultsOption = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
@@ -31,11 +33,13 @@ def run(
     budget: Annotated[float | None, typer.Option(metavar="HOURS", min=0, help=_BUDGET)] = None,
     values: Annotated[bool, typer.Option("--values", help=_VALUES)] = False,
     device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
+    memory_limit: MemoryLimitOption = None,
 ) -> None:
     """Train and test what BOARD asks for and has no record yet, each training in a process of its own.
 
     It may be killed at any time: the same command goes on. What failed is tried again.
     """
+    take(context, memory_limit=memory_limit)
     from recgraph.leaderboard.runner import run as do
 
     try:

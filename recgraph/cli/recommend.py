@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
+from recgraph.cli.machine import ThreadsOption, take
 from recgraph.cli.output import FileFormat, FileFormatOption, note, show_frame, write_parts
 from recgraph.cli.rules import (
     AllowOption,
@@ -37,6 +38,7 @@ _OWN = "items of single users, a file of users and items as --histories reads."
 
 
 def recommend(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
     user: Annotated[list[str] | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
@@ -57,9 +59,11 @@ def recommend(
     output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
+    threads: ThreadsOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories FILE."""
+    take(context, threads)
     if bool(user) + (histories is not None) + every != 1:
         raise ValueError("say for whom: --user ID (once or more), or --histories FILE, or --all")
     if every and output is None:

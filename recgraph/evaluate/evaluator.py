@@ -13,8 +13,9 @@ from torch import Tensor
 from recgraph.data.part import Cases, Part
 from recgraph.engine import Engine
 from recgraph.evaluate.candidates import candidates_for
-from recgraph.evaluate.collect import Limits, collect, metric_rows
+from recgraph.evaluate.collect import collect
 from recgraph.evaluate.hits import Facts, RankedHits
+from recgraph.evaluate.limits import Limits, metric_rows
 from recgraph.evaluate.low_precision import Precision
 from recgraph.evaluate.measurement import Measurement
 from recgraph.evaluate.metrics.base import Metric
@@ -29,6 +30,7 @@ from recgraph.evaluate.metrics.names import (
 from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties, is_leaked
 from recgraph.evaluate.ranking import Ranker
 from recgraph.evaluate.results import Result, Results
+from recgraph.memory import parse_size
 from recgraph.sparse.ragged import Ragged
 
 #: what metrics read that is made of the data the model was fitted on
@@ -83,6 +85,7 @@ def evaluate(
     precision: Precision = "float32",
     allow_fitted: bool = False,
     engine: Engine | None = None,
+    memory_limit: str | int | None = None,
 ) -> Results:
     """Rank all items for every case and compute the metrics.
 
@@ -119,6 +122,8 @@ def evaluate(
         engine: ranks for shares of the users (:mod:`recgraph.workers.engines`), with a model on the host; None: this
             process. Values of users are gathered before any mean is made, and results are the same, bit for bit, for
             the same number of threads.
+        memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``. A table of the
+            predicted peak is logged likewise, and what does not fit is refused.
 
     Returns:
         A result for each protocol, with the values of each user in the order of ``cases``.
@@ -151,7 +156,8 @@ def evaluate(
     _check(protocols, cases, candidate_lists)
     if not allow_fitted:
         _check_held_out(protocols)
-    limits = Limits(batch_size, block_items, memory_mib, precision)
+    limit = None if memory_limit is None else parse_size(memory_limit)
+    limits = Limits(batch_size, block_items, memory_mib, precision, limit)
     facts = _facts(cases, fit_part, features)
     measurements = []
     for protocol in protocols:

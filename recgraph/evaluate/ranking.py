@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from recgraph.data.batches import Query
 from recgraph.evaluate.hits import RelevantRanks
+from recgraph.evaluate.in_threads import in_threads
 from recgraph.evaluate.low_precision import LowPrecision, Precision
 from recgraph.evaluate.ranks import rank_candidates, rank_relevant
-from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.evaluate.topk import TILE_ROWS, Catalogue, Lists
 from recgraph.ranks import Ranks
 from recgraph.sparse.ragged import Ragged
 
@@ -94,18 +96,30 @@ def device_of(model: object) -> torch.device:
     return torch.device("cpu")
 
 
+def ranking_threads(model: object, device: torch.device) -> int:
+    """How many threads call a model at the same time: as many as compute, on the host, where it allows for that."""
+    allows = getattr(model, "ranks_in_threads", False)
+    return torch.get_num_threads() if allows and device.type in TILE_ROWS else 1
+
+
+@contextlib.contextmanager
+def in_mode(model: object, training: bool) -> Iterator[None]:
+    """Within the block the model is in a mode; after it, as before."""
+    before = isinstance(model, nn.Module) and model.training
+    if isinstance(model, nn.Module) and before != training:
+        model.train(training)
+    try:
+        yield
+    finally:
+        if isinstance(model, nn.Module) and before != training:
+            model.train(before)
+
+
 @contextlib.contextmanager
 def evaluating(model: object) -> Iterator[None]:
     """Within the block the model is in evaluation mode and no gradient is recorded; after it, as before."""
-    training = isinstance(model, nn.Module) and model.training
-    if isinstance(model, nn.Module):
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if isinstance(model, nn.Module):
-            model.train(training)
+    with in_mode(model, training=False), torch.no_grad():
+        yield
 
 
 def item_vectors_of(model: Ranker) -> Tensor | None:
@@ -196,6 +210,9 @@ def rank(
         ranks: of several processes, which one this is: it ranks for its share of the groups, every so-manieth. The
             groups are those of one process, so that no score's rounding depends on the number of processes.
 
+    Groups are ranked by as many threads as torch computes with, each alone, where :func:`ranking_threads` allows for
+    it; lists and scores are those of one thread.
+
     Yields:
         Each user once; of several processes each user on one.
     """
@@ -206,19 +223,28 @@ def rank(
     if ranks is not None:  # not a stretch of them: the last ones have the longest histories
         groups = groups[ranks.index :: ranks.count]
     per_batch = -(-batch_size // GROUP)
-    for start in range(0, len(groups), per_batch):
-        done = [
-            _rank_group(model, catalogue, query, seen, conventions, group, targets)
-            for group in groups[start : start + per_batch]
-        ]
-        index = torch.cat(groups[start : start + per_batch])
-        lists = {name: Lists.cat([part.lists[name] for part in done]) for name in done[0].lists}
-        in_order = torch.arange(index.numel())
-        relevant = {
-            name: RelevantRanks.gather([part.relevant_ranks[name] for part in done], in_order)
-            for name in done[0].relevant_ranks
-        }
-        yield RankedBatch(index, lists, relevant)
+
+    def rank_group(group: Tensor) -> RankedBatch:
+        return _rank_group(model, catalogue, query, seen, conventions, group, targets)
+
+    # threads see one mode of the model, as one that left it first would change it for the others
+    n_threads = ranking_threads(model, catalogue.device) if type(catalogue) is Catalogue else 1
+    with in_mode(model, training=False) if n_threads > 1 else contextlib.nullcontext():
+        ranked = in_threads(rank_group, groups, n_threads)
+        while done := [*itertools.islice(ranked, per_batch)]:
+            yield _joined(done)
+
+
+def _joined(done: list[RankedBatch]) -> RankedBatch:
+    """The groups of a batch as one."""
+    index = torch.cat([part.index for part in done])
+    lists = {name: Lists.cat([part.lists[name] for part in done]) for name in done[0].lists}
+    in_order = torch.arange(index.numel())
+    relevant = {
+        name: RelevantRanks.gather([part.relevant_ranks[name] for part in done], in_order)
+        for name in done[0].relevant_ranks
+    }
+    return RankedBatch(index, lists, relevant)
 
 
 def _rank_group(

@@ -15,6 +15,7 @@ from recgraph.config import Config, configure
 from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Part
+from recgraph.memory import Needs, Workload, state_bytes
 from recgraph.rng import Generators, seeded_init
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
@@ -124,6 +125,8 @@ class Model(nn.Module):
     #: how a fitted model takes in a new log (:mod:`recgraph.runs.update`): ``"training"`` goes on from its weights,
     #: ``"fitting"`` fits it again, exactly; None: it cannot
     updated_by: ClassVar[UpdatedBy | None] = None
+    #: whether several threads may ask for scores at a time; a model that keeps notes of a call in itself says False
+    ranks_in_threads: ClassVar[bool] = True
     #: parameter or buffer with a row for each user or item -> what its rows stand for, in their order: ``"users"``,
     #: ``"items"``, ``"padding"`` (one row)
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -166,6 +169,14 @@ class Model(nn.Module):
     def encode_items(self) -> Tensor:
         """[n_items, D]: a vector for each item, such that scores are inner products with user vectors."""
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
+
+    def memory_needs(self, work: Workload) -> Needs:
+        """What it is going to need of memory, before it is built: by default its state, and in a step twice that.
+
+        A subclass adds what its steps and its fitting take (:mod:`recgraph.models.memory`).
+        """
+        parameters, buffers = state_bytes(self, work.space)
+        return Needs(parameters, buffers, step=2 * parameters, fitting=buffers)
 
     def item_table(self) -> Tensor:
         """[n_items, D]: the trainable vectors that the items begin with, as a view of the parameter.

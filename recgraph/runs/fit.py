@@ -20,6 +20,7 @@ from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.runs.fit_split import fit_split, split_and_part, training_of
 from recgraph.runs.fitting import FitOptions, build, new_record, on_all_ranks, run_folder, train_model
+from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
@@ -27,7 +28,7 @@ from recgraph.runs.settings import prepare_once
 from recgraph.runs.source import source_of
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
-from recgraph.train.config import GraphTrainConfig, TrainConfig
+from recgraph.train.config import GraphTrainConfig, TrainConfig, pick_device
 
 __all__ = ["fit", "fit_graph", "parts_of", "train"]
 
@@ -47,6 +48,7 @@ def fit(
     init_items: Any = None,
     init_items_scale: Scale = "initial",
     source: Mapping[str, Any] | None = None,
+    memory_limit: str | int | None = None,
     **training: Any,
 ) -> Run:
     """Fit a model to a log, to serve; or to the training part of a split, selected on its validation part.
@@ -77,6 +79,8 @@ def fit(
         init_items_scale: ``"initial"`` gives them the random vectors' standard deviation; ``"given"``: as they are.
         source: where the split is from, so that the run can be opened without it: ``dataset``, the name of a data card,
             and ``settings`` of :class:`recgraph.runs.run.DataConfig`. A log that was read from a file knows its own.
+        memory_limit: of this process, e.g. ``"8GiB"`` or bytes: the predicted peak is logged first, and what does not
+            fit is refused with what would; None: that of ``RECGRAPH_MEMORY_LIMIT``, if any.
         training: settings of :class:`recgraph.train.config.TrainConfig`, for models that are trained.
 
     Raises:
@@ -98,7 +102,8 @@ def fit(
             f"{type(made).__name__} is fitted in one step and takes no settings of training: leave out "
             f"{', '.join(training)}"
         )
-    options = FitOptions(TrainConfig(), seed, None if out is None else Path(out), device, resume, progress, observers)
+    folder = None if out is None else Path(out)
+    options = FitOptions(TrainConfig(), seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
     with on_all_ranks(options.folder):
         return _fit_log(made, data, training, options, fit_on, refit, init_items, init_items_scale, source)
 
@@ -113,6 +118,7 @@ def fit_graph(
     resume: bool = False,
     progress: bool | None = None,
     observers: tuple[Observer, ...] = (),
+    memory_limit: str | int | None = None,
     **training: Any,
 ) -> NodeRun:
     """Fit a model of a typed graph, without classes of its nodes; the epoch with the lowest loss is kept.
@@ -127,6 +133,7 @@ def fit_graph(
         progress: None: a bar on a terminal and in a notebook, elsewhere nothing; True: elsewhere lines; False: nothing.
             Log records (logger ``recgraph``) tell the same.
         observers: called during the training.
+        memory_limit: of this process, e.g. ``"8GiB"``; see :func:`fit`.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
 
     Raises:
@@ -137,7 +144,8 @@ def fit_graph(
     if not isinstance(model, GraphModel):
         raise ValueError(f"{type(model).__name__} embeds no graph; the models that do: {', '.join(_models(True))}")
     config = GraphTrainConfig.of(training)
-    options = FitOptions(config, seed, None if out is None else Path(out), device, resume, progress, observers)
+    folder = None if out is None else Path(out)
+    options = FitOptions(config, seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
     with on_all_ranks(options.folder):
         return _fit_nodes(model, graph, options, source={}, evaluation={})
 
@@ -242,7 +250,10 @@ def _fit_nodes(
             assert options.folder is not None
             return NodeRun.open(options.folder)
         with without_test_data("a model is fitted to a graph"):
-            build(model, GraphSpace(n_users=0, n_items=graph.count(target), graph=graph), options, record)
+            space = GraphSpace(n_users=0, n_items=graph.count(target), graph=graph)
+            on_host, saves = pick_device(options.device).type == "cpu", options.folder is not None
+            check_fit(Fit(model, space, None, options.config, None, on_host, saves), options.memory_limit)
+            build(model, space, options, record)
             train_model(model, None, options, record)
         names = ("model", "config", "training", "seed", "fitted_on", "data", "provenance")
         run = NodeRun(Embedder.of(model, target, record.only(*names)), record, options.folder)

@@ -18,6 +18,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
+from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import Scale, initial_items
 from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig, pick_device
@@ -122,7 +123,11 @@ def fit_split(
         validates = isinstance(model, TrainableModel) and config.metric not in ("loss", "last") and fit_on == "train"
         if validates:
             _check_validation(config.metric, sealed)
-        build(model, _space(model, sealed, part), options, record, initialise)
+        space, on_host = _space(model, sealed, part), pick_device(options.device).type == "cpu"
+        cases = (lambda: sealed.valid) if validates else None
+        fit = Fit(model, space, part, config, cases, on_host, saves=options.folder is not None)
+        check_fit(fit, options.memory_limit)
+        build(model, space, options, record, initialise)
         train_model(model, part, options, record, validate if validates else None)
         run = Run(model, sealed, record, options.folder, log)
         run.keep()

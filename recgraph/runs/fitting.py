@@ -47,6 +47,7 @@ class FitOptions:
         resume: continue from the newest checkpoint in the folder.
         progress: see :func:`recgraph.train.display.progress_observer`.
         observers: called during the training.
+        memory_limit: of the process, e.g. ``"8GiB"``; see :func:`recgraph.runs.memory.check_fit`.
         beside: names of folders that may lie in a folder which is not a run yet.
     """
 
@@ -58,6 +59,7 @@ class FitOptions:
     progress: bool | None = None
     observers: tuple[Observer, ...] = ()
     beside: tuple[str, ...] = ()
+    memory_limit: str | int | None = None
 
 
 def new_record(model: Model, options: FitOptions, fitted_on: str, data: Mapping[str, Any]) -> RunRecord:

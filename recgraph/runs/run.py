@@ -15,6 +15,7 @@ from recgraph.engine import Engine
 from recgraph.evaluate.evaluator import evaluate
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Results
+from recgraph.memory import memory_limit as memory_limit_of_process
 from recgraph.models.base import Model
 from recgraph.ranks import is_first
 from recgraph.runs.base import BaseRun
@@ -71,6 +72,7 @@ class Run(BaseRun):
         *,
         allow_fitted: bool = False,
         engine: Engine | None = None,
+        memory_limit: str | int | None = None,
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
 
@@ -86,6 +88,8 @@ class Run(BaseRun):
             allow_fitted: also rank a part that the run was fitted on: how well it fits, not how well it recommends. The
                 part it was fitted on is read with the test part, so this unseals the test part.
             engine: ranks for shares of the users, see :func:`recgraph.workers.engines.engine_of`; None: this process.
+            memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``; None: that of
+                ``RECGRAPH_MEMORY_LIMIT``, if any.
 
         Raises:
             ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
@@ -117,6 +121,7 @@ class Run(BaseRun):
             fitted = whole.fit_part(cast(FitPart, fitted_on))
         else:
             cases, fitted = split.valid, split.train
+        limit = memory_limit or (memory_limit_of_process() if memory_mib is None else None)
         with together():
             results = evaluate(
                 self.model,
@@ -126,6 +131,7 @@ class Run(BaseRun):
                 metrics=metrics,
                 fit_part=fitted,
                 memory_mib=memory_mib,
+                memory_limit=limit,
                 split=split,
                 part=part,
                 fitted_on=fitted_on,

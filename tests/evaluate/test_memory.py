@@ -15,7 +15,7 @@ from fake_rankers import Vectors
 
 from recgraph.data.part import Cases
 from recgraph.evaluate import evaluate
-from recgraph.evaluate.collect import Limits
+from recgraph.evaluate.limits import Limits
 from recgraph.sparse.ragged import Ragged
 
 LOG = "recgraph.evaluate.collect"

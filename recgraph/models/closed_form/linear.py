@@ -17,8 +17,10 @@ from torch import Tensor
 from recgraph.config import Added, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
 from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores
+from recgraph.models.memory import item_matrix_needs
 from recgraph.sparse.products import co_occurrence, distinct
 from recgraph.sparse.ragged import Ragged
 
@@ -69,6 +71,9 @@ class EASE(ClosedFormModel):
                 + "leave rare items out (k_core), or take ItemKNN or SLIM, which hold no such matrix"
             )
         self.register_buffer("weights", torch.zeros(space.n_items, space.n_items))
+
+    def memory_needs(self, work: Workload) -> Needs:
+        return item_matrix_needs(work, 0 if self._dtype(work.n_items) == torch.float32 else 8)
 
     def fit(self, train: Part) -> Self:
         rows = fit_rows(self, train, self.weights.device)

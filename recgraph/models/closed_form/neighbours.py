@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
+from recgraph.models.memory import neighbour_needs
 from recgraph.sparse.products import neighbours
 
 
@@ -89,6 +91,9 @@ class NeighbourModel(ClosedFormModel):
         shape = (space.n_items, min(self.config.k, space.n_items))
         self.register_buffer("neighbours", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("similarities", torch.zeros(shape))
+
+    def memory_needs(self, work: Workload) -> Needs:
+        return neighbour_needs(self, work)
 
     def score(self, query: Query) -> Tensor:
         # users as columns: the products run along the batch, 20 times faster than by pairs of (history, neighbour)

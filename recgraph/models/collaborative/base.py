@@ -17,7 +17,9 @@ from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, pair_scores
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
+from recgraph.models.memory import pair_needs
 from recgraph.rng import Generators
 from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from
 
@@ -114,6 +116,9 @@ class CollaborativeModel(TrainableModel):
             popularity_power=self.loss.config.popularity_power if pairwise else 0.0,
             exclude_own=self.config.exclude_own,
         )
+
+    def memory_needs(self, work: Workload) -> Needs:
+        return pair_needs(self, work)
 
     def setup(self, train: Part) -> None:
         """Show the training part to the loss (item popularity), and note whose vectors it trains.

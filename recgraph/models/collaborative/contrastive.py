@@ -16,9 +16,11 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pairs, contrastive_term
+from recgraph.models.memory import pair_needs
 from recgraph.sparse.csr import Csr
 
 
@@ -65,6 +67,9 @@ class GraphContrastiveModel(LightGCN):
         terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight}
         return (Phase("model", ("model",), terms),)
 
+    def memory_needs(self, work: Workload) -> Needs:
+        return pair_needs(self, work, n_views=2)
+
     def _views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Two views of all nodes, [n_users + n_items, D] each."""
         raise TypeError(f"{type(self).__name__} must define _views(batch)")
@@ -76,18 +81,16 @@ class GraphContrastiveModel(LightGCN):
         assert self.space is not None
         sizes = [self.space.n_users, self.space.n_items]
         (users_a, items_a), (users_b, items_b) = torch.split(a, sizes), torch.split(b, sizes)
-        users, items = torch.unique(batch.all_users), torch.unique(batch.all_items)
-        of_users = self._of_kind(self.contrast_users, users, users_a, users_b, batch)
-        return of_users + self._of_kind(self.contrast_items, items, items_a, items_b, batch)
+        of_users = self._of_kind(self.contrast_users, torch.unique(batch.all_users), users_a, users_b)
+        return of_users + self._of_kind(self.contrast_items, torch.unique(batch.all_items), items_a, items_b)
 
-    def _of_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor, batch: PairBatch) -> Tensor:
-        """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D], the same on all ranks."""
+    def _of_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D]."""
         anchors = a.index_select(0, chosen)
-        share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(len(chosen))
         if self.config.candidates == "batch":
-            loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen, share=share)
+            loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen)
         else:
-            loss = term(anchors, b, chosen, torch.arange(len(b), device=b.device), positives=chosen, share=share)
+            loss = term(anchors, b, chosen, torch.arange(len(b), device=b.device), positives=chosen)
         return loss
 
 

@@ -17,7 +17,9 @@ from recgraph.config import Search
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.models.memory import graph_needs
 from recgraph.rng import Generators, derive, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
@@ -239,6 +241,9 @@ class GraphModel(HoldsGraph, TrainableModel):
         features = graph.features(node_type)
         width = graph.count(node_type) if features is None else features.shape[1]
         return TypeLayer(width, self.config.hidden_dim, self.config.dropout)
+
+    def memory_needs(self, work: Workload) -> Needs:
+        return graph_needs(self, work, [MetaPath(path) for path in self.config.metapaths])
 
     @property
     def embedding_dim(self) -> int:

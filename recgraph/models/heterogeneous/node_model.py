@@ -13,6 +13,7 @@ from recgraph.contrast.memory import Queue
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Space
 from recgraph.models.contrast import check_pairs, warn_of_pairs
 from recgraph.models.heterogeneous.base import (
@@ -35,6 +36,7 @@ from recgraph.models.heterogeneous.views import (
     make_masks,
     make_paths,
 )
+from recgraph.models.memory import graph_needs
 from recgraph.rng import Generators, derive
 
 FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
@@ -129,6 +131,9 @@ class MetaPathModel(GraphModel):
         self.contrast = make_contrast(config, self.projection_dim, self.info_nce)
         if config.mini_batch:
             self.queue = Queue(config.queue_size, self.projection_dim)
+
+    def memory_needs(self, work: Workload) -> Needs:
+        return graph_needs(self, work, make_paths(self.config.metapaths, self.config))
 
     @property
     def projection_dim(self) -> int:

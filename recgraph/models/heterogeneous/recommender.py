@@ -18,11 +18,13 @@ from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import PairBatch, Query
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating
 from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
 from recgraph.models.heterogeneous.views import MetaPathViews, ViewsConfig, make_contrast, make_masks, make_paths
+from recgraph.models.memory import recommender_needs
 from recgraph.rng import Generators, derive
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import Counts
@@ -160,6 +162,11 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
             make_contrast(config, config.projection_dim or dim, self.info_nce) for _ in SIDES
         )
         self.register_buffer("known_items", torch.zeros(space.n_items, dtype=torch.bool))
+
+    def memory_needs(self, work: Workload) -> Needs:
+        graph, given = work.space.graph, (self.config.user_metapaths, self.config.item_metapaths)
+        sides = [choose_paths(graph, side, paths, self.config) for side, paths in zip(SIDES, given, strict=True)]
+        return recommender_needs(self, work, sides)
 
     known_items: Tensor
     mask_seed: Tensor

@@ -22,7 +22,9 @@ from recgraph.encoders.items import ItemTower
 from recgraph.encoders.transformer import initialise
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import FeatureSpace, ModelConfig, PaddedForm, Phase, Space, Terms, TrainableModel, UpdatedBy
+from recgraph.models.memory import sequence_needs
 from recgraph.rng import Generators
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
@@ -183,6 +185,9 @@ class SequenceModel(TrainableModel):
             gaps=self.config.time_gaps,
             views=self.draws_views,
         )
+
+    def memory_needs(self, work: Workload) -> Needs:
+        return sequence_needs(self, work)
 
     def setup(self, train: Part) -> None:
         """Show the training part to the loss, which may need the items' popularity, and to the item tower."""

@@ -14,11 +14,12 @@ from torch import Tensor
 from recgraph.augment import TwoViews
 from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
-from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
+from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
+from recgraph.models.memory import sequence_needs
 from recgraph.models.sequence.base import Encoded, SequenceModel, TransformerConfig
 from recgraph.ranks import Share, gathered
 from recgraph.sparse.ragged import Ragged
@@ -75,6 +76,9 @@ class ContrastiveSequenceModel(SequenceModel):
         """Whether the contrast reads the views' states at every place."""
         return False
 
+    def memory_needs(self, work: Workload) -> Needs:
+        return sequence_needs(self, work, n_sets=3)
+
     def setup(self, train: Part) -> None:
         super().setup(train)
         if self._two_views is not None:
@@ -119,7 +123,7 @@ class ContrastiveSequenceModel(SequenceModel):
             return self.contrasts(batch, views)
         if self.config.gather_negatives:
             return self.contrasts(batch, cache(lambda: gathered_views(views(), share)))
-        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
+        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows])
         return {
             name: lambda compute=compute: compute() * share.weight  # type: ignore[misc]
             for name, compute in self.contrasts(own, views).items()
@@ -141,12 +145,7 @@ class ContrastiveSequenceModel(SequenceModel):
 
     def contrast_pair(self, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
         """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item."""
-        return self.contrast_by(self.contrast, batch, a, b)
-
-    def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
-        """The same by another term. Of several ranks each has the anchors of its share."""
-        ids = batch.contrast_targets
-        loss: Tensor = term(a, b, ids, ids, share=batch.share)
+        loss: Tensor = self.contrast(a, b, batch.contrast_targets, batch.contrast_targets)
         return loss
 
     def _encode_with_views(self, batch: SequenceBatch, with_rec: bool) -> tuple[Tensor | None, list[Encoded]]:

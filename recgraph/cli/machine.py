@@ -1,0 +1,74 @@
+"""The options that say what of the machine a command may take: ``--threads`` and ``--memory-limit``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from recgraph.cli.output import notes_of
+
+__all__ = ["MemoryLimitOption", "ThreadsOption", "take"]
+
+PANEL = "Of the machine"
+_THREADS = "Cores to compute with; by default as OMP_NUM_THREADS says, else all."
+_MEMORY = "The most memory of a process, e.g. 8GiB: the predicted peak is printed, and what does not fit is refused."
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, rich_help_panel=PANEL, metavar="N", help=_THREADS)
+]
+MemoryLimitOption = Annotated[
+    str | None, typer.Option("--memory-limit", rich_help_panel=PANEL, metavar="SIZE", help=_MEMORY)
+]
+#: what torch, its libraries and polars read when they are imported, also those of worker processes
+_POOLS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
+
+
+def take(context: typer.Context, threads: int | None = None, memory_limit: str | None = None) -> None:
+    """Bound what the command takes until it ends; to be called before anything that computes is imported.
+
+    Raises:
+        ValueError: the limit is no size.
+    """
+    if threads is not None:
+        context.with_resource(_threads(threads))
+    if memory_limit is not None:
+        context.with_resource(_limit(memory_limit))
+        context.with_resource(notes_of("recgraph.runs.memory"))
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    with _environment(dict.fromkeys(_POOLS, str(n))):
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(n)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextmanager
+def _limit(size: str) -> Iterator[None]:
+    from recgraph.memory import VARIABLE, parse_size
+
+    with _environment({VARIABLE: str(parse_size(size))}):
+        yield
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

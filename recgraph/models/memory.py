@@ -1,0 +1,262 @@
+"""What models need of memory, by family; each says it by :meth:`recgraph.models.base.Model.memory_needs`.
+
+The numbers are upper estimates: what a step really takes is measured in ``tests/runs/test_memory_limit.py``, and lies
+below them. They count what is saved for the backward pass, tensor by tensor, in the layers of each family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
+from recgraph.graph.pathsim import estimate_nnz, steps_of
+from recgraph.memory import Needs, Workload, state_bytes
+
+__all__ = [
+    "graph_needs",
+    "item_matrix_needs",
+    "neighbour_needs",
+    "pair_needs",
+    "path_bytes",
+    "recommender_needs",
+    "ridge_needs",
+    "sequence_needs",
+    "view_floats",
+]
+
+_FLOAT = 4
+#: a block of scores of the losses: see recgraph.blocks, whose smallest block has 32 rows
+_BLOCK, _BLOCK_ROWS = 4 * 2**20, 32
+#: padding inside buckets of one attention, and what the allocator leaves between tensors
+_SLACK = 1.25
+#: how far a batch may lie above the mean, in standard deviations
+_DEVIATIONS = 6
+
+
+def blocks(n_rows: int, n_columns: int) -> int:
+    """A block of an [n_rows, n_columns] matrix and what is computed beside it."""
+    whole = _FLOAT * n_rows * n_columns
+    return 3 * min(whole, max(_BLOCK, _FLOAT * _BLOCK_ROWS * n_columns))
+
+
+def largest_batch(counts: Tensor, batch_size: int) -> int:
+    """Tokens of the largest batch to be expected.
+
+    Args:
+        counts: [L + 1], how many samples have 0 ... L tokens.
+    """
+    n_samples = int(counts.sum())
+    sizes = torch.arange(len(counts), dtype=torch.float64)
+    if not n_samples:
+        return 0
+    if batch_size >= n_samples:
+        return int((sizes * counts).sum())
+    mean = float((sizes * counts).sum()) / n_samples
+    deviation = math.sqrt(max(float((sizes**2 * counts).sum()) / n_samples - mean**2, 0.0))
+    likely = mean * batch_size + _DEVIATIONS * deviation * math.sqrt(batch_size)
+    return min(math.ceil(likely), batch_size * (len(counts) - 1))
+
+
+def sample_sizes(lengths: Tensor, max_len: int, regime: str) -> Tensor:
+    """[L + 1] int64: how many training samples of a sequence model have 0 ... L tokens."""
+    inputs = (lengths - 1).clamp(min=0)
+    if regime == "causal":
+        counts = torch.bincount(inputs.clamp(max=max_len), minlength=2)
+        counts[0] = 0
+        return counts
+    # a prefix of each length up to that of the user; longer ones are cut
+    of_users = torch.bincount(inputs, minlength=2)
+    at_least = of_users.flip(0).cumsum(0).flip(0)
+    at_least[0] = 0
+    cut = at_least[: max_len + 1].clone()
+    cut[-1] += at_least[max_len + 1 :].sum()
+    return cut
+
+
+def sequence_needs(model: Any, work: Workload, n_sets: int = 1) -> Needs:
+    """Of a sequence model.
+
+    Args:
+        n_sets: how many sequences are encoded for a sample: views beside the sequence itself.
+    """
+    config = model.config
+    parameters, buffers = state_bytes(model, work.space)
+    sizes = sample_sizes(work.lengths, config.max_len, config.regime)
+    tokens = largest_batch(sizes, work.batch_size)
+    n_rows = min(work.batch_size, int(sizes.sum()))
+    width = config.hidden_dim
+    longest = min(len(sizes) - 1, config.max_len)
+    # of views, and of prefixes, the last layer computes the last place alone
+    whole, last = token_floats(config, longest), token_floats(config, longest, last_only=True)
+    of_rows = whole if config.regime == "causal" else last
+    step = _SLACK * _FLOAT * tokens * (of_rows + (n_sets - 1) * last)
+    targets = tokens if config.regime == "causal" else n_rows
+    step += _FLOAT * targets * 6 * width + loss_block(config.loss, config, targets, work.n_items, width)
+    if n_sets > 1:
+        step += 2 * blocks(2 * n_rows, 2 * n_rows) + _FLOAT * 2 * n_rows * 16 * width
+    if config.item_features:
+        step += 4 * _FLOAT * work.n_items * width
+    # without gradients one layer is there at a time, and of that layer one half
+    scoring = _FLOAT * 256 * longest * token_floats(config, longest) / max(getattr(config, "n_layers", 2), 1)
+    batches = 8 * work.n_interactions * (3 if config.regime == "causal" else 6)
+    return Needs(parameters, buffers, {"batches": batches}, step=int(step), scoring=int(scoring))
+
+
+def token_floats(config: Any, length: int, last_only: bool = False) -> float:
+    """Numbers that an encoder saves for each token of a sequence of some length.
+
+    Args:
+        last_only: the last layer computes keys and values of all places, and all else of the last.
+    """
+    width = config.hidden_dim
+    n_layers, inner = getattr(config, "n_layers", 2), getattr(config, "inner_dim", 4 * width)
+    heads = getattr(config, "n_heads", 1)
+    # qkv by heads, outputs, residuals, norms and masks of dropout; both sides of the feed-forward part; probabilities
+    of_layer = 11 * width + 2.5 * inner + 3 * heads * length
+    return float((n_layers - 1) * of_layer + 10 * width + (4 * width + of_layer / 4 if last_only else of_layer))
+
+
+def loss_block(loss: str, config: Any, n_targets: int, n_items: int, width: int) -> int:
+    """The scores of a recommendation loss."""
+    n_negatives = config.n_negatives or 1
+    if loss == "full_softmax":
+        return blocks(n_targets, n_items + 1)
+    if loss == "sampled_softmax":
+        return blocks(n_targets, n_negatives) + 3 * _FLOAT * n_negatives * width
+    # every target has negatives of its own: blocks of their vectors, and the gradients of distinct rows
+    places = n_targets * (n_negatives + 1)
+    return 8 * _FLOAT * places + 3 * _FLOAT * min(places, n_items) * width + blocks(n_targets, n_negatives * width)
+
+
+def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True) -> Needs:
+    """Of a model with a vector for each user and item.
+
+    Args:
+        n_views: propagations of a step beside the one that recommends, each over an adjacency of its own.
+        state: whether parameters and buffers are counted.
+    """
+    config, n_nodes, n_edges = model.config, work.n_users + work.n_items, work.n_interactions
+    parameters, buffers = state_bytes(model, work.space) if state else (0, 0)
+    table, n_layers = _FLOAT * n_nodes * config.hidden_dim, getattr(config, "n_layers", 0)
+    n_rows = min(work.batch_size, max(n_edges, 1))
+    n_negatives = config.n_negatives or 1
+    step = (n_layers + 2) * table * (1 + n_views) if n_layers else table
+    step += _FLOAT * n_rows * 6 * config.hidden_dim * (n_negatives + 2)
+    step += loss_block(config.loss, config, n_rows, work.n_items, config.hidden_dim)
+    if n_views:
+        step += 2 * table + 2 * blocks(n_rows, work.n_users if getattr(config, "candidates", "") == "all" else n_rows)
+    # users, items and places of the samples, their order, the sums that negatives are drawn by
+    held = {"batches": 80 * n_edges}
+    fitting = 0
+    if n_layers:
+        # edges, and indices and weights in both directions
+        adjacency = 24 * n_edges + 16 * n_nodes
+        held["adjacency"] = (20 * n_edges) + adjacency * (1 + n_views)
+        fitting = 80 * n_edges
+    return Needs(parameters, buffers, held, fitting=fitting, step=step, scoring=table)
+
+
+def item_matrix_needs(work: Workload, cell: int) -> Needs:
+    """Of EASE: the float32 weights of items by items, and the matrix that is solved.
+
+    Args:
+        cell: bytes of a cell of that matrix; 0 where it is solved in the place of the weights.
+    """
+    cells, rows = work.n_items**2, 40 * work.n_interactions
+    fitting = cell * cells + rows + 2 * blocks(work.n_items, work.n_items)
+    return Needs(buffers=_FLOAT * cells, fitting=fitting, scoring=rows // 8)
+
+
+def neighbour_needs(model: Any, work: Workload) -> Needs:
+    """Of ItemKNN and SLIM: a list of weighted neighbours for each item, made from blocks of rows."""
+    kept = 12 * work.n_items * min(model.config.k, work.n_items)
+    fitting = 96 * work.n_interactions + 8 * blocks(work.n_items, work.n_items) + kept
+    return Needs(buffers=kept, fitting=fitting, scoring=2 * _FLOAT * 256 * work.n_items)
+
+
+def ridge_needs(model: Any, work: Workload) -> Needs:
+    """Of IALS: vectors of users and items, and blocks of normal equations."""
+    width = model.config.hidden_dim
+    vectors = _FLOAT * width * (work.n_users + work.n_items)
+    longest = int(work.lengths.max()) if work.lengths.numel() else 0
+    block = _FLOAT * (1 << 22) * 6 + 3 * _FLOAT * longest * width
+    return Needs(buffers=_FLOAT * width * work.n_items, fitting=3 * vectors + 64 * work.n_interactions + block)
+
+
+def graph_needs(model: Any, work: Workload, paths: Sequence[MetaPath]) -> Needs:
+    """Of a model that embeds the nodes of one type of a graph by meta-paths, and holds their matrices."""
+    config, graph = model.config, work.space.graph
+    routes = [path.route(graph) for path in paths]
+    types = dict.fromkeys([routes[0][0].start, *(step.end for route in routes for step in route[:-1])])
+    width, n_nodes = config.hidden_dim, work.n_items
+    parameters = sum(_FLOAT * width * (_input_width(graph, name) + 1) for name in types)
+    parameters += _FLOAT * width * width * (6 + sum(map(len, routes)))
+    is_sampled = getattr(config, "mini_batch", False)
+    held, fitting = path_bytes(paths, graph, with_contexts=not is_sampled)
+    features = sum(0 if (x := graph.features(name)) is None else x.nbytes for name in types)
+    n_views = 2 * len(paths)
+    n_step = min(n_nodes, work.batch_size * _reached(config)) if is_sampled else n_nodes
+    step = _SLACK * view_floats(n_step, n_views, width) * _FLOAT + 4 * blocks(n_step, n_step) + 2 * features
+    step += 4 * _FLOAT * width * sum(graph.count(name) for name in types)
+    scoring = _FLOAT * width * n_nodes * n_views * 4
+    return Needs(parameters, 0, {**held, "features": 2 * features}, fitting=fitting, step=int(step), scoring=scoring)
+
+
+def recommender_needs(model: Any, work: Workload, sides: Sequence[Sequence[MetaPath]]) -> Needs:
+    """Of a recommender that embeds users and items by the meta-paths of either side."""
+    config, graph = model.config, work.space.graph
+    needs = pair_needs(model, work, n_views=1, state=False)
+    held, fitting = path_bytes([path for side in sides for path in side], graph)
+    width = config.hidden_dim
+    counts = (work.n_users, work.n_items)
+    views = sum(view_floats(n, 2 * len(paths), width) for n, paths in zip(counts, sides, strict=True))
+    others = {step.end for side in sides for path in side for step in path.route(graph)[:-1]} - {"user", "item"}
+    n_nodes = work.n_users + work.n_items + sum(graph.count(name) for name in others)
+    features = sum(x.nbytes for name in ("user", "item") if (x := graph.features(name)) is not None)
+    # a table of weights for other types; layers of features, paths and heads are small beside it
+    parameters = _FLOAT * width * n_nodes + _FLOAT * width * (12 * width + features // max(_FLOAT * n_nodes, 1))
+    step = needs.step + int(_SLACK * _FLOAT * views) + _FLOAT * width * n_nodes
+    return Needs(
+        parameters,
+        needs.buffers,
+        {**needs.held, **held, "features": 2 * features},
+        fitting=needs.fitting + fitting,
+        step=step,
+        scoring=needs.scoring + _FLOAT * views,
+    )
+
+
+def view_floats(n_nodes: int, n_views: int, width: int) -> int:
+    """Numbers that are saved for the views of nodes: contexts, two convolutions, attention, normalisation."""
+    return width * n_nodes * (20 * n_views + 16)
+
+
+def path_bytes(paths: Sequence[MetaPath], graph: HeteroGraph, with_contexts: bool = True) -> tuple[dict[str, int], int]:
+    """Component -> bytes that the matrices of paths take, with their twins; and what composing them takes."""
+    adjacencies, contexts = [], 0
+    for path in paths:
+        cost = path.cost(graph)
+        adjacencies.append(cost.factor_nbytes if path.config.form == "factorised" else cost.nbytes)
+        if with_contexts:
+            steps = steps_of(path.route(graph), graph, False)
+            # indices of both directions, and the row of each entry
+            contexts += sum(32 * estimate_nnz(steps[:hop])[0] for hop in range(1, len(steps)))
+    # plain and normalised, the twin with places of its own; one is composed at a time
+    return {"adjacencies": 3 * sum(adjacencies), "contexts": contexts}, 3 * max(adjacencies, default=0) + 4 * _BLOCK
+
+
+def _input_width(graph: HeteroGraph, node_type: str) -> int:
+    features = graph.features(node_type)
+    return graph.count(node_type) if features is None else int(features.shape[1])
+
+
+def _reached(config: Any) -> int:
+    """Nodes that one node of a batch sees at most."""
+    of_layers = [math.prod(one or 64 for one in fan_out) for fan_out in config.fan_out]
+    return 1 + math.prod(one + 1 for one in of_layers)
