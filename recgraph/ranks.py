@@ -206,16 +206,16 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
-        # each rank has the whole gradient of the same loss: its own rows of it, times the ranks that are averaged
-        share = Share(ctx.sizes, dist.get_rank())
-        return gradients[0][share.rows] * len(ctx.sizes), None
+        # the losses of all ranks read these rows: the sum of their gradients, of which the mean over ranks is taken
+        whole = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(whole)
+        return whole[Share(ctx.sizes, dist.get_rank()).rows], None
 
 
 def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
     """The rows of all ranks, in the order of the ranks, with gradient.
 
-    Every rank must go on to compute the same scalar from the result: the backward hands each rank its own rows'
-    gradient and communicates nothing.
+    The ranks' losses may read them alike or each in its own way, as long as all take part in the backward.
 
     Args:
         x: [n, ...] the rows of this rank; n may differ by rank.

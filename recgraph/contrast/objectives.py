@@ -19,6 +19,7 @@ from recgraph.config import Config, Search, configure
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
 from recgraph.contrast.drawn import contrast_drawn
 from recgraph.contrast.weights import Pairs, Weight
+from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["InfoNCE", "NTXent", "NoCandidateError", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]
@@ -66,6 +67,7 @@ class Views:
             have several; None: the row of the same number.
         temperatures: [M], one for each row of ``b``; None: the similarity's.
         generator: what candidates are drawn with, where the objective draws some; on any device.
+        share: of several ranks that contrast the same rows, which of the anchors this one computes; None: all.
     """
 
     a: Tensor
@@ -75,6 +77,7 @@ class Views:
     positives: Tensor | Ragged | None = None
     temperatures: Tensor | None = None
     generator: torch.Generator | None = None
+    share: Share | None = None
 
     @property
     def turned(self) -> Views:
@@ -84,7 +87,10 @@ class Views:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A scalar loss, the number of anchors, and how many of them had no candidate (int64 scalar)."""
+    """A scalar loss, the number of anchors, and how many of them had no candidate (int64 scalar).
+
+    With a share of the anchors it is of these; the mean over the ranks of the losses is that of all anchors.
+    """
 
     loss: Tensor
     n_anchors: int
@@ -121,6 +127,8 @@ class Objective(nn.Module):
     """
 
     Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
+    #: whether :meth:`forward` can compute a share of the anchors; it is given none otherwise
+    splits: ClassVar[bool] = False
     #: whether both views must have the same rows, so that there can be no further candidates
     needs_pairs: ClassVar[bool] = False
 
@@ -137,7 +145,12 @@ class Objective(nn.Module):
         raise TypeError(f"{type(self).__name__} must define forward(views, similarity, weight)")
 
     def softmax(
-        self, views: Views, similarity: Similarity, weight: Weight | None, excluded: Tensor | None = None
+        self,
+        views: Views,
+        similarity: Similarity,
+        weight: Weight | None,
+        excluded: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> Outcome:
         """The loss of the rows of ``views.a`` as anchors, those of ``views.b`` as candidates, one positive each.
 
@@ -146,23 +159,28 @@ class Objective(nn.Module):
 
         Args:
             excluded: [N] int64, a row of ``b`` that is no candidate of that row of ``a``.
+            own: [n] int64, with a share, the anchors of this rank; default: as the share has them.
 
         Raises:
             ValueError: candidates are to be drawn, and there is no generator.
         """
-        n, positives = len(views.a), views.positives
+        a, ids_a, positives = views.a, views.ids_a, views.positives
         if positives is None:
-            positives = torch.arange(n, device=views.a.device)
+            positives = torch.arange(len(a), device=a.device)
         assert isinstance(positives, Tensor)
-        x, y = similarity.shape(views.a, views.b, views.temperatures)
+        if views.share is not None:
+            own = torch.arange(len(a), device=a.device)[views.share.rows] if own is None else own
+            a, ids_a, positives = a.index_select(0, own), ids_a[own], positives[own]
+            excluded = None if excluded is None else excluded[own]
+        x, y = similarity.shape(a, views.b, views.temperatures)
         candidates = Candidates(positives, excluded, self.config.count_positive, self.config.weigh_positive)
-        pairs = None if weight is None else Pairs(views.ids_a, views.ids_b, views.a, views.b)
+        pairs = None if weight is None else Pairs(ids_a, views.ids_b, a, views.b)
         if self.config.n_candidates is not None and self.config.n_candidates < len(views.b):
             drawn = self._draw(views)
             loss, left_out = contrast_drawn(x, y, drawn, candidates, weight, pairs, self.config.block_rows)
         else:
             loss, left_out = contrast(x, y, candidates, weight, pairs, self.config.block_rows)
-        return Outcome(loss, n, left_out)
+        return Outcome(loss if views.share is None else loss * views.share.weight, len(a), left_out)
 
     def _draw(self, views: Views) -> Tensor:
         """[K] int64: different rows of ``b``, ascending, all choices equally likely."""
@@ -192,6 +210,7 @@ class InfoNCE(Objective):
     """
 
     Config = InfoNCEConfig
+    splits = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         paired = views.positives is None
@@ -215,7 +234,7 @@ class InfoNCE(Objective):
         """The denominator is that of one positive, the row of the same number; the numerator is summed over all."""
         if len(views.a) != len(views.b):
             raise ValueError(f"a has {len(views.a)} rows and b {len(views.b)}; several positives need rows in pairs")
-        of_one = self.softmax(replace(views, positives=None), similarity, weight)
+        of_one = self.softmax(replace(views, positives=None, share=None), similarity, weight)
         work = work_type(views.a, views.b)
         # products under autocast would be rounded to half precision
         with torch.autocast(views.a.device.type, enabled=False):
@@ -237,6 +256,7 @@ class NTXent(Objective):
     """
 
     needs_pairs = True
+    splits = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         if views.a.shape != views.b.shape or views.positives is not None or views.temperatures is not None:
@@ -245,6 +265,9 @@ class NTXent(Objective):
                 "partner of row i of the other, without positives and temperatures of their own"
             )
         z, ids = torch.cat([views.a, views.b]), torch.cat([views.ids_a, views.ids_b])
-        own = torch.arange(len(z), device=z.device)
-        stacked = Views(z, z, ids, ids, positives=own.roll(len(views.a)), generator=views.generator)
-        return self.softmax(stacked, similarity, weight, excluded=own)
+        places = torch.arange(len(z), device=z.device)
+        partners = places.roll(len(views.a))
+        # a rank's anchors are its rows of both views
+        own = None if views.share is None else places.view(2, -1)[:, views.share.rows].flatten()
+        stacked = replace(views, a=z, b=z, ids_a=ids, ids_b=ids, positives=partners)
+        return self.softmax(stacked, similarity, weight, excluded=places, own=own)

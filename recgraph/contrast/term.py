@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.contrast.objectives import Objective, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["ContrastiveTerm", "TermConfig"]
@@ -83,6 +84,7 @@ class ContrastiveTerm(nn.Module):
         positives: Tensor | Ragged | None = None,
         temperatures: Tensor | None = None,
         generator: torch.Generator | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """The mean loss over the anchors.
 
@@ -95,6 +97,9 @@ class ContrastiveTerm(nn.Module):
                 several; default: the row of the same number.
             temperatures: [M], one for each row of ``b``; default: the common one.
             generator: required where the objective draws candidates (``n_candidates``); on any device.
+            share: of several ranks that contrast the same rows, the anchors of this one. It computes these alone where
+                no anchor can be left out of the mean, else all, as every other rank does; in both cases the mean over
+                ranks is the loss.
 
         Raises:
             ValueError: the shapes do not fit, or no anchor has a candidate of positive weight.
@@ -114,7 +119,15 @@ class ContrastiveTerm(nn.Module):
         }.items():
             if value is not None and value.shape != (n_rows,):
                 raise ValueError(f"{name} {list(value.shape)} must be [{n_rows}], one for each row")
-        views = Views(a, b, ids_a, ids_b, positives, temperatures, generator)
+        views = Views(a, b, ids_a, ids_b, positives, temperatures, generator, self._split(share, positives))
         outcome: Outcome = self.objective(views, self.config, self.weight)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
         return outcome.loss
+
+    def _split(self, share: Share | None, positives: Tensor | Ragged | None) -> Share | None:
+        """The share, where the anchors can be divided: each rank's mean is then over as many as the share says."""
+        if share is None or share.is_whole or not self.objective.splits or isinstance(positives, Ragged):
+            return None
+        config = self.objective.config
+        always_has_a_candidate = self.weight is None or (config.count_positive and not config.weigh_positive)
+        return share if always_has_a_candidate else None

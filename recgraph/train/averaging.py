@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recgraph.ranks import Ranks, gathered, stacked
+from recgraph.rows import is_row_sparse, row_gradient, summed_rows
 
 __all__ = ["Averaging"]
 
@@ -20,8 +21,9 @@ class Averaging:
     """Averages gradients over ranks, in place; does nothing where there is one rank.
 
     Gradients are the same on all ranks afterwards, bit for bit. A parameter without a gradient counts as zeros where
-    another rank has one, and stays without one where none has. Row-sparse gradients (sparse tensors) are the rows of
-    all ranks. With the gradients travels whether a rank was asked to stop, so that all stop after the same step.
+    another rank has one, and stays without one where none has. Row-sparse gradients (:mod:`recgraph.rows`) become the
+    rows of all ranks, which costs what they touch. With the gradients travels whether a rank was asked to stop, so that
+    all stop after the same step.
 
     Args:
         ranks: that train the model together.
@@ -30,6 +32,7 @@ class Averaging:
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
         self._asked: Tensor | None = None
+        self._known: dict[tuple[float, ...], Tensor] = {}
 
     @torch.no_grad()
     def align(self, model: nn.Module) -> None:
@@ -52,13 +55,13 @@ class Averaging:
         if self.ranks.count == 1:
             return
         every = list(parameters)
-        rows = [one for one in every if one.grad is not None and one.grad.is_sparse]
-        dense = [one for one in every if one.grad is None or not one.grad.is_sparse]
+        rows = [one for one in every if (is_row_sparse(one) if one.grad is None else one.grad.is_sparse)]
+        dense = [one for one in every if not any(one is other for other in rows)]
         grads = [torch.zeros_like(one) if one.grad is None else one.grad.contiguous() for one in dense]
         large = [grad for grad in grads if grad.numel() >= _LARGE]
         under_way = [dist.all_reduce(grad, async_op=True) for grad in large]
         has = [float(one.grad is not None) for one in dense]
-        told = torch.tensor([*has, float(asked)], device=every[0].device)
+        told = self._placed((*has, float(asked)), every[0].device)
         told = self._summed_together(told, [grad for grad in grads if grad.numel() < _LARGE])
         for one in under_way:
             one.wait()
@@ -70,8 +73,7 @@ class Averaging:
         for parameter, grad, n_ranks in zip(dense, grads, others, strict=False):
             parameter.grad = grad if n_ranks else None
         for parameter in rows:
-            assert parameter.grad is not None
-            parameter.grad = self._rows_of_all(parameter.grad)
+            parameter.grad = self._rows_of_all(parameter)
 
     def is_asked(self, asked: bool, may_wait: bool = True) -> bool:
         """Whether a rank was asked to stop, as all ranks know it since the last step.
@@ -85,6 +87,12 @@ class Averaging:
         if self._asked is None or not (may_wait or self._asked.is_cpu):
             return False
         return bool(self._asked > 0)
+
+    def _placed(self, told: tuple[float, ...], device: torch.device) -> Tensor:
+        """What is told, on the device: almost always the same, and a copy from the host would wait."""
+        if told not in self._known:
+            self._known[told] = torch.tensor(told, device=device)
+        return self._known[told].clone()
 
     def _summed_together(self, told: Tensor, grads: list[Tensor]) -> Tensor:
         """Sum small gradients over ranks in one message for each type, in place; what is told goes with the first."""
@@ -100,9 +108,10 @@ class Averaging:
                 grad.copy_(part.view_as(grad))
         return of_type[first][-1]
 
-    def _rows_of_all(self, gradient: Tensor) -> Tensor:
-        own = gradient.coalesce()
-        index, values = own.indices()[0], own.values()
+    def _rows_of_all(self, table: nn.Parameter) -> Tensor:
+        index, values = torch.zeros(0, dtype=torch.int64, device=table.device), table[:0]
+        if table.grad is not None:
+            index, values = summed_rows(table.grad)
         sizes = tuple(stacked(index.new_tensor(len(index))).tolist())
         index, values = gathered(index, sizes), gathered(values, sizes)
-        return torch.sparse_coo_tensor(index[None], values / self.ranks.count, gradient.shape, check_invariants=False)
+        return row_gradient(index, values / self.ranks.count, len(table))

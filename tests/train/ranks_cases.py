@@ -21,6 +21,7 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.ranks import Ranks
 from recgraph.rng import Generators
+from recgraph.rows import lookup, set_row_sparse
 from recgraph.sparse.ragged import Ragged
 from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Observer, TrainingInterrupted
@@ -114,6 +115,7 @@ def all_trained(cases: list[Case], folder: Path) -> dict[str, Any]:
         "cases": [trained(case) for case in cases],
         "broken": broken(folder / "broken"),
         "averaged": averaged(),
+        "contrasts": alone_in_contrasts(),
         **trained_with_stops(folder),
     }
 
@@ -187,13 +189,15 @@ def broken(folder: Path) -> str:
 
 
 class Sided(TrainableModel):
-    """A parameter for each rank, of which only that rank's loss depends, one that no loss reads, one for all."""
+    """A parameter for each rank that its loss alone reads, one that none reads, one that all do, a table for one."""
 
     Config = ModelConfig
 
     def _build(self, space: Space) -> None:
         self.sides = nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in range(2))
         self.unread, self.shared = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(70_000))
+        self.table = nn.Parameter(torch.ones(5, 2))
+        set_row_sparse(self.table)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -201,7 +205,9 @@ class Sided(TrainableModel):
 
     def terms(self, batch: Any, asked: frozenset[str]) -> Terms:
         rank = Ranks.here().index
-        return {"sum": lambda: (self.sides[rank] * 3).sum() + self.shared.sum() * (rank + 1)}
+        # row 4 twice, on rank 1 alone
+        rows = lookup(self.table, torch.tensor([4, 2, 4])).sum() if rank else 0
+        return {"sum": lambda: (self.sides[rank] * 3).sum() + self.shared.sum() * (rank + 1) + rows}
 
 
 def averaged() -> list[Tensor | None]:
@@ -218,3 +224,15 @@ def averaged() -> list[Tensor | None]:
     averaging.average(model.parameters())
     assert not averaging.is_asked(False)
     return [parameter.grad for parameter in model.parameters()]
+
+
+def alone_in_contrasts() -> dict[str, float]:
+    """cl1 of a batch, over the rows of both ranks and over each one's own; of the latter what this rank's are."""
+    values = {}
+    for gathers in (True, False):
+        trainer = made(Case("cl4srec", {**SMALL, "gather_negatives": gathers}))
+        batch = next(trainer.batches.epoch(0))
+        values["all" if gathers else "own"] = trainer.model(batch, ("cl1",))["cl1"].item()
+    views = trainer.model.encode_together(trainer.model.draw_views(batch), batch)
+    values["by hand"] = trainer.model.contrast(*(view.last for view in views)).item() * batch.share.weight
+    return values

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from launched import on_ranks
-from ranks_cases import DROPOUT, SMALL, WITHOUT_DROPOUT, Case, Result, all_trained, stopped, trained
+from ranks_cases import DROPOUT, SMALL, WITHOUT_DROPOUT, Case, Result, all_trained, made, stopped, trained
 
 _TIMES = {"seconds", "cpu_seconds", "targets_per_second"}
 #: Adam divides by the root of squares: where a gradient is near 0, rounding becomes a step
@@ -21,6 +21,7 @@ def _sequence(model: str, training: dict[str, object] | None = None, **settings:
     return Case(model, {**SMALL, **settings}, training or {})
 
 
+_LAZY = {"table_optimiser": "lazy_adam", "clip_norm": 0.5}
 _NODES = {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "dropout": 0.2}
 _ITEMS = ("item-genre-item", "item-user-item")
 
@@ -30,6 +31,8 @@ CASES = {
     "sampled softmax": _sequence("sasrec", loss="sampled_softmax", n_negatives=5),
     "bce": _sequence("sasrec", loss="bce", n_negatives=3),
     "bce of prefixes": _sequence("sasrec", loss="bce", n_negatives=3, regime="prefix"),
+    "rows of the table": _sequence("sasrec", _LAZY, loss="sampled_softmax", n_negatives=5),
+    "rows of pairs": Case("bprmf", {"hidden_dim": 8, "l2": 0.0}, {**_LAZY, "table_optimiser": "rowwise_adam"}),
     "gru": Case("gru4rec", {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "inner_dim": 8}),
     "published phases": _sequence("mclrec"),
     "paper phases": _sequence("mclrec", schedule_of_phases="paper", margin_form="paper"),
@@ -133,8 +136,19 @@ def test_a_loss_that_is_no_number_ends_all_ranks_and_names_the_one(ranks: list[d
 
 def test_gradients_are_means_and_none_where_no_rank_has_one(ranks: list[dict[str, Any]]) -> None:
     for of_rank in ranks:
-        unread, shared, first, second = of_rank["averaged"]
+        unread, shared, table, first, second = of_rank["averaged"]
         assert torch.equal(first, torch.full((2,), 1.5))
         assert torch.equal(second, torch.full((2,), 1.5))
         assert unread is None
+        assert table.is_sparse
+        assert table.to_dense().tolist() == [[0, 0], [0, 0], [0.5, 0.5], [0, 0], [1, 1]]
         assert torch.equal(shared, torch.full((70_000,), 1.5))
+
+
+def test_contrasts_are_over_all_rows_or_by_option_over_each_ranks_own(ranks: list[dict[str, Any]]) -> None:
+    trainer = made(Case("cl4srec", SMALL))
+    alone = trainer.model(next(trainer.batches.epoch(0)), ("cl1",))["cl1"].item()
+    values = [of_rank["contrasts"] for of_rank in ranks]
+    assert sum(value["all"] for value in values) / 2 == pytest.approx(alone)
+    assert all(value["own"] == pytest.approx(value["by hand"]) for value in values)
+    assert sum(value["own"] for value in values) / 2 < alone - 0.1, "fewer negatives"

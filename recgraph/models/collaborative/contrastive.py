@@ -81,16 +81,18 @@ class GraphContrastiveModel(LightGCN):
         assert self.space is not None
         sizes = [self.space.n_users, self.space.n_items]
         (users_a, items_a), (users_b, items_b) = torch.split(a, sizes), torch.split(b, sizes)
-        of_users = self._of_kind(self.contrast_users, torch.unique(batch.all_users), users_a, users_b)
-        return of_users + self._of_kind(self.contrast_items, torch.unique(batch.all_items), items_a, items_b)
+        users, items = torch.unique(batch.all_users), torch.unique(batch.all_items)
+        of_users = self._of_kind(self.contrast_users, users, users_a, users_b, batch)
+        return of_users + self._of_kind(self.contrast_items, items, items_a, items_b, batch)
 
-    def _of_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D]."""
+    def _of_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor, batch: PairBatch) -> Tensor:
+        """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D], the same on all ranks."""
         anchors = a.index_select(0, chosen)
+        share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(len(chosen))
         if self.config.candidates == "batch":
-            loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen)
+            loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen, share=share)
         else:
-            loss = term(anchors, b, chosen, torch.arange(len(b), device=b.device), positives=chosen)
+            loss = term(anchors, b, chosen, torch.arange(len(b), device=b.device), positives=chosen, share=share)
         return loss
 
 

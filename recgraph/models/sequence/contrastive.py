@@ -14,6 +14,7 @@ from torch import Tensor
 from recgraph.augment import TwoViews
 from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
+from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload
@@ -123,7 +124,7 @@ class ContrastiveSequenceModel(SequenceModel):
             return self.contrasts(batch, views)
         if self.config.gather_negatives:
             return self.contrasts(batch, cache(lambda: gathered_views(views(), share)))
-        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows])
+        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
         return {
             name: lambda compute=compute: compute() * share.weight  # type: ignore[misc]
             for name, compute in self.contrasts(own, views).items()
@@ -145,7 +146,12 @@ class ContrastiveSequenceModel(SequenceModel):
 
     def contrast_pair(self, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
         """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item."""
-        loss: Tensor = self.contrast(a, b, batch.contrast_targets, batch.contrast_targets)
+        return self.contrast_by(self.contrast, batch, a, b)
+
+    def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
+        """The same by another term. Of several ranks each has the anchors of its share."""
+        ids = batch.contrast_targets
+        loss: Tensor = term(a, b, ids, ids, share=batch.share)
         return loss
 
     def _encode_with_views(self, batch: SequenceBatch, with_rec: bool) -> tuple[Tensor | None, list[Encoded]]:

@@ -110,7 +110,6 @@ class MCLRec(ContrastiveSequenceModel):
 
     def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
         latent = cache(lambda: self.latent_views(*views()))
-        ids = batch.contrast_targets
 
         def pairs() -> list[tuple[Tensor, Tensor]]:
             (h1, _), (h2, _) = views()
@@ -122,7 +121,7 @@ class MCLRec(ContrastiveSequenceModel):
             return sum_of([self.margin(a, b) for a, b in used])
 
         return super().contrasts(batch, views) | {
-            "cl2": lambda: sum_of([self.latent_contrast(a, b, ids, ids) for a, b in pairs()]),
+            "cl2": lambda: sum_of([self.contrast_by(self.latent_contrast, batch, a, b) for a, b in pairs()]),
             "reg": margins,
         }
 
