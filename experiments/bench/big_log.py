@@ -62,9 +62,10 @@ def measured(arguments: Sequence[str], threads: int) -> dict[str, Any]:
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen([sys.executable, "-m", "recgraph.cli", *arguments], stderr=said, env=environment)
         _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         said.seek(0)
         lines = said.read().splitlines()
-    if os.waitstatus_to_exitcode(status):
+    if process.returncode:
         raise RuntimeError(f"recgraph {' '.join(arguments)}: {lines[-1] if lines else 'no message'}")
     return {
         "command": f"recgraph {' '.join(arguments)}",
