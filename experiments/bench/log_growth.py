@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.bench import power_law
 from experiments.bench.growth import Stage
 
@@ -197,23 +199,23 @@ def _rank(ranking: Callable[[], None]) -> None:
 
 
 def _recommender(rows: int) -> Any:
-    """A recommender with an index over its items; it has one epoch's worth of no training: speed does not need it."""
+    """A recommender with an index over its items, and some users: the first ones of a log are its busiest."""
     from recgraph import registry
     from recgraph.models.base import Space
     from recgraph.serve.recommender import Recommender
 
     log = _log(rows)
     model = registry.load("model", "SASRec")(**SASREC).build(Space(n_users=log.n_users, n_items=log.n_items), seed=0)
-    return Recommender.for_log(model.eval(), log).use_ann()
+    chosen = np.random.default_rng(0).permutation(log.n_users)[: 2 * _RECOMMENDED]
+    return Recommender.for_log(model.eval(), log).use_ann(), log.users.ids(chosen)
 
 
-def _recommend(recommender: Any) -> float:
-    """Some parts of the lists of all users, written as Parquet."""
+def _recommend(prepared: Any) -> float:
+    """The lists of some users, part by part, written as Parquet."""
     from recgraph.data.files import replace_parts
 
-    parts = recommender.stream("all", batch_size=_RECOMMENDED)
+    recommender, users = prepared
     with tempfile.TemporaryDirectory() as folder:
-        replace_parts(
-            (part for part, _ in zip(parts, range(2), strict=False)), Path(folder) / "lists.parquet", "parquet"
-        )
-    return min(2 * _RECOMMENDED / len(recommender.users), 1.0)
+        parts = recommender.stream(users, batch_size=_RECOMMENDED)
+        replace_parts(parts, Path(folder) / "lists.parquet", "parquet")
+    return len(users) / len(recommender.users)
