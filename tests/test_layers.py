@@ -111,7 +111,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "packaging": {"sparse.backends.dgl"},
     "psutil": {"workers"},
     "psycopg": {"tuning.storage"},
-    "ray": {"workers.engines"},
+    "ray": {"workers.engines", "workers.ray_pool"},
     "torchrec": {"sparse.backends.torchrec"},
     "fastapi": {"serve.http"},
     "starlette": {"serve.http"},

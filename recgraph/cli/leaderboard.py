@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from recgraph.cli.machine import MemoryLimitOption, take
+from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
 from recgraph.cli.output import Failure, note
 
 app = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)
@@ -20,6 +21,7 @@ ResultsOption = Annotated[Path | None, typer.Option(metavar="DIR", help=_RESULTS
 _ONLY = "A model, or an entry by its name; may be given many times. All others wait."
 _BUDGET = "After so many hours nothing is begun and what runs is saved; the same command goes on."
 _VALUES = "Do also again what has a record but no values of users here: entries are compared over users."
+_WORKERS = "Processes at a time.  [default: 1, or as many as the engine has cores]"
 _OUT = "Ends in .html (needs no network), .md or .csv; by default BOARD.html."
 
 
@@ -28,12 +30,14 @@ def run(
     context: typer.Context,
     board: BoardArgument,
     results: ResultsOption = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help=_WORKERS)] = None,
     only: Annotated[list[str] | None, typer.Option(metavar="MODEL", help=_ONLY)] = None,
     budget: Annotated[float | None, typer.Option(metavar="HOURS", min=0, help=_BUDGET)] = None,
     values: Annotated[bool, typer.Option("--values", help=_VALUES)] = False,
     device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
     memory_limit: MemoryLimitOption = None,
+    engine: EngineOption = None,
+    engine_set: EngineSetOption = None,
 ) -> None:
     """Train and test what BOARD asks for and has no record yet, each training in a process of its own.
 
@@ -51,6 +55,7 @@ def run(
             budget=budget,
             values=values,
             device=device,
+            engine=given_engine(engine, engine_set),
             say=_say,
         )
     except KeyboardInterrupt:

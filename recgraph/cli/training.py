@@ -10,6 +10,7 @@ import typer
 
 from recgraph.cli.data_options import GivenData
 from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
+from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
 from recgraph.cli.output import Failure, FormatOption, note, notes_of, show
 from recgraph.cli.watching import is_quiet, progress_wanted
 
@@ -104,6 +105,7 @@ class Pruner(StrEnum):
 _SET = "A setting of the model, of training or of the data that is not searched; may be given many times."
 _METRIC = "A validation metric, e.g. ndcg@10; given twice, e.g. with coverage@20 or train_seconds, both are optimised."
 _STORAGE = "journal:///FILE, sqlite:///FILE or postgresql://USER@HOST/DATABASE; by default a journal in --out."
+_WORKERS = "Processes at a time.  [default: 1, or as many as the engine has cores]"
 _OUT = "The study's folder; the same goes on with it. By default runs/STUDY, under the study's name."
 _SPACE = (
     'A TOML file: key = value fixes, key = [..] lists, key = {low, high, log, step} ranges, "*" = "fixed"; '
@@ -118,7 +120,7 @@ def tune(
     out: Annotated[Path | None, typer.Option("--out", "-o", help=_OUT)] = None,
     metric: Annotated[list[str] | None, typer.Option("--metric", "-m", help=_METRIC)] = None,
     trials: Annotated[int, typer.Option(min=1, help="Finished trials of the study in total, pruned ones too.")] = 20,
-    workers: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help=_WORKERS)] = None,
     storage: Annotated[str | None, typer.Option(metavar="URL", help=_STORAGE)] = None,
     study: Annotated[str | None, typer.Option(help="The study's name; by default model-dataset-metric.")] = None,
     space: Annotated[Path | None, typer.Option(metavar="FILE", help=_SPACE)] = None,
@@ -130,6 +132,8 @@ def tune(
     device: Annotated[str | None, typer.Option(help="Where to compute, e.g. cuda:1; else cuda or cpu.")] = None,
     threads: ThreadsOption = None,
     memory_limit: MemoryLimitOption = None,
+    engine: EngineOption = None,
+    engine_set: EngineSetOption = None,
     form: FormatOption = None,
 ) -> None:
     """Tune MODEL's settings on the validation part of a data set, and test the best configuration once.
@@ -167,6 +171,7 @@ def tune(
             sampler=sampler.value if sampler else None,
             pruner=pruner.value if pruner else None,
             workers=workers,
+            engine=given_engine(engine, engine_set),
             storage=storage,
             study=name,
             out=folder,

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from recgraph import registry
+from recgraph.engine import Engine
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.leaderboard.store import Store
 from recgraph.leaderboard.worker import failure_record
-from recgraph.workers.pool import Outcome, Pool, Task
+from recgraph.workers.pool import Outcome, Task
+from recgraph.workers.ray_pool import pool_on, workers_on
 
 __all__ = ["Summary", "run"]
 
@@ -89,11 +91,12 @@ def run(
     board: str | Path | Board,
     *,
     results: str | Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     only: Sequence[str] = (),
     budget: float | None = None,
     values: bool = False,
     device: str | None = None,
+    engine: Engine | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Summary:
     """Run every job of a board that has no record, each in its own process, and compare the entries.
@@ -104,12 +107,14 @@ def run(
     Args:
         board: a name, a folder, a TOML file, or a board.
         results: the folder of records; by default ``results`` beside the board's folder.
-        workers: number of processes at a time.
+        workers: number of processes at a time; by default 1, or as many as an engine has.
         only: names of models or entries to run; by default all.
         budget: hours after which no job is started and running jobs are stopped (the next run resumes them).
         values: also repeat jobs with a record but without values of users on this machine (as those from git), which
             the comparison of entries needs.
         device: e.g. ``"cpu"``; None: CUDA where available, else the CPU.
+        engine: where the processes run, e.g. ``engine_of("ray")`` of :mod:`recgraph.workers.engines`; the folder of
+            records and the data are then shared by its machines. None: this machine.
         say: called with a line for each event; by default lines are printed to standard error if it is a terminal.
 
     Raises:
@@ -117,8 +122,7 @@ def run(
         KeyboardInterrupt: running jobs have been saved.
     """
     found = board if isinstance(board, Board) else load_board(board)
-    if workers < 1:
-        raise ValueError(f"workers = {workers} must be at least 1")
+    size = workers_on(engine, workers)
     _check_only(found, only)
     folder = found.results if results is None else Path(results)
     say = say or (_say if sys.stderr.isatty() else lambda _: None)
@@ -147,7 +151,7 @@ def run(
         return False
 
     # one thread for any number of workers: the number of threads may change last digits
-    pool = Pool("recgraph.leaderboard.worker", workers, threads=1, deadline=until)
+    pool = pool_on(engine, "recgraph.leaderboard.worker", size, threads=1, deadline=until)
     pool.run([pending.task(device) for pending in todo], ended)
     for sheet in found.sheets:
         if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:

@@ -15,6 +15,7 @@ import numpy as np
 
 from recgraph.data.files import replace_parquet, replace_text
 from recgraph.data.split import SealedSplit, Split
+from recgraph.engine import Engine
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
 from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
@@ -63,7 +64,12 @@ class Training:
 
 
 def train(
-    plan: Plan, trainings: Sequence[Training], split: Split | SealedSplit, workers: int, progress: bool | None
+    plan: Plan,
+    trainings: Sequence[Training],
+    split: Split | SealedSplit,
+    workers: int,
+    progress: bool | None,
+    engine: Engine | None = None,
 ) -> dict[str, list[Run]]:
     """Do the trainings that are not done yet.
 
@@ -73,6 +79,7 @@ def train(
         split: of the study.
         workers: 1 trains in this process; more train as many at a time in processes that hold no test data.
         progress: print a line for each training; None: on a terminal.
+        engine: where the processes run; None: this machine.
 
     Returns:
         ``"tuned"`` or ``"default"`` -> its runs; none has been tested.
@@ -83,7 +90,7 @@ def train(
         WorkerFailed: a process ended with an error.
     """
     missing = {training.name: training for training in trainings if not training.is_done}
-    if workers > 1 and len(missing) > 1:
+    if missing and (engine is not None or (workers > 1 and len(missing) > 1)):
         orders = {
             name: {"training": {"settings": each.settings, "seed": each.seed, "folder": str(each.folder)}}
             for name, each in missing.items()
@@ -96,6 +103,7 @@ def train(
             n_done=lambda: sum(each.is_done for each in missing.values()),
             n_wanted=len(missing),
             on_start=lambda name: _print(missing[name], progress),
+            engine=engine,
         )
     runs: dict[str, list[Run]] = {}
     for training in trainings:
@@ -130,7 +138,13 @@ def best_trial(study: Study) -> FrozenTrial | None:
 
 
 def test_the_best(
-    plan: Plan, trials: Trials, split: Split | SealedSplit, n_seeds: int, workers: int, progress: bool | None
+    plan: Plan,
+    trials: Trials,
+    split: Split | SealedSplit,
+    n_seeds: int,
+    workers: int,
+    progress: bool | None,
+    engine: Engine | None,
 ) -> dict[str, Any] | None:
     """Train the best and the default configuration with ``n_seeds`` seeds, then unseal and evaluate them once.
 
@@ -161,7 +175,7 @@ def test_the_best(
             for number in range(n_seeds):
                 folder = plan.folder / "final" / place / f"seed-{number}" if plan.folder else None
                 trainings.append(Training(name, number, settings, derive(plan.seed, "final", number) % 2**31, folder))
-        runs = train(plan, trainings, split, workers, progress)
+        runs = train(plan, trainings, split, workers, progress, engine)
         # everything is chosen and trained: now, and only now, the test part
         tested = {name: _test(plan, own) for name, own in runs.items()}
         entry = {

@@ -14,6 +14,7 @@ from recgraph import imports, registry
 from recgraph.config import ConfigError, load_toml
 from recgraph.data.files import replace_text
 from recgraph.data.split import SealedSplit, Split
+from recgraph.engine import Engine
 from recgraph.models.base import Model
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
@@ -25,6 +26,7 @@ from recgraph.tuning.trial import save_split
 from recgraph.tuning.trials import Trials, load_study
 from recgraph.tuning.worker import run_processes, work
 from recgraph.workers.heartbeat import GRACE, INTERVAL
+from recgraph.workers.ray_pool import workers_on
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -46,7 +48,7 @@ def tune(
     seed: int = 0,
     sampler: str | None = None,
     pruner: str | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     storage: str | None = None,
     study: str | None = None,
     out: str | Path | None = None,
@@ -55,6 +57,7 @@ def tune(
     objective: Objective | None = None,
     progress: bool | None = None,
     source: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
     interval: float = INTERVAL,
     grace: float = GRACE,
 ) -> Study:
@@ -78,7 +81,8 @@ def tune(
         sampler: one of :data:`recgraph.tuning.samplers.SAMPLERS`; None: ``"tpe"``, for two objectives ``"nsga2"``.
         pruner: one of :data:`recgraph.tuning.samplers.PRUNERS`; None: ``"median"``, or ``"none"`` where the objective
             is not what selects the best epoch, and for several objectives.
-        workers: processes on this machine; 1 works in this one. Others may join through the same storage.
+        workers: processes at a time; by default 1, which works in this one, or as many as an engine has. Others may
+            join through the same storage.
         storage: see :func:`recgraph.tuning.storage.open_storage`.
         study: its name in the storage; None: the model's and the metric's.
         out: folder of the study; each trial has its own in it. None keeps all in memory.
@@ -89,6 +93,8 @@ def tune(
         progress: show the trials while they run; None: on a terminal.
         source: where the split is from, for the commands on the study's page and for opening its runs without the
             split: ``dataset``, the name of a data card, and ``settings`` of :class:`recgraph.runs.run.DataConfig`.
+        engine: where the processes run, e.g. ``engine_of("ray")`` of :mod:`recgraph.workers.engines`; ``out`` is then a
+            folder that its machines share, and so is a storage in a file. None: this machine.
         interval, grace: seconds between a worker's heartbeats, and without one until other machines replace its trial.
             On its own machine a worker that is gone is noticed at once.
 
@@ -106,7 +112,7 @@ def tune(
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
     if objective is None:
         metrics = tuple(objectives.canonical(name) for name in metrics)
-    if n_trials < 1 or workers < 1:
+    if n_trials < 1 or (workers is not None and workers < 1):
         raise ConfigError(f"n_trials = {n_trials} and workers = {workers} must be at least 1")
     folder = Path(out).resolve() if out is not None else None
     several = len(metrics) > 1
@@ -127,7 +133,10 @@ def tune(
         grace,
         dict(source) if source is not None else None,
     )
-    _check(plan, workers)
+    if engine is not None and plan.folder is None:
+        raise ConfigError("engine needs a folder that its machines share: give out=...")
+    size = workers_on(engine, workers)
+    _check(plan, size)
     identity = _identity(plan, split)
     _claim(plan, identity, storage)
     kept = open_storage(storage, folder)
@@ -138,9 +147,9 @@ def tune(
         found.set_user_attr("source", plan.source)
         trials = Trials(found, kept, plan)
         with ProgressTable(plan, trials, progress):
-            _work(plan, trials, split, workers)
+            _work(plan, trials, split, size, engine)
         if test_seeds:
-            test_the_best(plan, trials, split, test_seeds, workers, progress)
+            test_the_best(plan, trials, split, test_seeds, size, progress, engine)
         if folder is not None:
             write_page(found, folder / "study.html", kept.dashboard)
     finally:
@@ -249,7 +258,7 @@ def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None
     replace_text(json.dumps({"study": plan.study, **where, **identity}, indent=1), path)
 
 
-def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int) -> None:
+def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int, engine: Engine | None) -> None:
     """Run trials until the study is done, in this process or in several others."""
     if trials.counts().finished >= plan.n_trials:
         return
@@ -257,7 +266,7 @@ def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int) 
         work(plan, trials, split.sealed().without_test(), "one")
         return
     folder = save_split(plan, split)
-    if workers == 1:
+    if workers == 1 and engine is None:
         work(plan, trials, SealedSplit.load(folder).without_test(), "one")
         return
     url = trials.storage.url
@@ -270,7 +279,7 @@ def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int) 
         return trials.counts().finished
 
     try:
-        run_processes(plan, folder, workers, orders, n_finished, plan.n_trials)
+        run_processes(plan, folder, workers, orders, n_finished, plan.n_trials, engine=engine)
     except BaseException:
         trials.replace_expired()  # of workers that had no time to give theirs back
         raise

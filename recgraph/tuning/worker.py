@@ -17,13 +17,16 @@ import torch
 from recgraph.config import ConfigError
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit
+from recgraph.engine import Engine
 from recgraph.train.trainer import NonFiniteLoss
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage
 from recgraph.tuning.trial import fit, keep_result, run_trial
 from recgraph.tuning.trials import Trials, load_study
+from recgraph.workers.engines import Ray
 from recgraph.workers.heartbeat import Heartbeat, OwnershipLost
-from recgraph.workers.pool import DONE, Outcome, Pool, Task, run_worker
+from recgraph.workers.pool import DONE, Outcome, Task, run_worker
+from recgraph.workers.ray_pool import pool_on
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -48,6 +51,7 @@ def run_processes(
     n_done: Callable[[], int],
     n_wanted: int,
     on_start: Callable[[str], None] = lambda _: None,
+    engine: Engine | None = None,
 ) -> None:
     """Have worker processes follow orders; a worker that is killed is started again until all is done.
 
@@ -59,6 +63,7 @@ def run_processes(
         n_done: how much is done; called when a worker was killed.
         n_wanted: how much is to be done.
         on_start: called with the name of a worker before it is started.
+        engine: where the processes run; None: this machine.
 
     Raises:
         KeyboardInterrupt: every worker has saved its training.
@@ -84,7 +89,8 @@ def run_processes(
     common = {"plan": plan.to_dict(), "split": str(split)}
     folder = plan.folder / "workers"
     tasks = [Task(name, {**common, **each}, folder / f"{name}.log") for name, each in orders.items()]
-    pool = Pool("recgraph.tuning.worker", size, threads=max(1, (os.cpu_count() or 1) // size))
+    threads = engine.config.threads if isinstance(engine, Ray) else max(1, (os.cpu_count() or 1) // size)
+    pool = pool_on(engine, "recgraph.tuning.worker", size, threads)
     pool.run(tasks, ended, lambda task: on_start(task.name))
 
 

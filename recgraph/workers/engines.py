@@ -19,7 +19,7 @@ from recgraph import imports
 from recgraph.config import Config, ConfigError
 from recgraph.engine import Engine, Local, Piece, TaskFailed, failure
 
-__all__ = ["Ray", "RayConfig", "engine_of"]
+__all__ = ["Ray", "RayConfig", "deaths", "engine_of"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -119,8 +119,8 @@ class Ray:
         # within a list it is not unpacked before the worker has imported the user's own files
         held = [ray.put((function, shared))]
         orders = imports.orders()
-        submit = self._remote(ray, _do)
-        died = _deaths(ray)
+        submit = self.starter(_do)
+        died = deaths(ray)
         waiting, window = enumerate(pieces), self.size * _AHEAD
         running: dict[Any, int] = {}
         known: dict[int, tuple[Piece[T], int]] = {}  # number -> the piece, and how often its worker died
@@ -141,36 +141,41 @@ class Ray:
                     continue
                 for done in ray.wait([*running], num_returns=1)[0]:
                     number = running.pop(done)
-                    piece, deaths = known[number]
+                    piece, n_deaths = known[number]
                     try:
                         results[number] = ray.get(done)
                     except ray.exceptions.RayTaskError as error:
                         cause = error.cause if isinstance(error.cause, Exception) else error
                         raise failure(piece.name, cause) from error
                     except died as error:
-                        if deaths >= self.config.retries:
-                            times = f"{deaths + 1} times" if deaths else "once"
+                        if n_deaths >= self.config.retries:
+                            times = f"{n_deaths + 1} times" if n_deaths else "once"
                             raise TaskFailed(
                                 f"task {piece.name}: its worker died {times} ({type(error).__name__}); the machine may "
                                 "have run out of memory: take smaller pieces or fewer workers, or set memory_mib"
                             ) from error
                         _log.warning("task %s: its worker died (%s); done again", piece.name, type(error).__name__)
-                        known[number] = piece, deaths + 1
+                        known[number] = piece, n_deaths + 1
                         running[submit(orders, held, self.config.threads, [ray.put(piece.value)])] = number
         finally:
             for left in running:
                 ray.cancel(left)
 
-    def _remote(self, ray: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that starts another on the cluster, with the resources that are set."""
-        options: dict[str, Any] = {"num_cpus": self.config.threads, "max_retries": 0}
+    def starter(self, function: Callable[..., Any], threads: int | None = None) -> Callable[..., Any]:
+        """A function that starts another on the cluster, with the resources that are set, and returns its reference.
+
+        Args:
+            function: of a module.
+            threads: cores that it reserves; None: as set.
+        """
+        options: dict[str, Any] = {"num_cpus": threads or self.config.threads, "max_retries": 0}
         if self.config.memory_mib is not None:
             options["memory"] = self.config.memory_mib * 2**20
-        start: Callable[..., Any] = ray.remote(function).options(**options).remote
+        start: Callable[..., Any] = self.connected().remote(function).options(**options).remote
         return start
 
 
-def _deaths(ray: Any) -> tuple[type[Exception], ...]:
+def deaths(ray: Any) -> tuple[type[Exception], ...]:
     """The errors of a piece that say nothing about the piece: its worker, machine or input is gone."""
     names = (
         "WorkerCrashedError",

@@ -25,14 +25,14 @@ from recgraph import imports
 from recgraph.data.files import replace_text
 from recgraph.workers.records import Inbox, log_in_worker
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "Outcome", "Pool", "Task", "run_worker"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "TO_SAVE", "Outcome", "Pool", "Task", "run_worker"]
 
 #: exit codes of a worker
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 #: seconds between two looks at the workers, and between two looks of a worker at its parent
 _POLL, _POLL_PARENT = 0.05, 0.5
 #: seconds that a worker has to save its training when it is interrupted
-_TO_SAVE = 60.0
+TO_SAVE = 60.0
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,19 @@ class Pool:
         size: how many workers at a time.
         threads: of a worker, unless ``OMP_NUM_THREADS`` is set.
         deadline: the time (``time.monotonic``) at which running workers are interrupted and no more are started.
+        own: what workers import, see :func:`recgraph.imports.orders`; None: what this process has imported.
     """
 
-    def __init__(self, module: str, size: int, threads: int, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        size: int,
+        threads: int,
+        deadline: float | None = None,
+        own: Mapping[str, Any] | None = None,
+    ) -> None:
         self._module, self._size, self._threads, self._deadline = module, size, threads, deadline
+        self._own = own
         self._workers: list[_Worker] = []
 
     def run(
@@ -157,7 +166,8 @@ class Pool:
         )
         assert process.stdin is not None
         try:
-            more = {"parent": os.getpid(), "error": str(error), "records": records.orders(), "own": imports.orders()}
+            own = imports.orders() if self._own is None else self._own
+            more = {"parent": os.getpid(), "error": str(error), "records": records.orders(), "own": own}
             process.stdin.write(json.dumps({**task.orders, **more}).encode())
             process.stdin.close()
         except BrokenPipeError:  # it died at once; its exit code says how
@@ -173,7 +183,7 @@ class Pool:
                 worker.process.kill()
         elif is_late or self._is_over():
             worker.interrupted = "interrupted" if self._is_over() else "late"
-            worker.ends = now + _TO_SAVE
+            worker.ends = now + TO_SAVE
             worker.process.send_signal(signal.SIGINT)
 
     def _stop(self) -> None:
@@ -182,7 +192,7 @@ class Pool:
             if worker.process.poll() is None:
                 worker.process.send_signal(signal.SIGINT)
         try:
-            until = time.monotonic() + _TO_SAVE
+            until = time.monotonic() + TO_SAVE
             for worker in self._workers:
                 worker.process.wait(max(0.1, until - time.monotonic()))
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -226,8 +236,10 @@ def run_worker(work: Callable[[dict[str, Any]], int]) -> int:
     """
     orders: dict[str, Any] = json.load(sys.stdin)
     try:
-        # it is ignored where a shell has started the command in the background
+        # it is ignored where a shell has started the command in the background, and blocked where Ray has
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         log_in_worker(orders.get("records"))
         threading.Thread(target=_end_with, args=(orders["parent"],), name="parent", daemon=True).start()
         imports.follow(orders["own"])
@@ -245,5 +257,5 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_POLL_PARENT)
     os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(_TO_SAVE)
+    time.sleep(TO_SAVE)
     os._exit(INTERRUPTED)

@@ -118,6 +118,21 @@ def test_from_nothing(ran: tuple[Path, Summary]) -> None:
     assert not [path for path in (store.folder / ".work").iterdir() if path.is_dir()], "trainings that are done leave"
 
 
+def test_a_cluster_makes_the_same_records(
+    ran: tuple[Path, Summary], ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, _ = ran
+    monkeypatch.chdir(tmp_path)
+    write(Path())
+    some = ("--only", "popularity", "--only", "meow")  # the one that trains takes long
+    done = call("leaderboard", "run", "tiny", "--device", "cpu", *some, "--engine", "ray")
+    assert done.exit_code == 1, done.output
+    assert "1 made, 1 failed" in done.output
+    found, expected = records(tmp_path / "tiny"), records(board)
+    assert len(found) == 2
+    assert found == {name: expected[name] for name in found}
+
+
 def test_a_failure_is_recorded_and_shown(ran: tuple[Path, Summary]) -> None:
     board, _ = ran
     found = load_board(board)

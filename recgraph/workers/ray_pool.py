@@ -1,0 +1,174 @@
+"""A pool of worker processes on the machines of a Ray cluster, with the interface of the pool of this machine.
+
+Each task is a Ray task that runs :class:`recgraph.workers.pool.Pool` for it where it is placed: the worker is the same
+process, with the same orders, and ends in the same ways. What it works on lies in a folder that the machines share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recgraph import imports
+from recgraph.engine import Engine
+from recgraph.workers.engines import Ray, deaths
+from recgraph.workers.pool import TO_SAVE, Outcome, Pool, Task
+
+__all__ = ["RayPool", "pool_on", "workers_on"]
+
+_POLL = 0.2
+#: seconds between two requests to end: Ray may miss one while a task is being set up
+_AGAIN = 2.0
+#: seconds that a task may take, beyond those that its worker has to save, until it has said that it was cancelled
+_TO_CANCEL = 15.0
+
+
+def workers_on(engine: Engine | None, workers: int | None) -> int:
+    """How many worker processes are wanted at a time: as given, else as many as an engine has, else 1.
+
+    Raises:
+        ValueError: below 1.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers = {workers} must be at least 1")
+    return workers or (engine.size if isinstance(engine, Ray) else 1)
+
+
+def pool_on(
+    engine: Engine | None, module: str, size: int, threads: int, deadline: float | None = None
+) -> Pool | RayPool:
+    """The pool of an engine: of this machine, unless it is Ray; see :class:`recgraph.workers.pool.Pool`."""
+    if isinstance(engine, Ray):
+        return RayPool(engine, module, size, threads, deadline)
+    return Pool(module, size, threads, deadline)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a worker needs of the process that gave its orders: where that is, and what it has imported."""
+
+    folder: str
+    environment: Mapping[str, str]
+    own: Mapping[str, Any]
+
+    @classmethod
+    def here(cls) -> _Place:
+        ours = {name: value for name, value in os.environ.items() if name.startswith("RECGRAPH_")}
+        return cls(str(Path.cwd()), ours, imports.orders())
+
+
+class RayPool:
+    """Worker processes on a cluster.
+
+    Args:
+        engine: the cluster.
+        module, size, threads, deadline: see :class:`recgraph.workers.pool.Pool`; each task reserves ``threads`` cores.
+    """
+
+    def __init__(self, engine: Ray, module: str, size: int, threads: int, deadline: float | None = None) -> None:
+        self._engine, self._module, self._size, self._threads = engine, module, size, threads
+        self._deadline = deadline
+        self._running: dict[Any, Task] = {}
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        on_end: Callable[[Task, Outcome], bool],
+        on_start: Callable[[Task], None] | None = None,
+    ) -> None:
+        """See :meth:`recgraph.workers.pool.Pool.run`. A task whose machine is lost is one whose worker was killed."""
+        ray = self._engine.connected()
+        start, place = self._engine.starter(_work, self._threads), _Place.here()
+        waiting, asked = list(tasks), 0.0
+        try:
+            while waiting or self._running:
+                is_over = self._deadline is not None and time.monotonic() >= self._deadline
+                if is_over:
+                    waiting.clear()
+                    if time.monotonic() - asked > _AGAIN:
+                        asked = time.monotonic()
+                        self._cancel(ray)
+                while waiting and len(self._running) < self._size:
+                    task = waiting.pop(0)
+                    if on_start is not None:
+                        on_start(task)
+                    self._running[start(place, self._module, task, self._threads)] = task
+                if not self._running:
+                    return
+                for done in ray.wait([*self._running], num_returns=1, timeout=_POLL)[0]:
+                    task = self._running.pop(done)
+                    if on_end(task, _outcome(ray, done)):
+                        waiting.insert(0, task)
+        finally:
+            self._stop(ray)
+
+    def _cancel(self, ray: Any) -> None:
+        for running in self._running:
+            ray.cancel(running)
+
+    def _stop(self, ray: Any) -> None:
+        """Interrupt what still runs and wait until it has saved; a second Ctrl-C ends it at once."""
+        until = time.monotonic() + TO_SAVE + _TO_CANCEL
+        try:
+            while self._running and time.monotonic() < until:
+                self._cancel(ray)
+                for done in ray.wait([*self._running], num_returns=len(self._running), timeout=_AGAIN)[0]:
+                    del self._running[done]
+        except KeyboardInterrupt:
+            pass
+        for left in self._running:  # its worker sees that it is alone, saves and ends
+            ray.cancel(left, force=True)
+        self._running.clear()
+
+
+def _outcome(ray: Any, done: Any) -> Outcome:
+    try:
+        outcome: Outcome = ray.get(done)
+        return outcome
+    except ray.exceptions.TaskCancelledError:
+        return Outcome("interrupted")
+    except deaths(ray) as error:
+        return Outcome("killed", f"the process of its Ray worker ended ({type(error).__name__})")
+    except ray.exceptions.RayTaskError as error:
+        return Outcome("failed", f"{type(error.cause).__name__}: {error.cause}")
+
+
+class _Stoppable(Pool):
+    """A pool that also ends in order where it is asked to."""
+
+    is_asked = False
+
+    def ask(self, *_: object) -> None:
+        self.is_asked = True
+
+    def _is_over(self) -> bool:
+        return self.is_asked or super()._is_over()
+
+
+def _work(place: _Place, module: str, task: Task, threads: int) -> Outcome:
+    """One task, where Ray has placed it."""
+    # without an outcome it was ended before it had begun
+    outcomes = [Outcome("interrupted")]
+
+    def ended(_: Task, outcome: Outcome) -> bool:
+        outcomes.append(outcome)
+        return False
+
+    os.environ.update(place.environment)
+    pool = _Stoppable(module, 1, threads, own=place.own)
+    # relative paths of the orders count from there, as they do in a worker of the same machine
+    there = contextlib.chdir(place.folder) if Path(place.folder).is_dir() else contextlib.nullcontext()
+    # Ray ends a task by this signal, at any line
+    before = signal.signal(signal.SIGINT, pool.ask)
+    try:
+        with there:
+            pool.run([task], ended)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return outcomes[-1]
