@@ -309,8 +309,15 @@ def together(path: Path, raws: Sequence[Raw], columns: Columns) -> Raw:
                 message = f"column {name!r} holds {kind}, in the files before it {kinds[name]}; write one type"
                 raise raw.source.error(MixedIdError, message)
     lazy = pl.concat([raw.lazy.select(columns.named()) for raw in raws], how="vertical_relaxed")
-    source = replace(first.source, path=path, plain=None, parts=tuple(raw.source for raw in raws))
+    source = source_of_all(path, [raw.source for raw in raws])
     return Raw(lazy, source, first.as_text, held=tuple(held for raw in raws for held in raw.held))
+
+
+def source_of_all(path: Path, sources: Sequence[Source]) -> Source:
+    """The source of several files: their folder or pattern, and one after another."""
+    if len(sources) == 1:
+        return sources[0]
+    return replace(sources[0], path=path, plain=None, parts=tuple(sources))
 
 
 def check_columns(raw: Raw, columns: Columns) -> None:

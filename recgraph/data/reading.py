@@ -141,7 +141,7 @@ class LogFile:
             columns = self._columns(form, files[0])
             raws = [_scan(file, form, columns, reading) for file in files]
         raw = raws[0] if len(raws) == 1 else readers.together(Path(self.path), raws, columns)
-        return Scanned(raw, columns, **self._features(columns))
+        return Scanned(raw, columns, **self.features(columns))
 
     def completed(self) -> Reading:
         """The reading with the columns that were guessed, and ``"none"`` for those that the log does not have."""
@@ -197,7 +197,7 @@ class LogFile:
             _log.info("%s: %s%s", self.path, told, f"; no {' and no '.join(without)}" if without else "")
         return columns
 
-    def _features(self, columns: Columns) -> dict[str, pl.DataFrame]:
+    def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
         """The files of features that are given."""
         found = {}
         for name, role, key in zip(FEATURES, ("user", "item"), (columns.user, columns.item), strict=True):
@@ -216,7 +216,7 @@ class LogFile:
             for side, key in (("user", columns.user), ("item", columns.item))
             if side in files
         }
-        return Scanned(raw, columns, **{**sides, **self._features(columns)})
+        return Scanned(raw, columns, **{**sides, **self.features(columns)})
 
 
 def is_data_path(name: str) -> bool:

@@ -1,47 +1,35 @@
 """A split into train, valid and test, whole (``Split``) or without its test part (``SealedSplit``).
 
-A split is a value with a hash. On disk (``save``, ``load``): ``open.parquet`` holds the rows of train and valid,
-``test/test.parquet`` those of test, ``split.json`` the strategy and the hash; ids and features lie beside them. Who
-may see the test part: :mod:`recgraph.data.sealing`.
+A split is a value with a hash. Its files (``save``, ``load``): :mod:`recgraph.data.split_files`; ids and features lie
+beside the rows. Who may see the test part: :mod:`recgraph.data.sealing`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from recgraph.config import ConfigError
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import load_frame, load_json, replace_parquet, replace_text
+from recgraph.data.files import load_json, replace_parquet
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open
-from recgraph.data.strategies import STRATEGIES, Label, Strategy
+from recgraph.data.split_files import HEAD_FILE, OPEN_FILE, TEST_FILE, load_rows, save_head, split_hash
+from recgraph.data.strategies import GROUPS, STRATEGIES, Label, Strategy, strategy_of
 from recgraph.notebook import block
-from recgraph.registry import proposal
 
 __all__ = ["SealedSplit", "SealedTestError", "Split"]
 
 FitPart = Literal["train", "train+valid", "all"]
-_GROUPS: Mapping[str, tuple[Label, ...]] = {
-    "train": (Label.TRAIN,),
-    "valid": (Label.VALID, Label.VALID_HISTORY),
-    "test": (Label.TEST, Label.TEST_HISTORY),
-}
-_OPEN_FILE = "open.parquet"
-_TEST_FILE = Path("test") / "test.parquet"
 _log = logging.getLogger(__name__)
 
 
@@ -109,7 +97,7 @@ class _Labelled:
     def _sizes(self) -> dict[str, int]:
         """The interactions in each part that there are rows of; counted once."""
         counts = torch.bincount(self.labels, minlength=1 + max(map(int, Label))).tolist()
-        sizes = {name: sum(counts[int(label)] for label in labels) for name, labels in _GROUPS.items()}
+        sizes = {name: sum(counts[int(label)] for label in labels) for name, labels in GROUPS.items()}
         return sizes if isinstance(self, Split) else {name: n for name, n in sizes.items() if name != "test"}
 
     def _repr_html_(self) -> str:
@@ -152,10 +140,9 @@ class _Labelled:
 
     def _save_open(self, rows: pl.DataFrame, folder: Path) -> None:
         """Write the open rows, all but the log and, last, ``split.json``: a folder that has it is complete."""
-        replace_parquet(rows, folder / _OPEN_FILE)
+        replace_parquet(rows, folder / OPEN_FILE)
         self.interactions.save_all_but_log(folder)
-        head = {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash}
-        replace_text(json.dumps(head, indent=1), folder / "split.json")
+        save_head(folder, {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash})
 
 
 class Split(_Labelled):
@@ -175,12 +162,7 @@ class Split(_Labelled):
         Raises:
             ValueError: no such strategy, or a parameter that it does not have or allow.
         """
-        if strategy not in STRATEGIES:
-            raise ValueError(f"strategy = {strategy!r} does not exist; {proposal(strategy, STRATEGIES)}")
-        try:
-            made = STRATEGIES[strategy].of(params).resolved(interactions)
-        except ConfigError as error:
-            raise ConfigError(f"split {strategy!r}: {error}") from None
+        made = strategy_of(strategy, params).resolved(interactions.ordered.items.lengths)
         column = made.grades
         if column is not None and column not in interactions.log.columns:
             raise ValueError(f"grades = {column!r}: the log has no {column}; name its column when reading")
@@ -212,27 +194,21 @@ class Split(_Labelled):
     @cached_property
     def hash(self) -> str:  # type: ignore[override]
         """64 hex digits from ids, ordered log, labels and parameters; the same on every machine."""
-        head = {"name": self.name, "params": self.params, "seed": self.seed, "version": 1}
-        state = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
-        state.update(self.users.digest())
-        state.update(self.items.digest())
         log = self.interactions.ordered
-        for name, dtype, values in (
+        columns = (
             ("offsets", "<i8", log.items.offsets),
             ("items", "<i4", log.items.values),
             ("labels", "u1", self.labels),
             ("times", "<i8", log.times),
             ("weights", "<f8", log.weights),
             ("ratings", "<f8", log.ratings),
-        ):
-            if values is not None:
-                state.update(f"{name}:{values.numel()}:".encode())
-                state.update(np.ascontiguousarray(values.numpy(), dtype=dtype).data)
-        return state.hexdigest()
+        )
+        given = [(name, dtype, of.numel(), [of.numpy()]) for name, dtype, of in columns if of is not None]
+        return split_hash({"name": self.name, "params": self.params, "seed": self.seed}, self.users, self.items, given)
 
     def sealed(self) -> SealedSplit:
         """A handle for training, stopping and tuning, without the test rows."""
-        keep_mask = ~self._has(_GROUPS["test"])
+        keep_mask = ~self._has(GROUPS["test"])
         log = self.interactions.masked(keep_mask.numpy())
         return SealedSplit(log, self.labels[keep_mask], self.strategy, self.name, self.seed, self.hash, lambda: self)
 
@@ -243,8 +219,8 @@ class Split(_Labelled):
     def save(self, folder: str | Path) -> None:
         """Write the split; the test rows go into a file of their own in the sub-folder ``test``."""
         rows = self._rows()
-        is_test = pl.col("label").is_in([int(label) for label in _GROUPS["test"]])
-        replace_parquet(rows.filter(is_test), Path(folder) / _TEST_FILE)
+        is_test = pl.col("label").is_in([int(label) for label in GROUPS["test"]])
+        replace_parquet(rows.filter(is_test), Path(folder) / TEST_FILE)
         self._save_open(rows.filter(~is_test), Path(folder))
 
     @staticmethod
@@ -334,7 +310,7 @@ class SealedSplit(_Labelled):
 
     def save(self, folder: str | Path) -> None:
         """Write all but the test rows, and remove an older test file; a copy loaded from there has none to unseal."""
-        (Path(folder) / _TEST_FILE).unlink(missing_ok=True)
+        (Path(folder) / TEST_FILE).unlink(missing_ok=True)
         self._save_open(self._rows(), Path(folder))
 
     @staticmethod
@@ -346,20 +322,20 @@ class SealedSplit(_Labelled):
             CorruptFileError: a file is damaged.
         """
         folder = Path(folder)
-        if not (folder / "split.json").is_file():
-            raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split (split.json)")
-        head = load_json(folder / "split.json")
-        rows = load_frame(folder / _OPEN_FILE)
+        if not (folder / HEAD_FILE).is_file():
+            raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split ({HEAD_FILE})")
+        head = load_json(folder / HEAD_FILE)
+        rows = load_rows(folder / OPEN_FILE)
         frame, labels = _log_and_labels(rows)
         log = InteractionLog.load_with(frame, folder)
         strategy = STRATEGIES[head["name"]].of(head["params"])
 
         def reveal() -> Split:
-            frame, labels = _log_and_labels(pl.concat([rows, load_frame(folder / _TEST_FILE)]))
+            frame, labels = _log_and_labels(pl.concat([rows, load_rows(folder / TEST_FILE)]))
             split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
             if split.hash != head["hash"]:
                 message = "the rows do not give the hash of the split; it was changed"
-                raise CorruptFileError(message, path=folder / _TEST_FILE)
+                raise CorruptFileError(message, path=folder / TEST_FILE)
             return split
 
         return SealedSplit(log, labels, strategy, head["name"], head["seed"], head["hash"], reveal)

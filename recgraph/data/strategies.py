@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import Annotated, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from recgraph.config import Config
+from recgraph.config import Config, ConfigError
 from recgraph.data.columns import instant
 from recgraph.data.errors import ShortUserError
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import OrderedLog
+from recgraph.registry import proposal
 from recgraph.rng import numpy_generator
 
 __all__ = [
     "EVERYTHING",
+    "GROUPS",
     "STRATEGIES",
     "Everything",
     "HeldOutUsers",
@@ -29,6 +32,7 @@ __all__ = [
     "Ratio",
     "Strategy",
     "TimeCut",
+    "strategy_of",
 ]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -56,6 +60,14 @@ class Label(IntEnum):
     TEST_HISTORY = 4
 
 
+#: part of a split -> the labels of its rows
+GROUPS: Mapping[str, tuple[Label, ...]] = {
+    "train": (Label.TRAIN,),
+    "valid": (Label.VALID, Label.VALID_HISTORY),
+    "test": (Label.TEST, Label.TEST_HISTORY),
+}
+
+
 class Strategy(Config):
     """Base of the strategies."""
 
@@ -69,13 +81,32 @@ class Strategy(Config):
         """Whether the seed matters."""
         return False
 
-    def resolved(self, interactions: InteractionLog) -> Self:
-        """The strategy with the settings that it has for this log: those that its split is hashed and kept with."""
+    @property
+    def is_by_user(self) -> bool:
+        """Whether the label of an interaction depends on its user's interactions alone."""
+        return False
+
+    def resolved(self, lengths: Tensor) -> Self:
+        """The strategy with the settings that it has for this log: those that its split is hashed and kept with.
+
+        Args:
+            lengths: [n_users] how many interactions each user has.
+        """
         return self
 
     def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         """[T] uint8: the :class:`Label` of each interaction of ``interactions.ordered``."""
+        labels = self.labels_of_users(interactions, seed)
+        counts = torch.bincount(labels, minlength=len(Label)).tolist()
+        self.check_counts({label: counts[label] for label in Label})
+        return labels
+
+    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
+        """:meth:`labels` of a log that may hold some of the users alone, where :attr:`is_by_user`."""
         raise NotImplementedError
+
+    def check_counts(self, counts: Mapping[Label, int]) -> None:
+        """Refuse a split by how many interactions of all users have each label."""
 
 
 class _Shares(Strategy):
@@ -102,22 +133,26 @@ class LeaveOneOut(Strategy):
 
     short_users: Literal["error", "train"] | None = None
 
-    def resolved(self, interactions: InteractionLog) -> Self:
+    @property
+    def is_by_user(self) -> bool:
+        return True
+
+    def resolved(self, lengths: Tensor) -> Self:
         if self.short_users is not None:
             return self
-        short = _short(interactions.ordered.items.lengths, _LEAST)
+        short = _short(lengths, _LEAST)
         if not len(short):
             # what the default was when every short user was an error: hashes made then stay the same
             return self.model_copy(update={"short_users": "error"})
         _log.warning(
             "leave-one-out: %s of %s users have fewer than %d interactions; they are kept in train and not evaluated",
             f"{len(short):,}",
-            f"{interactions.n_users:,}",
+            f"{len(lengths):,}",
             _LEAST,
         )
         return self.model_copy(update={"short_users": "train"})
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         enough = lengths >= _LEAST
@@ -170,7 +205,11 @@ class TimeCut(_Shares):
             raise ValueError("valid_from and test_from are given both or not at all")
         return self
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    @property
+    def is_by_user(self) -> bool:
+        return self.valid_from is not None
+
+    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         times = interactions.ordered.times
         if times is None:
             raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=...)")
@@ -180,11 +219,11 @@ class TimeCut(_Shares):
         labels = torch.full_like(times, int(Label.TRAIN), dtype=torch.uint8)
         labels[times >= valid_from] = int(Label.VALID)
         labels[times >= test_from] = int(Label.TEST)
-        if not bool((labels == int(Label.TRAIN)).any()):
-            self._refuse_empty()
         return labels
 
-    def _refuse_empty(self) -> NoReturn:
+    def check_counts(self, counts: Mapping[Label, int]) -> None:
+        if counts[Label.TRAIN]:
+            return
         if self.valid_from is None:
             message = f"valid = {self.valid:g} and test = {self.test:g} leave nothing to train on: "
             raise ValueError(message + "too many interactions are at the very instant of the cut")
@@ -232,7 +271,11 @@ class Ratio(_Shares):
     def draws(self) -> bool:
         return self.order == "random"
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    @property
+    def is_by_user(self) -> bool:
+        return not self.draws
+
+    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         n_valid, n_test = _share(lengths, self.valid), _share(lengths, self.test)
@@ -280,7 +323,7 @@ class HeldOutUsers(_Shares):
     def draws(self) -> bool:
         return True
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
         able = torch.nonzero(lengths >= 2).flatten()
@@ -306,7 +349,11 @@ class HeldOutUsers(_Shares):
 class Everything(Strategy):
     """All interactions are train: nothing is held out, so that the model serves and is not evaluated."""
 
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
+    @property
+    def is_by_user(self) -> bool:
+        return True
+
+    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         return torch.full((interactions.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
 
 
@@ -319,3 +366,17 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "users": HeldOutUsers,
     EVERYTHING: Everything,
 }
+
+
+def strategy_of(name: str, params: Mapping[str, Any]) -> Strategy:
+    """A strategy by its name.
+
+    Raises:
+        ValueError: no such strategy, or a parameter that it does not have or allow.
+    """
+    if name not in STRATEGIES:
+        raise ValueError(f"strategy = {name!r} does not exist; {proposal(name, STRATEGIES)}")
+    try:
+        return STRATEGIES[name].of(params)
+    except ConfigError as error:
+        raise ConfigError(f"split {name!r}: {error}") from None

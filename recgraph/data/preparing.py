@@ -1,0 +1,358 @@
+"""A large log, split and written shard by shard, in the memory of some shards: what one process does at once.
+
+Three passes, each of pieces that an engine runs: the files (of Parquet, ranges of their rows) are encoded one by one,
+with ids of their own; their rows, with the ids of all, are given to ranges of users; and each range is put in order,
+labelled and written. The process that calls holds the ids and how many interactions each user has, and no rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from recgraph.data.columns import Columns, TimeUnit
+from recgraph.data.diagnose import Source, collect
+from recgraph.data.errors import EmptyLogError, MixedIdError, TimestampError
+from recgraph.data.files import load_frame, replace_parquet, replacing_folder
+from recgraph.data.ids import IdMap, family
+from recgraph.data.ingest import encode
+from recgraph.data.log import InteractionLog
+from recgraph.data.part import order
+from recgraph.data.readers import source_of_all
+from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
+from recgraph.data.split_files import OPEN_FILE, TEST_FILE, Column, parts_folder, save_head, split_hash
+from recgraph.data.strategies import GROUPS, Label, Strategy, strategy_of
+from recgraph.engine import Engine, Local, Piece
+
+__all__ = ["FORMATS", "PreparedSplit", "prepare"]
+
+#: what can be read in shards: a file of it, or rows of one, says all about its rows
+FORMATS: tuple[FileFormat, ...] = ("csv", "tsv", "jsonl", "parquet")
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """What was written; :meth:`recgraph.data.split.SealedSplit.load` reads it.
+
+    Attributes:
+        folder: of the split.
+        n_shards: that the log was read in.
+        n_ranges: of users, a file of each part.
+        hash: of the split.
+    """
+
+    folder: Path
+    n_users: int
+    n_items: int
+    n_interactions: int
+    n_shards: int
+    n_ranges: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A file, or of a Parquet file ``count`` rows from ``start`` on."""
+
+    number: int
+    file: str
+    start: int = 0
+    count: int | None = None
+
+    @property
+    def name(self) -> str:
+        return (
+            self.file
+            if self.count is None
+            else f"rows {self.start:,} to {self.start + self.count - 1:,} of {self.file}"
+        )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """What is known of a shard that was encoded; ``unit`` is None where it holds no interaction."""
+
+    number: int
+    n_rows: int
+    source: Source
+    unit: TimeUnit | None
+
+
+@dataclass(frozen=True)
+class _Range:
+    """The users ``start`` to ``end``."""
+
+    number: int
+    start: int
+    end: int
+
+    @property
+    def piece(self) -> Piece[_Range]:
+        return Piece(f"users {self.start:,} to {self.end - 1:,}", self)
+
+
+def prepare(
+    files: LogFile,
+    out: str | Path,
+    strategy: str = "leave-one-out",
+    *,
+    seed: int = 0,
+    params: Mapping[str, Any] | None = None,
+    engine: Engine | None = None,
+    shard_rows: int = 5_000_000,
+    range_rows: int = 5_000_000,
+) -> PreparedSplit:
+    """Read, encode and split a log, and write the split.
+
+    It is the split of :meth:`recgraph.data.interactions.Interactions.split`: the same ids in the same order, the same
+    labels and the same hash.
+
+    Args:
+        files: CSV, TSV, JSON lines or Parquet; a shard is a file, or of Parquet so many rows.
+        out: the folder of the split, which appears whole at the end; one that is there is replaced.
+        strategy, seed, params: of the split. What labels an interaction must be its user's interactions alone:
+            ``"leave-one-out"``, ``"ratio"`` with ``order="time"``, ``"time"`` with ``valid_from`` and ``test_from``, or
+            ``"all"``.
+        engine: runs the pieces (:mod:`recgraph.workers.engines`), on machines that share the files and ``out``; None:
+            this process, one after another.
+        shard_rows: rows of a shard of a Parquet file.
+        range_rows: about so many interactions are put in order at a time.
+
+    Raises:
+        FileNotFoundError: there are no files.
+        ValueError: a format or a strategy that cannot be done in shards, or a parameter that it does not have.
+        DataError: what is wrong with a file; or files hold ids or times of different kinds.
+    """
+    for name, value in (("shard_rows", shard_rows), ("range_rows", range_rows)):
+        if value < 1:
+            raise ValueError(f"{name} = {value} must be at least 1")
+    if files.format not in FORMATS:
+        raise ValueError(f"format {files.format!r} is read as a whole; in shards can be read {', '.join(FORMATS)}")
+    chosen = strategy_of(strategy, params or {})
+    if not chosen.is_by_user:
+        raise ValueError(
+            f"split {strategy!r} with these parameters labels by all interactions, not by those of each user; in "
+            "shards can be split: leave-one-out, ratio with order=time, time with valid_from and test_from, and all"
+        )
+    # workers have folders of their own
+    paths, form = [path.absolute() for path in files.files], files.format
+    first = paths[0]
+    reading = LogFile(str(first), files.reading).completed()
+    plain = reading.model_copy(update=dict.fromkeys(FEATURES))
+    columns = LogFile(str(first), plain).scan().columns
+    if chosen.grades is not None and getattr(columns, chosen.grades) is None:
+        raise ValueError(f"grades = {chosen.grades!r}: the log has no {chosen.grades}; name its column when reading")
+    with replacing_folder(Path(out).absolute()) as folder:
+        work = folder / "work"
+        work.mkdir()
+        made = _Preparation(engine or Local(), folder, work)
+        shards = [*_shards(paths, form, shard_rows)]
+        log, encoded = made.encoded(shards, Path(files.path), plain, columns)
+        features = LogFile(str(first), reading).features(columns)
+        log = log.with_features(features.get("user_features"), features.get("item_features"))
+        log.save_all_but_log(folder)
+        total = sum(_n_rows(_path(work, "log", each.number)) for each in encoded if each.unit is not None)
+        ranges = _ranges(log.n_users, -(-total // range_rows))
+        lengths = made.by_range(shards, encoded, log.time_unit, ranges)
+        chosen = chosen.resolved(torch.from_numpy(lengths))
+        made.label(log, chosen, seed, ranges, [each.number for each in encoded if each.unit is not None])
+        head = {
+            "name": strategy,
+            "params": chosen.model_dump(mode="json"),
+            "seed": int(seed) if chosen.draws else None,
+        }
+        digest = split_hash(head, log.users, log.items, _columns(work, ranges, lengths))
+        shutil.rmtree(work)
+        save_head(folder, {**head, "hash": digest})
+    return PreparedSplit(Path(out), log.n_users, log.n_items, total, len(shards), len(ranges), digest)
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """The passes over a log.
+
+    Attributes:
+        folder: of the split; ``work`` in it: of what is between two passes.
+    """
+
+    engine: Engine
+    folder: Path
+    work: Path
+
+    def encoded(
+        self, shards: Sequence[_Shard], path: Path, reading: Reading, columns: Columns
+    ) -> tuple[InteractionLog, list[_Encoded]]:
+        """Encode all shards -> the log without its rows, and what each shard is."""
+        pieces = (Piece(shard.name, shard) for shard in shards)
+        encoded = [*self.engine.map(_encode, pieces, (self.work, reading))]
+        source = source_of_all(path, [*{each.source.path: each.source for each in encoded}.values()])
+        held = [each for each in encoded if each.unit is not None]
+        if not held:
+            raise source.error(EmptyLogError, "there is no interaction")
+        users = _together(self.work, held, "users", columns.user)
+        items = _together(self.work, held, "items", columns.item)
+        unit = _unit([each.unit for each in held], source)
+        return InteractionLog(pl.DataFrame(), users, items, columns, unit, source.kept()), encoded
+
+    def by_range(
+        self, shards: Sequence[_Shard], encoded: Sequence[_Encoded], unit: TimeUnit, ranges: Sequence[_Range]
+    ) -> npt.NDArray[np.int64]:
+        """Give the rows of all shards to ranges of users -> [n_users] the interactions of each."""
+        starts = np.cumsum([0, *(each.n_rows for each in encoded)]).tolist()
+        held = [each for each in encoded if each.unit is not None]
+        pieces = (Piece(shards[each.number].name, (each, starts[each.number])) for each in held)
+        for _ in self.engine.map(_scatter, pieces, (self.work, unit, ranges)):
+            pass
+        shared = (self.work, [each.number for each in held])
+        return np.concatenate([*self.engine.map(_lengths, (part.piece for part in ranges), shared)])
+
+    def label(
+        self, log: InteractionLog, strategy: Strategy, seed: int, ranges: Sequence[_Range], shards: Sequence[int]
+    ) -> None:
+        """Label and write the rows of all ranges; ``shards`` are those that hold rows."""
+        shared = (self.folder, self.work, shards, log, strategy, seed)
+        counts = sum(self.engine.map(_label, (part.piece for part in ranges), shared), np.zeros(len(Label), np.int64))
+        strategy.check_counts({label: int(counts[label]) for label in Label})
+
+
+def _n_rows(file: Path) -> int:
+    return int(pl.scan_parquet(file).select(pl.len()).collect().item())
+
+
+def _path(work: Path, name: str, *numbers: int) -> Path:
+    return work / f"{name}-{'-'.join(f'{number:05}' for number in numbers)}.parquet"
+
+
+def _shards(files: Sequence[Path], form: FileFormat, rows: int) -> Iterator[_Shard]:
+    number = 0
+    for file in files:
+        n = _n_rows(file) if form == "parquet" else 0
+        if n <= rows:
+            yield _Shard(number, str(file))
+            number += 1
+            continue
+        for start in range(0, n, rows):
+            yield _Shard(number, str(file), start, min(rows, n - start))
+            number += 1
+
+
+def _encode(shared: tuple[Path, Reading], shard: _Shard) -> _Encoded:
+    """Encode a shard as a log of its own."""
+    work, reading = shared
+    scanned = LogFile(shard.file, reading).scan()
+    raw = scanned.raw
+    if shard.count is not None:
+        raw = replace(raw, lazy=raw.lazy.slice(shard.start, shard.count))
+    n_rows = int(collect(raw.lazy.select(pl.len()), raw.source).item())
+    source = raw.source.kept()
+    try:
+        log, users, items, unit = encode(raw, scanned.columns, reading.time_format, reading.missing_ids)
+    except EmptyLogError:
+        return _Encoded(shard.number, n_rows, source, None)
+    replace_parquet(log, _path(work, "log", shard.number))
+    users.write(_path(work, "users", shard.number))
+    items.write(_path(work, "items", shard.number))
+    return _Encoded(shard.number, n_rows, source, unit)
+
+
+def _together(work: Path, encoded: Sequence[_Encoded], role: str, column: str) -> IdMap:
+    """The ids of all shards in the order of their first appearance; what each shard's stand for is written."""
+    own = [IdMap.read(_path(work, role, each.number)).values.alias("id") for each in encoded]
+    kinds = [family(values.dtype) for values in own]
+    for each, kind in zip(encoded, kinds, strict=True):
+        if kind != kinds[0] and {kind, kinds[0]} != {"integers", "floats"}:
+            message = f"column {column!r} holds {kind}, in the files before it {kinds[0]}; write one type"
+            raise each.source.error(MixedIdError, f"{message}, or prepare the log as a whole, where all become texts")
+    ids = IdMap(
+        pl.concat([values.to_frame() for values in own], how="vertical_relaxed")["id"].unique(maintain_order=True)
+    )
+    for each, values in zip(encoded, own, strict=True):
+        codes = ids.index(values.cast(ids.values.dtype)).astype(np.int32)
+        replace_parquet(pl.DataFrame({"code": codes}), _path(work, f"{role}-codes", each.number))
+    return ids
+
+
+def _unit(units: Sequence[TimeUnit | None], source: Source) -> TimeUnit:
+    """The unit of all times: whole seconds beside seconds with fractions are such, too."""
+    found = {unit for unit in units if unit is not None}
+    if len(found) == 1:
+        return found.pop()
+    if found == {"own", "seconds"}:
+        return "seconds"
+    raise source.error(TimestampError, f"files hold times as {' and as '.join(sorted(found))}; write one kind")
+
+
+def _ranges(n_users: int, n: int) -> list[_Range]:
+    edges = [n_users * number // n for number in range(n + 1)]
+    found = [(start, end) for start, end in itertools.pairwise(edges) if end > start]
+    return [_Range(number, start, end) for number, (start, end) in enumerate(found)]
+
+
+def _scatter(shared: tuple[Path, TimeUnit, list[_Range]], given: tuple[_Encoded, int]) -> None:
+    """Give the rows of a shard the ids of all, and to the ranges of users."""
+    (work, unit, ranges), (each, first_row) = shared, given
+    log = load_frame(_path(work, "log", each.number))
+    codes = {role: load_frame(_path(work, f"{role}s-codes", each.number))["code"] for role in ("user", "item")}
+    log = log.with_columns(
+        (pl.col("row").cast(pl.UInt64) + first_row).cast(log["row"].dtype),
+        *(codes[role].gather(log[role]).alias(role) for role in codes),
+    )
+    if each.unit == "own" and unit == "seconds":
+        log = log.with_columns((pl.col("time").cast(pl.Float64) * 1e6).round().cast(pl.Int64))
+    for part in ranges:
+        rows = log.filter(pl.col("user").is_between(part.start, part.end - 1))
+        replace_parquet(rows, _path(work, "rows", part.number, each.number))
+
+
+def _rows_of(work: Path, shards: Sequence[int], part: _Range) -> pl.LazyFrame:
+    return pl.scan_parquet([_path(work, "rows", part.number, shard) for shard in shards])
+
+
+def _lengths(shared: tuple[Path, list[int]], part: _Range) -> npt.NDArray[np.int64]:
+    """[users of the range] their interactions."""
+    users = _rows_of(*shared, part).select("user").collect()["user"].to_numpy()
+    return np.bincount(users - part.start, minlength=part.end - part.start)
+
+
+def _label(
+    shared: tuple[Path, Path, Sequence[int], InteractionLog, Strategy, int], part: _Range
+) -> npt.NDArray[np.int64]:
+    """Put the rows of a range in order, label and write them -> how many rows have each label."""
+    folder, work, shards, whole, strategy, seed = shared
+    rows = _rows_of(work, shards, part).collect()
+    users = whole.users.take(np.arange(part.start, part.end))
+    own = replace(whole, log=rows.with_columns(pl.col("user") - part.start).sort("row"), users=users)
+    labels = strategy.labels_of_users(own, seed)
+    rows = order(rows).with_columns(pl.Series("label", labels.numpy()))
+    is_test = pl.col("label").is_in([int(label) for label in GROUPS["test"]])
+    replace_parquet(rows.filter(~is_test), _path(parts_folder(folder / OPEN_FILE), "users", part.number))
+    replace_parquet(rows.filter(is_test), _path(parts_folder(folder / TEST_FILE), "users", part.number))
+    replace_parquet(rows.drop("row", "user"), _path(work, "ordered", part.number))
+    return np.bincount(labels.numpy(), minlength=len(Label))
+
+
+def _columns(work: Path, ranges: Sequence[_Range], lengths: npt.NDArray[np.int64]) -> Iterator[Column]:
+    """The columns of the ordered log as :func:`recgraph.data.split_files.split_hash` reads them, a range at a time."""
+    total = int(lengths.sum())
+    yield "offsets", "<i8", len(lengths) + 1, [np.concatenate([[0], np.cumsum(lengths)])]
+    ordered = [_path(work, "ordered", part.number) for part in ranges]
+    there = pl.read_parquet_schema(ordered[0])
+    for name, column, dtype in (
+        ("items", "item", "<i4"),
+        ("labels", "label", "u1"),
+        ("times", "time", "<i8"),
+        ("weights", "weight", "<f8"),
+        ("ratings", "rating", "<f8"),
+    ):
+        if column in there:
+            parts = (pl.read_parquet(path, columns=[column])[column].to_numpy() for path in ordered)
+            yield name, dtype, total, parts

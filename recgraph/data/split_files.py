@@ -1,0 +1,67 @@
+"""What a split is on disk, and its hash.
+
+``open.parquet`` holds the rows of train and valid, ``test/test.parquet`` those of test, ``split.json`` the strategy and
+the hash. A split that was prepared in shards has folders of Parquet files in their place, ``open`` and ``test/test``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from recgraph.data.files import load_frame, replace_text
+from recgraph.data.ids import IdMap
+
+__all__ = ["HEAD_FILE", "OPEN_FILE", "TEST_FILE", "load_rows", "parts_folder", "save_head", "split_hash"]
+
+HEAD_FILE = "split.json"
+OPEN_FILE = "open.parquet"
+TEST_FILE = Path("test") / "test.parquet"
+
+Column = tuple[str, str, int, Iterable[npt.NDArray[Any]]]
+
+
+def parts_folder(path: Path) -> Path:
+    """The folder that stands in place of a file of rows."""
+    return path.with_suffix("")
+
+
+def load_rows(path: Path) -> pl.DataFrame:
+    """The rows of a file, or of all files in the folder in its place.
+
+    Raises:
+        CorruptFileError: a file is damaged.
+    """
+    parts = sorted(parts_folder(path).glob("*.parquet"))
+    if path.is_file() or not parts:
+        return load_frame(path)
+    return pl.concat([load_frame(part) for part in parts])
+
+
+def save_head(folder: Path, head: Mapping[str, Any]) -> None:
+    """Write the strategy and the hash; a folder that has them is complete."""
+    replace_text(json.dumps(head, indent=1), folder / HEAD_FILE)
+
+
+def split_hash(head: Mapping[str, Any], users: IdMap, items: IdMap, columns: Iterable[Column]) -> str:
+    """64 hex digits from ids, ordered log, labels and parameters; the same on every machine.
+
+    Args:
+        head: name, parameters and seed of the strategy.
+        columns: of the ordered log: name, type in the hash, length, and values part by part.
+    """
+    state = hashlib.sha256(json.dumps({**head, "version": 1}, sort_keys=True).encode())
+    state.update(users.digest())
+    state.update(items.digest())
+    for name, dtype, count, parts in columns:
+        state.update(f"{name}:{count}:".encode())
+        for values in parts:
+            state.update(np.ascontiguousarray(values, dtype=dtype).data)
+    return state.hexdigest()

@@ -1,0 +1,167 @@
+"""A split that is prepared in shards is the one that one process makes at once: ids, order, labels, files and hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from recgraph.data.errors import DataError, EmptyLogError, MixedIdError, RatingError, TimestampError
+from recgraph.data.interactions import Interactions
+from recgraph.data.preparing import prepare
+from recgraph.data.reading import LogFile, Reading
+from recgraph.data.split import SealedSplit, Split
+from recgraph.engine import Engine
+
+
+def log(n: int = 3000, n_users: int = 150, n_items: int = 80, fractions: bool = False) -> pl.DataFrame:
+    draw = np.random.default_rng(5)
+    times = draw.integers(0, 400, n)  # many alike, so that rows decide
+    return pl.DataFrame(
+        {
+            "user": draw.integers(0, n_users, n) * 7,
+            "item": [f"item {number}" for number in draw.integers(0, n_items, n)],
+            "timestamp": times + (draw.random(n).round(2) if fractions else 0),
+            "rating": draw.integers(1, 6, n).astype(float),
+        }
+    )
+
+
+def written(frame: pl.DataFrame, folder: Path, form: str, n_files: int = 4) -> str:
+    folder.mkdir()
+    size = -(-frame.height // n_files)
+    for number in range(n_files):
+        part, path = frame.slice(number * size, size), folder / f"part-{number}.{form}"
+        {"csv": part.write_csv, "parquet": part.write_parquet, "jsonl": part.write_ndjson}[form](path)
+    return str(folder)
+
+
+def same(folder: Path, whole: Split, tmp_path: Path) -> None:
+    found = SealedSplit.load(folder)
+    assert found.hash == whole.hash
+    assert found.users.values.equals(whole.users.values)
+    assert found.items.values.equals(whole.items.values)
+    assert found.users.values.dtype == whole.users.values.dtype
+    assert (found.strategy, found.name, found.seed) == (whole.strategy, whole.name, whole.seed)
+    opened = found.unseal("the test compares")
+    assert opened.interactions.log.equals(whole.interactions.log)
+    assert torch.equal(opened.labels, whole.labels)
+    assert opened.interactions.time_unit == whole.interactions.time_unit
+    whole.save(tmp_path / "whole")
+    description = "interactions.json"
+    assert (folder / description).read_text() == (tmp_path / "whole" / description).read_text()
+    assert (folder / "split.json").read_text() == (tmp_path / "whole" / "split.json").read_text()
+    assert not (folder / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "strategy", "params"),
+    [
+        ("csv", "leave-one-out", {}),
+        ("parquet", "ratio", {"order": "time", "valid": 0.2}),
+        ("jsonl", "time", {"valid_from": 250, "test_from": 350}),
+        ("parquet", "all", {}),
+        ("parquet", "leave-one-out", {"grades": "rating"}),
+    ],
+)
+def test_it_is_the_split_of_one_process(
+    form: str, strategy: str, params: dict[str, Any], engine: Engine, tmp_path: Path
+) -> None:
+    path = written(log(), tmp_path / "log", form)
+    files = LogFile(path, Reading())
+    made = prepare(files, tmp_path / "split", strategy, params=params, engine=engine, shard_rows=400, range_rows=1000)
+    whole = Interactions.from_files(files).split(strategy, **params)
+    assert made.hash == whole.hash
+    assert (made.n_users, made.n_items, made.n_interactions) == (whole.n_users, whole.n_items, 3000)
+    assert made.n_shards == (8 if form == "parquet" else 4)
+    assert made.n_ranges == len([*(tmp_path / "split" / "open").iterdir()]) == 3
+    same(tmp_path / "split", whole, tmp_path)
+
+
+def test_what_all_shards_together_decide(engine: Engine, tmp_path: Path) -> None:
+    """Whole seconds in a file and fractions in another; users short of interactions; rows without ids; features."""
+    folder = tmp_path / "log"
+    folder.mkdir()
+    log(400, fractions=False).write_csv(folder / "a.csv")
+    log(900, 300, fractions=True).write_csv(folder / "b.csv")
+    pl.DataFrame({"user": [None, None], "item": ["x", "y"], "timestamp": [1, 2], "rating": [1, 2]}).write_csv(
+        folder / "c.csv"
+    )
+    log(100).write_csv(folder / "d.csv")
+    features = tmp_path / "features.csv"
+    pl.DataFrame({"item": ["item 3", "item 4"], "title": ["three", "four"]}).write_csv(features)
+    reading = Reading(missing_ids="drop", item_features=str(features), rating="none")
+    files = LogFile(str(folder / "*.csv"), reading)
+    made = prepare(files, tmp_path / "split", engine=engine, range_rows=500)
+    whole = Interactions.from_files(files).split()
+    assert whole.interactions.time_unit == "seconds"
+    assert whole.params["short_users"] == "train"
+    assert made.hash == whole.hash
+    same(tmp_path / "split", whole, tmp_path)
+    found = SealedSplit.load(tmp_path / "split").interactions.item_features
+    assert found is not None
+    assert found.equals(whole.interactions.item_features)
+
+
+def test_one_file_and_a_split_that_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    for n in (500, 800):
+        log(n).write_csv(path)
+        made = prepare(LogFile(str(path)), tmp_path / "split")
+        same(tmp_path / "split", Interactions.from_files(LogFile(str(path))).split(), tmp_path)
+        assert made.n_shards == made.n_ranges == 1
+
+
+def test_a_fit_reads_it(tmp_path: Path) -> None:
+    import recgraph as rg
+
+    path = written(log(), tmp_path / "log", "parquet")
+    prepare(LogFile(path), tmp_path / "split", range_rows=700)
+    run = rg.fit(rg.models.Popularity(), SealedSplit.load(tmp_path / "split"), seed=0)
+    whole = rg.fit(rg.models.Popularity(), Interactions.from_files(LogFile(path)).split(), seed=0)
+    assert run.evaluate("valid")[0].metrics == whole.evaluate("valid")[0].metrics
+
+
+@pytest.mark.parametrize(
+    ("strategy", "params"),
+    [("ratio", {}), ("users", {}), ("time", {}), ("ratio", {"order": "random"})],
+)
+def test_splits_by_all_interactions_are_refused(strategy: str, params: dict[str, Any], tmp_path: Path) -> None:
+    log(50).write_csv(tmp_path / "log.csv")
+    with pytest.raises(ValueError, match="labels by all interactions"):
+        prepare(LogFile(str(tmp_path / "log.csv")), tmp_path / "split", strategy, params=params)
+
+
+def test_what_is_wrong_is_said(tmp_path: Path, engine: Engine) -> None:
+    def made(**frames: pl.DataFrame) -> Path:
+        folder = tmp_path / "-".join(frames)
+        folder.mkdir()
+        for name, frame in frames.items():
+            frame.write_csv(folder / f"{name}.csv")
+        return folder
+
+    def refused(error: type[DataError], folder: Path, match: str, **options: Any) -> None:
+        with pytest.raises(error, match=match):
+            prepare(LogFile(str(folder)), tmp_path / "split", engine=engine, **options)
+        assert not (tmp_path / "split").exists()
+        assert not [*tmp_path.glob(".split*")]
+
+    texts = log(30).with_columns(pl.lit("u").alias("user"))
+    refused(MixedIdError, made(ints=log(30), texts=texts), "column 'user' holds texts, in the files before it integers")
+    dates = log(30).with_columns(pl.lit("2024-01-01").alias("timestamp"))
+    refused(TimestampError, made(times=log(30), dates=dates), "files hold times as own and as us")
+    refused(EmptyLogError, made(nothing=log(0)), "there is no interaction")
+    bad = log(30).with_columns(pl.lit("much").alias("rating"))
+    refused(RatingError, made(good=log(30), bad=bad), r"bad.csv, line 2: the rating 'much'")
+    never = {"strategy": "time", "params": {"valid_from": -2, "test_from": -1}}
+    with pytest.raises(ValueError, match="leaves nothing to train on"):
+        prepare(LogFile(str(made(early=log(30)))), tmp_path / "split", engine=engine, **never)
+    with pytest.raises(ValueError, match="shard_rows = 0 must be at least 1"):
+        prepare(LogFile(str(tmp_path / "early")), tmp_path / "split", shard_rows=0)
+    (tmp_path / "lines.txt").write_text("u a b c\nv a b c\n")
+    with pytest.raises(ValueError, match="format 'sequences' is read as a whole"):
+        prepare(LogFile(str(tmp_path / "lines.txt"), Reading(format="sequences")), tmp_path / "split")
