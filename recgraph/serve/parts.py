@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any, Protocol, TypeVar
 
+import polars as pl
+
+from recgraph.data.ids import IdMap
 from recgraph.engine import Engine, Piece
 from recgraph.serve.request import Request
 
@@ -43,6 +46,7 @@ class _Counting(Protocol):
     """What counts while it answers; :class:`recgraph.serve.recommender.Recommender` does."""
 
     counters: Counts
+    items: IdMap
 
 
 Owner = TypeVar("Owner", bound=_Counting)
@@ -58,7 +62,12 @@ def answers(
         answer: of an owner to a part.
         batch_size: users of a part.
         engine: answers the parts; None: this process.
+
+    Raises:
+        ValueError: ids are UUID objects, which a frame holds and cannot send.
     """
+    if engine is not None and (owner.items.as_uuid or request.labels.dtype == pl.Object):
+        raise ValueError("engine: ids that are UUID objects cannot be sent to workers; use texts, or leave out engine")
     parts = _parts(request, batch_size)
     if engine is None:
         for part in parts:

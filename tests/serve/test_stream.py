@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,12 @@ def test_an_engine_answers_the_same_parts(options: dict[str, Any], engine: Engin
     here, there = (list(served.stream(k=4, batch_size=7, engine=one, **options)) for one in (None, engine))
     assert len(here) == len(there) == 5
     assert all(one.equals(other) for one, other in zip(here, there, strict=True))
+
+
+def test_ids_that_cannot_be_sent_are_refused(engine: Engine) -> None:
+    served = serve(log(user=lambda number: uuid.UUID(int=number), n_users=5))
+    with pytest.raises(ValueError, match="UUID objects cannot be sent"):
+        list(served.stream(k=1, engine=engine))
 
 
 def test_an_engine_counts_once_what_is_not_known(engine: Engine) -> None:
