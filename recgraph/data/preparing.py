@@ -172,6 +172,8 @@ def prepare(
         }
         digest = split_hash(head, log.users, log.items, _columns(work, ranges, lengths))
         shutil.rmtree(work)
+        for left in folder.rglob(".*.tmp"):  # by workers that died
+            left.unlink()
         save_head(folder, {**head, "hash": digest})
     return PreparedSplit(Path(out), log.n_users, log.n_items, total, len(shards), len(ranges), digest)
 

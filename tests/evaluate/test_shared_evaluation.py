@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.ranking import GROUP
 from recgraph.ranks import Ranks, is_told, of_all
 from recgraph.sparse.ragged import Ragged
+from recgraph.workers.engines import Ray
 
 N_ITEMS = 300
 #: three groups, the last of which is short
@@ -102,6 +106,34 @@ def test_an_error_on_an_engine_names_the_user(engine: Engine) -> None:
     values[300] = torch.nan
     with pytest.raises(ValueError, match="the model scores user index 300"):
         evaluate(Scores(values), random_cases(N_USERS, N_ITEMS), engine=engine)
+
+
+class Dies(Scores):
+    """Ends the first worker that asks it, in the middle of its share."""
+
+    def __init__(self, values: torch.Tensor, mark: Path) -> None:
+        super().__init__(values)
+        self.mark, self.owner = mark, os.getpid()
+
+    def score(self, query: Any) -> torch.Tensor:
+        found = super().score(query)
+        if os.getpid() != self.owner and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+
+def test_a_worker_that_is_killed_is_redone_and_no_user_counts_twice(
+    ray_cluster: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases, values = random_cases(N_USERS, N_ITEMS), scores(N_USERS)
+    model = Dies(values, tmp_path / "killed")
+    found, alone = evaluate(model, cases, engine=Ray()), evaluate(Scores(values), cases)
+    assert model.mark.exists()
+    assert any("its worker died" in record.message for record in caplog.records)
+    for here, there in zip(found, alone, strict=True):
+        assert here.to_dict() == there.to_dict()
+        assert all(here.per_user[name].tobytes() == there.per_user[name].tobytes() for name in there.per_user)
 
 
 class Broken(Scores):
