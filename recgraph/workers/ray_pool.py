@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from recgraph import imports
 from recgraph.engine import Engine
@@ -85,46 +87,82 @@ class RayPool:
         """See :meth:`recgraph.workers.pool.Pool.run`. A task whose machine is lost is one whose worker was killed."""
         ray = self._engine.connected()
         start, place = self._engine.starter(_work, self._threads), _Place.here()
-        waiting, asked = list(tasks), 0.0
-        try:
-            while waiting or self._running:
-                is_over = self._deadline is not None and time.monotonic() >= self._deadline
-                if is_over:
-                    waiting.clear()
-                    if time.monotonic() - asked > _AGAIN:
-                        asked = time.monotonic()
-                        self._cancel(ray)
-                while waiting and len(self._running) < self._size:
-                    task = waiting.pop(0)
-                    if on_start is not None:
-                        on_start(task)
-                    self._running[start(place, self._module, task, self._threads)] = task
-                if not self._running:
-                    return
-                for done in ray.wait([*self._running], num_returns=1, timeout=_POLL)[0]:
-                    task = self._running.pop(done)
-                    if on_end(task, _outcome(ray, done)):
-                        waiting.insert(0, task)
-        finally:
-            self._stop(ray)
+        with _Interrupts() as interrupts:
+            try:
+                self._run(ray, start, place, list(tasks), on_end, on_start, interrupts)
+            finally:
+                self._stop(ray, interrupts)
+
+    def _run(
+        self,
+        ray: Any,
+        start: Callable[..., Any],
+        place: _Place,
+        waiting: list[Task],
+        on_end: Callable[[Task, Outcome], bool],
+        on_start: Callable[[Task], None] | None,
+        interrupts: _Interrupts,
+    ) -> None:
+        asked = 0.0
+        while waiting or self._running:
+            if interrupts.count:
+                raise KeyboardInterrupt
+            is_over = self._deadline is not None and time.monotonic() >= self._deadline
+            if is_over:
+                waiting.clear()
+                if time.monotonic() - asked > _AGAIN:
+                    asked = time.monotonic()
+                    self._cancel(ray)
+            while waiting and len(self._running) < self._size:
+                task = waiting.pop(0)
+                if on_start is not None:
+                    on_start(task)
+                self._running[start(place, self._module, task, self._threads)] = task
+            if not self._running:
+                return
+            for done in ray.wait([*self._running], num_returns=1, timeout=_POLL)[0]:
+                task = self._running.pop(done)
+                if on_end(task, _outcome(ray, done)):
+                    waiting.insert(0, task)
 
     def _cancel(self, ray: Any) -> None:
         for running in self._running:
             ray.cancel(running)
 
-    def _stop(self, ray: Any) -> None:
+    def _stop(self, ray: Any, interrupts: _Interrupts) -> None:
         """Interrupt what still runs and wait until it has saved; a second Ctrl-C ends it at once."""
-        until = time.monotonic() + TO_SAVE + _TO_CANCEL
-        try:
-            while self._running and time.monotonic() < until:
+        before, asked, until = interrupts.count, 0.0, time.monotonic() + TO_SAVE + _TO_CANCEL
+        while self._running and time.monotonic() < until and interrupts.count <= before:
+            if time.monotonic() - asked > _AGAIN:
+                asked = time.monotonic()
                 self._cancel(ray)
-                for done in ray.wait([*self._running], num_returns=len(self._running), timeout=_AGAIN)[0]:
-                    del self._running[done]
-        except KeyboardInterrupt:
-            pass
+            for done in ray.wait([*self._running], num_returns=len(self._running), timeout=_POLL)[0]:
+                del self._running[done]
         for left in self._running:  # its worker sees that it is alone, saves and ends
             ray.cancel(left, force=True)
         self._running.clear()
+
+
+class _Interrupts:
+    """Counts Ctrl-C within its block: an exception would be lost where Ray's own code is at work.
+
+    In a thread that gets no signals it counts nothing.
+    """
+
+    count = 0
+
+    def __enter__(self) -> Self:
+        self._is_main = threading.current_thread() is threading.main_thread()
+        if self._is_main:
+            self._before = signal.signal(signal.SIGINT, self._add)
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        if self._is_main:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _add(self, *_: object) -> None:
+        self.count += 1
 
 
 def _outcome(ray: Any, done: Any) -> Outcome:

@@ -68,7 +68,7 @@ def test_a_ray_worker_that_is_killed_is_a_worker_that_was_killed(tmp_path: Path)
         return False
 
     threading.Thread(target=kill, daemon=True).start()
-    RayPool(Ray(), "small_worker", 1, threads=1).run([task(tmp_path, "sleep")], ended)
+    RayPool(Ray(), "small_worker", 1, threads=1).run([task(tmp_path, "sleep", 60)], ended)
     assert ends == ["killed"]
     until = time.monotonic() + 10
     while workers_left() and time.monotonic() < until:
@@ -84,7 +84,7 @@ def test_what_runs_at_the_deadline_is_interrupted_and_nothing_more_is_started(tm
         return False
 
     pool = RayPool(Ray(), "small_worker", 1, threads=1, deadline=time.monotonic() + 3)
-    pool.run([task(tmp_path, "sleep"), task(tmp_path, "do")], ended)
+    pool.run([task(tmp_path, "sleep", 60), task(tmp_path, "do")], ended)
     assert ends == ["interrupted"]
     assert not (tmp_path / "do.log").exists()
     assert not workers_left()
@@ -102,7 +102,7 @@ def test_no_worker_is_left(how: str, tmp_path: Path) -> None:
     def ended(_: Task, outcome: Outcome) -> bool:
         raise RuntimeError(outcome.status)
 
-    tasks = [task(tmp_path, "sleep")]
+    tasks = [task(tmp_path, "sleep", 60)]
     if how == "Ctrl-C":
         threading.Thread(target=interrupt, daemon=True).start()
     else:
