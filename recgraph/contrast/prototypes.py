@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recgraph.config import Config, configure
 from recgraph.contrast.clustering import Clustering, Method, concentration, kmeans
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.ranks import stacked
 
 __all__ = ["PrototypeSet", "Prototypes", "PrototypesConfig", "proto_nce", "prototypes_of"]
 
@@ -86,6 +87,10 @@ class PrototypeSet:
     assignments: Tensor
     directions: Tensor
     temperatures: Tensor
+
+    def of_first_rank(self) -> PrototypeSet:
+        """Those of rank 0, where several train together."""
+        return PrototypeSet(*(stacked(x)[0] for x in (self.assignments, self.directions, self.temperatures)))
 
 
 def prototypes_of(clusterings: Sequence[Clustering], members: Tensor, temperature: float) -> list[PrototypeSet]:

@@ -88,7 +88,7 @@ class GCN(GraphEncoder):
             generator: draws dropout; required in training mode where dropout is above 0.
 
         Returns:
-            [N, D].
+            [N, D]; where ranks divide the rows, those of all ranks.
 
         Raises:
             ValueError: an operator a layer, but not as many as layers.
@@ -100,6 +100,8 @@ class GCN(GraphEncoder):
             x = self._propagate(operators, dropout(x @ weight, self.dropout, generator))
             if layer < len(self.activations):
                 x = self.activations[layer](x)
+        if isinstance(adjacencies[0], Layered):
+            x = adjacencies[0].share.gathered(x)
         return F.layer_norm(x, x.shape) if self.norm == "joint" else x
 
     def _at(self, adj: Operator | Layered, layer: int) -> Operator:

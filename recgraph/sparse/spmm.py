@@ -11,6 +11,7 @@ from typing import Literal, Protocol, cast
 import torch
 from torch import Tensor
 
+from recgraph.ranks import WHOLE, Share
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Sum
 
@@ -95,9 +96,12 @@ class Layered:
 
     Attributes:
         layers: in the order in which they are applied; the rows of each are the columns of the next.
+        share: which of the rows of a batch these are, where several ranks divide it: an encoder gathers those of all
+            ranks behind its last layer.
     """
 
     layers: tuple[Operator, ...]
+    share: Share = WHOLE
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,7 +114,7 @@ class Layered:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Layered:
         """On a device, with weights of a type."""
-        return Layered(tuple(layer.to(device, dtype) for layer in self.layers))
+        return Layered(tuple(layer.to(device, dtype) for layer in self.layers), self.share)
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recgraph.contrast.memory import Queue
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.heterogeneous import paths as _paths
 from recgraph.models.heterogeneous.base import GraphBatch, NodeBatches
+from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
 from recgraph.models.heterogeneous.node_model import MetaPathModel
+from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.sampling import _walk
+from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators
-from recgraph.sparse.spmm import spmm
+from recgraph.sparse.spmm import Layered, spmm
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
 
@@ -245,3 +249,65 @@ def test_queued_rows_have_the_mean_and_deviation_of_the_batch() -> None:
     # a common move of the batch takes the queue along: it lowers no similarity between the two
     queued.sum().backward()
     assert bool((new.grad.abs().sum(1) > 0).all())
+
+
+@pytest.mark.parametrize("share", [Share((4, 3), 0), Share((4, 3), 1), Share((3, 2, 2), 2)])
+@pytest.mark.parametrize("case", CASES)
+def test_a_share_gives_its_rows_of_the_batch(case: str, share: Share) -> None:
+    """Layers and contexts of the part that a rank has equal the rows of the whole."""
+    model = made(MEOW, **CASES[case], mini_batch=True, queue_size=0).double()
+    batch = replace(next(iter(model.batches(None, 7, Generators(7)).epoch(0))), nodes=torch.arange(7) * 5)
+    whole = model.train()._step_inputs(batch)
+    part = share_of(whole, share)
+    assert share_of(whole, WHOLE) is whole
+    hidden, of_part = (_first(model, inputs) for inputs in (whole, part))
+    for path, own in zip(whole.paths, part.paths, strict=True):
+        for kind in ("adjacency", "masked"):
+            x, y = hidden[f"{path.name} {kind}"], of_part[f"{path.name} {kind}"]
+            assert y.shape == (share.sizes[share.index], x.shape[1])
+            torch.testing.assert_close(y, x[share.rows], rtol=1e-10, atol=1e-12)
+        assert isinstance(own.adjacency, Layered)
+        assert own.adjacency.share == share
+    n_whole, n_part = (
+        sum(layer.nnz for path in inputs.paths for layer in path.adjacency.layers) for inputs in (whole, part)
+    )
+    assert n_part < n_whole
+    for name, x in part.features.items():
+        assert len(x) <= len(whole.features[name])
+
+
+def _first(model: MetaPathModel, inputs: MetaPathInputs) -> dict[str, Tensor]:
+    """Of each path and its twin the products of all layers with the nodes' vectors and contexts."""
+    vectors, _ = model._hidden(inputs, None)
+    found = {}
+    for path in inputs.paths:
+        x = vectors[inputs.target]
+        x = x if x.dim() == 2 else x.mean(0)
+        for name, reached in path.contexts:
+            h = vectors[name] if vectors[name].dim() == 2 else vectors[name].mean(0)
+            x = x + spmm(reached, h) / reached.degrees.clamp(min=1)[:, None]
+        for kind in ("adjacency", "masked"):
+            z = x
+            for layer in getattr(path, kind).layers:
+                z = spmm(layer, z)
+            found[f"{path.name} {kind}"] = z
+    return found
+
+
+class _Forgets(nn.Module):
+    """An encoder that does not gather the rows of all ranks."""
+
+    def forward(self, adj: tuple[Layered, ...], x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        for layer in adj[0].layers:
+            x = spmm(layer, x)
+        return x
+
+
+def test_an_encoder_that_gathers_no_rows_is_refused() -> None:
+    model = made(MEOW, **CASES["factorised"], mini_batch=True)
+    part = share_of(model._step_inputs(next(iter(model.batches(None, 8, Generators(7)).epoch(0)))), Share((4, 4), 1))
+    model.views.encoder = _Forgets()
+    with pytest.raises(
+        ValueError, match="_Forgets gives 4 rows of a batch of 8 that ranks divide: gather"
+    ):
+        model.both_views(part)

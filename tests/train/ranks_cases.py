@@ -116,11 +116,30 @@ def all_trained(cases: list[Case], folder: Path) -> dict[str, Any]:
         "broken": broken(folder / "broken"),
         "averaged": averaged(),
         "contrasts": alone_in_contrasts(),
+        "divided": own_losses(DIVIDED),
         **trained_with_stops(folder),
     }
 
 
 DROPOUT = Case("mclrec", {**SMALL, "dropout": 0.3, "attention_dropout": 0.3}, {"max_epochs": 3, "batch_size": 5})
+
+#: dropout of a rank's own rows, and of what all ranks compute alike
+DIVIDED = Case(
+    "meow",
+    {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "dropout": 0.4, "mini_batch": True, "n_clusters": (3,)},
+)
+
+
+def own_losses(case: Case) -> list[float]:
+    """The terms of two steps, as each rank has computed them for itself."""
+    trainer = made(case)
+    trainer.model.train()
+    found = []
+    for batch in list(trainer.batches.epoch(0))[:2]:
+        assert not batch.share.is_whole or trainer.ranks.count == 1
+        found += [float(term.detach()) for term in trainer.model(batch, ["info", "proto"]).values()]
+    return found
+
 
 WITHOUT_DROPOUT = {
     name: Case("mclrec", {**SMALL, **settings}, {"max_epochs": 3, "batch_size": 5})

@@ -23,6 +23,8 @@ def _sequence(model: str, training: dict[str, object] | None = None, **settings:
 
 _LAZY = {"table_optimiser": "lazy_adam", "clip_norm": 0.5}
 _NODES = {"metapaths": ("paper-author-paper",), "hidden_dim": 8, "dropout": 0.2}
+_BATCHES = {**_NODES, "dropout": 0.0, "mini_batch": True}
+_WALKS = {"metapaths": ("paper-author-paper-author-paper", "paper-author-paper"), "form": "factorised"}
 _ITEMS = ("item-genre-item", "item-user-item")
 
 CASES = {
@@ -49,10 +51,15 @@ CASES = {
     "simgcl": Case("simgcl", {"hidden_dim": 8}),
     # these have no shares, but the same draws on all ranks: dropout makes no difference
     "meow": Case("meow", {**_NODES, "n_clusters": (3, 5)}),
-    "meow by batches": Case("meow", {**_NODES, "n_clusters": (3, 5), "mini_batch": True, "redraw_masks": True}),
     "heco": Case("heco", _NODES),
     "meowrec": Case("meowrec", {"hidden_dim": 8, "dropout": 0.2, "n_clusters": (2, 3), "item_metapaths": _ITEMS}),
     "xsimgcl": Case("xsimgcl", {"hidden_dim": 8}),
+    # each convolves its share of the batch's nodes
+    "meow by batches": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "redraw_masks": True}),
+    "meow, batches of seven": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "queue_size": 0}, {"batch_size": 7}),
+    "adameow by batches": Case("adameow", {**_BATCHES, "weight_options": {"normalise": True}, "queue_size": 16}),
+    "adameow, walks": Case("adameow", {**_BATCHES, **_WALKS}),
+    "meow, latent": Case("meow", {**_BATCHES, **_WALKS, "n_clusters": (3,), "twin": "latent"}),
     "accumulated": _sequence("cl4srec", {"accumulate": 2}),
     "clipped": _sequence("mclrec", {"clip_norm": 0.05}),
     "cosine": _sequence("sasrec", {"schedule": "cosine", "warmup_steps": 2}),
@@ -95,6 +102,12 @@ def test_two_ranks_train_to_the_weights_of_one_process(name: str, ranks: list[di
         assert row == pytest.approx(wanted, rel=1e-5)
     for key, value in alone.weights.items():
         torch.testing.assert_close(first.weights[key], value, **_TOLERANCE, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_what_ranks_compute_on_gathered_rows_is_the_same_with_dropout(ranks: list[dict[str, Any]]) -> None:
+    first, second = (of_rank["divided"] for of_rank in ranks)
+    assert len(first) == 4
+    assert first == second
 
 
 def test_a_training_that_one_rank_stops_goes_on_bit_for_bit(ranks: list[dict[str, Any]]) -> None:

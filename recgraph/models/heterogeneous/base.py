@@ -20,6 +20,7 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.models.memory import graph_needs
+from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators, derive, dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
@@ -58,6 +59,7 @@ class GraphBatch:
         drawn: random draws that all phases of the step share, kept by the model.
         nodes: [B] int64, the target nodes of the step; None: all of them.
         number: of the batch in its epoch, from 0.
+        share: which of the nodes this rank computes, where several train together.
     """
 
     n_targets: int
@@ -66,6 +68,7 @@ class GraphBatch:
     drawn: dict[str, Any] = field(default_factory=dict, compare=False)
     nodes: Tensor | None = None
     number: int = 0
+    share: Share = WHOLE
 
     def fresh(self, name: str) -> torch.Generator:
         """A generator of this step, on the host: it depends on seed, name, epoch and number alone."""
@@ -96,7 +99,7 @@ class NodeBatches:
     Args:
         n_targets: N.
         batch_size: nodes of a batch at most; all batches of an epoch have the same size, or one node less.
-        generators: the run's random streams.
+        generators: the run's random streams; of several ranks, each computes a share of every batch.
     """
 
     def __init__(self, n_targets: int, batch_size: int, generators: Generators) -> None:
@@ -109,7 +112,8 @@ class NodeBatches:
         order = torch.randperm(self.n_targets, generator=self.generators.fresh("nodes", number))
         for place, nodes in enumerate(order.tensor_split(len(self))):
             if place >= start:
-                yield GraphBatch(len(nodes), number, self.generators, nodes=nodes, number=place)
+                share = self.generators.ranks.share_of_batch(len(nodes))
+                yield GraphBatch(len(nodes), number, self.generators, nodes=nodes, number=place, share=share)
 
 
 class GraphConfig(ModelConfig):

@@ -148,7 +148,8 @@ class MEOW(MEOWLoss, MetaPathModel):
     def _of_epoch(self, epoch: int) -> list[PrototypeSet]:
         """The prototypes of all nodes, made in the first step of an epoch."""
         if not self.memory.is_of(epoch):
-            self.memory.store(epoch, self.cluster(self.project_all()))
+            # equal on all ranks, also where sums on a device are not the same each time
+            self.memory.store(epoch, [one.of_first_rank() for one in self.cluster(self.project_all())])
         return self.memory.prototypes()
 
 

@@ -26,6 +26,7 @@ from recgraph.models.heterogeneous.base import (
     PathLayers,
     evaluating,
 )
+from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import PathSampler
 from recgraph.models.heterogeneous.views import (
@@ -97,7 +98,8 @@ class MetaPathModel(GraphModel):
 
     With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods (:class:`PathSampler`);
     the norm of the encoder and the semantic attention see the batch alone. Candidates are the batch and a
-    :class:`Queue` of earlier projections. ``redraw_masks`` then draws once an epoch. :meth:`embed` samples nothing;
+    :class:`Queue` of earlier projections. Of several ranks each convolves its share of the batch, and all contrast the
+    whole. ``redraw_masks`` then draws once an epoch. :meth:`embed` samples nothing;
     contexts over hubs are means over ways there (``context_cap``).
     """
 
@@ -162,7 +164,8 @@ class MetaPathModel(GraphModel):
         if "inputs" not in batch.drawn:
             config = self.config
             sampler = PathSampler(config.fan_out, config.context_fan_out, config.sample_with_replacement)
-            batch.drawn["inputs"] = sampler(self._redraw(inputs, batch), batch.nodes, batch.fresh("neighbours"))
+            drawn = sampler(self._redraw(inputs, batch), batch.nodes, batch.fresh("neighbours"))
+            batch.drawn["inputs"] = share_of(drawn, batch.share)
         sampled: MetaPathInputs = batch.drawn["inputs"]
         return sampled
 
@@ -180,14 +183,20 @@ class MetaPathModel(GraphModel):
             self._redrawn = batch.epoch, self._masks.draw(inputs, own).to(like.device, like.dtype)
         return self._redrawn[1]
 
-    def both_views(self, inputs: MetaPathInputs, generator: torch.Generator | None = None) -> BothViews:
+    def both_views(
+        self,
+        inputs: MetaPathInputs,
+        generator: torch.Generator | None = None,
+        together: torch.Generator | None = None,
+    ) -> BothViews:
         """The coarse and the fine view, before the head.
 
         Args:
             inputs: read from the graph.
             generator: draws dropout; required in training mode where dropout is above 0.
+            together: draws the dropout that all ranks share; default: ``generator``.
         """
-        views: BothViews = self.views(inputs, *self._hidden(inputs, generator), generator)
+        views: BothViews = self.views(inputs, *self._hidden(inputs, generator), generator, together)
         return views
 
     def _hidden(
@@ -206,8 +215,10 @@ class MetaPathModel(GraphModel):
         return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
 
     def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """[N, D] twice: the projected coarse and fine view of a step."""
-        views = self.both_views(self._step_inputs(batch), batch.generators["dropout"])
+        """[N, D] twice: the projected coarse and fine view of a step, of all ranks' nodes."""
+        together = batch.generators["dropout"]
+        own = together if batch.share.is_whole else batch.generators.of_rank("dropout")
+        views = self.both_views(self._step_inputs(batch), own, together)
         return self.views.head(views.coarse), self.views.head(views.fine)
 
     def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:

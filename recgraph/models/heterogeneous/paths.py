@@ -89,7 +89,7 @@ class PathInputs:
 
 def _placed(operator: Operator | Layered, place: Placing) -> Operator | Layered:
     if isinstance(operator, Layered):
-        return Layered(tuple(place(layer) for layer in operator.layers))
+        return replace(operator, layers=tuple(place(layer) for layer in operator.layers))
     return place(operator)
 
 

@@ -22,6 +22,7 @@ from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import PathKey
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.paths import Masks, MetaPathInputs, PathInputs
+from recgraph.ranks import WHOLE
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Normalisation
@@ -248,6 +249,7 @@ class MetaPathViews(nn.Module):
         hidden: Mapping[str, Tensor],
         masked: Tensor | None,
         generator: torch.Generator | None = None,
+        together: torch.Generator | None = None,
     ) -> BothViews:
         """Both views, before the head.
 
@@ -257,10 +259,11 @@ class MetaPathViews(nn.Module):
                 coarse view and contexts take their mean.
             masked: the target's vectors from masked features, in the same shape; None without masked twins.
             generator: draws dropout; required in training mode where dropout is above 0.
+            together: draws the dropout of the attention, behind which ranks compute the same; default: ``generator``.
         """
-        fine = self.fine(inputs, hidden, masked, generator)
+        fine = self.fine(inputs, hidden, masked, generator, together)
         adjacencies = tuple(path.adjacency for path in inputs.paths)
-        return BothViews(self.encoder(adjacencies, _shared(hidden[inputs.target]), generator), fine)
+        return BothViews(self._encoded(adjacencies, _shared(hidden[inputs.target]), generator), fine)
 
     def fine(
         self,
@@ -268,9 +271,11 @@ class MetaPathViews(nn.Module):
         hidden: Mapping[str, Tensor],
         masked: Tensor | None,
         generator: torch.Generator | None = None,
+        together: torch.Generator | None = None,
     ) -> Tensor:
         """[N, D]: the fine view alone; the arguments are those of :meth:`forward`."""
-        fine: Tensor = self.attention(self._views(inputs, hidden, masked, generator), generator)
+        views = self._views(inputs, hidden, masked, generator)
+        fine: Tensor = self.attention(views, generator if together is None else together)
         return fine
 
     def addends(
@@ -314,7 +319,19 @@ class MetaPathViews(nn.Module):
         return views if self.linear else [F.normalize(z, dim=1) for z in views]
 
     def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        z: Tensor = self.encoder((adjacency,), x if self.linear else F.elu(x), generator)
+        return self._encoded((adjacency,), x if self.linear else F.elu(x), generator)
+
+    def _encoded(
+        self, adjacencies: tuple[Operator | Layered, ...], x: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """[N, D]: what the encoder makes of x, of all ranks' rows."""
+        z: Tensor = self.encoder(adjacencies, x, generator)
+        share = adjacencies[0].share if isinstance(adjacencies[0], Layered) else WHOLE
+        if not share.is_whole and len(z) != (n := sum(share.sizes)):
+            raise ValueError(
+                f"{type(self.encoder).__name__} gives {len(z)} rows of a batch of {n} that ranks divide: gather those "
+                "of all ranks behind the last layer, x = adj.share.gathered(x), or train in one process"
+            )
         return z
 
     def _context(
