@@ -307,7 +307,5 @@ def test_an_encoder_that_gathers_no_rows_is_refused() -> None:
     model = made(MEOW, **CASES["factorised"], mini_batch=True)
     part = share_of(model._step_inputs(next(iter(model.batches(None, 8, Generators(7)).epoch(0)))), Share((4, 4), 1))
     model.views.encoder = _Forgets()
-    with pytest.raises(
-        ValueError, match="_Forgets gives 4 rows of a batch of 8 that ranks divide: gather"
-    ):
+    with pytest.raises(ValueError, match="_Forgets gives 4 rows of a batch of 8 that ranks divide: gather"):
         model.both_views(part)
