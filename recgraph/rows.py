@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recgraph.shards import is_sharded, touched
+
 __all__ = [
     "distinct_rows",
     "is_row_sparse",
@@ -48,7 +50,10 @@ def lookup(table: Tensor, index: Tensor, padding_idx: int | None = None) -> Tens
         index: int64 of any shape.
         padding_idx: a row that gets no gradient.
     """
-    return F.embedding(index, table, padding_idx=padding_idx, sparse=is_row_sparse(table))
+    if not is_sharded(table):
+        return F.embedding(index, table, padding_idx=padding_idx, sparse=is_row_sparse(table))
+    part, places = touched(table, index, padding_idx)
+    return F.embedding(places, part)
 
 
 class _RowsFrom(torch.autograd.Function):

@@ -28,6 +28,7 @@ OPEN = {
     "registry",
     "rng",
     "rows",
+    "shards",
     "sparse.ragged",
 }
 
@@ -43,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ranks": set(),
     "registry": {"config"},
     "rng": {"ranks"},
-    "rows": set(),
+    "rows": {"shards"},
+    "shards": set(),
     "pages": set(),
     "sparse": set(),
     "contrast": set(),

@@ -17,6 +17,7 @@ from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
 from recgraph.config import Search
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.rows import distinct_rows, is_row_sparse, row_gradient
+from recgraph.shards import touched
 
 __all__ = ["own_scores", "pair_scores"]
 
@@ -182,7 +183,8 @@ class OwnNegatives(NextItemLoss):
     def against(self, negatives: Tensor, hidden: Tensor, targets: Tensor, table: Tensor) -> Tensor:
         """The mean loss with given negatives [T, K]; the other arguments are those of a call."""
         keep_mask = negatives != targets[:, None]
-        scores = own_scores(hidden, table, torch.cat([targets[:, None], negatives], 1))
+        part, columns = touched(table, torch.cat([targets[:, None], negatives], 1))
+        scores = own_scores(hidden, part, columns)
         return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1)
 
     def of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:

@@ -14,6 +14,7 @@ from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
 from recgraph.rows import is_row_sparse
+from recgraph.shards import touched
 
 __all__ = ["FullSoftmax", "FullSoftmaxConfig", "SampledSoftmax", "SampledSoftmaxConfig"]
 
@@ -79,6 +80,8 @@ class SampledSoftmax(NextItemLoss):
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
         drawn = self.sampler.draw((count,), n_items, generator)
+        table, places = touched(table, torch.cat([drawn, targets]))
+        drawn, targets = torch.split(places, [len(drawn), len(targets)])
         shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
         settings = {"targets": targets, "drawn": drawn, "shift": shift, "row_sparse": is_row_sparse(table)}
         return one_pass(_Softmax, settings, self.config.block_rows, (hidden, table))[0]

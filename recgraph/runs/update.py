@@ -231,6 +231,8 @@ class _Update:
 
         def prepare(trainer: Trainer) -> None:
             self.trainer = trainer
+            if trainer.sharding.tables:
+                raise ValueError("shard_tables = True: a run with sharded tables is updated in one process; start one")
             self.n_samples = _select(trainer.batches, self.joined.old.lengths, self.options.replay, trainer)
             self.optimiser = _load_optimisers(trainer, self.parent.model, checkpoint)
             _log.info("update of %s: %d samples; optimiser %s", self.record.model, self.n_samples, self.optimiser)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recgraph.ranks import Ranks, gathered, stacked
 from recgraph.rows import is_row_sparse, row_gradient, summed_rows
+from recgraph.shards import is_sharded
 
 __all__ = ["Averaging"]
 
@@ -22,8 +23,8 @@ class Averaging:
 
     Gradients are the same on all ranks afterwards, bit for bit. A parameter without a gradient counts as zeros where
     another rank has one, and stays without one where none has. Row-sparse gradients (:mod:`recgraph.rows`) become the
-    rows of all ranks, which costs what they touch. With the gradients travels whether a rank was asked to stop, so that
-    all stop after the same step.
+    rows of all ranks, which costs what they touch; those of sharded tables are means already. With the gradients
+    travels whether a rank was asked to stop, so that all stop after the same step.
 
     Args:
         ranks: that train the model together.
@@ -54,14 +55,15 @@ class Averaging:
         """
         if self.ranks.count == 1:
             return
-        every = list(parameters)
+        given = list(parameters)
+        every = [one for one in given if not is_sharded(one)]
         rows = [one for one in every if (is_row_sparse(one) if one.grad is None else one.grad.is_sparse)]
         dense = [one for one in every if not any(one is other for other in rows)]
         grads = [torch.zeros_like(one) if one.grad is None else one.grad.contiguous() for one in dense]
         large = [grad for grad in grads if grad.numel() >= _LARGE]
         under_way = [dist.all_reduce(grad, async_op=True) for grad in large]
         has = [float(one.grad is not None) for one in dense]
-        told = self._placed((*has, float(asked)), every[0].device)
+        told = self._placed((*has, float(asked)), given[0].device)
         told = self._summed_together(told, [grad for grad in grads if grad.numel() < _LARGE])
         for one in under_way:
             one.wait()

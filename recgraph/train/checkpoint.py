@@ -22,6 +22,7 @@ _PREFIX = "step-"
 _TENSORS = ("model.safetensors", "optimisers.safetensors", "generators.safetensors")
 _RANK = "rank "
 _BEST, _STATE, _CHECKSUMS = "best.safetensors", "state.json", "checksums.json"
+_ROWS = "rows-"
 _BLOCK = 1 << 20
 _log = logging.getLogger(__name__)
 
@@ -69,13 +70,27 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def save(folder: Path, checkpoint: Checkpoint, step: int, keep: Path | None = None, best: Path | None = None) -> Path:
+def rows_name(rank: int, n_ranks: int) -> str:
+    """The file of a rank's rows of sharded tables; the order of the names is that of the rows."""
+    return f"{_ROWS}{rank:05d}-of-{n_ranks:05d}.safetensors"
+
+
+def save(
+    folder: Path,
+    checkpoint: Checkpoint,
+    step: int,
+    keep: Path | None = None,
+    best: Path | None = None,
+    rows: Sequence[Path] = (),
+) -> Path:
     """Write ``folder/step-N`` under a temporary name, rename it when it is on the disk, then remove older checkpoints.
 
     Args:
         step: N; a second checkpoint of the same step is ``step-N-1``.
         keep: the previous checkpoint, which is not removed.
         best: file of the best weights so far; the checkpoint gets a hard link to it. ``checkpoint.best`` is not read.
+        rows: files of the ranks with their rows of sharded tables, by :func:`rows_name`; they are moved. Their tensors
+            are named ``model/``, ``best/`` or ``optimisers/`` and the name in the checkpoint.
     """
     make_folder(folder)
     temporary = folder / f".tmp-{os.getpid()}"
@@ -85,6 +100,8 @@ def save(folder: Path, checkpoint: Checkpoint, step: int, keep: Path | None = No
         save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary / name)
     if best is not None:
         _link(best, temporary / _BEST)
+    for path in rows:
+        path.replace(temporary / path.name)
     (temporary / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
     checksums = {path.name: _crc32(path) for path in sorted(temporary.iterdir())}
     (temporary / _CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
@@ -166,7 +183,26 @@ def read(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} cannot be read: {', '.join(damaged)} changed since it was written")
     model, optimisers, generators = (load_tensors(path / name) for name in _TENSORS)
     best = load_tensors(path / _BEST) if (path / _BEST).exists() else None
+    for name, value in _joined_rows(path).items():
+        of, _, own_name = name.partition("/")
+        into = {"model": model, "optimisers": optimisers, "best": best}[of]
+        if into is not None:
+            into[own_name] = value
     return Checkpoint(model, optimisers, generators, state, best)
+
+
+def _joined_rows(path: Path) -> dict[str, Tensor]:
+    """The tensors that ranks wrote their rows of, whole.
+
+    Raises:
+        CheckpointError: the file of a rank is missing or damaged.
+    """
+    files = sorted(path.glob(f"{_ROWS}*"))
+    if not files:
+        return {}
+    n_ranks = int(files[0].stem.rpartition("-")[2])
+    parts = [load_tensors(path / rows_name(rank, n_ranks)) for rank in range(n_ranks)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

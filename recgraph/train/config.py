@@ -31,6 +31,14 @@ class TrainConfig(Config):
         ),
         Added(),
     ] = "auto"
+    shard_tables: Annotated[
+        bool,
+        Field(
+            description="whether processes that train together share out the rows of the tables that lazy_adam can "
+            "step, each with its own; auto is then lazy_adam"
+        ),
+        Added(),
+    ] = False
     max_epochs: Annotated[int, Field(ge=0, description="epochs at most")] = 100
     patience: Annotated[
         int | None,
@@ -81,6 +89,16 @@ class TrainConfig(Config):
     track_folder: Annotated[
         bool, Field(description="also send the run's folder to the tracker, as an artefact"), Added()
     ] = False
+
+    @field_validator("shard_tables", mode="after")
+    @classmethod
+    def _check_shards(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("table_optimiser") == "adam":
+            raise ValueError(
+                "adam steps all rows of a table from a dense gradient, which no rank of a sharded one has; use "
+                "table_optimiser = 'lazy_adam' or 'rowwise_adam'"
+            )
+        return value
 
     @field_validator("schedule_epochs", mode="after")
     @classmethod

@@ -89,6 +89,8 @@ def _sparse_tables(model: TrainableModel, config: TrainConfig) -> list[nn.Parame
             "propagation and no item features are computed from"
         )
     least = {"auto": ROWS_OF_LAZY, "adam": math.inf}.get(chosen, 0)
+    if config.shard_tables:
+        least = 0
     taken = []
     for table in tables:
         set_row_sparse(table, len(table) > least)

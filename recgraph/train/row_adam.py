@@ -6,9 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from recgraph.rows import row_gradient, summed_rows
+from recgraph.shards import is_sharded, local_rows, own_rows
 
 __all__ = ["RowAdam", "clip_gradients"]
 
@@ -28,7 +30,7 @@ class RowAdam(torch.optim.Adam):
     it; weight decay reaches touched rows alone. A gradient that is dense, or has all rows, makes Adam's step.
 
     **Row-wise**: the second moment is one number a row, the mean over the row's squares: ``v_r`` is [1], so that the
-    state of a table is half as large.
+    state of a table is half as large. Of a sharded table a rank steps its own rows.
 
     The state has Adam's names and shapes (``exp_avg_sq`` is [N, 1] where it is row-wise): a training may change from
     Adam to lazy Adam and back.
@@ -68,14 +70,18 @@ class RowAdam(torch.optim.Adam):
 
     def _step_rows(self, parameter: nn.Parameter, gradient: Tensor, rate: float, weight_decay: float) -> None:
         rows, values = (None, gradient) if not gradient.is_sparse else summed_rows(gradient)
+        own = own_rows(parameter)
+        if own is not None and rows is not None:  # all that reaches this rank is of its rows
+            rows = rows - own.first
+        weight_rows = local_rows(parameter)
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg"] = torch.zeros_like(weight_rows)
             width = 1 if id(parameter) in self._row_wise else parameter.shape[1]
-            state["exp_avg_sq"] = parameter.new_zeros(len(parameter), width)
+            state["exp_avg_sq"] = weight_rows.new_zeros(len(weight_rows), width)
         state["step"] += 1
-        tensors = [parameter, state["exp_avg"], state["exp_avg_sq"]]
+        tensors = [weight_rows, state["exp_avg"], state["exp_avg_sq"]]
         weight, first, second = tensors if rows is None else [tensor.index_select(0, rows) for tensor in tensors]
         if weight_decay:
             values = values.add(weight, alpha=weight_decay)
@@ -96,7 +102,9 @@ def clip_gradients(parameters: Sequence[nn.Parameter], largest: float) -> None:
     As ``torch.nn.utils.clip_grad_norm_``, which takes dense gradients alone. The rows of row-sparse gradients are
     summed on the way.
     """
-    norms, scaled = [], []
+    norms: list[Tensor] = []
+    of_shards: list[Tensor] = []
+    scaled = []
     for parameter in parameters:
         gradient = parameter.grad
         if gradient is None:
@@ -105,8 +113,12 @@ def clip_gradients(parameters: Sequence[nn.Parameter], largest: float) -> None:
             rows, values = summed_rows(gradient)
             gradient = row_gradient(rows, values, len(parameter), is_summed=True)
             parameter.grad, gradient = gradient, values
-        norms.append(torch.linalg.vector_norm(gradient))
+        (of_shards if is_sharded(parameter) else norms).append(torch.linalg.vector_norm(gradient))
         scaled.append(gradient)
+    if of_shards:  # the rows of other ranks count, too
+        together = torch.stack(of_shards).square().sum()
+        dist.all_reduce(together)
+        norms.append(together.sqrt())
     if norms:
         factor = (largest / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(scaled, factor)

@@ -27,6 +27,7 @@ from recgraph.train.fingerprint import Fingerprint
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 from recgraph.train.progress import Clock, EarlyStopping, Progress
 from recgraph.train.row_adam import clip_gradients
+from recgraph.train.sharding import Sharding
 
 _log = logging.getLogger(__name__)
 # batches between two reads of the loss values: a read waits for the device
@@ -88,11 +89,12 @@ class Trainer:
         self.ranks = Ranks.here()
         self.averaging = Averaging(self.ranks)
         self.phases = model.phases
-        self.groups = model.parameter_groups()
-        self.optimisers = make_optimisers(model, config)
         # without a wrapper of its own for several processes: phases freeze parameters, and gradients are averaged here
         self.module = self.accelerator.prepare_model(model, evaluation_mode=True)
         self.averaging.align(model)
+        self.sharding = Sharding(model, config, self.ranks)
+        self.groups = model.parameter_groups()
+        self.optimisers = make_optimisers(model, config)
         self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
@@ -125,7 +127,8 @@ class Trainer:
             finally:
                 self._call("close")
         if self.best is not None:
-            self.model.load_state_dict(self.best)
+            self.sharding.load(self.best)
+        self.sharding.end()
         _log.info("%s", self._why_ended())
         return self.progress.history
 
@@ -221,12 +224,13 @@ class Trainer:
         """Add the metrics to the epoch's row, and keep the weights where they are the best so far."""
         self.module.eval()
         # one rank's numbers decide, whatever the arithmetic of the others' machines
-        metrics = first_value(dict(self.validate()) if self.validate is not None else {})
+        with self.sharding.gathered():
+            metrics = first_value(dict(self.validate()) if self.validate is not None else {})
         row.update(metrics)
         if self.config.metric not in row:
             raise ValueError(f"metric = {self.config.metric!r} is not measured; there are {', '.join(sorted(metrics))}")
         if self.stopping.update(row[self.config.metric], self.progress.epoch + 1):
-            self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            self.best = {name: value.detach().clone() for name, value in self.sharding.state().items()}
             self._best_is_kept = False
         row["best"] = self.stopping.best
 
@@ -280,25 +284,32 @@ class Trainer:
     def save(self) -> Path | None:
         """Write a checkpoint now; None where the trainer has no folder. Losses are checked first.
 
-        All ranks call it, and rank 0 writes.
+        All ranks call it, and rank 0 writes; of sharded tables each rank writes its rows.
         """
         self._read_terms()
         self._saved_at = time.monotonic()
         self._sum_cpu_seconds()
         streams = all_values(self.generators.rank_state())
-        return of_all(lambda: self._write(streams) if self.ranks.is_first else None)[0]
+        optimisers = checkpoints.optimiser_tensors(self.optimisers)
+        of_ranks = of_all(lambda: self._write_rows(optimisers))
+        rows = [path for path in of_ranks if path is not None]
+        return of_all(lambda: self._write(streams, optimisers, rows) if self.ranks.is_first else None)[0]
+
+    def _write_rows(self, optimisers: dict[str, Tensor]) -> Path | None:
+        folder = None if self.folder is None else self.folder / "checkpoints"
+        return None if folder is None else self.sharding.write(folder, self.best, optimisers)
 
     def _sum_cpu_seconds(self) -> None:
         """Rank 0 has the time of all."""
         total = sum(all_values(self.progress.cpu_seconds))
         self.progress.cpu_seconds = total if self.ranks.is_first else 0.0
 
-    def _write(self, streams: list[dict[str, Tensor]]) -> Path | None:
+    def _write(self, streams: list[dict[str, Tensor]], optimisers: dict[str, Tensor], rows: list[Path]) -> Path | None:
         if self.folder is None:
             return None
         best = None if self.best is None else self.folder / "best.safetensors"
         if self.best is not None and best is not None and not self._best_is_kept:
-            checkpoints.save_tensors(self.best, best)
+            checkpoints.save_tensors(self.sharding.rest(self.best), best)
             self._best_is_kept = True
         state = {
             **vars(self.progress),
@@ -307,13 +318,13 @@ class Trainer:
             "ranks": self.ranks.count,
         }
         whole = checkpoints.Checkpoint(
-            self.model.state_dict(),
-            checkpoints.optimiser_tensors(self.optimisers),
+            self.sharding.rest(self.sharding.state()),
+            self.sharding.rest_of_optimisers(optimisers),
             checkpoints.with_streams_of_ranks(self.generators.state_dict(), streams),
             state,
         )
         before, steps = self._checkpoint, self.progress.step
-        self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, steps, before, best)
+        self._checkpoint = checkpoints.save(self.folder / "checkpoints", whole, steps, before, best, rows)
         _log.debug("checkpoint %s", self._checkpoint)
         return self._checkpoint
 
@@ -347,13 +358,13 @@ class Trainer:
         self.progress = Progress(**state)
         if not self.ranks.is_first:  # rank 0 has the time of all
             self.progress.cpu_seconds = 0.0
-        self.model.load_state_dict(saved.model)
-        checkpoints.load_optimisers(self.optimisers, saved.optimisers)
+        self.sharding.load(self.sharding.cut(saved.model))
+        checkpoints.load_optimisers(self.optimisers, self.sharding.cut_optimisers(saved.optimisers))
         self._load_streams(saved.generators, n_ranks)
         if self.stopping.best is not None:
             # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
             best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors")
-            self.best, self._best_is_kept = dict(best), False
+            self.best, self._best_is_kept = self.sharding.cut(best), False
         self._checkpoint = newest
         epoch, batch = self.progress.epoch + 1, self.progress.batch
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)

@@ -22,6 +22,7 @@ from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableMode
 from recgraph.models.memory import pair_needs
 from recgraph.rng import Generators
 from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from
+from recgraph.shards import is_sharded, touched
 
 
 class CollaborativeConfig(ModelConfig):
@@ -152,10 +153,15 @@ class CollaborativeModel(TrainableModel):
         n_users, n_items = self.space.n_users, self.space.n_items
         if isinstance(self.loss, OwnNegatives):
             items = torch.cat([batch.items[:, None], batch.negatives], 1)
-            scores = pair_scores(nodes, batch.users, items + n_users)
+            part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))
+            scores = pair_scores(part, places[:, 0], places[:, 1:])
             keep_mask = batch.negatives != batch.items[:, None]
             return _weighted(self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items), batch)
         # losses read tokens: row 0 is the padding's; those that draw never read it, so that any row may be there
+        if is_sharded(nodes):
+            raise ValueError(
+                f"shard_tables: loss = {self.config.loss!r} reads all rows here; use loss = 'bpr' or 'bce'"
+            )
         if self.loss.draws and is_row_sparse(nodes) and n_users:
             table = rows_from(nodes, n_users - 1)
         else:
@@ -234,7 +240,7 @@ def _weighted(mean: Tensor, batch: PairBatch) -> Tensor:
 def _l2_of_rows(table: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """Half the mean squared norms of the rows at each of the places, summed, from the rows that they touch."""
     with torch.autocast(table.device.type, enabled=False):
-        total = table.new_zeros(())
+        total = torch.zeros((), dtype=table.dtype, device=table.device)
         for nodes in places:
             if nodes.numel():
                 rows, of_node = distinct_rows(nodes, len(table))

@@ -1,0 +1,126 @@
+"""Which tables of a training are sharded over the ranks, and their way into checkpoints and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from recgraph.models.base import TrainableModel
+from recgraph.ranks import Ranks
+from recgraph.shards import gathered_tables, local_rows, own_rows, shard, unshard
+from recgraph.train import checkpoint as checkpoints
+from recgraph.train.config import TrainConfig
+
+__all__ = ["Sharding"]
+
+
+class Sharding:
+    """The sharded tables of a training; none where one process trains, or ``config.shard_tables`` is False.
+
+    A state, such as the best weights so far, has this rank's rows of a sharded table in its place.
+
+    Args:
+        model: on its device, the same on all ranks. Its tables with row-sparse gradients are replaced by sharded ones.
+        config: of the training.
+        ranks: that train the model together.
+
+    Attributes:
+        tables: name -> parameter.
+
+    Raises:
+        ValueError: the model has no table that can be sharded.
+    """
+
+    def __init__(self, model: TrainableModel, config: TrainConfig, ranks: Ranks) -> None:
+        self.model, self.ranks = model, ranks
+        self.tables: dict[str, nn.Parameter] = {}
+        self._has_ended = False
+        if not config.shard_tables:
+            return
+        if not model.row_sparse_tables:
+            raise ValueError(
+                f"shard_tables = True: every step of this {type(model).__name__} reads all rows of its tables; use a "
+                "loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no propagation "
+                "and no item features are computed from"
+            )
+        if ranks.count > 1:
+            self.tables = {name: shard(model, name) for name in model.row_sparse_tables}
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and buffers by name, of sharded tables the rows of this rank; memory is shared with the model."""
+        own = {name: local_rows(table) for name, table in self.tables.items()}
+        return {**self.model.state_dict(), **own}
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of :meth:`state`."""
+        rest = {name: value for name, value in state.items() if name not in self.tables}
+        if not self.tables:
+            self.model.load_state_dict(rest)
+            return
+        for name, table in self.tables.items():
+            local_rows(table).copy_(state[name])
+        missing = set(self.model.load_state_dict(rest, strict=False).missing_keys) - set(self.tables)
+        if missing:
+            raise ValueError(f"state: {', '.join(sorted(missing))} of the model is missing; give a whole state")
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """The block in which all ranks hold whole tables, to validate."""
+        return gathered_tables(self.model)
+
+    def end(self) -> None:
+        """Give every rank whole tables, as parameters like any other; the training is over."""
+        for name in self.tables:
+            unshard(self.model, name)
+        self._has_ended, self.tables = bool(self.tables), {}
+
+    def write(self, folder: Path, best: Mapping[str, Tensor] | None, optimisers: Mapping[str, Tensor]) -> Path | None:
+        """Write this rank's rows for a checkpoint; every rank calls it -> the file, None where nothing is sharded.
+
+        Raises:
+            ValueError: the training is over, and what is left of it is no checkpoint.
+        """
+        if self._has_ended:
+            raise ValueError("shard_tables = True: a training that is over has no checkpoint; save before it ends")
+        if not self.tables:
+            return None
+        rows = {f"model/{name}": local_rows(table) for name, table in self.tables.items()}
+        rows |= {f"best/{name}": best[name] for name in self.tables if best is not None}
+        rows |= {f"optimisers/{name}": value for name, value in optimisers.items() if self._table_of(name, value)}
+        path = folder / checkpoints.rows_name(self.ranks.index, self.ranks.count)
+        checkpoints.save_tensors(rows, path)
+        return path
+
+    def rest(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state without the rows of sharded tables."""
+        return {name: value for name, value in state.items() if name not in self.tables}
+
+    def rest_of_optimisers(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state of optimisers without the rows of sharded tables."""
+        return {name: value for name, value in tensors.items() if not self._table_of(name, value)}
+
+    def cut(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state with whole tables -> with this rank's rows of those that are sharded."""
+        return {name: _own(value, self.tables.get(name)) for name, value in state.items()}
+
+    def cut_optimisers(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same, of the state of optimisers."""
+        named = {name: self._table_of(name, value) for name, value in tensors.items()}
+        return {name: _own(value, self.tables.get(named[name] or "")) for name, value in tensors.items()}
+
+    def _table_of(self, name: str, value: Tensor) -> str | None:
+        """The sharded table that an optimiser's ``group/index/entry`` has rows for."""
+        if not self.tables or not value.ndim:
+            return None
+        group, index, _ = name.rsplit("/", 2)
+        parameter = self.model.parameter_groups()[group][int(index)]
+        return next((name for name, table in self.tables.items() if table is parameter), None)
+
+
+def _own(value: Tensor, table: nn.Parameter | None) -> Tensor:
+    rows = None if table is None else own_rows(table)
+    return value if rows is None else value[rows.first : rows.last].clone()

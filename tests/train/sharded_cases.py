@@ -1,0 +1,106 @@
+"""Trainings with sharded tables, which others start on ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recgraph.data.part import Cases
+from recgraph.evaluate.evaluator import validation
+from recgraph.ranks import Ranks
+from recgraph.shards import is_sharded, local_rows, own_rows
+from recgraph.train.config import TrainConfig
+from recgraph.train.trainer import Trainer
+from tests.train.ranks_cases import N_ITEMS, SMALL, Case, Result, made, random_train, stopped, trained
+
+LAZY, SHARDED = {"table_optimiser": "lazy_adam"}, {"shard_tables": True}
+CASES = {
+    "sasrec, sampled softmax": Case("sasrec", {**SMALL, "loss": "sampled_softmax", "n_negatives": 4}),
+    "sasrec, bce": Case("sasrec", {**SMALL, "loss": "bce", "n_negatives": 2}),
+    "sasrec, clipped": Case("sasrec", {**SMALL, "loss": "bpr", "n_negatives": 2}, {"clip_norm": 0.01}),
+    "mclrec": Case("mclrec", {**SMALL, "loss": "sampled_softmax", "n_negatives": 4}, {"weight_decay": 0.01}),
+    "gru, accumulated": Case(
+        "sasrec",
+        {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "encoder": "gru", "loss": "sampled_softmax", "n_negatives": 4},
+        {"accumulate": 2},
+    ),
+    "bprmf": Case("bprmf", {"hidden_dim": 8, "l2": 0.1}),
+    "row-wise": Case(
+        "sasrec",
+        {**SMALL, "loss": "sampled_softmax", "n_negatives": 4},
+        {"table_optimiser": "rowwise_adam", "schedule": "linear"},
+    ),
+}
+RESUMED = CASES["sasrec, sampled softmax"]
+STOPPING = {"max_epochs": 3, "batch_size": 5, "metric": "loss"}
+
+
+def whole(case: Case) -> Case:
+    """The same training without sharding."""
+    return replace(case, training={**LAZY, **case.training})
+
+
+def sharded(case: Case) -> Case:
+    return replace(case, training={**LAZY, **case.training, **SHARDED})
+
+
+def halves(trainer: Trainer) -> list[dict[str, Any]]:
+    """What a rank holds of each sharded table."""
+    found = []
+    for name, table in trainer.sharding.tables.items():
+        assert is_sharded(table)
+        local = local_rows(table)
+        state = trainer.optimisers[next(iter(trainer.optimisers))].state[table]
+        found.append(
+            {
+                "name": name,
+                "global": tuple(table.shape),
+                "rows": tuple(own_rows(table) or ()),
+                "local": tuple(local.shape),
+                "at most": local.untyped_storage().nbytes() <= 16 * local.shape[1] * local.element_size(),
+                "moments": [tuple(value.shape) for value in state.values() if value.ndim],
+            }
+        )
+    return found
+
+
+def validated(case: Case) -> list[float]:
+    """The metric of each epoch; it selects the weights."""
+    trainer = made(case)
+    part = random_train()
+    cases = Cases(torch.arange(part.n_users), part.items.first(part.items.lengths - 1), part.items.last(1), N_ITEMS)
+    trainer.validate = lambda: validation(trainer.model, cases, "ndcg@10", seen="exclude", fit_part=part)
+    trainer.config = TrainConfig.of({**trainer.config.model_dump(), "metric": "ndcg@10"})
+    values = [row["ndcg@10"] for row in trainer.fit()]
+    assert not any(is_sharded(table) for table in trainer.model.parameters())
+    assert trainer.stopping.best == max(values)
+    return [*values, validation(trainer.model.eval(), cases, "ndcg@10", seen="exclude", fit_part=part)["ndcg@10"]]
+
+
+def all_sharded(folder: Path) -> dict[str, Any]:
+    """All that is looked at on two ranks, as these are slow to start."""
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {
+        "whole": {name: trained(whole(case)) for name, case in CASES.items()},
+        "sharded": {name: trained(sharded(case)) for name, case in CASES.items()},
+        "validated": validated(sharded(RESUMED)),
+    }
+    trainer = made(sharded(RESUMED))
+    for batch in trainer.batches.epoch(0):
+        trainer.step(batch)
+    found["halves"] = halves(trainer)
+    case = replace(sharded(RESUMED), training={**sharded(RESUMED).training, **STOPPING})
+    own, moved = replace(case, folder=folder / "two"), replace(case, folder=folder / "two to one")
+    found["uninterrupted"] = trained(case)
+    found["stopped"] = [stopped(one, rank=1, after=7) for one in (own, moved)]
+    found["resumed"] = trained(replace(own, resumes=True))
+    found["one to two"] = trained(replace(case, folder=folder / "one to two", resumes=True))
+    return found
+
+
+def alone(case: Case) -> Result:
+    assert Ranks.here().count == 1
+    return trained(case)
