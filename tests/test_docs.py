@@ -213,7 +213,7 @@ def test_the_page_of_the_architecture_names_every_package() -> None:
     names = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     rows = re.findall(r"^\| (`.*?) \| ", (DOCS / "architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
-    assert listed == names - {"__init__", "__main__"}
+    assert listed == names - {"__init__"}
 
 
 def test_the_way_of_one_batch_names_functions_that_exist() -> None:
