@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import is_accelerated
+
 __all__ = ["exponent_limit", "refuse_second_derivative", "row_blocks", "work_type"]
 
 # a block stays in a core's cache; an accelerator wants few and large kernels instead
@@ -31,7 +33,7 @@ def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None
         block_rows: rows of a block; None picks by the size of the cache.
     """
     if block_rows is None:
-        budget = _BYTES_HOST if like.is_cpu else _BYTES_ACCELERATOR
+        budget = _BYTES_ACCELERATOR if is_accelerated(like) else _BYTES_HOST
         block_rows = max(budget // (n_columns * like.element_size()), _FEWEST_ROWS)
     for start in range(0, n_rows, block_rows):
         yield slice(start, min(start + block_rows, n_rows))

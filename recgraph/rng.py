@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import is_accelerated
 from recgraph.ranks import Ranks
 
-__all__ = ["Generators", "derive", "dropout", "dropout_scale", "numpy_generator", "seeded_init"]
+__all__ = ["Generators", "derive", "dropout", "dropout_scale", "lent", "numpy_generator", "seeded_init"]
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -28,6 +30,10 @@ def derive(seed: int, *names: str | int) -> int:
 def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
     """A numpy generator for a purpose (splits, negative samples on the host)."""
     return np.random.default_rng(derive(seed, *names))
+
+
+#: ends the names of streams that draw on the host although the run's device is another
+_ON_HOST = "@host"
 
 
 class Generators:
@@ -52,6 +58,8 @@ class Generators:
         self._streams: dict[str, torch.Generator] = {}
         self._of_rank: dict[str, torch.Generator] = {}
         self._begun_at: int | None = None
+        self._on_host: set[str] = set()
+        self._held: dict[str, Tensor] | None = None
 
     def __getitem__(self, name: str) -> torch.Generator:
         """The stream of that name, e.g. ``"views"``, ``"negatives"``; the same on all ranks."""
@@ -74,6 +82,35 @@ class Generators:
         begun = () if self._begun_at is None else ("resumed", self._begun_at)
         return (name, self.ranks.index, *begun)
 
+    def on_host(self, name: str) -> torch.Generator:
+        """A stream that draws on the host whatever the device, the same on all: of what is drawn for a batch ahead."""
+        key = name if self.device.type == "cpu" else f"{name}{_ON_HOST}"
+        if key not in self._streams:
+            self._streams[key] = torch.Generator().manual_seed(derive(self.seed, name))
+        self._on_host.add(key)
+        return self._streams[key]
+
+    def host_state(self) -> dict[str, Tensor]:
+        """The state of the streams of :meth:`on_host`, which a thread may draw from ahead of the step."""
+        return {name: self._streams[name].get_state() for name in list(self._on_host)}
+
+    def hold(self, state: dict[str, Tensor] | None = None) -> None:
+        """Until :meth:`release`, the streams of :meth:`on_host` stand at that state for :meth:`state_dict`.
+
+        Args:
+            state: None: where they stand now.
+        """
+        self._held = self.host_state() if state is None else state
+
+    def release(self) -> None:
+        """Put the streams of :meth:`on_host` where they are held."""
+        for name in self._on_host:
+            if self._held is not None and name in self._held:
+                self._streams[name].set_state(self._held[name])
+            else:  # first drawn from since they are held
+                del self._streams[name]
+        self._on_host, self._held = set(self._held or ()), None
+
     def fresh(self, *names: str | int) -> torch.Generator:
         """A new generator on the host that depends on the seed and the names alone (e.g. the order of an epoch)."""
         return torch.Generator().manual_seed(derive(self.seed, *names))
@@ -83,11 +120,16 @@ class Generators:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The state of the streams that all ranks share."""
-        return {name: stream.get_state() for name, stream in self._streams.items()}
+        drawn = dict(self._streams)
+        if self._held is None:
+            return {name: stream.get_state() for name, stream in drawn.items()}
+        own = {name: stream.get_state() for name, stream in drawn.items() if name not in self._on_host}
+        return own | self._held
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         for name, value in state.items():
-            _set_state(self[name], value)
+            on_host = name.endswith(_ON_HOST)
+            _set_state(self.on_host(name.removesuffix(_ON_HOST)) if on_host else self[name], value)
 
     def rank_state(self) -> dict[str, Tensor]:
         """The state of the streams that are this rank's alone."""
@@ -153,5 +195,43 @@ def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
     Raises:
         ValueError: ``p`` outside [0, 1).
     """
+    level = _level(p)
+    if is_accelerated(x):
+        with lent(generator, x.device) as draws:
+            return torch.native_dropout(x, level / 256, True)[0] if draws and level else x
     keep = dropout_scale(x, p, generator)
     return x if keep is None else x * keep
+
+
+@contextlib.contextmanager
+def lent(generator: torch.Generator | None, device: torch.device) -> Iterator[bool]:
+    """Within the block torch's global generator of the device draws what ``generator`` would; yields whether it draws.
+
+    Fused kernels know the global generator alone. Afterwards that is as it was, and the stream has moved on. States are
+    held on the host, so that nothing waits.
+    """
+    if generator is None or torch.compiler.is_compiling():
+        # whoever calls what is compiled lends the stream to all of it: states cannot be part of a graph
+        yield generator is not None
+        return
+    common = _global_generator(device)
+    if common is None:  # a device without values
+        yield True
+        return
+    before = common.get_state()
+    common.set_state(generator.get_state())
+    try:
+        yield True
+    finally:
+        generator.set_state(common.get_state())
+        common.set_state(before)
+
+
+def _global_generator(device: torch.device) -> Any:
+    if device.type == "meta":
+        return None
+    module = torch.get_device_module(device)
+    if hasattr(module, "default_generators"):
+        index = module.current_device() if device.index is None else device.index
+        return module.default_generators[index]
+    return torch.default_generator if device.type == "cpu" else module._get_default_mps_generator()

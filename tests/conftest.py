@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import postgres_cluster
 import pytest
 import torch
 
+from recgraph.accelerated import accelerator_path
 from recgraph.engine import Engine, Local
 from recgraph.workers.engines import engine_of
 
@@ -131,12 +133,14 @@ def chromium() -> Iterator[browser.Chromium]:
         yield found
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Every device that a contract must hold on."""
+@pytest.fixture(params=["cpu", "accelerator path", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """Every device that a contract must hold on, and the path of accelerators with the tensors of the host."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no device: not run")
-    return torch.device(request.param)
+    is_forced = request.param == "accelerator path"
+    with accelerator_path() if is_forced else nullcontext():
+        yield torch.device("cpu" if is_forced else request.param)
 
 
 @pytest.fixture(autouse=True)

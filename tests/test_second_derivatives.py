@@ -14,8 +14,9 @@ import recgraph
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Learned, Pairs
-from recgraph.encoders.attention import causal_attention, last_attention, pack
+from recgraph.encoders.attention import causal_attention, last_attention
 from recgraph.encoders.graph import symmetric_product
+from recgraph.encoders.packed import pack
 from recgraph.losses.pairwise import pair_scores
 from recgraph.losses.softmax import FullSoftmax
 from recgraph.sparse.csr import Csr

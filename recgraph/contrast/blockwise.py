@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, work_type
 from recgraph.contrast.weights import Pairs, Weight
 from recgraph.rows import row_gradient
@@ -90,7 +91,7 @@ class _OnePass(torch.autograd.Function):
         ctx: Any, loss: type[BlockwiseLoss], settings: Mapping[str, Any], block_rows: int | None, *inputs: Tensor
     ) -> tuple[Tensor, Tensor]:
         # products under autocast would be rounded to half precision
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        with full_precision(inputs[0]):
             evaluation = loss(inputs, ctx.needs_input_grad[3:], **settings)
             value, divisor = evaluation.evaluate(block_rows)
         ctx.save_for_backward(divisor, evaluation.touched, *evaluation.gradients)
@@ -154,7 +155,8 @@ def contrast(
         The scalar loss, differentiable once, and how many anchors were left out (int64 scalar).
 
     Raises:
-        NoCandidateError: every anchor was left out.
+        NoCandidateError: every anchor was left out. On an accelerator, where nobody waits to learn it, the loss
+            of two anchors or more is NaN.
     """
     inputs = [x, y]
     if weight is not None and pairs is not None:
@@ -181,18 +183,22 @@ class _Contrast(BlockwiseLoss):
         self.weights: _Weights | None = None
         if weight is not None and pairs is not None:
             self.weights = _Weights(weight, pairs, inputs[2:], needs[2:], self.x.dtype)
+        self._accelerated = is_accelerated(self.x)
+        self._all_count = self._accelerated and self.weights is None and candidates.count_positive
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         # no similarity can leave the range of exp, so that no maximum need be taken out first
-        bounded = bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)
+        bounded = not self._accelerated and self._bounded()
         total = self.x.new_zeros(())
         counted = torch.zeros((), dtype=torch.int64, device=self.x.device)
         for rows, buffer in self.blocks(len(self.y), block_rows):
             losses, keep_mask = self._block(rows, buffer, bounded)
             total += losses.sum()
-            counted += keep_mask.sum()
+            counted += len(losses) if keep_mask is None else keep_mask.sum()
         # only a weight, or a positive that is no candidate, can leave an anchor without any
-        if (self.weights is not None or not self.candidates.count_positive) and int(counted) == 0:
+        can_be_none = self.weights is not None or not self.candidates.count_positive
+        is_read = not self._accelerated or len(self.x) == 1
+        if can_be_none and is_read and int(counted) == 0:
             raise NoCandidateError(
                 f"all {len(self.x)} anchors have only candidates of weight 0; use a larger batch or another weight"
             )
@@ -200,10 +206,17 @@ class _Contrast(BlockwiseLoss):
             self.gradients[2:] = self.weights.gradients
         return total / counted, counted
 
-    def _block(self, rows: slice, t: Tensor, bounded: bool) -> tuple[Tensor, Tensor]:
-        """The losses of the rows (0 where there is no candidate) and which of them count."""
+    def _bounded(self) -> bool:
+        return bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)
+
+    def _block(self, rows: slice, t: Tensor, bounded: bool) -> tuple[Tensor, Tensor | None]:
+        """The losses of the rows (0 where there is no candidate) and which of them count; None: all."""
         x, positives = self.x[rows], self.candidates.positives[rows, None]
         torch.mm(x, self.y.t(), out=t)
+        if self._all_count:
+            losses = self._softmax(rows, t, positives)
+            self._add_gradients(rows, t)
+            return losses, None
         s_pos = t.gather(1, positives)
         factor = self.weights.factor(rows) if self.weights is not None and bounded else None
         log_w, leaf = (None, None) if self.weights is None or factor is not None else self.weights.block(rows)
@@ -228,11 +241,25 @@ class _Contrast(BlockwiseLoss):
             by_weight = p if self.candidates.weigh_positive else p.scatter(1, positives, 0)
             self.weights.add_gradients(rows, log_w, leaf, by_weight)
         p.scatter_add_(1, positives, -keep_mask.to(p.dtype))
+        self._add_gradients(rows, p)
+        return losses, keep_mask
+
+    def _softmax(self, rows: slice, t: Tensor, positives: Tensor) -> Tensor:
+        """The losses [n, 1] where every anchor has a candidate, in few kernels; ``t`` becomes the derivative."""
+        if self.candidates.excluded is not None:
+            t.scatter_(1, self.candidates.excluded[rows, None], -math.inf)
+        torch.log_softmax(t, 1, out=t)
+        losses = -t.gather(1, positives)
+        t.exp_().scatter_add_(1, positives, t.new_full((), -1).expand(positives.shape))
+        return losses
+
+    def _add_gradients(self, rows: slice, p: Tensor) -> None:
+        """Add those of a block, given the derivative of its losses by the similarities [n, M]."""
+        grad_x, grad_y = self.gradients[:2]
         if grad_x is not None:
             torch.mm(p, self.y, out=grad_x[rows])
         if grad_y is not None:
-            grad_y.addmm_(p.t(), x)
-        return losses, keep_mask
+            grad_y.addmm_(p.t(), self.x[rows])
 
     def _weigh(self, rows: slice, t: Tensor, positives: Tensor, s_pos: Tensor, factor: Tensor) -> None:
         """Multiply exponentials [n, M] by the weights; 0 where a column is no candidate."""

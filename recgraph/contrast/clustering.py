@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import full_precision
 from recgraph.blocks import row_blocks, work_type
 from recgraph.rng import derive
 
@@ -109,7 +110,7 @@ def kmeans(
     best: Clustering | None = None
     for _ in range(1 if start is not None else restarts):
         first = start if start is not None else x[torch.randperm(len(x), generator=generator, device=x.device)[:k]]
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             found = _restart(x, first, iterations)
         if best is None or found.objective > best.objective:
             best = found
@@ -196,7 +197,7 @@ def concentration(x: Tensor, clustering: Clustering, temperature: float) -> Tens
     """
     work = work_type(x, clustering.centroids)
     x, centroids, members = x.to(work), clustering.centroids.to(work), clustering.assignments
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         closeness = torch.linalg.vecdot(x, centroids[members]).clamp(min=0).sqrt()
     k = len(centroids)
     sizes = x.new_zeros(k).index_add_(0, members, torch.ones_like(closeness))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
 from recgraph.config import Config, Search, configure
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
@@ -237,7 +238,7 @@ class InfoNCE(Objective):
         of_one = self.softmax(replace(views, positives=None, share=None), similarity, weight)
         work = work_type(views.a, views.b)
         # products under autocast would be rounded to half precision
-        with torch.autocast(views.a.device.type, enabled=False):
+        with full_precision(views.a):
             x, y = similarity.shape(views.a.to(work), views.b.to(work), views.temperatures)
             own = torch.linalg.vecdot(x, y)
             s = torch.linalg.vecdot(x[positives.rows], y[positives.values])

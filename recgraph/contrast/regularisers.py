@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
 from recgraph.config import Config, Search, configure
 
@@ -50,8 +52,15 @@ class Regulariser(nn.Module):
             raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be of one shape [B, D] with B >= 1")
         # sums over the batch in half precision would lose digits
         work = work_type(a, b)
-        with torch.autocast(a.device.type, enabled=False):
+        with full_precision(a):
             return self._value(a.to(work), b.to(work))
+
+    def over(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The sum over several pairs of views."""
+        total: Tensor = self(*pairs[0])
+        for a, b in pairs[1:]:
+            total = total + self(a, b)
+        return total
 
     def measure(self, a: Tensor, b: Tensor) -> Tensor:
         """The same scalar without gradient, to be logged."""
@@ -157,17 +166,29 @@ class Margin(Regulariser):
 
     Config = MarginConfig
 
+    def over(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The sum over several pairs of views; of rows' margins on an accelerator, all pairs in the same kernels."""
+        views = [view for pair in pairs for view in pair]
+        alike = len({view.shape for view in views}) == 1
+        if self.config.scope == "batch" or not alike or not is_accelerated(views[0]):
+            return super().over(pairs)
+        work = work_type(*views)
+        with full_precision(views[0]):
+            a, b = (torch.stack([pair[side].to(work) for pair in pairs]) for side in range(2))
+            total: Tensor = self._value(a, b) * len(pairs)
+        return total
+
     def _value(self, a: Tensor, b: Tensor) -> Tensor:
-        z, partner = torch.cat([a, b]), torch.cat([b, a])
-        others = len(z) - 2
+        """Of views [B, D], or the mean over pairs of views [P, B, D]."""
+        z, partner = torch.cat([a, b], -2), torch.cat([b, a], -2)
+        others = z.shape[-2] - 2
         if others == 0:
             return (z * 0).sum()
         scaled = z / self.config.temperature
-        positive = (scaled * partner).sum(1)
-        nearest = _nearest_negative(z.detach())
-        greatest = (scaled * z.index_select(0, nearest)).sum(1)
-        own = (scaled * z).sum(1)
-        mean = ((scaled * z.sum(0)).sum(1) - own - positive) / others
+        positive = (scaled * partner).sum(-1)
+        greatest = (scaled * _nearest_negatives(z)).sum(-1)
+        own = (scaled * z).sum(-1)
+        mean = ((scaled * z.sum(-2, keepdim=True)).sum(-1) - own - positive) / others
         if self.config.scope == "row":
             gap = torch.relu(positive - greatest)
             value: Tensor = (2 * gap + greatest - mean).mean()
@@ -177,9 +198,14 @@ class Margin(Regulariser):
         return value
 
 
-def _nearest_negative(z: Tensor) -> Tensor:
-    """[2B], for each row the other row, not its partner, with the greatest inner product."""
-    own = torch.arange(len(z), device=z.device)
-    barred = torch.stack([own, own.roll(len(z) // 2)], 1)
-    blocks = row_blocks(len(z), len(z), z)
-    return torch.cat([(z[rows] @ z.T).scatter_(1, barred[rows], -math.inf).argmax(1) for rows in blocks])
+def _nearest_negatives(z: Tensor) -> Tensor:
+    """For each of the rows [..., 2B, D] the other row, not its partner, with the greatest inner product."""
+    *pairs, n, _ = z.shape
+    own = torch.arange(n, device=z.device)
+    barred = torch.stack([own, own.roll(n // 2)], 1).expand(*pairs, n, 2)
+    blocks, fixed = row_blocks(n, n * math.prod(pairs), z), z.detach()
+    nearest = [
+        (fixed[..., rows, :] @ fixed.mT).scatter_(-1, barred[..., rows, :], -math.inf).argmax(-1) for rows in blocks
+    ]
+    index = torch.cat(nearest, -1)
+    return z.index_select(0, index) if z.ndim == 2 else z.gather(-2, index[..., None].expand(z.shape))

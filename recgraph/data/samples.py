@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import to_device
 from recgraph.ranks import WHOLE, Share
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
@@ -66,8 +66,8 @@ class WholeBatch:
     contrast: Ragged | None = None
 
     def to(self, device: torch.device | str) -> WholeBatch:
-        contrast = None if self.contrast is None else self.contrast.to(device)
-        return replace(self, lengths=self.lengths.to(device), contrast=contrast)
+        contrast = None if self.contrast is None else self.contrast.mirrored(device)
+        return replace(self, lengths=to_device(self.lengths, device), contrast=contrast)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SequenceBatch:
         causal: whether there is a target after each input token.
         generators: the run's random streams, on the batch's device.
         partners: B rows of tokens with the same next token as ``contrast``'s rows (DuoRec); None where not used.
-        drawn: what a model draws once for all phases of the batch (its augmented inputs).
+        drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
         whole: the batch of which this is a rank's share; None where it is all of it.
     """
 
@@ -101,7 +101,7 @@ class SequenceBatch:
     causal: bool
     generators: Generators
     partners: Ragged | None = None
-    drawn: dict[str, Any] = field(default_factory=dict, compare=False)
+    drawn: dict[str, list[Ragged]] = field(default_factory=dict, compare=False)
     whole: WholeBatch | None = None
 
     @property
@@ -131,12 +131,13 @@ class SequenceBatch:
     def to(self, device: torch.device | str) -> SequenceBatch:
         return replace(
             self,
-            users=self.users.to(device),
-            sequences=self.sequences.to(device),
-            targets=self.targets.to(device),
-            contrast=self.contrast.to(device),
-            contrast_targets=self.contrast_targets.to(device),
-            partners=None if self.partners is None else self.partners.to(device),
+            users=to_device(self.users, device),
+            sequences=self.sequences.mirrored(device),
+            targets=to_device(self.targets, device),
+            contrast=self.contrast.mirrored(device),
+            contrast_targets=to_device(self.contrast_targets, device),
+            partners=None if self.partners is None else self.partners.mirrored(device),
+            drawn={name: [rows.mirrored(device) for rows in drawn] for name, drawn in self.drawn.items()},
             whole=None if self.whole is None else self.whole.to(device),
         )
 
@@ -184,7 +185,8 @@ class PairBatch:
         return self.share.weight
 
     def to(self, device: torch.device | str) -> PairBatch:
-        own = (self.users.to(device), self.items.to(device), self.negatives.to(device))
-        users, items, negatives = own
-        pairs = None if self.all_pairs is None else (self.all_users.to(device), self.all_items.to(device))
+        users, items, negatives = (to_device(part, device) for part in (self.users, self.items, self.negatives))
+        pairs = None
+        if self.all_pairs is not None:
+            pairs = to_device(self.all_users, device), to_device(self.all_items, device)
         return replace(self, users=users, items=items, negatives=negatives, all_pairs=pairs)

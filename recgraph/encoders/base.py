@@ -62,11 +62,14 @@ class SequenceEncoder(nn.Module):
         Raises:
             ValueError: a row is empty or longer than ``max_len``, or no generator was given in training mode.
         """
-        longest = int(sequences.lengths.max())
+        longest = sequences.longest
         if longest > self.max_len:
             raise ValueError(f"sequences: a row has {longest} tokens, max_len is {self.max_len}; use sequences.last()")
         generator = dropout_generator(self, self.dropout, generator)
         return self._encode(sequences, table, generator, last_only)
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _encode")

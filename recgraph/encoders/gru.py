@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from recgraph.accelerated import to_device
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.rng import dropout
 from recgraph.rows import lookup
@@ -45,14 +46,17 @@ class GRU(SequenceEncoder):
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         x = dropout(lookup(table, sequences.values), self.dropout, generator)
         # torch's packed layout: time by time, the longest row first
-        by_length = torch.argsort(sequences.lengths, descending=True, stable=True)
+        host = sequences.on_host
+        by_length = torch.argsort(host.lengths, descending=True, stable=True)
         rank = torch.argsort(by_length)
-        order = torch.argsort(sequences.positions * sequences.n_rows + rank[sequences.rows])
-        sizes = torch.tensor(torch.bincount(sequences.positions).tolist())
+        order = torch.argsort(host.positions * host.n_rows + rank[host.rows])
+        sizes = torch.bincount(host.positions)
+        back = to_device(rank if last_only else torch.argsort(order), x.device)
+        order = to_device(order, x.device)
         out, state = self.gru(PackedSequence(x.index_select(0, order), sizes))
         if last_only:
-            return self.dense(state[-1].index_select(0, rank))  # type: ignore[no-any-return]
-        return self.dense(out.data.index_select(0, torch.argsort(order)))  # type: ignore[no-any-return]
+            return self.dense(state[-1].index_select(0, back))  # type: ignore[no-any-return]
+        return self.dense(out.data.index_select(0, back))  # type: ignore[no-any-return]
 
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         x = state = inputs

@@ -1,4 +1,4 @@
-"""Transformers over packed tokens, which differ in their layers alone.
+"""Transformers over packed or padded tokens, which differ in their layers alone.
 
 SASRec's as RecBole and MCLRec write it, BSARec's with a filter, eSASRec's with gates.
 """
@@ -6,15 +6,18 @@ SASRec's as RecBole and MCLRec write it, BSARec's with a filter, eSASRec's with 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.encoders.attention import Packed, causal_attention, last_attention, pack
+from recgraph.accelerated import is_accelerated
+from recgraph.encoders.attention import Layout, attend, lay_out
 from recgraph.encoders.base import SequenceEncoder, last_of
-from recgraph.rng import dropout
+from recgraph.encoders.padded import Padded
+from recgraph.rng import dropout, lent
 from recgraph.rows import lookup
 from recgraph.sparse.ragged import Ragged
 
@@ -42,23 +45,23 @@ class Layer(nn.Module):
         self.down = nn.Linear(inner_dim, hidden_dim)
         self.norm = nn.LayerNorm(hidden_dim, eps=1e-12)
 
-    def forward(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
-        """[T, D] -> [T, D]."""
-        return self._finish(x, self._attend(x, packed, generator), generator)
+    def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
+        """[N, D] -> [N, D], of all tokens of the layout."""
+        return self._finish(x, self._attend(x, layout, generator), generator)
 
-    def last(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
-        """[T, D] -> [B, D], the last place of each row alone: all other queries are never read."""
-        of_last = x.index_select(0, packed.last)
-        return self._finish(of_last, self._attend_last(x, of_last, packed, generator), generator)
+    def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
+        """[N, D] -> [B, D], the last place of each row alone: all other queries are never read."""
+        of_last = x.index_select(0, layout.last)
+        return self._finish(of_last, self._attend_last(x, of_last, layout, generator), generator)
 
-    def _attend(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
-        return causal_attention(self.qkv(x), packed, self.n_heads, self.attention_dropout, generator)
+    def _attend(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
+        return attend(self.qkv(x), layout, self.n_heads, self.attention_dropout, generator)
 
-    def _attend_last(self, x: Tensor, of_last: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
+    def _attend_last(self, x: Tensor, of_last: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         width, weight, bias = x.shape[1], self.qkv.weight, self.qkv.bias
         queries = F.linear(of_last, weight[:width], bias[:width])
         kv = F.linear(x, weight[width:], bias[width:])
-        return last_attention(queries, kv, packed, self.n_heads, self.attention_dropout, generator)
+        return attend(kv, layout, self.n_heads, self.attention_dropout, generator, queries)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D] of right-padded rows, without dropout; what lies behind their ends means nothing.
@@ -132,6 +135,7 @@ class Transformer(SequenceEncoder):
         super().__init__(hidden_dim, max_len, dropout)
         if hidden_dim % n_heads:
             raise ValueError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
+        self._compiled: Callable[..., Tensor] | None = None
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
         if self.positions_first:
             initialise(self.position_embedding)
@@ -148,15 +152,27 @@ class Transformer(SequenceEncoder):
         self.layers.apply(initialise)
 
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        packed = pack(sequences, last_only and self.drops_masked)
-        x = lookup(table, packed.tokens, padding_idx=0) + self.position_embedding(packed.positions)
+        layout = lay_out(sequences, table.device, last_only and self.drops_masked, self.max_len)
+        if self._compiled is None or not isinstance(layout, Padded):
+            return self._states(layout, table, generator, last_only)
+        layout.make_biases(last_only)
+        with lent(generator, table.device):
+            states: Tensor = self._compiled(layout, table, generator, last_only)
+        return states
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile all that follows the layout, as one graph; it is used on accelerators alone."""
+        self._compiled = torch.compile(self._states, fullgraph=True, backend=backend)
+
+    def _states(self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
+        x = layout.with_positions(lookup(table, layout.tokens, padding_idx=0), self.position_embedding)
         x = dropout(self.norm(x), self.dropout, generator)
         *inner, final = cast("list[Layer]", list(self.layers))
         for layer in inner:
-            x = layer(x, packed, generator)
+            x = layer(x, layout, generator)
         if last_only:
-            return packed.restore_rows(final.last(x, packed, generator))
-        return packed.restore_tokens(final(x, packed, generator))
+            return layout.restore_rows(final.last(x, layout, generator))
+        return layout.restore_tokens(final(x, layout, generator))
 
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         places = torch.arange(inputs.shape[1], device=inputs.device)
@@ -195,6 +211,7 @@ class FilteredLayer(Layer):
         super().__init__(hidden_dim, inner_dim, n_heads, dropout, attention_dropout)
         self.filter_norm = nn.LayerNorm(hidden_dim, eps=1e-12)
         self.sqrt_beta = nn.Parameter(torch.randn(hidden_dim))
+        self._kept_matrix: Tensor | None = None
 
     def set_filter(self, max_len: int, alpha: float, c: int, causal: bool) -> None:
         """See :class:`FilteredTransformer`."""
@@ -203,23 +220,23 @@ class FilteredLayer(Layer):
         matrix = low_pass(max_len, c, causal, self.sqrt_beta.detach())
         self.register_buffer("filter_matrix", matrix, persistent=False)
 
-    def forward(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
-        matrix = low_pass(self.max_len, self.c, self.causal, x)
-        parts = []
-        for bucket in packed.buckets:
-            padded = bucket.pad(x[bucket.tokens])
-            parts.append(bucket.unpad(matrix[: bucket.length, : bucket.length] @ padded))
-        return self._mix(x, torch.cat(parts), self._attend(x, packed, generator), generator)
+    def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
+        low = layout.mix(x, self._low_pass(x))
+        return self._mix(x, low, self._attend(x, layout, generator), generator)
 
-    def last(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
-        matrix = low_pass(self.max_len, self.c, self.causal, x)
-        parts = []
-        for bucket in packed.buckets:
-            padded = bucket.pad(x[bucket.tokens])
-            of_last = matrix[bucket.lengths - 1, : bucket.length]
-            parts.append((of_last[:, None] @ padded)[:, 0])
-        of_last = x.index_select(0, packed.last)
-        return self._mix(of_last, torch.cat(parts), self._attend_last(x, of_last, packed, generator), generator)
+    def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
+        low = layout.mix_last(x, self._low_pass(x))
+        of_last = x.index_select(0, layout.last)
+        return self._mix(of_last, low, self._attend_last(x, of_last, layout, generator), generator)
+
+    def _low_pass(self, x: Tensor) -> Tensor:
+        """The filter's matrix in the type of ``x``."""
+        if not is_accelerated(x):
+            return low_pass(self.max_len, self.c, self.causal, x)
+        kept = self._kept_matrix
+        if kept is None or kept.dtype != x.dtype or kept.device != x.device:
+            kept = self._kept_matrix = low_pass(self.max_len, self.c, self.causal, x.detach())
+        return kept
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         # a slice would make max_len, which it leaves whole, a case of its own for an export
@@ -286,13 +303,13 @@ class GatedLayer(Layer):
         self.up = nn.Linear(hidden_dim, 2 * inner_dim, bias=False)
         self.down = nn.Linear(inner_dim, hidden_dim, bias=False)
 
-    def forward(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
-        return self._finish(x, self._attend(self.attention_norm(x), packed, generator), generator)
+    def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
+        return self._finish(x, self._attend(self.attention_norm(x), layout, generator), generator)
 
-    def last(self, x: Tensor, packed: Packed, generator: torch.Generator | None) -> Tensor:
+    def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         normed = self.attention_norm(x)
-        attended = self._attend_last(normed, normed.index_select(0, packed.last), packed, generator)
-        return self._finish(x.index_select(0, packed.last), attended, generator)
+        attended = self._attend_last(normed, normed.index_select(0, layout.last), layout, generator)
+        return self._finish(x.index_select(0, layout.last), attended, generator)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         return self._finish(x, self._attend_padded(self.attention_norm(x)), None)

@@ -73,6 +73,9 @@ class NextItemLoss(nn.Module):
             raise ValueError(f"{type(self).__name__} draws negatives and needs a generator; got None")
         return self._loss(hidden, targets, table, generator)
 
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""
+
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _loss(hidden, targets, table, generator)")
 
@@ -113,8 +116,10 @@ class Sampler(nn.Module):
         self.cumulative = mass.cumsum(0) / mass.sum()
         self.log_probability = (mass / mass.sum()).log().to(torch.float32)
 
-    def draw(self, shape: tuple[int, ...], n_items: int, generator: torch.Generator | None) -> Tensor:
-        """Tokens of that shape, on the generator's device.
+    def draw(
+        self, shape: tuple[int, ...], n_items: int, generator: torch.Generator | None, device: torch.device
+    ) -> Tensor:
+        """Tokens of that shape on the device, which is the generator's.
 
         Raises:
             ValueError: the counts are missing or are of another number of items.
@@ -122,8 +127,8 @@ class Sampler(nn.Module):
         assert generator is not None
         self._check(n_items)
         if self.power == 0:
-            return torch.randint(1, n_items + 1, shape, generator=generator, device=generator.device)
-        where = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
+            return torch.randint(1, n_items + 1, shape, generator=generator, device=device)
+        where = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
         # right: an item of probability 0 has an empty interval and is never hit
         found = torch.searchsorted(self.cumulative, where, right=True)
         return found.clamp_(max=n_items - 1).add_(1)

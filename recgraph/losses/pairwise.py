@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from recgraph.accelerated import full_precision
 from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
 from recgraph.config import Search
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
@@ -51,7 +52,7 @@ class _PairScores(torch.autograd.Function):
         ctx.save_for_backward(vectors, places)
         ctx.n_rows, ctx.row_sparse = table.shape[0], row_sparse
         # products under autocast would be rounded to half precision
-        with torch.autocast(table.device.type, enabled=False):
+        with full_precision(table):
             return torch.bmm(vectors[:, 1:], vectors[:, 0, :, None]).squeeze(2)
 
     @staticmethod
@@ -173,12 +174,12 @@ class OwnNegatives(NextItemLoss):
         self.sampler.setup(item_counts)
 
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
-        negatives = self.draw(targets.numel(), table.shape[0] - 1, generator)
+        negatives = self.draw(targets.numel(), table.shape[0] - 1, generator, table.device)
         return self.against(negatives, hidden, targets, table)
 
-    def draw(self, n_targets: int, n_items: int, generator: torch.Generator | None) -> Tensor:
+    def draw(self, n_targets: int, n_items: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         """[n_targets, K]: tokens to rank below each target."""
-        return self.sampler.draw((n_targets, self.config.n_negatives), n_items, generator)
+        return self.sampler.draw((n_targets, self.config.n_negatives), n_items, generator, device)
 
     def against(self, negatives: Tensor, hidden: Tensor, targets: Tensor, table: Tensor) -> Tensor:
         """The mean loss with given negatives [T, K]; the other arguments are those of a call."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from recgraph.accelerated import full_precision, is_accelerated
+from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
@@ -39,9 +42,25 @@ class FullSoftmax(NextItemLoss):
 
     Config = FullSoftmaxConfig
 
+    def __init__(self, config: FullSoftmaxConfig | None = None, /, **settings: object) -> None:
+        super().__init__(config, **settings)
+        self._compiled: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile the loss as one graph, which holds all T x n_items scores; it is used on accelerators alone."""
+        self._compiled = torch.compile(_cross_entropy, fullgraph=True, backend=backend)
+
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self._compiled is not None and is_accelerated(table):
+            work, first = work_type(hidden, table), 0 if self.config.pad_candidate else 1
+            with full_precision(table):
+                return self._compiled(hidden.to(work), table.to(work)[first:], targets - first)
         settings = {"targets": targets, "first": 0 if self.config.pad_candidate else 1}
         return one_pass(_Softmax, settings, self.config.block_rows, (hidden, table))[0]
+
+
+def _cross_entropy(hidden: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(hidden @ rows.t(), targets)
 
 
 class SampledSoftmaxConfig(LossConfig):
@@ -79,7 +98,7 @@ class SampledSoftmax(NextItemLoss):
 
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
-        drawn = self.sampler.draw((count,), n_items, generator)
+        drawn = self.sampler.draw((count,), n_items, generator, table.device)
         table, places = touched(table, torch.cat([drawn, targets]))
         drawn, targets = torch.split(places, [len(drawn), len(targets)])
         shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
@@ -152,7 +171,12 @@ class _Softmax(BlockwiseLoss):
         grad_table.index_add_(0, self.targets, of_targets)
 
     def _bounded(self) -> bool:
-        """Whether no score can leave the range of ``exp``, so that no maximum need be taken out first."""
+        """Whether no score can leave the range of ``exp``, so that no maximum need be taken out first.
+
+        An accelerator takes it out always: the answer would have to be read.
+        """
+        if is_accelerated(self.x):
+            return False
         bound = self.x.norm(dim=1).amax() * torch.maximum(self.rows.norm(dim=1).amax(), self.w_pos.norm(dim=1).amax())
         if self.shift is not None:
             bound = bound + self.shift.abs().amax()

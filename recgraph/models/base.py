@@ -271,6 +271,23 @@ class TrainableModel(Model):
         """The training batches for a training part."""
         raise TypeError(f"{type(self).__name__} must define batches(train, batch_size, generators)")
 
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Have accelerators compute by compiled graphs, each without a break, what can be compiled.
+
+        Args:
+            backend: of ``torch.compile``.
+
+        Raises:
+            ValueError: the model has nothing to compile.
+        """
+        raise ValueError(f"{type(self).__name__} has no part that is compiled; leave compile out")
+
+    def prepare(self, batch: Any) -> None:
+        """Draw what is drawn on the host for a batch, before it goes to a device; an accelerator has it done ahead.
+
+        It may draw from :meth:`recgraph.rng.Generators.on_host` alone and read no parameter. Most models draw nothing.
+        """
+
     def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
         """The named scalar terms that are asked for, and no other work.
 

@@ -10,6 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import to_device, to_host
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -18,10 +20,14 @@ class Ragged:
     Attributes:
         values: [T], the rows one after the other.
         offsets: [R + 1] int64, ``offsets[0] == 0`` and ``offsets[-1] == T``.
+        host_values, host_offsets: copies on the host of rows on a device, where they are known (:meth:`mirrored`):
+            what is laid out by them needs no read of the device.
     """
 
     values: Tensor
     offsets: Tensor
+    host_values: Tensor | None = None
+    host_offsets: Tensor | None = None
 
     @classmethod
     def from_lists(cls, rows: Iterable[Sequence[int]], device: torch.device | None = None) -> Ragged:
@@ -43,7 +49,9 @@ class Ragged:
 
     @classmethod
     def cat(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The rows of all parts, one part under the other."""
+        """The rows of all parts, one part under the other; of mirrored parts on a device, mirrored there."""
+        if all(part._is_mirrored for part in parts):
+            return cls.cat([part.on_host for part in parts]).mirrored(parts[0].device)
         values = torch.cat([part.values for part in parts])
         return cls.from_lengths(values, torch.cat([part.lengths for part in parts]))
 
@@ -71,6 +79,24 @@ class Ragged:
         """[T] int64: the place of each value in its row, from 0."""
         return torch.arange(self.values.shape[0], device=self.device) - self.offsets[:-1][self.rows]
 
+    @property
+    def _is_mirrored(self) -> bool:
+        return not self.values.is_cpu and self.host_values is not None and self.host_offsets is not None
+
+    @property
+    def on_host(self) -> Ragged:
+        """The rows on the host. Rows on a device that are not mirrored are copied, and the device is waited for."""
+        if self.values.is_cpu and self.offsets.is_cpu:
+            return self
+        offsets = to_host(self.offsets) if self.host_offsets is None else self.host_offsets
+        return Ragged(to_host(self.values) if self.host_values is None else self.host_values, offsets)
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest row, by the host's offsets where they are known; 0 where there is no row."""
+        lengths = self.lengths if self.host_offsets is None else self.host_offsets.diff()
+        return int(lengths.max()) if self.n_rows else 0
+
     def __len__(self) -> int:
         return self.n_rows
 
@@ -79,7 +105,7 @@ class Ragged:
 
     def with_values(self, values: Tensor) -> Ragged:
         """The same rows with other values ([T] or [T, ...])."""
-        return Ragged(values, self.offsets)
+        return Ragged(values, self.offsets, host_offsets=self.host_offsets)
 
     def window(self, rows: Tensor, starts: Tensor, lengths: Tensor) -> Ragged:
         """For each entry of ``rows`` the values ``starts[i] : starts[i] + lengths[i]`` of that row.
@@ -124,7 +150,7 @@ class Ragged:
 
     def to_padded(self, fill: float = 0, width: int | None = None) -> Tensor:
         """[R, width] (default: the longest row), right-padded with ``fill``."""
-        width = width if width is not None else (int(self.lengths.max()) if self.n_rows else 0)
+        width = width if width is not None else self.longest
         padded = self.values.new_full((self.n_rows, width, *self.values.shape[1:]), fill)
         padded[self.rows, self.positions] = self.values
         return padded
@@ -136,6 +162,14 @@ class Ragged:
 
     def to(self, device: torch.device | str) -> Ragged:
         return Ragged(self.values.to(device), self.offsets.to(device))
+
+    def mirrored(self, device: torch.device | str) -> Ragged:
+        """The rows on a device, copied without a wait; they remember the host's, whose memory they keep."""
+        values, offsets = to_device(self.values, device), to_device(self.offsets, device)
+        if values.is_cpu:
+            return Ragged(values, offsets)
+        host = (self.values, self.offsets) if self.values.is_cpu else (self.host_values, self.host_offsets)
+        return Ragged(values, offsets, *host)
 
 
 def shape_rows(offsets: Tensor, total: int) -> Tensor:

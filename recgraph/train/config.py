@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from pydantic import Field, ValidationInfo, field_validator
 
 from recgraph.config import Added, Config, Search
@@ -80,6 +80,9 @@ class TrainConfig(Config):
         float,
         Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
     ] = 0.0
+    compile: Annotated[
+        bool, Field(description="on an accelerator: compile the encoder and the loss of a sequence model"), Added()
+    ] = False
     tensorboard: Annotated[bool, Field(description="also write TensorBoard logs (extra: track)")] = False
     track: Annotated[
         Literal["mlflow", "wandb"] | None,
@@ -174,4 +177,6 @@ def make_accelerator(device: str | None = None, precision: str = "no") -> Accele
                 f"this one {accelerator.device}: leave device out, and choose cards with CUDA_VISIBLE_DEVICES"
             )
         accelerator.state.device = picked
+        # whence Accelerate refreshes its state, at the first autocast for one
+        PartialState().device = picked
     return accelerator

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
 from recgraph.rows import is_row_sparse
 from recgraph.train import checkpoint as checkpoints
+from recgraph.train.ahead import compile_where_asked, on_device, prepared_ahead
 from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Interrupt, Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
@@ -95,6 +96,7 @@ class Trainer:
         self.sharding = Sharding(model, config, self.ranks)
         self.groups = model.parameter_groups()
         self.optimisers = make_optimisers(model, config)
+        compile_where_asked(model, config, self.accelerator.device)
         self.stopping = EarlyStopping(config.patience, maximise=config.metric != "loss")
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
@@ -146,7 +148,14 @@ class Trainer:
         progress, self._unread = self.progress, []
         self._call("start_epoch", progress.epoch, len(self.batches), progress.batch)
         self.module.train()
-        for batch in self.batches.epoch(progress.epoch, progress.batch):
+        every, device = self.batches.epoch(progress.epoch, progress.batch), self.accelerator.device
+        with prepared_ahead(every, on_device(self.model, device), self.generators, device) as batches:
+            self._train_on(batches, progress, clock)
+        self._read_terms()
+
+    def _train_on(self, batches: Iterator[Any], progress: Progress, clock: Clock) -> None:
+        """The steps on batches, and what is due between them."""
+        for batch in batches:
             if self.model.diagnostics and progress.batch == 0:
                 self._diagnose(batch)
             self.step(batch)
@@ -165,7 +174,6 @@ class Trainer:
                 saved = self.save()
                 if is_asked:
                     raise TrainingInterrupted(progress.epoch, progress.batch, saved)
-        self._read_terms()
 
     def step(self, batch: Any) -> None:
         """Make every phase's step on one batch."""

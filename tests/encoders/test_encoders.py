@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.encoders.attention import pack
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.gru import GRU
+from recgraph.encoders.packed import pack
 from recgraph.encoders.transformer import (
     FilteredLayer,
     FilteredTransformer,

@@ -169,7 +169,7 @@ def test_sampled_softmax_is_dense(block_rows: int | None, log_q: bool, power: fl
     loss = SampledSoftmax(n_negatives=40, log_q=log_q, popularity_power=power, block_rows=block_rows)
     loss.setup(counts)
     value = loss(hidden, targets, table, stream())
-    drawn = loss.sampler.draw((40,), N_ITEMS, stream())
+    drawn = loss.sampler.draw((40,), N_ITEMS, stream(), torch.device("cpu"))
     scores = hidden @ table[drawn].T
     if log_q:
         q = torch.where(counts > 0, counts**power, 0) if power else torch.ones(N_ITEMS)
@@ -208,7 +208,7 @@ def test_only_the_target_drawn_is_loss_zero() -> None:
 def test_pairwise_is_dense(name: str, count: int) -> None:
     hidden, targets, table = case()
     loss = registry.load("loss", name)(n_negatives=count)
-    drawn = loss.sampler.draw((T, count), N_ITEMS, stream())
+    drawn = loss.sampler.draw((T, count), N_ITEMS, stream(), torch.device("cpu"))
     rows = []
     for h, y, negatives in zip(hidden, targets, drawn, strict=True):
         positive = h @ table[y]
@@ -241,7 +241,7 @@ def test_sampler_frequencies(power: float) -> None:
     counts = torch.tensor([0, 5, 0, 1, 20, 0])
     sampler = Sampler(power)
     sampler.setup(counts)
-    tokens = sampler.draw((40_000,), 6, stream())
+    tokens = sampler.draw((40_000,), 6, stream(), torch.device("cpu"))
     expected = torch.where(counts > 0, counts.double() ** power, 0) if power else torch.ones(6).double()
     expected = expected / expected.sum()
     found = torch.bincount(tokens, minlength=7)[1:].double() / 40_000

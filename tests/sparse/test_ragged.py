@@ -120,3 +120,33 @@ def test_device(device: torch.device) -> None:
 def test_a_padded_mask_must_fit() -> None:
     with pytest.raises(IndexError):
         Ragged.from_padded(torch.zeros(2, 3, dtype=torch.int64), ints([1]))
+
+
+def test_mirrored_rows_are_laid_out_without_a_read_of_the_device() -> None:
+    """The device ``meta`` has no values: whoever reads one gets an error."""
+    rows, more = make([[3, 1, 2], [], [5]]), make([[7, 7]])
+    there = rows.mirrored("meta")
+    assert there.values.is_meta
+    assert there.offsets.is_meta
+    assert (there.on_host.to_lists(), there.longest) == (rows.to_lists(), 3)
+    assert there.with_values(there.values * 0.5).longest == 3
+    together = Ragged.cat([there, more.mirrored("meta")])
+    assert together.values.is_meta
+    assert together.on_host.to_lists() == [*rows.to_lists(), *more.to_lists()]
+    assert (there.rows.shape, there.positions.shape) == ((4,), (4,))
+    with pytest.raises(NotImplementedError):
+        _ = rows.to("meta").on_host
+    assert rows.mirrored("cpu").on_host is not None
+    assert make([]).longest == 0
+
+
+def test_rows_that_are_moved_again_stay_mirrored() -> None:
+    there = make([[3, 1, 2], []]).mirrored("meta")
+    assert there.mirrored("meta").on_host.to_lists() == [[3, 1, 2], []]
+    assert there.mirrored(torch.device("meta")).longest == 3
+
+
+def test_rows_of_the_host_are_not_mirrored() -> None:
+    rows = make([[3, 1, 2], []]).mirrored("cpu:0")
+    assert rows.host_values is None
+    assert Ragged.cat([rows, rows]).to_lists() == [[3, 1, 2], [], [3, 1, 2], []]

@@ -505,3 +505,11 @@ def test_learning_rate_follows_its_schedule(schedule: str, expected: list[float]
 
     config = TrainConfig.of(schedule=schedule, warmup_steps=2)
     assert [rate_factor(step, 6, config) for step in range(5)] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_named_card_is_kept_through_autocast() -> None:
+    accelerator = make_accelerator("cuda:1")
+    with accelerator.autocast():
+        pass
+    assert str(accelerator.device) == "cuda:1"

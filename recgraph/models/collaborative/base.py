@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
+from recgraph.accelerated import full_precision
 from recgraph.config import Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
@@ -182,7 +183,7 @@ class CollaborativeModel(TrainableModel):
                 share = counts.new_full((), 1 / nodes.numel())
                 counts.index_add_(0, nodes, share.expand(nodes.numel()))
         # half precision would lose digits, and takes no part in a product with float32
-        with torch.autocast(table.device.type, enabled=False):
+        with full_precision(table):
             return _weighted(counts.dot(torch.linalg.vecdot(table, table)) / 2, batch)
 
     def _kept_nodes(self) -> Tensor:
@@ -239,7 +240,7 @@ def _weighted(mean: Tensor, batch: PairBatch) -> Tensor:
 
 def _l2_of_rows(table: Tensor, places: tuple[Tensor, ...]) -> Tensor:
     """Half the mean squared norms of the rows at each of the places, summed, from the rows that they touch."""
-    with torch.autocast(table.device.type, enabled=False):
+    with full_precision(table):
         total = torch.zeros((), dtype=table.dtype, device=table.device)
         for nodes in places:
             if nodes.numel():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
 from recgraph.config import Added, Search
 from recgraph.data.part import Part
@@ -70,7 +71,7 @@ class NeighbourAttention(nn.Module):
         work = work_type(h, neighbours, att)
         h, neighbours = h.to(work), neighbours.to(work)
         # autocast would give the sums over neighbours other types than what is summed
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             scores = F.leaky_relu((h @ att[0])[adj.rows] + (neighbours @ att[1])[adj.indices], 0.01)
             peak = torch.segment_reduce(scores.detach(), "max", offsets=adj.indptr, initial=-torch.inf)
             weights = (scores - peak[adj.rows]).exp()

@@ -194,6 +194,11 @@ class SequenceModel(TrainableModel):
         counts = train.item_counts()
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile the encoder (transformers) and the loss (the full softmax); others compute as without."""
+        self.encoder.compile_parts(backend)
+        self.loss.compile_parts(backend)
+
     def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
         with nullcontext() if self.item_tower is None else self.item_tower.sharing():
             return super().forward(batch, terms)
@@ -230,7 +235,7 @@ class SequenceModel(TrainableModel):
             table, targets = self.item_tower.of_candidates(table, targets)
         generator = batch.generators["negatives"]
         if batch.whole is not None and isinstance(self.loss, OwnNegatives):
-            drawn = self.loss.draw(batch.n_targets, len(table) - 1, generator)
+            drawn = self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device)
             loss: Tensor = self.loss.against(drawn[batch.target_places()], states, targets, table)
         else:
             loss = self.loss(states, targets, table, generator)
@@ -255,9 +260,10 @@ class SequenceModel(TrainableModel):
             return sequences, table
         tokens, gaps = sequences.values.unbind(1)
         own = lookup(table, tokens) + self.gap_embedding(gaps)
-        places = torch.arange(1, len(tokens) + 1, device=tokens.device)
+        host = sequences.on_host
+        places = torch.arange(1, len(tokens) + 1).masked_fill(host.values[:, 0] == 0, 0)
         masked = lookup(table, tokens.new_zeros(1))
-        return sequences.with_values(places.masked_fill(tokens == 0, 0)), torch.cat([masked, own])
+        return host.with_values(places).mirrored(tokens.device), torch.cat([masked, own])
 
     def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
         """Several sets of rows, encoded as one batch."""

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recgraph.accelerated import is_accelerated
 from recgraph.augment import TwoViews
 from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
@@ -86,7 +87,7 @@ class ContrastiveSequenceModel(SequenceModel):
             self._two_views.setup(train)
 
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
-        """The views of each sequence, drawn once for all phases of a batch.
+        """The views of each sequence, drawn once for all phases of a batch, on the host.
 
         Without augmentations it is the sequence twice: dropout and what the model does to the encoded views tell them
         apart.
@@ -96,13 +97,17 @@ class ContrastiveSequenceModel(SequenceModel):
         if "views" not in batch.drawn:
             whole = batch.whole
             rows = batch.contrast if whole is None or whole.contrast is None else whole.contrast
-            drawn = list(self._two_views(rows, batch.generators["views"]))
+            drawn = list(self._two_views(rows.on_host, batch.generators.on_host("views")))
             if whole is not None:  # drawn for all ranks alike
-                own = torch.arange(rows.n_rows, device=rows.device)[whole.share.rows]
+                own = torch.arange(rows.n_rows)[whole.share.rows]
                 drawn = [view.take(own) for view in drawn]
-            batch.drawn["views"] = drawn
+            batch.drawn["views"] = [view.mirrored(rows.device) for view in drawn]
         views: list[Ragged] = batch.drawn["views"]
         return views
+
+    def prepare(self, batch: SequenceBatch) -> None:
+        if is_accelerated(self.item_embedding.weight):
+            self.draw_views(batch)
 
     def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
         encoded = cache(lambda: self._encode_with_views(batch, "rec" in asked))

@@ -118,7 +118,7 @@ class MCLRec(ContrastiveSequenceModel):
 
         def margins() -> Tensor:
             used = pairs()[:1] if self.config.margin_form == "paper" else pairs()
-            return sum_of([self.margin(a, b) for a, b in used])
+            return self.margin.over(used)
 
         return super().contrasts(batch, views) | {
             "cl2": lambda: sum_of([self.contrast_by(self.latent_contrast, batch, a, b) for a, b in pairs()]),

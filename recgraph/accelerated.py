@@ -1,0 +1,54 @@
+"""The two paths of a computation: that of the host, and that of an accelerator.
+
+On the host small pieces of work are best: they stay in a core's cache, and reading a number costs nothing. An
+accelerator wants few and large kernels, and every number that the host reads makes it wait for all that was launched
+before. Code that has a path for each asks :func:`is_accelerated`, and nothing else decides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+__all__ = ["accelerator_path", "full_precision", "is_accelerated", "to_device", "to_host"]
+
+_forced = False
+
+
+def is_accelerated(where: Tensor | torch.device) -> bool:
+    """Whether computations there take the accelerator's path: any device but the host, ``meta`` among them."""
+    device = where.device if isinstance(where, Tensor) else where
+    return _forced or device.type != "cpu"
+
+
+@contextmanager
+def accelerator_path() -> Iterator[None]:
+    """Within the block tensors of the host take the accelerator's path, too: how it is tested without a device."""
+    global _forced
+    before, _forced = _forced, True
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A copy on the device that the host does not wait for, from pinned memory; the tensor itself if it is there."""
+    device = torch.device(device)
+    if tensor.device.type == "cpu" and device.type == "cuda" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy on the host, for which an accelerator ends all that was launched before; itself if it is there."""
+    return tensor.to("cpu")
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """Within the block autocast rounds nothing to half precision on the device of a tensor."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()

@@ -1,0 +1,152 @@
+"""The layout of a batch of sequences on an accelerator: one padded batch and torch's fused attention.
+
+Everything that the layout depends on is read on the host (:attr:`recgraph.sparse.ragged.Ragged.on_host`) and copied to
+the device at once. Lengths are rounded up, so that few shapes occur.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recgraph.accelerated import to_device
+from recgraph.rng import lent
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["Padded"]
+
+# lengths are rounded up to a multiple of this: few shapes, and rows of a bias that fused kernels take as they are
+_STEP = 8
+
+
+@dataclass(frozen=True)
+class Padded:
+    """B sequences in their order, each padded on the right to the length L: B * L tokens.
+
+    Attributes:
+        n_rows, length: B and L.
+        tokens: [B * L] int64, 0 at masked items and at the padding.
+        last: [B] int64: the place of each row's last token among the B * L.
+        slots: [T] int64: the place of each token.
+        lengths: [B] int64.
+        visible_keys: [B, L], False at masked items and at the padding.
+        alone: [B, L], True at the queries that would see no key and see themselves: masked items that lead their row.
+            None where no item is masked.
+    """
+
+    n_rows: int
+    length: int
+    tokens: Tensor
+    last: Tensor
+    slots: Tensor
+    lengths: Tensor
+    visible_keys: Tensor
+    alone: Tensor | None
+
+    @classmethod
+    def of(cls, sequences: Ragged, device: torch.device, max_len: int) -> Padded:
+        """Plan the layout on the host.
+
+        Args:
+            sequences: B rows of tokens (0 is a masked item), none empty; mirrored, or else the device is read.
+            max_len: the greatest L.
+        """
+        host = sequences.on_host
+        lengths, n_rows = host.lengths, host.n_rows
+        length = min(-(-host.longest // _STEP) * _STEP, max_len)
+        slots = host.rows * length + host.positions
+        tokens = host.values.new_zeros(n_rows * length).index_copy_(0, slots, host.values)
+        last = torch.arange(n_rows) * length + lengths - 1
+        visible_keys = tokens.view(n_rows, length) != 0
+        alone = None
+        if bool((host.values == 0).any()):
+            alone = visible_keys.long().cumsum(1) == 0
+        sizes = [n_rows * length, n_rows, len(slots), n_rows]
+        integers = to_device(torch.cat([tokens, last, slots, lengths]), device)
+        of_tokens, of_last, of_slots, of_lengths = torch.split(integers, sizes)
+        flags = to_device(torch.stack([visible_keys] if alone is None else [visible_keys, alone]), device).unbind()
+        of_alone = None if alone is None else flags[1]
+        return cls(n_rows, length, of_tokens, of_last, of_slots, of_lengths, flags[0], of_alone)
+
+    @cached_property
+    def causal_bias(self) -> Tensor | None:
+        """Additive mask of the attention scores, [B, 1, L, L]; None: a causal mask says all."""
+        if self.alone is None:
+            return None
+        places = torch.arange(self.length, device=self.tokens.device)
+        seen_mask = (places[:, None] >= places) & self.visible_keys[:, None, :]
+        self_mask = (places[:, None] == places) & self.alone[:, :, None]
+        return _bias(seen_mask | self_mask)[:, None]
+
+    @cached_property
+    def last_bias(self) -> Tensor:
+        """Additive mask for the queries at the last places, [B, 1, 1, L]."""
+        visible_mask = self.visible_keys
+        if self.alone is not None:
+            places = torch.arange(self.length, device=self.tokens.device)
+            visible_mask = visible_mask | (self.alone & (places == self.lengths[:, None] - 1))
+        return _bias(visible_mask)[:, None, None]
+
+    def make_biases(self, last_only: bool) -> None:
+        """Make the masks that layers will read now: in a compiled graph nothing can be kept."""
+        _ = self.causal_bias, self.last_bias if last_only else None
+
+    def with_positions(self, x: Tensor, embedding: nn.Embedding) -> Tensor:
+        """``x`` [B * L, D] plus the embedding of each place."""
+        return (x.view(self.n_rows, self.length, -1) + embedding.weight[: self.length]).flatten(0, 1)
+
+    def restore_rows(self, rows: Tensor) -> Tensor:
+        """Rows are in their order."""
+        return rows
+
+    def restore_tokens(self, x: Tensor) -> Tensor:
+        """[B * L, ...] -> [T, ...], without the padding."""
+        return x.index_select(0, self.slots)
+
+    def mix(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """[B * L, D] -> [B * L, D]: the places of each row mixed by the rows of ``matrix`` [max_len, max_len]."""
+        return (matrix[: self.length, : self.length] @ self._kept(x)).flatten(0, 1)
+
+    def mix_last(self, x: Tensor, matrix: Tensor) -> Tensor:
+        """[B * L, D] -> [B, D]: the last place of :meth:`mix`."""
+        of_last = matrix[:, : self.length].index_select(0, self.lengths - 1)
+        return (of_last[:, None] @ self._kept(x))[:, 0]
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """[B, L, D], zeros at the padding."""
+        places = torch.arange(self.length, device=x.device)
+        return x.view(self.n_rows, self.length, -1) * (places < self.lengths[:, None])[:, :, None]
+
+    def attend(self, qkv: Tensor, n_heads: int, p: float, generator: torch.Generator | None) -> Tensor:
+        """Causal self-attention; see :func:`recgraph.encoders.attention.attend`."""
+        queries, keys, values = self._heads(qkv, 3, n_heads).unbind(0)
+        bias = None if self.causal_bias is None else self.causal_bias.to(queries.dtype)
+        with lent(generator, qkv.device) as draws:
+            out = F.scaled_dot_product_attention(
+                queries, keys, values, bias, dropout_p=p if draws else 0.0, is_causal=bias is None
+            )
+        return out.transpose(1, 2).reshape(self.n_rows * self.length, -1)
+
+    def attend_last(
+        self, queries: Tensor, kv: Tensor, n_heads: int, p: float, generator: torch.Generator | None
+    ) -> Tensor:
+        """Attention of the last places alone; see :func:`recgraph.encoders.attention.attend`."""
+        keys, values = self._heads(kv, 2, n_heads).unbind(0)
+        query = queries.view(self.n_rows, n_heads, 1, -1)
+        bias = self.last_bias.to(queries.dtype)
+        with lent(generator, kv.device) as draws:
+            out = F.scaled_dot_product_attention(query, keys, values, bias, dropout_p=p if draws else 0.0)
+        return out.reshape(self.n_rows, -1)
+
+    def _heads(self, x: Tensor, parts: int, n_heads: int) -> Tensor:
+        """[B * L, parts D] -> [parts, B, n_heads, L, D / n_heads]."""
+        split = x.view(self.n_rows, self.length, parts, n_heads, -1)
+        return split.permute(2, 0, 3, 1, 4)
+
+
+def _bias(visible_mask: Tensor) -> Tensor:
+    return torch.zeros(visible_mask.shape, device=visible_mask.device).masked_fill_(~visible_mask, float("-inf"))

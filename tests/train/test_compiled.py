@@ -1,0 +1,113 @@
+"""Compiled steps: one graph for the encoder, one for the loss, and the numbers of steps that are not compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from test_launches import N_ITEMS, N_USERS, log
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from recgraph import registry
+from recgraph.accelerated import accelerator_path
+from recgraph.models.base import Space
+from recgraph.models.sequence.base import SequenceModel
+from recgraph.rng import Generators
+from recgraph.train.config import TrainConfig, make_accelerator
+from recgraph.train.phases import total_loss
+from recgraph.train.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def _forced() -> Iterator[None]:
+    torch._dynamo.reset()
+    with accelerator_path():
+        yield
+    torch._dynamo.reset()
+
+
+def built(name: str, **settings: Any) -> SequenceModel:
+    model: SequenceModel = registry.load("model", name)(hidden_dim=16, **settings)
+    return model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0).train()
+
+
+def steps(model: SequenceModel, batch_size: int = 24) -> list[Tensor]:
+    """The losses and gradients of the batches of an epoch, with dropout."""
+    found = []
+    phase = model.phases[0]
+    for batch in model.batches(log(), batch_size, Generators(0)).epoch(0):
+        model.zero_grad(set_to_none=True)
+        loss = total_loss(model(batch, tuple(phase.terms)), phase)
+        loss.backward()
+        found += [loss.detach(), *(parameter.grad for parameter in model.parameters() if parameter.grad is not None)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "regime"),
+    [("sasrec", "causal"), ("sasrec", "prefix"), ("mclrec", "causal"), ("bsarec", "prefix"), ("esasrec", "causal")],
+)
+def test_compiled_steps_are_those_that_are_not(name: str, regime: str) -> None:
+    """``fullgraph=True``: a break in a graph would be an error."""
+    plain = steps(built(name, regime=regime))
+    model = built(name, regime=regime)
+    model.compile_parts("aot_eager")
+    for one, other in zip(plain, steps(model), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_of_other_sizes_and_lengths_are_no_graphs_of_their_own() -> None:
+    counter = CompileCounterWithBackend("eager")
+    model = built("sasrec")
+    model.compile_parts(counter)  # type: ignore[arg-type]
+    for batch_size in (7, 11, 13, 24):
+        steps(model, batch_size)
+    # of encoder and loss each: the first shapes, and any
+    assert counter.frame_count <= 6
+
+
+def test_a_step_has_no_break_in_its_graphs() -> None:
+    model = built("sasrec")
+    batch = next(iter(model.batches(log(), 24, Generators(0)).epoch(0)))
+    states, seen = model.encoder._states, []
+
+    def watched(*given: Any) -> Tensor:
+        seen.append(given)
+        return states(*given)
+
+    model.encoder._compiled = watched
+    model(batch, ("rec",))
+    found = torch._dynamo.explain(states)(*seen[0])
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
+def trainer_of(name: str) -> Trainer:
+    model = registry.load("model", name)().build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0)
+    generators, config = Generators(0), TrainConfig.of(metric="loss", compile=True)
+    batches = model.batches(log(), 24, generators)
+    return Trainer(model, batches, config, generators, accelerator=make_accelerator("cpu"))
+
+
+def test_a_trainer_compiles_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(SequenceModel, "compile_parts", lambda model, backend="inductor": told.append(backend))
+    trainer_of("sasrec")
+    assert told == ["inductor"]
+
+
+def test_what_cannot_be_compiled_is_refused() -> None:
+    with pytest.raises(ValueError, match="BPRMF has no part that is compiled; leave compile out"):
+        trainer_of("bprmf")
+
+
+@pytest.mark.slow
+def test_the_default_backend_gives_the_same_losses() -> None:
+    off = {"dropout": 0.0, "attention_dropout": 0.0}  # it draws by an order of its own
+    plain = steps(built("sasrec", **off))
+    model = built("sasrec", **off)
+    model.compile_parts()
+    for one, other in zip(plain, steps(model), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
