@@ -16,7 +16,7 @@ from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
-from recgraph.train.config import TrainConfig
+from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.phases import total_loss
 from recgraph.train.trainer import Trainer
 
@@ -169,3 +169,24 @@ def test_both_paths_give_the_same_terms_and_gradients(
         there = terms_and_gradients(name, settings, scale, dtype)
     for one, other in zip(on_host, there, strict=True):
         torch.testing.assert_close(other, one, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "settings"), [("sasrec", {}), ("mclrec", {}), *SETTINGS, *OTHERS])
+def test_a_card_waits_for_nothing_in_a_step(name: str, settings: dict[str, Any]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no device: not run")
+    model: SequenceModel = registry.load("model", name)(**settings)
+    model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0)
+    generators = Generators(0, "cuda")
+    batches = model.batches(log(), BATCH, generators)
+    config = TrainConfig.of(metric="loss")
+    trainer = Trainer(model, batches, config, generators, accelerator=make_accelerator("cuda"))
+    trainer.module.train()
+    first, second, *_ = batches.epoch(0)
+    trainer.step(first)  # allocations, the state of the optimisers
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.step(second)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
