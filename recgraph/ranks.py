@@ -92,7 +92,7 @@ def is_first() -> bool:
     """Whether this process writes, of those that a launcher started together; before they are connected, too."""
     if _is_connected():
         return dist.get_rank() == 0
-    return "LOCAL_RANK" not in os.environ or int(os.environ.get("RANK", 0)) == 0
+    return not (is_launched() or "LOCAL_RANK" in os.environ) or int(os.environ.get("RANK", 0)) == 0
 
 
 def _is_connected() -> bool:

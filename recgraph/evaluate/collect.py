@@ -57,7 +57,11 @@ def collect(
     width = None if vectors is None else vectors.shape[1]
     device = device_of(model) if vectors is None else vectors.device
     threads, graded = ranking_threads(model, device), truth.graded
-    memory = plan_memory(cases, measurements, limits, width=width, device=device, graded=graded, threads=threads)
+    ranks = Ranks.here()
+    # what does not fit on one rank, all refuse; blocks alter no result, so that each has its own
+    memory = of_all(
+        lambda: plan_memory(cases, measurements, limits, width=width, device=device, graded=graded, threads=threads)
+    )[ranks.index]
     # a training ranks after each epoch, so that this is a detail
     _log.debug("%s", memory)
     catalogue = make_catalogue(

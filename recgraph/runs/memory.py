@@ -18,6 +18,7 @@ import torch
 from recgraph.data.part import Cases, Part
 from recgraph.memory import Estimate, MemoryLimitError, Workload, format_size, memory_limit, parse_size, resident
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
+from recgraph.ranks import of_all
 from recgraph.train.config import TrainConfig
 
 __all__ = ["Fit", "check_fit"]
@@ -119,6 +120,8 @@ class Fit:
 def check_fit(fit: Fit, limit: str | int | None = None) -> None:
     """Log the predicted peak of a fit as a table, and refuse what does not fit. Without a limit it does nothing.
 
+    Of several ranks all call it: what does not fit on one, all refuse.
+
     Args:
         limit: e.g. ``"8GiB"``; None: that of the process (:func:`recgraph.memory.memory_limit`).
 
@@ -126,6 +129,11 @@ def check_fit(fit: Fit, limit: str | int | None = None) -> None:
         MemoryLimitError: the peak is above the limit; says what would fit.
         ValueError: the limit is no size.
     """
+    of_all(lambda: _check_here(fit, limit))
+
+
+def _check_here(fit: Fit, limit: str | int | None) -> None:
+    """The same, in this process."""
     most = memory_limit() if limit is None else parse_size(limit)
     if most is None:
         return
@@ -133,8 +141,9 @@ def check_fit(fit: Fit, limit: str | int | None = None) -> None:
     _log.info("predicted memory of %s:\n%s", fit.model.key(), estimate.table(most))
     if estimate.peak > most:
         raise MemoryLimitError(
-            f"memory_limit = {format_size(most)}: {type(fit.model).__name__} would take {format_size(estimate.peak)}, "
-            f"most of it for {_largest(estimate)}; {fit.what_fits(most)}"
+            f"memory_limit = {format_size(most)}: {type(fit.model).__name__} would take {format_size(estimate.peak)}: "
+            f"the library and the data {format_size(fit.before)}, and most of the rest for {_largest(estimate)}; "
+            f"{fit.what_fits(most)}"
         )
 
 

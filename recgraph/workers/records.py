@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["Inbox", "log_in_worker"]
@@ -37,9 +38,15 @@ class Inbox:
         """The file's descriptor, which the worker inherits."""
         return self._file.fileno()
 
-    def orders(self) -> dict[str, int]:
-        """What :func:`log_in_worker` has to know: the file, and the lowest level that is wanted here."""
-        return {"file": self.fileno(), "level": _root.getEffectiveLevel()}
+    def orders(self) -> dict[str, Any]:
+        """What :func:`log_in_worker` has to know: the file, and the lowest level that is wanted here.
+
+        A logger may have a level of its own: of those that are shown although others are not.
+        """
+        known = logging.root.manager.loggerDict.items()
+        own = {name: one.level for name, one in known if isinstance(one, logging.Logger) and one.level}
+        levels = {name: level for name, level in own.items() if name.startswith(f"{_root.name}.")}
+        return {"file": self.fileno(), "level": _root.getEffectiveLevel(), "levels": levels}
 
     def read(self) -> None:
         """Handle the records that were written since the last time."""
@@ -66,9 +73,12 @@ class Inbox:
 class _Outbox(logging.Handler):
     """Writes records for an :class:`Inbox`."""
 
-    def __init__(self, file: int, level: int) -> None:
-        super().__init__(level)
-        self._file = file
+    def __init__(self, file: int, level: int, levels: Mapping[str, int]) -> None:
+        super().__init__()
+        self._file, self._level, self._levels = file, level, levels
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= self._levels.get(record.name, self._level) and bool(super().filter(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
@@ -78,7 +88,7 @@ class _Outbox(logging.Handler):
         os.write(self._file, json.dumps({**values, "msg": message}).encode() + b"\n")
 
 
-def log_in_worker(orders: dict[str, int] | None) -> None:
+def log_in_worker(orders: Mapping[str, Any] | None) -> None:
     """In a worker: write records at INFO and above into its log, and pass on those that are wanted.
 
     Args:
@@ -90,5 +100,5 @@ def log_in_worker(orders: dict[str, int] | None) -> None:
     _root.addHandler(shown)
     _root.setLevel(logging.INFO)
     if orders is not None:
-        _root.addHandler(_Outbox(orders["file"], orders["level"]))
+        _root.addHandler(_Outbox(orders["file"], orders["level"], orders["levels"]))
         _root.setLevel(min(logging.INFO, orders["level"]))

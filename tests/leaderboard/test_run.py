@@ -133,6 +133,26 @@ def test_a_cluster_makes_the_same_records(
     assert found == {name: expected[name] for name in found}
 
 
+def test_what_does_not_fit_the_limit_of_memory_fails_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers of a board have the limit of its command; within another the job is done, and its peak is said."""
+    monkeypatch.chdir(tmp_path)
+    write(Path())
+    run = ("leaderboard", "run", "tiny", "--device", "cpu", "--only", "popularity")
+    done = call(*run, "--memory-limit", "10MiB")
+    assert done.exit_code == 1, done.output
+    found = load_board(tmp_path / "tiny")
+    (failure,) = open_sheet(found, found.sheets[0]).failures
+    assert (failure.entry, failure.error) == ("Popularity", "MemoryLimitError")
+    assert failure.message.startswith("memory_limit = 10.0 MiB: Popularity would take ")
+    again = call(*run, "--memory-limit", "64GiB")
+    assert again.exit_code == 0, again.output
+    printed = [line.split() for line in again.stderr.splitlines()]
+    assert [line[:2] for line in printed if line[-2:] == ["64.0", "GiB"]] == [["predicted", "peak"]]
+    assert "synthetic / Popularity / seed 3: predicted memory of popularity:" in again.stderr
+
+
 def test_a_failure_is_recorded_and_shown(ran: tuple[Path, Summary]) -> None:
     board, _ = ran
     found = load_board(board)

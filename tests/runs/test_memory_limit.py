@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 import torch
 from command_line import refused, works
+from launched import on_ranks
 
 import recgraph as rg
 from recgraph import registry
@@ -22,6 +23,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.memory import Estimate, MemoryLimitError, format_size, memory_limit, parse_size
 from recgraph.models.base import ClosedFormModel, Space
 from recgraph.models.memory import largest_batch, sample_sizes
+from recgraph.ranks import Ranks, is_told
 from recgraph.runs.memory import Fit
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.plan import Plan
@@ -113,6 +115,7 @@ def test_it_is_said_before_anything_is_computed(caplog: pytest.LogCaptureFixture
 
 def test_what_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:
     split, batch_size = log(400, 100, 30), 4096
+    rg.fit(rg.models.SASRec(hidden_dim=8), small(), seed=0, max_epochs=1)  # what it imports is held from then on
     model = rg.models.SASRec(hidden_dim=128, inner_dim=1024)
     fit = Fit(model, Space(n_users=400, n_items=100), split.train, TrainConfig(batch_size=batch_size))
     peak = fit.estimate().peak
@@ -163,6 +166,33 @@ def test_a_trial_that_does_not_fit_is_pruned(monkeypatch: pytest.MonkeyPatch, tm
     study = rg.tune("bprmf", small(), n_trials=2, settings={"max_epochs": 1}, out=tmp_path / "study", test_seeds=0)
     assert [trial.state.name for trial in study.trials] == ["PRUNED", "PRUNED"]
     assert "memory_limit = 1.0 MiB" in study.trials[0].user_attrs["reason"]
+
+
+def refused_on_one() -> list[tuple[str, bool]]:
+    """What is raised where rank 1 alone holds more than fits: by a fit, and by an evaluation."""
+    split, model = small(), rg.models.Popularity()
+    fitted = rg.fit(model, split, seed=0)
+    # rank 0 has 128 MiB to spare
+    fit = Fit(rg.models.Popularity(), Space(n_users=split.n_users, n_items=split.n_items), split.train, TrainConfig())
+    limit = fit.estimate().peak + 2**27
+    held = torch.ones(2**27) if Ranks.here().index else None
+    said = []
+    for act in (
+        lambda: rg.fit(rg.models.Popularity(), split, seed=0, memory_limit=limit),
+        lambda: fitted.evaluate("valid", memory_limit=limit),
+    ):
+        with pytest.raises(MemoryLimitError) as error:
+            act()
+        said.append((str(error.value), is_told(error.value)))
+    assert held is None or len(held)
+    return said
+
+
+def test_what_does_not_fit_on_one_rank_is_refused_by_all_with_one_message() -> None:
+    first, second = on_ranks(2, refused_on_one, seconds=60)
+    assert first == second
+    assert [told for _, told in first] == [True, True]
+    assert ["would take" in first[0][0], "which leaves" in first[1][0]] == [True, True]
 
 
 def test_it_identifies_nothing() -> None:

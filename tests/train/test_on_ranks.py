@@ -53,6 +53,10 @@ CASES = {
     "meow": Case("meow", {**_NODES, "n_clusters": (3, 5)}),
     "heco": Case("heco", _NODES),
     "meowrec": Case("meowrec", {"hidden_dim": 8, "dropout": 0.2, "n_clusters": (2, 3), "item_metapaths": _ITEMS}),
+    "adameowrec": Case("adameowrec", {"hidden_dim": 8, "dropout": 0.2, "item_metapaths": _ITEMS}),
+    "adameowrec, normalised": Case(
+        "adameowrec", {"hidden_dim": 8, "item_metapaths": _ITEMS, "weight_options": {"normalise": True}}
+    ),
     "xsimgcl": Case("xsimgcl", {"hidden_dim": 8}),
     # each convolves its share of the batch's nodes
     "meow by batches": Case("meow", {**_BATCHES, "n_clusters": (3, 5), "redraw_masks": True}),

@@ -23,6 +23,7 @@ from recgraph.data.split import Split
 from recgraph.models.base import Space
 from recgraph.models.closed_form.neighbours import Popularity
 from recgraph.models.sequence.sasrec import SASRec
+from recgraph.ranks import is_first
 from recgraph.runs.record import RunRecord
 from recgraph.train.callbacks import Observer
 from recgraph.workers.lock import LOCK, FolderInUse, hold
@@ -139,6 +140,15 @@ def test_only_the_first_of_the_processes_of_one_training_locks(
 def launched(monkeypatch: pytest.MonkeyPatch, local: int, rank: int) -> None:
     monkeypatch.setenv("LOCAL_RANK", str(local))
     monkeypatch.setenv("RANK", str(rank))
+
+
+def test_a_launcher_need_not_say_which_process_of_its_machine_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is told by rank and number, which connect the processes."""
+    assert is_first()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        assert is_first() == (rank == 0)
 
 
 @pytest.mark.parametrize(("local", "rank", "writes"), [(0, 0, True), (1, 1, False), (0, 2, False)])
