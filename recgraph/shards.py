@@ -1,4 +1,4 @@
-"""Tables larger than one device: their rows shared out over the ranks, each of which holds and steps its own.
+"""Tables whose rows are shared out over the ranks, each of which holds and steps its own.
 
 A sharded table is a parameter whose value is a ``DTensor``, ``Shard(0)`` on a mesh of all ranks: each holds consecutive
 rows. What reads it calls :func:`touched` (or :func:`recgraph.rows.lookup`), on all ranks at once: each asks the owners
