@@ -121,7 +121,8 @@ class Needs:
         fitting: while it is built or fitted in closed form, beyond what is held.
         step: the largest step of a training beyond parameters and their gradients: activations, blocks, their
             gradients.
-        scoring: while 256 users are encoded or scored, beyond the scores themselves.
+        ranking: what is made once to rank with: vectors of all nodes.
+        scoring: while 256 users are encoded or scored, beyond the scores themselves; of each thread that ranks.
     """
 
     parameters: int = 0
@@ -129,6 +130,7 @@ class Needs:
     held: Mapping[str, int] = field(default_factory=dict)
     fitting: int = 0
     step: int = 0
+    ranking: int = 0
     scoring: int = 0
 
 

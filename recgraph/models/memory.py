@@ -159,7 +159,7 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True)
         adjacency = 24 * n_edges + 16 * n_nodes
         held["adjacency"] = (20 * n_edges) + adjacency * (1 + n_views)
         fitting = 80 * n_edges
-    return Needs(parameters, buffers, held, fitting=fitting, step=step, scoring=table)
+    return Needs(parameters, buffers, held, fitting=fitting, step=step, ranking=table)
 
 
 def item_matrix_needs(work: Workload, cell: int) -> Needs:
@@ -204,8 +204,8 @@ def graph_needs(model: Any, work: Workload, paths: Sequence[MetaPath]) -> Needs:
     n_step = min(n_nodes, work.batch_size * _reached(config)) if is_sampled else n_nodes
     step = _SLACK * view_floats(n_step, n_views, width) * _FLOAT + 4 * blocks(n_step, n_step) + 2 * features
     step += 4 * _FLOAT * width * sum(graph.count(name) for name in types)
-    scoring = _FLOAT * width * n_nodes * n_views * 4
-    return Needs(parameters, 0, {**held, "features": 2 * features}, fitting=fitting, step=int(step), scoring=scoring)
+    ranking = _FLOAT * width * n_nodes * n_views * 4
+    return Needs(parameters, 0, {**held, "features": 2 * features}, fitting=fitting, step=int(step), ranking=ranking)
 
 
 def recommender_needs(model: Any, work: Workload, sides: Sequence[Sequence[MetaPath]]) -> Needs:
@@ -228,7 +228,7 @@ def recommender_needs(model: Any, work: Workload, sides: Sequence[Sequence[MetaP
         {**needs.held, **held, "features": 2 * features},
         fitting=needs.fitting + fitting,
         step=step,
-        scoring=needs.scoring + _FLOAT * views,
+        ranking=needs.ranking + _FLOAT * views,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from recgraph.data.part import Cases, Part
+from recgraph.evaluate.ranking import ranking_threads
 from recgraph.memory import Estimate, MemoryLimitError, Workload, format_size, memory_limit, parse_size, resident
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import of_all
@@ -78,7 +79,9 @@ class Fit:
                 moments["a checkpoint"] = 2 * needs.parameters + needs.buffers
         if self.cases is not None:
             width = getattr(model.config, "hidden_dim", 256)
-            moments["a validation"] = _validation(self.cases(), space.n_items, width) + needs.scoring * self.on_host
+            threads = ranking_threads(model, torch.device("cpu")) if self.on_host else 1
+            own = (needs.ranking + threads * needs.scoring) * self.on_host
+            moments["a validation"] = _validation(self.cases(), space.n_items, width, threads) + own
         return Estimate(held, moments)
 
     def fits(self, most: int, n_items: int | None = None, batch_size: int | None = None, **settings: Any) -> bool:
@@ -155,11 +158,11 @@ def data_bytes(part: Part | None) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def _validation(cases: Cases, n_items: int, width: int) -> int:
-    """Histories and truth, the catalogue, a tile of scores, and the lists and metrics of all users."""
+def _validation(cases: Cases, n_items: int, width: int, threads: int) -> int:
+    """Histories and truth, the catalogue, a tile of scores of each thread, the lists and metrics of all users."""
     data = 3 * (cases.history.values.nbytes + cases.truth.values.nbytes) + 64 * cases.truth.values.numel()
     catalogue = 24 * n_items + 4 * (n_items + 1024) * width
-    scores = 5 * 4 * _TILE * min(_CACHED, n_items + 1024)
+    scores = threads * 5 * 4 * _TILE * min(_CACHED, n_items + 1024)
     return data + catalogue + scores + len(cases) * _OF_USER
 
 

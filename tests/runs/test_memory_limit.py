@@ -132,6 +132,25 @@ def test_what_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:
     rg.fit(model, split, seed=0, batch_size=fits, max_epochs=1, memory_limit=limit + 2**24, out=tmp_path / "run")
 
 
+def test_each_thread_that_ranks_in_a_validation_takes_as_much() -> None:
+    """A tile of scores and what encodes 256 users; vectors of all nodes are made once."""
+    split, before = log(400, 3000, 30), torch.get_num_threads()
+    space = Space(n_users=split.n_users, n_items=split.n_items)
+    taken: dict[str, list[int]] = {}
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            for model in (rg.models.SASRec(), rg.models.BPRMF()):
+                moments = Fit(model, space, split.train, TrainConfig(), lambda: split.valid).estimate().moments
+                taken.setdefault(model.key(), []).append(moments["a validation"])
+    finally:
+        torch.set_num_threads(before)
+    tile = 5 * 4 * 128 * (split.n_items + 1024)
+    scoring = rg.models.SASRec().memory_needs(work(split, space)).scoring
+    assert scoring > 2**20
+    assert {name: two - one for name, (one, two) in taken.items()} == {"sasrec": tile + scoring, "bprmf": tile}
+
+
 def test_a_closed_form_says_how_many_items_fit() -> None:
     split = small()
     fit = Fit(rg.models.EASE(), Space(n_users=60, n_items=20_000), split.train, TrainConfig())

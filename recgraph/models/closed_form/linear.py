@@ -61,23 +61,17 @@ class EASE(ClosedFormModel):
     weights: Tensor
 
     def _build(self, space: Space) -> None:
-        cell = 12 if self._dtype(space.n_items) == torch.float64 else 4
-        there = _physical_memory()
-        if torch.get_default_device().type == "cpu" and cell * space.n_items**2 > there:
-            raise ValueError(
-                f"n_items = {space.n_items:,}: EASE holds {cell} bytes for each pair of items, "
-                f"{cell * space.n_items**2 / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f} GiB; "
-                + ("set solve_in = 'float32' (4 bytes), " if cell > 4 else "")
-                + "leave rare items out (k_core), or take ItemKNN or SLIM, which hold no such matrix"
-            )
+        # a fitted one, which is read from a bundle, takes no more than its weights
+        self._check_size(space.n_items, 4, torch.get_default_device())
         self.register_buffer("weights", torch.zeros(space.n_items, space.n_items))
 
     def memory_needs(self, work: Workload) -> Needs:
         return item_matrix_needs(work, 0 if self._dtype(work.n_items) == torch.float32 else 8)
 
     def fit(self, train: Part) -> Self:
-        rows = fit_rows(self, train, self.weights.device)
         narrow = self._dtype(train.n_items) == torch.float32
+        self._check_size(train.n_items, 4 if narrow else 12, self.weights.device)
+        rows = fit_rows(self, train, self.weights.device)
         inverse = self.weights if narrow else torch.empty_like(self.weights, dtype=torch.float64)
         for first, block in co_occurrence(rows, train.n_items):
             inverse[first : first + block.shape[0]] = block
@@ -98,6 +92,17 @@ class EASE(ClosedFormModel):
         if not narrow:
             self.weights.copy_(inverse)
         return self
+
+    def _check_size(self, n_items: int, cell: int, device: torch.device) -> None:
+        """Refuse matrices that this machine cannot hold: ``cell`` bytes for each pair of items."""
+        there = _physical_memory()
+        if device.type == "cpu" and cell * n_items**2 > there:
+            raise ValueError(
+                f"n_items = {n_items:,}: EASE holds {cell} bytes for each pair of items, "
+                f"{cell * n_items**2 / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f} GiB; "
+                + ("set solve_in = 'float32' (4 bytes), " if cell > 4 else "")
+                + "leave rare items out (k_core), or take ItemKNN or SLIM, which hold no such matrix"
+            )
 
     def _dtype(self, n_items: int) -> torch.dtype:
         """The type in which a catalogue of this size is solved."""
