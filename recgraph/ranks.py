@@ -23,6 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recgraph.blocks import refuse_second_derivative
+
 __all__ = [
     "WHOLE",
     "Ranks",
@@ -206,6 +208,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        refuse_second_derivative("rows of several ranks")
         # the losses of all ranks read these rows: the sum of their gradients, of which the mean over ranks is taken
         whole = gradients[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(whole)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recgraph.blocks import refuse_second_derivative
 from recgraph.shards import is_sharded, touched
 
 __all__ = [
@@ -64,6 +65,7 @@ class _RowsFrom(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivative("a table with row-sparse gradients")
         if not gradient.is_sparse:
             return F.pad(gradient, (0, 0, ctx.first, 0)), None
         index, values = gradient._indices()[0] + ctx.first, gradient._values()

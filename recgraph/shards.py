@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from recgraph.blocks import refuse_second_derivative
+
 __all__ = [
     "Rows",
     "gathered_tables",
@@ -153,6 +155,7 @@ class _Fetched(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative("rows of a table that ranks share out")
         (wanted,) = ctx.saved_tensors
         # every rank's loss is one of those whose mean is stepped on
         values = _exchanged(gradient.contiguous(), ctx.asked, ctx.told) / dist.get_world_size()

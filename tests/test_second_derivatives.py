@@ -17,8 +17,11 @@ from recgraph.contrast.weights import Learned, Pairs
 from recgraph.encoders.attention import causal_attention, last_attention
 from recgraph.encoders.graph import symmetric_product
 from recgraph.encoders.packed import pack
-from recgraph.losses.pairwise import pair_scores
+from recgraph.losses.pairwise import own_scores, pair_scores
 from recgraph.losses.softmax import FullSoftmax
+from recgraph.ranks import _Gathered
+from recgraph.rows import _RowsFrom
+from recgraph.shards import _Fetched
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
@@ -66,6 +69,11 @@ def scores_of_pairs() -> Case:
     return lambda table: pair_scores(table, rows, columns), drawn((4, 3))
 
 
+def scores_of_own_negatives() -> Case:
+    columns = torch.tensor([[1, 3], [0, 1], [2, 2]])
+    return lambda hidden, table: own_scores(hidden, table, columns), drawn((3, 2), (4, 2))
+
+
 def sparse_product() -> Case:
     adj = Csr.from_dense(torch.tensor([[1.0, 0, 2], [0, 3, 0]]).double())
     return lambda x, weights: spmm(adj.with_weights(weights), x), drawn((3, 2), (3,))
@@ -83,7 +91,14 @@ REFUSE = {
     "contrast/weights.py:_Hidden": learned_weight,
     "encoders/attention.py:_Causal": attention,
     "encoders/attention.py:_Last": attention_of_the_last,
+    "losses/pairwise.py:_OwnScores": scores_of_own_negatives,
     "losses/pairwise.py:_PairScores": scores_of_pairs,
+}
+# of several processes, or with sparse gradients, which gradcheck cannot take: their backward asks before all else
+ASK_FIRST = {
+    "ranks.py:_Gathered": _Gathered,
+    "rows.py:_RowsFrom": _RowsFrom,
+    "shards.py:_Fetched": _Fetched,
 }
 TWICE = {
     "encoders/graph.py:_SymmetricProduct": product_with_a_symmetric_matrix,
@@ -101,6 +116,12 @@ def test_refuses_to_be_differentiated_twice(name: str) -> None:
             torch.autograd.grad(function(*inputs).sum(), asked, create_graph=True)
 
 
+@pytest.mark.parametrize("name", ASK_FIRST)
+def test_asks_before_all_else(name: str) -> None:
+    with torch.enable_grad(), pytest.raises(RuntimeError, match=r"can be differentiated once"):
+        ASK_FIRST[name].backward(None, torch.ones(1))
+
+
 @pytest.mark.parametrize("name", TWICE)
 def test_can_be_differentiated_twice(name: str) -> None:
     function, inputs = TWICE[name]()
@@ -116,4 +137,4 @@ def test_no_function_is_left_out() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base).endswith("Function") for base in node.bases)
     }
-    assert found == {name.partition(",")[0] for name in (*REFUSE, *TWICE)}
+    assert found == {name.partition(",")[0] for name in (*REFUSE, *ASK_FIRST, *TWICE)}

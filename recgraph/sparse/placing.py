@@ -30,7 +30,7 @@ class Placing:
     """
 
     def __init__(self, device: torch.device | str, dtype: torch.dtype | None = None) -> None:
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype = torch.empty(0, device=device).device, dtype
         # the originals are kept with the results: the id of what is freed may come again
         self._tensors: dict[tuple[int, torch.dtype | None], tuple[Tensor, Tensor]] = {}
         self._places: dict[tuple[int, int], tuple[Csr, Csr]] = {}

@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 _SCHEME = "ray://"
 #: pieces that are begun ahead of the one whose result is wanted next, for each worker
 _AHEAD = 2
+# how long pieces that are cancelled have to end
+_END_SECONDS = 60
 
 
 class RayConfig(Config):
@@ -160,6 +162,8 @@ class Ray:
         finally:
             for left in running:
                 ray.cancel(left)
+            if running:  # none still writes when the caller clears up
+                ray.wait([*running], num_returns=len(running), timeout=_END_SECONDS)
 
     def starter(self, function: Callable[..., Any], threads: int | None = None) -> Callable[..., Any]:
         """A function that starts another on the cluster, with the resources that are set, and returns its reference.

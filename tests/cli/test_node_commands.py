@@ -199,9 +199,12 @@ def test_acm(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("evaluate", "--save-users", "users"), "--save-users, --memory-mib and --engine are for runs that recommend"),
-        (("evaluate", "--engine", "ray"), "--save-users, --memory-mib and --engine are for runs that recommend"),
-        (("evaluate", "--memory-mib", "100"), "--save-users, --memory-mib and --engine are for runs that recommend"),
+        (
+            ("evaluate", "--save-users", "users"),
+            "--memory-limit and --engine are for runs that recommend",
+        ),
+        (("evaluate", "--engine", "ray"), "--memory-limit and --engine are for runs that recommend"),
+        (("evaluate", "--memory-mib", "100"), "--memory-limit and --engine are for runs that recommend"),
         (("evaluate", "--data", "log.csv"), "is opened without data; leave data out (--data)"),
         (("plot", "--out", "a.svg", "--metric", "ndcg@5"), "--split and --metric are for --kind groups and popularity"),
         (("plot", "--out", "a.svg", "--split", "test"), "--split and --metric are for --kind groups and popularity"),

@@ -68,13 +68,14 @@ def test_of_an_error_of_all_one_tells_and_of_different_ones_each() -> None:
 
 
 def test_a_process_alone_raises_what_is_raised() -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with together() as ranks:
         assert ranks == Ranks(0, 1)
     with pytest.raises(ValueError, match="max_epoch") as caught, together():
         refuse_all()
     assert is_mine_to_tell(caught.value)
     assert not is_lone(caught.value)
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 _HANGS = """
