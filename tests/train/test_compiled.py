@@ -48,7 +48,13 @@ def steps(model: SequenceModel, batch_size: int = 24) -> list[Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "regime"),
-    [("sasrec", "causal"), ("sasrec", "prefix"), ("mclrec", "causal"), ("bsarec", "prefix"), ("esasrec", "causal")],
+    [
+        ("sasrec", "causal"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("sasrec", "prefix"), ("mclrec", "causal"), ("bsarec", "prefix"), ("esasrec", "causal"))
+        ),
+    ],
 )
 def test_compiled_steps_are_those_that_are_not(name: str, regime: str) -> None:
     """``fullgraph=True``: a break in a graph would be an error."""
@@ -59,6 +65,7 @@ def test_compiled_steps_are_those_that_are_not(name: str, regime: str) -> None:
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_batches_of_other_sizes_and_lengths_are_no_graphs_of_their_own() -> None:
     counter = CompileCounterWithBackend("eager")
     model = built("sasrec")
