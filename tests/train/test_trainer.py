@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from ranks_cases import StopAt
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -370,18 +369,6 @@ def test_a_term_that_is_not_finite_stops_with_its_name_step_and_last_good_checkp
     trainer = trainer_of(toy(), [1.0, 1.0, float("nan")], tmp_path, checkpoint_every=2)
     with pytest.raises(NonFiniteLoss, match=r"term 'near' became nan at step 2 .*step-000000002"):
         trainer.fit()
-
-
-class StopAt(Observer):
-    """Sends SIGINT to the process after so many batches."""
-
-    def __init__(self, batches: int) -> None:
-        self.left = batches
-
-    def advance(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 3])
