@@ -29,8 +29,8 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import order
 from recgraph.data.readers import source_of_all
 from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
-from recgraph.data.split_files import OPEN_FILE, TEST_FILE, Column, parts_folder, save_head, split_hash
-from recgraph.data.strategies import GROUPS, Label, Strategy, strategy_of
+from recgraph.data.split_files import OPEN_FILE, TEST_FILE, Column, open_and_test, parts_folder, save_head, split_hash
+from recgraph.data.strategies import Label, Strategy, strategy_of
 from recgraph.engine import Engine, Local, Piece
 
 __all__ = ["FORMATS", "PreparedSplit", "prepare"]
@@ -149,8 +149,7 @@ def prepare(
     reading = LogFile(str(first), files.reading).completed()
     plain = reading.model_copy(update=dict.fromkeys(FEATURES))
     columns = LogFile(str(first), plain).scan().columns
-    if chosen.grades is not None and getattr(columns, chosen.grades) is None:
-        raise ValueError(f"grades = {chosen.grades!r}: the log has no {chosen.grades}; name its column when reading")
+    chosen.check_columns([name for name, column in columns if column is not None])
     with replacing_folder(Path(out).absolute()) as folder:
         work = folder / "work"
         work.mkdir()
@@ -335,9 +334,9 @@ def _label(
     own = replace(whole, log=rows.with_columns(pl.col("user") - part.start).sort("row"), users=users)
     labels = strategy.labels_of_users(own, seed)
     rows = order(rows).with_columns(pl.Series("label", labels.numpy()))
-    is_test = pl.col("label").is_in([int(label) for label in GROUPS["test"]])
-    replace_parquet(rows.filter(~is_test), _path(parts_folder(folder / OPEN_FILE), "users", part.number))
-    replace_parquet(rows.filter(is_test), _path(parts_folder(folder / TEST_FILE), "users", part.number))
+    opened, test = open_and_test(rows)
+    replace_parquet(opened, _path(parts_folder(folder / OPEN_FILE), "users", part.number))
+    replace_parquet(test, _path(parts_folder(folder / TEST_FILE), "users", part.number))
     replace_parquet(rows.drop("row", "user"), _path(work, "ordered", part.number))
     return np.bincount(labels.numpy(), minlength=len(Label))
 
@@ -345,16 +344,10 @@ def _label(
 def _columns(work: Path, ranges: Sequence[_Range], lengths: npt.NDArray[np.int64]) -> Iterator[Column]:
     """The columns of the ordered log as :func:`recgraph.data.split_files.split_hash` reads them, a range at a time."""
     total = int(lengths.sum())
-    yield "offsets", "<i8", len(lengths) + 1, [np.concatenate([[0], np.cumsum(lengths)])]
+    yield "offsets", len(lengths) + 1, [np.concatenate([[0], np.cumsum(lengths)])]
     ordered = [_path(work, "ordered", part.number) for part in ranges]
     there = pl.read_parquet_schema(ordered[0])
-    for name, column, dtype in (
-        ("items", "item", "<i4"),
-        ("labels", "label", "u1"),
-        ("times", "time", "<i8"),
-        ("weights", "weight", "<f8"),
-        ("ratings", "rating", "<f8"),
-    ):
+    for name in ("items", "labels", "times", "weights", "ratings"):
+        column = name.removesuffix("s")
         if column in there:
-            parts = (pl.read_parquet(path, columns=[column])[column].to_numpy() for path in ordered)
-            yield name, dtype, total, parts
+            yield name, total, (pl.read_parquet(path, columns=[column])[column].to_numpy() for path in ordered)

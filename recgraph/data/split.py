@@ -23,7 +23,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open
-from recgraph.data.split_files import HEAD_FILE, OPEN_FILE, TEST_FILE, load_rows, save_head, split_hash
+from recgraph.data.split_files import HEAD_FILE, OPEN_FILE, TEST_FILE, load_rows, open_and_test, save_head, split_hash
 from recgraph.data.strategies import GROUPS, STRATEGIES, Label, Strategy, strategy_of
 from recgraph.notebook import block
 
@@ -163,9 +163,7 @@ class Split(_Labelled):
             ValueError: no such strategy, or a parameter that it does not have or allow.
         """
         made = strategy_of(strategy, params).resolved(interactions.ordered.items.lengths)
-        column = made.grades
-        if column is not None and column not in interactions.log.columns:
-            raise ValueError(f"grades = {column!r}: the log has no {column}; name its column when reading")
+        made.check_columns(interactions.log.columns)
         labels = made.labels(interactions, seed)
         return cls(interactions, labels, made, strategy, int(seed) if made.draws else None)
 
@@ -196,14 +194,14 @@ class Split(_Labelled):
         """64 hex digits from ids, ordered log, labels and parameters; the same on every machine."""
         log = self.interactions.ordered
         columns = (
-            ("offsets", "<i8", log.items.offsets),
-            ("items", "<i4", log.items.values),
-            ("labels", "u1", self.labels),
-            ("times", "<i8", log.times),
-            ("weights", "<f8", log.weights),
-            ("ratings", "<f8", log.ratings),
+            ("offsets", log.items.offsets),
+            ("items", log.items.values),
+            ("labels", self.labels),
+            ("times", log.times),
+            ("weights", log.weights),
+            ("ratings", log.ratings),
         )
-        given = [(name, dtype, of.numel(), [of.numpy()]) for name, dtype, of in columns if of is not None]
+        given = [(name, values.numel(), [values.numpy()]) for name, values in columns if values is not None]
         return split_hash({"name": self.name, "params": self.params, "seed": self.seed}, self.users, self.items, given)
 
     def sealed(self) -> SealedSplit:
@@ -218,10 +216,9 @@ class Split(_Labelled):
 
     def save(self, folder: str | Path) -> None:
         """Write the split; the test rows go into a file of their own in the sub-folder ``test``."""
-        rows = self._rows()
-        is_test = pl.col("label").is_in([int(label) for label in GROUPS["test"]])
-        replace_parquet(rows.filter(is_test), Path(folder) / TEST_FILE)
-        self._save_open(rows.filter(~is_test), Path(folder))
+        opened, test = open_and_test(self._rows())
+        replace_parquet(test, Path(folder) / TEST_FILE)
+        self._save_open(opened, Path(folder))
 
     @staticmethod
     def load(folder: str | Path, reason: str) -> Split:

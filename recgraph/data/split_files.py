@@ -18,14 +18,29 @@ import polars as pl
 
 from recgraph.data.files import load_frame, replace_text
 from recgraph.data.ids import IdMap
+from recgraph.data.strategies import GROUPS
 
-__all__ = ["HEAD_FILE", "OPEN_FILE", "TEST_FILE", "load_rows", "parts_folder", "save_head", "split_hash"]
+__all__ = [
+    "HEAD_FILE",
+    "OPEN_FILE",
+    "TEST_FILE",
+    "Column",
+    "load_rows",
+    "open_and_test",
+    "parts_folder",
+    "save_head",
+    "split_hash",
+]
 
 HEAD_FILE = "split.json"
 OPEN_FILE = "open.parquet"
 TEST_FILE = Path("test") / "test.parquet"
 
-Column = tuple[str, str, int, Iterable[npt.NDArray[Any]]]
+#: a column of the ordered log: its name, its length, and its values part by part
+Column = tuple[str, int, Iterable[npt.NDArray[Any]]]
+
+#: name of a column -> the type in which its values are hashed
+_TYPES = {"offsets": "<i8", "items": "<i4", "labels": "u1", "times": "<i8", "weights": "<f8", "ratings": "<f8"}
 
 
 def parts_folder(path: Path) -> Path:
@@ -45,6 +60,12 @@ def load_rows(path: Path) -> pl.DataFrame:
     return pl.concat([load_frame(part) for part in parts])
 
 
+def open_and_test(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows of train and valid, and those of test, by their column ``label``."""
+    is_test = pl.col("label").is_in([int(label) for label in GROUPS["test"]])
+    return rows.filter(~is_test), rows.filter(is_test)
+
+
 def save_head(folder: Path, head: Mapping[str, Any]) -> None:
     """Write the strategy and the hash; a folder that has them is complete."""
     replace_text(json.dumps(head, indent=1), folder / HEAD_FILE)
@@ -55,13 +76,13 @@ def split_hash(head: Mapping[str, Any], users: IdMap, items: IdMap, columns: Ite
 
     Args:
         head: name, parameters and seed of the strategy.
-        columns: of the ordered log: name, type in the hash, length, and values part by part.
+        columns: of the ordered log: offsets, items, labels and, where it has them, times, weights, ratings.
     """
     state = hashlib.sha256(json.dumps({**head, "version": 1}, sort_keys=True).encode())
     state.update(users.digest())
     state.update(items.digest())
-    for name, dtype, count, parts in columns:
+    for name, count, parts in columns:
         state.update(f"{name}:{count}:".encode())
         for values in parts:
-            state.update(np.ascontiguousarray(values, dtype=dtype).data)
+            state.update(np.ascontiguousarray(values, dtype=_TYPES[name]).data)
     return state.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import IntEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -93,6 +93,11 @@ class Strategy(Config):
             lengths: [n_users] how many interactions each user has.
         """
         return self
+
+    def check_columns(self, names: Collection[str]) -> None:
+        """Refuse a log without the column of the grades."""
+        if self.grades is not None and self.grades not in names:
+            raise ValueError(f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading")
 
     def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
         """[T] uint8: the :class:`Label` of each interaction of ``interactions.ordered``."""
