@@ -1,15 +1,16 @@
-"""A large log, split and written shard by shard, in the memory of some shards: what one process does at once.
+"""Split a large log shard by shard, so that only some shards are in memory at a time.
 
-Three passes, each of pieces that an engine runs: the files (of Parquet, ranges of their rows) are encoded one by one,
-with ids of their own; their rows, with the ids of all, are given to ranges of users; and each range is put in order,
-labelled and written. The process that calls holds the ids and how many interactions each user has, and no rows.
+There are three passes, each of pieces that an engine runs. The first encodes each shard (a file, or a range of the rows
+of a Parquet file) with ids of its own. The second replaces these by the ids of the whole log, and divides the rows
+among ranges of users. The third sorts, labels and writes each range. The calling process holds the ids and how many
+interactions each user has, and no rows.
 """
 
 from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,12 +80,22 @@ class _Shard:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """What is known of a shard that was encoded; ``unit`` is None where it holds no interaction."""
+    """What is known of a shard that was encoded.
+
+    Attributes:
+        number: of the shard.
+        n_rows: that were read, those left out among them.
+        n_interactions: that were kept.
+        unit: of their times.
+        first_row: where its rows begin among those of all shards.
+    """
 
     number: int
     n_rows: int
     source: Source
-    unit: TimeUnit | None
+    n_interactions: int = 0
+    unit: TimeUnit = "none"
+    first_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,8 +124,8 @@ def prepare(
 ) -> PreparedSplit:
     """Read, encode and split a log, and write the split.
 
-    It is the split of :meth:`recgraph.data.interactions.Interactions.split`: the same ids in the same order, the same
-    labels and the same hash.
+    It is the split that :meth:`recgraph.data.interactions.Interactions.split` makes: the same ids in the same order,
+    the same labels and the same hash.
 
     Args:
         files: CSV, TSV, JSON lines or Parquet; a shard is a file, or of Parquet so many rows.
@@ -156,14 +167,14 @@ def prepare(
         made = _Preparation(engine or Local(), folder, work)
         shards = [*_shards(paths, form, shard_rows)]
         log, encoded = made.encoded(shards, Path(files.path), plain, columns)
+        total = sum(each.n_interactions for each in encoded)
         features = LogFile(str(first), reading).features(columns)
         log = log.with_features(features.get("user_features"), features.get("item_features"))
         log.save_all_but_log(folder)
-        total = sum(_n_rows(_path(work, "log", each.number)) for each in encoded if each.unit is not None)
         ranges = _ranges(log.n_users, -(-total // range_rows))
         lengths = made.by_range(shards, encoded, log.time_unit, ranges)
         chosen = chosen.resolved(torch.from_numpy(lengths))
-        made.label(log, chosen, seed, ranges, [each.number for each in encoded if each.unit is not None])
+        made.label(log, chosen, seed, ranges, [each.number for each in encoded])
         head = {
             "name": strategy,
             "params": chosen.model_dump(mode="json"),
@@ -192,28 +203,28 @@ class _Preparation:
     def encoded(
         self, shards: Sequence[_Shard], path: Path, reading: Reading, columns: Columns
     ) -> tuple[InteractionLog, list[_Encoded]]:
-        """Encode all shards -> the log without its rows, and what each shard is."""
+        """Encode all shards -> the log without its rows, and the shards that hold interactions."""
         pieces = (Piece(shard.name, shard) for shard in shards)
         encoded = [*self.engine.map(_encode, pieces, (self.work, reading))]
         source = source_of_all(path, [*{each.source.path: each.source for each in encoded}.values()])
-        held = [each for each in encoded if each.unit is not None]
+        starts = itertools.accumulate((each.n_rows for each in encoded), initial=0)
+        held = [replace(each, first_row=start) for each, start in zip(encoded, starts, strict=False)]
+        held = [each for each in held if each.n_interactions]
         if not held:
             raise source.error(EmptyLogError, "there is no interaction")
         users = _together(self.work, held, "users", columns.user)
         items = _together(self.work, held, "items", columns.item)
-        unit = _unit([each.unit for each in held], source)
-        return InteractionLog(pl.DataFrame(), users, items, columns, unit, source.kept()), encoded
+        unit = _unit({each.unit for each in held}, source)
+        return InteractionLog(pl.DataFrame(), users, items, columns, unit, source.kept()), held
 
     def by_range(
         self, shards: Sequence[_Shard], encoded: Sequence[_Encoded], unit: TimeUnit, ranges: Sequence[_Range]
     ) -> npt.NDArray[np.int64]:
-        """Give the rows of all shards to ranges of users -> [n_users] the interactions of each."""
-        starts = np.cumsum([0, *(each.n_rows for each in encoded)]).tolist()
-        held = [each for each in encoded if each.unit is not None]
-        pieces = (Piece(shards[each.number].name, (each, starts[each.number])) for each in held)
+        """Divide the rows of the shards among ranges of users -> [n_users] how many interactions each user has."""
+        pieces = (Piece(shards[each.number].name, each) for each in encoded)
         for _ in self.engine.map(_scatter, pieces, (self.work, unit, ranges)):
             pass
-        shared = (self.work, [each.number for each in held])
+        shared = (self.work, [each.number for each in encoded])
         return np.concatenate([*self.engine.map(_lengths, (part.piece for part in ranges), shared)])
 
     def label(
@@ -258,15 +269,15 @@ def _encode(shared: tuple[Path, Reading], shard: _Shard) -> _Encoded:
     try:
         log, users, items, unit = encode(raw, scanned.columns, reading.time_format, reading.missing_ids)
     except EmptyLogError:
-        return _Encoded(shard.number, n_rows, source, None)
+        return _Encoded(shard.number, n_rows, source)
     replace_parquet(log, _path(work, "log", shard.number))
     users.write(_path(work, "users", shard.number))
     items.write(_path(work, "items", shard.number))
-    return _Encoded(shard.number, n_rows, source, unit)
+    return _Encoded(shard.number, n_rows, source, len(log), unit)
 
 
 def _together(work: Path, encoded: Sequence[_Encoded], role: str, column: str) -> IdMap:
-    """The ids of all shards in the order of their first appearance; what each shard's stand for is written."""
+    """The ids of all shards in the order of their first appearance; writes the index there of each shard's own ids."""
     own = [IdMap.read(_path(work, role, each.number)).values.alias("id") for each in encoded]
     kinds = [family(values.dtype) for values in own]
     for each, kind in zip(encoded, kinds, strict=True):
@@ -282,14 +293,13 @@ def _together(work: Path, encoded: Sequence[_Encoded], role: str, column: str) -
     return ids
 
 
-def _unit(units: Sequence[TimeUnit | None], source: Source) -> TimeUnit:
-    """The unit of all times: whole seconds beside seconds with fractions are such, too."""
-    found = {unit for unit in units if unit is not None}
-    if len(found) == 1:
-        return found.pop()
-    if found == {"own", "seconds"}:
+def _unit(units: Set[TimeUnit], source: Source) -> TimeUnit:
+    """The unit of the times of all shards: beside seconds with fractions, whole numbers are seconds, too."""
+    if len(units) == 1:
+        return next(iter(units))
+    if units == {"own", "seconds"}:
         return "seconds"
-    raise source.error(TimestampError, f"files hold times as {' and as '.join(sorted(found))}; write one kind")
+    raise source.error(TimestampError, f"files hold times as {' and as '.join(sorted(units))}; write one kind")
 
 
 def _ranges(n_users: int, n: int) -> list[_Range]:
@@ -298,13 +308,13 @@ def _ranges(n_users: int, n: int) -> list[_Range]:
     return [_Range(number, start, end) for number, (start, end) in enumerate(found)]
 
 
-def _scatter(shared: tuple[Path, TimeUnit, list[_Range]], given: tuple[_Encoded, int]) -> None:
-    """Give the rows of a shard the ids of all, and to the ranges of users."""
-    (work, unit, ranges), (each, first_row) = shared, given
+def _scatter(shared: tuple[Path, TimeUnit, list[_Range]], each: _Encoded) -> None:
+    """Give the rows of a shard the ids of the whole log, and divide them among the ranges of users."""
+    work, unit, ranges = shared
     log = load_frame(_path(work, "log", each.number))
     codes = {role: load_frame(_path(work, f"{role}s-codes", each.number))["code"] for role in ("user", "item")}
     log = log.with_columns(
-        (pl.col("row").cast(pl.UInt64) + first_row).cast(log["row"].dtype),
+        (pl.col("row").cast(pl.UInt64) + each.first_row).cast(log["row"].dtype),
         *(codes[role].gather(log[role]).alias(role) for role in codes),
     )
     if each.unit == "own" and unit == "seconds":
