@@ -116,7 +116,6 @@ def prepare(
     out: str | Path,
     strategy: str = "leave-one-out",
     *,
-    seed: int = 0,
     params: Mapping[str, Any] | None = None,
     engine: Engine | None = None,
     shard_rows: int = 5_000_000,
@@ -130,9 +129,9 @@ def prepare(
     Args:
         files: CSV, TSV, JSON lines or Parquet; a shard is a file, or of Parquet so many rows.
         out: the folder of the split, which appears whole at the end; one that is there is replaced.
-        strategy, seed, params: of the split. What labels an interaction must be its user's interactions alone:
+        strategy, params: of the split. The label of an interaction must depend on its user's interactions alone:
             ``"leave-one-out"``, ``"ratio"`` with ``order="time"``, ``"time"`` with ``valid_from`` and ``test_from``, or
-            ``"all"``.
+            ``"all"``. None of these draws, so there is no seed.
         engine: runs the pieces (:mod:`recgraph.workers.engines`), on machines that share the files and ``out``; None:
             this process, one after another.
         shard_rows: rows of a shard of a Parquet file.
@@ -174,12 +173,8 @@ def prepare(
         ranges = _ranges(log.n_users, -(-total // range_rows))
         lengths = made.by_range(shards, encoded, log.time_unit, ranges)
         chosen = chosen.resolved(torch.from_numpy(lengths))
-        made.label(log, chosen, seed, ranges, [each.number for each in encoded])
-        head = {
-            "name": strategy,
-            "params": chosen.model_dump(mode="json"),
-            "seed": int(seed) if chosen.draws else None,
-        }
+        made.label(log, chosen, ranges, [each.number for each in encoded])
+        head = {"name": strategy, "params": chosen.model_dump(mode="json"), "seed": None}
         digest = split_hash(head, log.users, log.items, _columns(work, ranges, lengths))
         shutil.rmtree(work)
         for left in folder.rglob(".*.tmp"):  # by workers that died
@@ -227,11 +222,9 @@ class _Preparation:
         shared = (self.work, [each.number for each in encoded])
         return np.concatenate([*self.engine.map(_lengths, (part.piece for part in ranges), shared)])
 
-    def label(
-        self, log: InteractionLog, strategy: Strategy, seed: int, ranges: Sequence[_Range], shards: Sequence[int]
-    ) -> None:
+    def label(self, log: InteractionLog, strategy: Strategy, ranges: Sequence[_Range], shards: Sequence[int]) -> None:
         """Label and write the rows of all ranges; ``shards`` are those that hold rows."""
-        shared = (self.folder, self.work, shards, log, strategy, seed)
+        shared = (self.folder, self.work, shards, log, strategy)
         counts = sum(self.engine.map(_label, (part.piece for part in ranges), shared), np.zeros(len(Label), np.int64))
         strategy.check_counts({label: int(counts[label]) for label in Label})
 
@@ -334,15 +327,13 @@ def _lengths(shared: tuple[Path, list[int]], part: _Range) -> npt.NDArray[np.int
     return np.bincount(users - part.start, minlength=part.end - part.start)
 
 
-def _label(
-    shared: tuple[Path, Path, Sequence[int], InteractionLog, Strategy, int], part: _Range
-) -> npt.NDArray[np.int64]:
+def _label(shared: tuple[Path, Path, Sequence[int], InteractionLog, Strategy], part: _Range) -> npt.NDArray[np.int64]:
     """Put the rows of a range in order, label and write them -> how many rows have each label."""
-    folder, work, shards, whole, strategy, seed = shared
+    folder, work, shards, whole, strategy = shared
     rows = _rows_of(work, shards, part).collect()
     users = whole.users.take(np.arange(part.start, part.end))
     own = replace(whole, log=rows.with_columns(pl.col("user") - part.start).sort("row"), users=users)
-    labels = strategy.labels_of_users(own, seed)
+    labels = strategy.labels_of_users(own, seed=0)
     rows = order(rows).with_columns(pl.Series("label", labels.numpy()))
     opened, test = open_and_test(rows)
     replace_parquet(opened, _path(parts_folder(folder / OPEN_FILE), "users", part.number))
