@@ -4,8 +4,8 @@ A module ``experiments/bench/*_growth.py`` gives ``stages() -> list[Stage]``; al
 Each size of a stage runs in a process of its own, on one thread: process CPU time, wall time, and the peak of the
 resident memory above what the process held when the run began. The exponent of a stage is the slope of a line fitted
 by least squares to the logarithms of size and CPU time; that of n log n, on the sizes that are measured here, is 1.05
-to 1.1, so that 1.1 is the most that a stage may show. A JSON object a line, then a table; with ``--out`` the lines
-replace those of the same stages and sizes in a file and keep all others.
+to 1.1, so that 1.1 is the most that a stage may show. Prints a JSON object a line, then a table; with ``--out`` the
+lines replace those of the same stages and sizes in a file, which keeps all others.
 
     def stages() -> list[Stage]:
         return [Stage("split", (10_000, 100_000, 1_000_000), "interactions", run=split, prepare=generated_log)]
@@ -25,11 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.bench import report
 from experiments.bench.harness import HERE, Child, Sample, Side, child_environment, machine
 
-#: of n log n and no more
+#: the largest exponent of CPU time: n log n stays below it
 MOST = 1.1
-_PATIENCE_S = 4 * 3600.0
+#: how long a process may take for one measurement
+PATIENCE_S = 4 * 3600.0
 #: short runs are repeated, and the fastest counts: at most so many times, while they took less than so long together
 _REPEATS, _ENOUGH_S = 5, 4.0
 #: below this a peak is noise of the allocator
@@ -83,7 +85,7 @@ def measure(module: str, stage: Stage, size: int, threads: int = 1) -> dict[str,
     options = {"module": module, "stage": stage.name, "size": size, "steps": 1, "warmup": 0}
     side = Side(stage.name, "ours/growth_stage.py", options)
     environment = {**child_environment(os.environ, threads), "POLARS_MAX_THREADS": str(threads)}
-    with contextlib.closing(Child(Path(sys.executable), side, environment, _PATIENCE_S)) as child:
+    with contextlib.closing(Child(Path(sys.executable), side, environment, PATIENCE_S)) as child:
         samples = [child.measure()]
         while len(samples) < _REPEATS and sum(sample.cpu_s for sample in samples) < _ENOUGH_S:
             samples.append(child.measure())
@@ -105,11 +107,11 @@ def figures(samples: Sequence[Sample]) -> dict[str, float]:
     share = fastest.counts["share"]
     baseline, peak = first.counts["baseline_mb"], first.counts["peak_mb"]
     return {
-        "cpu_s": _rounded(fastest.cpu_s / share),
-        "wall_s": _rounded(fastest.wall_s / share),
-        **({} if share == 1 else {"measured_share": _rounded(share)}),
-        "peak_mb": _rounded(max(0.0, peak - baseline)),
-        "baseline_mb": _rounded(baseline),
+        "cpu_s": rounded(fastest.cpu_s / share),
+        "wall_s": rounded(fastest.wall_s / share),
+        **({} if share == 1 else {"measured_share": rounded(share)}),
+        "peak_mb": rounded(max(0.0, peak - baseline)),
+        "baseline_mb": rounded(baseline),
         "runs": len(samples),
     }
 
@@ -188,25 +190,22 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def merge(old: Iterable[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The old lines with the new ones in the places of those of the same stage and size."""
-
-    def key(line: dict[str, Any]) -> tuple[Any, ...]:
-        return line["bench"], line.get("stage"), line.get("size")
-
+    """The old lines, each replaced by the new one of the same key where there is one, then the other new lines."""
     waiting = {key(line): line for line in new}
-    kept = [waiting.pop(key(line), line) if line["bench"] == "growth" else line for line in old]
-    return [*kept, *waiting.values()]
+    return [*(waiting.pop(key(line), line) for line in old), *waiting.values()]
+
+
+def key(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What a line measured: a stage and a size, or a model and a number of target nodes (experiments.bench.scale)."""
+    return tuple(line.get(name) for name in ("bench", "stage", "size", "model", "targets"))
 
 
 def write(lines: Sequence[dict[str, Any]], path: Path) -> None:
     """Merge lines into a file, which is replaced at once."""
-    merged = merge(read(path), lines)
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text("".join(f"{json.dumps(line)}\n" for line in merged), encoding="utf-8")
-    beside.replace(path)
+    report.write(merge(read(path), lines), path)
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 

@@ -2,7 +2,8 @@
 
 An epoch by batches on generated graphs of up to 200,000 target nodes, 1,000,000 others and 10,000,000 edges, and the
 exact loss on all of 25,000 and 50,000 nodes, whose quadratic time is predicted before it starts. Each size runs in a
-process of its own; a JSON object a line as each ends, then a table.
+process of its own. Prints a JSON object a line as each ends, then a table; with ``--out`` the lines replace those of
+the same models and sizes in a file, which keeps all others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import report
+from experiments.bench.growth import PATIENCE_S, rounded, write
 from experiments.bench.harness import Child, Sample, Side, child_environment, machine
 
 MODELS = ("MEOW", "AdaMEOW")
@@ -42,7 +43,6 @@ OF_MODEL: dict[str, dict[str, Any]] = {
     "AdaMEOW": {"weight_options": {"normalise": True}},
 }
 BATCH_SIZE, LEARNING_RATE = 1024, 1e-3
-_PATIENCE_S = 4 * 3600.0
 
 
 @contextlib.contextmanager
@@ -59,7 +59,7 @@ def process(workload: str, model: str, n_targets: int, settings: dict[str, Any],
     }
     side = Side(f"recgraph {model}", workload, options)
     environment = child_environment(os.environ, threads)
-    with contextlib.closing(Child(Path(sys.executable), side, environment, _PATIENCE_S)) as child:
+    with contextlib.closing(Child(Path(sys.executable), side, environment, PATIENCE_S)) as child:
         yield child
 
 
@@ -133,10 +133,6 @@ def predict(calibration: Sample, n_targets: int) -> float:
     return calibration.cpu_s * n_targets / calibration.counts["anchors"]
 
 
-def rounded(value: float) -> float:
-    return float(f"{value:.4g}")
-
-
 def table(lines: list[dict[str, Any]]) -> str:
     """The lines as text; growth is against the next smaller size of the same model."""
     rows, last = [], {}
@@ -162,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--largest", type=int, default=max(BY_BATCHES), help="leave larger sizes out")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="also write the JSON lines to this file")
+    parser.add_argument("--out", type=Path, help="merge the JSON lines into this file")
     chosen = parser.parse_args(argv)
     lines: list[dict[str, Any]] = []
     for name, sizes, measure in (("batches", BY_BATCHES, by_batches), ("exact", EXACT, exact)):
@@ -175,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
                 lines.append(measure(model, n_targets, chosen.threads))
                 print(json.dumps(lines[-1]), flush=True)
                 if chosen.out is not None:
-                    report.write(lines, chosen.out)
+                    write(lines[-1:], chosen.out)
     print(f"\n{table(lines)}")
     return 0 if all(line["within_limit"] for line in lines) else 1
 

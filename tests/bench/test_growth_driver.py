@@ -22,7 +22,9 @@ def test_exponent() -> None:
     sizes = [10, 100, 1000, 10_000]
     assert growth.exponent(sizes, [3.0 * n**1.5 for n in sizes]) == pytest.approx(1.5)
     n_log_n = [1_000_000, 10_000_000, 50_000_000]
-    assert 1.0 < growth.exponent(n_log_n, [n * math.log(n) for n in n_log_n]) < growth.MOST
+    found = growth.exponent(n_log_n, [n * math.log(n) for n in n_log_n])
+    assert found == pytest.approx(1.06395, abs=1e-5)  # numpy.polyfit of the logarithms
+    assert found < growth.MOST
     assert math.isnan(growth.exponent([10], [1.0]))
 
 
@@ -54,6 +56,19 @@ def test_lines_of_the_same_stage_and_size_are_replaced(tmp_path: Path) -> None:
         ("two", 10, 4.0),
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["lines.jsonl"]
+
+
+def test_a_file_that_is_written_again_keeps_each_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    foreign = [
+        {"bench": bench, "model": model, "targets": targets}
+        for bench in ("scale-batches", "scale-exact")
+        for model in ("MEOW", "AdaMEOW")
+        for targets in (5, 10)
+    ]
+    growth.write([*foreign, line("one", 10, 1.0)], path)
+    growth.write(growth.read(path), path)
+    assert growth.read(path) == [*foreign, line("one", 10, 1.0)]
 
 
 def test_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

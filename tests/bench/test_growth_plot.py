@@ -61,3 +61,8 @@ def test_the_page_has_what_was_measured() -> None:
     for name, fits in fitted.items():
         picture = growth_plot.PICTURES / f"scale-{name}.svg"
         assert picture.read_text(encoding="utf-8") == f"{growth_plot.picture(fits)}\n"
+
+
+def test_no_line_of_what_was_measured_is_there_twice() -> None:
+    keys = [growth.key(line) for line in growth.read(growth_plot.LINES)]
+    assert len(keys) == len(set(keys))

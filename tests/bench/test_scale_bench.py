@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,12 @@ def test_table_and_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 
     monkeypatch.setattr(scale, "by_batches", measured)
     out = tmp_path / "lines.jsonl"
+    growth = {"bench": "growth", "stage": "split", "size": 10}
+    out.write_text(f"{json.dumps(growth)}\n")
     assert scale.main(["--only", "batches", "--models", "MEOW", "--largest", "50000", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "x 2.00 for x 2" in printed
     assert "accuracy 0.250 -> 0.500" in printed
-    assert len(out.read_text().splitlines()) == 2
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert lines[0] == growth  # `make bench-scale` writes into the same file
+    assert [line["targets"] for line in lines[1:]] == [25_000, 50_000]
