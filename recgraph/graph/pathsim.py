@@ -308,9 +308,8 @@ def _look_up(matrix: Csr, places: Csr) -> Tensor:
     """[E] of ``places``: the matrix's values there, 0 where it has no entry; one entry a place."""
     if not matrix.nnz:
         return matrix.values().new_zeros(places.nnz)
-    keys, wanted = (one.rows * matrix.shape[1] + one.indices for one in (matrix, places))
-    at = torch.searchsorted(keys, wanted).clamp_(max=matrix.nnz - 1)
-    return matrix.values()[at].masked_fill_(keys[at] != wanted, 0)
+    entries = matrix.entries_at(places.rows, places.indices)
+    return matrix.values()[entries].masked_fill_(entries < 0, 0)
 
 
 def _diagonal(left: Csr, right: Csr, counts: Counts, engine: Engine | None) -> Tensor:

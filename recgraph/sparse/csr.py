@@ -213,6 +213,14 @@ class Csr:
                 weights = factor[index()] if weights is None else weights * factor[index()]
         return self.with_weights(weights)
 
+    def entries_at(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """For each place ([K] rows, [K] columns) its entry, -1 where there is none; one entry a place."""
+        if not self.nnz:
+            return torch.full_like(rows, -1)
+        keys, wanted = self.rows * self.shape[1] + self.indices, rows * self.shape[1] + columns
+        at = torch.searchsorted(keys, wanted).clamp_(max=self.nnz - 1)
+        return at.masked_fill_(keys[at] != wanted, -1)
+
     def select(self, keep_mask: Tensor) -> Csr:
         """Only the entries where ``keep_mask`` [E] is True."""
         indptr = _offsets(torch.bincount(self.rows[keep_mask], minlength=self.shape[0]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from recgraph.sparse.csr import Csr
 
@@ -13,9 +12,9 @@ __all__ = ["split_hubs"]
 def split_hubs(left: Csr, right: Csr, cap: int, generator: torch.Generator) -> tuple[Csr, Csr]:
     """``L`` and ``R``, of whose product the pairs through a hub are a random part, so that it costs few.
 
-    A hub is a middle node with more than ``cap`` entries in R. It becomes middle nodes of their own, as many as it
-    takes for each to have ``cap`` entries at most; the hub's entries are dealt out to them at random, evenly. A row i
-    of L keeps its entry, at the one that has the hub's entry for column i, or at any where there is none. So
+    A hub is a middle node with more than ``cap`` entries in R. It becomes as many middle nodes as it takes for each to
+    have ``cap`` entries at most; the hub's entries are dealt out to these at random, evenly. A row i of L keeps its
+    entry, at the one of them that has the hub's entry for column i, or at a random one where there is none. So
 
     - a row meets through a hub of d entries each other column with a chance of about ``cap / d``, and its own always:
       the diagonal of a square product is what it was;
@@ -43,21 +42,14 @@ def split_hubs(left: Csr, right: Csr, cap: int, generator: torch.Generator) -> t
     place = torch.arange(right.nnz, device=right.device) - right.indptr[:-1][right.rows]
     group = torch.empty_like(place)
     group[order] = place % n_groups[right.rows]
-    own = _own_group(left, right, group)
-    if bool((own < 0).any()):
+    entries = right.entries_at(left.indices, left.rows)
+    own, is_missing = group[entries], entries < 0
+    if bool(is_missing.any()):
         draw = torch.rand(left.nnz, generator=generator, device=generator.device, dtype=torch.float64).to(left.device)
         wanted = n_groups[left.indices]
-        own = torch.where(own < 0, torch.minimum((draw * wanted).to(torch.int64), wanted - 1), own)
+        own = torch.where(is_missing, torch.minimum((draw * wanted).to(torch.int64), wanted - 1), own)
     split = Csr.from_coo(left.rows, first[left.indices] + own, left.weights, shape=(left.shape[0], n_middle))
     if right is left.t():
         return split, split.t()
     rows = first[right.rows] + group
     return split, Csr.from_coo(rows, right.indices, right.weights, shape=(n_middle, right.shape[1]))
-
-
-def _own_group(left: Csr, right: Csr, group: Tensor) -> Tensor:
-    """[E] of ``left``: for the entry (i, m) the group of the entry (m, i) of ``right``, -1 where there is none."""
-    keys = right.rows * right.shape[1] + right.indices
-    wanted = left.indices * right.shape[1] + left.rows
-    at = torch.searchsorted(keys, wanted).clamp_(max=right.nnz - 1)
-    return torch.where(keys[at] == wanted, group[at], -1)

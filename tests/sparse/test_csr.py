@@ -157,6 +157,14 @@ def test_rows_and_selections(device: torch.device) -> None:
     torch.testing.assert_close(kept.to_dense(), expected)
 
 
+def test_entries_are_found_by_their_places(device: torch.device) -> None:
+    adj = Csr.from_dense(torch.tensor([[0.0, 3.0, 0.0], [4.0, 0.0, 5.0]], device=device))
+    rows, columns = torch.cartesian_prod(torch.arange(2, device=device), torch.arange(3, device=device)).T
+    assert adj.entries_at(rows, columns).tolist() == [-1, 0, -1, 1, -1, 2]
+    empty = Csr.from_dense(torch.zeros(2, 3, device=device))
+    assert empty.entries_at(rows, columns).tolist() == [-1] * 6
+
+
 def test_diagonals(device: torch.device) -> None:
     adj = random_csr(5, (8, 8), device=device)
     dense = adj.to_dense()
