@@ -7,18 +7,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, PathInputs
+from recgraph.models.heterogeneous.paths import MetaPathInputs, PathInputs
+from recgraph.models.heterogeneous.sampling import Reached, local_nodes, take_features
 from recgraph.ranks import Share
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain
-from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Layered
 
 __all__ = ["share_of"]
 
 
 def share_of(inputs: MetaPathInputs, share: Share) -> MetaPathInputs:
-    """The inputs of this rank's nodes of a batch, of those that :class:`PathSampler` gives for the whole batch.
+    """The inputs of this rank's nodes, taken from those that :class:`PathSampler` gives for the whole batch.
 
     An encoder gathers the rows of all ranks behind its last layer (:attr:`Layered.share`).
     """
@@ -33,18 +33,18 @@ def share_of(inputs: MetaPathInputs, share: Share) -> MetaPathInputs:
         rows = torch.unique(torch.cat([chain.factors[-1].indices for pair in parts for chain in pair]))
         columns = rows
         if not number:
-            contexts = {id(reached): (name, reached.take_rows(rows)) for name, reached in _contexts(inputs)}
-            local = _local(inputs, rows, contexts)
+            contexts = {id(reached): _of_context(name, reached, rows) for name, reached in _contexts(inputs)}
+            local = local_nodes(inputs, rows, contexts.values())
             columns = local[inputs.target]
         layers.append([tuple(_on_columns(chain, columns) for chain in pair) for pair in parts])
-    made = {key: _placed(reached, local[name], rows, local[inputs.target]) for key, (name, reached) in contexts.items()}
+    made = {key: reached.relabelled(rows, local, inputs.target) for key, reached in contexts.items()}
     paths = []
     for place, path in enumerate(inputs.paths):
         adjacency, masked = (Layered(tuple(layer[place][k] for layer in reversed(layers)), share) for k in (0, 1))
         own = tuple((name, made[id(reached)]) for name, reached in path.contexts)
         paths.append(replace(path, plain=adjacency, adjacency=adjacency, masked=masked, contexts=own))
-    features = {name: _take(x, local[name]) for name, x in inputs.features.items()}
-    return MetaPathInputs(inputs.target, features, _take(inputs.masked, local[inputs.target]), tuple(paths))
+    features = {name: take_features(x, local[name]) for name, x in inputs.features.items()}
+    return MetaPathInputs(inputs.target, features, take_features(inputs.masked, local[inputs.target]), tuple(paths))
 
 
 def _layers(path: PathInputs) -> list[tuple[Chain, ...]]:
@@ -62,13 +62,11 @@ def _contexts(inputs: MetaPathInputs) -> list[tuple[str, Csr]]:
     return found  # type: ignore[return-value]  # asserted
 
 
-def _local(inputs: MetaPathInputs, rows: Tensor, contexts: dict[int, tuple[str, Csr]]) -> dict[str, Tensor]:
-    """Node type -> [n], ascending: which of the batch's nodes the rank's rows read."""
-    met: dict[str, list[Tensor]] = {name: [rows[:0]] for name in inputs.features}
-    met[inputs.target].append(rows)
-    for name, reached in contexts.values():
-        met[name].append(reached.indices)
-    return {name: torch.unique(torch.cat(parts)) for name, parts in met.items()}
+def _of_context(node_type: str, context: Csr, rows: Tensor) -> Reached:
+    """What some rows of a context reach."""
+    part = context.take_rows(rows)
+    nodes = torch.unique(part.indices)
+    return Reached(node_type, nodes, _relabelled(part, nodes))
 
 
 def _of_rows(chain: Chain, rows: Tensor) -> Chain:
@@ -92,17 +90,3 @@ def _on_columns(chain: Chain, columns: Tensor) -> Chain:
 def _relabelled(matrix: Csr, columns: Tensor) -> Csr:
     indices = torch.searchsorted(columns, matrix.indices)
     return Csr(matrix.indptr, indices, matrix.weights, (matrix.shape[0], len(columns)))
-
-
-def _placed(reached: Csr, columns: Tensor, rows: Tensor, every: Tensor) -> Csr:
-    """[n, n_type]: what rows reach, in the places of target nodes [n]; those that are no row reach nothing."""
-    lengths = reached.degrees.new_zeros(len(every))
-    lengths[torch.searchsorted(every, rows)] = reached.degrees
-    indices = torch.searchsorted(columns, reached.indices)
-    return Csr(Ragged.from_lengths(indices, lengths).offsets, indices, None, (len(every), len(columns)))
-
-
-def _take(x: Features, rows: Tensor) -> Features:
-    if x is None:
-        return None
-    return x.take_rows(rows) if isinstance(x, Csr) else x[rows]

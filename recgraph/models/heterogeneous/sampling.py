@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.sample import sample_rows
 from recgraph.sparse.spmm import Layered
 
-__all__ = ["FanOut", "PathSampler"]
+__all__ = ["FanOut", "PathSampler", "Reached", "local_nodes", "take_features"]
 
 
 #: edges followed from each node, step by step along a path; the last number serves all later steps, None is all
@@ -60,11 +60,7 @@ class PathSampler:
                 layers.append([walk.operators(seen) for walk in walks])
             rows = seen
         reached = self._contexts(source.paths, rows, generator)
-        local: dict[str, Tensor] = {}
-        for node_type in source.features:
-            met = [part.nodes for part in reached.values() if part.node_type == node_type]
-            own = [rows] if node_type == source.target else [nodes[:0]]
-            local[node_type] = torch.unique(torch.cat([*own, *met]))
+        local = local_nodes(source, rows, reached.values())
         layers.append([walk.operators(local[source.target]) for walk in walks])
         columns = {key: part.relabelled(rows, local, source.target) for key, part in reached.items()}
         paths = []
@@ -72,14 +68,14 @@ class PathSampler:
             adjacency, masked = (Layered(tuple(layer[number][k] for layer in reversed(layers))) for k in (0, 1))
             contexts = tuple((node_type, columns[id(walked)]) for node_type, walked in path.contexts)
             paths.append(PathInputs(path.name, adjacency, adjacency, masked, contexts))
-        features = {name: _take(x, local[name]) for name, x in source.features.items()}
-        return MetaPathInputs(source.target, features, _take(source.masked, local[source.target]), tuple(paths))
+        features = {name: take_features(x, local[name]) for name, x in source.features.items()}
+        return MetaPathInputs(source.target, features, take_features(source.masked, local[source.target]), tuple(paths))
 
-    def _contexts(self, paths: Sequence[PathInputs], rows: Tensor, generator: torch.Generator) -> dict[int, _Reached]:
+    def _contexts(self, paths: Sequence[PathInputs], rows: Tensor, generator: torch.Generator) -> dict[int, Reached]:
         """The nodes that each context reaches, by the identity of the context: paths that begin alike share it."""
-        made: dict[int, _Reached] = {}
+        made: dict[int, Reached] = {}
         for path in paths:
-            before: _Reached | None = None
+            before: Reached | None = None
             for hop, (node_type, walked) in enumerate(path.contexts):
                 assert isinstance(walked, Walked)
                 if id(walked) not in made:
@@ -90,13 +86,13 @@ class PathSampler:
                     reached = Csr(drawn.offsets, inverse, None, (len(level), len(found))).pattern()
                     if before is not None:
                         reached = compose(before.reached, reached, "binary")
-                    made[id(walked)] = _Reached(node_type, found, reached)
+                    made[id(walked)] = Reached(node_type, found, reached)
                 before = made[id(walked)]
         return made
 
 
 @dataclass(frozen=True, eq=False)
-class _Reached:
+class Reached:
     """Nodes [n] of a type, ascending, and [R, n], which of them each row reaches."""
 
     node_type: str
@@ -158,6 +154,15 @@ class _Walk:
         return chains[0], chains[1]
 
 
+def local_nodes(inputs: MetaPathInputs, rows: Tensor, reached: Iterable[Reached]) -> dict[str, Tensor]:
+    """Node type -> [n], ascending: the nodes that target nodes [R] and their contexts read."""
+    met: dict[str, list[Tensor]] = {name: [rows[:0]] for name in inputs.features}
+    met[inputs.target].append(rows)
+    for part in reached:
+        met[part.node_type].append(part.nodes)
+    return {name: torch.unique(torch.cat(parts)) for name, parts in met.items()}
+
+
 def _walk(path: PathInputs, rows: Tensor, fan_out: FanOut, generator: torch.Generator, replace: bool) -> _Walk:
     assert isinstance(path.adjacency, Chain)
     assert isinstance(path.masked, Chain)
@@ -196,7 +201,7 @@ def _at(fan_out: FanOut, step: int) -> int | None:
     return fan_out[min(step, len(fan_out) - 1)]
 
 
-def _take(x: Features, rows: Tensor) -> Features:
+def take_features(x: Features, rows: Tensor) -> Features:
     """Features of some nodes; where a type has none, the indices of the nodes, for a look-up."""
     if x is None:
         return rows
