@@ -19,7 +19,7 @@ from recgraph.sparse.spmm import Backend, Operator, spmm
 __all__ = ["Context", "Walked"]
 
 
-# what nodes reach together before the last step, and with it, that is held at once
+# entries that are held at once: what a block of nodes reaches before the last step, and what it reaches by that step
 _MAX_HELD, _MAX_REACHED = 1 << 24, 1 << 22
 
 
@@ -77,17 +77,18 @@ class Context:
 class Walked:
     """A context that is never made: what the target nodes reach is found again for some of them at a time.
 
-    It serves large graphs, for embeddings without gradients. Nodes that reach the same before the last step are walked
-    on once for all of them.
+    It serves large graphs, for embeddings without gradients. Nodes that reach the same before the last step take that
+    step once for all of them.
 
-    A node that follows more than ``cap`` ways at a step, each of those to one node counted, does not have what it
-    reaches found: from that step on a node counts once a way, and the mean is over ways. This is the mean over distinct
-    nodes wherever no two ways meet (papers of one venue each), and costs one product with each later step for all nodes
-    together; exact means over a hub that many nodes share cost the square of its size.
+    For a node that follows more than ``cap`` ways at a step (several to one node all count) the distinct nodes that it
+    reaches are not looked for: from that step on a node counts once for each way to it, and the mean is over ways. This
+    equals the mean over distinct nodes wherever no two ways meet (papers of one venue each), and costs one product with
+    each later step for all nodes together; exact means over a hub that many nodes share cost the square of its size.
 
     Attributes:
         steps: the matrices of the path up to the type reached, without weights.
-        cap: None, and wherever a type has no more nodes than this, walks all.
+        cap: at least 1; None finds the distinct nodes always. At a step to a type with no more nodes than this they
+            are found too.
     """
 
     steps: tuple[Csr, ...]
@@ -153,7 +154,7 @@ class Walked:
             for step in reversed(self.steps[:hop]):
                 reach = step.with_weights(reach[step.indices]).row_sums().clamp(max=n_columns)
             # one that may reach more does not walk on
-            most = torch.maximum(most, reach if self.cap is None else reach.clamp(max=max(self.cap, 0)))
+            most = torch.maximum(most, reach if self.cap is None else reach.clamp(max=self.cap))
         return most
 
 

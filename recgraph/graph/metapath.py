@@ -158,14 +158,13 @@ class MetaPath:
         """
         if self.config.top_k is None:
             return self.counts(graph, engine)
-        ends = types_of(self.route(graph))
-        if ends[0] != ends[-1]:
-            raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {ends}")
-        features = graph.features(ends[0]) if self.config.ties == "cosine" else None
-        if features is None and self.config.ties == "cosine":
-            raise PathError(f"path {self.name!r}: ties='cosine' needs features of {ends[0]!r}; use ties='index'")
-        parts = self._parts(graph, self.config.top_k, engine)
         types = types_of(self.route(graph))
+        if types[0] != types[-1]:
+            raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {types}")
+        features = graph.features(types[0]) if self.config.ties == "cosine" else None
+        if features is None and self.config.ties == "cosine":
+            raise PathError(f"path {self.name!r}: ties='cosine' needs features of {types[0]!r}; use ties='index'")
+        parts = self._parts(graph, self.config.top_k, engine)
         middle = f"{types[(len(types) - 1) // 2]!r} of the path {self.name!r}"
         return pathsim_top_k(
             parts, self.config.counts, self.config.top_k, features, engine, self.config.hub_cap, middle

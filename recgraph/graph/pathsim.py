@@ -240,14 +240,14 @@ def pathsim_top_k(
 def _map_rows(
     function: Callable[[Any, tuple[int, Csr]], R], left: Csr, right: Csr, shared: Any, engine: Engine | None
 ) -> Iterator[R]:
-    """What a function makes of pieces of the rows of ``left``, which it multiplies with ``right``."""
+    """The results of a function that multiplies pieces of the rows of ``left`` with ``right``, in their order."""
     if engine is None:
         return Local().map(function, [Piece("all rows", (0, left))], shared)
     return engine.map(function, pieces_for(engine, left, right), shared)
 
 
 def _top_of_rows(shared: tuple[Csr, Counts, Tensor, int, _Cosine | None], part: tuple[int, Csr]) -> Csr:
-    """The rows of ``left`` from the first on, multiplied with ``right``: of each the k most similar."""
+    """The k most similar columns of each row of a piece, which is (its first row, its rows of the left matrix)."""
     (right, counts, diagonal, k, cosine), (first, left) = shared, part
     kept = []
     for rows, block in compose_blocks(left, right, counts):

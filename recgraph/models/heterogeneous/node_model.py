@@ -99,8 +99,8 @@ class MetaPathModel(GraphModel):
     With ``mini_batch`` a step takes a batch of target nodes and samples their neighbourhoods (:class:`PathSampler`);
     the norm of the encoder and the semantic attention see the batch alone. Candidates are the batch and a
     :class:`Queue` of earlier projections. Of several ranks each convolves its share of the batch, and all contrast the
-    whole. ``redraw_masks`` then draws once an epoch. :meth:`embed` samples nothing;
-    contexts over hubs are means over ways there (``context_cap``).
+    whole. ``redraw_masks`` then draws once an epoch. :meth:`embed` samples nothing; there contexts over hubs are means
+    over ways (``context_cap``).
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
