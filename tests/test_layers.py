@@ -116,7 +116,6 @@ THIRD_PARTY: dict[str, set[str]] = {
     "psutil": {"workers"},
     "psycopg": {"tuning.storage"},
     "ray": {"workers.engines", "workers.ray_pool"},
-    "torchrec": {"sparse.backends.torchrec"},
     "fastapi": {"serve.http"},
     "starlette": {"serve.http"},
     "uvicorn": {"serve.http"},
@@ -136,7 +135,6 @@ LAZY = {
         "psycopg",
         "ray",
         "sklearn",
-        "torchrec",
     ),
     *("fastapi", "starlette", "uvicorn", "prometheus_client", "onnx", "onnxscript"),
 }
