@@ -3,9 +3,10 @@
     python -m experiments.closed_form_split FOLDER EASE --set l2=200 [--fit-on train] [--items 8000]
 
 ``train.txt``, ``valid.txt`` and ``test.txt`` of the folder have lines of ``user item item ...``, numbered from 0.
-Evaluated is the test part after a fit on train and valid, or the valid part after one on train (to choose settings);
-seen items are excluded, as in the published numbers. ``--items`` restricts all of it to the items chosen most often. A
-JSON object with the metrics, CPU time of the fit, and the peak memory above what was there before the model was built.
+A model that is fitted to train and valid is evaluated on test, one that is fitted to train on valid (to choose
+settings); seen items are excluded, as in the published numbers. ``--items`` keeps the items chosen most often in train
+alone. Prints a JSON object: metrics, CPU time of the fit, and peak memory above what the process held before the model
+was built.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from recgraph.config import parse_settings
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate import evaluate
 from recgraph.models.base import Space
+from recgraph.runs.new_log import after
 from recgraph.sparse.ragged import Ragged
 
 FIT_ON = ("train", "train+valid")
@@ -46,14 +48,8 @@ def read(folder: Path) -> dict[str, Ragged]:
     return {name: rows_of(path, last + 1) for name, path in files.items()}
 
 
-def together(one: Ragged, other: Ragged) -> Ragged:
-    """The rows of both, each of one before that of the other."""
-    order = torch.argsort(torch.cat([one.rows, other.rows]), stable=True)
-    return Ragged.from_lengths(torch.cat([one.values, other.values])[order], one.lengths + other.lengths)
-
-
 def restricted(parts: dict[str, Ragged], n_items: int) -> dict[str, Ragged]:
-    """The items chosen most often in train alone, numbered anew."""
+    """The parts with those items alone that are chosen most often in train, numbered anew."""
     counts = torch.bincount(parts["train"].values, minlength=1 + max(int(part.values.max()) for part in parts.values()))
     number = torch.full_like(counts, -1)
     number[torch.argsort(counts, descending=True, stable=True)[:n_items]] = torch.arange(n_items)
@@ -67,7 +63,7 @@ def measured(make: Callable[[Space], Any], parts: dict[str, Ragged], fit_on: str
     fitted_to, truth = (
         (parts["train"], parts["valid"])
         if fit_on == "train"
-        else (together(parts["train"], parts["valid"]), parts["test"])
+        else (after(parts["train"], parts["valid"]), parts["test"])
     )
     users = torch.nonzero((truth.lengths > 0) & (fitted_to.lengths > 0)).flatten()
     cases = Cases(users, fitted_to.take(users), truth.take(users), n_items)

@@ -2,9 +2,10 @@
 
     python -m experiments.bench.big_log [--rows 50000000] [--model sasrec] [--out FILE] [--work FOLDER]
 
-The commands that a user types, one process each: train one epoch (leave-one-out, nothing selects), write the lists of
-all users by an approximate index as Parquet. A JSON object for each: CPU and wall time, the peak of its resident
-memory as the system counts it, and what the command said; the last one has the number of rows of the lists.
+Runs the commands that a user types, one process each: train one epoch (leave-one-out, no selection on validation), then
+write the lists of all users as Parquet, by an approximate index. Prints a JSON object for each: CPU and wall time, the
+peak of resident memory as the system counts it, and the last line that the command printed; that of the second has the
+number of rows of the lists.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from experiments.bench import power_law, report
 from experiments.bench.harness import ROOT, child_environment, machine
 
-#: GiB of a process
+#: the most GiB that a command may take; more makes the exit status 1
 LIMIT_GB = 20
 SETTINGS: dict[str, tuple[str, ...]] = {
     "sasrec": (

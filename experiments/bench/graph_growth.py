@@ -75,7 +75,7 @@ def by_batches(n: int) -> Trained:
 
 
 def first_batch(of: Trained) -> None:
-    """The one that all nodes are embedded and clustered before."""
+    """A step before which all nodes are embedded and clustered."""
     assert isinstance(of.model, MEOW)
     of.model.memory.epoch.fill_(-1)
     of.step()

@@ -3,7 +3,7 @@
 Each workload runs in a process of its own with one thread and with two (``OMP_NUM_THREADS``, ``POLARS_MAX_THREADS``),
 ``--repeats`` times each, in turns. Two ratios of one thread to two are printed, of the smallest values:
 
-- ``wall``: of wall times; true of a machine with two idle cores alone;
+- ``wall``: of wall times; it means something only on a machine with two idle cores;
 - ``path``: one thread's CPU time by that of the longest chain of work with two. Where threads share each operation
   (training) that is the busiest thread; where a pool works and the caller waits (ranking, preparation) the caller and
   half of the pool. It is an estimate of the wall ratio on idle cores that depends little on what else runs.
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,8 @@ def split_of(log: Any) -> Any:
     return split
 
 
-def training(name: str, **settings: Any) -> Callable[[], None]:
+def training(name: str, **settings: Any) -> Callable[[], object]:
     """Steps of a training, after a first one."""
-    from itertools import cycle, islice
-
     from recgraph import registry
     from recgraph.models.base import Space
     from recgraph.rng import Generators
@@ -73,21 +72,21 @@ def training(name: str, **settings: Any) -> Callable[[], None]:
     return run
 
 
-def ranking() -> Callable[[], None]:
+def ranking() -> Callable[[], object]:
     import recgraph as rg
     from recgraph.evaluate.evaluator import evaluate
 
     split = split_of(frame())
     run = rg.fit(rg.models.SASRec(), split, seed=0, max_epochs=0, metric="last", progress=False)
-    return lambda: evaluate(run.model, split.valid, fit_part=split.train) and None
+    return lambda: evaluate(run.model, split.valid, fit_part=split.train)
 
 
-def preparation() -> Callable[[], None]:
+def preparation() -> Callable[[], object]:
     log = frame(10 * USERS)
-    return lambda: split_of(log) and None
+    return lambda: split_of(log)
 
 
-def make(name: str) -> Callable[[], None]:
+def make(name: str) -> Callable[[], object]:
     if name == "sasrec":
         return training("sasrec", batch_size=128, n_steps=3)
     if name == "mclrec":

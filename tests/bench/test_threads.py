@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from experiments.bench.threads import POOLED, WORKLOADS, cpu_of_threads  # noqa: E402
+from experiments.bench.threads import POOLED, WORKLOADS, cpu_of_threads
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="CPU times of threads are read from /proc")
