@@ -22,11 +22,29 @@ from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks
 from recgraph.contrast.weights import Pairs, Weight
 from recgraph.rows import row_gradient
 
-__all__ = ["BlockwiseLoss", "NoCandidateError", "contrast", "one_pass"]
+__all__ = ["BlockwiseLoss", "Candidates", "NoCandidateError", "contrast", "one_pass", "refuse_no_candidate"]
 
 
 class NoCandidateError(ValueError):
     """No anchor of a contrastive term has a candidate of positive weight."""
+
+
+def refuse_no_candidate(x: Tensor, counted: Tensor, message: str) -> None:
+    """Refuse a contrast that leaves every anchor out.
+
+    On an accelerator, where nobody waits to learn it, ``0 / 0`` makes the mean over two anchors or more NaN instead.
+
+    Args:
+        x: [N, D], the anchors.
+        counted: how many of them count (int64 scalar).
+        message: of the error.
+
+    Raises:
+        NoCandidateError: none of them counts.
+    """
+    is_read = not is_accelerated(x) or len(x) == 1
+    if is_read and int(counted) == 0:
+        raise NoCandidateError(message)
 
 
 class BlockwiseLoss(ABC):
@@ -196,11 +214,11 @@ class _Contrast(BlockwiseLoss):
             total += losses.sum()
             counted += len(losses) if keep_mask is None else keep_mask.sum()
         # only a weight, or a positive that is no candidate, can leave an anchor without any
-        can_be_none = self.weights is not None or not self.candidates.count_positive
-        is_read = not self._accelerated or len(self.x) == 1
-        if can_be_none and is_read and int(counted) == 0:
-            raise NoCandidateError(
-                f"all {len(self.x)} anchors have only candidates of weight 0; use a larger batch or another weight"
+        if self.weights is not None or not self.candidates.count_positive:
+            refuse_no_candidate(
+                self.x,
+                counted,
+                f"all {len(self.x)} anchors have only candidates of weight 0; use a larger batch or another weight",
             )
         if self.weights is not None:
             self.gradients[2:] = self.weights.gradients

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import full_precision
 from recgraph.blocks import row_blocks, work_type
-from recgraph.contrast.blockwise import BlockwiseLoss, Candidates, NoCandidateError, one_pass
+from recgraph.contrast.blockwise import BlockwiseLoss, Candidates, one_pass, refuse_no_candidate
 from recgraph.contrast.weights import Pairs, Weight
 
 __all__ = ["contrast_drawn"]
@@ -41,11 +42,11 @@ def contrast_drawn(
         The scalar loss, differentiable once, and how many anchors had no candidate and were left out (int64 scalar).
 
     Raises:
-        NoCandidateError: every anchor was left out.
+        NoCandidateError: every anchor was left out; on an accelerator as :func:`recgraph.contrast.blockwise.contrast`.
     """
     work = work_type(x, y)
     # products under autocast would be rounded to half precision
-    with torch.autocast(x.device.type, enabled=False):
+    with full_precision(x):
         x, y = x.to(work), y.to(work)
         s_pos = torch.linalg.vecdot(x, y.index_select(0, candidates.positives))
     inputs = [x, y.index_select(0, drawn), s_pos]
@@ -114,11 +115,12 @@ class _Drawn(BlockwiseLoss):
             losses, keep_mask = self._block(rows)
             total += losses.sum()
             counted += keep_mask.sum()
-        if int(counted) == 0:
-            raise NoCandidateError(
-                f"all {len(self.x)} anchors have only candidates of weight 0 among the {len(self.drawn)} drawn; draw "
-                "more (n_candidates) or take another weight"
-            )
+        refuse_no_candidate(
+            self.x,
+            counted,
+            f"all {len(self.x)} anchors have only candidates of weight 0 among the {len(self.drawn)} drawn; draw more "
+            "(n_candidates) or take another weight",
+        )
         return total / counted, counted
 
     def _block(self, rows: slice) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import accelerator_path
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
 from recgraph.contrast.drawn import contrast_drawn
 from recgraph.contrast.term import ContrastiveTerm
@@ -143,3 +144,7 @@ def test_no_candidate_among_the_drawn() -> None:
     pairs = Pairs(torch.zeros(N, dtype=torch.int64), torch.zeros(N, dtype=torch.int64), a, b)
     with pytest.raises(NoCandidateError, match="among the 3 drawn; draw more"):
         contrast_drawn(a, b, torch.arange(3), Candidates(torch.arange(N), None, False), weight, pairs)
+    with accelerator_path():  # nobody waits to learn it
+        loss, left_out = contrast_drawn(a, b, torch.arange(3), Candidates(torch.arange(N), None, False), weight, pairs)
+    assert loss.isnan()
+    assert int(left_out) == N
