@@ -117,12 +117,12 @@ class _OwnScores(torch.autograd.Function):
         hidden, table, columns = ctx.saved_tensors
         x = hidden.to(work_type(hidden, table))
         by_hidden = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        by_table, touched, places = None, None, columns
+        by_table, rows_of_table, places = None, None, columns
         if ctx.needs_input_grad[1]:
             n_rows = len(table)
             if ctx.row_sparse:
-                touched, places = distinct_rows(columns, n_rows)
-            by_table = x.new_zeros(n_rows if touched is None else len(touched), x.shape[1])
+                rows_of_table, places = distinct_rows(columns, n_rows)
+            by_table = x.new_zeros(n_rows if rows_of_table is None else len(rows_of_table), x.shape[1])
         for rows, vectors in _own_vectors(x, table, columns, ctx.block_rows):
             weights = grad[rows, :, None]
             if by_hidden is not None:
@@ -134,8 +134,8 @@ class _OwnScores(torch.autograd.Function):
             by_hidden = by_hidden.to(hidden.dtype)
         if by_table is not None:
             by_table = by_table.to(table.dtype)
-        if touched is not None and by_table is not None:
-            by_table = row_gradient(touched, by_table, len(table))
+        if rows_of_table is not None and by_table is not None:
+            by_table = row_gradient(rows_of_table, by_table, len(table))
         return by_hidden, by_table, None, None, None
 
 
