@@ -57,8 +57,7 @@ class Averaging:
             return
         given = list(parameters)
         every = [one for one in given if not is_sharded(one)]
-        rows = [one for one in every if (is_row_sparse(one) if one.grad is None else one.grad.is_sparse)]
-        dense = [one for one in every if not any(one is other for other in rows)]
+        rows, dense = [one for one in every if _has_rows(one)], [one for one in every if not _has_rows(one)]
         grads = [torch.zeros_like(one) if one.grad is None else one.grad.contiguous() for one in dense]
         large = [grad for grad in grads if grad.numel() >= _LARGE]
         under_way = [dist.all_reduce(grad, async_op=True) for grad in large]
@@ -117,3 +116,8 @@ class Averaging:
         sizes = tuple(stacked(index.new_tensor(len(index))).tolist())
         index, values = gathered(index, sizes), gathered(values, sizes)
         return row_gradient(index, values / self.ranks.count, len(table))
+
+
+def _has_rows(parameter: nn.Parameter) -> bool:
+    """Whether the gradient is row-sparse, or would be."""
+    return is_row_sparse(parameter) if parameter.grad is None else parameter.grad.is_sparse
