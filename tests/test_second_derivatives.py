@@ -14,7 +14,7 @@ import recgraph
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Learned, Pairs
-from recgraph.encoders.attention import causal_attention, last_attention
+from recgraph.encoders.attention import attend
 from recgraph.encoders.graph import symmetric_product
 from recgraph.encoders.packed import pack
 from recgraph.losses.pairwise import own_scores, pair_scores
@@ -39,11 +39,11 @@ PACKED = pack(Ragged.from_lists([[1], [2, 3], [4, 5, 6], [1, 2, 3, 4]]), last_on
 
 
 def attention() -> Case:
-    return lambda qkv: causal_attention(qkv, PACKED, 2, 0.0, None), drawn((10, 12))
+    return lambda qkv: attend(qkv, PACKED, 2, 0.0, None), drawn((10, 12))
 
 
 def attention_of_the_last() -> Case:
-    return lambda queries, kv: last_attention(queries, kv, PACKED, 2, 0.0, None), drawn((4, 4), (10, 8))
+    return lambda queries, kv: attend(kv, PACKED, 2, 0.0, None, queries), drawn((4, 4), (10, 8))
 
 
 def term() -> Case:

@@ -57,7 +57,8 @@ def attend(
     """Causal self-attention of each sequence, ``softmax(Q K^T / sqrt(D / n_heads) + mask) V``, heads side by side.
 
     Args:
-        parts: [N, 3 D], queries, keys and values of all tokens of the layout; or [N, 2 D], keys and values.
+        parts: [N, 3 D], queries, keys and values of all tokens of the layout; with ``queries`` [N, 2 D],
+            keys and values.
         n_heads: divides D.
         p: dropout of the attention probabilities; needs ``generator``.
         queries: [B, D], rows in the order of the layout: the attention of the last places alone.
@@ -66,43 +67,13 @@ def attend(
         [N, D], or [B, D] of the last places.
     """
     if isinstance(layout, Padded):
-        if queries is None:
-            return layout.attend(parts, n_heads, p, generator)
-        return layout.attend_last(queries, parts, n_heads, p, generator)
+        return layout.attend(parts, n_heads, p, generator, queries)
+    attended: Tensor
     if queries is None:
-        return causal_attention(parts, layout, n_heads, p, generator)
-    return last_attention(queries, parts, layout, n_heads, p, generator)
-
-
-def causal_attention(qkv: Tensor, packed: Packed, n_heads: int, p: float, generator: torch.Generator | None) -> Tensor:
-    """Causal self-attention of each sequence.
-
-    Args:
-        qkv: [T, 3 D]: queries, keys and values, packed.
-        n_heads: divides D.
-        p: dropout of the attention probabilities; needs ``generator``.
-
-    Returns:
-        [T, D], packed: ``softmax(Q K^T / sqrt(D / n_heads) + mask) V``, heads side by side.
-    """
-    result: Tensor = _Causal.apply(qkv, packed, n_heads, p, generator)  # type: ignore[no-untyped-call]
-    return result
-
-
-def last_attention(
-    queries: Tensor, kv: Tensor, packed: Packed, n_heads: int, p: float, generator: torch.Generator | None
-) -> Tensor:
-    """Attention of the last place of each sequence alone.
-
-    Args:
-        queries: [B, D], rows in packed order.
-        kv: [T, 2 D]: keys and values, packed.
-
-    Returns:
-        [B, D], rows in packed order.
-    """
-    result: Tensor = _Last.apply(queries, kv, packed, n_heads, p, generator)  # type: ignore[no-untyped-call]
-    return result
+        attended = _Causal.apply(parts, layout, n_heads, p, generator)  # type: ignore[no-untyped-call]
+    else:
+        attended = _Last.apply(queries, parts, layout, n_heads, p, generator)  # type: ignore[no-untyped-call]
+    return attended
 
 
 def _heads(padded: Tensor, parts: int, n_heads: int) -> tuple[Tensor, ...]:

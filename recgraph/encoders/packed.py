@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Bucket", "Packed", "check_rows", "pack"]
+__all__ = ["Bucket", "Packed", "check_rows", "pack", "score_bias"]
 
 
 # A bucket holds lengths up to this factor of its shortest: at most a quarter of its attention is padding.
@@ -64,10 +64,10 @@ class Bucket:
         places = torch.arange(self.length, device=self.lengths.device)
         causal_mask = places[:, None] >= places
         if self.valid_mask is None:
-            return _bias(causal_mask)
+            return score_bias(causal_mask)
         visible_mask = causal_mask & self.valid_mask[:, None, :]
         alone_mask = ~visible_mask.any(-1, keepdim=True) & torch.eye(self.length, device=places.device).bool()
-        return _bias(visible_mask | alone_mask)[:, None]
+        return score_bias(visible_mask | alone_mask)[:, None]
 
     @cached_property
     def last_bias(self) -> Tensor | None:
@@ -80,7 +80,7 @@ class Bucket:
             visible_mask = visible_mask & self.valid_mask
             alone_mask = ~visible_mask.any(-1, keepdim=True) & (places == self.lengths[:, None] - 1)
             visible_mask = visible_mask | alone_mask
-        return _bias(visible_mask)[:, None, None]
+        return score_bias(visible_mask)[:, None, None]
 
     def pad(self, tokens: Tensor) -> Tensor:
         """[n_tokens, ...] -> [n_rows, length, ...]; a view where the rows are of one length."""
@@ -217,6 +217,7 @@ def _bucket(tokens: Ragged, first: int, end: int, lengths: list[int], bounds: li
     return replace(bucket, valid_mask=bucket.pad(tokens.values[start:stop]) != 0) if masked else bucket
 
 
-def _bias(visible_mask: Tensor) -> Tensor:
+def score_bias(visible_mask: Tensor) -> Tensor:
+    """What is added to attention scores, of the mask's shape: 0 at the keys that a query sees, else ``-inf``."""
     hidden = torch.zeros(visible_mask.shape, device=visible_mask.device)
     return hidden.masked_fill_(~visible_mask, float("-inf"))

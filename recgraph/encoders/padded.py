@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.accelerated import to_device
+from recgraph.encoders.packed import score_bias
 from recgraph.rng import lent
 from recgraph.sparse.ragged import Ragged
 
@@ -80,7 +81,7 @@ class Padded:
         places = torch.arange(self.length, device=self.tokens.device)
         seen_mask = (places[:, None] >= places) & self.visible_keys[:, None, :]
         self_mask = (places[:, None] == places) & self.alone[:, :, None]
-        return _bias(seen_mask | self_mask)[:, None]
+        return score_bias(seen_mask | self_mask)[:, None]
 
     @cached_property
     def last_bias(self) -> Tensor:
@@ -89,7 +90,7 @@ class Padded:
         if self.alone is not None:
             places = torch.arange(self.length, device=self.tokens.device)
             visible_mask = visible_mask | (self.alone & (places == self.lengths[:, None] - 1))
-        return _bias(visible_mask)[:, None, None]
+        return score_bias(visible_mask)[:, None, None]
 
     def make_biases(self, last_only: bool) -> None:
         """Make the masks that layers will read now: in a compiled graph nothing can be kept."""
@@ -121,32 +122,27 @@ class Padded:
         places = torch.arange(self.length, device=x.device)
         return x.view(self.n_rows, self.length, -1) * (places < self.lengths[:, None])[:, :, None]
 
-    def attend(self, qkv: Tensor, n_heads: int, p: float, generator: torch.Generator | None) -> Tensor:
-        """Causal self-attention; see :func:`recgraph.encoders.attention.attend`."""
-        queries, keys, values = self._heads(qkv, 3, n_heads).unbind(0)
-        bias = None if self.causal_bias is None else self.causal_bias.to(queries.dtype)
-        with lent(generator, qkv.device) as draws:
-            out = F.scaled_dot_product_attention(
-                queries, keys, values, bias, dropout_p=p if draws else 0.0, is_causal=bias is None
-            )
-        return out.transpose(1, 2).reshape(self.n_rows * self.length, -1)
-
-    def attend_last(
-        self, queries: Tensor, kv: Tensor, n_heads: int, p: float, generator: torch.Generator | None
+    def attend(
+        self, parts: Tensor, n_heads: int, p: float, generator: torch.Generator | None, queries: Tensor | None
     ) -> Tensor:
-        """Attention of the last places alone; see :func:`recgraph.encoders.attention.attend`."""
-        keys, values = self._heads(kv, 2, n_heads).unbind(0)
-        query = queries.view(self.n_rows, n_heads, 1, -1)
-        bias = self.last_bias.to(queries.dtype)
-        with lent(generator, kv.device) as draws:
-            out = F.scaled_dot_product_attention(query, keys, values, bias, dropout_p=p if draws else 0.0)
-        return out.reshape(self.n_rows, -1)
+        """See :func:`recgraph.encoders.attention.attend`."""
+        *of_tokens, keys, values = self._heads(parts, 3 if queries is None else 2, n_heads).unbind(0)
+        if queries is None:
+            (queries,), bias = of_tokens, self.causal_bias
+        else:
+            queries, bias = queries.view(self.n_rows, n_heads, 1, -1), self.last_bias
+        with lent(generator, parts.device) as draws:
+            out = F.scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                None if bias is None else bias.to(queries.dtype),
+                dropout_p=p if draws else 0.0,
+                is_causal=bias is None,
+            )
+        return out.transpose(1, 2).reshape(-1, n_heads * out.shape[-1])
 
     def _heads(self, x: Tensor, parts: int, n_heads: int) -> Tensor:
         """[B * L, parts D] -> [parts, B, n_heads, L, D / n_heads]."""
         split = x.view(self.n_rows, self.length, parts, n_heads, -1)
         return split.permute(2, 0, 3, 1, 4)
-
-
-def _bias(visible_mask: Tensor) -> Tensor:
-    return torch.zeros(visible_mask.shape, device=visible_mask.device).masked_fill_(~visible_mask, float("-inf"))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph import registry
+from recgraph.encoders.attention import attend
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.gru import GRU
 from recgraph.encoders.packed import pack
@@ -195,19 +196,15 @@ def test_an_empty_row_is_refused() -> None:
 
 def test_attention_dropout_keeps_the_expectation() -> None:
     """The mean over many draws is the output without dropout of the (linear in p) attention."""
-    from recgraph.encoders.attention import causal_attention
-
     rows = random_rows(torch.device("cpu"), masked=True, n=6)
     packed = pack(rows, last_only=False)
     qkv = torch.randn(rows.values.numel(), 24, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
-    mean = sum(causal_attention(qkv, packed, 2, 0.5, generator) for _ in range(3000)) / 3000
-    torch.testing.assert_close(mean, causal_attention(qkv, packed, 2, 0.0, None), atol=0.12, rtol=0)
+    mean = sum(attend(qkv, packed, 2, 0.5, generator) for _ in range(3000)) / 3000
+    torch.testing.assert_close(mean, attend(qkv, packed, 2, 0.0, None), atol=0.12, rtol=0)
 
 
 def test_attention_gradients() -> None:
-    from recgraph.encoders.attention import causal_attention, last_attention
-
     packed = pack(Ragged.from_lists([[1], [2, 3], [4, 0, 5], [6, 7, 8], [1, 2, 3, 0]]), last_only=False)
     qkv = torch.randn(13, 12, dtype=torch.float64, requires_grad=True)
     queries = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
@@ -216,8 +213,8 @@ def test_attention_gradients() -> None:
     def again() -> torch.Generator:
         return torch.Generator().manual_seed(3)
 
-    assert torch.autograd.gradcheck(lambda x: causal_attention(x, packed, 2, 0.5, again()), qkv)
-    assert torch.autograd.gradcheck(lambda q, x: last_attention(q, x, packed, 2, 0.5, again()), (queries, kv))
+    assert torch.autograd.gradcheck(lambda x: attend(x, packed, 2, 0.5, again()), qkv)
+    assert torch.autograd.gradcheck(lambda q, x: attend(x, packed, 2, 0.5, again(), q), (queries, kv))
 
 
 @pytest.mark.parametrize("step", ["a", "b"])
