@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "FITTING_LIBRARIES",
+    "RANKING_LIBRARIES",
     "VARIABLE",
     "Estimate",
     "MemoryLimitError",
@@ -31,6 +33,10 @@ __all__ = [
 
 #: the environment variable that holds the limit of a process; the workers that it starts inherit it, each for itself
 VARIABLE = "RECGRAPH_MEMORY_LIMIT"
+#: what libraries take once they fit: buffers of products, threads of the backward pass, code that is imported then
+FITTING_LIBRARIES = 96 * 2**20
+#: what they take once they rank: packed matrices, allocators
+RANKING_LIBRARIES = 8 * 2**20
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")

@@ -12,13 +12,11 @@ from recgraph.evaluate.low_precision import Precision
 from recgraph.evaluate.measurement import Measurement, by_ranking
 from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS
-from recgraph.memory import Estimate, MemoryLimitError, format_size, resident
+from recgraph.memory import RANKING_LIBRARIES, Estimate, MemoryLimitError, format_size, resident
 
 __all__ = ["Limits", "Memory", "batch_size_of", "depth_of", "metric_rows", "plan_memory"]
 
 _MIB = 1 << 20
-#: what libraries take for themselves once they compute (packed matrices, allocators)
-_LIBRARIES = 8 * _MIB
 #: users whose metrics are computed together, at most, and places of their lists
 METRIC_ROWS = 1 << 14
 METRIC_PLACES = 1 << 20
@@ -46,7 +44,7 @@ class Limits:
         precision: of the scores; below float32 the best of them are scored again.
 
     Raises:
-        ValueError: both ``block_items`` and ``memory_mib``, or one below 1.
+        ValueError: more than one of ``block_items``, ``memory_mib`` and ``memory_limit``, or a number below 1.
     """
 
     batch_size: int = 1024
@@ -59,10 +57,9 @@ class Limits:
         bounds = [name for name in ("block_items", "memory_mib", "memory_limit") if getattr(self, name) is not None]
         if len(bounds) > 1:
             raise ValueError(f"{' and '.join(bounds)} bound the same thing; give one of them")
-        for name in ("batch_size", "block_items", "memory_mib"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} = {value} must be at least 1")
+        for name in ("batch_size", *bounds):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
 
 
 def batch_size_of(limits: Limits, depth: int) -> int:
@@ -80,7 +77,7 @@ class Memory:
         lists: what is kept of the lists of all users.
         metrics: of all users.
         block_items: items of a block.
-        before: bytes that the process held before, and its limit, where it has one.
+        before: of a process with a limit, the bytes that it held before the ranking, and the limit.
     """
 
     items: int
@@ -91,25 +88,21 @@ class Memory:
     before: tuple[int, int] | None = None
 
     @property
+    def parts(self) -> dict[str, int]:
+        """Bytes by what they hold."""
+        return {"items": self.items, "scores": self.scores, "lists": self.lists, "metrics": self.metrics}
+
+    @property
     def total(self) -> int:
         """The predicted peak."""
-        return self.items + self.scores + self.lists + self.metrics + _LIBRARIES
+        return sum(self.parts.values()) + RANKING_LIBRARIES
 
     def __str__(self) -> str:
         if self.before is not None:
             before, limit = self.before
-            own = {"items": self.items, "scores": self.scores, "lists": self.lists, "metrics": self.metrics}
-            held = {"library, data and model": before, "libraries at work": _LIBRARIES, **own}
+            held = {"library, data and model": before, "libraries at work": RANKING_LIBRARIES, **self.parts}
             return f"predicted memory of the ranking:\n{Estimate(held, {}).table(limit)}"
-        parts = ", ".join(
-            f"{name} {value / _MIB:,.0f}"
-            for name, value in (
-                ("items", self.items),
-                ("scores", self.scores),
-                ("lists", self.lists),
-                ("metrics", self.metrics),
-            )
-        )
+        parts = ", ".join(f"{name} {value / _MIB:,.0f}" for name, value in self.parts.items())
         return (
             f"predicted peak {self.total / _MIB:,.0f} MiB beyond the model and the data "
             f"({parts}; blocks of {self.block_items:,} items)"

@@ -17,7 +17,17 @@ import torch
 
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.ranking import ranking_threads
-from recgraph.memory import Estimate, MemoryLimitError, Workload, format_size, memory_limit, parse_size, resident
+from recgraph.evaluate.topk import CACHED_ITEMS, CHUNK, TILE_ROWS
+from recgraph.memory import (
+    FITTING_LIBRARIES,
+    Estimate,
+    MemoryLimitError,
+    Workload,
+    format_size,
+    memory_limit,
+    parse_size,
+    resident,
+)
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import of_all
 from recgraph.train.config import TrainConfig
@@ -25,11 +35,8 @@ from recgraph.train.config import TrainConfig
 __all__ = ["Fit", "check_fit"]
 
 _log = logging.getLogger(__name__)
-_MIB = 2**20
-#: what libraries take once they compute: buffers of products, threads of the backward pass, code that is imported then
-LIBRARIES = 96 * _MIB
-#: users and items whose scores are held at a time in a validation, and bytes of what is kept of each user
-_TILE, _CACHED, _OF_USER = 128, 1 << 14, 800
+#: bytes of what a validation keeps of each user
+_OF_USER = 800
 #: settings of which a smaller value takes less, in the order in which they are tried
 _KNOBS = ("batch_size", "hidden_dim", "n_layers", "max_len", "k")
 
@@ -64,7 +71,7 @@ class Fit:
         lengths = torch.zeros(0, dtype=torch.int64) if self.part is None else self.part.items.lengths
         needs = model.memory_needs(Workload(space.n_users, space.n_items, lengths, self.config.batch_size, space))
         n_bytes = data_bytes(self.part)
-        held = {"library": self.before - n_bytes, "data": n_bytes, "libraries at work": LIBRARIES}
+        held = {"library": self.before - n_bytes, "data": n_bytes, "libraries at work": FITTING_LIBRARIES}
         moments: dict[str, int] = {}
         if self.on_host:
             held |= {"parameters": needs.parameters, "buffers": needs.buffers, **needs.held}
@@ -161,8 +168,8 @@ def data_bytes(part: Part | None) -> int:
 def _validation(cases: Cases, n_items: int, width: int, threads: int) -> int:
     """Histories and truth, the catalogue, a tile of scores of each thread, the lists and metrics of all users."""
     data = 3 * (cases.history.values.nbytes + cases.truth.values.nbytes) + 64 * cases.truth.values.numel()
-    catalogue = 24 * n_items + 4 * (n_items + 1024) * width
-    scores = threads * 5 * 4 * _TILE * min(_CACHED, n_items + 1024)
+    catalogue = 24 * n_items + 4 * (n_items + CHUNK) * width
+    scores = threads * 5 * 4 * TILE_ROWS["cpu"] * min(CACHED_ITEMS, n_items + CHUNK)
     return data + catalogue + scores + len(cases) * _OF_USER
 
 
