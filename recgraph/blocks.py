@@ -14,13 +14,13 @@ from torch import Tensor
 
 from recgraph.accelerated import is_accelerated
 
-__all__ = ["exponent_limit", "refuse_second_derivative", "row_blocks", "work_type"]
+__all__ = ["BYTES_HOST", "FEWEST_ROWS", "exponent_limit", "refuse_second_derivative", "row_blocks", "work_type"]
 
-# a block stays in a core's cache; an accelerator wants few and large kernels instead
-_BYTES_HOST = 4 * 2**20
+#: a block stays in a core's cache; an accelerator wants few and large kernels instead
+BYTES_HOST = 4 * 2**20
 _BYTES_ACCELERATOR = 512 * 2**20
-# fewer rows make matrix products slow, however large their columns make the block
-_FEWEST_ROWS = 32
+#: fewer rows make matrix products slow, however large their columns make the block
+FEWEST_ROWS = 32
 
 
 def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None) -> Iterator[slice]:
@@ -33,8 +33,8 @@ def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None
         block_rows: rows of a block; None picks by the size of the cache.
     """
     if block_rows is None:
-        budget = _BYTES_ACCELERATOR if is_accelerated(like) else _BYTES_HOST
-        block_rows = max(budget // (n_columns * like.element_size()), _FEWEST_ROWS)
+        budget = _BYTES_ACCELERATOR if is_accelerated(like) else BYTES_HOST
+        block_rows = max(budget // (n_columns * like.element_size()), FEWEST_ROWS)
     for start in range(0, n_rows, block_rows):
         yield slice(start, min(start + block_rows, n_rows))
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recgraph.blocks import BYTES_HOST, FEWEST_ROWS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.pathsim import estimate_nnz, steps_of
@@ -21,18 +22,16 @@ from recgraph.memory import Needs, Workload, state_bytes
 __all__ = [
     "graph_needs",
     "item_matrix_needs",
+    "largest_batch",
     "neighbour_needs",
     "pair_needs",
-    "path_bytes",
     "recommender_needs",
     "ridge_needs",
+    "sample_sizes",
     "sequence_needs",
-    "view_floats",
 ]
 
 _FLOAT = 4
-#: a block of scores of the losses: see recgraph.blocks, whose smallest block has 32 rows
-_BLOCK, _BLOCK_ROWS = 4 * 2**20, 32
 #: padding inside buckets of one attention, and what the allocator leaves between tensors
 _SLACK = 1.25
 #: how far a batch may lie above the mean, in standard deviations
@@ -42,7 +41,7 @@ _DEVIATIONS = 6
 def blocks(n_rows: int, n_columns: int) -> int:
     """A block of an [n_rows, n_columns] matrix and what is computed beside it."""
     whole = _FLOAT * n_rows * n_columns
-    return 3 * min(whole, max(_BLOCK, _FLOAT * _BLOCK_ROWS * n_columns))
+    return 3 * min(whole, max(BYTES_HOST, _FLOAT * FEWEST_ROWS * n_columns))
 
 
 def largest_batch(counts: Tensor, batch_size: int) -> int:
@@ -248,7 +247,7 @@ def path_bytes(paths: Sequence[MetaPath], graph: HeteroGraph, with_contexts: boo
             # indices of both directions, and the row of each entry
             contexts += sum(32 * estimate_nnz(steps[:hop])[0] for hop in range(1, len(steps)))
     # plain and normalised, the twin with places of its own; one is composed at a time
-    return {"adjacencies": 3 * sum(adjacencies), "contexts": contexts}, 3 * max(adjacencies, default=0) + 4 * _BLOCK
+    return {"adjacencies": 3 * sum(adjacencies), "contexts": contexts}, 3 * max(adjacencies, default=0) + 4 * BYTES_HOST
 
 
 def _input_width(graph: HeteroGraph, node_type: str) -> int:

@@ -50,8 +50,8 @@ def log_weights(n: int, m: int, holes: bool = True) -> Tensor:
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three rows a block."""
-    monkeypatch.setattr(blocks, "_BYTES_HOST", 0)
-    monkeypatch.setattr(blocks, "_FEWEST_ROWS", 3)
+    monkeypatch.setattr(blocks, "BYTES_HOST", 0)
+    monkeypatch.setattr(blocks, "FEWEST_ROWS", 3)
 
 
 def settings(flags: tuple[bool, bool], block_rows: int | None) -> dict[str, Any]:

@@ -26,8 +26,8 @@ def _oracle(adj: Csr, k: int, scores: list[float]) -> list[bool]:
 def test_against_sorted_rows(
     k: int, levels: int, budget: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "_BYTES_HOST", budget)
-    monkeypatch.setattr(blocks, "_FEWEST_ROWS", 2)
+    monkeypatch.setattr(blocks, "BYTES_HOST", budget)
+    monkeypatch.setattr(blocks, "FEWEST_ROWS", 2)
     draw = torch.Generator().manual_seed(k * levels)
     present = torch.rand(40, 30, generator=draw) < torch.rand(40, 1, generator=draw)
     adj = Csr.from_dense(present.to(torch.float64)).to(device)
