@@ -1,4 +1,4 @@
-"""A pool of worker processes, and the main function of each of them.
+"""Pools of worker processes, that of this machine, and the main function of a worker.
 
 A worker is ``python -m MODULE``, whose main function is :func:`run_worker`. It reads its orders from stdin as one JSON
 object and writes to its log alone. It ends in order (``KeyboardInterrupt``, so that a training is saved) when it gets
@@ -16,7 +16,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -25,7 +27,7 @@ from recgraph import imports
 from recgraph.data.files import replace_text
 from recgraph.workers.records import Inbox, log_in_worker
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "TO_SAVE", "Outcome", "Pool", "Task", "run_worker"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "TO_SAVE", "Outcome", "Pool", "Task", "WorkerPool", "run_worker"]
 
 #: exit codes of a worker
 DONE, FAILED, INTERRUPTED = 0, 1, 130
@@ -81,28 +83,18 @@ class _Worker:
         self.records.close()
 
 
-class Pool:
-    """Worker processes that do tasks.
+class WorkerPool(ABC):
+    """Worker processes that do tasks; a subclass says where they run.
 
     Args:
         module: that a worker runs.
         size: how many workers at a time.
-        threads: of a worker, unless ``OMP_NUM_THREADS`` is set.
+        threads: of a worker.
         deadline: the time (``time.monotonic``) at which running workers are interrupted and no more are started.
-        own: what workers import, see :func:`recgraph.imports.orders`; None: what this process has imported.
     """
 
-    def __init__(
-        self,
-        module: str,
-        size: int,
-        threads: int,
-        deadline: float | None = None,
-        own: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, module: str, size: int, threads: int, deadline: float | None = None) -> None:
         self._module, self._size, self._threads, self._deadline = module, size, threads, deadline
-        self._own = own
-        self._workers: list[_Worker] = []
 
     def run(
         self,
@@ -124,33 +116,83 @@ class Pool:
             Exception: whatever ``on_end`` raises.
         """
         waiting = list(tasks)
-        try:
-            while waiting or self._workers:
+        with self._working():
+            while waiting or self._n_running():
                 if self._is_over():
                     waiting.clear()
-                while waiting and len(self._workers) < self._size:
+                while waiting and self._n_running() < self._size:
                     task = waiting.pop(0)
                     if on_start is not None:
                         on_start(task)
-                    self._workers.append(self._start(task))
-                for worker in [*self._workers]:
-                    code = worker.process.poll()
-                    worker.records.read()
-                    if code is None:
-                        self._enforce_limits(worker)
-                        continue
-                    self._workers.remove(worker)
-                    worker.close()
-                    if on_end(worker.task, _outcome(worker, code)):
-                        waiting.insert(0, worker.task)
-                time.sleep(_POLL)
-        finally:
-            self._stop()
+                    self._start(task)
+                for task, outcome in self._ended():
+                    if on_end(task, outcome):
+                        waiting.insert(0, task)
 
     def _is_over(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
-    def _start(self, task: Task) -> _Worker:
+    @abstractmethod
+    def _working(self) -> AbstractContextManager[None]:
+        """Within the block workers may be started; at its end those that still run are interrupted and waited for."""
+
+    @abstractmethod
+    def _n_running(self) -> int:
+        """How many workers run."""
+
+    @abstractmethod
+    def _start(self, task: Task) -> None:
+        """Start a worker."""
+
+    @abstractmethod
+    def _ended(self) -> Iterator[tuple[Task, Outcome]]:
+        """Look at the workers once: those that have ended, which no longer count as running. Then wait a moment."""
+
+
+class Pool(WorkerPool):
+    """Worker processes of this machine.
+
+    Args:
+        module, size, deadline: see :class:`WorkerPool`.
+        threads: of a worker, unless ``OMP_NUM_THREADS`` is set.
+        own: what workers import, see :func:`recgraph.imports.orders`; None: what this process has imported.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        size: int,
+        threads: int,
+        deadline: float | None = None,
+        own: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(module, size, threads, deadline)
+        self._own = own
+        self._workers: list[_Worker] = []
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._stop()
+
+    def _n_running(self) -> int:
+        return len(self._workers)
+
+    def _ended(self) -> Iterator[tuple[Task, Outcome]]:
+        for worker in [*self._workers]:
+            code = worker.process.poll()
+            worker.records.read()
+            if code is None:
+                self._enforce_limits(worker)
+                continue
+            self._workers.remove(worker)
+            worker.close()
+            yield worker.task, _outcome(worker, code)
+        time.sleep(_POLL)
+
+    def _start(self, task: Task) -> None:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         error = _error_file(task)
         error.unlink(missing_ok=True)
@@ -172,7 +214,8 @@ class Pool:
             process.stdin.close()
         except BrokenPipeError:  # it died at once; its exit code says how
             pass
-        return _Worker(task, process, log, records, None if task.seconds is None else time.monotonic() + task.seconds)
+        ends = None if task.seconds is None else time.monotonic() + task.seconds
+        self._workers.append(_Worker(task, process, log, records, ends))
 
     def _enforce_limits(self, worker: _Worker) -> None:
         """Interrupt a worker whose time is over, and kill it when the time to save is over, too."""

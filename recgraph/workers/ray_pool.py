@@ -1,4 +1,4 @@
-"""A pool of worker processes on the machines of a Ray cluster, with the interface of the pool of this machine.
+"""A pool of worker processes on the machines of a Ray cluster.
 
 Each task is a Ray task that runs :class:`recgraph.workers.pool.Pool` for it where it is placed: the worker is the same
 process, with the same orders, and ends in the same ways. What it works on lies in a folder that the machines share.
@@ -6,12 +6,12 @@ process, with the same orders, and ends in the same ways. What it works on lies 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from typing import Any, Self
 from recgraph import imports
 from recgraph.engine import Engine
 from recgraph.workers.engines import Ray, deaths
-from recgraph.workers.pool import TO_SAVE, Outcome, Pool, Task
+from recgraph.workers.pool import TO_SAVE, Outcome, Pool, Task, WorkerPool
 
 __all__ = ["RayPool", "pool_on", "workers_on"]
 
@@ -42,10 +42,8 @@ def workers_on(engine: Engine | None, workers: int | None) -> int:
     return workers or (engine.size if isinstance(engine, Ray) else 1)
 
 
-def pool_on(
-    engine: Engine | None, module: str, size: int, threads: int, deadline: float | None = None
-) -> Pool | RayPool:
-    """The pool of an engine: of this machine, unless it is Ray; see :class:`recgraph.workers.pool.Pool`."""
+def pool_on(engine: Engine | None, module: str, size: int, threads: int, deadline: float | None = None) -> WorkerPool:
+    """The pool of an engine: of this machine, unless it is Ray; see :class:`recgraph.workers.pool.WorkerPool`."""
     if isinstance(engine, Ray):
         return RayPool(engine, module, size, threads, deadline)
     return Pool(module, size, threads, deadline)
@@ -65,81 +63,70 @@ class _Place:
         return cls(str(Path.cwd()), ours, imports.orders())
 
 
-class RayPool:
-    """Worker processes on a cluster.
+class RayPool(WorkerPool):
+    """Worker processes on a cluster. A task whose machine is lost is one whose worker was killed.
 
     Args:
         engine: the cluster.
-        module, size, threads, deadline: see :class:`recgraph.workers.pool.Pool`; each task reserves ``threads`` cores.
+        module, size, threads, deadline: see :class:`recgraph.workers.pool.WorkerPool`; each task reserves ``threads``
+            cores.
     """
 
     def __init__(self, engine: Ray, module: str, size: int, threads: int, deadline: float | None = None) -> None:
-        self._engine, self._module, self._size, self._threads = engine, module, size, threads
-        self._deadline = deadline
+        super().__init__(module, size, threads, deadline)
+        self._engine = engine
         self._running: dict[Any, Task] = {}
+        self._cancelled = 0.0
 
-    def run(
-        self,
-        tasks: Sequence[Task],
-        on_end: Callable[[Task, Outcome], bool],
-        on_start: Callable[[Task], None] | None = None,
-    ) -> None:
-        """See :meth:`recgraph.workers.pool.Pool.run`. A task whose machine is lost is one whose worker was killed."""
-        ray = self._engine.connected()
-        start, place = self._engine.starter(_work, self._threads), _Place.here()
-        with _Interrupts() as interrupts:
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._ray, self._place = self._engine.connected(), _Place.here()
+        self._submit = self._engine.starter(_work, self._threads)
+        with _Interrupts() as self._interrupts:
             try:
-                self._run(ray, start, place, list(tasks), on_end, on_start, interrupts)
+                yield
             finally:
-                self._stop(ray, interrupts)
+                self._stop()
 
-    def _run(
-        self,
-        ray: Any,
-        start: Callable[..., Any],
-        place: _Place,
-        waiting: list[Task],
-        on_end: Callable[[Task, Outcome], bool],
-        on_start: Callable[[Task], None] | None,
-        interrupts: _Interrupts,
-    ) -> None:
-        asked = 0.0
-        while waiting or self._running:
-            if interrupts.count:
-                raise KeyboardInterrupt
-            is_over = self._deadline is not None and time.monotonic() >= self._deadline
-            if is_over:
-                waiting.clear()
-                if time.monotonic() - asked > _AGAIN:
-                    asked = time.monotonic()
-                    self._cancel(ray)
-            while waiting and len(self._running) < self._size:
-                task = waiting.pop(0)
-                if on_start is not None:
-                    on_start(task)
-                self._running[start(place, self._module, task, self._threads)] = task
-            if not self._running:
-                return
-            for done in ray.wait([*self._running], num_returns=1, timeout=_POLL)[0]:
-                task = self._running.pop(done)
-                if on_end(task, _outcome(ray, done)):
-                    waiting.insert(0, task)
+    def _is_over(self) -> bool:
+        if self._interrupts.count:
+            raise KeyboardInterrupt
+        return super()._is_over()
 
-    def _cancel(self, ray: Any) -> None:
-        for running in self._running:
-            ray.cancel(running)
+    def _n_running(self) -> int:
+        return len(self._running)
 
-    def _stop(self, ray: Any, interrupts: _Interrupts) -> None:
+    def _start(self, task: Task) -> None:
+        self._running[self._submit(self._place, self._module, task, self._threads)] = task
+
+    def _ended(self) -> Iterator[tuple[Task, Outcome]]:
+        if self._is_over():
+            self._cancel()
+        if self._running:
+            for done in self._wait(1):
+                yield self._running.pop(done), _outcome(self._ray, done)
+
+    def _wait(self, n: int) -> list[Any]:
+        """Wait a moment until ``n`` have ended; those that have."""
+        ended: list[Any] = self._ray.wait([*self._running], num_returns=n, timeout=_POLL)[0]
+        return ended
+
+    def _cancel(self) -> None:
+        """Ask what runs to end, if that was not asked just now."""
+        if time.monotonic() - self._cancelled > _AGAIN:
+            self._cancelled = time.monotonic()
+            for running in self._running:
+                self._ray.cancel(running)
+
+    def _stop(self) -> None:
         """Interrupt what still runs and wait until it has saved; a second Ctrl-C ends it at once."""
-        before, asked, until = interrupts.count, 0.0, time.monotonic() + TO_SAVE + _TO_CANCEL
-        while self._running and time.monotonic() < until and interrupts.count <= before:
-            if time.monotonic() - asked > _AGAIN:
-                asked = time.monotonic()
-                self._cancel(ray)
-            for done in ray.wait([*self._running], num_returns=len(self._running), timeout=_POLL)[0]:
+        before, until = self._interrupts.count, time.monotonic() + TO_SAVE + _TO_CANCEL
+        while self._running and time.monotonic() < until and self._interrupts.count <= before:
+            self._cancel()
+            for done in self._wait(len(self._running)):
                 del self._running[done]
         for left in self._running:  # its worker sees that it is alone, saves and ends
-            ray.cancel(left, force=True)
+            self._ray.cancel(left, force=True)
         self._running.clear()
 
 
@@ -201,7 +188,7 @@ def _work(place: _Place, module: str, task: Task, threads: int) -> Outcome:
     os.environ.update(place.environment)
     pool = _Stoppable(module, 1, threads, own=place.own)
     # relative paths of the orders count from there, as they do in a worker of the same machine
-    there = contextlib.chdir(place.folder) if Path(place.folder).is_dir() else contextlib.nullcontext()
+    there = chdir(place.folder) if Path(place.folder).is_dir() else nullcontext()
     # Ray ends a task by this signal, at any line
     before = signal.signal(signal.SIGINT, pool.ask)
     try:

@@ -1,4 +1,4 @@
-"""A pool of worker processes: how each may end, and that none is left."""
+"""Pools of worker processes, of this machine and on a Ray cluster: how each worker may end, and that none is left."""
 
 from __future__ import annotations
 
@@ -6,12 +6,53 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from recgraph.workers.pool import Outcome, Pool, Task
+from recgraph.workers.engines import Ray
+from recgraph.workers.pool import Outcome, Pool, Task, WorkerPool
+from recgraph.workers.ray_pool import RayPool, workers_on
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of pool.
+
+    Attributes:
+        pool: of a size, with a deadline.
+        left: the workers that still run.
+        seconds: within which a first worker has been started.
+    """
+
+    pool: Callable[..., WorkerPool]
+    left: Callable[[], list[int]]
+    seconds: float
+
+
+def children_left() -> list[int]:
+    return [child.pid for child in psutil.Process().children() if "small_worker" in child.cmdline()]
+
+
+def workers_left() -> list[int]:
+    """Those of a cluster are no children of this process."""
+    return [
+        each.pid
+        for each in psutil.process_iter(["cmdline"])
+        if each.info["cmdline"] and each.info["cmdline"][-1] == "small_worker" and each.status() != "zombie"
+    ]
+
+
+@pytest.fixture(params=["local", "ray"])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    if request.param == "local":
+        return Kind(partial(Pool, "small_worker", threads=1), children_left, 0.5)
+    request.getfixturevalue("ray_cluster")
+    return Kind(partial(RayPool, Ray(), "small_worker", threads=1), workers_left, 3)
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +65,7 @@ def task(folder: Path, act: str, seconds: float | None = None) -> Task:
     return Task(act, {"act": act, "mark": str(folder / f"{act}.mark")}, folder / f"{act}.log", seconds)
 
 
-def test_every_end_is_reported_and_a_killed_worker_is_started_again(tmp_path: Path) -> None:
+def test_every_end_is_reported_and_a_killed_worker_is_started_again(kind: Kind, tmp_path: Path) -> None:
     ends: list[tuple[str, Outcome]] = []
 
     def ended(done: Task, outcome: Outcome) -> bool:
@@ -32,7 +73,7 @@ def test_every_end_is_reported_and_a_killed_worker_is_started_again(tmp_path: Pa
         return outcome.status == "killed"
 
     tasks = [task(tmp_path, "do"), task(tmp_path, "fail"), task(tmp_path, "die once"), task(tmp_path, "sleep", 0.1)]
-    Pool("small_worker", 2, threads=1).run(tasks, ended)
+    kind.pool(size=2).run(tasks, ended)
     assert sorted((name, outcome.status) for name, outcome in ends) == [
         ("die once", "done"),
         ("die once", "killed"),
@@ -46,16 +87,17 @@ def test_every_end_is_reported_and_a_killed_worker_is_started_again(tmp_path: Pa
     assert "it cannot be" in (tmp_path / "fail.log").read_text()
 
 
-def test_nothing_is_started_after_the_deadline(tmp_path: Path) -> None:
+def test_what_runs_at_the_deadline_is_interrupted_and_nothing_more_is_started(kind: Kind, tmp_path: Path) -> None:
     ends: list[str] = []
-    pool = Pool("small_worker", 1, threads=1, deadline=time.monotonic() + 0.5)
-    pool.run([task(tmp_path, "sleep"), task(tmp_path, "do")], lambda _, outcome: bool(ends.append(outcome.status)))
-    assert len(ends) == 1
+    pool = kind.pool(size=1, deadline=time.monotonic() + kind.seconds)
+    pool.run([task(tmp_path, "sleep", 60), task(tmp_path, "do")], lambda _, outcome: bool(ends.append(outcome.status)))
+    assert ends == ["interrupted"]
     assert not (tmp_path / "do.log").exists()
+    assert not kind.left()
 
 
 @pytest.mark.parametrize("how", ["Ctrl-C", "error"])
-def test_no_worker_is_left(how: str, tmp_path: Path) -> None:
+def test_no_worker_is_left(how: str, kind: Kind, tmp_path: Path) -> None:
     mark = tmp_path / "sleep.mark"
 
     def interrupt() -> None:
@@ -66,11 +108,41 @@ def test_no_worker_is_left(how: str, tmp_path: Path) -> None:
     def ended(_: Task, outcome: Outcome) -> bool:
         raise RuntimeError(outcome.status)
 
-    tasks = [task(tmp_path, "sleep")]
+    tasks = [task(tmp_path, "sleep", 60)]
     if how == "Ctrl-C":
         threading.Thread(target=interrupt, daemon=True).start()
     else:
         tasks.append(task(tmp_path, "do"))
     with pytest.raises(KeyboardInterrupt if how == "Ctrl-C" else RuntimeError):
-        Pool("small_worker", 2, threads=1).run(tasks, ended)
-    assert not [child for child in psutil.Process().children() if "small_worker" in child.cmdline()]
+        kind.pool(size=2).run(tasks, ended)
+    assert not kind.left()
+
+
+def test_a_ray_worker_that_is_killed_is_a_worker_that_was_killed(ray_cluster: None, tmp_path: Path) -> None:
+    """The process that it had started sees that it is alone, and ends."""
+    ends: list[str] = []
+    mark = tmp_path / "sleep.mark"
+
+    def kill() -> None:
+        while not mark.exists():
+            time.sleep(0.01)
+        (worker,) = (each for each in psutil.process_iter(["cmdline"]) if each.info["cmdline"][-1:] == ["small_worker"])
+        worker.parent().kill()
+
+    def ended(done: Task, outcome: Outcome) -> bool:
+        ends.append(outcome.status)
+        return False
+
+    threading.Thread(target=kill, daemon=True).start()
+    RayPool(Ray(), "small_worker", 1, threads=1).run([task(tmp_path, "sleep", 60)], ended)
+    assert ends == ["killed"]
+    until = time.monotonic() + 10
+    while workers_left() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not workers_left()
+
+
+def test_the_number_of_workers(ray_cluster: None) -> None:
+    assert [workers_on(None, None), workers_on(None, 3), workers_on(Ray(), None), workers_on(Ray(), 1)] == [1, 3, 2, 1]
+    with pytest.raises(ValueError, match="workers = 0 must be at least 1"):
+        workers_on(None, 0)
