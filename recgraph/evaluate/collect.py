@@ -111,19 +111,18 @@ class _Pass:
             for name, lists in batch.lists.items():
                 kept[name].add(batch.index, lists, batch.relevant_ranks.get(name), self.truth)
 
+    def shares(self, kept: Mapping[str, Kept], ranks: Ranks) -> dict[str, Share]:
+        """Rank for a share of the users; name of a ranking -> what is kept of them."""
+        self.rank(kept, ranks)
+        return {name: each.share() for name, each in kept.items()}
+
     def ranked_by_all(self) -> dict[str, Kept]:
         """What is kept of every user, where each connected process ranks for its share."""
         kept, ranks = self.room(), Ranks.here()
-
-        def rank_share() -> dict[str, Share]:
+        if ranks.count == 1:
             self.rank(kept, ranks)
-            return {name: each.share() for name, each in kept.items()} if ranks.count > 1 else {}
-
-        shares = of_all(rank_share)
-        for name, each in kept.items():
-            if ranks.count > 1:
-                each.take_in([share[name] for share in shares])
-        return kept
+            return kept
+        return _taken_in(kept, of_all(lambda: self.shares(kept, ranks)))
 
     def ranked_on(self, engine: Engine) -> dict[str, Kept]:
         """The same, where an engine ranks for the shares."""
@@ -132,13 +131,14 @@ class _Pass:
         n = min(_SHARES * engine.size, -(-len(self.cases) // GROUP))
         pieces = (Piece(f"ranking share {index + 1} of {n} of the users", Ranks(index, n)) for index in range(n))
         shares = [*engine.map(_share_of, pieces, self)]
-        kept = self.room()
-        for name, each in kept.items():
-            each.take_in([share[name] for share in shares])
-        return kept
+        return _taken_in(self.room(), shares)
 
 
 def _share_of(one_pass: _Pass, ranks: Ranks) -> dict[str, Share]:
-    kept = one_pass.room()
-    one_pass.rank(kept, ranks)
-    return {name: each.share() for name, each in kept.items()}
+    return one_pass.shares(one_pass.room(), ranks)
+
+
+def _taken_in(kept: dict[str, Kept], shares: Sequence[Mapping[str, Share]]) -> dict[str, Kept]:
+    for name, each in kept.items():
+        each.take_in([share[name] for share in shares])
+    return kept

@@ -207,8 +207,8 @@ def rank(
         batch_size: users whose lists are handed out together, rounded up to a multiple of 256, the groups in
             which the model is always called: it bounds memory and does not alter results.
         targets: the relevant items, where their ranks are wanted, and the users' own candidates.
-        ranks: of several processes, which one this is: it ranks for its share of the groups, every so-manieth. The
-            groups are those of one process, so that no score's rounding depends on the number of processes.
+        ranks: which of how many processes this is: of ``n`` processes each ranks every ``n``-th group. The groups are
+            those of one process, so that no score's rounding depends on the number of processes. None: there is one.
 
     Groups are ranked by as many threads as torch computes with, each alone, where :func:`ranking_threads` allows for
     it; lists and scores are those of one thread.

@@ -112,8 +112,8 @@ def tune(
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
     if objective is None:
         metrics = tuple(objectives.canonical(name) for name in metrics)
-    if n_trials < 1 or (workers is not None and workers < 1):
-        raise ConfigError(f"n_trials = {n_trials} and workers = {workers} must be at least 1")
+    if n_trials < 1:
+        raise ConfigError(f"n_trials = {n_trials} must be at least 1")
     folder = Path(out).resolve() if out is not None else None
     several = len(metrics) > 1
     plan = Plan(

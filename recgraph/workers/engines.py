@@ -1,7 +1,7 @@
 """Engines by name: ``"local"`` is this process, ``"ray"`` a Ray cluster (of this machine, where there is no other).
 
 The same call runs on both: what is divided into pieces is given an :class:`recgraph.engine.Engine`; boards and studies
-start their worker processes in a pool of its.
+start their worker processes in the engine's pool (:mod:`recgraph.workers.ray_pool`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _SCHEME = "ray://"
 #: pieces that are begun ahead of the one whose result is wanted next, for each worker
 _AHEAD = 2
-# how long pieces that are cancelled have to end
+#: seconds that pieces have to end when they are cancelled
 _END_SECONDS = 60
 
 
@@ -128,11 +128,15 @@ class Ray:
         known: dict[int, tuple[Piece[T], int]] = {}  # number -> the piece, and how often its worker died
         results: dict[int, R] = {}
         given = 0
+
+        def begin(number: int, piece: Piece[T], n_deaths: int) -> None:
+            known[number] = piece, n_deaths
+            running[submit(orders, held, self.config.threads, [ray.put(piece.value)])] = number
+
         try:
             while True:
                 for number, piece in itertools.islice(waiting, max(0, window - len(running) - len(results))):
-                    known[number] = piece, 0
-                    running[submit(orders, held, self.config.threads, [ray.put(piece.value)])] = number
+                    begin(number, piece, 0)
                 if not running and not results:
                     return
                 while given in results:
@@ -157,8 +161,7 @@ class Ray:
                                 "have run out of memory: take smaller pieces or fewer workers, or set memory_mib"
                             ) from error
                         _log.warning("task %s: its worker died (%s); done again", piece.name, type(error).__name__)
-                        known[number] = piece, n_deaths + 1
-                        running[submit(orders, held, self.config.threads, [ray.put(piece.value)])] = number
+                        begin(number, piece, n_deaths + 1)
         finally:
             for left in running:
                 ray.cancel(left)
@@ -219,7 +222,7 @@ def _unpacked(content: Any) -> Any:
     return torch.from_numpy(content.copy(order="K"))
 
 
-#: in a worker: what the pieces of the last map share, by its reference, so that it is unpacked once
+#: in a worker: the reference of what the pieces of the last map share -> what it holds, so that it is unpacked once
 _shared: dict[Any, tuple[Callable[[Any, Any], Any], Any]] = {}
 
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from recgraph import imports
+from recgraph.config import ConfigError
 from recgraph.engine import Engine
 from recgraph.workers.engines import Ray, deaths
 from recgraph.workers.pool import TO_SAVE, Outcome, Pool, Task, WorkerPool
@@ -38,7 +39,7 @@ def workers_on(engine: Engine | None, workers: int | None) -> int:
         ValueError: below 1.
     """
     if workers is not None and workers < 1:
-        raise ValueError(f"workers = {workers} must be at least 1")
+        raise ConfigError(f"workers = {workers} must be at least 1")
     return workers or (engine.size if isinstance(engine, Ray) else 1)
 
 

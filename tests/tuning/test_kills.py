@@ -210,11 +210,7 @@ def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_backg
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     ) as worker:
         assert worker.stdin is not None
-        worker.stdin.write(
-            json.dumps(
-                {**orders, "own": imports.orders(), "parent": os.getpid(), "error": f"{tmp_path}/error"}
-            ).encode()
-        )
+        worker.stdin.write(json.dumps({**orders, "parent": os.getpid(), "error": f"{tmp_path}/error"}).encode())
         worker.stdin.close()
         until = time.monotonic() + 120
         while not (tmp_path / "study.journal.flock").exists():  # it has asked for a trial
