@@ -1,8 +1,8 @@
 """Stages of a log, from its file to recommendations, on generated logs (experiments/bench/power_law.py).
 
-Sizes are interactions; users, items and all else grow in proportion. What is a matter of items alone is measured on
-items. Trainings are measured on some of an epoch's steps; LightGCN, each step of which goes over the whole graph, takes
-a hundredth of the interactions as a batch, so that an epoch has as many steps at every size.
+Sizes are interactions; users, items and all else grow in proportion. The sizes of stages that depend on the catalogue
+alone are items. Trainings are measured on some of an epoch's steps; LightGCN, each step of which goes over the whole
+graph, takes a hundredth of the interactions as a batch, so that an epoch has as many steps at every size.
 """
 
 from __future__ import annotations
@@ -122,8 +122,6 @@ def _training(name: str, settings: dict[str, Any], part: Any, batch_size: int, s
     from recgraph.train.config import TrainConfig
 
     model = registry.load("model", name)(**settings)
-    if model.reads_graph:
-        raise ValueError(f"{name} reads a graph; this stage trains on a log alone")
     model.build(Space(n_users=part.n_users, n_items=part.n_items), seed=0)
     generators = Generators(0)
     batches = NextBatches(model.batches(part, batch_size, generators), contrastive=False)
@@ -155,7 +153,7 @@ def _some_steps(training: _Training) -> float:
 
 
 def _item_model(n_items: int) -> Any:
-    """A model whose users and items are random vectors; a hundred items a user's neighbourhood would have."""
+    """A model that is not trained: the vectors of users and items are random."""
     import faiss  # noqa: F401, imported before the clock starts
 
     from recgraph import registry
@@ -199,7 +197,7 @@ def _rank(ranking: Callable[[], None]) -> None:
 
 
 def _recommender(rows: int) -> Any:
-    """A recommender with an index over its items, and some users: the first ones of a log are its busiest."""
+    """A recommender with an index over its items, and users at random, as the first ones of a log are its busiest."""
     from recgraph import registry
     from recgraph.models.base import Space
     from recgraph.serve.recommender import Recommender

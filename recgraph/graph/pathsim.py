@@ -206,9 +206,10 @@ def pathsim_top_k(
 ) -> Csr:
     """Each row's k most similar columns, with their counts; ties by :data:`recgraph.sparse.top_k.TIE_RULE`.
 
-    Costs the square of each middle node's entries, or with ``hub_cap`` no more than that many for each entry: hubs are
-    divided as :func:`recgraph.sparse.hubs.split_hubs` says, always in the same way. Counts and similarities are then
-    those of the paths that are left; the diagonal, what a node has in common with itself, is as it was.
+    Costs the square of each middle node's entries, or with ``hub_cap`` at most that many pairs for each entry of the
+    first matrix: hubs are divided as :func:`recgraph.sparse.hubs.split_hubs` says, always in the same way. Counts and
+    similarities are then those of the paths that are left; the diagonal, the paths from a node back to it, keeps its
+    values.
 
     Args:
         parts: one or two matrices whose product, [N, N], holds the counts.

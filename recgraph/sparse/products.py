@@ -37,6 +37,8 @@ _PIECES = 4
 _SPARSE = 1 / 16
 # A block that is sorted may have more cells, as none are made, but no more pairs than a cache holds.
 _MAX_SORTED = 1 << 16
+# In rows of fewer columns than so many times k torch's topk takes another algorithm, which keeps others among equals.
+_PARTIAL = 64
 
 
 def n_pairs(a: Csr, b: Csr) -> Tensor:
@@ -154,7 +156,7 @@ def _check_inner(a: Csr, b: Csr) -> None:
 
 
 def _before(pairs: Tensor) -> list[int]:
-    """The pairs of all rows before each, and of all."""
+    """For each row the pairs of all rows before it, and last those of all rows."""
     return torch.cat([pairs.new_zeros(1), torch.cumsum(pairs, 0)]).tolist()
 
 
@@ -246,7 +248,7 @@ def distinct(rows: Ragged, n_columns: int) -> Ragged:
 def co_occurrence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
     """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows.
 
-    Costs the sum of squared row lengths and the n_columns squared cells; memory is bounded by the blocks.
+    Costs the sum of squared row lengths and n_columns squared cells; memory is bounded by the blocks.
 
     Args:
         rows: R rows of distinct columns (see :func:`distinct`).
@@ -330,16 +332,15 @@ def neighbours(
     return index, similarity
 
 
-# torch's topk selects otherwise, and other ones of equal values, where rows are shorter than so many times k
-_PARTIAL = 64
-
-
 def _top_of_sparse(scores: Csr, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What ``topk(k)`` of the dense rows of weights >= 0 gives, equal ones included: [b] rows, values and columns.
+    """What ``topk(k)`` gives of the dense rows, whose weights are at least 0, with the same choice among equal ones.
 
-    On the host torch walks a row of 64 k columns or more with the best k so far, to begin with the first k columns; a
-    0 further on takes no place from these. So the first k columns and the entries after them are a row that it treats
-    alike, if it is as long as that.
+    On the host torch scans a row of 64 k columns or more and keeps the best k so far, which are the first k columns to
+    begin with; a 0 further on replaces none of these. So the result is that of a shorter row: the first k columns, the
+    entries after them, and zeros up to 64 k columns.
+
+    Yields:
+        [b] rows, and of each the values [b, k] and columns [b, k].
     """
     late = scores.select(scores.indices >= k)
     order = torch.argsort(late.degrees, descending=True, stable=True)
