@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recgraph.blocks import refuse_second_derivative
+from recgraph.launcher import is_first_launched, is_launched, local_rank
 
 __all__ = [
     "WHOLE",
@@ -34,7 +35,6 @@ __all__ = [
     "first_value",
     "gathered",
     "is_first",
-    "is_launched",
     "is_told",
     "of_all",
     "seconds_to_wait",
@@ -43,11 +43,6 @@ __all__ = [
 
 T = TypeVar("T")
 _TIMEOUT = "RECGRAPH_RANKS_TIMEOUT"
-
-
-def is_launched() -> bool:
-    """Whether a launcher started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
 
 
 def seconds_to_wait() -> float:
@@ -79,7 +74,7 @@ def connect() -> None:
         return
     backend = "gloo"
     if torch.cuda.is_available() and dist.is_nccl_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, timeout=timedelta(seconds=seconds_to_wait()))
     atexit.register(_disconnect)
@@ -91,10 +86,8 @@ def _disconnect() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process writes, of those that a launcher started together; before they are connected, too."""
-    if _is_connected():
-        return dist.get_rank() == 0
-    return not (is_launched() or "LOCAL_RANK" in os.environ) or int(os.environ.get("RANK", 0)) == 0
+    """Whether this process is the one that writes; processes that are not connected yet know it from the launcher."""
+    return dist.get_rank() == 0 if _is_connected() else is_first_launched()
 
 
 def _is_connected() -> bool:

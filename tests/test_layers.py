@@ -23,6 +23,7 @@ OPEN = {
     "config",
     "engine",
     "imports",
+    "launcher",
     "memory",
     "notebook",
     "ranks",
@@ -41,9 +42,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "engine": set(),
     "imports": {"registry"},
+    "launcher": set(),
     "memory": set(),
     "notebook": set(),
-    "ranks": {"blocks"},
+    "ranks": {"blocks", "launcher"},
     "registry": {"config"},
     "rng": {"ranks"},
     "rows": {"blocks", "shards"},
@@ -282,8 +284,9 @@ def test_optional_packages_are_imported_lazily() -> None:
     assert [e.where for e in edges() if not e.own and e.target in LAZY and not e.lazy] == []
 
 
-def test_the_config_and_the_registry_do_not_need_torch() -> None:
-    assert [e.where for e in edges() if e.source in ("__init__", "config", "registry") and e.target == "torch"] == []
+def test_the_config_the_registry_and_the_launcher_do_not_need_torch() -> None:
+    light = ("__init__", "config", "registry", "launcher")
+    assert [e.where for e in edges() if e.source in light and e.target == "torch"] == []
 
 
 def test_third_party_packages_are_declared() -> None:

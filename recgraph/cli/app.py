@@ -11,9 +11,10 @@ from recgraph import __version__
 from recgraph.cli import about, evaluation, inspect, leaderboard, plot, recommend, serve, training, update
 from recgraph.cli.data_options import DatasetArgument, takes_data
 from recgraph.cli.output import describe
-from recgraph.cli.ranks import alongside, check_command, is_first, is_silent, join, of_rank
+from recgraph.cli.ranks import alongside, check_command, is_silent, join, of_rank
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, share_options, tell_error
 from recgraph.imports import import_all
+from recgraph.launcher import is_first_launched
 
 
 class Commands(TyperGroup):
@@ -118,7 +119,7 @@ def _root(
 ) -> None:
     """Graph and sequential recommendation on one contrastive core."""
     check_command(context.invoked_subcommand)
-    watch = Watch(is_mute=not is_first())
+    watch = Watch(is_mute=not is_first_launched())
     context.call_on_close(watch.close)
     watch.ask(verbose, quiet, log_file)
     join(context)

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from recgraph.cli.output import FAILURE
+from recgraph.launcher import is_first_launched, is_launched
 
-__all__ = ["alongside", "check_command", "is_first", "is_silent", "join", "of_rank"]
+__all__ = ["alongside", "check_command", "is_silent", "join", "of_rank"]
 
-#: commands that several processes run together, and what to do instead of starting others so
+#: commands that several processes can run together, and how others are started instead
 _TOGETHER = ("train", "evaluate", "update")
 _INSTEAD = {
     "tune": "start it without a launcher; --workers N starts processes of its own",
@@ -24,23 +25,13 @@ _INSTEAD = {
 _TO_SPEAK = 2.0
 
 
-def _is_launched() -> bool:
-    # as recgraph.ranks has it, which imports torch
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
-
-
-def is_first() -> bool:
-    """Whether this process speaks for the others that a launcher started with it."""
-    return not _is_launched() or os.environ["RANK"] == "0"
-
-
 def check_command(name: str | None) -> None:
     """Refuse a command that several processes cannot run together.
 
     Raises:
         ValueError: says how to start it.
     """
-    if _is_launched() and name is not None and name not in _TOGETHER:
+    if is_launched() and name is not None and name not in _TOGETHER:
         raise ValueError(
             f"`recgraph {name}` runs in one process, and a launcher has started {os.environ['WORLD_SIZE']} "
             f"(WORLD_SIZE): {_INSTEAD.get(name, 'start it without a launcher')}; those that run on several are "
@@ -53,14 +44,14 @@ def alongside(context: Any) -> Iterator[None]:
     """The block in which a command runs; of several processes the first alone prints."""
     with contextlib.ExitStack() as stack:
         context.obj = stack
-        if not is_first():
+        if not is_first_launched():
             stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
         yield
 
 
 def join(context: Any) -> None:
     """Connect the processes of a command until it ends; where one fails, all end and say why."""
-    if _is_launched():
+    if is_launched():
         from recgraph.workers.together import together
 
         context.obj.enter_context(together())
@@ -68,21 +59,22 @@ def join(context: Any) -> None:
 
 def is_silent(error: BaseException) -> bool:
     """Whether another process tells of the error."""
-    if not _is_launched():
+    if not is_launched():
         return False
     from recgraph.ranks import Ranks
     from recgraph.workers.together import is_mine_to_tell
 
     if Ranks.here().count > 1:
         return not is_mine_to_tell(error)
-    if not is_first():
-        time.sleep(_TO_SPEAK)
-    return not is_first()
+    if is_first_launched():
+        return False
+    time.sleep(_TO_SPEAK)
+    return True
 
 
 def of_rank(message: str, error: BaseException, code: int) -> str:
     """The message of an error; one of this process alone gets its rank and, where it is unforeseen, the traceback."""
-    if not _is_launched():
+    if not is_launched():
         return message
     from recgraph.ranks import Ranks
     from recgraph.workers.together import RankLost, is_lone

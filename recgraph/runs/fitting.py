@@ -281,7 +281,7 @@ def _trainer(
         )
     elif goes_on and not resumed:
         _log.warning("%s has no checkpoint to go on from; the training begins again", folder)
-    if accelerator.is_main_process:
+    if is_first():
         past, may_stop = (trainer.progress.history if resumed else []), config.patience is not None
         if config.track is not None:
             # first, so that it has each epoch that another one ends the training after

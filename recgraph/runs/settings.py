@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -14,6 +14,7 @@ from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
 from recgraph.data.reading import LogFile, Reading, is_data_path
 from recgraph.data.split import Split
 from recgraph.evaluate.node_probe import ProbeConfig
+from recgraph.launcher import local_rank
 from recgraph.ranks import Ranks, of_all
 
 __all__ = ["DataConfig", "ProbeSettings", "prepare_once", "probe_of"]
@@ -37,14 +38,14 @@ def prepare_once(dataset: str) -> None:
     ranks = Ranks.here()
     if ranks.count == 1 or is_data_path(dataset):
         return
-    turn = 0 if ranks.is_first else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2
-    for each in range(2):
+    own_turn = 0 if ranks.is_first else 1 if local_rank() == 0 else 2
 
-        def prepare(mine: bool = each == turn) -> None:
-            if mine:
-                get(dataset)
+    def prepare(turn: int) -> None:
+        if turn == own_turn:
+            get(dataset)
 
-        of_all(prepare)
+    for turn in range(2):
+        of_all(partial(prepare, turn))
 
 
 class DataConfig(Config):
