@@ -58,7 +58,7 @@ class Sharding:
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of :meth:`state`."""
-        rest = {name: value for name, value in state.items() if name not in self.tables}
+        rest = self.rest(state)
         if not self.tables:
             self.model.load_state_dict(rest)
             return

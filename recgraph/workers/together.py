@@ -151,7 +151,7 @@ def _call_the_roll(error: BaseException, ranks: Ranks, kept: Callable[[], object
     if here.is_cause:
         alike = all(answer == here for answer in answers.values())
         return _marked(error, 0 if alike else ranks.index, lone=not alike)
-    failed = [rank for rank, answer in answers.items() if answer is not None and answer.is_cause]
+    failed = {rank: answer.what for rank, answer in answers.items() if answer is not None and answer.is_cause}
     silent = [rank for rank, answer in answers.items() if answer is None]
     teller = min(rank for rank, answer in {**answers, ranks.index: here}.items() if answer and not answer.is_cause)
     last = kept() if kept is not None else None
@@ -161,7 +161,7 @@ def _call_the_roll(error: BaseException, ranks: Ranks, kept: Callable[[], object
         if isinstance(error, _Asked):
             return _marked(_Asked(f"{error}{more}"), teller)
         return _marked(RankLost(f"the connection of the {ranks.count} ranks broke: {error}{more}"), teller)
-    said = [f"rank {rank} ended with {_first_line(_what(answers[rank]))}" for rank in failed]
+    said = [f"rank {rank} ended with {what.splitlines()[0]}" for rank, what in failed.items()]
     if silent and not failed:
         why = "is gone: it was killed (out of memory?), or its machine or network failed"
         if "timed out" in str(error).lower():
@@ -174,14 +174,6 @@ def _call_the_roll(error: BaseException, ranks: Ranks, kept: Callable[[], object
 def _marked(error: BaseException, teller: int, lone: bool = False) -> BaseException:
     setattr(error, _MARK, (teller, lone))
     return error
-
-
-def _what(answer: _Answer | None) -> str:
-    return "" if answer is None else answer.what
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0] if text else text
 
 
 def _is_of_network(error: BaseException) -> bool:
