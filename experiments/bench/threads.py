@@ -6,7 +6,8 @@ Each workload runs in a process of its own with one thread and with two (``OMP_N
 - ``wall``: of wall times; it means something only on a machine with two idle cores;
 - ``path``: one thread's CPU time by that of the longest chain of work with two. Where threads share each operation
   (training) that is the busiest thread; where a pool works and the caller waits (ranking, preparation) the caller and
-  half of the pool. It is an estimate of the wall ratio on idle cores that depends little on what else runs.
+  half of the pool. It depends little on what else runs, and leaves out handing over and waiting: on idle cores the
+  wall ratio is lower, except that of the preparation.
 """
 
 from __future__ import annotations
