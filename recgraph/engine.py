@@ -49,12 +49,12 @@ class Engine(Protocol):
 
         Args:
             function: of a module, so that other processes can import it.
-            pieces: read as they are needed; results wait for earlier ones, but no more than some a worker.
+            pieces: read as they are needed: a few for each worker are begun before an earlier one has its result.
             shared: what all pieces read; given to each worker once. Do not change it.
 
         Raises:
             TaskFailed: names the piece.
-            ValueError: that the function raised, whose message says what is wrong with what was asked; a note names the
+            ValueError: one that the function raised, which says what is wrong in what was asked for; a note names the
                 piece.
         """
 

@@ -43,7 +43,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 class MemoryLimitError(ValueError, MemoryError):
-    """The predicted peak is above the limit; says what would fit."""
+    """The predicted peak is above the limit; the message says what would fit."""
 
 
 def parse_size(size: str | int) -> int:

@@ -21,8 +21,8 @@ from recgraph.evaluate.select import BLOCK, NO_SCORE, RunningBest, SeenColumns, 
 from recgraph.rng import numpy_generator
 from recgraph.sparse.ragged import Ragged
 
-#: users whose scores are held at a time, on the host and on an accelerator: not more than a model is called for, as
-#: a tile that is not full costs as much as one that is
+#: users whose scores are held at a time, on the host and on an accelerator: not more than a model is called with, as
+#: a tile costs as much where some of its rows are empty
 TILE_ROWS = {"cpu": 128}
 ACCELERATOR_ROWS = 256
 #: columns of one matrix product

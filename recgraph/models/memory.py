@@ -1,7 +1,7 @@
-"""What models need of memory, by family; each says it by :meth:`recgraph.models.base.Model.memory_needs`.
+"""How much memory models need, by family, for their :meth:`recgraph.models.base.Model.memory_needs`.
 
-The numbers are upper estimates: what a step really takes is measured in ``tests/runs/test_memory_limit.py``, and lies
-below them. They count what is saved for the backward pass, tensor by tensor, in the layers of each family.
+The numbers are upper estimates: ``tests/runs/test_memory_limit.py`` measures what a process really takes, which is
+less. They count what is saved for the backward pass, tensor by tensor, in the layers of each family.
 """
 
 from __future__ import annotations

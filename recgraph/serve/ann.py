@@ -71,7 +71,8 @@ class AnnIndex:
         if not len(query):
             return Lists(torch.empty(0, k, dtype=torch.int64), torch.empty(0, k))
         lengths = torch.zeros(len(query), dtype=torch.int64) if seen is None else seen.lengths.to("cpu")
-        # users of similar histories together: one with thousands of items makes no other search for as many
+        # users with histories of similar length together: else a user with thousands of items would make the search of
+        # all others as long
         sizes = torch.where(lengths > 0, 2 ** lengths.clamp(min=1).double().log2().ceil().long(), 0)
         of_size = {size: torch.nonzero(sizes == size).flatten() for size in set(sizes.tolist())}
         groups = [

@@ -143,7 +143,7 @@ def _write_model(model: Model, folder: Path) -> dict[str, Any]:
 def _apart(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors of the host that share no memory, as those of tied weights do, which safetensors refuses.
 
-    What shares none is not copied: it may be half of what the machine has.
+    A tensor that shares none is not copied: it may take half of the machine's memory.
     """
     apart: dict[str, torch.Tensor] = {}
     taken: set[int] = set()

@@ -59,7 +59,7 @@ def answers(
 
     Args:
         owner: counts what is not known.
-        answer: of an owner to a part.
+        answer: gives an owner's answer to a part.
         batch_size: users of a part.
         engine: answers the parts; None: this process.
 

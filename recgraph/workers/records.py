@@ -41,7 +41,7 @@ class Inbox:
     def orders(self) -> dict[str, Any]:
         """What :func:`log_in_worker` has to know: the file, and the lowest level that is wanted here.
 
-        A logger may have a level of its own: of those that are shown although others are not.
+        ``levels`` has the loggers with a level of their own: a command may show the records of these alone.
         """
         known = logging.root.manager.loggerDict.items()
         own = {name: one.level for name, one in known if isinstance(one, logging.Logger) and one.level}
