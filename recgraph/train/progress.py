@@ -51,7 +51,11 @@ class EarlyStopping:
 
 @dataclass
 class Progress:
-    """The position of a training and what was measured so far; saved with every checkpoint."""
+    """The position of a training and what was measured so far; saved with every checkpoint.
+
+    Attributes:
+        sums: of the epoch: name of a term -> the sum of its values, ``name/n`` -> how many values.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -62,6 +66,15 @@ class Progress:
     targets: int = 0
     diagnostics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_term(self, name: str, value: float) -> None:
+        """Add the value that a term had at a step of the epoch."""
+        for key, amount in ((name, value), (f"{name}/n", 1)):
+            self.sums[key] = self.sums.get(key, 0.0) + amount
+
+    def mean_terms(self) -> dict[str, float]:
+        """Name of a term -> the mean of its values in the epoch so far."""
+        return {name: value / self.sums[f"{name}/n"] for name, value in self.sums.items() if not name.endswith("/n")}
 
 
 class Clock:

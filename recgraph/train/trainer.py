@@ -165,7 +165,7 @@ class Trainer:
             reads = len(self._unread) >= _READ_EVERY * len(self.phases)
             if reads:
                 self._read_terms()
-                self._call("step", self._mean_terms(), progress.targets / clock.epoch_seconds())
+                self._call("step", progress.mean_terms(), progress.targets / clock.epoch_seconds())
             if not self._is_between_steps():
                 continue
             is_asked = self.averaging.is_asked(self._interrupt.asked, may_wait=reads)
@@ -209,7 +209,7 @@ class Trainer:
     def _end_epoch(self, clock: Clock) -> None:
         """Validate, write the epoch's row, save where that is due."""
         progress, config = self.progress, self.config
-        means = self._mean_terms()
+        means = progress.mean_terms()
         clock.update()
         row: dict[str, Any] = {"epoch": progress.epoch + 1, **means, **progress.diagnostics}
         row["loss"] = sum(means[name] * weight for name, weight in self.phases[0].terms.items())
@@ -267,13 +267,8 @@ class Trainer:
                     f"term {name!r} became {of_ranks[wrong[0]]} at step {step}{where} (epoch {self.progress.epoch}); "
                     f"last good checkpoint: {good or 'none'}; try a smaller learning_rate or clip_norm"
                 )
-            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + sum(of_ranks) / len(of_ranks)
-            self.progress.sums[f"{name}/n"] = self.progress.sums.get(f"{name}/n", 0.0) + 1
+            self.progress.add_term(name, sum(of_ranks) / len(of_ranks))
         self._unread = []
-
-    def _mean_terms(self) -> dict[str, float]:
-        sums = self.progress.sums
-        return {name: value / sums[f"{name}/n"] for name, value in sums.items() if not name.endswith("/n")}
 
     def _accumulated(self) -> tuple[int, int]:
         """How many batches this step has accumulated, and of how many it is made (fewer at the end of an epoch)."""
@@ -304,8 +299,9 @@ class Trainer:
         return of_all(lambda: self._write(streams, optimisers, rows) if self.ranks.is_first else None)[0]
 
     def _write_rows(self, optimisers: dict[str, Tensor]) -> Path | None:
-        folder = None if self.folder is None else self.folder / "checkpoints"
-        return None if folder is None else self.sharding.write(folder, self.best, optimisers)
+        if self.folder is None:
+            return None
+        return self.sharding.write(self.folder / "checkpoints", self.best, optimisers)
 
     def _sum_cpu_seconds(self) -> None:
         """Rank 0 has the time of all."""
