@@ -64,7 +64,7 @@ def seconds_to_wait() -> float:
 def connect() -> None:
     """Connect this process with the others that its launcher started, if it started any and they are not connected.
 
-    They are told values through gloo, and on GPUs gradients go through NCCL. The connection ends with the process.
+    They exchange values through gloo, and on GPUs gradients through NCCL. The connection ends with the process.
 
     Raises:
         ValueError: ``RECGRAPH_RANKS_TIMEOUT`` is not a number above 0.
@@ -144,13 +144,13 @@ class Share:
         if not self.dealt:
             return sample
         count = len(self.sizes)
-        # of the first ranks, as many as have one sample more, and of those after them
+        # the first ``more`` ranks have least + 1 samples, the others least
         least, more = divmod(len(sample), count)
         rank = sample % count
         return rank * least + rank.clamp(max=more) + sample // count
 
 
-#: of a batch that is computed whole, of whatever size
+#: the share of a rank that computes the whole batch, whatever its size
 WHOLE = Share((1,), 0)
 
 
@@ -181,7 +181,12 @@ class Ranks:
         return Share(tuple(least + (rank < more) for rank in range(self.count)), self.index)
 
     def share_of_batch(self, n_samples: int, dealt: bool = False) -> Share:
-        """The same, of a batch to train on: no rank is without a sample, as all compute a batch that has too few."""
+        """The share of a training batch: :meth:`share`, or all of it where there are fewer samples than ranks.
+
+        Args:
+            n_samples: of the whole batch.
+            dealt: see :class:`Share`.
+        """
         if self.count == 1 or n_samples < self.count:
             return WHOLE
         return replace(self.share(n_samples), dealt=dealt)
@@ -211,7 +216,7 @@ class _Gathered(torch.autograd.Function):
 def gathered(x: Tensor, sizes: tuple[int, ...] | None = None) -> Tensor:
     """The rows of all ranks, in the order of the ranks, with gradient.
 
-    The ranks' losses may read them alike or each in its own way, as long as all take part in the backward.
+    Each rank's loss may read them in its own way, as long as all ranks take part in the backward.
 
     Args:
         x: [n, ...] the rows of this rank; n may differ by rank.

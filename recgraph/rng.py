@@ -32,15 +32,15 @@ def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.default_rng(derive(seed, *names))
 
 
-#: ends the names of streams that draw on the host although the run's device is another
+#: suffix of the names of streams that draw on the host while the run's device is another
 _ON_HOST = "@host"
 
 
 class Generators:
     """Torch generators by name, all derived from one seed; created when first asked for.
 
-    Of several processes that train together (:mod:`recgraph.ranks`) all draw the same from a stream, so that what is
-    drawn for a whole batch is what one process would draw; :meth:`of_rank` gives streams that differ by rank.
+    Processes that train together (:mod:`recgraph.ranks`) all draw the same from a stream, so that what they draw for a
+    whole batch is what one process would draw; :meth:`of_rank` gives streams that differ by rank.
 
     Args:
         seed: the recorded seed of the run.
@@ -83,7 +83,7 @@ class Generators:
         return (name, self.ranks.index, *begun)
 
     def on_host(self, name: str) -> torch.Generator:
-        """A stream that draws on the host whatever the device, the same on all: of what is drawn for a batch ahead."""
+        """A stream that draws on the host whatever the device, the same on all ranks, for batches prepared ahead."""
         key = name if self.device.type == "cpu" else f"{name}{_ON_HOST}"
         if key not in self._streams:
             self._streams[key] = torch.Generator().manual_seed(derive(self.seed, name))
@@ -95,19 +95,19 @@ class Generators:
         return {name: self._streams[name].get_state() for name in list(self._on_host)}
 
     def hold(self, state: dict[str, Tensor] | None = None) -> None:
-        """Until :meth:`release`, the streams of :meth:`on_host` stand at that state for :meth:`state_dict`.
+        """Until :meth:`release`, let :meth:`state_dict` give this state of the streams of :meth:`on_host`.
 
         Args:
-            state: None: where they stand now.
+            state: from :meth:`host_state`; None: as they stand now.
         """
         self._held = self.host_state() if state is None else state
 
     def release(self) -> None:
-        """Put the streams of :meth:`on_host` where they are held."""
+        """Put the streams of :meth:`on_host` back to the state that is held."""
         for name in self._on_host:
             if self._held is not None and name in self._held:
                 self._streams[name].set_state(self._held[name])
-            else:  # first drawn from since they are held
+            else:  # made after the state was held
                 del self._streams[name]
         self._on_host, self._held = set(self._held or ()), None
 

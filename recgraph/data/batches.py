@@ -40,8 +40,8 @@ class Batches(Protocol):
     ``epoch(n, start)`` yields the batches of epoch ``n`` from batch ``start`` on. Their order depends on the seed and
     on ``n`` alone, so that a resumed run sees what an uninterrupted one would have seen.
 
-    Of several ranks that train together (:attr:`recgraph.rng.Generators.ranks`) each yields as many batches, either its
-    share of every batch or all of it.
+    Where several ranks train together (:attr:`recgraph.rng.Generators.ranks`), each rank yields the same number of
+    batches, and of every batch either its share or all of it.
     """
 
     def __len__(self) -> int:
@@ -150,9 +150,9 @@ def sequence_batches(
         partners: also draw, for each sample, a sequence with the same target (DuoRec's semantic positive).
         drop_last: leave out the last batch of an epoch where it is not full.
         gaps: rows of inputs also hold the bucket of the time gap before each item.
-        views: views are drawn of the rows of ``contrast``. A rank then has all rows of these, beside its share: what is
-            drawn for a row depends on those before it. (Of 4,096 rows of 50 items, to build and draw them all takes a
-            two-hundredth of the CPU time of a step on half of them.)
+        views: views are drawn of the rows of ``contrast``. A rank then has these rows of the whole batch beside its
+            share: what is drawn for a row depends on the rows before it. (For 4,096 rows of 50 items, building and
+            drawing all of them takes a two-hundredth of the CPU time of a step on half of them.)
 
     Raises:
         ValueError: no user has two interactions, ``drop_last`` and not one batch is full, or ``gaps`` and the log has
@@ -234,7 +234,7 @@ class SequenceBatches:
             yield self._batch(self.sample_rows[chosen], self.sample_ends[chosen], drawn)
 
     def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator) -> SequenceBatch:
-        """The samples of this rank. What is random is drawn for all, so that ranks together draw what one would."""
+        """The samples of this rank. Draws are made for the whole batch, so that they are those of one process."""
         lengths = ends.clamp(max=self.max_len)
         starts = ends - lengths
         of_contrast = self._contrast_lengths(lengths, drawn)
@@ -303,7 +303,7 @@ class _SameTarget:
         self.bounds = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
     def draw(self, targets: Tensor, drawn: torch.Generator, own: slice) -> Ragged:
-        """Drawn for all targets, those of ``own`` are given."""
+        """Draw for all targets -> the rows of those in ``own``."""
         part = torch.rand(targets.numel(), generator=drawn, dtype=torch.float64)[own]
         targets = targets[own]
         first, end = self.bounds[targets], self.bounds[targets + 1]

@@ -50,10 +50,10 @@ class NegativeSampler:
             users: [B] int64.
             count: K, how many for each.
             generator: on the host.
-            own: of which users they are wanted; the draws are made for all.
+            own: the users whose negatives are returned; draws are made for all users.
 
         Returns:
-            [B, K] int64, 0-based; of ``own`` alone.
+            [B, K] int64, 0-based, B being the number of users in ``own``.
         """
         part = torch.rand(users.numel(), count, generator=generator, dtype=torch.float64)[own]
         users = users[own]

@@ -57,7 +57,7 @@ class WholeBatch:
         share: which of the batch's B rows are the rank's.
         lengths: [B], the targets of each row.
         n_targets: the targets of all rows.
-        contrast: B rows of tokens, of which views are drawn for all ranks alike; None where none are.
+        contrast: B rows of tokens of which all ranks draw the same views; None where no views are drawn.
     """
 
     share: Share
@@ -77,7 +77,8 @@ class SequenceBatch:
     With time gaps the rows of ``sequences``, ``contrast`` and ``partners`` hold pairs: [T, 2], a token and the bucket
     of the gap before it (:mod:`recgraph.data.gaps`).
 
-    Of several ranks that train together each has the rows of its share, and what concerns all of them where it says so.
+    Where several ranks train together, each has the rows of its share; ``contrast_targets`` and ``whole`` concern the
+    whole batch.
 
     Attributes:
         users: [B] int64.
@@ -85,7 +86,7 @@ class SequenceBatch:
         targets: tokens to predict: [B] after each row (``regime="prefix"``), or [T] after each input token
             (``"causal"``, aligned with ``sequences.values``).
         contrast: B rows of tokens that are augmented into the views of the contrast.
-        contrast_targets: the token that follows each row of ``contrast``, of all ranks' rows.
+        contrast_targets: the token that follows each row of ``contrast``, for the rows of all ranks.
         causal: whether there is a target after each input token.
         generators: the run's random streams, on the batch's device.
         partners: B rows of tokens with the same next token as ``contrast``'s rows (DuoRec); None where not used.
@@ -144,7 +145,7 @@ class SequenceBatch:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Training samples of a user-item model; of several ranks that train together, each has those of its share.
+    """Training samples of a user-item model; where several ranks train together, each has those of its share.
 
     Attributes:
         users: [B] int64.

@@ -83,7 +83,7 @@ class Strategy(Config):
 
     @property
     def is_by_user(self) -> bool:
-        """Whether the label of an interaction depends on its user's interactions alone."""
+        """Whether the label of an interaction depends on its user's interactions alone, and on no draw."""
         return False
 
     def resolved(self, lengths: Tensor) -> Self:
@@ -111,7 +111,7 @@ class Strategy(Config):
         raise NotImplementedError
 
     def check_counts(self, counts: Mapping[Label, int]) -> None:
-        """Refuse a split by how many interactions of all users have each label."""
+        """Raise ``ValueError`` where the numbers of interactions with each label make no usable split."""
 
 
 class _Shares(Strategy):

@@ -224,7 +224,7 @@ def train_model(
 
 
 def _add_ranks(record: RunRecord) -> None:
-    """Of a training on several processes: their number, the CPU time of all, the peak memory of the largest."""
+    """Add what several processes cost together: their number, the CPU time of all, the largest peak memory."""
     assert record.cost is not None
     costs = all_values(record.cost)
     if len(costs) > 1:

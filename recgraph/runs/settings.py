@@ -32,8 +32,8 @@ def probe_of(settings: Config) -> ProbeConfig:
 def prepare_once(dataset: str) -> None:
     """Have one of several processes prepare a data set of the catalogue, before all of them read it.
 
-    The first process does, then the first of each other machine, which has nothing to do where the machines share their
-    files. A file of one's own that has no card is not prepared: each process reads it.
+    The first process prepares it, then the first process of each other machine, which finds it prepared where machines
+    share their files. A file of the user's own is not prepared: each process reads it.
     """
     ranks = Ranks.here()
     if ranks.count == 1 or is_data_path(dataset):

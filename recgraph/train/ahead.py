@@ -19,7 +19,7 @@ from recgraph.train.config import TrainConfig
 
 __all__ = ["compile_where_asked", "on_device", "prepared_ahead"]
 
-# one that is computed on, one that is ready, one that is made
+# batches that wait to be asked for, while the thread makes the next
 _DEPTH = 2
 
 
@@ -61,10 +61,10 @@ def prepared_ahead(
 ) -> Iterator[Iterator[Any]]:
     """Yields an iterator over ``prepare(batch)``, in the order of the batches.
 
-    On an accelerator a thread makes them up to two batches before they are asked for. What it draws on the host is what
-    would be drawn without it: :meth:`Generators.state_dict` gives the streams as they stood after the batch that was
-    asked for last, and on leaving the block they stand there, so that a training can stop after any batch. An error in
-    the thread is raised where its batch would have come.
+    On an accelerator a thread makes them before they are asked for: two wait while it makes the next. It draws on the
+    host what would be drawn without it: :meth:`Generators.state_dict` gives the streams as they stood after the batch
+    that was asked for last, and leaving the block puts them there, so that a training can stop after any batch. An
+    error in the thread is raised where its batch would have come.
 
     Args:
         batches: of an epoch; read by the thread alone.
