@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.blocks import refuse_second_derivative
-from recgraph.shards import is_sharded, touched
+from recgraph.shards import is_sharded, local_rows, own_rows
 
 __all__ = [
     "distinct_rows",
@@ -26,6 +27,7 @@ __all__ = [
     "rows_from",
     "set_row_sparse",
     "summed_rows",
+    "touched",
 ]
 
 _MARK = "_gradient_is_row_sparse"
@@ -122,3 +124,62 @@ def summed_rows(gradient: Tensor) -> tuple[Tensor, Tensor]:
     index, values = gradient._indices()[0], gradient._values()
     rows, places = distinct_rows(index, gradient.shape[0])
     return rows, values.new_zeros(len(rows), *values.shape[1:]).index_add_(0, places, values)
+
+
+def touched(table: Tensor, index: Tensor, padding_idx: int | None = None) -> tuple[Tensor, Tensor]:
+    """A table of the rows of an index and the index into it; what was given where the table is not sharded.
+
+    To be called on all ranks at once. Each asks the owners for the distinct rows of its index, and its gradient goes
+    back to them in the same way, so that an owner has the mean over ranks of the gradients of its rows, row-sparse, and
+    nobody has any other's.
+
+    Args:
+        table: [N, D].
+        index: int64 of any shape.
+        padding_idx: a row that gets no gradient.
+
+    Returns:
+        [U, D], the distinct rows, with gradient, and a tensor of the index's shape.
+    """
+    if not is_sharded(table):
+        return table, index
+    rows, places = distinct_rows(index, len(table))
+    part: Tensor = _Fetched.apply(table, rows, padding_idx)  # type: ignore[no-untyped-call]
+    return part, places
+
+
+class _Fetched(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, padding_idx: int | None) -> Tensor:
+        """Rows, ascending, from the ranks that hold them."""
+        own = own_rows(table)
+        assert own is not None
+        n_ranks = dist.get_world_size()
+        size = -(-len(table) // n_ranks)
+        asked = torch.bincount(rows // size, minlength=n_ranks)
+        told = torch.empty_like(asked)
+        dist.all_to_all_single(told, asked)
+        ctx.padding_idx = padding_idx
+        ctx.asked, ctx.told, ctx.n_rows = asked.tolist(), told.tolist(), len(table)
+        wanted = _exchanged(rows, ctx.asked, ctx.told)
+        ctx.save_for_backward(wanted)
+        answers = local_rows(table).index_select(0, wanted - own.first)
+        return _exchanged(answers, ctx.told, ctx.asked)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative("rows of a table that ranks share out")
+        (wanted,) = ctx.saved_tensors
+        # every rank's loss is one of those whose mean is stepped on
+        values = _exchanged(gradient.contiguous(), ctx.asked, ctx.told) / dist.get_world_size()
+        if ctx.padding_idx is not None:  # it is not touched: weight decay does not reach it either
+            kept_mask = wanted != ctx.padding_idx
+            wanted, values = wanted[kept_mask], values[kept_mask]
+        return row_gradient(wanted, values, ctx.n_rows), None, None
+
+
+def _exchanged(rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    """Rows for each rank, in the order of ranks, against theirs for this one."""
+    out = rows.new_empty(sum(received), *rows.shape[1:])
+    dist.all_to_all_single(out, rows, received, sent)
+    return out

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "registry": {"config"},
     "rng": {"ranks"},
     "rows": {"blocks", "shards"},
-    "shards": {"blocks"},
+    "shards": set(),
     "pages": set(),
     "sparse": set(),
     "contrast": set(),

@@ -20,8 +20,7 @@ from recgraph.encoders.packed import pack
 from recgraph.losses.pairwise import own_scores, pair_scores
 from recgraph.losses.softmax import FullSoftmax
 from recgraph.ranks import _Gathered
-from recgraph.rows import _RowsFrom
-from recgraph.shards import _Fetched
+from recgraph.rows import _Fetched, _RowsFrom
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
@@ -97,8 +96,8 @@ REFUSE = {
 # of several processes, or with sparse gradients, which gradcheck cannot take: their backward asks before all else
 ASK_FIRST = {
     "ranks.py:_Gathered": _Gathered,
+    "rows.py:_Fetched": _Fetched,
     "rows.py:_RowsFrom": _RowsFrom,
-    "shards.py:_Fetched": _Fetched,
 }
 TWICE = {
     "encoders/graph.py:_SymmetricProduct": product_with_a_symmetric_matrix,

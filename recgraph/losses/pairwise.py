@@ -17,8 +17,7 @@ from recgraph.accelerated import full_precision
 from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
 from recgraph.config import Search
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
-from recgraph.rows import distinct_rows, is_row_sparse, row_gradient
-from recgraph.shards import touched
+from recgraph.rows import distinct_rows, is_row_sparse, row_gradient, touched
 
 __all__ = ["own_scores", "pair_scores"]
 

@@ -16,8 +16,7 @@ from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
-from recgraph.rows import is_row_sparse
-from recgraph.shards import touched
+from recgraph.rows import is_row_sparse, touched
 
 __all__ = ["FullSoftmax", "FullSoftmaxConfig", "SampledSoftmax", "SampledSoftmaxConfig"]
 

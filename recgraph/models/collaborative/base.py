@@ -22,8 +22,8 @@ from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.memory import pair_needs
 from recgraph.rng import Generators
-from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from
-from recgraph.shards import is_sharded, touched
+from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from, touched
+from recgraph.shards import is_sharded
 
 
 class CollaborativeConfig(ModelConfig):
