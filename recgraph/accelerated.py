@@ -44,7 +44,7 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy on the host, for which an accelerator ends all that was launched before; itself if it is there."""
+    """A copy on the host, once an accelerator has finished all that was launched before; itself if it is there."""
     return tensor.to("cpu")
 
 

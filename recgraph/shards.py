@@ -28,7 +28,7 @@ _MARK = "_own_rows"
 
 
 class Rows(NamedTuple):
-    """The rows that a rank holds: ``first`` and those after it, up to ``last`` alone."""
+    """The rows that a rank holds: from ``first`` up to, and without, ``last``."""
 
     first: int
     last: int

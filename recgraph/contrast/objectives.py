@@ -68,7 +68,7 @@ class Views:
             have several; None: the row of the same number.
         temperatures: [M], one for each row of ``b``; None: the similarity's.
         generator: what candidates are drawn with, where the objective draws some; on any device.
-        share: of several ranks that contrast the same rows, which of the anchors this one computes; None: all.
+        share: which of the anchors this rank computes, where several ranks contrast the same rows; None: all.
     """
 
     a: Tensor

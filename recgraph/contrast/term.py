@@ -97,7 +97,7 @@ class ContrastiveTerm(nn.Module):
                 several; default: the row of the same number.
             temperatures: [M], one for each row of ``b``; default: the common one.
             generator: required where the objective draws candidates (``n_candidates``); on any device.
-            share: of several ranks that contrast the same rows, the anchors of this one. It computes these alone where
+            share: the anchors of this rank, where several ranks contrast the same rows. It computes these alone where
                 no anchor can be left out of the mean, else all, as every other rank does; in both cases the mean over
                 ranks is the loss.
 

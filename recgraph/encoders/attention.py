@@ -24,7 +24,7 @@ from recgraph.sparse.ragged import Ragged
 __all__ = ["Layout", "attend", "lay_out"]
 
 
-#: how a batch is laid out; the two have the same attributes ``tokens``, ``last`` and methods
+#: what layers read: both have ``tokens``, ``last``, and the methods for positions, filters and the order of rows
 Layout = Packed | Padded
 
 

@@ -101,7 +101,7 @@ class Padded:
         return (x.view(self.n_rows, self.length, -1) + embedding.weight[: self.length]).flatten(0, 1)
 
     def restore_rows(self, rows: Tensor) -> Tensor:
-        """Rows are in their order."""
+        """[B, ...] as it is: the layout keeps the order of the rows."""
         return rows
 
     def restore_tokens(self, x: Tensor) -> Tensor:

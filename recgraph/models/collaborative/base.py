@@ -144,8 +144,9 @@ class CollaborativeModel(TrainableModel):
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
         """``l2`` and ``rec``; a subclass adds its own.
 
-        Of several ranks each computes a term of its own samples, or the same of all of them, as propagation is the same
-        on all; the mean over ranks counts. A mean over its own is therefore multiplied by the batch's ``weight``.
+        Where several ranks train, each computes a term of its own samples, or the same term of all samples, as
+        propagation is the same on all ranks; the mean over ranks counts. Multiply a mean over a rank's own samples by
+        the batch's ``weight`` therefore.
         """
         return {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(batch, self.nodes())}
 

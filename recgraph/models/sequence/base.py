@@ -219,8 +219,8 @@ class SequenceModel(TrainableModel):
     def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
         """``rec``. A subclass adds a term as ``super().terms(batch, asked) | {"mine": lambda: ...}``.
 
-        Of several ranks each computes a term of its own rows; the mean over ranks counts. A mean over targets is
-        therefore multiplied by the batch's ``weight``.
+        Where several ranks train, each computes a term of its own rows, and the mean over ranks counts. Multiply a
+        mean over targets by the batch's ``weight`` therefore.
         """
         return {"rec": lambda: self.next_item_loss(batch, self.training_states(batch))}
 

@@ -138,7 +138,7 @@ class ContrastiveSequenceModel(SequenceModel):
     def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
         """The terms that read the encoded views. A subclass adds ``super().contrasts(...) | {"mine": lambda: ...}``.
 
-        Of several ranks all have the views of the whole batch here, unless ``gather_negatives`` is False.
+        Where several ranks train, each has the views of the whole batch here, unless ``gather_negatives`` is False.
 
         Args:
             views: gives what :meth:`draw_views` drew, encoded once for all terms.
@@ -154,7 +154,7 @@ class ContrastiveSequenceModel(SequenceModel):
         return self.contrast_by(self.contrast, batch, a, b)
 
     def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
-        """The same by another term. Of several ranks each has the anchors of its share."""
+        """The same by another term. Where several ranks train, each has the anchors of its share."""
         ids = batch.contrast_targets
         loss: Tensor = term(a, b, ids, ids, share=batch.share)
         return loss
@@ -171,7 +171,7 @@ class ContrastiveSequenceModel(SequenceModel):
 
 
 def gathered_views(views: list[Encoded], share: Share) -> list[Encoded]:
-    """The encoded views of all ranks' rows, in the order of the batch."""
+    """The encoded views of the rows of all ranks, in the order of the batch."""
     last = share.gathered(torch.stack([view.last for view in views], 1)).unbind(1)
     return [
         Encoded(rows, None if view.states is None else _gathered_states(view.states, share))
