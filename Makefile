@@ -1,6 +1,6 @@
 # Everything a developer runs. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types test-fast test-slow test-gpu bench bench-scale bench-gpu reference same-numbers docs clean
+.PHONY: help venv demo test lint types test-fast test-slow test-gpu fuzz bench bench-scale bench-gpu reference same-numbers docs clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -61,6 +61,9 @@ test-slow: $(STAMP)  ## the tests that take more than about half a minute each
 
 test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 	@if $(HAS_GPU); then $(PYTEST) -m gpu $(ARGS); else echo "no device: not run"; fi
+
+fuzz: $(STAMP)  ## damaged and hostile files for every reader, FUZZ_MINUTES (5) for each
+	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),5) $(PYTEST) tests/fuzz $(ARGS)
 
 bench: $(STAMP)  ## speed against other libraries, each in an environment of its own
 	$(PY) -m experiments.bench $(ARGS)
