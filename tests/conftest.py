@@ -15,6 +15,7 @@ import hypothesis
 import postgres_cluster
 import pytest
 import torch
+from workers_of_test import OF_TEST
 
 from recgraph.accelerated import accelerator_path
 from recgraph.engine import Engine, Local
@@ -115,6 +116,12 @@ def engine(request: pytest.FixtureRequest) -> Engine:
         return InPieces()
     request.getfixturevalue("ray_cluster")
     return engine_of("ray")
+
+
+@pytest.fixture
+def own_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Mark the worker processes that a test starts, for ``workers_of_test``."""
+    monkeypatch.setenv(OF_TEST, str(tmp_path))
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from small_study import LONG, synthetic, tune
+from workers_of_test import workers_of_test
 
 from recgraph.config import ConfigError
 from recgraph.data.split import Split
@@ -41,19 +40,17 @@ def test_the_same_trials_and_tests(split: Split, ray_cluster: None, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_is_started_again_and_no_trial_is_lost(
-    split: Split, ray_cluster: None, tmp_path: Path
+    split: Split, ray_cluster: None, own_workers: None, tmp_path: Path
 ) -> None:
     killed: list[int] = []
 
     def kill() -> None:
         until = time.monotonic() + 60
         while not killed and time.monotonic() < until:
-            for each in psutil.process_iter(["cmdline"]):
-                running = (each.info["cmdline"] or [])[-1:] == ["recgraph.tuning.worker"]
-                if running and [*tmp_path.rglob("checkpoints")]:
-                    killed.append(each.pid)
-                    each.send_signal(signal.SIGKILL)
-                    break
+            running = workers_of_test("recgraph.tuning.worker")
+            if running and [*tmp_path.rglob("checkpoints")]:
+                running[0].kill()
+                killed.append(running[0].pid)
             time.sleep(0.05)
 
     threading.Thread(target=kill, daemon=True).start()

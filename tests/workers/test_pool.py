@@ -13,13 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from workers_of_test import workers_of_test
 
 from recgraph.workers.engines import Ray
 from recgraph.workers.pool import Outcome, Pool, Task, WorkerPool
 from recgraph.workers.ray_pool import RayPool, workers_on
-
-#: a variable that workers get from the process that starts them: which test that is
-OF_TEST = "RECGRAPH_OF_TEST"
 
 
 @dataclass(frozen=True)
@@ -41,19 +39,8 @@ def children_left() -> list[int]:
     return [child.pid for child in psutil.Process().children() if "small_worker" in child.cmdline()]
 
 
-def workers_on_cluster() -> list[psutil.Process]:
-    """They are no children of this process, and other tests may have workers of their own at the same time."""
-    return [
-        each
-        for each in psutil.process_iter(["cmdline", "environ", "status"])
-        if (each.info["cmdline"] or [""])[-1] == "small_worker"
-        and (each.info["environ"] or {}).get(OF_TEST) == os.environ[OF_TEST]
-        and each.info["status"] != psutil.STATUS_ZOMBIE
-    ]
-
-
 def workers_left() -> list[int]:
-    return [worker.pid for worker in workers_on_cluster()]
+    return [worker.pid for worker in workers_of_test("small_worker")]
 
 
 @pytest.fixture(params=["local", "ray"])
@@ -65,8 +52,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(autouse=True)
-def _importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(OF_TEST, str(tmp_path))
+def _importable(monkeypatch: pytest.MonkeyPatch, own_workers: None) -> None:
     paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
 
@@ -136,7 +122,7 @@ def test_a_ray_worker_that_is_killed_is_a_worker_that_was_killed(ray_cluster: No
     def kill() -> None:
         while not mark.exists():
             time.sleep(0.01)
-        (worker,) = workers_on_cluster()
+        (worker,) = workers_of_test("small_worker")
         worker.parent().kill()
 
     def ended(done: Task, outcome: Outcome) -> bool:
