@@ -7,18 +7,18 @@ the parameter fails loudly, as torch does not mix such tensors with others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 __all__ = [
     "Rows",
-    "gathered_tables",
+    "has_shards",
     "is_sharded",
     "local_rows",
+    "mean_of_rows",
     "own_rows",
     "shard",
     "unshard",
@@ -43,6 +43,11 @@ def own_rows(table: Tensor) -> Rows | None:
 def is_sharded(table: Tensor) -> bool:
     """Whether the rows of the table are shared out over the ranks."""
     return own_rows(table) is not None
+
+
+def has_shards(model: object) -> bool:
+    """Whether a model has a sharded table."""
+    return isinstance(model, nn.Module) and any(is_sharded(parameter) for parameter in model.parameters())
 
 
 def shard(module: nn.Module, name: str) -> nn.Parameter:
@@ -95,19 +100,19 @@ def unshard(module: nn.Module, name: str) -> None:
     holder._parameters[own_name] = nn.Parameter(_whole_table(table), requires_grad=table.requires_grad)
 
 
-@contextmanager
-def gathered_tables(model: nn.Module) -> Iterator[None]:
-    """The block in which every rank holds all rows of the sharded tables, to rank with them; none is trained in it."""
-    sharded = {name: one for name, one in model.named_parameters() if is_sharded(one)}
-    try:
-        for name, table in sharded.items():
-            holder, own_name = _holder(model, name)
-            holder._parameters[own_name] = nn.Parameter(_whole_table(table), requires_grad=False)
-        yield
-    finally:
-        for name, table in sharded.items():
-            holder, own_name = _holder(model, name)
-            holder._parameters[own_name] = table
+def mean_of_rows(table: Tensor, mask: Tensor) -> Tensor:
+    """[D]: the mean of the first rows of a table that a mask [n] bool, n up to N, keeps.
+
+    Of a sharded table all ranks ask for it at once; their sums are added in float64, so that the last bits are not
+    those of a table that is whole.
+    """
+    own = own_rows(table)
+    if own is None:
+        return table[: len(mask)][mask].mean(0)
+    kept_mask = mask[own.first : own.last]
+    total = local_rows(table)[: len(kept_mask)][kept_mask].sum(0, dtype=torch.float64)
+    dist.all_reduce(total)
+    return (total / mask.sum()).to(table.dtype)
 
 
 def _holder(module: nn.Module, name: str) -> tuple[nn.Module, str]:

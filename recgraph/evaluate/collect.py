@@ -12,6 +12,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
 from recgraph.engine import Engine, Piece
@@ -28,9 +30,12 @@ from recgraph.evaluate.ranking import (
     make_catalogue,
     rank,
     ranking_threads,
+    shared_items_of,
 )
+from recgraph.evaluate.shared import SharedItems
 from recgraph.evaluate.topk import Catalogue
 from recgraph.ranks import Ranks, of_all
+from recgraph.shards import has_shards
 
 _log = logging.getLogger(__name__)
 #: shares of the users for each worker of an engine
@@ -53,8 +58,13 @@ def collect(
     """
     truth = Truth.of(cases)
     depth = depth_of(measurements, cases.n_items)
-    vectors = item_vectors_of(model)
-    width = None if vectors is None else vectors.shape[1]
+    vectors: Tensor | SharedItems | None
+    if has_shards(model) and model.has_vectors:
+        vectors = shared_items_of(model)
+        width: int | None = vectors.width
+    else:
+        vectors = item_vectors_of(model)
+        width = None if vectors is None else vectors.shape[1]
     device = device_of(model) if vectors is None else vectors.device
     threads, graded = ranking_threads(model, device), truth.graded
     ranks = Ranks.here()
@@ -119,8 +129,9 @@ class _Pass:
     def ranked_by_all(self) -> dict[str, Kept]:
         """What is kept of every user, where each connected process ranks for its share."""
         kept, ranks = self.room(), Ranks.here()
-        if ranks.count == 1:
-            self.rank(kept, ranks)
+        if ranks.count == 1 or has_shards(self.model):
+            # over shards all rank the same users, each among its part of the items, and have all lists
+            self.rank(kept, Ranks())
             return kept
         return _taken_in(kept, of_all(lambda: self.shares(kept, ranks)))
 

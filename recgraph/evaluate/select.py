@@ -57,6 +57,13 @@ class SeenColumns:
         columns = self.columns.take(index)
         return SeenColumns(columns, columns.rows)
 
+    def between(self, first: int, last: int) -> SeenColumns:
+        """Those from column ``first`` up to, and without, ``last``."""
+        kept_mask = (self.columns.values >= first) & (self.columns.values < last)
+        rows = self.rows[kept_mask]
+        lengths = torch.bincount(rows, minlength=self.columns.n_rows)
+        return SeenColumns(Ragged.from_lengths(self.columns.values[kept_mask], lengths), rows)
+
     @cached_property
     def _by_column(self) -> tuple[Tensor, Tensor]:
         columns, order = self.columns.values.sort()
@@ -222,8 +229,9 @@ class RunningBest:
     def _all(self, scores: Tensor, start: int, filled: int, excluded: Tensor) -> None:
         """A block while some row may still list a score of -inf."""
         values, columns = best_columns(scores, self.k, filled, excluded, exact=self._exact)
-        if self._found is not None:
+        if start:
             columns = torch.where(columns < 0, columns, columns + start)
+        if self._found is not None:
             values, columns = torch.cat([self._found[0], values], 1), torch.cat([self._found[1], columns], 1)
             values, columns = merge(values, columns, self.k)
         self._keep(values, columns)

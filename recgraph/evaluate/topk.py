@@ -114,8 +114,10 @@ class Catalogue:
         self.position[self.order] = torch.arange(order.numel(), device=device)
         self._chunk = self._chunk_for(k)
         self.width = max(_round_up(order.numel(), self._chunk), self._chunk)
-        self._block = min(_round_up(block_items or BLOCK_ITEMS, self._chunk), self.width)
-        self.n_blocks = -(-self.width // self._block)
+        self.first, self.last = self._own_columns(self.width // self._chunk)
+        own_width = max(self.last - self.first, self._chunk)
+        self._block = min(_round_up(block_items or BLOCK_ITEMS, self._chunk), own_width)
+        self.n_blocks = -(-(self.last - self.first) // self._block)
         step = min(self._block, CACHED_ITEMS) if device.type in TILE_ROWS else self._block
         self._step = min(_round_up(step, self._chunk), self._block)
         self._low = low
@@ -123,6 +125,10 @@ class Catalogue:
         self._buffer = _Buffer()
         #: rows of a tile -> whether its scores are those of a whole one, bit for bit
         self._agree: dict[int, bool] = {}
+
+    def _own_columns(self, n_chunks: int) -> tuple[int, int]:
+        """The first column that is scored here, and the one behind the last; whole tiles."""
+        return 0, n_chunks * self._chunk
 
     def _chunk_for(self, k: int) -> int:
         n_chunks = max(-(-self.order.numel() // CHUNK), 1)
@@ -162,16 +168,17 @@ class Catalogue:
         return other if self._agree[rows] else None
 
     def _chunks(self, vectors: Tensor) -> list[Tensor]:
-        # [D, chunk] each, contiguous: the product with a transposed view costs nearly twice as much
         vectors = vectors.detach()
-        chunks = []
-        for start in range(0, self.width, self._chunk):
-            rows = vectors[self.order[start : start + self._chunk]]
-            rows = as_wide_floats(rows) if self._low is None else rows.to(self._low)
-            chunk = rows.new_zeros(vectors.shape[1], self._chunk)
-            chunk[:, : len(rows)] = rows.T
-            chunks.append(chunk)
-        return chunks
+        starts = range(self.first, self.last, self._chunk)
+        return [self._as_chunk(vectors[self.order[start : start + self._chunk]]) for start in starts]
+
+    def _as_chunk(self, rows: Tensor) -> Tensor:
+        """[D, chunk] of the vectors [n, D] of consecutive columns."""
+        # contiguous: the product with a transposed view costs nearly twice as much
+        rows = as_wide_floats(rows) if self._low is None else rows.to(self._low)
+        chunk = rows.new_zeros(rows.shape[1], self._chunk)
+        chunk[:, : len(rows)] = rows.T
+        return chunk
 
     @torch.no_grad()
     def rank(
@@ -215,6 +222,14 @@ class Catalogue:
                 raise ValueError(_nan_message(bad.nonzero().flatten(), users))
         return ranked
 
+    def gathered_scores(self, scores: Tensor) -> Tensor:
+        """[T]: scores of items, NaN where they have no column here, from all processes that score the catalogue."""
+        return scores
+
+    def summed_counts(self, counts: Tensor) -> Tensor:
+        """Counts of columns, over all processes that score the catalogue."""
+        return counts
+
     def prepared(self, queries: Tensor) -> Tensor:
         """User vectors in the type of the items', or scores in one that tells them apart."""
         queries = queries.detach()
@@ -233,7 +248,7 @@ class Catalogue:
             convention -> scores [R, k] and columns [R, k] int64.
         """
         nothing = torch.empty(0, dtype=torch.int64, device=self.device)
-        starts = [*range(0, self.width, self._step), self.width]
+        starts = [*range(self.first, self.last, self._step), self.last]
         stretches = [nothing] * len(starts) if seen is None else seen.within(starts)
         seen_scores = None if seen is None else queries.new_empty(seen.rows.numel())
         best = RunningBest(self.k, exact=self._low is None)
@@ -273,8 +288,8 @@ class Catalogue:
         n_rows = queries.shape[0]
         if n_rows < self.rows and self._vectors is not None:
             queries = torch.cat([queries, queries.new_zeros(self.rows - n_rows, queries.shape[1])])
-        for start in range(0, self.width, step):
-            scores = self._scores(queries, start, min(step, self.width - start))[:n_rows]
+        for start in range(self.first, self.last, step):
+            scores = self._scores(queries, start, min(step, self.last - start))[:n_rows]
             yield start, scores, min(max(self.order.numel() - start, 0), scores.shape[1])
 
     def _scores(self, queries: Tensor, start: int, width: int) -> Tensor:
@@ -291,7 +306,7 @@ class Catalogue:
             torch.index_select(queries, 1, order, out=scores[:, : order.numel()])
         else:
             for number in range(width // self._chunk):
-                chunk = self._vectors[start // self._chunk + number]
+                chunk = self._vectors[(start - self.first) // self._chunk + number]
                 torch.mm(queries, chunk, out=scores[:, number * self._chunk : (number + 1) * self._chunk])
         return scores
 

@@ -167,7 +167,11 @@ class Model(nn.Module):
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no user vectors")
 
     def encode_items(self) -> Tensor:
-        """[n_items, D]: a vector for each item, such that scores are inner products with user vectors."""
+        """[n_items, D]: a vector for each item, such that scores are inner products with user vectors.
+
+        A model whose tables can be sharded (:attr:`TrainableModel.row_sparse_tables`) takes ``index``, [n] int64 items
+        or None, too, and gives the vectors [n, D] of these, read by :func:`recgraph.rows.lookup`.
+        """
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
 
     def memory_needs(self, work: Workload) -> Needs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recgraph.models.base import TrainableModel
 from recgraph.ranks import Ranks
-from recgraph.shards import gathered_tables, local_rows, own_rows, shard, unshard
+from recgraph.shards import local_rows, own_rows, shard, unshard
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
 
@@ -47,6 +47,12 @@ class Sharding:
                 "loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no propagation "
                 "and no item features are computed from"
             )
+        if config.metric not in ("last", "loss") and "index" not in signature(model.encode_items).parameters:
+            raise ValueError(
+                f"shard_tables = True: {type(model).__name__}.encode_items gives all items alone, which no validation "
+                "over shards can hold: define encode_items(index=None), which reads those of an index by "
+                "recgraph.rows.lookup, or use metric = 'last'"
+            )
         if ranks.count > 1:
             self.tables = {name: shard(model, name) for name in model.row_sparse_tables}
 
@@ -67,10 +73,6 @@ class Sharding:
         missing = set(self.model.load_state_dict(rest, strict=False).missing_keys) - set(self.tables)
         if missing:
             raise ValueError(f"state: {', '.join(sorted(missing))} of the model is missing; give a whole state")
-
-    def gathered(self) -> AbstractContextManager[None]:
-        """The block in which all ranks hold whole tables, to validate."""
-        return gathered_tables(self.model)
 
     def end(self) -> None:
         """Give every rank whole tables, as parameters like any other; the training is over."""

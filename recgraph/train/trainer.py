@@ -232,8 +232,7 @@ class Trainer:
         """Add the metrics to the epoch's row, and keep the weights where they are the best so far."""
         self.module.eval()
         # one rank's numbers decide, whatever the arithmetic of the others' machines
-        with self.sharding.gathered():
-            metrics = first_value(dict(self.validate()) if self.validate is not None else {})
+        metrics = first_value(dict(self.validate()) if self.validate is not None else {})
         row.update(metrics)
         if self.config.metric not in row:
             raise ValueError(f"metric = {self.config.metric!r} is not measured; there are {', '.join(sorted(metrics))}")

@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 
-from recgraph.data.part import Cases
-from recgraph.evaluate.evaluator import validation
+from recgraph import registry
+from recgraph.data.part import Cases, Part
+from recgraph.evaluate.evaluator import evaluate, validation
+from recgraph.evaluate.protocol import Protocol
+from recgraph.models.base import Space
 from recgraph.ranks import Ranks
-from recgraph.shards import is_sharded, local_rows, own_rows
+from recgraph.shards import is_sharded, local_rows, own_rows, shard
+from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
 from tests.train.ranks_cases import N_ITEMS, SMALL, Case, Result, made, random_train, stopped, trained
@@ -80,6 +84,49 @@ def validated(case: Case) -> list[float]:
     return [*values, validation(trainer.model.eval(), cases, "ndcg@10", seen="exclude", fit_part=part)["ndcg@10"]]
 
 
+N_MANY = 2600
+#: lists of three tiles, and of users' own candidates; the whole ranking, under both rules for ties
+MEASURED = (
+    (
+        (
+            Protocol(seen="keep", cutoffs=(5, 40)),
+            Protocol(seen="exclude", cutoffs=(5, 40)),
+            Protocol(seen="keep", cutoffs=(5,), candidates="sampled", n_candidates=30),
+        ),
+        ("ndcg", "auc", "novelty", "catalogue_coverage"),
+    ),
+    ((Protocol(seen="exclude", cutoffs=(5,), ties="expectation"),), ("recall", "auc")),
+)
+
+
+def ranked(name: str, seed: int = 0) -> list[dict[str, Any]]:
+    """The values of each user, of a model whose vectors are many times equal; sharded where there are ranks."""
+    space = Space(n_users=300, n_items=N_MANY)
+    drawn = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(0, 9, (space.n_users,), generator=drawn)
+    items = Ragged.from_lengths(torch.randint(N_MANY, (int(lengths.sum()),), generator=drawn), lengths)
+    settings = SMALL if name == "sasrec" else {"hidden_dim": 8}
+    model = registry.load("model", name)(loss="bpr", **settings).build(space, seed=seed)
+    (table,) = model.row_sparse_tables
+    with torch.no_grad():
+        weight = model.get_parameter(table)
+        weight[100:] = weight[torch.arange(100, len(weight)) % 100]
+    part = Part(items, N_MANY)
+    model.setup(part)
+    truth = Ragged.from_lengths(torch.randint(N_MANY, (3 * space.n_users,), generator=drawn), lengths * 0 + 3)
+    cases = Cases(torch.arange(space.n_users), items, truth, N_MANY)
+    if Ranks.here().count > 1:
+        shard(model, table)
+    return [
+        {**{f"of users: {name}": values for name, values in result.per_user.items()}, **result.metrics}
+        for protocols, metrics in MEASURED
+        for result in evaluate(model.eval(), cases, protocols=protocols, metrics=metrics, fit_part=part)
+    ]
+
+
+RANKED = ("sasrec", "bprmf")
+
+
 def all_sharded(folder: Path) -> dict[str, Any]:
     """All that is looked at on two ranks, as these are slow to start."""
     torch.set_num_threads(1)
@@ -87,6 +134,7 @@ def all_sharded(folder: Path) -> dict[str, Any]:
         "whole": {name: trained(whole(case)) for name, case in CASES.items()},
         "sharded": {name: trained(sharded(case)) for name, case in CASES.items()},
         "validated": validated(sharded(RESUMED)),
+        "ranked": {name: ranked(name) for name in RANKED},
     }
     trainer = made(sharded(RESUMED))
     for batch in trainer.batches.epoch(0):

@@ -6,19 +6,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.models.base import Space
+from recgraph.models.sequence.sasrec import SASRec
 from recgraph.ranks import Ranks
 from recgraph.train.checkpoint import candidates
 from recgraph.train.config import TrainConfig
 from recgraph.train.sharding import Sharding
 from tests.launched import on_ranks
 from tests.train.ranks_cases import N_ITEMS, Result, stopped
-from tests.train.sharded_cases import CASES, RESUMED, STOPPING, all_sharded, alone, sharded, validated, whole
+from tests.train.sharded_cases import (
+    CASES,
+    RANKED,
+    RESUMED,
+    STOPPING,
+    all_sharded,
+    alone,
+    ranked,
+    sharded,
+    validated,
+    whole,
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +95,16 @@ def test_metrics_are_those_of_one_process(two: list[dict[str, Any]]) -> None:
         assert rank["validated"] == alone_values
 
 
+@pytest.mark.parametrize("name", RANKED)
+def test_rankings_over_shards_are_those_of_a_whole_table(name: str, two: list[dict[str, Any]]) -> None:
+    expected = ranked(name)
+    for rank in two:
+        for mine, other in zip(rank["ranked"][name], expected, strict=True):
+            assert mine.keys() == other.keys()
+            for metric, values in other.items():
+                assert np.array_equal(mine[metric], values, equal_nan=True), metric
+
+
 def test_a_stopped_training_goes_on(two: list[dict[str, Any]]) -> None:
     for rank in two:
         for value, other in zip(rank["resumed"].weights.values(), rank["uninterrupted"].weights.values(), strict=True):
@@ -96,10 +121,21 @@ def test_goes_on_with_another_number_of_ranks(two: list[dict[str, Any]], folder:
         assert_same(rank["one to two"], expected)
 
 
+class AllItems(SASRec):
+    """A model of a user's own, which gives its items as a whole."""
+
+    def encode_items(self) -> Tensor:  # type: ignore[override]
+        return F.normalize(super().encode_items())
+
+
 def test_who_cannot_shard() -> None:
     config = TrainConfig.of({"shard_tables": True})
     model = registry.load("model", "lightgcn")().build(Space(n_users=3, n_items=4))
     with pytest.raises(ValueError, match=r"shard_tables = True: every step of this LightGCN.*use a loss that draws"):
+        Sharding(model, config, Ranks(0, 2))
+    config = TrainConfig.of({"shard_tables": True, "metric": "ndcg@10"})
+    model = AllItems(loss="bpr").build(Space(n_users=3, n_items=4))
+    with pytest.raises(ValueError, match=r"AllItems.encode_items gives all items alone.*define encode_items\(index=N"):
         Sharding(model, config, Ranks(0, 2))
     with pytest.raises(ConfigError, match=r"shard_tables.*use table_optimiser = 'lazy_adam'"):
         TrainConfig.of({"shard_tables": True, "table_optimiser": "adam"})

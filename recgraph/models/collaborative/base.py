@@ -23,7 +23,7 @@ from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableMode
 from recgraph.models.memory import pair_needs
 from recgraph.rng import Generators
 from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from, touched
-from recgraph.shards import is_sharded
+from recgraph.shards import is_sharded, mean_of_rows
 
 
 class CollaborativeConfig(ModelConfig):
@@ -190,7 +190,7 @@ class CollaborativeModel(TrainableModel):
     def _kept_nodes(self) -> Tensor:
         """:meth:`nodes`; in evaluation mode computed once."""
         weights = [*self.parameters(), *self.buffers()]
-        if self.training or any(weight.is_inference() for weight in weights):
+        if self.training or is_sharded(self.embedding.weight) or any(weight.is_inference() for weight in weights):
             return self.nodes()
         state = tuple((weight.data_ptr(), weight._version) for weight in weights)
         ranking = self._ranking  # read once: another thread may replace it
@@ -213,26 +213,25 @@ class CollaborativeModel(TrainableModel):
         known_mask = query.users >= 0
         known_mask[known_mask.clone()] = self.known_users[query.users[known_mask]]
         if bool(known_mask.all()):
-            return nodes[query.users]
+            return lookup(nodes, query.users)
         vectors = self._fold_in(query, nodes)
-        vectors[known_mask] = nodes[query.users[known_mask]]
+        vectors[known_mask] = lookup(nodes, query.users[known_mask])
         return vectors
 
     def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
         """[B, D]: vectors from histories alone."""
         assert self.space is not None
-        users, items = torch.split(nodes, [self.space.n_users, self.space.n_items])
-        vectors = F.embedding_bag(
-            query.history.values, items, query.history.offsets, mode="mean", include_last_offset=True
-        )
+        part, places = touched(nodes, query.history.values + self.space.n_users)
+        vectors = F.embedding_bag(places, part, query.history.offsets, mode="mean", include_last_offset=True)
         empty_mask = query.history.lengths == 0
         if bool(empty_mask.any()) and bool(self.known_users.any()):
-            vectors[empty_mask] = users[self.known_users].mean(0)
+            vectors[empty_mask] = mean_of_rows(nodes, self.known_users)
         return vectors
 
-    def encode_items(self) -> Tensor:
+    def encode_items(self, index: Tensor | None = None) -> Tensor:
         assert self.space is not None
-        return self._kept_nodes()[self.space.n_users :]
+        nodes, n_users = self._kept_nodes(), self.space.n_users
+        return nodes[n_users:] if index is None else lookup(nodes, index + n_users)
 
 
 def _weighted(mean: Tensor, batch: PairBatch) -> Tensor:

@@ -305,8 +305,9 @@ class SequenceModel(TrainableModel):
             raise ValueError("item_id_embedding = False: items have no vectors of their own that init_items could set")
         return self.item_embedding.weight[1:]
 
-    def encode_items(self) -> Tensor:
-        return self.token_table()[1:]
+    def encode_items(self, index: Tensor | None = None) -> Tensor:
+        table = self.token_table()
+        return table[1:] if index is None else lookup(table, index + 1)
 
 
 class _PaddedSequences(nn.Module):
