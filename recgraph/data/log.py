@@ -15,6 +15,7 @@ import torch
 
 from recgraph import registry
 from recgraph.data.columns import Columns, TimeUnit
+from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
 from recgraph.data.diagnose import Source
 from recgraph.data.errors import DataError, EmptyLogError, RatingError
@@ -24,10 +25,11 @@ from recgraph.data.part import OrderedLog
 from recgraph.data.reading import LogFile
 from recgraph.notebook import block
 
-__all__ = ["Duplicates", "InteractionLog", "RelationGraph", "deduplicated", "k_core"]
+__all__ = ["Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]
 
 Duplicates = Literal["all", "first", "last"]
-Indices = npt.NDArray[np.integer]
+#: rows of a log that a pass over it takes at a time
+_BLOCK = 2**18
 
 
 class RelationGraph(Protocol):
@@ -158,8 +160,8 @@ class InteractionLog:
         """Keep users and items with at least so many interactions, iterated to the fixed point."""
         if users < 0 or items < 0:
             raise ValueError(f"users = {users}, items = {items}: smallest counts are at least 0")
-        rows = k_core(self.log["user"].to_numpy(), self.log["item"].to_numpy(), users, items)
-        kept = self.log if len(rows) == len(self.log) else self.log[rows]
+        keep_mask = k_core(self.log["user"].to_numpy(), self.log["item"].to_numpy(), users, items)
+        kept = self.log if keep_mask.all() else self.log.filter(pl.Series(keep_mask))
         return self._filtered(kept, f"k_core(users={users}, items={items})")
 
     def min_rating(self, threshold: float, negative: Literal["error", "drop"] = "error") -> Self:
@@ -320,29 +322,6 @@ def _has_graph(folder: Path) -> bool:
     return (folder / "graph" / "graph.json").is_file()
 
 
-def k_core(user: Indices, item: Indices, users: int, items: int) -> npt.NDArray[np.int64]:
-    """The rows in which every user has at least ``users`` and every item at least ``items`` interactions.
-
-    Dropping items shortens users and the other way round, so both are dropped in turn until nothing changes. The fixed
-    point is unique (the largest such set of rows), whatever the order.
-
-    Args:
-        user, item: [T] indices.
-        users, items: the smallest counts, each at least 0.
-
-    Returns:
-        [R] row numbers, increasing.
-    """
-    rows = np.arange(len(user), dtype=np.int64)
-    while True:
-        keep = np.bincount(item)[item] >= items if len(item) else np.ones(0, dtype=bool)
-        if users > 1 and len(user):
-            keep &= np.bincount(user)[user] >= users
-        if keep.all():
-            return rows
-        rows, user, item = rows[keep], user[keep], item[keep]
-
-
 def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:
     """One row for each pair of user and item: its first or last by time, then by row.
 
@@ -365,9 +344,11 @@ def _renumber(codes: pl.Series, ids: IdMap) -> tuple[pl.Series, IdMap]:
     """Indices in the order of first appearance, and the map of the ids that remain."""
     old = codes.to_numpy()
     first = np.full(len(ids), len(old), dtype=np.int64)
-    # assigned from the back, so that the first appearance is what stays
-    first[old[::-1]] = np.arange(len(old) - 1, -1, -1)
-    kept = np.argsort(first, kind="stable")[: int((first < len(old)).sum())]
+    # assigned from the back, so that the first appearance is what stays; block by block, in the cache
+    for stop in range(len(old), 0, -_BLOCK):
+        block = old[max(stop - _BLOCK, 0) : stop]
+        first[block[::-1]] = np.arange(stop - 1, stop - 1 - len(block), -1)
+    kept = old[np.sort(first[first < len(old)])]
     new = np.empty(len(ids), dtype=np.int32)
     new[kept] = np.arange(len(kept), dtype=np.int32)
     return pl.Series(codes.name, new[old]), ids.take(kept)

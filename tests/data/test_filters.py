@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recgraph import Interactions
+from recgraph.data import core
+from recgraph.data.core import k_core
 from recgraph.data.errors import EmptyLogError
-from recgraph.data.log import k_core
 
 PAIRS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=60)
 
@@ -31,7 +34,56 @@ def _slow_core(pairs: list[tuple[int, int]], users: int, items: int) -> list[int
 @given(PAIRS, st.integers(0, 4), st.integers(0, 4))
 def test_k_core_is_the_fixed_point(pairs: list[tuple[int, int]], users: int, items: int) -> None:
     array = np.array(pairs, dtype=np.int32).reshape(-1, 2)
-    assert k_core(array[:, 0], array[:, 1], users, items).tolist() == _slow_core(pairs, users, items)
+    keep_mask = k_core(array[:, 0], array[:, 1], users, items)
+    assert np.flatnonzero(keep_mask).tolist() == _slow_core(pairs, users, items)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12))
+def test_k_core_of_logs_in_which_few_are_popular(seed: int, users: int, items: int) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = np.stack([rng.integers(0, 150, 2000), rng.zipf(1.3, 2000) % 400], axis=1)
+    keep_mask = k_core(pairs[:, 0], pairs[:, 1], users, items)
+    assert np.flatnonzero(keep_mask).tolist() == _slow_core([tuple(pair) for pair in pairs.tolist()], users, items)
+
+
+def _chain(length: int) -> npt.NDArray[np.int64]:
+    """User i has the items i and i + 1: a core of two interactions loses the two ends again and again."""
+    users = np.arange(length).repeat(2)
+    return np.stack([users, users + np.tile([0, 1], length)], axis=1)
+
+
+def test_k_core_looks_at_no_row_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, looked_up, passes = _chain(2000), [], []
+    rows_of, long_enough = core._Side.rows_of, core._Side.long_enough
+
+    def counted(side: core._Side, *given: Any) -> core.Indices:
+        looked_up.append(len(rows := rows_of(side, *given)))
+        return rows
+
+    def passed(side: core._Side) -> core.Mask:
+        passes.append(side)
+        return long_enough(side)
+
+    monkeypatch.setattr(core._Side, "rows_of", counted)
+    monkeypatch.setattr(core._Side, "long_enough", passed)
+    assert not k_core(chain[:, 0], chain[:, 1], 2, 2).any()
+    assert len(looked_up) > 1000  # rounds
+    assert sum(looked_up) <= 2 * len(chain)  # each row by its user and by its item
+    assert len(passes) == 2
+
+
+def test_k_core_finds_the_rows_of_an_item_that_rounds_wear_down_to_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    # item 99 has far more than two users, so that its rows are not among those that are sorted first; all but one go
+    chain, worn = _chain(40), 99
+    of_chain = [(user, worn) for user in range(40)]
+    core_of_three = [(user, item) for user in (50, 51, 52) for item in (60, 61, 62)]
+    pairs = np.array([*chain.tolist(), *of_chain, (50, worn), *core_of_three])
+    sorted_again, index = [], core._Side._index
+    monkeypatch.setattr(core._Side, "_index", lambda *given: (sorted_again.append(given[0]), index(*given)))
+    keep_mask = k_core(pairs[:, 0], pairs[:, 1], 3, 2)
+    assert pairs[keep_mask].tolist() == [list(pair) for pair in core_of_three]
+    assert len(sorted_again) == 3  # users once, items twice
 
 
 def test_k_core_needs_more_than_one_round() -> None:
