@@ -1,15 +1,25 @@
-"""Files and folders that appear whole or not at all, also after a power failure.
+"""Files and folders that appear whole or not at all, also after a kill or a power failure.
 
-A writer fills a temporary file beside the target, flushes it to the disk (fsync) and renames it.
+A writer fills a temporary beside the target, flushes it to the disk (fsync), gives it the mode that the user's mask
+leaves, and renames it. A folder that is replaced is exchanged with the new one in one step (``renameat2``), so that its
+place is never empty; where the system cannot, it is renamed twice, and a folder that a kill in between left aside is
+put back by :func:`recover`, which readers and the next writer call.
+
+A temporary is a folder ``.NAME.RANDOM.recgraph`` whose owner holds a lock of the operating system on it, which ends
+with the owner. Whoever writes beside it next removes it if nobody holds it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import json
 import os
+import re
+import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,78 +30,190 @@ import polars as pl
 from recgraph.data.errors import CorruptFileError
 
 __all__ = [
+    "contents",
     "load_frame",
     "load_json",
     "make_folder",
+    "recover",
+    "remove_folder",
     "replace_bytes",
-    "replace_file",
-    "replace_folder",
     "replace_parquet",
     "replace_parts",
     "replace_text",
+    "replacing_file",
     "replacing_folder",
+    "sweep",
 ]
 
 #: of a file of rows
 Form = Literal["csv", "tsv", "json", "jsonl", "parquet"]
 #: errors of file systems that cannot flush a folder
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
+#: errors of systems that cannot exchange two folders; some that filter calls say that it is not permitted
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
+#: errors where a folder that is not empty lies in the place
+_IS_TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+#: the name of a temporary: that of its target, and a random one
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.recgraph")
+#: inside a temporary: what is to take the place, and what lay there before
+_NEW, _OLD = "new", "old"
+_ATTEMPTS = 100
+#: folders that this process has swept: one look is enough for what earlier ones have left
+_swept: set[str] = set()
 
 
-def replace_file(temporary: Path, path: Path) -> None:
-    """Flush a file to the disk, rename it to ``path`` (in the same folder) and flush the folder."""
-    _sync_file(temporary)
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A path to write a new file to; it takes the place of ``path`` at the end of the block, unless an error ends it.
 
-
-def replace_folder(temporary: Path, folder: Path, previous: Path | None = None) -> None:
-    """Flush a folder with all its files to the disk and rename it.
-
-    All files get the mode that the user's mask leaves: some writers give theirs to the owner alone.
-
-    Args:
-        temporary: the new folder, on the same file system, made with that mask.
-        folder: its final place.
-        previous: where a folder that already lies in the place is moved to, once the new one is on the disk; it is
-            moved back where the new one cannot be renamed.
-
-    Raises:
-        OSError: a folder that is not empty lies in the place, and ``previous`` is not given.
+    The path ends as ``path`` does.
     """
-    mode = temporary.stat().st_mode & 0o666
-    for place, _, names in os.walk(temporary, topdown=False):
-        for name in names:
-            path = Path(place) / name
-            path.chmod(mode)
-            _sync_file(path)
-        _sync_folder(Path(place))
-    moved = previous is not None and folder.exists()
-    if previous is not None and moved:
-        os.replace(folder, previous)
-    try:
-        os.replace(temporary, folder)
-    except OSError:
-        if previous is not None and moved:
-            with suppress(OSError):  # another process has put its own there
-                os.replace(previous, folder)
-        raise
-    _sync_folder(folder.parent)
+    with _temporary(path) as folder:
+        new = folder / f"{_NEW}{path.suffix}"
+        yield new
+        new.chmod(_mode(folder))
+        _sync_file(new)
+        os.replace(new, path)
+        _sync_folder(path.parent)
 
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to fill; it takes the place of ``folder`` at the end of the block, unless an error ends it."""
-    make_folder(folder.parent)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    previous = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    """A new folder to fill; it takes the place of ``folder`` at the end of the block, unless an error ends it.
+
+    All files get the mode that the user's mask leaves: some writers give theirs to the owner alone.
+    """
+    folder = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+    with _temporary(folder) as temporary:
+        new = temporary / _NEW
+        new.mkdir()
+        yield new
+        for place, _, names in os.walk(new, topdown=False):
+            for name in names:
+                path = Path(place) / name
+                path.chmod(_mode(temporary))
+                _sync_file(path)
+            _sync_folder(Path(place))
+        _put(new, folder, temporary / _OLD)
+        _sync_folder(folder.parent)
+
+
+def _put(new: Path, folder: Path, previous: Path) -> None:
+    """Rename a folder; one that lies in the place comes to lie where the new one was, or at ``previous``."""
+    for _ in range(_ATTEMPTS):
+        try:
+            os.replace(new, folder)
+            return
+        except OSError as error:
+            if error.errno not in _IS_TAKEN:
+                with suppress(OSError):
+                    os.replace(previous, folder)
+                raise
+        with suppress(FileNotFoundError):  # another process has just moved what lay there
+            if _exchange(new, folder):
+                return
+            shutil.rmtree(previous, ignore_errors=True)
+            os.replace(folder, previous)
+    raise OSError(errno.EBUSY, "other processes replace it all the time", str(folder))
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if call is None:
+        return False
+    if not call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        return True
+    if (number := ctypes.get_errno()) in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it: it leaves its place whole. One that is not there is no error."""
+    if not folder.is_dir():
+        return
+    with _temporary(folder) as temporary, suppress(FileNotFoundError):
+        os.replace(folder, temporary / "removed")
+
+
+def contents(folder: Path) -> set[str]:
+    """The names of what a folder holds, without temporaries; a folder that is not there holds nothing."""
+    return {name for name in os.listdir(folder) if not _TEMPORARY.fullmatch(name)} if folder.is_dir() else set()
+
+
+def recover(path: Path) -> None:
+    """Put back what a kill between two renames left beside its place, where that is empty."""
+    if not path.exists() and path.parent.is_dir():
+        sweep(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporaries in a folder whose owners have ended; what one took out of a place is put back there."""
+    with os.scandir(folder) as entries:
+        found = [(Path(entry.path), known) for entry in entries if (known := _TEMPORARY.fullmatch(entry.name))]
+    for temporary, name in found:
+        lock = _lock(temporary)
+        if lock is None:  # its owner lives, or nobody can know
+            continue
+        place = folder / name[1]
+        with suppress(OSError):
+            if (temporary / _OLD).is_dir() and not place.exists():
+                os.replace(temporary / _OLD, place)
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+    _swept.add(str(folder))
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path``, which is this process's until the end of the block and is then removed."""
+    make_folder(path.parent)
+    if str(path.parent) not in _swept:
+        sweep(path.parent)
+    temporary, lock = _owned(path)
     try:
-        temporary.mkdir()
         yield temporary
-        replace_folder(temporary, folder, previous)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _owned(path: Path) -> tuple[Path, int | None]:
+    for _ in range(_ATTEMPTS):
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.recgraph")
+        temporary.mkdir()
+        lock = _lock(temporary)
+        if temporary.is_dir():
+            return temporary, lock
+        if lock is not None:  # another process swept it before it was locked
+            os.close(lock)
+    raise OSError(errno.EBUSY, "other processes remove its temporaries", str(path))
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder -> its descriptor; None where another process holds it, it is gone, or it cannot be locked."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    try:
+        file = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
+
+
+def _mode(folder: Path) -> int:
+    """The mode of files that the user's mask leaves, as a folder that was just made shows it."""
+    return folder.stat().st_mode & 0o666
 
 
 def make_folder(folder: Path) -> None:
@@ -104,7 +226,7 @@ def make_folder(folder: Path) -> None:
 
 def replace_parquet(frame: pl.DataFrame, path: Path) -> None:
     """Write a frame as a Parquet file, atomically."""
-    with _replacing(path) as temporary:
+    with replacing_file(path) as temporary:
         frame.write_parquet(temporary)
 
 
@@ -135,7 +257,7 @@ def replace_parts(parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: i
             count += part.height
             yield part
 
-    with _replacing(path) as temporary:
+    with replacing_file(path) as temporary:
         if form == "parquet":
             _sink(counted(), first.schema, temporary, rows)
         else:
@@ -176,7 +298,7 @@ def replace_text(text: str, path: Path) -> None:
 
 def replace_bytes(content: bytes, path: Path) -> None:
     """Write bytes, atomically."""
-    with _replacing(path) as temporary:
+    with replacing_file(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -203,18 +325,6 @@ def load_frame(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise CorruptFileError(f"the Parquet file cannot be read: {error}", path=path) from None
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it becomes ``path`` at the end of the block, unless an error ends it."""
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sync_file(path: Path) -> None:

@@ -23,7 +23,7 @@ import torch
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.diagnose import Source, collect
 from recgraph.data.errors import EmptyLogError, MixedIdError, TimestampError
-from recgraph.data.files import load_frame, replace_parquet, replacing_folder
+from recgraph.data.files import load_frame, replace_parquet, replacing_folder, sweep
 from recgraph.data.ids import IdMap, family
 from recgraph.data.ingest import encode
 from recgraph.data.log import InteractionLog
@@ -177,8 +177,8 @@ def prepare(
         head = {"name": strategy, "params": chosen.model_dump(mode="json"), "seed": None}
         digest = split_hash(head, log.users, log.items, _columns(work, ranges, lengths))
         shutil.rmtree(work)
-        for left in folder.rglob(".*.tmp"):  # by workers that died
-            left.unlink()
+        for place in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
+            sweep(place)  # what workers that died have left
         save_head(folder, {**head, "hash": digest})
     return PreparedSplit(Path(out), log.n_users, log.n_items, total, len(shards), len(ranges), digest)
 

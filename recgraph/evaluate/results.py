@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recgraph.data.files import make_folder, replace_file
+from recgraph.data.files import replacing_file
 from recgraph.data.part import Cases
 from recgraph.evaluate.metrics.names import metric_of
 from recgraph.evaluate.protocol import Protocol
@@ -230,13 +229,8 @@ def save_users(result: Result, path: str | Path) -> None:
         "overall": result.metrics,
         "n_unreachable_users": result.n_unreachable_users,
     }
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing_file(path) as temporary:
         result.users_frame().write_parquet(temporary, metadata={_KEY: json.dumps(about)})
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_users(path: str | Path) -> Result:

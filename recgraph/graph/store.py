@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import load_frame, load_json, replace_bytes, replace_parquet, replace_text
+from recgraph.data.files import contents, load_frame, load_json, replace_bytes, replace_parquet, replace_text
 from recgraph.data.ids import IdMap
 from recgraph.graph.build import make_edges
 from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes
@@ -56,7 +56,7 @@ def remove(folder: Path) -> None:
     for pattern in ("graph.json", "features.safetensors", "edges_*.parquet", "ids_*.parquet", "features_*.parquet"):
         for path in folder.glob(pattern):
             path.unlink()
-    if not any(folder.iterdir()):
+    if not contents(folder):
         folder.rmdir()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from polars.exceptions import PolarsError
 
-from recgraph.data.files import replace_text
+from recgraph.data.files import remove_folder, replace_text
 from recgraph.evaluate.results import Result, load_users
 from recgraph.leaderboard.plan import TITLES, Job
 from recgraph.workers.lock import locked
@@ -116,7 +115,7 @@ class Store:
 
     def remove_work(self, job: Job) -> None:
         """Remove a training's files."""
-        shutil.rmtree(self.work(job), ignore_errors=True)
+        remove_folder(self.work(job))
 
     @contextmanager
     def lock(self, job: Job, wait: bool = True) -> Iterator[None]:

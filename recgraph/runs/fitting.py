@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.config import Config
-from recgraph.data.files import replace_text
+from recgraph.data.files import contents, replace_text
 from recgraph.data.part import Part
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import Ranks, all_values, is_first, of_all
@@ -31,6 +31,8 @@ from recgraph.workers.together import together
 __all__ = ["FitOptions", "build", "new_record", "on_all_ranks", "run_folder", "train_model"]
 
 _log = logging.getLogger(__name__)
+#: the folder of TensorBoard's files in that of a run, which is made before the run's configuration is written
+_SCALARS = "tensorboard"
 
 Validate = Callable[[], Mapping[str, float]]
 
@@ -136,7 +138,7 @@ def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Co
     if not path.exists():
         if not options.beside and (folder / SELECTION / "config.json").exists():
             raise ValueError(f"{folder} holds a refit that was stopped; go on with refit=True (--refit --resume)")
-        if folder.exists() and any(path.name not in (LOCK, *options.beside) for path in folder.iterdir()):
+        if contents(folder) - {LOCK, *options.beside, _SCALARS}:
             raise ValueError(f"{folder} exists and is not a run; give an empty or new folder")
         return
     if not options.resume:
@@ -287,7 +289,7 @@ def _trainer(
             # first, so that it has each epoch that another one ends the training after
             observers.insert(0, make_tracker(config.track, config.track_folder))
         if config.tensorboard:
-            observers.append(TensorBoard((folder or Path("runs")) / "tensorboard"))
+            observers.append(TensorBoard((folder or Path("runs")) / _SCALARS))
         _write_config(folder, record)
         if folder is not None:
             observers.append(JsonLines(folder / "log.jsonl", past))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.config import ConfigError
+from recgraph.data.files import contents
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
 from recgraph.models.base import Model, TrainableModel
@@ -102,7 +103,7 @@ def _check_folder(folder: Path | None, resume: bool) -> None:
     if folder is None or not folder.exists():
         return
     is_run, is_refit = ((each / "config.json").exists() for each in (folder, folder / SELECTION))
-    if not is_run and any(path.name not in (LOCK, SELECTION) for path in folder.iterdir()):
+    if not is_run and contents(folder) - {LOCK, SELECTION}:
         raise ValueError(f"{folder} exists and is not a run; give an empty or new folder")
     if (is_run or is_refit) and not resume:
         raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")

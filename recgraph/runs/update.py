@@ -132,7 +132,9 @@ def update(
     )
     space = _space(parent, joined)
     record = new_record(parent.model, fit_options, "update", {"n_users": space.n_users, "n_items": space.n_items})
-    held = FitOptions(config, seed, folder=out)
+    # a folder that an update was killed in while it wrote is written again
+    was_cut = out is not None and (out / "config.json").is_file() and not (out / "record.json").is_file()
+    held = FitOptions(config, seed, folder=out, resume=was_cut)
     with run_folder(parent.model, held, record):
         step = _Update(parent, joined, options, fit_options, record, space)
         old, new = step.validated(checkpoint)

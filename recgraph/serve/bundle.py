@@ -39,7 +39,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from recgraph import __version__, registry
-from recgraph.data.files import replacing_folder
+from recgraph.data.files import contents, recover, replacing_folder
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
@@ -105,7 +105,7 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
 
 def _is_replaceable(folder: Path) -> bool:
     """Whether a folder is empty or a bundle."""
-    return is_bundle(folder) or (folder.is_dir() and not any(folder.iterdir()))
+    return is_bundle(folder) or (folder.is_dir() and not contents(folder))
 
 
 def is_bundle(folder: Path) -> bool:
@@ -225,6 +225,7 @@ def _read_head(folder: Path) -> dict[str, Any]:
 
 def _parse_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
+    recover(folder)
     if not path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no config.json")
     try:

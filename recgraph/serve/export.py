@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from recgraph import __version__
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
-from recgraph.data.files import replacing_folder
+from recgraph.data.files import contents, replacing_folder
 from recgraph.data.ids import IdMap
 from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.models.base import Model, PaddedForm
@@ -135,7 +135,7 @@ def _is_replaceable(folder: Path) -> bool:
     """Whether a folder is empty or an earlier export."""
     if not folder.is_dir():
         return False
-    if not any(folder.iterdir()):
+    if not contents(folder):
         return True
     try:
         found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

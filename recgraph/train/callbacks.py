@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
-from recgraph.data.files import replace_file
+from recgraph.data.files import replace_text
 
 
 class Observer:
@@ -48,9 +48,7 @@ class JsonLines(Observer):
 
     def __init__(self, path: Path, history: Sequence[Mapping[str, Any]] = ()) -> None:
         """Write the epochs of a resumed training's checkpoint first: the file may have fewer or more."""
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")
-        replace_file(temporary, path)
+        replace_text("".join(json.dumps(row) + "\n" for row in history), path)
         self._file = path.open("a", encoding="utf-8")
 
     def end_epoch(self, row: Mapping[str, Any]) -> None:

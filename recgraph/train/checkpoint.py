@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recgraph.data.files import make_folder, replace_file, replace_folder
+from recgraph.data.files import make_folder, remove_folder, replacing_file, replacing_folder
 
 _PREFIX = "step-"
 _TENSORS = ("model.safetensors", "optimisers.safetensors", "generators.safetensors")
@@ -51,11 +51,9 @@ class Checkpoint:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file under a temporary name, then move it to its place, as :func:`replace_file` does."""
-    make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, temporary)
-    replace_file(temporary, path)
+    """Write a safetensors file under a temporary name, then move it to its place, as :func:`replacing_file` does."""
+    with replacing_file(path) as temporary:
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, temporary)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -93,23 +91,24 @@ def save(
             are named ``model/``, ``best/`` or ``optimisers/`` and the name in the checkpoint.
     """
     make_folder(folder)
-    temporary = folder / f".tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for name, tensors in zip(_TENSORS, (checkpoint.model, checkpoint.optimisers, checkpoint.generators), strict=True):
-        save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary / name)
-    if best is not None:
-        _link(best, temporary / _BEST)
-    for path in rows:
-        path.replace(temporary / path.name)
-    (temporary / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-    checksums = {path.name: _crc32(path) for path in sorted(temporary.iterdir())}
-    (temporary / _CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
     final = _name(folder, step)
-    replace_folder(temporary, final)
+    with replacing_folder(final) as temporary:
+        for name, tensors in zip(
+            _TENSORS, (checkpoint.model, checkpoint.optimisers, checkpoint.generators), strict=True
+        ):
+            save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary / name)
+        if best is not None:
+            _link(best, temporary / _BEST)
+        for path in rows:
+            path.replace(temporary / path.name)
+        (temporary / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
+        checksums = {path.name: _crc32(path) for path in sorted(temporary.iterdir())}
+        (temporary / _CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
     for old in candidates(folder):
         if old not in (final, keep):
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(old)
+    for left in folder.glob(f"{_ROWS}*"):  # of ranks that were killed before they were moved
+        left.unlink(missing_ok=True)
     return final
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from recgraph import imports, registry
 from recgraph.config import ConfigError, load_toml
-from recgraph.data.files import replace_text
+from recgraph.data.files import contents, replace_text
 from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 from recgraph.models.base import Model
@@ -26,6 +26,7 @@ from recgraph.tuning.trial import save_split
 from recgraph.tuning.trials import Trials, load_study
 from recgraph.tuning.worker import run_processes, work
 from recgraph.workers.heartbeat import GRACE, INTERVAL
+from recgraph.workers.lock import LOCK, locked
 from recgraph.workers.ray_pool import workers_on
 
 if TYPE_CHECKING:
@@ -242,18 +243,24 @@ def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None
     if plan.folder is None:
         return
     path = plan.folder / "study.json"
+    # first what is there, then whether a study is: another process may have begun it in between
+    if contents(plan.folder) - {LOCK} and not path.exists():
+        raise ValueError(f"{plan.folder} exists and holds no study; give an empty or new folder")
+    with locked(plan.folder / LOCK):
+        _write_claim(plan, path, identity, storage)
+
+
+def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str | None) -> None:
     if path.exists():
         there = json.loads(path.read_text(encoding="utf-8"))
         if there["study"] != plan.study:
-            raise ValueError(f"{plan.folder} holds the study {there['study']!r}; give another folder to {plan.study!r}")
+            raise ValueError(f"{path.parent} holds the study {there['study']!r}; give another folder to {plan.study!r}")
         if different := _different(there, identity):
             raise ValueError(
                 f"study {plan.study!r} exists with another {different} in {plan.folder}; go on with the same ones, or "
                 "give the new study another folder (--out) and name (--study)"
             )
         return
-    if plan.folder.exists() and any(plan.folder.iterdir()):
-        raise ValueError(f"{plan.folder} exists and holds no study; give an empty or new folder")
     where = {} if storage is None else {"storage": without_password(storage)}
     replace_text(json.dumps({"study": plan.study, **where, **identity}, indent=1), path)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph.data.files import load_json, replace_text
+from recgraph.data.files import load_json, remove_folder, replace_text, replacing_folder
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
 from recgraph.runs import fit as experiment
@@ -91,7 +91,8 @@ def save_split(plan: Plan, split: Split | SealedSplit) -> Path:
     assert plan.folder is not None
     folder = plan.folder / "split"
     if not (folder / "split.json").exists():
-        split.sealed().save(folder)
+        with replacing_folder(folder) as new:
+            split.sealed().save(new)
     there = load_json(folder / "split.json")["hash"]
     if there != split.hash:
         raise ValueError(f"{folder} holds the split {there[:12]}, not {split.hash[:12]}; give the study a new folder")
@@ -184,7 +185,7 @@ def keep_result(plan: Plan, trial: FrozenTrial) -> None:
         return
     for path in (folder / name for name in _FOR_RESUMING):
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_folder(path)
         else:
             path.unlink(missing_ok=True)
     result: dict[str, Any] = {

@@ -77,7 +77,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 
 # inside an epoch, and while a checkpoint is being written
-@pytest.mark.parametrize("moment", ["checkpoints/step-000000005", "checkpoints/.tmp-*"])
+@pytest.mark.parametrize("moment", ["checkpoints/step-000000005", "checkpoints/.step-*"])
 def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
     home: Path, whole: Path, tmp_path: Path, moment: str
 ) -> None:

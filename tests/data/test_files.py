@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
-from recgraph.data.files import replace_bytes, replace_folder, replace_parquet, replace_text, replacing_folder
+from recgraph.data import files
+from recgraph.data.files import (
+    contents,
+    recover,
+    remove_folder,
+    replace_bytes,
+    replace_parquet,
+    replace_text,
+    replacing_folder,
+    sweep,
+)
+from recgraph.train.checkpoint import save_tensors
 
 
 @pytest.fixture
@@ -47,7 +61,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     write(tmp_path / "a")
     (file, renamed, folder) = calls
-    assert (file[0], file[1].startswith(".a.")) == ("sync file", True)
+    assert file == ("sync file", "new")
     assert renamed == ("rename", "a")
     assert folder == ("sync folder", tmp_path.name)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -56,11 +70,10 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
 def test_a_folder_is_on_the_disk_with_all_that_is_in_it_before_it_has_its_name(
     tmp_path: Path, calls: list[tuple[str, str]]
 ) -> None:
-    new = tmp_path / "new"
-    (new / "inner").mkdir(parents=True)
-    (new / "a").write_text("a")
-    (new / "inner" / "b").write_text("b")
-    replace_folder(new, tmp_path / "place")
+    with replacing_folder(tmp_path / "place") as new:
+        (new / "inner").mkdir(parents=True)
+        (new / "a").write_text("a")
+        (new / "inner" / "b").write_text("b")
     assert set(calls[:-2]) == {("sync file", "a"), ("sync file", "b"), ("sync folder", "inner"), ("sync folder", "new")}
     assert calls[-2:] == [("rename", "place"), ("sync folder", tmp_path.name)]
     assert (tmp_path / "place" / "inner" / "b").read_text() == "b"
@@ -78,11 +91,12 @@ def test_a_folder_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pyt
     (place / "a").write_text("earlier")
 
     def fails_for_the_new(source: Path, target: Path) -> None:
-        if source.suffix == ".new":
+        if source.name == "new" and not target.exists():
             raise OSError("no space")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fails_for_the_new)
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
     with pytest.raises(OSError, match="no space"), replacing_folder(place) as new:
         (new / "a").write_text("later")
     assert (place / "a").read_text() == "earlier"
@@ -104,3 +118,116 @@ def test_all_files_of_a_folder_have_the_mode_that_the_mask_leaves(tmp_path: Path
         path.chmod(0o600)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "folder").rglob("*") if path.is_file()}
     assert modes == {(tmp_path / "folder").stat().st_mode & 0o666}
+
+
+def test_a_file_has_the_mode_that_the_mask_leaves(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    save_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")  # its writer gives files to the owner alone
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == (tmp_path / "folder").stat().st_mode & 0o666
+
+
+def killed_in(call: int, write: Callable[[], None], exchanges: bool) -> bool:
+    """Write in a child that is killed before its n-th call that changes a folder -> whether it came that far."""
+    child = os.fork()
+    if not child:
+        left = call
+
+        def counted(made: Callable[..., Any]) -> Callable[..., Any]:
+            def count(*given: Any, **more: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return made(*given, **more)
+
+            return count
+
+        for name in ("replace", "mkdir", "fsync", "unlink", "rmdir"):
+            setattr(os, name, counted(getattr(os, name)))
+        files._exchange = counted(files._exchange) if exchanges else lambda *_: False  # type: ignore[assignment]
+        try:
+            write()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_is_whole_after_a_kill_at_any_moment_and_can_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, exchanges: bool
+) -> None:
+    def write(value: str) -> None:
+        with replacing_folder(place) as new:
+            (new / "a").write_text(value)
+            (new / "b").write_text(value)
+
+    place, before = tmp_path / "inner" / "place", "earlier" if there else None
+    call, found, was_killed = 0, set(), True
+    while was_killed:
+        monkeypatch.setattr(files, "_swept", set())  # as in a process that is started anew
+        if there:
+            write("earlier")
+        else:
+            remove_folder(place)
+        was_killed = killed_in(call, lambda: write("later"), exchanges)
+        recover(place)
+        values = {(place / name).read_text() if place.exists() else None for name in ("a", "b")}
+        assert len(values) == 1
+        found |= values
+        monkeypatch.setattr(files, "_swept", set())
+        write("again")
+        assert (place / "a").read_text() == "again"
+        assert [path.name for path in place.parent.iterdir()] == ["place"]
+        call += 1
+    assert call > 8
+    assert found == {before, "later"}
+
+
+def test_a_file_is_whole_after_a_kill_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, call, found, was_killed = tmp_path / "a.txt", 0, set(), True
+    while was_killed:
+        monkeypatch.setattr(files, "_swept", set())
+        replace_text("earlier", path)
+        was_killed = killed_in(call, lambda: replace_text("later", path), True)
+        found.add(path.read_text())
+        call += 1
+    assert call > 4
+    assert found == {"earlier", "later"}
+    monkeypatch.setattr(files, "_swept", set())
+    replace_text("again", path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "place") as new:
+        sweep(tmp_path)
+        assert new.is_dir()
+        assert contents(tmp_path) == set()
+        with replacing_folder(tmp_path / "place") as other:
+            (other / "a").write_text("other")
+        (new / "a").write_text("mine")
+    assert (tmp_path / "place" / "a").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_readers_find_a_whole_folder_while_writers_replace_it(
+    tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+
+    def write(number: int) -> None:
+        for _ in range(25):
+            with replacing_folder(tmp_path / "place") as new:
+                (new / "a").write_text(f"{number}")
+
+    write(0)
+    with ThreadPoolExecutor(3) as pool:
+        written = [pool.submit(write, number) for number in range(1, 4)]
+        while exchanges and not all(each.done() for each in written):
+            assert (tmp_path / "place" / "a").read_text() in "0123"
+        for each in written:
+            each.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import recgraph as rg
+from recgraph.data import files
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
 from recgraph.models.base import ClosedFormModel
@@ -122,6 +124,22 @@ def test_a_finished_run_without_its_bundle_is_made_again(split: Split, tmp_path:
     assert (tmp_path / "run" / "bundle").is_dir()
     for name, value in run.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("more", [{}, {"refit": True, "fit_on": "all", "metric": "ndcg@10"}])
+def test_a_run_that_was_killed_before_it_had_a_configuration_begins_again(
+    split: Split, tmp_path: Path, resume: bool, more: dict[str, Any]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    temporary, lock = files._owned(folder / "config.json")
+    assert lock is not None
+    os.close(lock)  # as the system does when the process is killed
+    (folder / ".lock").write_text("{}")
+    fitted(split, folder, resume=resume, **more)
+    assert (folder / "record.json").is_file()
+    assert not temporary.exists()
 
 
 def test_a_valid_part_without_users_is_an_error_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

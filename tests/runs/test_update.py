@@ -385,3 +385,14 @@ def test_an_update_says_that_it_has_no_split(tmp_path: Path) -> None:
         made.evaluate()
     with pytest.raises(ValueError, match="was not fitted to a split"):
         Run.open(tmp_path / "b", log_of(OLD).split())
+
+
+def test_an_update_that_was_killed_while_it_wrote_is_written_again(tmp_path: Path) -> None:
+    run = fitted("sasrec", tmp_path / "old")
+    options: dict[str, Any] = {"valid": 0.3, "force": True, "epochs": 1, "device": "cpu"}
+    run.update(NEW, out=tmp_path / "new", **options)
+    (tmp_path / "new" / "record.json").unlink()  # the last file that is written
+    run.update(NEW, out=tmp_path / "new", **options)
+    assert Run.open(tmp_path / "new").record.update is not None
+    with pytest.raises(ValueError, match="holds a run already"):
+        run.update(NEW, out=tmp_path / "new", **options)

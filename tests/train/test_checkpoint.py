@@ -35,7 +35,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_counts_and_before_an_older_one_go
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    fsync, replace, rmtree = os.fsync, os.replace, checkpoints.shutil.rmtree
+    fsync, replace, remove = os.fsync, os.replace, checkpoints.remove_folder
 
     def note_sync(file: int) -> None:
         name = Path(os.readlink(f"/proc/self/fd/{file}")).name
@@ -46,22 +46,21 @@ def test_a_checkpoint_is_on_the_disk_before_it_counts_and_before_an_older_one_go
         calls.append(f"rename {Path(target).name}")
         replace(source, target)
 
-    def note_remove(path: Path, **more: Any) -> None:
-        if path.exists():
-            calls.append(f"remove {path.name}")
-        rmtree(path, **more)
+    def note_remove(path: Path) -> None:
+        calls.append(f"remove {path.name}")
+        remove(path)
 
     first = checkpoints.save(tmp_path / "checkpoints", whole(), 1)
     second = checkpoints.save(tmp_path / "checkpoints", whole(), 2, keep=first)
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "replace", note_replace)
-    monkeypatch.setattr(checkpoints.shutil, "rmtree", note_remove)
+    monkeypatch.setattr(checkpoints, "remove_folder", note_remove)
     checkpoints.save(tmp_path / "checkpoints", whole(), 3, keep=second)
     renamed = calls.index("rename step-000000003")
     for name in ("model.safetensors", "optimisers.safetensors", "generators.safetensors", "state.json"):
         assert f"sync file {name}" in calls[:renamed]
-    assert calls[renamed - 1].startswith("sync folder .tmp-")
-    assert calls[renamed + 1 :] == ["sync folder checkpoints", "remove step-000000001"]
+    assert calls[renamed - 1] == "sync folder new"
+    assert calls[renamed + 1 :] == ["sync folder checkpoints", "remove step-000000001", "rename removed"]
     assert steps(tmp_path) == [2, 3]
 
 
@@ -83,7 +82,7 @@ def test_the_best_weights_are_on_the_disk_before_the_checkpoint_that_counts_on_t
     monkeypatch.setattr(os, "replace", note_replace)
     trainer_of(toy(), [1.0], tmp_path).fit()
     best, done = calls.index("rename best.safetensors"), calls.index("rename step-000000001")
-    assert calls[best - 1].startswith("sync .best.safetensors.")
+    assert calls[best - 1] == "sync new.safetensors"
     assert calls[best + 1] == f"sync {tmp_path.name}"
     assert best < done
 

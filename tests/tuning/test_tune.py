@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,14 @@ from small_study import LONG, SETTINGS, states, synthetic, tune
 import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError, distribute
+from recgraph.data import files
 from recgraph.data.split import SealedSplit, SealedTestError, Split
 from recgraph.data.strategies import Label
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives as objective_names
+from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage
+from recgraph.tuning.study import _claim, _identity
 from recgraph.tuning.worker import WorkerFailed
 from recgraph.workers.lock import hold
 
@@ -102,6 +107,29 @@ def test_the_revision_of_a_model_is_part_of_a_study(
     monkeypatch.setattr(SASRec, "revision", 2)
     with pytest.raises(ValueError, match="exists with another revision"):
         tune(split, tmp_path / "s", n_trials=1)
+
+
+def test_a_study_that_was_killed_before_it_had_its_name_begins_again(split: Split, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    _, lock = files._owned(tmp_path / "s" / "study.json")
+    assert lock is not None
+    os.close(lock)  # as the system does when the process is killed
+    assert len(tune(split, tmp_path / "s", n_trials=1).trials) == 1
+
+
+def test_of_two_processes_that_begin_a_study_at_once_none_is_refused(split: Split, tmp_path: Path) -> None:
+    plan = Plan("s", SASRec, ("ndcg@10",), 1, folder=tmp_path / "s")
+    identity = _identity(plan, split)
+    for _ in range(10):
+        with ThreadPoolExecutor(4) as pool:
+            for each in [pool.submit(_claim, plan, identity, None) for _ in range(4)]:
+                each.result()
+        shutil.rmtree(tmp_path / "s")
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "mine.txt").touch()
+    with pytest.raises(ValueError, match="holds no study"):
+        _claim(plan, identity, None)
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["mine.txt"]
 
 
 def test_a_folder_that_holds_another_split(split: Split, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -284,20 +283,10 @@ def _place(
     source: str,
     files: list[dict[str, Any]],
 ) -> None:
-    """Write a folder under a temporary name, then move it to its place: it is there whole or not at all."""
-    from recgraph.data.files import make_folder, replace_folder
+    """Write the folder of a card: it is there whole or not at all, whoever prepares it at the same time."""
+    from recgraph.data.files import replacing_folder
 
-    folder = _folder(card)
     record = {"counts": counts, "source": source, **({"files": files} if files else {})}
-    make_folder(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch:
-        new = Path(scratch) / "new"
+    with replacing_folder(_folder(card)) as new:
         data.save(new)
         (new / _RECORD).write_text(json.dumps(record), encoding="utf-8")
-        try:
-            replace_folder(new, folder)
-        except OSError:
-            # an earlier or a concurrent one is in the place: it leaves whole, ours comes whole
-            if not folder.is_dir():
-                raise
-            replace_folder(new, folder, Path(scratch) / "old")
