@@ -32,6 +32,7 @@ OPEN = {
     "rows",
     "shards",
     "sparse.ragged",
+    "texts",
 }
 
 # A layer -> the layers (or single modules) of recgraph that it may import, besides itself and OPEN. A module with a
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rng": {"ranks"},
     "rows": {"blocks", "shards"},
     "shards": set(),
+    "texts": set(),
     "pages": set(),
     "sparse": set(),
     "contrast": set(),

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import polars as pl
 
-from recgraph.data.diagnose import Raw, collect
-from recgraph.data.errors import CorruptFileError, MissingColumnError
+from recgraph.data.diagnose import collect
+from recgraph.data.errors import CorruptFileError, DuplicateColumnError, MissingColumnError
 from recgraph.data.readers import scan_delimited
+from recgraph.data.source import Raw
+from recgraph.texts import listed
 
 __all__ = ["atomic_files", "read_features", "scan_atomic"]
 
@@ -48,6 +50,7 @@ def scan_atomic(path: Path, encoding: str = "utf-8") -> tuple[Raw, dict[str, str
 
     Raises:
         CorruptFileError: a header field is not ``name:type``.
+        DuplicateColumnError: two have the same name.
     """
     raw = scan_delimited(path, separator="\t", encoding=encoding)
     header = raw.lazy.collect_schema().names()
@@ -59,6 +62,8 @@ def scan_atomic(path: Path, encoding: str = "utf-8") -> tuple[Raw, dict[str, str
                 f"header field {field!r} is not name:type with a type of {', '.join(_RECBOLE_TYPES)}, tab separated"
             )
             raise raw.source.error(CorruptFileError, message, line=1)
+        if name in types:
+            raise raw.source.error(DuplicateColumnError, f"the header names {name!r} twice; rename one", line=1)
         types[name] = kind
     lazy = raw.lazy.rename(dict(zip(header, types, strict=True)))
     return replace(raw, lazy=lazy), types
@@ -74,7 +79,7 @@ def read_features(path: Path, key: str, encoding: str = "utf-8") -> pl.DataFrame
     if key not in types:
         raise raw.source.error(
             MissingColumnError,
-            f"there is no column {key!r}; the columns are {', '.join(map(repr, types))}",
+            f"there is no column {key!r}; the columns are {listed(types)}",
             line=1,
         )
     frame = collect(raw.lazy, raw.source)

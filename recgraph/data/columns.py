@@ -14,8 +14,9 @@ from typing import Literal
 import polars as pl
 
 from recgraph.config import Config
-from recgraph.data.diagnose import Source, collect
+from recgraph.data.diagnose import collect
 from recgraph.data.errors import TimestampError
+from recgraph.data.source import Source
 
 __all__ = ["Columns", "TimeReading", "TimeUnit", "check_times", "instant", "time_readings", "to_integers"]
 
@@ -72,7 +73,7 @@ def time_readings(lazy: pl.LazyFrame, column: str, source: Source, time_format: 
     if dtype.is_float():
         return [TimeReading(value.fill_nan(None), "own")]
     if dtype == pl.Date or dtype == pl.Datetime:
-        return [TimeReading(value.cast(pl.Datetime("us", _zone(dtype))).to_physical(), "us")]
+        return [TimeReading(value.cast(pl.Datetime("us", _zone(dtype)), strict=False).to_physical(), "us")]
     if dtype == pl.String:
         return _of_texts(lazy, column, source)
     message = f"column {column!r} of type {dtype} holds no timestamps; give numbers, dates or ISO 8601 texts"
@@ -140,7 +141,8 @@ def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Sour
     place = missing.arg_max() if missing.any() else None
     if place is None:
         return
-    given = collect(lazy.select(column).slice(place, 1), source).item()
+    # a moment beyond all years of Python is shown as its number
+    given = collect(lazy.select(pl.col(column).to_physical()).slice(place, 1), source).item()
     problem = "is missing" if given is None else f"{given!r} cannot be read like those before it"
     raise source.error(TimestampError, f"the timestamp (column {column!r}) {problem}", row=int(log["row"][place]))
 

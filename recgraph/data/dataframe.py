@@ -9,10 +9,11 @@ from typing import Any, Literal, cast
 import narwhals as nw
 import polars as pl
 
-from recgraph.data.diagnose import Raw, Source
 from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
 from recgraph.data.ids import IdMap, family, python_types, whole_floats
 from recgraph.data.readers import check_header
+from recgraph.data.source import Raw, Source
+from recgraph.texts import listed
 
 __all__ = ["FrameKind", "attach", "frame_kind", "from_native", "relation", "scan_frame", "to_native"]
 
@@ -58,8 +59,8 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
     table = nw.from_native(frame, eager_only=True)
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        there = ", ".join(repr(str(name)) for name in table.columns)
-        raise source.error(MissingColumnError, f"there is no column {missing[0]!r}; the columns are {there}")
+        message = f"there is no column {missing[0]!r}; the columns are {listed(table.columns)}"
+        raise source.error(MissingColumnError, message)
     uuids: set[str] = set()
     series = []
     for name in dict.fromkeys(columns):
@@ -153,7 +154,7 @@ def attach(frame: Any, key: str, ids: IdMap) -> pl.DataFrame:
     """
     table = from_native(frame)
     if key not in table.columns:
-        there = ", ".join(map(repr, table.columns))
+        there = listed(table.columns)
         raise MissingColumnError(f"the features have no column {key!r} (the key); their columns are {there}")
     have, want = family(table[key].dtype), family(ids.values.dtype)
     as_whole = have == "floats" and want == "integers" and whole_floats(table[key]) is not None
@@ -175,7 +176,7 @@ def relation(features: pl.DataFrame | None, key: str, column: str, separator: st
     if features is None:
         raise MissingColumnError(f"the log has no {role} features; give {role}_features when reading")
     if column not in features.columns or column == key:
-        there = ", ".join(repr(name) for name in features.columns if name != key)
+        there = listed(name for name in features.columns if name != key)
         raise MissingColumnError(f"the {role} features have no column {column!r}; they have {there}")
     pairs = features.select(key, column)
     if pairs[column].dtype == pl.String:

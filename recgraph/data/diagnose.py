@@ -1,186 +1,23 @@
-"""Errors of a log with their file and line: where a log comes from, and what is wrong with a file that cannot be read.
-
-Reading knows rows alone. Lines are looked up once something is wrong.
-"""
+"""What is wrong with a file of a log that cannot be read, with its line."""
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, Self
 
 import polars as pl
 
 from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EmptyLogError, EncodingError, MixedIdError
-from recgraph.data.packing import open_bytes, open_text, packing_of, plain_copy
+from recgraph.data.packing import open_bytes, packing_of
+from recgraph.data.source import Source
 
-__all__ = [
-    "Format",
-    "Raw",
-    "Source",
-    "check_file",
-    "check_separator",
-    "collect",
-    "explained",
-    "json_record",
-    "usual_separator",
-]
-
-
-Format = Literal["frame", "delimited", "jsonl", "parquet", "sequences"]
-E = TypeVar("E", bound=DataError)
-_BYTE_ORDER_MARK = "\ufeff"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The origin of a log.
-
-    Attributes:
-        format: how the rows are held.
-        path: the file; None for a frame in memory. Of several files their folder or pattern.
-        separator: between fields (``delimited``).
-        has_header: whether the first line names the columns (``delimited``).
-        encoding: of a text file.
-        parts: the files, where there are several, one after another.
-        plain: where polars reads the text: the file, or while it is read a plain copy of it.
-    """
-
-    format: Format
-    path: Path | None = None
-    separator: str = ","
-    has_header: bool = True
-    encoding: str = "utf-8"
-    parts: tuple[Source, ...] = ()
-    plain: Path | None = None
-
-    def error(self, kind: type[E], message: str, *, row: int | None = None, line: int | None = None) -> E:
-        """An error that says where: the line of a text file, or else the row."""
-        if self.parts and row is not None:
-            part, row = self.part_of(row)
-            return part.error(kind, message, row=row)
-        if line is None and row is not None:
-            line = self.line(row)
-        return kind(message, path=self.path, line=line, row=row)
-
-    def place(self, row: int) -> str:
-        """Where a row is, in words."""
-        return str(self.error(DataError, "", row=row)).removesuffix(": ")
-
-    def line(self, row: int) -> int | None:
-        """The line (from 1) of a row (from 0) of a text file; None where there are no lines."""
-        if self.path is None or self.parts or self.format in ("frame", "parquet"):
-            return None
-        try:
-            return next((line for line, of in self._rows() if of >= row), None)
-        except (OSError, EOFError, csv.Error, pl.exceptions.PolarsError):
-            return None
-
-    def part_of(self, row: int) -> tuple[Source, int]:
-        """The file that a row of several files is in, and its row there."""
-        for part in self.parts:
-            if row < (count := part.count()):
-                return part, row
-            row -= count
-        raise AssertionError(f"row {row} beyond the last of {len(self.parts)} files")
-
-    def count(self) -> int:
-        """How many rows one file has."""
-        if self.format == "parquet":
-            assert self.path is not None
-            return int(pl.scan_parquet(self.path).select(pl.len()).collect().item())
-        return max((last for _, last in self._rows()), default=-1) + 1
-
-    def open(self) -> IO[str]:
-        """The text of the file, unpacked, without a byte order mark; bytes that the encoding has not are replaced."""
-        assert self.path is not None
-        return open_text(self.path, self.encoding)
-
-    def made_plain(self) -> tuple[Source, object | None]:
-        """The source with a text that polars can scan, and what keeps that text on the disk.
-
-        Raises:
-            DataError: the file is damaged, or not in its encoding.
-        """
-        assert self.path is not None
-        try:
-            plain, held = plain_copy(self.path, self.encoding)
-        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-            kind = packing_of(self.path)
-            raise self.error(CorruptFileError, f"the {kind} file is damaged: {error}") from None
-        return replace(self, plain=plain), held
-
-    def kept(self) -> Source:
-        """The source as it is kept with a log, when its plain copy is gone."""
-        return replace(self, plain=None, parts=tuple(part.kept() for part in self.parts))
-
-    @property
-    def text(self) -> Path:
-        """What polars scans."""
-        path = self.plain or self.path
-        assert path is not None
-        return path
-
-    def has_byte_order_mark(self) -> bool:
-        """Whether the text starts with a byte order mark."""
-        with open_bytes(self.text) as file:
-            return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
-
-    def scan_lines(self) -> pl.LazyFrame:
-        """The lines of the file, unpacked, as ``line`` with their ``number`` from 1; without a byte order mark."""
-        lines = pl.scan_lines(self.text).with_row_index("number", offset=1)
-        return lines.with_columns(pl.col("line").str.strip_prefix(_BYTE_ORDER_MARK))
-
-    def _rows(self) -> Iterator[tuple[int, int]]:
-        """(line, the last row that ends on it) for each line that holds rows."""
-        with self.open() as text:
-            if self.format == "delimited" and len(self.separator) == 1:
-                yield from self._csv_rows(text)
-                return
-            row = -2 if self.format == "delimited" and self.has_header else -1
-            for number, line in enumerate(text, start=1):
-                if self.format == "sequences":
-                    row += len(line.split()) - 1 if line.strip() else 0
-                elif line.strip():
-                    row += 1
-                yield number, row
-
-    def _csv_rows(self, text: IO[str]) -> Iterator[tuple[int, int]]:
-        reader = csv.reader(text, delimiter=self.separator)
-        row = -2 if self.has_header else -1
-        start = 1
-        for fields in reader:
-            if any(fields):
-                row += 1
-                yield start, row
-            start = reader.line_num + 1
-
-
-@dataclass(frozen=True)
-class Raw:
-    """A log before encoding.
-
-    Attributes:
-        lazy: the rows in file order.
-        source: where they come from.
-        as_text: every column is text (text files); ids that are all plain integers then become integers.
-        uuids: the columns whose texts were UUID objects.
-        held: what keeps plain copies of files on the disk while they are scanned.
-    """
-
-    lazy: pl.LazyFrame
-    source: Source
-    as_text: bool = False
-    uuids: frozenset[str] = frozenset()
-    held: tuple[object, ...] = ()
-
+__all__ = ["check_file", "check_separator", "collect", "explained", "json_record", "usual_separator"]
 
 _USUAL_SEPARATORS = (",", "\t", ";", "|", "::")
 
@@ -193,7 +30,7 @@ def collect(lazy: pl.LazyFrame, source: Source) -> pl.DataFrame:
     """
     try:
         return lazy.collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         _explain(source, error)
 
 
@@ -225,15 +62,15 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
-def _explain(source: Source, error: Exception) -> NoReturn:
+def _explain(source: Source, error: BaseException) -> NoReturn:
     if source.path is None:
-        raise DataError(str(error)) from error
+        raise DataError(f"the frame cannot be read: {_first_line(error)}") from error
     for part in source.parts or (source,):
         _find_fault(part, error)
     raise source.error(DataError, f"the file cannot be read: {_first_line(error)}") from error
 
 
-def _find_fault(source: Source, error: Exception) -> None:
+def _find_fault(source: Source, error: BaseException) -> None:
     """Raise where it can be said what is wrong with one file."""
     assert source.path is not None
     if source.format == "parquet":
@@ -257,11 +94,11 @@ def _check_parquet(source: Source) -> None:
     path = source.path
     try:
         pl.scan_parquet(sorted(path.glob("*.parquet")) if path.is_dir() else path).collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise source.error(CorruptFileError, f"the Parquet file cannot be read: {_first_line(error)}") from None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -299,12 +136,20 @@ def json_record(source: Source, line: str, number: int) -> dict[str, Any]:
     if not line.strip():
         return {}
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise source.error(CorruptFileError, f"the line is not JSON: {error.msg}", line=number) from None
+    except RecursionError:
+        raise source.error(CorruptFileError, "the line's values are nested too deep", line=number) from None
+    except ValueError as error:  # a constant, or an integer of thousands of digits
+        raise source.error(CorruptFileError, f"the line is not JSON: {error}", line=number) from None
     if not isinstance(record, dict):
         raise source.error(CorruptFileError, "the line is not a JSON object", line=number)
     return record
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON; write null, or leave the key out")
 
 
 def _check_json(source: Source) -> None:
@@ -312,6 +157,9 @@ def _check_json(source: Source) -> None:
     with source.open() as text:
         for number, line in enumerate(text, start=1):
             for name, value in json_record(source, line, number).items():
+                if type(value) is int and not -(2**63) <= value < 2**63:
+                    message = f"the integer of {name!r} does not fit into 64 bits; write it as a text"
+                    raise source.error(MixedIdError, message, line=number)
                 _same_type(source, seen, name, value, number)
 
 
@@ -328,15 +176,43 @@ def _same_type(source: Source, seen: dict[str, tuple[type, int]], name: str, val
 
 
 def _check_fields(source: Source) -> None:
+    """Raise for the first row with more fields than the first, or with quotes that do not pair."""
     with source.open() as text:
-        reader = csv.reader(text, delimiter=source.separator)
+        lines = _Remembering(text)
+        reader = csv.reader(lines, delimiter=source.separator, strict=True)
         width, start = None, 1
-        for fields in reader:
+        while True:
+            lines.quotes = 0
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                message = f"a quote that begins in this row does not end as it must ({error}); write a quote within "
+                raise source.error(CorruptFileError, f'{message}a quoted field twice: ""', line=start) from None
+            if fields is None:
+                return
+            if lines.quotes % 2:
+                message = "a quote stands within a field; put the field in quotes and write the quote within it twice"
+                raise source.error(CorruptFileError, message, line=start)
             width = len(fields) if width is None else width
             if fields and len(fields) > width:
                 message = f"{len(fields)} fields separated by {source.separator!r}, the first line has {width}"
                 raise source.error(DelimiterError, message, line=start)
             start = reader.line_num + 1
+
+
+class _Remembering:
+    """Lines, and how many quotes the last ones of them had."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines, self.quotes = iter(lines), 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.quotes += line.count('"')
+        return line
 
 
 def check_separator(source: Source) -> None:

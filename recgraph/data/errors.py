@@ -68,7 +68,7 @@ class CorruptFileError(DataError):
 
 
 class MixedIdError(DataError):
-    """A column of ids holds values of several types."""
+    """A column of ids holds values of several types, or of a type that is none of ids (lists, structs, fractions)."""
 
 
 class MissingIdError(DataError):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import polars as pl
 
-from recgraph.data.diagnose import Source, check_file, collect, explained, usual_separator
+from recgraph.data.diagnose import check_file, collect, explained, usual_separator
 from recgraph.data.errors import MissingColumnError
 from recgraph.data.packing import check_encoding
 from recgraph.data.readers import check_header, header_of
 from recgraph.data.roles import candidates_of
+from recgraph.data.source import Source
+from recgraph.texts import listed
 
 __all__ = ["read_feature_file"]
 
@@ -60,10 +62,10 @@ def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:
 def _other_name(names: list[str], role: str, source: Source, key: str) -> str:
     found = candidates_of(role, names)
     if len(found) != 1:
-        what = f"several may be it, {', '.join(map(repr, found))}" if found else "none has a usual name"
+        what = f"several may be it, {listed(found)}" if found else "none has a usual name"
         raise source.error(
             MissingColumnError,
             f"the {role} features need the column {key!r} of the log's {role} ids: {what}; the columns are "
-            f"{', '.join(map(repr, names))}",
+            f"{listed(names)}",
         )
     return found[0]

@@ -7,15 +7,17 @@ encoded log, about 20 to 30 bytes an interaction.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Literal
 
 import polars as pl
 
 from recgraph.data.columns import Columns, TimeUnit, check_times, time_readings, to_integers
-from recgraph.data.diagnose import Raw, Source, collect
-from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, RatingError
+from recgraph.data.diagnose import collect
+from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError
 from recgraph.data.ids import IdMap, as_integers, whole_floats
 from recgraph.data.readers import check_columns
+from recgraph.data.source import Raw, Source
 
 __all__ = ["MissingIds", "encode"]
 
@@ -24,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 #: the row number in the raw log, which may have a column "row" of its own
 _ROW = "__row"
+#: not known to all that ids are handed to
+_NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Unknown)
 
 
 def encode(
@@ -49,7 +53,7 @@ def encode(
     if columns.user == columns.item:
         raise DataError(f"user = {columns.user!r} and item = {columns.item!r} must be two columns")
     lazy = raw.lazy.select(columns.named()).with_row_index(_ROW)
-    lazy = _categories_as_texts(lazy, columns)
+    lazy = _plain_ids(lazy, columns, raw.source)
     if missing_ids == "drop":
         lazy = _without_missing(lazy, columns, raw.source)
     elif missing_ids != "error":
@@ -65,12 +69,24 @@ def encode(
     return log, _id_map(users, raw, columns.user), _id_map(items, raw, columns.item), unit
 
 
-def _categories_as_texts(lazy: pl.LazyFrame, columns: Columns) -> pl.LazyFrame:
+def _plain_ids(lazy: pl.LazyFrame, columns: Columns, source: Source) -> pl.LazyFrame:
+    """Ids of plain types: categories as texts, whole decimals as integers.
+
+    Raises:
+        MixedIdError: a column of ids holds values of a type that stands for no id.
+    """
     schema = lazy.collect_schema()
-    ids = [columns.user, columns.item]
-    return lazy.with_columns(
-        pl.col(name).cast(pl.String) for name in ids if isinstance(schema[name], pl.Categorical | pl.Enum)
-    )
+    casts: list[pl.Expr] = []
+    for role, name in (("user", columns.user), ("item", columns.item)):
+        dtype = schema[name]
+        if isinstance(dtype, pl.Categorical | pl.Enum):
+            casts.append(pl.col(name).cast(pl.String))
+        elif isinstance(dtype, pl.Decimal) and dtype.scale == 0:
+            casts.append(pl.col(name).cast(pl.Int64))
+        elif dtype.is_nested() or dtype.is_decimal() or dtype in _NO_IDS:
+            message = f"the {role} ids (column {name!r}) are of type {dtype}; make them integers or texts"
+            raise source.error(MixedIdError, message)
+    return lazy.with_columns(casts)
 
 
 def _is_missing(column: str, dtype: pl.DataType) -> pl.Expr:
@@ -175,6 +191,7 @@ def _collect_log(
 ) -> tuple[pl.DataFrame, TimeUnit]:
     picked = [pl.col(_ROW).alias("row"), pl.col("__user").alias("user"), pl.col("__item").alias("item")]
     numbers = {"rating": columns.rating, "weight": columns.weight}
+    _check_types(lazy, numbers, source)
     picked += [
         pl.col(name).cast(pl.Float64, strict=False).alias(role) for role, name in numbers.items() if name is not None
     ]
@@ -193,6 +210,17 @@ def _collect_log(
     log, unit = to_integers(log, reading.unit)
     check_times(log, columns.timestamp, lazy, source)
     return log, unit
+
+
+def _check_types(lazy: pl.LazyFrame, numbers: Mapping[str, str | None], source: Source) -> None:
+    """Refuse ratings and weights of a type that holds no numbers; texts are read."""
+    schema = lazy.collect_schema()
+    for role, name in numbers.items():
+        if name is None:
+            continue
+        dtype = schema[name]
+        if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
+            raise source.error(RatingError, f"column {name!r} (the {role}) of type {dtype} holds no numbers")
 
 
 def _check_numbers(log: pl.DataFrame, role: str, name: str, lazy: pl.LazyFrame, source: Source) -> None:

@@ -10,11 +10,11 @@ from typing import Any, Self, get_args
 from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import FrameKind, frame_kind, scan_frame
-from recgraph.data.diagnose import Raw
 from recgraph.data.ingest import MissingIds, encode
 from recgraph.data.log import InteractionLog
 from recgraph.data.reading import FileFormat, LogFile, Reading
 from recgraph.data.roles import NO_COLUMN
+from recgraph.data.source import Raw
 from recgraph.data.split import Split
 
 __all__ = ["FileFormat", "Interactions", "load_data"]

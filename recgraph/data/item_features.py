@@ -24,6 +24,7 @@ from recgraph.config import Config
 from recgraph.data.errors import DataError, MissingColumnError
 from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr
+from recgraph.texts import listed
 
 __all__ = ["FeatureColumn", "FeatureSchema", "FeatureSpec", "FeatureWish", "ItemFeatures"]
 
@@ -254,7 +255,7 @@ def _usable(table: pl.DataFrame) -> list[FeatureColumn]:
 
 
 def _there(table: pl.DataFrame) -> str:
-    return f"the columns are {', '.join(map(repr, table.columns)) or 'none'}"
+    return f"the columns are {listed(table.columns) or 'none'}"
 
 
 def _kind_of(series: pl.Series) -> Kind:

@@ -17,12 +17,12 @@ from recgraph import registry
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
-from recgraph.data.diagnose import Source
 from recgraph.data.errors import DataError, EmptyLogError, RatingError
 from recgraph.data.files import load_frame, load_json, replace_parquet, replace_text
 from recgraph.data.ids import IdMap
 from recgraph.data.part import OrderedLog
 from recgraph.data.reading import LogFile
+from recgraph.data.source import Source
 from recgraph.notebook import block
 
 __all__ = ["Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]

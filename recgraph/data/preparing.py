@@ -21,7 +21,7 @@ import polars as pl
 import torch
 
 from recgraph.data.columns import Columns, TimeUnit
-from recgraph.data.diagnose import Source, collect
+from recgraph.data.diagnose import collect
 from recgraph.data.errors import EmptyLogError, MixedIdError, TimestampError
 from recgraph.data.files import load_frame, replace_parquet, replacing_folder, sweep
 from recgraph.data.ids import IdMap, family
@@ -30,6 +30,7 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import order
 from recgraph.data.readers import source_of_all
 from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
+from recgraph.data.source import Source
 from recgraph.data.split_files import OPEN_FILE, TEST_FILE, Column, open_and_test, parts_folder, save_head, split_hash
 from recgraph.data.strategies import Label, Strategy, strategy_of
 from recgraph.engine import Engine, Local, Piece

@@ -17,11 +17,12 @@ from pydantic import Field
 from recgraph.config import Config
 from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
-from recgraph.data.diagnose import Raw, Source, check_file, collect, explained, usual_separator
+from recgraph.data.diagnose import check_file, collect, explained, usual_separator
 from recgraph.data.feature_files import read_feature_file
 from recgraph.data.ingest import MissingIds
 from recgraph.data.packing import PACKED_SUFFIXES, check_encoding
 from recgraph.data.roles import NO_COLUMN, guess_columns
+from recgraph.data.source import Raw, Source
 
 __all__ = ["FEATURES", "FileFormat", "LogFile", "Reading", "Scanned", "is_data_path"]
 

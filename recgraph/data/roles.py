@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from recgraph.data.columns import Columns
-from recgraph.data.diagnose import Source
 from recgraph.data.errors import AmbiguousColumnError, MissingColumnError
+from recgraph.data.source import Source
+from recgraph.texts import listed
 
 __all__ = ["NO_COLUMN", "candidates_of", "guess_columns"]
 
@@ -63,7 +64,7 @@ def guess_columns(names: Sequence[str], given: Mapping[str, str | None], source:
             chosen[role] = None
         elif name is not None:
             if name not in names:
-                message = f"there is no column {name!r}; the columns are {_listed(names)}"
+                message = f"there is no column {name!r}; the columns are {listed(names)}"
                 raise source.error(MissingColumnError, message)
             chosen[role] = name
     guessed = [role for role in given if role not in chosen]
@@ -89,7 +90,7 @@ def _guess(role: str, free: Sequence[str], names: Sequence[str], source: Source)
         none = f"; or {role}='none' where it is none of them" if role in _OPTIONAL else ""
         raise source.error(
             AmbiguousColumnError,
-            f"{_listed(candidates)} may each be the {role}: say which, {role}={candidates[0]!r} "
+            f"{listed(candidates)} may each be the {role}: say which, {role}={candidates[0]!r} "
             f"(--{option} {candidates[0]}){none}",
         )
     if not candidates and role not in _OPTIONAL:
@@ -97,7 +98,7 @@ def _guess(role: str, free: Sequence[str], names: Sequence[str], source: Source)
         raise source.error(
             MissingColumnError,
             f"no column looks like the {role}; say which is, {role}=... (--{option} NAME). The columns are "
-            f"{_listed(names)}.{no_header if _looks_like_values(names) else ''}",
+            f"{listed(names)}.{no_header if _looks_like_values(names) else ''}",
         )
     return candidates[0] if candidates else None
 
@@ -108,7 +109,3 @@ def _plain(name: str) -> str:
 
 def _looks_like_values(names: Iterable[str]) -> bool:
     return any(re.fullmatch(r"-?[\d.]+", name.strip()) for name in names)
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))

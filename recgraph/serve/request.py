@@ -20,6 +20,7 @@ from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
 from recgraph.evaluate.topk import Lists
 from recgraph.sparse.ragged import Ragged
+from recgraph.texts import listed
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def _name(own: str, plain: str, there: list[str], argument: str = "histories") -
         if name in there:
             return name
     wanted = f"{own!r}" if own == plain else f"{own!r} (or {plain!r})"
-    raise ValueError(f"{argument} has no column {wanted}; its columns are {', '.join(map(repr, there))}")
+    raise ValueError(f"{argument} has no column {wanted}; its columns are {listed(there)}")
 
 
 def _ids(given: Any, kind: FrameKind) -> tuple[pl.Series, FrameKind]:
@@ -249,7 +250,7 @@ def check_item_columns(item_features: pl.DataFrame | None, names: Sequence[str],
     there = [] if item_features is None else item_features.columns
     missing = [name for name in names if name not in there]
     if missing:
-        known = ", ".join(map(repr, there)) or "none"
+        known = listed(there) or "none"
         raise ValueError(f"item_columns = {missing[0]!r} is no column of the item features; there are {known}")
     taken = [*_OWN, *_id_names(columns, names)]
     for name in names:

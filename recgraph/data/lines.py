@@ -1,0 +1,99 @@
+"""Lines of text files before they are read: how long they are, and whether they are text.
+
+Readers hold a line, and all fields of a header, in memory; a file of one line of a gigabyte must not be one of them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recgraph.data.errors import DelimiterError, EncodingError
+from recgraph.data.packing import open_bytes, packing_of
+
+__all__ = ["LONGEST_HEADER", "LONGEST_LINE", "check_lines"]
+
+#: bytes of a line
+LONGEST_LINE = 1 << 24
+#: bytes of the first line of a table: a name takes memory and time in every query
+LONGEST_HEADER = 1 << 20
+_BLOCK = 1 << 16
+
+
+def check_lines(path: Path, encoding: str, longest_first: int = LONGEST_LINE) -> None:
+    """Refuse a text file with a line that is too long, or whose first line is no text.
+
+    A plain file is looked at in a few places a gigabyte. Of a packed one, the first line alone is read; of
+    Zstandard, none.
+
+    Args:
+        path: the file.
+        encoding: of the text.
+        longest_first: bytes of its first line.
+
+    Raises:
+        DelimiterError: a line is longer than allowed; names it.
+        EncodingError: the first line holds NUL bytes where UTF-8 was expected.
+        EOFError, OSError, zlib.error, lzma.LZMAError: a packed file is damaged.
+    """
+    packing = packing_of(path)
+    if packing == "zstd":  # open_bytes reads all of it
+        return
+    with open_bytes(path) as file:
+        first = file.readline(longest_first + 1)
+    _check_first(first, path, encoding, longest_first)
+    if packing == "none":
+        start = _too_long(path)
+        if start is not None:
+            raise _long(path, LONGEST_LINE, _line_at(path, start))
+
+
+def _check_first(first: bytes, path: Path, encoding: str, longest: int) -> None:
+    place = first.find(b"\0")
+    if encoding == "utf-8" and place >= 0:
+        message = (
+            f"byte {place + 1} of the line is NUL, so this is no UTF-8 text; if it is UTF-16, give encoding='utf-16' "
+            "(--encoding utf-16)"
+        )
+        raise EncodingError(message, path=path, line=1)
+    if b"\r" in first.rstrip(b"\r\n").replace(b"\r\n", b"") and not first.endswith(b"\n"):
+        raise DelimiterError("lines end in CR alone; write them with LF, or CR LF", path=path, line=1)
+    if len(first) > longest:
+        raise _long(path, longest, 1)
+
+
+def _long(path: Path, longest: int, line: int) -> DelimiterError:
+    message = f"the line is longer than {longest // 1024:,} KiB; is this a text file with an interaction a line?"
+    return DelimiterError(message, path=path, line=line)
+
+
+def _too_long(path: Path) -> int | None:
+    """Where a line starts that is longer than allowed; None: there is none.
+
+    From the start of a line, the last line break within the longest length is looked for, backwards; the next line
+    starts behind it. Where there is no line break, this line is too long.
+    """
+    with path.open("rb") as file:
+        start, size = 0, path.stat().st_size
+        while size - start > LONGEST_LINE:
+            end = start + LONGEST_LINE + 1
+            while end > start:
+                begin = max(start, end - _BLOCK)
+                file.seek(begin)
+                found = file.read(end - begin).rfind(b"\n")
+                if found >= 0:
+                    break
+                end = begin
+            else:
+                return start
+            start = begin + found + 1
+    return None
+
+
+def _line_at(path: Path, start: int) -> int:
+    """The number of the line that starts at a byte."""
+    count = 1
+    with path.open("rb") as file:
+        while start > 0 and (block := file.read(min(_BLOCK, start))):
+            count += block.count(b"\n")
+            start -= len(block)
+    return count
