@@ -9,9 +9,9 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from experiments.bench import environments, report
+from experiments.bench import environments, rates, report
 from experiments.bench.graph_suite import graph_suite
 from experiments.bench.harness import ROOT, Side, machine, measure_in_turn
 from experiments.bench.suite import Bench, suite
@@ -19,6 +19,8 @@ from experiments.same_numbers import extract
 
 BEAUTY = Path("data") / "sequences" / "Amazon_Beauty.txt"
 HIN = Path("data") / "hin"
+#: workloads of ours that train
+TRAININGS = ("ours/train.py", "ours/node_epoch.py")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,6 +32,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="repetitions, of which the median is taken")
     parser.add_argument("--out", type=Path, help="also write the JSON lines to this file")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where our side computes")
+    parser.add_argument(
+        "--precision", choices=("no", "bf16"), default="no", help="of our trainings: bf16 is mixed precision"
+    )
     parser.add_argument("--no-install", action="store_true", help="use only peers that are installed already")
     parser.add_argument("--check", action="store_true", help="exit with 1 if a goal is not met")
     parser.add_argument("--base", metavar="REV", help="in place of the peers, the same workloads on another commit")
@@ -84,7 +89,18 @@ def against_base(benches: list[Bench], revision: str, folder: Path) -> list[Benc
     ]
 
 
-def measure(bench: Bench, threads: int, chosen: argparse.Namespace) -> dict[str, Any]:
+def at_precision(bench: Bench, precision: str) -> Bench:
+    """A benchmark whose training on our side has a precision; others are as they were."""
+    if bench.ours.workload not in TRAININGS:
+        return bench
+    return replace(bench, ours=replace(bench.ours, options={**bench.ours.options, "precision": precision}))
+
+
+def clock_of(threads: int, chosen: argparse.Namespace) -> Literal["cpu", "wall"]:
+    return "cpu" if threads == 1 and chosen.device == "cpu" else "wall"
+
+
+def measure(bench: Bench, threads: int, chosen: argparse.Namespace, device: rates.Rates) -> dict[str, Any]:
     """One benchmark on so many threads."""
     sides = [(side, interpreter(side, chosen)) for side in (bench.ours, bench.peer, *bench.others)]
     ours, peer, *others = measure_in_turn(sides, threads, chosen.repeats, hide_accelerator=chosen.device == "cpu")
@@ -97,8 +113,10 @@ def measure(bench: Bench, threads: int, chosen: argparse.Namespace) -> dict[str,
         machine=machine(),
         reference=bench.reference,
         goal=bench.goal if threads == 1 and chosen.device == "cpu" else None,
-        clock="cpu" if threads == 1 and chosen.device == "cpu" else "wall",
+        clock=clock_of(threads, chosen),
         others=others,
+        rates_of_device=device,
+        dtype="bfloat16" if bench.ours.options.get("precision") == "bf16" else "float32",
     )
 
 
@@ -107,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     shared = Path(os.environ.get("RECGRAPH_SHARED", ROOT.parent / "shared")).resolve()
     try:
         benches = [*suite(shared / BEAUTY, chosen.device), *graph_suite(shared / HIN, chosen.device)]
-        benches = select(benches, chosen.only)
+        benches = [at_precision(bench, chosen.precision) for bench in select(benches, chosen.only)]
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -119,8 +137,9 @@ def main(argv: list[str] | None = None) -> int:
         if chosen.base is not None:
             benches = against_base(benches, chosen.base, Path(folder))
         for threads in chosen.threads:
+            device = rates.measure(chosen.device, threads, chosen.repeats, clock_of(threads, chosen))
             for bench in benches:
-                lines.append(measure(bench, threads, chosen))
+                lines.append(measure(bench, threads, chosen, device))
                 print(json.dumps(lines[-1]), flush=True)
                 if chosen.out is not None:
                     report.write(lines, chosen.out)

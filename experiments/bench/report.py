@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any, Literal
 
 from experiments.bench.harness import Measured
+from experiments.bench.rates import Rates
 
 #: a one-thread process that had the processor for less than this share of the time was disturbed
 _UNDISTURBED = 0.95
@@ -92,10 +93,13 @@ def line(
     goal: Goal | None = None,
     clock: Literal["cpu", "wall"] = "cpu",
     others: Sequence[Measured] = (),
+    rates_of_device: Rates | None = None,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """The result of a benchmark. A side that has no samples is null with its reason; nothing stands in for it.
 
-    ``others`` are further peers of the same run, shown beside and not judged.
+    ``others`` are further peers of the same run, shown beside and not judged. ``rates_of_device`` are those of the same
+    run; ours is shown as a share of them, of matrix products in ``dtype``.
 
     Rates are by ``clock``: process CPU time means something on one thread and on the host alone.
     """
@@ -128,6 +132,10 @@ def line(
     beside = {f"{other}/s": _round(median(ours.rates(other, clock))) for other in ours.units() if other != unit}
     if beside:
         result["beside"] = beside
+    if rates_of_device is not None:
+        result["device"] = rates_of_device.shown()
+        if shares := rates_of_device.shares(ours, clock, dtype):
+            result["share"] = {"of": dtype, **shares}
     if others:
         result["others"] = [_other(side, middle["ours"], unit, clock) for side in others]
     if reference is not None and middle["ours"] is not None:
@@ -230,8 +238,20 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
         f"{result['bench']}: {other['name']} {_show(other['rate'])}, ratio {_show(other.get('ratio'))}"
         for other in result.get("others", ())
     ]
+    if "share" in result:
+        notes.append(f"{result['bench']}: {_shares(result['share'], result['device'])}")
     notes += [f"{result['bench']}: beside it {_show(rate)} {unit}" for unit, rate in result.get("beside", {}).items()]
     return notes
+
+
+def _shares(share: Mapping[str, Any], device: Mapping[str, Any]) -> str:
+    """At least so much of what the device does."""
+    against = {"GB": ("copies", "GB/s"), "GFLOP": (f"{share['of']} products", f"{share['of']} GFLOP/s")}
+    return ", ".join(
+        f"{share[unit]:.1%} of the device's {name} ({_show(device[rate])} {rate.split()[-1]})"
+        for unit, (name, rate) in against.items()
+        if unit in share
+    )
 
 
 def write(lines: Sequence[Mapping[str, Any]], path: Path) -> None:

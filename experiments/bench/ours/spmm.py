@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from experiments.bench.work import product_bytes
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import random_matrix, spmm
 
@@ -18,9 +19,9 @@ def matrix(options: dict[str, Any]) -> Csr:
 
 
 def gigabytes(options: dict[str, Any]) -> float:
-    """Of one product: a row of x for each entry, its column and weight, and the rows of the result."""
-    floats = (options["n_entries"] + options["n_rows"]) * options["width"] + options["n_entries"]
-    return (4 * floats + 8 * (options["n_entries"] + options["n_rows"])) / 1e9
+    """Of one product, and of its backward, which is one with the transposed matrix."""
+    n_rows = [options["n_rows"], *([options["n_cols"]] if options["backward"] else [])]
+    return sum(product_bytes(count, options["n_entries"], options["width"]) for count in n_rows) / 1e9
 
 
 def prepare(options: dict[str, Any]) -> Any:
@@ -34,6 +35,6 @@ def prepare(options: dict[str, Any]) -> Any:
             if options["backward"]:
                 y.backward(grad)
                 x.grad = None
-        return {"products": float(steps), **({} if options["backward"] else {"GB": steps * gigabytes(options)})}
+        return {"products": float(steps), "GB": steps * gigabytes(options)}
 
     return run

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.bench.work import scores
 from recgraph.evaluate.topk import Catalogue
 from recgraph.sparse.ragged import Ragged
 
@@ -25,6 +26,7 @@ def prepare(options: dict[str, Any]) -> Any:
     def run(steps: int) -> dict[str, float]:
         for _ in range(steps):
             catalogue.rank(queries, seen, ("keep", "exclude"))
-        return {"users": float(len(queries) * steps)}
+        done = len(queries) * steps
+        return {"users": float(done), **scores(done, len(items), options["width"]).counts()}
 
     return run

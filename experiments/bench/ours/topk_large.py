@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from experiments.bench.work import scores
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.sparse.ragged import Ragged
 
@@ -41,6 +42,6 @@ def prepare(options: dict[str, Any]) -> Any:
     def run(steps: int) -> dict[str, float]:
         end = part(options, steps).stop
         rank(end, options["block_items"])
-        return {"users": float(end)}
+        return {"users": float(end), **scores(end, options["n_items"], options["width"]).counts()}
 
     return run

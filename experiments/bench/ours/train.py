@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
+from experiments.bench.work import mean_step
 from recgraph import registry
 from recgraph.data.batches import Batches
 from recgraph.models.base import Space
 from recgraph.rng import Generators
-from recgraph.train.config import TrainConfig
+from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.trainer import Trainer
+
+#: batches whose mean work is that of a step
+_SAMPLE = 8
 
 
 class NextBatches:
@@ -56,11 +61,20 @@ def prepare(options: dict[str, Any]) -> Any:
     generators = Generators(0, device=options["device"])
     contrastive = any(set(phase.terms) - {"rec", "l2"} for phase in model.phases)
     batches = NextBatches(model.batches(split.train, options["batch_size"], generators), contrastive)
-    config = TrainConfig(batch_size=options["batch_size"], max_epochs=1, metric="loss", patience=None)
+    samples = model.batches(split.train, options["batch_size"], Generators(0)).epoch(0)
+    one = mean_step(model, islice(samples, _SAMPLE))
+    config = TrainConfig(
+        batch_size=options["batch_size"],
+        max_epochs=1,
+        metric="loss",
+        patience=None,
+        precision=options.get("precision", "no"),
+    )
 
     def run(steps: int) -> dict[str, float]:
         batches.next(steps)
-        Trainer(model, batches, config, generators).fit()
-        return batches.counts
+        accelerator = make_accelerator(options["device"], config.precision)
+        Trainer(model, batches, config, generators, accelerator=accelerator).fit()
+        return {**batches.counts, **one.times(steps).counts()}
 
     return run
