@@ -67,9 +67,9 @@ def stages() -> list[Stage]:
     found = []
     for model, settings, optimiser, batch_size in of_items:
         prepare = partial(prepare_step, model, settings, optimiser, batch_size)
-        name = f"steps of {model} with {settings['loss']} and {optimiser}"
+        name = f"steps-{model}-{optimiser.replace('_', '-')}"
         found.append(Stage(name, ITEMS, "items", steps, prepare, most=_NEAR_0))
     for loss in ("bce", "bpr"):
         prepare = partial(prepare_negatives, loss)
-        found.append(Stage(f"steps of sasrec with {loss}", NEGATIVES, "negatives a target", steps, prepare))
+        found.append(Stage(f"steps-sasrec-{loss}", NEGATIVES, "negatives a target", steps, prepare))
     return found

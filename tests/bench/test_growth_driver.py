@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from experiments.bench import growth
+from experiments.bench.child import resident_mb
+from experiments.bench.harness import Sample
+from experiments.bench.ours import growth_stage
 
 KNOWN = "tests.bench.known_growth"
 
@@ -89,6 +95,30 @@ def test_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [json.loads(text)["size"] for text in printed.out.splitlines()[:4]] == [10, 40, 10, 40]
 
 
+def test_figures_are_those_of_the_stage_alone() -> None:
+    """Not of what the process does before it, and those of the fastest run, with the memory of the first."""
+    first = {"share": 0.5, "cpu_s": 2.0, "wall_s": 3.0, "baseline_mb": 100.0, "peak_mb": 150.0}
+    second = {**first, "cpu_s": 1.0, "wall_s": 1.5, "peak_mb": 100.0}
+    samples = [
+        Sample(counts, cpu_s=9.0 - number, wall_s=9.0, peak_mb=900.0) for number, counts in enumerate((second, first))
+    ]
+    found = growth.figures(samples[::-1])
+    assert (found["cpu_s"], found["wall_s"], found["peak_mb"]) == (2.0, 3.0, 50.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_settled_before_a_run() -> None:
+    """Polars gives back what it has freed about a second later: that is no part of what a run begins with."""
+    frame = pl.select(pl.int_range(40_000_000)).to_series()  # 305 MiB
+    full = resident_mb()
+    del frame
+    growth_stage.settle()
+    now = resident_mb()
+    assert full is not None
+    assert now is not None
+    assert full - now > 200
+
+
 def test_stages_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert growth.main(["lin", "--modules", KNOWN, "--list"]) == 0
     assert capsys.readouterr().out == "linear: 10, 20, 40 parts\n"
@@ -97,6 +127,7 @@ def test_stages_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no stage begins with none" in capsys.readouterr().err
 
 
-def test_names_are_unique() -> None:
+def test_names_are_unique_words_with_hyphens() -> None:
     names = [stage.name for module in growth.modules() for stage in growth.stages_of(module)]
     assert len(names) == len(set(names))
+    assert [name for name in names if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)] == []

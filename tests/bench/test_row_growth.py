@@ -40,7 +40,7 @@ def test_a_step_touches_as_many_rows_of_any_table(stage: row_growth.Stage, monke
 
 def test_stages_of_negatives_run() -> None:
     found = [stage for stage in row_growth.stages() if stage.unit == "negatives a target"]
-    assert [stage.name for stage in found] == ["steps of sasrec with bce", "steps of sasrec with bpr"]
+    assert [stage.name for stage in found] == ["steps-sasrec-bce", "steps-sasrec-bpr"]
     trainer, drawn = found[0].prepare(2)
     found[0].run((trainer, drawn[:1]))
     assert trainer.progress.step == 2
