@@ -54,9 +54,9 @@ def train(
     """
     take(context, threads, memory_limit)
     from recgraph.config import load_toml, parse_settings
+    from recgraph.finite import NonFinite
     from recgraph.runs import fit
     from recgraph.runs.record import SELECTION
-    from recgraph.train.trainer import NonFiniteLoss
 
     values = {**(load_toml(config) if config else {}), **parse_settings(settings or []), **source.settings}
     try:
@@ -73,7 +73,7 @@ def train(
                 refit=refit,
                 progress=progress_wanted(),
             )
-    except NonFiniteLoss as error:
+    except NonFinite as error:
         raise Failure(str(error)) from error
     if run.record.selection is not None:
         note(f"numbers of the fit that chose the epochs: recgraph evaluate {out / SELECTION}")

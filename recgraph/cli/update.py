@@ -40,8 +40,8 @@ def update(
     A trained model goes on from its weights; one in closed form is fitted again. RUN stays as it is. The result is
     validated on the newest share of the new log, and refused (exit code 1, nothing written) where RUN is better there.
     """
+    from recgraph.finite import NonFinite
     from recgraph.runs.update import UpdateRefused
-    from recgraph.train.trainer import NonFiniteLoss
 
     opened = _open(run)
     try:
@@ -58,7 +58,7 @@ def update(
             device=device,
             progress=progress_wanted(),
         )
-    except (UpdateRefused, NonFiniteLoss) as error:
+    except (UpdateRefused, NonFinite) as error:
         raise Failure(str(error).replace("force=True keeps it", "--force keeps it")) from error
     _report(made.record.update or {}, out)
 

@@ -13,6 +13,7 @@ from typing import Any
 from recgraph.config import Config
 from recgraph.data.files import contents, replace_text
 from recgraph.data.part import Part
+from recgraph.finite import check_weights
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
@@ -194,6 +195,9 @@ def train_model(
         part: what the model is fitted to; None where it reads its graph alone.
         validate: metrics by name after an epoch; None: the loss selects.
         prepare: called with the trainer before the first step.
+
+    Raises:
+        NonFinite: a term or a weight became NaN or infinite.
     """
     _log.info("%s", _sizes(model, part, options, record))
     _log.debug("settings of %s: %s; of the training: %s", record.model, record.config, record.training)
@@ -201,6 +205,7 @@ def train_model(
         if isinstance(model, ClosedFormModel):
             assert part is not None
             model.to(pick_device(options.device)).fit(part)
+            check_weights(model.state_dict(), f"the fitted {record.model}", "stronger regularisation makes it stable")
             if is_first():
                 _write_config(options.folder, record)
                 _begin(options.observers, options, record)

@@ -41,6 +41,7 @@ from torch import nn
 from recgraph import __version__, registry
 from recgraph.data.files import contents, recover, replacing_folder
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
+from recgraph.finite import check_weights
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
@@ -85,9 +86,13 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
 
     Raises:
         BundleError: the folder exists and holds something that is no bundle.
+        NonFiniteWeights: the model has weights that are NaN or infinite.
     """
     if folder.exists() and not _is_replaceable(folder):
         raise BundleError(f"{folder} exists and is no bundle; choose another folder")
+    check_weights(
+        model.state_dict(), f"{type(model).__name__}, which {folder} should keep,", "train or check the model"
+    )
     with replacing_folder(folder) as temporary:
         described = _write_model(model, temporary)
         fill(temporary)

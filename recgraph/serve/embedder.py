@@ -16,6 +16,7 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.notebook import block
 from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError, guard
+from recgraph.serve.forked import check_not_forked
 
 __all__ = ["Embedder"]
 
@@ -95,6 +96,7 @@ class Embedder:
             BundleError: no bundle of embeddings, a file is missing or damaged, or this version cannot read it. Where
                 the model alone cannot be built again, reading :attr:`model` raises it.
         """
+        check_not_forked()
         folder = Path(folder)
         config = bundle.read_config(folder, "embedder", (_TABLE,), ("target", "record"))
         table = guard(folder / _TABLE, pl.read_parquet)

@@ -26,6 +26,7 @@ from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import guard
 from recgraph.serve.export import export
+from recgraph.serve.forked import check_not_forked
 from recgraph.serve.item_columns import ItemColumns
 from recgraph.serve.lists import Asked, Fallback, Lister
 from recgraph.serve.parts import Counts, answers
@@ -54,7 +55,8 @@ _log = logging.getLogger(__name__)
 class Recommender:
     """Recommends items to users, in the user's own ids.
 
-    Several threads may use one recommender; each gets the answers that a single thread would.
+    Several threads may use one recommender; each gets the answers that a single thread would. A process that is forked
+    from one that loaded it has no answers (:class:`recgraph.serve.forked.ForkedProcess`).
 
     Args:
         model: a built model; it must not be trained further while it serves (:meth:`refresh` afterwards).
@@ -230,6 +232,7 @@ class Recommender:
         batch_size: int,
     ) -> Asked:
         """Check the arguments of a request that are not users."""
+        check_not_forked()
         for name, value in (("k", k), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
@@ -276,6 +279,7 @@ class Recommender:
         Raises:
             ValueError: the model ranks by scores alone.
         """
+        check_not_forked()
         vectors = encode_items(self.model)
         name = "item" if self.columns.item == VECTOR else self.columns.item
         return vector_frame(name, self.items.ids(range(len(self.items))), vectors, self.kind)
@@ -296,6 +300,7 @@ class Recommender:
         """
         if users is not None and histories is not None:
             raise ValueError("give users (of the training data) or histories (of new users), or neither for all users")
+        check_not_forked()
         check_vectors(self.model)
         users = "all" if users is None and histories is None else users
         request = self._request(users, histories)
@@ -360,6 +365,7 @@ class Recommender:
             BundleError: the folder holds no bundle of a recommender, a file is missing or damaged, or this version
                 cannot read it.
         """
+        check_not_forked()
         folder = Path(folder)
         config = bundle.read_config(folder, "recommender", _FILES, ("columns", "kind", "record"))
         seen = guard(folder / "seen.safetensors", bundle.load_tensors)

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recgraph.data.files import make_folder, remove_folder, replacing_file, replacing_folder
+from recgraph.finite import not_finite
+from recgraph.texts import listed
 
 _PREFIX = "step-"
 _TENSORS = ("model.safetensors", "optimisers.safetensors", "generators.safetensors")
@@ -144,6 +146,15 @@ def latest(folder: Path) -> Path | None:
     return next(iter(candidates(folder)), None)
 
 
+def latest_good(folder: Path) -> Path | None:
+    """The newest checkpoint that can be read and is finite, or None."""
+    try:
+        found = read_latest(folder)
+    except CheckpointError:
+        return None
+    return None if found is None else found[0]
+
+
 def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
     """The newest checkpoint that can be read, with its path; a warning names newer ones that cannot.
 
@@ -169,7 +180,7 @@ def read(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        CheckpointError: a file is missing or damaged; names it.
+        CheckpointError: a file is missing or damaged, or a tensor holds NaN or infinite values; names it.
     """
     try:
         # checkpoints of earlier versions have none
@@ -187,6 +198,8 @@ def read(path: Path) -> Checkpoint:
         into = {"model": model, "optimisers": optimisers, "best": best}[of]
         if into is not None:
             into[own_name] = value
+    if wrong := not_finite({**optimisers, **(best or {}), **model}):
+        raise CheckpointError(f"checkpoint {path} holds NaN or infinite values in {listed(wrong)}")
     return Checkpoint(model, optimisers, generators, state, best)
 
 

@@ -29,14 +29,9 @@ from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers,
 from recgraph.train.progress import Clock, EarlyStopping, Progress
 from recgraph.train.row_adam import clip_gradients
 from recgraph.train.sharding import Sharding
+from recgraph.train.terms import Terms
 
 _log = logging.getLogger(__name__)
-# batches between two reads of the loss values: a read waits for the device
-_READ_EVERY = 20
-
-
-class NonFiniteLoss(ValueError):
-    """A loss term became NaN or infinite."""
 
 
 class Trainer:
@@ -103,7 +98,7 @@ class Trainer:
         self._best_is_kept = True
         self._checkpoint: Path | None = None
         self._saved_at = -math.inf
-        self._unread: list[tuple[int, dict[str, Tensor]]] = []
+        self._terms = Terms(folder, len(self.phases))
         self._interrupt = Interrupt()
 
     def fit(self) -> list[dict[str, Any]]:
@@ -115,7 +110,8 @@ class Trainer:
             One row an epoch: terms, metrics, seconds, targets a second.
 
         Raises:
-            NonFiniteLoss: a term became NaN or infinite; names the term, the step and the last good checkpoint.
+            NonFinite: a term, a weight or an optimiser's state became NaN or infinite; names it, the step and the last
+                good checkpoint.
             TrainingInterrupted: SIGINT came; the step was finished and the state saved.
             ValueError: all that the phases train has been frozen.
         """
@@ -145,13 +141,14 @@ class Trainer:
 
     def _train_epoch(self, clock: Clock) -> None:
         """The steps of one epoch, from the batch where a resumed training stopped."""
-        progress, self._unread = self.progress, []
+        progress = self.progress
+        self._terms.forget()
         self._call("start_epoch", progress.epoch, len(self.batches), progress.batch)
         self.module.train()
         every, device = self.batches.epoch(progress.epoch, progress.batch), self.accelerator.device
         with prepared_ahead(every, on_device(self.model, device), self.generators, device) as batches:
             self._train_on(batches, progress, clock)
-        self._read_terms()
+        self._terms.read(progress)
 
     def _train_on(self, batches: Iterator[Any], progress: Progress, clock: Clock) -> None:
         """The steps on batches, and what is due between them."""
@@ -162,9 +159,9 @@ class Trainer:
             progress.batch += 1
             progress.targets += batch.n_targets
             self._call("advance")
-            reads = len(self._unread) >= _READ_EVERY * len(self.phases)
+            reads = self._terms.are_due
             if reads:
-                self._read_terms()
+                self._terms.read(progress)
                 self._call("step", progress.mean_terms(), progress.targets / clock.epoch_seconds())
             if not self._is_between_steps():
                 continue
@@ -192,7 +189,7 @@ class Trainer:
                 loss = total_loss(terms, phase)
             if parameters:
                 self.accelerator.backward(loss / size if size > 1 else loss)
-        self._unread.append((self.progress.step, {name: terms[name].detach() for name in phase.terms}))
+        self._terms.add(self.progress.step, {name: terms[name] for name in phase.terms})
         if done + 1 < size or not parameters:
             return
         self.averaging.average(parameters, self._interrupt.asked)
@@ -209,6 +206,7 @@ class Trainer:
     def _end_epoch(self, clock: Clock) -> None:
         """Validate, write the epoch's row, save where that is due."""
         progress, config = self.progress, self.config
+        self._check_finite({})
         means = progress.mean_terms()
         clock.update()
         row: dict[str, Any] = {"epoch": progress.epoch + 1, **means, **progress.diagnostics}
@@ -252,22 +250,10 @@ class Trainer:
         values = stacked(torch.stack([value.double() for value in measured.values()])).mean(0)
         self.progress.diagnostics = dict(zip(measured, values.tolist(), strict=True))
 
-    def _read_terms(self) -> None:
-        """Read the terms of the last batches from the device, of all ranks, and check that they are finite."""
-        if not self._unread:
-            return
-        names = [(step, name) for step, terms in self._unread for name in terms]
-        values = stacked(torch.stack([value.float() for _, terms in self._unread for value in terms.values()]))
-        for (step, name), of_ranks in zip(names, values.t().tolist(), strict=True):
-            if wrong := [rank for rank, value in enumerate(of_ranks) if not math.isfinite(value)]:
-                good = checkpoints.latest(self.folder / "checkpoints") if self.folder else None
-                where = f" on rank {', '.join(map(str, wrong))} of {len(of_ranks)}" if len(of_ranks) > 1 else ""
-                raise NonFiniteLoss(
-                    f"term {name!r} became {of_ranks[wrong[0]]} at step {step}{where} (epoch {self.progress.epoch}); "
-                    f"last good checkpoint: {good or 'none'}; try a smaller learning_rate or clip_norm"
-                )
-            self.progress.add_term(name, sum(of_ranks) / len(of_ranks))
-        self._unread = []
+    def _check_finite(self, optimisers: Mapping[str, Tensor]) -> None:
+        """Refuse weights and optimisers that are not finite, on all ranks where they are wrong on one."""
+        named = {f"optimiser {name}": value for name, value in optimisers.items()}
+        of_all(lambda: self._terms.check({**self.sharding.state(), **named}, self.progress))
 
     def _accumulated(self) -> tuple[int, int]:
         """How many batches this step has accumulated, and of how many it is made (fewer at the end of an epoch)."""
@@ -284,15 +270,16 @@ class Trainer:
         return every is not None and batch < len(self.batches) and batch % every < self.config.accumulate
 
     def save(self) -> Path | None:
-        """Write a checkpoint now; None where the trainer has no folder. Losses are checked first.
+        """Write a checkpoint now; None where the trainer has no folder. That all is finite is checked first.
 
         All ranks call it, and rank 0 writes; of sharded tables each rank writes its rows.
         """
-        self._read_terms()
+        self._terms.read(self.progress)
+        optimisers = checkpoints.optimiser_tensors(self.optimisers)
+        self._check_finite(optimisers)
         self._saved_at = time.monotonic()
         self._sum_cpu_seconds()
         streams = all_values(self.generators.rank_state())
-        optimisers = checkpoints.optimiser_tensors(self.optimisers)
         of_ranks = of_all(lambda: self._write_rows(optimisers))
         rows = [path for path in of_ranks if path is not None]
         return of_all(lambda: self._write(streams, optimisers, rows) if self.ranks.is_first else None)[0]

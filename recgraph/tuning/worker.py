@@ -18,7 +18,7 @@ from recgraph.config import ConfigError
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit
 from recgraph.engine import Engine
-from recgraph.train.trainer import NonFiniteLoss
+from recgraph.finite import NonFinite
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage
 from recgraph.tuning.trial import fit, keep_result, run_trial
@@ -125,7 +125,7 @@ def _run(plan: Plan, trials: Trials, trial: Trial, heartbeat: Heartbeat, split: 
         with heartbeat:
             values = run_trial(plan, trial, split, heartbeat)
         state, reason = TrialState.COMPLETE, ""
-    except (optuna.TrialPruned, NonFiniteLoss, ConfigError, MemoryError, torch.OutOfMemoryError) as error:
+    except (optuna.TrialPruned, NonFinite, ConfigError, MemoryError, torch.OutOfMemoryError) as error:
         # a configuration that is worse, diverges, cannot be or does not fit
         state, reason = TrialState.PRUNED, f"{error}" or type(error).__name__
     except OwnershipLost:

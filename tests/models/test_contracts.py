@@ -7,44 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from collaborative_cases import with_relations
+from every_model import CLOSED_FORM, RECOMMENDERS, SPACE, TRAINABLE, part, recommender
 from torch import Tensor
 
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.batches import Query
-from recgraph.data.part import Part
-from recgraph.models.base import ClosedFormModel, Model, Phase, Space, TrainableModel
-from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.base import ClosedFormModel, Model, Phase, TrainableModel
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
-SPACE = Space(n_users=24, n_items=30)
-# small sizes for the settings that models share, where a model has them
-SMALL = {"hidden_dim": 16, "max_len": 8, "inner_dim": 32, "n_negatives": 24}
-
-NAMES = [name for name in registry.names("model") if not issubclass(registry.load("model", name), GraphModel)]
-TRAINABLE = [name for name in NAMES if issubclass(registry.load("model", name), TrainableModel)]
-CLOSED_FORM = [name for name in NAMES if issubclass(registry.load("model", name), ClosedFormModel)]
-
-
-def _made(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object) -> Model:
-    cls = registry.load("model", name)
-    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
-    model: Model = cls(**{**small, **settings})
-    return model.build(with_relations(_train()) if cls.reads_graph else SPACE, seed=seed).to(device)
-
-
-def _train() -> Part:
-    """Users of 0 to 14 items; the last item is in no history."""
-    draw = np.random.default_rng(4)
-    lengths = [0, 1, 2, *draw.integers(2, 15, SPACE.n_users - 3)]
-    rows = [draw.choice(SPACE.n_items - 1, n, replace=False).tolist() for n in lengths]
-    return Part(Ragged.from_lists(rows), SPACE.n_items)
+NAMES = RECOMMENDERS
 
 
 def _query(device: torch.device | str = "cpu") -> Query:
@@ -60,7 +36,7 @@ def _scores(model: Model, query: Query) -> Tensor:
 
 
 def _fit(model: Model) -> Model:
-    return model.fit(_train()) if isinstance(model, ClosedFormModel) else model
+    return model.fit(part()) if isinstance(model, ClosedFormModel) else model
 
 
 # --- every model ------------------------------------------------------------------------------------
@@ -81,7 +57,7 @@ def test_settings_are_documented_and_checked(name: str) -> None:
 @pytest.mark.parametrize("fitted", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_scores(name: str, fitted: bool, device: torch.device) -> None:
-    model, query = _made(name, device), _query(device)
+    model, query = recommender(name, device), _query(device)
     scores = _scores(_fit(model) if fitted else model, query)
     assert scores.shape == (len(query), SPACE.n_items)
     assert scores.device.type == device.type
@@ -92,7 +68,7 @@ def test_scores(name: str, fitted: bool, device: torch.device) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_do_not_depend_on_the_other_rows(name: str, device: torch.device) -> None:
-    model, query = _fit(_made(name, device)), _query(device)
+    model, query = _fit(recommender(name, device)), _query(device)
     together = _scores(model, query)
     for row in range(len(query)):
         index = torch.tensor([row], device=device)
@@ -102,7 +78,7 @@ def test_scores_do_not_depend_on_the_other_rows(name: str, device: torch.device)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_vectors_give_the_scores(name: str, device: torch.device) -> None:
-    model, query = _fit(_made(name, device)), _query(device)
+    model, query = _fit(recommender(name, device)), _query(device)
     model.eval()
     if not model.has_vectors:
         with pytest.raises(TypeError, match="no user vectors"):
@@ -117,9 +93,9 @@ def test_vectors_give_the_scores(name: str, device: torch.device) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_state_goes_through_safetensors(name: str, device: torch.device) -> None:
-    model = _fit(_made(name, device))
+    model = _fit(recommender(name, device))
     state = safetensors.torch.load(safetensors.torch.save(model.state_dict()))
-    other = _made(name, device, seed=1)
+    other = recommender(name, device, seed=1)
     other.load_state_dict(state)
     assert torch.equal(_scores(model, _query(device)), _scores(other, _query(device)))
 
@@ -127,14 +103,14 @@ def test_state_goes_through_safetensors(name: str, device: torch.device) -> None
 @pytest.mark.parametrize("name", NAMES)
 def test_build_depends_on_its_seed_alone(name: str) -> None:
     before = torch.random.get_rng_state()
-    first = _made(name, seed=3).state_dict()
+    first = recommender(name, seed=3).state_dict()
     assert torch.equal(before, torch.random.get_rng_state())
     torch.rand(1)
-    second = _made(name, seed=3).state_dict()
+    second = recommender(name, seed=3).state_dict()
     assert first.keys() == second.keys()
     assert all(torch.equal(value, second[key]) for key, value in first.items())
     with pytest.raises(ValueError, match="built already"):
-        _made(name).build(SPACE)
+        recommender(name).build(SPACE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -147,7 +123,7 @@ def test_is_one_kind_of_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLOSED_FORM)
 def test_closed_form_models_learn_buffers_alone(name: str) -> None:
-    model = _made(name)
+    model = recommender(name)
     shapes = {key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
     assert not list(model.parameters())
     assert _fit(model) is model
@@ -159,7 +135,7 @@ def test_closed_form_models_learn_buffers_alone(name: str) -> None:
 
 def _phases() -> Iterator[tuple[str, Phase]]:
     for name in TRAINABLE:
-        model = _made(name)
+        model = recommender(name)
         assert isinstance(model, TrainableModel)
         for phase in dict.fromkeys(phase.name for phase in model.phases):
             yield name, next(made for made in model.phases if made.name == phase)
@@ -170,16 +146,16 @@ PHASES = [pytest.param(name, phase, id=f"{name}-{phase.name}") for name, phase i
 
 def _training(name: str, device: torch.device | str, **settings: object) -> tuple[TrainableModel, object]:
     """A model in training mode and a batch for it."""
-    model = _made(name, device, **settings)
+    model = recommender(name, device, **settings)
     assert isinstance(model, TrainableModel)
     generators = Generators(5, device)
-    batch = next(iter(model.batches(_train(), 16, generators).epoch(0))).to(device)
+    batch = next(iter(model.batches(part(), 16, generators).epoch(0))).to(device)
     return model.train(), batch
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_parameter_groups_hold_every_parameter_once(name: str) -> None:
-    model = _made(name)
+    model = recommender(name)
     assert isinstance(model, TrainableModel)
     grouped = [id(p) for group in model.parameter_groups().values() for p in group]
     assert len(grouped) == len(set(grouped))

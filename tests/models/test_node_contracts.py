@@ -7,26 +7,17 @@ import warnings
 import pytest
 import safetensors.torch
 import torch
+from every_model import N_PAPERS, OF_NODES, graph, of_nodes
 
 from recgraph import registry
 from recgraph.config import ConfigError
-from recgraph.graph.hetero import HeteroGraph
 from recgraph.models import contrast
 from recgraph.models.base import Space
 from recgraph.models.heterogeneous.base import GraphBatch, GraphModel
 from recgraph.rng import Generators
-from recgraph.sparse.csr import Csr
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
 
-NAMES = [name for name in registry.names("model") if issubclass(registry.load("model", name), GraphModel)]
-SMALL = {
-    "metapaths": ("paper-author-paper", "paper-subject-paper"),
-    "hidden_dim": 8,
-    "n_clusters": (3, 6),
-    "top_k": (4, 9),
-}
-N = 30
 #: further settings in which models compute with other types
 MIXED: list[tuple[str, dict[str, object]]] = [
     ("meow", {"kmeans": "scikit-learn"}),
@@ -35,29 +26,8 @@ MIXED: list[tuple[str, dict[str, object]]] = [
 ]
 
 
-def graph() -> HeteroGraph:
-    """Dense, sparse and no features; a paper that no author wrote."""
-    draw = torch.Generator().manual_seed(0)
-    by = torch.arange(60) % (N - 1), torch.randint(20, (60,), generator=draw)
-    on = torch.arange(N), torch.randint(4, (N,), generator=draw)
-    dense = torch.rand(N, 9, generator=draw)
-    sparse = Csr.from_dense((torch.rand(4, 6, generator=draw) > 0.5).float())
-    return HeteroGraph.from_edge_lists(
-        {"paper": N, "author": 20, "subject": 4},
-        {("paper", "by", "author"): by, ("paper", "on", "subject"): on},
-        features={"paper": dense, "subject": sparse},
-    )
-
-
-def made(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object) -> GraphModel:
-    cls = registry.load("model", name)
-    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
-    model: GraphModel = cls(**{**small, **settings}).build(graph(), seed=seed).to(device)
-    return model
-
-
 def training(name: str, device: torch.device | str, **settings: object) -> tuple[GraphModel, GraphBatch]:
-    model = made(name, device, **settings)
+    model = of_nodes(name, device, **settings)
     batch = next(iter(model.batches(None, 16, Generators(5, device)).epoch(0))).to(device)
     return model.train(), batch
 
@@ -68,7 +38,7 @@ def embedded(model: GraphModel) -> torch.Tensor:
         return model.embed()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_settings_are_documented_and_checked(name: str) -> None:
     cls = registry.load("model", name)
     assert cls.__doc__
@@ -82,20 +52,20 @@ def test_settings_are_documented_and_checked(name: str) -> None:
         cls(metapaths=("a-b-a",)).build(Space(n_users=1, n_items=1))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_embeds(name: str, device: torch.device) -> None:
-    model = made(name, device)
+    model = of_nodes(name, device)
     z = embedded(model)
-    assert z.shape == (N, 8)
+    assert z.shape == (N_PAPERS, 8)
     assert z.device.type == device.type
     assert bool(z.isfinite().all())
     assert torch.equal(z, embedded(model)), "embedding must not draw random numbers"
     assert embedded(model.double()).dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_state_goes_through_safetensors(name: str, device: torch.device) -> None:
-    model, other = made(name, device), made(name, device, seed=0)
+    model, other = of_nodes(name, device), of_nodes(name, device, seed=0)
     for parameter in other.parameters():
         parameter.data.add_(1)
     state = safetensors.torch.load(safetensors.torch.save(model.state_dict()))
@@ -103,19 +73,19 @@ def test_state_goes_through_safetensors(name: str, device: torch.device) -> None
     assert torch.equal(embedded(model), embedded(other))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_build_depends_on_its_seed_alone(name: str) -> None:
     before = torch.random.get_rng_state()
-    first = embedded(made(name, seed=3))
+    first = embedded(of_nodes(name, seed=3))
     assert torch.equal(before, torch.random.get_rng_state())
     torch.rand(1)
-    assert torch.equal(first, embedded(made(name, seed=3)))
-    assert not torch.equal(first, embedded(made(name, seed=4)))
+    assert torch.equal(first, embedded(of_nodes(name, seed=3)))
+    assert not torch.equal(first, embedded(of_nodes(name, seed=4)))
     with pytest.raises(ValueError, match="built already"):
-        made(name).build(graph())
+        of_nodes(name).build(graph())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_terms_and_gradients(name: str, device: torch.device) -> None:
     model, batch = training(name, device)
     grouped = [id(p) for group in model.parameter_groups().values() for p in group]
@@ -134,7 +104,7 @@ def test_terms_and_gradients(name: str, device: torch.device) -> None:
         model(batch, ["no_such_term"])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_training_draws_from_the_generators_alone(name: str, device: torch.device) -> None:
     seen = []
     for _ in range(2):
@@ -145,7 +115,7 @@ def test_training_draws_from_the_generators_alone(name: str, device: torch.devic
     assert all(torch.equal(value, seen[1][term]) for term, value in seen[0].items())
 
 
-@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in NAMES), *MIXED])
+@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in OF_NODES), *MIXED])
 def test_a_step_of_mixed_precision(name: str, settings: dict[str, object], device: torch.device) -> None:
     model, batch = training(name, device, **settings)
     (phase,) = model.phases
@@ -163,7 +133,7 @@ def test_a_step_of_mixed_precision(name: str, settings: dict[str, object], devic
         assert bool(parameter.grad.isfinite().all())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_embedding_under_inference_mode_leaves_it_trainable(name: str) -> None:
     model, batch = training(name, "cpu")
     model.eval()
@@ -174,9 +144,9 @@ def test_embedding_under_inference_mode_leaves_it_trainable(name: str) -> None:
     torch.stack(list(terms.values())).sum().backward()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_the_trainer_trains_it(name: str) -> None:
-    model = made(name, dropout=0.0)
+    model = of_nodes(name, dropout=0.0)
     config = TrainConfig(metric="loss", max_epochs=25, patience=None, learning_rate=3e-3)
     generators = Generators(1)
     history = Trainer(model, model.batches(None, 1, generators), config, generators).fit()
@@ -184,7 +154,7 @@ def test_the_trainer_trains_it(name: str) -> None:
     assert min(row["loss"] for row in history) < history[0]["loss"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_candidates_are_drawn_by_a_setting(name: str) -> None:
     def step(**options: object) -> tuple[float, list[torch.Tensor]]:
         model, batch = training(name, "cpu", dropout=0.0, objective_options=options)
@@ -193,7 +163,7 @@ def test_candidates_are_drawn_by_a_setting(name: str) -> None:
         return float(loss.detach()), [p.grad for p in model.parameters() if p.grad is not None]
 
     exact, grads = step()
-    whole, of_whole = step(n_candidates=N)
+    whole, of_whole = step(n_candidates=N_PAPERS)
     assert whole == exact
     assert all(torch.equal(a, b) for a, b in zip(grads, of_whole, strict=True))
     few, of_few = step(n_candidates=8)
@@ -203,11 +173,11 @@ def test_candidates_are_drawn_by_a_setting(name: str) -> None:
     assert abs(few - exact) < 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_NODES)
 def test_very_many_pairs_are_announced_before_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "_LONG", 12 * N)
-    pattern = rf"contrasts {N} nodes with {{}} candidates, .* minutes of a core. Use {{}}"
-    with pytest.warns(UserWarning, match=pattern.format(N, r".*n_candidates': 4096")):
+    monkeypatch.setattr(contrast, "_LONG", 12 * N_PAPERS)
+    pattern = rf"contrasts {N_PAPERS} nodes with {{}} candidates, .* minutes of a core. Use {{}}"
+    with pytest.warns(UserWarning, match=pattern.format(N_PAPERS, r".*n_candidates': 4096")):
         training(name, "cpu")
     with pytest.warns(UserWarning, match=pattern.format(12, "a smaller n_candidates")):
         training(name, "cpu", objective_options={"n_candidates": 12})

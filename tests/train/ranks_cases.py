@@ -26,7 +26,8 @@ from recgraph.sparse.ragged import Ragged
 from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
-from recgraph.train.trainer import NonFiniteLoss, Trainer
+from recgraph.train.terms import NonFiniteLoss
+from recgraph.train.trainer import Trainer
 
 N_USERS, N_ITEMS = 23, 30
 SMALL = {"hidden_dim": 8, "dropout": 0.0, "max_len": 6, "n_layers": 1, "n_heads": 2, "inner_dim": 16}

@@ -20,7 +20,8 @@ from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.rng import Generators
 from recgraph.train.callbacks import JsonLines, Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
-from recgraph.train.trainer import NonFiniteLoss, Trainer
+from recgraph.train.terms import NonFiniteLoss
+from recgraph.train.trainer import Trainer
 
 
 @dataclass

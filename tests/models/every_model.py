@@ -1,0 +1,68 @@
+"""Every model of the registry at a small size, built for data that have what data have: what contract tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from collaborative_cases import with_relations
+
+from recgraph import registry
+from recgraph.data.part import Part
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
+from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.ragged import Ragged
+
+SPACE = Space(n_users=24, n_items=30)
+# small sizes for the settings that models share, where a model has them
+SMALL = {"hidden_dim": 16, "max_len": 8, "inner_dim": 32, "n_negatives": 24}
+SMALL_ON_GRAPHS = {
+    "metapaths": ("paper-author-paper", "paper-subject-paper"),
+    "hidden_dim": 8,
+    "n_clusters": (3, 6),
+    "top_k": (4, 9),
+}
+N_PAPERS = 30
+
+#: of typed graphs, whose nodes they embed
+OF_NODES = [name for name in registry.names("model") if issubclass(registry.load("model", name), GraphModel)]
+RECOMMENDERS = [name for name in registry.names("model") if name not in OF_NODES]
+TRAINABLE = [name for name in RECOMMENDERS if issubclass(registry.load("model", name), TrainableModel)]
+CLOSED_FORM = [name for name in RECOMMENDERS if issubclass(registry.load("model", name), ClosedFormModel)]
+
+
+def recommender(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object) -> Model:
+    cls = registry.load("model", name)
+    small = {key: value for key, value in SMALL.items() if key in cls.Config.model_fields}
+    model: Model = cls(**{**small, **settings})
+    return model.build(with_relations(part()) if cls.reads_graph else SPACE, seed=seed).to(device)
+
+
+def part() -> Part:
+    """Users of 0 to 14 items; the last item is in no history."""
+    draw = np.random.default_rng(4)
+    lengths = [0, 1, 2, *draw.integers(2, 15, SPACE.n_users - 3)]
+    rows = [draw.choice(SPACE.n_items - 1, n, replace=False).tolist() for n in lengths]
+    return Part(Ragged.from_lists(rows), SPACE.n_items)
+
+
+def graph() -> HeteroGraph:
+    """Dense, sparse and no features; a paper that no author wrote."""
+    draw = torch.Generator().manual_seed(0)
+    by = torch.arange(60) % (N_PAPERS - 1), torch.randint(20, (60,), generator=draw)
+    on = torch.arange(N_PAPERS), torch.randint(4, (N_PAPERS,), generator=draw)
+    dense = torch.rand(N_PAPERS, 9, generator=draw)
+    sparse = Csr.from_dense((torch.rand(4, 6, generator=draw) > 0.5).float())
+    return HeteroGraph.from_edge_lists(
+        {"paper": N_PAPERS, "author": 20, "subject": 4},
+        {("paper", "by", "author"): by, ("paper", "on", "subject"): on},
+        features={"paper": dense, "subject": sparse},
+    )
+
+
+def of_nodes(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object) -> GraphModel:
+    cls = registry.load("model", name)
+    small = {key: value for key, value in SMALL_ON_GRAPHS.items() if key in cls.Config.model_fields}
+    model: GraphModel = cls(**{**small, **settings}).build(graph(), seed=seed).to(device)
+    return model
