@@ -1,6 +1,6 @@
 # Everything a developer runs. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types test-fast test-slow test-gpu fuzz bench bench-scale bench-gpu reference same-numbers docs clean
+.PHONY: help venv demo test lint types test-fast test-slow test-faults test-gpu fuzz bench bench-scale bench-gpu reference same-numbers docs clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -57,7 +57,10 @@ types: $(STAMP)  ## mypy --strict over the library
 	$(PY) -m mypy
 
 test-slow: $(STAMP)  ## the tests that take more than about half a minute each
-	$(PYTEST) -m "slow and not peer and not gpu" $(ARGS)
+	$(PYTEST) -m "slow and not faults and not peer and not gpu" $(ARGS)
+
+test-faults: $(STAMP)  ## every command, killed at 200 moments and more, on full disks, with damaged files: docs/reliability.md
+	$(PYTEST) -m faults tests/faults $(ARGS)
 
 test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 	@if $(HAS_GPU); then $(PYTEST) -m gpu $(ARGS); else echo "no device: not run"; fi

@@ -34,7 +34,7 @@ def describe(error: BaseException) -> tuple[int, str]:
     value and the fix. An unexpected error is given with its type, for a bug report.
     """
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED, str(error) or "interrupted"
+        return INTERRUPTED, str(error) or "interrupted; what was finished is kept, and the same command goes on"
     if isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError):
         named = error.filename and error.strerror
         return USER_MISTAKE, f"{error.filename}: {error.strerror}" if named else str(error)

@@ -75,6 +75,10 @@ def train(
             )
     except NonFinite as error:
         raise Failure(str(error)) from error
+    except KeyboardInterrupt as error:
+        if str(error) or not (out / "config.json").exists():
+            raise
+        raise KeyboardInterrupt(f"interrupted; what {out} has is kept, and --resume goes on with it") from None
     if run.record.selection is not None:
         note(f"numbers of the fit that chose the epochs: recgraph evaluate {out / SELECTION}")
     serves = run.record.fitted_on == "all"

@@ -320,7 +320,9 @@ class SealedSplit(_Labelled):
         """
         folder = Path(folder)
         if not (folder / HEAD_FILE).is_file():
-            raise FileNotFoundError(f"folder {str(folder)!r} holds no saved split ({HEAD_FILE})")
+            raise FileNotFoundError(
+                f"folder {str(folder)!r} holds no saved split ({HEAD_FILE}); write one with `recgraph data prepare`"
+            )
         head = load_json(folder / HEAD_FILE)
         rows = load_rows(folder / OPEN_FILE)
         frame, labels = _log_and_labels(rows)

@@ -143,7 +143,8 @@ def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Co
             raise ValueError(f"{folder} exists and is not a run; give an empty or new folder")
         return
     if not options.resume:
-        raise ValueError(f"{folder} holds a run already; use resume=True (--resume) or another folder")
+        instead = "give" if record.fitted_on == "update" else "use resume=True (--resume) or"
+        raise ValueError(f"{folder} holds a run already; {instead} another folder")
     check_same_run(folder, record, configs)
 
 

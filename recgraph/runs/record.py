@@ -182,7 +182,8 @@ def _no_record(folder: Path) -> str:
         )
     if (folder / "config.json").is_file():
         return f"{folder} is not a finished run; go on with --resume"
-    return f"{folder} is not a finished run" + ("" if folder.is_dir() else ": there is no such folder")
+    why = "it has no record" if folder.is_dir() else "there is no such folder"
+    return f"{folder} is not a finished run: {why}; give a folder that `recgraph train` wrote"
 
 
 def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> dict[str, Any]:

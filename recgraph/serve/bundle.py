@@ -67,6 +67,8 @@ _MODEL = "model.safetensors"
 _FEATURES = "features.safetensors"
 #: types of safetensors that are read without a copy
 _TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
+#: what to do about a folder without a bundle
+_INSTEAD = "give a bundle or a finished run; a run that was stopped goes on with the command that made it"
 T = TypeVar("T")
 
 
@@ -232,14 +234,14 @@ def _parse_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     recover(folder)
     if not path.is_file():
-        raise BundleError(f"{folder} is no bundle: it has no config.json")
+        raise BundleError(f"{folder} is no bundle: it has no config.json; {_INSTEAD}")
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _ = config["format"], config["files"]
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(f"{path} is damaged: {error}") from None
+        raise BundleError(f"{path} is damaged: {error}; copy or save the bundle again") from None
     except (KeyError, TypeError):
-        raise BundleError(f"{folder} is no bundle: its config.json has no 'format' and 'files'") from None
+        raise BundleError(f"{folder} is no bundle: its config.json has no 'format' and 'files'; {_INSTEAD}") from None
     return config
 
 

@@ -22,7 +22,7 @@ from recgraph.tuning.plan import Objective, Plan, check_model
 from recgraph.tuning.progress import ProgressTable
 from recgraph.tuning.report import write_page
 from recgraph.tuning.storage import StudyStorage, open_storage, without_password
-from recgraph.tuning.trial import save_split
+from recgraph.tuning.trial import keep_results, save_split
 from recgraph.tuning.trials import Trials, load_study
 from recgraph.tuning.worker import run_processes, work
 from recgraph.workers.heartbeat import GRACE, INTERVAL
@@ -147,6 +147,7 @@ def tune(
         plan = replace(plan, source=found.user_attrs.get("source") or plan.source)
         found.set_user_attr("source", plan.source)
         trials = Trials(found, kept, plan)
+        keep_results(plan, found.get_trials(deepcopy=False))
         with ProgressTable(plan, trials, progress):
             _work(plan, trials, split, size, engine)
         if test_seeds:

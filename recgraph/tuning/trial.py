@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph.data.files import load_json, remove_folder, replace_text, replacing_folder
+from recgraph.data.files import load_json, remove_folder, replace_text, replacing_folder, sweep
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
 from recgraph.runs import fit as experiment
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from optuna import Trial
     from optuna.trial import FrozenTrial
 
-__all__ = ["fit", "folder_of", "keep_result", "run_trial", "save_split"]
+__all__ = ["fit", "folder_of", "keep_result", "keep_results", "run_trial", "save_split"]
 
 #: what a training writes in order to be resumed; the best configuration is trained again after the search
 _FOR_RESUMING = ("checkpoints", "bundle", "best.safetensors")
+#: states of trials that are not tried again
+_FINISHED = ("COMPLETE", "PRUNED")
 #: seconds between two attempts to get a folder that another process has
 _POLL = 15.0
 _log = logging.getLogger(__name__)
@@ -176,6 +178,16 @@ def _checked(values: float | Sequence[float], metrics: Sequence[str]) -> list[fl
         if math.isnan(value):
             raise optuna.TrialPruned(f"{name} is not a number")
     return numbers
+
+
+def keep_results(plan: Plan, trials: Sequence[FrozenTrial]) -> None:
+    """Do for finished trials what their process was killed before it did, see :func:`keep_result`."""
+    for trial in trials:
+        folder = folder_of(plan, trial)
+        if trial.state.name in _FINISHED and folder is not None and folder.is_dir():
+            sweep(folder)
+            if not (folder / "trial.json").exists():
+                keep_result(plan, trial)
 
 
 def keep_result(plan: Plan, trial: FrozenTrial) -> None:

@@ -120,7 +120,7 @@ def _open_missing() -> OSError:
         (PermissionError(13, "Permission denied", "/etc/x"), FAILURE, "[Errno 13] Permission denied: '/etc/x'"),
         (MemoryError(), FAILURE, "MemoryError"),
         (KeyboardInterrupt("saved in runs/a"), INTERRUPTED, "saved in runs/a"),
-        (KeyboardInterrupt(), INTERRUPTED, "interrupted"),
+        (KeyboardInterrupt(), INTERRUPTED, "interrupted; what was finished is kept, and the same command goes on"),
     ],
 )
 def test_errors(error: BaseException, code: int, message: str) -> None:

@@ -132,6 +132,19 @@ def test_of_two_processes_that_begin_a_study_at_once_none_is_refused(split: Spli
     assert [path.name for path in (tmp_path / "s").iterdir()] == ["mine.txt"]
 
 
+def test_the_result_of_a_trial_whose_process_was_killed_before_it_wrote_it_is_written_later(
+    split: Split, tmp_path: Path
+) -> None:
+    tune(split, tmp_path / "s", 1)
+    folder = tmp_path / "s" / "trials" / "0000"
+    whole = (folder / "trial.json").read_bytes()
+    (folder / "trial.json").unlink()
+    (folder / "bundle").mkdir()
+    tune(split, tmp_path / "s", 1)
+    assert (folder / "trial.json").read_bytes() == whole
+    assert not (folder / "bundle").exists()
+
+
 def test_a_folder_that_holds_another_split(split: Split, tmp_path: Path) -> None:
     tune(split, tmp_path / "s", n_trials=1)
     other = rg.load_dataset("synthetic").split("ratio", seed=1)

@@ -1,0 +1,254 @@
+"""What holds in a cell of the table: what was finished is kept, nothing half-written passes, the command goes on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from commands import POSTGRES, WORLDS, Command, write_world
+from driving import Call, Child, Done, Driver
+from injecting import CHANGES, CLOCK_BACK, COUNT, INTERRUPT, KILL, PAUSE, Event, Harm
+from outcomes import leftovers
+
+#: what a message says to do next
+_NEXT = re.compile(
+    r"\b(again|resume|go on|goes on|give|choose|remove|delete|copy|restore|free|wait|use|update|fit|make|put|write)\b"
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A command that nothing happened to.
+
+    Attributes:
+        result: what came of it.
+        read: what the reader may print: of the result, and of what was there before.
+        done: how it ended.
+    """
+
+    result: Any
+    read: tuple[str, ...]
+    done: Done
+
+
+class Bench:
+    """A folder in which one case after another is made, each from the files that its command is given.
+
+    All are made at one place, so that what they write about it is equal.
+
+    Args:
+        driver: runs the children.
+        folder: of the cases.
+    """
+
+    def __init__(self, driver: Driver, folder: Path) -> None:
+        self.driver, self._folder = driver, folder
+        self.case = folder / "case"
+        self.postgres: str | None = None
+        self._worlds: dict[str, Path] = {}
+        self._references: dict[str, Reference] = {}
+        self.kills: Counter[str] = Counter()
+        self.damages: Counter[str] = Counter()
+        self.left: Counter[str] = Counter()
+
+    def give(self, world: str) -> None:
+        """Put the files of a world in the place of the last case."""
+        if world not in self._worlds:
+            self._make(world)
+        self._clear()
+        shutil.copytree(self._worlds[world], self.case, dirs_exist_ok=True, symlinks=True)
+
+    def _clear(self) -> None:
+        self.case.mkdir(exist_ok=True)
+        for path in self.case.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _make(self, world: str) -> None:
+        parent, calls = WORLDS[world]
+        if parent is None:
+            self._clear()
+            write_world(self.case)
+        else:
+            self.give(parent)
+        for call in calls:
+            if world == "stopped":
+                self._stop(call)
+                continue
+            done = self.driver.run(call, self.case)
+            assert done.code == 0, done.error
+        self._worlds[world] = self._folder / f"world-{world}"
+        shutil.copytree(self.case, self._worlds[world], symlinks=True)
+
+    def _stop(self, call: Call) -> None:
+        """Kill a training as it writes its record, which is its last file but for the bundle's."""
+        count = self.driver.run(call, self.case).seen.count(Event.RENAME)
+        self.give("log")
+        done = self.driver.run(call, self.case, replace(KILL, kinds=Event.RENAME), count - 4)
+        assert done.code < 0
+        assert list(self.case.glob("run/checkpoints/step-*"))
+
+    def run(self, call: Call, harm: Harm = COUNT, at: int = 0, **more: Any) -> Done:
+        """Run a call in the place of the cases, see :meth:`Driver.run`."""
+        return self.driver.run(self._call(call), self.case, harm, at, **more)
+
+    def start(self, call: Call, harm: Harm = COUNT, at: int = 0) -> Child:
+        """Start a call in the place of the cases."""
+        return self.driver.start(self._call(call), self.case, harm, at)
+
+    def _call(self, call: Call) -> Call:
+        if call.function != "app" or self.postgres is None:
+            return call
+        return replace(call, arguments=([word.replace(POSTGRES, self.postgres) for word in call.arguments[0]],))
+
+    def begin(self, command: Command) -> Reference:
+        """Give a command its files -> what comes of it when nothing happens."""
+        if command.name not in self._references:
+            self._references[command.name] = self._reference(command)
+        self._start_from_nothing(command)
+        return self._references[command.name]
+
+    def _reference(self, command: Command) -> Reference:
+        self._start_from_nothing(command)
+        before = [] if command.reader is None else [self.run(command.reader)]
+        self._start_from_nothing(command)
+        done = self.run(command.call)
+        assert done.code == 0, done.error
+        result = self.result(command, done)
+        assert result
+        after = [] if command.reader is None else [self.run(command.reader)]
+        assert all(read.code == 0 for read in after), after
+        assert not leftovers(self.case)
+        return Reference(result, tuple(read.output for read in (*before, *after) if read.code == 0), done)
+
+    def _start_from_nothing(self, command: Command) -> None:
+        if self.postgres is not None and "PostgreSQL" in command.name:
+            _delete_study(self.postgres)
+        self.give(command.world)
+
+    def result(self, command: Command, done: Done) -> Any:
+        """What came of a command."""
+        return [command.result(self.case), done.output if command.prints else ""]
+
+    def goes_on(self, command: Command, reference: Reference, what: str) -> None:
+        """The same command goes on, and ends with the same result."""
+        done = self.run(command.next)
+        if done.code == 2 and command.once:  # what is there already is complete
+            self.is_told(done, what, about=command.makes)
+        else:
+            assert done.code == 0, f"{what}: {command.next} does not go on: {done.error}"
+        result = self.result(command, done)
+        assert result == reference.result, (
+            f"{what}: {command.next} ends with another result: {_differ(result, reference.result)}"
+        )
+        left = leftovers(self.case)
+        self.left[command.name] += bool(left)
+        assert not left, f"{what}: {command.next} leaves {left}"
+
+    def read_back(self, command: Command, reference: Reference, what: str) -> None:
+        """What reads the result takes nothing half-written for whole."""
+        if command.reader is None:
+            return
+        done = self.run(command.reader)
+        if done.code == 0:
+            assert done.output in reference.read, f"{what}: {command.reader} gives something else"
+        else:
+            self.is_told(done, what, names=False)
+
+    def is_told(self, done: Done, what: str, names: bool = True, about: tuple[str, ...] = ()) -> None:
+        """The message of a command that failed is one, names a file, and the next step."""
+        assert done.code in (1, 2, 130), f"{what}: ends with {done.code}: {done.error}"
+        message = " ".join(done.error[done.error.rfind("recgraph: ") :].split())
+        assert "Traceback" not in done.error, f"{what}: {done.error}"
+        assert "unexpected " not in message, f"{what}: {message}"
+        if names:
+            assert any(name in message for name in about), f"{what}: the message names no file: {message}"
+        assert _NEXT.search(message), f"{what}: the message says no next step: {message}"
+
+
+def _differ(one: Any, other: Any) -> str:
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+        return ", ".join(f"{name}: {_differ(one.get(name), other.get(name))}" for name in names)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return "; ".join(_differ(a, b) for a, b in zip(one, other, strict=True) if a != b)
+    return f"{str(one)[:200]} != {str(other)[:200]}"
+
+
+def _delete_study(url: str) -> None:
+    import optuna
+
+    from recgraph.tuning.storage import open_storage
+
+    storage = open_storage(url)
+    if "s" in optuna.get_all_study_names(storage.optuna):
+        optuna.delete_study(study_name="s", storage=storage.optuna)
+    storage.close()
+
+
+def check_signal(bench: Bench, command: Command, harm: Harm, moments: list[float]) -> None:
+    """Killed, perhaps again as it goes on, at a share of the events of the whole command; then it goes on."""
+    reference = bench.begin(command)
+    call, what = command.call, ""
+    for moment in moments:
+        at = 1 + int(moment * reference.done.seen.count(harm.kinds))
+        done = bench.run(call, harm, at)
+        what = f"{command.name}, {harm.name} at {at}: {done.seen.what}"
+        bench.kills[command.name] += bool(done.seen.what)
+        if harm is INTERRUPT and done.code == 130:
+            bench.is_told(done, what, names=False)
+        else:
+            assert done.code in (0, -harm.value), f"{what}: {done.code}, {done.error}"
+        bench.read_back(command, reference, what)
+        call = command.next
+    bench.goes_on(command, reference, what)
+
+
+def check_error(bench: Bench, command: Command, harm: Harm, moment: float) -> None:
+    """Its calls fail from an event on; it says so, and goes on when they no longer do."""
+    reference = bench.begin(command)
+    at = 1 + int(moment * reference.done.seen.count(harm.kinds))
+    done = bench.run(command.call, harm, at)
+    what = f"{command.name}, {harm.name} from {at} on: {done.seen.what}"
+    if done.code:
+        bench.is_told(done, what, names=bool(harm.kinds & CHANGES), about=_names(command, done))
+    else:
+        assert bench.result(command, done) == reference.result, f"{what}: ends well, with another result"
+    bench.read_back(command, reference, what)
+    bench.goes_on(command, reference, what)
+
+
+def _names(command: Command, done: Done) -> tuple[str, ...]:
+    """The names that a message may call a file by that could not be written."""
+    return (*command.makes, Path(done.seen.what).name)
+
+
+def check_second(bench: Bench, command: Command, moment: float) -> None:
+    """A second process begins the same while the first is at work: one does it, the other does or is refused."""
+    reference = bench.begin(command)
+    at = 1 + int(moment * reference.done.seen.count(PAUSE.kinds))
+    first = bench.start(command.call, PAUSE, at)
+    first.until_it_stops()
+    second = bench.start(command.next)
+    ended = second.wait(1.0)
+    first.go_on()
+    one, other = first.end(), ended or second.end()
+    what = f"{command.name}, a second one at {at}: {one.seen.what}"
+    for done in (one, other):
+        if done.code:
+            bench.is_told(done, what, about=command.makes)
+    assert 0 in (one.code, other.code), f"{what}: {one.error} {other.error}"
+    bench.goes_on(command, reference, what)
+
+
+def check_clock(bench: Bench, command: Command, moment: float) -> None:
+    """The clock is set back by a day while it works: it ends with the same result."""
+    reference = bench.begin(command)
+    at = 1 + int(moment * reference.done.seen.count(CLOCK_BACK.kinds))
+    done = bench.run(command.call, CLOCK_BACK, at)
+    what = f"{command.name}, clock set back at {at}: {done.seen.what}"
+    assert done.code == 0, f"{what}: {done.error}"
+    assert bench.result(command, done) == reference.result, f"{what}: ends with another result"

@@ -1,0 +1,185 @@
+"""The driver: runs any command, or call, in a child, with a harm ordered at one of its events."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+from injecting import COUNT, Harm, Seen, build, read_orders, write_orders
+
+#: seconds; more than any case takes on a busy machine
+LONG = 300.0
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of a module, called in the child, with JSON arguments."""
+
+    module: str
+    function: str
+    arguments: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        if self.function == "app":
+            return f"recgraph {' '.join(self.arguments[0])}"
+        return f"{self.module}.{self.function}{self.arguments}"
+
+
+def command(line: str) -> Call:
+    """A ``recgraph`` command as it is typed."""
+    return Call("recgraph.cli.app", "app", (line.split(),))
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a child ended.
+
+    Attributes:
+        code: its exit code, or minus the signal that ended it.
+        output, error: what it printed.
+        seen: what was counted, and hit.
+        cpu_seconds: of it and of its own children that have ended.
+    """
+
+    code: int
+    output: str
+    error: str
+    seen: Seen
+    cpu_seconds: float
+
+
+class Child:
+    """A child that runs."""
+
+    def __init__(self, driver: Driver, pid: int, files: Path) -> None:
+        self._driver, self.pid, self._files = driver, pid, files
+
+    def _printed(self, stream: str) -> str:
+        return self._files.with_suffix(stream).read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, seconds: float = LONG) -> Done | None:
+        """How it ended; None where it still runs after so many seconds."""
+        found = self._driver.ask({"do": "wait", "pid": self.pid, "seconds": seconds})
+        if found is None:
+            return None
+        seen = read_orders(self._files.with_suffix(".orders"))
+        return Done(found[0], self._printed(".output"), self._printed(".error"), seen, found[1])
+
+    def end(self) -> Done:
+        """Wait for its end; one that hangs is killed and fails the test."""
+        done = self.wait()
+        if done is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            raise AssertionError(f"still runs after {LONG:.0f} s: {self._printed('.error')}")
+        return done
+
+    def until_it_stops(self) -> None:
+        """Wait until it has stopped itself (SIGSTOP), or has ended."""
+        until = time.monotonic() + LONG
+        while psutil.Process(self.pid).status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            assert time.monotonic() < until, f"{self.pid} does not stop"
+            time.sleep(0.002)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+class Driver:
+    """A process that has imported all, and its children.
+
+    Args:
+        folder: for what the driver writes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._scratch = Path(tempfile.mkdtemp(dir=folder))
+        self._number = 0
+        here = str(Path(__file__).parent)
+        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
+        self._server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
+            env={
+                **os.environ,
+                **single,
+                "LD_PRELOAD": str(build(self._scratch)),
+                "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), here, os.environ.get("PYTHONPATH", "")]),
+                "COLUMNS": "200",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._read() == "ready"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait(LONG)
+        self._server.stdout.close()
+
+    def _read(self) -> Any:
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        assert line, "the process that forks children has ended"
+        return json.loads(line)
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """Send a request to the process that forks."""
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return self._read()
+
+    def start(
+        self,
+        call: Call,
+        folder: Path,
+        harm: Harm = COUNT,
+        at: int = 0,
+        *,
+        file_limit: int = 0,
+        env: dict[str, str] | None = None,
+    ) -> Child:
+        """Start a child in a folder.
+
+        Args:
+            call: what it runs.
+            folder: where; only what happens to files below it counts.
+            harm: what happens.
+            at: at which event, from 1.
+            file_limit: bytes that a file of the child may have at most (RLIMIT_FSIZE); 0: any.
+            env: variables beside ``RECGRAPH_HOME``, which is ``home`` in the folder.
+        """
+        self._number += 1
+        files = self._scratch / f"{self._number}.orders"
+        write_orders(files, harm, at, folder)
+        request = {
+            "do": "start",
+            "call": [call.module, call.function, call.arguments],
+            "cwd": str(folder),
+            "env": {"RECGRAPH_HOME": str(folder / "home"), **(env or {})},
+            "orders": str(files),
+            "output": str(files.with_suffix(".output")),
+            "error": str(files.with_suffix(".error")),
+            "file_limit": file_limit,
+        }
+        return Child(self, self.ask(request), files)
+
+    def run(self, call: Call, folder: Path, harm: Harm = COUNT, at: int = 0, **more: Any) -> Done:
+        """Run a child to its end, see :meth:`start`."""
+        return self.start(call, folder, harm, at, **more).end()

@@ -1,0 +1,32 @@
+"""Commands that are killed, and otherwise ill-treated: a sample of the cells that test_campaign.py makes all of."""
+
+from __future__ import annotations
+
+import pytest
+from checking import Bench
+from commands import COMMANDS, Command
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from table import CELLS, FAULTS, Fault, cell
+
+#: commands that are quick, as are those that make what they are given
+_QUICK = [command for command in COMMANDS if command.cost == 1 and command.world != "board"]
+#: cells of the sample: every fault, and every quick command
+_SAMPLE = [pair for number, pair in enumerate(pair for pair in CELLS if pair[0] in _QUICK) if number % 4 == 0]
+
+
+@pytest.mark.parametrize(("command", "fault"), _SAMPLE, ids=lambda value: value.name)
+@given(data=st.data())
+@settings(
+    max_examples=1, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck), deadline=None
+)
+def test_a_command_goes_on_after_a_fault(bench: Bench, command: Command, fault: Fault, data: st.DataObject) -> None:
+    fault.check(bench, command, data.draw)
+
+
+def test_a_cell_without_a_case_says_why() -> None:
+    names = {command.name for command in COMMANDS}
+    assert {name for fault in FAULTS for name in fault.without} <= names
+    for command in COMMANDS:
+        assert any(cell(command, fault) is None for fault in FAULTS)
+        assert all(reason is None or len(reason) > 20 for reason in (cell(command, fault) for fault in FAULTS))
