@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
@@ -18,7 +20,11 @@ __all__ = [
     "RatingError",
     "ShortUserError",
     "TimestampError",
+    "in_file",
 ]
+
+#: characters of a message: an id may be a text of megabytes
+_LONGEST = 2000
 
 
 class DataError(ValueError):
@@ -35,6 +41,8 @@ class DataError(ValueError):
     ) -> None:
         self.path, self.line, self.row = path, line, row
         place = f"line {line}" if line is not None else f"row {row} (from 0)" if row is not None else ""
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST // 2]} [...] {message[-_LONGEST // 2 :]}"
         where = ", ".join(part for part in (str(path) if path else "", place) if part)
         super().__init__(f"{where}: {message}" if where else message)
 
@@ -85,3 +93,14 @@ class RatingError(DataError):
 
 class ShortUserError(DataError):
     """A user has too few interactions for the split."""
+
+
+@contextmanager
+def in_file(path: Path) -> Iterator[None]:
+    """Errors of the block that name no file name this one."""
+    try:
+        yield
+    except DataError as error:
+        if error.path is not None:
+            raise
+        raise type(error)(str(error), path=path) from None

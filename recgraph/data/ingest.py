@@ -27,7 +27,10 @@ _log = logging.getLogger(__name__)
 #: the row number in the raw log, which may have a column "row" of its own
 _ROW = "__row"
 #: not known to all that ids are handed to
-_NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Unknown)
+_NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown)
+#: days of the years 1 to 9999 since 1970, those that Python has
+_FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
+_OF_A_DAY = {"ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
 
 
 def encode(
@@ -118,6 +121,7 @@ def _ids(lazy: pl.LazyFrame, column: str, role: str, raw: Raw) -> tuple[pl.LazyF
     missing = found.filter(_is_missing(column, dtype))
     if len(missing):
         raise _missing_id(lazy, column, role, raw.source, "NaN" if missing[column].null_count() == 0 else "missing")
+    _check_calendar(found, column, role, raw.source)
     whole = whole_floats(found[column])
     if whole is None:
         return lazy, found
@@ -132,6 +136,19 @@ def _ids(lazy: pl.LazyFrame, column: str, role: str, raw: Raw) -> tuple[pl.LazyF
     # of texts, "1000" and "1000.0" are one id
     found = found.with_columns(integers).group_by(column).agg(pl.col(_ROW).min()).sort(_ROW)
     return lazy.with_columns(integers), found
+
+
+def _check_calendar(found: pl.DataFrame, column: str, role: str, source: Source) -> None:
+    """Refuse ids that are dates of no year that Python has: they could not be handed out."""
+    dtype = found[column].dtype
+    if not isinstance(dtype, pl.Date | pl.Datetime):
+        return
+    size = _OF_A_DAY[dtype.time_unit] if isinstance(dtype, pl.Datetime) else 1
+    days = pl.col(column).to_physical().cast(pl.Int64) // size
+    outside = found.filter((days < _FIRST_DAY) | (days > _LAST_DAY))
+    if len(outside):
+        message = f"the {role} id (column {column!r}) is a date beyond the years 1 to 9999; make the ids texts"
+        raise source.error(MixedIdError, message, row=int(outside[_ROW][0]))
 
 
 def _missing_id(lazy: pl.LazyFrame, column: str, role: str, source: Source, what: str) -> MissingIdError:

@@ -12,7 +12,7 @@ from recgraph.data.columns import Columns
 from recgraph.data.dataframe import FrameKind, frame_kind, scan_frame
 from recgraph.data.ingest import MissingIds, encode
 from recgraph.data.log import InteractionLog
-from recgraph.data.reading import FileFormat, LogFile, Reading
+from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
 from recgraph.data.roles import NO_COLUMN
 from recgraph.data.source import Raw
 from recgraph.data.split import Split
@@ -247,7 +247,8 @@ class Interactions(InteractionLog):
         found = files.scan()
         reading = files.reading
         data = cls._encoded(found.raw, found.columns, time_format=reading.time_format, missing_ids=reading.missing_ids)
-        data = data.with_features(found.user_features, found.item_features)
+        frames = {name: getattr(found, name) for name in FEATURES}
+        data = data.with_feature_files(frames, files.feature_files())
         return replace(data, files=files.found(found.columns))
 
     @classmethod

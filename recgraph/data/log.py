@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from recgraph import registry
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
-from recgraph.data.errors import DataError, EmptyLogError, RatingError
+from recgraph.data.errors import DataError, EmptyLogError, RatingError, in_file
 from recgraph.data.files import load_frame, load_json, replace_parquet, replace_text
 from recgraph.data.ids import IdMap
 from recgraph.data.part import OrderedLog
@@ -135,6 +136,17 @@ class InteractionLog:
             graph=graph if graph is not None else self.graph,
             files=None if changed else self.files,
         )
+
+    def with_feature_files(self, frames: Mapping[str, pl.DataFrame | None], files: Mapping[str, Path]) -> Self:
+        """:meth:`with_features` of frames from files, which errors name; both by the names of its arguments."""
+        data, users, items = self, frames.get("user_features"), frames.get("item_features")
+        if users is not None:
+            with in_file(files["user_features"]):
+                data = data.with_features(user_features=users)
+        if items is not None:
+            with in_file(files["item_features"]):
+                data = data.with_features(item_features=items)
+        return data
 
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
         """Add users and items without interactions; their indices follow those of the log.

@@ -168,8 +168,8 @@ def prepare(
         shards = [*_shards(paths, form, shard_rows)]
         log, encoded = made.encoded(shards, Path(files.path), plain, columns)
         total = sum(each.n_interactions for each in encoded)
-        features = LogFile(str(first), reading).features(columns)
-        log = log.with_features(features.get("user_features"), features.get("item_features"))
+        read = LogFile(str(first), reading)
+        log = log.with_feature_files(read.features(columns), read.feature_files())
         log.save_all_but_log(folder)
         ranges = _ranges(log.n_users, -(-total // range_rows))
         lengths = made.by_range(shards, encoded, log.time_unit, ranges)

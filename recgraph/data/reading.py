@@ -198,6 +198,15 @@ class LogFile:
             _log.info("%s: %s%s", self.path, told, f"; no {' and no '.join(without)}" if without else "")
         return columns
 
+    def feature_files(self) -> dict[str, Path]:
+        """The files of features: those that are given, and those beside a file of RecBole's."""
+        found = {}
+        if self.format == "recbole":
+            files = atomic.atomic_files(self.path)
+            found = {f"{side}_features": files[side] for side in ("user", "item") if side in files}
+        given = {name: getattr(self.reading, name) for name in FEATURES}
+        return found | {name: Path(path) for name, path in given.items() if path is not None}
+
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
         """The files of features that are given."""
         found = {}

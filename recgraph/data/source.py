@@ -151,14 +151,18 @@ class Source:
                 yield number, row
 
     def _csv_rows(self, text: IO[str]) -> Iterator[tuple[int, int]]:
-        reader = csv.reader(text, delimiter=self.separator)
         row = -2 if self.has_header else -1
         start = 1
-        for fields in reader:
-            if any(fields):
-                row += 1
-                yield start, row
-            start = reader.line_num + 1
+        before = csv.field_size_limit(LONGEST_LINE)
+        try:
+            reader = csv.reader(text, delimiter=self.separator)
+            for fields in reader:
+                if any(fields):
+                    row += 1
+                    yield start, row
+                start = reader.line_num + 1
+        finally:
+            csv.field_size_limit(before)
 
 
 @dataclass(frozen=True)

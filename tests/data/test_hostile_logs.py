@@ -139,12 +139,21 @@ def test_messages_list_some_of_many_columns(write: Write) -> None:
     assert len(str(caught.value)) < 2500
 
 
-@pytest.mark.parametrize("values", [[[1], [2]], [{"a": 1}, {"a": 2}], [[{"a": [1]}], []], [Decimal("1.5"), Decimal(2)]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [[1], [2]],
+        [{"a": 1}, {"a": 2}],
+        [[{"a": [1]}], []],
+        [Decimal("1.5"), Decimal(2)],
+        [dt.timedelta(1), dt.timedelta(2)],
+    ],
+)
 @pytest.mark.parametrize("column", ["user_id", "item_id"])
 def test_values_that_are_no_ids(tmp_path: Path, column: str, values: list[Any]) -> None:
     frame = pl.DataFrame({"user_id": [1, 2], "item_id": [3, 4]}).with_columns(pl.Series(column, values))
     frame.write_parquet(tmp_path / "log.parquet")
-    wrong = rf"log\.parquet: the {column[:4]} ids \(column '{column}'\) are of type (List|Struct|Decimal)"
+    wrong = rf"log\.parquet: the {column[:4]} ids \(column '{column}'\) are of type (List|Struct|Decimal|Duration)"
     with pytest.raises(errors.MixedIdError, match=wrong):
         load_data(tmp_path / "log.parquet")
     with pytest.raises(errors.MixedIdError, match="are of type"):
@@ -159,6 +168,19 @@ def test_categories_and_whole_decimals_are_ids(tmp_path: Path) -> None:
     assert load_data(tmp_path / "log.parquet").to_frame().rows() == [("b", large), ("a", 2)]
     frame.with_columns(item_id=pl.Series([Decimal(10**20), Decimal(2)])).write_parquet(tmp_path / "log.parquet")
     with pytest.raises(errors.DataError, match=r"log\.parquet: "):
+        load_data(tmp_path / "log.parquet")
+
+
+@pytest.mark.parametrize("values", [[1, 2**30], [1, -(2**30)]])
+@pytest.mark.parametrize("dtype", [pl.Date, pl.Datetime("ms"), pl.Datetime("us", "UTC"), pl.Datetime("ns")])
+def test_dates_beyond_the_calendar_are_no_ids(tmp_path: Path, values: list[int], dtype: Any) -> None:
+    scale = 1 if dtype == pl.Date else {"ms": 10**6, "us": 10**9}.get(dtype.time_unit, 1)
+    frame = pl.DataFrame({"user_id": pl.Series([each * scale for each in values]).cast(dtype), "item_id": [1, 2]})
+    frame.write_parquet(tmp_path / "log.parquet")
+    if dtype == pl.Datetime("ns"):  # 64 bits of nanoseconds do not leave the calendar
+        assert load_data(tmp_path / "log.parquet").split("ratio", seed=0).hash
+        return
+    with pytest.raises(errors.MixedIdError, match=r"log\.parquet, row 1 .*beyond the years 1 to 9999"):
         load_data(tmp_path / "log.parquet")
 
 
@@ -214,3 +236,19 @@ def test_a_panic_of_the_reader_is_an_error_of_the_file(write: Write, monkeypatch
     monkeypatch.setattr(pl.LazyFrame, "collect", panic)
     with pytest.raises(errors.DataError, match=r"log\.csv: the file cannot be read: called"):
         load_data(path)
+
+
+def test_errors_of_a_file_of_features_name_it(write: Write) -> None:
+    log = write(GOOD)
+    with pytest.raises(errors.DataError, match=r"items\.csv: id 'i1' occurs several times"):
+        load_data(log, item_features=write("item_id,a\ni1,1\ni1,2\n", "items.csv"))
+    write("user_id:token\titem_id:token\nu\ti\n", "log.inter")
+    write("item_id:token\ta:float\ni\t1\ni\t2\n", "log.item")
+    with pytest.raises(errors.DataError, match=r"log\.item: id 'i' occurs several times"):
+        load_data(log.with_suffix(".inter"))
+
+
+def test_a_message_is_short_whatever_the_value_is(write: Write) -> None:
+    with pytest.raises(errors.RatingError, match=r"line 14: the rating 'xx.*\[\.\.\.\].* is not a number") as caught:
+        load_data(write(GOOD + f"u,i,{'x' * 1_000_000}\n"))
+    assert len(str(caught.value)) < 2500

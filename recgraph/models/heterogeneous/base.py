@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Self
@@ -37,7 +37,19 @@ __all__ = [
     "PathLayers",
     "TypeLayer",
     "evaluating",
+    "module_names",
 ]
+
+
+def module_names(types: Iterable[str]) -> dict[str, str]:
+    """Type of a node -> the name of its module in a ``ModuleDict``, which takes neither dots nor names of its own.
+
+    A usual name is kept, as earlier bundles have it; another one begins with ``%`` and has its dots written as ``%2E``.
+    """
+    taken = nn.ModuleDict()
+    usual = {name: bool(name) and name[0] != "%" and "." not in name and not hasattr(taken, name) for name in types}
+    escaped = {name: f"%{name.replace('%', '%25').replace('.', '%2E')}" for name in usual}
+    return {name: name if is_usual else escaped[name] for name, is_usual in usual.items()}
 
 
 class GraphSpace(Space):

@@ -21,7 +21,7 @@ from recgraph.graph.metapath import MetaPath, propose
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating
+from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, module_names
 from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
 from recgraph.models.heterogeneous.views import MetaPathViews, ViewsConfig, make_contrast, make_masks, make_paths
 from recgraph.models.memory import recommender_needs
@@ -152,8 +152,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         # weights were trained with these masks: loading the weights draws the same masks again
         self.register_buffer("mask_seed", torch.tensor(self.seed))
         reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
-        others = sorted(reached - set(SIDES))
-        self.others = nn.ModuleDict({name: nn.Embedding(graph.count(name), dim) for name in others})
+        self._other_types = module_names(sorted(reached - set(SIDES)))
+        tables = {module: nn.Embedding(graph.count(name), dim) for name, module in self._other_types.items()}
+        self.others = nn.ModuleDict(tables)
         for table in self.others.values():
             nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
         self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
@@ -240,7 +241,8 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         assert self.space is not None
         users, items = torch.split(own, [self.space.n_users, self.space.n_items])
         hidden = {"user": users, "item": items}
-        for name, table in self.others.items():
+        for name, module in self._other_types.items():
+            table = self.others[module]
             assert isinstance(table, nn.Embedding)
             hidden[name] = table.weight
         for read, views in zip(self._inputs, self.views, strict=True):
