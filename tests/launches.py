@@ -2,7 +2,7 @@
 
 Tensors on torch's device ``meta`` have shapes and no values. A computation there takes the accelerator's path, is over
 in no time, and cannot read a value: ``.item()``, ``.tolist()``, ``bool(tensor)``, ``nonzero``, ``unique``,
-``bincount``, ``repeat_interleave`` without ``output_size``, rows by a boolean mask and copies to the host are errors.
+``repeat_interleave`` without ``output_size``, rows by a boolean mask and copies to the host are errors.
 :data:`READS`, tensors of the host among those of the device and copies that block are counted as well, so that they
 are found on other devices, too.
 
@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from recgraph.sparse.backends import torch_
 from recgraph.train.config import make_accelerator
 
 #: operators that launch nothing: allocations, and what only changes how memory is seen (most are known by their schema)
@@ -128,6 +129,9 @@ class _Calls(TorchFunctionMode):
         if func is F.scaled_dot_product_attention and args[0].is_meta:
             return _fused(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        if name == "bincount" and args[0].is_meta:  # it has no form there
+            self.found.reads[name] += 1
+            return args[0].new_empty(kwargs["minlength"])
         if name in ("tolist", "numpy") and args[0].device.type == self.device:
             self.found.reads[name] += 1
         return func(*args, **kwargs)
@@ -168,4 +172,6 @@ def on_meta(model: torch.nn.Module) -> Iterator[Accelerator]:
     with pytest.MonkeyPatch.context() as patch:
         # the fused steps have shapes there, too
         patch.setattr(of_torch, known.__name__, lambda: [*known(), "meta"])
+        # products with a sparse matrix, which have none: one operator
+        patch.setattr(torch_, "_multiply", lambda adj, x: x.new_zeros(adj.shape[0], x.shape[1]))
         yield accelerator

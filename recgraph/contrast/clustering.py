@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import full_precision
+from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import row_blocks, work_type
 from recgraph.rng import derive
 
@@ -32,12 +32,12 @@ class Clustering:
     Attributes:
         assignments: [N] int64.
         centroids: [k, D], means of the members (not normalised).
-        objective: decides between restarts; higher is better.
+        objective: [], decides between restarts; higher is better.
     """
 
     assignments: Tensor
     centroids: Tensor
-    objective: float
+    objective: Tensor
 
 
 def assign(x: Tensor, centroids: Tensor) -> Tensor:
@@ -83,9 +83,10 @@ def kmeans(
 
     ``"published"`` (MEOW through faiss): members go to the centroid with the greatest inner product, centroids are
     plain means, so that tight clusters, whose means are long, attract more; the first centroids are k different rows;
-    the restart with the greatest sum of inner products wins. A restart ends early where no member moves: further
-    iterations would change nothing. Departures: the draws are not faiss's, and an empty cluster begins again at the
-    row that fits its centroid worst, where faiss splits another cluster.
+    the restart with the greatest sum of inner products wins. On the host a restart ends early where no member moves:
+    further iterations would change nothing; an accelerator makes all of them, of all restarts at once. Departures: the
+    draws are not faiss's, and an empty cluster begins again at the row that fits its centroid worst, where faiss splits
+    another cluster.
     ``"scikit-learn"``: Lloyd's, Euclidean, from k-means++, on the host.
 
     Args:
@@ -106,16 +107,53 @@ def kmeans(
     start = start if start is None else start.to(x.dtype)
     if method == "scikit-learn":
         return _by_scikit_learn(x, k, seed, iterations, restarts, start)
+    firsts = [start] if start is not None else _drawn(x, k, seed, restarts)
+    with full_precision(x):
+        if is_accelerated(x):
+            return _all_at_once(x, torch.stack(firsts), iterations)
+        return max((_restart(x, first, iterations) for first in firsts), key=lambda found: float(found.objective))
+
+
+def _drawn(x: Tensor, k: int, seed: int, restarts: int) -> list[Tensor]:
+    """k different rows for each restart."""
     generator = torch.Generator(x.device).manual_seed(derive(seed, "kmeans", k))
-    best: Clustering | None = None
-    for _ in range(1 if start is not None else restarts):
-        first = start if start is not None else x[torch.randperm(len(x), generator=generator, device=x.device)[:k]]
-        with full_precision(x):
-            found = _restart(x, first, iterations)
-        if best is None or found.objective > best.objective:
-            best = found
-    assert best is not None
-    return best
+    orders = (torch.randperm(len(x), generator=generator, device=x.device) for _ in range(restarts))
+    return [x[order[:k]] for order in orders]
+
+
+def _all_at_once(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
+    """The best of R restarts from centroids [R, k, D], for an accelerator: few kernels, and nothing is read.
+
+    All iterations are made: those after no member moves change nothing.
+    """
+    n_restarts, k, width = centroids.shape
+    first = torch.arange(n_restarts, device=x.device)[:, None] * k
+    rows = x.repeat(n_restarts, 1)
+    ones = x.new_ones(len(rows))
+    value, own = _nearest_of_each(x, centroids)
+    for _ in range(iterations):
+        members = (own + first).flatten()
+        sizes = x.new_zeros(n_restarts * k).index_add_(0, members, ones).view(n_restarts, k)
+        sums = x.new_zeros(n_restarts * k, width).index_add_(0, members, rows).view(n_restarts, k, width)
+        # the place of an empty cluster among the empty ones of its restart chooses its row
+        worst, empty_mask = value.topk(k, dim=1, largest=False).indices, sizes == 0
+        fills = x[worst.gather(1, (empty_mask.cumsum(1) - 1).clamp(min=0))]
+        centroids = torch.where(empty_mask[:, :, None], fills, sums / sizes.clamp(min=1)[:, :, None])
+        value, own = _nearest_of_each(x, centroids)
+    objectives = value.sum(1)
+    best = objectives.argmax()[None]
+    return Clustering(*(each.index_select(0, best).squeeze(0) for each in (own, centroids, objectives)))
+
+
+def _nearest_of_each(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
+    """[R, N] twice: the greatest inner product of each row with the k centroids of each restart, and its index."""
+    n_restarts, k, _ = centroids.shape
+    every = centroids.flatten(0, 1)
+    found = [
+        (every @ x[rows].t()).view(n_restarts, k, -1).max(1)
+        for rows in row_blocks(len(x), n_restarts * k, x, max(_CELLS_ACCELERATOR // (n_restarts * k), 32))
+    ]
+    return torch.cat([each.values for each in found], 1), torch.cat([each.indices for each in found], 1)
 
 
 def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
@@ -130,7 +168,7 @@ def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
         near = _nearest_again(x, centroids, (centroids != last).any(1), near)
         if torch.equal(assignments, near[1]):
             break
-    return Clustering(near[1], centroids, float(near[0].sum()))
+    return Clustering(near[1], centroids, near[0].sum())
 
 
 def _nearest_again(
@@ -182,7 +220,7 @@ def _by_scikit_learn(x: Tensor, k: int, seed: int, iterations: int, restarts: in
     found.fit(np.asarray(x.to("cpu")))
     assignments = torch.as_tensor(found.labels_, dtype=torch.int64, device=x.device)
     centroids = torch.as_tensor(found.cluster_centers_, dtype=x.dtype, device=x.device)
-    return Clustering(assignments, centroids, -float(found.inertia_))
+    return Clustering(assignments, centroids, x.new_tensor(-float(found.inertia_)))
 
 
 @torch.no_grad()
@@ -204,8 +242,8 @@ def concentration(x: Tensor, clustering: Clustering, temperature: float) -> Tens
     phi = x.new_zeros(k).index_add_(0, members, closeness) / sizes.clamp(min=1) / (sizes + 5).log()
     phi = torch.where(sizes > 1, phi, 0)
     phi = torch.where(sizes > 1, phi, phi.max())
-    low, high = torch.quantile(phi, phi.new_tensor([0.1, 0.9]))
+    low, high = (torch.quantile(phi, q) for q in (0.1, 0.9))
     phi = torch.minimum(torch.maximum(phi, low), high)
-    if not bool(phi.mean() > 0):  # every member is orthogonal to its centroid
-        return torch.full_like(phi, temperature)
-    return phi * (temperature / phi.mean())
+    mean = phi.mean()
+    # it is 0 where every member is orthogonal to its centroid
+    return torch.where(mean > 0, phi * (temperature / mean), temperature)

@@ -155,6 +155,7 @@ class PairBatch:
         epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
         share: which samples of the batch these are.
         all_pairs: the users and the items of all ranks' samples; None: they are these.
+        drawn: what a model makes of the batch on the host, before it moves: name -> tensors.
     """
 
     users: Tensor
@@ -164,6 +165,7 @@ class PairBatch:
     epoch: int = 0
     share: Share = WHOLE
     all_pairs: tuple[Tensor, Tensor] | None = None
+    drawn: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
 
     @property
     def n_targets(self) -> int:
@@ -180,6 +182,14 @@ class PairBatch:
         """The items that the users of all ranks' samples chose."""
         return self.items if self.all_pairs is None else self.all_pairs[1]
 
+    def distinct(self) -> list[Tensor]:
+        """The users and the items of all ranks' samples, each once, ascending."""
+        return self.drawn.get("distinct") or [torch.unique(self.all_users), torch.unique(self.all_items)]
+
+    def keep_distinct(self) -> None:
+        """Keep :meth:`distinct` before the batch moves to an accelerator, which would have to tell their number."""
+        self.drawn["distinct"] = self.distinct()
+
     @property
     def weight(self) -> float:
         """What a mean over this rank's samples is multiplied by, so that the mean over ranks is that of the batch."""
@@ -190,4 +200,5 @@ class PairBatch:
         pairs = None
         if self.all_pairs is not None:
             pairs = to_device(self.all_users, device), to_device(self.all_items, device)
-        return replace(self, users=users, items=items, negatives=negatives, all_pairs=pairs)
+        drawn = {name: [to_device(part, device) for part in parts] for name, parts in self.drawn.items()}
+        return replace(self, users=users, items=items, negatives=negatives, all_pairs=pairs, drawn=drawn)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from launches import count
 from torch import Tensor
 
+from recgraph.accelerated import accelerator_path
 from recgraph.contrast import clustering
-from recgraph.contrast.clustering import assign, kmeans
+from recgraph.contrast.clustering import assign, concentration, kmeans
 
 
 def all_again(x: Tensor, centroids: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
@@ -66,3 +68,46 @@ def test_the_nearest_of_few_and_of_many_centroids(k: int, dtype: torch.dtype) ->
     centroids = torch.cat([centroids, centroids])  # each stands twice
     assert torch.equal(assign(x, centroids), (x @ centroids.t()).detach().argmax(1))
     assert int(assign(x, centroids).max()) < k
+
+
+@pytest.mark.parametrize("given", ["drawn", "started"])
+@pytest.mark.parametrize("data", ["spread", "narrow", "repeated"])
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_an_accelerator_finds_the_same_clusters_and_reads_nothing(
+    k: int, data: str, given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(k)
+    x = torch.randn(300, 6, generator=draw, dtype=torch.float64)
+    if data == "narrow":
+        x = x * 0.1 + 1
+    if data == "repeated":  # fewer different rows than clusters: some are empty in every iteration
+        x = x[:30].repeat(10, 1)
+    x = torch.nn.functional.normalize(x, dim=1)
+    start = x[:k] if given == "started" else None
+    on_host = kmeans(x, k, seed=3, iterations=25, restarts=3, start=start)
+    monkeypatch.setattr(clustering, "_CELLS_ACCELERATOR", 64)  # more than one block of rows
+    with accelerator_path():
+        there = kmeans(x, k, seed=3, iterations=25, restarts=3, start=start)
+        found = count(lambda: kmeans(x, k, seed=3, iterations=25, restarts=3, start=start), "cpu")
+    assert not found.reads
+    if data == "repeated":  # of equal rows any may fill what is empty
+        assert torch.equal(there.assignments, assign(x, there.centroids))
+        assert there.objective == pytest.approx(float((x @ there.centroids.t()).amax(1).sum()))
+        return
+    torch.testing.assert_close(there.objective, on_host.objective)
+    assert torch.equal(there.assignments, on_host.assignments)
+    torch.testing.assert_close(there.centroids, on_host.centroids)
+
+
+def test_the_restarts_of_an_accelerator_share_their_kernels() -> None:
+    x = torch.nn.functional.normalize(torch.randn(300, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    with accelerator_path():
+        one, five = (count(lambda n=n: kmeans(x, 7, restarts=n), "cpu").n_kernels for n in (1, 5))
+    assert five - one < 20  # the draws of the first centroids
+    assert one < 20 * 25
+
+
+def test_of_orthogonal_members_all_temperatures_are_the_mean() -> None:
+    x = torch.eye(4)
+    found = clustering.Clustering(torch.zeros(4, dtype=torch.int64), torch.zeros(1, 4), torch.zeros(()))
+    assert torch.equal(concentration(x, found, 0.3), torch.full((1,), 0.3))

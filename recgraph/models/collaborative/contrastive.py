@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from recgraph.accelerated import is_accelerated
 from recgraph.augment.graph import make_augmentation
 from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
@@ -81,9 +82,13 @@ class GraphContrastiveModel(LightGCN):
         assert self.space is not None
         sizes = [self.space.n_users, self.space.n_items]
         (users_a, items_a), (users_b, items_b) = torch.split(a, sizes), torch.split(b, sizes)
-        users, items = torch.unique(batch.all_users), torch.unique(batch.all_items)
+        users, items = batch.distinct()
         of_users = self._of_kind(self.contrast_users, users, users_a, users_b, batch)
         return of_users + self._of_kind(self.contrast_items, items, items_a, items_b, batch)
+
+    def prepare(self, batch: PairBatch) -> None:
+        if is_accelerated(self.embedding.weight):
+            batch.keep_distinct()
 
     def _of_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor, batch: PairBatch) -> Tensor:
         """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D], the same on all ranks."""

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from recgraph.accelerated import is_accelerated
 from recgraph.augment.graph import make_augmentation
 from recgraph.config import Search
 from recgraph.contrast.objectives import NoCandidateError
@@ -310,14 +311,17 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         rec = {"rec": lambda: self._rec(batch, self._scored(own, fine))}
         return self.contrasts_of(sides) | super().terms(batch, asked) | rec
 
+    def prepare(self, batch: PairBatch) -> None:
+        if is_accelerated(self.embedding.weight):
+            batch.keep_distinct()
+
     def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
         assert self.space is not None
         sizes = [self.space.n_users, self.space.n_items]
-        chosen = torch.unique(batch.all_users), torch.unique(batch.all_items)
         found = []
         for number, (ids, a, b) in enumerate(
-            zip(chosen, torch.split(own, sizes), torch.split(fine, sizes), strict=True)
+            zip(batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True)
         ):
             views = self.views[number]
             assert isinstance(views, MetaPathViews)
