@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,14 @@ __all__ = [
     "FITTING_LIBRARIES",
     "RANKING_LIBRARIES",
     "VARIABLE",
+    "Bound",
     "Estimate",
     "MemoryLimitError",
     "Needs",
     "Workload",
+    "available",
+    "bound_of",
+    "check_room",
     "format_size",
     "memory_limit",
     "parse_size",
@@ -92,6 +96,111 @@ def resident() -> int:
     except (OSError, IndexError, ValueError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def available(root: Path = Path("/")) -> int | None:
+    """Bytes that this process can take beyond what it holds, of its machine and of its control groups; None: unknown.
+
+    Args:
+        root: of the files of the system; another one is for tests.
+    """
+    found = [_of_machine(), *_of_groups(root)]
+    return min((size for size in found if size is not None), default=None)
+
+
+def _of_machine() -> int | None:
+    import psutil
+
+    try:
+        return int(psutil.virtual_memory().available)
+    except (OSError, RuntimeError, NotImplementedError):  # a system that does not say
+        return None
+
+
+#: version of the control groups -> where they are; limit and usage; what of the usage is given up for others
+_GROUPS = {
+    "2": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "1": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """What each control group around this process leaves; the groups of a container are all below its own."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        version = "2" if number == "0" else "1" if "memory" in controllers.split(",") else None
+        if version is None:
+            continue
+        base, *names = _GROUPS[version]
+        inside = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(inside), -1, -1):
+            left = _left_of_group((root / base).joinpath(*inside[:depth]), *names)
+            if left is not None:
+                yield left
+
+
+def _left_of_group(folder: Path, limit: str, usage: str, given_up: str) -> int | None:
+    try:
+        most, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such group here, or the root of all, which has no limit
+        return None
+    return None if most == "max" else max(int(most) - used + int(stat.get(given_up, 0)), 0)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The most that a process may hold.
+
+    Attributes:
+        n_bytes: of the whole process.
+        is_given: whether it is a limit that was set; else it is what the machine and its control groups leave.
+    """
+
+    n_bytes: int
+    is_given: bool
+
+    def __str__(self) -> str:
+        if self.is_given:
+            return f"memory_limit = {format_size(self.n_bytes)}"
+        return f"this machine has memory for a process of {format_size(self.n_bytes)} now"
+
+
+def bound_of(limit: str | int | None = None) -> Bound | None:
+    """The bound of this process: a limit, else that of ``RECGRAPH_MEMORY_LIMIT``, else what is there; None: unknown.
+
+    Raises:
+        ValueError: a limit is no size.
+    """
+    most = memory_limit() if limit is None else parse_size(limit)
+    if most is not None:
+        return Bound(most, is_given=True)
+    free = available()
+    return None if free is None else Bound(resident() + free, is_given=False)
+
+
+def check_room(n_bytes: int, what: str, way_out: str, limit: str | int | None = None) -> None:
+    """Refuse what would take so many bytes beyond what the process holds, where there are not as many.
+
+    Args:
+        what: takes them, for the message.
+        way_out: what to do, for the message.
+        limit: as :func:`bound_of` reads it.
+
+    Raises:
+        MemoryLimitError: it does not fit.
+    """
+    bound = bound_of(limit)
+    if bound is None or resident() + n_bytes <= bound.n_bytes:
+        return
+    raise MemoryLimitError(
+        f"{bound}: {what} would take {format_size(n_bytes)} beside the {format_size(resident())} that are held; "
+        f"{way_out}"
+    )
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "mlflow": {"train.trackers"},
     "wandb": {"train.trackers"},
     "packaging": {"sparse.backends.dgl"},
-    "psutil": {"workers"},
+    "psutil": {"memory", "workers"},
     "psycopg": {"tuning.storage"},
     "ray": {"workers.engines", "workers.ray_pool"},
     "fastapi": {"serve.http"},

@@ -36,7 +36,8 @@ def take(context: typer.Context, threads: int | None = None, memory_limit: str |
         context.with_resource(_threads(threads))
     if memory_limit is not None:
         context.with_resource(_limit(memory_limit))
-        context.with_resource(notes_of("recgraph.runs.memory"))
+        for name in ("recgraph.runs.memory", "recgraph.serve.memory"):
+            context.with_resource(notes_of(name))
 
 
 @contextmanager

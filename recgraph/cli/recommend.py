@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
-from recgraph.cli.machine import ThreadsOption, take
+from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
 from recgraph.cli.output import FileFormat, FileFormatOption, note, show_frame, write_parts
 from recgraph.cli.rules import (
     AllowOption,
@@ -60,10 +60,11 @@ def recommend(
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     threads: ThreadsOption = None,
+    memory_limit: MemoryLimitOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """Recommend items to users of a run: by --user ID, to all of them by --all, or by --histories FILE."""
-    take(context, threads)
+    take(context, threads, memory_limit)
     if bool(user) + (histories is not None) + every != 1:
         raise ValueError("say for whom: --user ID (once or more), or --histories FILE, or --all")
     if every and output is None:
@@ -100,16 +101,19 @@ _OUT = "Write to this file (.parquet, .json, .csv, .tsv)."
 
 
 def vectors(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
     users: Annotated[bool, typer.Option("--users", help=_USERS)] = False,
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help=_OUT)] = None,
+    memory_limit: MemoryLimitOption = None,
     form: FileFormatOption = None,
 ) -> None:
     """Write the vectors of a run's items, of its users (--users) or of new users (--histories FILE), with their ids.
 
     A score is the inner product of a user's vector and an item's.
     """
+    take(context, memory_limit=memory_limit)
     if users and histories is not None:
         raise ValueError(f"--users and --histories {histories} exclude each other: give one of them")
     recommender = _open(run)

@@ -12,7 +12,7 @@ from recgraph.evaluate.low_precision import Precision
 from recgraph.evaluate.measurement import Measurement, by_ranking
 from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS
-from recgraph.memory import RANKING_LIBRARIES, Estimate, MemoryLimitError, format_size, resident
+from recgraph.memory import RANKING_LIBRARIES, Bound, Estimate, MemoryLimitError, bound_of, format_size, resident
 
 __all__ = ["Limits", "Memory", "batch_size_of", "depth_of", "metric_rows", "plan_memory"]
 
@@ -20,6 +20,8 @@ _MIB = 1 << 20
 #: users whose metrics are computed together, at most, and places of their lists
 METRIC_ROWS = 1 << 14
 METRIC_PLACES = 1 << 20
+#: bytes that are taken without a look at what there is
+_SMALL = 1 << 28
 
 
 def depth_of(measurements: Sequence[Measurement], n_items: int) -> int:
@@ -128,23 +130,30 @@ def plan_memory(
         graded: whether the truth carries grades.
         threads: that rank at the same time.
 
+    Without a bound in ``limits``, and with blocks that need not be of a given size, what the machine has is the bound.
+
     Raises:
         ValueError: ``limits.memory_mib`` is too little for any block size.
-        MemoryLimitError: so is what ``limits.memory_limit`` leaves.
+        MemoryLimitError: so is what ``limits.memory_limit``, or the machine, leaves.
     """
-    if limits.memory_limit is not None:
-        now, limit = resident(), limits.memory_limit
+    bound = None if limits.memory_limit is None else Bound(limits.memory_limit, is_given=True)
+    if bound is None and limits.memory_mib is None and limits.block_items is None:
+        freely = _predicted(cases, measurements, limits, width, device, graded, _most_items(limits, cases), threads)
+        bound = None if freely.total <= _SMALL else bound_of()
+        if bound is None or resident() + freely.total <= bound.n_bytes:
+            return freely
+    if bound is not None:
+        now, limit = resident(), bound.n_bytes
         rest = replace(limits, memory_limit=None, memory_mib=max((limit - now) // _MIB, 1))
         try:
             planned = plan_memory(cases, measurements, rest, width=width, device=device, graded=graded, threads=threads)
         except ValueError as error:
             raise MemoryLimitError(
-                f"memory_limit = {format_size(limit)}: the library, the data and the model take {format_size(now)}, "
+                f"{bound}: the library, the data and the model take {format_size(now)}, "
                 f"which leaves {format_size(max(limit - now, 0))} to rank with; {error}"
             ) from None
         return replace(planned, before=(now, limit))
-    most = min(limits.block_items or BLOCK_ITEMS, -(-cases.n_items // CHUNK) * CHUNK)
-    sizes = [most]
+    sizes = [_most_items(limits, cases)]
     if limits.memory_mib is not None:
         while sizes[-1] > CHUNK:
             sizes.append(-(-sizes[-1] // 2 // CHUNK) * CHUNK)
@@ -158,6 +167,11 @@ def plan_memory(
         f"memory_mib = {limits.memory_mib} is too little even for the smallest blocks: {memory}; "
         "allow more, or evaluate fewer users or protocols at a time"
     )
+
+
+def _most_items(limits: Limits, cases: Cases) -> int:
+    """Items of the largest block."""
+    return min(limits.block_items or BLOCK_ITEMS, -(-cases.n_items // CHUNK) * CHUNK)
 
 
 def _predicted(

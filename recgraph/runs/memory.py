@@ -23,9 +23,8 @@ from recgraph.memory import (
     Estimate,
     MemoryLimitError,
     Workload,
+    bound_of,
     format_size,
-    memory_limit,
-    parse_size,
     resident,
 )
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
@@ -128,15 +127,15 @@ class Fit:
 
 
 def check_fit(fit: Fit, limit: str | int | None = None) -> None:
-    """Log the predicted peak of a fit as a table, and refuse what does not fit. Without a limit it does nothing.
+    """Refuse a fit that does not fit; with a limit its predicted peak is logged as a table before.
 
     Of several ranks all call it: what does not fit on one, all refuse.
 
     Args:
-        limit: e.g. ``"8GiB"``; None: that of the process (:func:`recgraph.memory.memory_limit`).
+        limit: e.g. ``"8GiB"``; None: that of the process, or what the machine has (:func:`recgraph.memory.bound_of`).
 
     Raises:
-        MemoryLimitError: the peak is above the limit; says what would fit.
+        MemoryLimitError: the peak is above it; says what would fit.
         ValueError: the limit is no size.
     """
     of_all(lambda: _check_here(fit, limit))
@@ -144,16 +143,30 @@ def check_fit(fit: Fit, limit: str | int | None = None) -> None:
 
 def _check_here(fit: Fit, limit: str | int | None) -> None:
     """The same, in this process."""
-    most = memory_limit() if limit is None else parse_size(limit)
-    if most is None:
+    bound = bound_of(limit)
+    if bound is None:
         return
-    estimate = fit.estimate()
-    _log.info("predicted memory of %s:\n%s", fit.model.key(), estimate.table(most))
+    try:
+        estimate = fit.estimate()
+    except Exception as error:
+        if bound.is_given:
+            raise
+        # a model of a user's own that cannot be predicted is refused where that was asked for alone
+        _log.debug("no prediction of %s: %s", fit.model.key(), error)
+        return
+    most = bound.n_bytes
+    _log.log(
+        logging.INFO if bound.is_given else logging.DEBUG,
+        "predicted memory of %s:\n%s",
+        fit.model.key(),
+        estimate.table(most),
+    )
     if estimate.peak > most:
+        way_out = "" if bound.is_given else f"; or memory_limit={format_size(estimate.peak)!r} goes on as if it fitted"
         raise MemoryLimitError(
-            f"memory_limit = {format_size(most)}: {type(fit.model).__name__} would take {format_size(estimate.peak)}: "
+            f"{bound}: {type(fit.model).__name__} would take {format_size(estimate.peak)}: "
             f"the library and the data {format_size(fit.before)}, and most of the rest for {_largest(estimate)}; "
-            f"{fit.what_fits(most)}"
+            f"{fit.what_fits(most)}{way_out}"
         )
 
 

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import MissingColumnError
@@ -19,10 +20,15 @@ from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, OrderedLog, Part
 from recgraph.data.reading import FileFormat, LogFile, Reading
+from recgraph.evaluate.ranking import Scorer, device_of
+from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Joined", "newest", "read_new_log"]
+__all__ = ["Before", "Joined", "newest", "read_new_log"]
+
+#: below it every score of a model ends; items that a model does not know rank behind all that it knows
+_LOWEST = torch.finfo(torch.float32).min
 
 
 @dataclass(frozen=True)
@@ -230,3 +236,20 @@ def _merged(old: pl.DataFrame | None, new: pl.DataFrame | None, key: str, new_ke
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"the item features of the new log do not fit the run's: {error}") from None
     return both.unique(key, keep="last", maintain_order=True)
+
+
+class Before(Scorer):
+    """The parent among the items of both logs: those that it does not know come last, its users' histories without."""
+
+    def __init__(self, model: Model, n_items: int) -> None:
+        assert model.space is not None
+        self.reads_times = model.reads_times
+        self.model, self.n_items, self.known = model, n_items, model.space
+
+    def score(self, query: Query) -> Tensor:
+        users = torch.where(query.users < self.known.n_users, query.users, -1)
+        known_mask = query.history.values < self.known.n_items
+        history = query.history.filter(known_mask)
+        times = None if query.times is None else query.times.filter(known_mask)
+        scores = self.model.score(Query(users, history, times).to(device_of(self.model))).to(query.users.device)
+        return torch.nn.functional.pad(scores, (0, self.n_items - scores.shape[1]), value=_LOWEST)

@@ -228,6 +228,7 @@ class Run(BaseRun):
         device: str | None = None,
         progress: bool | None = None,
         observers: tuple[Observer, ...] = (),
+        memory_limit: str | int | None = None,
     ) -> Run:
         """Take in a new log, with its new users and items -> a new run; this one stays as it is.
 
@@ -247,7 +248,7 @@ class Run(BaseRun):
             fold_in: whether that slice becomes part of the users' histories afterwards.
             force: keep a result that is worse than what there was, or not validated.
             seed: of everything random; by default the run's.
-            device, progress, observers: see :func:`recgraph.runs.fit.fit`.
+            device, progress, observers, memory_limit: see :func:`recgraph.runs.fit.fit`.
 
         Raises:
             UpdateRefused: the result is worse on the slice than this run; names both numbers, and nothing is written.
@@ -255,7 +256,7 @@ class Run(BaseRun):
                 ``out`` is not empty, or a setting is out of range.
         """
         options = UpdateOptions(
-            epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, tuple(observers)
+            epochs, replay, learning_rate, valid, fold_in, force, seed, device, progress, tuple(observers), memory_limit
         )
         folder = None if out is None else Path(out)
         checkpoint = None if self.folder is None else self.folder / "checkpoints"

@@ -19,25 +19,25 @@ import torch
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.data.batches import Query
 from recgraph.data.files import replace_text
 from recgraph.data.item_features import ItemFeatures
-from recgraph.data.part import Cases
+from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import validation
 from recgraph.evaluate.metrics.names import split_metric
-from recgraph.evaluate.ranking import Scorer, device_of
+from recgraph.evaluate.ranking import device_of
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
 from recgraph.ranks import is_first
 from recgraph.rng import derive, numpy_generator
 from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
-from recgraph.runs.new_log import Joined, read_new_log
+from recgraph.runs.memory import Fit, check_fit
+from recgraph.runs.new_log import Before, Joined, read_new_log
 from recgraph.runs.record import IDENTIFYING, RunRecord
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.callbacks import Observer
-from recgraph.train.config import TrainConfig
+from recgraph.train.config import TrainConfig, pick_device
 from recgraph.train.trainer import Trainer
 
 __all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "check_updatable", "update"]
@@ -45,8 +45,6 @@ __all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "check_updatable", "u
 #: the learning rate of an update, as a share of that of the run's training
 RATE_SHARE = 0.25
 _METRIC = "ndcg@10"
-#: below it every score of a model ends; items that a model does not know rank behind all that it knows
-_LOWEST = torch.finfo(torch.float32).min
 _log = logging.getLogger(__name__)
 
 
@@ -70,6 +68,7 @@ class UpdateOptions:
         device: where to compute.
         progress: see :func:`recgraph.runs.fit.fit`.
         observers: called during the training.
+        memory_limit: of the process; see :func:`recgraph.runs.memory.check_fit`.
     """
 
     epochs: int = 2
@@ -82,6 +81,7 @@ class UpdateOptions:
     device: str | None = None
     progress: bool | None = None
     observers: tuple[Observer, ...] = ()
+    memory_limit: str | int | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -199,6 +199,7 @@ class _Update:
     def validated(self, checkpoint: Path | None) -> tuple[float | None, float | None]:
         """Make the model -> the metric on the newest slice of the parent and of the model."""
         trained = self.joined.part(self.joined.trained, self.joined.trained_times)
+        self._check_memory(trained)
         metric, seen = self.fit_options.config.metric, self.fit_options.config.select_seen
 
         def measure(model: Any) -> dict[str, float]:
@@ -207,7 +208,7 @@ class _Update:
 
         old = None
         if self.cases is not None:
-            old = measure(_Before(self.parent.model, len(self.joined.items)))[metric]
+            old = measure(Before(self.parent.model, len(self.joined.items)))[metric]
         seed = derive(self.fit_options.seed, "growth")
         if isinstance(self.parent.model, TrainableModel):
             self.model = grown(self.parent.model, self.space, seed)
@@ -217,6 +218,16 @@ class _Update:
             return old, None if self.cases is None else self.record.best
         self._fit_again(self.joined.trained)
         return old, None if self.cases is None else measure(self.model)[metric]
+
+    def _check_memory(self, trained: Part) -> None:
+        """Refuse an update that does not fit beside the parent, which is held."""
+        model, config = self.parent.model, self.fit_options.config
+        found = self.cases
+        cases = None if found is None else lambda: found
+        on_host = pick_device(self.options.device).type == "cpu"
+        check_fit(
+            Fit(type(model)(model.config), self.space, trained, config, cases, on_host), self.options.memory_limit
+        )
 
     def fold_in(self) -> None:
         """Fit a model in closed form to the newest slice, too."""
@@ -258,23 +269,6 @@ class _Update:
             times=None if times is None else times.values,
             time_unit=parent.time_unit,
         )
-
-
-class _Before(Scorer):
-    """The parent among the items of both logs: those that it does not know come last, its users' histories without."""
-
-    def __init__(self, model: Model, n_items: int) -> None:
-        assert model.space is not None
-        self.reads_times = model.reads_times
-        self.model, self.n_items, self.known = model, n_items, model.space
-
-    def score(self, query: Query) -> Tensor:
-        users = torch.where(query.users < self.known.n_users, query.users, -1)
-        known_mask = query.history.values < self.known.n_items
-        history = query.history.filter(known_mask)
-        times = None if query.times is None else query.times.filter(known_mask)
-        scores = self.model.score(Query(users, history, times).to(device_of(self.model))).to(query.users.device)
-        return torch.nn.functional.pad(scores, (0, self.n_items - scores.shape[1]), value=_LOWEST)
 
 
 def check_updatable(model: type[Model]) -> None:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -46,6 +46,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.serve.memory import check_large
 
 __all__ = [
     "FORMAT",
@@ -215,9 +216,17 @@ def read_config(folder: Path, what: Holds, files: Sequence[str], entries: Sequen
     missing += [name for name in (_MODEL, *files) if name not in config["files"]]
     if missing:
         raise BundleError(f"{folder / 'config.json'} is damaged: it does not mention {', '.join(missing)}")
+    _check_room(folder, config["files"])
     for name, sha256 in config["files"].items():
         _check_file(folder, name, sha256)
     return config
+
+
+def _check_room(folder: Path, files: Iterable[str]) -> None:
+    """Refuse a bundle that does not fit into memory: weights as they are, what is packed or widened several times."""
+    sizes = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
+    n_bytes = sum(size if name == _MODEL else 4 * size for name, size in sizes.items())
+    check_large(n_bytes, f"the bundle {folder}", "load it where there is more memory, or fit a smaller model")
 
 
 def _read_head(folder: Path) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from recgraph.serve.export import export
 from recgraph.serve.forked import check_not_forked
 from recgraph.serve.item_columns import ItemColumns
 from recgraph.serve.lists import Asked, Fallback, Lister
+from recgraph.serve.memory import check_answers, part_users
 from recgraph.serve.parts import Counts, answers
 from recgraph.serve.request import (
     NoHistoryError,
@@ -176,12 +177,15 @@ class Recommender:
 
         Raises:
             NoHistoryError: nothing is known of a user, and there is no fallback.
+            MemoryLimitError: so many lists of this length do not fit into memory.
             ValueError: not exactly one of ``users`` and ``histories``, or an argument that does not fit.
         """
         if (users is None) == (histories is None):
             raise ValueError("give either users (of the training data) or histories (of new users)")
         asked = self._asked(k, exclude_seen, allow, block, rules, fallback, item_columns, batch_size)
-        return self._answer(self._request(users, histories), asked, named=histories is not None or not is_all(users))
+        request = self._request(users, histories)
+        check_answers(self.model, asked.k, len(request.labels))
+        return self._answer(request, asked, named=histories is not None or not is_all(users))
 
     def stream(
         self,
@@ -203,7 +207,7 @@ class Recommender:
         Args:
             users: as there; all users by default.
             histories: as there; instead of ``users``.
-            batch_size: users of a part.
+            batch_size: users of a part, at most: lists that are long have parts that fit into memory.
             engine: answers the parts (:mod:`recgraph.workers.engines`); None: this process.
 
         Yields:
@@ -218,7 +222,8 @@ class Recommender:
         request = self._request(users, histories)
         named = histories is not None or not is_all(users)
         answer_part = partial(type(self)._answer, asked=asked, named=named)
-        yield from answers(self, answer_part, request, batch_size, engine)
+        size = part_users(self.model, asked.k, len(request.labels), batch_size)
+        yield from answers(self, answer_part, request, size, engine)
 
     def _asked(
         self,

@@ -193,10 +193,10 @@ def test_ease_solves_large_catalogues_in_float32(monkeypatch: pytest.MonkeyPatch
 
 
 def test_ease_refuses_what_no_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recgraph.models.closed_form.linear._physical_memory", lambda: 24.0 * 2**30)
-    with pytest.raises(ValueError, match=r"n_items = 100,000: .* 4 bytes .* 37\.3 GiB, .* has 24\.0 GiB; leave rare"):
+    monkeypatch.setattr("recgraph.models.closed_form.linear.available", lambda: 24 * 2**30)
+    with pytest.raises(ValueError, match=r"n_items = 100,000: .* 4 bytes .* 37\.3 GiB, .* 24\.0 GiB are free"):
         EASE().build(Space(n_users=1, n_items=100_000))
-    monkeypatch.setattr("recgraph.models.closed_form.linear._physical_memory", lambda: 11.0 * 700**2)
+    monkeypatch.setattr("recgraph.models.closed_form.linear.available", lambda: 11 * 700**2)
     part, space = _log_of(700, 20), Space(n_users=20, n_items=700)
     built = EASE().build(space)  # as of a bundle that a larger machine fitted
     with pytest.raises(ValueError, match=r"12 bytes .* solve_in = 'float32'"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import Annotated, Any, Literal, Self
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from recgraph.config import Added, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
-from recgraph.memory import Needs, Workload
+from recgraph.memory import MemoryLimitError, Needs, Workload, available
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
 from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel, PaddedScores
 from recgraph.models.memory import item_matrix_needs
@@ -95,11 +94,11 @@ class EASE(ClosedFormModel):
 
     def _check_size(self, n_items: int, cell: int, device: torch.device) -> None:
         """Refuse matrices that this machine cannot hold: ``cell`` bytes for each pair of items."""
-        there = _physical_memory()
-        if device.type == "cpu" and cell * n_items**2 > there:
-            raise ValueError(
+        there = available() if device.type == "cpu" else None
+        if there is not None and cell * n_items**2 > there:
+            raise MemoryLimitError(
                 f"n_items = {n_items:,}: EASE holds {cell} bytes for each pair of items, "
-                f"{cell * n_items**2 / 2**30:,.1f} GiB, and this machine has {there / 2**30:,.1f} GiB; "
+                f"{cell * n_items**2 / 2**30:,.1f} GiB, and {there / 2**30:,.1f} GiB are free here; "
                 + ("set solve_in = 'float32' (4 bytes), " if cell > 4 else "")
                 + "leave rare items out (k_core), or take ItemKNN or SLIM, which hold no such matrix"
             )
@@ -132,14 +131,6 @@ class EASE(ClosedFormModel):
 
     def padded_form(self) -> PaddedForm:
         return PaddedForm(PaddedScores(self.weights), "scores")
-
-
-def _physical_memory() -> float:
-    """Bytes of this machine; infinite where the system does not say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):
-        return float("inf")
 
 
 class SLIMConfig(NeighbourConfig):
