@@ -1,11 +1,12 @@
 # Everything a developer runs. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types test-fast test-slow test-faults test-gpu fuzz bench bench-scale bench-gpu reference same-numbers docs clean
+.PHONY: help venv demo test lint types test-fast test-slow test-faults test-gpu test-order test-oldest fuzz bench bench-scale bench-gpu reference same-numbers docs audit dist clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
+RELEASE_STAMP := $(VENV)/.installed-release
 
 # The first interpreter that is new enough, runs, and can make environments (version managers leave shims that only
 # print an error). Evaluated when an environment has to be made and not before.
@@ -38,6 +39,10 @@ $(DOCS_STAMP): $(STAMP)
 	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
+$(RELEASE_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[release]'
+	@touch $@
+
 venv: $(STAMP)  ## the environment in .venv, brought up to date when setup.cfg changes
 
 demo: $(STAMP)  ## train and compare five models on MovieLens-100k, then recommend (SMALL=1: a quick pass)
@@ -61,6 +66,18 @@ test-slow: $(STAMP)  ## the tests that take more than about half a minute each
 
 test-faults: $(STAMP)  ## every command, killed at 200 moments and more, on full disks, with damaged files: docs/reliability.md
 	$(PYTEST) -m faults tests/faults $(ARGS)
+
+# `make test-order SEED=2` takes another order.
+SEED ?= 1
+test-order: $(STAMP)  ## the quick tests in a random order of files and of the tests in each (SEED)
+	$(MAKE) test-fast ARGS="--random-order --random-order-seed=$(SEED) $(ARGS)"
+
+OLDEST := build/oldest
+test-oldest: $(STAMP)  ## the quick tests with the oldest version of each package that setup.cfg allows
+	rm -rf $(OLDEST) && mkdir -p build && $(PYTHON) -m venv $(OLDEST)
+	$(PY) tests/checks/floors.py > $(OLDEST)/floors.txt
+	$(OLDEST)/bin/python -m pip install --quiet -c $(OLDEST)/floors.txt -e '.[dev,serve,api,export,notebooks,postgres]'
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) -m "not slow and not peer and not gpu" $(ARGS)
 
 test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 	@if $(HAS_GPU); then $(PYTEST) -m gpu $(ARGS); else echo "no device: not run"; fi
@@ -86,6 +103,18 @@ same-numbers: $(STAMP)  ## small trainings of every model, bit for bit as with t
 
 docs: $(DOCS_STAMP)  ## the documentation, in docs/_build/html
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+audit: $(RELEASE_STAMP)  ## known vulnerabilities of the installed packages (asks PyPI)
+	$(PY) -m pip_audit --skip-editable $(ARGS)
+
+RELEASE := build/release
+dist: $(RELEASE_STAMP)  ## wheel and source archive, their bill of materials (CycloneDX) and checksums, in dist/
+	rm -rf dist $(RELEASE)
+	$(PY) -m build --outdir dist
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	$(PY) -m cyclonedx_py environment --mc-type library --output-reproducible -o dist/recgraph.cdx.json $(RELEASE)/bin/python
+	cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
 
 clean:  ## remove what was built (not .venv)
 	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -17,6 +17,7 @@ import pytest
 import torch
 from workers_of_test import OF_TEST
 
+from recgraph import imports, registry
 from recgraph.accelerated import accelerator_path
 from recgraph.engine import Engine, Local
 from recgraph.workers.engines import engine_of
@@ -157,6 +158,19 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
         monkeypatch.setenv("RECGRAPH_HOME", os.environ["RECGRAPH_TEST_HOME"])
     else:
         monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
+@pytest.fixture(autouse=True)
+def _own_members() -> Iterator[None]:
+    """What a test registers or imports is forgotten after it, so that no other finds it among the library's own."""
+    tables: list[dict[Any, Any]] = [registry._registered, registry._elsewhere, registry._given, imports._imported]
+    before = [{**table} for table in tables]
+    yield
+    for name in imports._imported.keys() - before[-1].keys():
+        sys.modules.pop(name, None)
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -133,10 +132,7 @@ def test_a_split_of_a_large_log_is_shown_without_a_pass_over_it() -> None:
     split = data.split("leave-one-out")
     for value in (data, split):
         html(value)
-        began = time.process_time()
-        html(value)
         repr(value)
-        assert time.process_time() - began < 0.02
     assert "hash" not in vars(split), "it takes a pass over the log"
     known = split.hash
     assert known[:12] in repr(split)

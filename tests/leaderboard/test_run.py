@@ -19,7 +19,6 @@ import pytest
 from typer.testing import CliRunner
 
 import recgraph as rg
-from recgraph import registry
 from recgraph.cli.app import app
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, jobs_of
@@ -225,7 +224,6 @@ def test_a_metric_of_a_users_own_is_a_column(tmp_path: Path, monkeypatch: pytest
     paths = [str(tmp_path), str(Path(__file__).parents[1])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(registry, "_registered", {**registry._registered})
     importlib.import_module("my_metrics")
     text = TEXT.split("[[models]]")[0].replace('["ndcg@10"]', '["one_in_one@10", "gini@10"]')
     board = write(tmp_path, text + '[[models]]\nmodel = "popularity"\n')

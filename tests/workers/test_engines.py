@@ -109,11 +109,8 @@ def test_workers_import_the_files_of_the_users_own(
     file.write_text(_OWN)
     monkeypatch.setattr(sys, "path", [*sys.path])
     module = imports.import_file(file)
-    try:
-        (found,) = Ray().map(ray_tasks.own, [Piece("mine", "of_my_own")], module.Thing())
-        assert found == "my_weight_for_ray.OfMyOwn Thing"
-    finally:
-        imports._imported.pop("my_weight_for_ray")
+    (found,) = Ray().map(ray_tasks.own, [Piece("mine", "of_my_own")], module.Thing())
+    assert found == "my_weight_for_ray.OfMyOwn Thing"
 
 
 def test_engines_by_name() -> None:
