@@ -6,6 +6,7 @@ the weights w are parts of their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.accelerated import full_precision
+from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import work_type
 from recgraph.config import Config, Search, configure
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
@@ -136,6 +137,12 @@ class Objective(nn.Module):
     def __init__(self, config: ObjectiveConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
+        self._compiled: Callable[..., Tensor] | None = None
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile the loss of anchors whose positive counts and whose candidates have no weights, as one graph, which
+        holds all N x M similarities; it is used on accelerators alone."""
+        self._compiled = torch.compile(_cross_entropy, fullgraph=True, backend=backend)
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         """The mean loss.
@@ -179,6 +186,11 @@ class Objective(nn.Module):
         if self.config.n_candidates is not None and self.config.n_candidates < len(views.b):
             drawn = self._draw(views)
             loss, left_out = contrast_drawn(x, y, drawn, candidates, weight, pairs, self.config.block_rows)
+        elif self._compiled is not None and is_accelerated(x) and weight is None and self.config.count_positive:
+            work = work_type(x, y)
+            with full_precision(x):
+                loss = self._compiled(x.to(work), y.to(work), positives, excluded)
+            left_out = torch.zeros((), dtype=torch.int64, device=x.device)
         else:
             loss, left_out = contrast(x, y, candidates, weight, pairs, self.config.block_rows)
         return Outcome(loss if views.share is None else loss * views.share.weight, len(a), left_out)
@@ -193,6 +205,14 @@ class Objective(nn.Module):
             )
         order = torch.randperm(len(views.b), generator=generator, device=generator.device)
         return order[: self.config.n_candidates].sort().values.to(views.b.device)
+
+
+def _cross_entropy(x: Tensor, y: Tensor, positives: Tensor, excluded: Tensor | None) -> Tensor:
+    """The mean over anchors of ``logsumexp_j(s_ij) - s_i,pos(i)``, s = x @ y.T without the excluded columns."""
+    scores = x @ y.t()
+    if excluded is not None:
+        scores = scores.scatter(1, excluded[:, None], -torch.inf)
+    return F.cross_entropy(scores, positives)
 
 
 class InfoNCEConfig(ObjectiveConfig):

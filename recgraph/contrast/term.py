@@ -70,6 +70,10 @@ class ContrastiveTerm(nn.Module):
         weight: Weight = registry.make("weight", {"name": self.config.weight, **self.config.weight_settings}, **given)
         return weight
 
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Have accelerators compute by compiled graphs what can be compiled; see :meth:`Objective.compile_parts`."""
+        self.objective.compile_parts(backend)
+
     def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
         """Offer clusterings to the weight; see :meth:`Weight.prepare`."""
         if self.weight is not None:

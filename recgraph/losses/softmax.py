@@ -62,6 +62,17 @@ def _cross_entropy(hidden: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(hidden @ rows.t(), targets)
 
 
+def _sampled_cross_entropy(
+    hidden: Tensor, table: Tensor, targets: Tensor, drawn: Tensor, shift: Tensor | None
+) -> Tensor:
+    positive = (hidden * table.index_select(0, targets)).sum(1, keepdim=True)
+    scores = hidden @ table.index_select(0, drawn).t()
+    if shift is not None:
+        scores = scores + shift
+    scores = scores.masked_fill(targets[:, None] == drawn, -math.inf)
+    return (torch.cat([positive, scores], 1).logsumexp(1) - positive[:, 0]).mean()
+
+
 class SampledSoftmaxConfig(LossConfig):
     n_negatives: Annotated[
         int, Field(ge=1, description="negatives, shared by the batch"), Search(low=64, high=4096, log=True)
@@ -91,9 +102,15 @@ class SampledSoftmax(NextItemLoss):
     def __init__(self, config: SampledSoftmaxConfig | None = None, /, **settings: object) -> None:
         super().__init__(config, **settings)
         self.sampler = Sampler(self.config.popularity_power)
+        self._compiled: Callable[..., Tensor] | None = None
 
     def setup(self, item_counts: Tensor) -> None:
         self.sampler.setup(item_counts)
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile the loss as one graph, which holds all T x n_negatives scores; it is used on accelerators alone, and
+        not with a table whose gradients are rows."""
+        self._compiled = torch.compile(_sampled_cross_entropy, fullgraph=True, backend=backend)
 
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
@@ -101,6 +118,11 @@ class SampledSoftmax(NextItemLoss):
         table, places = touched(table, torch.cat([drawn, targets]))
         drawn, targets = torch.split(places, [len(drawn), len(targets)])
         shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
+        if self._compiled is not None and is_accelerated(table) and not is_row_sparse(table):
+            work = work_type(hidden, table)
+            with full_precision(table):
+                shift = None if shift is None else shift.to(work)
+                return self._compiled(hidden.to(work), table.to(work), targets, drawn, shift)
         settings = {"targets": targets, "drawn": drawn, "shift": shift, "row_sparse": is_row_sparse(table)}
         return one_pass(_Softmax, settings, self.config.block_rows, (hidden, table))[0]
 

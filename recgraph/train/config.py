@@ -81,7 +81,7 @@ class TrainConfig(Config):
         Field(ge=0, description="an epoch that ends within so many seconds after a checkpoint makes none but the last"),
     ] = 0.0
     compile: Annotated[
-        bool, Field(description="on an accelerator: compile the encoder and the loss of a sequence model"), Added()
+        bool, Field(description="on an accelerator: compile encoder, loss and contrasts of a sequence model"), Added()
     ] = False
     tensorboard: Annotated[bool, Field(description="also write TensorBoard logs (extra: track)")] = False
     track: Annotated[

@@ -13,6 +13,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from recgraph import registry
 from recgraph.accelerated import accelerator_path
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.losses.softmax import SampledSoftmax
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
@@ -52,7 +54,14 @@ def steps(model: SequenceModel, batch_size: int = 24) -> list[Tensor]:
         ("sasrec", "causal"),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("sasrec", "prefix"), ("mclrec", "causal"), ("bsarec", "prefix"), ("esasrec", "causal"))
+            for case in (
+                ("sasrec", "prefix"),
+                ("mclrec", "causal"),
+                ("cl4srec", "prefix"),
+                ("duorec", "prefix"),
+                ("bsarec", "prefix"),
+                ("esasrec", "causal"),
+            )
         ),
     ],
 )
@@ -63,6 +72,53 @@ def test_compiled_steps_are_those_that_are_not(name: str, regime: str) -> None:
     model.compile_parts("aot_eager")
     for one, other in zip(plain, steps(model), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("log_q", [True, False])
+def test_a_compiled_sampled_softmax_is_the_one_that_is_not(log_q: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    table, hidden = torch.randn(31, 8, generator=draw), torch.randn(20, 8, generator=draw)
+    targets = torch.randint(1, 31, (20,), generator=draw)
+    found = []
+    for backend in (None, "aot_eager"):
+        loss = SampledSoftmax(n_negatives=40, log_q=log_q)
+        if backend is not None:
+            loss.compile_parts(backend)
+        inputs = [each.clone().requires_grad_() for each in (hidden, table)]
+        value = loss(inputs[0], targets, inputs[1], torch.Generator().manual_seed(1))
+        found.append([value, *torch.autograd.grad(value, inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce"])
+def test_a_compiled_contrast_is_the_one_that_is_not(name: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(12, 8, generator=draw) for _ in range(2))
+    found = []
+    for backend in (None, "aot_eager"):
+        term = ContrastiveTerm(objective=name, similarity="cosine", temperature=0.5)
+        if backend is not None:
+            term.compile_parts(backend)
+        inputs = [each.clone().requires_grad_() for each in (a, b)]
+        value = term(*inputs)
+        assert term.outcome is not None
+        assert int(term.outcome.left_out) == 0
+        found.append([value, *torch.autograd.grad(value, inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one)
+
+
+def test_a_contrast_with_weights_is_computed_as_without() -> None:
+    a, b = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(0)).unbind(0)
+    values, counter = [], CompileCounterWithBackend("eager")
+    for compiled in (False, True):
+        term = ContrastiveTerm(objective="nt_xent", weight="same_target")
+        if compiled:
+            term.compile_parts(counter)  # type: ignore[arg-type]
+        values.append(term(a, b, torch.arange(12) % 5))
+    assert torch.equal(*values)
+    assert not counter.frame_count
 
 
 @pytest.mark.slow

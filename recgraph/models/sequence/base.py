@@ -195,7 +195,7 @@ class SequenceModel(TrainableModel):
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
     def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile the encoder (transformers) and the loss (the full softmax); others compute as without."""
+        """Compile the encoder (transformers) and the loss (a softmax); others compute as without."""
         self.encoder.compile_parts(backend)
         self.loss.compile_parts(backend)
 

@@ -78,6 +78,13 @@ class ContrastiveSequenceModel(SequenceModel):
         """Whether the contrast reads the views' states at every place."""
         return False
 
+    def compile_parts(self, backend: str = "inductor") -> None:
+        """Compile the contrasts besides."""
+        super().compile_parts(backend)
+        for part in self.modules():
+            if isinstance(part, ContrastiveTerm):
+                part.compile_parts(backend)
+
     def memory_needs(self, work: Workload) -> Needs:
         return sequence_needs(self, work, n_sets=3)
 
