@@ -106,7 +106,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "narwhals": {"data", "serve"},
     "pooch": {"data"},
     "requests": {"data"},
-    "safetensors": {"graph", "serve", "train"},
+    "safetensors": {"data.imprint", "graph", "serve", "train"},
     "faiss": {"serve.ann", "serve.export"},
     "onnx": {"serve.export"},
     "onnxscript": {"serve.export"},

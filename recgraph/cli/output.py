@@ -126,7 +126,7 @@ def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: 
     form = form or _form_of(output)
     if form == FileFormat.TABLE:
         raise ValueError(f"--format table is for people; write {output} as csv, tsv, json, jsonl or parquet")
-    from recgraph.data.files import Form, replace_parts
+    from recgraph.data.row_files import Form, replace_parts
 
     written = replace_parts(parts, output, cast(Form, form.value))
     note(f"{written} rows written to {output}")

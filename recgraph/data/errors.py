@@ -17,6 +17,7 @@ __all__ = [
     "MissingColumnError",
     "MissingIdError",
     "MixedIdError",
+    "NewerFileError",
     "RatingError",
     "ShortUserError",
     "TimestampError",
@@ -73,6 +74,10 @@ class EncodingError(DataError):
 
 class CorruptFileError(DataError):
     """A Parquet, gzip or JSON file that is damaged, or a saved split that was changed."""
+
+
+class NewerFileError(DataError):
+    """A file of a format that a newer version of the library writes."""
 
 
 class MixedIdError(DataError):

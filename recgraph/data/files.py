@@ -13,40 +13,27 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import itertools
-import json
 import os
 import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
-
-import polars as pl
-
-from recgraph.data.errors import CorruptFileError
 
 __all__ = [
     "contents",
-    "load_frame",
-    "load_json",
     "make_folder",
     "recover",
     "remove_folder",
     "replace_bytes",
-    "replace_parquet",
-    "replace_parts",
     "replace_text",
     "replacing_file",
     "replacing_folder",
     "sweep",
 ]
 
-#: of a file of rows
-Form = Literal["csv", "tsv", "json", "jsonl", "parquet"]
 #: errors of file systems that cannot flush a folder
 _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}
 #: errors of systems that cannot exchange two folders; some that filter calls say that it is not permitted
@@ -224,73 +211,6 @@ def make_folder(folder: Path) -> None:
         _sync_folder(folder.parent)
 
 
-def replace_parquet(frame: pl.DataFrame, path: Path) -> None:
-    """Write a frame as a Parquet file, atomically."""
-    with replacing_file(path) as temporary:
-        frame.write_parquet(temporary)
-
-
-def replace_parts(parts: Iterable[pl.DataFrame], path: Path, form: Form, rows: int = 1 << 17) -> int:
-    """Write frames of the same columns one under the other into one file, atomically; one is held at a time.
-
-    Args:
-        parts: read once, as they are written. An error that reading one raises leaves no file.
-        path: the file.
-        form: ``csv`` and ``tsv`` have a header line, ``json`` is one list, ``jsonl`` has an object a line.
-        rows: of a row group of Parquet.
-
-    Returns:
-        how many rows were written.
-
-    Raises:
-        ValueError: there is no part, so that the columns are not known.
-    """
-    whole = iter(parts)
-    first = next(whole, None)
-    if first is None:
-        raise ValueError(f"there is nothing to write to {path}")
-    count = 0
-
-    def counted() -> Iterator[pl.DataFrame]:
-        nonlocal count
-        for part in itertools.chain([first], whole):
-            count += part.height
-            yield part
-
-    with replacing_file(path) as temporary:
-        if form == "parquet":
-            _sink(counted(), first.schema, temporary, rows)
-        else:
-            with temporary.open("wb") as file:
-                _write_texts(counted(), file, form)
-    return count
-
-
-def _sink(parts: Iterator[pl.DataFrame], schema: pl.Schema, path: Path, rows: int) -> None:
-    from polars.io.plugins import register_io_source
-
-    def read(columns: Any, predicate: Any, n_rows: Any, batch_size: Any) -> Iterator[pl.DataFrame]:
-        return parts  # a sink asks for everything, once
-
-    register_io_source(read, schema=schema).sink_parquet(path, row_group_size=rows)
-
-
-def _write_texts(parts: Iterator[pl.DataFrame], file: BinaryIO, form: Form) -> None:
-    if form in ("csv", "tsv"):
-        for number, part in enumerate(parts):
-            part.write_csv(file, include_header=number == 0, separator="," if form == "csv" else "\t")
-    elif form == "jsonl":
-        for part in parts:
-            part.write_ndjson(file)
-    else:
-        before = b"[\n"
-        for part in parts:
-            if part.height:
-                file.write(before + part.write_ndjson().encode().rstrip(b"\n").replace(b"\n", b",\n"))
-                before = b",\n"
-        file.write(b"\n]\n" if before == b",\n" else b"[]\n")
-
-
 def replace_text(text: str, path: Path) -> None:
     """Write a UTF-8 text, atomically."""
     replace_bytes(text.encode(), path)
@@ -300,31 +220,6 @@ def replace_bytes(content: bytes, path: Path) -> None:
     """Write bytes, atomically."""
     with replacing_file(path) as temporary:
         temporary.write_bytes(content)
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        CorruptFileError: the file is not JSON.
-    """
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"the file is not JSON: {error}", path=path) from None
-    return value
-
-
-def load_frame(path: Path) -> pl.DataFrame:
-    """Read a Parquet file.
-
-    Raises:
-        CorruptFileError: the file is damaged.
-    """
-    try:
-        return pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise CorruptFileError(f"the Parquet file cannot be read: {error}", path=path) from None
 
 
 def _sync_file(path: Path) -> None:

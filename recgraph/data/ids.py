@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recgraph.data.files import replace_parquet
+from recgraph.data.imprint import load_frame, replace_parquet
 
 __all__ = ["IdMap", "as_integers", "whole_floats"]
 
@@ -175,8 +175,12 @@ class IdMap:
 
     @classmethod
     def read(cls, path: Path) -> IdMap:
-        """Load what :meth:`write` saved."""
-        values = pl.read_parquet(path, memory_map=False).to_series()
+        """Load what :meth:`write` saved.
+
+        Raises:
+            CorruptFileError: the file is damaged.
+        """
+        values = load_frame(path, memory_map=False).to_series()
         return cls(values, as_uuid=values.name == _UUID)
 
     @cached_property

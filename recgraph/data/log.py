@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,8 +18,8 @@ from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
 from recgraph.data.errors import DataError, EmptyLogError, RatingError, in_file
-from recgraph.data.files import load_frame, load_json, replace_parquet, replace_text
 from recgraph.data.ids import IdMap
+from recgraph.data.imprint import load_frame, load_json, replace_json, replace_parquet
 from recgraph.data.part import OrderedLog
 from recgraph.data.reading import LogFile
 from recgraph.data.source import Source
@@ -289,7 +288,7 @@ class InteractionLog:
             "encoding": self.source.encoding,
             "parts": [str(part.path) for part in self.source.parts],
         }
-        replace_text(json.dumps(description, indent=1), folder / "interactions.json")
+        replace_json(description, folder / "interactions.json")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:

@@ -23,8 +23,9 @@ import torch
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import EmptyLogError, MixedIdError, TimestampError
-from recgraph.data.files import load_frame, replace_parquet, replacing_folder, sweep
+from recgraph.data.files import replacing_folder, sweep
 from recgraph.data.ids import IdMap, family
+from recgraph.data.imprint import load_frame, replace_parquet
 from recgraph.data.ingest import encode
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import order

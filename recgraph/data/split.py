@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import load_json, replace_parquet
 from recgraph.data.ids import IdMap
+from recgraph.data.imprint import load_json, replace_parquet
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open

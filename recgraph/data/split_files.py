@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from recgraph.data.files import load_frame, replace_text
 from recgraph.data.ids import IdMap
+from recgraph.data.imprint import load_frame, replace_json
 from recgraph.data.strategies import GROUPS
 
 __all__ = [
@@ -68,7 +68,7 @@ def open_and_test(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 def save_head(folder: Path, head: Mapping[str, Any]) -> None:
     """Write the strategy and the hash; a folder that has them is complete."""
-    replace_text(json.dumps(head, indent=1), folder / HEAD_FILE)
+    replace_json(head, folder / HEAD_FILE)
 
 
 def split_hash(head: Mapping[str, Any], users: IdMap, items: IdMap, columns: Iterable[Column]) -> str:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recgraph.data.files import replacing_file
+from recgraph.data.imprint import load_frame, replace_parquet
 from recgraph.data.part import Cases
 from recgraph.evaluate.metrics.names import metric_of
 from recgraph.evaluate.protocol import Protocol
@@ -229,8 +229,7 @@ def save_users(result: Result, path: str | Path) -> None:
         "overall": result.metrics,
         "n_unreachable_users": result.n_unreachable_users,
     }
-    with replacing_file(path) as temporary:
-        result.users_frame().write_parquet(temporary, metadata={_KEY: json.dumps(about)})
+    replace_parquet(result.users_frame(), path, {_KEY: json.dumps(about)})
 
 
 def load_users(path: str | Path) -> Result:
@@ -239,6 +238,7 @@ def load_users(path: str | Path) -> Result:
     Raises:
         ValueError: the file is not of this library, or its protocol is not the one that its hash names.
     """
+    frame = load_frame(Path(path))
     metadata = pl.read_parquet_metadata(path)
     if _KEY not in metadata:
         raise ValueError(f"{path} holds no protocol; give a file that save_users wrote")
@@ -246,7 +246,6 @@ def load_users(path: str | Path) -> Result:
     protocol = Protocol.of(about["protocol"])
     if protocol.hash != about["protocol_hash"]:
         raise ValueError(f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}")
-    frame = pl.read_parquet(path)
     who, metrics = frame.columns[0], frame.columns[1:]
     known = who == "user_id"
     return Result(

@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from recgraph.data.files import replace_bytes
+from recgraph.data.imprint import load_tensors, replace_tensors
 from recgraph.data.sealing import check_open
 from recgraph.graph.schema import GraphError, LeftOutWarning
 from recgraph.graph.store import tensor_bytes
@@ -183,7 +181,7 @@ class NodeTask:
         for name, split in self.splits.items():
             tensors |= {f"{name}.train": split.train, f"{name}.valid": split.valid, f"{name}.test": split.test}
         meta = {"target": self.target, "paths": "\n".join(self.paths), "splits": "\n".join(self.splits)}
-        replace_bytes(save_tensors(tensors, metadata=meta), folder / "node_task.safetensors")
+        replace_tensors(tensors, folder / "node_task.safetensors", meta)
 
     @classmethod
     def load(cls, folder: Path) -> NodeTask:
@@ -196,7 +194,7 @@ class NodeTask:
 
         check_open()
         path = folder / "node_task.safetensors"
-        tensors = load_tensors(path.read_bytes())
+        tensors = load_tensors(path)
         with safe_open(path, "pt") as file:
             meta = file.metadata()
         splits = {

@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import contents, load_frame, load_json, replace_bytes, replace_parquet, replace_text
+from recgraph.data.files import contents
 from recgraph.data.ids import IdMap
+from recgraph.data.imprint import load_frame, load_json, load_tensors, replace_json, replace_parquet, replace_tensors
 from recgraph.graph.build import make_edges
 from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes
 from recgraph.sparse.csr import Csr
@@ -47,8 +45,8 @@ def save(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], folder: Pa
             own.ids.write(folder / f"ids_{number}.parquet")
         if isinstance(own.features, Csr):
             replace_parquet(_entries(own.features), folder / f"features_{number}.parquet")
-    replace_bytes(save_tensors(_tensors(nodes)), folder / "features.safetensors")
-    replace_text(json.dumps(_describe(nodes, edges), indent=1), folder / "graph.json")
+    replace_tensors(_tensors(nodes), folder / "features.safetensors")
+    replace_json(_describe(nodes, edges), folder / "graph.json")
 
 
 def remove(folder: Path) -> None:
@@ -111,11 +109,7 @@ def load(folder: Path) -> GraphParts:
     meta = load_json(folder / "graph.json")
     if meta.get("format") not in _READABLE:
         raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=folder / "graph.json")
-    path = folder / "features.safetensors"
-    try:
-        tensors = load_tensors(path.read_bytes())
-    except SafetensorError as error:
-        raise CorruptFileError(f"the features cannot be read: {error}", path=path) from None
+    tensors = load_tensors(folder / "features.safetensors")
     nodes = {}
     for number, of in enumerate(meta["nodes"]):
         ids = IdMap.read(folder / f"ids_{number}.parquet") if of["has_ids"] else None

@@ -5,7 +5,6 @@ The results are kept in a small file beside the records, so that the marks need 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from recgraph.data.files import replace_text
+from recgraph.data.imprint import replace_json
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch, Result
 from recgraph.evaluate.significance import holm, over_users
@@ -269,4 +268,4 @@ def save_comparisons(comparisons: Comparisons, inputs: str, path: Path) -> None:
     columns = {
         title: {metric: asdict(column) for metric, column in metrics.items()} for title, metrics in comparisons.items()
     }
-    replace_text(json.dumps({"inputs": inputs, "columns": columns}, indent=1, allow_nan=False) + "\n", path)
+    replace_json({"inputs": inputs, "columns": columns}, path, allow_nan=False)

@@ -14,6 +14,7 @@ from typing import Any
 from recgraph import registry
 from recgraph.config import Config, ConfigError, distribute, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
+from recgraph.data.imprint import load_json
 from recgraph.data.reading import is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, modules_of, split_metric
 from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
@@ -66,7 +67,7 @@ def load_tuned(place: str, folder: Path) -> TunedSettings:
     """
     path = folder / place
     if path.suffix == ".json":
-        return _from_record(json.loads(path.read_text(encoding="utf-8")), place)
+        return _from_record(load_json(path), place)
     from recgraph.tuning.final import best_trial
     from recgraph.tuning.report import settings_of
     from recgraph.tuning.storage import find_study

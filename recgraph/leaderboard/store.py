@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 from polars.exceptions import PolarsError
 
-from recgraph.data.files import remove_folder, replace_text
+from recgraph.data.errors import CorruptFileError
+from recgraph.data.files import remove_folder
+from recgraph.data.imprint import load_json, replace_json
 from recgraph.evaluate.results import Result, load_users
 from recgraph.leaderboard.plan import TITLES, Job
 from recgraph.workers.lock import locked
@@ -71,7 +72,7 @@ class Store:
 
     def save(self, job: Job, record: Record) -> None:
         """Write a record in one step, and remove an earlier failure and the training's files."""
-        replace_text(json.dumps(record, indent=1) + "\n", self.folder / f"{job.stem}.json")
+        replace_json(record, self.folder / f"{job.stem}.json")
         self._failed(job).unlink(missing_ok=True)
         self.remove_work(job)
 
@@ -83,7 +84,7 @@ class Store:
             record: of the failure.
             restart: remove the training's files, so that the next try starts from the beginning; else it resumes.
         """
-        replace_text(json.dumps(record, indent=1) + "\n", self._failed(job))
+        replace_json(record, self._failed(job))
         if restart:
             self.remove_work(job)
 
@@ -141,9 +142,9 @@ def read_json(path: Path) -> Record | None:
         ValueError: the file is incomplete or has merge-conflict markers; names it.
     """
     try:
-        found: Record = json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole ({error}); delete it, and the board's next run makes it again") from None
-    return found
+    except CorruptFileError as error:
+        what = f"{error}".removeprefix(f"{path}: ")
+        raise ValueError(f"{path} is not whole ({what}); delete it, and the board's next run makes it again") from None

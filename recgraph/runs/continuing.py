@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.config import Config
+from recgraph.data.imprint import load_json
 from recgraph.runs.record import RunRecord, identity
 from recgraph.train.config import TrainConfig
 
@@ -45,7 +46,7 @@ def check_same_run(folder: Path, record: RunRecord, configs: Mapping[str, type[C
     Raises:
         ValueError: names the settings that differ, or says why the run cannot have these epochs or this patience.
     """
-    there = identity(json.loads((folder / "config.json").read_text(encoding="utf-8")), configs)
+    there = identity(load_json(folder / "config.json"), configs)
     here = identity(record.to_json(), configs)
     others = []
     for part, value in here.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.config import Config
-from recgraph.data.files import contents, replace_text
+from recgraph.data.files import contents
+from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.part import Part
 from recgraph.finite import check_weights
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
@@ -153,10 +153,10 @@ def _write_config(folder: Path | None, record: RunRecord) -> None:
     if folder is None:
         return
     path, now = folder / "config.json", record.only(*IDENTIFYING)
-    there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    there = load_json(path) if path.exists() else None
     # of a run that goes on only the training can differ; the rest stays as it was written
     if there is None or there["training"] != now["training"]:
-        replace_text(json.dumps({**now, **(there or {}), "training": now["training"]}, indent=1), path)
+        replace_json({**now, **(there or {}), "training": now["training"]}, path)
 
 
 def build(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recgraph.config import Config
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import load_json, replace_text
+from recgraph.data.imprint import load_json, replace_json
 from recgraph.imports import imported
 
 __all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine", "provenance"]
@@ -145,7 +145,7 @@ class RunRecord(_Entries):
 
     def write(self, folder: Path) -> None:
         """Write ``record.json``."""
-        replace_text(json.dumps(self.to_json(), indent=1), folder / "record.json")
+        replace_json(self.to_json(), folder / "record.json")
 
     @classmethod
     def read(cls, folder: Path) -> Self:

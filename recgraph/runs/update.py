@@ -8,7 +8,6 @@ was. Models in closed form are fitted again, exactly, to everything.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.data.files import replace_text
+from recgraph.data.imprint import replace_json
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.evaluator import validation
@@ -387,7 +386,7 @@ def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
 def _write(made: Recommender, record: RunRecord, trainer: Trainer | None, out: Path) -> None:
     """Make the folder a run; all ranks call it, for a checkpoint has a part of each, and the first writes."""
     if is_first():
-        replace_text(json.dumps(record.only(*IDENTIFYING), indent=1), out / "config.json")
+        replace_json(record.only(*IDENTIFYING), out / "config.json")
     if trainer is not None:
         trainer.folder = out
         trainer.save()

@@ -39,7 +39,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from recgraph import __version__, registry
+from recgraph.data.errors import CorruptFileError, NewerFileError
 from recgraph.data.files import contents, recover, replacing_folder
+from recgraph.data.imprint import json_text, load_json
 from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.finite import check_weights
 from recgraph.graph.hetero import HeteroGraph
@@ -108,7 +110,7 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
             **more,
             "files": {path.relative_to(temporary).as_posix(): _sha256(path) for path in files},
         }
-        (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        (temporary / "config.json").write_text(json_text(config), encoding="utf-8")
 
 
 def _is_replaceable(folder: Path) -> bool:
@@ -245,10 +247,12 @@ def _parse_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BundleError(f"{folder} is no bundle: it has no config.json; {_INSTEAD}")
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config = load_json(path)
         _ = config["format"], config["files"]
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(f"{path} is damaged: {error}; copy or save the bundle again") from None
+    except CorruptFileError as error:
+        raise BundleError(f"the bundle is damaged: {error}; copy or save the bundle again") from None
+    except NewerFileError as error:
+        raise BundleError(f"{error}") from None
     except (KeyError, TypeError):
         raise BundleError(f"{folder} is no bundle: its config.json has no 'format' and 'files'; {_INSTEAD}") from None
     return config

@@ -35,6 +35,7 @@ from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
 from recgraph.data.files import contents, replacing_folder
 from recgraph.data.ids import IdMap
+from recgraph.data.imprint import json_text
 from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.models.base import Model, PaddedForm
 from recgraph.serve.export_readme import readme
@@ -111,7 +112,7 @@ def export(
         (temporary / "README.md").write_text(readme(manifest), encoding="utf-8")
         files = sorted(path for path in temporary.iterdir())
         manifest["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (temporary / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
     return manifest
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recgraph.data.files import replace_parquet, replace_text
+from recgraph.data.imprint import replace_json, replace_parquet
 from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, split_metric
@@ -196,7 +195,7 @@ def test_the_best(
             name: study.user_attrs[name] for name in ("recgraph", "imports") if name in study.user_attrs
         }
         result = {**entry, **known, "source": plan.source}
-        replace_text(json.dumps(result, indent=1), plan.folder / "result.json")
+        replace_json(result, plan.folder / "result.json")
     return entry
 
 

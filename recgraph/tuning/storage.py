@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recgraph.config import ConfigError
+from recgraph.data.imprint import load_json
 from recgraph.workers.lock import locked
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def _of_folder(folder: Path, name: str | None) -> tuple[str, str]:
     path = folder / "study.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no study (no study.json); give the folder that `recgraph tune` was given")
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = load_json(path)
     url = stored.get("storage") or str(folder / "study.journal")
     if ":***@" in url:
         raise ValueError(f"the study's storage {url} needs a password; give its URL in place of {folder}")

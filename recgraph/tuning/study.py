@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from recgraph import imports, registry
 from recgraph.config import ConfigError, load_toml
-from recgraph.data.files import contents, replace_text
+from recgraph.data.files import contents
+from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 from recgraph.models.base import Model
@@ -253,7 +254,7 @@ def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None
 
 def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str | None) -> None:
     if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
+        there = load_json(path)
         if there["study"] != plan.study:
             raise ValueError(f"{path.parent} holds the study {there['study']!r}; give another folder to {plan.study!r}")
         if different := _different(there, identity):
@@ -263,7 +264,7 @@ def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: s
             )
         return
     where = {} if storage is None else {"storage": without_password(storage)}
-    replace_text(json.dumps({"study": plan.study, **where, **identity}, indent=1), path)
+    replace_json({"study": plan.study, **where, **identity}, path)
 
 
 def _work(plan: Plan, trials: Trials, split: Split | SealedSplit, workers: int, engine: Engine | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -11,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recgraph.data.files import load_json, remove_folder, replace_text, replacing_folder, sweep
+from recgraph.data.files import remove_folder, replacing_folder, sweep
+from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit, Split
 from recgraph.runs import fit as experiment
@@ -208,4 +208,4 @@ def keep_result(plan: Plan, trial: FrozenTrial) -> None:
         "params": trial.params,
         "reason": trial.user_attrs.get("reason", ""),
     }
-    replace_text(json.dumps(result, indent=1), folder / "trial.json")
+    replace_json(result, folder / "trial.json")

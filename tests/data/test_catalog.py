@@ -327,7 +327,7 @@ def test_a_broken_card_does_not_hide_the_others(tmp_path: Path, monkeypatch: pyt
 
 def test_an_interrupted_preparation_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def save(self: Interactions, folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "log.parquet").touch()
         raise OSError("disk full")
 

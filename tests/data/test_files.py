@@ -20,12 +20,11 @@ from recgraph.data.files import (
     recover,
     remove_folder,
     replace_bytes,
-    replace_parquet,
     replace_text,
     replacing_folder,
     sweep,
 )
-from recgraph.train.checkpoint import save_tensors
+from recgraph.data.imprint import replace_parquet, replace_tensors
 
 
 @pytest.fixture
@@ -122,7 +121,7 @@ def test_all_files_of_a_folder_have_the_mode_that_the_mask_leaves(tmp_path: Path
 
 def test_a_file_has_the_mode_that_the_mask_leaves(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    save_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")  # its writer gives files to the owner alone
+    replace_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")  # its writer gives files to the owner alone
     assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == (tmp_path / "folder").stat().st_mode & 0o666
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from recgraph.data.files import Form, replace_parts
+from recgraph.data.row_files import Form, replace_parts
 
 READERS: dict[Form, Any] = {
     "csv": pl.read_csv,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from recgraph.data.errors import CorruptFileError, DataError
 from recgraph.data.ids import IdMap
+from recgraph.data.imprint import load_json
 from recgraph.data.interactions import Interactions
 from recgraph.graph.hetero import HeteroGraph, IsolatedNodesWarning
 from recgraph.graph.node_task import NodeSplit, NodeTask
@@ -149,9 +151,10 @@ def test_files_of_the_first_format(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "features.safetensors")
     (tmp_path / f"features_{number}.parquet").unlink()
     meta = tmp_path / "graph.json"
-    meta.write_text(meta.read_text().replace('"format": 2', '"format": 1'))
+    told = load_json(meta)
+    meta.write_text(json.dumps({**told, "format": 1}))
     assert_same(HeteroGraph.load(tmp_path), graph())
-    meta.write_text(meta.read_text().replace('"format": 1', '"format": 9'))
+    meta.write_text(json.dumps({**told, "format": 9}))
     with pytest.raises(CorruptFileError, match="format 9"):
         HeteroGraph.load(tmp_path)
 

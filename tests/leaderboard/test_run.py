@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import recgraph as rg
 from recgraph.cli.app import app
+from recgraph.data.imprint import load_json
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, jobs_of
 from recgraph.leaderboard.runner import PendingJob, Summary
@@ -70,7 +71,7 @@ def write(folder: Path, text: str = TEXT) -> Path:
 def records(board: Path) -> dict[str, dict[str, Any]]:
     """File -> record, without what differs from run to run."""
     folder = board.parent / "results" / "tiny" / "synthetic"
-    found = {path.name: json.loads(path.read_text()) for path in folder.glob("*-seed*.json")}
+    found = {path.name: load_json(path) for path in folder.glob("*-seed*.json")}
     return {name: comparable(one) for name, one in sorted(found.items())}
 
 

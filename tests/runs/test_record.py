@@ -12,6 +12,7 @@ from pydantic import Field
 
 import recgraph as rg
 from recgraph.config import Config
+from recgraph.data.imprint import load_json
 from recgraph.data.split import Split
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.sequence.sasrec import SASRec
@@ -82,7 +83,7 @@ def test_a_record_of_an_earlier_version_is_written_as_it_was_read(tmp_path: Path
     assert record.cost is not None
     assert (record.data.split_hash, record.cost.seconds) == ("abc", 1.5)
     record.write(tmp_path)
-    assert json.loads((tmp_path / "record.json").read_text()) == EARLIER
+    assert load_json(tmp_path / "record.json") == EARLIER
 
 
 def test_entries_are_read_by_name_as_the_file_has_them() -> None:
@@ -101,12 +102,12 @@ def test_the_entries_of_a_record(model: Any, split: Split, tmp_path: Path) -> No
     run = rg.fit(model, split, seed=0, out=tmp_path / "run", device="cpu", **({"max_epochs": 1} if is_trained else {}))
     names = ["model", "model_revision", "config", "training", "seed", "fitted_on", "data", "init_items", "history"]
     names += ["results", "unsealed", "preparation", *(["best_epoch", "best"] if is_trained else []), "cost"]
-    written = json.loads((tmp_path / "run" / "record.json").read_text())
+    written = load_json(tmp_path / "run" / "record.json")
     assert list(written) == [*names, "n_parameters", "provenance"]
     assert list(written["data"])[:2] == ["dataset", "settings"]
     assert set(written["preparation"]) == {"seconds", "cpu_seconds"}
     assert run.record == RunRecord.read(tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = load_json(tmp_path / "run" / "config.json")
     assert list(config) == ["model", "config", "training", "seed", "fitted_on", "data", "init_items"]
 
 
@@ -134,7 +135,7 @@ def test_a_folder_from_before_a_setting_existed_is_resumed(split: Split, tmp_pat
 
     fit()
     path = tmp_path / "run" / "config.json"
-    config = json.loads(path.read_text())
+    config = load_json(path)
     del config["training"]["checkpoint_seconds"], config["config"]["dropout"]
     path.write_text(json.dumps(config))
     assert len(fit(resume=True).history) == 1

@@ -17,6 +17,7 @@ import torch
 
 import recgraph
 from recgraph import registry
+from recgraph.data.imprint import load_json
 from recgraph.data.interactions import Interactions
 from recgraph.models.base import ClosedFormModel, Space
 from recgraph.models.heterogeneous.base import GraphModel
@@ -209,7 +210,7 @@ def test_missing_and_damaged_files_are_named(folder: Path, name: str) -> None:
 
 def change(folder: Path, **values: Any) -> None:
     path = folder / "config.json"
-    config = json.loads(path.read_text())
+    config = load_json(path)
     for name, value in values.items():
         if isinstance(value, dict):
             config[name].update(value)

@@ -11,6 +11,7 @@ import torch
 
 import recgraph
 from recgraph.data.ids import IdMap
+from recgraph.data.imprint import load_json
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.meow import MEOW
@@ -93,7 +94,7 @@ def test_damage_is_named(folder: Path) -> None:
 
 
 def test_a_file_outside_of_the_bundle_is_refused(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
+    config = load_json(folder / "config.json")
     config["files"]["../../secret"] = "0"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="outside of the bundle"):

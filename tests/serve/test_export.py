@@ -18,6 +18,7 @@ from test_recommender import log, serve
 
 from recgraph import registry
 from recgraph.data.batches import Query
+from recgraph.data.imprint import load_json
 from recgraph.data.interactions import Interactions
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.evaluate.ranking import evaluating
@@ -196,7 +197,7 @@ def test_item_features_are_in_the_table(tmp_path: Path) -> None:
 def test_what_is_in_the_folder(tmp_path: Path) -> None:
     served = recommender("sasrec")
     manifest = served.export(tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == manifest
+    assert load_json(tmp_path / "out" / "manifest.json") == manifest
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*manifest["files"], "manifest.json"}
     items = pl.read_parquet(tmp_path / "out" / "items.parquet")
     assert items.equals(served.item_vectors())

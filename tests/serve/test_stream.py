@@ -102,7 +102,7 @@ _MEMORY = """
 import resource, sys
 import polars as pl, torch
 from pathlib import Path
-from recgraph.data.files import replace_parts
+from recgraph.data.row_files import replace_parts
 from recgraph.data.ids import IdMap
 from recgraph.models.base import Space
 from recgraph.models.collaborative.lightgcn import BPRMF

@@ -196,7 +196,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     trainer_of(expected, VALUES, max_epochs=3).fit()
     trainer_of(toy(), VALUES, tmp_path, max_epochs=2).fit()
     newest = tmp_path / "checkpoints" / "step-000000010"
-    (newest / "checksums.json").unlink()
+    (newest / "manifest.json").unlink()
     (newest / "best.safetensors").unlink()
     model = toy()
     trainer = trainer_of(model, VALUES, tmp_path, max_epochs=3)
@@ -214,7 +214,7 @@ def test_a_checkpoint_from_before_a_setting_existed_is_resumed_where_the_setting
     state = json.loads((folder / "state.json").read_text())
     del state["fingerprint"]["training"]["schedule"]
     (folder / "state.json").write_text(json.dumps(state))
-    (folder / "checksums.json").unlink()
+    (folder / "manifest.json").unlink()
     assert trainer_of(toy(), [1.0], tmp_path).resume()
     with pytest.raises(CheckpointError, match=r"other settings or data \(schedule\)"):
         trainer_of(toy(), [1.0], tmp_path, schedule="cosine").resume()

@@ -22,6 +22,7 @@ import recgraph as rg
 from recgraph import registry
 from recgraph.config import ConfigError, distribute
 from recgraph.data import files
+from recgraph.data.imprint import load_json
 from recgraph.data.split import SealedSplit, SealedTestError, Split
 from recgraph.data.strategies import Label
 from recgraph.train.config import TrainConfig
@@ -96,7 +97,7 @@ def test_the_revision_of_a_model_is_part_of_a_study(
 ) -> None:
     monkeypatch.setattr(SASRec, "revision", 1)
     study = tune(split, tmp_path / "s", n_trials=1)
-    told = json.loads((tmp_path / "s" / "study.json").read_text())
+    told = load_json(tmp_path / "s" / "study.json")
     # as they were made before: of the first revision
     del told["revision"]
     (tmp_path / "s" / "study.json").write_text(json.dumps(told))
@@ -157,7 +158,7 @@ def test_a_folder_that_holds_another_split(split: Split, tmp_path: Path) -> None
 def test_last_trainings_of_other_settings_are_not_taken_for_done(split: Split, tmp_path: Path) -> None:
     tune(split, tmp_path / "s", n_trials=1, test_seeds=1)
     (seed,) = (tmp_path / "s" / "final").glob("trial-0000/seed-0")
-    told = json.loads((seed / "config.json").read_text())
+    told = load_json(seed / "config.json")
     told["config"]["dropout"] = 0.125
     (seed / "config.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match="holds a run with another config"):

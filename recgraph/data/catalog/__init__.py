@@ -6,7 +6,6 @@ a changed card is prepared anew.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -269,8 +268,10 @@ def _is_prepared(card: Card) -> bool:
 
 
 def _read(card: AnyCard, *, cached: bool) -> Prepared:
+    from recgraph.data.imprint import load_json
+
     folder = _folder(card)
-    record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    record = load_json(folder / _RECORD)
     if "counts" not in record:  # of a log, as it was written at first
         record["counts"] = {name: record[f"n_{name}"] for name in ("users", "items", "interactions")}
     return Prepared(folder, card, record["counts"], record["source"], cached, tuple(record.get("files", ())))
@@ -285,8 +286,9 @@ def _place(
 ) -> None:
     """Write the folder of a card: it is there whole or not at all, whoever prepares it at the same time."""
     from recgraph.data.files import replacing_folder
+    from recgraph.data.imprint import json_text
 
     record = {"counts": counts, "source": source, **({"files": files} if files else {})}
     with replacing_folder(_folder(card)) as new:
         data.save(new)
-        (new / _RECORD).write_text(json.dumps(record), encoding="utf-8")
+        (new / _RECORD).write_text(json_text(record), encoding="utf-8")
