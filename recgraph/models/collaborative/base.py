@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.accelerated import full_precision
+from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.config import Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
@@ -76,6 +76,8 @@ class CollaborativeModel(TrainableModel):
     Config: ClassVar[type[ModelConfig]] = CollaborativeConfig
     updated_by: ClassVar[UpdatedBy | None] = "training"
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"embedding.weight": ("users", "items")}
+    #: whether a term reads the distinct users and items of a batch
+    reads_distinct: ClassVar[bool] = False
     known_users: Tensor
 
     def _build(self, space: Space) -> None:
@@ -118,6 +120,10 @@ class CollaborativeModel(TrainableModel):
             popularity_power=self.loss.config.popularity_power if pairwise else 0.0,
             exclude_own=self.config.exclude_own,
         )
+
+    def prepare(self, batch: PairBatch) -> None:
+        if self.reads_distinct and is_accelerated(self.embedding.weight):
+            batch.keep_distinct()
 
     def memory_needs(self, work: Workload) -> Needs:
         return pair_needs(self, work)

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from recgraph.accelerated import is_accelerated
 from recgraph.augment.graph import make_augmentation
 from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
@@ -53,6 +52,7 @@ class GraphContrastiveModel(LightGCN):
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphContrastiveConfig
+    reads_distinct: ClassVar[bool] = True
 
     def _build(self, space: Space) -> None:
         super()._build(space)
@@ -85,10 +85,6 @@ class GraphContrastiveModel(LightGCN):
         users, items = batch.distinct()
         of_users = self._of_kind(self.contrast_users, users, users_a, users_b, batch)
         return of_users + self._of_kind(self.contrast_items, items, items_a, items_b, batch)
-
-    def prepare(self, batch: PairBatch) -> None:
-        if is_accelerated(self.embedding.weight):
-            batch.keep_distinct()
 
     def _of_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor, batch: PairBatch) -> Tensor:
         """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D], the same on all ranks."""

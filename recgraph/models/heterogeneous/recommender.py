@@ -11,7 +11,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from recgraph.accelerated import is_accelerated
 from recgraph.augment.graph import make_augmentation
 from recgraph.config import Search
 from recgraph.contrast.objectives import NoCandidateError
@@ -136,6 +135,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     Config: ClassVar[type[ModelConfig]] = MetaPathRecommenderConfig
     reads_graph: ClassVar[bool] = True
+    reads_distinct: ClassVar[bool] = True
     updated_by: ClassVar[UpdatedBy | None] = None  # a new log has no relations of its users and items
     revision: ClassVar[int] = 2  # 1 drew the masks of all models with one seed
     #: the settings that InfoNCE has in the publication
@@ -310,10 +310,6 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         sides = cache(lambda: self._sides(batch, own(), fine()))
         rec = {"rec": lambda: self._rec(batch, self._scored(own, fine))}
         return self.contrasts_of(sides) | super().terms(batch, asked) | rec
-
-    def prepare(self, batch: PairBatch) -> None:
-        if is_accelerated(self.embedding.weight):
-            batch.keep_distinct()
 
     def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
