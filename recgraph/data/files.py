@@ -5,6 +5,10 @@ leaves, and renames it. A folder that is replaced is exchanged with the new one 
 place is never empty; where the system cannot, it is renamed twice, and a folder that a kill in between left aside is
 put back by :func:`recover`, which readers and the next writer call.
 
+Files that belong together, and lie in a folder with others, are moved one by one when all are on the disk
+(:func:`replacing_files`). What a kill leaves of that, :func:`sweep` moves; that files are of two writes, readers see by
+the checksums of :mod:`recgraph.data.imprint`.
+
 A temporary is a folder ``.NAME.RANDOM.recgraph`` whose owner holds a lock of the operating system on it, which ends
 with the owner. Whoever writes beside it next removes it if nobody holds it.
 """
@@ -24,12 +28,14 @@ from pathlib import Path
 
 __all__ = [
     "contents",
+    "is_being_written",
     "make_folder",
     "recover",
     "remove_folder",
     "replace_bytes",
     "replace_text",
     "replacing_file",
+    "replacing_files",
     "replacing_folder",
     "sweep",
 ]
@@ -45,6 +51,9 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.recgraph")
 #: inside a temporary: what is to take the place, and what lay there before
 _NEW, _OLD = "new", "old"
+#: the name of what files that belong together are to become; in their temporary, when all are on the disk: they
+#: themselves, and the name of the one that is moved last
+_SET, _READY, _LAST = "files", "ready", "last"
 _ATTEMPTS = 100
 #: folders that this process has swept: one look is enough for what earlier ones have left
 _swept: set[str] = set()
@@ -76,14 +85,62 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         new = temporary / _NEW
         new.mkdir()
         yield new
-        for place, _, names in os.walk(new, topdown=False):
-            for name in names:
-                path = Path(place) / name
-                path.chmod(_mode(temporary))
-                _sync_file(path)
-            _sync_folder(Path(place))
+        _sync_all(new, _mode(temporary))
         _put(new, folder, temporary / _OLD)
         _sync_folder(folder.parent)
+
+
+@contextmanager
+def replacing_files(folder: Path, last: str) -> Iterator[Path]:
+    """A new folder to fill; at the end of the block its files take their places in ``folder``, unless an error ends it.
+
+    Other files of ``folder`` stay. A kill leaves the earlier files, or new ones that the next reader or writer moves.
+
+    Args:
+        last: the name of the file that describes the others; it is moved when they are in their places.
+    """
+    make_folder(folder)
+    with _temporary(folder / _SET) as temporary:
+        new = temporary / _NEW
+        new.mkdir()
+        yield new
+        (temporary / _LAST).write_text(last, encoding="utf-8")
+        _sync_all(new, _mode(temporary))
+        _sync_file(temporary / _LAST)
+        os.replace(new, temporary / _READY)
+        _sync_folder(temporary)
+        _move_set(temporary, folder)
+
+
+def _move_set(temporary: Path, folder: Path) -> None:
+    """Move the files of a set to their places, those that a kill has left too; of two writers one at a time."""
+    lock = _lock(folder, wait=True)
+    try:
+        ready, last = temporary / _READY, (temporary / _LAST).read_text(encoding="utf-8")
+        names = {path.relative_to(ready) for path in ready.rglob("*") if path.is_file()}
+        for name in sorted(names, key=lambda name: (name.as_posix() == last, name)):
+            make_folder((folder / name).parent)
+            os.replace(ready / name, folder / name)
+        for place in {(folder / name).parent for name in names}:
+            _sync_folder(place)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def is_being_written(folder: Path) -> bool:
+    """Whether :func:`replacing_files` is at work in a folder."""
+    return any(found[1] == _SET for name in os.listdir(folder) if (found := _TEMPORARY.fullmatch(name)))
+
+
+def _sync_all(folder: Path, mode: int) -> None:
+    """Give all files of a folder a mode, and flush them and all folders to the disk."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            path = Path(place) / name
+            path.chmod(mode)
+            _sync_file(path)
+        _sync_folder(Path(place))
 
 
 def _put(new: Path, folder: Path, previous: Path) -> None:
@@ -137,7 +194,7 @@ def recover(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporaries in a folder whose owners have ended; what one took out of a place is put back there."""
+    """Remove the temporaries in a folder whose owners have ended, when what was moved halfway is in its place."""
     with os.scandir(folder) as entries:
         found = [(Path(entry.path), known) for entry in entries if (known := _TEMPORARY.fullmatch(entry.name))]
     for temporary, name in found:
@@ -148,6 +205,8 @@ def sweep(folder: Path) -> None:
         with suppress(OSError):
             if (temporary / _OLD).is_dir() and not place.exists():
                 os.replace(temporary / _OLD, place)
+            if (temporary / _READY).is_dir():
+                _move_set(temporary, folder)
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
     _swept.add(str(folder))
@@ -180,8 +239,12 @@ def _owned(path: Path) -> tuple[Path, int | None]:
     raise OSError(errno.EBUSY, "other processes remove its temporaries", str(path))
 
 
-def _lock(folder: Path) -> int | None:
-    """Lock a folder -> its descriptor; None where another process holds it, it is gone, or it cannot be locked."""
+def _lock(folder: Path, wait: bool = False) -> int | None:
+    """Lock a folder -> its descriptor; None where another process holds it, it is gone, or it cannot be locked.
+
+    Args:
+        wait: until no other process holds it.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
@@ -191,7 +254,7 @@ def _lock(folder: Path) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(file)
         return None

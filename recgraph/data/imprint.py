@@ -13,9 +13,10 @@ place whole), or :func:`json_text`, :func:`write_parquet` and :func:`write_tenso
 :func:`load_frame` and :func:`load_tensors`, which refuse a file that is damaged or of a newer format, by its name. A
 file without an imprint is of an earlier version, and is read as it is.
 
-Several files that belong together have a description, a JSON file that is written last; :func:`checksums_of` goes into
-it, and :func:`check_set` refuses a file of another write. A folder of files of any kind has the checksums of all of
-them in ``manifest.json`` (:func:`write_manifest`, :func:`check_manifest`).
+Several files that belong together have a description, a JSON file that is written last, with :func:`checksums_of` them;
+:func:`recgraph.data.files.replacing_files` moves them to their places, and :func:`load_set` refuses a file of another
+write. A folder of files of any kind has the checksums of all in ``manifest.json`` (:func:`write_manifest`,
+:func:`check_manifest`).
 
 The checksum is CRC-32: it detects damage, not forgery, and reads three times as fast as SHA-256.
 """
@@ -25,16 +26,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import polars as pl
 
 from recgraph import __version__
 from recgraph.data.errors import CorruptFileError, NewerFileError
-from recgraph.data.files import replace_text, replacing_file
+from recgraph.data.files import is_being_written, replace_text, replacing_file, sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,12 +45,12 @@ __all__ = [
     "FORMAT",
     "check",
     "check_manifest",
-    "check_set",
     "checksums_of",
     "imprint",
     "json_text",
     "load_frame",
     "load_json",
+    "load_set",
     "load_tensors",
     "replace_json",
     "replace_parquet",
@@ -65,6 +67,9 @@ _ENTRY, _KEY = "imprint", "recgraph.imprint"
 _TEXT = re.compile(rb"recgraph \S{1,40} format (\d{1,6}) crc32 ([0-9a-f]{8})")
 _DIGITS = 8
 _BLOCK = 1 << 20
+#: times that a set of files is read, and seconds between two
+_ATTEMPTS, _PAUSE = 50, 0.02
+T = TypeVar("T")
 
 
 def _blank() -> str:
@@ -277,29 +282,50 @@ def checksums_of(paths: Iterable[Path], folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): checksum for path in paths if (checksum := _told(path)) is not None}
 
 
-def check_set(folder: Path, files: Mapping[str, str]) -> None:
-    """Refuse files that are not those of one write.
+def load_set(description: Path, read: Callable[[dict[str, Any]], T]) -> T:
+    """Read files that belong together, once more where another process has replaced them meanwhile.
 
     Args:
-        folder: of the files.
-        files: what :func:`checksums_of` gave when they were written; empty where their description has none.
+        description: of the files, in their folder: its entry ``files`` is what :func:`checksums_of` gave when they were
+            written; one of an earlier version has none.
+        read: reads the files, given what the description says.
 
     Raises:
-        CorruptFileError: names the first file that is missing, or is of another write.
+        FileNotFoundError: there is no description.
+        CorruptFileError: a file is missing, damaged, or of another write than the description; names it.
     """
+    for attempt in range(_ATTEMPTS):
+        told = load_json(description)
+        try:
+            value = read(told)
+            _check_set(description.parent, told.get("files") or {})
+            return value
+        except (CorruptFileError, FileNotFoundError):
+            sweep(description.parent)  # what a killed writer had not moved yet
+            is_same = load_json(description) == told and not is_being_written(description.parent)
+            if (is_same and attempt) or attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(_PAUSE)
+    raise AssertionError
+
+
+def _check_set(folder: Path, files: Mapping[str, str]) -> None:
+    """Refuse files that are not those of one write, by the checksums in their imprints alone."""
     for name, checksum in files.items():
         path = folder / name
         if not path.is_file():
             raise CorruptFileError("the file is missing; restore it, or write the folder again", path=path)
         if _told(path) != checksum:
             raise CorruptFileError(
-                "the file is not of the same write as its description; read again when nobody writes here, restore "
-                "the folder, or write it again",
-                path=path,
+                "the file is not of the same write as its description; restore the folder, or write it again", path=path
             )
 
 
 def _told(path: Path) -> str | None:
+    """The checksum in the imprint of a file."""
+    if path.suffix == ".json":
+        entry = json.loads(path.read_text(encoding="utf-8")).get(_ENTRY)
+        return None if entry is None else str(entry.get("crc32"))
     with path.open("rb") as file:
         found = _find(file)
     return None if found is None else found[0][2].decode()

@@ -18,8 +18,9 @@ from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
 from recgraph.data.errors import DataError, EmptyLogError, RatingError, in_file
+from recgraph.data.files import replacing_files
 from recgraph.data.ids import IdMap
-from recgraph.data.imprint import load_frame, load_json, replace_json, replace_parquet
+from recgraph.data.imprint import checksums_of, load_frame, load_set, replace_json, write_parquet
 from recgraph.data.part import OrderedLog
 from recgraph.data.reading import LogFile
 from recgraph.data.source import Source
@@ -258,25 +259,24 @@ class InteractionLog:
         return to_native(pl.DataFrame(columns), self.kind)
 
     def save(self, folder: str | Path) -> None:
-        """Write Parquet files and a JSON description into a folder, each atomically and the description last."""
-        replace_parquet(self.log, Path(folder) / "log.parquet")
-        self.save_all_but_log(Path(folder))
+        """Write Parquet files and a JSON description into a folder, all together (:func:`replacing_files`)."""
+        with replacing_files(Path(folder), DESCRIPTION) as new:
+            write_parquet(self.log, new / _LOG)
+            self.write_all_but_log(new)
+        self.remove_unsaved(Path(folder))
 
-    def save_all_but_log(self, folder: Path) -> None:
-        """Write ids, features, the graph and, last, the description; what an earlier save left is removed."""
+    def write_all_but_log(self, folder: Path) -> None:
+        """Write ids, features, the graph and the description, with the checksums of what the folder then holds."""
         self.users.write(folder / "users.parquet")
         self.items.write(folder / "items.parquet")
         for name in _FEATURES:
             table = getattr(self, name)
             if table is not None:
-                replace_parquet(table, folder / f"{name}.parquet")
-            else:
-                (folder / f"{name}.parquet").unlink(missing_ok=True)
+                write_parquet(table, folder / f"{name}.parquet")
         if self.graph is not None:
             self.graph.save(folder / "graph")
-        elif _has_graph(folder):
-            registry.load("graph", "HeteroGraph").remove(folder / "graph")
         path = self.source.path
+        files = [*sorted(folder.glob("*.parquet")), *folder.glob(_GRAPH)]
         description = {
             "columns": self.columns.model_dump(),
             "time_unit": self.time_unit,
@@ -287,8 +287,17 @@ class InteractionLog:
             "has_header": self.source.has_header,
             "encoding": self.source.encoding,
             "parts": [str(part.path) for part in self.source.parts],
+            "files": checksums_of([each for each in files if each.name in _FILES], folder),
         }
-        replace_json(description, folder / "interactions.json")
+        replace_json(description, folder / DESCRIPTION)
+
+    def remove_unsaved(self, folder: Path) -> None:
+        """Remove from a folder what an earlier log had and this one has not; its description does not name it."""
+        for name in _FEATURES:
+            if getattr(self, name) is None:
+                (folder / f"{name}.parquet").unlink(missing_ok=True)
+        if self.graph is None and (folder / _GRAPH).is_file():
+            registry.load("graph", "HeteroGraph").remove(folder / "graph")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -296,17 +305,25 @@ class InteractionLog:
 
         Raises:
             FileNotFoundError: the folder holds none.
-            CorruptFileError: a file is damaged.
+            CorruptFileError: a file is damaged, or of another write than the others.
         """
-        return cls.load_with(load_frame(Path(folder) / "log.parquet"), Path(folder))
+        folder = Path(folder)
+        return load_set(folder / DESCRIPTION, lambda saved: cls._of(load_frame(folder / _LOG), folder, saved))
 
     @classmethod
     def load_with(cls, log: pl.DataFrame, folder: Path) -> Self:
-        """Read what :meth:`save_all_but_log` wrote, around a given ``log``."""
-        saved = load_json(folder / "interactions.json")
+        """Read what :meth:`write_all_but_log` wrote, around a given ``log``."""
+        return load_set(folder / DESCRIPTION, lambda saved: cls._of(log, folder, saved))
+
+    @classmethod
+    def _of(cls, log: pl.DataFrame, folder: Path, saved: dict[str, Any]) -> Self:
         path = Path(saved["path"]) if saved["path"] is not None else None
-        files = {name: folder / f"{name}.parquet" for name in _FEATURES}
-        features: dict[str, Any] = {name: load_frame(file) for name, file in files.items() if file.is_file()}
+
+        def has(name: str) -> bool:  # a folder of an earlier version does not say what belongs to it
+            return (folder / name).is_file() if "files" not in saved else name in saved["files"]
+
+        files = {name: f"{name}.parquet" for name in _FEATURES}
+        features: dict[str, Any] = {name: load_frame(folder / file) for name, file in files.items() if has(file)}
         return cls(
             log=log,
             users=IdMap.read(folder / "users.parquet"),
@@ -315,7 +332,7 @@ class InteractionLog:
             time_unit=saved["time_unit"],
             source=_saved_source(saved, path),
             kind=saved["kind"],
-            graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if _has_graph(folder) else None,
+            graph=registry.load("graph", "HeteroGraph").load(folder / "graph") if has(_GRAPH) else None,
             **features,
         )
 
@@ -326,11 +343,11 @@ def _saved_source(saved: dict[str, Any], path: Path | None) -> Source:
     return Source(saved["format"], path, *shared, parts)
 
 
+#: the description of a saved log, the file that is written last
+DESCRIPTION = "interactions.json"
+_LOG, _GRAPH = "log.parquet", "graph/graph.json"
 _FEATURES = ("user_features", "item_features")
-
-
-def _has_graph(folder: Path) -> bool:
-    return (folder / "graph" / "graph.json").is_file()
+_FILES = (_LOG, "users.parquet", "items.parquet", *(f"{name}.parquet" for name in _FEATURES), "graph.json")
 
 
 def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:

@@ -171,7 +171,7 @@ def prepare(
         total = sum(each.n_interactions for each in encoded)
         read = LogFile(str(first), reading)
         log = log.with_feature_files(read.features(columns), read.feature_files())
-        log.save_all_but_log(folder)
+        log.write_all_but_log(folder)
         ranges = _ranges(log.n_users, -(-total // range_rows))
         lengths = made.by_range(shards, encoded, log.time_unit, ranges)
         chosen = chosen.resolved(torch.from_numpy(lengths))

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from recgraph.data.errors import CorruptFileError
+from recgraph.data.files import make_folder, recover, replacing_files
 from recgraph.data.ids import IdMap
-from recgraph.data.imprint import load_json, replace_parquet
+from recgraph.data.imprint import load_set, write_parquet
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open
@@ -138,11 +139,18 @@ class _Labelled:
         """The log by user and time, with the column ``label``."""
         return order(self.interactions.log).with_columns(pl.Series("label", self.labels.numpy()))
 
-    def _save_open(self, rows: pl.DataFrame, folder: Path) -> None:
-        """Write the open rows, all but the log and, last, ``split.json``: a folder that has it is complete."""
-        replace_parquet(rows, folder / OPEN_FILE)
-        self.interactions.save_all_but_log(folder)
-        save_head(folder, {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash})
+    def _save(self, opened: pl.DataFrame, test: pl.DataFrame | None, folder: Path) -> None:
+        """Write all but the log, and ``split.json``; an older test file is removed where there is no ``test``."""
+        with replacing_files(folder, HEAD_FILE) as new:
+            write_parquet(opened, new / OPEN_FILE)
+            if test is not None:
+                make_folder((new / TEST_FILE).parent)
+                write_parquet(test, new / TEST_FILE)
+            self.interactions.write_all_but_log(new)
+            save_head(new, {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash})
+        self.interactions.remove_unsaved(folder)
+        if test is None:
+            (folder / TEST_FILE).unlink(missing_ok=True)
 
 
 class Split(_Labelled):
@@ -216,9 +224,7 @@ class Split(_Labelled):
 
     def save(self, folder: str | Path) -> None:
         """Write the split; the test rows go into a file of their own in the sub-folder ``test``."""
-        opened, test = open_and_test(self._rows())
-        replace_parquet(test, Path(folder) / TEST_FILE)
-        self._save_open(opened, Path(folder))
+        self._save(*open_and_test(self._rows()), Path(folder))
 
     @staticmethod
     def load(folder: str | Path, reason: str) -> Split:
@@ -307,8 +313,7 @@ class SealedSplit(_Labelled):
 
     def save(self, folder: str | Path) -> None:
         """Write all but the test rows, and remove an older test file; a copy loaded from there has none to unseal."""
-        (Path(folder) / TEST_FILE).unlink(missing_ok=True)
-        self._save_open(self._rows(), Path(folder))
+        self._save(self._rows(), None, Path(folder))
 
     @staticmethod
     def load(folder: str | Path) -> SealedSplit:
@@ -316,20 +321,26 @@ class SealedSplit(_Labelled):
 
         Raises:
             FileNotFoundError: the folder holds no split.
-            CorruptFileError: a file is damaged.
+            CorruptFileError: a file is damaged, or of another write than the others.
         """
         folder = Path(folder)
+        recover(folder)
         if not (folder / HEAD_FILE).is_file():
             raise FileNotFoundError(
                 f"folder {str(folder)!r} holds no saved split ({HEAD_FILE}); write one with `recgraph data prepare`"
             )
-        head = load_json(folder / HEAD_FILE)
+        return load_set(folder / HEAD_FILE, lambda head: SealedSplit._of(folder, head))
+
+    @staticmethod
+    def _of(folder: Path, head: dict[str, Any]) -> SealedSplit:
         rows = load_rows(folder / OPEN_FILE)
         frame, labels = _log_and_labels(rows)
         log = InteractionLog.load_with(frame, folder)
         strategy = STRATEGIES[head["name"]].of(head["params"])
 
         def reveal() -> Split:
+            if not head.get("has_test", True):
+                return _refuse_to_unseal()
             frame, labels = _log_and_labels(pl.concat([rows, load_rows(folder / TEST_FILE)]))
             split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
             if split.hash != head["hash"]:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 import polars as pl
 
 from recgraph.data.ids import IdMap
-from recgraph.data.imprint import load_frame, replace_json
+from recgraph.data.imprint import checksums_of, load_frame, replace_json
+from recgraph.data.log import DESCRIPTION
 from recgraph.data.strategies import GROUPS
 
 __all__ = [
@@ -54,10 +55,8 @@ def load_rows(path: Path) -> pl.DataFrame:
     Raises:
         CorruptFileError: a file is damaged.
     """
-    parts = sorted(parts_folder(path).glob("*.parquet"))
-    if path.is_file() or not parts:
-        return load_frame(path)
-    return pl.concat([load_frame(part) for part in parts])
+    parts = _row_files(path)
+    return pl.concat([load_frame(part) for part in parts]) if parts else load_frame(path)
 
 
 def open_and_test(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -67,8 +66,15 @@ def open_and_test(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def save_head(folder: Path, head: Mapping[str, Any]) -> None:
-    """Write the strategy and the hash; a folder that has them is complete."""
-    replace_json(head, folder / HEAD_FILE)
+    """Write the strategy and the hash, with the checksums of the open files; a folder that has them is complete."""
+    opened, test = _row_files(folder / OPEN_FILE), _row_files(folder / TEST_FILE)
+    files = checksums_of([*opened, folder / DESCRIPTION], folder)
+    replace_json({**head, "files": files, "has_test": bool(test)}, folder / HEAD_FILE)
+
+
+def _row_files(path: Path) -> list[Path]:
+    """A file of rows, or all files in the folder in its place."""
+    return [path] if path.is_file() else sorted(parts_folder(path).glob("*.parquet"))
 
 
 def split_hash(head: Mapping[str, Any], users: IdMap, items: IdMap, columns: Iterable[Column]) -> str:

@@ -18,9 +18,17 @@ import torch
 from torch import Tensor
 
 from recgraph.data.errors import CorruptFileError
-from recgraph.data.files import contents
+from recgraph.data.files import contents, replacing_files
 from recgraph.data.ids import IdMap
-from recgraph.data.imprint import load_frame, load_json, load_tensors, replace_json, replace_parquet, replace_tensors
+from recgraph.data.imprint import (
+    checksums_of,
+    load_frame,
+    load_set,
+    load_tensors,
+    replace_json,
+    write_parquet,
+    write_tensors,
+)
 from recgraph.graph.build import make_edges
 from recgraph.graph.schema import Edges, EdgeType, GraphParts, Nodes
 from recgraph.sparse.csr import Csr
@@ -34,19 +42,21 @@ _READABLE = (1, 2)
 
 
 def save(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges], folder: Path) -> None:
-    """Write everything; the description comes last, so that a folder with one is complete.
+    """Write everything together (:func:`replacing_files`); a folder that has the description is complete.
 
     Files are numbered, because names of types may hold what a file name cannot.
     """
-    for number, lists in enumerate(edges.values()):
-        replace_parquet(_frame(lists), folder / f"edges_{number}.parquet")
-    for number, own in enumerate(nodes.values()):
-        if own.ids is not None:
-            own.ids.write(folder / f"ids_{number}.parquet")
-        if isinstance(own.features, Csr):
-            replace_parquet(_entries(own.features), folder / f"features_{number}.parquet")
-    replace_tensors(_tensors(nodes), folder / "features.safetensors")
-    replace_json(_describe(nodes, edges), folder / "graph.json")
+    with replacing_files(folder, "graph.json") as new:
+        for number, lists in enumerate(edges.values()):
+            write_parquet(_frame(lists), new / f"edges_{number}.parquet")
+        for number, own in enumerate(nodes.values()):
+            if own.ids is not None:
+                own.ids.write(new / f"ids_{number}.parquet")
+            if isinstance(own.features, Csr):
+                write_parquet(_entries(own.features), new / f"features_{number}.parquet")
+        write_tensors(_tensors(nodes), new / "features.safetensors")
+        files = checksums_of(sorted(new.iterdir()), new)
+        replace_json({**_describe(nodes, edges), "files": files}, new / "graph.json")
 
 
 def remove(folder: Path) -> None:
@@ -106,7 +116,10 @@ def load(folder: Path) -> GraphParts:
         FileNotFoundError: the folder holds none.
         CorruptFileError: a file is damaged, or of another version of the format.
     """
-    meta = load_json(folder / "graph.json")
+    return load_set(folder / "graph.json", lambda meta: _load(folder, meta))
+
+
+def _load(folder: Path, meta: dict[str, Any]) -> GraphParts:
     if meta.get("format") not in _READABLE:
         raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=folder / "graph.json")
     tensors = load_tensors(folder / "features.safetensors")

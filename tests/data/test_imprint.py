@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 
+from recgraph.data import files
 from recgraph.data import imprint as imprints
 from recgraph.data.errors import CorruptFileError, NewerFileError
 from recgraph.data.imprint import (
@@ -24,6 +29,10 @@ from recgraph.data.imprint import (
     replace_tensors,
     write_manifest,
 )
+from recgraph.data.interactions import Interactions
+from recgraph.data.sealing import SealedTestError
+from recgraph.data.split import SealedSplit, Split
+from recgraph.graph.hetero import HeteroGraph
 
 FRAME = pl.DataFrame({"id": ["a", "b", "c"], "value": [0.5, 1.5, 2.5]})
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor([True, False])}
@@ -151,3 +160,136 @@ def test_a_folder_is_checked_by_its_manifest(tmp_path: Path, change: str) -> Non
         path.write_bytes({"flip": b"0123456788", "cut": b"012345678", "another": b""}[change])
     with pytest.raises(CorruptFileError, match=path.name):
         check_manifest(tmp_path)
+
+
+def log(shift: int = 0, features: bool = False) -> Interactions:
+    rows = [(f"u{user}", f"i{(user + step) % 7 + shift}", step) for user in range(6) for step in range(5)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    of_items = pl.DataFrame({"item": [f"i{shift}"], "genre": ["x"]}) if features else None
+    return Interactions.from_frame(frame, user="user", item="item", timestamp="time", item_features=of_items)
+
+
+#: what is saved as several files -> save, load, and what tells one value from another
+SETS: dict[str, tuple[Callable[[Any, Path], None], Callable[[Path], Any], Callable[[int], Any]]] = {
+    "log": (Interactions.save, Interactions.load, log),
+    "split": (Split.save, lambda folder: SealedSplit.load(folder).unseal("a test"), lambda n: log(n).split()),
+    "graph": (
+        HeteroGraph.save,
+        HeteroGraph.load,
+        lambda n: HeteroGraph.from_interactions(log(n), log(n).split().train),
+    ),
+}
+
+
+def told(value: Any) -> Any:
+    if isinstance(value, HeteroGraph):
+        return value.hash
+    value = value.interactions if isinstance(value, Split) else value
+    return value.to_frame().to_dict(as_series=False)
+
+
+class Killed(BaseException):
+    """What ends a save, as SIGKILL would."""
+
+
+def killed_after(n_moves: int, write: Callable[[], None]) -> bool:
+    """Write, and end after so many renames without any tidying -> whether it came that far."""
+    moves, rename, remove = 0, os.replace, shutil.rmtree
+
+    def move(source: Any, target: Any) -> None:
+        nonlocal moves
+        moves += 1
+        if moves > n_moves:
+            raise Killed
+        rename(source, target)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "replace", move)
+        patched.setattr(shutil, "rmtree", lambda path, **more: moves > n_moves or remove(path, **more))
+        try:
+            write()
+        except Killed:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_a_set_of_files_is_of_one_write_after_a_kill_at_any_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    save, load, make = SETS[kind]
+    earlier, later = make(0), make(100)
+    names: set[str] = set()
+    found = []
+    for call in itertools.count():
+        monkeypatch.setattr(files, "_swept", set())  # as in a process that is started anew
+        save(earlier, tmp_path / "set")
+        (tmp_path / "set" / "mine.txt").write_text("mine")
+        was_killed = killed_after(call, lambda: save(later, tmp_path / "set"))
+        value = told(load(tmp_path / "set"))
+        assert value in (told(earlier), told(later))
+        found.append(value == told(later))
+        names |= {path.name for path in (tmp_path / "set").rglob("*") if path.is_file()}
+        assert (tmp_path / "set" / "mine.txt").read_text() == "mine"
+        if not was_killed:
+            break
+        shutil.rmtree(tmp_path / "set")
+    assert found == sorted(found)  # the earlier ones, and from one moment on the later ones
+    assert True in found[:-1]
+    assert False in found
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_files_of_two_writes_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    save, load, make = SETS[kind]
+    save(make(0), tmp_path / "one")
+    save(make(100), tmp_path / "other")
+    refused = 0
+    for path in sorted((tmp_path / "one").rglob("*.*")):
+        other = tmp_path / "other" / path.relative_to(tmp_path / "one")
+        if path.read_bytes() == other.read_bytes() or path.name in ("split.json",):
+            continue
+        whole = path.read_bytes()
+        path.write_bytes(other.read_bytes())
+        with pytest.raises(CorruptFileError, match=r"\.(parquet|json|safetensors)"):
+            load(tmp_path / "one")
+        refused += 1
+        path.write_bytes(whole)
+    assert refused >= 2
+    load(tmp_path / "one")
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_a_reader_beside_a_writer_has_the_files_of_one_write(tmp_path: Path, kind: str) -> None:
+    save, load, make = SETS[kind]
+    values = [make(0), make(100)]
+    save(values[0], tmp_path / "set")
+    expected = [told(value) for value in values]
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(lambda: [save(values[number % 2], tmp_path / "set") for number in range(12)])
+        n_read = 0
+        while not written.done():
+            assert told(load(tmp_path / "set")) in expected
+            n_read += 1
+        written.result()
+    assert n_read
+
+
+def test_what_an_earlier_log_had_is_not_read_with_a_later_one(tmp_path: Path) -> None:
+    log(features=True).save(tmp_path)
+    stale = (tmp_path / "item_features.parquet").read_bytes()
+    assert Interactions.load(tmp_path).item_features is not None
+    log().save(tmp_path)
+    assert not (tmp_path / "item_features.parquet").exists()
+    (tmp_path / "item_features.parquet").write_bytes(stale)  # a kill before it was removed
+    assert Interactions.load(tmp_path).item_features is None
+
+
+def test_a_test_part_that_a_kill_left_is_not_unsealed(tmp_path: Path) -> None:
+    split = log().split()
+    split.save(tmp_path)
+    stale = (tmp_path / "test" / "test.parquet").read_bytes()
+    split.sealed().save(tmp_path)
+    (tmp_path / "test" / "test.parquet").write_bytes(stale)
+    with pytest.raises(SealedTestError, match="holds no test part"):
+        SealedSplit.load(tmp_path).unseal("a test")

@@ -152,6 +152,7 @@ def test_files_of_the_first_format(tmp_path: Path) -> None:
     (tmp_path / f"features_{number}.parquet").unlink()
     meta = tmp_path / "graph.json"
     told = load_json(meta)
+    del told["files"]
     meta.write_text(json.dumps({**told, "format": 1}))
     assert_same(HeteroGraph.load(tmp_path), graph())
     meta.write_text(json.dumps({**told, "format": 9}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,9 @@ class PreparedGraph:
         if self.task is not None:
             self.task.save(folder)
         if self.interactions is not None:
-            self.interactions.save(folder)
-        self.graph.save(folder / "graph")
+            replace(self.interactions, graph=self.graph).save(folder)
+        else:
+            self.graph.save(folder / "graph")
 
 
 def prepare_graph(card: GraphCard, given: Path | None) -> PreparedGraph:
