@@ -33,6 +33,7 @@ __all__ = [
     "parse_size",
     "resident",
     "state_bytes",
+    "table_bytes",
 ]
 
 #: the environment variable that holds the limit of a process; the workers that it starts inherit it, each for itself
@@ -212,6 +213,7 @@ class Workload:
         lengths: [n_users] int64, the interactions of each user in the training part; empty where a graph is read alone.
         batch_size: samples a step.
         space: that the model will be built for.
+        n_shards: processes that share out the rows of the model's large tables.
     """
 
     n_users: int
@@ -219,6 +221,7 @@ class Workload:
     lengths: Tensor
     batch_size: int
     space: Any
+    n_shards: int = 1
 
     @property
     def n_interactions(self) -> int:
@@ -285,14 +288,34 @@ def tensor_bytes(module: torch.nn.Module) -> tuple[int, int]:
     return sum(p.nbytes for p in module.parameters()), sum(b.nbytes for b in module.buffers())
 
 
-def state_bytes(model: Any, space: Any) -> tuple[int, int]:
+def state_bytes(model: Any, space: Any, n_shards: int = 1) -> tuple[int, int]:
     """Bytes of the parameters and buffers that a model will have, without making them.
 
     A model that cannot be built without values is built, and freed again.
+
+    Args:
+        n_shards: processes that share out the rows of its tables; the bytes are those of one process.
     """
+    twin = _twin(model, space)
+    parameters, buffers = tensor_bytes(twin)
+    tables = _table_bytes(twin) if n_shards > 1 else 0
+    return parameters - tables + -(-tables // n_shards), buffers
+
+
+def table_bytes(model: Any, space: Any) -> int:
+    """Bytes of the tables whose rows processes can share out."""
+    return _table_bytes(_twin(model, space))
+
+
+def _table_bytes(built: Any) -> int:
+    return sum(built.get_parameter(name).nbytes for name in built.row_sparse_tables)
+
+
+def _twin(model: Any, space: Any) -> Any:
+    """The same model, built without values where it can be."""
     try:
         twin = type(model)(model.config)
         with torch.device("meta"):
-            return tensor_bytes(twin.build(space))
+            return twin.build(space)
     except (NotImplementedError, RuntimeError):
-        return tensor_bytes(type(model)(model.config).build(space))
+        return type(model)(model.config).build(space)

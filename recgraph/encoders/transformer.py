@@ -24,10 +24,15 @@ from recgraph.sparse.ragged import Ragged
 __all__ = ["FilteredTransformer", "GatedTransformer", "Transformer", "initialise", "low_pass"]
 
 
+def draw_weights(weight: Tensor) -> Tensor:
+    """~ N(0, 0.02), in place."""
+    return nn.init.normal_(weight, 0.0, 0.02)
+
+
 def initialise(module: nn.Module) -> None:
     """Weights ~ N(0, 0.02), biases 0, LayerNorm 1 and 0 (as RecBole)."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, 0.0, 0.02)
+        draw_weights(module.weight)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -58,20 +59,19 @@ def collect(
     """
     truth = Truth.of(cases)
     depth = depth_of(measurements, cases.n_items)
+    ranks = Ranks.here()
     vectors: Tensor | SharedItems | None
     if has_shards(model) and model.has_vectors:
-        vectors = shared_items_of(model)
+        vectors, n_shards = shared_items_of(model), ranks.count
         width: int | None = vectors.width
     else:
-        vectors = item_vectors_of(model)
+        vectors, n_shards = item_vectors_of(model), 1
         width = None if vectors is None else vectors.shape[1]
     device = device_of(model) if vectors is None else vectors.device
     threads, graded = ranking_threads(model, device), truth.graded
-    ranks = Ranks.here()
     # what does not fit on one rank, all refuse; blocks alter no result, so that each has its own
-    memory = of_all(
-        lambda: plan_memory(cases, measurements, limits, width=width, device=device, graded=graded, threads=threads)
-    )[ranks.index]
+    planned = partial(plan_memory, cases, measurements, limits, width=width, device=device, graded=graded)
+    memory = of_all(lambda: planned(threads=threads, n_shards=n_shards))[ranks.index]
     # a training ranks after each epoch, so that this is a detail
     _log.debug("%s", memory)
     catalogue = make_catalogue(

@@ -120,6 +120,7 @@ def plan_memory(
     device: torch.device,
     graded: bool,
     threads: int = 1,
+    n_shards: int = 1,
 ) -> Memory:
     """Predict the memory, and choose the block size.
 
@@ -129,6 +130,7 @@ def plan_memory(
         width: of the item vectors; None where a model gives scores.
         graded: whether the truth carries grades.
         threads: that rank at the same time.
+        n_shards: processes that share out the items of the catalogue.
 
     Without a bound in ``limits``, and with blocks that need not be of a given size, what the machine has is the bound.
 
@@ -138,7 +140,8 @@ def plan_memory(
     """
     bound = None if limits.memory_limit is None else Bound(limits.memory_limit, is_given=True)
     if bound is None and limits.memory_mib is None and limits.block_items is None:
-        freely = _predicted(cases, measurements, limits, width, device, graded, _most_items(limits, cases), threads)
+        most = _most_items(limits, cases)
+        freely = _predicted(cases, measurements, limits, width, device, graded, most, threads, n_shards)
         bound = None if freely.total <= _SMALL else bound_of()
         if bound is None or resident() + freely.total <= bound.n_bytes:
             return freely
@@ -146,7 +149,16 @@ def plan_memory(
         now, limit = resident(), bound.n_bytes
         rest = replace(limits, memory_limit=None, memory_mib=max((limit - now) // _MIB, 1))
         try:
-            planned = plan_memory(cases, measurements, rest, width=width, device=device, graded=graded, threads=threads)
+            planned = plan_memory(
+                cases,
+                measurements,
+                rest,
+                width=width,
+                device=device,
+                graded=graded,
+                threads=threads,
+                n_shards=n_shards,
+            )
         except ValueError as error:
             raise MemoryLimitError(
                 f"{bound}: the library, the data and the model take {format_size(now)}, "
@@ -159,7 +171,7 @@ def plan_memory(
             sizes.append(-(-sizes[-1] // 2 // CHUNK) * CHUNK)
     memory = None
     for block_items in sizes:
-        memory = _predicted(cases, measurements, limits, width, device, graded, block_items, threads)
+        memory = _predicted(cases, measurements, limits, width, device, graded, block_items, threads, n_shards)
         if limits.memory_mib is None or memory.total <= limits.memory_mib * _MIB:
             return memory
     assert memory is not None
@@ -183,6 +195,7 @@ def _predicted(
     graded: bool,
     block_items: int,
     threads: int,
+    n_shards: int,
 ) -> Memory:
     n_users, n_items = len(cases), cases.n_items
     rows = TILE_ROWS.get(device.type, ACCELERATOR_ROWS)
@@ -193,7 +206,7 @@ def _predicted(
     counted = block_items if any(each.needs_ranks for each in measurements if each.candidates is None) else 0
     # order and position, the permutation they are made of, and the table or 256 rows of scores
     items = 24 * n_items + (
-        threads * 256 * 4 * n_items if width is None else (6 if low else 4) * (n_items + CHUNK) * width
+        threads * 256 * 4 * n_items if width is None else (6 if low else 4) * (n_items // n_shards + CHUNK) * width
     )
     # where scores are equal, finding the first of them takes four times the block
     scores = threads * 4 * rows * (max(step, counted) + max(4 * step, 3 * counted))

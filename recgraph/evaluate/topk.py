@@ -79,6 +79,12 @@ class Catalogue:
         device: where the ranking runs (default: that of ``item_vectors``, else the host).
         low: compute scores in this type, narrower than float32; such a catalogue chooses freely among equal scores.
 
+    Attributes:
+        order: [C] the item of each column; ``position`` [n_items] the column of each item, -1 for none.
+        width: columns, padding included.
+        first, last: the stretch of them that is scored here: all, or a process's part
+            (:class:`~recgraph.evaluate.shared.SharedCatalogue`).
+
     Raises:
         ValueError: ``k`` or ``block_items`` below 1, or vectors that are not [n_items, D].
     """

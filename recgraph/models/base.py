@@ -179,7 +179,7 @@ class Model(nn.Module):
 
         A subclass adds what its steps and its fitting take (:mod:`recgraph.models.memory`).
         """
-        parameters, buffers = state_bytes(self, work.space)
+        parameters, buffers = state_bytes(self, work.space, work.n_shards)
         return Needs(parameters, buffers, step=2 * parameters, fitting=buffers)
 
     def item_table(self) -> Tensor:

@@ -85,7 +85,7 @@ def sequence_needs(model: Any, work: Workload, n_sets: int = 1) -> Needs:
         n_sets: how many sequences are encoded for a sample: views beside the sequence itself.
     """
     config = model.config
-    parameters, buffers = state_bytes(model, work.space)
+    parameters, buffers = state_bytes(model, work.space, work.n_shards)
     sizes = sample_sizes(work.lengths, config.max_len, config.regime)
     tokens = largest_batch(sizes, work.batch_size)
     n_rows = min(work.batch_size, int(sizes.sum()))
@@ -141,8 +141,8 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True)
         state: whether parameters and buffers are counted.
     """
     config, n_nodes, n_edges = model.config, work.n_users + work.n_items, work.n_interactions
-    parameters, buffers = state_bytes(model, work.space) if state else (0, 0)
-    table, n_layers = _FLOAT * n_nodes * config.hidden_dim, getattr(config, "n_layers", 0)
+    parameters, buffers = state_bytes(model, work.space, work.n_shards) if state else (0, 0)
+    table, n_layers = _FLOAT * n_nodes * config.hidden_dim // work.n_shards, getattr(config, "n_layers", 0)
     n_rows = min(work.batch_size, max(n_edges, 1))
     n_negatives = config.n_negatives or 1
     step = (n_layers + 2) * table * (1 + n_views) if n_layers else table

@@ -17,6 +17,7 @@ from recgraph.evaluate.metrics.names import split_metric
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import FeatureSpace, Model, Space, TrainableModel
 from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.ranks import Ranks
 from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, train_model
 from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import Scale, initial_items
@@ -125,7 +126,17 @@ def fit_split(
             _check_validation(config.metric, sealed)
         space, on_host = _space(model, sealed, part), pick_device(options.device).type == "cpu"
         cases = (lambda: sealed.valid) if validates else None
-        fit = Fit(model, space, part, config, cases, on_host, saves=options.folder is not None)
+        fit = Fit(
+            model,
+            space,
+            part,
+            config,
+            cases,
+            on_host,
+            saves=options.folder is not None,
+            n_ranks=Ranks.here().count,
+            begins_whole=initialise is not None,
+        )
         check_fit(fit, options.memory_limit)
         build(model, space, options, record, initialise)
         train_model(model, part, options, record, validate if validates else None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from recgraph.rng import Generators
 from recgraph.runs.continuing import check_same_run, has_finished_run, is_complete
 from recgraph.runs.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, provenance
 from recgraph.runs.settings import ProbeSettings
+from recgraph.shards import building_own_rows, built_in_parts
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.callbacks import JsonLines, Observer, TensorBoard
 from recgraph.train.config import TrainConfig, make_accelerator, pick_device
@@ -175,8 +177,11 @@ def build(
         ValueError: the model does not fit the data, or there is no such device.
     """
     pick_device(options.device)  # a device that does not exist is an error before anything is computed
+    # first weights for items are given as a whole, and scaled by the whole table's
+    shares = isinstance(model, TrainableModel) and options.config.shard_tables and initialise is None
     with Measured() as measured:
-        model.build(space, options.seed)
+        with building_own_rows() if shares else nullcontext():
+            model.build(space, options.seed)
         if initialise is not None:
             initialise(model)
     record.preparation = Cost(seconds=measured.seconds, cpu_seconds=measured.cpu_seconds)
@@ -218,6 +223,8 @@ def train_model(
             if prepare is not None:
                 prepare(trainer)
             record.history = trainer.fit()
+            if options.folder is None:  # no bundle will hold whole tables
+                trainer.sharding.gather()
             record.best_epoch, record.best = trainer.stopping.best_epoch, trainer.stopping.best
             if options.config.metric == "last":
                 record.best_epoch = trainer.progress.epoch
@@ -251,7 +258,9 @@ def _begin(observers: Sequence[Observer], options: FitOptions, record: RunRecord
 
 
 def _n_parameters(model: Model) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    n_rows = built_in_parts(model)
+    sizes = ((name, one.shape) for name, one in model.named_parameters())
+    return sum(math.prod((n_rows.get(name, shape[0]), *shape[1:])) if shape else 1 for name, shape in sizes)
 
 
 def _sizes(model: Model, part: Part | None, options: FitOptions, record: RunRecord) -> str:

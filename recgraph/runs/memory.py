@@ -26,6 +26,7 @@ from recgraph.memory import (
     bound_of,
     format_size,
     resident,
+    table_bytes,
 )
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import of_all
@@ -52,6 +53,8 @@ class Fit:
         cases: gives those of the validation; None: there is none.
         on_host: whether the model is in the memory of the process. What an accelerator holds is not counted.
         saves: whether checkpoints are written.
+        n_ranks: processes that train together; with ``shard_tables`` the peak is that of one which has its rows.
+        begins_whole: whether first values are given to the tables of items, which every process then makes whole.
         before: bytes that the process holds now, the data among them.
     """
 
@@ -62,13 +65,17 @@ class Fit:
     cases: Callable[[], Cases] | None = None
     on_host: bool = True
     saves: bool = False
+    n_ranks: int = 1
+    begins_whole: bool = False
     before: int = field(default_factory=resident)
 
     def estimate(self) -> Estimate:
         """The predicted peak."""
         model, space = self.model, self.space
         lengths = torch.zeros(0, dtype=torch.int64) if self.part is None else self.part.items.lengths
-        needs = model.memory_needs(Workload(space.n_users, space.n_items, lengths, self.config.batch_size, space))
+        n_shards = self.n_ranks if isinstance(model, TrainableModel) and self.config.shard_tables else 1
+        work = Workload(space.n_users, space.n_items, lengths, self.config.batch_size, space, n_shards)
+        needs = model.memory_needs(work)
         n_bytes = data_bytes(self.part)
         held = {"library": self.before - n_bytes, "data": n_bytes, "libraries at work": FITTING_LIBRARIES}
         moments: dict[str, int] = {}
@@ -83,11 +90,13 @@ class Fit:
             if self.saves:
                 # the writer makes the bytes of a file before it writes them
                 moments["a checkpoint"] = 2 * needs.parameters + needs.buffers
+            if self.on_host and n_shards > 1 and (self.begins_whole or not self.saves):
+                moments["whole tables"] = table_bytes(model, space)
         if self.cases is not None:
             width = getattr(model.config, "hidden_dim", 256)
-            threads = ranking_threads(model, torch.device("cpu")) if self.on_host else 1
+            threads = ranking_threads(model, torch.device("cpu")) if self.on_host and n_shards == 1 else 1
             own = (needs.ranking + threads * needs.scoring) * self.on_host
-            moments["a validation"] = _validation(self.cases(), space.n_items, width, threads) + own
+            moments["a validation"] = _validation(self.cases(), space.n_items, width, threads, n_shards) + own
         return Estimate(held, moments)
 
     def fits(self, most: int, n_items: int | None = None, batch_size: int | None = None, **settings: Any) -> bool:
@@ -178,10 +187,10 @@ def data_bytes(part: Part | None) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def _validation(cases: Cases, n_items: int, width: int, threads: int) -> int:
+def _validation(cases: Cases, n_items: int, width: int, threads: int, n_shards: int) -> int:
     """Histories and truth, the catalogue, a tile of scores of each thread, the lists and metrics of all users."""
     data = 3 * (cases.history.values.nbytes + cases.truth.values.nbytes) + 64 * cases.truth.values.numel()
-    catalogue = 24 * n_items + 4 * (n_items + CHUNK) * width
+    catalogue = 24 * n_items + 4 * (n_items // n_shards + CHUNK) * width
     scores = threads * 5 * 4 * TILE_ROWS["cpu"] * min(CACHED_ITEMS, n_items + CHUNK)
     return data + catalogue + scores + len(cases) * _OF_USER
 

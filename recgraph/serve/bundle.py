@@ -25,7 +25,6 @@ the file's SHA-256; they are not imported, and an error names them where they ar
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -36,7 +35,6 @@ import polars as pl
 import torch
 from safetensors.torch import load as parse_tensors
 from safetensors.torch import save_file
-from torch import nn
 
 from recgraph import __version__, registry
 from recgraph.data.errors import CorruptFileError, NewerFileError
@@ -49,6 +47,8 @@ from recgraph.imports import source_of
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.memory import check_large
+from recgraph.serve.state_file import read_into, write_state
+from recgraph.shards import own_state
 
 __all__ = [
     "FORMAT",
@@ -68,8 +68,6 @@ FORMAT = 1
 Holds = Literal["recommender", "embedder"]
 _MODEL = "model.safetensors"
 _FEATURES = "features.safetensors"
-#: types of safetensors that are read without a copy
-_TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64, "I32": torch.int32, "BOOL": torch.bool}
 #: what to do about a folder without a bundle
 _INSTEAD = "give a bundle or a finished run; a run that was stopped goes on with the command that made it"
 T = TypeVar("T")
@@ -95,9 +93,8 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
     """
     if folder.exists() and not _is_replaceable(folder):
         raise BundleError(f"{folder} exists and is no bundle; choose another folder")
-    check_weights(
-        model.state_dict(), f"{type(model).__name__}, which {folder} should keep,", "train or check the model"
-    )
+    # rows that other ranks hold are checked by their training
+    check_weights(own_state(model), f"{type(model).__name__}, which {folder} should keep,", "train or check the model")
     with replacing_folder(folder) as temporary:
         described = _write_model(model, temporary)
         fill(temporary)
@@ -129,7 +126,7 @@ def is_bundle(folder: Path) -> bool:
 
 def _write_model(model: Model, folder: Path) -> dict[str, Any]:
     assert model.space is not None
-    save_file(_apart(model.state_dict()), folder / _MODEL)
+    write_state(model, folder / _MODEL)
     if isinstance(model.space, GraphSpace):
         model.space.graph.save(folder / "graph")
     config = model.config.model_dump(mode="json")
@@ -148,23 +145,6 @@ def _write_model(model: Model, folder: Path) -> dict[str, Any]:
         **({"needs": needs} if needs else {}),
         **learnt,
     }
-
-
-def _apart(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors of the host that share no memory, as those of tied weights do, which safetensors refuses.
-
-    A tensor that shares none is not copied: it may take half of the machine's memory.
-    """
-    apart: dict[str, torch.Tensor] = {}
-    taken: set[int] = set()
-    for name, value in state.items():
-        given = value.detach().to("cpu").contiguous()
-        place = given.untyped_storage().data_ptr()
-        # a part of a larger tensor, which another one may overlap, is copied too
-        whole = given.untyped_storage().nbytes() == given.nbytes
-        apart[name] = given if whole and place not in taken else given.clone()
-        taken.add(place)
-    return apart
 
 
 def _needs(model: Model, config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -295,41 +275,12 @@ def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) ->
         model = cls(cls.Config.of(config["config"])).build(space, config.get("seed") or 0)
     except ValueError as error:
         raise BundleError(f"{folder / 'config.json'} does not fit {cls.__name__}: {error}") from None
-    if not guard(folder / _MODEL, partial(_read_into, model)):
+    if not guard(folder / _MODEL, partial(read_into, model)):
         try:
             model.load_state_dict(guard(folder / _MODEL, load_tensors))
         except RuntimeError as error:
             raise BundleError(f"{folder / _MODEL} does not fit {cls.__name__}: {error}") from None
     return model.to(device).eval()
-
-
-def _read_into(model: Model, path: Path) -> bool:
-    """Read the tensors of a file into those of a model, with no copy in between.
-
-    The format is 8 bytes of length, as much JSON (name -> type, shape, first and last byte), and the bytes.
-
-    Returns:
-        False where nothing was read: the file has other tensors, or a part of the model has its own way to load them.
-    """
-    if any(type(part)._load_from_state_dict is not nn.Module._load_from_state_dict for part in model.modules()):
-        return False
-    state = model.state_dict()
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        there = json.loads(file.read(size))
-        there.pop("__metadata__", None)
-        if set(there) != set(state):
-            return False
-        for name, tensor in state.items():
-            first, last = there[name]["data_offsets"]
-            same = (_TYPES.get(there[name]["dtype"]), there[name]["shape"]) == (tensor.dtype, list(tensor.shape))
-            if not same or not tensor.is_cpu or not tensor.is_contiguous() or last - first != tensor.nbytes:
-                return False
-        for name, tensor in state.items():
-            file.seek(8 + size + there[name]["data_offsets"][0])
-            if tensor.nbytes and file.readinto(tensor.detach().view(-1).view(torch.uint8).numpy()) != tensor.nbytes:
-                raise ValueError(f"it ends within {name!r}")
-    return True
 
 
 def _check_needs(folder: Path, needs: Sequence[Mapping[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recgraph.ranks import Ranks, gathered, stacked
 from recgraph.rows import is_row_sparse, row_gradient, summed_rows
-from recgraph.shards import is_sharded
+from recgraph.shards import built_in_parts, is_sharded
 
 __all__ = ["Averaging"]
 
@@ -37,10 +37,13 @@ class Averaging:
 
     @torch.no_grad()
     def align(self, model: nn.Module) -> None:
-        """Give all ranks the parameters and buffers of rank 0."""
+        """Give all ranks the parameters and buffers of rank 0; of a table built in parts each keeps its own."""
         if self.ranks.count == 1:
             return
-        for value in model.state_dict().values():
+        in_parts = built_in_parts(model)
+        for name, value in model.state_dict().items():
+            if name in in_parts:
+                continue
             same = value.detach().contiguous()
             dist.broadcast(same, src=0)
             value.copy_(same)

@@ -6,20 +6,23 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from recgraph.data.errors import DataError
 from recgraph.data.files import make_folder, remove_folder, replacing_folder
-from recgraph.data.imprint import check_manifest, load_json, replace_tensors, write_manifest
+from recgraph.data.imprint import check, check_manifest, load_json, replace_tensors, write_manifest
 from recgraph.data.imprint import load_tensors as read_tensors
 from recgraph.finite import not_finite
+from recgraph.shards import Rows
 from recgraph.texts import listed
 
 _PREFIX = "step-"
@@ -59,15 +62,45 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     replace_tensors(tensors, path)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+#: which rows are read of a tensor: its kind (``"model"``, ``"optimisers"``, ``"best"``), name and shape -> the rows;
+#: None: all of it
+WantedRows = Callable[[str, str, Sequence[int]], Rows | None]
+
+
+def load_tensors(path: Path, kind: str = "", wanted: WantedRows | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file, of each tensor what is wanted.
+
+    Args:
+        kind: of the tensors, for ``wanted``.
+        wanted: None: all is.
 
     Raises:
         CheckpointError: it is missing, damaged or of a newer format.
     """
+    if wanted is None:
+        try:
+            return read_tensors(path)
+        except (OSError, DataError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+    with _opened(path) as file:
+        found = {}
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            part = file.get_slice(name)
+            rows = wanted(kind, name, part.get_shape())
+            # a copy, as the file is mapped
+            found[name] = (file.get_tensor(name) if rows is None else part[rows.first : rows.last]).clone()
+        return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        return read_tensors(path)
-    except (OSError, DataError) as error:
+        check(path)
+        with safe_open(path, "pt") as file:
+            yield file
+    except CheckpointError:
+        raise
+    except Exception as error:  # safetensors raises its own exception types for damaged files
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
@@ -137,17 +170,20 @@ def latest(folder: Path) -> Path | None:
     return next(iter(candidates(folder)), None)
 
 
-def latest_good(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read and is finite, or None."""
+def latest_good(folder: Path, wanted: WantedRows | None = None) -> Path | None:
+    """The newest checkpoint of which what is wanted can be read and is finite, or None."""
     try:
-        found = read_latest(folder)
+        found = read_latest(folder, wanted)
     except CheckpointError:
         return None
     return None if found is None else found[0]
 
 
-def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
+def read_latest(folder: Path, wanted: WantedRows | None = None) -> tuple[Path, Checkpoint] | None:
     """The newest checkpoint that can be read, with its path; a warning names newer ones that cannot.
+
+    Args:
+        wanted: the rows that are read of its tensors.
 
     Raises:
         CheckpointError: there are some, and none can be read.
@@ -155,7 +191,7 @@ def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
     damaged: list[CheckpointError] = []
     for path in candidates(folder):
         try:
-            checkpoint = read(path)
+            checkpoint = read(path, wanted)
         except CheckpointError as error:
             damaged.append(error)
             continue
@@ -167,8 +203,8 @@ def read_latest(folder: Path) -> tuple[Path, Checkpoint] | None:
     return None
 
 
-def read(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+def read(path: Path, wanted: WantedRows | None = None) -> Checkpoint:
+    """Read a checkpoint, of each tensor the rows that are wanted, whichever rank wrote them.
 
     Raises:
         CheckpointError: a file is missing or damaged, or a tensor holds NaN or infinite values; names it.
@@ -178,20 +214,19 @@ def read(path: Path) -> Checkpoint:
         state = load_json(path / _STATE)
     except (OSError, DataError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
-    model, optimisers, generators = (load_tensors(path / name) for name in _TENSORS)
-    best = load_tensors(path / _BEST) if (path / _BEST).exists() else None
-    for name, value in _joined_rows(path).items():
-        of, _, own_name = name.partition("/")
-        into = {"model": model, "optimisers": optimisers, "best": best}[of]
+    model, optimisers, generators = (load_tensors(path / name, Path(name).stem, wanted) for name in _TENSORS)
+    best = load_tensors(path / _BEST, "best", wanted) if (path / _BEST).exists() else None
+    for (kind, name), value in _rows_of_ranks(path, wanted).items():
+        into = {"model": model, "optimisers": optimisers, "best": best}[kind]
         if into is not None:
-            into[own_name] = value
+            into[name] = value
     if wrong := not_finite({**optimisers, **(best or {}), **model}):
         raise CheckpointError(f"checkpoint {path} holds NaN or infinite values in {listed(wrong)}")
     return Checkpoint(model, optimisers, generators, state, best)
 
 
-def _joined_rows(path: Path) -> dict[str, Tensor]:
-    """The tensors that ranks wrote their rows of, whole.
+def _rows_of_ranks(path: Path, wanted: WantedRows | None) -> dict[tuple[str, str], Tensor]:
+    """The tensors that ranks wrote their rows of, by kind and name: what is wanted of them.
 
     Raises:
         CheckpointError: the file of a rank is missing or damaged.
@@ -200,8 +235,29 @@ def _joined_rows(path: Path) -> dict[str, Tensor]:
     if not files:
         return {}
     n_ranks = int(files[0].stem.rpartition("-")[2])
-    parts = [load_tensors(path / rows_name(rank, n_ranks)) for rank in range(n_ranks)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    with ExitStack() as opened:
+        parts = [opened.enter_context(_opened(path / rows_name(rank, n_ranks))) for rank in range(n_ranks)]
+        names = [(name, *name.split("/", 1)) for name in parts[0].keys()]  # noqa: SIM118 (it is no mapping)
+        return {
+            (kind, own_name): _joined([part.get_slice(name) for part in parts], kind, own_name, wanted)
+            for name, kind, own_name in names
+        }
+
+
+def _joined(parts: list[Any], kind: str, name: str, wanted: WantedRows | None) -> Tensor:
+    """The wanted rows of a tensor whose consecutive rows are in parts."""
+    sizes = [part.get_shape()[0] for part in parts]
+    n_rows = sum(sizes)
+    all_rows = Rows(0, n_rows)
+    rows = all_rows if wanted is None else wanted(kind, name, (n_rows, *parts[0].get_shape()[1:])) or all_rows
+    found, start = [], 0
+    for part, size in zip(parts, sizes, strict=True):
+        first, last = max(rows.first - start, 0), min(rows.last - start, size)
+        if first < last:
+            found.append(part[first:last])
+        start += size
+    # copies, as the files are mapped
+    return torch.cat(found or [parts[0][:0]])
 
 
 def optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recgraph.models.base import TrainableModel
 from recgraph.ranks import Ranks
-from recgraph.shards import local_rows, own_rows, shard, unshard
+from recgraph.shards import Rows, local_rows, own_rows, own_state, shard, unshard
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
 
@@ -38,7 +38,7 @@ class Sharding:
     def __init__(self, model: TrainableModel, config: TrainConfig, ranks: Ranks) -> None:
         self.model, self.ranks = model, ranks
         self.tables: dict[str, nn.Parameter] = {}
-        self._has_ended = False
+        self._is_gathered = False
         if not config.shard_tables:
             return
         if not model.row_sparse_tables:
@@ -58,8 +58,7 @@ class Sharding:
 
     def state(self) -> dict[str, Tensor]:
         """Weights and buffers by name, of sharded tables the rows of this rank; memory is shared with the model."""
-        own = {name: local_rows(table) for name, table in self.tables.items()}
-        return {**self.model.state_dict(), **own}
+        return own_state(self.model)
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -74,25 +73,25 @@ class Sharding:
         if missing:
             raise ValueError(f"state: {', '.join(sorted(missing))} of the model is missing; give a whole state")
 
-    def end(self) -> None:
-        """Give every rank whole tables, as parameters like any other; the training is over."""
+    def gather(self) -> None:
+        """Give every rank whole tables, as parameters like any other; the training must be over."""
         for name in self.tables:
             unshard(self.model, name)
-        self._has_ended, self.tables = bool(self.tables), {}
+        self._is_gathered, self.tables = bool(self.tables), {}
 
     def write(self, folder: Path, best: Mapping[str, Tensor] | None, optimisers: Mapping[str, Tensor]) -> Path | None:
         """Write this rank's rows for a checkpoint; every rank calls it -> the file, None where nothing is sharded.
 
         Raises:
-            ValueError: the training is over, and what is left of it is no checkpoint.
+            ValueError: the tables were gathered, and what is left of the training is no checkpoint.
         """
-        if self._has_ended:
-            raise ValueError("shard_tables = True: a training that is over has no checkpoint; save before it ends")
+        if self._is_gathered:
+            raise ValueError("shard_tables = True: tables that were gathered have no checkpoint; save before that")
         if not self.tables:
             return None
         rows = {f"model/{name}": local_rows(table) for name, table in self.tables.items()}
         rows |= {f"best/{name}": best[name] for name in self.tables if best is not None}
-        rows |= {f"optimisers/{name}": value for name, value in optimisers.items() if self._table_of(name, value)}
+        rows |= {f"optimisers/{name}": value for name, value in optimisers.items() if self._table_of(name, value.shape)}
         path = folder / checkpoints.rows_name(self.ranks.index, self.ranks.count)
         checkpoints.save_tensors(rows, path)
         return path
@@ -103,26 +102,23 @@ class Sharding:
 
     def rest_of_optimisers(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state of optimisers without the rows of sharded tables."""
-        return {name: value for name, value in tensors.items() if not self._table_of(name, value)}
+        return {name: value for name, value in tensors.items() if not self._table_of(name, value.shape)}
 
-    def cut(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state with whole tables -> with this rank's rows of those that are sharded."""
-        return {name: _own(value, self.tables.get(name)) for name, value in state.items()}
+    @property
+    def wanted(self) -> checkpoints.WantedRows | None:
+        """What this rank reads of a checkpoint; None: all of it."""
+        return self._wanted_rows if self.tables else None
 
-    def cut_optimisers(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same, of the state of optimisers."""
-        named = {name: self._table_of(name, value) for name, value in tensors.items()}
-        return {name: _own(value, self.tables.get(named[name] or "")) for name, value in tensors.items()}
+    def _wanted_rows(self, kind: str, name: str, shape: Sequence[int]) -> Rows | None:
+        if kind == "generators":
+            return None
+        table = self.tables.get((self._table_of(name, shape) or "") if kind == "optimisers" else name)
+        return None if table is None else own_rows(table)
 
-    def _table_of(self, name: str, value: Tensor) -> str | None:
+    def _table_of(self, name: str, shape: Sequence[int]) -> str | None:
         """The sharded table that an optimiser's ``group/index/entry`` has rows for."""
-        if not self.tables or not value.ndim:
+        if not self.tables or not len(shape):
             return None
         group, index, _ = name.rsplit("/", 2)
         parameter = self.model.parameter_groups()[group][int(index)]
         return next((name for name, table in self.tables.items() if table is parameter), None)
-
-
-def _own(value: Tensor, table: nn.Parameter | None) -> Tensor:
-    rows = None if table is None else own_rows(table)
-    return value if rows is None else value[rows.first : rows.last].clone()

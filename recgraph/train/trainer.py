@@ -98,13 +98,14 @@ class Trainer:
         self._best_is_kept = True
         self._checkpoint: Path | None = None
         self._saved_at = -math.inf
-        self._terms = Terms(folder, len(self.phases))
+        self._terms = Terms(folder, len(self.phases), self.sharding.wanted)
         self._interrupt = Interrupt()
 
     def fit(self) -> list[dict[str, Any]]:
         """Train until the last epoch or until the metric stops improving; the model then holds the best weights.
 
-        With ``metric="last"`` all epochs are trained, and the model holds the last weights.
+        With ``metric="last"`` all epochs are trained, and the model holds the last weights. Sharded tables stay sharded
+        (:meth:`recgraph.train.sharding.Sharding.gather`).
 
         Returns:
             One row an epoch: terms, metrics, seconds, targets a second.
@@ -126,7 +127,6 @@ class Trainer:
                 self._call("close")
         if self.best is not None:
             self.sharding.load(self.best)
-        self.sharding.end()
         _log.info("%s", self._why_ended())
         return self.progress.history
 
@@ -328,7 +328,8 @@ class Trainer:
         Raises:
             CheckpointError: all are damaged, it was made with other settings, or ranks see different ones.
         """
-        found = checkpoints.read_latest(self.folder / "checkpoints") if self.folder else None
+        wanted = self.sharding.wanted
+        found = checkpoints.read_latest(self.folder / "checkpoints", wanted) if self.folder else None
         names = all_values(None if found is None else found[0].name)
         if len(set(names)) > 1:
             seen = "; ".join(f"rank {rank}: {name or 'none'}" for rank, name in enumerate(names))
@@ -348,13 +349,13 @@ class Trainer:
         self.progress = Progress(**state)
         if not self.ranks.is_first:  # rank 0 has the time of all
             self.progress.cpu_seconds = 0.0
-        self.sharding.load(self.sharding.cut(saved.model))
-        checkpoints.load_optimisers(self.optimisers, self.sharding.cut_optimisers(saved.optimisers))
+        self.sharding.load(saved.model)
+        checkpoints.load_optimisers(self.optimisers, saved.optimisers)
         self._load_streams(saved.generators, n_ranks)
         if self.stopping.best is not None:
             # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
-            best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors")
-            self.best, self._best_is_kept = self.sharding.cut(best), False
+            best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors", "best", wanted)
+            self.best, self._best_is_kept = dict(best), False
         self._checkpoint = newest
         epoch, batch = self.progress.epoch + 1, self.progress.batch
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)

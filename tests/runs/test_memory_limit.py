@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,31 @@ def test_each_thread_that_ranks_in_a_validation_takes_as_much() -> None:
     scoring = rg.models.SASRec().memory_needs(work(split, space)).scoring
     assert scoring > 2**20
     assert {name: two - one for name, (one, two) in taken.items()} == {"sasrec": tile + scoring, "bprmf": tile}
+
+
+@pytest.mark.parametrize("model", [rg.models.SASRec(loss="bpr"), rg.models.BPRMF()])
+def test_ranks_with_sharded_tables_take_their_rows_each(model: Any) -> None:
+    """Parameters, moments, best weights, checkpoint and catalogue of a validation are those of a part of the table."""
+    split, n_items = log(40, 50, 10), 1_000_000
+    fit = Fit(
+        model,
+        Space(n_users=40, n_items=n_items),
+        split.train,
+        TrainConfig(shard_tables=True, batch_size=8),
+        lambda: split.valid,
+        saves=True,
+    )
+    table = 4 * 64 * n_items
+    one, four = (replace(fit, n_ranks=n).estimate() for n in (1, 4))
+    for name in ("parameters", "optimiser", "best weights"):
+        assert one.held[name] - four.held[name] == pytest.approx(one.held[name] * 0.75, rel=0.01)
+    for name in ("a checkpoint", "a validation"):
+        assert one.moments[name] - four.moments[name] >= 0.75 * table
+    # 1 of parameters, 2 of moments, 1 of the best, 2 of a checkpoint or a validation, of a quarter of the table each
+    assert four.peak - fit.before < 1.8 * table + 2**28
+    assert one.peak - fit.before > 5 * table
+    for whole in (replace(fit, n_ranks=4, saves=False), replace(fit, n_ranks=4, begins_whole=True)):
+        assert whole.estimate().moments["whole tables"] == pytest.approx(table, rel=0.01)
 
 
 def test_a_closed_form_says_how_many_items_fit() -> None:

@@ -21,7 +21,7 @@ from recgraph.data.imprint import load_json
 from recgraph.data.interactions import Interactions
 from recgraph.models.base import ClosedFormModel, Space
 from recgraph.models.heterogeneous.base import GraphModel
-from recgraph.serve import bundle
+from recgraph.serve import bundle, state_file
 from recgraph.serve.bundle import BundleError
 from recgraph.serve.recommender import Recommender
 
@@ -108,13 +108,13 @@ def test_every_recommender_of_a_log_recommends_the_same_from_its_bundle(name: st
 def test_a_model_is_written_and_read_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix of items by items may be half of what a machine has."""
     one, written = served(name="ease"), dict[str, torch.Tensor]()
-    save = bundle.save_file
+    save = state_file.save_file
 
     def kept(tensors: dict[str, torch.Tensor], path: Path) -> None:
         written.update(tensors)
         save(tensors, path)
 
-    monkeypatch.setattr(bundle, "save_file", kept)
+    monkeypatch.setattr(state_file, "save_file", kept)
     one.save(tmp_path / "bundle")
     assert written["weights"].data_ptr() == one.model.state_dict()["weights"].data_ptr()
     monkeypatch.setattr(bundle, "load_tensors", lambda path: pytest.fail(f"{path} is read as a whole"))
@@ -125,7 +125,7 @@ def test_a_model_is_written_and_read_without_a_copy(tmp_path: Path, monkeypatch:
 
 def test_tied_and_partial_tensors_are_written_apart() -> None:
     whole = torch.arange(12.0).view(3, 4)
-    apart = bundle._apart({"one": whole, "same": whole, "part": whole[:2], "turned": whole.T})
+    apart = state_file.apart({"one": whole, "same": whole, "part": whole[:2], "turned": whole.T})
     assert apart["one"].data_ptr() == whole.data_ptr()
     assert len({value.untyped_storage().data_ptr() for value in apart.values()}) == 4
     for value, wanted in zip(apart.values(), (whole, whole, whole[:2], whole.T), strict=True):

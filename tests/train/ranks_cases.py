@@ -105,6 +105,7 @@ class Result:
 def trained(case: Case) -> Result:
     trainer = made(case)
     history = trainer.fit()
+    trainer.sharding.gather()
     weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
     return Result(weights, history, Ranks.here())
 

@@ -14,11 +14,12 @@ from recgraph.evaluate.evaluator import evaluate, validation
 from recgraph.evaluate.protocol import Protocol
 from recgraph.models.base import Space
 from recgraph.ranks import Ranks
-from recgraph.shards import is_sharded, local_rows, own_rows, shard
+from recgraph.shards import building_own_rows, built_in_parts, is_sharded, local_rows, own_rows, shard
 from recgraph.sparse.ragged import Ragged
+from recgraph.train.averaging import Averaging
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
-from tests.train.ranks_cases import N_ITEMS, SMALL, Case, Result, made, random_train, stopped, trained
+from tests.train.ranks_cases import N_ITEMS, N_USERS, SMALL, Case, Result, made, random_train, stopped, trained
 
 LAZY, SHARDED = {"table_optimiser": "lazy_adam"}, {"shard_tables": True}
 CASES = {
@@ -79,6 +80,7 @@ def validated(case: Case) -> list[float]:
     trainer.validate = lambda: validation(trainer.model, cases, "ndcg@10", seen="exclude", fit_part=part)
     trainer.config = TrainConfig.of({**trainer.config.model_dump(), "metric": "ndcg@10"})
     values = [row["ndcg@10"] for row in trainer.fit()]
+    trainer.sharding.gather()
     assert not any(is_sharded(table) for table in trainer.model.parameters())
     assert trainer.stopping.best == max(values)
     return [*values, validation(trainer.model.eval(), cases, "ndcg@10", seen="exclude", fit_part=part)["ndcg@10"]]
@@ -127,6 +129,24 @@ def ranked(name: str, seed: int = 0) -> list[dict[str, Any]]:
 RANKED = ("sasrec", "bprmf")
 
 
+def built(name: str) -> dict[str, torch.Tensor]:
+    """The state of a model that ranks build in parts, tables sharded as a training does."""
+    settings = SMALL if name == "sasrec" else {"hidden_dim": 8}
+    model = registry.load("model", name)(loss="bpr", **settings)
+    with building_own_rows():
+        model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=4)
+    in_parts = built_in_parts(model)
+    assert [*in_parts] == ([*model.row_sparse_tables] if Ranks.here().count > 1 else [])
+    Averaging(Ranks.here()).align(model.double())
+    for table in in_parts:
+        assert len(shard(model, table)) == in_parts[table]
+        assert is_sharded(model.get_parameter(table))
+    return {
+        name: local_rows(value).clone()
+        for name, value in {**model.state_dict(), **dict(model.named_parameters())}.items()
+    }
+
+
 def all_sharded(folder: Path) -> dict[str, Any]:
     """All that is looked at on two ranks, as these are slow to start."""
     torch.set_num_threads(1)
@@ -135,6 +155,7 @@ def all_sharded(folder: Path) -> dict[str, Any]:
         "sharded": {name: trained(sharded(case)) for name, case in CASES.items()},
         "validated": validated(sharded(RESUMED)),
         "ranked": {name: ranked(name) for name in RANKED},
+        "built": {name: built(name) for name in RANKED},
     }
     trainer = made(sharded(RESUMED))
     for batch in trainer.batches.epoch(0):

@@ -29,6 +29,7 @@ from tests.train.sharded_cases import (
     STOPPING,
     all_sharded,
     alone,
+    built,
     ranked,
     sharded,
     validated,
@@ -103,6 +104,16 @@ def test_rankings_over_shards_are_those_of_a_whole_table(name: str, two: list[di
             assert mine.keys() == other.keys()
             for metric, values in other.items():
                 assert np.array_equal(mine[metric], values, equal_nan=True), metric
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_each_rank_builds_its_rows_of_the_whole_table(name: str, two: list[dict[str, Any]]) -> None:
+    for parameter, whole_value in built(name).items():
+        of_ranks = [rank["built"][name][parameter] for rank in two]
+        if len(of_ranks[0]) < len(whole_value):
+            assert torch.equal(torch.cat(of_ranks), whole_value)
+        else:
+            assert all(torch.equal(value, whole_value) for value in of_ranks), parameter
 
 
 def test_a_stopped_training_goes_on(two: list[dict[str, Any]]) -> None:

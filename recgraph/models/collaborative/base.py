@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from recgraph import registry
 from recgraph.accelerated import full_precision, is_accelerated
@@ -23,7 +24,7 @@ from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableMode
 from recgraph.models.memory import pair_needs
 from recgraph.rng import Generators
 from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from, touched
-from recgraph.shards import is_sharded, mean_of_rows
+from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
 
 
 class CollaborativeConfig(ModelConfig):
@@ -81,11 +82,8 @@ class CollaborativeModel(TrainableModel):
     known_users: Tensor
 
     def _build(self, space: Space) -> None:
-        self.embedding = nn.Embedding(space.n_users + space.n_items, self.config.hidden_dim)
-        with torch.no_grad():
-            for rows in torch.split(self.embedding.weight, [space.n_users, space.n_items]):
-                if len(rows):
-                    nn.init.xavier_uniform_(rows)
+        width = self.config.hidden_dim
+        self.embedding = new_table(width, [_xavier(n_rows, width) for n_rows in (space.n_users, space.n_items)])
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
         self.loss: NextItemLoss = self._make_loss()
         self._ranking: _Ranking | None = None
@@ -238,6 +236,12 @@ class CollaborativeModel(TrainableModel):
         assert self.space is not None
         nodes, n_users = self._kept_nodes(), self.space.n_users
         return nodes[n_users:] if index is None else lookup(nodes, index + n_users)
+
+
+def _xavier(n_rows: int, width: int) -> TablePart:
+    """Rows that are uniform by Xavier, as ``nn.init.xavier_uniform_`` makes a tensor [n_rows, width] of them."""
+    bound = math.sqrt(3.0) * math.sqrt(2.0 / float(width + n_rows))
+    return TablePart(n_rows, lambda rows: rows.uniform_(-bound, bound))
 
 
 def _weighted(mean: Tensor, batch: PairBatch) -> Tensor:

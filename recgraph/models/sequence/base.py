@@ -19,7 +19,7 @@ from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.items import ItemTower
-from recgraph.encoders.transformer import initialise
+from recgraph.encoders.transformer import draw_weights
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
 from recgraph.memory import Needs, Workload
@@ -27,6 +27,7 @@ from recgraph.models.base import FeatureSpace, ModelConfig, PaddedForm, Phase, S
 from recgraph.models.memory import sequence_needs
 from recgraph.rng import Generators
 from recgraph.rows import lookup
+from recgraph.shards import TablePart, new_table
 from recgraph.sparse.ragged import Ragged
 
 #: a setting whose default is another in each model
@@ -122,8 +123,7 @@ class SequenceModel(TrainableModel):
     def _build(self, space: Space) -> None:
         config = self.config
         n_own = space.n_items if config.item_id_embedding else 0
-        self.item_embedding = nn.Embedding(n_own + 1, config.hidden_dim)
-        initialise(self.item_embedding)
+        self.item_embedding = new_table(config.hidden_dim, [TablePart(n_own + 1, draw_weights)])
         self.encoder = make_encoder(config)
         self.loss: NextItemLoss = registry.make(
             "loss", {"name": config.loss, **config.loss_options}, n_negatives=config.n_negatives
