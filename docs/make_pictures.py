@@ -2,8 +2,7 @@
 
 Boards are drawn from the committed records. The page that explains a recommendation and the curves come from trainings
 that take half a minute of CPU time each, on MovieLens 100K, with the commands that docs/inspect.md and docs/watching.md
-show. It needs Chromium and Playwright (`pip install 'recgraph[browser]'`); Pillow, where there is one, makes files
-smaller.
+show. It needs Chromium, and `pip install 'recgraph[browser,docs]'`: Playwright, and Pillow, which makes files smaller.
 """
 
 from __future__ import annotations
@@ -61,14 +60,11 @@ def shoot(page: Page, path: Path, top: float, bottom: float) -> None:
     assert size is not None
     clip = {"x": 0, "y": top, "width": size["width"], "height": bottom - top}
     page.screenshot(path=path, clip=clip, full_page=True)  # type: ignore[arg-type]
-    try:
-        from PIL import Image
-    except ImportError:
-        pass
-    else:
-        with Image.open(path) as image:
-            few = image.convert("RGB").quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        few.save(path, optimize=True)
+    from PIL import Image
+
+    with Image.open(path) as image:
+        few = image.convert("RGB").quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
     n_bytes = path.stat().st_size
     if n_bytes > MOST:
         raise SystemExit(f"{path} has {n_bytes:,} bytes, more than {MOST:,}")

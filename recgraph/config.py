@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -131,12 +131,31 @@ def _setting(name: str, field: FieldInfo) -> Setting:
     return Setting(name, _type_name(field.annotation), default, _allowed(field), field.description or "", search)
 
 
+def nearest_names(
+    name: str, among: Iterable[str], n: int = 3, key: Callable[[str], str] = str, cutoff: float = 0.6
+) -> list[str]:
+    """The names that are nearly ``name``, the nearest first.
+
+    Args:
+        among: the names that there are.
+        n: how many at most.
+        key: the form in which names are compared.
+        cutoff: the least likeness, between 0 and 1, as :func:`difflib.get_close_matches` has it.
+    """
+    by_key = {key(each): each for each in among}
+    return [by_key[each] for each in difflib.get_close_matches(key(name), by_key, n=n, cutoff=cutoff)]
+
+
+def did_you_mean(close: Sequence[str]) -> str:
+    """The question of an error about a name that does not exist; nothing where no name is near."""
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The message for a key that no field has, with the nearest names."""
     names = sorted(known)
-    close = difflib.get_close_matches(key, names, n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else f"; known settings: {', '.join(names)}"
-    return f"unknown setting {key!r}{hint}"
+    meant = did_you_mean(nearest_names(key, names)) or f"known settings: {', '.join(names)}"
+    return f"unknown setting {key!r}; {meant}"
 
 
 def _explain(cls: type[Config], error: ValidationError) -> str:

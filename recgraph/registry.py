@@ -6,7 +6,6 @@ theirs with :func:`register`, or from a package with an entry point in the group
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import re
@@ -16,7 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recgraph.config import ConfigError
+from recgraph.config import ConfigError, did_you_mean, nearest_names
 
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -174,18 +173,11 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def nearest(name: str, among: list[str]) -> list[str]:
-    """Up to three names that are nearly ``name``, the nearest first; case, ``-`` and ``_`` do not matter."""
-    by_key = {key(each): each for each in among}
-    return [by_key[each] for each in difflib.get_close_matches(key(name), by_key, n=3)]
-
-
 def proposal(name: str, there: Iterable[str], aliases: Iterable[str] = ()) -> str:
     """The nearest names, aliases among them, and all that there are, for the error of a name that does not exist."""
     there = [*there]
-    close = nearest(name, [*there, *aliases])
-    meant = f"did you mean {' or '.join(close)}? There" if close else "there"
-    return f"{meant} are {', '.join(there)}"
+    meant = did_you_mean(nearest_names(name, [*there, *aliases], key=key))
+    return f"{f'{meant} There' if meant else 'there'} are {', '.join(there)}"
 
 
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
@@ -301,10 +293,10 @@ def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
     known = settings_of(cls)
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        close = [each for name in unknown for each in nearest(name, known)]
-        meant = f"did you mean {' or '.join(close)}? It has" if close else "it has"
+        meant = did_you_mean([each for name in unknown for each in nearest_names(name, known, key=key)])
         raise ConfigError(
-            f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; {meant} {', '.join(known) or 'none'}"
+            f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; {f'{meant} It' if meant else 'it'} has "
+            f"{', '.join(known) or 'none'}"
         )
     return cls(**{**{name: value for name, value in given.items() if name in known}, **settings})
 

@@ -177,7 +177,8 @@ def test_json_is_stable_and_reads_back() -> None:
 
 
 def test_unknown_key_proposes_the_nearest() -> None:
-    assert "did you mean patience" in unknown_key("patiense", ["patience", "dropout"])
+    assert unknown_key("patiense", ["patience", "dropout"]) == "unknown setting 'patiense'; did you mean patience?"
+    assert unknown_key("xyz", ["patience", "dropout"]) == "unknown setting 'xyz'; known settings: dropout, patience"
 
 
 def test_configure_takes_a_value_or_settings() -> None:

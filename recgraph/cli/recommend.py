@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from recgraph.data.ids import IdMap
-    from recgraph.data.interactions import Interactions
     from recgraph.serve.recommender import Recommender
 
 
@@ -170,34 +169,16 @@ def _parse(texts: list[str], ids: IdMap) -> pl.Series:
 
 
 def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
-    """A log as a frame with the run's column names; its ids are texts where the run's are."""
-    import polars as pl
+    """A log as a frame with the run's column names."""
+    from recgraph.runs.new_log import read_new_log
 
-    columns = recommender.columns
-    frame = _as_polars(_interactions(path, columns.user, columns.item, columns.timestamp).to_frame())
-    # "007" and 7 are not told apart by a reader of text files
-    of_texts = [
-        name
-        for name, ids in ((columns.user, recommender.users), (columns.item, recommender.items))
-        if ids.values.dtype == pl.String
-    ]
-    return frame.with_columns(pl.col(of_texts).cast(pl.String))
-
-
-def _interactions(path: Path, user: str, item: str, timestamp: str | None) -> Interactions:
-    from recgraph.data.errors import MissingColumnError
-    from recgraph.data.interactions import Interactions
-
-    if path.suffix == ".txt":
-        return Interactions.from_sequences(path, user=user, item=item)
-    try:
-        return Interactions.read(path, user=user, item=item, timestamp=timestamp)
-    except MissingColumnError:
-        if timestamp is None:
-            raise
-    read = Interactions.read(path, user=user, item=item)
-    note(f"{path} has no column {timestamp!r}: its lines are taken as oldest first")
-    return read
+    log, columns = read_new_log(path, recommender), recommender.columns
+    if columns.timestamp is not None and log.columns.timestamp is None and path.suffix != ".txt":
+        note(f"{path} has no column {columns.timestamp!r}: its lines are taken as oldest first")
+    names = {log.columns.user: columns.user, log.columns.item: columns.item}
+    if columns.timestamp is not None and log.columns.timestamp is not None:
+        names[log.columns.timestamp] = columns.timestamp
+    return _as_polars(log.to_frame()).rename(names)
 
 
 def _as_polars(frame: object) -> pl.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recgraph.config import nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.explain.evidence import Walks, evidence_for_node
 from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, PathWeight
@@ -211,5 +211,5 @@ def _closest_ids(ids: IdMap, wanted: Any, n: int = 3) -> list[Any]:
         gaps = (values.cast(pl.Float64) - wanted).abs()
         return values.gather(gaps.arg_sort()[:n]).sort().to_list()
     texts = {f"{value}": value for value in ids.ids(range(min(len(ids), _MOST_COMPARED))).to_list()}
-    close = difflib.get_close_matches(f"{wanted}", list(texts), n=n, cutoff=0.0)
+    close = nearest_names(f"{wanted}", texts, n=n, cutoff=0.0)
     return [texts[text] for text in close]

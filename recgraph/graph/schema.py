@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recgraph.config import did_you_mean, nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.sparse.csr import Csr
 
@@ -99,8 +99,8 @@ def check_type(what: str, name: object, there: Iterable[object]) -> None:
     names = list(there)
     if name in names:
         return
-    close = difflib.get_close_matches(str(name), [str(other) for other in names], n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    meant = did_you_mean(nearest_names(str(name), map(str, names)))
+    hint = f"; {meant}" if meant else "."
     raise UnknownTypeError(f"there is no {what} {name!r}{hint} The graph has {', '.join(map(str, names)) or 'none'}")
 
 

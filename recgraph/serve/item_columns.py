@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-
 import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.config import nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.serve.request import feature_rows
 from recgraph.sparse.ragged import Ragged
@@ -69,7 +68,7 @@ class ItemColumns:
         else:
             same = texts.str.to_lowercase() == str(value).lower() if values.dtype == pl.Boolean else texts == str(value)
         if not same.any():
-            near = difflib.get_close_matches(str(value), texts.to_list(), n=3) or texts.head(5).to_list()
+            near = nearest_names(str(value), texts.to_list()) or texts.head(5).to_list()
             raise ValueError(f"{setting}: no item has {value!r} in column {column!r}; it has {', '.join(near)}, ...")
         return (codes == int(same.arg_max() or 0)).any(1)
 
@@ -102,7 +101,7 @@ class ItemColumns:
         """[n_items], null where an item has no row."""
         there = [] if self._features is None else [name for name in self._features.columns if name != self._key]
         if self._features is None or column not in there:
-            near = difflib.get_close_matches(column, there, n=3) or there
+            near = nearest_names(column, there) or there
             known = f"there are {', '.join(map(repr, near))}" if there else "there are none: fit with item_features"
             raise ValueError(f"{setting}: {column!r} is no column of the item features; {known}")
         if self._rows is None:

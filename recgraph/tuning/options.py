@@ -8,7 +8,6 @@ registry, or the plural of it.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any, get_type_hints
@@ -16,7 +15,7 @@ from typing import Any, get_type_hints
 from pydantic.fields import FieldInfo
 
 from recgraph import registry
-from recgraph.config import ConfigError, unknown_key
+from recgraph.config import ConfigError, nearest_names, unknown_key
 
 __all__ = ["default_of", "flatten", "merge", "option_field"]
 
@@ -81,7 +80,7 @@ def option_field(name: str, fields: Fields, settings: dict[str, Any]) -> FieldIn
     settings[setting] = list(chosen)
     parts = [_name(spec) for spec in chosen]
     if registry.key(rest[0]) not in map(registry.key, parts):
-        close = difflib.get_close_matches(rest[0], parts) or parts
+        close = nearest_names(rest[0], parts) or parts
         raise ConfigError(
             f"space of {name!r}: {rest[0]!r} is not among {setting}; there is {', '.join(close) or 'none'}"
         )

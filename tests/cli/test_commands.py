@@ -281,6 +281,8 @@ def test_recommend_to_users(run: Path) -> None:
         ("log.tsv", "user_id\titem_id\n7\t3\n7\t4\n8\t9\n"),
         ("log.jsonl", '{"user_id": 7, "item_id": 3}\n{"user_id": 7, "item_id": 4}\n{"user_id": 8, "item_id": 9}\n'),
         ("log.txt", "7 3 4\n8 9\n"),
+        # names that are guessed, as those of a log that is trained on
+        ("log.csv", "user,item,time\n7,3,1\n7,4,2\n8,9,1\n"),
     ],
 )
 def test_recommend_to_histories(run: Path, tmp_path: Path, name: str, text: str) -> None:

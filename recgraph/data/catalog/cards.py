@@ -8,7 +8,6 @@ a typed graph (:class:`GraphCard`).
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from recgraph.config import Config, ConfigError, load_toml
+from recgraph.config import Config, ConfigError, did_you_mean, load_toml, nearest_names
 from recgraph.data.catalog.card_tables import (
     Counts,
     DataFiles,
@@ -339,8 +338,8 @@ def find_card(name: str) -> AnyCard:
     if name not in files and is_data_path(name):
         return FileCard.of_path(name)
     if name not in files:
-        near = difflib.get_close_matches(name.lower(), files, n=3)
-        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        meant = did_you_mean(nearest_names(name.lower(), files)).replace("did", "Did", 1)
+        hint = f"{meant} " if meant else ""
         raise UnknownDatasetError(
             f"dataset {name!r} has no card. {hint}There are {', '.join(files)}. A log of your own is "
             "given as the path of its file (--data log.csv), a card as that of its .toml file, or put in a folder that "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from typing import Any
+
+from recgraph.config import did_you_mean, nearest_names
 
 __all__ = ["Refused", "shown", "unknown_name"]
 
@@ -39,5 +40,5 @@ def shown(value: Any) -> str:
 def unknown_name(name: str, known: Iterable[str]) -> str:
     """The end of a message about a name that is not known: the nearest names, or all."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=2)
-    return f"did you mean {' or '.join(map(shown, close))}?" if close else f"there are {', '.join(map(shown, names))}"
+    close = [shown(each) for each in nearest_names(name, names, n=2)]
+    return did_you_mean(close) or f"there are {', '.join(map(shown, names))}"
