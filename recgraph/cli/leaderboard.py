@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
-from recgraph.cli.machine import MemoryLimitOption, take
+from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, given_engine, take
 from recgraph.cli.output import Failure, note
 
 app = typer.Typer(help="Run boards of data sets, models and seeds, and render their results.", no_args_is_help=True)

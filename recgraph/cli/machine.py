@@ -1,17 +1,20 @@
-"""The options that say what of the machine a command may take: ``--threads`` and ``--memory-limit``."""
+"""The options that say where and with what a command computes: its engine, its threads, its limit of memory."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from recgraph.cli.output import notes_of
 
-__all__ = ["MemoryLimitOption", "ThreadsOption", "take"]
+if TYPE_CHECKING:
+    from recgraph.engine import Engine
+
+__all__ = ["EngineOption", "EngineSetOption", "MemoryLimitOption", "ThreadsOption", "given_engine", "take"]
 
 PANEL = "Of the machine"
 _THREADS = "Cores to compute with; by default as OMP_NUM_THREADS says, else all."
@@ -22,8 +25,28 @@ ThreadsOption = Annotated[
 MemoryLimitOption = Annotated[
     str | None, typer.Option("--memory-limit", rich_help_panel=PANEL, metavar="SIZE", help=_MEMORY)
 ]
+_ENGINE = "Where pieces run: local; ray; ray://HOST:10001, a Ray cluster.  [default: local]"
+_ENGINE_SET = "A setting of the engine, e.g. workers=4, threads=2 or memory_mib=2000; may be given many times."
+EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", help=_ENGINE)]
+EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)]
 #: what torch, its libraries and polars read when they are imported, also those of worker processes
 _POOLS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
+
+
+def given_engine(name: str | None, settings: list[str] | None) -> Engine | None:
+    """The engine of a command; None where it is this process.
+
+    Raises:
+        ValueError: no such engine, or a setting that it does not have.
+    """
+    if not (name or settings):
+        return None
+    from recgraph.config import parse_settings
+    from recgraph.engine import Local
+    from recgraph.workers.engines import engine_of
+
+    engine = engine_of(name, parse_settings(settings or []))
+    return None if isinstance(engine, Local) else engine
 
 
 def take(context: typer.Context, threads: int | None = None, memory_limit: str | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from recgraph.cli.data_options import GivenFile
-from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
+from recgraph.cli.machine import EngineOption, EngineSetOption, given_engine
 from recgraph.cli.output import FormatOption, note, show
 
 __all__ = ["prepare"]

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
-from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
+from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
 from recgraph.cli.output import FileFormat, FileFormatOption, note, show_frame, write_parts
 from recgraph.cli.rules import (
     AllowOption,

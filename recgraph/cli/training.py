@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recgraph.cli.data_options import GivenData
-from recgraph.cli.engine_options import EngineOption, EngineSetOption, given_engine
-from recgraph.cli.machine import MemoryLimitOption, ThreadsOption, take
+from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
 from recgraph.cli.output import Failure, FormatOption, note, notes_of, show
 from recgraph.cli.watching import is_quiet, progress_wanted
 
