@@ -29,6 +29,7 @@ __all__ = [
     "bound_of",
     "check_room",
     "format_size",
+    "lacks_memory",
     "memory_limit",
     "parse_size",
     "resident",
@@ -49,6 +50,12 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 class MemoryLimitError(ValueError, MemoryError):
     """The predicted peak is above the limit; the message says what would fit."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that no memory is left, of the host (torch has no type of its own for it) or a device."""
+    is_torchs = isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or is_torchs
 
 
 def parse_size(size: str | int) -> int:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
+#: what to do where memory does not suffice
+_MEMORY = "free some, or take less of it (batch_size, --workers), then give the same command again"
+
+
 class Failure(Exception):
     """A request that is right and failed all the same."""
 
@@ -40,9 +44,24 @@ def describe(error: BaseException) -> tuple[int, str]:
         return USER_MISTAKE, f"{error.filename}: {error.strerror}" if named else str(error)
     if isinstance(error, ValueError):
         return USER_MISTAKE, str(error)
-    if isinstance(error, Failure | OSError | ImportError | MemoryError):
+    if _lacks_memory(error):
+        return FAILURE, f"memory is short: {str(error) or 'there is none left'}; {_MEMORY}"
+    if isinstance(error, OSError):
+        from recgraph.data.disk import told
+
+        return FAILURE, told(error) or str(error) or type(error).__name__
+    if isinstance(error, Failure | ImportError):
         return FAILURE, str(error) or type(error).__name__
     return FAILURE, f"unexpected {type(error).__name__}: {error}\n`recgraph --debug ...` shows where it happened"
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    """Whether there was no memory left; torch is not imported to find out."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from recgraph.memory import lacks_memory
+
+    return lacks_memory(error)
 
 
 Row = Mapping[str, Any]

@@ -148,6 +148,7 @@ def tune(
     from recgraph.data.catalog.cards import data_name
     from recgraph.tuning.final import test_rows
     from recgraph.tuning.plan import check_dataset
+    from recgraph.tuning.storage import StorageFailed
     from recgraph.tuning.study import tune as run
     from recgraph.tuning.worker import WorkerFailed
 
@@ -183,7 +184,7 @@ def tune(
             progress=not is_quiet(),
             source=origin,
         )
-    except WorkerFailed as error:
+    except (StorageFailed, WorkerFailed) as error:
         raise Failure(str(error)) from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"study {name!r} is kept; the same command goes on with it") from None

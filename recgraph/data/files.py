@@ -26,6 +26,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from recgraph.data.disk import naming
+
 __all__ = [
     "contents",
     "is_being_written",
@@ -215,16 +217,17 @@ def sweep(folder: Path) -> None:
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A new folder beside ``path``, which is this process's until the end of the block and is then removed."""
-    make_folder(path.parent)
-    if str(path.parent) not in _swept:
-        sweep(path.parent)
-    temporary, lock = _owned(path)
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
+    with naming(path):
+        make_folder(path.parent)
+        if str(path.parent) not in _swept:
+            sweep(path.parent)
+        temporary, lock = _owned(path)
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
 
 
 def _owned(path: Path) -> tuple[Path, int | None]:
@@ -270,8 +273,9 @@ def make_folder(folder: Path) -> None:
     """Create a folder and its missing parents, and flush their names to the disk."""
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        with naming(folder):
+            folder.mkdir(exist_ok=True)
+            _sync_folder(folder.parent)
 
 
 def replace_text(text: str, path: Path) -> None:

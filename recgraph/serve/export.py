@@ -16,6 +16,7 @@ to scores, of models whose users are a table.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import warnings
@@ -250,7 +251,10 @@ def _write_graph(graph: _Graph, folder: Path) -> dict[str, Any]:
     """Write ``model.pt2`` and ``model.onnx`` -> how they are called."""
     with _quiet():
         program = torch.export.export(graph.module.eval(), graph.example, dynamic_shapes=graph.dynamic)
-        torch.export.save(program, folder / "model.pt2")
+        packed = io.BytesIO()  # torch's own writer of files ends the process where the disk is full
+        torch.export.save(program, packed)
+        (folder / "model.pt2").write_bytes(packed.getbuffer())
+        del packed
         size = sum(tensor.numel() * tensor.element_size() for tensor in program.state_dict.values())
         made = torch.onnx.export(
             program,

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+from recgraph.data.disk import naming
 from recgraph.data.files import replace_text
 
 
@@ -49,14 +50,18 @@ class JsonLines(Observer):
     def __init__(self, path: Path, history: Sequence[Mapping[str, Any]] = ()) -> None:
         """Write the epochs of a resumed training's checkpoint first: the file may have fewer or more."""
         replace_text("".join(json.dumps(row) + "\n" for row in history), path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        with naming(path):
+            self._file = path.open("a", encoding="utf-8")
 
     def end_epoch(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
 
 class TensorBoard(Observer):

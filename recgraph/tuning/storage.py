@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from recgraph.config import ConfigError
+from recgraph.data.disk import naming
 from recgraph.data.imprint import load_json
 from recgraph.workers.lock import locked
 
@@ -23,11 +24,21 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.storages.journal._file import BaseJournalFileLock
 
-__all__ = ["StudyStorage", "dashboard_of", "find_study", "open_storage", "without_password"]
+__all__ = [
+    "StorageFailed",
+    "StudyStorage",
+    "dashboard_of",
+    "find_study",
+    "open_storage",
+    "telling",
+    "without_password",
+]
 
 
 _JOURNAL = "journal:///"
 _POLL = 0.01
+#: packages whose errors are those of a database
+_DATABASES = ("sqlalchemy", "psycopg", "sqlite3")
 #: seconds that SQLite waits for another writer
 _PATIENCE = 60
 
@@ -65,6 +76,38 @@ class StudyStorage:
         self.optuna.remove_session()
         if engine is not None:
             engine.dispose()
+
+
+class StorageFailed(RuntimeError):
+    """The database or the file of a study could not be read or written; the message says which, and what went wrong."""
+
+
+@contextmanager
+def telling(url: str) -> Iterator[None]:
+    """The block that reads and writes a storage: its errors name it.
+
+    Raises:
+        StorageFailed: a database failed, or cannot be reached.
+        DiskError: the file of a journal could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or not url.startswith(_JOURNAL):
+            raise
+        with naming(Path(url.removeprefix(_JOURNAL))):
+            raise
+    except Exception as error:
+        if (
+            type(error).__name__ != "StorageInternalError"
+            and type(error).__module__.partition(".")[0] not in _DATABASES
+        ):
+            raise
+        why = error.__cause__ if type(error).__name__ == "StorageInternalError" and error.__cause__ else error
+        raise StorageFailed(
+            f"the storage {without_password(url)} failed: {str(why).splitlines()[0]}; see that it can be reached and "
+            "written to and has room, then give the same command again: finished trials are kept"
+        ) from error
 
 
 def without_password(url: str) -> str:

@@ -22,7 +22,7 @@ from recgraph.tuning.final import test_the_best
 from recgraph.tuning.plan import Objective, Plan, check_model
 from recgraph.tuning.progress import ProgressTable
 from recgraph.tuning.report import write_page
-from recgraph.tuning.storage import StudyStorage, open_storage, without_password
+from recgraph.tuning.storage import StudyStorage, open_storage, telling, without_password
 from recgraph.tuning.trial import keep_results, save_split
 from recgraph.tuning.trials import Trials, load_study
 from recgraph.tuning.worker import run_processes, work
@@ -107,6 +107,7 @@ def tune(
         ConfigError: a setting, a space or a combination of choices that is not possible, or a model that embeds nodes.
         ValueError: the study exists with another model or revision of it, metric, space, split or seed.
         WorkerFailed: workers end with errors.
+        StorageFailed: the storage cannot be read or written.
         SealedTestError: something reached for test data.
     """
     cls, fixed = _model(model, settings or {})
@@ -141,23 +142,24 @@ def tune(
     _check(plan, size)
     identity = _identity(plan, split)
     _claim(plan, identity, storage)
-    kept = open_storage(storage, folder)
-    try:
-        found = _open(plan, kept, identity)
-        # the first one stays: runs that are resumed have it
-        plan = replace(plan, source=found.user_attrs.get("source") or plan.source)
-        found.set_user_attr("source", plan.source)
-        trials = Trials(found, kept, plan)
-        keep_results(plan, found.get_trials(deepcopy=False))
-        with ProgressTable(plan, trials, progress):
-            _work(plan, trials, split, size, engine)
-        if test_seeds:
-            test_the_best(plan, trials, split, test_seeds, size, progress, engine)
-        if folder is not None:
-            write_page(found, folder / "study.html", kept.dashboard)
-    finally:
-        if folder is not None:
-            kept.close()
+    with telling(storage or f"journal:///{folder or ''}/study.journal"):
+        kept = open_storage(storage, folder)
+        try:
+            found = _open(plan, kept, identity)
+            # the first one stays: runs that are resumed have it
+            plan = replace(plan, source=found.user_attrs.get("source") or plan.source)
+            found.set_user_attr("source", plan.source)
+            trials = Trials(found, kept, plan)
+            keep_results(plan, found.get_trials(deepcopy=False))
+            with ProgressTable(plan, trials, progress):
+                _work(plan, trials, split, size, engine)
+            if test_seeds:
+                test_the_best(plan, trials, split, test_seeds, size, progress, engine)
+            if folder is not None:
+                write_page(found, folder / "study.html", kept.dashboard)
+        finally:
+            if folder is not None:
+                kept.close()
     return found
 
 

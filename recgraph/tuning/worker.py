@@ -9,16 +9,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from recgraph.config import ConfigError
 from recgraph.data.sealing import without_test_data
 from recgraph.data.split import SealedSplit
 from recgraph.engine import Engine
 from recgraph.finite import NonFinite
+from recgraph.memory import lacks_memory
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.storage import open_storage
 from recgraph.tuning.trial import fit, keep_result, run_trial
@@ -125,17 +125,22 @@ def _run(plan: Plan, trials: Trials, trial: Trial, heartbeat: Heartbeat, split: 
         with heartbeat:
             values = run_trial(plan, trial, split, heartbeat)
         state, reason = TrialState.COMPLETE, ""
-    except (optuna.TrialPruned, NonFinite, ConfigError, MemoryError, torch.OutOfMemoryError) as error:
-        # a configuration that is worse, diverges, cannot be or does not fit
-        state, reason = TrialState.PRUNED, f"{error}" or type(error).__name__
     except OwnershipLost:
         return
     except KeyboardInterrupt:
         trials.give_back(trial, "interrupted")
         raise
     except Exception as error:
-        trials.tell(trial, TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
-        raise
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError):  # a full disk, say: its parameters are tried when the study goes on
+            with suppress(Exception):  # where the storage is on it, the trial is replaced then
+                trials.give_back(trial, reason)
+            raise
+        if not isinstance(error, optuna.TrialPruned | NonFinite | ConfigError) and not lacks_memory(error):
+            trials.tell(trial, TrialState.FAIL, reason=reason)
+            raise
+        # a configuration that is worse, diverges, cannot be or does not fit
+        state, reason = TrialState.PRUNED, f"{error}" or type(error).__name__
     if trials.tell(trial, state, values, reason):
         keep_result(plan, trials.storage.optuna.get_trial(trial._trial_id))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from recgraph.data.disk import naming
 from recgraph.workers.process import Process, this_process
 
 __all__ = ["LOCK", "FolderInUse", "hold", "locked"]
@@ -59,7 +60,8 @@ def hold(folder: Path) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     file = None
     try:
-        file = _take(folder)
+        with naming(folder):
+            file = _take(folder)
         _held.add(file)
         yield
     finally:

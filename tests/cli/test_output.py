@@ -117,8 +117,18 @@ def _open_missing() -> OSError:
         (_open_missing(), USER_MISTAKE, "/nowhere/at/all: No such file or directory"),
         (FileNotFoundError("no run here"), USER_MISTAKE, "no run here"),
         (Failure("the loss is NaN"), FAILURE, "the loss is NaN"),
-        (PermissionError(13, "Permission denied", "/etc/x"), FAILURE, "[Errno 13] Permission denied: '/etc/x'"),
-        (MemoryError(), FAILURE, "MemoryError"),
+        (
+            PermissionError(13, "Permission denied", "/etc/x"),
+            FAILURE,
+            "/etc/x: Permission denied; give yourself the right to it or give another place, then give the same "
+            "command again: what was finished is kept",
+        ),
+        (
+            MemoryError(),
+            FAILURE,
+            "memory is short: there is none left; free some, or take less of it (batch_size, --workers), then give the "
+            "same command again",
+        ),
         (KeyboardInterrupt("saved in runs/a"), INTERRUPTED, "saved in runs/a"),
         (KeyboardInterrupt(), INTERRUPTED, "interrupted; what was finished is kept, and the same command goes on"),
     ],

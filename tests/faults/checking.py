@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from commands import POSTGRES, WORLDS, Command, write_world
-from driving import Call, Child, Done, Driver
+from driving import LONG, Call, Child, Done, Driver
 from injecting import CHANGES, CLOCK_BACK, COUNT, INTERRUPT, KILL, PAUSE, Event, Harm
-from outcomes import leftovers
+from outcomes import LOCKS, leftovers
 
 #: what a message says to do next
 _NEXT = re.compile(
@@ -252,3 +255,71 @@ def check_clock(bench: Bench, command: Command, moment: float) -> None:
     what = f"{command.name}, clock set back at {at}: {done.seen.what}"
     assert done.code == 0, f"{what}: {done.error}"
     assert bench.result(command, done) == reference.result, f"{what}: ends with another result"
+
+
+def check_damage(bench: Bench, command: Command, damage: Callable[[Path], None], choice: float) -> None:
+    """A file that it reads is damaged: it refuses it by name, or does without it and ends with the same result."""
+    reference = bench.begin(command)
+    found = sorted({path for pattern in command.damaged for path in bench.case.glob(pattern) if path.is_file()})
+    files = [
+        path for path in found if path.stat().st_size and not re.search(LOCKS, path.relative_to(bench.case).as_posix())
+    ]
+    path = files[int(choice * len(files))]
+    name = path.relative_to(bench.case).as_posix()
+    damage(path)
+    bench.damages[command.name] += 1
+    done = bench.run(command.call)
+    what = f"{command.name}, {name} damaged"
+    if done.code == 0:
+        result = bench.result(command, done)
+        assert result == reference.result, f"{what}: ends with another result: {_differ(result, reference.result)}"
+    else:
+        bench.is_told(done, what, about=(path.name, path.parent.name, name))
+
+
+def check_reload(bench: Bench, command: Command, damage: Callable[[Path], None], choice: float) -> None:
+    """A file of a bundle that takes the place of a served one is damaged: it is refused by name, or is as good."""
+    assert command.served is not None
+    reference = bench.begin(command)
+    service = bench.start(Call("calls", "reload", (command.served,)))
+    _wait_for(bench.case / "ready")
+    assert bench.run(command.call).code == 0
+    files = sorted(path for path in (bench.case / command.served).rglob("*") if path.is_file())
+    path = files[int(choice * len(files))]
+    damage(path)
+    bench.damages[command.name] += 1
+    (bench.case / "go").touch()
+    told = _told(service)
+    assert told["outcome"] == "refused", f"{command.name}, {path.name} damaged: {told}"
+    assert path.name in told["error"], f"{command.name}, {path.name} damaged: {told['error']}"
+    assert reference.result
+
+
+def check_reload_after_kill(bench: Bench, command: Command, harm: Harm, moment: float) -> None:
+    """A process that replaces a served bundle is killed: the service goes on, and has the old one or the new."""
+    assert command.served is not None
+    reference = bench.begin(command)
+    service = bench.start(Call("calls", "reload", (command.served,)))
+    _wait_for(bench.case / "ready")
+    at = 1 + int(moment * reference.done.seen.count(harm.kinds))
+    done = bench.run(command.call, harm, at)
+    bench.kills[command.name] += bool(done.seen.what)
+    (bench.case / "go").touch()
+    told = _told(service)
+    what = f"{command.name}, {harm.name} at {at}: {done.seen.what}"
+    assert told["outcome"] in ("loaded", "unchanged"), f"{what}: {told}"
+
+
+def _wait_for(path: Path) -> None:
+    until = time.monotonic() + LONG
+    while not path.exists():
+        assert time.monotonic() < until, f"no {path.name}"
+        time.sleep(0.005)
+
+
+def _told(service: Child) -> Any:
+    done = service.end()
+    assert done.code == 0, done.error
+    found = json.loads(done.output)
+    assert found["lists"], "it recommends nothing"
+    return found

@@ -124,9 +124,9 @@ def study(case: Path) -> dict[str, Any]:
     return {"trials": made, "last": last, "page": (case / "study" / "study.html").exists()}
 
 
-def _tune(name: str, line: str, world: str, **more: Any) -> Command:
+def _tune(name: str, line: str, **more: Any) -> Command:
     call = command(f"{line} --trials 2")
-    return Command(name, call, study, world=world, makes=("study", "study.db"), cost=3, **more)
+    return Command(name, call, study, makes=("study", "study.db"), cost=3, **more)
 
 
 COMMANDS = (
@@ -188,9 +188,9 @@ COMMANDS = (
         reader=Call("calls", "read_split", ("split",)),
         makes=("split",),
     ),
-    _tune("tune, journal", _TUNE, "log"),
-    _tune("tune, SQLite", _SQLITE, "log"),
-    _tune("tune, PostgreSQL", f"{_TUNE} --storage {POSTGRES}", "log"),
+    _tune("tune, journal", _TUNE, damaged=("study/**/*",)),
+    _tune("tune, SQLite", _SQLITE, damaged=("study/**/*", "study.db")),
+    _tune("tune, PostgreSQL", f"{_TUNE} --storage {POSTGRES}"),
     Command(
         "leaderboard run",
         command(_BOARD),

@@ -16,6 +16,7 @@ _VOLATILE = {
     "cpu_seconds",
     "curve_seconds",
     "files",
+    "imprint",
     "inference",
     "peak_memory_mb",
     "preparation",

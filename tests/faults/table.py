@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import hypothesis.strategies as st
-from checking import Bench, check_clock, check_second, check_signal
+from checking import Bench, check_clock, check_error, check_second, check_signal
 from commands import COMMANDS, Command
-from injecting import INTERRUPT, KILL, TERMINATE, Event, Harm
+from injecting import BROKEN, FULL, INTERRUPT, KILL, NO_MEMORY, READ_ONLY, TERMINATE, Event, Harm
 
 #: shares of what a command does
 _MOMENTS = st.floats(0, 1, exclude_max=True)
@@ -53,6 +53,16 @@ def _signal(harm: Harm) -> Check:
     return check
 
 
+def _error(harm: Harm) -> Check:
+    def check(bench: Bench, command: Command, draw: Draw) -> None:
+        check_error(bench, command, harm, draw(_MOMENTS))
+
+    return check
+
+
+_STUDIES = [command.name for command in COMMANDS if command.name.startswith("tune")]
+_PRUNED = "a trial that does not fit into memory is pruned, by design, and the study goes on without it"
+_NO_TENSORS = "it makes no tensors but those of its generator, in one place"
 _RENDERS = "it reads records and writes a page; it computes nothing with tensors"
 FAULTS = (
     Fault(
@@ -65,11 +75,20 @@ FAULTS = (
         "computing",
         "killed (SIGKILL) as it asks for memory for a tensor",
         _signal(replace(KILL, kinds=Event.ALLOCATE)),
-        {"leaderboard render": _RENDERS, "data get": "it makes no tensors that are counted"},
+        {"leaderboard render": _RENDERS, "data get": _NO_TENSORS},
         examples=3,
     ),
     Fault("SIGTERM", "ended at such a moment", _signal(TERMINATE), examples=3),
     Fault("SIGINT", "interrupted at such a moment", _signal(INTERRUPT), examples=3),
+    Fault("disk full", "no file is made or written to any more from such a moment on (ENOSPC)", _error(FULL)),
+    Fault("read-only", "nothing is made, renamed or removed any more from such a moment on (EROFS)", _error(READ_ONLY)),
+    Fault("disk error", "a write or an fsync fails at such a moment (EIO)", _error(BROKEN)),
+    Fault(
+        "no memory",
+        "no tensor gets memory any more from such a moment on",
+        _error(NO_MEMORY),
+        {"leaderboard render": _RENDERS, "data get": _NO_TENSORS, **dict.fromkeys(_STUDIES, _PRUNED)},
+    ),
     Fault(
         "clock back",
         "the clock is set back by a day at such a moment",
