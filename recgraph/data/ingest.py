@@ -169,8 +169,23 @@ def _named(source: Source) -> str:
 
 
 def _join(lazy: pl.LazyFrame, unique: pl.DataFrame, column: str, code: str) -> pl.LazyFrame:
-    table = unique.select(pl.col(column), pl.int_range(pl.len(), dtype=pl.Int32).alias(f"__{code}")).lazy()
-    return lazy.join(table, on=column, how="left", maintain_order="left")
+    """The log with the place of each row's id among the unique ones.
+
+    Texts are looked up by their hashes: a table of numbers is far smaller than one of texts, which lie all over memory.
+    That is exact, as every id of the log is one of the unique ones and no two of these have the same hash; where two
+    have, texts are looked up by themselves.
+    """
+    key, codes = f"__{code}_key", pl.int_range(pl.len(), dtype=pl.Int32).alias(f"__{code}")
+    by = pl.col(column)
+    if unique[column].dtype == pl.String and unique.select(_hash(column)).to_series().n_unique() == len(unique):
+        by = _hash(column)
+    return lazy.with_columns(by.alias(key)).join(
+        unique.select(by.alias(key), codes).lazy(), on=key, how="left", maintain_order="left"
+    )
+
+
+def _hash(column: str) -> pl.Expr:
+    return pl.col(column).hash()
 
 
 def _id_map(unique: pl.DataFrame, raw: Raw, column: str) -> IdMap:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pytest
 
 from recgraph import Interactions
+from recgraph.data import ingest
 from recgraph.data.errors import DataError, MissingColumnError, MissingIdError, MixedIdError
 from recgraph.data.ids import IdMap
 from recgraph.graph.hetero import HeteroGraph
@@ -180,6 +181,34 @@ def test_id_map_against_a_dictionary() -> None:
     oracle = {int(value): place for place, value in enumerate(known)}
     found = IdMap(pl.Series(known)).index(asked)
     assert found.tolist() == [oracle.get(int(value), -1) for value in asked]
+
+
+@pytest.mark.parametrize("hashes", ["distinct", "some the same", "all the same"])
+def test_texts_are_looked_up_by_hashes_where_these_are_distinct(
+    hashes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kinds: list[pl.DataType] = []
+    join = pl.LazyFrame.join
+
+    def noted(left: pl.LazyFrame, right: pl.LazyFrame, on: str, **options: Any) -> pl.LazyFrame:
+        kinds.append(right.collect_schema()[on])
+        return join(left, right, on=on, **options)
+
+    monkeypatch.setattr(pl.LazyFrame, "join", noted)
+    if hashes != "distinct":
+        kept = 1 if hashes == "all the same" else 2**11
+        monkeypatch.setattr(ingest, "_hash", lambda column: pl.col(column).hash() % kept)
+    rng = np.random.default_rng(0)
+    # short texts and long ones are held in two ways
+    names = [f"{'a user with a long name ' * (number % 2)}{number}" for number in range(2000)]
+    users, items = [names[place] for place in rng.integers(0, 2000, 60_000)], rng.integers(0, 500, 60_000)
+    pl.DataFrame({"u": users, "i": items}).write_parquet(tmp_path / "log.parquet", row_group_size=7_000)
+    data = Interactions.from_parquet(tmp_path / "log.parquet", user="u", item="i")
+    places: dict[str, int] = {}
+    assert data.log["user"].to_list() == [places.setdefault(name, len(places)) for name in users]
+    assert data.users.values.to_list() == list(places)
+    assert data.items.ids(data.log["item"].to_numpy()).to_list() == items.tolist()
+    assert kinds == [pl.UInt64 if hashes == "distinct" else pl.String, pl.Int64]
 
 
 def test_id_map_refuses_what_cannot_be_an_id() -> None:
