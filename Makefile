@@ -53,10 +53,11 @@ test: lint types test-fast  ## all checks: lint, types, layers, and every test t
 test-fast: $(STAMP)
 	$(PYTEST) -n $(WORKERS) -m "not slow and not peer and not gpu" $(ARGS)
 
-lint: $(STAMP)  ## ruff and the static device check
+lint: $(STAMP)  ## ruff and the static checks of devices and of reading
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) tests/checks/devices.py
+	$(PY) tests/checks/raw_reads.py
 
 types: $(STAMP)  ## mypy --strict over the library
 	$(PY) -m mypy

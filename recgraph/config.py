@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
 
+from recgraph.bounded.texts import read_toml
+from recgraph.data.errors import CorruptFileError
+
 
 class ConfigError(ValueError):
     """A setting that does not exist or whose value is not allowed."""
@@ -195,7 +198,7 @@ def _parse_value(text: str) -> Any:
         return text == "True"
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 
@@ -225,11 +228,11 @@ def load_toml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing or is not TOML; names the file and, where known, the line.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return read_toml(Path(path))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {str(path)!r} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {str(path)!r} is not valid TOML: {error}") from None
+    except CorruptFileError as error:
+        raise ConfigError(f"configuration file {error}") from None
 
 
 def distribute(values: Mapping[str, Any], parts: Mapping[str, type[Config]]) -> dict[str, dict[str, Any]]:

@@ -148,10 +148,10 @@ def test_toml(tmp_path: Path) -> None:
 def test_bad_toml_names_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("x = 1\ny = = 2\n")
-    with pytest.raises(ConfigError, match=r"a\.toml' is not valid TOML: .*line 2"):
+    with pytest.raises(ConfigError, match=r"a\.toml: the file is not valid TOML: .*line 2"):
         load_toml(path)
     path.write_bytes(b"x = '\xff'\n")
-    with pytest.raises(ConfigError, match=r"a\.toml' is not valid TOML"):
+    with pytest.raises(ConfigError, match=r"a\.toml: the file is not valid TOML"):
         load_toml(path)
     with pytest.raises(ConfigError, match=r"none\.toml' does not exist"):
         load_toml(tmp_path / "none.toml")

@@ -20,6 +20,7 @@ PACKAGE = ROOT / "recgraph"
 OPEN = {
     "accelerated",
     "blocks",
+    "bounded",
     "config",
     "engine",
     "finite",
@@ -41,7 +42,9 @@ OPEN = {
 MAY_IMPORT: dict[str, set[str]] = {
     "accelerated": set(),
     "blocks": set(),
-    "config": set(),
+    # errors of files, and the limit of memory
+    "bounded": {"data.errors", "memory"},
+    "config": {"bounded", "data.errors"},
     "engine": set(),
     "finite": {"texts"},
     "imports": {"registry"},
@@ -95,18 +98,18 @@ THIRD_PARTY: dict[str, set[str]] = {
     "torch": {"*"},
     "numpy": {"*"},
     "pydantic": {"*"},
-    "scipy": {"data", "graph", "sparse", "models", "evaluate"},
+    "scipy": {"bounded", "data", "graph", "sparse", "models", "evaluate"},
     "sklearn": {"contrast.clustering", "evaluate.node_probe", "explain.projection", "models.closed_form.linear"},
     "torch_geometric": {"graph.io", "sparse.backends.pyg"},
     "dgl": {"graph.io", "sparse.backends.dgl"},
     "accelerate": {"train"},
     "optuna": {"tuning", "cli.training"},
     "cmaes": {"tuning.cma_es"},
-    "polars": {"data", "graph", "evaluate", "serve", "explain", "leaderboard", "runs", "cli"},
+    "polars": {"bounded", "data", "graph", "evaluate", "serve", "explain", "leaderboard", "runs", "cli"},
     "narwhals": {"data", "serve"},
     "pooch": {"data"},
     "requests": {"data"},
-    "safetensors": {"data.imprint", "graph", "serve", "train"},
+    "safetensors": {"bounded", "data.imprint", "graph", "serve", "train"},
     "faiss": {"serve.ann", "serve.export"},
     "onnx": {"serve.export"},
     "onnxscript": {"serve.export"},
@@ -219,9 +222,10 @@ def allowed(edge: Edge) -> bool:
     source, target = _layer(edge.source), _layer(edge.target)
     if edge.target == "":  # `from recgraph import __version__`; its lazy names are modules of their own
         return True
-    if edge.source in OPEN:  # "sparse.ragged" too imports nothing else
-        return edge.target in {"accelerated", *MAY_IMPORT.get(edge.source, set())}
-    if source == target or edge.target in OPEN:
+    # "sparse.ragged" too imports nothing else
+    if opened := next((name for name in OPEN if _within(edge.source, {name})), None):
+        return _within(edge.target, {opened, "accelerated", *MAY_IMPORT.get(opened, set())})
+    if source == target or _within(edge.target, OPEN):
         return True
     # "data" does not open "data.catalog", a layer of its own; "models.base" opens a part of a layer
     return _within(edge.target, (place for place in MAY_IMPORT.get(source, set()) if len(place) >= len(target)))

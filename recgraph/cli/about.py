@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -85,7 +86,7 @@ def init(
     with source.shown():
         card, found = write_card(source.path, out, source.reading)
     show([{"card": str(card), "users": found.n_users, "items": found.n_items, "interactions": len(found)}], form)
-    note(f"try next: recgraph train popularity --dataset {card} --out runs/popularity")
+    note(f"try next: recgraph train popularity --dataset {shlex.quote(str(card))} --out runs/popularity")
 
 
 data.command("init", no_args_is_help=True)(takes_file(init))

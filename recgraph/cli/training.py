@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from recgraph.bounded.files import named
 from recgraph.cli.data_options import GivenData
 from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
 from recgraph.cli.output import Failure, FormatOption, note, notes_of, show
@@ -79,9 +81,10 @@ def train(
             raise
         raise KeyboardInterrupt(f"interrupted; what {out} has is kept, and --resume goes on with it") from None
     if run.record.selection is not None:
-        note(f"numbers of the fit that chose the epochs: recgraph evaluate {out / SELECTION}")
+        note(f"numbers of the fit that chose the epochs: recgraph evaluate {shlex.quote(str(out / SELECTION))}")
     serves = run.record.fitted_on == "all"
-    note(f"saved in {out}; try next: recgraph {f'recommend {out} --user ID' if serves else f'evaluate {out}'}")
+    place = shlex.quote(str(out))
+    note(f"saved in {out}; try next: recgraph {f'recommend {place} --user ID' if serves else f'evaluate {place}'}")
 
 
 class Sampler(StrEnum):
@@ -216,7 +219,7 @@ def _report(study: Study, folder: Path, storage: str | None) -> None:
     from recgraph.tuning.storage import dashboard_of
 
     note(f"kept in {folder}; its page is {folder / 'study.html'}")
-    note(f"look further: optuna-dashboard {dashboard_of(storage or str(folder / 'study.journal'))}")
+    note(f"look further: optuna-dashboard {shlex.quote(dashboard_of(storage or str(folder / 'study.journal')))}")
     best = best_trial(study)
     if best is None:
         note("no trial is complete: all were pruned; see the reasons in trials/*/trial.json")
@@ -245,11 +248,12 @@ def study(
     ] = None,
 ) -> None:
     """Write the page of a study, running or done: history, importances, slices, Pareto front, best trial, table."""
+    from recgraph.tuning.finding import find_study, page_name
     from recgraph.tuning.report import write_page
-    from recgraph.tuning.storage import find_study
 
     with find_study(place, name) as (found, storage):
-        path = out or (Path(place) / "study.html" if Path(place).is_dir() else Path(f"{found.study_name}.html"))
-        write_page(found, path, storage.dashboard)
+        path = out or (Path(place) / "study.html" if Path(place).is_dir() else Path(page_name(found.study_name)))
+        with named(Path(storage.dashboard)):
+            write_page(found, path, storage.dashboard)
         note(f"{len(found.trials)} trials; written to {path}")
-        note(f"look further: optuna-dashboard {storage.dashboard}")
+        note(f"look further: optuna-dashboard {shlex.quote(storage.dashboard)}")

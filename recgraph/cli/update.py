@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,4 +100,4 @@ def _report(update: dict[str, Any], out: Path) -> None:
     if valid["after"] is not None:
         numbers = f"{valid['before']:.4f} before, {valid['after']:.4f} after"
         note(f"{valid['metric']} on the newest slice ({valid['users']:,} users): {numbers}")
-    note(f"saved in {out}; try next: recgraph recommend {out} --user ID")
+    note(f"saved in {out}; try next: recgraph recommend {shlex.quote(str(out))} --user ID")

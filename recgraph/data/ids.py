@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.imprint import load_frame, replace_parquet
 
 __all__ = ["IdMap", "as_integers", "whole_floats"]
 
 _UUID = "uuid"
+_UUID_TEXT = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (
     ("integers", lambda dtype: dtype.is_integer()),
     ("floats", lambda dtype: dtype.is_float()),
@@ -178,10 +180,21 @@ class IdMap:
         """Load what :meth:`write` saved.
 
         Raises:
-            CorruptFileError: the file is damaged.
+            CorruptFileError: the file is damaged, or holds no ids: one column of plain values, each once, none missing.
         """
-        values = load_frame(path, memory_map=False).to_series()
+        values = cls.check(load_frame(path, memory_map=False), path)
         return cls(values, as_uuid=values.name == _UUID)
+
+    @staticmethod
+    def check(frame: pl.DataFrame, path: Path) -> pl.Series:
+        """The ids in a table that was read from a file.
+
+        Raises:
+            CorruptFileError: it holds no ids: one column of plain values, each once, none missing.
+        """
+        if wrong := _no_ids(frame):
+            raise CorruptFileError(f"these are no ids: {wrong}", path=path)
+        return frame.to_series()
 
     @cached_property
     def _order(self) -> npt.NDArray[np.int64]:
@@ -207,6 +220,22 @@ class IdMap:
         if want == "integers":  # an id too large for the log's own width is unknown, not an error
             return given.cast(self.values.dtype, strict=False)
         return given.cast(self.values.dtype)
+
+
+def _no_ids(frame: pl.DataFrame) -> str:
+    """Why the one column of a table holds no ids; empty: it does."""
+    if frame.width != 1:
+        return f"there are {frame.width} columns"
+    values = frame.to_series()
+    if values.dtype.is_nested() or (values.dtype in (pl.Null, pl.Object) and len(values)):
+        return f"they are of type {values.dtype}"
+    if missing := values.null_count() + (int(values.is_nan().sum()) if values.dtype.is_float() else 0):
+        return f"{missing:,} are missing"
+    if repeated := len(values) - values.n_unique():
+        return f"{repeated:,} are repeated"
+    if values.name == _UUID and not (values.dtype == pl.String and values.str.contains(_UUID_TEXT).all()):
+        return "some are no UUIDs"
+    return ""
 
 
 def as_series(values: Any, name: str) -> pl.Series:

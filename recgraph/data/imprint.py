@@ -35,6 +35,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 import polars as pl
 
 from recgraph import __version__
+from recgraph.bounded.files import file_size, named, within
+from recgraph.bounded.tables import read_frame
+from recgraph.bounded.tensors import read_tensors
+from recgraph.bounded.texts import read_object
 from recgraph.data.errors import CorruptFileError, NewerFileError
 from recgraph.data.files import is_being_written, replace_text, replacing_file, sweep
 
@@ -100,14 +104,11 @@ def load_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptFileError: the file is not JSON, or was changed after it was written.
+        CorruptFileError: the file is not JSON, no object, or was changed after it was written.
         NewerFileError: a newer version of the library wrote it in a format of its own.
     """
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptFileError(f"the file is not JSON: {error}", path=path) from None
-    if not isinstance(value, dict) or _ENTRY not in value:
+    value = read_object(path)
+    if _ENTRY not in value:
         return value
     entry = value[_ENTRY]
     if not isinstance(entry, dict) or not isinstance(entry.get("format"), int):
@@ -161,10 +162,7 @@ def load_frame(path: Path, memory_map: bool = True) -> pl.DataFrame:
         NewerFileError: see :func:`load_json`.
     """
     check(path)
-    try:
-        return pl.read_parquet(path, memory_map=memory_map)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise CorruptFileError(f"the Parquet file cannot be read: {error}", path=path) from None
+    return read_frame(path, memory_map=memory_map)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -194,14 +192,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         CorruptFileError: the file is damaged.
         NewerFileError: see :func:`load_json`.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     check(path)
-    try:
-        return load(path.read_bytes())
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CorruptFileError(f"the safetensors file cannot be read: {error}", path=path) from None
+    return read_tensors(path)
 
 
 def imprint(path: Path) -> str:
@@ -222,6 +214,7 @@ def check(path: Path) -> str | None:
         CorruptFileError: the rest of the file does not give it.
         NewerFileError: see :func:`load_json`.
     """
+    file_size(path)
     with path.open("rb") as file:
         found = _find(file)
         if found is None:
@@ -312,7 +305,7 @@ def load_set(description: Path, read: Callable[[dict[str, Any]], T]) -> T:
 def _check_set(folder: Path, files: Mapping[str, str]) -> None:
     """Refuse files that are not those of one write, by the checksums in their imprints alone."""
     for name, checksum in files.items():
-        path = folder / name
+        path = within(folder, name)
         if not path.is_file():
             raise CorruptFileError("the file is missing; restore it, or write the folder again", path=path)
         if _told(path) != checksum:
@@ -324,8 +317,9 @@ def _check_set(folder: Path, files: Mapping[str, str]) -> None:
 def _told(path: Path) -> str | None:
     """The checksum in the imprint of a file."""
     if path.suffix == ".json":
-        entry = json.loads(path.read_text(encoding="utf-8")).get(_ENTRY)
-        return None if entry is None else str(entry.get("crc32"))
+        entry = read_object(path).get(_ENTRY)
+        return str(entry.get("crc32")) if isinstance(entry, dict) else None
+    file_size(path)
     with path.open("rb") as file:
         found = _find(file)
     return None if found is None else found[0][2].decode()
@@ -351,15 +345,16 @@ def check_manifest(folder: Path, of_earlier: str = "") -> None:
         CorruptFileError: a file is missing or damaged; names it.
         NewerFileError: see :func:`load_json`.
     """
-    told: dict[str, Any] = {}
-    if (folder / MANIFEST).is_file():
-        told = load_json(folder / MANIFEST)["files"]
-    elif of_earlier and (folder / of_earlier).is_file():
-        told = {name: {"crc32": f"{crc:08x}"} for name, crc in load_json(folder / of_earlier).items()}
-    for name, about in told.items():
-        path = folder / name
+    told: dict[str, str] = {}
+    with named(folder):
+        if (folder / MANIFEST).is_file():
+            told = {name: about["crc32"] for name, about in load_json(folder / MANIFEST)["files"].items()}
+        elif of_earlier and (folder / of_earlier).is_file():
+            told = {name: f"{crc:08x}" for name, crc in load_json(folder / of_earlier).items()}
+    for name, crc in told.items():
+        path = within(folder, name)
         if not path.is_file():
             raise CorruptFileError("the file is missing; restore it", path=path)
         with path.open("rb") as file:
-            if f"{_crc_of(file):08x}" != about["crc32"]:
+            if f"{_crc_of(file):08x}" != crc:
                 raise CorruptFileError("the file changed since it was written; restore it", path=path)

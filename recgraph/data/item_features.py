@@ -206,10 +206,16 @@ class ItemFeatures:
 
     @classmethod
     def from_tensors(cls, schema: FeatureSchema, tensors: Mapping[str, Tensor]) -> Self:
-        """What :meth:`tensors` gave."""
-        indptr = tensors["indptr"]
+        """What :meth:`tensors` gave.
+
+        Raises:
+            ValueError: they do not fit the schema, or each other.
+        """
+        indptr, dense = tensors["indptr"], tensors["dense"]
         shape = (indptr.numel() - 1, schema.n_entries)
-        return cls(schema, Csr(indptr, tensors["indices"], tensors["weights"], shape), tensors["dense"])
+        if tuple(dense.shape) != (shape[0], schema.width) or dense.dtype != torch.float32:
+            raise ValueError(f"dense = {dense.dtype} of shape {tuple(dense.shape)}, not {(shape[0], schema.width)}")
+        return cls(schema, Csr(indptr, tensors["indices"], tensors["weights"], shape).checked(), dense)
 
 
 def _aligned(features: pl.DataFrame, key: str, items: IdMap) -> pl.DataFrame:

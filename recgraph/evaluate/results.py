@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recgraph.bounded.files import named
+from recgraph.bounded.tables import read_frame_metadata
+from recgraph.bounded.texts import parse_json
 from recgraph.data.imprint import load_frame, replace_parquet
 from recgraph.data.part import Cases
 from recgraph.evaluate.metrics.names import metric_of
@@ -238,11 +241,16 @@ def load_users(path: str | Path) -> Result:
     Raises:
         ValueError: the file is not of this library, or its protocol is not the one that its hash names.
     """
-    frame = load_frame(Path(path))
-    metadata = pl.read_parquet_metadata(path)
+    path = Path(path)
+    frame, metadata = load_frame(path), read_frame_metadata(path)
     if _KEY not in metadata:
         raise ValueError(f"{path} holds no protocol; give a file that save_users wrote")
-    about = json.loads(metadata[_KEY])
+    about = parse_json(metadata[_KEY], path)
+    with named(path):
+        return _users_result(frame, about, path)
+
+
+def _users_result(frame: pl.DataFrame, about: Mapping[str, Any], path: Path) -> Result:
     protocol = Protocol.of(about["protocol"])
     if protocol.hash != about["protocol_hash"]:
         raise ValueError(f"{path} names protocol {about['protocol_hash']}, but its protocol has hash {protocol.hash}")

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recgraph.bounded.files import check_memory, named
+from recgraph.bounded.tensors import read_heads
 from recgraph.data.imprint import load_tensors, replace_tensors
 from recgraph.data.sealing import check_open
 from recgraph.graph.schema import GraphError, LeftOutWarning
@@ -189,19 +191,19 @@ class NodeTask:
 
         Raises:
             SealedTestError: inside a block without test data (a trial of a study): there are no labels then.
+            CorruptFileError: the file is damaged.
         """
-        from safetensors import safe_open
-
         check_open()
         path = folder / "node_task.safetensors"
-        tensors = load_tensors(path)
-        with safe_open(path, "pt") as file:
-            meta = file.metadata()
-        splits = {
-            name: NodeSplit(*(tensors[f"{name}.{part}"] for part in ("train", "valid", "test")))
-            for name in _lines(meta["splits"])
-        }
-        return cls(meta["target"], tensors["labels"], splits, tuple(_lines(meta["paths"])))
+        tensors, meta = load_tensors(path), read_heads(path).metadata
+        with named(path):
+            splits = {
+                name: NodeSplit(*(tensors[f"{name}.{part}"] for part in ("train", "valid", "test")))
+                for name in _lines(meta["splits"])
+            }
+            task = cls(meta["target"], tensors["labels"], splits, tuple(_lines(meta["paths"])))
+        check_memory(8 * task.n_classes, path)
+        return task
 
 
 def _lines(text: str) -> list[str]:

@@ -17,6 +17,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.bounded.files import check_memory, named
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import contents, replacing_files
 from recgraph.data.ids import IdMap
@@ -120,27 +121,63 @@ def load(folder: Path) -> GraphParts:
 
 
 def _load(folder: Path, meta: dict[str, Any]) -> GraphParts:
+    path = folder / "graph.json"
     if meta.get("format") not in _READABLE:
-        raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=folder / "graph.json")
+        raise CorruptFileError(f"format {meta.get('format')!r} is not {_FORMAT}", path=path)
     tensors = load_tensors(folder / "features.safetensors")
-    nodes = {}
-    for number, of in enumerate(meta["nodes"]):
-        ids = IdMap.read(folder / f"ids_{number}.parquet") if of["has_ids"] else None
-        nodes[of["type"]] = Nodes(of["count"], ids, _features(folder, tensors, number, of["count"], of["width"]))
-    edges = {}
-    for number, parts in enumerate(meta["edges"]):
-        edge_type: EdgeType = (parts[0], parts[1], parts[2])
-        columns = _columns(folder / f"edges_{number}.parquet")
-        counts = (nodes[edge_type[0]].count, nodes[edge_type[2]].count)
-        edges[edge_type] = make_edges(
-            edge_type, columns["source"], columns["target"], counts, columns.get("weight"), columns.get("time")
-        )
+    with named(path):
+        _check_sizes(meta, folder)
+        nodes = {of["type"]: _nodes(folder, tensors, number, of) for number, of in enumerate(meta["nodes"])}
+        edges = {}
+        for number, (source, relation, target) in enumerate(meta["edges"]):
+            counts = (nodes[source].count, nodes[target].count)
+            edges[source, relation, target] = _edges((source, relation, target), folder, number, counts)
+        if len(nodes) < len(meta["nodes"]) or len(edges) < len(meta["edges"]):
+            raise ValueError("types are repeated")
     return nodes, edges
+
+
+def _check_sizes(meta: Mapping[str, Any], folder: Path) -> None:
+    """A row of nothing takes memory too: of each type of edges there is a number a node."""
+    sizes = {}
+    for of in meta["nodes"]:
+        if type(of["type"]) is not str or type(of["count"]) is not int or of["count"] < 0:
+            raise ValueError(f"nodes {of['type']!r}: count = {of['count']!r}"[:200])
+        sizes[of["type"]] = of["count"]
+    ends = [sizes[end] for edge in meta["edges"] for end in (edge[0], edge[2])]
+    n_bytes = 8 * (sum(sizes.values()) + sum(ends))
+    check_memory(n_bytes, folder / "graph.json", sum(file.stat().st_size for file in folder.iterdir()))
+
+
+def _nodes(folder: Path, tensors: dict[str, Tensor], number: int, of: Mapping[str, Any]) -> Nodes:
+    path, count = folder / f"ids_{number}.parquet", of["count"]
+    ids = IdMap.read(path) if of["has_ids"] else None
+    if ids is not None and len(ids) != count:
+        raise CorruptFileError(f"there are {len(ids):,} ids for {count:,} nodes", path=path)
+    features = _features(folder, tensors, number, count, of["width"])
+    if features is not None and tuple(features.shape) != (count, of["width"]):
+        raise ValueError(f"features of {of['type']!r} have shape {tuple(features.shape)}, not {(count, of['width'])}")
+    return Nodes(count, ids, features)
+
+
+def _edges(edge_type: EdgeType, folder: Path, number: int, counts: tuple[int, int]) -> Edges:
+    path = folder / f"edges_{number}.parquet"
+    columns = _columns(path)
+    with named(path):
+        ends = columns["source"], columns["target"]
+        if any(end.dtype.is_floating_point or end.dtype == torch.bool for end in ends):
+            raise ValueError(f"the ends of edges are {ends[0].dtype} and {ends[1].dtype}, no integers")
+        return make_edges(edge_type, *ends, counts, columns.get("weight"), columns.get("time"))
 
 
 def _columns(path: Path) -> dict[str, Tensor]:
     frame = load_frame(path)
-    return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
+    with named(path):
+        if wrong := [name for name, dtype in frame.schema.items() if not dtype.is_numeric()] or (
+            [name for name in frame.columns if frame[name].null_count()]
+        ):
+            raise ValueError(f"column {wrong[0]!r} holds no numbers, or misses some")
+        return {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
 
 
 def _features(
@@ -155,7 +192,7 @@ def _features(
     else:
         entries = _columns(folder / f"features_{number}.parquet")
         indices, weights = entries["column"].to(torch.int64), entries.get("weight")
-    return Csr(tensors[f"{number}.indptr"], indices, weights, (count, width))
+    return Csr(tensors[f"{number}.indptr"], indices, weights, (count, width)).checked()
 
 
 def digest(nodes: Mapping[str, Nodes], edges: Mapping[EdgeType, Edges]) -> str:

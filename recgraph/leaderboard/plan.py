@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph import registry
+from recgraph.bounded.files import named
 from recgraph.config import Config, ConfigError, distribute, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.data.imprint import load_json
@@ -67,12 +68,14 @@ def load_tuned(place: str, folder: Path) -> TunedSettings:
     """
     path = folder / place
     if path.suffix == ".json":
-        return _from_record(load_json(path), place)
+        record = load_json(path)
+        with named(path):
+            return _from_record(record, place)
     from recgraph.tuning.final import best_trial
+    from recgraph.tuning.finding import find_study
     from recgraph.tuning.report import settings_of
-    from recgraph.tuning.storage import find_study
 
-    with find_study(place if "://" in place else str(path)) as (study, _):
+    with find_study(place if "://" in place else str(path)) as (study, _), named(path):
         best = best_trial(study)
         if best is None:  # its entry waits, as for a study that does not exist yet
             raise FileNotFoundError(f"study {place!r} has no complete trial")

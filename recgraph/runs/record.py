@@ -160,10 +160,9 @@ class RunRecord(_Entries):
         values = load_json(path)
         try:
             return cls.from_json(values)
-        except (TypeError, ValidationError) as error:  # not an object, or other entries
-            wrong = error.errors() if isinstance(error, ValidationError) else []
-            names = ", ".join(".".join(map(str, one["loc"])) for one in wrong)
-            what = f"its entries {names} are missing or do not fit" if names else "it holds no record of a run"
+        except ValidationError as error:
+            names = ", ".join(".".join(map(str, one["loc"])) for one in error.errors())
+            what = f"its entries {names} are missing or do not fit"
             raise CorruptFileError(
                 f"the record is damaged: {what}; restore the file, or train again", path=path
             ) from None

@@ -18,6 +18,8 @@ of a recommender (:class:`recgraph.serve.recommender.Recommender`) also
 and of an embedder (:class:`recgraph.serve.embedder.Embedder`) ``embeddings.parquet``.
 
 A bundle appears whole or not at all. Reading it executes nothing in it: the registry gives the model's class by name.
+What it declares is checked before anything is built by it (:mod:`recgraph.bounded`, :mod:`recgraph.serve.checks`), and
+only files that ``config.json`` lists are read.
 Where the model or a part of it is a user's own, ``model.needs`` names the module and the file that register it, with
 the file's SHA-256; they are not imported, and an error names them where they are missing.
 """
@@ -25,18 +27,20 @@ the file's SHA-256; they are not imported, and an error names them where they ar
 from __future__ import annotations
 
 import hashlib
+import shlex
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import polars as pl
 import torch
-from safetensors.torch import load as parse_tensors
 from safetensors.torch import save_file
 
 from recgraph import __version__, registry
+from recgraph.bounded.files import file_size, within
+from recgraph.bounded.tensors import Tensors, read_heads, read_tensors
 from recgraph.data.errors import CorruptFileError, NewerFileError
 from recgraph.data.files import contents, recover, replacing_folder
 from recgraph.data.imprint import json_text, load_json
@@ -44,10 +48,13 @@ from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.finite import check_weights
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
+from recgraph.memory import MemoryLimitError
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
+from recgraph.serve.checks import check_entries
 from recgraph.serve.memory import check_large
 from recgraph.serve.state_file import read_into, write_state
+from recgraph.serve.weights import no_more_than
 from recgraph.shards import own_state
 
 __all__ = [
@@ -56,9 +63,7 @@ __all__ = [
     "guard",
     "holds",
     "is_bundle",
-    "load_frame",
     "load_model",
-    "load_tensors",
     "read_config",
     "write",
 ]
@@ -190,17 +195,24 @@ def read_config(folder: Path, what: Holds, files: Sequence[str], entries: Sequen
         BundleError: no bundle, another kind or format, a file is missing or damaged.
     """
     config = _read_head(folder)
+    try:
+        check_entries(config)
+    except ValueError as error:
+        raise BundleError(f"{folder / 'config.json'} is damaged: {error}") from None
     there = config.get("holds", "recommender")
     if there != what:
         kinds = {"embedder": "embeddings of nodes", "recommender": "a recommender"}
         raise BundleError(f"{folder} holds no {what}: it holds {kinds.get(there, there)}; see recgraph.load(folder)")
-    missing = [name for name in ("model", *entries) if name not in config]
+    missing = [name for name in ("model", *entries) if config.get(name) is None]
     missing += [name for name in (_MODEL, *files) if name not in config["files"]]
     if missing:
         raise BundleError(f"{folder / 'config.json'} is damaged: it does not mention {', '.join(missing)}")
     _check_room(folder, config["files"])
     for name, sha256 in config["files"].items():
         _check_file(folder, name, sha256)
+    unlisted = [path for path in _graph_files(folder) if path.relative_to(folder).as_posix() not in config["files"]]
+    if unlisted:
+        raise BundleError(f"{unlisted[0]} is not one of the files that {folder / 'config.json'} lists; remove it")
     return config
 
 
@@ -209,6 +221,10 @@ def _check_room(folder: Path, files: Iterable[str]) -> None:
     sizes = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
     n_bytes = sum(size if name == _MODEL else 4 * size for name, size in sizes.items())
     check_large(n_bytes, f"the bundle {folder}", "load it where there is more memory, or fit a smaller model")
+
+
+def _graph_files(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "graph").rglob("*") if not path.is_dir())
 
 
 def _read_head(folder: Path) -> dict[str, Any]:
@@ -228,20 +244,20 @@ def _parse_config(folder: Path) -> dict[str, Any]:
         raise BundleError(f"{folder} is no bundle: it has no config.json; {_INSTEAD}")
     try:
         config = load_json(path)
-        _ = config["format"], config["files"]
-    except CorruptFileError as error:
+    except (OSError, CorruptFileError) as error:
         raise BundleError(f"the bundle is damaged: {error}; copy or save the bundle again") from None
     except NewerFileError as error:
         raise BundleError(f"{error}") from None
-    except (KeyError, TypeError):
-        raise BundleError(f"{folder} is no bundle: its config.json has no 'format' and 'files'; {_INSTEAD}") from None
+    if "format" not in config or not isinstance(config.get("files"), dict):
+        raise BundleError(f"{folder} is no bundle: its config.json has no 'format' and 'files'; {_INSTEAD}")
     return config
 
 
 def _check_file(folder: Path, name: str, sha256: str) -> None:
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{folder / 'config.json'} is damaged: file {name!r} lies outside of the bundle")
+    try:
+        path = within(folder, name)
+    except CorruptFileError as error:
+        raise BundleError(f"{folder / 'config.json'} is damaged: file {name!r} lies outside of the bundle") from error
     if not path.is_file():
         raise BundleError(f"{folder} is incomplete: {name} is missing; copy or save the bundle again")
     if _sha256(path) != sha256:
@@ -269,18 +285,34 @@ def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) ->
             f"{folder} holds revision {config['revision']} of {cls.__name__}, here it is revision {cls.revision} and "
             "would give other numbers; train again, or use the version of recgraph that wrote the bundle"
         )
+    heads = guard(folder / _MODEL, read_heads)
     try:
         space = _load_space(folder, config)
-        # the seed matters to what a model draws from its graph when it is built
-        model = cls(cls.Config.of(config["config"])).build(space, config.get("seed") or 0)
-    except ValueError as error:
-        raise BundleError(f"{folder / 'config.json'} does not fit {cls.__name__}: {error}") from None
-    if not guard(folder / _MODEL, partial(read_into, model)):
+        model = _build(cls, config, space, heads, folder / _MODEL)
+    except (BundleError, MemoryLimitError, ImportError):
+        raise
+    except Exception as error:  # sizes that are out of all range have errors of many types
+        raise BundleError(f"{folder / 'config.json'} does not fit {cls.__name__}: {error}") from error
+    if not guard(folder / _MODEL, partial(read_into, model, heads)):
         try:
-            model.load_state_dict(guard(folder / _MODEL, load_tensors))
+            model.load_state_dict(guard(folder / _MODEL, read_tensors))
         except RuntimeError as error:
             raise BundleError(f"{folder / _MODEL} does not fit {cls.__name__}: {error}") from None
     return model.to(device).eval()
+
+
+def _build(cls: type[Model], config: Mapping[str, Any], space: Space, heads: Tensors, path: Path) -> Model:
+    """Build a model by the settings of a bundle, which may ask for no more than the weights beside them have."""
+    settings = cls.Config.of(config["config"])
+    # the seed matters to what a model draws from its graph when it is built
+    seed = config.get("seed") or 0
+    with no_more_than(heads, path):
+        if not isinstance(space, GraphSpace):
+            # without values at first: what is computed of sizes alone takes no memory then
+            with suppress(NotImplementedError), torch.device("meta"):
+                cls(settings).build(space, seed)
+    with no_more_than(heads, path):
+        return cls(settings).build(space, seed)
 
 
 def _check_needs(folder: Path, needs: Sequence[Mapping[str, Any]]) -> None:
@@ -290,8 +322,9 @@ def _check_needs(folder: Path, needs: Sequence[Mapping[str, Any]]) -> None:
         if registry.key(need["name"]) not in registry.names(need["kind"]):
             source = need["module"] if file is None else f"{file} (SHA-256 {need['sha256'][:12]}...)"
             give = file or need["module"]
+            option = f"--import {shlex.quote(give)}"
             raise BundleError(
-                f"{folder} needs the {what} of {source}, which is not imported: add --import {give}, or call "
+                f"{folder} needs the {what} of {source}, which is not imported: add {option}, or call "
                 f"rg.import_file({give!r}) before; a bundle imports nothing by itself"
             )
         here = source_of(registry.load(need["kind"], need["name"]))
@@ -306,31 +339,24 @@ def _load_space(folder: Path, config: Mapping[str, Any]) -> Space:
     if "item_features" in config:
         schema = FeatureSchema.of(config["item_features"])
         return FeatureSpace.of(
-            sizes, features=ItemFeatures.from_tensors(schema, guard(folder / _FEATURES, load_tensors))
+            sizes, features=ItemFeatures.from_tensors(schema, guard(folder / _FEATURES, read_tensors))
         )
     if not (folder / "graph").is_dir():
         return Space.of(sizes)
     return GraphSpace.of(sizes, graph=guard(folder / "graph", HeteroGraph.load))
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file, read into memory: a mapped file that is cut while it is served ends the process."""
-    return parse_tensors(path.read_bytes())
-
-
-def load_frame(path: Path) -> pl.DataFrame:
-    """A Parquet file, read into memory, see :func:`load_tensors`."""
-    return pl.read_parquet(path, memory_map=False)
-
-
 def guard(path: Path, read: Callable[[Path], T]) -> T:
     """Read a file; any error becomes a :class:`BundleError` that names the file."""
     try:
         return read(path)
+    except MemoryLimitError:
+        raise
     except Exception as error:  # each format raises types of its own for damaged files
         raise BundleError(f"{path} cannot be read: {error}") from error
 
 
 def _sha256(path: Path) -> str:
+    file_size(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

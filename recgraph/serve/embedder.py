@@ -11,6 +11,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.bounded.tables import read_frame
+from recgraph.data.ids import IdMap
 from recgraph.models.base import Model
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.notebook import block
@@ -99,9 +101,12 @@ class Embedder:
         check_not_forked()
         folder = Path(folder)
         config = bundle.read_config(folder, "embedder", (_TABLE,), ("target", "record"))
-        table = guard(folder / _TABLE, pl.read_parquet)
+        table = guard(folder / _TABLE, read_frame)
         if table.columns != [config["target"], _COLUMN]:
             raise BundleError(f"{folder / _TABLE} has columns {table.columns}, not {[config['target'], _COLUMN]}")
+        if not isinstance(table.schema[_COLUMN], pl.Array) or table[_COLUMN].null_count():
+            raise BundleError(f"{folder / _TABLE}: {_COLUMN} is {table.schema[_COLUMN]}, not a vector for each node")
+        guard(folder / _TABLE, lambda path: IdMap.check(table.select(config["target"]), path))
         return cls(
             config["target"],
             table,

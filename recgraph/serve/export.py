@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from recgraph import __version__
+from recgraph.bounded.texts import read_object
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
 from recgraph.data.files import contents, replacing_folder
@@ -140,10 +141,9 @@ def _is_replaceable(folder: Path) -> bool:
     if not contents(folder):
         return True
     try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return "recgraph_export" in read_object(folder / "manifest.json")
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and "recgraph_export" in found
 
 
 def _form(model: Model) -> PaddedForm | None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recgraph.bounded.tensors import read_tensors
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind
 from recgraph.data.ids import IdMap
@@ -25,6 +26,7 @@ from recgraph.notebook import block
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import guard
+from recgraph.serve.checks import check_seen, check_sizes, names_of, read_item_features
 from recgraph.serve.export import export
 from recgraph.serve.forked import check_not_forked
 from recgraph.serve.item_columns import ItemColumns
@@ -373,18 +375,24 @@ class Recommender:
         check_not_forked()
         folder = Path(folder)
         config = bundle.read_config(folder, "recommender", _FILES, ("columns", "kind", "record"))
-        seen = guard(folder / "seen.safetensors", bundle.load_tensors)
+        names = guard(folder / "config.json", lambda _: names_of(config))
+        users = guard(folder / "users.parquet", IdMap.read)
+        items = guard(folder / "items.parquet", IdMap.read)
+        tensors = guard(folder / "seen.safetensors", read_tensors)
+        seen = guard(folder / "seen.safetensors", lambda _: check_seen(tensors, len(users), len(items)))
+        read = partial(read_item_features, names.columns.item)
+        features = guard(folder / _FEATURES, read) if _FEATURES in config["files"] else None
+        model = bundle.load_model(folder, config["model"], torch.device(device))
+        guard(folder / "config.json", lambda _: check_sizes(model.space, len(users), len(items)))
         return cls(
-            bundle.load_model(folder, config["model"], torch.device(device)),
-            guard(folder / "users.parquet", IdMap.read),
-            guard(folder / "items.parquet", IdMap.read),
-            Ragged(seen["values"].to(torch.int64), seen["offsets"]),
-            columns=Columns.of(config["columns"]),
-            kind=config["kind"],
-            item_features=guard(folder / _FEATURES, bundle.load_frame) if _FEATURES in config["files"] else None,
+            model,
+            users,
+            items,
+            seen,
+            **names._asdict(),
+            item_features=features,
             record=config["record"],
-            times=seen.get("times"),
-            time_unit=config.get("time_unit", "none"),
+            times=tensors.get("times"),
         )
 
     def __repr__(self) -> str:

@@ -6,15 +6,15 @@ TOML.
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator
 
+from recgraph.bounded.texts import read_json, read_toml
 from recgraph.config import Config, ConfigError
+from recgraph.data.errors import CorruptFileError
 
 __all__ = ["Boost", "Diversity", "Rules"]
 
@@ -135,10 +135,9 @@ class Rules(Config):
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
-            values = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-        except (json.JSONDecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from None
+            values = read_json(path) if path.suffix.lower() == ".json" else read_toml(path)
+        except CorruptFileError as error:
+            raise ConfigError(f"{error}") from None
         if not isinstance(values, Mapping):
             raise ConfigError(f"{path} must hold a mapping of settings, such as {{'max_per': {{'genre': 2}}}}")
         try:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from recgraph.bounded.tensors import Tensors
 from recgraph.shards import rows_on_first, sharded_tables
 
 __all__ = ["apart", "read_into", "send_tables", "write_state"]
@@ -88,8 +89,11 @@ def apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def read_into(model: nn.Module, path: Path) -> bool:
+def read_into(model: nn.Module, there: Tensors, path: Path) -> bool:
     """Read the tensors of a file into those of a model, with no copy in between.
+
+    Args:
+        there: the head of the file.
 
     Returns:
         False where nothing was read: the file has other tensors, or a part of the model has its own way to load them.
@@ -97,19 +101,16 @@ def read_into(model: nn.Module, path: Path) -> bool:
     if any(type(part)._load_from_state_dict is not nn.Module._load_from_state_dict for part in model.modules()):
         return False
     state = model.state_dict()
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        there = json.loads(file.read(size))
-        there.pop("__metadata__", None)
-        if set(there) != set(state):
+    if set(there.heads) != set(state):
+        return False
+    for name, tensor in state.items():
+        head = there.heads[name]
+        same = (_TYPES.get(head.dtype), head.shape) == (tensor.dtype, tuple(tensor.shape))
+        if not same or not tensor.is_cpu or not tensor.is_contiguous():
             return False
+    with path.open("rb") as file:
         for name, tensor in state.items():
-            first, last = there[name]["data_offsets"]
-            same = (_TYPES.get(there[name]["dtype"]), there[name]["shape"]) == (tensor.dtype, list(tensor.shape))
-            if not same or not tensor.is_cpu or not tensor.is_contiguous() or last - first != tensor.nbytes:
-                return False
-        for name, tensor in state.items():
-            file.seek(8 + size + there[name]["data_offsets"][0])
+            file.seek(there.heads[name].first)
             if tensor.nbytes and file.readinto(tensor.detach().view(-1).view(torch.uint8).numpy()) != tensor.nbytes:
                 raise ValueError(f"it ends within {name!r}")
     return True

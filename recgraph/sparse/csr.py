@@ -48,6 +48,19 @@ class Csr:
         if self.weights is not None and self.weights.shape != (n_entries,):
             raise ValueError(f"weights have shape {tuple(self.weights.shape)}; {n_entries} entries need ({n_entries},)")
 
+    def checked(self) -> Csr:
+        """This matrix, where its entries lie in its rows and columns; kernels read by them unchecked.
+
+        Raises:
+            ValueError: the numbers are no int64, do not ascend, or lie outside of the shape.
+        """
+        indptr, indices = self.indptr, self.indices
+        wrong = indptr.dtype != torch.int64 or indices.dtype != torch.int64 or indices.dim() != 1
+        wrong = wrong or int(indptr[0]) != 0 or int(indptr[-1]) != indices.numel() or bool((indptr.diff() < 0).any())
+        if wrong or (indices.numel() and not (int(indices.min()) >= 0 and int(indices.max()) < self.shape[1])):
+            raise ValueError(f"the entries are none of a matrix of shape {self.shape}")
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         # what was computed of it is computed again where it arrives
         return type(self), (self.indptr, self.indices, self.weights, self.shape)

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recgraph.bounded.tensors import read_heads
 from recgraph.data.errors import DataError
 from recgraph.data.files import make_folder, remove_folder, replacing_folder
 from recgraph.data.imprint import check, check_manifest, load_json, replace_tensors, write_manifest
@@ -80,6 +81,8 @@ def load_tensors(path: Path, kind: str = "", wanted: WantedRows | None = None) -
     if wanted is None:
         try:
             return read_tensors(path)
+        except MemoryError:  # of the limit of memory
+            raise
         except (OSError, DataError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error
     with _opened(path) as file:
@@ -96,12 +99,29 @@ def load_tensors(path: Path, kind: str = "", wanted: WantedRows | None = None) -
 def _opened(path: Path) -> Iterator[Any]:
     try:
         check(path)
+        read_heads(path)
         with safe_open(path, "pt") as file:
             yield file
     except CheckpointError:
         raise
     except Exception as error:  # safetensors raises its own exception types for damaged files
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Whatever does not fit in a checkpoint that is read inside the block is an error that names it.
+
+    Raises:
+        CheckpointError: files or values are missing, or of other types or sizes than those of this training.
+    """
+    try:
+        yield
+    except (CheckpointError, MemoryError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        what = f"{error}" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"checkpoint {path} cannot be read: {what}"[:2000]) from error
 
 
 def rows_name(rank: int, n_ranks: int) -> str:
@@ -209,17 +229,16 @@ def read(path: Path, wanted: WantedRows | None = None) -> Checkpoint:
     Raises:
         CheckpointError: a file is missing or damaged, or a tensor holds NaN or infinite values; names it.
     """
-    try:
+    with explained(path):
         check_manifest(path, of_earlier=_CHECKSUMS)
         state = load_json(path / _STATE)
-    except (OSError, DataError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     model, optimisers, generators = (load_tensors(path / name, Path(name).stem, wanted) for name in _TENSORS)
     best = load_tensors(path / _BEST, "best", wanted) if (path / _BEST).exists() else None
-    for (kind, name), value in _rows_of_ranks(path, wanted).items():
-        into = {"model": model, "optimisers": optimisers, "best": best}[kind]
-        if into is not None:
-            into[name] = value
+    with explained(path):
+        for (kind, name), value in _rows_of_ranks(path, wanted).items():
+            into = {"model": model, "optimisers": optimisers, "best": best}[kind]
+            if into is not None:
+                into[name] = value
     if wrong := not_finite({**optimisers, **(best or {}), **model}):
         raise CheckpointError(f"checkpoint {path} holds NaN or infinite values in {listed(wrong)}")
     return Checkpoint(model, optimisers, generators, state, best)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from recgraph.bounded.texts import read_json
 from recgraph.data.files import replace_text
 from recgraph.train.callbacks import Observer
 
@@ -80,7 +81,7 @@ class Tracker(Observer):
 
 def _references(folder: Path | None) -> list[Values]:
     path = None if folder is None else folder / _FILE
-    found: list[Values] = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.exists() else []
+    found: list[Values] = read_json(path) if path is not None and path.exists() else []
     return found
 
 

@@ -339,23 +339,24 @@ class Trainer:
         if found is None or self.folder is None:
             return False
         newest, saved = found
-        state = dict(saved.state)
-        if differing := self._fingerprint().differing(state.pop("fingerprint")):
-            raise checkpoints.CheckpointError(
-                f"{newest} was made with other settings or data ({', '.join(differing)}); resume with the same ones"
-            )
-        self.stopping.load_state_dict(state.pop("stopping"))
-        n_ranks = state.pop("ranks", 1)
-        self.progress = Progress(**state)
-        if not self.ranks.is_first:  # rank 0 has the time of all
-            self.progress.cpu_seconds = 0.0
-        self.sharding.load(saved.model)
-        checkpoints.load_optimisers(self.optimisers, saved.optimisers)
-        self._load_streams(saved.generators, n_ranks)
-        if self.stopping.best is not None:
-            # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
-            best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors", "best", wanted)
-            self.best, self._best_is_kept = dict(best), False
+        with checkpoints.explained(newest):
+            state = dict(saved.state)
+            if differing := self._fingerprint().differing(state.pop("fingerprint")):
+                raise checkpoints.CheckpointError(
+                    f"{newest} was made with other settings or data ({', '.join(differing)}); resume with the same ones"
+                )
+            self.stopping.load_state_dict(state.pop("stopping"))
+            n_ranks = state.pop("ranks", 1)
+            self.progress = Progress(**state)
+            if not self.ranks.is_first:  # rank 0 has the time of all
+                self.progress.cpu_seconds = 0.0
+            self.sharding.load(saved.model)
+            checkpoints.load_optimisers(self.optimisers, saved.optimisers)
+            self._load_streams(saved.generators, n_ranks)
+            if self.stopping.best is not None:
+                # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
+                best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors", "best", wanted)
+                self.best, self._best_is_kept = dict(best), False
         self._checkpoint = newest
         epoch, batch = self.progress.epoch + 1, self.progress.batch
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)

@@ -1,6 +1,6 @@
 """Storages of studies: a journal file, SQLite or PostgreSQL, each with a lock that ends with its owner.
 
-:func:`find_study` opens a study by the folder that ``tune`` was given, or in a storage.
+:func:`recgraph.tuning.finding.find_study` opens a study to look at it, and makes and locks nothing.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from recgraph.config import ConfigError
 from recgraph.data.disk import naming
-from recgraph.data.imprint import load_json
 from recgraph.workers.lock import locked
 
 if TYPE_CHECKING:
-    from optuna import Study
     from optuna.storages import BaseStorage
     from optuna.storages.journal._file import BaseJournalFileLock
 
 __all__ = [
+    "JOURNAL",
+    "SQLITE",
     "StorageFailed",
     "StudyStorage",
     "dashboard_of",
-    "find_study",
+    "is_postgres",
+    "no_storage",
     "open_storage",
     "telling",
     "without_password",
 ]
 
 
-_JOURNAL = "journal:///"
+JOURNAL, SQLITE = "journal:///", "sqlite:///"
 _POLL = 0.01
 #: packages whose errors are those of a database
 _DATABASES = ("sqlalchemy", "psycopg", "sqlite3")
@@ -93,9 +94,9 @@ def telling(url: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is not None or not url.startswith(_JOURNAL):
+        if error.filename is not None or not url.startswith(JOURNAL):
             raise
-        with naming(Path(url.removeprefix(_JOURNAL))):
+        with naming(Path(url.removeprefix(JOURNAL))):
             raise
     except Exception as error:
         if (
@@ -117,7 +118,7 @@ def without_password(url: str) -> str:
 
 def dashboard_of(url: str) -> str:
     """A storage's URL as optuna-dashboard takes it: a journal by its path, a database with its driver, no password."""
-    return re.sub("^postgres(ql)?:", "postgresql+psycopg:", without_password(url.removeprefix(_JOURNAL)))
+    return re.sub("^postgres(ql)?:", "postgresql+psycopg:", without_password(url.removeprefix(JOURNAL)))
 
 
 def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
@@ -138,14 +139,24 @@ def open_storage(url: str | None, folder: Path | None = None) -> StudyStorage:
     if url is None:
         assert folder is not None
         return _journal(folder / "study.journal")
-    if url.startswith(_JOURNAL) or url.endswith(".journal"):
-        return _journal(Path(url.removeprefix(_JOURNAL)))
-    if url.startswith("sqlite:///"):
+    if url.startswith(JOURNAL) or url.endswith(".journal"):
+        return _journal(Path(url.removeprefix(JOURNAL)))
+    if url.startswith(SQLITE):
         return _sqlite(url)
-    if url.startswith(("postgresql:", "postgres:", "postgresql+psycopg:")):
+    if is_postgres(url):
         return _postgres(url)
+    raise no_storage(url)
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL is of a PostgreSQL database."""
+    return url.startswith(("postgresql:", "postgres:", "postgresql+psycopg:"))
+
+
+def no_storage(url: str) -> ConfigError:
+    """The error for a URL of another kind."""
     kinds = "journal:///PATH, sqlite:///PATH or postgresql://USER@HOST/DATABASE"
-    raise ConfigError(f"storage = {without_password(url)!r} must be {kinds}")
+    return ConfigError(f"storage = {without_password(url)!r} must be {kinds}")
 
 
 def _journal(path: Path) -> StudyStorage:
@@ -155,16 +166,16 @@ def _journal(path: Path) -> StudyStorage:
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_write_lock(path)))
-    return StudyStorage(storage, f"{_JOURNAL}{path}", lambda: locked(path.with_name(f"{path.name}.flock")))
+    return StudyStorage(storage, f"{JOURNAL}{path}", lambda: locked(path.with_name(f"{path.name}.flock")))
 
 
 def _sqlite(url: str) -> StudyStorage:
     from optuna.storages import RDBStorage
 
-    path = Path(url.removeprefix("sqlite:///")).resolve()
+    path = Path(url.removeprefix(SQLITE)).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{path.name}.flock")
-    url = f"sqlite:///{path}"
+    url = f"{SQLITE}{path}"
     with locked(lock):  # two processes must not make the tables at once
         storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _PATIENCE}})
     return StudyStorage(storage, url, lambda: locked(lock))
@@ -225,51 +236,3 @@ def _end_torn_line(file: int) -> None:
         keep -= 1
     if keep != size:
         os.ftruncate(file, keep)
-
-
-@contextmanager
-def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, StudyStorage]]:
-    """A study and its storage, which is closed at the end of the block.
-
-    Args:
-        place: a study's folder, or a storage as :func:`recgraph.tuning.storage.open_storage` takes it.
-        name: of the study; None where the storage holds only one.
-
-    Raises:
-        ValueError: not a study's folder, no such study, or several and no name.
-        FileNotFoundError: the storage's file is not there.
-    """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder = Path(place)
-    if folder.is_dir():
-        url, name = _of_folder(folder, name)
-    else:
-        url = place
-        file = Path(url.partition(":///")[2] or url)
-        if not url.startswith("postgres") and not file.is_file():
-            raise FileNotFoundError(f"{place!r} is neither a study's folder nor a storage that exists")
-    storage = open_storage(url)
-    try:
-        names = sorted(optuna.get_all_study_names(storage.optuna))
-        if name is None and len(names) == 1:
-            name = names[0]
-        if name not in names:
-            wanted = "the storage holds several studies; name one" if name is None else f"there is no study {name!r}"
-            raise ValueError(f"{wanted} (--study): {', '.join(names) or 'it holds none'}")
-        yield optuna.load_study(study_name=name, storage=storage.optuna), storage
-    finally:
-        storage.close()
-
-
-def _of_folder(folder: Path, name: str | None) -> tuple[str, str]:
-    """The storage and the name of a folder's study."""
-    path = folder / "study.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no study (no study.json); give the folder that `recgraph tune` was given")
-    stored = load_json(path)
-    url = stored.get("storage") or str(folder / "study.journal")
-    if ":***@" in url:
-        raise ValueError(f"the study's storage {url} needs a password; give its URL in place of {folder}")
-    return url, name or stored["study"]

@@ -257,8 +257,9 @@ def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None
 def _write_claim(plan: Plan, path: Path, identity: Mapping[str, Any], storage: str | None) -> None:
     if path.exists():
         there = load_json(path)
-        if there["study"] != plan.study:
-            raise ValueError(f"{path.parent} holds the study {there['study']!r}; give another folder to {plan.study!r}")
+        name = there.get("study")
+        if name != plan.study:
+            raise ValueError(f"{path.parent} holds the study {name!r}; give another folder to {plan.study!r}")
         if different := _different(there, identity):
             raise ValueError(
                 f"study {plan.study!r} exists with another {different} in {plan.folder}; go on with the same ones, or "

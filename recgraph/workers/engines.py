@@ -217,7 +217,7 @@ def _unpacked(content: Any) -> Any:
     import torch
 
     if isinstance(content, bytes):
-        return torch.load(io.BytesIO(content))
+        return torch.load(io.BytesIO(content), weights_only=True)
     # a copy: what arrives in memory that workers share cannot be written to
     return torch.from_numpy(content.copy(order="K"))
 

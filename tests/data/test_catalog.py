@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -87,10 +88,14 @@ def _files(prefix: str = "toy/") -> str:
     )
 
 
+CERTIFICATE = Path(__file__).parent / "localhost.pem"
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Serves ``tmp_path / "served"`` on this machine."""
     (tmp_path / "served").mkdir()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None:
@@ -98,8 +103,11 @@ def server(tmp_path: Path) -> Iterator[str]:
 
     handler = partial(Quiet, directory=str(tmp_path / "served"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"https://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
@@ -143,14 +151,14 @@ def test_preparation_in_order(tmp_path: Path, server: str) -> None:
 
 def test_the_next_source_is_tried(tmp_path: Path, server: str) -> None:
     archive = _archive(tmp_path / "served")
-    away = f'\n[[sources]]\nkind = "url"\nurl = "http://127.0.0.1:9/toy.zip"\nsha256 = "{"0" * 64}"\n' + _files()
+    away = f'\n[[sources]]\nkind = "url"\nurl = "https://127.0.0.1:9/toy.zip"\nsha256 = "{"0" * 64}"\n' + _files()
     body = _expected(2, 2, 5) + LAYOUT + away + _url_source(server, archive) + _files()
     assert catalog.get(_write(tmp_path, "toy", body)).source == f"{server}/toy.zip"
 
 
 def test_all_sources_and_reasons_are_listed(tmp_path: Path, server: str) -> None:
     _archive(tmp_path / "served")
-    away = f'\n[[sources]]\nkind = "url"\nurl = "http://127.0.0.1:9/toy.zip"\nsha256 = "{"0" * 64}"\n'
+    away = f'\n[[sources]]\nkind = "url"\nurl = "https://127.0.0.1:9/toy.zip"\nsha256 = "{"0" * 64}"\n'
     other = f'\n[[sources]]\nkind = "url"\nurl = "{server}/toy.zip"\nsha256 = "{"1" * 64}"\n'
     absent = f'\n[[sources]]\nkind = "url"\nurl = "{server}/none.zip"\nsha256 = "{"1" * 64}"\n'
     local = '\n[[sources]]\nkind = "local"\nfile = "log.dat"\nnote = "ask them"\n'
@@ -158,7 +166,7 @@ def test_all_sources_and_reasons_are_listed(tmp_path: Path, server: str) -> None
     with pytest.raises(UnavailableError) as raised:
         catalog.get(_write(tmp_path, "toy", _expected(2, 2, 5) + LAYOUT + body))
     message = str(raised.value)
-    assert "url, http://127.0.0.1:9/toy.zip: no connection" in message
+    assert "url, https://127.0.0.1:9/toy.zip: no connection" in message
     assert f"expected sha256 {'1' * 64}, got " in message
     assert "404" in message
     assert "your own log.dat: no address is known: ask them" in message

@@ -37,7 +37,7 @@ EARLIER: dict[str, Any] = {
     ("text", "part"),
     [
         ('{"model": "ease"', "is not JSON"),
-        ("[]", "it holds no record of a run"),
+        ("[]", "no JSON object, but a list"),
         (json.dumps({**EARLIER, "seed": "x"}), "its entries seed are missing or do not fit"),
         (json.dumps({"model": "ease"}), "its entries config, training, seed"),
     ],

@@ -117,7 +117,7 @@ def test_a_model_is_written_and_read_without_a_copy(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(state_file, "save_file", kept)
     one.save(tmp_path / "bundle")
     assert written["weights"].data_ptr() == one.model.state_dict()["weights"].data_ptr()
-    monkeypatch.setattr(bundle, "load_tensors", lambda path: pytest.fail(f"{path} is read as a whole"))
+    monkeypatch.setattr(bundle, "read_tensors", lambda path: pytest.fail(f"{path} is read as a whole"))
     described = json.loads((tmp_path / "bundle" / "config.json").read_text())["model"]
     read = bundle.load_model(tmp_path / "bundle", described, torch.device("cpu"))
     assert torch.equal(read.state_dict()["weights"], one.model.state_dict()["weights"])

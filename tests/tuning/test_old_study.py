@@ -12,9 +12,9 @@ from small_study import states, synthetic, tune
 
 from recgraph import registry
 from recgraph.leaderboard.plan import load_tuned
+from recgraph.tuning.finding import find_study
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.report import command, page
-from recgraph.tuning.storage import find_study
 
 FOLDER = Path(__file__).with_name("old_study")
 SPACE: dict[str, Any] = {

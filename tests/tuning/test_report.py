@@ -15,8 +15,9 @@ from small_study import RANGES, sampled, synthetic, tune
 from recgraph.config import parse_settings
 from recgraph.data.split import Split
 from recgraph.pages.charts import Choices, Scale, number
+from recgraph.tuning.finding import find_study
 from recgraph.tuning.report import command, figures, page
-from recgraph.tuning.storage import dashboard_of, find_study
+from recgraph.tuning.storage import dashboard_of
 
 
 def drawings(text: str) -> list[ElementTree.Element]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,9 +139,10 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
     from recgraph.data.catalog.own import is_changed
 
     if name not in card_files() and is_data_path(name):
+        path = shlex.quote(name)
         raise ValueError(
-            f"{name!r} is a file of your own, which is read as it is (recgraph train MODEL --data {name}); to have it "
-            f"prepared, write a card: recgraph data init {name}"
+            f"{name!r} is a file of your own, which is read as it is (recgraph train MODEL --data {path}); to have it "
+            f"prepared, write a card: recgraph data init {path}"
         )
     card = find_card(name)
     given = None if from_path is None else Path(from_path)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from recgraph.config import Config
-from recgraph.data.catalog.sources import Sha256
+from recgraph.data.catalog.sources import PlainName, Sha256
 from recgraph.data.reading import Reading
 
 __all__ = [
@@ -74,7 +74,7 @@ class NodeFile(Config):
     """The nodes of one type."""
 
     count: int = Field(ge=1, description="how many there must be")
-    features: str | None = Field(None, description="a scipy .npz or numpy .npy file, one row a node")
+    features: PlainName | None = Field(None, description="a scipy .npz or numpy .npy file, one row a node")
     normalise: bool = Field(True, description="the features of a node are divided by their sum")
 
 
@@ -85,7 +85,7 @@ class EdgeFile(Config):
     """
 
     type: tuple[str, str, str] = Field(description="source type, relation, target type, in the order of the columns")
-    file: str
+    file: PlainName
     count: int = Field(ge=0, description="how many lines there must be")
 
 
@@ -95,16 +95,18 @@ class NodeLabels(Config):
     renamed: ClassVar[dict[str, str]] = {"labels": "file"}
 
     target: str = Field(description="the node type")
-    file: str = Field(description="a .npy file, one class a node")
+    file: PlainName = Field(description="a .npy file, one class a node")
     classes: int = Field(ge=2, description="how many there must be")
-    splits: dict[str, tuple[str, str, str]] = Field(description="labels a class -> .npy files: train, valid, test")
+    splits: dict[str, tuple[PlainName, PlainName, PlainName]] = Field(
+        description="labels a class -> .npy files: train, valid, test"
+    )
     paths: tuple[str, ...] = Field(description="the published meta-paths")
 
 
 class GraphInteractions(Config):
     """Interactions without times beside a graph; every one is a positive."""
 
-    file: str = Field(description="a text file: user id, item id, and columns that are ignored")
+    file: PlainName = Field(description="a text file: user id, item id, and columns that are ignored")
     interactions: int = Field(ge=1, description="how many there must be")
     split: dict[str, Any] = Field(description="strategy, seed and its options")
     paths: tuple[str, ...] = Field(description="meta-paths of users and of items")

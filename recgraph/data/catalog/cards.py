@@ -31,7 +31,7 @@ from recgraph.data.catalog.card_tables import (
     NodeLabels,
     Preparation,
 )
-from recgraph.data.catalog.sources import Folder, Generated, Local, Sha256, TableName, Url, Wheel
+from recgraph.data.catalog.sources import Folder, Generated, Local, PlainName, Sha256, TableName, Url, Wheel
 from recgraph.data.reading import FEATURES, LogFile, Reading, is_data_path
 
 __all__ = [
@@ -150,7 +150,12 @@ class LogCard(Card):
         return [source.kind for source in self.sources]
 
     def _content(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude=_TEXTS)
+        content = self.model_dump(mode="json", exclude=_TEXTS)
+        for source in content["sources"]:  # limits do not decide what the data is
+            source.pop("max_download", None)
+            for file in source.get("files", {}).values():
+                file.pop("max_bytes")
+        return content
 
 
 def _sizes(expected: Counts | None) -> dict[str, int]:
@@ -233,7 +238,7 @@ class GraphCard(Card):
     edges: tuple[EdgeFile, ...]
     labels: NodeLabels | None = Field(None, description='for task = "nodes"')
     interactions: GraphInteractions | None = Field(None, description='for task = "recommendation"')
-    files: dict[str, Sha256] = Field(description="every file, with its sha256")
+    files: dict[PlainName, Sha256] = Field(description="every file, with its sha256")
     sources: tuple[Folder, ...] = Field(min_length=1)
 
     @model_validator(mode="before")

