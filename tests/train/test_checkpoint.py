@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from test_trainer import Toy, toy, trainer_of
 from torch import Tensor
 
+from recgraph.shards import Rows
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.checkpoint import Checkpoint, CheckpointError
 from recgraph.train.trainer import Trainer
@@ -248,3 +249,36 @@ def test_a_file_system_without_hard_links_has_copies(tmp_path: Path, monkeypatch
     trainer_of(toy(), VALUES, tmp_path, max_epochs=2).fit()
     assert trainer_of(toy(), VALUES, tmp_path, max_epochs=2).resume()
     assert load_file(tmp_path / "checkpoints" / "step-000000010" / "best.safetensors")
+
+
+@pytest.mark.parametrize("rows", [(0, 7), (0, 3), (1, 6), (3, 5), (5, 7), (7, 7)])
+def test_rows_are_read_from_whichever_ranks_wrote_them(tmp_path: Path, rows: tuple[int, int]) -> None:
+    """A table of which three ranks wrote 3, 3 and 1 rows, and an optimiser's state that is in no file of theirs."""
+    table, own = torch.arange(14.0).view(7, 2), Rows(*rows)
+    files = [tmp_path / checkpoints.rows_name(rank, 3) for rank in range(3)]
+    for path, part in zip(files, table.split(3), strict=True):
+        checkpoints.save_tensors({"model/table": part, "best/table": part + 1}, path)
+    best = tmp_path / "best.safetensors"
+    checkpoints.save_tensors({"bias": torch.zeros(2)}, best)
+    rest = Checkpoint({"bias": torch.ones(2)}, {"all/0/exp_avg": table}, {}, {"epoch": 1})
+    path = checkpoints.save(tmp_path / "checkpoints", rest, 1, best=best, rows=files)
+    seen = []
+
+    def wanted(kind: str, name: str, shape: Sequence[int]) -> Rows | None:
+        seen.append((kind, name, tuple(shape)))
+        return None if name == "bias" else own
+
+    found = checkpoints.read(path, wanted)
+    assert {("model", "table", (7, 2)), ("best", "table", (7, 2)), ("optimisers", "all/0/exp_avg", (7, 2))} < {*seen}
+    expected = table[own.first : own.last]
+    assert found.best is not None
+    for value, other in (
+        (found.model["table"], expected),
+        (found.best["table"], expected + 1),
+        (found.optimisers["all/0/exp_avg"], expected),
+        (found.model["bias"], torch.ones(2)),
+    ):
+        assert torch.equal(value, other)
+        assert value.untyped_storage().nbytes() == other.numel() * 4  # a copy: the file is not mapped any more
+    everything = checkpoints.read(path)
+    assert torch.equal(everything.model["table"], table)
