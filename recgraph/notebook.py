@@ -6,8 +6,9 @@ It takes the notebook's own colours, light or dark, and every value is escaped: 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
+
+from recgraph.texts import for_html as escape
 
 __all__ = ["block", "table"]
 

@@ -1,19 +1,36 @@
 """Texts of others (ids, titles, names of columns) where the library shows them.
 
 A log may come from strangers. What a place gives a meaning to is written out here, and nowhere else: escape sequences
-on a terminal, markup in Markdown, formulas in a spreadsheet. HTML is escaped by its templates; files that programs
-read keep every id as it is.
+on a terminal, markup in Markdown, formulas in a spreadsheet. Pages are escaped by their templates; files that
+programs read keep every id as it is.
 """
 
 from __future__ import annotations
 
+import csv
+import html
+import io
 import json
+import logging
 import re
+import sys
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["for_spreadsheet", "for_terminal", "listed", "markdown", "markdown_block", "markdown_code"]
+__all__ = [
+    "FORMULA",
+    "RecordFormatter",
+    "csv_line",
+    "for_html",
+    "for_markdown",
+    "for_spreadsheet",
+    "for_terminal",
+    "listed",
+    "markdown_block",
+    "markdown_code",
+    "tell",
+]
 
 #: controls, formats (bidirectional ones among them), lone surrogates, separators of lines and paragraphs
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -37,8 +54,28 @@ def for_terminal(text: str, lines: bool = True) -> str:
     return "".join(each if each in kept or _is_seen(each) else json.dumps(each)[1:-1] for each in text)
 
 
+def tell(line: str) -> None:
+    """Print a line on the standard error stream, :func:`for_terminal`."""
+    print(for_terminal(line), file=sys.stderr, flush=True)
+
+
+class RecordFormatter(logging.Formatter):
+    """Records of a log file, :func:`for_terminal`; their further lines are indented, so that none looks like one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().formatMessage(record)).replace("\n", "\n  ")
+
+    def formatException(self, ei: Any) -> str:
+        return for_terminal(super().formatException(ei)).replace("\n", "\n  ")
+
+
 def _is_seen(character: str) -> bool:
     return character.isprintable() or character in _JOINERS or unicodedata.category(character) not in _UNSEEN
+
+
+def for_html(text: str) -> str:
+    """The text in HTML, also in an attribute: escaped, and :func:`for_terminal`, as HTML has no such characters."""
+    return html.escape(for_terminal(text))
 
 
 #: what has a meaning within a line: code, emphasis, HTML, mathematics, strikes, entities, the end of a link's text
@@ -47,7 +84,7 @@ _INLINE = re.compile(r"([\\`*<$~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=#?\w+;)
 _BEGINNING = re.compile(r"^(?=[#>|:=]|[-+](?:[\s-]|$))|^(\d+)(?=[.)](?:\s|$))")
 
 
-def markdown(text: str) -> str:
+def for_markdown(text: str) -> str:
     """The text in one line of Markdown: it shows what it says, without markup, HTML or links of its own."""
     plain = for_terminal(" ".join(text.split("\n")), lines=False).strip()
     plain = _INLINE.sub(r"\\\1", plain)
@@ -69,8 +106,8 @@ def markdown_block(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{plain}\n{fence}"
 
 
-#: with these a spreadsheet takes a cell for a formula, or skips them and looks at what follows
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+#: of a cell that a spreadsheet takes for a formula, or whose beginning it skips
+FORMULA = r"^[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 
 
 def for_spreadsheet(value: Any) -> Any:
@@ -78,13 +115,20 @@ def for_spreadsheet(value: Any) -> Any:
 
     Numbers stay as they are, also negative ones.
     """
-    if isinstance(value, str) and value.startswith(_FORMULA) and not _is_number(value):
+    if isinstance(value, str) and re.match(FORMULA, value) and not _is_number(value):
         return f"'{value}"
     return value
 
 
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", text, re.ASCII) is not None
+
+
+def csv_line(cells: Iterable[Any], separator: str = ",") -> str:
+    """A line of a CSV file, with its end; a cell with any line break is quoted, CR alone too."""
+    line = io.StringIO()
+    csv.writer(line, delimiter=separator, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def listed(names: Iterable[Any]) -> str:

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "imports": {"registry"},
     "launcher": set(),
     "memory": set(),
-    "notebook": set(),
+    "notebook": {"texts"},
     "ranks": {"blocks", "launcher"},
     "registry": {"config"},
     "rng": {"ranks"},

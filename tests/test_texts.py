@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from recgraph.texts import for_spreadsheet, for_terminal, listed, markdown, markdown_block, markdown_code
+from recgraph.texts import for_markdown, for_spreadsheet, for_terminal, listed, markdown_block, markdown_code
 
 SEQUENCES = [
     "\x1b[31mred",
@@ -69,9 +69,9 @@ def _shown(rendered: str) -> str:
 def test_markdown_shows_the_text_and_nothing_else(text: str) -> None:
     parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     expected = for_terminal(" ".join(text.split("\n")), lines=False).strip()
-    assert _shown(parser.render(markdown(text))) == expected
+    assert _shown(parser.render(for_markdown(text))) == expected
     # in the cell of a table, too
-    rows = parser.render(f"| a |\n| --- |\n| x{markdown(text).replace('|', chr(92) + '|')} |\n")
+    rows = parser.render(f"| a |\n| --- |\n| x{for_markdown(text).replace('|', chr(92) + '|')} |\n")
     assert (
         html.unescape(re.sub(r"</?(table|thead|tbody|tr|th|td)>|\n", "", rows)).removeprefix("a")
         == f"x{expected}".strip()

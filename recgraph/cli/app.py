@@ -10,11 +10,12 @@ from typer.core import TyperGroup
 from recgraph import __version__
 from recgraph.cli import about, evaluation, inspect, leaderboard, plot, recommend, serve, training, update
 from recgraph.cli.data_options import DatasetArgument, takes_data
-from recgraph.cli.output import describe
+from recgraph.cli.output import describe, is_panic
 from recgraph.cli.ranks import alongside, check_command, is_silent, join, of_rank
 from recgraph.cli.watching import LogFileOption, QuietOption, VerboseOption, Watch, share_options, tell_error
 from recgraph.imports import import_all
 from recgraph.launcher import is_first_launched
+from recgraph.texts import for_terminal
 
 
 class Commands(TyperGroup):
@@ -37,7 +38,9 @@ class Commands(TyperGroup):
         try:
             with alongside(ctx):
                 return super().invoke(ctx)
-        except (Exception, KeyboardInterrupt) as error:
+        except BaseException as error:
+            if not isinstance(error, Exception | KeyboardInterrupt) and not is_panic(error):
+                raise
             if is_silent(error):
                 raise typer.Exit(getattr(error, "exit_code", describe(error)[0])) from None
             if ctx.params.get("debug") or _is_typers(error):
@@ -45,7 +48,7 @@ class Commands(TyperGroup):
             code, message = describe(error)
             tell_error(message, error)
             message = of_rank(message, error, code)
-        typer.secho(f"recgraph: {message}", err=True, fg=typer.colors.RED)
+        typer.secho(for_terminal(f"recgraph: {message}"), err=True, fg=typer.colors.RED)
         raise typer.Exit(code)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from recgraph.cli.output import Format, FormatOption, Row, default_format, note, show
+from recgraph.cli.output import Format, FormatOption, Row, default_format, note, say, show
 
 if TYPE_CHECKING:
     from recgraph.data.ids import IdMap
@@ -94,7 +94,7 @@ def _print(found: Explanation | NodeExplanation, form: Format, rows: Iterable[Ro
     for line in found.notes:
         note(line)
     if form == Format.JSON:
-        typer.echo(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
+        say(json.dumps(found.to_dict(), indent=2, default=str, ensure_ascii=False))
     elif form == Format.TABLE:
         tables()
     else:
@@ -104,23 +104,23 @@ def _print(found: Explanation | NodeExplanation, form: Format, rows: Iterable[Ro
 def _user_tables(found: Explanation) -> None:
     from recgraph.explain.page import history_rows, path_weight_rows, recommendation_rows, why_lines
 
-    typer.echo(", ".join([f"User {found.user} of {_source(found)}", *_related(found)]) + "\n")
+    say(", ".join([f"User {found.user} of {_source(found)}", *_related(found)]) + "\n")
     n = len(found.history)
     title = f"History, the last {min(n, _MOST_HISTORY)} of {n} items"
     show(history_rows(found, _MOST_HISTORY), Format.TABLE, title)
     show(recommendation_rows(found), Format.TABLE, "Recommendations")
     if found.path_weights:
         show(path_weight_rows(found.path_weights), Format.TABLE, "Path weights")
-    typer.echo("\n".join(["Why", *why_lines(found)]))
+    say("\n".join(["Why", *why_lines(found)]))
 
 
 def _node_tables(found: NodeExplanation) -> None:
     from recgraph.explain.page import neighbour_lines, path_weight_rows
 
     head = f"{found.node.type} {found.node.title} of {_source(found)}"
-    typer.echo("; ".join([head, *_related(found)]) + "\n")
+    say("; ".join([head, *_related(found)]) + "\n")
     show(path_weight_rows(found.path_weights), Format.TABLE, "Path weights")
-    typer.echo("\n".join(["Nearest", *neighbour_lines(found)]))
+    say("\n".join(["Nearest", *neighbour_lines(found)]))
 
 
 def _source(found: Explanation | NodeExplanation) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from recgraph.cli.watching import NOTES, showing
+from recgraph.texts import FORMULA, csv_line, for_spreadsheet, for_terminal
 
 if TYPE_CHECKING:
     import polars as pl
@@ -64,6 +64,11 @@ def _lacks_memory(error: BaseException) -> bool:
     return lacks_memory(error)
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether an error is a panic of polars, which is no ``Exception``; polars itself takes long to import."""
+    return type(error).__name__ == "PanicException"
+
+
 Row = Mapping[str, Any]
 
 
@@ -97,6 +102,11 @@ def note(message: str) -> None:
     NOTES.info("%s", message)
 
 
+def say(text: str) -> None:
+    """Print a text for people, or JSON, on the standard output stream."""
+    typer.echo(for_terminal(text))
+
+
 @contextlib.contextmanager
 def notes_of(name: str) -> Iterator[None]:
     """Within the block, print as notes what the logger ``name`` logs."""
@@ -111,15 +121,21 @@ def show(rows: Iterable[Row], form: Format | FileFormat | None = None, title: st
     if chosen == Format.TABLE:
         _table(rows, title)
     elif chosen == Format.JSON:
-        typer.echo(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
+        say(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
     elif chosen == FileFormat.JSONL:
         for row in rows:
-            typer.echo(json.dumps(row, default=str, ensure_ascii=False))
+            say(json.dumps(row, default=str, ensure_ascii=False))
     else:
         _separated(rows, "," if chosen == Format.CSV else "\t")
 
 
-def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None, title: str = "") -> None:
+def show_frame(
+    frame: pl.DataFrame,
+    form: FileFormat | None,
+    output: Path | None,
+    title: str = "",
+    for_spreadsheets: bool = False,
+) -> None:
     """Print a frame, or write it to a file; without ``form`` the file's ending decides.
 
     Raises:
@@ -133,22 +149,54 @@ def show_frame(frame: pl.DataFrame, form: FileFormat | None, output: Path | None
         else:
             show(frame.iter_rows(named=True), form, title)
         return
-    write_parts([frame], form, output)
+    write_parts([frame], form, output, for_spreadsheets)
 
 
-def write_parts(parts: Iterable[pl.DataFrame], form: FileFormat | None, output: Path) -> None:
+def write_parts(
+    parts: Iterable[pl.DataFrame], form: FileFormat | None, output: Path, for_spreadsheets: bool = False
+) -> None:
     """Write frames one under the other into a file, one at a time; without ``form`` the file's ending decides.
 
+    Args:
+        for_spreadsheets: see :func:`recgraph.texts.for_spreadsheet`; by default texts stay as they are, and a note
+            says where a spreadsheet would compute some of a csv or tsv.
+
     Raises:
-        ValueError: a table was asked for, or the ending is not known.
+        ValueError: a table was asked for, the ending is not known, or the form is not one of spreadsheets.
     """
     form = form or _form_of(output)
+    if form in (FileFormat.CSV, FileFormat.TSV):
+        parts = _of_cells(parts, output, for_spreadsheets)
+    elif for_spreadsheets:
+        raise ValueError(f"--for-spreadsheets is for csv and tsv; --out {output} is {form.value}")
     if form == FileFormat.TABLE:
         raise ValueError(f"--format table is for people; write {output} as csv, tsv, json, jsonl or parquet")
     from recgraph.data.row_files import Form, replace_parts
 
     written = replace_parts(parts, output, cast(Form, form.value))
     note(f"{written} rows written to {output}")
+
+
+def _of_cells(parts: Iterable[pl.DataFrame], output: Path, protected: bool) -> Iterator[pl.DataFrame]:
+    """The frames with the texts that a spreadsheet would compute protected, or with a note of the first."""
+    import polars as pl
+
+    told = False
+    for part in parts:
+        for name in [name for name, dtype in part.schema.items() if dtype == pl.String]:
+            found = part[name].str.contains(FORMULA)
+            if not found.any():
+                continue
+            if protected:
+                part = part.with_columns(pl.Series(name, [for_spreadsheet(text) for text in part[name]]))
+            elif not told:
+                told = True
+                first = part[name].filter(found)[0]
+                note(
+                    f"{output}: a spreadsheet may take {first[:40]!r} (column {name!r}) for a formula; "
+                    "--for-spreadsheets keeps it from that, by an apostrophe before such texts"
+                )
+        yield part
 
 
 def default_format() -> Format:
@@ -171,21 +219,25 @@ def _table(rows: Sequence[Row], title: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    heading = Text(for_terminal(title)) if title else None
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in rows[0] if rows else ():
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        table.add_column(
+            Text(for_terminal(name)), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
+        )
     for row in rows:
         # Text: a value such as "[Drama]" is no markup
-        table.add_row(*(Text(_table_text(value)) for value in row.values()))
+        table.add_row(*(Text(for_terminal(_table_text(value))) for value in row.values()))
     Console().print(table)
 
 
 def _separated(rows: Sequence[Row], separator: str) -> None:
-    writer = csv.writer(sys.stdout, delimiter=separator, lineterminator="\n")
-    if rows:
-        writer.writerow(rows[0])
-    writer.writerows([_separated_text(value) for value in row.values()] for row in rows)
+    lines = [list(rows[0])] if rows else []
+    lines += [[_separated_text(value) for value in row.values()] for row in rows]
+    text = "".join(csv_line(line, separator) for line in lines)
+    # a program that reads a pipe gets every id as it is
+    sys.stdout.write(for_terminal(text) if sys.stdout.isatty() else text)
 
 
 def _table_text(value: Any) -> str:

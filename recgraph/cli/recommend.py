@@ -32,6 +32,11 @@ _FALLBACK = "Popular items for users without a known history."
 _WITH = "A column of the item features to show, e.g. title; may be given many times."
 _ANN = "Find items through an approximate index (extra: serve) and rank these exactly: faster for large catalogues."
 _ALL = "All users of the training data; written to --out part by part."
+_SPREADSHEETS = (
+    "Of a csv or tsv that people open: an apostrophe before texts that a spreadsheet would take for formulas. Such ids "
+    "are then no longer those of the log."
+)
+SpreadsheetOption = Annotated[bool, typer.Option("--for-spreadsheets", help=_SPREADSHEETS)]
 _OWN = "items of single users, a file of users and items as --histories reads."
 
 
@@ -55,6 +60,7 @@ def recommend(
     boost: BoostOption = None,
     diversity: DiversityOption = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
+    for_spreadsheets: SpreadsheetOption = False,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     threads: ThreadsOption = None,
@@ -84,14 +90,15 @@ def recommend(
         "item_columns": with_columns or (),
     }
     if every and output is not None:
-        write_parts((_as_polars(part) for part in recommender.stream("all", engine=answers_on, **asked)), form, output)
+        stream = recommender.stream("all", engine=answers_on, **asked)
+        write_parts((_as_polars(part) for part in stream), form, output, for_spreadsheets)
         return
     found = recommender.recommend(
         users=_parse(user, recommender.users) if user else None,
         histories=_read(histories, recommender) if histories is not None else None,
         **asked,
     )
-    show_frame(_as_polars(found), form, output)
+    show_frame(_as_polars(found), form, output, for_spreadsheets=for_spreadsheets)
 
 
 _USERS = "Vectors of the users of the training data, instead of the items'."
@@ -105,6 +112,7 @@ def vectors(
     histories: Annotated[Path | None, typer.Option(metavar="FILE", help=_HISTORIES)] = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help=_OUT)] = None,
     memory_limit: MemoryLimitOption = None,
+    for_spreadsheets: SpreadsheetOption = False,
     form: FileFormatOption = None,
 ) -> None:
     """Write the vectors of a run's items, of its users (--users) or of new users (--histories FILE), with their ids.
@@ -119,7 +127,7 @@ def vectors(
         found = recommender.user_vectors(histories=_read(histories, recommender))
     else:
         found = recommender.user_vectors() if users else recommender.item_vectors()
-    show_frame(_as_lists(_as_polars(found), form, output), form, output)
+    show_frame(_as_lists(_as_polars(found), form, output), form, output, for_spreadsheets=for_spreadsheets)
 
 
 def export(

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from recgraph import __version__
+from recgraph.texts import RecordFormatter, tell
 
 __all__ = [
     "NOTES",
@@ -111,7 +112,7 @@ class Watch:
 
     def _open(self, path: Path) -> None:
         handler = logging.FileHandler(path, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(RecordFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._files[path] = handler
         _root.addHandler(handler)
         about = f"recgraph {__version__}, Python {platform.python_version()}: {_command()}"
@@ -136,7 +137,7 @@ class _Console(logging.Handler):
         return record.name in self.notes or record.levelno >= self.shown
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self._text(record), file=sys.stderr, flush=True)
+        tell(self._text(record))
 
     def _text(self, record: logging.LogRecord) -> str:
         message = record.getMessage()

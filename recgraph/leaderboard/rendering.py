@@ -5,9 +5,6 @@ The output depends on the records alone.
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.frame import COSTS, Number
 from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
 from recgraph.leaderboard.tables import short_hash
+from recgraph.texts import csv_line, for_markdown, for_spreadsheet, markdown_block, markdown_code
 
 __all__ = ["COLUMNS", "markdown", "render", "rows", "sheets_of", "to_csv"]
 
@@ -35,13 +33,9 @@ COLUMNS = (
 
 
 def to_csv(sheets: Sequence[Sheet]) -> str:
-    """All sheets as CSV with a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    for sheet in sheets:
-        writer.writerows(rows(sheet))
-    return text.getvalue()
+    """All sheets as CSV with a header, :func:`recgraph.texts.for_spreadsheet`."""
+    cells = [[for_spreadsheet(row.get(name, "")) for name in COLUMNS] for sheet in sheets for row in rows(sheet)]
+    return "".join(map(csv_line, [COLUMNS, *cells]))
 
 
 def rows(sheet: Sheet) -> Iterator[dict[str, Any]]:
@@ -103,7 +97,7 @@ def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
         board: its name.
         level: level of the first heading.
     """
-    parts = [f"{'#' * level} Leaderboard `{board}`"]
+    parts = [f"{'#' * level} Leaderboard {markdown_code(board)}"]
     for sheet in sheets:
         parts += _sheet(sheet, level + 1)
     return "\n\n".join(parts) + "\n"
@@ -111,13 +105,20 @@ def markdown(sheets: Sequence[Sheet], board: str, level: int = 1) -> str:
 
 def _sheet(sheet: Sheet, level: int) -> list[str]:
     head = "#" * (level + 1)
-    parts = [f"{'#' * level} {_plain(sheet.title)}", *([_plain(sheet.note)] if sheet.note else []), _facts(sheet)]
+    parts = [
+        f"{'#' * level} {for_markdown(sheet.title)}",
+        *([for_markdown(sheet.note)] if sheet.note else []),
+        _facts(sheet),
+    ]
     if sheet.tables:
         parts += _scores(sheet)
-        parts += [_protocols(sheet), f"{head} Differences", _plain(sheet.tested), *_differences(sheet)]
+        parts += [_protocols(sheet), f"{head} Differences", for_markdown(sheet.tested), *_differences(sheet)]
         parts += [f"{head} Cost", _machines(sheet), _cost(sheet)]
         for groups in sheet.groups:
-            parts += [f"{head} {groups.label}, {groups.metric}, {groups.table}", _group_table(groups)]
+            parts += [
+                f"{head} {for_markdown(f'{groups.label}, {groups.metric}, {groups.table}')}",
+                _group_table(groups),
+            ]
     parts += [f"{head} Models", *(_card(entry) for entry in sheet.entries)]
     return [*parts, *_undone(sheet, head)]
 
@@ -125,7 +126,7 @@ def _sheet(sheet: Sheet, level: int) -> list[str]:
 def _facts(sheet: Sheet) -> str:
     done = f"{sheet.n_done} of {sheet.n_asked} trainings are done"
     facts = [done, *(f"{name} {short_hash(text)}" for name, text in sheet.data.items())]
-    return f"Data set `{sheet.dataset}`: {', '.join(facts)}."
+    return f"Data set {markdown_code(sheet.dataset)}: {', '.join(map(for_markdown, facts))}."
 
 
 def _scores(sheet: Sheet) -> list[str]:
@@ -150,7 +151,7 @@ def _score(number: Number | None) -> str:
 
 
 def _protocols(sheet: Sheet) -> str:
-    return "\n".join(f"- {titles}: {_protocol(table)}" for titles, table in sheet.protocols)
+    return "\n".join(f"- {for_markdown(titles)}: {_protocol(table)}" for titles, table in sheet.protocols)
 
 
 def _protocol(table: ScoreTable) -> str:
@@ -158,7 +159,7 @@ def _protocol(table: ScoreTable) -> str:
     unreachable = table.n_unreachable_users
     missed = f" ({unreachable} of them with items that cannot be reached, counted as misses)" if unreachable else ""
     fields = ", ".join(f"{name} {short_hash(text)}" for name, text in table.protocol.items())
-    return f"protocol `{table.protocol_hash}`{users}{missed}: {fields}"
+    return f"protocol {markdown_code(table.protocol_hash)}{users}{missed}: {for_markdown(fields)}"
 
 
 def _differences(sheet: Sheet) -> list[str]:
@@ -208,7 +209,7 @@ def _few_digits(number: Number) -> str:
 
 def _machines(sheet: Sheet) -> str:
     machines = [text for entry in sheet.entries for text in (*entry.machines, *entry.versions)]
-    return f"Of one seed, means ± standard deviations, on {'; '.join(dict.fromkeys(machines))}."
+    return f"Of one seed, means ± standard deviations, on {for_markdown('; '.join(dict.fromkeys(machines)))}."
 
 
 def _group_table(groups: GroupTable) -> str:
@@ -222,18 +223,21 @@ def _group_table(groups: GroupTable) -> str:
 
 def _card(entry: Entry) -> str:
     """The description of a model and the commands that reproduce its numbers."""
-    parts = [f"**{_plain(entry.name)}** ({entry.class_name}): {_plain(entry.text.summary)}"]
-    parts += [f"Source: {_plain(entry.text.source)}." if entry.text.source else ""]
-    parts += [f"Departures: {_plain(entry.text.departures)}" if entry.text.departures else ""]
-    parts += [_plain(entry.note), f"Settings: the best trial of `{entry.study}`." if entry.study else ""]
-    records = ", ".join(f"`{name}`" for name in entry.records.values())
+    parts = [f"**{for_markdown(entry.name)}** ({for_markdown(entry.class_name)}): {for_markdown(entry.text.summary)}"]
+    parts += [f"Source: {for_markdown(entry.text.source)}." if entry.text.source else ""]
+    parts += [f"Departures: {for_markdown(entry.text.departures)}" if entry.text.departures else ""]
+    parts += [
+        for_markdown(entry.note),
+        f"Settings: the best trial of {markdown_code(entry.study)}." if entry.study else "",
+    ]
+    records = ", ".join(map(markdown_code, entry.records.values()))
     lines = [" ".join(part for part in parts if part)]
     if entry.done:
-        lines += [f"Records {records}; commit {', '.join(entry.commits)}."]
+        lines += [f"Records {records}; commit {for_markdown(', '.join(entry.commits))}."]
     if len(entry.seeds) > 1:
         lines += [f"To make it again, with one of the seeds {', '.join(map(str, entry.seeds))}:"]
     # without prompts: the text can be pasted into a shell
-    return "\n\n".join([*lines, f"```bash\nseed={entry.seeds[0]}\n{entry.command}\n```"])
+    return "\n\n".join([*lines, markdown_block(f"seed={entry.seeds[0]}\n{entry.command}", "bash")])
 
 
 def _undone(sheet: Sheet, head: str) -> list[str]:
@@ -249,12 +253,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text if set(text) <= set("-:") else _plain(text).replace("|", "\\|").replace("\n", " ")
-
-
-def _plain(text: str) -> str:
-    """The text with the special characters of Markdown escaped."""
-    return re.sub(r"([\\`*<$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
+    return text if set(text) <= set("-:") else for_markdown(text).replace("|", "\\|")
 
 
 def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:

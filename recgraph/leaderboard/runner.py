@@ -16,6 +16,7 @@ from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, 
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.leaderboard.store import Store
 from recgraph.leaderboard.worker import failure_record
+from recgraph.texts import tell
 from recgraph.workers.pool import Outcome, Task
 from recgraph.workers.ray_pool import pool_on, workers_on
 
@@ -247,4 +248,4 @@ def _matches(entry: EntrySpec, only: tuple[str, ...]) -> bool:
 
 
 def _say(message: str) -> None:
-    print(f"[{time.strftime('%H:%M:%S')}] {message}", file=sys.stderr, flush=True)
+    tell(f"[{time.strftime('%H:%M:%S')}] {message}")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from recgraph.texts import for_terminal
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 __all__ = ["environment"]
+
+
+def _glyphs(value: Any) -> Any:
+    """A text without characters that HTML does not have, or that change the order of others; HTML as it is."""
+    return for_terminal(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def environment(folder: str) -> Environment:
@@ -17,6 +24,7 @@ def environment(folder: str) -> Environment:
     return Environment(
         loader=ChoiceLoader([PackageLoader(__name__, place) for place in (folder, ".")]),
         autoescape=True,
+        finalize=_glyphs,
         undefined=StrictUndefined,
         trim_blocks=True,
     )

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from recgraph.pages.labels import Box, Spot, along, name_marks
+from recgraph.texts import for_html as escape
 
 __all__ = [
     "Axis",

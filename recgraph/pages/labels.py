@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 from typing import NamedTuple
+
+from recgraph.texts import for_html as escape
 
 __all__ = ["Box", "Spot", "along", "name_marks"]
 

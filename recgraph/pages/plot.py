@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from recgraph.pages.charts import Figure
+from recgraph.texts import for_html as escape
 
 __all__ = ["STYLE", "drawing", "html_page", "notebook_html"]
 

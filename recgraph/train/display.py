@@ -8,9 +8,10 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from html import escape
 from typing import Any
 
+from recgraph.texts import for_html as escape
+from recgraph.texts import tell
 from recgraph.train.callbacks import Observer
 
 __all__ = [
@@ -144,7 +145,7 @@ class ProgressLines(Observer):
 
     def _tell(self, line: str) -> None:
         self._told = self._clock()
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
 
 
 class ProgressBar(Observer):
@@ -154,9 +155,14 @@ class ProgressBar(Observer):
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         console = Console(stderr=True)
-        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), transient=True, console=console)
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}", markup=False), transient=True, console=console)
         self._metric, self._max_epochs = metric, max_epochs
         self._task: TaskID | None = None
         self._result = ""

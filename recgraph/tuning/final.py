@@ -20,6 +20,7 @@ from recgraph.evaluate.results import Results
 from recgraph.evaluate.significance import over_users
 from recgraph.rng import derive
 from recgraph.runs.run import Run
+from recgraph.texts import tell
 from recgraph.tuning.objectives import SECONDS
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.trial import fit, save_split
@@ -116,7 +117,7 @@ def train(
 
 def _print(training: Training, progress: bool | None) -> None:
     if progress or (progress is None and sys.stderr.isatty()):
-        print(f"last trainings: {training.of}, seed {training.number + 1}", file=sys.stderr, flush=True)
+        tell(f"last trainings: {training.of}, seed {training.number + 1}")
 
 
 #: the study's attribute with the results of each test
@@ -210,7 +211,7 @@ def _claim(plan: Plan, trials: Trials) -> Heartbeat | None:
                 return Heartbeat(lambda value: trials.study.set_user_attr(_TESTER, value), plan.interval)
         if Process.of(held).is_here or (before is not None and held != before):
             where = f"process {held['pid']} of {held['host'].split('/')[0]}"
-            print(f"{where} is testing the best configuration", file=sys.stderr, flush=True)
+            tell(f"{where} is testing the best configuration")
             return None
         before = held
         time.sleep(min(1.0, plan.interval))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from recgraph.texts import for_terminal, tell
 from recgraph.train.display import duration
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.trials import Trials
@@ -68,16 +69,18 @@ def table(plan: Plan, trials: list[FrozenTrial]) -> Table:
     """The best trial, all that run and the last that ended."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(title=f"{plan.study}: {summary(plan, trials)}", title_justify="left", box=box.SIMPLE_HEAD)
+    title = Text(for_terminal(f"{plan.study}: {summary(plan, trials)}"))
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("trial", "state", "epoch", ", ".join(plan.metrics), "parameters"):
-        shown.add_column(name, overflow="fold" if name == "parameters" else "ellipsis")
+        shown.add_column(Text(for_terminal(name)), overflow="fold" if name == "parameters" else "ellipsis")
     best = _best(plan, trials)
     ended = [trial for trial in trials if trial.state.is_finished() and trial is not best][-_LAST:]
     running = [trial for trial in trials if trial.state.name == "RUNNING"]
     for trial in [*([best] if best else []), *ended, *running]:
         number, state, *rest = _row(trial)
-        shown.add_row(number, "best" if trial is best else state, *rest)
+        shown.add_row(*(Text(for_terminal(cell)) for cell in (number, "best" if trial is best else state, *rest)))
     return shown
 
 
@@ -132,4 +135,4 @@ class ProgressTable:
         key = f"{sum(trial.state.is_finished() for trial in found)}"
         if key != self._last:
             self._last = key
-            print(f"[{time.strftime('%H:%M:%S')}] {summary(self._plan, found)}", file=sys.stderr, flush=True)
+            tell(f"[{time.strftime('%H:%M:%S')}] {summary(self._plan, found)}")

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from recgraph.texts import RecordFormatter
+
 __all__ = ["Inbox", "log_in_worker"]
 
 #: what is kept of a record beside its message
@@ -96,7 +98,7 @@ def log_in_worker(orders: Mapping[str, Any] | None) -> None:
     """
     shown = logging.StreamHandler(sys.stderr)
     shown.setLevel(logging.INFO)
-    shown.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+    shown.setFormatter(RecordFormatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     _root.addHandler(shown)
     _root.setLevel(logging.INFO)
     if orders is not None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up import jobs, store_of
+from markdown_it import MarkdownIt
 from snapshots import EXPECTED, rendered
 
 import recgraph as rg
@@ -74,3 +77,36 @@ def test_commands_can_be_pasted(board: Board, tmp_path: Path) -> None:
         assert evaluated[:2] == ["evaluate", trained[trained.index("--out") + 1]]
         assert trained[trained.index("--seed") + 1] == f"{job.seed}"
         assert list(place.iterdir()) == []
+
+
+NASTY = "<img src=x onerror=alert(1)> [a](http://x.y) `c` $x$ &lt; \x1b[31m \u202e | _b_ ~~s~~"
+
+
+def _made_nasty(value: Any) -> Any:
+    """A record whose texts are all hostile, but for those that it is found by."""
+    if isinstance(value, dict):
+        found_by = ("model", "dataset", "identity", "settings", "protocols", "scores", "training", "data_hash", "at")
+        return {name: held if name in found_by else _made_nasty(held) for name, held in value.items()}
+    if isinstance(value, list):
+        return [_made_nasty(held) for held in value]
+    return f"={value} {NASTY}" if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("suffix", ["md", "csv", "html"])
+def test_texts_of_records_do_nothing(board: Board, suffix: str) -> None:
+    results = [path for path in store_of(board).folder.rglob("*.json") if path.name != "comparisons.json"]
+    for path in results:
+        record = json.loads(path.read_text())
+        record.pop("imprint", None)  # of a record that is given, not of one that was damaged
+        path.write_text(json.dumps(_made_nasty(record)))
+    text = rg.leaderboard.render(board, board.folder / f"out.{suffix}").read_text(encoding="utf-8")
+    assert "onerror" in text
+    assert not {"\x1b", "\u202e"} & {*text} or suffix == "csv"
+    if suffix == "csv":
+        rows = csv.reader(io.StringIO(text, newline=""))
+        assert not [cell for row in rows for cell in row if cell.startswith(("=", "@"))]
+        return
+    if suffix == "md":
+        text = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
+    assert not re.search(r"<(img|a href=.http|s>|del>)", text)
+    assert "&lt;img src=x" in text
