@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
@@ -13,6 +15,8 @@ Mask = npt.NDArray[np.bool_]
 
 #: a pass over all rows that removes a smaller share of them is the last one
 _SHARE = 1 / 16
+#: rows that a pass takes at a time
+_BLOCK = 2**18
 
 
 def k_core(user: Indices, item: Indices, users: int, items: int) -> Mask:
@@ -35,9 +39,8 @@ def k_core(user: Indices, item: Indices, users: int, items: int) -> Mask:
     # the first rounds remove the most: there it is faster to go over all rows in their order
     removed = len(alive)
     while removed and removed >= _SHARE * len(alive):
-        keep = sides[0].long_enough() & sides[1].long_enough() & alive
-        gone = np.flatnonzero(alive > keep)
-        alive, removed = keep, len(gone)
+        gone = _remove_short(sides, alive)
+        removed = len(gone)
         for side in sides:
             side.lose(gone)
     short = [side.short(np.arange(len(side.counts))) for side in sides]
@@ -50,6 +53,25 @@ def k_core(user: Indices, item: Indices, users: int, items: int) -> Mask:
         gone = np.concatenate(rounds)
         short = [side.short(side.lose(gone)) for side in sides]
     return alive
+
+
+def _remove_short(sides: tuple[_Side, _Side], alive: Mask) -> Indices:
+    """The rows that are alive and whose user or item has not enough; they are no longer alive."""
+    # a byte an index, so that both tables are in a near cache
+    enough = [side.counts >= side.least for side in sides]
+    gone = []
+    for here in _blocks(len(alive)):
+        keep = alive[here].copy()
+        for side, table in zip(sides, enough, strict=True):
+            keep &= table[side.codes[here]]
+        gone.append(here.start + np.flatnonzero(alive[here] > keep))
+        alive[here] = keep
+    return np.concatenate(gone)
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    """Rows block by block: what is computed of a block stays in the cache."""
+    return (slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK))
 
 
 class _Side:
@@ -71,11 +93,6 @@ class _Side:
         self._rows: Indices = np.empty(0, dtype=np.int64)
         self._offsets = self._lengths = self._rows
         self._place = np.empty(len(self.counts), dtype=np.int64)
-
-    def long_enough(self) -> Mask:
-        """[T] whether the index of each row has its smallest count."""
-        # a table of a byte an index is in a nearer cache than the counts
-        return (self.counts >= self.least)[self.codes]
 
     def lose(self, rows: Indices) -> Indices:
         """Count without some rows; their indices."""
@@ -109,7 +126,11 @@ class _Side:
         near = self.counts < 2 * self.least
         self._indexed = np.ones_like(near) if self._indexed.any() else near
         dtype = self.counts.dtype
-        rows = np.flatnonzero(self._indexed[self.codes] & alive).astype(dtype)
+        found = [
+            (here.start + np.flatnonzero(self._indexed[self.codes[here]] & alive[here])).astype(dtype)
+            for here in _blocks(len(alive))
+        ]
+        rows = np.concatenate(found)
         shape = (len(rows), len(self.counts))
         # a column of this matrix holds the rows of an index; scipy's conversion sorts by counting
         one_a_row = (np.ones(len(rows), np.int8), self.codes[rows], np.arange(len(rows) + 1, dtype=dtype))

@@ -43,7 +43,9 @@ def test_k_core_is_the_fixed_point(pairs: list[tuple[int, int]], users: int, ite
 def test_k_core_of_logs_in_which_few_are_popular(seed: int, users: int, items: int) -> None:
     rng = np.random.default_rng(seed)
     pairs = np.stack([rng.integers(0, 150, 2000), rng.zipf(1.3, 2000) % 400], axis=1)
-    keep_mask = k_core(pairs[:, 0], pairs[:, 1], users, items)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "_BLOCK", 300)
+        keep_mask = k_core(pairs[:, 0], pairs[:, 1], users, items)
     assert np.flatnonzero(keep_mask).tolist() == _slow_core([tuple(pair) for pair in pairs.tolist()], users, items)
 
 
@@ -55,22 +57,22 @@ def _chain(length: int) -> npt.NDArray[np.int64]:
 
 def test_k_core_looks_at_no_row_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     chain, looked_up, passes = _chain(2000), [], []
-    rows_of, long_enough = core._Side.rows_of, core._Side.long_enough
+    rows_of, remove_short = core._Side.rows_of, core._remove_short
 
     def counted(side: core._Side, *given: Any) -> core.Indices:
         looked_up.append(len(rows := rows_of(side, *given)))
         return rows
 
-    def passed(side: core._Side) -> core.Mask:
-        passes.append(side)
-        return long_enough(side)
+    def passed(sides: Any, alive: core.Mask) -> core.Indices:
+        passes.append(alive)
+        return remove_short(sides, alive)
 
     monkeypatch.setattr(core._Side, "rows_of", counted)
-    monkeypatch.setattr(core._Side, "long_enough", passed)
+    monkeypatch.setattr(core, "_remove_short", passed)
     assert not k_core(chain[:, 0], chain[:, 1], 2, 2).any()
     assert len(looked_up) > 1000  # rounds
     assert sum(looked_up) <= 2 * len(chain)  # each row by its user and by its item
-    assert len(passes) == 2
+    assert len(passes) == 1
 
 
 def test_k_core_finds_the_rows_of_an_item_that_rounds_wear_down_to_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
