@@ -248,6 +248,7 @@ class Needs:
             gradients.
         ranking: what is made once to rank with: vectors of all nodes.
         scoring: while 256 users are encoded or scored, beyond the scores themselves; of each thread that ranks.
+        row_tables: of the parameters, tables whose gradients are rows (:mod:`recgraph.rows`) unless Adam steps all.
     """
 
     parameters: int = 0
@@ -257,6 +258,7 @@ class Needs:
     step: int = 0
     ranking: int = 0
     scoring: int = 0
+    row_tables: int = 0
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from recgraph.blocks import refuse_second_derivative
 from recgraph.shards import is_sharded, local_rows, own_rows
 
 __all__ = [
+    "ROWS_OF_LAZY",
     "distinct_rows",
     "is_row_sparse",
     "lookup",
@@ -30,6 +31,8 @@ __all__ = [
     "touched",
 ]
 
+#: with ``table_optimiser = "auto"``, tables of more rows have row-sparse gradients and are stepped by lazy Adam
+ROWS_OF_LAZY = 100_000
 _MARK = "_gradient_is_row_sparse"
 # marking the rows of an index in a mask of the whole table is the faster way where the table has fewer rows an entry
 _ROWS_AN_ENTRY = 2

@@ -18,6 +18,7 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.pathsim import estimate_nnz, steps_of
 from recgraph.memory import Needs, Workload, state_bytes
+from recgraph.rows import ROWS_OF_LAZY
 
 __all__ = [
     "graph_needs",
@@ -33,7 +34,11 @@ __all__ = [
 
 _FLOAT = 4
 #: padding inside buckets of one attention, and what the allocator leaves between tensors
-_SLACK = 1.25
+_SLACK = 1.1
+#: losses whose targets have negatives of their own
+_OWN = ("bpr", "bce")
+#: what counting pairs of items takes, whatever their number
+_COUNTING = 96 * 2**20
 #: how far a batch may lie above the mean, in standard deviations
 _DEVIATIONS = 6
 
@@ -78,11 +83,11 @@ def sample_sizes(lengths: Tensor, max_len: int, regime: str) -> Tensor:
     return cut
 
 
-def sequence_needs(model: Any, work: Workload, n_sets: int = 1) -> Needs:
+def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     """Of a sequence model.
 
     Args:
-        n_sets: how many sequences are encoded for a sample: views beside the sequence itself.
+        n_sets: how many sequences are encoded for a sample, in its length: views beside the sequence itself.
     """
     config = model.config
     parameters, buffers = state_bytes(model, work.space, work.n_shards)
@@ -101,10 +106,20 @@ def sequence_needs(model: Any, work: Workload, n_sets: int = 1) -> Needs:
         step += 2 * blocks(2 * n_rows, 2 * n_rows) + _FLOAT * 2 * n_rows * 16 * width
     if config.item_features:
         step += 4 * _FLOAT * work.n_items * width
+    is_row_sparse = config.loss != "full_softmax" and not config.item_features and work.n_items >= ROWS_OF_LAZY
+    row_tables = _FLOAT * (work.n_items + 1) * width if is_row_sparse else 0
+    if is_row_sparse:
+        step += _of_rows(min(tokens + targets + (config.n_negatives or 1), work.n_items), width)
     # without gradients one layer is there at a time, and of that layer one half
     scoring = _FLOAT * 256 * longest * token_floats(config, longest) / max(getattr(config, "n_layers", 2), 1)
     batches = 8 * work.n_interactions * (3 if config.regime == "causal" else 6)
-    return Needs(parameters, buffers, {"batches": batches}, step=int(step), scoring=int(scoring))
+    held = {"batches": batches}
+    return Needs(parameters, buffers, held, step=int(step), scoring=int(scoring), row_tables=row_tables)
+
+
+def _of_rows(n_rows: int, width: int) -> int:
+    """Distinct rows of a table: read twice, their gradients and the sum of these, two moments and the step."""
+    return 7 * _FLOAT * n_rows * width
 
 
 def token_floats(config: Any, length: int, last_only: bool = False) -> float:
@@ -116,9 +131,12 @@ def token_floats(config: Any, length: int, last_only: bool = False) -> float:
     width = config.hidden_dim
     n_layers, inner = getattr(config, "n_layers", 2), getattr(config, "inner_dim", 4 * width)
     heads = getattr(config, "n_heads", 1)
-    # qkv by heads, outputs, residuals, norms and masks of dropout; both sides of the feed-forward part; probabilities
-    of_layer = 11 * width + 2.5 * inner + 3 * heads * length
-    return float((n_layers - 1) * of_layer + 10 * width + (4 * width + of_layer / 4 if last_only else of_layer))
+    # qkv by heads, outputs, residuals, norms and masks of dropout; both sides of the feed-forward part; probabilities.
+    # Counted from what autograd saves for the transformer of 1 and 2 layers, D = 64 and 128, inner 256 and 1024
+    of_layer = 10 * width + 2 * inner + 2 * heads * length
+    if last_only:
+        return float((n_layers - 1) * of_layer + 6 * width)
+    return float(n_layers * of_layer + 8 * width)
 
 
 def loss_block(loss: str, config: Any, n_targets: int, n_items: int, width: int) -> int:
@@ -145,9 +163,15 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True)
     table, n_layers = _FLOAT * n_nodes * config.hidden_dim // work.n_shards, getattr(config, "n_layers", 0)
     n_rows = min(work.batch_size, max(n_edges, 1))
     n_negatives = config.n_negatives or 1
-    step = (n_layers + 2) * table * (1 + n_views) if n_layers else table
-    step += _FLOAT * n_rows * 6 * config.hidden_dim * (n_negatives + 2)
-    step += loss_block(config.loss, config, n_rows, work.n_items, config.hidden_dim)
+    is_row_sparse = not n_layers and n_nodes > ROWS_OF_LAZY and config.loss != "full_softmax"
+    step = 0 if is_row_sparse else (n_layers + 2) * table * (1 + n_views) if n_layers else 2 * table
+    # vectors of user, item and negatives, and their gradients
+    places = n_rows * ((n_negatives if config.loss in _OWN else 0) + 2)
+    step += 2 * _FLOAT * config.hidden_dim * places + 24 * places
+    if is_row_sparse:
+        step += _of_rows(min(places, n_nodes), config.hidden_dim)
+    if config.loss not in _OWN:
+        step += loss_block(config.loss, config, n_rows, work.n_items, config.hidden_dim)
     if n_views:
         step += 2 * table + 2 * blocks(n_rows, work.n_users if getattr(config, "candidates", "") == "all" else n_rows)
     # users, items and places of the samples, their order, the sums that negatives are drawn by
@@ -158,7 +182,8 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True)
         adjacency = 24 * n_edges + 16 * n_nodes
         held["adjacency"] = (20 * n_edges) + adjacency * (1 + n_views)
         fitting = 80 * n_edges
-    return Needs(parameters, buffers, held, fitting=fitting, step=step, ranking=table)
+    row_tables = table if is_row_sparse else 0
+    return Needs(parameters, buffers, held, fitting=fitting, step=step, ranking=table, row_tables=row_tables)
 
 
 def item_matrix_needs(work: Workload, cell: int) -> Needs:
@@ -175,7 +200,7 @@ def item_matrix_needs(work: Workload, cell: int) -> Needs:
 def neighbour_needs(model: Any, work: Workload) -> Needs:
     """Of ItemKNN and SLIM: a list of weighted neighbours for each item, made from blocks of rows."""
     kept = 12 * work.n_items * min(model.config.k, work.n_items)
-    fitting = 96 * work.n_interactions + 8 * blocks(work.n_items, work.n_items) + kept
+    fitting = 96 * work.n_interactions + min(_COUNTING, 12 * _FLOAT * work.n_items**2) + kept
     return Needs(buffers=kept, fitting=fitting, scoring=2 * _FLOAT * 256 * work.n_items)
 
 
@@ -201,7 +226,7 @@ def graph_needs(model: Any, work: Workload, paths: Sequence[MetaPath]) -> Needs:
     features = sum(0 if (x := graph.features(name)) is None else x.nbytes for name in types)
     n_views = 2 * len(paths)
     n_step = min(n_nodes, work.batch_size * _reached(config)) if is_sampled else n_nodes
-    step = _SLACK * view_floats(n_step, n_views, width) * _FLOAT + 4 * blocks(n_step, n_step) + 2 * features
+    step = _SLACK * view_floats(n_step, n_views, width, is_sampled) * _FLOAT + 4 * blocks(n_step, n_step) + 2 * features
     step += 4 * _FLOAT * width * sum(graph.count(name) for name in types)
     ranking = _FLOAT * width * n_nodes * n_views * 4
     return Needs(parameters, 0, {**held, "features": 2 * features}, fitting=fitting, step=int(step), ranking=ranking)
@@ -231,9 +256,13 @@ def recommender_needs(model: Any, work: Workload, sides: Sequence[Sequence[MetaP
     )
 
 
-def view_floats(n_nodes: int, n_views: int, width: int) -> int:
-    """Numbers that are saved for the views of nodes: contexts, two convolutions, attention, normalisation."""
-    return width * n_nodes * (20 * n_views + 16)
+def view_floats(n_nodes: int, n_views: int, width: int, is_sampled: bool = False) -> int:
+    """Numbers that are saved for the views of nodes: contexts, two convolutions, attention, normalisation.
+
+    Args:
+        is_sampled: whether they are those that a batch reaches, of which the outer ones are convolved once.
+    """
+    return width * n_nodes * (7 * n_views + 12 if is_sampled else 14 * n_views + 8)
 
 
 def path_bytes(paths: Sequence[MetaPath], graph: HeteroGraph, with_contexts: bool = True) -> tuple[dict[str, int], int]:

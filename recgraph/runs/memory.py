@@ -86,7 +86,8 @@ class Fit:
             if self.on_host:
                 # Adam's two moments; the best weights so far are kept beside the present ones
                 held |= {"optimiser": 2 * needs.parameters, "best weights": needs.parameters + needs.buffers}
-                moments["a step"] = needs.parameters + needs.step
+                of_rows = 0 if self.config.table_optimiser == "adam" else needs.row_tables
+                moments["a step"] = needs.parameters - of_rows + needs.step
             if self.saves:
                 # the writer makes the bytes of a file before it writes them
                 moments["a checkpoint"] = 2 * needs.parameters + needs.buffers

@@ -10,12 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from recgraph.models.base import Phase, TrainableModel
-from recgraph.rows import set_row_sparse
+from recgraph.rows import ROWS_OF_LAZY, set_row_sparse
 from recgraph.train.config import TrainConfig
 from recgraph.train.row_adam import RowAdam
-
-#: with table_optimiser = "auto", tables of more rows are stepped by lazy Adam
-ROWS_OF_LAZY = 100_000
 
 
 def check_phases(model: TrainableModel, accumulate: int = 1) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +19,11 @@ from recgraph.memory import Bound, MemoryLimitError, available, bound_of, check_
 from recgraph.models.base import Space
 from recgraph.serve import memory as serve_memory
 from recgraph.serve.recommender import Recommender
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from experiments import memory_predictions  # noqa: E402
 
 MIB = 2**20
 
@@ -194,3 +201,11 @@ def test_the_command_recommends_within_a_limit(tmp_path: Path) -> None:
     ask = f"recommend {tmp_path / 'run'} --all --out {tmp_path / 'all.csv'}"
     works(f"{ask} --memory-limit 64GiB")
     assert (tmp_path / "all.csv").exists()
+
+
+def test_the_page_has_the_table_of_the_measured_cases() -> None:
+    """And of each the prediction is within a quarter of what was measured."""
+    lines = [json.loads(line) for line in (ROOT / "experiments/results/memory.jsonl").read_text().splitlines()]
+    assert [line["case"] for line in lines] == list(memory_predictions.CASES)
+    assert all(0.75 <= line["predicted"] / line["measured"] <= 1.25 for line in lines)
+    assert memory_predictions.table(ROOT / "experiments/results/memory.jsonl") in (ROOT / "docs/cli.md").read_text()

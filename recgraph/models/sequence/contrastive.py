@@ -86,7 +86,9 @@ class ContrastiveSequenceModel(SequenceModel):
                 part.compile_parts(backend)
 
     def memory_needs(self, work: Workload) -> Needs:
-        return sequence_needs(self, work, n_sets=3)
+        # of views that are cropped, masked or reordered, a crop shortens a third
+        are_cropped = "crop" in self.config.augmentations and not self.needs_partners
+        return sequence_needs(self, work, n_sets=2.5 if are_cropped else 3)
 
     def setup(self, train: Part) -> None:
         super().setup(train)
