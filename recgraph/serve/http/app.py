@@ -13,6 +13,7 @@ from recgraph import __version__
 from recgraph.serve.http.asked import FIELDS
 from recgraph.serve.http.errors import Refused
 from recgraph.serve.http.service import Service
+from recgraph.texts import for_terminal
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -21,6 +22,8 @@ __all__ = ["make_app"]
 
 _log = logging.getLogger(__name__)
 _JSON = "application/json"
+#: a body that is not read to its end ends the connection
+_HEADERS = {408: {"connection": "close"}, 413: {"connection": "close"}, 503: {"retry-after": "1"}}
 _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
@@ -43,7 +46,8 @@ def make_app(service: Service) -> "FastAPI":
         raise ImportError("fastapi is not installed; pip install 'recgraph[api]'") from None
 
     def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-        body = content if isinstance(content, bytes) else json.dumps(content, ensure_ascii=False).encode()
+        # what repeats a part of the request is shown on terminals; the written out JSON is the same
+        body = content if isinstance(content, bytes) else for_terminal(json.dumps(content, ensure_ascii=False)).encode()
         return Response(body, status, headers, _JSON)
 
     async def recommend(request: Request) -> Response:
@@ -52,8 +56,7 @@ def make_app(service: Service) -> "FastAPI":
             body = await _read(request.stream(), declared, service.limits.body_kib * 1024, service.limits.read_s)
             return answer(await service.recommend(body))
         except Refused as refused:
-            headers = {"retry-after": "1"} if refused.status == 503 else None
-            return answer(refused.to_dict(), refused.status, headers)
+            return answer(refused.to_dict(), refused.status, _HEADERS.get(refused.status))
 
     async def health() -> Response:
         return answer(service.health())
@@ -69,7 +72,7 @@ def make_app(service: Service) -> "FastAPI":
     async def other(request: Request, error: Exception) -> Response:
         """A path or a method that is not there."""
         assert isinstance(error, HTTPException)
-        text = f"{request.method} {request.url.path}: {error.detail}; there are {there}"
+        text = f"{request.method[:20]} {request.url.path[:200]}: {error.detail}; there are {there}"
         return answer({"error": text}, error.status_code, dict(error.headers or {}))
 
     app = FastAPI(

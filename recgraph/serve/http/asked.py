@@ -209,7 +209,9 @@ class Reader:
 
 def _parse(body: bytes) -> Mapping[str, Any]:
     try:
-        fields = json.loads(body, parse_constant=_no_constant)
+        fields = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_each_once)
+    except Refused:
+        raise
     except json.JSONDecodeError as error:
         raise Refused(400, f'the body is no JSON: {error}; send an object such as {{"user": 1}}') from None
     except UnicodeDecodeError:
@@ -220,6 +222,16 @@ def _parse(body: bytes) -> Mapping[str, Any]:
         raise Refused(400, f"the body is no JSON: {error}") from None
     if not isinstance(fields, dict):
         raise Refused(400, f'the body is {shown(fields)}; send an object such as {{"user": 1}}')
+    return fields
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of a name that is given twice, it is not clear which value is meant."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise Refused(400, f"{shown(twice)} is given more than once; give it once", twice[:100])
     return fields
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import polars as pl
+
 from recgraph.serve.http.asked import Limits
 from recgraph.serve.http.served import Served
 from recgraph.serve.loading import bundle_of
@@ -65,9 +67,10 @@ class Shelf:
             start = time.perf_counter()
             try:
                 new = await asyncio.to_thread(Served.load, self.path, self._limits, self._device)
-            except Exception as error:  # a damaged bundle may fail in any way
-                self.last_error = f"{type(error).__name__}: {error}"
-                _log.error("%s was not loaded, %s goes on: %s", self.path, self.served.identity, self.last_error)
+            except (Exception, pl.exceptions.PanicException) as error:  # a damaged bundle may fail in any way
+                told = f"{type(error).__name__}: {error}"
+                _log.error("%s was not loaded, %s goes on: %s", self.path, self.served.identity, told)
+                self.last_error = self._without_folder(told)
                 return self._told("refused")
             self.last_error = None
             if new.identity == self.served.identity:
@@ -77,6 +80,13 @@ class Shelf:
             taken = time.perf_counter() - start
             _log.info("%s: bundle %s takes over from %s (%.1f s)", self.path, new.identity, old.identity, taken)
             return self._told("loaded")
+
+    def _without_folder(self, text: str) -> str:
+        """The text for those who ask over HTTP: where the bundle lies on this machine is not their concern."""
+        for place in (self.path.resolve(), self.path.absolute(), self.path):
+            for folder in (place, place.parent):
+                text = text.replace(f"{folder}/", "") if folder.name else text
+        return text
 
     def _told(self, outcome: Outcome) -> dict[str, Any]:
         self._observe(outcome, self.served)

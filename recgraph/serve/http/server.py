@@ -13,10 +13,11 @@ from typing import Any
 from recgraph.serve.http.app import make_app
 from recgraph.serve.http.service import Service
 
-__all__ = ["listen", "run"]
+__all__ = ["bounded", "listen", "run"]
 
 #: seconds that requests in flight have when the service is asked to stop
 _GRACE_S = 30
+_TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -40,6 +41,65 @@ def listen(host: str, port: int) -> socket.socket:
             raise ValueError(f"--port {port} is taken on {host}; choose another, or 0 for any that is free") from None
         raise ValueError(f"--host {host} --port {port}: {error.strerror}") from None
     return listening
+
+
+def bounded(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, which closes connections that are held without a request.
+
+    Args:
+        seconds: until the line and the headers of a request are there, from the end of the one before; and until a
+            client that is sent an answer reads on.
+
+    Raises:
+        ImportError: the extra ``api`` is not installed.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Bounded(H11Protocol):
+        _late: asyncio.TimerHandle | None = None
+        _stuck: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            for timer in (self._late, self._stuck):
+                if timer is not None:
+                    timer.cancel()
+            super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stuck = self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._stuck is not None:
+                self._stuck.cancel()
+
+        def _watch(self) -> None:
+            if self.cycle is not None and not self.cycle.response_complete:
+                if self._late is not None:
+                    self._late.cancel()
+                self._late = None
+            elif self._late is None and not self.transport.is_closing():
+                self._late = self.loop.call_later(seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            if not self.transport.is_closing():
+                self.transport.write(_TOO_LATE)
+                self.transport.close()
+
+    return Bounded
 
 
 def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -> None:
@@ -76,6 +136,7 @@ def run(service: Service, listening: socket.socket, ready: Callable[[], None]) -
     tasks: set[asyncio.Task[Any]] = set()
     config = uvicorn.Config(
         make_app(service),
+        http=bounded(service.limits.read_s),
         log_config=None,
         access_log=False,
         lifespan="on",
