@@ -333,11 +333,15 @@ def _select(batches: Any, n_old: Tensor, replay: float, trainer: Trainer) -> int
 
 def _load_optimisers(trainer: Trainer, parent: Model, checkpoint: Path | None) -> str:
     """Go on with the state of the parent's optimisers -> what became of it."""
-    found = checkpoints.read_latest(checkpoint) if checkpoint is not None and checkpoint.is_dir() else None
-    if found is None:
+    newest = None if checkpoint is None else checkpoints.latest(checkpoint)
+    if newest is None:
         return "fresh: the run has no checkpoint"
+    try:
+        found = checkpoints.read(newest)  # an earlier one does not belong to the weights
+    except checkpoints.CheckpointError as error:
+        raise checkpoints.CheckpointError(f"{error}; copy the run again, or remove {checkpoint}") from error
     assert isinstance(parent, TrainableModel)
-    kept = grown_optimiser(parent, trainer.model, found[1].optimisers)
+    kept = grown_optimiser(parent, trainer.model, found.optimisers)
     checkpoints.load_optimisers(trainer.optimisers, kept)
     return "kept"
 

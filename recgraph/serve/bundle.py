@@ -48,7 +48,7 @@ from recgraph.data.item_features import FeatureSchema, ItemFeatures
 from recgraph.finite import check_weights
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.imports import source_of
-from recgraph.memory import MemoryLimitError
+from recgraph.memory import lacks_memory
 from recgraph.models.base import FeatureSpace, Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.checks import check_entries
@@ -289,9 +289,11 @@ def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) ->
     try:
         space = _load_space(folder, config)
         model = _build(cls, config, space, heads, folder / _MODEL)
-    except (BundleError, MemoryLimitError, ImportError):
+    except (BundleError, ImportError):
         raise
     except Exception as error:  # sizes that are out of all range have errors of many types
+        if lacks_memory(error):
+            raise
         raise BundleError(f"{folder / 'config.json'} does not fit {cls.__name__}: {error}") from error
     if not guard(folder / _MODEL, partial(read_into, model, heads)):
         try:
@@ -350,10 +352,10 @@ def guard(path: Path, read: Callable[[Path], T]) -> T:
     """Read a file; any error becomes a :class:`BundleError` that names the file."""
     try:
         return read(path)
-    except MemoryLimitError:
-        raise
     except Exception as error:  # each format raises types of its own for damaged files
-        raise BundleError(f"{path} cannot be read: {error}") from error
+        if lacks_memory(error):
+            raise
+        raise BundleError(f"{path} cannot be read: {error}; copy or save the bundle again") from error
 
 
 def _sha256(path: Path) -> str:

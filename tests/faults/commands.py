@@ -188,8 +188,8 @@ COMMANDS = (
         reader=Call("calls", "read_split", ("split",)),
         makes=("split",),
     ),
-    _tune("tune, journal", _TUNE, damaged=("study/**/*",)),
-    _tune("tune, SQLite", _SQLITE, damaged=("study/**/*", "study.db")),
+    _tune("tune, journal", _TUNE),
+    _tune("tune, SQLite", _SQLITE),
     _tune("tune, PostgreSQL", f"{_TUNE} --storage {POSTGRES}"),
     Command(
         "leaderboard run",

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import hypothesis.strategies as st
-from checking import Bench, check_clock, check_error, check_second, check_signal
+from checking import (
+    Bench,
+    check_clock,
+    check_damage,
+    check_error,
+    check_reload,
+    check_reload_after_kill,
+    check_second,
+    check_signal,
+)
 from commands import COMMANDS, Command
 from injecting import BROKEN, FULL, INTERRUPT, KILL, NO_MEMORY, READ_ONLY, TERMINATE, Event, Harm
 
@@ -49,6 +60,8 @@ class Fault:
 def _signal(harm: Harm) -> Check:
     def check(bench: Bench, command: Command, draw: Draw) -> None:
         check_signal(bench, command, harm, draw(st.lists(_MOMENTS, min_size=1, max_size=2)))
+        if command.served is not None:
+            check_reload_after_kill(bench, command, harm, draw(_MOMENTS))
 
     return check
 
@@ -60,8 +73,38 @@ def _error(harm: Harm) -> Check:
     return check
 
 
+def truncate(path: Path, share: float) -> None:
+    """Cut a file off."""
+    os.truncate(path, int(share * path.stat().st_size))
+
+
+def flip(path: Path, share: float) -> None:
+    """Flip a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[int(share * len(content))] ^= 0x10
+    path.write_bytes(content)
+
+
+def _damage(damage: Callable[[Path, float], None]) -> Check:
+    def check(bench: Bench, command: Command, draw: Draw) -> None:
+        choice, share = draw(_MOMENTS), draw(_MOMENTS)
+        made = check_damage if command.served is None else check_reload
+        made(bench, command, lambda path: damage(path, share), choice)
+
+    return check
+
+
 _STUDIES = [command.name for command in COMMANDS if command.name.startswith("tune")]
 _PRUNED = "a trial that does not fit into memory is pruned, by design, and the study goes on without it"
+_LOG = "it reads the user's log alone; tests/data/test_bad_logs.py and tests/fuzz damage that"
+_OWN = {
+    "train": _LOG,
+    "data get": "it makes its data and reads no file",
+    "data prepare": _LOG,
+    "leaderboard run": "it reads no file but those of runs (see resume) and of records (see leaderboard render)",
+    **dict.fromkeys(_STUDIES, "Optuna's journal and the databases are theirs and have no checksums; runs: see resume"),
+}
+_GONE = {"leaderboard render": "a record that is gone is one that was not made: the page says so, and a run makes it"}
 _NO_TENSORS = "it makes no tensors but those of its generator, in one place"
 _RENDERS = "it reads records and writes a page; it computes nothing with tensors"
 FAULTS = (
@@ -85,9 +128,14 @@ FAULTS = (
     Fault("disk error", "a write or an fsync fails at such a moment (EIO)", _error(BROKEN)),
     Fault(
         "no memory",
-        "no tensor gets memory any more from such a moment on",
+        "no tensor gets memory any more from such a moment on; a library that ends the process then has killed it",
         _error(NO_MEMORY),
         {"leaderboard render": _RENDERS, "data get": _NO_TENSORS, **dict.fromkeys(_STUDIES, _PRUNED)},
+    ),
+    Fault("truncated", "a file that it reads is cut off somewhere", _damage(truncate), _OWN, examples=6),
+    Fault("bit flipped", "a bit of a file that it reads is another", _damage(flip), _OWN, examples=6),
+    Fault(
+        "removed", "a file that it reads is gone", _damage(lambda path, _: path.unlink()), {**_OWN, **_GONE}, examples=6
     ),
     Fault(
         "clock back",
@@ -107,4 +155,32 @@ def cell(command: Command, fault: Fault) -> str | None:
     return fault.without.get(command.name)
 
 
+def markdown() -> str:
+    """The table as the documentation has it: a column of numbers where a cell has no case, with the reasons below."""
+    reasons = list(dict.fromkeys(why for command in COMMANDS for fault in FAULTS if (why := cell(command, fault))))
+    lines = ["| | " + " | ".join(fault.name for fault in FAULTS) + " |", "| --- |" + " --- |" * len(FAULTS)]
+    for command in COMMANDS:
+        found = [cell(command, fault) for fault in FAULTS]
+        lines.append(
+            f"| {command.name} | " + " | ".join(f"({reasons.index(why) + 1})" if why else "✓" for why in found) + " |"
+        )
+    notes = [f"{number}. {why}." for number, why in enumerate(reasons, 1)]
+    faults = [f"- **{fault.name}**: {fault.what}." for fault in FAULTS]
+    return "\n".join([*lines, "", "No case, because:", "", *notes, "", "The faults:", "", *faults])
+
+
+_BEGIN, _END = "<!-- table: python tests/faults/table.py -->", "<!-- end of the table -->"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+
+
+def written(page: str) -> str:
+    """The page with the table in its place."""
+    before, _, rest = page.partition(_BEGIN)
+    return f"{before}{_BEGIN}\n\n{markdown()}\n\n{_END}{rest.partition(_END)[2]}"
+
+
 CELLS = [(command, fault) for command in COMMANDS for fault in FAULTS if cell(command, fault) is None]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

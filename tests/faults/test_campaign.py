@@ -12,7 +12,7 @@ from table import CELLS, Fault
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
 #: of a whole campaign, at least
-_KILLS = 200
+_KILLS, _DAMAGES = 200, 100
 
 
 @pytest.mark.parametrize(("command", "fault"), CELLS, ids=lambda value: value.name)
@@ -40,3 +40,4 @@ def test_the_campaign_is_large(request: pytest.FixtureRequest, bench: Bench) -> 
     if sum(item.name.startswith("test_cell[") for item in request.session.items) < len(CELLS):
         pytest.skip("a part of the campaign")
     assert bench.kills.total() >= _KILLS
+    assert bench.damages.total() >= _DAMAGES

@@ -7,7 +7,7 @@ from checking import Bench
 from commands import COMMANDS, Command
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from table import CELLS, FAULTS, Fault, cell
+from table import CELLS, FAULTS, PAGE, Fault, cell, written
 
 #: commands that are quick, as are those that make what they are given
 _QUICK = [command for command in COMMANDS if command.cost == 1 and command.world != "board"]
@@ -22,6 +22,11 @@ _SAMPLE = [pair for number, pair in enumerate(pair for pair in CELLS if pair[0] 
 )
 def test_a_command_goes_on_after_a_fault(bench: Bench, command: Command, fault: Fault, data: st.DataObject) -> None:
     fault.check(bench, command, data.draw)
+
+
+def test_the_page_has_the_table() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == written(page), "write it again: python tests/faults/table.py"
 
 
 def test_a_cell_without_a_case_says_why() -> None:
