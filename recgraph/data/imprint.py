@@ -108,9 +108,9 @@ def load_json(path: Path) -> dict[str, Any]:
         NewerFileError: a newer version of the library wrote it in a format of its own.
     """
     value = read_object(path)
-    if _ENTRY not in value:
+    if not any(_is_imprint(*each) for each in value.items()):
         return value
-    entry = value[_ENTRY]
+    entry = value.get(_ENTRY)  # None: its name is damaged
     if not isinstance(entry, dict) or not isinstance(entry.get("format"), int):
         raise CorruptFileError("the file is damaged: its entry 'imprint' is none; restore the file", path=path)
     _check_format(entry["format"], path)
@@ -123,6 +123,11 @@ def load_json(path: Path) -> dict[str, Any]:
         )
     del value[_ENTRY]
     return value
+
+
+def _is_imprint(name: str, value: Any) -> bool:
+    """Whether an entry of a JSON object is an imprint, if only by its name or by what it holds."""
+    return name == _ENTRY or (isinstance(value, dict) and "crc32" in value)
 
 
 def _crc_of_json(value: Any) -> str:
@@ -228,7 +233,11 @@ def check(path: Path) -> str | None:
 
 
 def _find(file: BinaryIO) -> tuple[re.Match[bytes], int] | None:
-    """The imprint in a Parquet or safetensors file, and where its checksum begins."""
+    """The imprint in a Parquet or safetensors file, and where its checksum begins; None where there is none.
+
+    Raises:
+        CorruptFileError: there was one.
+    """
     size = os.fstat(file.fileno()).st_size
     file.seek(0)
     head = file.read(8)
@@ -241,7 +250,10 @@ def _find(file: BinaryIO) -> tuple[re.Match[bytes], int] | None:
     if start < 0 or start + length > size:
         return None  # the reader of the format says what is wrong
     file.seek(start)
-    text = _TEXT.search(file.read(length))
+    part = file.read(length)
+    text = _TEXT.search(part)
+    if text is None and _KEY.encode() in part:
+        raise CorruptFileError("the file is damaged: its imprint is none; restore it", path=Path(file.name))
     return None if text is None else (text, start + text.start(2))
 
 
