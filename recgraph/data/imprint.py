@@ -6,6 +6,7 @@ their place in one rename, and no kill leaves one without the other:
     JSON          the entry ``imprint`` of the object; the checksum is over the values, whatever the layout of the text
     Parquet       ``recgraph.imprint`` in the metadata of the footer; the checksum is over all other bytes
     safetensors   ``recgraph.imprint`` in ``__metadata__``; likewise
+    HTML, SVG     a comment at the end; likewise (:func:`replace_page` writes it, :func:`check` looks)
 
 To take part, a writer uses :func:`replace_json`, :func:`replace_parquet` and :func:`replace_tensors` (a file takes its
 place whole), or :func:`json_text`, :func:`write_parquet` and :func:`write_tensors` inside
@@ -57,6 +58,7 @@ __all__ = [
     "load_set",
     "load_tensors",
     "replace_json",
+    "replace_page",
     "replace_parquet",
     "replace_tensors",
     "write_manifest",
@@ -69,7 +71,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 _ENTRY, _KEY = "imprint", "recgraph.imprint"
 _TEXT = re.compile(rb"recgraph \S{1,40} format (\d{1,6}) crc32 ([0-9a-f]{8})")
-_DIGITS = 8
+#: digits of a checksum, and the bytes at the end of a page that its comment lies in
+_DIGITS, _TAIL = 8, 160
 _BLOCK = 1 << 20
 #: times that a set of files is read, and seconds between two
 _ATTEMPTS, _PAUSE = 50, 0.02
@@ -201,8 +204,15 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return read_tensors(path)
 
 
+def replace_page(text: str, path: Path) -> None:
+    """Write a page of HTML, or an SVG, with an imprint, atomically."""
+    with replacing_file(path) as temporary:
+        temporary.write_text(f"{text.rstrip()}\n<!-- {_KEY}: {_blank()} -->\n", encoding="utf-8")
+        imprint(temporary)
+
+
 def imprint(path: Path) -> str:
-    """Write the checksum of a Parquet or safetensors file into the imprint that it was written with -> the checksum."""
+    """Write the checksum of a file into the imprint that it was written with -> the checksum."""
     with path.open("rb+") as file:
         found = _find(file)
         assert found is not None, path
@@ -213,7 +223,7 @@ def imprint(path: Path) -> str:
 
 
 def check(path: Path) -> str | None:
-    """The checksum in the imprint of a Parquet or safetensors file; None where it has no imprint.
+    """The checksum in the imprint of a file that is not JSON; None where it has no imprint.
 
     Raises:
         CorruptFileError: the rest of the file does not give it.
@@ -233,7 +243,7 @@ def check(path: Path) -> str | None:
 
 
 def _find(file: BinaryIO) -> tuple[re.Match[bytes], int] | None:
-    """The imprint in a Parquet or safetensors file, and where its checksum begins; None where there is none.
+    """The imprint in a file that is not JSON, and where its checksum begins; None where there is none.
 
     Raises:
         CorruptFileError: there was one.
@@ -247,8 +257,8 @@ def _find(file: BinaryIO) -> tuple[re.Match[bytes], int] | None:
         start = size - 8 - length
     else:
         start, length = 8, int.from_bytes(head, "little")
-    if start < 0 or start + length > size:
-        return None  # the reader of the format says what is wrong
+    if start < 0 or start + length > size:  # a page; or the reader of the format says what is wrong
+        start, length = max(size - _TAIL, 0), _TAIL
     file.seek(start)
     part = file.read(length)
     text = _TEXT.search(part)

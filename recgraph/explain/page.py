@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recgraph.data.files import replace_text
+from recgraph.data.imprint import replace_page
 from recgraph.explain.explanation import (
     Evidence,
     Explanation,
@@ -164,7 +164,7 @@ def write_page(explanation: Explanation | NodeExplanation, path: str | Path, ite
         path: of the file.
         item_map: from :func:`item_map` or :func:`node_map`; None leaves the map out.
     """
-    replace_text(page(explanation, item_map), Path(path))
+    replace_page(page(explanation, item_map), Path(path))
     return Path(path)
 
 

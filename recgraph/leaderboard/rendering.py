@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.files import replace_text
+from recgraph.data.imprint import replace_page
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.compare import MARKS, Comparison
 from recgraph.leaderboard.entry import Entry
@@ -278,10 +279,9 @@ def render(board: str | Path | Board, out: str | Path, *, results: str | Path | 
     if path.suffix == ".html":
         from recgraph.leaderboard.page import page
 
-        text = page(sheets, found)
+        replace_page(page(sheets, found), path)
     else:
-        text = markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets)
-    replace_text(text, path)
+        replace_text(markdown(sheets, found.name) if path.suffix == ".md" else to_csv(sheets), path)
     return path
 
 

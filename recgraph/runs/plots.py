@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from recgraph.data.files import make_folder, replace_text
+from recgraph.data.files import make_folder
+from recgraph.data.imprint import replace_page
 from recgraph.data.part import Cases
 from recgraph.data.split import FitPart, SealedSplit
 from recgraph.evaluate.evaluator import evaluate
@@ -65,7 +66,7 @@ class Plot:
         if path.suffix not in made:
             raise ValueError(f"path = {str(path)!r} must end in .svg or .html")
         make_folder(path.parent)
-        replace_text(made[path.suffix](), path)
+        replace_page(made[path.suffix](), path)
         return path
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph.config import setting_text
-from recgraph.data.files import replace_text
+from recgraph.data.imprint import replace_page
 from recgraph.pages import environment
 from recgraph.pages.charts import Axis, Chart, Choices, Figure, Line, Mark, Scale, bars, number
 from recgraph.tuning.final import UNSEALED, best_trial, outcomes, test_rows
@@ -182,7 +182,7 @@ def write_page(study: Study, path: str | Path, dashboard: str = "") -> Path:
         path: of the file.
         dashboard: what optuna-dashboard is to be given, without a password; see ``StudyStorage.dashboard``.
     """
-    replace_text(page(study, dashboard), Path(path))
+    replace_page(page(study, dashboard), Path(path))
     return Path(path)
 
 

@@ -25,6 +25,7 @@ from recgraph.data.imprint import (
     load_json,
     load_tensors,
     replace_json,
+    replace_page,
     replace_parquet,
     replace_tensors,
     write_manifest,
@@ -43,10 +44,20 @@ def same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+PAGE = "<!doctype html>\n<p>A page.</p>"
+
+
+def read_page(path: Path) -> str:
+    if check(path) is None:
+        raise CorruptFileError("there is no imprint", path=path)
+    return path.read_text()
+
+
 #: suffix -> write, read, and whether what was read is what was written
 KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any], Callable[[Any], bool]]] = {
     ".json": (lambda path: replace_json(VALUES, path), load_json, lambda found: {**found, **VALUES} == found),
     ".parquet": (lambda path: replace_parquet(FRAME, path), load_frame, lambda found: found.equals(FRAME)),
+    ".html": (lambda path: replace_page(PAGE, path), read_page, lambda found: found.startswith(PAGE)),
     ".safetensors": (
         lambda path: replace_tensors(TENSORS, path),
         load_tensors,
@@ -127,7 +138,7 @@ def test_a_file_without_an_imprint_is_of_an_earlier_version_and_is_read(tmp_path
     FRAME.write_parquet(tmp_path / "file.parquet")
     save_file(TENSORS, tmp_path / "file.safetensors")
     (tmp_path / "file.json").write_text(json.dumps(VALUES))
-    for suffix in KINDS:
+    for suffix in set(KINDS) - {".html"}:
         assert is_right(tmp_path / f"file{suffix}")
     assert check(tmp_path / "file.parquet") is None
 
