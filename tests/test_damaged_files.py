@@ -23,7 +23,7 @@ from recgraph.runs.continuing import check_same_run
 from recgraph.runs.record import RunRecord
 from recgraph.serve.recommender import Recommender
 from recgraph.train import checkpoint as checkpoints
-from recgraph.tuning.storage import find_study
+from recgraph.tuning.finding import find_study
 
 ROWS = [(f"u{user}", f"i{(user + step) % 7}", step) for user in range(6) for step in range(5)]
 LOG = Interactions.from_frame(

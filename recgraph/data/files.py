@@ -200,8 +200,11 @@ def sweep(folder: Path) -> None:
     with os.scandir(folder) as entries:
         found = [(Path(entry.path), known) for entry in entries if (known := _TEMPORARY.fullmatch(entry.name))]
     for temporary, name in found:
-        lock = _lock(temporary)
-        if lock is None:  # its owner lives, or nobody can know
+        try:
+            lock = _lock(temporary)
+        except BlockingIOError:  # its owner lives
+            continue
+        if lock is None:  # nobody can know
             continue
         place = folder / name[1]
         with suppress(OSError):
@@ -234,7 +237,10 @@ def _owned(path: Path) -> tuple[Path, int | None]:
     for _ in range(_ATTEMPTS):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.recgraph")
         temporary.mkdir()
-        lock = _lock(temporary)
+        try:
+            lock = _lock(temporary)
+        except BlockingIOError:  # another process is sweeping it: it was nobody's for a moment
+            continue
         if temporary.is_dir():
             return temporary, lock
         if lock is not None:  # another process swept it before it was locked
@@ -243,10 +249,13 @@ def _owned(path: Path) -> tuple[Path, int | None]:
 
 
 def _lock(folder: Path, wait: bool = False) -> int | None:
-    """Lock a folder -> its descriptor; None where another process holds it, it is gone, or it cannot be locked.
+    """Lock a folder -> its descriptor; None where it is gone or cannot be locked.
 
     Args:
         wait: until no other process holds it.
+
+    Raises:
+        BlockingIOError: another process, or another thread, holds it, and ``wait`` is False.
     """
     try:
         import fcntl
@@ -258,6 +267,9 @@ def _lock(folder: Path, wait: bool = False) -> int | None:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise
     except OSError:
         os.close(file)
         return None

@@ -210,6 +210,28 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
 
 
+def test_a_temporary_that_another_process_sweeps_before_it_is_locked_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, seen = files._lock, []
+
+    def late(folder: Path, wait: bool = False) -> int | None:
+        seen.append(folder)
+        if len(seen) == 1:  # a sweeper has it already, and removes it a moment later
+            other = lock(folder)
+            assert other is not None
+            try:
+                return lock(folder)
+            finally:
+                os.close(other)
+        return lock(folder, wait)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with files._temporary(tmp_path / "a") as temporary:
+        assert temporary != seen[0]
+        assert temporary == seen[1]
+
+
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_readers_find_a_whole_folder_while_writers_replace_it(
     tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
