@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recgraph.bounded.files import named
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
@@ -245,8 +246,15 @@ class HeteroGraph:
 
     @classmethod
     def load(cls, folder: str | Path) -> HeteroGraph:
-        """Read what :meth:`save` wrote."""
-        return cls(*store.load(Path(folder)))
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CorruptFileError: a file is damaged, or holds no graph.
+            FileNotFoundError: the folder holds none.
+        """
+        parts = store.load(Path(folder))
+        with named(Path(folder)):
+            return cls(*parts)
 
     @staticmethod
     def remove(folder: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import struct
@@ -159,9 +160,11 @@ def mutate_tensors(data: bytes, rng: random.Random) -> bytes:
 def mutate_file(path: Path, rng: random.Random, others: Sequence[bytes] = ()) -> None:
     """Change a file in place: by its structure where it is JSON or safetensors, or its bytes."""
     data = path.read_bytes()
-    if rng.random() < 0.6 and path.suffix == ".json":
-        path.write_text(json.dumps(mutate_json(json.loads(data), rng)), encoding="utf-8")
-    elif rng.random() < 0.5 and path.suffix == ".safetensors":
-        path.write_bytes(mutate_tensors(data, rng))
-    else:
-        path.write_bytes(mutate_bytes(data, rng, others))
+    made = mutate_bytes(data, rng, others)
+    # a file that was changed before may have no structure any more
+    with contextlib.suppress(ValueError, RecursionError, AttributeError):
+        if rng.random() < 0.6 and path.suffix == ".json":
+            made = json.dumps(mutate_json(json.loads(data), rng)).encode()
+        elif rng.random() < 0.5 and path.suffix == ".safetensors":
+            made = mutate_tensors(data, rng)
+    path.write_bytes(made)
