@@ -51,7 +51,7 @@ demo: $(STAMP)  ## train and compare five models on MovieLens-100k, then recomme
 test: lint types test-fast  ## all checks: lint, types, layers, and every test that is quick
 
 test-fast: $(STAMP)
-	$(PYTEST) -n $(WORKERS) -m "not slow and not peer and not gpu" $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not peer and not gpu" $(ARGS)
 
 lint: $(STAMP)  ## ruff and the static checks of devices and of reading
 	$(PY) -m ruff check .
