@@ -26,6 +26,8 @@ from recgraph.runs.plots import KINDS
 from recgraph.train.config import TrainConfig
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+#: pages that are no part of the built documentation
+OTHERS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "experiments/README.md")
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +244,7 @@ def test_files_that_pages_name_exist() -> None:
     root, pages = DOCS.parent, [*DOCS.glob("*.md"), *DOCS.glob("add/*.md")]
     missing = [
         f"{page.name}: {name}"
-        for page in [*pages, root / "README.md", root / "CONTRIBUTING.md", root / "experiments" / "README.md"]
+        for page in [*pages, *(root / name for name in OTHERS)]
         for name in re.findall(r"`((?:recgraph|tests|experiments|docs|datasets)/[\w./-]+)`", page.read_text("utf-8"))
         if not (root / name).exists() and "/mine/" not in name  # a board of the user's own
     ]
