@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["signed", "tensor_file", "thrift", "with_config"]
+__all__ = ["signed", "tensor_file", "thrift", "varint", "with_config"]
 
 
 def signed(folder: Path, changes: Mapping[str, Any] | None = None) -> Path:
@@ -54,17 +54,18 @@ def thrift(fields: Mapping[int, Any]) -> bytes:
 
 def _value(value: Any) -> tuple[int, bytes]:
     if isinstance(value, int):
-        return 6, _varint(value << 1 if value >= 0 else (-value << 1) - 1)
+        return 6, varint(value << 1 if value >= 0 else (-value << 1) - 1)
     if isinstance(value, bytes):
-        return 8, _varint(len(value)) + value
+        return 8, varint(len(value)) + value
     if isinstance(value, Mapping):
         return 12, thrift(value)
     made = [_value(each) for each in value]
     kind = made[0][0] if made else 6
-    return 9, bytes([15 << 4 | kind]) + _varint(len(made)) + b"".join(content for _, content in made)
+    return 9, bytes([15 << 4 | kind]) + varint(len(made)) + b"".join(content for _, content in made)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number in seven bits a byte, the lowest first."""
     made = bytearray()
     while value > 127:
         made.append(value & 127 | 128)

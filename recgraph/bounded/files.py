@@ -10,12 +10,25 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from recgraph.data.errors import CorruptFileError, DataError
 
-__all__ = ["FLOOR", "RATIO", "VARIABLE", "check_memory", "check_plain", "file_size", "named", "read_bytes", "within"]
+__all__ = [
+    "FLOOR",
+    "RATIO",
+    "VARIABLE",
+    "check_declared",
+    "check_memory",
+    "check_plain",
+    "file_size",
+    "named",
+    "read_bytes",
+    "within",
+]
 
 #: the environment variable with a size, such as ``8GiB``, that any one file may take in memory
 VARIABLE = "RECGRAPH_UNPACKED_LIMIT"
 #: without it a file may take so many times its size, and at least so many bytes
 RATIO, FLOOR = 200, 256 << 20
+#: ``recgraph.memory.VARIABLE``, which is not imported to look
+_LIMIT = "RECGRAPH_MEMORY_LIMIT"
 
 
 def file_size(path: Path, most: int | None = None) -> int:
@@ -41,21 +54,20 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         return file.read() if most is None else file.read(most)
 
 
-def check_memory(n_bytes: int, path: Path, size: int | None = None) -> None:
-    """Refuse a file that declares to take more memory than a file of its size may.
+def check_declared(n_bytes: int, path: Path, size: int | None = None) -> None:
+    """Refuse a file that declares to hold more than a file of its size may.
 
     Args:
-        n_bytes: that it is going to take.
+        n_bytes: that its values take in memory, together.
         size: of the file, or of all files of a folder; None: the size of ``path``.
 
     Raises:
         CorruptFileError: it is more than ``RATIO`` times the size and more than ``FLOOR`` bytes, or more than
             ``RECGRAPH_UNPACKED_LIMIT``, where that is set.
-        MemoryLimitError: it is more than the limit of this process leaves (``RECGRAPH_MEMORY_LIMIT``).
     """
-    if n_bytes < FLOOR >> 4 and "RECGRAPH_MEMORY_LIMIT" not in os.environ and VARIABLE not in os.environ:
+    if n_bytes < FLOOR >> 4 and VARIABLE not in os.environ:
         return
-    from recgraph.memory import MemoryLimitError, format_size, memory_limit, parse_size, resident
+    from recgraph.memory import format_size, parse_size
 
     if given := os.environ.get(VARIABLE):
         most = parse_size(given)
@@ -67,12 +79,25 @@ def check_memory(n_bytes: int, path: Path, size: int | None = None) -> None:
             f"trust it, set {VARIABLE} to a size that allows it",
             path=path,
         )
-    limit = memory_limit()
-    if limit is not None and resident() + n_bytes > limit:
-        raise MemoryLimitError(
-            f"memory_limit = {format_size(limit)}: reading {path} would take {format_size(n_bytes)} beside the "
-            f"{format_size(resident())} of the process; allow more (RECGRAPH_MEMORY_LIMIT, --memory-limit)"
-        )
+
+
+def check_memory(n_bytes: int, path: Path, size: int | None = None) -> None:
+    """Refuse a file that is read whole and declares to take more memory than a file of its size may, or than is left.
+
+    Args:
+        n_bytes, size: see :func:`check_declared`.
+
+    Raises:
+        CorruptFileError: see :func:`check_declared`.
+        MemoryLimitError: it is more than the limit of this process leaves (``RECGRAPH_MEMORY_LIMIT``); a sixteenth of
+            ``FLOOR`` is always left, for descriptions and settings.
+    """
+    check_declared(n_bytes, path, size)
+    if n_bytes < FLOOR >> 4 or _LIMIT not in os.environ:
+        return
+    from recgraph.memory import check_room
+
+    check_room(n_bytes, f"reading {path}", f"allow more ({_LIMIT}, --memory-limit)")
 
 
 def check_plain(name: object) -> str:

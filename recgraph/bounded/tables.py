@@ -1,23 +1,25 @@
 """Parquet files: footers and page heads are added up before a table is made.
 
 A page of a few bytes may stand for a billion equal values, and a compressed one may unpack to a gigabyte: what a file
-declares to hold is bounded by :func:`recgraph.bounded.files.check_memory`.
+declares to hold is bounded by :func:`recgraph.bounded.files.check_declared`, also where it is read in streams: the
+allocation of a page that is too large ends the process.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import polars as pl
 
-from recgraph.bounded.files import check_memory, file_size, named
+from recgraph.bounded.files import check_declared, check_memory, file_size, named
 from recgraph.bounded.thrift import Reader
 from recgraph.data.errors import CorruptFileError
 
-__all__ = ["read_frame", "read_frame_metadata"]
+__all__ = ["check_frame", "read_frame", "read_frame_metadata"]
 
 _MAGIC = b"PAR1"
 _MOST_FOOTER = 64 << 20
@@ -44,17 +46,10 @@ def read_frame(path: Path, *, columns: Sequence[str] | None = None, memory_map: 
     """
     size = file_size(path)
     chosen = None if columns is None else [*columns]
-    try:
-        with path.open("rb") as file, named(path):
-            rows, declared = _declared(file, size)
+    with _explained(path):
+        for declared in _sizes(path, size):
             check_memory(declared, path, size)
-            schema = pl.read_parquet_schema(path)
-            check_memory(rows * sum(_width(_made(dtype)) for dtype in schema.values()), path, size)
-            frame = pl.read_parquet(path, columns=chosen, memory_map=memory_map, glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise CorruptFileError(f"the Parquet file cannot be read: {error}"[:1000], path=path) from None
+        frame = pl.read_parquet(path, columns=chosen, memory_map=memory_map, glob=False)
     for column in frame.iter_columns():
         # values of a text may be views of one and the same long text
         if column.dtype in (pl.String, pl.Binary):
@@ -63,13 +58,43 @@ def read_frame(path: Path, *, columns: Sequence[str] | None = None, memory_map: 
     return frame
 
 
+def check_frame(path: Path) -> None:
+    """Check a Parquet file that is then read in streams, so that it may be larger than the memory.
+
+    Raises:
+        CorruptFileError: its footer or a page's head is damaged, or it declares more than a file of its size may hold.
+        FileNotFoundError: it is not there.
+    """
+    size = file_size(path)
+    with _explained(path):
+        for declared in _sizes(path, size):
+            check_declared(declared, path, size)
+
+
 def read_frame_metadata(path: Path) -> dict[str, str]:
     """The texts that a Parquet file has about itself."""
     file_size(path)
-    try:
+    with _explained(path):
         return pl.read_parquet_metadata(path)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What polars, or the disk, says of a file inside the block is an error that names the file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise CorruptFileError(f"the Parquet file cannot be read: {error}"[:1000], path=path) from None
+
+
+def _sizes(path: Path, size: int) -> Iterator[int]:
+    """The bytes that the pages of a file are going to take, and those of its arrays of fixed size."""
+    with path.open("rb") as file, named(path):
+        rows, declared = _declared(file, size)
+    yield declared
+    yield rows * sum(_width(_made(dtype)) for dtype in pl.read_parquet_schema(path).values())
 
 
 def _width(dtype: pl.DataType) -> int:

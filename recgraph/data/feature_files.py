@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import polars as pl
 
+from recgraph.bounded.tables import read_frame
 from recgraph.data.diagnose import check_file, collect, explained, usual_separator
 from recgraph.data.errors import MissingColumnError
 from recgraph.data.packing import check_encoding
@@ -30,15 +33,10 @@ def read_feature_file(path: str, suffix: str, key: str, role: str, encoding: str
         DataError: it cannot be read, or has no column of ids.
     """
     source = Source("frame", check_file(path), encoding=check_encoding(encoding))
-    frame = _parquet(source) if suffix == "parquet" else _text(source, suffix, key, role)
+    is_parquet = suffix == "parquet"
+    frame = read_frame(Path(path), memory_map=False) if is_parquet else _text(source, suffix, key, role)
     own = key if key in frame.columns else _other_name(frame.columns, role, source, key)
     return frame.rename({own: key})
-
-
-def _parquet(source: Source) -> pl.DataFrame:
-    assert source.path is not None
-    whole = Source("parquet", source.path)
-    return collect(pl.scan_parquet(source.path), whole)
 
 
 def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from typing import Any
 
 import polars as pl
 
+from recgraph.bounded.tables import check_frame
 from recgraph.data.columns import Columns
 from recgraph.data.diagnose import check_file, check_separator, collect, explained, json_record
 from recgraph.data.errors import (
@@ -281,6 +282,8 @@ def scan_parquet(path: str | Path) -> Raw:
     if not files:
         raise FileNotFoundError(f"folder {str(path)!r} holds no *.parquet file")
     source = Source("parquet", path)
+    for file in files:
+        check_frame(file)
     lazy = pl.scan_parquet(files)
     collect(lazy.head(0), source)
     return Raw(lazy, source)

@@ -26,11 +26,10 @@ CALLS = {
 ALLOWED: dict[str, set[str]] = {
     "config.py": {"tomllib.loads"},  # a value of --set
     "data/diagnose.py": {"json.loads", "pl.scan_parquet"},  # logs of a user's own, in streams
-    "data/feature_files.py": {"pl.scan_parquet"},  # features of a user's own, in streams
     "data/imprint.py": {"json.loads"},  # values of this process, made plain
     "data/preparing.py": {"pl.read_parquet", "pl.read_parquet_schema", "pl.scan_parquet"},  # what a stage has written
-    "data/readers.py": {"pl.scan_parquet"},  # logs of a user's own, in streams
-    "data/source.py": {"pl.scan_parquet"},  # logs of a user's own, in streams
+    "data/readers.py": {"pl.scan_parquet"},  # logs of a user's own, in streams, that check_frame has seen
+    "data/source.py": {"pl.scan_parquet"},  # the number of rows of such a log
     "ranks.py": {"pickle.loads"},  # whether an error of this process can be sent
     "runs/record.py": {"json.loads"},  # values of this process, made plain
     "serve/http/asked.py": {"json.loads"},  # a request, whose body is bounded before

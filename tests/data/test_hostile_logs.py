@@ -11,11 +11,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import forging
 import polars as pl
 import pytest
 
 from recgraph import Interactions, load_data
 from recgraph.data import errors
+from recgraph.data.readers import scan_parquet
 
 GOOD = "user_id,item_id,rating\n" + "".join(f"u{i % 4},i{i % 3},{i % 5}\n" for i in range(12))
 GIB = 1 << 30
@@ -252,3 +254,35 @@ def test_a_message_is_short_whatever_the_value_is(write: Write) -> None:
     with pytest.raises(errors.RatingError, match=r"line 14: the rating 'xx.*\[\.\.\.\].* is not a number") as caught:
         load_data(write(GOOD + f"u,i,{'x' * 1_000_000}\n"))
     assert len(str(caught.value)) < 2500
+
+
+@pytest.mark.parametrize("place", ["footer", "page head"])
+@pytest.mark.parametrize("name", ["log.parquet", "items.parquet"])
+def test_a_table_of_two_billion_rows_in_a_kilobyte(tmp_path: Path, name: str, place: str) -> None:
+    """The allocation of a column of so many values would end the process."""
+    rows = {"user_id": [i % 7 for i in range(60)], "item_id": list(range(60))}
+    for each in ("log.parquet", "items.parquet"):
+        frame = pl.DataFrame(rows) if each == "log.parquet" else pl.DataFrame({"item_id": rows["item_id"]})
+        frame.write_parquet(tmp_path / each, compression="uncompressed")
+    whole = (tmp_path / name).read_bytes()
+    start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    pages, footer = whole[:start], whole[start:-8]
+    few, many = (forging.varint(2 * count) for count in (60, 2**31 - 1))
+    if place == "footer":
+        assert footer.count(b"\x16" + few) >= 3  # of the file, of its group, of its columns
+        footer = footer.replace(b"\x16" + few, b"\x16" + many)
+    else:
+        at = pages.rindex(b"\x15" + few)
+        pages = pages[:at] + b"\x15" + many + pages[at + 2 :]
+    (tmp_path / name).write_bytes(pages + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(errors.CorruptFileError, match=rf"{name}: the file declares \d+\.\d GiB"):
+        load_data(tmp_path / "log.parquet", item_features=tmp_path / "items.parquet")
+
+
+def test_a_log_in_a_process_with_a_limit_is_read_in_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a scan does not hold at once is no reason to refuse it."""
+    rows = 3_000_000
+    frame = pl.select(user_id=pl.int_range(rows) % 1000, item_id=pl.int_range(rows), rating=pl.lit(1.0))
+    frame.write_parquet(tmp_path / "log.parquet", compression="uncompressed")
+    monkeypatch.setenv("RECGRAPH_MEMORY_LIMIT", "1MiB")
+    assert scan_parquet(tmp_path / "log.parquet").lazy.select(pl.len()).collect().item() == rows
