@@ -43,11 +43,13 @@ def run(
     It may be killed at any time: the same command goes on. What failed is tried again.
     """
     take(context, memory_limit=memory_limit)
+    from recgraph.leaderboard.board import load_board
     from recgraph.leaderboard.runner import run as do
 
+    found = load_board(board)
     try:
         summary = do(
-            board,
+            found,
             results=results,
             workers=workers,
             only=only or (),
@@ -63,7 +65,12 @@ def run(
         note(f"not at hand: {name}")
     note(f"{summary}")
     if summary.failed or summary.missing:
-        raise Failure(f"{len(summary.failed)} failed, {len(summary.missing)} not at hand; the page shows what failed")
+        records = (found.results if results is None else results) / found.name
+        raise Failure(
+            f"{len(summary.failed)} failed, {len(summary.missing)} not at hand: the lines above say why, and of what "
+            f"failed the *.failed.json below {records}; mend that, then give the same command again: what was finished "
+            "is kept"
+        )
 
 
 @app.command("render", no_args_is_help=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -146,6 +147,8 @@ def test_what_does_not_fit_the_limit_of_memory_fails_with_the_reason(
     (failure,) = open_sheet(found, found.sheets[0]).failures
     assert (failure.entry, failure.error) == ("Popularity", "MemoryLimitError")
     assert failure.message.startswith("memory_limit = 10.0 MiB: Popularity would take ")
+    last = " ".join(done.stderr[done.stderr.rfind("recgraph: ") :].split())
+    assert re.search(r"1 failed, 0 not at hand: .* below \S*results/tiny; .* the same command again", last)
     again = call(*run, "--memory-limit", "64GiB")
     assert again.exit_code == 0, again.output
     printed = [line.split() for line in again.stderr.splitlines()]
