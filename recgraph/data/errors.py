@@ -1,4 +1,4 @@
-"""Errors of logs, one class for each kind; they name the file and the line."""
+"""Errors of logs and of other files that are read, one class for each kind; they name the file and the line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST = 2000
 
 
 class DataError(ValueError):
-    """A log that cannot be read as it is.
+    """A log, or another file, that cannot be read as it is.
 
     Attributes:
         path: the file, or None for a frame in memory.
@@ -73,7 +73,7 @@ class EncodingError(DataError):
 
 
 class CorruptFileError(DataError):
-    """A Parquet, gzip or JSON file that is damaged, or a saved split that was changed."""
+    """A file, or a folder of files, that is damaged, was changed, or declares more than it may hold."""
 
 
 class NewerFileError(DataError):

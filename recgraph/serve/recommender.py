@@ -384,15 +384,9 @@ class Recommender:
         features = guard(folder / _FEATURES, read) if _FEATURES in config["files"] else None
         model = bundle.load_model(folder, config["model"], torch.device(device))
         guard(folder / "config.json", lambda _: check_sizes(model.space, len(users), len(items)))
+        times = tensors.get("times")
         return cls(
-            model,
-            users,
-            items,
-            seen,
-            **names._asdict(),
-            item_features=features,
-            record=config["record"],
-            times=tensors.get("times"),
+            model, users, items, seen, **names._asdict(), item_features=features, record=config["record"], times=times
         )
 
     def __repr__(self) -> str:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from recgraph.bounded.tensors import read_heads
-from recgraph.data.errors import DataError
 from recgraph.data.files import make_folder, remove_folder, replacing_folder
 from recgraph.data.imprint import check, check_manifest, load_json, replace_tensors, write_manifest
 from recgraph.data.imprint import load_tensors as read_tensors
@@ -32,6 +31,11 @@ _RANK = "rank "
 #: ``checksums.json`` is of earlier versions
 _BEST, _STATE, _CHECKSUMS = "best.safetensors", "state.json", "checksums.json"
 _ROWS = "rows-"
+#: what reading raises where a file is missing or damaged, or holds other values than it should
+_UNREADABLE = (
+    *(ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    SafetensorError,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -79,12 +83,8 @@ def load_tensors(path: Path, kind: str = "", wanted: WantedRows | None = None) -
         CheckpointError: it is missing, damaged or of a newer format.
     """
     if wanted is None:
-        try:
+        with explained(path):
             return read_tensors(path)
-        except MemoryError:  # of the limit of memory
-            raise
-        except (OSError, DataError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
     with _opened(path) as file:
         found = {}
         for name in file.keys():  # noqa: SIM118 (it is no mapping)
@@ -97,20 +97,16 @@ def load_tensors(path: Path, kind: str = "", wanted: WantedRows | None = None) -
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    try:
+    with explained(path):
         check(path)
         read_heads(path)
         with safe_open(path, "pt") as file:
             yield file
-    except CheckpointError:
-        raise
-    except Exception as error:  # safetensors raises its own exception types for damaged files
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Whatever does not fit in a checkpoint that is read inside the block is an error that names it.
+    """Whatever does not fit in a checkpoint, or a file of one, that is read inside the block is an error that names it.
 
     Raises:
         CheckpointError: files or values are missing, or of other types or sizes than those of this training.
@@ -119,7 +115,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except (CheckpointError, MemoryError):
         raise
-    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         what = f"{error}" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
         raise CheckpointError(f"checkpoint {path} cannot be read: {what}"[:2000]) from error
 
