@@ -210,7 +210,7 @@ def _recommender(rows: int) -> Any:
 
 def _recommend(prepared: Any) -> float:
     """The lists of some users, part by part, written as Parquet."""
-    from recgraph.data.files import replace_parts
+    from recgraph.data.row_files import replace_parts
 
     recommender, users = prepared
     with tempfile.TemporaryDirectory() as folder:

@@ -165,12 +165,10 @@ def _check_here(fit: Fit, limit: str | int | None) -> None:
         _log.debug("no prediction of %s: %s", fit.model.key(), error)
         return
     most = bound.n_bytes
-    _log.log(
-        logging.INFO if bound.is_given else logging.DEBUG,
-        "predicted memory of %s:\n%s",
-        fit.model.key(),
-        estimate.table(most),
-    )
+    if bound.is_given:
+        _log.info("predicted memory of %s:\n%s", fit.model.key(), estimate.table(most))
+    else:
+        _log.debug("predicted memory of %s: %s", fit.model.key(), format_size(estimate.peak))
     if estimate.peak > most:
         way_out = "" if bound.is_given else f"; or memory_limit={format_size(estimate.peak)!r} goes on as if it fitted"
         raise MemoryLimitError(
