@@ -18,6 +18,16 @@ __all__ = ["FLOOR", "RATIO", "is_zip", "unpack_member"]
 RATIO, FLOOR = 50, 64 << 20
 _BLOCK = 1 << 20
 _MOST_MEMBERS = 100_000
+#: RuntimeError: it is encrypted; UnicodeDecodeError: a member's name is no text
+_DAMAGES = (
+    zipfile.BadZipFile,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    UnicodeDecodeError,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def is_zip(path: Path) -> bool:
@@ -54,8 +64,8 @@ def unpack_member(archive: Path, name: str, into: Path, most: int | None = None)
                     done += len(block)
                     _check(done, limit, name, archive)
                     out.write(block)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError, zlib.error, lzma.LZMAError) as error:
-        into.unlink(missing_ok=True)  # RuntimeError: it is encrypted
+    except _DAMAGES as error:
+        into.unlink(missing_ok=True)
         raise CorruptFileError(f"the archive cannot be unpacked: {error}", path=archive) from None
     except OSError as error:
         into.unlink(missing_ok=True)

@@ -118,10 +118,11 @@ def within(folder: Path, name: object) -> Path:
     """A file of a folder by a name that someone else wrote; links may not lead out of the folder.
 
     Raises:
-        CorruptFileError: the name, or a link, leads out of it.
+        CorruptFileError: the name, or a link, leads out of it, or the system allows no such name.
     """
     try:
         path = folder / check_plain(name)
+        path.exists()  # raises where the name is too long
         inside = path.resolve().is_relative_to(folder.resolve())
     except (ValueError, OSError, RuntimeError) as error:
         raise CorruptFileError(f"{error}", path=folder) from None

@@ -138,12 +138,15 @@ def _load(folder: Path, meta: dict[str, Any]) -> GraphParts:
 
 
 def _check_sizes(meta: Mapping[str, Any], folder: Path) -> None:
-    """A row of nothing takes memory too: of each type of edges there is a number a node."""
+    """Check types, and sizes: a row of nothing takes memory too, of each type of edges there is a number a node."""
     sizes = {}
     for of in meta["nodes"]:
         if type(of["type"]) is not str or type(of["count"]) is not int or of["count"] < 0:
             raise ValueError(f"nodes {of['type']!r}: count = {of['count']!r}"[:200])
         sizes[of["type"]] = of["count"]
+    for edge in meta["edges"]:
+        if type(edge) is not list or len(edge) != 3 or not all(type(name) is str for name in edge):
+            raise ValueError(f"edges {edge!r} are not of a source type, a relation and a target type"[:200])
     ends = [sizes[end] for edge in meta["edges"] for end in (edge[0], edge[2])]
     n_bytes = 8 * (sum(sizes.values()) + sum(ends))
     check_memory(n_bytes, folder / "graph.json", sum(file.stat().st_size for file in folder.iterdir()))

@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -207,18 +207,20 @@ def read_config(folder: Path, what: Holds, files: Sequence[str], entries: Sequen
     missing += [name for name in (_MODEL, *files) if name not in config["files"]]
     if missing:
         raise BundleError(f"{folder / 'config.json'} is damaged: it does not mention {', '.join(missing)}")
-    _check_room(folder, config["files"])
-    for name, sha256 in config["files"].items():
-        _check_file(folder, name, sha256)
+    paths = {name: _listed(folder, name) for name in config["files"]}
+    _check_room(folder, paths)
+    for name, path in paths.items():
+        if _sha256(path) != config["files"][name]:
+            raise BundleError(f"{path} is damaged: its checksum differs; copy or save the bundle again")
     unlisted = [path for path in _graph_files(folder) if path.relative_to(folder).as_posix() not in config["files"]]
     if unlisted:
         raise BundleError(f"{unlisted[0]} is not one of the files that {folder / 'config.json'} lists; remove it")
     return config
 
 
-def _check_room(folder: Path, files: Iterable[str]) -> None:
+def _check_room(folder: Path, paths: Mapping[str, Path]) -> None:
     """Refuse a bundle that does not fit into memory: weights as they are, what is packed or widened several times."""
-    sizes = {name: (folder / name).stat().st_size for name in files if (folder / name).is_file()}
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
     n_bytes = sum(size if name == _MODEL else 4 * size for name, size in sizes.items())
     check_large(n_bytes, f"the bundle {folder}", "load it where there is more memory, or fit a smaller model")
 
@@ -253,15 +255,16 @@ def _parse_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _check_file(folder: Path, name: str, sha256: str) -> None:
+def _listed(folder: Path, name: str) -> Path:
+    """A file that ``config.json`` lists."""
     try:
         path = within(folder, name)
     except CorruptFileError as error:
-        raise BundleError(f"{folder / 'config.json'} is damaged: file {name!r} lies outside of the bundle") from error
+        what = f"{name[:300]!r} lies outside of the bundle, or no file can have this name"
+        raise BundleError(f"{folder / 'config.json'} is damaged: file {what}") from error
     if not path.is_file():
-        raise BundleError(f"{folder} is incomplete: {name} is missing; copy or save the bundle again")
-    if _sha256(path) != sha256:
-        raise BundleError(f"{path} is damaged: its checksum differs; copy or save the bundle again")
+        raise BundleError(f"{folder} is incomplete: {name[:300]} is missing; copy or save the bundle again")
+    return path
 
 
 def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) -> Model:

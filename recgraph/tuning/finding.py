@@ -50,7 +50,10 @@ def find_study(place: str, name: str | None = None) -> Iterator[tuple[Study, Stu
     storage = _view(url)
     try:
         with _explained(url):
-            names = sorted(optuna.get_all_study_names(storage.optuna))
+            names = optuna.get_all_study_names(storage.optuna)
+            if wrong := [each for each in names if not isinstance(each, str)]:
+                raise TypeError(f"the name of a study is {wrong[0]!r}, no text")
+            names.sort()
         if name is None and len(names) == 1:
             name = names[0]
         if name not in names:

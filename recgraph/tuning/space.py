@@ -74,10 +74,17 @@ class Dimension:
         return FloatDistribution(float(self.low), float(self.high), log=self.log, step=self.step)
 
     def decode(self, value: Any) -> Any:
-        """A sampled value as the field takes it."""
+        """A sampled value as the field takes it.
+
+        Raises:
+            ValueError: the value is not among the choices.
+        """
         if self.choices is None:
             return value
-        return next(choice for choice in self.choices if _same(_encode(choice), value))
+        for choice in self.choices:
+            if _same(_encode(choice), value):
+                return choice
+        raise ValueError(f"{self.name} = {value!r} is outside of its space")
 
     def encode(self, value: Any) -> Any:
         """The inverse of :meth:`decode`.

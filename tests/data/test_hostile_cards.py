@@ -17,6 +17,7 @@ from recgraph.data import catalog
 from recgraph.data.catalog import sources
 from recgraph.data.catalog.cards import Card
 from recgraph.data.catalog.sources import UnavailableError
+from recgraph.data.errors import CorruptFileError
 
 CERTIFICATE = Path(__file__).parent / "localhost.pem"
 HEAD = """
@@ -227,3 +228,14 @@ def test_archives_that_are_bombs_or_encrypted_are_reasons(
         )
     raised = _card(tmp_path, _source(f"{at}/bomb.zip", bomb, member + "max_bytes = 4_000_000\n"))
     assert catalog.get(raised).counts["interactions"] == 1 << 19
+
+
+def test_a_member_whose_name_is_no_text(tmp_path: Path) -> None:
+    path = _zip(tmp_path / "log.zip", LOG.encode())
+    data = bytearray(path.read_bytes())
+    data[6:8] = (1 << 11).to_bytes(2, "little")  # of the member: its name is UTF-8
+    data[30:33] = b"\x80\x80\x80"
+    path.write_bytes(data)
+    with pytest.raises(CorruptFileError, match="cannot be unpacked"):
+        archives.unpack_member(path, "log", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

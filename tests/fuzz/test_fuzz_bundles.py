@@ -181,7 +181,8 @@ def _change_study(folder: Path, rng: random.Random) -> None:
     for _ in range(rng.choice((1, 1, 3))):
         at = rng.randrange(len(lines))
         if rng.random() < 0.8:
-            lines[at] = json.dumps(mutator.mutate_json(json.loads(lines[at]), rng)).encode() + b"\n"
+            with contextlib.suppress(RecursionError):  # a line that was nested before
+                lines[at] = json.dumps(mutator.mutate_json(json.loads(lines[at]), rng)).encode() + b"\n"
         elif rng.random() < 0.5:
             lines.insert(at, lines[rng.randrange(len(lines))])
         else:

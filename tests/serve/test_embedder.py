@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 from pathlib import Path
 
+import forging
 import polars as pl
 import pytest
 import torch
@@ -40,6 +43,11 @@ def model(seed: int = 3) -> GraphModel:
     # masks are drawn when the model is built: only the right seed gives them again
     made = MEOW(metapaths=("paper-author-paper",), hidden_dim=4, n_clusters=(2, 3), feature_mask=0.5, edge_mask=0.5)
     return made.build(graph(), seed=seed)
+
+
+def size_of_process() -> int:
+    """Bytes of address space."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture
@@ -99,6 +107,19 @@ def test_a_file_outside_of_the_bundle_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BundleError, match="outside of the bundle"):
         recgraph.load(folder)
+
+
+@pytest.mark.parametrize("width", [2**26, 2**31, 10**30])
+def test_settings_that_ask_for_more_than_the_weights_hold(width: int, folder: Path) -> None:
+    """They are refused before memory is asked for, which the system might not give."""
+    forging.with_config(folder, ("model", "config", "hidden_dim"), width)
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size_of_process() + (1 << 30), most))
+    try:
+        with pytest.raises(BundleError, match="does not fit MEOW"):
+            _ = recgraph.load(folder).model
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
 def test_a_recommender_is_not_made_of_it(folder: Path) -> None:

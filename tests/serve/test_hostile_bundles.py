@@ -221,6 +221,17 @@ def test_names_that_lead_out_of_the_bundle(name: str, folder: Path) -> None:
     _refused(forging.with_config(folder, ("files", name), "0" * 64), "outside of the bundle")
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000 + "x"])
+def test_names_that_are_too_long(name: str, folder: Path) -> None:
+    assert len(_refused(forging.with_config(folder, ("files", name), "0" * 64))) < 600
+
+
+def test_layers_without_weights_are_bounded(tmp_path: Path) -> None:
+    """Else a query would go on for years."""
+    served(name="lightgcn").save(tmp_path / "bundle")
+    _refused(forging.with_config(tmp_path / "bundle", ("model", "config", "n_layers"), 10**9), "n_layers", "100")
+
+
 def test_a_bundle_that_was_changed_by_hand(folder: Path) -> None:
     path = folder / "config.json"
     path.write_text(path.read_text().replace("recommender", "embedder"))

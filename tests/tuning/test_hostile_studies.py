@@ -143,6 +143,14 @@ def test_records_that_are_none(line: bytes, folder: Path) -> None:
         pass
 
 
+def test_a_study_whose_name_is_no_text(folder: Path) -> None:
+    path = folder / "study.journal"
+    first, *lines = path.read_text().splitlines(keepends=True)
+    path.write_text(json.dumps({**json.loads(first), "study_name": 7}) + "\n" + "".join(lines))
+    with pytest.raises(CorruptFileError, match=r"study\.journal .*7, no text"), find_study(str(folder)):
+        pass
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "{", "[" * 100_000, '{"study": 3}', '{"study": "s", "storage": ["x"]}'])
 def test_descriptions_that_are_none(text: str, folder: Path) -> None:
     (folder / "study.json").write_text(text)
@@ -177,3 +185,10 @@ def test_no_attribute_is_unpickled(folder: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(pickle, "load", refuse)
     with find_study(str(folder)) as (study, _):
         assert any("cma:optimizer" in trial.system_attrs for trial in study.get_trials())
+
+
+def test_a_value_that_is_none_of_the_choices() -> None:
+    from recgraph.tuning.space import Dimension
+
+    with pytest.raises(ValueError, match=r"loss = 'os\.system' is outside of its space"):
+        Dimension("loss", choices=("bpr", "bce")).decode("os.system")

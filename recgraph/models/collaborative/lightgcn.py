@@ -31,7 +31,8 @@ class BPRMF(CollaborativeModel):
 
 
 class LightGCNConfig(CollaborativeConfig):
-    n_layers: Annotated[int, Field(ge=1, description="layers of propagation"), Search(1, 4)] = 3
+    # layers have no weights, so that no file of weights bounds them
+    n_layers: Annotated[int, Field(ge=1, le=100, description="layers of propagation"), Search(1, 4)] = 3
 
 
 class LightGCN(CollaborativeModel):
