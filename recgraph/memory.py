@@ -19,6 +19,7 @@ from torch import Tensor
 __all__ = [
     "FITTING_LIBRARIES",
     "RANKING_LIBRARIES",
+    "SMALL",
     "VARIABLE",
     "Bound",
     "Estimate",
@@ -43,6 +44,8 @@ VARIABLE = "RECGRAPH_MEMORY_LIMIT"
 FITTING_LIBRARIES = 96 * 2**20
 #: what they take once they rank: packed matrices, allocators
 RANKING_LIBRARIES = 8 * 2**20
+#: bytes that are taken without a look at what there is: a look costs as much as a small answer
+SMALL = 2**28
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")

@@ -12,7 +12,7 @@ from recgraph.evaluate.low_precision import Precision
 from recgraph.evaluate.measurement import Measurement, by_ranking
 from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS
-from recgraph.memory import RANKING_LIBRARIES, Bound, Estimate, MemoryLimitError, bound_of, format_size, resident
+from recgraph.memory import RANKING_LIBRARIES, SMALL, Bound, Estimate, MemoryLimitError, bound_of, format_size, resident
 
 __all__ = ["Limits", "Memory", "batch_size_of", "depth_of", "metric_rows", "plan_memory"]
 
@@ -20,8 +20,6 @@ _MIB = 1 << 20
 #: users whose metrics are computed together, at most, and places of their lists
 METRIC_ROWS = 1 << 14
 METRIC_PLACES = 1 << 20
-#: bytes that are taken without a look at what there is
-_SMALL = 1 << 28
 
 
 def depth_of(measurements: Sequence[Measurement], n_items: int) -> int:
@@ -142,7 +140,7 @@ def plan_memory(
     if bound is None and limits.memory_mib is None and limits.block_items is None:
         most = _most_items(limits, cases)
         freely = _predicted(cases, measurements, limits, width, device, graded, most, threads, n_shards)
-        bound = None if freely.total <= _SMALL else bound_of()
+        bound = None if freely.total <= SMALL else bound_of()
         if bound is None or resident() + freely.total <= bound.n_bytes:
             return freely
     if bound is not None:

@@ -6,7 +6,7 @@ import logging
 
 from recgraph.evaluate.ranking import GROUP
 from recgraph.evaluate.topk import CHUNK
-from recgraph.memory import Estimate, MemoryLimitError, bound_of, check_room, format_size, resident
+from recgraph.memory import SMALL, Estimate, MemoryLimitError, bound_of, check_room, format_size, resident
 from recgraph.models.base import Model
 
 __all__ = ["check_answers", "check_large", "part_users"]
@@ -15,8 +15,6 @@ __all__ = ["check_answers", "check_large", "part_users"]
 _OF_PLACE = 128
 #: places of the lists of a part, at most
 _PART_PLACES = 1 << 22
-#: bytes that are taken without a look at what there is: a look costs as much as a small answer
-_SMALL = 1 << 28
 _log = logging.getLogger(__name__)
 
 
@@ -26,7 +24,7 @@ def check_large(n_bytes: int, what: str, way_out: str) -> None:
     Raises:
         MemoryLimitError: it does not fit.
     """
-    if n_bytes > _SMALL:
+    if n_bytes > SMALL:
         check_room(n_bytes, what, way_out)
 
 
@@ -60,7 +58,7 @@ def part_users(model: Model, k: int, n_users: int, batch_size: int, at_once: boo
     n_items = model.space.n_items
     k, catalogue = min(k, n_items), _catalogue_bytes(model, n_items)
     n = max(min(batch_size, n_users) if at_once else min(batch_size, n_users, _PART_PLACES // k), 1)
-    if catalogue + n * k * _OF_PLACE <= _SMALL or (bound := bound_of()) is None:
+    if catalogue + n * k * _OF_PLACE <= SMALL or (bound := bound_of()) is None:
         return n
     before = resident()
     n = min(n, (bound.n_bytes - before - catalogue) // (k * _OF_PLACE))

@@ -89,6 +89,16 @@ def log() -> Interactions:
     return Interactions.from_frame(frame, user="user", item="item")
 
 
+def stops(model: TrainableModel, folder: Path, error: type[NonFinite], what: str) -> None:
+    """The training ends with the error, which names the last checkpoint; its numbers are finite."""
+    trainer = train(model, folder)
+    with pytest.raises(error, match=rf"{what} step \d.* checkpoint: .*step-0+\d; try"):
+        trainer.fit()
+    found = checkpoints.read_latest(folder / "checkpoints")
+    assert found is not None
+    assert not not_finite({**found[1].model, **found[1].optimisers, **(found[1].best or {})})
+
+
 @pytest.mark.parametrize(
     ("name", "term", "value"),
     [
@@ -101,12 +111,7 @@ def test_a_term_of_any_model_that_is_not_finite_stops_its_training(
 ) -> None:
     model = model_of(name)
     spoil(monkeypatch, model, term, lambda x: x + value)
-    trainer = train(model, tmp_path)
-    with pytest.raises(NonFiniteLoss, match=rf"term '{term}' became {value} at step \d.* checkpoint: .*step-0+\d; try"):
-        trainer.fit()
-    found = checkpoints.read_latest(tmp_path / "checkpoints")
-    assert found is not None
-    assert not not_finite({**found[1].model, **found[1].optimisers, **(found[1].best or {})})
+    stops(model, tmp_path, NonFiniteLoss, f"term '{term}' became {value} at")
 
 
 @pytest.mark.parametrize(("name", "term"), [(name, terms[0]) for name, terms in TERMS.items()])
@@ -115,12 +120,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_kept(
 ) -> None:
     model = model_of(name)
     spoil(monkeypatch, model, term, bad_gradient)
-    trainer = train(model, tmp_path)
-    with pytest.raises(NonFinite, match=r"became (NaN or infinite by|nan at) step \d.* checkpoint: .*step-0+\d; try"):
-        trainer.fit()
-    found = checkpoints.read_latest(tmp_path / "checkpoints")
-    assert found is not None
-    assert not not_finite({**found[1].model, **found[1].optimisers, **(found[1].best or {})})
+    stops(model, tmp_path, NonFinite, "became (NaN or infinite by|nan at)")
 
 
 @pytest.mark.parametrize("metric", ["loss", "last"])

@@ -158,7 +158,7 @@ def test_lists_that_are_long_are_made_in_parts_that_fit(monkeypatch: pytest.Monk
     assert [part["u"].n_unique() for part in parts] == [7] * 8 + [4]
     assert pl.concat(parts).drop("score").equals(whole.drop("score"))
     monkeypatch.undo()
-    monkeypatch.setattr(serve_memory, "_SMALL", 0)
+    monkeypatch.setattr(serve_memory, "SMALL", 0)
     left(monkeypatch, 34 * MIB)
     monkeypatch.setattr(serve_memory, "_OF_PLACE", 2**14)  # of a user 640 KiB
     sizes = [part["u"].n_unique() for part in served.stream("all", k=40)]
@@ -174,7 +174,7 @@ def test_lists_that_are_long_are_made_in_parts_that_fit(monkeypatch: pytest.Monk
 def test_a_bundle_and_vectors_that_do_not_fit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served = recommender()
     served.save(tmp_path / "bundle")
-    monkeypatch.setattr(serve_memory, "_SMALL", 0)
+    monkeypatch.setattr(serve_memory, "SMALL", 0)
     left(monkeypatch, 0)
     with pytest.raises(MemoryLimitError, match=r"the bundle .* would take .*; load it where there is more memory"):
         Recommender.load(tmp_path / "bundle")
@@ -189,7 +189,7 @@ def test_an_evaluation_takes_blocks_where_memory_is_short_and_refuses_where_none
 ) -> None:
     run = rg.fit("popularity", split(), seed=0)
     free = run.evaluate("valid").to_polars()
-    monkeypatch.setattr("recgraph.evaluate.limits._SMALL", 0)
+    monkeypatch.setattr("recgraph.evaluate.limits.SMALL", 0)
     assert run.evaluate("valid").to_polars().equals(free)
     left(monkeypatch, 0)
     with pytest.raises(MemoryLimitError, match=r"this machine has .* which leaves .* to rank with"):
