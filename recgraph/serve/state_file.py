@@ -1,8 +1,7 @@
 """The file of a model's parameters and buffers in a bundle: read without a copy, written without one.
 
-The format, safetensors, is 8 bytes of length, as much JSON (name -> type, shape, first and last byte), and the bytes.
-Rows of sharded tables come from the ranks that hold them and are written block by block, so that no rank ever holds a
-whole one.
+The format is safetensors (:mod:`recgraph.bounded.tensors`). Rows of sharded tables come from the ranks that hold them
+and are written block by block, so that no rank ever holds a whole one.
 """
 
 from __future__ import annotations
