@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_thread import in_own_thread
 
 from experiments.bench import serve
 from recgraph.data.interactions import Interactions
@@ -57,7 +58,7 @@ def test_latency_counts_from_when_a_request_was_due() -> None:
             return await serve.load(port, requests, rate=200, seconds=0.5, seed=0)
 
     one_by_one = asyncio.Lock()
-    made = asyncio.run(run())
+    made = in_own_thread(asyncio.run, run())
     assert made.statuses == {200: len(made.milliseconds)}
     assert made.wrong == []
     assert min(made.milliseconds) >= 20
@@ -74,7 +75,7 @@ def test_the_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Recommender.for_log(model, log).save(tmp_path / "bundle")
     options = ["--rate", "40", "--seconds", "1.5", "--warmup", "0.2", "--repeats", "1", "--bad", "0.3"]
     out = tmp_path / "serve.jsonl"
-    assert serve.main(["--bundle", str(tmp_path / "bundle"), *options, "--out", str(out)]) == 0
+    assert in_own_thread(serve.main, ["--bundle", str(tmp_path / "bundle"), *options, "--out", str(out)]) == 0
     (line,) = (json.loads(text) for text in out.read_text().splitlines())
     assert line["wrong"] == 0
     assert line["requests"] > 20

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from own_thread import in_own_thread
 
 from recgraph.data.interactions import Interactions
 from recgraph.models.base import Space
@@ -92,7 +93,7 @@ def test_a_fork_before_anything_was_read_serves() -> None:
     """As of a server that imports the library, forks its workers, and loads in each."""
     code = (
         "import os, sys\n"
-        f"sys.path.insert(0, {os.fspath(Path(__file__).parent)!r})\n"
+        f"sys.path[:0] = {[os.fspath(folder) for folder in Path(__file__).parents[:2]]!r}\n"
         "import test_processes as own\n"
         "expected = own.in_fork(lambda: own.ask(own.recommender(), 3))\n"
         "print(expected)\n"
@@ -122,7 +123,7 @@ def test_tasks_of_an_event_loop_get_the_same_answers_while_it_is_refreshed() -> 
         del found[N_USERS // 2]
         return found, [ask(served, user) for user in range(N_USERS)]
 
-    in_threads, directly = asyncio.run(all_of_them())
+    in_threads, directly = in_own_thread(asyncio.run, all_of_them())
     assert in_threads == expected
     assert directly == expected
 
