@@ -14,6 +14,7 @@ from typing import Any, NoReturn, Self
 import polars as pl
 
 from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EmptyLogError, EncodingError, MixedIdError
+from recgraph.data.lines import long_fields
 from recgraph.data.packing import open_bytes, packing_of
 from recgraph.data.source import Source
 
@@ -177,7 +178,7 @@ def _same_type(source: Source, seen: dict[str, tuple[type, int]], name: str, val
 
 def _check_fields(source: Source) -> None:
     """Raise for the first row with more fields than the first, or with quotes that do not pair."""
-    with source.open() as text:
+    with source.open() as text, long_fields():
         lines = _Remembering(text)
         reader = csv.reader(lines, delimiter=source.separator, strict=True)
         width, start = None, 1

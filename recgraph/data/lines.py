@@ -5,18 +5,33 @@ Readers hold a line, and all fields of a header, in memory; a file of one line o
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from recgraph.data.errors import DelimiterError, EncodingError
+from recgraph.data.errors import CorruptFileError, DelimiterError, EncodingError
 from recgraph.data.packing import open_bytes, packing_of
 
-__all__ = ["LONGEST_HEADER", "LONGEST_LINE", "check_lines"]
+__all__ = ["LONGEST_HEADER", "LONGEST_LINE", "check_lines", "check_quotes", "long_fields"]
 
 #: bytes of a line
 LONGEST_LINE = 1 << 24
 #: bytes of the first line of a table: a name takes memory and time in every query
 LONGEST_HEADER = 1 << 20
 _BLOCK = 1 << 16
+#: bytes that are searched for quotes at once
+_SEARCHED = 1 << 22
+
+
+@contextmanager
+def long_fields() -> Iterator[None]:
+    """In the block :mod:`csv` reads fields of any allowed length, where it stops at 128 KiB otherwise."""
+    before = csv.field_size_limit(LONGEST_LINE)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def check_lines(path: Path, encoding: str, longest_first: int = LONGEST_LINE) -> None:
@@ -97,3 +112,47 @@ def _line_at(path: Path, start: int) -> int:
             count += block.count(b"\n")
             start -= len(block)
     return count
+
+
+def check_quotes(path: Path, text: Path) -> None:
+    """Refuse a delimited text with a row that quotes hold open for longer than a line may be.
+
+    A quote that never ends makes one field of the rest of the file, which polars would read, and copy into its message.
+    All of the text is searched, at the speed of the disk where it holds no quotes.
+
+    Args:
+        path: the file, for messages.
+        text: where its plain text is.
+
+    Raises:
+        CorruptFileError: there is such a row; names its line.
+    """
+    start, done, inside = 0, 0, False
+    with text.open("rb") as file:
+        while block := file.read(_SEARCHED):
+            inside ^= block.count(b'"') % 2 == 1
+            ended = _last_break(block, inside)
+            if ended is not None:
+                start = done + ended + 1
+            done += len(block)
+            if done - start > LONGEST_LINE:  # none of its lines is as long
+                message = (
+                    f"a quote that begins in this row does not end within {LONGEST_LINE // 1024:,} KiB; "
+                    'write a quote within a quoted field twice: ""'
+                )
+                raise CorruptFileError(message, path=path, line=_line_at(text, start))
+
+
+def _last_break(block: bytes, inside: bool) -> int | None:
+    """Where the last line break outside quotes is.
+
+    Args:
+        inside: whether the end of the block is within quotes.
+    """
+    end = len(block)
+    while end >= 0:
+        begin = block.rfind(b'"', 0, end)
+        if not inside and (found := block.rfind(b"\n", begin + 1, end)) >= 0:
+            return found
+        end, inside = begin, not inside
+    return None

@@ -30,6 +30,7 @@ from recgraph.data.errors import (
     MixedIdError,
 )
 from recgraph.data.ids import family
+from recgraph.data.lines import long_fields
 from recgraph.data.packing import check_encoding
 from recgraph.data.source import Raw, Source
 from recgraph.texts import listed
@@ -110,7 +111,7 @@ def header_of(source: Source) -> list[str]:
     Raises:
         DataError: the file is damaged.
     """
-    with explained(source), source.open() as text:
+    with explained(source), source.open() as text, long_fields():
         if len(source.separator) > 1:
             line = next((line for line in text if line.strip()), "")
             return [name.strip() for name in line.split(source.separator)] if line else []

@@ -17,7 +17,7 @@ from typing import IO, Literal, TypeVar
 import polars as pl
 
 from recgraph.data.errors import CorruptFileError, DataError
-from recgraph.data.lines import LONGEST_HEADER, LONGEST_LINE, check_lines
+from recgraph.data.lines import LONGEST_HEADER, LONGEST_LINE, check_lines, check_quotes, long_fields
 from recgraph.data.packing import open_bytes, open_text, packing_of, plain_copy
 
 __all__ = ["Format", "Raw", "Source"]
@@ -100,12 +100,14 @@ class Source:
         """The source with a text that polars can scan, and what keeps that text on the disk.
 
         Raises:
-            DataError: the file is damaged, not in its encoding, or has a line that is too long.
+            DataError: the file is damaged, not in its encoding, or has a line or a quoted field that is too long.
         """
         assert self.path is not None
         try:
             self._check_lines()
             plain, held = plain_copy(self.path, self.encoding)
+            if self.format == "delimited" and len(self.separator) == 1 and packing_of(plain) == "none":
+                check_quotes(self.path, plain)
         except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
             kind = packing_of(self.path)
             raise self.error(CorruptFileError, f"the {kind} file is damaged: {error}") from None
@@ -153,16 +155,13 @@ class Source:
     def _csv_rows(self, text: IO[str]) -> Iterator[tuple[int, int]]:
         row = -2 if self.has_header else -1
         start = 1
-        before = csv.field_size_limit(LONGEST_LINE)
-        try:
+        with long_fields():
             reader = csv.reader(text, delimiter=self.separator)
             for fields in reader:
                 if any(fields):
                     row += 1
                     yield start, row
                 start = reader.line_num + 1
-        finally:
-            csv.field_size_limit(before)
 
 
 @dataclass(frozen=True)
