@@ -20,6 +20,7 @@ from recgraph.config import ConfigError, did_you_mean, nearest_names
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     "augmentation": {
+        "recgraph.augment.counterfactual": ("Counterfactual",),
         "recgraph.augment.graph": ("EdgeDrop", "FeatureMask", "NodeDrop"),
         "recgraph.augment.sequence": ("Crop", "Mask", "Reorder"),
         "recgraph.augment.similar": ("Insert", "Substitute"),

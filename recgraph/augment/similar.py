@@ -43,12 +43,7 @@ class SimilarityAugmentation(SequenceAugmentation):
 
     def setup(self, train: Part) -> None:
         """Compute the similar items of each item."""
-        rows = distinct(train.items, train.n_items)
-        per_user = 1 / torch.log1p(rows.lengths.clamp(min=1).to(torch.float64))
-        index, similarity = neighbours(rows, train.n_items, self.config.n_similar, row_weights=per_user)
-        # by token: row 0, the masked item, has no similar items; neither have unused places
-        of_items = torch.where(similarity > 0, index + 1, 0)
-        self._similar = torch.cat([of_items.new_zeros(1, of_items.shape[1]), of_items])
+        self._similar = nearest_tokens(train, self.config.n_similar)
 
     def similar(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
         """A similar item for each token, uniform among its most similar ones.
@@ -69,6 +64,18 @@ class SimilarityAugmentation(SequenceAugmentation):
         known = (of_tokens > 0).sum(1)
         chosen = uniform_up_to((known - 1).clamp(min=0), generator)
         return of_tokens.gather(1, chosen[:, None]).squeeze(1)
+
+
+def nearest_tokens(train: Part, k: int) -> Tensor:
+    """[n_items + 1, k]: the most similar items of each token by the similarity of :class:`SimilarityAugmentation`.
+
+    Most similar first, as tokens. Row 0, the masked item, has none; unused places hold 0.
+    """
+    rows = distinct(train.items, train.n_items)
+    per_user = 1 / torch.log1p(rows.lengths.clamp(min=1).to(torch.float64))
+    index, similarity = neighbours(rows, train.n_items, k, row_weights=per_user)
+    of_items = torch.where(similarity > 0, index + 1, 0)
+    return torch.cat([of_items.new_zeros(1, k), of_items])
 
 
 class InsertConfig(SimilarityConfig):
