@@ -79,7 +79,11 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "objective": {"recgraph.contrast.objectives": ("InfoNCE", "NTXent")},
     "regulariser": {"recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity")},
-    "weight": {"recgraph.contrast.weights": ("Cluster", "Learned", "SameTarget", "SelfMask")},
+    "weight": {
+        "recgraph.contrast.hardness": ("Hardness",),
+        "recgraph.contrast.same_cluster": ("SameCluster",),
+        "recgraph.contrast.weights": ("Cluster", "Learned", "SameTarget", "SelfMask"),
+    },
 }
 # earlier name of a kind -> its name; both are accepted, also in groups of entry points
 _RENAMED = {"view": "augmentation"}

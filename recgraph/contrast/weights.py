@@ -176,12 +176,16 @@ class Cluster(Weight):
         return self._apart(pairs).to(pairs.anchors.dtype).log_()
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return self.log_w(pairs), self._apart_beside(pairs, ids, rows).to(pairs.anchors.dtype).log_()
+
+    def _apart_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> Tensor:
+        """[n]: T - shared, of each anchor and one further row."""
         if self.assignments is not None:
             ours, theirs = (self.assignments[:, self._columns(of)] for of in (pairs.anchor_ids, ids))
         else:
             ours, _ = self._cluster(pairs)
             theirs, _ = self._cluster(Pairs(ids, pairs.candidate_ids, rows, pairs.candidates))
-        return self.log_w(pairs), (ours != theirs).sum(0).to(pairs.anchors.dtype).log_()
+        return (ours != theirs).sum(0)
 
     def factor(self, pairs: Pairs) -> Tensor | None:
         apart = self._apart(pairs)

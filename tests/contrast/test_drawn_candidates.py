@@ -25,6 +25,9 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "self_mask": {"name": "self_mask"},
     "cluster": {"name": "cluster"},
     "at hand": {"name": "cluster", "n_clusters": (2, 3)},
+    "same cluster": {"name": "same_cluster"},
+    "hardness": {"name": "hardness", "beta": 2.0},
+    "hardest": {"name": "hardness", "hardest": 0.4, "most_similar": 0.7},
     "learned": {"name": "learned", "dim": D, "inner_dim": 4},
     "normalised": {"name": "learned", "dim": D, "inner_dim": 4, "normalise": True},
 }
@@ -42,7 +45,7 @@ def weight_of(kind: str) -> Weight | None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weight: Weight = make("weight", WEIGHTS[kind]).double()
-    if kind == "cluster":
+    if kind in ("cluster", "same cluster"):
         weight.prepare(lambda: torch.stack([torch.arange(100) % 3, torch.arange(100) % 4]))
     return weight
 
