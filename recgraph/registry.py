@@ -77,8 +77,10 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.sequence.mclrec": ("MCLRec",),
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
     },
+    "mixture": {},
     "objective": {"recgraph.contrast.objectives": ("InfoNCE", "NTXent")},
     "regulariser": {"recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity")},
+    "transform": {"recgraph.contrast.transforms": ("Centre",)},
     "weight": {
         "recgraph.contrast.hardness": ("Hardness",),
         "recgraph.contrast.same_cluster": ("SameCluster",),

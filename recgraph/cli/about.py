@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import shlex
@@ -150,6 +151,52 @@ def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
             "meaning": setting.description,
         }
         for setting in config.describe()
+    ]
+
+
+#: kinds of the registry that are no parts of a model: they have commands or pages of their own
+_NO_PARTS = ("graph", "metric", "model")
+
+
+def parts(
+    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="Show those of this kind alone.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show all settings of this one.")] = None,
+    form: FormatOption = None,
+) -> None:
+    """List the parts that models are made of, by kind; with KIND and NAME, all settings of one."""
+    from recgraph import registry
+
+    if kind is not None and name is not None:
+        part = registry.load(kind, name)
+        note(_first_line(part))
+        config = getattr(part, "Config", None)
+        rows = _settings(kind, config) if config is not None else _parameters(kind, part)
+        show(rows, form)
+        return
+    kinds = [each for each in registry.kinds() if each not in _NO_PARTS] if kind is None else [kind]
+    show([_part(each, key, cls) for each in kinds for key, cls in registry.classes(each)], form)
+
+
+def _part(kind: str, key: str, cls: type[Any]) -> dict[str, Any]:
+    from recgraph import registry
+
+    (name,) = registry.written(kind, key)
+    return {"kind": kind, "part": name, "what": _first_line(cls), "settings": registry.settings_of(cls)}
+
+
+def _parameters(kind: str, cls: type[Any]) -> list[dict[str, Any]]:
+    """The parameters of a part without a ``Config``, in the columns of settings."""
+    found = inspect.signature(cls).parameters.values()
+    return [
+        {
+            "of": kind,
+            "setting": one.name,
+            "default": "" if one.default is one.empty else str(one.default),
+            "type": "" if one.annotation is one.empty else str(one.annotation),
+            "allowed": "",
+            "meaning": "",
+        }
+        for one in found
     ]
 
 

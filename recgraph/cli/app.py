@@ -93,6 +93,7 @@ app.command("update", no_args_is_help=True)(update.update)
 app.command("serve", no_args_is_help=True)(serve.serve)
 app.command("inspect", no_args_is_help=True)(inspect.inspect)
 app.command("models")(about.models)
+app.command("parts")(about.parts)
 app.command("doctor")(about.doctor)
 
 

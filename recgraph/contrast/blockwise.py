@@ -19,7 +19,8 @@ from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, work_type
-from recgraph.contrast.weights import Pairs, Weight
+from recgraph.contrast.views import Pairs
+from recgraph.contrast.weights import Weight
 from recgraph.rows import row_gradient
 
 __all__ = ["BlockwiseLoss", "Candidates", "NoCandidateError", "contrast", "one_pass", "refuse_no_candidate"]
@@ -338,7 +339,7 @@ class _Weights:
         return self.weight.factor(self._pairs(rows, self.anchors[rows], self._constant))
 
     def _pairs(self, rows: slice, anchors: Tensor, candidates: Tensor) -> Pairs:
-        return Pairs(self.pairs.anchor_ids[rows], self.pairs.candidate_ids, anchors, candidates)
+        return self.pairs.block(rows, anchors, candidates)
 
     def add_gradients(self, rows: slice, log_w: Tensor, anchors: Tensor, grad_log_w: Tensor) -> None:
         """Add the gradients of a block, given those by its log-weights [n, M]."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from recgraph.accelerated import full_precision
 from recgraph.blocks import row_blocks, work_type
 from recgraph.contrast.blockwise import BlockwiseLoss, Candidates, one_pass, refuse_no_candidate
-from recgraph.contrast.weights import Pairs, Weight
+from recgraph.contrast.views import Pairs
+from recgraph.contrast.weights import Weight
 
 __all__ = ["contrast_drawn"]
 

@@ -7,8 +7,8 @@ the weights w are parts of their own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,86 +17,15 @@ from torch import Tensor, nn
 
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import work_type
-from recgraph.config import Config, Search, configure
+from recgraph.config import Config, configure
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
 from recgraph.contrast.drawn import contrast_drawn
-from recgraph.contrast.weights import Pairs, Weight
-from recgraph.ranks import Share
+from recgraph.contrast.mixtures import contrast_mixed
+from recgraph.contrast.views import About, Outcome, Pairs, Similarity, Views
+from recgraph.contrast.weights import Weight
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["InfoNCE", "NTXent", "NoCandidateError", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]
-
-
-class Similarity(Config):
-    """Dot product or cosine over a temperature. It shapes rows, never pairs, so that no N x M tensor is made."""
-
-    similarity: Annotated[
-        Literal["dot", "cosine"], Field(description="inner product of the embeddings, or of their directions")
-    ] = "dot"
-    temperature: Annotated[
-        float, Field(gt=0, description="what similarities are divided by"), Search(low=0.05, high=5, log=True)
-    ] = 1.0
-
-    def shape(self, anchors: Tensor, candidates: Tensor, temperatures: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The two sides whose inner products are the similarities.
-
-        Args:
-            anchors: [N, D].
-            candidates: [M, D].
-            temperatures: [M], a temperature for each candidate in place of the common one (the concentrations
-                of MEOW's prototypes).
-
-        Returns:
-            [N, D] and [M, D].
-        """
-        if self.similarity == "cosine":
-            same = anchors is candidates
-            anchors = F.normalize(anchors, dim=1)
-            candidates = anchors if same else F.normalize(candidates, dim=1)
-        if temperatures is not None:
-            return anchors, candidates / temperatures[:, None]
-        return (anchors if self.temperature == 1 else anchors * (1 / self.temperature)), candidates
-
-
-@dataclass(frozen=True)
-class Views:
-    """The two sides of a contrast.
-
-    Attributes:
-        a, b: [N, D] and [M, D].
-        ids_a, ids_b: [N] and [M] int64, who the rows are; weights alone look at them.
-        positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows of them where an anchor may
-            have several; None: the row of the same number.
-        temperatures: [M], one for each row of ``b``; None: the similarity's.
-        generator: what candidates are drawn with, where the objective draws some; on any device.
-        share: which of the anchors this rank computes, where several ranks contrast the same rows; None: all.
-    """
-
-    a: Tensor
-    b: Tensor
-    ids_a: Tensor
-    ids_b: Tensor
-    positives: Tensor | Ragged | None = None
-    temperatures: Tensor | None = None
-    generator: torch.Generator | None = None
-    share: Share | None = None
-
-    @property
-    def turned(self) -> Views:
-        """The same with the sides exchanged."""
-        return replace(self, a=self.b, b=self.a, ids_a=self.ids_b, ids_b=self.ids_a)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A scalar loss, the number of anchors, and how many of them had no candidate (int64 scalar).
-
-    With a share of the anchors it is of these; the mean over the ranks of the losses is that of all anchors.
-    """
-
-    loss: Tensor
-    n_anchors: int
-    left_out: Tensor
 
 
 class ObjectiveConfig(Config):
@@ -133,11 +62,18 @@ class Objective(nn.Module):
     splits: ClassVar[bool] = False
     #: whether both views must have the same rows, so that there can be no further candidates
     needs_pairs: ClassVar[bool] = False
+    #: whether :meth:`forward` reads ``views.further``; of others the term takes the mean over the pairs of views
+    joint: ClassVar[bool] = False
+    #: whether it draws whatever its settings are, so that it is given a generator
+    draws: ClassVar[bool] = False
 
     def __init__(self, config: ObjectiveConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
         self._compiled: Callable[..., Tensor] | None = None
+
+    def setup(self, about: About) -> None:
+        """Called before training with what is known of the ids."""
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the loss of anchors whose positive counts and whose candidates have no weights, as one graph, which
@@ -172,7 +108,7 @@ class Objective(nn.Module):
         Raises:
             ValueError: candidates are to be drawn, and there is no generator.
         """
-        a, ids_a, positives = views.a, views.ids_a, views.positives
+        a, ids_a, labels, positives = views.a, views.ids_a, views.labels_a, views.positives
         if positives is None:
             positives = torch.arange(len(a), device=a.device)
         assert isinstance(positives, Tensor)
@@ -180,10 +116,14 @@ class Objective(nn.Module):
             own = torch.arange(len(a), device=a.device)[views.share.rows] if own is None else own
             a, ids_a, positives = a.index_select(0, own), ids_a[own], positives[own]
             excluded = None if excluded is None else excluded[own]
+            labels = None if labels is None else labels[own]
         x, y = similarity.shape(a, views.b, views.temperatures)
         candidates = Candidates(positives, excluded, self.config.count_positive, self.config.weigh_positive)
-        pairs = None if weight is None else Pairs(ids_a, views.ids_b, a, views.b)
-        if self.config.n_candidates is not None and self.config.n_candidates < len(views.b):
+        pairs = None if weight is None else Pairs(ids_a, views.ids_b, a, views.b, labels, views.labels_b)
+        if views.mixture is not None:
+            mixed = views.mixture(x, y, candidates, views)
+            loss, left_out = contrast_mixed(x, mixed, candidates, weight, pairs, self.config.block_rows)
+        elif self.config.n_candidates is not None and self.config.n_candidates < len(views.b):
             drawn = self._draw(views)
             loss, left_out = contrast_drawn(x, y, drawn, candidates, weight, pairs, self.config.block_rows)
         elif self._compiled is not None and is_accelerated(x) and weight is None and self.config.count_positive:
@@ -255,6 +195,8 @@ class InfoNCE(Objective):
         """The denominator is that of one positive, the row of the same number; the numerator is summed over all."""
         if len(views.a) != len(views.b):
             raise ValueError(f"a has {len(views.a)} rows and b {len(views.b)}; several positives need rows in pairs")
+        if views.mixture is not None:
+            raise ValueError("a mixture needs one positive for each anchor; this contrast has several")
         of_one = self.softmax(replace(views, positives=None, share=None), similarity, weight)
         work = work_type(views.a, views.b)
         # products under autocast would be rounded to half precision
@@ -290,5 +232,9 @@ class NTXent(Objective):
         partners = places.roll(len(views.a))
         # a rank's anchors are its rows of both views
         own = None if views.share is None else places.view(2, -1)[:, views.share.rows].flatten()
-        stacked = replace(views, a=z, b=z, ids_a=ids, ids_b=ids, positives=partners)
+        labels = None
+        if views.labels_a is not None and views.labels_b is not None:
+            labels = torch.cat([views.labels_a, views.labels_b])
+        twice: dict[str, Any] = {"ids_a": ids, "ids_b": ids, "labels_a": labels, "labels_b": labels}
+        stacked = replace(views, a=z, b=z, positives=partners, **twice)
         return self.softmax(stacked, similarity, weight, excluded=places, own=own)

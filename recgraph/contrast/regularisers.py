@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
 from recgraph.config import Config, Search, configure
+from recgraph.contrast.views import About
 
 __all__ = ["Regulariser", "RegulariserConfig"]
 
@@ -38,6 +39,9 @@ class Regulariser(nn.Module):
     def __init__(self, config: RegulariserConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
+
+    def setup(self, about: About) -> None:
+        """Called before training with what is known of the ids."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """A scalar of two views.

@@ -1,8 +1,10 @@
-"""A contrastive term: similarity + weight + objective."""
+"""A contrastive term: transform + similarity + mixture + weight + objective, and regularisers of the same rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import combinations
 from typing import Annotated, Any
 
 import torch
@@ -10,7 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.contrast.objectives import Objective, Outcome, Similarity, Views
+from recgraph.contrast.mixtures import Mixture
+from recgraph.contrast.objectives import Objective
+from recgraph.contrast.transforms import Transform
+from recgraph.contrast.views import About, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
 from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
@@ -25,6 +30,14 @@ class TermConfig(Similarity):
     objective_settings: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the objective")]
     weight: Annotated[str | None, Field(description="how candidates are weighted; None: all alike")] = None
     weight_settings: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
+    mixture: Annotated[str | None, Field(description="how candidates are made from candidates; None: none are")] = None
+    mixture_settings: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the mixture")]
+    transform: Annotated[str | None, Field(description="of both sides before similarity; None: as they are")] = None
+    transform_settings: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the transform")]
+    regularisers: Annotated[
+        dict[str, float | dict[str, Any]],
+        Field(default_factory=dict, description="of rows in pairs: name -> coefficient, or mapping with coefficient"),
+    ]
 
 
 class ContrastiveTerm(nn.Module):
@@ -57,18 +70,41 @@ class ContrastiveTerm(nn.Module):
         if config is not None and (named or weight is not None):
             raise ValueError("give ContrastiveTerm a config or settings, not both")
         self.config = config if config is not None else TermConfig.of(named)
-        self.objective: Objective = registry.make(
-            "objective", {"name": self.config.objective, **self.config.objective_settings}
-        )
-        self.weight = weight if isinstance(weight, Weight) else self._named_weight(dim)
+        self.objective: Objective = self._part("objective", dim)
+        self.weight: Weight | None = weight if isinstance(weight, Weight) else self._part("weight", dim)
+        self.mixture: Mixture | None = self._part("mixture", dim)
+        self.transform: Transform | None = self._part("transform", dim)
+        self.regularisers = nn.ModuleDict()
+        self.coefficients: dict[str, float] = {}
+        for name, given in self.config.regularisers.items():
+            settings = dict(given) if isinstance(given, dict) else {"coefficient": given}
+            if "coefficient" not in settings:
+                raise ValueError(f"regularisers: {name} = {given!r} needs a coefficient")
+            self.coefficients[name] = float(settings.pop("coefficient"))
+            self.regularisers[name] = registry.make("regulariser", {"name": name, **settings}, dim=dim)
+        if self.mixture is not None and self.objective.config.n_candidates is not None:
+            raise ValueError("a mixture is made of all candidates; leave n_candidates out")
         self.outcome: Outcome | None = None
 
-    def _named_weight(self, dim: int | None) -> Weight | None:
-        if self.config.weight is None:
+    def _part(self, kind: str, dim: int | None) -> Any:
+        """The part of a kind that the configuration names; None: it names none."""
+        name = getattr(self.config, kind)
+        if name is None:
             return None
         given = {} if dim is None else {"dim": dim}
-        weight: Weight = registry.make("weight", {"name": self.config.weight, **self.config.weight_settings}, **given)
-        return weight
+        return registry.make(kind, {"name": name, **getattr(self.config, f"{kind}_settings")}, **given)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it needs a generator."""
+        return self.mixture is not None or self.transform is not None or self.objective.draws
+
+    def setup(self, about: About) -> None:
+        """Tell all parts before training what is known of the ids."""
+        parts: list[Any] = [self.objective, self.weight, self.mixture, self.transform, *self.regularisers.values()]
+        for part in parts:
+            if part is not None:
+                part.setup(about)
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Have accelerators compute by compiled graphs what can be compiled; see :meth:`Objective.compile_parts`."""
@@ -89,8 +125,12 @@ class ContrastiveTerm(nn.Module):
         temperatures: Tensor | None = None,
         generator: torch.Generator | None = None,
         share: Share | None = None,
+        labels_a: Tensor | None = None,
+        labels_b: Tensor | None = None,
+        further: Sequence[Tensor] = (),
+        epoch: int | None = None,
     ) -> Tensor:
-        """The mean loss over the anchors.
+        """The mean loss over the anchors, and the regularisers.
 
         Args:
             a: [N, D].
@@ -100,10 +140,15 @@ class ContrastiveTerm(nn.Module):
             positives: the rows of ``b`` that belong to each row of ``a``: [N] int64, or N rows where an anchor may have
                 several; default: the row of the same number.
             temperatures: [M], one for each row of ``b``; default: the common one.
-            generator: required where the objective draws candidates (``n_candidates``); on any device.
+            generator: required where the objective draws candidates (``n_candidates``), and by parts that draw
+                (:attr:`draws`); on any device.
             share: the anchors of this rank, where several ranks contrast the same rows. It computes these alone where
                 no anchor can be left out of the mean, else all, as every other rank does; in both cases the mean over
                 ranks is the loss.
+            labels_a, labels_b: [N] and [M] float, a rating or an ordered label of each row, NaN where it is not known.
+            further: further views [N, D], where the rows are in pairs: an objective of three or more views contrasts
+                all together, another one each pair of them, and the loss is the mean over the pairs.
+            epoch: from 0, for parts that change as training goes on.
 
         Raises:
             ValueError: the shapes do not fit, or no anchor has a candidate of positive weight.
@@ -120,13 +165,58 @@ class ContrastiveTerm(nn.Module):
             "ids_b": (ids_b, len(b)),
             "positives": one_a_row,
             "temperatures": (temperatures, len(b)),
+            "labels_a": (labels_a, len(a)),
+            "labels_b": (labels_b, len(b)),
         }.items():
             if value is not None and value.shape != (n_rows,):
                 raise ValueError(f"{name} {list(value.shape)} must be [{n_rows}], one for each row")
-        views = Views(a, b, ids_a, ids_b, positives, temperatures, generator, self._split(share, positives))
-        outcome: Outcome = self.objective(views, self.config, self.weight)
+        if further and (not paired or any(one.shape != a.shape for one in further)):
+            raise ValueError(f"further views {[list(one.shape) for one in further]} must be of the shape of a and b")
+        views = Views(
+            a,
+            b,
+            ids_a,
+            ids_b,
+            positives,
+            temperatures,
+            generator,
+            self._split(share, positives),
+            labels_a,
+            labels_b,
+            tuple(further),
+            epoch,
+            self.mixture,
+        )
+        outcome = self._over_views(views)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
-        return outcome.loss
+        return outcome.loss if not self.regularisers else outcome.loss + self._regularised(views)
+
+    def _over_views(self, views: Views) -> Outcome:
+        """The objective of all views together where it is joint, else its mean over the pairs of views."""
+        if not views.further or self.objective.joint:
+            return self._transformed(views)
+        sides = [(views.a, views.ids_a, views.labels_a), (views.b, views.ids_b, views.labels_b)]
+        sides += [(one, views.ids_a, views.labels_a) for one in views.further]
+        alone = replace(views, further=())
+        return _mean(
+            self._transformed(replace(alone, a=a, b=b, ids_a=ids_a, ids_b=ids_b, labels_a=of_a, labels_b=of_b))
+            for (a, ids_a, of_a), (b, ids_b, of_b) in combinations(sides, 2)
+        )
+
+    def _transformed(self, views: Views) -> Outcome:
+        if self.transform is None:
+            outcome: Outcome = self.objective(views, self.config, self.weight)
+            return outcome
+        pairs = self.transform(views)
+        return _mean(self.objective(replace(views, a=a, b=b), self.config, self.weight) for a, b in pairs)
+
+    def _regularised(self, views: Views) -> Tensor:
+        """The sum of the regularisers of each anchor and its positive, times their coefficients."""
+        if isinstance(views.positives, Ragged) or (views.positives is None and len(views.a) != len(views.b)):
+            raise ValueError(f"regularisers ({', '.join(self.regularisers)}) need one row of b for each row of a")
+        b = views.b if views.positives is None else views.b.index_select(0, views.positives)
+        values = [self.coefficients[name] * part(views.a, b) for name, part in self.regularisers.items()]
+        return torch.stack(values).sum()
 
     def _split(self, share: Share | None, positives: Tensor | Ragged | None) -> Share | None:
         """The share, where the anchors can be divided: each rank's mean is then over as many as the share says."""
@@ -135,3 +225,9 @@ class ContrastiveTerm(nn.Module):
         config = self.objective.config
         always_has_a_candidate = self.weight is None or (config.count_positive and not config.weigh_positive)
         return share if always_has_a_candidate else None
+
+
+def _mean(outcomes: Iterable[Outcome]) -> Outcome:
+    found = list(outcomes)
+    left_out = torch.stack([one.left_out for one in found]).sum()
+    return Outcome(torch.stack([one.loss for one in found]).mean(), sum(one.n_anchors for one in found), left_out)

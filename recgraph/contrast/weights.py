@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -17,26 +16,9 @@ from recgraph.accelerated import is_accelerated
 from recgraph.blocks import exponent_limit, refuse_second_derivative
 from recgraph.config import Config, configure
 from recgraph.contrast.clustering import assign, kmeans
+from recgraph.contrast.views import About, Pairs
 
 __all__ = ["Pairs", "Weight", "WeightConfig"]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """A block of anchors against all candidates. A weight is never told which candidate is the positive.
-
-    Attributes:
-        anchor_ids: [n] int64, who the anchors are (node, user or target), as the caller of the term says; by
-            default an embedding's row number.
-        candidate_ids: [M] int64.
-        anchors: [n, D], embeddings as the caller gave them: before similarity and temperature.
-        candidates: [M, D].
-    """
-
-    anchor_ids: Tensor
-    candidate_ids: Tensor
-    anchors: Tensor
-    candidates: Tensor
 
 
 class WeightConfig(Config):
@@ -62,6 +44,9 @@ class Weight(nn.Module):
     def __init__(self, config: WeightConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
+
+    def setup(self, about: About) -> None:
+        """Called before training with what is known of the ids."""
 
     def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
         """Called before use by models that cluster what they contrast; a weight that reads clusterings takes them.

@@ -7,6 +7,7 @@ whole sequences, packed. Their values are in :mod:`recgraph.data.samples`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -231,7 +232,7 @@ class SequenceBatches:
             lengths = self.sample_ends[chosen].clamp(max=self.max_len)
             chosen = chosen[torch.argsort(lengths, stable=True)]
             drawn = self.generators.fresh("samples", number, index)
-            yield self._batch(self.sample_rows[chosen], self.sample_ends[chosen], drawn)
+            yield replace(self._batch(self.sample_rows[chosen], self.sample_ends[chosen], drawn), epoch=number)
 
     def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator) -> SequenceBatch:
         """The samples of this rank. Draws are made for the whole batch, so that they are those of one process."""

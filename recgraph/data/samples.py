@@ -92,6 +92,7 @@ class SequenceBatch:
         partners: B rows of tokens with the same next token as ``contrast``'s rows (DuoRec); None where not used.
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
         whole: the batch of which this is a rank's share; None where it is all of it.
+        epoch: from 0.
     """
 
     users: Tensor
@@ -104,6 +105,7 @@ class SequenceBatch:
     partners: Ragged | None = None
     drawn: dict[str, list[Ragged]] = field(default_factory=dict, compare=False)
     whole: WholeBatch | None = None
+    epoch: int = 0
 
     @property
     def n_targets(self) -> int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import warnings
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BeforeValidator, Field
 
 from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.models.base import ModelConfig
+from recgraph.rng import Generators
 
-__all__ = ["AugmentationSpec", "ContrastConfig", "check_pairs", "contrastive_term", "warn_of_pairs"]
+__all__ = ["AugmentationSpec", "ContrastConfig", "check_pairs", "contrastive_term", "stream", "warn_of_pairs"]
 
 #: a name, or a mapping with ``name`` and settings; an augmentation itself is read as its specification
 AugmentationSpec = Annotated[
@@ -39,6 +41,31 @@ class ContrastConfig(ModelConfig):
         str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
     ] = None
     weight_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the weight")]
+    mixture: Annotated[
+        str | None,
+        Field(description="what makes candidates from candidates, a name of the registry's kind 'mixture'"),
+        Added(),
+    ] = None
+    mixture_options: Annotated[
+        dict[str, Any], Field(default_factory=dict, description="settings of the mixture"), Added()
+    ]
+    transform: Annotated[
+        str | None,
+        Field(description="of both sides before similarity, a name of the registry's kind 'transform'"),
+        Added(),
+    ] = None
+    transform_options: Annotated[
+        dict[str, Any], Field(default_factory=dict, description="settings of the transform"), Added()
+    ]
+    regularisers: Annotated[
+        dict[str, float | dict[str, Any]],
+        Field(
+            default_factory=dict,
+            description="added to the contrast: names of the registry's kind 'regulariser' with a coefficient, or with "
+            "{coefficient, settings}",
+        ),
+        Added(),
+    ]
 
 
 def contrastive_term(
@@ -59,8 +86,18 @@ def contrastive_term(
         "objective_settings": {**(objective or {}), **config.objective_options},
         "weight": config.weight,
         "weight_settings": config.weight_options,
+        "mixture": config.mixture,
+        "mixture_settings": config.mixture_options,
+        "transform": config.transform,
+        "transform_settings": config.transform_options,
+        "regularisers": config.regularisers,
     }
     return ContrastiveTerm(dim=dim, **{**settings, **other})
+
+
+def stream(term: ContrastiveTerm, generators: Generators) -> torch.Generator | None:
+    """What a term draws with, where one of its parts draws."""
+    return generators["contrast"] if term.draws else None
 
 
 def check_pairs(config: ContrastConfig, what: str, fix: str) -> None:

@@ -13,13 +13,14 @@ from torch import Tensor
 from recgraph.augment.graph import make_augmentation
 from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
-from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pairs, contrastive_term
+from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pairs, contrastive_term, stream
 from recgraph.models.memory import pair_needs
 from recgraph.sparse.csr import Csr
 
@@ -63,6 +64,11 @@ class GraphContrastiveModel(LightGCN):
             contrastive_term(self.config, self.config.hidden_dim) for _ in range(2)
         )
 
+    def setup(self, train: Part) -> None:
+        super().setup(train)
+        self.contrast_users.setup(About(train.items.lengths.float()))
+        self.contrast_items.setup(About(train.item_counts().float()))
+
     @property
     def phases(self) -> tuple[Phase, ...]:
         terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight}
@@ -90,10 +96,11 @@ class GraphContrastiveModel(LightGCN):
         """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D], the same on all ranks."""
         anchors = a.index_select(0, chosen)
         share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(len(chosen))
+        how: dict[str, Any] = {"share": share, "generator": stream(term, batch.generators), "epoch": batch.epoch}
         if self.config.candidates == "batch":
-            loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen, share=share)
+            loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen, **how)
         else:
-            loss = term(anchors, b, chosen, torch.arange(len(b), device=b.device), positives=chosen, share=share)
+            loss = term(anchors, b, chosen, torch.arange(len(b), device=b.device), positives=chosen, **how)
         return loss
 
 

@@ -300,9 +300,9 @@ class HeCo(GraphModel):
         positives = None
         if not self.contrast.objective.needs_pairs:
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
-        draw = batch.fresh("candidates")
-        there: Tensor = self.contrast(schema, path, positives=positives, generator=draw)
-        back: Tensor = self.contrast(path, schema, positives=positives, generator=draw)
+        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch}
+        there: Tensor = self.contrast(schema, path, positives=positives, **how)
+        back: Tensor = self.contrast(path, schema, positives=positives, **how)
         loss: Tensor = share * there + (1 - share) * back
         return loss
 

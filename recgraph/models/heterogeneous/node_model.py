@@ -226,16 +226,16 @@ class MetaPathModel(GraphModel):
 
         A node of the batch is not also taken from the queue.
         """
-        draw = batch.fresh("candidates")
+        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch}
         if batch.nodes is None:
-            loss: Tensor = self.contrast(anchors, candidates, generator=draw)
+            loss: Tensor = self.contrast(anchors, candidates, **how)
             return loss
         if not self.config.queue_size:
-            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, generator=draw)
+            loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, **how)
             return loss
         rows, ids = self.queue.join(candidates, batch.nodes)
         positives = torch.arange(len(anchors), device=anchors.device)
-        loss = self.contrast(anchors, rows, batch.nodes, ids, positives, generator=draw)
+        loss = self.contrast(anchors, rows, batch.nodes, ids, positives, **how)
         if self.training and torch.is_grad_enabled():
             self.queue.push(candidates, batch.nodes)
         return loss

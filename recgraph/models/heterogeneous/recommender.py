@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,26 +11,24 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from recgraph.augment.graph import make_augmentation
 from recgraph.config import Search
 from recgraph.contrast.objectives import NoCandidateError
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch, Query
-from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath, propose
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
+from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, module_names
-from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
-from recgraph.models.heterogeneous.views import MetaPathViews, ViewsConfig, make_contrast, make_masks, make_paths
+from recgraph.models.heterogeneous.paths import MetaPathInputs
+from recgraph.models.heterogeneous.sides import SIDES, choose_paths, read_sides
+from recgraph.models.heterogeneous.views import MetaPathViews, ViewsConfig, make_contrast
 from recgraph.models.memory import recommender_needs
-from recgraph.rng import Generators, derive
+from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import Counts
 from recgraph.sparse.spmm import spmm
-
-SIDES = ("user", "item")
 
 
 class MetaPathRecommenderConfig(ViewsConfig, LightGCNConfig):
@@ -103,12 +101,14 @@ class Side:
         number: 0 of users, 1 of items.
         ids: [n] int64, their indices.
         own, fine: [n, D], the two projected views.
+        batch: that they are of.
     """
 
     number: int
     ids: Tensor
     own: Tensor
     fine: Tensor
+    batch: PairBatch
 
 
 class MetaPathRecommender(HoldsGraph, LightGCN):
@@ -182,7 +182,11 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def setup(self, train: Any) -> None:
         super().setup(train)
-        self.known_items.copy_(train.item_counts() > 0)
+        counts = train.item_counts()
+        self.known_items.copy_(counts > 0)
+        for term, of_side in zip(self.contrasts, (train.items.lengths, counts), strict=True):
+            assert isinstance(term, ContrastiveTerm)
+            term.setup(About(of_side.float()))
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -321,7 +325,8 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         ):
             views = self.views[number]
             assert isinstance(views, MetaPathViews)
-            found.append(Side(number, ids, views.head(a.index_select(0, ids)), views.head(b.index_select(0, ids))))
+            first, second = (views.head(x.index_select(0, ids)) for x in (a, b))
+            found.append(Side(number, ids, first, second, batch))
         return found
 
     def contrast_of(self, side: Side) -> ContrastiveTerm:
@@ -332,8 +337,10 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def contrast(self, side: Side, anchors: Tensor, candidates: Tensor) -> Tensor:
         """The weighted InfoNCE of a side; 0 of a single node without a candidate, as a last batch may have it."""
+        term, batch = self.contrast_of(side), side.batch
+        draw = stream(term, batch.generators)
         try:
-            loss: Tensor = self.contrast_of(side)(anchors, candidates, side.ids)
+            loss: Tensor = term(anchors, candidates, side.ids, generator=draw, epoch=batch.epoch)
         except NoCandidateError:
             if len(side.ids) > 1:
                 raise
@@ -350,49 +357,3 @@ def _transform(layer: nn.Module, x: Tensor | Csr) -> Tensor:
     if isinstance(x, Csr):
         return spmm(x, layer.weight.t()) + layer.bias
     return torch.nn.functional.linear(x, layer.weight, layer.bias)
-
-
-def read_sides(graph: HeteroGraph, config: MetaPathRecommenderConfig, seed: int) -> tuple[MetaPathInputs, ...]:
-    """The inputs of the views of users and of items; the seed draws the masks of their twins."""
-    given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
-    chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
-    read = [read_graph(graph, side, paths, {side: None}) for side, paths in zip(SIDES, chosen, strict=True)]
-    if config.augmentations is not None and any(
-        make_augmentation(spec).reads == "features" for spec in config.augmentations
-    ):
-        raise ValueError(
-            "augmentations: recommenders mask the vectors of nodes by feature_mask; name those of edges alone"
-        )
-    masks, n_users = make_masks([*chosen[0], *chosen[1]], config), len(chosen[0])
-    if config.twin != "masked":
-        return tuple(read)
-    drawn = Generators(derive(seed, "graph views"))
-    of_sides = (masks.edges[:n_users], masks.edges[n_users:])
-    return tuple(replace(masks, edges=edges).draw(inputs, drawn) for inputs, edges in zip(read, of_sides, strict=True))
-
-
-def choose_paths(graph: HeteroGraph, side: str, given: tuple[str, ...] | None, config: Any) -> tuple[MetaPath, ...]:
-    """The meta-paths of a side; those through other types alone are factorised.
-
-    Raises:
-        ValueError: there are none, or one leads elsewhere.
-    """
-    names = _offered(graph, side) if given is None else given
-    if not names:
-        raise ValueError(f"{side}_metapaths: the graph offers none; give at least one path, such as '{side}-x-{side}'")
-    made: list[MetaPath] = []
-    for name in names:
-        route = MetaPath(name).route(graph)
-        ends = (route[0].start, route[-1].end)
-        if ends != (side, side):
-            raise ValueError(f"{side}_metapaths: {name!r} leads from {ends[0]!r} to {ends[1]!r}, not between {side}s")
-        through = {step.end for step in route[:-1]}
-        shared = {"top_k": None} if not through else {"top_k": None, "form": "factorised", "counts": "full"}
-        made += make_paths((name,), config if through & set(SIDES) else config.model_copy(update=shared))
-    return tuple(made)
-
-
-def _offered(graph: HeteroGraph, side: str) -> tuple[str, ...]:
-    """Relations within a side, and round trips to another type."""
-    routes = {found.path: MetaPath(found.path).route(graph) for found in propose(graph, side, max_steps=2)}
-    return tuple(path for path, route in routes.items() if len(route) == 1 or route[0].end != side)

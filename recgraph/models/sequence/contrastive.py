@@ -16,11 +16,12 @@ from recgraph.augment import TwoViews
 from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.views import About
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
-from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
+from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
 from recgraph.models.memory import sequence_needs
 from recgraph.models.sequence.base import Encoded, SequenceModel, TransformerConfig
 from recgraph.ranks import Share, gathered
@@ -94,6 +95,11 @@ class ContrastiveSequenceModel(SequenceModel):
         super().setup(train)
         if self._two_views is not None:
             self._two_views.setup(train)
+        # rows are told apart by the token that follows them: 0 is none
+        counts = torch.cat([torch.zeros(1), train.item_counts().float()])
+        for part in self.modules():
+            if isinstance(part, ContrastiveTerm):
+                part.setup(About(counts))
 
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
         """The views of each sequence, drawn once for all phases of a batch, on the host.
@@ -164,8 +170,8 @@ class ContrastiveSequenceModel(SequenceModel):
 
     def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
         """The same by another term. Where several ranks train, each has the anchors of its share."""
-        ids = batch.contrast_targets
-        loss: Tensor = term(a, b, ids, ids, share=batch.share)
+        ids, generator = batch.contrast_targets, stream(term, batch.generators)
+        loss: Tensor = term(a, b, ids, ids, share=batch.share, generator=generator, epoch=batch.epoch)
         return loss
 
     def _encode_with_views(self, batch: SequenceBatch, with_rec: bool) -> tuple[Tensor | None, list[Encoded]]:

@@ -1,0 +1,169 @@
+"""Sums over candidates of each anchor, for what is composed of them, and its hardest candidates; both in blocks.
+
+:func:`recgraph.contrast.blockwise.contrast` makes a mean over anchors and its gradients in one pass. What does more to
+a row than take that mean (further candidates of its own, another positive, several sums) composes it from
+:func:`log_sums`, which computes each block a second time in backward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recgraph.accelerated import full_precision
+from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
+from recgraph.contrast.views import Pairs
+from recgraph.contrast.weights import Weight
+
+__all__ = ["hardest", "log_sums"]
+
+
+def log_sums(
+    x: Tensor,
+    y: Tensor,
+    barred: Tensor | None = None,
+    weight: Weight | None = None,
+    pairs: Pairs | None = None,
+    block_rows: int | None = None,
+) -> Tensor:
+    """``log sum_j w_ij e^{x_i . y_j}`` for each anchor, over the columns that are not barred.
+
+    Args:
+        x: [N, D], anchors.
+        y: [M, D], candidates.
+        barred: [N, k] int64, columns that are no candidates of that anchor; None: all are.
+        weight: log_w; None: 0 throughout.
+        pairs: what the weight is given, of all N anchors.
+        block_rows: anchors in memory at once; None picks by the size of the cache.
+
+    Returns:
+        [N], ``-inf`` where an anchor has no candidate (it passes no gradient); at least float32. It can be
+        differentiated once, by x, y, the embeddings of ``pairs`` and the parameters of the weight.
+    """
+    inputs = [x, y]
+    if weight is not None and pairs is not None:
+        trained = [parameter for parameter in weight.parameters() if parameter.requires_grad]
+        inputs += [pairs.anchors, pairs.candidates, *trained]
+    if not torch.is_grad_enabled():
+        inputs = [tensor.detach() for tensor in inputs]
+    return _LogSums.apply(barred, weight, pairs, block_rows, *inputs)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _LogSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        barred: Tensor | None,
+        weight: Weight | None,
+        pairs: Pairs | None,
+        block_rows: int | None,
+        *inputs: Tensor,
+    ) -> Tensor:
+        work = work_type(*inputs[:2])
+        with full_precision(inputs[0]):
+            x, y = (tensor.to(work) for tensor in inputs[:2])
+            sums = x.new_empty(len(x))
+            for rows in row_blocks(len(x), len(y), x, block_rows):
+                sums[rows] = _logits(x[rows], y, rows, barred, weight, pairs, inputs[2:]).logsumexp(1)
+        ctx.save_for_backward(sums, barred, *inputs)
+        ctx.settings = weight, pairs, block_rows, work
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("a sum over candidates")
+        sums, barred, *inputs = ctx.saved_tensors
+        weight, pairs, block_rows, work = ctx.settings
+        needs = ctx.needs_input_grad[4:]
+        # an anchor without a candidate passes nothing: 0 times -inf - -inf would be NaN
+        passed = torch.where(sums == -math.inf, 0, grad_output)
+        peaks = torch.where(sums == -math.inf, 0, sums)
+        with full_precision(inputs[0]):
+            x, y = (tensor.to(work) for tensor in inputs[:2])
+            of_x = torch.empty_like(x) if needs[0] else None
+            of_y = torch.zeros_like(y) if needs[1] else None
+            others = [
+                torch.zeros_like(one) if needed else None for one, needed in zip(inputs[2:], needs[2:], strict=True)
+            ]
+            for rows in row_blocks(len(x), len(y), x, block_rows):
+                leaves = _leaves(rows, inputs[2:], needs[2:])
+                with torch.set_grad_enabled(any(needs[2:])):
+                    t = _logits(x[rows], y, rows, barred, weight, pairs, leaves)
+                p = t.detach().sub(peaks[rows, None]).exp_().mul_(passed[rows, None])
+                if of_x is not None:
+                    torch.mm(p, y, out=of_x[rows])
+                if of_y is not None:
+                    of_y.addmm_(p.t(), x[rows])
+                if t.requires_grad:
+                    _add(others, rows, leaves, t, p)
+        found = [of_x, of_y, *others]
+        typed = [None if one is None else one.to(like.dtype) for one, like in zip(found, inputs, strict=True)]
+        return None, None, None, None, *typed
+
+
+def _leaves(rows: slice, inputs: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
+    """What a weight is differentiated by: the anchors of a block, the candidates, and its parameters as they are."""
+    anchors_and_candidates = [
+        (one[rows] if k == 0 else one).detach().requires_grad_(needed)
+        for k, (one, needed) in enumerate(zip(inputs[:2], needs[:2], strict=True))
+    ]
+    return [*anchors_and_candidates, *inputs[2:]]
+
+
+def _logits(
+    x: Tensor,
+    y: Tensor,
+    rows: slice,
+    barred: Tensor | None,
+    weight: Weight | None,
+    pairs: Pairs | None,
+    embeddings: Sequence[Tensor],
+) -> Tensor:
+    """[n, M], ``-inf`` where a column is no candidate."""
+    t = x @ y.t()
+    if weight is not None and pairs is not None:
+        anchors, candidates = embeddings[:2]
+        anchors = anchors if len(anchors) == len(x) else anchors[rows]
+        t = t + weight.log_w(pairs.block(rows, anchors.to(t.dtype), candidates.to(t.dtype)))
+    return t if barred is None else t.scatter(1, barred[rows], -math.inf)
+
+
+def _add(totals: list[Tensor | None], rows: slice, leaves: list[Tensor], t: Tensor, grad: Tensor) -> None:
+    """Add the gradients of a block by what its weight depends on."""
+    asked = [
+        k
+        for k, (leaf, total) in enumerate(zip(leaves, totals, strict=True))
+        if total is not None and leaf.requires_grad
+    ]
+    for k, found in zip(
+        asked, torch.autograd.grad(t, [leaves[k] for k in asked], grad, allow_unused=True), strict=True
+    ):
+        total = totals[k]
+        if found is not None and total is not None:
+            (total[rows] if k == 0 else total).add_(found.to(total.dtype))
+
+
+@torch.no_grad()
+def hardest(x: Tensor, y: Tensor, k: int, barred: Tensor | None = None, block_rows: int | None = None) -> Tensor:
+    """The candidates of greatest similarity ``x_i . y_j`` of each anchor, without gradient.
+
+    Args:
+        x: [N, D], anchors.
+        y: [M, D], candidates.
+        k: how many.
+        barred: [N, b] int64, columns that are no candidates of that anchor; None: all are.
+
+    Returns:
+        [N, min(k, M)] int64, the most similar first; where an anchor has fewer candidates, barred columns come last.
+    """
+    found = []
+    for rows in row_blocks(len(x), len(y), x, block_rows):
+        t = x[rows] @ y.t()
+        if barred is not None:
+            t.scatter_(1, barred[rows], -math.inf)
+        found.append(t.topk(min(k, len(y)), dim=1).indices)
+    return torch.cat(found)

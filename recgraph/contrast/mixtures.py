@@ -1,0 +1,127 @@
+"""Mixtures: candidates that are made from candidates, beside those that are there or in their place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recgraph.blocks import work_type
+from recgraph.config import Config, configure
+from recgraph.contrast.blockwise import Candidates, refuse_no_candidate
+from recgraph.contrast.log_sums import log_sums
+from recgraph.contrast.views import About, Pairs, Views
+from recgraph.contrast.weights import Weight
+
+__all__ = ["Mixed", "Mixture", "MixtureConfig", "contrast_mixed"]
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What a mixture makes of a contrast of N anchors with M candidates.
+
+    Attributes:
+        y: [M, D], what the anchors are compared with in the place of the candidates; row j keeps the weight of
+            candidate j.
+        positive: [N, D], what an anchor is compared with in the place of its positive; None: ``y[positives]``.
+        further: [N, S, D], further candidates of each anchor; None: there are none.
+        further_log_w: [N, S], their log-weights; None: 0.
+    """
+
+    y: Tensor
+    positive: Tensor | None = None
+    further: Tensor | None = None
+    further_log_w: Tensor | None = None
+
+
+class MixtureConfig(Config):
+    """Settings of a mixture."""
+
+
+class Mixture(nn.Module):
+    """Base of all mixtures. A subclass sets ``Config`` and fills :meth:`forward`.
+
+    Args:
+        config: the settings as a value, or
+        settings: the settings by name.
+
+    Raises:
+        ConfigError: a setting that does not exist, or its value is not allowed.
+    """
+
+    Config: ClassVar[type[MixtureConfig]] = MixtureConfig
+
+    def __init__(self, config: MixtureConfig | None = None, /, **settings: Any) -> None:
+        super().__init__()
+        self.config: Any = configure(self, self.Config, config, settings)
+
+    def setup(self, about: About) -> None:
+        """Called before training with what is known of the ids."""
+
+    def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
+        """The candidates that the anchors are compared with.
+
+        Args:
+            x: [N, D], anchors, shaped by similarity and temperature: ``x @ y.T`` are the similarities.
+            y: [M, D], candidates.
+            candidates: which columns are positives and which are no candidates.
+            views: the sides as the term was given them, for ids, labels, epoch and the generator. Its anchors are
+                those of x unless an objective stacks both views.
+        """
+        raise TypeError(f"{type(self).__name__} must define forward(x, y, candidates, views)")
+
+
+def contrast_mixed(
+    x: Tensor,
+    mixed: Mixed,
+    candidates: Candidates,
+    weight: Weight | None = None,
+    pairs: Pairs | None = None,
+    block_rows: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`recgraph.contrast.blockwise.contrast`, of candidates that a mixture has made.
+
+    ``loss_i = log(sum_{j in C_i} w_ij e^{x_i . y_j} + sum_s v_is e^{x_i . f_is}) - x_i . p_i``, with the further
+    candidates f and their weights v, and the mixed positive p, also where it is counted.
+
+    Returns:
+        The scalar loss, differentiable once, and how many anchors had no candidate and were left out (int64 scalar).
+
+    Raises:
+        NoCandidateError: every anchor was left out; on an accelerator as
+            :func:`recgraph.contrast.blockwise.contrast`.
+    """
+    work = work_type(x, mixed.y)
+    x, y, places = x.to(work), mixed.y.to(work), candidates.positives
+    positive = y.index_select(0, places) if mixed.positive is None else mixed.positive.to(work)
+    own = torch.linalg.vecdot(x, positive)
+    barred = places[:, None]
+    if candidates.excluded is not None:
+        barred = torch.stack([places, candidates.excluded], 1)
+    sums = [log_sums(x, y, barred, weight, pairs, block_rows)]
+    if mixed.further is not None:
+        further = torch.einsum("nd,nsd->ns", x, mixed.further.to(work))
+        log_v = mixed.further_log_w
+        sums.append((further if log_v is None else further + log_v).logsumexp(1))
+    if candidates.count_positive:
+        weighed = weight is not None and pairs is not None and candidates.weigh_positive
+        sums.append(own + _of_positives(weight, pairs, places) if weighed else own)  # type: ignore[arg-type]
+    stacked = torch.stack(sums)
+    keep_mask = (stacked > -torch.inf).any(0)
+    # an anchor without any is left out of the mean: its logarithm has no gradient
+    total = torch.where(keep_mask, stacked, 0).logsumexp(0)
+    counted = keep_mask.sum()
+    refuse_no_candidate(
+        x, counted, f"all {len(x)} anchors have only candidates of weight 0; use a larger batch or another weight"
+    )
+    loss = torch.where(keep_mask, total - own, 0).sum() / counted
+    return loss, len(x) - counted
+
+
+def _of_positives(weight: Weight, pairs: Pairs, places: Tensor) -> Tensor:
+    """[N], the log-weight of each anchor's positive."""
+    rows = pairs.candidates.index_select(0, places)
+    _, own = weight.log_w_beside(pairs, pairs.candidate_ids[places], rows)
+    return own

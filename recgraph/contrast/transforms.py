@@ -1,0 +1,58 @@
+"""Transforms: what is done to both sides of a contrast before their similarity."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from recgraph.config import Config, configure
+from recgraph.contrast.views import About, Views
+
+__all__ = ["Centre", "Transform", "TransformConfig"]
+
+
+class TransformConfig(Config):
+    """Settings of a transform."""
+
+
+class Transform(nn.Module):
+    """Base of all transforms. A subclass sets ``Config`` and fills :meth:`forward`.
+
+    Args:
+        config: the settings as a value, or
+        settings: the settings by name.
+
+    Raises:
+        ConfigError: a setting that does not exist, or its value is not allowed.
+    """
+
+    Config: ClassVar[type[TransformConfig]] = TransformConfig
+
+    def __init__(self, config: TransformConfig | None = None, /, **settings: Any) -> None:
+        super().__init__()
+        self.config: Any = configure(self, self.Config, config, settings)
+
+    def setup(self, about: About) -> None:
+        """Called before training with what is known of the ids."""
+
+    def forward(self, views: Views) -> list[tuple[Tensor, Tensor]]:
+        """The pairs of sides that are contrasted in the place of ``views.a`` [N, D] and ``views.b`` [M, D].
+
+        The loss is the mean over them; each has as many rows as before.
+        """
+        raise TypeError(f"{type(self).__name__} must define forward(views)")
+
+
+class Centre(Transform):
+    """``a_i - mean(a)`` and ``b_j - mean(b)``: both sides get the same mean, 0.
+
+    Sides that are encoded apart (users and items, two views of a graph) lie in cones of their own; the distance of
+    their means is constant in all similarities of a side, and centring takes it out. Source: Fahim et al., "It's Not a
+    Modality Gap: Characterizing and Addressing the Contrastive Gap", 2024, names the gap; centring as in Liang et
+    al., "Mind the Gap", NeurIPS 2022 (section 4.2: the sides are moved along the gap), here all of the way and within
+    a batch.
+    """
+
+    def forward(self, views: Views) -> list[tuple[Tensor, Tensor]]:
+        return [(views.a - views.a.mean(0), views.b - views.b.mean(0))]
