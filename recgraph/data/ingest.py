@@ -1,7 +1,8 @@
 """Encoding: from a raw log to a log of indices and the maps of its ids.
 
-Polars' streaming engine scans the raw log several times and never holds it as a whole. What stays in memory is the
-encoded log, about 20 to 30 bytes an interaction.
+Polars' streaming engine scans the raw log several times and never holds it as a whole: first for the keys of ids, by
+which they are numbered (:mod:`recgraph.data.numbering`), then for the ids, then for all else. What stays in memory is
+the encoded log, about 20 to 30 bytes an interaction.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ import logging
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from recgraph.data.columns import Columns, TimeUnit, check_times, time_readings, to_integers
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError
 from recgraph.data.ids import IdMap, as_integers, whole_floats
+from recgraph.data.numbering import Numbers, number_integers, number_keys
 from recgraph.data.readers import check_columns
 from recgraph.data.source import Raw, Source
 
 __all__ = ["MissingIds", "encode"]
 
+Codes = npt.NDArray[np.int32]
 MissingIds = Literal["error", "drop"]
 _log = logging.getLogger(__name__)
 
@@ -61,14 +66,14 @@ def encode(
         lazy = _without_missing(lazy, columns, raw.source)
     elif missing_ids != "error":
         raise ValueError(f"missing_ids = {missing_ids!r} must be 'error' or 'drop'")
-    lazy, users = _ids(lazy, columns.user, "user", raw)
+    numbered = _numbered(lazy, columns, raw.source)
+    users, user = _ids(lazy, columns.user, "user", raw, *numbered[0])
     if not len(users):
         has_header = raw.source.format == "delimited" and raw.source.has_header
         what = "a header" if has_header else "an empty log"
         raise raw.source.error(EmptyLogError, f"there is no interaction, only {what}")
-    lazy, items = _ids(lazy, columns.item, "item", raw)
-    coded = _join(_join(lazy, users, columns.user, "user"), items, columns.item, "item")
-    log, unit = _collect_log(coded, lazy, raw.source, columns, time_format)
+    items, item = _ids(lazy, columns.item, "item", raw, *numbered[1])
+    log, unit = _collect_log(lazy, {"user": user, "item": item}, raw.source, columns, time_format)
     return log, _id_map(users, raw, columns.user), _id_map(items, raw, columns.item), unit
 
 
@@ -109,14 +114,63 @@ def _without_missing(lazy: pl.LazyFrame, columns: Columns, source: Source) -> pl
     return lazy.filter(~missing)
 
 
-def _ids(lazy: pl.LazyFrame, column: str, role: str, raw: Raw) -> tuple[pl.LazyFrame, pl.DataFrame]:
-    """The log with whole floats as integers, and its unique ids with the row of their first appearance, in that order.
+def _numbered(lazy: pl.LazyFrame, columns: Columns, source: Source) -> list[tuple[pl.DataFrame, Codes]]:
+    """For users and items: the unique ids with the row of their first appearance, in that order; each row's number.
+
+    Integers are their own keys; all else is told apart by 96 bits of two hashes, so that of a million ids two are taken
+    for one with a probability of 6e-18.
+    """
+    names, schema = (columns.user, columns.item), lazy.collect_schema()
+    keys = collect(lazy.select(*(_key(name, schema[name]) for name in names)), source)
+    # a column is given up as soon as it is numbered
+    numbers = [_number(keys.drop_in_place(name)) for name in names]
+    firsts = [
+        pl.Series(f"__first_{role}", _mask(len(number.codes), number.first))
+        for role, number in zip(("user", "item"), numbers, strict=True)
+    ]
+    both = pl.concat([lazy.select(_ROW, *names), pl.LazyFrame(firsts)], how="horizontal")
+    found = collect(both.filter(pl.any_horizontal(series.name for series in firsts)), source)
+    return [
+        (found.filter(series.name).select(name, _ROW), number.codes)
+        for name, series, number in zip(names, firsts, numbers, strict=True)
+    ]
+
+
+def _mask(rows: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(rows, dtype=np.bool_)
+    mask[places] = True
+    return mask
+
+
+def _key(column: str, dtype: pl.DataType) -> pl.Expr:
+    """What tells the values of a column apart: integers themselves, or two hashes."""
+    if dtype.is_integer():
+        return pl.col(column)
+    key, check = _hash(column, 0), _hash(column, 1).cast(pl.UInt32, wrap_numerical=True)
+    return pl.struct(key=key, check=check).alias(column)
+
+
+def _hash(column: str, seed: int) -> pl.Expr:
+    return pl.col(column).hash(seed)
+
+
+def _number(keys: pl.Series) -> Numbers:
+    """The numbers of keys of :func:`_key`."""
+    if keys.null_count():  # an integer that is missing has no number of its own
+        keys = keys.to_frame().select(_key(keys.name, pl.String())).to_series()
+    if keys.dtype == pl.Struct:
+        return number_keys(keys.struct.field("key").to_numpy(), keys.struct.field("check").to_numpy())
+    return number_integers(keys.to_numpy())
+
+
+def _ids(
+    lazy: pl.LazyFrame, column: str, role: str, raw: Raw, found: pl.DataFrame, codes: Codes
+) -> tuple[pl.DataFrame, Codes]:
+    """Check the unique ids of a column; where they are whole floats, make them integers.
 
     Raises:
         MissingIdError: an id is missing.
     """
-    first = lazy.select(column, _ROW).group_by(column).agg(pl.col(_ROW).min())
-    found = collect(first, raw.source).sort(_ROW)
     dtype = found[column].dtype
     missing = found.filter(_is_missing(column, dtype))
     if len(missing):
@@ -124,7 +178,7 @@ def _ids(lazy: pl.LazyFrame, column: str, role: str, raw: Raw) -> tuple[pl.LazyF
     _check_calendar(found, column, role, raw.source)
     whole = whole_floats(found[column])
     if whole is None:
-        return lazy, found
+        return found, codes
     _log.info(
         "%s: the %s ids (column %r) are whole floats, such as %s; they are read as integers",
         _named(raw.source),
@@ -132,10 +186,10 @@ def _ids(lazy: pl.LazyFrame, column: str, role: str, raw: Raw) -> tuple[pl.LazyF
         column,
         found[column].filter(whole)[0],
     )
-    integers = as_integers(pl.col(column), dtype)
+    integers = found.with_columns(as_integers(pl.col(column), dtype))
     # of texts, "1000" and "1000.0" are one id
-    found = found.with_columns(integers).group_by(column).agg(pl.col(_ROW).min()).sort(_ROW)
-    return lazy.with_columns(integers), found
+    again = _number(integers.select(_key(column, integers[column].dtype)).to_series())
+    return integers[again.first], again.codes[codes]
 
 
 def _check_calendar(found: pl.DataFrame, column: str, role: str, source: Source) -> None:
@@ -166,26 +220,6 @@ def _also(rows: pl.Series, source: Source) -> str:
 
 def _named(source: Source) -> str:
     return "frame" if source.path is None else str(source.path)
-
-
-def _join(lazy: pl.LazyFrame, unique: pl.DataFrame, column: str, code: str) -> pl.LazyFrame:
-    """The log with the place of each row's id among the unique ones.
-
-    Texts are looked up by their hashes: a table of numbers is far smaller than one of texts, which lie all over memory.
-    That is exact, as every id of the log is one of the unique ones and no two of these have the same hash; where two
-    have, texts are looked up by themselves.
-    """
-    key, codes = f"__{code}_key", pl.int_range(pl.len(), dtype=pl.Int32).alias(f"__{code}")
-    by = pl.col(column)
-    if unique[column].dtype == pl.String and unique.select(_hash(column)).to_series().n_unique() == len(unique):
-        by = _hash(column)
-    return lazy.with_columns(by.alias(key)).join(
-        unique.select(by.alias(key), codes).lazy(), on=key, how="left", maintain_order="left"
-    )
-
-
-def _hash(column: str) -> pl.Expr:
-    return pl.col(column).hash()
 
 
 def _id_map(unique: pl.DataFrame, raw: Raw, column: str) -> IdMap:
@@ -219,9 +253,9 @@ def _warn_of_stray_texts(unique: pl.DataFrame, plain: pl.Series, column: str, so
 
 
 def _collect_log(
-    coded: pl.LazyFrame, lazy: pl.LazyFrame, source: Source, columns: Columns, time_format: str | None
+    lazy: pl.LazyFrame, codes: Mapping[str, Codes], source: Source, columns: Columns, time_format: str | None
 ) -> tuple[pl.DataFrame, TimeUnit]:
-    picked = [pl.col(_ROW).alias("row"), pl.col("__user").alias("user"), pl.col("__item").alias("item")]
+    picked = [pl.col(_ROW).alias("row")]
     numbers = {"rating": columns.rating, "weight": columns.weight}
     _check_types(lazy, numbers, source)
     picked += [
@@ -230,9 +264,10 @@ def _collect_log(
     tried = [None] if columns.timestamp is None else time_readings(lazy, columns.timestamp, source, time_format)
     for reading in tried:
         wanted = picked if reading is None else [*picked, reading.expression.alias("time")]
-        log = collect(coded.select(wanted), source)
+        log = collect(lazy.select(wanted), source)
         if reading is None or log["time"].null_count() == 0:
             break
+    log = log.select("row", *(pl.Series(role, own) for role, own in codes.items()), pl.exclude("row"))
     for role, name in numbers.items():
         if name is not None:
             _check_numbers(log, role, name, lazy, source)

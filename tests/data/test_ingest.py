@@ -183,21 +183,12 @@ def test_id_map_against_a_dictionary() -> None:
     assert found.tolist() == [oracle.get(int(value), -1) for value in asked]
 
 
-@pytest.mark.parametrize("hashes", ["distinct", "some the same", "all the same"])
-def test_texts_are_looked_up_by_hashes_where_these_are_distinct(
-    hashes: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("kept", [2**64 - 1, 2**11, 1])
+def test_ids_whose_first_hash_is_the_same_are_told_apart(
+    kept: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    kinds: list[pl.DataType] = []
-    join = pl.LazyFrame.join
-
-    def noted(left: pl.LazyFrame, right: pl.LazyFrame, on: str, **options: Any) -> pl.LazyFrame:
-        kinds.append(right.collect_schema()[on])
-        return join(left, right, on=on, **options)
-
-    monkeypatch.setattr(pl.LazyFrame, "join", noted)
-    if hashes != "distinct":
-        kept = 1 if hashes == "all the same" else 2**11
-        monkeypatch.setattr(ingest, "_hash", lambda column: pl.col(column).hash() % kept)
+    drawn = ingest._hash
+    monkeypatch.setattr(ingest, "_hash", lambda column, seed: drawn(column, seed) % (kept if seed == 0 else 2**64 - 1))
     rng = np.random.default_rng(0)
     # short texts and long ones are held in two ways
     names = [f"{'a user with a long name ' * (number % 2)}{number}" for number in range(2000)]
@@ -208,7 +199,27 @@ def test_texts_are_looked_up_by_hashes_where_these_are_distinct(
     assert data.log["user"].to_list() == [places.setdefault(name, len(places)) for name in users]
     assert data.users.values.to_list() == list(places)
     assert data.items.ids(data.log["item"].to_numpy()).to_list() == items.tolist()
-    assert kinds == [pl.UInt64 if hashes == "distinct" else pl.String, pl.Int64]
+
+
+def test_ids_of_all_types_are_numbered_as_by_a_dictionary() -> None:
+    drawn = np.random.default_rng(0).integers(0, 50, 400)
+    day = dt.datetime(2024, 1, 1)
+    columns = {
+        "integers": (drawn - 20).tolist(),
+        "far integers": [int(number) * 10**15 - 5 * 10**16 for number in drawn],
+        "unsigned": pl.Series([2**64 - 1 - int(number) * 10**9 for number in drawn], dtype=pl.UInt64),
+        "fractions": [[-0.0, 0.0, 0.25, 1e300][number % 4] for number in drawn],
+        "days": [(day + dt.timedelta(days=int(number))).date() for number in drawn],
+        "moments": [day + dt.timedelta(seconds=int(number)) for number in drawn],
+        "booleans": [bool(number % 2) for number in drawn],
+        "bytes": [bytes([0, number]) for number in drawn.tolist()],
+    }
+    for name, values in columns.items():
+        frame = pl.DataFrame({"u": values, "i": drawn})
+        data = Interactions.from_frame(frame, user="u", item="i")
+        places: dict[Any, int] = {}
+        assert data.log["user"].to_list() == [places.setdefault(value, len(places)) for value in frame["u"]], name
+        assert data.users.values.to_list() == list(places), name
 
 
 def test_id_map_refuses_what_cannot_be_an_id() -> None:
