@@ -14,6 +14,7 @@ __all__ = [
     "FLOOR",
     "RATIO",
     "VARIABLE",
+    "allowed",
     "check_declared",
     "check_memory",
     "check_plain",
@@ -54,26 +55,34 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         return file.read() if most is None else file.read(most)
 
 
+def allowed(path: Path, size: int | None = None) -> int:
+    """Bytes that a file may hold unpacked: ``RATIO`` times its size, at least ``FLOOR``, or ``VARIABLE``.
+
+    Args:
+        size: of the file, or of all files of a folder; None: the size of ``path``.
+    """
+    if given := os.environ.get(VARIABLE):
+        from recgraph.memory import parse_size
+
+        return parse_size(given)
+    return max(FLOOR, RATIO * (path.stat().st_size if size is None else size))
+
+
 def check_declared(n_bytes: int, path: Path, size: int | None = None) -> None:
     """Refuse a file that declares to hold more than a file of its size may.
 
     Args:
         n_bytes: that its values take in memory, together.
-        size: of the file, or of all files of a folder; None: the size of ``path``.
+        size: see :func:`allowed`.
 
     Raises:
-        CorruptFileError: it is more than ``RATIO`` times the size and more than ``FLOOR`` bytes, or more than
-            ``RECGRAPH_UNPACKED_LIMIT``, where that is set.
+        CorruptFileError: it is more than is :func:`allowed`.
     """
     if n_bytes < FLOOR >> 4 and VARIABLE not in os.environ:
         return
-    from recgraph.memory import format_size, parse_size
+    from recgraph.memory import format_size
 
-    if given := os.environ.get(VARIABLE):
-        most = parse_size(given)
-    else:
-        most = max(FLOOR, RATIO * (path.stat().st_size if size is None else size))
-    if n_bytes > most:
+    if n_bytes > (most := allowed(path, size)):
         raise CorruptFileError(
             f"the file declares {format_size(n_bytes)}, where one of its size may take {format_size(most)}; if you "
             f"trust it, set {VARIABLE} to a size that allows it",

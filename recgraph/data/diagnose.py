@@ -15,7 +15,7 @@ import polars as pl
 
 from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EmptyLogError, EncodingError, MixedIdError
 from recgraph.data.lines import long_fields
-from recgraph.data.packing import open_bytes, packing_of
+from recgraph.data.packing import open_bytes, packing_of, read_through
 from recgraph.data.source import Source
 
 __all__ = ["check_file", "check_separator", "collect", "explained", "json_record", "usual_separator"]
@@ -109,9 +109,7 @@ def _check_packed(source: Source) -> None:
     if kind == "none":
         return
     try:
-        with open_bytes(source.path) as file:
-            while file.read(1 << 20):
-                pass
+        read_through(source.path)
     except (OSError, EOFError, lzma.LZMAError, zlib.error, pl.exceptions.PolarsError) as error:
         more = ", or its text is not UTF-8" if isinstance(error, pl.exceptions.PolarsError) else ""
         raise source.error(CorruptFileError, f"the {kind} file is damaged{more}: {_first_line(error)}") from None

@@ -12,7 +12,7 @@ from recgraph.data.errors import MissingColumnError
 from recgraph.data.packing import check_encoding
 from recgraph.data.readers import check_header, header_of
 from recgraph.data.roles import candidates_of
-from recgraph.data.source import Source
+from recgraph.data.source import Format, Source
 from recgraph.texts import listed
 
 __all__ = ["read_feature_file"]
@@ -32,8 +32,9 @@ def read_feature_file(path: str, suffix: str, key: str, role: str, encoding: str
         FileNotFoundError: it does not exist.
         DataError: it cannot be read, or has no column of ids.
     """
-    source = Source("frame", check_file(path), encoding=check_encoding(encoding))
     is_parquet = suffix == "parquet"
+    format: Format = "frame" if is_parquet else "jsonl" if suffix == "jsonl" else "delimited"
+    source = Source(format, check_file(path), encoding=check_encoding(encoding))
     frame = read_frame(Path(path), memory_map=False) if is_parquet else _text(source, suffix, key, role)
     own = key if key in frame.columns else _other_name(frame.columns, role, source, key)
     return frame.rename({own: key})
@@ -43,7 +44,7 @@ def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:
     """A text file; the ids of a delimited one are read as texts, so that none is changed."""
     plain, held = source.made_plain()
     if suffix == "jsonl":
-        return collect(pl.scan_ndjson(plain.text, infer_schema_length=None), Source("jsonl", source.path))
+        return collect(pl.scan_ndjson(plain.text, infer_schema_length=None), source)
     with explained(source), source.open() as text:
         line = next((line for line in text if line.strip()), "")
     separator = "\t" if suffix == "tsv" else usual_separator(line) or ","

@@ -11,12 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from recgraph.data.errors import CorruptFileError, DelimiterError, EncodingError
-from recgraph.data.packing import open_bytes, packing_of
+from recgraph.data.packing import LONGEST_LINE, open_bytes, packing_of, too_long
 
-__all__ = ["LONGEST_HEADER", "LONGEST_LINE", "check_lines", "check_quotes", "long_fields"]
+__all__ = ["LONGEST_HEADER", "check_lines", "check_quotes", "long_fields"]
 
-#: bytes of a line
-LONGEST_LINE = 1 << 24
 #: bytes of the first line of a table: a name takes memory and time in every query
 LONGEST_HEADER = 1 << 20
 _BLOCK = 1 << 16
@@ -37,8 +35,8 @@ def long_fields() -> Iterator[None]:
 def check_lines(path: Path, encoding: str, longest_first: int = LONGEST_LINE) -> None:
     """Refuse a text file with a line that is too long, or whose first line is no text.
 
-    A plain file is looked at in a few places a gigabyte. Of a packed one, the first line alone is read; of
-    Zstandard, none.
+    A plain file is looked at in a few places a gigabyte. Of a packed one, the first line alone is read; reading the
+    others (:func:`recgraph.data.packing.open_bytes`) looks at them.
 
     Args:
         path: the file.
@@ -48,18 +46,15 @@ def check_lines(path: Path, encoding: str, longest_first: int = LONGEST_LINE) ->
     Raises:
         DelimiterError: a line is longer than allowed; names it.
         EncodingError: the first line holds NUL bytes where UTF-8 was expected.
-        EOFError, OSError, zlib.error, lzma.LZMAError: a packed file is damaged.
+        EOFError, OSError, zlib.error, lzma.LZMAError, polars' errors: a packed file is damaged.
     """
-    packing = packing_of(path)
-    if packing == "zstd":  # open_bytes reads all of it
-        return
     with open_bytes(path) as file:
         first = file.readline(longest_first + 1)
     _check_first(first, path, encoding, longest_first)
-    if packing == "none":
+    if packing_of(path) == "none":
         start = _too_long(path)
         if start is not None:
-            raise _long(path, LONGEST_LINE, _line_at(path, start))
+            raise too_long(path, LONGEST_LINE, _line_at(path, start))
 
 
 def _check_first(first: bytes, path: Path, encoding: str, longest: int) -> None:
@@ -73,12 +68,7 @@ def _check_first(first: bytes, path: Path, encoding: str, longest: int) -> None:
     if b"\r" in first.rstrip(b"\r\n").replace(b"\r\n", b"") and not first.endswith(b"\n"):
         raise DelimiterError("lines end in CR alone; write them with LF, or CR LF", path=path, line=1)
     if len(first) > longest:
-        raise _long(path, longest, 1)
-
-
-def _long(path: Path, longest: int, line: int) -> DelimiterError:
-    message = f"the line is longer than {longest // 1024:,} KiB; is this a text file with an interaction a line?"
-    return DelimiterError(message, path=path, line=line)
+        raise too_long(path, longest, 1)
 
 
 def _too_long(path: Path) -> int | None:
@@ -105,9 +95,9 @@ def _too_long(path: Path) -> int | None:
 
 
 def _line_at(path: Path, start: int) -> int:
-    """The number of the line that starts at a byte."""
+    """The number of the line that starts at a byte of the text."""
     count = 1
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         while start > 0 and (block := file.read(min(_BLOCK, start))):
             count += block.count(b"\n")
             start -= len(block)
@@ -118,17 +108,17 @@ def check_quotes(path: Path, text: Path) -> None:
     """Refuse a delimited text with a row that quotes hold open for longer than a line may be.
 
     A quote that never ends makes one field of the rest of the file, which polars would read, and copy into its message.
-    All of the text is searched, at the speed of the disk where it holds no quotes.
+    All of the text is searched.
 
     Args:
         path: the file, for messages.
-        text: where its plain text is.
+        text: where its text is, in UTF-8, plain or packed.
 
     Raises:
         CorruptFileError: there is such a row; names its line.
     """
     start, done, inside = 0, 0, False
-    with text.open("rb") as file:
+    with open_bytes(text) as file:
         while block := file.read(_SEARCHED):
             inside ^= block.count(b'"') % 2 == 1
             ended = _last_break(block, inside)

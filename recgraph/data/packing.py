@@ -1,13 +1,15 @@
 """Packed files and texts of another encoding: how a file is packed, its text, and a plain copy where polars needs one.
 
 Polars unpacks gzip and Zstandard files of UTF-8 while it scans them. For all others a plain copy of UTF-8 is written to
-the folder for temporary files; it lives as long as the object that holds it.
+the folder for temporary files; it lives as long as the object that holds it. What a packed file holds is bounded by its
+size, and so is a line, so that no small file fills memory or disk.
 """
 
 from __future__ import annotations
 
 import bz2
 import codecs
+import errno
 import gzip
 import io
 import lzma
@@ -15,14 +17,29 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal, Protocol
 
 import polars as pl
 
-from recgraph.data.errors import DataError, EncodingError
+from recgraph.bounded.files import VARIABLE, allowed
+from recgraph.bounded.zstd import check_zstd
+from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EncodingError
+from recgraph.memory import format_size
 
-__all__ = ["PACKED_SUFFIXES", "Packing", "check_encoding", "open_bytes", "open_text", "packing_of", "plain_copy"]
+__all__ = [
+    "LONGEST_LINE",
+    "PACKED_SUFFIXES",
+    "Packing",
+    "check_encoding",
+    "open_bytes",
+    "open_text",
+    "packing_of",
+    "plain_copy",
+    "read_through",
+    "too_long",
+]
 
 Packing = Literal["none", "gzip", "zstd", "bzip2", "xz"]
 PACKED_SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
@@ -34,6 +51,18 @@ _BEGINNINGS: dict[bytes, Packing] = {
 }
 #: unpacked by polars while it scans
 _SCANNED = ("none", "gzip", "zstd")
+#: bytes of a line
+LONGEST_LINE = 1 << 24
+#: bytes that are unpacked at once
+_BLOCK = 1 << 20
+#: bytes that a plain copy leaves free on its disk
+_LEFT = 1 << 28
+
+
+def too_long(path: Path, longest: int, line: int) -> DelimiterError:
+    """The error of a line that is longer than so many bytes."""
+    message = f"the line is longer than {longest // 1024:,} KiB; is this a text file with an interaction a line?"
+    return DelimiterError(message, path=path, line=line)
 
 
 def packing_of(path: Path) -> Packing:
@@ -58,24 +87,99 @@ def check_encoding(encoding: str) -> str:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The unpacked bytes of a file, one after another; those of a Zstandard file are held in memory."""
+    """The unpacked bytes of a file, one after another.
+
+    Reading a packed one raises :class:`recgraph.data.errors.CorruptFileError` where it unpacks to more than a file of
+    its size may (:func:`recgraph.bounded.files.allowed`), and :class:`recgraph.data.errors.DelimiterError` at a line
+    that is too long; of Zstandard, such a line is held in memory before.
+    """
     packing = packing_of(path)
+    if packing == "none":
+        return path.open("rb")
+    return io.BufferedReader(_Bounded(_unpacked(path, packing), path), _BLOCK)
+
+
+def _unpacked(path: Path, packing: Packing) -> _Packed:
     if packing == "gzip":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
+        return gzip.open(path, "rb")
     if packing == "bzip2":
         return bz2.open(path, "rb")
     if packing == "xz":
         return lzma.open(path, "rb")
-    if packing == "zstd":  # the standard library reads it from Python 3.14 on; polars does now, if it is UTF-8
-        lines = pl.scan_lines(path).collect(engine="streaming").to_series()
-        return io.BytesIO("".join(f"{line}\n" for line in lines).encode())
-    return path.open("rb")
+    check_zstd(path)
+    return _Lines(path)  # the standard library reads it from Python 3.14 on; polars does now, if it is UTF-8
+
+
+class _Packed(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+class _Bounded(io.RawIOBase):
+    """Bytes that are unpacked, as many as the file may have, in lines as long as they may be."""
+
+    def __init__(self, packed: _Packed, path: Path) -> None:
+        self._packed, self._path = packed, path
+        self._most, self._done = allowed(path), 0
+        self._line, self._begun = 1, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._packed.read(min(len(buffer), _BLOCK))
+        self._done += len(block)
+        if self._done > self._most:
+            raise CorruptFileError(
+                f"it unpacks to more than {format_size(self._most)}, which a file of its size may; if you trust it, "
+                f"set {VARIABLE} to a size that allows it",
+                path=self._path,
+            )
+        ends = block.find(b"\n")
+        if self._begun + (ends if ends >= 0 else len(block)) > LONGEST_LINE:
+            raise too_long(self._path, LONGEST_LINE, self._line)
+        self._begun = len(block) - 1 - block.rfind(b"\n") + (self._begun if ends < 0 else 0)
+        self._line += block.count(b"\n")
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        super().close()
+        self._packed.close()
+
+
+class _Lines:
+    """The text of a Zstandard file as polars gives its lines, some at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._frames = pl.scan_lines(path).collect_batches(chunk_size=1 << 16, lazy=True)
+        self._held = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        if not self._held:
+            text = io.BytesIO()
+            while not text.tell() and (frame := next(self._frames, None)) is not None:
+                frame.write_csv(text, include_header=False, quote_style="never")
+            self._held = text.getbuffer()
+        block, self._held = self._held[:size], self._held[size:]
+        return bytes(block)
+
+    def close(self) -> None:
+        del self._frames  # polars goes on no more
 
 
 def open_text(path: Path, encoding: str = "utf-8") -> IO[str]:
     """The text of a file, unpacked, without a byte order mark; bytes that the encoding has not are replaced."""
     name = "utf-8-sig" if encoding == "utf-8" else encoding
     return io.TextIOWrapper(open_bytes(path), encoding=name, errors="replace", newline="")
+
+
+def read_through(path: Path) -> None:
+    """Unpack a file and keep nothing, so that it is known to be whole and within its bounds (:func:`open_bytes`)."""
+    with open_bytes(path) as file:
+        while file.read(_BLOCK):
+            pass
 
 
 def plain_copy(path: Path, encoding: str = "utf-8") -> tuple[Path, object | None]:
@@ -95,10 +199,15 @@ def plain_copy(path: Path, encoding: str = "utf-8") -> tuple[Path, object | None
         raise DataError(f"a Zstandard file is read as UTF-8 alone, not as {encoding}; unpack it first", path=path)
     copy = _Copy()
     with open_bytes(path) as packed, copy.path.open("wb") as out:
-        if encoding == "utf-8":
-            shutil.copyfileobj(packed, out, 1 << 20)
-        else:
-            _transcode(packed, out, path, encoding)
+        try:
+            for block in _transcoded(packed, path, encoding):
+                copy.check_room(path)
+                out.write(block)
+            out.flush()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise copy.no_room(path) from None
     return copy.path, copy
 
 
@@ -111,15 +220,37 @@ class _Copy:
         self.path = Path(name)
         weakref.finalize(self, self.path.unlink, missing_ok=True)
 
+    def check_room(self, path: Path) -> None:
+        """Refuse to fill the disk that the copy is on."""
+        if shutil.disk_usage(self.path.parent).free < _LEFT:
+            raise self.no_room(path)
 
-def _transcode(packed: IO[bytes], out: IO[bytes], path: Path, encoding: str) -> None:
-    number = 0
-    text = io.TextIOWrapper(packed, encoding=encoding, newline="")
-    try:
-        for number, line in enumerate(text, start=1):  # noqa: B007
-            out.write(line.encode())
-    except UnicodeError as error:
-        message = f"the text after line {number} is not {encoding}: {error}"
-        raise EncodingError(message, path=path, line=number + 1) from None
-    finally:
-        text.detach()
+    def no_room(self, path: Path) -> DataError:
+        done = format_size(self.path.stat().st_size)
+        return DataError(
+            f"its plain copy fills {self.path.parent}: there is no room behind {done}; set TMPDIR to a folder with "
+            "more room, or unpack the file yourself",
+            path=path,
+        )
+
+
+def _transcoded(packed: IO[bytes], path: Path, encoding: str) -> Iterator[bytes]:
+    """The bytes of a text as UTF-8."""
+    if encoding == "utf-8":
+        yield from iter(lambda: packed.read(_BLOCK), b"")
+        return
+    decoder, n_lines = codecs.getincrementaldecoder(encoding)(), 0
+    while True:
+        block, before = packed.read(_BLOCK), decoder.getstate()
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeError as error:
+            if isinstance(error, UnicodeDecodeError):  # the object begins with what the decoder held of the last block
+                decoder.setstate(before)
+                n_lines += decoder.decode(block[: max(error.start - len(before[0]), 0)]).count("\n")
+            message = f"the text after line {n_lines} is not {encoding}: {error}"
+            raise EncodingError(message, path=path, line=n_lines + 1) from None
+        n_lines += text.count("\n")
+        yield text.encode()
+        if not block:
+            return

@@ -17,8 +17,8 @@ from typing import IO, Literal, TypeVar
 import polars as pl
 
 from recgraph.data.errors import CorruptFileError, DataError
-from recgraph.data.lines import LONGEST_HEADER, LONGEST_LINE, check_lines, check_quotes, long_fields
-from recgraph.data.packing import open_bytes, open_text, packing_of, plain_copy
+from recgraph.data.lines import LONGEST_HEADER, check_lines, check_quotes, long_fields
+from recgraph.data.packing import LONGEST_LINE, open_bytes, open_text, packing_of, plain_copy, read_through
 
 __all__ = ["Format", "Raw", "Source"]
 
@@ -106,11 +106,15 @@ class Source:
         try:
             self._check_lines()
             plain, held = plain_copy(self.path, self.encoding)
-            if self.format == "delimited" and len(self.separator) == 1 and packing_of(plain) == "none":
+            if self.format == "delimited" and len(self.separator) == 1:
                 check_quotes(self.path, plain)
-        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-            kind = packing_of(self.path)
-            raise self.error(CorruptFileError, f"the {kind} file is damaged: {error}") from None
+            elif packing_of(plain) != "none":
+                read_through(plain)
+        except (EOFError, OSError, lzma.LZMAError, zlib.error, pl.exceptions.PolarsError) as error:
+            if (kind := packing_of(self.path)) == "none":
+                raise
+            more = ", or its text is not UTF-8" if isinstance(error, pl.exceptions.PolarsError) else ""
+            raise self.error(CorruptFileError, f"the {kind} file is damaged{more}: {error}") from None
         return replace(self, plain=plain), held
 
     def kept(self) -> Source:
