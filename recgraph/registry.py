@@ -28,6 +28,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "augmenter": {"recgraph.augment.latent": ("Attention", "Conv", "MLP")},
     "encoder": {
+        "recgraph.encoders.experts": ("ExpertTransformer",),
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
         "recgraph.encoders.gru": ("GRU",),
         "recgraph.encoders.transformer": ("FilteredTransformer", "GatedTransformer", "Transformer"),

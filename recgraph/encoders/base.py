@@ -36,6 +36,8 @@ class SequenceEncoder(nn.Module):
 
     #: whether :meth:`padded` reads rows of any length up to max_len; else of max_len alone
     pads_to_any_length: ClassVar[bool] = True
+    #: coefficient of :meth:`penalty` in the loss; 0: it has none
+    penalty_weight: float = 0.0
 
     def __init__(self, hidden_dim: int, max_len: int, dropout: float) -> None:
         super().__init__()
@@ -67,6 +69,29 @@ class SequenceEncoder(nn.Module):
             raise ValueError(f"sequences: a row has {longest} tokens, max_len is {self.max_len}; use sequences.last()")
         generator = dropout_generator(self, self.dropout, generator)
         return self._encode(sequences, table, generator, last_only)
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it must know which items its tokens are, beside their embeddings."""
+        return False
+
+    def setup(self, counts: Tensor, categories: Tensor | None) -> None:
+        """Called before training with what is known of the items; most need nothing.
+
+        Args:
+            counts: [n_items], interactions in training.
+            categories: [n_items] int64, the category of each item, -1 for none; None: there are no categories.
+
+        Raises:
+            ValueError: it needs what is not known.
+        """
+
+    def begin(self) -> None:
+        """Called before a step: :meth:`penalty` is then of what is encoded from there on."""
+
+    def penalty(self) -> Tensor:
+        """A scalar that training adds to the loss with ``penalty_weight``, of what was encoded in training mode."""
+        raise TypeError(f"{type(self).__name__} must define penalty()")
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Have accelerators compute by compiled graphs, without a break, what can be compiled; here nothing."""

@@ -15,6 +15,7 @@ from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
 from recgraph.data.gaps import N_GAPS, with_gaps
+from recgraph.data.item_categories import item_categories
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.base import SequenceEncoder
@@ -124,11 +125,18 @@ class SequenceModel(TrainableModel):
         config = self.config
         n_own = space.n_items if config.item_id_embedding else 0
         self.item_embedding = new_table(config.hidden_dim, [TablePart(n_own + 1, draw_weights)])
-        self.encoder = make_encoder(config)
+        self.encoder = make_encoder(config, space.n_items + 1)
+        if self.encoder.reads_tokens and config.time_gaps:
+            raise ValueError(
+                f"time_gaps = True makes a token of each place, but {config.encoder} with encoder_options = "
+                f"{config.encoder_options!r} must know the items; leave one of them out"
+            )
         self.loss: NextItemLoss = registry.make(
             "loss", {"name": config.loss, **config.loss_options}, n_negatives=config.n_negatives
         )
         self.item_tower = self._make_tower(space)
+        #: [n_items] int64, -1 for none; None: the features have no categories
+        self.item_categories = item_categories(space.features) if isinstance(space, FeatureSpace) else None
         self.gap_embedding = nn.Embedding(N_GAPS, config.hidden_dim, padding_idx=0) if config.time_gaps else None
         if self.gap_embedding is not None:
             # a gap never seen in training adds nothing, as an unknown one
@@ -168,7 +176,12 @@ class SequenceModel(TrainableModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        return (Phase("model", ("model",), {"rec": 1.0}),)
+        return (Phase("model", ("model",), {"rec": 1.0} | self.shared_terms),)
+
+    @property
+    def shared_terms(self) -> dict[str, float]:
+        """Terms of every sequence model beside ``rec``, with their coefficients: ``balance``, that of its experts."""
+        return {"balance": self.encoder.penalty_weight}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training part."""
@@ -190,8 +203,9 @@ class SequenceModel(TrainableModel):
         return sequence_needs(self, work)
 
     def setup(self, train: Part) -> None:
-        """Show the training part to the loss, which may need the items' popularity, and to the item tower."""
+        """Show the training part to the loss, which may need the items' popularity, the encoder and the item tower."""
         counts = train.item_counts()
+        self.encoder.setup(counts, self.item_categories)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
     def compile_parts(self, backend: str = "inductor") -> None:
@@ -200,6 +214,7 @@ class SequenceModel(TrainableModel):
         self.loss.compile_parts(backend)
 
     def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
+        self.encoder.begin()
         with nullcontext() if self.item_tower is None else self.item_tower.sharing():
             return super().forward(batch, terms)
 
@@ -222,7 +237,13 @@ class SequenceModel(TrainableModel):
         Where several ranks train, each computes a term of its own rows, and the mean over ranks counts. Multiply a
         mean over targets by the batch's ``weight`` therefore.
         """
-        return {"rec": lambda: self.next_item_loss(batch, self.training_states(batch))}
+        return {"rec": lambda: self.next_item_loss(batch, self.training_states(batch))} | self.last_terms(batch)
+
+    def last_terms(self, batch: SequenceBatch) -> Terms:
+        """The terms that read what the others have encoded, to be computed after them."""
+        if not self.encoder.penalty_weight:
+            return {}
+        return {"balance": lambda: self.encoder.penalty() * batch.share.weight}
 
     def training_states(self, batch: SequenceBatch) -> Tensor:
         """[n_targets, D]: the state from which each target is predicted."""
@@ -295,6 +316,11 @@ class SequenceModel(TrainableModel):
                 f"encoder = {self.config.encoder!r} has no padded form: define padded(inputs, lengths) in "
                 f"{type(self.encoder).__name__}"
             )
+        if self.encoder.reads_tokens:
+            raise ValueError(
+                f"encoder = {self.config.encoder!r} with encoder_options = {self.config.encoder_options!r} reads items "
+                "beside their vectors, which an export has not"
+            )
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest
         module = _PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)
@@ -328,7 +354,7 @@ class _PaddedSequences(nn.Module):
         return self.encoder.padded(inputs, (history != 0).sum(1).clamp(min=1))
 
 
-def make_encoder(config: SequenceConfig) -> SequenceEncoder:
+def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
     """The configured encoder: it gets the settings of the model that it has a parameter for, and ``encoder_options``.
 
     Raises:
@@ -337,7 +363,8 @@ def make_encoder(config: SequenceConfig) -> SequenceEncoder:
     cls = registry.load("encoder", config.encoder)
     if not issubclass(cls, SequenceEncoder):
         raise ValueError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
-    shared = {name: getattr(config, name) for name in type(config).model_fields} | {"causal": config.regime == "causal"}
+    shared = {name: getattr(config, name) for name in type(config).model_fields}
+    shared |= {"causal": config.regime == "causal", "n_tokens": n_tokens}
     own = [name for name in registry.settings_of(cls) if name not in shared]
     if unknown := sorted(set(config.encoder_options) - set(own)):
         raise ValueError(

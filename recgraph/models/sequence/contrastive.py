@@ -128,14 +128,14 @@ class ContrastiveSequenceModel(SequenceModel):
         encoded = cache(lambda: self._encode_with_views(batch, "rec" in asked))
         contrasts = self._contrasts_of_ranks(batch, lambda: encoded()[1])
         if not asked & contrasts.keys():
-            return super().terms(batch, asked) | contrasts
+            return contrasts | super().terms(batch, asked)
 
         def rec() -> Tensor:
             states, _ = encoded()
             assert states is not None  # "rec" is asked for
             return self.next_item_loss(batch, states)
 
-        return {"rec": rec} | contrasts
+        return {"rec": rec} | contrasts | self.last_terms(batch)
 
     def _contrasts_of_ranks(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
         """:meth:`contrasts` of the views of all ranks, or of this one's, whose mean over ranks then counts."""
@@ -216,7 +216,7 @@ class CL4SRec(ContrastiveSequenceModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "cl1": self.config.contrast_weight}
+        terms = {"rec": 1.0, "cl1": self.config.contrast_weight} | self.shared_terms
         return (Phase("model", ("model",), terms),)
 
 
@@ -251,6 +251,7 @@ class DuoRec(ContrastiveSequenceModel):
     def phases(self) -> tuple[Phase, ...]:
         config = self.config
         terms = {"rec": 1.0, "cl1": config.unsupervised_weight, "sup": config.supervised_weight}
+        terms |= self.shared_terms
         return (Phase("model", ("model",), terms),)
 
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:

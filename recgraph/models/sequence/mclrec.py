@@ -100,6 +100,7 @@ class MCLRec(ContrastiveSequenceModel):
         terms = {"rec": 1.0, "cl1": config.view_weight} | {
             name: config.latent_weight * weight for name, weight in latent.items()
         }
+        terms |= self.shared_terms
         encoder = Phase("encoder", ("encoder",), terms)
         if not config.latent_weight:
             return (encoder,)
