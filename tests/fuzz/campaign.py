@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import random
 import resource
@@ -32,8 +33,8 @@ import mutator
 
 __all__ = ["Report", "Target", "campaign", "minutes"]
 
-#: of one case, as the process that watches counts them
-SECONDS = 5.0
+#: of one case: what its process may compute, and how many times as long it may take, on a machine that does other work
+SECONDS, SLOWER = 5.0, 12
 #: until a process has imported the library and read the valid files
 START_SECONDS = 120.0
 #: bytes of address space beyond what a process has once it has read the valid files
@@ -118,7 +119,7 @@ def _watched(module: str, seed: int, start: int, count: int, end: float | None) 
         assert process.stdout is not None
         running, patience = start, [START_SECONDS]
         try:
-            for line in _lines(process.stdout.fileno(), patience):
+            for line in _lines(process.stdout.fileno(), patience, process.pid):
                 if line is None:
                     yield running, "failed", f"took more than {patience[0]} s"
                     return
@@ -137,14 +138,27 @@ def _watched(module: str, seed: int, start: int, count: int, end: float | None) 
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def _lines(descriptor: int, patience: list[float]) -> Iterator[str | None]:
-    """Lines as they come; None where one does not come within the seconds of ``patience``, which may change."""
+def _computed(pid: int) -> float:
+    """The CPU seconds of a process; infinite where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return math.inf
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _lines(descriptor: int, patience: list[float], pid: int) -> Iterator[str | None]:
+    """Lines as they come; None where the process computes for ``patience`` seconds, which may change, in vain."""
     held = b""
+    began, computed = time.monotonic(), _computed(pid)
     while True:
         ready, _, _ = select.select([descriptor], [], [], patience[0])
         if not ready:
+            if _computed(pid) - computed < patience[0] and time.monotonic() - began < SLOWER * patience[0]:
+                continue
             yield None
             return
+        began, computed = time.monotonic(), _computed(pid)
         if not (block := os.read(descriptor, 1 << 16)):
             return
         *whole, held = (held + block).split(b"\n")

@@ -62,6 +62,7 @@ TARGET = campaign.Target(_write, _read, (ValueError,), _change)
 
 def test_a_campaign_tells_the_ways_to_fail_apart(monkeypatch) -> None:
     monkeypatch.setattr(campaign, "SECONDS", 0.5)
+    monkeypatch.setattr(campaign, "SLOWER", 2)
     report = campaign.campaign("test_fuzz_mutator", 24)
     assert sum(report.counts.values()) == 24
     assert report.counts["read"]

@@ -1,0 +1,73 @@
+"""The study of what the parts of the contrastive core are worth.
+
+    python -m experiments.components search --dataset ml-100k --base sasrec --trials 8 --hours 2
+    python -m experiments.components board --dataset ml-100k --base sasrec     # the best together, the board's file
+    recgraph leaderboard run experiments/components --budget 2                 # trains and tests, three seeds
+    python -m experiments.components report                                    # differences, tested and in Markdown
+
+``search`` goes on where it stopped, and ends after ``--hours`` at the next component.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from experiments.components.boards import board_file, write_board
+from experiments.components.plan import BASES, ITSELF, Component, components
+from experiments.components.report import DIFFERENCES, differences, save, table
+from experiments.components.search import search, study_record, together
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.components", description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["list", "search", "board", "report"])
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--base", choices=list(BASES), default="sasrec")
+    parser.add_argument("--trials", type=int, default=8, help="of each component, and of the base")
+    parser.add_argument("--hours", type=float, default=12.0, help="begin no study after so long")
+    parser.add_argument("--work", type=Path, default=Path("runs/components"), help="folder of the studies")
+    asked = parser.parse_args()
+    if asked.what == "report":
+        return _report()
+    if asked.dataset not in BASES[asked.base].settings:
+        parser.error(f"{asked.base} has no settings for {asked.dataset}: {', '.join(BASES[asked.base].settings)}")
+    found = [ITSELF, *components(BASES[asked.base])]
+    if asked.what == "list":
+        print("\n".join(component.title for component in found))
+    elif asked.what == "search":
+        _search(asked, found)
+    else:
+        best = together(asked.dataset, asked.base, found[1:])
+        if best is not None:
+            print(f"{best.title}: {search(asked.dataset, asked.base, best, asked.trials, asked.work)}")
+        print(write_board(asked.dataset, asked.base, [*found[1:], *([best] if best else [])], asked.trials))
+    return 0
+
+
+def _search(asked: argparse.Namespace, found: list[Component]) -> None:
+    end = time.monotonic() + asked.hours * 3600
+    for component in found:
+        if time.monotonic() > end and not study_record(asked.dataset, asked.base, component).exists():
+            print(f"{component.title}: not begun, {asked.hours} h are over", flush=True)
+            continue
+        before = time.monotonic()
+        said = search(asked.dataset, asked.base, component, asked.trials, asked.work)
+        print(f"{component.title}: {said} ({time.monotonic() - before:.0f} s)", flush=True)
+
+
+def _report() -> int:
+    pairs = [(dataset, base) for base in BASES for dataset in BASES[base].settings]
+    there = [pair for pair in pairs if board_file(*pair).exists()]
+    found = differences(there)
+    save(found)
+    for seen in ("seen excluded", "seen kept"):
+        print(f"\n{seen}\n\n{table(found, seen)}")
+    print(f"written to {DIFFERENCES}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""The plan of the study: bases, components, what is searched of each.
+
+A base is a contrastive model of one line with settings for one data set; a component is one part in the place of the
+base's, or beside it. Every component, and the base itself, is searched with the same budget over the base's common
+space and the part's own ranges.
+"""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from recgraph import registry
+from recgraph.config import Search
+from recgraph.models.base import Model
+
+#: coefficients that a regulariser is tried with
+COEFFICIENTS = (0.01, 0.1, 1.0)
+
+
+@dataclass(frozen=True)
+class Base:
+    """What components are compared on.
+
+    Attributes:
+        model: of the registry.
+        plain: the same without contrast, shown beside.
+        common: what is searched of every component.
+        settings: of data set -> model and training.
+    """
+
+    model: str
+    plain: str
+    common: Mapping[str, Any]
+    settings: Mapping[str, Mapping[str, Any]]
+
+
+_CONTRAST = {
+    "contrast_weight": {"low": 0.01, "high": 1.0, "log": True},
+    "temperature": {"low": 0.1, "high": 2.0, "log": True},
+}
+_SEQUENCES = {"regime": "causal", "metric": "ndcg@10", "max_epochs": 60, "patience": 6}
+_PAIRS = {"batch_size": 4096, "learning_rate": 0.01, "metric": "ndcg@20", "max_epochs": 80, "patience": 5}
+
+BASES: dict[str, Base] = {
+    "sasrec": Base(
+        "cl4srec",
+        "sasrec",
+        _CONTRAST,
+        {
+            "ml-100k": {**_SEQUENCES, "batch_size": 64, "learning_rate": 0.002, "max_len": 200, "dropout": 0.2},
+            "amazon-beauty": {**_SEQUENCES, "batch_size": 256, "learning_rate": 0.001, "max_len": 50},
+        },
+    ),
+    "lightgcn": Base(
+        "simgcl",
+        "lightgcn",
+        _CONTRAST,
+        {"ml-100k": {**_PAIRS, "patience": 20}, "lastfm-hin": {**_PAIRS, "patience": 20}, "yelp-hin": _PAIRS},
+    ),
+    "meow": Base(
+        "meowrec",
+        "lightgcn",
+        {
+            "contrast_weight": {"low": 0.001, "high": 0.1, "log": True},
+            "temperature": {"low": 0.1, "high": 1.0, "log": True},
+        },
+        {name: {**_PAIRS, "recommend_by": "interactions"} for name in ("ml-100k", "lastfm-hin", "yelp-hin")},
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part in a base.
+
+    Attributes:
+        kind: of the registry, or the name of a setting.
+        name: of the part; unique with its kind.
+        settings: that put it in.
+        space: what is searched of it, beside the base's common space.
+    """
+
+    kind: str
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    space: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind}: {self.name}" if self.kind else self.name
+
+    @property
+    def stem(self) -> str:
+        return f"{self.kind}-{self.name}".strip("-").replace(" ", "-")
+
+
+#: the base as it is, searched like the components
+ITSELF = Component("", "base")
+
+
+def components(base: Base) -> Iterator[Component]:
+    """Every part of the registry that the base's settings can name, but those that it has already; then what is no part
+    of the registry."""
+    cls: type[Model] = registry.load("model", base.model)
+    fields = cls.Config.model_fields
+    for kind in ("weight", "mixture", "transform", "objective"):
+        if kind not in fields:
+            continue
+        own = fields[kind].default
+        for name in registry.written(kind):
+            if own is None or registry.key(name) != registry.key(own):
+                yield Component(kind, name, {kind: name}, {f"{kind}.{each}": {} for each in searched(kind, name)})
+    if "regularisers" in fields:
+        for name in registry.written("regulariser"):
+            choices = [{name: coefficient} for coefficient in COEFFICIENTS]
+            yield Component("regulariser", name, {}, {"regularisers": choices})
+    if fields["similarity"].default == "dot":
+        yield Component("similarity", "cosine", {"similarity": "cosine"})
+    if base.plain == "sasrec":
+        for name in ("crop", "mask", "reorder"):
+            yield Component("augmentation", f"{name} alone", {"augmentations": [name]})
+        known = [name for name in registry.written("augmentation") if _is_of_sequences(name)]
+        for name in (name for name in known if name not in ("crop", "mask", "reorder")):
+            yield Component("augmentation", name, {"augmentations": ["crop", "mask", "reorder", name]})
+        yield Component("augmentation", "none: dropout alone", {"augmentations": []})
+
+
+def searched(kind: str, name: str) -> list[str]:
+    """The settings of a part that have a range to search."""
+    config = getattr(registry.load(kind, name), "Config", None)
+    if config is None:
+        return []
+    return [name for name, of in config.model_fields.items() if any(isinstance(one, Search) for one in of.metadata)]
+
+
+@functools.cache
+def _is_of_sequences(name: str) -> bool:
+    from recgraph.augment.sequence import SequenceAugmentation
+
+    found = registry.load("augmentation", name)
+    return isinstance(found, type) and issubclass(found, typing.cast(type, SequenceAugmentation))

@@ -1,0 +1,76 @@
+"""The plan, the searches, the boards and the report of the study of components (``experiments/components``)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.components import boards, report, search
+from experiments.components.plan import BASES, ITSELF, Base, Component, components
+from recgraph import leaderboard, registry
+
+PAIRS = [(dataset, name) for name, base in BASES.items() for dataset in base.settings]
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_each_component_is_a_configuration_of_its_base(name: str) -> None:
+    base = BASES[name]
+    model = registry.load("model", base.model)
+    found = list(components(base))
+    assert len({one.title for one in found}) == len(found) > 10
+    training = {"batch_size", "learning_rate", "metric", "max_epochs", "patience"}
+    for settings in base.settings.values():
+        for one in found:
+            fixed = {key: value for key, value in settings.items() if key not in training}
+            assert model(**{**fixed, **one.settings}).config is not None
+            for option in one.space:
+                if "." in option:
+                    assert one.settings[option.partition(".")[0]] == one.name
+
+
+def _study(folder: Path, dataset: str, base: str, component: Component, value: float, **params: object) -> None:
+    trial = {"number": 0, "state": "complete", "values": [value], "params": params}
+    path = folder / "studies" / dataset / base / f"{component.stem}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"trials": [trial, {"state": "pruned", "values": None}]}))
+
+
+def test_the_best_of_each_kind_that_gained_on_valid_are_taken_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "RESULTS", tmp_path)
+    weights = [Component("weight", name, {"weight": name}) for name in ("learned", "self_mask")]
+    terms = Component("regulariser", "alignment")
+    objective = Component("objective", "info_nce", {"objective": "info_nce"})
+    _study(tmp_path, "ml-100k", "sasrec", ITSELF, 0.10, temperature=0.5)
+    _study(tmp_path, "ml-100k", "sasrec", weights[0], 0.11, temperature=0.3, **{"weight.normalise": True})
+    _study(tmp_path, "ml-100k", "sasrec", weights[1], 0.12, temperature=0.4)
+    _study(tmp_path, "ml-100k", "sasrec", terms, 0.105, regularisers='{"alignment": 0.1}')
+    _study(tmp_path, "ml-100k", "sasrec", objective, 0.09)
+    best = search.together("ml-100k", "sasrec", [*weights, terms, objective])
+    assert best is not None
+    assert best.settings == {"weight": "self_mask", "regularisers": {"alignment": 0.1}}
+    assert search.together("ml-100k", "sasrec", [objective]) is None
+
+
+@pytest.mark.slow
+def test_from_the_searches_to_the_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"regime": "causal", "metric": "ndcg@10", "max_epochs": 2, "batch_size": 64}
+    small = Base("cl4srec", "sasrec", {"temperature": {"low": 0.3, "high": 1.0}}, {"synthetic": settings})
+    monkeypatch.setitem(BASES, "small", small)
+    monkeypatch.setattr(search, "RESULTS", tmp_path / "results" / "components")
+    monkeypatch.setattr(boards, "FOLDER", tmp_path / "components")
+    (tmp_path / "components").mkdir()
+    chosen = [ITSELF, Component("similarity", "cosine", {"similarity": "cosine"})]
+    for component in chosen:
+        assert search.search("synthetic", "small", component, 2, tmp_path / "work") == "made"
+        assert search.search("synthetic", "small", component, 2, tmp_path / "work") == "kept"
+    file = boards.write_board("synthetic", "small", chosen[1:], 2)
+    summary = leaderboard.run(str(file), results=tmp_path / "results", device="cpu")
+    assert not summary.failed
+    found = report.differences([("synthetic", "small")], tmp_path / "results")
+    assert {one.component for one in found} == {"no contrast", "similarity: cosine"}
+    assert all(0 <= one.p <= one.p_adjusted <= 1 for one in found)
+    assert report.table(found, "seen excluded").count("\n") == 2 + 2
