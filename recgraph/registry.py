@@ -81,7 +81,11 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     "mixture": {},
     "objective": {"recgraph.contrast.objectives": ("InfoNCE", "NTXent")},
     "regulariser": {"recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity")},
-    "transform": {"recgraph.contrast.transforms": ("Centre",)},
+    "transform": {
+        "recgraph.contrast.gates": ("Gate",),
+        "recgraph.contrast.transforms": ("Centre",),
+        "recgraph.contrast.whitening": ("ShuffledGroupWhitening",),
+    },
     "weight": {
         "recgraph.contrast.hardness": ("Hardness",),
         "recgraph.contrast.same_cluster": ("SameCluster",),

@@ -26,6 +26,7 @@ from recgraph.models.heterogeneous.base import (
     PathLayers,
     evaluating,
 )
+from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import PathSampler
@@ -131,6 +132,7 @@ class MetaPathModel(GraphModel):
             inputs, config.hidden_dim, self.embedding_dim, config.dropout, config, config.encoder
         )
         self.contrast = make_contrast(config, self.projection_dim, self.info_nce)
+        self.contrast.setup(about_nodes(graph, target, paths))
         if config.mini_batch:
             self.queue = Queue(config.queue_size, self.projection_dim)
 

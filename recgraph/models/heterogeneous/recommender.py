@@ -16,11 +16,13 @@ from recgraph.contrast.objectives import NoCandidateError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch, Query
+from recgraph.graph.metapath import MetaPath
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, module_names
+from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.sides import SIDES, choose_paths, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews, ViewsConfig, make_contrast
@@ -184,9 +186,13 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         super().setup(train)
         counts = train.item_counts()
         self.known_items.copy_(counts > 0)
-        for term, of_side in zip(self.contrasts, (train.items.lengths, counts), strict=True):
+        assert isinstance(self.space, GraphSpace)
+        for term, side, of_side, inputs in zip(
+            self.contrasts, SIDES, (train.items.lengths, counts), self._inputs, strict=True
+        ):
             assert isinstance(term, ContrastiveTerm)
-            term.setup(About(of_side.float()))
+            found = about_nodes(self.space.graph, side, [MetaPath(path.name) for path in inputs.paths], SIDES)
+            term.setup(About(of_side.float(), found.categories))
 
     @property
     def phases(self) -> tuple[Phase, ...]:

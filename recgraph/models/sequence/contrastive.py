@@ -97,9 +97,11 @@ class ContrastiveSequenceModel(SequenceModel):
             self._two_views.setup(train)
         # rows are told apart by the token that follows them: 0 is none
         counts = torch.cat([torch.zeros(1), train.item_counts().float()])
+        of_items = self.item_categories
+        categories = None if of_items is None else torch.cat([of_items.new_full((1,), -1), of_items])
         for part in self.modules():
             if isinstance(part, ContrastiveTerm):
-                part.setup(About(counts))
+                part.setup(About(counts, categories))
 
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
         """The views of each sequence, drawn once for all phases of a batch, on the host.

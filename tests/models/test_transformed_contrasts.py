@@ -1,0 +1,80 @@
+"""Whitened and gated contrasts on both lines, and what meta-paths say of categories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from every_model import SPACE, graph, of_nodes, part, recommender
+
+from recgraph import registry
+from recgraph.data.ids import IdMap
+from recgraph.data.item_features import ItemFeatures
+from recgraph.graph.metapath import MetaPath
+from recgraph.models.base import FeatureSpace, TrainableModel
+from recgraph.models.heterogeneous.categories import about_nodes
+from recgraph.rng import Generators
+from recgraph.train.phases import total_loss
+
+WHITENED: dict[str, Any] = {"transform": "shuffled_group_whitening", "transform_options": {"group_size": 4}}
+GATED: dict[str, Any] = {"transform": "gate"}
+
+
+def space() -> FeatureSpace:
+    ids = [str(item) for item in range(SPACE.n_items)]
+    frame = pl.DataFrame({"item": ids, "genre": [["a"], ["b"], ["c"]] * 10})
+    known = torch.ones(SPACE.n_items, dtype=torch.bool)
+    features = ItemFeatures.learn(frame, "item", IdMap(pl.Series(ids)), known, ("genre",))
+    return FeatureSpace(n_users=SPACE.n_users, n_items=SPACE.n_items, features=features)
+
+
+def step(model: TrainableModel, batch: Any) -> None:
+    model.train()
+    for phase in model.phases:
+        loss = total_loss(model(batch, tuple(phase.terms)), phase)
+        loss.backward()
+        assert torch.isfinite(loss), phase
+    gradients = [parameter.grad for name, parameter in model.named_parameters() if "transform" in name]
+    assert all(grad is not None and bool(grad.any()) for grad in gradients)
+
+
+@pytest.mark.parametrize("settings", [WHITENED, GATED], ids=["whitened", "gated"])
+@pytest.mark.parametrize("name", ["CL4SRec", "MCLRec"])
+def test_sequences(name: str, settings: dict[str, Any]) -> None:
+    model = registry.load("model", name)(
+        hidden_dim=8, n_layers=1, n_heads=1, inner_dim=8, max_len=8, item_features=("genre",), **settings
+    )
+    model.build(space())
+    step(model, next(iter(model.batches(part(), 24, Generators(0)).epoch(0))))
+
+
+@pytest.mark.parametrize("settings", [WHITENED, GATED], ids=["whitened", "gated"])
+@pytest.mark.parametrize("name", ["meow", "adameow"])
+def test_nodes(name: str, settings: dict[str, Any]) -> None:
+    model = of_nodes(name, **settings)
+    step(model, next(iter(model.batches(None, 8, Generators(0)).epoch(0))))
+
+
+@pytest.mark.parametrize("name", ["sgl", "simgcl", "meowrec"])
+def test_users_and_items_whitened(name: str) -> None:
+    model = recommender(name, **WHITENED)
+    assert isinstance(model, TrainableModel)
+    step(model, next(iter(model.batches(part(), 64, Generators(0)).epoch(0))))
+
+
+def test_the_category_of_a_node_is_its_neighbour_of_most_neighbours() -> None:
+    given = graph()
+    paths = [MetaPath("paper-author-paper"), MetaPath("paper-subject-paper")]
+    found = about_nodes(given, "paper", paths)
+    assert found.categories is not None
+    subjects = paths[1].route(given)[0].matrix(given).to_dense()
+    authors = paths[0].route(given)[0].matrix(given).to_dense()
+    sizes = (subjects > 0).sum(0).tolist()
+    ranked = sorted(range(4), key=lambda one: (-sizes[one], one))
+    for paper, row in enumerate(subjects > 0):
+        numbers = [ranked.index(subject) for subject in range(4) if row[subject]]
+        assert int(found.categories[paper]) == min(numbers, default=-1)
+        assert float(found.counts[paper]) == int((row).sum()) + int((authors[paper] > 0).sum())
+    assert about_nodes(given, "paper", paths, ("author", "subject")).categories is None
