@@ -26,7 +26,10 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.augment.similar": ("Insert", "Substitute"),
         "recgraph.graph.metapath": ("MetaPath",),
     },
-    "augmenter": {"recgraph.augment.latent": ("Attention", "Conv", "MLP")},
+    "augmenter": {
+        "recgraph.augment.latent": ("Attention", "Conv", "MLP"),
+        "recgraph.augment.parametric": ("AutoTCL",),
+    },
     "encoder": {
         "recgraph.encoders.experts": ("ExpertTransformer",),
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),

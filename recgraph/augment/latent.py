@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,9 @@ class Augmenter(nn.Module):
         ValueError: ``variant`` is neither.
     """
 
+    #: whether it is trained by a loss of its own, and not by the contrast
+    has_loss: ClassVar[bool] = False
+
     def __init__(self, hidden_dim: int, variant: Variant = "row") -> None:
         super().__init__()
         if variant not in get_args(Variant):
@@ -47,12 +50,18 @@ class Augmenter(nn.Module):
         """The one batch size that the augmenter can take, or None for any."""
         return None
 
-    def forward(self, hidden: Tensor, states: Ragged | None = None) -> Tensor:
+    @property
+    def changes_tokens(self) -> bool:
+        """Whether it changes the embeddings of a sequence's items, which the model then encodes."""
+        return False
+
+    def forward(self, hidden: Tensor, states: Ragged | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Another view of each row.
 
         Args:
             hidden: [B, D], encoded sequences.
             states: B rows of [D]: the encoder's output at each place of each sequence.
+            generator: for augmenters that draw; without one they give the same view each time.
 
         Returns:
             [B, D], rows of unit L2 norm.
@@ -72,7 +81,11 @@ class Augmenter(nn.Module):
         if self.needs_states and (states is None or states.n_rows != hidden.shape[0]):
             given = "None" if states is None else f"{states.n_rows} rows"
             raise ValueError(f"states = {given}; {type(self).__name__} needs those of the {hidden.shape[0]} rows")
-        return F.normalize(self._augment(hidden, states), dim=-1)
+        return F.normalize(self._vary(hidden, states, generator), dim=-1)
+
+    def _vary(self, hidden: Tensor, states: Ragged | None, generator: torch.Generator | None) -> Tensor:
+        """[B, D], before the normalisation; for a subclass that draws."""
+        return self._augment(hidden, states)
 
     def _augment(self, hidden: Tensor, states: Ragged | None) -> Tensor:
         """[B, D], before the normalisation."""

@@ -75,7 +75,7 @@ def whiten(x: Tensor, order: Tensor, group_size: int, eps: float) -> Tensor:
         eps: share of the mean variance that is added to all variances.
     """
     with full_precision(x):
-        grouped = x.to(work_type(x)).index_select(1, order).unflatten(1, (-1, group_size)).transpose(0, 1)
+        grouped = x.to(work_type(x)).index_select(1, order).view(len(x), -1, group_size).transpose(0, 1)
         centred = grouped - grouped.mean(1, keepdim=True)
         covariance = centred.transpose(1, 2) @ centred / centred.shape[1]
         variance = covariance.diagonal(dim1=1, dim2=2).mean(1)
@@ -83,7 +83,8 @@ def whiten(x: Tensor, order: Tensor, group_size: int, eps: float) -> Tensor:
         ridge = eps * variance + torch.finfo(variance.dtype).tiny ** 0.5
         covariance = covariance + torch.diag_embed(ridge[:, None].expand(-1, group_size))
         whitened = centred @ inverse_root(covariance)
-        return whitened.transpose(0, 1).flatten(1).index_select(1, torch.argsort(order))
+        out: Tensor = whitened.transpose(0, 1).flatten(1).index_select(1, torch.argsort(order))
+    return out
 
 
 def inverse_root(matrices: Tensor) -> Tensor:

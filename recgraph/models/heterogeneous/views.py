@@ -315,7 +315,7 @@ class MetaPathViews(nn.Module):
             if masked is not None:
                 views.append(self._path(path.masked, _of_path(masked, number) + context, generator))
             elif self.augmenters:
-                views.append(self.augmenters[number](z))
+                views.append(self.augmenters[number](z, generator=generator))
         return views if self.linear else [F.normalize(z, dim=1) for z in views]
 
     def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -17,6 +19,8 @@ from recgraph.models.base import Phase, Space, Terms
 from recgraph.models.contrast import contrastive_term
 from recgraph.models.sequence.base import Encoded
 from recgraph.models.sequence.contrastive import ContrastiveConfig, ContrastiveSequenceModel
+from recgraph.rows import lookup
+from recgraph.sparse.ragged import Ragged
 
 
 class MCLRecConfig(ContrastiveConfig):
@@ -65,6 +69,9 @@ class MCLRec(ContrastiveSequenceModel):
     - ``cl2 = L(z1, z2) + L(h1, z2) + L(h2, z1)``, inner products at temperature 1;
     - ``reg = R(h1, z2) + R(h2, z1) + R(z1, z2)`` as published (``margin_form="paper"``: R(z1, z2), global margins).
 
+    An augmenter with a loss of its own (AutoTCL's) is trained by that, the term ``aug``, in the place of ``cl2`` and
+    ``reg``; one that changes tokens has its views encoded, and its noise is drawn anew in each phase.
+
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
     ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
@@ -82,6 +89,11 @@ class MCLRec(ContrastiveSequenceModel):
             registry.make("augmenter", augmenter, hidden_dim=config.hidden_dim, variant=config.augmenter_variant)
             for _ in range(1 if config.shared_augmenter else 2)
         )
+        if self.augmenters[0].changes_tokens and self.encoder.reads_tokens:
+            raise ValueError(
+                f"augmenter = {config.augmenter!r} changes items, but {config.encoder} with encoder_options = "
+                f"{config.encoder_options!r} must know them; leave one of them out"
+            )
         self.latent_contrast = contrastive_term(config, config.hidden_dim, temperature=1.0, similarity="dot")
         scope = "row" if config.margin_form == "published" else "batch"
         self.margin = Margin(temperature=config.temperature, scope=scope)
@@ -101,20 +113,23 @@ class MCLRec(ContrastiveSequenceModel):
             name: config.latent_weight * weight for name, weight in latent.items()
         }
         terms |= self.shared_terms
-        encoder = Phase("encoder", ("encoder",), terms)
+        encoder, has_loss = Phase("encoder", ("encoder",), terms), self.augmenters[0].has_loss
         if not config.latent_weight:
             return (encoder,)
         if config.schedule_of_phases == "joint":
-            return (Phase("joint", ("encoder", "augmenters"), terms),)
+            own = {"aug": 1.0} if has_loss else {}
+            return (Phase("joint", ("encoder", "augmenters"), terms | own),)
+        if has_loss:
+            latent = {"aug": 1.0}
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 
     def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
-        latent = cache(lambda: self.latent_views(*views()))
+        latent = cache(lambda: self.latent_views(batch, *views()))
 
         def pairs() -> list[tuple[Tensor, Tensor]]:
             (h1, _), (h2, _) = views()
-            z1, z2 = latent()
+            (z1, _), (z2, _) = latent()
             return [(z1, z2), (h1, z2), (h2, z1)]
 
         def margins() -> Tensor:
@@ -124,6 +139,7 @@ class MCLRec(ContrastiveSequenceModel):
         return super().contrasts(batch, views) | {
             "cl2": lambda: sum_of([self.contrast_by(self.latent_contrast, batch, a, b) for a, b in pairs()]),
             "reg": margins,
+            "aug": lambda: sum_of([loss() for _, loss in latent()]) / 2,
         }
 
     @property
@@ -134,10 +150,39 @@ class MCLRec(ContrastiveSequenceModel):
     def needs_states(self) -> bool:
         return bool(self.augmenters[0].needs_states)
 
-    def latent_views(self, one: Encoded, two: Encoded) -> tuple[Tensor, Tensor]:
-        """The latent views of two encoded views, [B, D] each."""
-        first, second = self.augmenters[0], self.augmenters[-1]
-        return first(one.last, one.states), second(two.last, two.states)
+    def latent_views(self, batch: SequenceBatch, one: Encoded, two: Encoded) -> tuple[LatentView, LatentView]:
+        """The latent views of two encoded views."""
+        drawn = self.draw_views(batch)
+        first = self._latent_view(self.augmenters[0], batch, one, drawn[0])
+        return first, self._latent_view(self.augmenters[-1], batch, two, drawn[1])
+
+    def _latent_view(self, augmenter: Any, batch: SequenceBatch, encoded: Encoded, drawn: Ragged) -> LatentView:
+        hidden, rows, generators = encoded.last, None, batch.generators
+        if not augmenter.has_loss:
+            view = augmenter(hidden, encoded.states, generators["augmenters"])
+            return LatentView(view, lambda: hidden.new_zeros(()))
+        if augmenter.changes_tokens:
+            tokens, table = self._inputs(drawn, self.token_table(batch))
+            rows = tokens.with_values(lookup(table, tokens.values, padding_idx=0))
+            changed, probability = augmenter.change_rows(rows, generators.of_rank("augmenters"))
+            host = tokens.on_host
+            places = torch.arange(1, len(host.values) + 1).masked_fill(host.values == 0, 0)
+            placed = host.with_values(places).mirrored(table.device)
+            changed = torch.cat([lookup(table, tokens.values.new_zeros(1)), changed])
+            view = self.encoder(placed, changed, generators.of_rank("dropout"))
+            if len(view) < len(hidden):  # of all ranks
+                view = batch.share.gathered(view)
+        else:
+            view, probability = augmenter.change(hidden, generators["augmenters"])
+        view = F.normalize(view, dim=-1)
+        return LatentView(view, lambda: augmenter.loss(hidden, view, probability, rows))
+
+
+class LatentView(NamedTuple):
+    """A view [B, D] of unit length, and what computes the loss that its augmenter has of its own; 0: it has none."""
+
+    view: Tensor
+    loss: Callable[[], Tensor]
 
 
 def sum_of(terms: list[Tensor]) -> Tensor:
