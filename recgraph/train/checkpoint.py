@@ -22,8 +22,9 @@ from recgraph.data.files import make_folder, remove_folder, replacing_folder
 from recgraph.data.imprint import check, check_manifest, load_json, replace_tensors, write_manifest
 from recgraph.data.imprint import load_tensors as read_tensors
 from recgraph.finite import not_finite
-from recgraph.shards import Rows
+from recgraph.shards import Rows, local_rows
 from recgraph.texts import listed
+from recgraph.train.row_adam import RowAdam
 
 _PREFIX = "step-"
 _TENSORS = ("model.safetensors", "optimisers.safetensors", "generators.safetensors")
@@ -285,14 +286,62 @@ def optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[s
     }
 
 
+#: the state of a parameter in Adam and :class:`recgraph.train.row_adam.RowAdam`
+_STEP, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")
+
+
 def load_optimisers(optimisers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of :func:`optimiser_tensors`."""
+    """The inverse of :func:`optimiser_tensors`. A parameter that was never stepped has no state.
+
+    Raises:
+        CheckpointError: a tensor is of no parameter, of another shape or type than its parameter asks for, or one is
+            missing; names it, and nothing is loaded.
+    """
     states: dict[str, dict[int, dict[str, Tensor]]] = {group: {} for group in optimisers}
+    expected: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        group, index, entry = name.rsplit("/", 2)
+        group, index, entry = [*name.rsplit("/", 2), "", ""][:3]
+        parameters = optimisers[group].param_groups[0]["params"] if group in optimisers else []
+        if not index.isdecimal() or int(index) >= len(parameters):
+            raise CheckpointError(f"the optimisers have no parameter for {name!r}; the groups are {listed(optimisers)}")
         states[group].setdefault(int(index), {})[entry] = value
+        expected |= _expected(f"{group}/{index}", optimisers[group], parameters[int(index)])
+    check_tensors(tensors, expected, "the optimisers")
     for group, optimiser in optimisers.items():
         optimiser.load_state_dict({**optimiser.state_dict(), "state": states[group]})
+
+
+def _expected(name: str, optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """What the state of a parameter looks like; no memory is taken."""
+    own = local_rows(parameter)
+    looks = torch.empty_like(own, device="meta")
+    made = {f"{name}/{entry}": looks for entry in _MOMENTS}
+    if isinstance(optimiser, RowAdam) and optimiser.is_row_wise(parameter):
+        made[f"{name}/{_MOMENTS[1]}"] = looks[:, :1]
+    return made | {f"{name}/{_STEP}": torch.empty((), dtype=torch.float32, device="meta")}
+
+
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Compare names, shapes and types of tensors with those that are there already; values are not read.
+
+    Args:
+        what: has them, for the message.
+
+    Raises:
+        CheckpointError: one is missing, is one too many, or is of another shape or type; names it.
+    """
+    if missing := sorted(expected.keys() - found.keys()):
+        raise CheckpointError(f"{listed(missing)} of {what} is missing")
+    if more := sorted(found.keys() - expected.keys()):
+        raise CheckpointError(f"{what} has no {listed(more)}")
+    for name, value in found.items():
+        other = expected[name]
+        if value.shape != other.shape or value.dtype != other.dtype:
+            raise CheckpointError(f"{name!r} of {what} is {_look(value)}, where this training has {_look(other)}")
+
+
+def _look(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 def with_streams_of_ranks(shared: Mapping[str, Tensor], of_ranks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -51,6 +51,10 @@ class RowAdam(torch.optim.Adam):
         super().__init__(parameters, lr=learning_rate, betas=_BETAS, eps=_EPS, weight_decay=weight_decay, fused=True)
         self._row_wise = {id(parameter) for parameter in row_wise}
 
+    def is_row_wise(self, parameter: Tensor) -> bool:
+        """Whether the second moment of a parameter is one number a row."""
+        return id(parameter) in self._row_wise
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; gradients are left where they are."""

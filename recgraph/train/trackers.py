@@ -1,4 +1,8 @@
-"""Trackers: observers that tell a service of experiments about a run, also after its training (extra ``track``)."""
+"""Trackers: observers that tell a service of experiments about a run, also after its training (extra ``track``).
+
+A run's record and folder say where its trackers are, and either may be a stranger's. So an address is gone to where
+this process has begun a run there, or where the user's own environment names it, and to no other.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from recgraph.bounded.texts import read_json
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import replace_text
 from recgraph.train.callbacks import Observer
 
@@ -23,6 +29,8 @@ __all__ = ["MLflow", "Tracker", "WandB", "flat", "keep_in_trackers", "make_track
 _log = logging.getLogger(__name__)
 #: in a run's folder: where its trackers go on
 _FILE = "tracking.json"
+#: the references that trackers of this process have made
+_own: list[dict[str, Any]] = []
 
 Values = dict[str, Any]
 
@@ -57,12 +65,39 @@ class Tracker(Observer):
         self.reference: Values | None = None
 
     def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
-        """Start the run of the service, or go on with the one that a stopped training began."""
-        found = {one["tracker"]: one for one in _references(folder)}.get(self.kind)
+        """Start the run of the service, or go on with the one that a stopped training began there."""
+        references = _references(folder)
+        found = {one["tracker"]: one for one in references}.get(self.kind)
+        if found is not None and found not in _own and self.address(found) != self.goes_to():
+            _log.warning(
+                "the training goes on in a new run of %s at %s, not in that of %s: %s names it, and not you; %s",
+                *(self.kind, self.goes_to(), self.address(found), _FILE, self.way_out(found)),
+            )
+            found = None
         self.reference = {"tracker": self.kind, "folder_too": self._folder_too, **self.start(record, found)}
+        _own.append(self.reference)
         if folder is not None:
-            others = [one for one in _references(folder) if one["tracker"] != self.kind]
+            others = [one for one in references if one["tracker"] != self.kind]
             replace_text(json.dumps([*others, self.reference], indent=1), folder / _FILE)
+
+    def goes_to(self) -> str:
+        """The address that the arguments of this tracker name, or else the environment."""
+        raise NotImplementedError
+
+    @classmethod
+    def usual(cls) -> str:
+        """The address that the environment names."""
+        raise NotImplementedError
+
+    @classmethod
+    def address(cls, reference: Values) -> str:
+        """Where a reference leads."""
+        raise NotImplementedError
+
+    @classmethod
+    def way_out(cls, reference: Values) -> str:
+        """What to set so that a reference is followed."""
+        raise NotImplementedError
 
     def start(self, record: Mapping[str, Any], reference: Values | None) -> Values:
         """Start a run of the service, or go on with the one of a reference -> the reference's own values."""
@@ -81,7 +116,13 @@ class Tracker(Observer):
 
 def _references(folder: Path | None) -> list[Values]:
     path = None if folder is None else folder / _FILE
-    found: list[Values] = read_json(path) if path is not None and path.exists() else []
+    if path is None or not path.exists():
+        return []
+    found = read_json(path)
+    if not isinstance(found, list) or not all(isinstance(one, dict) and one.get("tracker") in _KINDS for one in found):
+        raise CorruptFileError(
+            f"it is no list of trackers ({', '.join(_KINDS)}); remove it to begin new ones", path=path
+        )
     return found
 
 
@@ -116,8 +157,23 @@ class MLflow(Tracker):
         self._experiment, self._uri, self._name = experiment, uri, name
         self._mlflow = _import("mlflow")
 
+    def goes_to(self) -> str:
+        return self._uri or self.usual()
+
+    @classmethod
+    def usual(cls) -> str:
+        return f"{_import('mlflow').get_tracking_uri()}"
+
+    @classmethod
+    def address(cls, reference: Values) -> str:
+        return f"{reference.get('uri')}"
+
+    @classmethod
+    def way_out(cls, reference: Values) -> str:
+        return f"set MLFLOW_TRACKING_URI={shlex.quote(cls.address(reference))} where you trust it"
+
     def start(self, record: Mapping[str, Any], reference: Values | None) -> Values:
-        uri = (reference or {}).get("uri") or self._uri or self._mlflow.get_tracking_uri()
+        uri = self.goes_to() if reference is None else reference["uri"]
         self._client = self._mlflow.MlflowClient(tracking_uri=uri)
         if reference is not None:
             self._id = reference["run_id"]
@@ -197,13 +253,25 @@ class WandB(Tracker):
         self._project = project
         _import("wandb")
 
+    def goes_to(self) -> str:
+        return self._project or self.usual()
+
+    @classmethod
+    def usual(cls) -> str:
+        return os.environ.get("WANDB_PROJECT") or "recgraph"
+
+    @classmethod
+    def address(cls, reference: Values) -> str:
+        return f"{reference.get('project')}"
+
+    @classmethod
+    def way_out(cls, reference: Values) -> str:
+        return f"set WANDB_PROJECT={shlex.quote(cls.address(reference))} where you trust it"
+
     def start(self, record: Mapping[str, Any], reference: Values | None) -> Values:
-        more = {
-            "project": self._project or os.environ.get("WANDB_PROJECT") or "recgraph",
-            "mode": self._mode,
-            "dir": self._folder,
-        }
-        opened = {**more, **{name: value for name, value in (reference or {}).items() if name in (*more, "id")}}
+        own = {"project": self.goes_to(), "mode": self._mode, "dir": self._folder}
+        # of a reference that someone else wrote neither the mode nor the folder counts
+        opened = own if reference is None else {**own, "id": reference["id"]}
         self._run = _open(opened, name=self._name or _title(record), config=json.loads(json.dumps(dict(record))))
         return {**opened, "id": self._run.id}
 
@@ -252,20 +320,39 @@ def make_tracker(name: str, folder_too: bool) -> Tracker:
 
 
 def tell_trackers(references: Sequence[Values], values: Mapping[str, float]) -> None:
-    """Add the results of an evaluation to the trackers of a run; one that fails costs a warning, not the results."""
+    """Add the results of an evaluation to the trackers of a run; one that fails costs a warning, not the results.
+
+    A tracker at an address that neither this process nor the environment names is left out, with a warning.
+    """
     for reference in references:
+        kind = reference.get("tracker")
         try:
-            _KINDS[reference["tracker"]].tell(reference, values)
+            if followed := _followed(reference):
+                _KINDS[followed["tracker"]].tell(followed, values)
         except Exception as error:  # a service may be away; the run's record has the results
-            _log.warning("results not told to %s: %s: %s", reference["tracker"], type(error).__name__, error)
+            _log.warning("results not told to %s: %s: %s", kind, type(error).__name__, error)
 
 
 def keep_in_trackers(references: Sequence[Values], folder: Path) -> None:
-    """Send the run's folder to those of its trackers that want it."""
+    """Send the run's folder to those of its trackers that want it; see :func:`tell_trackers`."""
     for reference in references:
-        if not reference.get("folder_too"):
-            continue
+        kind = reference.get("tracker")
         try:
-            _KINDS[reference["tracker"]].keep(reference, folder)
+            if reference.get("folder_too") and (followed := _followed(reference)):
+                _KINDS[followed["tracker"]].keep(followed, folder)
         except Exception as error:
-            _log.warning("%s not sent to %s: %s: %s", folder, reference["tracker"], type(error).__name__, error)
+            _log.warning("%s not sent to %s: %s: %s", folder, kind, type(error).__name__, error)
+
+
+def _followed(reference: Values) -> Values | None:
+    """What of a reference is followed; None, with a warning: nothing, as the user has not named its address."""
+    if reference in _own:
+        return reference
+    tracker = _KINDS[reference["tracker"]]
+    if tracker.address(reference) == tracker.usual():
+        return {name: value for name, value in reference.items() if name not in ("mode", "dir")}
+    _log.warning(
+        "nothing is told to %s at %s: the run's record names it, and not you; %s",
+        *(tracker.kind, tracker.address(reference), tracker.way_out(reference)),
+    )
+    return None

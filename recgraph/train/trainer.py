@@ -350,13 +350,16 @@ class Trainer:
             self.progress = Progress(**state)
             if not self.ranks.is_first:  # rank 0 has the time of all
                 self.progress.cpu_seconds = 0.0
-            self.sharding.load(saved.model)
-            checkpoints.load_optimisers(self.optimisers, saved.optimisers)
-            self._load_streams(saved.generators, n_ranks)
+            own = self.sharding.state()
+            checkpoints.check_tensors(saved.model, own, "the model")
             if self.stopping.best is not None:
                 # an earlier version kept them in the run's folder alone, where those of a later epoch may be by now
                 best = saved.best or checkpoints.load_tensors(self.folder / "best.safetensors", "best", wanted)
+                checkpoints.check_tensors(best, own, "the best weights")
                 self.best, self._best_is_kept = dict(best), False
+            checkpoints.load_optimisers(self.optimisers, saved.optimisers)
+            self.sharding.load(saved.model)
+            self._load_streams(saved.generators, n_ranks)
         self._checkpoint = newest
         epoch, batch = self.progress.epoch + 1, self.progress.batch
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from test_trainer import Toy, toy, trainer_of
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from test_trainer import Numbers, Toy, toy, trainer_of
+from torch import Tensor, nn
 
+from recgraph.models.base import Phase, Space
 from recgraph.shards import Rows
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.checkpoint import Checkpoint, CheckpointError
@@ -282,3 +284,66 @@ def test_rows_are_read_from_whichever_ranks_wrote_them(tmp_path: Path, rows: tup
         assert value.untyped_storage().nbytes() == other.numel() * 4  # a copy: the file is not mapped any more
     everything = checkpoints.read(path)
     assert torch.equal(everything.model["table"], table)
+
+
+CHANGES: dict[str, tuple[str, str, Callable[[Tensor], Tensor | None], str]] = {
+    "transposed": ("optimisers", "all/0/exp_avg", lambda t: t.T, r"'all/0/exp_avg' .* float32 \[3, 4\], .* \[4, 3\]"),
+    "one row": ("optimisers", "all/0/exp_avg_sq", lambda t: t[:1], r"float32 \[1, 3\], where .* float32 \[4, 3\]"),
+    "a number": ("optimisers", "all/0/exp_avg_sq", lambda t: t[0, 0], r"float32 \[\], where"),
+    "steps": ("optimisers", "all/0/step", lambda t: t.expand(4), r"'all/0/step' .* float32 \[4\], where"),
+    "whole": ("optimisers", "all/0/exp_avg", lambda t: t.to(torch.int64), r"int64 \[4, 3\], where .* float32"),
+    "wide": ("optimisers", "all/0/exp_avg", Tensor.double, r"float64 \[4, 3\], where .* float32"),
+    "missing": ("optimisers", "all/0/exp_avg_sq", lambda _: None, r"'all/0/exp_avg_sq' of the optimisers is missing"),
+    "other entry": ("optimisers", "all/0/momentum", lambda _: torch.ones(4, 3), r"have no|has no 'all/0/momentum'"),
+    "other index": ("optimisers", "all/9/step", lambda _: torch.ones(()), r"no parameter for 'all/9/step'.*'all'"),
+    "no index": ("optimisers", "step", lambda _: torch.ones(()), r"no parameter for 'step'"),
+    "other group": ("optimisers", "b/0/step", lambda _: torch.ones(()), r"no parameter for 'b/0/step'"),
+    "weights": ("model", "table", lambda t: t[:1], r"'table' of the model is float32 \[1, 3\], where .* \[4, 3\]"),
+    "best": ("best", "table", Tensor.long, r"'table' of the best weights is int64 \[4, 3\]"),
+}
+
+
+class Tabular(Toy):
+    """A table, so that a state has rows and columns."""
+
+    wanted = (Phase("all", ("all",), {"near": 1.0}),)
+
+    def _build(self, space: Space) -> None:
+        self.table = nn.Parameter(torch.arange(12.0).view(4, 3) / 12)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"all": [self.table]}
+
+    def forward(self, batch: Numbers, terms: Iterable[str]) -> dict[str, Tensor]:
+        return {name: (self.table * batch.x.float() - 1).pow(2).mean() for name in terms}
+
+
+def tabular() -> Tabular:
+    return Tabular().build(Space(n_users=1, n_items=1))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training of a table."""
+    folder = tmp_path_factory.mktemp("trained")
+    trainer_of(tabular(), VALUES, folder).fit()
+    return folder
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_tensors_that_do_not_fit_are_refused_by_name_before_any_is_loaded(
+    trained: Path, tmp_path: Path, change: str
+) -> None:
+    kind, name, make, wrong = CHANGES[change]
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    newest = tmp_path / "checkpoints" / "step-000000005"
+    path = newest / f"{kind}.safetensors"
+    tensors = load_file(path)
+    made = make(tensors.pop(name, torch.zeros(())))
+    save_file(tensors | ({} if made is None else {name: made.contiguous()}), path)
+    (newest / "manifest.json").unlink()  # as in one that someone has made on purpose
+    trainer = trainer_of(tabular(), VALUES, tmp_path, max_epochs=2)
+    with pytest.raises(CheckpointError, match=wrong):
+        trainer.resume()
+    assert torch.equal(trainer.model.table, tabular().table)
+    assert not trainer.optimisers["all"].state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import struct
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,10 +17,12 @@ from typer.testing import CliRunner
 import recgraph as rg
 from recgraph.cli.app import app
 from recgraph.config import Config
+from recgraph.data.errors import CorruptFileError
 from recgraph.data.split import Split
+from recgraph.train import trackers
 from recgraph.train.callbacks import Observer
 from recgraph.train.config import TrainConfig
-from recgraph.train.trackers import MLflow, Tracker, WandB, flat
+from recgraph.train.trackers import MLflow, Tracker, WandB, flat, keep_in_trackers, tell_trackers
 
 SMALL: dict[str, Any] = {"max_epochs": 2, "batch_size": 256, "device": "cpu", "seed": 0}
 
@@ -204,6 +207,85 @@ def test_wandb_has_settings_epochs_results_and_the_folder(split: Split, tmp_path
     assert config["hidden_dim"] == 8
     assert {"test/exclude/ndcg@10": results["exclude"]["ndcg@10"]} in told
     assert {"artefact": f"run-{reference['id']}"} in told
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A server that nobody may ask."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        yield server
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_an_address_that_a_record_alone_names_is_never_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, listener: socket.socket
+) -> None:
+    """The results of `evaluate`, and the folder, went wherever the record of a run said."""
+    stranger, own = tmp_path / "stranger.db", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    told: list[str] = []
+    for uri in (f"http://127.0.0.1:{listener.getsockname()[1]}", f"sqlite:///{stranger}"):
+        reference = {"tracker": "mlflow", "uri": uri, "run_id": "a", "folder_too": True}
+        with caplog.at_level(logging.WARNING, logger="recgraph"):
+            tell_trackers([reference], {"x": 1.0})
+            keep_in_trackers([reference], tmp_path)
+        assert f"nothing is told to mlflow at {uri}: the run's record names it, and not you" in caplog.text
+        assert f"set MLFLOW_TRACKING_URI={uri} " in caplog.text
+    assert not stranger.exists()
+    for name in ("tell", "keep"):
+        monkeypatch.setattr(MLflow, name, lambda reference, _, name=name: told.append(f"{name} {reference['uri']}"))
+    tell_trackers([reference, {**reference, "uri": own}], {"x": 1.0})  # the environment names the second
+    monkeypatch.setattr(trackers, "_own", [dict(reference)])  # this process has begun the run
+    keep_in_trackers([reference], tmp_path)
+    assert told == [f"tell {own}", f"keep sqlite:///{stranger}"]
+
+
+def test_a_resumed_training_goes_where_its_own_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, own = tmp_path / "tracking.json", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    begun: list[Any] = []
+
+    def start(tracker: MLflow, _: Any, reference: dict[str, Any] | None) -> dict[str, Any]:
+        begun.append(reference)
+        return {"uri": tracker.goes_to(), "run_id": "b"}
+
+    monkeypatch.setattr(MLflow, "start", start)
+    monkeypatch.setattr(trackers, "_own", [])
+    theirs = {"tracker": "mlflow", "uri": "http://evil;x", "run_id": "a"}
+    for uri, followed in (("http://evil;x", False), (own, True)):
+        path.write_text(json.dumps([{**theirs, "uri": uri}]))
+        with caplog.at_level(logging.WARNING, logger="recgraph"):
+            MLflow().begin({}, tmp_path)
+        assert (begun[-1] is not None) == followed
+        assert json.loads(path.read_text())[0]["uri"] == own
+    assert "not in that of http://evil;x: tracking.json names it, and not you; set MLFLOW_TRACKING_URI='http" in (
+        caplog.text
+    )
+    MLflow(uri="http://evil;x").begin({}, tmp_path)
+    assert (tmp_path / "tracking.json").exists()
+    for text in ("{}", '[{"tracker": "os"}]', "[1]"):
+        path.write_text(text)
+        with pytest.raises(CorruptFileError, match=r"tracking\.json: it is no list of trackers \(mlflow, wandb\)"):
+            MLflow().begin({}, tmp_path)
+
+
+def test_a_record_sets_neither_project_nor_mode_nor_folder_of_wandb(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(WandB, "tell", lambda reference, values: told.append({**reference, **values}))
+    reference = {"tracker": "wandb", "project": "theirs", "mode": "online", "dir": "/etc", "id": "a"}
+    with caplog.at_level(logging.WARNING, logger="recgraph"):
+        tell_trackers([reference, {"tracker": "os"}, {}], {"x": 1.0})
+    assert not told
+    assert "nothing is told to wandb at theirs" in caplog.text
+    assert "set WANDB_PROJECT=theirs" in caplog.text
+    assert "results not told to os: KeyError" in caplog.text
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    tell_trackers([reference], {"x": 1.0})
+    assert told == [{"tracker": "wandb", "project": "theirs", "id": "a", "x": 1.0}]
 
 
 def test_settings_keep_their_addresses() -> None:
