@@ -81,8 +81,11 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.sequence.mclrec": ("MCLRec",),
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
     },
-    "mixture": {},
-    "objective": {"recgraph.contrast.objectives": ("InfoNCE", "NTXent")},
+    "mixture": {"recgraph.contrast.mixing": ("FeatureTransformation", "MoCHi")},
+    "objective": {
+        "recgraph.contrast.debiased": ("DebiasedInfoNCE", "DebiasedNTXent"),
+        "recgraph.contrast.objectives": ("InfoNCE", "NTXent"),
+    },
     "regulariser": {"recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity")},
     "transform": {
         "recgraph.contrast.gates": ("Gate",),
@@ -91,6 +94,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "weight": {
         "recgraph.contrast.hardness": ("Hardness",),
+        "recgraph.contrast.propensity": ("FalseNegative", "Propensity"),
         "recgraph.contrast.same_cluster": ("SameCluster",),
         "recgraph.contrast.weights": ("Cluster", "Learned", "SameTarget", "SelfMask"),
     },

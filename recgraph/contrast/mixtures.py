@@ -15,7 +15,7 @@ from recgraph.contrast.log_sums import log_sums
 from recgraph.contrast.views import About, Pairs, Views
 from recgraph.contrast.weights import Weight
 
-__all__ = ["Mixed", "Mixture", "MixtureConfig", "contrast_mixed"]
+__all__ = ["Mixed", "Mixture", "MixtureConfig", "contrast_mixed", "of_positives"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def contrast_mixed(
         sums.append((further if log_v is None else further + log_v).logsumexp(1))
     if candidates.count_positive:
         weighed = weight is not None and pairs is not None and candidates.weigh_positive
-        sums.append(own + _of_positives(weight, pairs, places) if weighed else own)  # type: ignore[arg-type]
+        sums.append(own + of_positives(weight, pairs, places) if weighed else own)  # type: ignore[arg-type]
     stacked = torch.stack(sums)
     keep_mask = (stacked > -torch.inf).any(0)
     # an anchor without any is left out of the mean: its logarithm has no gradient
@@ -120,7 +120,7 @@ def contrast_mixed(
     return loss, len(x) - counted
 
 
-def _of_positives(weight: Weight, pairs: Pairs, places: Tensor) -> Tensor:
+def of_positives(weight: Weight, pairs: Pairs, places: Tensor) -> Tensor:
     """[N], the log-weight of each anchor's positive."""
     rows = pairs.candidates.index_select(0, places)
     _, own = weight.log_w_beside(pairs, pairs.candidate_ids[places], rows)

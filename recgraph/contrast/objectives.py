@@ -120,20 +120,25 @@ class Objective(nn.Module):
         x, y = similarity.shape(a, views.b, views.temperatures)
         candidates = Candidates(positives, excluded, self.config.count_positive, self.config.weigh_positive)
         pairs = None if weight is None else Pairs(ids_a, views.ids_b, a, views.b, labels, views.labels_b)
+        loss, left_out = self.evaluate(x, y, candidates, weight, pairs, views)
+        return Outcome(loss if views.share is None else loss * views.share.weight, len(a), left_out)
+
+    def evaluate(
+        self, x: Tensor, y: Tensor, candidates: Candidates, weight: Weight | None, pairs: Pairs | None, views: Views
+    ) -> tuple[Tensor, Tensor]:
+        """The mean loss over anchors x [N, D], shaped by the similarity, and how many of them had no candidate."""
+        block_rows, n_candidates = self.config.block_rows, self.config.n_candidates
         if views.mixture is not None:
             mixed = views.mixture(x, y, candidates, views)
-            loss, left_out = contrast_mixed(x, mixed, candidates, weight, pairs, self.config.block_rows)
-        elif self.config.n_candidates is not None and self.config.n_candidates < len(views.b):
-            drawn = self._draw(views)
-            loss, left_out = contrast_drawn(x, y, drawn, candidates, weight, pairs, self.config.block_rows)
-        elif self._compiled is not None and is_accelerated(x) and weight is None and self.config.count_positive:
+            return contrast_mixed(x, mixed, candidates, weight, pairs, block_rows)
+        if n_candidates is not None and n_candidates < len(y):
+            return contrast_drawn(x, y, self._draw(views), candidates, weight, pairs, block_rows)
+        if self._compiled is not None and is_accelerated(x) and weight is None and self.config.count_positive:
             work = work_type(x, y)
             with full_precision(x):
-                loss = self._compiled(x.to(work), y.to(work), positives, excluded)
-            left_out = torch.zeros((), dtype=torch.int64, device=x.device)
-        else:
-            loss, left_out = contrast(x, y, candidates, weight, pairs, self.config.block_rows)
-        return Outcome(loss if views.share is None else loss * views.share.weight, len(a), left_out)
+                loss = self._compiled(x.to(work), y.to(work), candidates.positives, candidates.excluded)
+            return loss, torch.zeros((), dtype=torch.int64, device=x.device)
+        return contrast(x, y, candidates, weight, pairs, block_rows)
 
     def _draw(self, views: Views) -> Tensor:
         """[K] int64: different rows of ``b``, ascending, all choices equally likely."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.contrast.mixtures import Mixture
 from recgraph.contrast.objectives import Objective
+from recgraph.contrast.queue import Queue
+from recgraph.contrast.schedule import ScheduledSimilarity
 from recgraph.contrast.transforms import Transform
 from recgraph.contrast.views import About, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
@@ -23,7 +27,7 @@ from recgraph.sparse.ragged import Ragged
 __all__ = ["ContrastiveTerm", "TermConfig"]
 
 
-class TermConfig(Similarity):
+class TermConfig(ScheduledSimilarity):
     """Which parts a term is made of, by their names in the registry."""
 
     objective: Annotated[str, Field(description="how anchors and candidates are chosen")] = "nt_xent"
@@ -38,6 +42,9 @@ class TermConfig(Similarity):
         dict[str, float | dict[str, Any]],
         Field(default_factory=dict, description="of rows in pairs: name -> coefficient, or mapping with coefficient"),
     ]
+    queue_size: Annotated[
+        int, Field(ge=0, description="rows of earlier calls that are candidates beside those of this one")
+    ] = 0
 
 
 class ContrastiveTerm(nn.Module):
@@ -84,6 +91,7 @@ class ContrastiveTerm(nn.Module):
             self.regularisers[name] = registry.make("regulariser", {"name": name, **settings}, dim=dim)
         if self.mixture is not None and self.objective.config.n_candidates is not None:
             raise ValueError("a mixture is made of all candidates; leave n_candidates out")
+        self.queue = self._queue(dim) if self.config.queue_size else None
         self.outcome: Outcome | None = None
 
     def _part(self, kind: str, dim: int | None) -> Any:
@@ -93,6 +101,19 @@ class ContrastiveTerm(nn.Module):
             return None
         given = {} if dim is None else {"dim": dim}
         return registry.make(kind, {"name": name, **getattr(self.config, f"{kind}_settings")}, **given)
+
+    def _queue(self, dim: int | None) -> Queue:
+        size, config = self.config.queue_size, self.config
+        if self.objective.needs_pairs:
+            raise ValueError(
+                f"queue_size = {size} adds candidates, and objective = {config.objective!r} contrasts two views of the "
+                "same rows and takes none; use queue_size=0 or objective='info_nce'"
+            )
+        if config.similarity != "cosine":
+            raise ValueError(f"queue_size = {size} keeps rows of unit length; use similarity='cosine' or queue_size=0")
+        if dim is None:
+            raise ValueError(f"queue_size = {size} needs dim, the width of the embeddings")
+        return Queue(size, dim)
 
     @property
     def draws(self) -> bool:
@@ -187,9 +208,25 @@ class ContrastiveTerm(nn.Module):
             epoch,
             self.mixture,
         )
-        outcome = self._over_views(views)
+        outcome = self._over_views(views if self.queue is None else self._with_queue(self.queue, views))
+        if self.queue is not None and self.training and torch.is_grad_enabled():
+            self.queue.push(F.normalize(b, dim=1), ids_b)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
         return outcome.loss if not self.regularisers else outcome.loss + self._regularised(views)
+
+    def _with_queue(self, queue: Queue, views: Views) -> Views:
+        """The rows of b with those of earlier calls below them, but for those of ids that b has."""
+        if views.positives is not None or views.further or len(views.a) != len(views.b):
+            raise ValueError(
+                f"queue_size = {self.config.queue_size} needs two views with rows in pairs; use queue_size=0 where all "
+                "rows are candidates, an anchor has several positives, or there are further views"
+            )
+        rows, ids = queue.join(F.normalize(views.b, dim=1), views.ids_b)
+        labels = views.labels_b
+        if labels is not None:
+            labels = F.pad(labels, (0, len(ids) - len(labels)), value=math.nan)
+        positives = torch.arange(len(views.a), device=rows.device)
+        return replace(views, b=rows, ids_b=ids, positives=positives, labels_b=labels)
 
     def _over_views(self, views: Views) -> Outcome:
         """The objective of all views together where it is joint, else its mean over the pairs of views."""
@@ -205,10 +242,14 @@ class ContrastiveTerm(nn.Module):
 
     def _transformed(self, views: Views) -> Outcome:
         if self.transform is None:
-            outcome: Outcome = self.objective(views, self.config, self.weight)
+            outcome: Outcome = self.objective(views, self.similarity(views.epoch), self.weight)
             return outcome
-        pairs = self.transform(views)
-        return _mean(self.objective(replace(views, a=a, b=b), self.config, self.weight) for a, b in pairs)
+        pairs, similarity = self.transform(views), self.similarity(views.epoch)
+        return _mean(self.objective(replace(views, a=a, b=b), similarity, self.weight) for a, b in pairs)
+
+    def similarity(self, epoch: int | None = None) -> Similarity:
+        """The similarity of an epoch; see :class:`recgraph.contrast.schedule.ScheduledSimilarity`."""
+        return self.config.at(epoch)
 
     def _regularised(self, views: Views) -> Tensor:
         """The sum of the regularisers of each anchor and its positive, times their coefficients."""

@@ -40,6 +40,8 @@ class Weight(nn.Module):
     """
 
     Config: ClassVar[type[WeightConfig]] = WeightConfig
+    #: whether it depends on embeddings that no gradient reaches through it
+    detached: ClassVar[bool] = False
 
     def __init__(self, config: WeightConfig | None = None, /, **settings: Any) -> None:
         super().__init__()

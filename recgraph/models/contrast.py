@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from recgraph import registry
 from recgraph.config import Added, Search
+from recgraph.contrast.schedule import TemperatureSchedule, check_schedule
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.models.base import ModelConfig
 from recgraph.rng import Generators
@@ -37,6 +38,29 @@ class ContrastConfig(ModelConfig):
     temperature: Annotated[
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 2.0, log=True)
     ] = 1.0
+    temperature_schedule: Annotated[
+        TemperatureSchedule,
+        Field(
+            description="of the contrast: 'linear' from temperature to temperature_end over temperature_epochs, "
+            "'cosine' there and back in so many, again and again"
+        ),
+        Added(),
+    ] = "constant"
+    temperature_end: Annotated[
+        float | None,
+        Field(gt=0, description="the temperature that a schedule goes to"),
+        Added(),
+    ] = None
+    temperature_epochs: Annotated[int, Field(ge=1, description="the epochs of a schedule"), Added()] = 100
+    queue_size: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="rows of earlier steps that are candidates beside the batch; needs similarity='cosine' and an "
+            "objective that takes further candidates",
+        ),
+        Added(),
+    ] = 0
     weight: Annotated[
         str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
     ] = None
@@ -67,6 +91,11 @@ class ContrastConfig(ModelConfig):
         Added(),
     ]
 
+    @model_validator(mode="after")
+    def _schedule_has_an_end(self) -> Self:
+        check_schedule(self.temperature_schedule, self.temperature_end)
+        return self
+
 
 def contrastive_term(
     config: ContrastConfig, dim: int, objective: dict[str, Any] | None = None, **other: Any
@@ -81,6 +110,10 @@ def contrastive_term(
     """
     settings: dict[str, Any] = {
         "temperature": config.temperature,
+        "temperature_schedule": config.temperature_schedule,
+        "temperature_end": config.temperature_end,
+        "temperature_epochs": config.temperature_epochs,
+        "queue_size": config.queue_size,
         "similarity": config.similarity,
         "objective": config.objective,
         "objective_settings": {**(objective or {}), **config.objective_options},

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recgraph.contrast.memory import Queue
+from recgraph.contrast.queue import Queue
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.heterogeneous import paths as _paths

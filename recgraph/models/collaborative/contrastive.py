@@ -59,6 +59,11 @@ class GraphContrastiveModel(LightGCN):
         super()._build(space)
         if self.config.candidates == "all":
             check_pairs(self.config, "candidates = 'all'", "candidates = 'batch'")
+            if self.config.queue_size:
+                raise ValueError(
+                    f"queue_size = {self.config.queue_size} adds candidates, and candidates = 'all' takes all nodes "
+                    "already; use queue_size=0 or candidates='batch'"
+                )
         # a weight may learn: users and items have one each
         self.contrast_users, self.contrast_items = (
             contrastive_term(self.config, self.config.hidden_dim) for _ in range(2)

@@ -29,6 +29,7 @@ from recgraph.models.heterogeneous.base import (
     NodeBatches,
     evaluating,
 )
+from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.paths import Features
 from recgraph.rng import Generators, dropout
 from recgraph.sparse.csr import Csr
@@ -246,7 +247,12 @@ class HeCo(GraphModel):
         for layer in self.project:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_normal_(layer.weight, gain=1.414)
+        if config.queue_size:
+            raise ValueError(
+                f"queue_size = {config.queue_size}: HeCo contrasts all nodes in each step; use queue_size=0"
+            )
         self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
+        self.contrast.setup(about_nodes(graph, self.target, made))
         if self.contrast.objective.needs_pairs and config.n_positives > 1:
             raise ValueError(
                 f"objective = {config.objective!r} has one positive for each anchor; use n_positives = 1 or another "

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.config import Added
-from recgraph.contrast.memory import Queue
+from recgraph.contrast.queue import Queue
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -131,7 +131,8 @@ class MetaPathModel(GraphModel):
         self.views = MetaPathViews(
             inputs, config.hidden_dim, self.embedding_dim, config.dropout, config, config.encoder
         )
-        self.contrast = make_contrast(config, self.projection_dim, self.info_nce)
+        # batches have a queue of their own, of projections
+        self.contrast = make_contrast(config, self.projection_dim, self.info_nce, queue_size=0)
         self.contrast.setup(about_nodes(graph, target, paths))
         if config.mini_batch:
             self.queue = Queue(config.queue_size, self.projection_dim)

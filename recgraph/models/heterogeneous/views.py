@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from recgraph import registry
 from recgraph.augment.graph import make_augmentation
 from recgraph.config import Added, Search
+from recgraph.contrast.objectives import InfoNCE
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.encoders.graph import GraphEncoder, SemanticAttention, ViewWeights
 from recgraph.graph.contexts import Walked
@@ -148,15 +149,16 @@ def make_masks(paths: Sequence[MetaPath], config: ViewsConfig, sampled: bool = F
     return Masks(features, tuple(edges), config.normalisation, sampled)
 
 
-def make_contrast(config: ViewsConfig, dim: int, info_nce: Mapping[str, Any]) -> ContrastiveTerm:
+def make_contrast(config: ViewsConfig, dim: int, info_nce: Mapping[str, Any], **other: Any) -> ContrastiveTerm:
     """The contrast of the projected views.
 
     Args:
         dim: D, the width of the projections.
-        info_nce: the model's settings of the objective where that is InfoNCE.
+        info_nce: the model's settings of the objective where that is InfoNCE, or one made of it.
+        other: settings of the term that differ from the model's.
     """
-    own = info_nce if registry.key(config.objective) == "infonce" else {}
-    return contrastive_term(config, dim, {"block_rows": config.block_rows, **own})
+    own = info_nce if issubclass(registry.load("objective", config.objective), InfoNCE) else {}
+    return contrastive_term(config, dim, {"block_rows": config.block_rows, **own}, **other)
 
 
 def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, dropout: float) -> GraphEncoder:

@@ -94,7 +94,14 @@ class MCLRec(ContrastiveSequenceModel):
                 f"augmenter = {config.augmenter!r} changes items, but {config.encoder} with encoder_options = "
                 f"{config.encoder_options!r} must know them; leave one of them out"
             )
-        self.latent_contrast = contrastive_term(config, config.hidden_dim, temperature=1.0, similarity="dot")
+        self.latent_contrast = contrastive_term(
+            config,
+            config.hidden_dim,
+            temperature=1.0,
+            temperature_schedule="constant",
+            similarity="dot",
+            queue_size=0,
+        )
         scope = "row" if config.margin_form == "published" else "batch"
         self.margin = Margin(temperature=config.temperature, scope=scope)
 

@@ -1,0 +1,155 @@
+"""Candidates that are mixed: harder negatives, extrapolated positives, interpolated negatives."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from recgraph.config import Search
+from recgraph.contrast.blockwise import Candidates
+from recgraph.contrast.log_sums import hardest
+from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig
+from recgraph.contrast.views import Views
+
+__all__ = ["FeatureTransformation", "FeatureTransformationConfig", "MoCHi", "MoCHiConfig"]
+
+
+class MoCHiConfig(MixtureConfig):
+    hardest: Annotated[
+        int,
+        Field(ge=1, description="N', the most similar candidates of an anchor, of which are mixed"),
+        Search(16, 512),
+    ] = 128
+    of_candidates: Annotated[
+        int, Field(ge=0, description="s, mixtures of two of them, for each anchor"), Search(0, 64)
+    ] = 32
+    with_anchor: Annotated[
+        int, Field(ge=0, description="s', mixtures of the anchor with one of them, for each anchor"), Search(0, 16)
+    ] = 8
+    warm_up: Annotated[int, Field(ge=0, description="epochs before anything is mixed")] = 0
+
+
+class MoCHi(Mixture):
+    """``s`` mixtures of two hard candidates and ``s'`` of the anchor with one, as further candidates of each anchor.
+
+    ``h = norm(alpha n_1 + (1 - alpha) n_2)`` with ``alpha ~ U(0, 1)`` and two different of the N' most similar
+    candidates; ``h' = norm(beta q + (1 - beta) n)`` with ``beta ~ U(0, 1/2)``, the anchor's share below a half.
+    ``loss_i = log(sum_j w_ij e^{s_ij} + sum_h e^{s_ih} + sum_h' e^{s_ih'}) - s_ip``. No gradient flows into what is
+    mixed. A mixture has the mixed length of its parts, and the anchor in it the length of the candidate: for cosines
+    both are 1, as published.
+
+    Source: Kalantidis et al., "Hard Negative Mixing for Contrastive Learning" (NeurIPS 2020), equations 4 and 5; there
+    of a queue (``queue_size``) with N' = 1024, s = 1024, s' = 128 of 65,536 and 10 epochs of warm-up. Departures: the
+    candidates at hand without a queue; numbers of a batch's size; a candidate of weight 0 may be mixed, since a mixture
+    is not told weights. Takes N (s + s') D numbers of memory beside the blocks.
+    """
+
+    Config = MoCHiConfig
+
+    def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
+        config, barred = self.config, _barred(candidates)
+        k = min(config.hardest, len(y) - barred.shape[1])
+        is_cold = views.epoch is not None and views.epoch < config.warm_up
+        if is_cold or k < 1 or not config.of_candidates + config.with_anchor:
+            return Mixed(y)
+        with torch.no_grad():
+            x, fixed = x.detach(), y.detach()
+            columns = hardest(x, fixed, k, barred)
+            generator = _generator(views)
+
+            def drawn(n: int) -> Tensor:
+                return torch.randint(k, (len(x), n), generator=generator, device=generator.device).to(x.device)
+
+            def uniform(n: int) -> Tensor:
+                shares = torch.rand(len(x), n, 1, generator=generator, device=generator.device)
+                return shares.to(x.device, x.dtype)
+
+            first, alpha = drawn(config.of_candidates), uniform(config.of_candidates)
+            # a candidate with itself would be no mixture
+            second = first if k == 1 else (first + 1 + drawn(config.of_candidates) % (k - 1)) % k
+            n1, n2 = (fixed[columns.gather(1, which)] for which in (first, second))
+            n3, beta = fixed[columns.gather(1, drawn(config.with_anchor))], uniform(config.with_anchor) / 2
+            q = F.normalize(x, dim=1)[:, None] * n3.norm(dim=2, keepdim=True)
+            made = [_mixed(n1, n2, alpha), _mixed(q, n3, beta)]
+        return Mixed(y, further=torch.cat(made, 1))
+
+
+class FeatureTransformationConfig(MixtureConfig):
+    positive_alpha: Annotated[
+        float | None,
+        Field(gt=0, description="of the Beta distribution of extrapolation; none: positives stay"),
+        Search(0.2, 5.0, log=True),
+    ] = 2.0
+    negative_alpha: Annotated[
+        float | None,
+        Field(gt=0, description="of the Beta distribution of interpolation; none: candidates stay"),
+        Search(0.2, 5.0, log=True),
+    ] = 1.6
+
+
+class FeatureTransformation(Mixture):
+    """Positives are extrapolated along their difference, candidates interpolated with one another.
+
+    Anchor q and positive k become ``q' = l q + (1 - l) k`` and ``k' = l k + (1 - l) q`` with ``l - 1 ~ Beta(a, a)``:
+    their sum stays, and for cosines ``s'_ip = s_ip + 2 l (1 - l) (1 / tau - s_ip) <= s_ip``, a harder positive. The
+    candidates y become ``m y + (1 - m) y[permutation]`` with ``m ~ Beta(b, b)``. As published neither is normalised
+    again, and the anchor that candidates are compared with is q itself.
+
+    Source: Zhu et al., "Improving Contrastive Learning by Visualizing Feature Transformation" (ICCV 2021), equations 5
+    to 7. Departures: l is drawn for each anchor and m for each candidate, not for each dimension; an anchor's own
+    positive may be a part of one of its candidates, where the published ones come from a queue; with dot products q is
+    taken at the length of k.
+    """
+
+    Config = FeatureTransformationConfig
+
+    def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
+        config, generator = self.config, _generator(views)
+        positive = y.index_select(0, candidates.positives)
+        if config.positive_alpha is not None:
+            along = 1 + _beta(config.positive_alpha, len(x), generator, x)
+            outside = along * (1 - along)
+            # x . p' = (l^2 + (1 - l)^2) x . k + 2 l (1 - l) |x| |k|
+            length = positive.norm(dim=1, keepdim=True)
+            positive = (1 - 2 * outside) * positive + 2 * outside * length * F.normalize(x, dim=1)
+        if config.negative_alpha is None:
+            return Mixed(y, positive)
+        share = _beta(config.negative_alpha, len(y), generator, y)
+        order = torch.randperm(len(y), generator=generator, device=generator.device).to(y.device)
+        return Mixed(share * y + (1 - share) * y.index_select(0, order), positive)
+
+
+def _barred(candidates: Candidates) -> Tensor:
+    """[N, 1 or 2]: the columns that are no negatives of each anchor."""
+    own = candidates.positives
+    return own[:, None] if candidates.excluded is None else torch.stack([own, candidates.excluded], 1)
+
+
+def _generator(views: Views) -> torch.Generator:
+    """What to draw with. Of several ranks, whose shares differ in size, one of its own that all of them make alike."""
+    generator = views.generator
+    if generator is None:
+        raise ValueError("a mixture draws, and the term was given no generator; call it with generator=...")
+    if views.share is None:
+        return generator
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    return torch.Generator(generator.device).manual_seed(int(seed) + views.share.index)
+
+
+def _mixed(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
+    """``norm(share a + (1 - share) b)`` at the mixed length of both, over the last dimension."""
+    length = share * a.norm(dim=-1, keepdim=True) + (1 - share) * b.norm(dim=-1, keepdim=True)
+    mixed: Tensor = F.normalize(share * a + (1 - share) * b, dim=-1) * length
+    return mixed
+
+
+def _beta(alpha: float, n: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """[n, 1]: draws of Beta(alpha, alpha)."""
+    shape = torch.full((2, n, 1), alpha, device=generator.device, dtype=torch.float64)
+    first, second = torch._standard_gamma(shape, generator=generator).unbind(0)
+    share: Tensor = first / (first + second)
+    return share.to(like.device, like.dtype)
