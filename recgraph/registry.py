@@ -77,11 +77,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.collaborative.lightgcn": ("BPRMF", "LightGCN"),
         "recgraph.models.heterogeneous.heco": ("HeCo",),
         "recgraph.models.heterogeneous.meow": ("AdaMEOW", "AdaMEOWRec", "MEOW", "MEOWRec"),
+        "recgraph.models.multistage": ("Multistage", "MultistageNodes"),
         "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),
         "recgraph.models.sequence.mclrec": ("MCLRec",),
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
     },
-    "mixture": {"recgraph.contrast.mixing": ("FeatureTransformation", "MoCHi")},
+    "mixture": {"recgraph.contrast.mixing": ("FeatureTransformation", "Mochi")},
     "objective": {
         "recgraph.contrast.debiased": ("DebiasedInfoNCE", "DebiasedNTXent"),
         "recgraph.contrast.objectives": ("InfoNCE", "NTXent"),

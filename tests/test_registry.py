@@ -76,7 +76,7 @@ def test_a_written_name_is_read_again_and_proposed(kind: str) -> None:
 def test_names_are_written_with_underscores_and_models_in_one_word() -> None:
     assert {"catalogue_coverage", "hit_rate", "partial_auc", "r_precision", "ndcg"} <= set(registry.written("metric"))
     assert {"lightgcn", "itemknn", "mclrec"} <= set(registry.written("model"))
-    assert registry.written("objective") == ["info_nce", "nt_xent"]
+    assert {"info_nce", "nt_xent"} <= set(registry.written("objective"))
     registry.register("metric", "My-Own_metric")(type("Whatever", (), {}))
     assert registry.written("metric", "myownmetric") == ["my_own_metric"]
 

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.bench.harness import Side
 from experiments.bench.report import Goal, Reference
 from experiments.bench.suite import Bench
+from recgraph.registry import written
 
 # a user-item matrix with weights, as in docs/concepts.md
 MATRIX = {"n_rows": 100_000, "n_cols": 50_000, "n_entries": 2_000_000, "width": 64}
@@ -78,4 +79,24 @@ def _kernels(device: str) -> Iterator[Bench]:
         "GFLOP",
         Side("recgraph MEOW InfoNCE in blocks, with gradients", "ours/contrast.py", rows),
         Side("matrix products of its shapes alone", "plain/matmul.py", rows),
+    )
+    yield _contrast_parts(device)
+
+
+def _contrast_parts(device: str) -> Bench:
+    """Plain InfoNCE in blocks beside all pairs at once, and beside it each weight and mixture, and debiased."""
+    rows: dict[str, Any] = {"n_rows": 4096, "width": 64, "device": device, "steps": 1, "warmup": 1}
+
+    def side(name: str, term: dict[str, Any] | None) -> Side:
+        return Side(name, "ours/contrast_parts.py", {**rows, "term": term})
+
+    parts = [side(f"{kind} {name}", {kind: name}) for kind in ("weight", "mixture") for name in written(kind)]
+    parts.append(side("objective debiased_info_nce", {"objective": "debiased_info_nce"}))
+    parts.append(side("queue of 4,096 rows", {"queue_size": 4096}))
+    return Bench(
+        "contrast-parts",
+        "pairs",
+        side("recgraph InfoNCE in blocks, with gradients", {}),
+        side("all pairs at once", None),
+        others=tuple(parts),
     )

@@ -235,7 +235,8 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     if "disturbed" in result:
         notes.append(f"{result['bench']}: other processes ran; share of the processor {result['disturbed']}")
     notes += [
-        f"{result['bench']}: {other['name']} {_show(other['rate'])}, ratio {_show(other.get('ratio'))}"
+        f"{result['bench']}: {other['name']} {_show(other['rate'])}, ratio {_show(other.get('ratio'))}, "
+        f"{_show(other.get('beyond_mb'))} MB in steps"
         for other in result.get("others", ())
     ]
     if "share" in result:

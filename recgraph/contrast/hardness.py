@@ -71,23 +71,33 @@ class Hardness(Weight):
 
     def _reference(self, c: Tensor, own_mask: Tensor) -> tuple[Tensor, Tensor]:
         """[n, 1] each: the least cosine in K_i, and the logarithm of the mean of ``e^{beta c}`` over K_i."""
-        with torch.no_grad():
-            among = c.masked_fill(own_mask | (c > self.config.most_similar), -math.inf)
-            lowest = c.new_full((len(c), 1), -math.inf)
-            if self.config.hardest < 1:
-                n_hard = (among > -math.inf).sum(1, keepdim=True).mul(self.config.hardest).ceil().long().clamp(min=1)
-                most = max(1, math.ceil(self.config.hardest * c.shape[1]))
-                lowest = among.topk(most, dim=1).values.gather(1, n_hard.clamp(max=most) - 1)
-                # what another product rounds otherwise is still the same candidate
-                lowest = lowest - 8 * torch.finfo(c.dtype).eps
-            out_mask = (among < lowest) | (among == -math.inf)
-            n_kept = (~out_mask).sum(1, keepdim=True).clamp(min=1)
+        lowest = c.new_full((len(c), 1), -math.inf)
+        out_mask = own_mask
+        if not self._takes_all:
+            with torch.no_grad():
+                out_mask = own_mask | (c > self.config.most_similar)
+                if self.config.hardest < 1:
+                    lowest = self._threshold(c.masked_fill(out_mask, -math.inf), out_mask)
+                    out_mask = out_mask | (c < lowest)
+        n_kept = c.shape[1] - out_mask.sum(1, keepdim=True)
         # rows without any candidate have no mean, and no gradient of one
-        none_mask = out_mask.all(1, keepdim=True)
-        kept = (self.config.beta * c).masked_fill(out_mask & ~none_mask, -math.inf)
-        return lowest, kept.logsumexp(1, keepdim=True) - n_kept.to(c.dtype).log()
+        kept = (self.config.beta * c).masked_fill(out_mask & (n_kept > 0), -math.inf)
+        return lowest, kept.logsumexp(1, keepdim=True) - n_kept.clamp(min=1).to(c.dtype).log()
+
+    @property
+    def _takes_all(self) -> bool:
+        return bool(self.config.hardest == 1 and self.config.most_similar == 1)
+
+    def _threshold(self, among: Tensor, out_mask: Tensor) -> Tensor:
+        """[n, 1]: the least of the greatest entries of each row, a share ``hardest`` of those that are not out."""
+        n_hard = (~out_mask).sum(1, keepdim=True).mul(self.config.hardest).ceil().long().clamp(min=1)
+        most = max(1, math.ceil(self.config.hardest * among.shape[1]))
+        lowest = among.topk(most, dim=1).values.gather(1, n_hard.clamp(max=most) - 1)
+        # what another product rounds otherwise is still the same candidate
+        return lowest - 8 * torch.finfo(among.dtype).eps
 
     def _of(self, c: Tensor, own_mask: Tensor, lowest: Tensor, shift: Tensor) -> Tensor:
-        out_mask = (c < lowest) | (c > self.config.most_similar)
-        log_w: Tensor = (self.config.beta * c - shift).masked_fill(out_mask, -math.inf)
+        log_w: Tensor = self.config.beta * c - shift
+        if not self._takes_all:
+            log_w = log_w.masked_fill((c < lowest) | (c > self.config.most_similar), -math.inf)
         return log_w.masked_fill(own_mask, 0)

@@ -15,10 +15,10 @@ from recgraph.contrast.log_sums import hardest
 from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig
 from recgraph.contrast.views import Views
 
-__all__ = ["FeatureTransformation", "FeatureTransformationConfig", "MoCHi", "MoCHiConfig"]
+__all__ = ["FeatureTransformation", "FeatureTransformationConfig", "Mochi", "MochiConfig"]
 
 
-class MoCHiConfig(MixtureConfig):
+class MochiConfig(MixtureConfig):
     hardest: Annotated[
         int,
         Field(ge=1, description="N', the most similar candidates of an anchor, of which are mixed"),
@@ -33,8 +33,8 @@ class MoCHiConfig(MixtureConfig):
     warm_up: Annotated[int, Field(ge=0, description="epochs before anything is mixed")] = 0
 
 
-class MoCHi(Mixture):
-    """``s`` mixtures of two hard candidates and ``s'`` of the anchor with one, as further candidates of each anchor.
+class Mochi(Mixture):
+    """MoCHi: ``s`` mixtures of two hard candidates and ``s'`` of the anchor with one, further candidates of an anchor.
 
     ``h = norm(alpha n_1 + (1 - alpha) n_2)`` with ``alpha ~ U(0, 1)`` and two different of the N' most similar
     candidates; ``h' = norm(beta q + (1 - beta) n)`` with ``beta ~ U(0, 1/2)``, the anchor's share below a half.
@@ -48,7 +48,7 @@ class MoCHi(Mixture):
     is not told weights. Takes N (s + s') D numbers of memory beside the blocks.
     """
 
-    Config = MoCHiConfig
+    Config = MochiConfig
 
     def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
         config, barred = self.config, _barred(candidates)

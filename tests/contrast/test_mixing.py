@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.contrast.blockwise import Candidates
-from recgraph.contrast.mixing import FeatureTransformation, MoCHi
+from recgraph.contrast.mixing import FeatureTransformation, Mochi
 from recgraph.contrast.mixtures import Mixture
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import Views
@@ -39,7 +39,7 @@ def test_mochi() -> None:
     """Each mixture written out: partners among the k hardest, shares, length; the loss with them as candidates."""
     a, b = views()
     k, s, with_anchor = 4, 3, 2
-    found = term_of(MoCHi(hardest=k, of_candidates=s, with_anchor=with_anchor))(a, b, generator=seeded())
+    found = term_of(Mochi(hardest=k, of_candidates=s, with_anchor=with_anchor))(a, b, generator=seeded())
     draw = seeded()
     first, alpha = torch.randint(k, (N, s), generator=draw), torch.rand(N, s, 1, generator=draw)
     step = torch.randint(k, (N, s), generator=draw)
@@ -69,7 +69,7 @@ def test_mochi() -> None:
 
 def test_mochi_warms_up() -> None:
     a, b = views()
-    term = term_of(MoCHi(warm_up=2))
+    term = term_of(Mochi(warm_up=2))
     plain = ContrastiveTerm(similarity="cosine", temperature=TAU, objective="info_nce")(a, b)
     torch.testing.assert_close(term(a, b, generator=seeded(), epoch=1), plain)
     assert float(term(a, b, generator=seeded(), epoch=2).detach()) > float(plain.detach())
@@ -79,7 +79,7 @@ def test_mochi_warms_up() -> None:
 def test_mochi_of_few_candidates() -> None:
     """A pair has no negative to mix, two pairs have one."""
     a, b = views()
-    term = term_of(MoCHi())
+    term = term_of(Mochi())
     plain = ContrastiveTerm(similarity="cosine", temperature=TAU, objective="info_nce")(a[:1], b[:1])
     torch.testing.assert_close(term(a[:1], b[:1], generator=seeded()), plain)
     assert bool(term(a[:2], b[:2], generator=seeded()).isfinite())
@@ -118,7 +118,7 @@ def test_feature_transformation(positive: float | None, negative: float | None) 
 def test_mixtures_keep_lengths_of_dot_products() -> None:
     a, b = (view.detach() for view in views())
     ids = torch.arange(N)
-    mixed = MoCHi(of_candidates=4, with_anchor=3)(a, b, Candidates(ids), Views(a, b, ids, ids, generator=seeded()))
+    mixed = Mochi(of_candidates=4, with_anchor=3)(a, b, Candidates(ids), Views(a, b, ids, ids, generator=seeded()))
     assert mixed.further is not None
     lengths, of_candidates = mixed.further.norm(dim=2), b.norm(dim=1)
     assert bool((lengths <= of_candidates.max() + 1e-12).all())
@@ -127,5 +127,5 @@ def test_mixtures_keep_lengths_of_dot_products() -> None:
 
 def test_a_mixture_needs_a_generator() -> None:
     with pytest.raises(ValueError, match="a mixture draws, and the term was given no generator"):
-        term_of(MoCHi())(*views())
-    assert math.isfinite(float(term_of(MoCHi())(*views(), generator=seeded()).detach()))
+        term_of(Mochi())(*views())
+    assert math.isfinite(float(term_of(Mochi())(*views(), generator=seeded()).detach()))

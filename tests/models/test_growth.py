@@ -10,6 +10,7 @@ from recgraph import registry
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
 from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.multistage import Multistage
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.train.checkpoint import optimiser_tensors
 from recgraph.train.config import TrainConfig
@@ -32,7 +33,7 @@ def test_every_model_says_whether_it_can_be_updated(name: str) -> None:
     cls = registry.load("model", name)
     if issubclass(cls, ClosedFormModel):
         assert cls.updated_by == "fitting"
-    elif cls.reads_graph or issubclass(cls, GraphModel):
+    elif cls.reads_graph or issubclass(cls, GraphModel | Multistage):
         assert cls.updated_by is None
     else:
         assert cls.updated_by == "training"

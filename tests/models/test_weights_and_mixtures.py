@@ -13,7 +13,7 @@ from collaborative_cases import first_batch, made
 from test_metapath_models import SETTINGS, small
 
 import recgraph as rg
-from recgraph.contrast.mixing import MoCHi
+from recgraph.contrast.mixing import Mochi
 from recgraph.data.part import Part
 from recgraph.models.base import Space, TrainableModel
 from recgraph.models.heterogeneous.heco import HeCo
@@ -123,6 +123,6 @@ def test_a_run_resumes_with_its_queue_and_mixtures(tmp_path: Path) -> None:
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0)
     served = rg.load(tmp_path / "run" / "bundle")
-    assert isinstance(served.model.contrast.mixture, MoCHi)
+    assert isinstance(served.model.contrast.mixture, Mochi)
     users = [0, 3, 7]
     assert served.recommend(users, k=3).equals(resumed.recommend(users, k=3))

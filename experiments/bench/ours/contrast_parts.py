@@ -1,0 +1,48 @@
+"""A contrast of N rows with N by a term of any parts, with gradients; counted in pairs of the N rows.
+
+Rows of a queue are candidates besides: they are not counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.views import About
+
+TAU = 0.2
+
+
+def prepare(options: dict[str, Any]) -> Any:
+    n, width, device = options["n_rows"], options["width"], options["device"]
+    draw = torch.Generator().manual_seed(0)
+    a, b = (F.normalize(torch.randn(n, width, generator=draw)).to(device).requires_grad_() for _ in range(2))
+    if options["term"] is None:  # all pairs at once
+        same = torch.arange(n, device=device)
+
+        def loss() -> torch.Tensor:
+            return F.cross_entropy(F.normalize(a, dim=1) @ F.normalize(b, dim=1).t() / TAU, same)
+    else:
+        settings = {"similarity": "cosine", "temperature": TAU, "objective": "info_nce", **options["term"]}
+        term = ContrastiveTerm(dim=width, **settings).to(device)
+        term.setup(About(torch.randint(1, 1000, (n,), generator=draw).float(), torch.randint(20, (n,), generator=draw)))
+        clusters = torch.stack([torch.randint(k, (n,), generator=draw) for k in (10, 30)]).to(device)
+        term.prepare(lambda: clusters)
+        labels = torch.randint(1, 6, (n,), generator=draw).float().to(device)
+        ids, is_queued = torch.arange(n, device=device), "queue_size" in options["term"]
+
+        def loss() -> torch.Tensor:
+            if is_queued:  # other rows than those of the step before
+                ids.add_(n)
+            value: torch.Tensor = term(a, b, ids, labels_a=labels, labels_b=labels, generator=draw, epoch=0)
+            return value
+
+    def run(steps: int) -> dict[str, float]:
+        for _ in range(steps):
+            torch.autograd.grad(loss(), (a, b))
+        return {"pairs": float(steps * n * n)}
+
+    return run

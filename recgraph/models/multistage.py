@@ -1,0 +1,306 @@
+"""Multistage contrast: a model trained again and again, each time on what it could not tell apart before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from recgraph import registry
+from recgraph.config import Search
+from recgraph.contrast.clustering import kmeans
+from recgraph.contrast.same_cluster import SameCluster
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.data.batches import Batches, Query
+from recgraph.data.item_features import FeatureWish
+from recgraph.data.part import Part
+from recgraph.memory import Needs, Workload
+from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, TrainableModel
+from recgraph.models.collaborative.base import CollaborativeModel
+from recgraph.models.contrast import ContrastConfig
+from recgraph.models.heterogeneous.base import GraphConfig, GraphModel, evaluating
+from recgraph.models.heterogeneous.recommender import MetaPathRecommender
+from recgraph.models.sequence.base import SequenceModel
+from recgraph.ranks import stacked
+from recgraph.rng import Generators, derive
+
+__all__ = ["Multistage", "MultistageNodes"]
+
+_Stages = Annotated[
+    int, Field(ge=2, le=10, description="how many models are trained, one after the other"), Search(2, 4)
+]
+_Epochs = Annotated[
+    int, Field(ge=1, description="epochs of each stage but the last, which has those that are left of max_epochs")
+]
+_Clusters = Annotated[
+    int,
+    Field(ge=2, description="clusters of a stage's embeddings, in which the later ones contrast"),
+    Search(2, 50, log=True),
+]
+_Options = Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the base model")]
+
+
+class MultistageConfig(ModelConfig):
+    base: Annotated[str, Field(description="the model of each stage, a contrastive one of the registry")] = "SimGCL"
+    base_options: _Options
+    stages: _Stages = 3
+    stage_epochs: _Epochs = 20
+    stage_clusters: _Clusters = 5
+
+
+class _Staged(TrainableModel):
+    """What multistage models share: the stages, their clusters, and which of them trains.
+
+    Attributes:
+        stage: int64 scalar, the stage that trains, from 0; part of the state, with the clusters of those before.
+    """
+
+    stage: Tensor
+    stages: nn.ModuleList
+
+    def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        self.template = self._stage(first=True)
+        # what the base is built with and asked for
+        self.reads_graph = self.template.reads_graph  # type: ignore[misc]
+        self.ranks_in_threads = self.template.ranks_in_threads  # type: ignore[misc]
+        self.diagnostics = self.template.diagnostics  # type: ignore[misc]
+        self._kept: int | None = None
+
+    def _base_settings(self) -> dict[str, Any]:
+        return dict(self.config.base_options)
+
+    def _base(self) -> type[TrainableModel]:
+        cls = registry.load("model", self.config.base)
+        if not issubclass(cls.Config, ContrastConfig) or not issubclass(cls, self._bases()):
+            raise ValueError(
+                f"base = {self.config.base!r} is no model that {type(self).__name__} trains in stages; use "
+                f"{self._examples()}"
+            )
+        found: type[TrainableModel] = cls
+        return found
+
+    @staticmethod
+    def _bases() -> tuple[type[TrainableModel], ...]:
+        return CollaborativeModel, SequenceModel
+
+    @staticmethod
+    def _examples() -> str:
+        return "a contrastive one, such as 'SimGCL', 'CL4SRec' or 'MEOWRec'"
+
+    def _stage(self, first: bool) -> TrainableModel:
+        """A model of a stage, not built: the first has the weight of its settings, the others that of the stages."""
+        settings = self._base_settings()
+        if not first:
+            settings |= {"weight": "same_cluster", "weight_options": {}}
+        return self._base()(**settings)
+
+    def _build(self, space: Space) -> None:
+        assert self.seed is not None
+        # the weights of each stage are drawn with a seed of its own
+        self.stages = nn.ModuleList(
+            self._stage(first=number == 0).build(space, derive(self.seed, "stage", number))
+            for number in range(self.config.stages)
+        )
+        del self.template
+        self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
+        for name, n_rows in self._sizes(space).items():
+            shape = self.config.stages - 1, n_rows
+            self.register_buffer(f"clusters_{name}", torch.zeros(shape, dtype=torch.int64))
+
+    def _sizes(self, space: Space) -> dict[str, int]:
+        """Kind of ids -> how many there are, of all that the base contrasts."""
+        return {name: _n_ids(name, space) for name in _terms_of(self.of_stage(0))}
+
+    def of_stage(self, number: int) -> TrainableModel:
+        """The model of a stage, from 0."""
+        model = self.stages[number]
+        assert isinstance(model, TrainableModel)
+        return model
+
+    def trained(self) -> list[Any]:
+        """The models of the stages up to the one that trains."""
+        return list(self.stages[: int(self.stage) + 1])
+
+    def stage_of(self, epoch: int) -> int:
+        """The stage that trains in an epoch, both from 0."""
+        return int(min(epoch // self.config.stage_epochs, self.config.stages - 1))
+
+    def memory_needs(self, work: Workload) -> Needs:
+        """Of one stage, with the state of all."""
+        one, stages = self._stage(first=False).memory_needs(work), self.config.stages
+        return replace(one, parameters=one.parameters * stages, buffers=one.buffers * stages, row_tables=0)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        return self.of_stage(0).phases
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups: dict[str, list[nn.Parameter]] = {}
+        for model in self.stages:
+            assert isinstance(model, TrainableModel)
+            for name, parameters in model.parameter_groups().items():
+                groups.setdefault(name, []).extend(parameters)
+        return groups
+
+    def batches(self, train: Part, batch_size: int, generators: Generators) -> Batches:
+        for model in self.stages[1:]:
+            if not isinstance(model, GraphModel):
+                model.setup(train)  # type: ignore[operator]
+        return self.of_stage(0).batches(train, batch_size, generators)
+
+    def prepare(self, batch: Any) -> None:
+        self.of_stage(self.stage_of(batch.epoch)).prepare(batch)
+
+    def compile_parts(self, backend: str = "inductor") -> None:
+        for number in range(self.config.stages):
+            self.of_stage(number).compile_parts(backend)
+
+    def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
+        number = self.stage_of(batch.epoch)
+        self._begin(number)
+        found: dict[str, Tensor] = self.of_stage(number)(batch, terms)
+        return found
+
+    def terms(self, batch: Any, asked: frozenset[str]) -> Terms:
+        return self.of_stage(self.stage_of(batch.epoch)).terms(batch, asked)
+
+    def _begin(self, number: int) -> None:
+        """Have a stage contrast within the clusters of those before; the first call of a stage makes the last ones."""
+        if self._kept == number:
+            return
+        for before in range(int(self.stage), number):
+            for name, rows in _rows_of(self.of_stage(before)).items():
+                self.get_buffer(f"clusters_{name}")[before] = self._cluster(rows, before)
+            self.stage.fill_(before + 1)
+        for name, terms in _terms_of(self.of_stage(number)).items():
+            for term in terms:
+                if number and isinstance(term.weight, SameCluster):
+                    term.weight.keep(self.get_buffer(f"clusters_{name}")[:number])
+        self._kept = number
+
+    def _cluster(self, rows: Tensor, stage: int) -> Tensor:
+        units = F.normalize(rows, dim=1)
+        found = kmeans(
+            units, min(self.config.stage_clusters, len(units)), seed=derive(self.seed or 0, "clusters", stage)
+        )
+        # equal on all ranks, also where sums on a device are not the same each time
+        return stacked(found.assignments)[0]
+
+
+class Multistage(_Staged):
+    """Stages of one recommender: each contrasts within the clusters of those before, and all rank together.
+
+    Stage t is a new ``base`` model whose negatives are those of :class:`SameCluster`: candidates in the anchor's
+    cluster in every stage before, by k-means of the directions of users and of items (of the items that sequences are
+    told apart by). Vectors are concatenated, ``score_ui = sum_t u_t . v_t``, of the stages that have begun to train.
+    One run trains all: stage t has the epochs ``[t stage_epochs, (t + 1) stage_epochs)``, the last one those that are
+    left. A stopped run goes on within its stage. The metric may fall where a stage begins: let ``patience`` be longer
+    than a stage. Where the best epoch lies before the last stage, the run keeps the stages until then.
+
+    Source: Zhang et al., "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning" (ECCV 2024).
+    Departures: each stage trains the recommendation loss besides, and vectors are not normalised before they are
+    concatenated.
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MultistageConfig
+
+    @property
+    def wanted_features(self) -> FeatureWish:
+        return (self.template if self.space is None else self.of_stage(0)).wanted_features
+
+    @property
+    def reads_times(self) -> bool:
+        return self.of_stage(0).reads_times
+
+    def can_rank(self, query: Query) -> Tensor:
+        return self.of_stage(0).can_rank(query)
+
+    def encode_users(self, query: Query) -> Tensor:
+        return torch.cat([model.encode_users(query) for model in self.trained()], 1)
+
+    def encode_items(self, index: Tensor | None = None) -> Tensor:
+        rows = [model.encode_items() if index is None else model.encode_items(index) for model in self.trained()]
+        return torch.cat(rows, 1)
+
+
+class MultistageNodesConfig(GraphConfig):
+    base: Annotated[str, Field(description="the model of each stage, one of the registry that embeds nodes")] = "MEOW"
+    base_options: _Options
+    stages: _Stages = 3
+    stage_epochs: _Epochs = 100
+    stage_clusters: _Clusters = 5
+
+
+class MultistageNodes(_Staged, GraphModel):  # type: ignore[misc]  # batches need no training part
+    """Stages of one model of nodes, as :class:`Multistage` has them of a recommender; embeddings are concatenated.
+
+    Each stage's embeddings have unit length in the concatenation, as published, so that none outweighs another in a
+    probe. The epoch of the lowest loss is kept: the loss of a later stage is over fewer candidates and lower, if each
+    stage is trained long enough; let ``patience`` be longer than a stage.
+
+    Source: Zhang et al., "Learning the Unlearned: Mitigating Feature Suppression in Contrastive Learning" (ECCV 2024).
+    """
+
+    Config: ClassVar[type[ModelConfig]] = MultistageNodesConfig
+
+    def _base_settings(self) -> dict[str, Any]:
+        own = {name: getattr(self.config, name) for name in GraphConfig.model_fields}
+        return {**own, **self.config.base_options}
+
+    @staticmethod
+    def _bases() -> tuple[type[TrainableModel], ...]:
+        return (GraphModel,)
+
+    @staticmethod
+    def _examples() -> str:
+        return "'MEOW', 'AdaMEOW' or 'HeCo'"
+
+    @property
+    def embedding_dim(self) -> int:
+        """D, the width of the embeddings, once all stages have begun."""
+        width: int = self.config.embedding_dim or self.config.hidden_dim
+        return width * int(self.config.stages)
+
+    def embed(self) -> Tensor:
+        return torch.cat([F.normalize(model.embed(), dim=1) for model in self.trained()], 1)
+
+    def path_weights(self) -> dict[PathKey, float]:
+        """Those of the stage that was trained last."""
+        return self.of_stage(int(self.stage)).path_weights()
+
+
+def _terms_of(model: nn.Module) -> dict[str, list[ContrastiveTerm]]:
+    """Kind of ids -> the terms that tell their rows apart by them."""
+    if isinstance(model, SequenceModel):
+        return {"tokens": [part for part in model.modules() if isinstance(part, ContrastiveTerm)]}
+    if isinstance(model, GraphModel):
+        named = {"nodes": model.contrast}
+    elif isinstance(model, MetaPathRecommender):
+        named = dict(zip(("users", "items"), model.contrasts, strict=True))
+    else:
+        named = {"users": model.contrast_users, "items": model.contrast_items}
+    return {name: [term] for name, term in named.items() if isinstance(term, ContrastiveTerm)}
+
+
+def _n_ids(name: str, space: Space) -> int:
+    return {"users": space.n_users, "tokens": space.n_items + 1}.get(name, space.n_items)
+
+
+@torch.no_grad()
+def _rows_of(model: TrainableModel) -> dict[str, Tensor]:
+    """Kind of ids -> [n, D], the embeddings of all of them, in evaluation mode."""
+    with evaluating(model):
+        if isinstance(model, GraphModel):
+            return {"nodes": model.embed()}
+        if isinstance(model, SequenceModel):
+            return {"tokens": F.pad(model.encode_items(), (0, 0, 1, 0))}
+        assert isinstance(model, CollaborativeModel)
+        assert model.space is not None
+        users, items = torch.split(model.nodes(), [model.space.n_users, model.space.n_items])
+        return {"users": users, "items": items}

@@ -1,0 +1,142 @@
+"""Multistage models: which stage trains, in whose clusters, and what ranks or embeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from collaborative_cases import SPACE, first_batch, planted
+from test_metapath_models import PATHS, small
+from torch import Tensor
+
+import recgraph as rg
+from recgraph.contrast.clustering import kmeans
+from recgraph.contrast.same_cluster import SameCluster
+from recgraph.data.batches import Query
+from recgraph.models.multistage import Multistage, MultistageNodes
+from recgraph.rng import Generators, derive
+from recgraph.sparse.ragged import Ragged
+
+BASE = {"hidden_dim": 8}
+
+
+def two_stages(**settings: Any) -> Multistage:
+    model = Multistage(base="SimGCL", base_options=BASE, stages=2, stage_epochs=2, stage_clusters=3, **settings)
+    return model.build(SPACE, 4).train()
+
+
+def loss_in(model: Multistage, epoch: int) -> Tensor:
+    return torch.stack(list(model(first_batch(model, epoch=epoch), ["rec", "cl"]).values())).sum()  # type: ignore[arg-type]
+
+
+def test_the_epoch_says_which_stage_trains() -> None:
+    model = two_stages()
+    for epoch, number in enumerate((0, 0, 1, 1, 1)):
+        model.zero_grad()
+        loss_in(model, epoch).backward()
+        assert int(model.stage) == number
+        trained = [any(p.grad is not None for p in model.of_stage(k).parameters()) for k in range(2)]
+        assert trained == [number == 0, number == 1]
+
+
+def test_a_stage_contrasts_in_the_clusters_of_the_one_before() -> None:
+    """The clusters are k-means of its embeddings; the first stage has the weight of its settings."""
+    model = two_stages()
+    assert model.of_stage(0).contrast_users.weight is None
+    model._begin(1)
+    with torch.no_grad():
+        nodes = model.of_stage(0).eval().nodes()
+    for name, rows in zip(("users", "items"), torch.split(nodes, [24, 30]), strict=True):
+        weight = getattr(model.of_stage(1), f"contrast_{name}").weight
+        assert isinstance(weight, SameCluster)
+        found = kmeans(F.normalize(rows, dim=1), 3, seed=derive(4, "clusters", 0))
+        assert torch.equal(weight.assignments[0], found.assignments)
+    # a model that is loaded within a stage has the clusters that it was saved with
+    other = two_stages()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        other.of_stage(0).embedding.weight.normal_()
+    torch.testing.assert_close(loss_in(other, 2), loss_in(model, 2))
+
+
+def test_scores_are_the_sum_over_stages() -> None:
+    model = two_stages()
+    train, _ = planted()
+    model.batches(train, 32, Generators(0))
+    query = Query(torch.arange(4), train.items.take(torch.arange(4)))
+    first = model.eval().of_stage(0).eval().score(query)
+    torch.testing.assert_close(model.score(query), first)
+    model._begin(1)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval().score(query), first + model.of_stage(1).score(query))
+
+
+@pytest.mark.parametrize(
+    ("base", "options"),
+    [
+        ("cl4srec", {"hidden_dim": 8, "max_len": 6, "inner_dim": 16, "weight": "same_target"}),
+        ("meowrec", {"hidden_dim": 8, "n_clusters": (2, 3)}),
+    ],
+)
+def test_a_run_resumes_within_a_stage(base: str, options: dict[str, Any], tmp_path: Path) -> None:
+    train, _ = planted()
+    columns = {"user": train.items.rows.tolist(), "item": train.items.values.tolist(), "t": range(train.n_interactions)}
+    log = rg.Interactions.from_frame(pl.DataFrame(columns), user="user", item="item", timestamp="t")
+    how: dict[str, Any] = {"seed": 0, "batch_size": 64, "metric": "last", "device": "cpu", "progress": False}
+
+    def fit(max_epochs: int, **where: Any) -> Any:
+        model = Multistage(base=base, base_options=options, stages=2, stage_epochs=1, stage_clusters=2)
+        return rg.fit(model, log.split("leave-one-out"), max_epochs=max_epochs, **how, **where)
+
+    whole = fit(3)
+    fit(2, out=tmp_path / "run")
+    resumed = fit(3, out=tmp_path / "run", resume=True)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0)
+    assert rg.load(tmp_path / "run" / "bundle").recommend([0, 5], k=3).equals(whole.recommend([0, 5], k=3))
+    assert whole.model.encode_items().shape == (30, 16)
+
+
+def test_nodes() -> None:
+    settings = {"top_k": (4, 6), "n_clusters": (4, 8)}
+    model = MultistageNodes(
+        metapaths=PATHS, hidden_dim=8, base="MEOW", base_options=settings, stages=2, stage_epochs=1, stage_clusters=2
+    )
+    run = rg.fit_graph(model, small(), seed=0, max_epochs=2, device="cpu", progress=False)
+    vectors = torch.tensor(run.embeddings()["embedding"].to_list())
+    assert vectors.shape == (40, 16) == (40, model.embedding_dim)
+    torch.testing.assert_close(vectors[:, :8].norm(dim=1), torch.ones(40))
+    weight = model.of_stage(1).contrast.weight
+    assert isinstance(weight, SameCluster)
+    assert torch.equal(weight.assignments, model.clusters_nodes)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Multistage(base="SASRec"),
+            "base = 'SASRec' is no model that Multistage trains in stages; use a contr",
+        ),
+        (lambda: Multistage(base="MEOW"), "base = 'MEOW' is no model that Multistage trains"),
+        (lambda: MultistageNodes(metapaths=PATHS, base="SimGCL"), "use 'MEOW', 'AdaMEOW' or 'HeCo'"),
+    ],
+)
+def test_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_an_unknown_user_is_folded_in_by_every_stage() -> None:
+    model = two_stages()
+    train, _ = planted()
+    model.batches(train, 32, Generators(0))
+    model._begin(1)
+    query = Query(torch.tensor([-1]), Ragged.from_lists([[1, 4]]))
+    with torch.no_grad():
+        parts = [model.of_stage(k).eval().encode_users(query) for k in range(2)]
+        torch.testing.assert_close(model.eval().encode_users(query), torch.cat(parts, 1))
