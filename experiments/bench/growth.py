@@ -34,6 +34,8 @@ MOST = 1.1
 PATIENCE_S = 4 * 3600.0
 #: short runs are repeated, and the fastest counts: at most so many times, while they took less than so long together
 _REPEATS, _ENOUGH_S = 5, 4.0
+#: one that took less is repeated once at least, as short ones are: its memory is then as warm as theirs
+_AGAIN_S = 60.0
 #: below this a peak is noise of the allocator
 LEAST_MB = 8.0
 
@@ -56,6 +58,9 @@ class Stage:
         prepare: makes the input of a size in the same process, neither timed nor part of the peak: data, modules to
             import, compiled parts. Without it ``run`` receives the size.
         most: the largest exponent of CPU time that is allowed.
+        counted: what ``count`` counts, such as ``"distances"``.
+        count: the operations of a run, or the bytes that it must read: what any machine does, whatever its caches. It
+            receives what ``run`` does, and is called once, after the first run.
     """
 
     name: str
@@ -64,6 +69,8 @@ class Stage:
     run: Callable[[Any], object]
     prepare: Callable[[int], Any] = _size_itself
     most: float = MOST
+    counted: str = ""
+    count: Callable[[Any], float] | None = None
 
 
 def modules() -> list[str]:
@@ -87,7 +94,7 @@ def measure(module: str, stage: Stage, size: int, threads: int = 1) -> dict[str,
     environment = {**child_environment(os.environ, threads), "POLARS_MAX_THREADS": str(threads)}
     with contextlib.closing(Child(Path(sys.executable), side, environment, PATIENCE_S)) as child:
         samples = [child.measure()]
-        while len(samples) < _REPEATS and sum(sample.cpu_s for sample in samples) < _ENOUGH_S:
+        while len(samples) < _REPEATS and sum(sample.cpu_s for sample in samples) < _enough_s(len(samples)):
             samples.append(child.measure())
         return {
             "bench": "growth",
@@ -95,10 +102,15 @@ def measure(module: str, stage: Stage, size: int, threads: int = 1) -> dict[str,
             "size": size,
             "unit": stage.unit,
             **figures(samples),
+            **({"counted": stage.counted} if stage.counted else {}),
             "threads": threads,
             "machine": machine(),
             "versions": child.versions,
         }
+
+
+def _enough_s(runs: int) -> float:
+    return _AGAIN_S if runs == 1 else _ENOUGH_S
 
 
 def figures(samples: Sequence[Sample]) -> dict[str, float]:
@@ -114,6 +126,7 @@ def figures(samples: Sequence[Sample]) -> dict[str, float]:
         "peak_mb": rounded(max(0.0, peak - baseline)),
         "baseline_mb": rounded(baseline),
         "runs": len(samples),
+        **({"count": first["count"]} if "count" in first else {}),
     }
 
 
@@ -135,6 +148,7 @@ class Fit:
         time: exponent of CPU time.
         last: the same of the two largest sizes.
         memory: exponent of the peak, nan where that is too small to say.
+        count: exponent of what is counted, nan where nothing is.
     """
 
     stage: str
@@ -143,6 +157,7 @@ class Fit:
     time: float
     last: float
     memory: float
+    count: float
 
     @classmethod
     def of(cls, lines: Iterable[dict[str, Any]]) -> Fit:
@@ -150,6 +165,7 @@ class Fit:
         ordered = sorted(lines, key=lambda line: line["size"])
         sizes, seconds = [line["size"] for line in ordered], [line["cpu_s"] for line in ordered]
         large = [line for line in ordered if line["peak_mb"] >= LEAST_MB]
+        counted = [line for line in ordered if "count" in line]
         return cls(
             ordered[0]["stage"],
             ordered[0]["unit"],
@@ -157,6 +173,7 @@ class Fit:
             exponent(sizes, seconds),
             exponent(sizes[-2:], seconds[-2:]),
             exponent([line["size"] for line in large], [line["peak_mb"] for line in large]),
+            exponent([line["size"] for line in counted], [line["count"] for line in counted]),
         )
 
 
@@ -172,14 +189,18 @@ def fits(lines: Iterable[dict[str, Any]]) -> list[Fit]:
 def table(found: Sequence[Fit]) -> str:
     """The fits as a Markdown table, with the largest size of each stage."""
     rows = [
-        "| stage | sizes | exponent | of the last two | memory | largest: CPU s | peak, MiB |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| stage | sizes | exponent | of the last two | of what is counted | memory | largest: CPU s | peak, MiB |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for fit in found:
         least, largest = fit.lines[0], fit.lines[-1]
         sizes = f"{least['size']:,} to {largest['size']:,} {fit.unit}"
         part = " (from a part)" if "measured_share" in largest else ""
-        numbers = " | ".join("" if math.isnan(value) else f"{value:.2f}" for value in (fit.time, fit.last, fit.memory))
+        time, last, count, memory = (
+            "" if math.isnan(value) else f"{value:.2f}" for value in (fit.time, fit.last, fit.count, fit.memory)
+        )
+        counted = f"{count} ({largest['counted']})" if count else ""
+        numbers = f"{time} | {last} | {counted} | {memory}"
         rows.append(f"| {fit.stage} | {sizes} | {numbers} | {largest['cpu_s']:.3g}{part} | {largest['peak_mb']:,.0f} |")
     return "\n".join(rows)
 

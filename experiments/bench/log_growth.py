@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from experiments.bench import power_law
 from experiments.bench.growth import Stage
 
 INTERACTIONS = (1_000_000, 10_000_000, 50_000_000)
+SMALLER = (100_000, 1_000_000, 10_000_000)
 ITEMS = (10_000, 100_000, 500_000)
 WIDTH, SASREC_BATCH, LIGHTGCN_STEPS = 32, 1024, 100
 SASREC: dict[str, Any] = {
@@ -38,20 +40,21 @@ _STEPS, _RANKED, _RECOMMENDED = 30, 1024, 4096
 
 def stages() -> list[Stage]:
     logs = partial(Stage, sizes=INTERACTIONS, unit="interactions")
+    files = partial(logs, counted="bytes unpacked", count=_file_bytes)
     return [
-        logs("ingest", run=_ingest, prepare=partial(_file, suffix=".parquet")),
+        files("ingest", run=_ingest, prepare=partial(_file, suffix=".parquet")),
         # a table of texts outgrows the caches where one of integers does not
-        logs("ingest-texts", run=_ingest, prepare=partial(_file, suffix=".parquet", texts=True)),
-        Stage("ingest-csv", (100_000, 1_000_000, 10_000_000), "interactions", _ingest, partial(_file, suffix=".csv")),
-        logs("k-core", run=_k_core, prepare=_log),
+        files("ingest-texts", run=_ingest, prepare=partial(_file, suffix=".parquet", texts=True)),
+        files("ingest-csv", sizes=SMALLER, run=_ingest, prepare=partial(_file, suffix=".csv")),
+        logs("k-core", run=_k_core, prepare=_log, counted="rows looked at", count=_k_core_rows),
         logs("split", run=_split, prepare=_log),
         logs("split-files", run=_split_files, prepare=_split_of),
         logs("sasrec-epoch", run=_some_steps, prepare=_sasrec),
         logs("lightgcn-epoch", run=_some_steps, prepare=_lightgcn),
         Stage("ranking-exact", ITEMS, "items", _rank, partial(_ranking, ann=False)),
-        Stage("ann-build", ITEMS, "items", _build_ann, _item_model),
+        Stage("ann-build", ITEMS, "items", _build_ann, _item_model, counted="distances", count=_build_distances),
         Stage("ranking-ann", ITEMS, "items", _rank, partial(_ranking, ann=True)),
-        logs("recommend-all-ann", run=_recommend, prepare=_recommender),
+        logs("recommend-all-ann", run=_recommend, prepare=_recommender, counted="distances", count=_list_distances),
     ]
 
 
@@ -67,12 +70,55 @@ def _ingest(path: Path) -> Any:
     return load_data(path, **power_law.NAMES)
 
 
+def _file_bytes(path: Path) -> float:
+    """The bytes of a file's columns, unpacked; dictionaries of ids save less of a log with more ids."""
+    if path.suffix != ".parquet":
+        return path.stat().st_size
+    import pyarrow.parquet
+
+    footer = pyarrow.parquet.read_metadata(path)
+    return float(sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)))
+
+
 def _log(rows: int) -> Any:
     return _ingest(_file(rows, ".parquet"))
 
 
 def _k_core(log: Any) -> None:
     log.k_core(users=10, items=20)
+
+
+def _k_core_rows(log: Any) -> float:
+    """How many rows are looked at, each as often as it is."""
+    from recgraph.data import core
+
+    looked_at, remove_short = [], core._remove_short
+
+    class Side(core._Side):
+        def __init__(self, codes: Any, least: int) -> None:
+            looked_at.append(len(codes))
+            super().__init__(codes, least)
+
+        def lose(self, rows: Any) -> Any:
+            looked_at.append(len(rows))
+            return super().lose(rows)
+
+        def rows_of(self, codes: Any, alive: Any) -> Any:
+            rows = super().rows_of(codes, alive)
+            looked_at.append(len(rows))
+            return rows
+
+        def _index(self, alive: Any) -> None:
+            looked_at.append(len(alive))
+            super()._index(alive)
+
+    def counted(sides: Any, alive: Any) -> Any:
+        looked_at.append(len(sides) * len(alive))
+        return remove_short(sides, alive)
+
+    with mock.patch.object(core, "_Side", Side), mock.patch.object(core, "_remove_short", counted):
+        _k_core(log)
+    return sum(looked_at)
 
 
 def _split(log: Any) -> None:
@@ -168,6 +214,19 @@ def _build_ann(model: Any) -> Any:
     return AnnIndex.build(model)
 
 
+def _build_distances(model: Any) -> float:
+    """Comparisons of vectors, as the search for the links of some items in the whole index counts them."""
+    import faiss
+
+    built = _build_ann(model)
+    some = built.vectors[:: max(1, len(built.vectors) // _RANKED)].numpy()
+    stats = faiss.cvar.hnsw_stats
+    stats.reset()
+    width = faiss.SearchParametersHNSW(efSearch=built.index.hnsw.efConstruction)
+    built.index.search(some, 1, params=width)
+    return float(stats.ndis) / len(some) * len(built.vectors)
+
+
 def _ranking(n_items: int, ann: bool) -> Callable[[], None]:
     """Ranks for 1,024 users with 20 seen items each."""
     import torch
@@ -217,3 +276,13 @@ def _recommend(prepared: Any) -> float:
         parts = recommender.stream(users, batch_size=_RECOMMENDED)
         replace_parts(parts, Path(folder) / "lists.parquet", "parquet")
     return len(users) / len(recommender.users)
+
+
+def _list_distances(prepared: Any) -> float:
+    """The items that are compared with a user, for the lists of all."""
+    import faiss
+
+    stats = faiss.cvar.hnsw_stats
+    stats.reset()
+    share = _recommend(prepared)
+    return float(stats.ndis) / share

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
 __all__ = ["k_core"]
 
@@ -125,15 +124,16 @@ class _Side:
         """
         near = self.counts < 2 * self.least
         self._indexed = np.ones_like(near) if self._indexed.any() else near
-        dtype = self.counts.dtype
-        found = [
-            (here.start + np.flatnonzero(self._indexed[self.codes[here]] & alive[here])).astype(dtype)
-            for here in _blocks(len(alive))
-        ]
-        rows = np.concatenate(found)
-        shape = (len(rows), len(self.counts))
-        # a column of this matrix holds the rows of an index; scipy's conversion sorts by counting
-        one_a_row = (np.ones(len(rows), np.int8), self.codes[rows], np.arange(len(rows) + 1, dtype=dtype))
-        columns = csr_array(one_a_row, shape=shape).tocsc()
-        self._rows = rows[columns.indices]
-        self._offsets, self._lengths = columns.indptr, np.diff(columns.indptr)
+        # an index and its row as one number: sorting numbers reads memory in order, counting into places does not
+        row_bits = np.uint64(len(alive).bit_length())
+        found = []
+        for here in _blocks(len(alive)):
+            codes = self.codes[here]
+            places = np.flatnonzero(self._indexed[codes] & alive[here])
+            found.append(codes[places].astype(np.uint64) << row_bits | (places + here.start).astype(np.uint64))
+        packed = np.concatenate(found)
+        packed.sort()
+        self._rows = (packed & np.uint64((1 << int(row_bits)) - 1)).view(np.int64)
+        # not the counts: what this round has removed of the other side is still in them
+        self._lengths = np.bincount((packed >> row_bits).view(np.int64), minlength=len(self.counts))
+        self._offsets = np.cumsum(self._lengths) - self._lengths

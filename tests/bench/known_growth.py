@@ -28,6 +28,10 @@ def _quadratic(prepared: dict[str, int]) -> float:
     return 0.5
 
 
+def _pairs(prepared: dict[str, int]) -> float:
+    return float(prepared["size"] ** 2)
+
+
 def _prepared(size: int) -> dict[str, int]:
     _held(300)
     return {"size": size}
@@ -36,5 +40,5 @@ def _prepared(size: int) -> dict[str, int]:
 def stages() -> list[Stage]:
     return [
         Stage("linear", (10, 20, 40), "parts", _linear),
-        Stage("quadratic", (10, 20, 40), "parts", _quadratic, _prepared),
+        Stage("quadratic", (10, 20, 40), "parts", _quadratic, _prepared, counted="pairs", count=_pairs),
     ]

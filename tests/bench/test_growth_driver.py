@@ -35,18 +35,21 @@ def test_exponent() -> None:
 
 
 def test_fits_and_table() -> None:
-    lines = [line("one", size, size**1.0) for size in (100_000, 1000, 10_000)]
+    lines = [
+        {**line("one", size, size**1.0), "count": size**0.5, "counted": "steps"} for size in (100_000, 1000, 10_000)
+    ]
     lines += [line("other", size, size**2.0) for size in (1000, 10_000)] + [line("else", 1000, 1.0, "scale-exact")]
     one, other = growth.fits(lines)
     assert (one.stage, other.stage) == ("one", "other")
     assert one.time == pytest.approx(1)
     assert one.last == pytest.approx(1)
+    assert one.count == pytest.approx(0.5)
     assert one.memory == pytest.approx(1)  # of the two that are large enough
     assert other.time == pytest.approx(2)
     assert math.isnan(other.memory)
     shown = growth.table([one, other]).splitlines()
-    assert shown[2] == "| one | 1,000 to 100,000 rows | 1.00 | 1.00 | 1.00 | 1e+05 | 100 |"
-    assert shown[3] == "| other | 1,000 to 10,000 rows | 2.00 | 2.00 |  | 1e+08 | 10 |"
+    assert shown[2] == "| one | 1,000 to 100,000 rows | 1.00 | 1.00 | 0.50 (steps) | 1.00 | 1e+05 | 100 |"
+    assert shown[3] == "| other | 1,000 to 10,000 rows | 2.00 | 2.00 |  |  | 1e+08 | 10 |"
 
 
 def test_lines_of_the_same_stage_and_size_are_replaced(tmp_path: Path) -> None:
@@ -87,6 +90,8 @@ def test_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert linear.memory == pytest.approx(1, abs=0.2)
     assert quadratic.time == pytest.approx(2, abs=0.2)
     assert all(row["peak_mb"] < 100 for row in quadratic.lines)
+    assert [(row["count"], row["counted"]) for row in quadratic.lines] == [(100, "pairs"), (1600, "pairs")]
+    assert "count" not in linear.lines[0]
     assert all(row["measured_share"] == 0.5 for row in quadratic.lines)
     # half of it was done in .05 s
     assert quadratic.lines[0]["cpu_s"] == pytest.approx(0.1, rel=0.5)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
-from experiments.bench import big_log, growth, log_growth, power_law
+from experiments.bench import big_log, cache_growth, growth, log_growth, power_law
 
 ROWS = 5_000
 
@@ -51,6 +52,18 @@ def test_stages(stage: growth.Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         share = stage.run(prepared)
         assert not isinstance(share, float) or share > 0
+    assert (stage.count is None) == (stage.counted == "")
+    if stage.count is not None:
+        # of each row, or item, something is looked at
+        assert stage.count(prepared) >= ROWS
+
+
+def test_reads_at_random() -> None:
+    (stage,) = cache_growth.stages()
+    table, places, read = stage.prepare(2**15)
+    stage.run((table, places, read))
+    assert (read == table[places]).all()
+    assert len(np.unique(places)) == 2**13
 
 
 def test_from_a_file_to_recommendations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

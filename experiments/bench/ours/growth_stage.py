@@ -47,6 +47,8 @@ def prepare(options: dict[str, Any]) -> Callable[[int], dict[str, float]]:
     stage = next(stage for stage in stages_of(options["module"]) if stage.name == options["stage"])
     prepared = stage.prepare(options["size"])
     settle()
+    # counted once, after a run's clock and peak
+    uncounted = [stage.count] if stage.count is not None else []
 
     def run(steps: int) -> dict[str, float]:
         if not steps:
@@ -57,12 +59,15 @@ def prepare(options: dict[str, Any]) -> Callable[[int], dict[str, float]]:
         wall, cpu = time.perf_counter(), time.process_time()
         share = stage.run(prepared)
         cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall
+        peak = peak_mb()
+        counts = {"count": float(uncounted.pop()(prepared))} if uncounted else {}
         return {
             "share": share if isinstance(share, float) else 1.0,
             "cpu_s": cpu_s,
             "wall_s": wall_s,
             "baseline_mb": baseline,
-            "peak_mb": peak_mb(),
+            "peak_mb": peak,
+            **counts,
         }
 
     return run
