@@ -31,23 +31,30 @@ class _Kernels(AsyncKernelManager):
             shutil.rmtree(Path(self.connection_file).parent, ignore_errors=True)
 
 
-def run(path: Path, folder: Path) -> nbformat.NotebookNode:
+def run(path: Path, folder: Path, programs: Path = Path(sys.executable).parent) -> nbformat.NotebookNode:
     """Run a notebook in a folder, where it may leave files -> the notebook with its outputs.
+
+    Args:
+        programs: the folder of the command ``recgraph`` of the cells; that of this environment.
 
     Raises:
         CellExecutionError: a cell fails; shows the cell and its traceback.
     """
     notebook = nbformat.read(path, as_version=4)
-    # `recgraph` in a cell is the command of this environment
-    programs = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     before = dict(os.environ)
-    os.environ.update(PATH=programs, OMP_NUM_THREADS="1", TERM="dumb", COLUMNS="110")
+    os.environ.update(
+        PATH=os.pathsep.join((str(programs), os.environ.get("PATH", ""))),
+        OMP_NUM_THREADS="1",
+        TERM="dumb",
+        COLUMNS="110",
+    )
     try:
         resources = {"metadata": {"path": str(folder)}}
         client = NotebookClient(
             notebook,
             kernel_manager_class=_Kernels,
             timeout=_TIMEOUT_SECONDS,
+            startup_timeout=_TIMEOUT_SECONDS,
             resources=resources,
             record_timing=False,
             coalesce_streams=True,

@@ -18,7 +18,7 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 WIDE, NARROW = 1280, 390
 _HEIGHT = 900
 #: milliseconds after which a page that does not do as told fails
-_PATIENCE = 10_000
+_PATIENCE = 120_000
 
 
 def program() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import browser
+import forked
 import hypothesis
 import postgres_cluster
 import pytest
@@ -22,6 +24,9 @@ from recgraph.accelerated import accelerator_path
 from recgraph.engine import Engine, Local
 from recgraph.workers.engines import engine_of
 
+# a shell has it ignored by what it starts in the background; tests send it to this process
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # the same examples on every machine, however busy it is
 hypothesis.settings.register_profile("recgraph", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("recgraph")
@@ -123,6 +128,12 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 def own_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Mark the worker processes that a test starts, for ``workers_of_test``."""
     monkeypatch.setenv(OF_TEST, str(tmp_path))
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> list[forked.Worker]:
+    """Workers of this machine are forks of a process that has imported the library: a list that gets them."""
+    return forked.fork_workers(monkeypatch)
 
 
 @pytest.fixture(scope="session")

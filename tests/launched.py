@@ -1,30 +1,23 @@
-"""Run a function on several connected ranks, as a launcher would."""
+"""Run a function on several connected ranks, as a launcher would; or a command under torchrun."""
 
 from __future__ import annotations
 
 import os
 import pickle
+import runpy
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-_SCRIPT = """
-import pickle, sys
-import torch.distributed as dist
-function, arguments, out = pickle.loads(open(sys.argv[1], "rb").read())
-dist.init_process_group("gloo")
-try:
-    result = function(*arguments)
-    pickle.dump(result, open(f"{out}.{dist.get_rank()}", "wb"))
-finally:
-    dist.destroy_process_group()
-"""
+import forked
+from forked import ROOT
+
+__all__ = ["ROOT", "environment", "free_port", "on_ranks", "torchrun"]
 
 
 def free_port() -> int:
@@ -56,37 +49,62 @@ def on_ranks(count: int, function: Callable[..., Any], *arguments: Any, seconds:
         AssertionError: a rank failed; with what it printed.
     """
     port = free_port()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        task, out = folder / "task", folder / "out"
+    with tempfile.TemporaryDirectory() as name, ExitStack() as ends:
+        task, out = Path(name, "task"), Path(name, "out")
         task.write_bytes(pickle.dumps((function, arguments, str(out))))
-        printed = [folder / f"printed.{rank}" for rank in range(count)]
-        ranks = []
-        for rank in range(count):
-            with printed[rank].open("wb") as file:
-                command = [sys.executable, "-c", _SCRIPT, str(task)]
-                ranks.append(
-                    subprocess.Popen(command, env=environment(rank, count, port), stdout=file, stderr=subprocess.STDOUT)
-                )
-        try:
-            _wait(ranks, seconds)
-        finally:
-            for process in ranks:
-                process.kill()
-                process.wait()
+        ranks = [
+            ends.enter_context(forked.call("launched", "on_a_rank", str(task), env=environment(rank, count, port)))
+            for rank in range(count)
+        ]
+        _wait(ranks, seconds)
         failed = [
-            f"rank {rank} ended with {process.returncode}:\n{printed[rank].read_text()}"
-            for rank, process in enumerate(ranks)
-            if process.returncode
+            f"rank {rank} ended with {one.returncode}:\n{one.said}" for rank, one in enumerate(ranks) if one.returncode
         ]
         assert not failed, "\n".join(failed)
         return [pickle.loads(Path(f"{out}.{rank}").read_bytes()) for rank in range(count)]
 
 
-def _wait(ranks: list[subprocess.Popen[bytes]], seconds: float) -> None:
+def on_a_rank(task: str) -> None:
+    """In a process of :func:`on_ranks`: join the others, call the function, write what it gives."""
+    import torch.distributed as dist
+
+    function, arguments, out = pickle.loads(Path(task).read_bytes())
+    # a file, not a port: of two tests that look for a free port both may find one
+    rank, count = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    dist.init_process_group("gloo", init_method=f"file://{out}.store", rank=rank, world_size=count)
+    try:
+        Path(f"{out}.{dist.get_rank()}").write_bytes(pickle.dumps(function(*arguments)))
+    finally:
+        dist.destroy_process_group()
+
+
+def _wait(ranks: Sequence[forked.Printing], seconds: float) -> None:
     """Until all have ended; the others have ten seconds from when one fails."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(process.poll() is None for process in ranks):
         if any(process.poll() for process in ranks):
             end = min(end, time.monotonic() + 10)
         time.sleep(0.05)
+    for process in ranks:
+        process.kill()
+
+
+def torchrun(count: int, *arguments: object, env: dict[str, str]) -> forked.Printing:
+    """Start ``torchrun --nproc-per-node count -m recgraph arguments``, whose processes are forks, too."""
+    return forked.call("launched", "as_torchrun", str(count), [str(one) for one in arguments], env=env)
+
+
+def as_torchrun(count: str, arguments: list[str]) -> None:
+    """In the process of :func:`torchrun`: what torchrun does, with a function for the program that it starts."""
+    from torch.distributed import run
+    from torch.distributed.launcher.api import elastic_launch
+
+    options = ["--nproc-per-node", count, "--master-port", str(free_port()), "--start-method", "fork"]
+    config, _, _ = run.config_from_args(run.parse_args([*options, "-m", "recgraph", *arguments]))
+    elastic_launch(config, entrypoint=_command)(*arguments)
+
+
+def _command(*arguments: str) -> None:
+    """In a process that torchrun starts."""
+    sys.argv[1:] = arguments
+    runpy.run_module("recgraph", run_name="__main__", alter_sys=True)

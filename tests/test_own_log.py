@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import re
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -117,10 +116,9 @@ def test_4_vectors_with_their_ids(team: Path, served: Path) -> None:
 
 def test_5_a_training_is_seen(team: Path, tested: Path) -> None:
     arguments = ["train", "sasrec", "--data", "log.csv", "--out", "seen", "--log-file", "train.log", *TINY]
-    piped = subprocess.run(
-        [sys.executable, "-m", "recgraph.cli", *arguments], capture_output=True, text=True, check=True, cwd=team
-    )
-    assert len(re.findall(r"epoch +\d", piped.stderr)) >= 1
+    with forked.module("recgraph.cli", *arguments, cwd=team) as piped:
+        assert piped.wait() == 0, piped.error
+        assert len(re.findall(r"epoch +\d", piped.error)) >= 1
     assert "epoch" in (team / "train.log").read_text()
     run = rg.Run.open("tested")
     for shown in (run, run.evaluate("valid"), rg.load_data("log.csv"), run.split):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 SCRIPT = """
@@ -31,20 +30,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("session")
 
 
-def call(folder: Path, *command: str) -> tuple[str, str]:
-    """What a command writes to both streams, in pipes."""
-    settings = {**os.environ, "RECGRAPH_HOME": str(folder / "home")}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=settings, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for stream in (done.stdout, done.stderr):
+def call(folder: Path, program: str, *arguments: str) -> tuple[str, str]:
+    """What a command or a script writes to both streams, where there is no terminal."""
+    with forked.module(
+        program, *arguments, cwd=folder, env={**os.environ, "RECGRAPH_HOME": str(folder / "home")}
+    ) as one:
+        assert one.wait() == 0, one.error
+        written = one.output, one.error
+    for stream in written:
         assert not set(stream) & {"\r", "\x1b"}, "nothing is garbled"
-    return done.stdout, done.stderr
+    return written
 
 
 def test_the_session(folder: Path) -> None:
-    train = ["-m", "recgraph.cli", "train", "sasrec", "--dataset", "synthetic"]
+    train = ["recgraph.cli", "train", "sasrec", "--dataset", "synthetic"]
     small = [word for pair in ("hidden_dim=8", "n_heads=1", "max_epochs=2") for word in ("--set", pair)]
     # 1. a piped training says how far it is
     out, told = call(folder, *train, *small, "--out", "runs/a")
@@ -58,11 +57,12 @@ def test_the_session(folder: Path) -> None:
     for part in ("DEBUG recgraph.train.trainer: checkpoint", "INFO recgraph.train: epoch 2/2", "run saved in runs/c"):
         assert part in kept
     # 3. from Python: records, reprs, blocks of a notebook and charts
-    out, told = call(folder, "-c", SCRIPT)
+    (folder / "script.py").write_text(SCRIPT)
+    out, told = call(folder, str(folder / "script.py"))
     assert told == ""
     names = {line.split("|")[0] for line in out.splitlines()}
     assert {"recgraph.runs.fitting", "recgraph.train", "recgraph.train.trainer", "recgraph.runs.base"} <= names
     # 4. a chart from the command line
-    call(folder, "-m", "recgraph.cli", "plot", "runs/a", "--out", "a.html", "-q")
+    call(folder, "recgraph.cli", "plot", "runs/a", "--out", "a.html", "-q")
     for name in ("curves.svg", "groups.svg", "popularity.svg", "a.html"):
         assert "<svg" in (folder / name).read_text()

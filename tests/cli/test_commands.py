@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import forked
 import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
@@ -405,11 +404,10 @@ def test_recommend_into_parquet(run: Path, tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-def test_a_parquet_file_can_be_piped(run: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "recgraph.cli", "recommend", str(run), "-u", "1", "--format", "parquet"]
-    done = subprocess.run(command, capture_output=True, check=True)
-    (tmp_path / "out.parquet").write_bytes(done.stdout)
-    assert pl.read_parquet(tmp_path / "out.parquet").height == 10
+def test_a_parquet_file_can_be_piped(run: Path) -> None:
+    with forked.module("recgraph.cli", "recommend", run, "-u", "1", "--format", "parquet") as done:
+        assert done.wait() == 0, done.error
+        assert pl.read_parquet(done.file("output")).height == 10
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import pytest
 
 OWN = '''
@@ -98,15 +98,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recgraph(work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "recgraph.cli", *arguments],
-        cwd=work,
-        env={**os.environ, "RECGRAPH_HOME": str(work / "home"), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Made:
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def recgraph(work: Path, *arguments: str, program: str = "recgraph.cli") -> Made:
+    """Run a command in a process that has imported nothing of the user's."""
+    env = {**os.environ, "RECGRAPH_HOME": str(work / "home")}
+    with forked.module(program, *arguments, cwd=work, env=env, forks_workers=True) as one:
+        return Made(one.wait(), one.output, one.error)
 
 
 def done(work: Path, *arguments: str) -> str:
@@ -207,7 +212,7 @@ def test_a_board_with_a_class_of_the_script_says_what_to_do(work: Path) -> None:
     script.write_text(
         OWN.replace('"counted"', '"inscript"') + f"\nrg.leaderboard.run({str(board.parent)!r})\n", encoding="utf-8"
     )
-    made = subprocess.run([sys.executable, script], cwd=work, capture_output=True, text=True, check=False)
+    made = recgraph(work, program=str(script))
     assert made.returncode == 1
     assert "Counted is a class of the running script" in made.stderr
     # a part of a model is asked for by the worker alone
@@ -218,6 +223,6 @@ def test_a_board_with_a_class_of_the_script_says_what_to_do(work: Path) -> None:
     )
     text = OWN + f"\nprint(rg.leaderboard.run({str(board.parent)!r}, device='cpu'))\n"
     script.write_text(text.replace('"mine"', '"another"'), encoding="utf-8")
-    made = subprocess.run([sys.executable, script], cwd=work, capture_output=True, text=True, check=False)
+    made = recgraph(work, program=str(script))
     assert "1 failed" in made.stdout
     assert "augmentation 'backwards' is the class Backwards of script.py" in made.stdout

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from typer.testing import CliRunner
 
@@ -40,22 +38,21 @@ class Process:
     """A service in a process of its own."""
 
     def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "recgraph.cli", "serve", *map(str, arguments), "--port", "0"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        assert self.process.stderr is not None
-        line = self.process.stderr.readline()
-        assert "http://127.0.0.1:" in line, line + self.process.stderr.read()
+        self.process = forked.module("recgraph.cli", "serve", *arguments, "--port", 0)
+        until(lambda: "\n" in self.process.error or self.process.poll() is not None)
+        line = self.process.error
+        assert "http://127.0.0.1:" in line, line
+        self._said = len(line)
         self.url = "http://" + line.split("http://")[1].split(";")[0]
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=120) as answer:
             return str(answer.read().decode())
 
     def post(self, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
         request = urllib.request.Request(self.url + path, json.dumps(body).encode(), method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -63,8 +60,7 @@ class Process:
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """-> (exit code, what else it wrote to stderr)."""
         self.process.send_signal(number)
-        _, error = self.process.communicate(timeout=60)
-        return self.process.returncode, error
+        return self.process.wait(), self.process.error[self._said :]
 
 
 @pytest.fixture
@@ -77,12 +73,11 @@ def start() -> Iterator[Callable[..., Process]]:
 
     yield make
     for one in started:
-        if one.process.poll() is None:
-            one.process.kill()
-            one.process.communicate()
+        with one.process:
+            pass
 
 
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"

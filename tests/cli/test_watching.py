@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -33,18 +33,19 @@ def _use_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_piped_training_prints_plain_lines(home: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "recgraph.cli", *TRAIN, "-s", "max_epochs=3", "--out", str(tmp_path / "r")]
-    done = subprocess.run(command, capture_output=True, check=True)
-    assert done.stdout == b""
-    lines = done.stderr.decode().splitlines()
+    with forked.module("recgraph.cli", *TRAIN, "-s", "max_epochs=3", "--out", tmp_path / "r") as done:
+        assert done.wait() == 0, done.error
+        output, error = done.output, done.error
+    assert output == ""
+    lines = error.splitlines()
     told = [line for line in lines if line.startswith("epoch")]
     assert told
     assert all(re.fullmatch(rf"{EPOCH}(, about [\d.]+ s left)?", line) for line in told), told
     assert told[0].startswith("epoch 1/3")
     assert told[-1].startswith("epoch 3/3")
     assert lines[-1] == f"saved in {tmp_path / 'r'}; try next: recgraph evaluate {tmp_path / 'r'}"
-    assert b"\r" not in done.stderr
-    assert b"\x1b" not in done.stderr
+    assert "\r" not in error
+    assert "\x1b" not in error
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -135,6 +136,7 @@ def test_every_command_takes_the_options() -> None:
             assert option in told, command
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_records_of_the_workers_of_a_study(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     few = ("--trials", 2, "--workers", 2, "--test-seeds", 0, "--out", tmp_path / "s")
@@ -160,6 +162,7 @@ settings = { max_epochs = 2, hidden_dim = 8, n_heads = 1, batch_size = 256 }
 """
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_records_of_the_workers_of_a_board(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "synthetic.toml").write_text(BOARD)

@@ -6,11 +6,10 @@ import json
 import logging
 import math
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import numpy as np
 import polars as pl
 import pytest
@@ -199,12 +198,8 @@ def test_a_cut_off_of_a_million_takes_the_memory_of_the_items_there_are() -> Non
     metrics = ["ndcg", "recall", "catalogue_coverage", "gini"]
 
     def peak(**options: object) -> tuple[int, float, dict[str, float]]:
-        command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent)]
-        done = subprocess.run(
-            [*command, json.dumps({"metrics": metrics, **options})], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        said, taken, found = json.loads(done.stdout)
+        printed = forked.code(PROGRAM, Path(__file__).parent, json.dumps({"metrics": metrics, **options}))
+        said, taken, found = json.loads(printed)
         return said, taken, found
 
     said, taken, found = peak(cutoffs=[5, 10**6])

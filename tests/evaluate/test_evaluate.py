@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
+import forked
 import numpy as np
 import pytest
 import torch
@@ -204,8 +202,7 @@ print(peak(3000) - first)
 
 def test_memory_is_bounded() -> None:
     # in a process of its own, because a peak is never forgotten; the score matrix would take 720 MB
-    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 64 * 1024
+    assert int(forked.code(MEMORY)) < 64 * 1024
 
 
 def test_the_protocol_is_recorded_and_guards_comparison() -> None:

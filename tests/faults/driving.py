@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,11 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+from forked import ROOT, Forks, server
 from injecting import COUNT, Harm, Seen, build, read_orders, write_orders
 
 #: seconds; more than any case takes on a busy machine
 LONG = 300.0
-_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -61,17 +58,19 @@ class Done:
 class Child:
     """A child that runs."""
 
-    def __init__(self, driver: Driver, pid: int, files: Path) -> None:
-        self._driver, self.pid, self._files = driver, pid, files
+    def __init__(self, forks: Forks, pid: int, files: Path) -> None:
+        self._forks, self.pid, self._files = forks, pid, files
 
     def _printed(self, stream: str) -> str:
         return self._files.with_suffix(stream).read_text(encoding="utf-8", errors="replace")
 
     def wait(self, seconds: float = LONG) -> Done | None:
         """How it ended; None where it still runs after so many seconds."""
-        found = self._driver.ask({"do": "wait", "pid": self.pid, "seconds": seconds})
-        if found is None:
-            return None
+        until = time.monotonic() + seconds
+        while (found := self._forks.ask({"do": "wait", "pid": self.pid})) is None:
+            if time.monotonic() > until:
+                return None
+            time.sleep(0.002)
         seen = read_orders(self._files.with_suffix(".orders"))
         return Done(found[0], self._printed(".output"), self._printed(".error"), seen, found[1])
 
@@ -106,44 +105,20 @@ class Driver:
         self._scratch = Path(tempfile.mkdtemp(dir=folder))
         self._number = 0
         here = str(Path(__file__).parent)
-        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
-        self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("fork_server.py"))],
-            env={
-                **os.environ,
-                **single,
-                "LD_PRELOAD": str(build(self._scratch)),
-                "PYTHONPATH": os.pathsep.join([str(_REPOSITORY), here, os.environ.get("PYTHONPATH", "")]),
-                "COLUMNS": "200",
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._read() == "ready"
+        self._env = {
+            **os.environ,
+            "LD_PRELOAD": str(build(self._scratch)),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), here, os.environ.get("PYTHONPATH", "")]),
+            "COLUMNS": "200",
+        }
+        self._server = server(self._env)
 
     def __enter__(self) -> Self:
+        self._forks = self._server.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait(LONG)
-        self._server.stdout.close()
-
-    def _read(self) -> Any:
-        assert self._server.stdout is not None
-        line = self._server.stdout.readline()
-        assert line, "the process that forks children has ended"
-        return json.loads(line)
-
-    def ask(self, request: dict[str, Any]) -> Any:
-        """Send a request to the process that forks."""
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return self._read()
+    def __exit__(self, *error: Any) -> None:
+        self._server.__exit__(*error)
 
     def start(
         self,
@@ -172,13 +147,13 @@ class Driver:
             "do": "start",
             "call": [call.module, call.function, call.arguments],
             "cwd": str(folder),
-            "env": {"RECGRAPH_HOME": str(folder / "home"), **(env or {})},
+            "env": {**self._env, "RECGRAPH_HOME": str(folder / "home"), **(env or {})},
             "orders": str(files),
             "output": str(files.with_suffix(".output")),
             "error": str(files.with_suffix(".error")),
             "file_limit": file_limit,
         }
-        return Child(self, self.ask(request), files)
+        return Child(self._forks, self._forks.ask(request), files)
 
     def run(self, call: Call, folder: Path, harm: Harm = COUNT, at: int = 0, **more: Any) -> Done:
         """Run a child to its end, see :meth:`start`."""

@@ -9,13 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
+import forked
 import pytest
 from typer.testing import CliRunner
 
@@ -59,6 +60,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("RECGRAPH_HOME", str(tmp_path_factory.mktemp("home")))
         patch.setenv("RECGRAPH_TEST_HOME", os.environ["RECGRAPH_HOME"])
         patch.setenv("OMP_NUM_THREADS", "1")
+        forked.fork_workers(patch)
         yield
 
 
@@ -251,8 +253,10 @@ def copied(board: Path, folder: Path) -> Path:
     return folder / "tiny"
 
 
-def command(board: Path) -> list[str]:
-    return [sys.executable, "-m", "recgraph.cli", "leaderboard", "run", str(board), "--device", "cpu"]
+def start(board: Path) -> forked.Printing:
+    """``recgraph leaderboard run`` in a process of its own."""
+    arguments = ("leaderboard", "run", board, "--device", "cpu")
+    return forked.module("recgraph.cli", *arguments, forks_workers=True)
 
 
 def working(board: Path) -> list[dict[str, Any]]:
@@ -262,10 +266,10 @@ def working(board: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def wait_until(what: Any, process: subprocess.Popen[bytes] | None = None) -> None:
+def wait_until(what: Any, process: forked.Printing | None = None) -> None:
     until = time.monotonic() + GRACE
     while not what():
-        assert process is None or process.poll() is None, "it ended"
+        assert process is None or process.poll() is None, process.error
         assert time.monotonic() < until
         time.sleep(0.01)
 
@@ -274,10 +278,9 @@ def test_a_runner_that_is_killed(ran: tuple[Path, Summary], tmp_path: Path) -> N
     """The same records, and nothing is done twice: neither what was done, nor the epochs of what was not."""
     board = write(tmp_path)
     (job,) = jobs_of(load_board(board).sheets[0], load_board(board).sheets[0].models[2])
-    process = subprocess.Popen(command(board), stderr=subprocess.DEVNULL)
-    wait_until(lambda: len(working(board)) >= 5, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with start(board) as process:
+        wait_until(lambda: len(working(board)) >= 5, process)
+        process.kill()
     done = times(board)
     assert len(done) == 2, "popularity and the failure were before it"
     # its worker notices, saves and ends: it holds the lock of the job no longer
@@ -286,7 +289,7 @@ def test_a_runner_that_is_killed(ran: tuple[Path, Summary], tmp_path: Path) -> N
         epochs = working(board)
         assert 5 <= len(epochs) < 100
         assert store.record(job) is None
-    assert subprocess.run(command(board), stderr=subprocess.DEVNULL, check=False).returncode == 1
+    assert rg.leaderboard.run(board, device="cpu").failed == ["synthetic / MEOW / seed 3"]
     after = times(board)
     popularity = next(name for name in done if name.startswith("popularity"))
     assert after[popularity] == done[popularity]
@@ -296,18 +299,24 @@ def test_a_runner_that_is_killed(ran: tuple[Path, Summary], tmp_path: Path) -> N
     assert last["curve"]["seconds"][0] == epochs[0]["seconds"], "the first epoch is the one that was trained before"
 
 
-def test_a_worker_that_is_killed_is_a_failure_that_is_tried_again(tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_a_failure_that_is_tried_again(
+    tmp_path: Path, forked_workers: list[forked.Worker]
+) -> None:
     board = write(tmp_path, TEXT[: TEXT.index("[[models]]")] + TEXT[TEXT.rindex("[[models]]") :])
-    process = subprocess.Popen(command(board), stderr=subprocess.PIPE)
-    wait_until(lambda: len(working(board)) >= 1, process)
-    (worker,) = psutil.Process(process.pid).children()
-    worker.kill()
-    _, said = process.communicate(timeout=GRACE)
-    assert process.returncode == 1
-    assert b"the process was ended by SIGKILL" in said
+
+    def kill() -> None:
+        wait_until(lambda: len(working(board)) >= 1)
+        os.kill(forked_workers[0].pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    summary = rg.leaderboard.run(board, device="cpu")
+    killer.join()
+    assert summary.failed == ["synthetic / BPRMF / seed 3"]
     found = load_board(board)
     (failure,) = open_sheet(found, found.sheets[0]).failures
     assert failure.error == "WorkerKilled"
+    assert "the process was ended by SIGKILL" in failure.message
 
 
 def test_a_budget_that_is_spent(ran: tuple[Path, Summary], tmp_path: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -232,13 +231,7 @@ print((peak() - before) / (4 * n_items**2))
 @pytest.mark.parametrize(("solve_in", "matrices"), [("float32", 1.2), ("float64", 3.2)])
 def test_memory_of_ease(solve_in: str, matrices: float) -> None:
     """In matrices of float32: its own weights, in float64 twice that besides, and small blocks of counts."""
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-c", _PEAK, solve_in]
-    done = subprocess.run(
-        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < matrices
+    assert float(forked.code(_PEAK, solve_in)) < matrices
 
 
 @pytest.mark.parametrize(("l1", "l2"), [(0.1, 0.5), (1.0, 3.0), (2.5, 0.0)])

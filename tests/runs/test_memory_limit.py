@@ -7,7 +7,9 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +116,21 @@ def test_it_is_said_before_anything_is_computed(caplog: pytest.LogCaptureFixture
     assert any(record.getMessage().startswith("fit sasrec") for record in rest)
 
 
-def test_what_does_not_fit_is_refused_with_what_does(tmp_path: Path) -> None:
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_does_not_fit_is_refused_with_what_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split, batch_size = log(400, 100, 30), 4096
-    rg.fit(rg.models.SASRec(hidden_dim=8), small(), seed=0, max_epochs=1)  # what it imports is held from then on
     model = rg.models.SASRec(hidden_dim=128, inner_dim=1024)
     fit = Fit(model, Space(n_users=400, n_items=100), split.train, TrainConfig(batch_size=batch_size))
+    # what earlier tests held may be given back at any time
+    monkeypatch.setattr("recgraph.runs.fit_split.Fit", partial(Fit, before=fit.before))
     peak = fit.estimate().peak
     limit = peak - 30 * 2**20
     with pytest.raises(MemoryLimitError, match=r"SASRec would take .* a step .*; what fits: batch_size = \d+") as error:

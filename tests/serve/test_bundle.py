@@ -6,11 +6,10 @@ import json
 import os
 import pickletools
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import polars as pl
 import pytest
 import torch
@@ -79,8 +78,7 @@ for path in pathlib.Path({str(folder)!r}).iterdir():
     path.write_bytes(b"")
 print(len(served.recommend(users=["u1", "u2"], k=3, item_columns=["title"])))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr
+    assert forked.code(code) == "6\n"
 
 
 def test_round_trip(folder: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import forging
+import forked
 import polars as pl
 import pytest
 import safetensors.torch
@@ -110,10 +109,7 @@ def test_what_is_refused_takes_no_memory(what: str, folder: Path, tmp_path: Path
         shutil.rmtree(folder)
         filtered.save(folder)
         forging.with_config(folder, ("model", "config", "max_len"), 20_000)
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURED, str(small), str(folder)], capture_output=True, text=True, check=True
-    )
-    grown, _, message = done.stdout.partition(" ")
+    grown, _, message = forked.code(_MEASURED, small, folder).partition(" ")
     assert str(folder) in message
     assert int(grown) < 60
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import optuna
-import psutil
 import pytest
 from small_study import LONG, SPACE, states, synthetic, tune
 
@@ -42,7 +42,7 @@ def in_the_middle(url: str, act: Callable[[optuna.trial.FrozenTrial], None]) -> 
     """Do something once, to the first trial that has trained for a few epochs."""
 
     def wait() -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + GRACE
         storage = None
         while time.monotonic() < until:
             time.sleep(0.02)
@@ -109,6 +109,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     storage.close()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: Path, url: str) -> None:
     killer = in_the_middle(url, kill)
     began = time.monotonic()
@@ -123,6 +124,7 @@ def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: 
     dispose(study)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_workers_that_are_interrupted_save_and_give_their_trials_back(split: Split, tmp_path: Path, url: str) -> None:
     in_the_middle(url, lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
@@ -132,15 +134,6 @@ def test_workers_that_are_interrupted_save_and_give_their_trials_back(split: Spl
     dispose(study)
 
 
-def test_an_interrupted_study_goes_on_where_it_stopped(split: Split, tmp_path: Path) -> None:
-    url = f"journal:///{tmp_path}/study.journal"
-    in_the_middle(url, lambda _: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt, match="interrupted in epoch"):
-        tune(split, tmp_path / "s", 2, storage=url, settings=LONG, pruner="none")
-    study = tune(split, tmp_path / "s", 2, storage=url, settings=LONG, pruner="none")
-    check_complete(study, tmp_path / "s", 2, LONG["max_epochs"], "interrupted")
-
-
 def test_the_last_trainings_go_on_where_they_were_interrupted(split: Split, tmp_path: Path) -> None:
     log = tmp_path / "s" / "final" / "trial-0000" / "seed-0" / "log.jsonl"
 
@@ -148,7 +141,7 @@ def test_the_last_trainings_go_on_where_they_were_interrupted(split: Split, tmp_
         return [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
 
     def interrupt() -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + GRACE
         while not log.exists() or log.read_bytes().count(b"\n") < 3:
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -164,24 +157,24 @@ def test_the_last_trainings_go_on_where_they_were_interrupted(split: Split, tmp_
     assert states(study) == {"COMPLETE": 1}
 
 
-def test_a_last_training_whose_process_is_killed_goes_on_in_another(split: Split, tmp_path: Path) -> None:
+def test_a_last_training_whose_process_is_killed_goes_on_in_another(
+    split: Split, tmp_path: Path, forked_workers: list[forked.Worker]
+) -> None:
     tune(split, tmp_path / "s", 1, settings=LONG)
     logs = [tmp_path / "s" / "final" / "trial-0000" / f"seed-{number}" / "log.jsonl" for number in (0, 1)]
-    killed: list[psutil.Process] = []
 
     def kill_one() -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + GRACE
         while not all(log.exists() and log.read_bytes().count(b"\n") >= 3 for log in logs):
             assert time.monotonic() < until
             time.sleep(0.01)
-        killed.extend(child for child in psutil.Process().children() if "recgraph.tuning.worker" in child.cmdline())
-        killed[0].kill()
+        os.kill(forked_workers[0].pid, signal.SIGKILL)
 
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()
     study = tune(split, tmp_path / "s", 1, settings=LONG, workers=2, test_seeds=2)
     thread.join()
-    assert len(killed) == 2
+    assert len(forked_workers) == 3
     for log in logs:
         epochs = [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
         assert epochs == list(range(1, LONG["max_epochs"] + 1))
@@ -212,13 +205,13 @@ def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_backg
         assert worker.stdin is not None
         worker.stdin.write(json.dumps({**orders, "parent": os.getpid(), "error": f"{tmp_path}/error"}).encode())
         worker.stdin.close()
-        until = time.monotonic() + 120
+        until = time.monotonic() + GRACE
         while not (tmp_path / "study.journal.flock").exists():  # it has asked for a trial
             assert time.monotonic() < until
             time.sleep(0.05)
         worker.send_signal(signal.SIGINT)
         try:
-            assert worker.wait(60) == INTERRUPTED
+            assert worker.wait(GRACE) == INTERRUPTED
         finally:
             worker.kill()
 
@@ -237,7 +230,7 @@ def command(tmp_path: Path, url: str, epochs: int) -> list[str]:
 
 def running(url: str, epochs: int) -> list[optuna.trial.FrozenTrial]:
     """The trials that run, when there are two and each has trained for some epochs."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + GRACE
     storage = None
     while time.monotonic() < until:
         time.sleep(0.02)
@@ -263,7 +256,7 @@ def test_workers_end_by_themselves_when_the_command_is_killed(split: Split, tmp_
             parent.kill()
             parent.wait()
     assert len({worker.pid for worker in workers}) == 2
-    until = time.monotonic() + 60
+    until = time.monotonic() + GRACE
     while not all(worker.is_gone for worker in workers):
         assert time.monotonic() < until, "a worker works on although nobody is there to want it"
         time.sleep(0.05)

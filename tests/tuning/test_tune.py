@@ -360,7 +360,7 @@ def pythonpath(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-@pytest.mark.usefixtures("pythonpath")
+@pytest.mark.usefixtures("pythonpath", "forked_workers")
 def test_last_trainings_are_the_same_in_other_processes(split: Split, tmp_path: Path) -> None:
     study = tune(split, tmp_path / "s", n_trials=3, test_seeds=2)
     (tested,) = study.user_attrs["unsealed"]
@@ -372,7 +372,7 @@ def test_last_trainings_are_the_same_in_other_processes(split: Split, tmp_path: 
     assert (again["results"], again["comparison"]) == (tested["results"], tested["comparison"])
 
 
-@pytest.mark.usefixtures("pythonpath")
+@pytest.mark.usefixtures("pythonpath", "forked_workers")
 def test_a_workers_error_is_named(split: Split, tmp_path: Path) -> None:
     with pytest.raises(WorkerFailed, match=r"SealedTestError: .*sealed"):
         tune(split, tmp_path / "s", workers=2, objective=objectives.evaluates_on_test)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
+import forked
 import pytest
 from launched import environment, free_port, on_ranks
 
@@ -78,40 +80,30 @@ def test_a_process_alone_raises_what_is_raised() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-_HANGS = """
-import sys, time
-from recgraph.ranks import of_all
-from recgraph.workers.together import RankLost, together
-try:
-    with together(lambda: None) as ranks:
-        if not ranks.is_first:
-            time.sleep(8)
-        of_all(lambda: 1)
-except RankLost as error:
-    print(error, error.ranks)
-    sys.exit(7)
-"""
+TWO_SECONDS = {"RECGRAPH_RANKS_TIMEOUT": "2"}
+
+
+def hang() -> None:
+    """On all ranks but the first."""
+    try:
+        with together(lambda: None) as ranks:
+            if not ranks.is_first:
+                time.sleep(600)
+            of_all(lambda: 1)
+    except RankLost as error:
+        print(error, error.ranks)
+        sys.exit(7)
 
 
 def test_a_process_that_does_not_answer_is_named_after_the_time_that_is_set() -> None:
     port = free_port()
-    command = [sys.executable, "-c", _HANGS]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env={**environment(rank, 2, port), "RECGRAPH_RANKS_TIMEOUT": "2"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said, _ = ranks[0].communicate(timeout=100)
-    finally:
-        for process in ranks:
-            process.kill()
-            process.communicate()
-    assert ranks[0].returncode == 7
+    with ExitStack() as ends:
+        ranks = [
+            ends.enter_context(forked.call("test_together", "hang", env={**environment(rank, 2, port), **TWO_SECONDS}))
+            for rank in range(2)
+        ]
+        assert ranks[0].wait() == 7, ranks[0].error
+        said = ranks[0].output
     assert said.startswith("rank 1 did not answer within 2 s (RECGRAPH_RANKS_TIMEOUT): it hangs")
     assert said.endswith("last good checkpoint: none (1,)\n")
 

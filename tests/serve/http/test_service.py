@@ -30,7 +30,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
@@ -134,13 +134,15 @@ def test_requests_that_wait_are_ranked_together(bundle: Path, monkeypatch: pytes
     sizes = []
     answer = Served.answer
 
-    def slow(self: Served, asked: Any) -> Any:
-        sizes.append(len(asked))
-        time.sleep(0.1)
-        return answer(self, asked)
-
-    with client(bundle) as (http, _), ThreadPoolExecutor(16) as pool:
+    with client(bundle) as (http, service), ThreadPoolExecutor(16) as pool:
         alone = [http.post("/recommend", json={"user": user}).json() for user in range(16)]
+
+        def slow(self: Served, asked: Any) -> Any:
+            """The first ones take until all others wait."""
+            sizes.append(len(asked))
+            until(lambda: sum(sizes) + service._n_waiting() == 16)
+            return answer(self, asked)
+
         monkeypatch.setattr(Served, "answer", slow)
         together = list(pool.map(lambda user: http.post("/recommend", json={"user": user}).json(), range(16)))
         assert together == alone
