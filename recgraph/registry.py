@@ -19,6 +19,10 @@ from recgraph.config import ConfigError, did_you_mean, nearest_names
 
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "attribution": {
+        "recgraph.explain.attribution.methods": ("Attention", "IntegratedGradients", "LeaveOneOut"),
+        "recgraph.explain.attribution.reagent": ("Reagent",),
+    },
     "augmentation": {
         "recgraph.augment.counterfactual": ("Counterfactual",),
         "recgraph.augment.graph": ("EdgeDrop", "FeatureMask", "NodeDrop"),

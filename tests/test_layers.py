@@ -78,7 +78,9 @@ MAY_IMPORT["runs"] = {"pages", *BELOW_RUNS}
 MAY_IMPORT["explain"] = {
     "data",
     "graph",
+    "models.base",
     "models.heterogeneous.base",
+    "models.reading",
     "evaluate",
     "serve",
     "sparse",
@@ -97,7 +99,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "torch": {"*"},
     "numpy": {"*"},
     "pydantic": {"*"},
-    "scipy": {"bounded", "data", "sparse", "models", "evaluate"},
+    "scipy": {"bounded", "data", "sparse", "models", "evaluate", "explain.attribution.agreement"},
     "sklearn": {"contrast.clustering", "evaluate.node_probe", "explain.projection", "models.closed_form.linear"},
     "torch_geometric": {"graph.io", "sparse.backends.pyg"},
     "dgl": {"sparse.backends.dgl"},

@@ -19,6 +19,10 @@ _USER = "A user of the training data (of a recommender)."
 _NODE = "A node of the embedded type (of a run on a graph with classes of nodes)."
 _OUT = "Write the page to this file: one HTML file that needs no network."
 _COLOR = "The feature that colours the map: a column of the item features, or a node type; by default one is chosen."
+_ATTRIBUTION = (
+    "Attribute each recommendation to the history by these methods, separated by commas: leave_one_out, "
+    "integrated_gradients, attention, reagent."
+)
 _MOST_HISTORY = 10
 
 
@@ -33,30 +37,43 @@ def inspect(
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=_OUT)] = None,
     projection: Annotated[Projection, typer.Option("--map", help="Projection of the page's map.")] = "pca",
     color: Annotated[str | None, typer.Option("--color", metavar="NAME", help=_COLOR)] = None,
+    attribution: Annotated[str | None, typer.Option("--attribution", "-a", metavar="NAMES", help=_ATTRIBUTION)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what attributions draw.")] = 0,
     form: FormatOption = None,
 ) -> None:
-    """Explain recommendations: history, path weights, the paths between user and item, nearest items."""
+    """Explain recommendations: history, path weights, the paths between user and item, nearest items, attributions."""
     if (user is None) == (node is None):
         raise ValueError("give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)")
     if projection == "none" and color is not None:
         raise ValueError(f"--color {color!r} colours the map, which --map none leaves out; leave out one of them")
+    if node is not None and attribution is not None:
+        raise ValueError(f"--attribution {attribution!r} attributes to a user's history; a node has none: leave it out")
     chosen = form or default_format()
     if user is not None:
-        _inspect_user(run, user, k, out, projection, color, chosen)
+        methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]
+        _inspect_user(run, user, k, out, projection, color, chosen, methods, seed)
     else:
         assert node is not None
         _inspect_node(run, node, k, out, projection, color, chosen)
 
 
 def _inspect_user(
-    run: Path, text: str, k: int, out: Path | None, projection: Projection, color: str | None, form: Format
+    run: Path,
+    text: str,
+    k: int,
+    out: Path | None,
+    projection: Projection,
+    color: str | None,
+    form: Format,
+    methods: list[str],
+    seed: int,
 ) -> None:
     from recgraph.explain import explain, item_map, write_page
     from recgraph.explain.page import why_rows
     from recgraph.explain.user import recommender_of
 
     recommender = recommender_of(run)
-    found = explain(recommender, _parse(text, recommender.users, "user"), k)
+    found = explain(recommender, _parse(text, recommender.users, "user"), k, attribution=methods, seed=seed)
     _print(found, form, why_rows(found), lambda: _user_tables(found))
     if out is None:
         return
@@ -102,6 +119,7 @@ def _print(found: Explanation | NodeExplanation, form: Format, rows: Iterable[Ro
 
 
 def _user_tables(found: Explanation) -> None:
+    from recgraph.explain.attribution.result import agreement_rows, faithfulness_rows
     from recgraph.explain.page import history_rows, path_weight_rows, recommendation_rows, why_lines
 
     say(", ".join([f"User {found.user} of {_source(found)}", *_related(found)]) + "\n")
@@ -112,6 +130,11 @@ def _user_tables(found: Explanation) -> None:
     if found.path_weights:
         show(path_weight_rows(found.path_weights), Format.TABLE, "Path weights")
     say("\n".join(["Why", *why_lines(found)]))
+    if found.attributed:
+        note("of the attributions: means over the recommendations")
+        if rows := agreement_rows(found.attributed):
+            show(rows, Format.TABLE, "Whether the methods agree")
+        show(faithfulness_rows(found.attributed), Format.TABLE, "Whether they are faithful")
 
 
 def _node_tables(found: NodeExplanation) -> None:

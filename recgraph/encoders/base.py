@@ -99,6 +99,20 @@ class SequenceEncoder(nn.Module):
     def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _encode")
 
+    def attention(self, inputs: Tensor) -> list[Tensor]:
+        """The attention of each layer, in evaluation mode.
+
+        Args:
+            inputs: [B, L, D], as of :meth:`padded`, rows of one length.
+
+        Returns:
+            [B, H, L, L] of each layer, H heads: how much each place (a row) attends to each; rows sum to 1.
+
+        Raises:
+            ValueError: the encoder has no attention.
+        """
+        raise ValueError(f"attribution attention: {type(self).__name__} has no attention; use leave_one_out or reagent")
+
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """The state after each whole row as :meth:`forward` gives it in evaluation mode, for export.
 

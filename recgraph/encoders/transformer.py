@@ -76,7 +76,16 @@ class Layer(nn.Module):
         """
         return self._finish(x, self._attend_padded(x), None)
 
+    def attention(self, x: Tensor) -> Tensor:
+        """[B, L, D] -> [B, n_heads, L, L], the probabilities of right-padded rows."""
+        return self._weighed(x)[0]
+
     def _attend_padded(self, x: Tensor) -> Tensor:
+        probabilities, values = self._weighed(x)
+        return (probabilities @ values).transpose(1, 2).reshape(x.shape)
+
+    def _weighed(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The probabilities, and the values [B, n_heads, L, D / n_heads] that they weigh."""
         # rows end before their padding: no causal query sees a key of it
         n_rows, length, width = x.shape
         heads = self.qkv(x).view(n_rows, length, 3, self.n_heads, width // self.n_heads).permute(2, 0, 3, 1, 4)
@@ -84,8 +93,7 @@ class Layer(nn.Module):
         scores = queries @ keys.transpose(2, 3) / math.sqrt(width // self.n_heads)
         places = torch.arange(length, device=x.device)
         scores = scores.masked_fill(places > places[:, None], float("-inf"))
-        attended: Tensor = torch.softmax(scores, -1) @ values
-        return attended.transpose(1, 2).reshape(n_rows, length, width)
+        return torch.softmax(scores, -1), values
 
     def _finish(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         return self._feed_forward(self._after_attention(x, attended, generator), generator)
@@ -180,12 +188,24 @@ class Transformer(SequenceEncoder):
         return layout.restore_tokens(final(x, layout, generator))
 
     def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        places = torch.arange(inputs.shape[1], device=inputs.device)
-        x = self.norm(inputs + self.position_embedding(places))
+        x, places = self._embedded(inputs)
         keep_mask = places < lengths[:, None]
         for layer in cast("list[Layer]", list(self.layers)):
             x = layer.padded(x, keep_mask)
         return last_of(x, lengths)
+
+    def attention(self, inputs: Tensor) -> list[Tensor]:
+        x, places = self._embedded(inputs)
+        found = []
+        for layer in cast("list[Layer]", list(self.layers)):
+            found.append(layer.attention(x))
+            x = layer.padded(x, (places >= 0).expand(len(x), -1))
+        return found
+
+    def _embedded(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L, D] the input of the first layer, and [L] the places."""
+        places = torch.arange(inputs.shape[1], device=inputs.device)
+        return self.norm(inputs + self.position_embedding(places)), places
 
 
 def low_pass(max_len: int, c: int, causal: bool, like: Tensor) -> Tensor:
@@ -318,6 +338,9 @@ class GatedLayer(Layer):
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         return self._finish(x, self._attend_padded(self.attention_norm(x)), None)
+
+    def attention(self, x: Tensor) -> Tensor:
+        return super().attention(self.attention_norm(x))
 
     def _after_attention(self, x: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         gate = torch.sigmoid(self.attention_gate(x))

@@ -1,17 +1,20 @@
-"""Explanations of recommendations and of nearest nodes, and two-dimensional maps of embeddings."""
+"""Explanations and attributions of recommendations, explanations of nearest nodes, and maps of embeddings."""
 
 from __future__ import annotations
 
+from recgraph.explain.attribution.result import Attributed
 from recgraph.explain.explanation import Explanation, NodeExplanation
 from recgraph.explain.nodes import explain_node
 from recgraph.explain.page import page, write_page
 from recgraph.explain.projection import ItemMap, item_map, node_map
-from recgraph.explain.user import explain
+from recgraph.explain.user import attribute, explain
 
 __all__ = [
+    "Attributed",
     "Explanation",
     "ItemMap",
     "NodeExplanation",
+    "attribute",
     "explain",
     "explain_node",
     "item_map",

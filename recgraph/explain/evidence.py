@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from recgraph.explain.explanation import Connection, Evidence, Node
+from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.pathsim import path_counts
-from recgraph.graph.route import PathError, is_palindrome, types_of
+from recgraph.graph.route import PathError, Step, is_palindrome, types_of
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import compose, compose_blocks
 
-__all__ = ["Reached", "UserQuery", "Walks", "evidence_for_node", "evidence_for_user"]
+__all__ = ["Reached", "UserQuery", "Walks", "evidence_for_node", "evidence_for_user", "evidence_of_items"]
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,51 @@ def _connections(walks: Walks, support: _Support, column: int, item: int, query:
 
 def _with_titles(walks: Walks, path: Sequence[int], name: Namer) -> tuple[Node, ...]:
     return tuple(name(node_type, index) for node_type, index in zip(walks.types, path, strict=True))
+
+
+def evidence_of_items(walks: Walks, user: int, history: Tensor, items: Tensor, graph: HeteroGraph) -> Tensor:
+    """How strongly a meta-path leads to items through each item of a user's history.
+
+    A path of items: the similarity of the history item to the item. A path of users that begins with an edge to an item
+    leads through that item i to other users v: ``sum_v similarity(user, v) c_i(v) / c(v)`` over those v that had the
+    item, with c(v) the paths from the user to v and c_i(v) those through i. Any other path of users leads through
+    nothing of the history: zeros.
+
+    Args:
+        walks: from item to item, or from user to user.
+        user: index.
+        history: [H] int64.
+        items: [K] int64.
+        graph: that of the walks.
+
+    Returns:
+        [K, H] float64.
+    """
+    found = torch.zeros(len(items), len(history), dtype=torch.float64)
+    place = torch.full((graph.count("item"),), -1)
+    place[items] = torch.arange(len(items))
+    if walks.types[0] == "item":
+        for reached in walks.reach(history):
+            wanted_mask = place[reached.ends] >= 0
+            found[place[reached.ends[wanted_mask]], reached.starts[wanted_mask]] = reached.similarities[wanted_mask]
+        return found
+    if MetaPath(walks.path).route(graph)[0] != Step(INTERACTS):
+        return found
+    (reached,) = walks.reach(torch.tensor([user]))
+    had = graph.adjacency(INTERACTS).pattern().take_rows(reached.ends)
+    wanted_mask = place[had.indices] >= 0
+    similarity = torch.zeros(len(reached.ends), len(items), dtype=torch.float64)
+    rows = had.rows[wanted_mask]
+    similarity[rows, place[had.indices[wanted_mask]]] = reached.similarities[rows]
+    end_of = torch.full((graph.count("user"),), -1)
+    end_of[reached.ends] = torch.arange(len(reached.ends))
+    for block, paths in _row_blocks(walks.steps[1:], history):
+        ends = end_of[paths.indices]
+        own = ends >= 0  # the user itself is no end
+        through, ends = paths.rows[own] + block.start, ends[own]
+        shares = paths.values(torch.float64)[own] / reached.counts[ends]
+        found.index_add_(1, through, (shares[:, None] * similarity[ends]).T)
+    return found
 
 
 def evidence_for_node(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from recgraph.explain.attribution.result import Attributed
+from recgraph.explain.item import Item, Node
 
 __all__ = [
     "Connection",
@@ -20,36 +23,6 @@ __all__ = [
     "Recommendation",
     "ScorePart",
 ]
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of the graph.
-
-    Attributes:
-        type: node type.
-        id: the user's own id; the index where the graph has no ids.
-        title: an item's title, else the id as text.
-    """
-
-    type: str
-    id: Any
-    title: str
-
-
-@dataclass(frozen=True)
-class Item:
-    """An item.
-
-    Attributes:
-        id: the user's own id.
-        title: the title or name from the item features, else the id as text.
-        fields: the other item features, by column; lists are tuples.
-    """
-
-    id: Any
-    title: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -174,6 +147,7 @@ class Recommendation:
             highest).
         nearest: the items nearest to it, best first.
         nearest_seen: the history items nearest to it, best first.
+        attributed: what of the history it comes from by the methods asked for; None where none was.
     """
 
     rank: int
@@ -183,6 +157,7 @@ class Recommendation:
     evidence: tuple[Evidence, ...]
     nearest: tuple[Near, ...]
     nearest_seen: tuple[Near, ...]
+    attributed: Attributed | None = None
 
 
 #: field -> its key in JSON, which is also the earlier name of the attribute
@@ -232,6 +207,11 @@ class Explanation(_Explained):
     recommendations: tuple[Recommendation, ...]
     path_weights: tuple[PathWeight, ...]
     notes: tuple[str, ...]
+
+    @property
+    def attributed(self) -> tuple[Attributed, ...]:
+        """The attributions of the recommendations; empty where no method was asked for."""
+        return tuple(each.attributed for each in self.recommendations if each.attributed is not None)
 
 
 @dataclass(frozen=True)

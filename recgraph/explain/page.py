@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.imprint import replace_page
+from recgraph.explain.attribution.result import Attributed, agreement_rows, faithfulness_rows
 from recgraph.explain.explanation import (
     Evidence,
     Explanation,
@@ -38,6 +39,8 @@ __all__ = [
 
 
 Row = dict[str, Any]
+#: events of an attribution in a line
+_MOST_EVENTS = 5
 
 
 def walk(path: Sequence[Node]) -> str:
@@ -129,6 +132,15 @@ def why_lines(explanation: Explanation) -> Iterator[str]:
         for name, near in (("of the history", each.nearest_seen), ("of all", each.nearest)):
             if near:
                 yield f"   nearest {name}: {_near_text(near[:3])}"
+        if each.attributed is not None:
+            yield from _attribution_lines(each.attributed)
+
+
+def _attribution_lines(found: Attributed) -> Iterator[str]:
+    yield f"   {found.sentence}"
+    for one in found.methods:
+        first = (f"{found.events[place].title} {one.values[place]:+.3f}" for place in one.order[:_MOST_EVENTS])
+        yield f"      {one.method}: {'; '.join(first)}"
 
 
 def neighbour_lines(explanation: NodeExplanation) -> Iterator[str]:
@@ -179,6 +191,8 @@ def page(explanation: Explanation | NodeExplanation, item_map: ItemMap | None = 
         map=item_map,
         svg="" if item_map is None else _map_svg(explanation, item_map),
         mean_parts=_mean_parts(explanation) if isinstance(explanation, Explanation) else {},
+        agreement=agreement_rows(explanation.attributed) if isinstance(explanation, Explanation) else [],
+        faithful=faithfulness_rows(explanation.attributed) if isinstance(explanation, Explanation) else [],
     )
 
 

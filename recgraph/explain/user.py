@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from torch import Tensor
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
+from recgraph.explain.attribution.attributing import Method, attribute_to_history, make_methods
+from recgraph.explain.attribution.base import Attribution
+from recgraph.explain.attribution.result import Attributed
+from recgraph.explain.attribution.subject import Quantity, Subject
 from recgraph.explain.evidence import UserQuery, Walks, evidence_for_user
 from recgraph.explain.explanation import (
     Evidence,
@@ -34,7 +38,7 @@ from recgraph.serve.recommender import Recommender
 from recgraph.serve.request import feature_rows
 from recgraph.sparse.products import distinct
 
-__all__ = ["Items", "explain", "recommender_of"]
+__all__ = ["Items", "attribute", "explain", "recommender_of"]
 
 #: columns of item features that hold titles; the first that exists is used
 _TITLES = ("title", "name", "movie_title", "item_name")
@@ -111,6 +115,8 @@ def explain(
     n_near: int = 5,
     n_connections: int = 3,
     n_paths: int = 3,
+    attribution: Sequence[Method] = (),
+    seed: int = 0,
 ) -> Explanation:
     """The recommendations for a user, and the reasons for each.
 
@@ -128,10 +134,13 @@ def explain(
         k: number of recommendations; history items are left out.
         n_near: number of nearest items of each item.
         n_connections, n_paths: the most connections of a meta-path, and paths of a connection.
+        attribution: methods that attribute each recommendation to the history, as of :func:`attribute`; none: it is not
+            done.
+        seed: of what these methods draw.
 
     Raises:
-        ValueError: the user is unknown (the message lists the nearest ids), there is no bundle, or a number is too
-            small.
+        ValueError: the user is unknown (the message lists the nearest ids), there is no bundle, a number is too small,
+            or a method does not apply to the model.
         NoHistoryError: the model cannot rank for a user without history.
     """
     sizes = (("k", k, 1), ("n_near", n_near, 0), ("n_connections", n_connections, 1), ("n_paths", n_paths, 1))
@@ -140,7 +149,66 @@ def explain(
             raise ValueError(f"{name} = {value} must be at least {least}")
     recommender = recommender_of(run)
     index = index_of(recommender.users, len(recommender.users), user, "user")
-    return _User(recommender, index, n_near).explanation(user, k, n_connections, n_paths)
+    found = _User(recommender, index, n_near)
+    methods = make_methods(attribution) if len(attribution) else {}
+    items, scores = found.recommended(k)
+    attributed: Sequence[Attributed | None] = [None] * len(items)
+    if methods:
+        attributed = found.attributed(found.subject(items), methods, k, seed=seed)
+    return found.explanation(user, items, scores, attributed, n_connections, n_paths)
+
+
+def attribute(
+    run: Any,
+    user: Any,
+    items: Any = None,
+    methods: Sequence[Method] = ("leave_one_out", "integrated_gradients"),
+    *,
+    k: int = 10,
+    of: Quantity = "log_probability",
+    n_first: int = 5,
+    n_random: int = 20,
+    seed: int = 0,
+    block_rows: int = 256,
+) -> tuple[Attributed, ...]:
+    """What of a user's history recommendations come from, by one or more methods.
+
+    Each method divides a value of the item for the user among the events that the model reads. Beside the values stand
+    whether methods agree, whether their orders are faithful to the model, and a sentence in words.
+
+    Args:
+        run: a :class:`recgraph.runs.run.Run`, a recommender, or the folder of a run or of a bundle.
+        user: the id of a user of the training data.
+        items: ids of items, also of the history; None: the k recommendations.
+        methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,
+            ``"attention"``, ``"reagent"``), mappings with name and settings, or attributions themselves.
+        k: number of recommendations; an item that leaves the first k without its events is said to.
+        of: what is attributed, ``"log_probability"`` (of the item in the softmax over all) or the ``"score"``.
+        n_first: first events that are compared between methods.
+        n_random: random orders that faithfulness is compared with.
+        seed: of what methods draw, and of random orders.
+        block_rows: variants of the history that are computed at a time; results do not depend on it.
+
+    Returns:
+        One for each item, in the order given.
+
+    Raises:
+        ValueError: the user or an item is unknown, a number is too small, the scores do not depend on the history, or a
+            method does not apply to the model.
+        NoHistoryError: the model cannot rank for a user without history.
+    """
+    for name, value in (("k", k), ("n_first", n_first), ("n_random", n_random)):
+        if value < 1:
+            raise ValueError(f"{name} = {value} must be at least 1")
+    made = make_methods(methods)
+    recommender = recommender_of(run)
+    found = _User(recommender, index_of(recommender.users, len(recommender.users), user, "user"), 0)
+    if items is None:
+        indices, _ = found.recommended(k)
+    else:
+        indices = [index_of(recommender.items, len(recommender.items), item, "item") for item in items]
+    subject = found.subject(indices, of, block_rows)
+    return found.attributed(subject, made, k, n_first=n_first, n_random=n_random, seed=seed)
 
 
 class _User:
@@ -172,8 +240,44 @@ class _User:
         ids = {"user": self.recommender.users, "item": self.recommender.items}
         return HeteroGraph.from_edge_lists(counts, {INTERACTS: (rows.rows, rows.values)}, ids=ids)
 
-    def explanation(self, user: Any, k: int, n_connections: int, n_paths: int) -> Explanation:
-        items, scores = self._recommended(k)
+    def subject(self, items: Sequence[int], of: Quantity = "log_probability", block_rows: int = 256) -> Subject:
+        """What is attributed: some items for this user."""
+        user, times = torch.tensor([self.user]), self.recommender.times
+        query = Query(user, self.recommender.seen.take(user), None if times is None else times.take(user))
+        return Subject(
+            self.model,
+            query,
+            torch.tensor(items, dtype=torch.int64),
+            of=of,
+            unseen_mask=self.unseen_mask,
+            histories=self.recommender.seen,
+            block_rows=block_rows,
+        )
+
+    def attributed(
+        self,
+        subject: Subject,
+        methods: Mapping[str, Attribution],
+        k: int,
+        *,
+        n_first: int = 5,
+        n_random: int = 20,
+        seed: int = 0,
+    ) -> tuple[Attributed, ...]:
+        """The items of a subject by some methods."""
+        return attribute_to_history(
+            subject, methods, self.items.item, k=k, n_first=n_first, n_random=n_random, seed=seed
+        )
+
+    def explanation(
+        self,
+        user: Any,
+        items: Sequence[int],
+        scores: Sequence[float],
+        attributed: Sequence[Attributed | None],
+        n_connections: int,
+        n_paths: int,
+    ) -> Explanation:
         parts = self._parts(items)
         evidence = self._evidence(items, parts, n_connections, n_paths)
         rows = torch.tensor(items, dtype=torch.int64)
@@ -181,7 +285,7 @@ class _User:
         recommendations = tuple(
             Recommendation(rank, self.items.item(item), *reasons)
             for rank, (item, *reasons) in enumerate(
-                zip(items, scores, parts, evidence, near, near_seen, strict=True), 1
+                zip(items, scores, parts, evidence, near, near_seen, attributed, strict=True), 1
             )
         )
         return Explanation(
@@ -195,7 +299,8 @@ class _User:
             notes=tuple(self._notes(parts)),
         )
 
-    def _recommended(self, k: int) -> tuple[list[int], list[float]]:
+    def recommended(self, k: int) -> tuple[list[int], list[float]]:
+        """The first k items and their scores."""
         ids = self.recommender.users.ids([self.user])
         frame = from_native(self.recommender.recommend(users=ids, k=k))
         return self.recommender.items.index(frame.to_series(1)).tolist(), frame["score"].to_list()

@@ -16,6 +16,7 @@ from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload, state_bytes
+from recgraph.models.reading import HistoryReading, Reading
 from recgraph.rng import Generators, seeded_init
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged
@@ -220,6 +221,19 @@ class Model(nn.Module):
             ValueError: a part of the model (its encoder) has none.
         """
         return None
+
+    def reading(self, query: Query) -> Reading:
+        """What it reads of one user's history, open to changes; call it in evaluation mode, without gradients.
+
+        A model whose scores do not follow from ``query.history`` alone says here what they follow from.
+
+        Args:
+            query: one user.
+
+        Raises:
+            ValueError: the user has no history, or the scores do not depend on it.
+        """
+        return HistoryReading(self, query)
 
     def path_weights(self) -> dict[PathKey, float]:
         """The attention of each meta-path, its twin's included; those of a node type sum to 1. Empty: it has none."""

@@ -32,8 +32,8 @@ NAMES = ("meowrec", "adameowrec")
 
 
 def _own_and_fine(model: MetaPathRecommender) -> tuple[torch.Tensor, torch.Tensor]:
-    own = model._own()
-    return model.encoder(own), model.encoder(model._fine(own, None))
+    own = model.own_vectors()
+    return model.encoder(own), model.encoder(model.fine_vectors(own, None))
 
 
 def test_without_its_views_it_is_lightgcn() -> None:
@@ -306,11 +306,11 @@ def test_features_are_moved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     n_features = 3
     model._features = {"item": torch.rand(SPACE.n_items, n_features, dtype=torch.float64)}
     model.feature_layers = torch.nn.ModuleDict({"item": torch.nn.Linear(n_features, model.config.hidden_dim)})
-    first = model._own()
+    first = model.own_vectors()
     moved, converted = model._placed(model._features["item"]), torch.Tensor.to
     calls: list[torch.Tensor] = []
     monkeypatch.setattr(torch.Tensor, "to", lambda x, *a, **k: calls.append(x) or converted(x, *a, **k))
-    assert torch.equal(model._own(), first)
+    assert torch.equal(model.own_vectors(), first)
     assert not calls
     assert moved.dtype == torch.float32
     assert model._placed(model._features["item"]) is moved

@@ -22,6 +22,7 @@ from recgraph.losses.pairwise import OwnNegatives, pair_scores
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.memory import pair_needs
+from recgraph.models.reading import Reading
 from recgraph.rng import Generators
 from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
@@ -211,6 +212,19 @@ class CollaborativeModel(TrainableModel):
 
     def encode_users(self, query: Query) -> Tensor:
         return self._user_vectors(query, self._kept_nodes())
+
+    def knows(self, query: Query) -> bool:
+        """Whether all users of a query have a trained vector, so that their histories are not read."""
+        known_mask = query.users >= 0
+        return bool(known_mask.all()) and bool(self.known_users[query.users].all())
+
+    def reading(self, query: Query) -> Reading:
+        if self.knows(query):
+            raise ValueError(
+                f"{type(self).__name__} learns a vector for each user and reads no history, so that no recommendation "
+                "can be attributed to its items; a model that reads them is LightGCN, MEOWRec or any sequence model"
+            )
+        return super().reading(query)
 
     def _user_vectors(self, query: Query, nodes: Tensor) -> Tensor:
         """[B, D]: from vectors of all nodes [n_users + n_items, D]."""

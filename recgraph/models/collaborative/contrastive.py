@@ -210,9 +210,10 @@ class SimGCL(GraphContrastiveModel):
     """
 
     Config = SimGCLConfig
+    first_layer: ClassVar[int] = 1
 
     def nodes(self) -> Tensor:
-        return mean(self.encoder.layers(self.embedding.weight)[1:])
+        return mean(self.encoder.layers(self.embedding.weight)[self.first_layer :])
 
     def _views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         first, second = (mean(self._noisy_layers(batch)[1:]) for _ in range(2))

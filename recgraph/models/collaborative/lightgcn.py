@@ -8,10 +8,13 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.config import Search
+from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.encoders import graph as encoders
 from recgraph.models.base import ModelConfig, Space
 from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel
+from recgraph.models.collaborative.reading import EdgeReading
+from recgraph.models.reading import Reading
 from recgraph.sparse.products import distinct
 
 
@@ -44,6 +47,8 @@ class LightGCN(CollaborativeModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = LightGCNConfig
+    #: the first of the layers whose mean the vectors are; 0 is the input
+    first_layer: ClassVar[int] = 0
 
     def _build(self, space: Space) -> None:
         super()._build(space)
@@ -56,3 +61,6 @@ class LightGCN(CollaborativeModel):
     def nodes(self) -> Tensor:
         nodes: Tensor = self.encoder(self.embedding.weight)
         return nodes
+
+    def reading(self, query: Query) -> Reading:
+        return EdgeReading(self, query) if self.knows(query) else super().reading(query)

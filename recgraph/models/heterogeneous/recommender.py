@@ -24,9 +24,11 @@ from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, module_names
 from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.paths import MetaPathInputs
+from recgraph.models.heterogeneous.reading import MetaPathReading
 from recgraph.models.heterogeneous.sides import SIDES, choose_paths, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews, ViewsConfig, make_contrast
 from recgraph.models.memory import recommender_needs
+from recgraph.models.reading import Reading
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import Counts
@@ -200,9 +202,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return (Phase("model", ("model",), terms),)
 
     def nodes(self) -> Tensor:
-        own = self._own()
+        own = self.own_vectors()
         with evaluating(self.views):
-            return self._scored(lambda: self.encoder(own), lambda: self.encoder(self._fine(own, None)))
+            return self._scored(lambda: self.encoder(own), lambda: self.encoder(self.fine_vectors(own, None)))
 
     def _scored(self, own: Callable[[], Tensor], fine: Callable[[], Tensor]) -> Tensor:
         by = self.config.recommend_by
@@ -212,6 +214,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def can_rank(self, query: Query) -> Tensor:
         return super().can_rank(query) | self._related(query, self._kept_nodes())
+
+    def reading(self, query: Query) -> Reading:
+        return MetaPathReading(self, query) if self.knows(query) else super().reading(query)
 
     def _fold_in(self, query: Query, nodes: Tensor) -> Tensor:
         """Users without a history but with relations are embedded through these."""
@@ -224,7 +229,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         related_mask: Tensor = nodes[query.users.clamp(min=0)].any(1)
         return related_mask & (query.users >= 0) & (query.history.lengths == 0)
 
-    def _own(self) -> Tensor:
+    def own_vectors(self) -> Tensor:
         """[n_users + n_items, D]: the nodes' own vectors; zeros where they could not be learned."""
         known_mask = torch.cat([self.known_users, self.known_items])
         own = self.embedding.weight * known_mask[:, None]
@@ -235,17 +240,13 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
             own = own.index_add(0, torch.arange(start, start + len(vectors), device=own.device), vectors)
         return own
 
-    def _fine(self, own: Tensor, generators: Generators | None) -> Tensor:
+    def fine_vectors(self, own: Tensor, generators: Generators | None) -> Tensor:
         """[n_users + n_items, D]: the fine views of both sides."""
         generator = None if generators is None else generators["dropout"]
-        return torch.cat(
-            [
-                views.fine(inputs, hidden, masked, generator)
-                for views, inputs, hidden, masked in self._read(own, generators)
-            ]
-        )
+        read = self.read_views(own, generators)
+        return torch.cat([views.fine(inputs, hidden, masked, generator) for views, inputs, hidden, masked in read])
 
-    def _read(
+    def read_views(
         self, own: Tensor, generators: Generators | None
     ) -> Iterator[tuple[MetaPathViews, MetaPathInputs, dict[str, Tensor], Tensor | None]]:
         """The module of the fine view of each side, and its arguments."""
@@ -268,7 +269,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         with evaluating(self.views):
             return {
                 key: weight
-                for views, inputs, hidden, masked in self._read(self._own(), None)
+                for views, inputs, hidden, masked in self.read_views(self.own_vectors(), None)
                 for key, (weight, _) in views.addends(inputs, hidden, masked).items()
             }
 
@@ -291,12 +292,12 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
     def _addends(self) -> dict[PathKey, Tensor]:
         """[n_users + n_items, D] each: the addends of :meth:`nodes`, of own vectors and of each path."""
         assert self.space is not None
-        own, by = self._own(), self.config.recommend_by
+        own, by = self.own_vectors(), self.config.recommend_by
         found = {} if by == "fine" else {PathKey(): self.encoder(own)}
         if by == "interactions":
             return found
         with evaluating(self.views):
-            for views, inputs, hidden, masked in self._read(own, None):
+            for views, inputs, hidden, masked in self.read_views(own, None):
                 start = 0 if inputs.target == SIDES[0] else self.space.n_users
                 for key, (_, addend) in views.addends(inputs, hidden, masked).items():
                     alone = torch.zeros_like(own)
@@ -314,9 +315,9 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
         # views and propagations are made once for all terms
-        vectors = cache(self._own)
+        vectors = cache(self.own_vectors)
         own = cache(lambda: self.encoder(vectors()))
-        fine = cache(lambda: self.encoder(self._fine(vectors(), batch.generators)))
+        fine = cache(lambda: self.encoder(self.fine_vectors(vectors(), batch.generators)))
         sides = cache(lambda: self._sides(batch, own(), fine()))
         rec = {"rec": lambda: self._rec(batch, self._scored(own, fine))}
         return self.contrasts_of(sides) | super().terms(batch, asked) | rec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -299,6 +299,16 @@ class MetaPathViews(nn.Module):
             found[PathKey(inputs.target, path.name)] = float(betas[list(chosen)].sum()), torch.as_tensor(total)
         return found
 
+    def weights_of_views(self) -> Tensor:
+        """[P] or [2 P], each path followed by its twin: the attention that ``"light"`` has learned, for all nodes.
+
+        Raises:
+            ValueError: another encoder, whose attention looks at the nodes.
+        """
+        if not isinstance(self.attention, ViewWeights):
+            raise ValueError("weights_of_views: the attention follows from the nodes; use addends()")
+        return torch.softmax(self.attention.logits, 0)
+
     def _views(
         self,
         inputs: MetaPathInputs,
@@ -309,9 +319,8 @@ class MetaPathViews(nn.Module):
         """[N, D] each: the view of each path, followed by its twin where there is one."""
         h = hidden[inputs.target]
         views: list[Tensor] = []
-        means: dict[int, Tensor] = {}
-        for number, path in enumerate(inputs.paths):
-            context = self._context(number, path, hidden, means, generator)
+        contexts = self.contexts(inputs, hidden, generator)
+        for number, (path, context) in enumerate(zip(inputs.paths, contexts, strict=True)):
             z = self._path(path.adjacency, _of_path(h, number) + context, generator)
             views.append(z)
             if masked is not None:
@@ -319,6 +328,14 @@ class MetaPathViews(nn.Module):
             elif self.augmenters:
                 views.append(self.augmenters[number](z, generator=generator))
         return views if self.linear else [F.normalize(z, dim=1) for z in views]
+
+    def contexts(
+        self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], generator: torch.Generator | None = None
+    ) -> Iterator[Tensor]:
+        """[N, D] each: the context of each path, which is added to the target's own vectors; [] where it has none."""
+        means: dict[int, Tensor] = {}
+        for number, path in enumerate(inputs.paths):
+            yield self._context(number, path, hidden, means, generator)
 
     def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return self._encoded((adjacency,), x if self.linear else F.elu(x), generator)

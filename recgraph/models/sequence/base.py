@@ -26,6 +26,7 @@ from recgraph.losses.pairwise import OwnNegatives
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import FeatureSpace, ModelConfig, PaddedForm, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.memory import sequence_needs
+from recgraph.models.sequence.reading import SequenceReading
 from recgraph.rng import Generators
 from recgraph.rows import lookup
 from recgraph.shards import TablePart, new_table
@@ -298,17 +299,27 @@ class SequenceModel(TrainableModel):
         return [Encoded(rows.values.index_select(0, rows.offsets[1:] - 1), rows) for rows in each]
 
     def encode_users(self, query: Query) -> Tensor:
-        history = query.history.with_values(query.history.values + 1)
-        if self.gap_embedding is not None and query.times is not None:
-            # before the cut: the first item that is read has one before it
-            history = with_gaps(history, query.times.values)
-        history = history.last(self.config.max_len)
-        empty_mask = history.lengths == 0
+        # before the cut: the first item that is read has one before it
+        return self.encode_tokens(self.tokens_of(query.history, query.times).last(self.config.max_len))
+
+    def tokens_of(self, history: Ragged, times: Ragged | None) -> Ragged:
+        """Rows of tokens of rows of items, or of pairs of a token and a time gap where the model reads these."""
+        tokens = history.with_values(history.values + 1)
+        if self.gap_embedding is None or times is None:
+            return tokens
+        return with_gaps(tokens, times.values)
+
+    def encode_tokens(self, tokens: Ragged) -> Tensor:
+        """[B, D]: the vectors of users by at most ``max_len`` tokens each (:meth:`tokens_of`), in evaluation mode."""
+        empty_mask = tokens.lengths == 0
         if bool(empty_mask.any()):
-            history = _fill_empty(history, empty_mask)
-        tokens, table = self._inputs(history, self.token_table())
+            tokens = _fill_empty(tokens, empty_mask)
+        tokens, table = self._inputs(tokens, self.token_table())
         states: Tensor = self.encoder(tokens, table)
         return states
+
+    def reading(self, query: Query) -> SequenceReading:
+        return SequenceReading(self, query)
 
     def padded_form(self) -> PaddedForm:
         if type(self.encoder).padded is SequenceEncoder.padded:

@@ -1,0 +1,1 @@
+"""Which items of the history a recommendation comes from, whether methods agree on it, and are faithful."""

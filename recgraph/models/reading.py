@@ -1,0 +1,124 @@
+"""How a model reads the history of one user: open to changes, so that its scores can be attributed to what it reads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recgraph.data.samples import Query
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["AttentionForm", "Baseline", "HistoryReading", "Reading", "replaced"]
+
+#: what an attribution along a path begins with in the place of an item: nothing known, or the mean over all items
+Baseline = Literal["padding", "mean"]
+#: which attention counts: through all layers, or that of the last one
+AttentionForm = Literal["rollout", "last_layer"]
+
+
+def replaced(items: Tensor, keep_mask: Tensor, instead: Tensor | None) -> Tensor:
+    """[V, H] int64: the items of V variants of a history of items [H]."""
+    return items.expand_as(keep_mask) if instead is None else instead
+
+
+class Reading:
+    """What a model reads of one user's history, as a function that takes variants of it.
+
+    A *variant* keeps some of the H events and may hold other items in their places. A subclass says in
+    :meth:`represent` what the model makes of it, by which parameters as they are and with all else as it was fitted;
+    the variant that keeps everything has the scores that the model ranks by. Made and asked in evaluation mode.
+
+    Attributes:
+        items: [H] int64, the items that are read, oldest first, on the model's device.
+        n_unread: events of the history that the model does not read: before the last ``max_len``, or no edge of its
+            graph.
+    """
+
+    items: Tensor
+    n_unread: int = 0
+
+    def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
+        """[V, D]: the user's vector by each variant; [V, n_items] scores of a model without vectors.
+
+        Args:
+            keep_mask: [V, H] bool, False where an event is left out.
+            instead: [V, H] int64, the item in the place of each event; None: those of the history.
+        """
+        raise TypeError(f"{type(self).__name__} must define represent(keep_mask, instead)")
+
+    def inputs(self) -> Tensor:
+        """[H, W]: the vectors by which the events enter, of which :meth:`of_inputs` makes the user's vector.
+
+        Raises:
+            ValueError: the model reads no vectors.
+        """
+        raise ValueError(self._refusal("integrated_gradients", "reads no item vectors that a path could lead along"))
+
+    def baseline(self, kind: Baseline) -> Tensor:
+        """[H, W]: the input in the place of each event before anything is known of it."""
+        raise TypeError(f"{type(self).__name__} must define baseline(kind)")
+
+    def of_inputs(self, inputs: Tensor) -> Tensor:
+        """[B, D]: the user's vector by inputs [B, H, W], with gradients to these."""
+        raise TypeError(f"{type(self).__name__} must define of_inputs(inputs)")
+
+    def attention(self, form: AttentionForm) -> Tensor:
+        """[H]: how much the user's vector attends to each event; they sum to 1.
+
+        Raises:
+            ValueError: the model has no attention over the history.
+        """
+        raise ValueError(self._refusal("attention", "has no attention over the history"))
+
+    def _refusal(self, method: str, why: str) -> str:
+        return f"attribution {method}: {self.name} {why}; use leave_one_out or reagent"
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return type(self).__name__
+
+
+class HistoryReading(Reading):
+    """The reading of a model whose scores follow from the query's history: each variant is ranked for as a history.
+
+    Args:
+        model: a :class:`recgraph.models.base.Model`.
+        query: one user.
+
+    Raises:
+        ValueError: the user has no history.
+    """
+
+    def __init__(self, model: object, query: Query) -> None:
+        self.model, self.query = model, query
+        self.items = query.history.values
+        if not len(self.items):
+            raise ValueError(f"{type(model).__name__}: the user has no history to attribute anything to")
+
+    @property
+    def name(self) -> str:
+        return type(self.model).__name__
+
+    def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
+        rows = replaced(self.items, keep_mask, instead)
+        lengths = keep_mask.sum(1)
+        times = self.query.times
+        asked = Query(
+            self.query.users.expand(len(keep_mask)).clone(),
+            Ragged.from_lengths(rows[keep_mask], lengths),
+            None if times is None else Ragged.from_lengths(times.values.expand_as(rows)[keep_mask], lengths),
+        )
+        found: Tensor = self.model.encode_users(asked) if self.model.has_vectors else self.model.score(asked)  # type: ignore[attr-defined]
+        return found
+
+
+def distinct_last(items: Tensor) -> Tensor:
+    """[D] int64: each item once, in the order in which they occur for the last time."""
+    backwards = items.flip(0)
+    values, inverse = torch.unique(backwards, return_inverse=True)
+    places = torch.arange(len(backwards), device=items.device)
+    first = torch.full_like(values, len(backwards)).scatter_reduce(0, inverse, places, "amin")
+    return backwards[first.sort(descending=True).values]

@@ -1,0 +1,98 @@
+"""What a sequence model reads of a history: its last items, in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recgraph.data.samples import Query
+from recgraph.models.reading import AttentionForm, Baseline, HistoryReading, replaced
+from recgraph.rows import lookup
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["SequenceReading"]
+
+
+class SequenceReading(HistoryReading):
+    """The last ``max_len`` events of a history, as a :class:`recgraph.models.sequence.base.SequenceModel` reads them.
+
+    An event that is left out leaves no gap: those behind it move up by one place, and none that is older than the last
+    ``max_len`` comes in. A variant without events is read as one masked item, as a user of whom nothing is known. With
+    ``time_gaps`` the gap before an event is counted from the one that is left before it. Items that repeat are events
+    of their own.
+
+    The inputs are the vectors of the tokens, with those of their time gaps; padding is the vector of token 0, and the
+    places keep their position.
+    """
+
+    def __init__(self, model: Any, query: Query) -> None:
+        super().__init__(model, query)
+        self.of = model
+        self.n_unread = max(len(self.items) - model.config.max_len, 0)
+        self.items = self.items[self.n_unread :]
+
+    def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
+        rows, keep_mask = replaced(self.items, keep_mask, instead), keep_mask
+        n_before = 1 if self.query.times is not None and self.n_unread else 0
+        if n_before:  # the one before the window: the gap before the first event that is read begins with it
+            before = self.query.history.values[self.n_unread - 1 : self.n_unread]
+            rows = torch.cat([before.expand(len(rows), 1), rows], 1)
+            keep_mask = torch.cat([keep_mask.new_ones(len(rows), 1), keep_mask], 1)
+        lengths = keep_mask.sum(1)
+        times = None
+        if self.query.times is not None:
+            own = self.query.times.values[self.n_unread - n_before :]
+            times = Ragged.from_lengths(own.expand_as(rows)[keep_mask], lengths)
+        tokens = self.of.tokens_of(Ragged.from_lengths(rows[keep_mask], lengths), times)
+        if n_before:
+            tokens = tokens.filter(tokens.positions > 0)
+        vectors: Tensor = self.of.encode_tokens(tokens)
+        return vectors
+
+    def inputs(self) -> Tensor:
+        if self.of.encoder.reads_tokens:
+            raise ValueError(
+                f"attribution: {type(self.of.encoder).__name__} reads which items there are, beside their vectors "
+                "(routing = 'category'), so that no vectors stand for a history; use leave_one_out or reagent"
+            )
+        vectors: Tensor = lookup(self.of.token_table(), self.items + 1)
+        if self.of.gap_embedding is None or self.query.times is None:
+            return vectors
+        pairs = self.of.tokens_of(self.query.history, self.query.times).last(len(self.items))
+        gaps: Tensor = self.of.gap_embedding(pairs.values[:, 1])
+        return vectors + gaps
+
+    def baseline(self, kind: Baseline) -> Tensor:
+        table: Tensor = self.of.token_table()
+        vector = table[0] if kind == "padding" else table[1:].mean(0)
+        return vector.expand(len(self.items), -1)
+
+    def of_inputs(self, inputs: Tensor) -> Tensor:
+        n_rows, length, width = inputs.shape
+        # each place is a token of its own, and none is a masked item
+        tokens = torch.arange(1, n_rows * length + 1)
+        lengths = torch.full((n_rows,), length)
+        table = torch.cat([inputs.new_zeros(1, width), inputs.reshape(-1, width)])
+        rows = Ragged.from_lengths(tokens, lengths).mirrored(inputs.device)
+        # the derivative of a recurrent layer by cuDNN exists in training mode alone
+        with torch.backends.cudnn.flags(enabled=False):
+            states: Tensor = self.of.encoder(rows, table)
+        return states
+
+    def attention(self, form: AttentionForm) -> Tensor:
+        """[H]: of the last place, heads averaged.
+
+        ``rollout`` multiplies ``(A + I) / 2`` of all layers, so that the residual connections count (Abnar and Zuidema,
+        Quantifying Attention Flow in Transformers, ACL 2020, section 3); ``last_layer`` is A of the last one, whose
+        places hold more than their own items. Neither sees the values that are attended to, the feed-forward parts, a
+        filter (BSARec) or how far a gate is open (eSASRec).
+        """
+        maps: list[Tensor] = [layer[0].mean(0) for layer in self.of.encoder.attention(self.inputs()[None])]
+        if form == "last_layer":
+            return maps[-1][-1]
+        flow = torch.eye(len(self.items), dtype=maps[0].dtype, device=maps[0].device)
+        for one in maps:
+            flow = (one + torch.eye(len(one), dtype=one.dtype, device=one.device)) / 2 @ flow
+        return flow[-1]
