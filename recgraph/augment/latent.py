@@ -61,7 +61,7 @@ class Augmenter(nn.Module):
         Args:
             hidden: [B, D], encoded sequences.
             states: B rows of [D]: the encoder's output at each place of each sequence.
-            generator: for augmenters that draw; without one they give the same view each time.
+            generator: for augmenters that draw, on the device of ``hidden``; without one a view is always the same.
 
         Returns:
             [B, D], rows of unit L2 norm.

@@ -124,12 +124,12 @@ class AutoTCL(Augmenter):
         if generator is None:
             mask, noise = probability, torch.zeros_like(x)
         else:
-            uniform = torch.rand(logits.shape, generator=generator, device=generator.device, dtype=torch.float32)
-            uniform = uniform.to(logits).clamp(_LEAST, 1 - _LEAST)
+            uniform = torch.rand(logits.shape, generator=generator, device=x.device, dtype=torch.float32)
+            uniform = uniform.to(logits.dtype).clamp(_LEAST, 1 - _LEAST)
             mask = torch.sigmoid((logits + uniform.logit()) / self.temperature)
-            drawn = torch.randn(x.shape, generator=generator, device=generator.device, dtype=torch.float32)
+            drawn = torch.randn(x.shape, generator=generator, device=x.device, dtype=torch.float32)
             size = x.detach().square().mean(1, keepdim=True).sqrt()
-            noise = self.noise * size * drawn.to(x)
+            noise = self.noise * size * drawn.to(x.dtype)
         if self.hard:
             # rounded, with the gradient of what it was
             mask = (mask > 0.5).to(mask.dtype) + mask - mask.detach()
