@@ -92,6 +92,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.contrast.objectives": ("InfoNCE", "NTXent"),
     },
     "regulariser": {"recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity")},
+    "reranker": {"recgraph.rerank.members": ("DPP", "MMR", "ContrastiveSearch")},
     "transform": {
         "recgraph.contrast.gates": ("Gate",),
         "recgraph.contrast.transforms": ("Centre",),

@@ -68,8 +68,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "augment": {"data", "sparse"},
     "models": {"data", "graph", "augment", "encoders", "contrast", "losses", "sparse"},
     "train": {"data", "models.base"},
-    "evaluate": {"data", "graph", "sparse"},
-    "serve": {"data", "graph", "models.base", "models.heterogeneous.base", "evaluate", "sparse"},
+    "rerank": {"data", "sparse"},
+    "evaluate": {"data", "graph", "rerank", "sparse"},
+    "serve": {"data", "graph", "models.base", "models.heterogeneous.base", "evaluate", "rerank", "sparse"},
 }
 MAY_IMPORT["workers"] = {"data"}
 BELOW_RUNS = {*MAY_IMPORT} - {"pages"}

@@ -183,6 +183,7 @@ BASES = {
     "model": ("recgraph.models.base", "Model"),
     "objective": ("recgraph.contrast.objectives", "Objective"),
     "regulariser": ("recgraph.contrast.regularisers", "Regulariser"),
+    "reranker": ("recgraph.rerank.base", "Reranker"),
     "weight": ("recgraph.contrast.weights", "Weight"),
 }
 # what members share is no member itself

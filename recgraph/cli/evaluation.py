@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recgraph.cli.data_options import GivenData
 from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, ThreadsOption, given_engine, take
 from recgraph.cli.output import Failure, Format, FormatOption, note, notes_of, show
+from recgraph.cli.rules import RerankOption, RerankOptionsOption, reranker_given
 
 if TYPE_CHECKING:
     from recgraph.data.split import Split
@@ -55,6 +56,8 @@ def evaluate(
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
     metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", metavar="METRIC[@K]", help=_METRIC)] = None,
     save_users: Annotated[Path | None, typer.Option(metavar="FOLDER", help=_SAVE)] = None,
+    rerank: RerankOption = None,
+    rerank_options: RerankOptionsOption = None,
     memory_mib: Annotated[int | None, typer.Option(min=1, help="Memory to take beyond the model and the data.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH", help=_DATA)] = None,
     engine: EngineOption = None,
@@ -76,11 +79,12 @@ def evaluate(
     if save_users is not None:
         _check_names(runs, save_users)
     ranks_on = given_engine(engine, engine_set)
+    picks = reranker_given(rerank, rerank_options)
     opened = {run: Run.open(run, data) for run in runs}
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
         names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
-        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, memory_mib, ranks_on)
+        found = _ranked(ranking, split, seen, lengths, names, settings or [], save_users, memory_mib, ranks_on, picks)
         if len(runs) == 1:
             rows = found[runs[0]].to_polars().iter_rows(named=True)
             show((row for row in rows if not columns or row["metric"] in columns), form)
@@ -92,12 +96,12 @@ def evaluate(
         raise ValueError(f"{len(runs)} runs are compared where all recommend; evaluate the others one by one")
     (run, only), *_ = opened.items()
     assert isinstance(only, NodeRun)
-    options = (cutoffs, metrics, save_users, memory_mib, memory_limit, ranks_on)
+    options = (cutoffs, metrics, save_users, memory_mib, memory_limit, ranks_on, picks)
     if split != Part.TEST or seen != Seen.BOTH or any(options):
         raise ValueError(
-            "--split, --seen, --cutoff, --metric, --save-users, --memory-mib, --memory-limit and --engine are for runs "
-            f"that recommend; {run} embeds the nodes of a graph: probes are chosen on the valid nodes and scored on "
-            "the test nodes"
+            "--split, --seen, --cutoff, --metric, --save-users, --rerank, --memory-mib, --memory-limit and --engine "
+            f"are for runs that recommend; {run} embeds the nodes of a graph: probes are chosen on the valid nodes and "
+            "scored on the test nodes"
         )
     _nodes(only, settings or [], form)
 
@@ -143,6 +147,7 @@ def _ranked(
     save: Path | None,
     memory_mib: int | None,
     engine: Engine | None,
+    rerank: dict[str, Any] | None,
 ) -> dict[Path, Results]:
     from recgraph.evaluate.protocol import is_leaked
     from recgraph.evaluate.results import save_users
@@ -162,7 +167,9 @@ def _ranked(
     found = {}
     for folder, run in runs.items():
         with notes_of("recgraph.evaluate.collect"):
-            results = found[folder] = run.evaluate(split.value, seen.value, cutoffs, memory_mib, metrics, engine=engine)
+            results = found[folder] = run.evaluate(
+                split.value, seen.value, cutoffs, memory_mib, metrics, engine=engine, rerank=rerank
+            )
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save is not None:

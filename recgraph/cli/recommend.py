@@ -15,7 +15,10 @@ from recgraph.cli.rules import (
     BoostOption,
     DiversityOption,
     MaxPerOption,
+    RerankOption,
+    RerankOptionsOption,
     RulesOption,
+    reranker_given,
     rules_of,
 )
 
@@ -59,6 +62,8 @@ def recommend(
     max_per: MaxPerOption = None,
     boost: BoostOption = None,
     diversity: DiversityOption = None,
+    rerank: RerankOption = None,
+    rerank_options: RerankOptionsOption = None,
     output: Annotated[Path | None, typer.Option("--out", "--output", help="Write to this file.")] = None,
     for_spreadsheets: SpreadsheetOption = False,
     engine: EngineOption = None,
@@ -76,7 +81,7 @@ def recommend(
     answers_on = given_engine(engine, engine_set)
     if answers_on is not None and not every:
         raise ValueError("--engine answers all users in parts: give it with --all, or leave it out")
-    made = rules_of(rules, allow, block, max_per, boost, diversity)
+    made = rules_of(rules, allow, block, max_per, boost, diversity, reranker_given(rerank, rerank_options))
     recommender = _open(run)
     if ann:
         recommender.use_ann()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,11 +17,14 @@ __all__ = [
     "BoostOption",
     "DiversityOption",
     "MaxPerOption",
+    "RerankOption",
+    "RerankOptionsOption",
     "RulesOption",
+    "reranker_given",
     "rules_of",
 ]
 
-_RULES = "Business rules, a TOML or JSON file of: allow, block, allow_for, block_for, boost, max_per, diversity."
+_RULES = "Business rules, a TOML or JSON file of: allow, block, allow_for, block_for, boost, max_per, rerank."
 _ALLOW = "An item to which recommendations are restricted; may be given many times."
 _BLOCK = "An item that is never recommended; may be given many times."
 _MAX_PER = "At most N items of a list with the same value in a column of the item features, e.g. genre=2."
@@ -29,7 +32,9 @@ _BOOST = (
     "Add a column of the item features, times a weight, to scores (margin=0.5), or a number to the items with a value "
     "(brand:ours=0.3); *= multiplies."
 )
-_DIVERSITY = "From 0 (the ranking) to 1: how much the items of a list are to differ."
+_DIVERSITY = "Short for --rerank mmr --rerank-options strength=WEIGHT: from 0, the ranking, to 1."
+_RERANK = "Pick lists that differ from the ranking: mmr, contrastive_search, dpp or one of your own."
+_RERANK_OPTIONS = "A setting of the re-ranker, e.g. strength=0.2; may be given many times."
 
 RulesOption = Annotated[Path | None, typer.Option("--rules", metavar="FILE", help=_RULES)]
 AllowOption = Annotated[list[str] | None, typer.Option("--allow", metavar="ITEM", help=_ALLOW)]
@@ -37,6 +42,23 @@ BlockOption = Annotated[list[str] | None, typer.Option("--block", metavar="ITEM"
 MaxPerOption = Annotated[list[str] | None, typer.Option("--max-per", metavar="COLUMN=N", help=_MAX_PER)]
 BoostOption = Annotated[list[str] | None, typer.Option("--boost", metavar="COLUMN[:VALUE]=WEIGHT", help=_BOOST)]
 DiversityOption = Annotated[float | None, typer.Option("--diversity", metavar="WEIGHT", help=_DIVERSITY)]
+RerankOption = Annotated[str | None, typer.Option("--rerank", metavar="NAME", help=_RERANK)]
+RerankOptionsOption = Annotated[
+    list[str] | None, typer.Option("--rerank-options", metavar="KEY=VALUE", help=_RERANK_OPTIONS)
+]
+
+
+def reranker_given(name: str | None, options: Sequence[str] | None) -> dict[str, Any] | None:
+    """The specification of a re-ranker; None: none is named.
+
+    Raises:
+        ValueError: options without a name.
+    """
+    from recgraph.config import parse_settings
+
+    if name is None and options:
+        raise ValueError(f"--rerank-options {options[0]!r}: of which re-ranker? Give --rerank NAME")
+    return None if name is None else {**parse_settings(options or []), "name": name}
 
 
 def rules_of(
@@ -46,6 +68,7 @@ def rules_of(
     max_per: Sequence[str] | None,
     boost: Sequence[str] | None,
     diversity: float | None,
+    rerank: Mapping[str, Any] | None = None,
 ) -> Rules:
     """The rules of a file; what a short option says replaces what the file says.
 
@@ -60,8 +83,11 @@ def rules_of(
         "max_per": {name: _number("--max-per", text, value) for text, name, value in _pairs("--max-per", max_per)},
         "boost": [_boost(text, name, value) for text, name, value in _pairs("--boost", boost)],
         "diversity": diversity,
+        "rerank": rerank,
     }
     base = {} if file is None else Rules.read(file).model_dump(exclude_unset=True)
+    if diversity is not None or rerank is not None:  # one setting with two names
+        base = {name: value for name, value in base.items() if name not in ("diversity", "rerank")}
     # 0 is a weight, empty lists are options that were not given
     return Rules.of({**base, **{name: value for name, value in given.items() if value not in (None, {}, [])}})
 

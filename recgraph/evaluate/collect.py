@@ -20,7 +20,7 @@ from recgraph.data.part import Cases, Part
 from recgraph.engine import Engine, Piece
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.kept import Kept, Share
-from recgraph.evaluate.limits import Limits, batch_size_of, depth_of, plan_memory
+from recgraph.evaluate.limits import Limits, batch_size_of, depth_of, plan_memory, ranked_of
 from recgraph.evaluate.measurement import Measurement, by_ranking
 from recgraph.evaluate.ranking import (
     GROUP,
@@ -33,6 +33,7 @@ from recgraph.evaluate.ranking import (
     ranking_threads,
     shared_items_of,
 )
+from recgraph.evaluate.reranked import reranked
 from recgraph.evaluate.shared import SharedItems
 from recgraph.evaluate.topk import Catalogue
 from recgraph.ranks import Ranks, of_all
@@ -58,7 +59,7 @@ def collect(
         engine: ranks for shares of the users; None: this process, and those that it is connected with.
     """
     truth = Truth.of(cases)
-    depth = depth_of(measurements, cases.n_items)
+    depth, n_ranked = depth_of(measurements, cases.n_items), ranked_of(measurements, cases.n_items)
     ranks = Ranks.here()
     vectors: Tensor | SharedItems | None
     if has_shards(model) and model.has_vectors:
@@ -77,13 +78,13 @@ def collect(
     catalogue = make_catalogue(
         vectors,
         cases.n_items,
-        depth,
+        n_ranked,
         tie_seed=measurements[0].protocol.tie_seed,
         block_items=memory.block_items,
         device=device,
         precision=limits.precision,
     )
-    one_pass = _Pass(model, catalogue, cases, tuple(measurements), truth, depth, batch_size_of(limits, depth))
+    one_pass = _Pass(model, catalogue, cases, tuple(measurements), truth, depth, batch_size_of(limits, n_ranked))
     kept = one_pass.ranked_by_all() if engine is None else one_pass.ranked_on(engine)
     users = truth.before_ranking(depth, facts)
     return [kept[each.ranking].ranked(users, each, cases, truth, fit_part) for each in measurements]
@@ -109,17 +110,20 @@ class _Pass:
     def rank(self, kept: Mapping[str, Kept], ranks: Ranks) -> None:
         """Rank for a share of the users."""
         plain = [each for each in self.measurements if each.candidates is None]
-        candidates = {each.ranking: each.candidates for each in self.measurements if each.candidates is not None}
+        candidates = {each.scored: each.candidates for each in self.measurements if each.candidates is not None}
         in_catalogue = any(each.needs_ranks for each in plain)
         targets = Targets(self.truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
-        conventions = tuple(dict.fromkeys(each.ranking for each in plain))
+        conventions = tuple(dict.fromkeys(each.scored for each in plain))
         cases = self.cases
         query = Query(cases.users, cases.history, cases.times if getattr(self.model, "reads_times", False) else None)
         for batch in rank(
             self.model, self.catalogue, query, cases.history, conventions, self.batch_size, targets, ranks
         ):
-            for name, lists in batch.lists.items():
-                kept[name].add(batch.index, lists, batch.relevant_ranks.get(name), self.truth)
+            for name, (one, *_) in by_ranking(self.measurements).items():
+                lists, ranks_of = batch.lists[one.scored], batch.relevant_ranks.get(one.scored)
+                if one.reranking is not None:
+                    lists, ranks_of = reranked(lists, self.depth, one.reranking, cases.history.take(batch.index)), None
+                kept[name].add(batch.index, lists.first(self.depth), ranks_of, self.truth)
 
     def shares(self, kept: Mapping[str, Kept], ranks: Ranks) -> dict[str, Share]:
         """Rank for a share of the users; name of a ranking -> what is kept of them."""

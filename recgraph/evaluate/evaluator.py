@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from typing import Protocol as Interface
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recgraph.data.item_columns import ItemColumns
 from recgraph.data.part import Cases, Part
 from recgraph.engine import Engine
 from recgraph.evaluate.candidates import candidates_for
@@ -29,8 +30,10 @@ from recgraph.evaluate.metrics.names import (
 )
 from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties, is_leaked
 from recgraph.evaluate.ranking import Ranker
+from recgraph.evaluate.reranked import reranking_of
 from recgraph.evaluate.results import Result, Results
 from recgraph.memory import parse_size
+from recgraph.rerank.base import Reranker
 from recgraph.sparse.ragged import Ragged
 
 #: what metrics read that is made of the data the model was fitted on
@@ -44,6 +47,7 @@ _MAY_DIFFER = {
     "n_candidates",
     "candidate_seed",
     "candidate_hash",
+    "rerank",
 }
 
 
@@ -86,6 +90,8 @@ def evaluate(
     allow_fitted: bool = False,
     engine: Engine | None = None,
     memory_limit: str | int | None = None,
+    rerank: str | Mapping[str, Any] | Reranker | None = None,
+    item_columns: ItemColumns | None = None,
 ) -> Results:
     """Rank all items for every case and compute the metrics.
 
@@ -95,8 +101,8 @@ def evaluate(
         cases: whom to rank for; the items of their histories are the seen ones.
         protocols: how to count, a result for each; by default one for each entry of ``seen``, made of the
             settings below that a protocol has, none of which may be given beside ``protocols``. They share one pass,
-            and so the split and ``tie_seed``; they may differ in ``seen``, ``candidates``, ``ties``, ``convention`` and
-            ``cutoffs``.
+            and so the split and ``tie_seed``; they may differ in ``seen``, ``candidates``, ``ties``, ``convention``,
+            ``cutoffs`` and ``rerank``.
         seen: the conventions for seen items: ``"keep"`` them as candidates, ``"exclude"`` them; by default both.
         cutoffs: list lengths; by default 5, 10 and 20, or those that ``metrics`` name where each of them does. A list
             ends with the last item, however long it may be.
@@ -124,6 +130,9 @@ def evaluate(
             the same number of threads.
         memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``. A table of the
             predicted peak is logged likewise, and what does not fit is refused.
+        rerank: a re-ranker that picks the lists (:class:`~recgraph.rerank.base.Reranker`), its name or a mapping with
+            its settings; the protocol records it. Co-occurrence is that of ``fit_part``.
+        item_columns: the item features, for a re-ranker with ``columns``.
 
     Returns:
         A result for each protocol, with the values of each user in the order of ``cases``.
@@ -144,6 +153,7 @@ def evaluate(
         "fitted_on": fitted_on,
         "history": history,
         "tie_seed": tie_seed,
+        "rerank": rerank,
     }
     given = {name: value for name, value in settings.items() if value is not None}
     if protocols is None:
@@ -164,7 +174,8 @@ def evaluate(
         named, candidates = candidates_for(protocol, cases, candidate_lists)
         chosen = make_metrics(asked.metrics, named.convention)
         check_needs(chosen, fit_part, features, "fit_part")
-        measurements.append(Measurement(named, chosen, candidates))
+        reranking = reranking_of(named, model, cases.n_items, fit_part, item_columns)
+        measurements.append(Measurement(named, chosen, candidates, reranking))
     lists = collect(model, cases, measurements, facts, fit_part, limits, engine)
     users = cases.users.cpu().numpy().astype(np.int64)
     results = []

@@ -14,7 +14,7 @@ from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS
 from recgraph.memory import RANKING_LIBRARIES, SMALL, Bound, Estimate, MemoryLimitError, bound_of, format_size, resident
 
-__all__ = ["Limits", "Memory", "batch_size_of", "depth_of", "metric_rows", "plan_memory"]
+__all__ = ["Limits", "Memory", "batch_size_of", "depth_of", "metric_rows", "plan_memory", "ranked_of"]
 
 _MIB = 1 << 20
 #: users whose metrics are computed together, at most, and places of their lists
@@ -25,6 +25,12 @@ METRIC_PLACES = 1 << 20
 def depth_of(measurements: Sequence[Measurement], n_items: int) -> int:
     """The length of the lists that are kept: the longest cut-off, or all items; what lies beyond is a miss."""
     return min(max(max(each.protocol.cutoffs) for each in measurements), n_items)
+
+
+def ranked_of(measurements: Sequence[Measurement], n_items: int) -> int:
+    """The length of the lists that are ranked: that of those that are kept, or the largest pool of a re-ranker."""
+    pools = [each.reranking.pool for each in measurements if each.reranking is not None]
+    return min(max(depth_of(measurements, n_items), *pools, 0), n_items)
 
 
 def metric_rows(depth: int) -> int:
@@ -199,7 +205,8 @@ def _predicted(
     rows = TILE_ROWS.get(device.type, ACCELERATOR_ROWS)
     low = limits.precision != "float32" and width is not None
     depth = depth_of(measurements, n_items)
-    batch_size = batch_size_of(limits, depth)
+    ranked = ranked_of(measurements, n_items)
+    batch_size = batch_size_of(limits, ranked)
     step = min(block_items, CACHED_ITEMS) if device.type in TILE_ROWS else block_items
     counted = block_items if any(each.needs_ranks for each in measurements if each.candidates is None) else 0
     # order and position, the permutation they are made of, and the table or 256 rows of scores
@@ -210,7 +217,7 @@ def _predicted(
     scores = threads * 4 * rows * (max(step, counted) + max(4 * step, 3 * counted))
     if low:
         scores += rows * (2 * 5 * step + 16 * (width or 0) * (depth + max(2 * depth, 64)))
-    lists = 48 * cases.truth.values.numel() + 24 * n_users + 32 * batch_size * depth * len(measurements)
+    lists = 48 * cases.truth.values.numel() + 24 * n_users + 32 * batch_size * ranked * len(measurements)
     for alike in by_ranking(measurements).values():
         lists += n_users * depth * _kept_bytes(alike, graded)
         if any(each.needs_ranks for each in alike):

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from recgraph.config import Config
+from recgraph.config import Added, Config
+from recgraph.rerank.base import reranker_of
 
 #: whose definitions of the metrics: this library's, or those of another one
 Convention = Literal[
@@ -58,6 +59,16 @@ class Protocol(Config):
     tie_seed: Annotated[int, Field(ge=0, description="of the permutation of the items")] = 0
     convention: Annotated[Convention, Field(description="whose definitions of the metrics")] = "recgraph"
     cutoffs: Annotated[tuple[int, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
+    rerank: Annotated[
+        str,
+        Field(description="what picks lists from rankings, its settings as JSON; empty: the best scores"),
+        Added(),
+    ] = ""
+
+    @field_validator("rerank", mode="before")
+    @classmethod
+    def _written(cls, given: Any) -> Any:
+        return str(reranker_of(given)) if given else ""
 
     @field_validator("cutoffs", mode="after")
     @classmethod
@@ -79,7 +90,7 @@ class Protocol(Config):
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
         values = self.model_dump(mode="json")
         # later fields enter the hash only where they are set, so that hashes made before stay the same
-        for name in ("n_candidates", "candidate_seed", "candidate_hash"):
+        for name in ("n_candidates", "candidate_seed", "candidate_hash", "rerank"):
             if not values[name]:
                 del values[name]
         text = json.dumps(values, sort_keys=True)

@@ -23,6 +23,7 @@ from recgraph.data.part import Cases
 from recgraph.evaluate.metrics.names import metric_of
 from recgraph.evaluate.protocol import Protocol
 from recgraph.notebook import block, table
+from recgraph.rerank.base import reranker_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,6 +96,12 @@ class Result:
         return pl.DataFrame({**who, **self.per_user})
 
 
+def _reranker(result: Result) -> str:
+    """The name of what picked the lists, after a comma; empty where nothing did."""
+    picks = result.protocol.rerank
+    return f", {reranker_of(picks).specification['name']}" if picks else ""
+
+
 class Results:
     """What one call of ``evaluate`` computed: a result for each protocol.
 
@@ -123,7 +130,7 @@ class Results:
     def titles(self) -> list[str]:
         """A column heading for each result."""
         words = {"keep": "seen kept", "exclude": "seen excluded"}
-        plain = [words[result.protocol.seen] for result in self]
+        plain = [words[result.protocol.seen] + _reranker(result) for result in self]
         if len(set(plain)) == len(plain):
             return plain
         return [f"{title} {result.hash[:6]}" for title, result in zip(plain, self, strict=True)]

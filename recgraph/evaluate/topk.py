@@ -45,6 +45,10 @@ class Lists:
     items: Tensor
     scores: Tensor
 
+    def first(self, k: int) -> Lists:
+        """The first ``k`` items of each list."""
+        return self if self.items.shape[1] <= k else Lists(self.items[:, :k], self.scores[:, :k])
+
     @classmethod
     def cat(cls, parts: list[Lists]) -> Lists:
         return cls(torch.cat([part.items for part in parts]), torch.cat([part.scores for part in parts]))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
+from recgraph.data.item_columns import feature_rows
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
 from recgraph.explain.attribution.attributing import Method, attribute_to_history, make_methods
 from recgraph.explain.attribution.base import Attribution
@@ -35,7 +36,6 @@ from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.request import feature_rows
 from recgraph.sparse.products import distinct
 
 __all__ = ["Items", "attribute", "explain", "recommender_of"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.data.strategies import EVERYTHING
@@ -18,6 +19,7 @@ from recgraph.evaluate.results import Results
 from recgraph.memory import memory_limit as memory_limit_of_process
 from recgraph.models.base import Model
 from recgraph.ranks import first_value, is_first
+from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
 from recgraph.runs.fitting import on_all_ranks
 from recgraph.runs.node_run import NodeRun
@@ -75,6 +77,7 @@ class Run(BaseRun):
         allow_fitted: bool = False,
         engine: Engine | None = None,
         memory_limit: str | int | None = None,
+        rerank: str | Mapping[str, Any] | Reranker | None = None,
     ) -> Results:
         """Metrics by full ranking, both conventions for seen items from one pass.
 
@@ -92,6 +95,8 @@ class Run(BaseRun):
             engine: ranks for shares of the users, see :func:`recgraph.workers.engines.engine_of`; None: this process.
             memory_limit: instead of ``memory_mib``: the most memory of the process, e.g. ``"8GiB"``; None: that of
                 ``RECGRAPH_MEMORY_LIMIT``, if any.
+            rerank: a re-ranker that picks the lists, its name or a mapping with its settings; the protocol records it,
+                and the results are kept beside those of the model, as ``"test/mmr"``.
 
         Raises:
             ValueError: no such part or metric, the run was fitted on the part, or it was opened without its data.
@@ -116,6 +121,9 @@ class Run(BaseRun):
                 "allow_fitted=True measures how well it fits"
             )
         split = self._require_split()
+        picks = None if rerank is None else reranker_of(rerank)
+        log = split.interactions
+        columns = ItemColumns(log.items, log.item_features, log.columns.item)
         before = len(split.unsealed_reasons)
         if unseals := part == "test" or leaked:
             whole = split.unseal(f"evaluate {type(self.model).__name__} on {part}")
@@ -140,13 +148,16 @@ class Run(BaseRun):
                 history="train" if part == "valid" else "train+valid",
                 allow_fitted=allow_fitted,
                 engine=engine,
+                rerank=picks,
+                item_columns=columns,
             )
         if unseals:
             # the record of a run that was opened again has reasons that the split has not, and the other way round
             known, reasons = self.record.unsealed, split.unsealed_reasons
             earlier = [reason for reason in reasons[:before] if reason not in known]
             self.record.unsealed = [*known, *earlier, *reasons[before:]]
-        self._add_results(part, results)
+        # beside those of the model's own ranking
+        self._add_results(part if picks is None else f"{part}/{picks.specification['name']}", results)
         return results
 
     @cached_property

@@ -77,7 +77,7 @@ class Lister:
             popular = Catalogue(self.n_items, k, candidates=ruling.candidates)
             counts = popularity.double().expand(len(empty), -1)
             # what such a user has done is no known item
-            top = ruling.rank_queries(popular, counts, take(request.labels, empty), None)
+            top = ruling.rank_queries(popular, counts, take(request.labels, empty), None, None)
             items[empty], scores[empty] = top.items, top.scores
         known_mask = torch.ones(n_users, dtype=torch.bool)
         known_mask[empty] = False

@@ -18,6 +18,7 @@ from recgraph.bounded.tensors import read_tensors
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind
 from recgraph.data.ids import IdMap
+from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
@@ -29,7 +30,6 @@ from recgraph.serve.bundle import guard
 from recgraph.serve.checks import check_seen, check_sizes, names_of, read_item_features
 from recgraph.serve.export import export
 from recgraph.serve.forked import check_not_forked
-from recgraph.serve.item_columns import ItemColumns
 from recgraph.serve.lists import Asked, Fallback, Lister
 from recgraph.serve.memory import check_answers, part_users
 from recgraph.serve.parts import Counts, answers
@@ -247,7 +247,7 @@ class Recommender:
             raise ValueError(f"fallback = {fallback!r} must be None or 'popularity'")
         check_item_columns(self.item_features, item_columns, self.columns)
         made = with_arguments(rules, allow, block, self.columns)
-        ruling = resolve(made, self.items, self._item_columns, self.model)
+        ruling = resolve(made, self.items, self._item_columns, self.model, self.seen)
         self.counters.add(Counter(unknown_items=ruling.n_unknown))
         if ruling.n_unknown:
             _log.warning("%d items of the rules are not known to the model; skipped", ruling.n_unknown)

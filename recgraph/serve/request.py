@@ -17,6 +17,7 @@ from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind, frame_kind, from_native, to_native
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.interactions import Interactions
+from recgraph.data.item_columns import feature_rows
 from recgraph.data.log import InteractionLog
 from recgraph.evaluate.topk import Lists
 from recgraph.sparse.ragged import Ragged
@@ -300,11 +301,3 @@ def answer(
         row_of = feature_rows(items, item_features[columns.item])[found]
         series += [item_features[name].gather(pl.Series(row_of.numpy()).replace(-1, None)) for name in item_columns]
     return to_native(pl.DataFrame(series), request.kind)
-
-
-def feature_rows(items: IdMap, ids: pl.Series) -> Tensor:
-    """[n_items] int64: the row of each item in the features, -1 where it has none."""
-    index = torch.from_numpy(items.index(ids))
-    rows = torch.full((len(items),), -1)
-    rows[index[index >= 0]] = (index >= 0).nonzero().flatten()
-    return rows

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from recgraph.bounded.texts import read_json, read_toml
 from recgraph.config import Config, ConfigError
 from recgraph.data.errors import CorruptFileError
+from recgraph.rerank.base import Reranker, reranker_of
 
 __all__ = ["Boost", "Diversity", "Rules"]
 
@@ -42,17 +43,10 @@ class Boost(Config):
 
 
 class Diversity(Config):
-    """Maximal marginal relevance (Carbonell and Goldstein 1998): each next item is the one of the pool that maximises
-    ``(1 - weight) relevance - weight max(its similarity to an item chosen before)``.
-
-    Relevance is the score after boosts, brought to [0, 1] over the pool. The similarity is the cosine of item vectors
-    or, with ``columns``, the share of common values (Jaccard) of these item features. The pool is the best items that
-    may be recommended; equal values keep their order. An item that ``max_per`` forbids is passed over; where no item of
-    the pool may follow, the list goes on with the ranking below the pool.
-    """
+    """Short for the re-ranker :class:`~recgraph.rerank.members.MMR` with ``weight`` as its strength."""
 
     weight: Annotated[float, Field(ge=0, le=1, description="lambda; 0: the ranking as it is, 1: differences alone")]
-    pool: Annotated[int, Field(ge=1, description="the best items among which is chosen; never fewer than k")] = 100
+    pool: Annotated[int, Field(ge=1, description="the best items among which is chosen")] = 100
     columns: Annotated[tuple[str, ...], Field(description="item features to compare; none: item vectors")] = ()
 
 
@@ -64,8 +58,9 @@ class Rules(Config):
 
     1. ``allow``, ``block`` and what the user has seen say which items remain.
     2. ``boost`` changes their scores, one after the other; answers hold the changed scores.
-    3. The list is filled from the best down, or by ``diversity``; an item one of whose values would come up more often
-       than ``max_per`` says is passed over. An item without a value is never passed over.
+    3. The list is filled from the best down, or by a re-ranker (``rerank``, or ``diversity`` for MMR); an item one of
+       whose values would come up more often than ``max_per`` says is passed over. An item without a value is never
+       passed over.
 
     ``Rules.of({...})`` reads a mapping (from JSON), with errors that name the setting; ``Rules.read(path)`` a file. Ids
     of items and users may be given as texts where the log's are of another type.
@@ -90,7 +85,10 @@ class Rules(Config):
             default_factory=dict, description="column of item features -> how many items of a list may share a value"
         ),
     ]
-    diversity: Annotated[Diversity | None, Field(description="re-ranking; a number is its weight")] = None
+    diversity: Annotated[Diversity | None, Field(description="MMR; a number is its weight")] = None
+    rerank: Annotated[
+        dict[str, Any] | None, Field(description="a re-ranker: its name, or a mapping of name and settings")
+    ] = None
     separator: Annotated[
         str | None, Field(min_length=1, description="between the values of a text column; lists need none")
     ] = None
@@ -126,6 +124,22 @@ class Rules(Config):
         is_number = isinstance(given, int | float) and not isinstance(given, bool)
         return {"weight": given} if is_number else given
 
+    @field_validator("rerank", mode="before")
+    @classmethod
+    def _read_rerank(cls, given: Any) -> Any:
+        if given is None:
+            return None
+        if not isinstance(given, str | Mapping | Reranker):
+            raise ValueError("give a name, or a mapping such as {'name': 'mmr', 'strength': 0.3}")
+        made = reranker_of(given)
+        return made.specification if isinstance(given, Reranker | str) else dict(given)
+
+    @model_validator(mode="after")
+    def _one_reranker(self) -> Self:
+        if self.diversity is not None and self.rerank is not None:
+            raise ValueError("diversity and rerank are one setting, diversity short for MMR; give the latter alone")
+        return self
+
     @classmethod
     def read(cls, path: str | Path) -> Self:
         """Read a file: TOML, or JSON where its name ends in ``.json``.
@@ -146,9 +160,17 @@ class Rules(Config):
             raise ConfigError(f"{path}: {error}") from None
 
     @property
+    def reranker(self) -> Reranker | None:
+        """How lists are picked from the ranking; None: from the best down."""
+        if self.diversity is not None:
+            own = self.diversity
+            return reranker_of({"name": "mmr", "strength": own.weight, "pool": own.pool, "columns": own.columns})
+        return None if self.rerank is None else reranker_of(self.rerank)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """The item features that are read."""
-        compared = () if self.diversity is None else self.diversity.columns
+        compared = () if (reranker := self.reranker) is None else reranker.config.columns
         return tuple(dict.fromkeys([*(boost.column for boost in self.boost), *self.max_per, *compared]))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -17,12 +18,13 @@ from torch import Tensor
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
 from recgraph.data.ids import IdMap, as_series, family
+from recgraph.data.item_columns import ItemColumns
 from recgraph.evaluate.ranking import GROUP, evaluating
 from recgraph.evaluate.select import BLOCK, NO_SCORE, best_columns
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
-from recgraph.serve.item_columns import ItemColumns
-from recgraph.serve.pick import Limit, Relevance, cosine, jaccard, pick
+from recgraph.rerank.bind import bind
+from recgraph.rerank.pick import Limit, Reranking, pick
 from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
 from recgraph.serve.vectors import encode_items
@@ -82,7 +84,7 @@ class Ruling:
         allow_for, block_for: lists of single users, or None.
         changes: boosts with [n_items] float64 each: what is added, or times what the score is taken.
         limits: of values in a list.
-        relevance: how lists are made diverse, or None.
+        reranking: how lists are picked from the ranking, or None.
         n_unknown: ids in the rules that the model does not know; they are skipped.
     """
 
@@ -91,13 +93,13 @@ class Ruling:
     block_for: OwnItems | None = None
     changes: tuple[tuple[Boost, Tensor], ...] = ()
     limits: tuple[Limit, ...] = ()
-    relevance: Relevance | None = None
+    reranking: Reranking | None = None
     n_unknown: int = 0
 
     @property
     def is_plain(self) -> bool:
         """Whether all that it does is to name the candidates."""
-        return not (self.allow_for or self.block_for or self.changes or self.limits or self.relevance)
+        return not (self.allow_for or self.block_for or self.changes or self.limits or self.reranking)
 
     def rank(
         self, model: Model, catalogue: Catalogue, query: Query, labels: pl.Series, seen: Ragged | None
@@ -117,10 +119,17 @@ class Ruling:
             with evaluating(model):
                 queries = model.encode_users(part) if model.has_vectors else model.score(part)
             own_seen = None if seen is None else seen.take(rows)
-            yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen)
+            yield rows, self.rank_queries(catalogue, queries, take(labels, rows), own_seen, query.history.take(rows))
 
-    def rank_queries(self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None) -> Lists:
-        """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors."""
+    def rank_queries(
+        self, catalogue: Catalogue, queries: Tensor, labels: pl.Series, seen: Ragged | None, history: Ragged | None
+    ) -> Lists:
+        """Rank user vectors [B, D], or scores [B, n_items] in a catalogue without vectors.
+
+        Args:
+            seen: B rows of items to leave out.
+            history: B rows of what the users did, oldest first.
+        """
         queries = catalogue.prepared(queries)
         barred = [] if seen is None else [seen]
         if self.block_for is not None:
@@ -132,7 +141,7 @@ class Ruling:
             scores = self._scores(catalogue, queries[rows.to(queries.device)])
             own = None if allowed is None else (allowed[0].take(rows), allowed[1][rows])
             closed = _closed(len(rows), [bar.take(rows) for bar in barred], own, catalogue)
-            lists.append(self._lists(catalogue, scores, closed))
+            lists.append(self._lists(catalogue, scores, closed, None if history is None else history.take(rows)))
         return Lists.cat(lists)
 
     def _scores(self, catalogue: Catalogue, queries: Tensor) -> Tensor:
@@ -151,8 +160,8 @@ class Ruling:
                 own.copy_(torch.where(own > 0, own * of_columns, own / of_columns))
         return scores
 
-    def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged) -> Lists:
-        """The best of the columns that are not closed, under limits and relevance.
+    def _lists(self, catalogue: Catalogue, scores: Tensor, closed: Ragged, history: Ragged | None) -> Lists:
+        """The best of the columns that are not closed, under limits and re-ranked.
 
         Raises:
             ValueError: a score is NaN.
@@ -161,8 +170,8 @@ class Ruling:
         length = k
         if self.limits:
             length = max(_FURTHER * k, BLOCK)
-        if self.relevance is not None:
-            length = max(length, self.relevance.pool)
+        if self.reranking is not None:
+            length = max(length, self.reranking.pool)
         at_closed = closed.rows * scores.shape[1] + closed.values
         _check(scores.view(-1)[at_closed])
         scores.view(-1)[at_closed] = NO_SCORE
@@ -180,10 +189,11 @@ class Ruling:
             _check(best[:, 0])
             ranked = torch.where(columns < 0, columns, catalogue.order[columns.clamp(min=0)]).to(host)
             best = best.to(host).double()
-            if not self.limits and self.relevance is None:
+            if not self.limits and self.reranking is None:
                 items[left, :length], values[left, :length] = ranked, best
                 break
-            places, short_mask = pick(ranked, best, k, list(self.limits), self.relevance)
+            own_history = None if history is None else history.take(left.to(history.device)).to(host)
+            places, short_mask = pick(ranked, best, k, self.limits, self.reranking, own_history)
             known = places.clamp(min=0)
             items[left] = torch.where(places < 0, places, ranked.gather(1, known))
             values[left] = torch.where(places < 0, NO_SCORE, best.gather(1, known))
@@ -248,28 +258,35 @@ def with_arguments(rules: Rules | Mapping[str, Any] | None, allow: Any, block: A
     return Rules.of({**made.model_dump(exclude_unset=True), **more}) if more else made
 
 
-def resolve(rules: Rules, items: IdMap, columns: ItemColumns, model: Model) -> Ruling:
+def resolve(rules: Rules, items: IdMap, columns: ItemColumns, model: Model, seen: Ragged) -> Ruling:
     """Look ids and item features up.
+
+    Args:
+        seen: the items of each user, for similarities by co-occurrence.
 
     Raises:
         ValueError: an id is of another type, no item remains, or an item feature does not exist or fit; names the rule.
     """
     candidates, n_unknown = _candidates(rules, items)
     own = [_own(getattr(rules, name), items, name) for name in ("allow_for", "block_for")]
-    relevance = None
-    if rules.diversity is not None:
-        similar = cosine(_vectors(model)) if not rules.diversity.columns else None
-        if similar is None:
-            named = rules.diversity.columns
-            similar = jaccard([columns.codes(name, "diversity.columns", rules.separator) for name in named])
-        relevance = Relevance(rules.diversity.weight, rules.diversity.pool, similar)
+    reranking = None
+    if (reranker := rules.reranker) is not None:
+        reranking = bind(
+            reranker,
+            "diversity" if rules.rerank is None else "rerank",
+            model,
+            vectors=partial(encode_items, model) if model.has_vectors else None,
+            log=(seen, len(items)),
+            columns=columns,
+            separator=rules.separator,
+        )
     return Ruling(
         candidates,
         own[0][0],
         own[1][0],
         tuple((boost, _change(boost, columns, rules.separator)) for boost in rules.boost),
         tuple(Limit(columns.codes(name, "max_per", rules.separator), most) for name, most in rules.max_per.items()),
-        relevance,
+        reranking,
         n_unknown + own[0][1] + own[1][1],
     )
 
@@ -330,12 +347,3 @@ def _change(boost: Boost, columns: ItemColumns, separator: str | None) -> Tensor
             "by numbers above 0 alone; take how='add'"
         )
     return change
-
-
-def _vectors(model: Model) -> Tensor:
-    if not model.has_vectors:
-        raise ValueError(
-            f"diversity: {type(model).__name__} has no item vectors to compare; name item features: "
-            "diversity={'weight': ..., 'columns': ['genre']}"
-        )
-    return encode_items(model)

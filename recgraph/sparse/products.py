@@ -245,7 +245,9 @@ def distinct(rows: Ragged, n_columns: int) -> Ragged:
     return Ragged.from_lengths(keys % n_columns, counts)
 
 
-def co_occurrence(rows: Ragged, n_columns: int, row_weights: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
+def co_occurrence(
+    rows: Ragged, n_columns: int, row_weights: Tensor | None = None, holders: Ragged | None = None
+) -> Iterator[tuple[int, Tensor]]:
     """The matrix ``C[i, j] = sum of w_r over the rows r that hold both i and j``, in blocks of its rows.
 
     Costs the sum of squared row lengths and n_columns squared cells; memory is bounded by the blocks.
@@ -253,11 +255,12 @@ def co_occurrence(rows: Ragged, n_columns: int, row_weights: Tensor | None = Non
     Args:
         rows: R rows of distinct columns (see :func:`distinct`).
         row_weights: [R] float64, or None for 1 each.
+        holders: of the columns whose rows of ``C`` are wanted, some of :func:`holders_of`; None: of all.
 
     Yields:
         (first, block): ``block`` [b, n_columns] float64 holds the rows ``first ... first + b - 1`` of ``C``.
     """
-    holders = _holders(rows, n_columns)
+    holders = holders_of(rows, n_columns) if holders is None else holders
     pairs = torch.cumsum(rows.lengths[holders.values], 0)
     before = torch.cat([pairs.new_zeros(1), pairs])[holders.offsets]
     for first, last in _count_blocks(before.tolist(), n_columns):
@@ -269,18 +272,18 @@ def co_occurrence(rows: Ragged, n_columns: int, row_weights: Tensor | None = Non
         yield first, block.view(last - first, n_columns).to(torch.float64)
 
 
-def _holders(rows: Ragged, n_columns: int) -> Ragged:
+def holders_of(rows: Ragged, n_columns: int) -> Ragged:
     """The rows that hold each column, ascending."""
     order = torch.argsort(rows.values, stable=True)
     return Ragged.from_lengths(rows.rows[order], torch.bincount(rows.values, minlength=n_columns))
 
 
 def _count_blocks(pairs_before: list[int], n_columns: int) -> Iterator[tuple[int, int]]:
-    """Ranges of columns within the limits; a column that alone exceeds them is a range of its own."""
-    first, widest = 0, max(_MAX_COUNT_CELLS // n_columns, 1)
-    for column in range(1, n_columns + 1):
+    """Ranges of wanted columns within the limits; a column that alone exceeds them is a range of its own."""
+    first, widest, n_wanted = 0, max(_MAX_COUNT_CELLS // n_columns, 1), len(pairs_before) - 1
+    for column in range(1, n_wanted + 1):
         full = column - first == widest
-        if column == n_columns or full or pairs_before[column + 1] - pairs_before[first] > _MAX_COUNT_PAIRS:
+        if column == n_wanted or full or pairs_before[column + 1] - pairs_before[first] > _MAX_COUNT_PAIRS:
             yield first, column
             first = column
 
@@ -318,7 +321,7 @@ def neighbours(
             index[here, :width] = where * (top > 0)
             similarity[here, :width] = top.to(torch.float32)
         return index, similarity
-    holders = _holders(rows, n_columns)
+    holders = holders_of(rows, n_columns)
     weights = None if row_weights is None else row_weights[holders.values]
     left = Csr(holders.offsets, holders.values, weights, (n_columns, rows.n_rows))
     right = Csr(rows.offsets, rows.values, None, (rows.n_rows, n_columns))

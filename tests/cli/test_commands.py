@@ -215,6 +215,11 @@ def test_evaluate(run: Path) -> None:
     assert "ndcg@3" in short
     assert "ndcg@5" not in short
     assert short["ndcg@10"] == found["ndcg@10"]
+    options = ("--seen", "exclude", "--rerank", "dpp", "--rerank-options")
+    same = {row["metric"]: row["seen excluded, dpp"] for row in rows("evaluate", run, *options, "strength=0")}
+    assert same["ndcg@10"] == found["ndcg@10"]["seen excluded"]
+    other = {row["metric"]: row["seen excluded, dpp"] for row in rows("evaluate", run, *options, "strength=0.9")}
+    assert other["ndcg@10"] != same["ndcg@10"]
     done = call("evaluate", run, "--seen", "keep")
     assert "600 users, protocol " in done.stderr
     assert done.stdout.startswith("metric\tseen kept\n")
@@ -331,6 +336,10 @@ def test_recommend_by_rules(run: Path, tmp_path: Path) -> None:
     assert rows("recommend", run, "-u", 1, "-k", 4, "--with", "group", "--rules", tmp_path / "rules.toml") == found
     more = rows("recommend", run, "-u", 1, "-k", 4, "--rules", tmp_path / "rules.toml", "--max-per", "group=2")
     assert more != found
+    short = rows("recommend", run, "-u", 1, "-k", 4, "--diversity", 0.2)
+    long = ("--rerank", "mmr", "--rerank-options", "strength=0.2", "--rules", tmp_path / "mmr.toml")
+    (tmp_path / "mmr.toml").write_text("diversity = 0.9\n")
+    assert rows("recommend", run, "-u", 1, "-k", 4, *long) == short
     raised = rows("recommend", run, "-u", 1, "-k", 3, "--with", "group", "--boost", "group:3=100", "--allow", 300)
     assert [row["item_id"] for row in raised] == [300]
     raised = rows("recommend", run, "-u", 1, "-k", 3, "--with", "group", "--boost", "group:3*=100")
@@ -354,6 +363,9 @@ def test_recommend_by_rules(run: Path, tmp_path: Path) -> None:
         (("-u", 1, "--block", "x"), "block: 'x' cannot be an item"),
         (("-u", 1, "--diversity", "7"), "diversity.weight = 7"),
         (("-u", 1, "--rules", "none.toml"), "none.toml"),
+        (("-u", 1, "--rerank", "mmx"), "reranker 'mmx' does not exist; did you mean mmr?"),
+        (("-u", 1, "--rerank-options", "strength=1"), "of which re-ranker? Give --rerank NAME"),
+        (("-u", 1, "--diversity", "0.1", "--rerank", "dpp"), "diversity and rerank are one setting"),
     ],
 )
 def test_recommend_rules_mistakes(run: Path, arguments: tuple[object, ...], message: str) -> None:

@@ -98,7 +98,7 @@ def oracle(served: Recommender, user: str, k: int, rules: Rules, exclude_seen: b
         return True
 
     chosen: list[Any] = []
-    pool = [] if rules.diversity is None else items[: max(rules.diversity.pool, k)]
+    pool = [] if rules.diversity is None else items[: rules.diversity.pool]
     low, high = (min((score[i] for i in pool), default=0.0), max((score[i] for i in pool), default=0.0))
     while len(chosen) < k:
         best, best_value = None, -float("inf")

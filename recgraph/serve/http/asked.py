@@ -31,6 +31,7 @@ class Limits(Config):
     history: Annotated[int, Field(ge=1, description="items of one history")] = 10_000
     users: Annotated[int, Field(ge=1, description="users, or histories, of one request")] = 256
     rules: Annotated[int, Field(ge=0, description="boosts and columns in the rules of one request")] = 32
+    rerank: Annotated[int, Field(ge=0, description="multiplications of the re-ranker of one request")] = 1 << 28
     read_s: Annotated[float, Field(gt=0, description="seconds until the whole body must be there")] = 10.0
     waiting: Annotated[int, Field(ge=1, description="requests that wait to be ranked; further ones get 503")] = 2048
 
@@ -85,7 +86,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "item_columns": {"type": "array", "description": "columns of the item features to add"},
     "allow": {"type": "array", "description": "the items to which recommendations are restricted"},
     "block": {"type": "array", "description": "items that are never recommended"},
-    "rules": {"type": "object", "description": "business rules: boost, max_per, diversity, lists of single users"},
+    "rules": {"type": "object", "description": "business rules: boost, max_per, rerank, lists of single users"},
 }
 _WHOM = ("user", "users", "history", "histories")
 
@@ -119,18 +120,20 @@ class Reader:
             example = f'{{"user": {shown(self.users.example())}}}'
             raise Refused(400, f"{given}; give one of user, users, history and histories, such as {example}")
         labels, users, histories = self._whom(whom[0], fields[whom[0]])
+        k, rules = self._k(fields.get("k", 10)), self._rules(fields.get("rules"))
+        self._check_reranker(rules, k, len(labels))
         return Asked(
             whom[0],
             labels,
             users,
             histories,
-            k=self._k(fields.get("k", 10)),
+            k=k,
             exclude_seen=_boolean(fields.get("exclude_seen", True), "exclude_seen"),
             popular=_popular(fields.get("fallback")),
             item_columns=self._item_columns(fields.get("item_columns")),
             allow=self._some_items(fields.get("allow"), "allow"),
             block=self._some_items(fields.get("block"), "block"),
-            rules=self._rules(fields.get("rules")),
+            rules=rules,
         )
 
     def _whom(self, field: str, value: Any) -> tuple[list[Any], list[Any] | None, list[list[Any]] | None]:
@@ -188,10 +191,19 @@ class Reader:
         if n_rules > self.limits.rules:
             text = f"rules has {n_rules} boosts and columns, at most {self.limits.rules} are applied; leave some out"
             raise Refused(400, text, "rules")
-        if rules.diversity is not None and rules.diversity.pool > self.limits.k:
-            text = f"rules: diversity.pool = {rules.diversity.pool} must be at most {self.limits.k}"
-            raise Refused(400, text, "rules")
         return rules
+
+    def _check_reranker(self, rules: Rules | None, k: int, n_users: int) -> None:
+        """Refuse what would hold up others for long."""
+        if rules is None or (reranker := rules.reranker) is None:
+            return
+        setting = "diversity" if rules.rerank is None else "rerank"
+        for name, value in (("pool", reranker.config.pool), ("history", reranker.history)):
+            if value > self.limits.k:
+                raise Refused(400, f"rules: {setting}.{name} = {value} must be at most {self.limits.k}", "rules")
+        if (work := n_users * reranker.work(k)) > (most := self.limits.rerank):
+            text = f"rules: {setting} takes {work:,} steps for {n_users} users and k = {k}, at most {most:,} are made"
+            raise Refused(400, f"{text}; take a smaller pool or k, or send several requests", "rules")
 
     def _item_columns(self, value: Any) -> tuple[str, ...]:
         if value is None:

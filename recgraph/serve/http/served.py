@@ -22,16 +22,16 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.ids import as_series
+from recgraph.data.item_columns import ItemColumns, feature_rows
 from recgraph.evaluate.ranking import GROUP, device_of
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.serve import lists
 from recgraph.serve.http.asked import Asked, Limits, Reader
 from recgraph.serve.http.errors import Refused, shown
 from recgraph.serve.http.jsonids import plain
-from recgraph.serve.item_columns import ItemColumns
 from recgraph.serve.loading import bundle_of
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.request import Request, feature_rows
+from recgraph.serve.request import Request
 from recgraph.serve.ruling import resolve, with_arguments
 from recgraph.sparse.ragged import Ragged
 
@@ -256,7 +256,7 @@ class Served:
         request = Request(_labels(one), found.query, "polars")
         try:
             rules = with_arguments(one.rules, one.allow, one.block, recommender.columns)
-            ruling = resolve(rules, recommender.items, self._item_columns, recommender.model)
+            ruling = resolve(rules, recommender.items, self._item_columns, recommender.model, recommender.seen)
             for own in (ruling.allow_for, ruling.block_for):
                 if own is not None:
                     own.of(request.labels)

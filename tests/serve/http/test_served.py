@@ -221,6 +221,8 @@ RULES: list[dict[str, Any]] = [
     {"block": [1, 2, 3], "max_per": {"shop": 2}},
     {"boost": [{"column": "price", "weight": -3.0}], "diversity": {"weight": 0.4, "pool": 20}},
     {"boost": {"price": 2}, "max_per": {"tags": 3}, "allow": list(range(40))},
+    {"rerank": {"name": "dpp", "strength": 0.3, "similarity": "co_occurrence", "pool": 20}},
+    {"rerank": {"name": "contrastive_search", "strength": 0.4, "history": 2}, "max_per": {"shop": 3}},
     {"block_for": {"5": list(range(0, 30))}, "allow_for": {"6": [1, 50, 51, 52]}},
 ]
 
@@ -254,6 +256,10 @@ def test_rules(rules: dict[str, Any]) -> None:
         ({"block_for": {"x": [3]}}, 422, "block_for"),
         ({"allow": []}, 422, "leave no item"),
         ({"diversity": {"weight": 0.5, "pool": 10**9}}, 400, "must be at most 1000"),
+        ({"rerank": {"name": "dpp", "pool": 1001}}, 400, "rerank.pool = 1001 must be at most 1000"),
+        ({"rerank": {"name": "contrastive_search", "history": 1001}}, 400, "rerank.history = 1001 must be at most"),
+        ({"rerank": "dp"}, 400, "did you mean dpp"),
+        ({"rerank": {"name": "mmr", "columns": ["nope"]}}, 422, "rerank.columns: 'nope' is no column"),
         ({"boost": [{"column": "price"}] * 33}, 400, "at most 32"),
     ],
 )
@@ -266,6 +272,14 @@ def test_wrong_rules(rules: Any, status: int, part: str) -> None:
     assert isinstance(found, Refused), found
     assert (found.status, found.field) == (status, "rules")
     assert part in found.message
+
+
+def test_a_reranker_that_would_hold_others_up_is_refused() -> None:
+    of, rules = served(), {"rerank": {"name": "dpp", "pool": 1000}}
+    with pytest.raises(Refused, match="takes 1,000,000,000 steps for 1 users and k = 1000") as found:
+        bodies(of, [{"user": 5, "k": 1000, "rules": rules}])
+    assert (found.value.status, found.value.field) == (400, "rules")
+    assert len(bodies(of, [{"user": 5, "k": 20, "rules": rules}])) == 1
 
 
 def test_a_bundle_that_is_replaced_while_it_is_read_is_found_again(

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from recgraph.config import nearest_names
 from recgraph.data.ids import IdMap
-from recgraph.serve.request import feature_rows
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["ItemColumns"]
+__all__ = ["ItemColumns", "feature_rows"]
 
 
 class ItemColumns:
@@ -107,3 +106,11 @@ class ItemColumns:
         if self._rows is None:
             self._rows = feature_rows(self._items, self._features[self._key])
         return self._features[column].gather(pl.Series(self._rows.numpy()).replace(-1, None))
+
+
+def feature_rows(items: IdMap, ids: pl.Series) -> Tensor:
+    """[n_items] int64: the row of each item in the features, -1 where it has none."""
+    index = torch.from_numpy(items.index(ids))
+    rows = torch.full((len(items),), -1)
+    rows[index[index >= 0]] = (index >= 0).nonzero().flatten()
+    return rows

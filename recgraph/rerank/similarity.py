@@ -1,0 +1,138 @@
+"""How alike items are: the cosine of vectors, common values of item features, users in common.
+
+A re-ranker compares the candidates of a list with the items that were picked, one at a time. The similarities of one
+kind are a matrix without negative eigenvalues, 1 of an item with itself, so that a determinant of them is a volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from recgraph.sparse.products import co_occurrence, distinct, holders_of
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["CoOccurrence", "Compare", "Cosine", "Jaccard", "Similarity", "shared_values"]
+
+#: other items [R] -> their similarities [R, P] with the candidates of each row
+Compare = Callable[[Tensor], Tensor]
+
+#: unit vectors are rounded to multiples of 2^-24 (which float32 holds): products of two then add up without rounding in
+#: float64, so that equal vectors are equally similar, in every order of the sum, in blocks and on every machine
+_GRID = float(1 << 24)
+
+
+class Similarity:
+    """Base of all similarities. A subclass fills :meth:`of` and :meth:`row_bytes`."""
+
+    def of(self, items: Tensor) -> Compare:
+        """Prepare candidates.
+
+        Args:
+            items: [R, P] int64 item indices.
+
+        Returns:
+            A function of one item for each row, [R] int64, that gives its similarities [R, P] float64 with the row's
+            candidates. What it gives for an item and itself is not read.
+        """
+        raise TypeError(f"{type(self).__name__} must define of(items)")
+
+    def row_bytes(self, width: int) -> int:
+        """The memory that a row of ``width`` candidates takes."""
+        raise TypeError(f"{type(self).__name__} must define row_bytes(width)")
+
+
+class Cosine(Similarity):
+    """The cosine of item vectors; 0 where a vector is all zeros. Directions are rounded to multiples of 2^-24.
+
+    Args:
+        vectors: [n_items, D].
+
+    Raises:
+        ValueError: a vector holds NaN or an infinite number.
+    """
+
+    def __init__(self, vectors: Tensor) -> None:
+        bad_mask = ~vectors.isfinite().all(1)
+        if bool(bad_mask.any()):
+            item = int(bad_mask.nonzero()[0])
+            raise ValueError(f"vectors: that of item index {item} is not finite; train or check the model")
+        unit = torch.nn.functional.normalize(vectors.detach().double())
+        self._unit = ((unit * _GRID).round() / _GRID).float()
+
+    def of(self, items: Tensor) -> Compare:
+        rows = self._unit[items].double()
+        return lambda other: (rows @ self._unit[other].double()[:, :, None]).squeeze(2)
+
+    def row_bytes(self, width: int) -> int:
+        return 12 * width * self._unit.shape[1]
+
+
+class Jaccard(Similarity):
+    """The common values of two items over all their values; 0 where neither has one.
+
+    Args:
+        columns: codes [n_items, m] int64 of each item feature, -1 behind the last value of an item.
+    """
+
+    def __init__(self, columns: Sequence[Tensor]) -> None:
+        self._columns = tuple(columns)
+
+    def of(self, items: Tensor) -> Compare:
+        held = [codes[items] for codes in self._columns]
+        sizes = torch.stack([(codes >= 0).sum(2) for codes in held]).sum(0)
+
+        def compare(other: Tensor) -> Tensor:
+            both = torch.zeros(items.shape, dtype=torch.float64, device=items.device)
+            n_values = torch.zeros_like(other)
+            for codes, every in zip(held, self._columns, strict=True):
+                own = every[other]
+                n_values += (own >= 0).sum(1)
+                both += shared_values(codes, own[:, None]).any(3).sum(2)
+            return both / (sizes + n_values[:, None] - both).clamp(min=1)
+
+        return compare
+
+    def row_bytes(self, width: int) -> int:
+        return width * sum(8 * codes.shape[1] + codes.shape[1] ** 2 for codes in self._columns)
+
+
+class CoOccurrence(Similarity):
+    """The cosine of the sets of users who have two items, ``|U_i and U_j| / sqrt(|U_i| |U_j|)``; 0 where one has none.
+
+    Args:
+        rows: the items of each user, repeats allowed.
+        n_items: the size of the catalogue.
+    """
+
+    def __init__(self, rows: Ragged, n_items: int) -> None:
+        self._users, self.n_items = distinct(rows, n_items), n_items
+        self._holders = holders_of(self._users, n_items)
+
+    def of(self, items: Tensor) -> Compare:
+        counts = self._holders.lengths.double()
+        sizes = counts[items]
+
+        def compare(other: Tensor) -> Tensor:
+            # lists that are picked at the same time often hold the same items: each is counted once
+            wanted, which = torch.unique(other, return_inverse=True)
+            order = which.argsort(stable=True)
+            ends = torch.bincount(which, minlength=len(wanted)).cumsum(0).tolist()
+            both = torch.empty(items.shape, dtype=torch.float64, device=items.device)
+            holders = self._holders.take(wanted)
+            for first, block in co_occurrence(self._users, self.n_items, holders=holders):
+                rows = order[ends[first - 1] if first else 0 : ends[first + len(block) - 1]]
+                both[rows] = block[which[rows] - first].gather(1, items[rows])
+            return both / (sizes * counts[other][:, None]).sqrt().clamp(min=1)
+
+        return compare
+
+    def row_bytes(self, width: int) -> int:
+        return 8 * (self.n_items + 3 * width)
+
+
+def shared_values(rows: Tensor, one: Tensor) -> Tensor:
+    """[R, P, m, m]: which values of the items [R, P, m] are values of the items [R, 1, m]."""
+    return (rows[..., :, None] == one[..., None, :]) & (rows >= 0)[..., :, None]
