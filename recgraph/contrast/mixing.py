@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from recgraph.blocks import row_blocks
 from recgraph.config import Search
 from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.log_sums import hardest
@@ -57,25 +58,30 @@ class Mochi(Mixture):
         if is_cold or k < 1 or not config.of_candidates + config.with_anchor:
             return Mixed(y)
         with torch.no_grad():
-            x, fixed = x.detach(), y.detach()
-            columns = hardest(x, fixed, k, barred)
-            generator = _generator(views)
+            return Mixed(y, further=self._mixtures(x.detach(), y.detach(), k, barred, _generator(views)))
 
-            def drawn(n: int) -> Tensor:
-                return torch.randint(k, (len(x), n), generator=generator, device=generator.device).to(x.device)
+    def _mixtures(self, x: Tensor, y: Tensor, k: int, barred: Tensor, generator: torch.Generator) -> Tensor:
+        """[N, s + s', D]: those of each anchor, made in blocks of anchors."""
+        n_pairs, n_own, n = self.config.of_candidates, self.config.with_anchor, len(x)
 
-            def uniform(n: int) -> Tensor:
-                shares = torch.rand(len(x), n, 1, generator=generator, device=generator.device)
-                return shares.to(x.device, x.dtype)
+        def drawn(count: int) -> Tensor:
+            return torch.randint(k, (n, count), generator=generator, device=generator.device).to(x.device)
 
-            first, alpha = drawn(config.of_candidates), uniform(config.of_candidates)
-            # a candidate with itself would be no mixture
-            second = first if k == 1 else (first + 1 + drawn(config.of_candidates) % (k - 1)) % k
-            n1, n2 = (fixed[columns.gather(1, which)] for which in (first, second))
-            n3, beta = fixed[columns.gather(1, drawn(config.with_anchor))], uniform(config.with_anchor) / 2
-            q = F.normalize(x, dim=1)[:, None] * n3.norm(dim=2, keepdim=True)
-            made = [_mixed(n1, n2, alpha), _mixed(q, n3, beta)]
-        return Mixed(y, further=torch.cat(made, 1))
+        def uniform(count: int) -> Tensor:
+            return torch.rand(n, count, 1, generator=generator, device=generator.device).to(x.device, x.dtype)
+
+        columns = hardest(x, y, k, barred)
+        first, alpha = drawn(n_pairs), uniform(n_pairs)
+        # a candidate with itself would be no mixture
+        second = first if k == 1 else (first + 1 + drawn(n_pairs) % (k - 1)) % k
+        third, beta = drawn(n_own), uniform(n_own) / 2
+        made = x.new_empty(n, n_pairs + n_own, x.shape[1])
+        for rows in row_blocks(n, made[0].numel(), x):
+            n1, n2, n3 = (y[columns[rows].gather(1, which[rows])] for which in (first, second, third))
+            q = F.normalize(x[rows], dim=1)[:, None] * n3.norm(dim=2, keepdim=True)
+            made[rows, :n_pairs] = _mixed(n1, n2, alpha[rows])
+            made[rows, n_pairs:] = _mixed(q, n3, beta[rows])
+        return made
 
 
 class FeatureTransformationConfig(MixtureConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated, Any
 
 import torch
@@ -138,9 +139,11 @@ class FalseNegative(_Counted):
     def setup(self, about: About) -> None:
         super().setup(about)
         if self.config.same_category and about.categories is None:
-            raise ValueError(
-                f"same_category = {self.config.same_category} needs the categories of ids, and this model knows none; "
-                "use same_category=0"
+            # of a model of two sides one may have some
+            warnings.warn(
+                f"same_category = {self.config.same_category} changes nothing where the model knows no categories: it "
+                f"has none of {len(about.counts)} ids",
+                stacklevel=2,
             )
         self.categories = about.categories
 

@@ -73,7 +73,7 @@ def test_false_negatives() -> None:
 def test_what_a_weight_was_not_told() -> None:
     of = pairs()
     assert bool((Propensity().log_w(of) == 0).all())
-    with pytest.raises(ValueError, match=r"same_category = 0\.5 needs the categories"):
+    with pytest.warns(UserWarning, match=r"same_category = 0\.5 changes nothing.*none of 10 ids"):
         FalseNegative(same_category=0.5).setup(About(COUNTS))
     assert bool(FalseNegative().log_w(of).lt(torch.inf).all())  # reads embeddings and ids alone
 

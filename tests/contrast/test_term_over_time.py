@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.ranks import Share
 
 N, D = 6, 4
 
@@ -69,6 +70,23 @@ def test_earlier_rows_are_candidates() -> None:
     candidates = torch.cat([new, moved])
     s = F.normalize(second[0], dim=1) @ candidates.T / 0.5
     torch.testing.assert_close(found, F.cross_entropy(s, torch.arange(N)), rtol=1e-6, atol=1e-6)
+
+
+def test_ranks_divide_the_anchors_of_a_queue() -> None:
+    """The mean over two ranks, each with its anchors, is the loss of one process; all ranks keep the same rows."""
+    whole, shares = queued(), [Share((4, 2), rank) for rank in range(2)]
+    ranks = [queued() for _ in shares]
+    for seed in (1, 2):
+        a, b = (view.requires_grad_() for view in views(seed))
+        ids = torch.arange(N) + 5 * seed
+        expected = whole(a, b, ids)
+        found = [term(a, b, ids, share=share) for term, share in zip(ranks, shares, strict=True)]
+        torch.testing.assert_close(torch.stack(found).mean(), expected)
+    assert whole.queue is not None
+    for term in ranks:
+        assert term.queue is not None
+        assert torch.equal(term.queue.ids, whole.queue.ids)
+        assert torch.equal(term.queue.rows, whole.queue.rows)
 
 
 def test_the_queue_takes_in_training_alone_and_is_part_of_the_state() -> None:

@@ -75,6 +75,15 @@ def test_on_every_line(line: str, change: str) -> None:
     assert found != pytest.approx(loss_of(line, base), rel=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:same_category = 0.4 changes nothing")  # of users
+@pytest.mark.parametrize("line", ["meow", "meowrec"])
+def test_categories_of_a_graph_say_who_may_be_a_positive(line: str) -> None:
+    settings = {**INFO_NCE, "weight": "false_negative"}
+    options = {"threshold": 0.99, "same_category": 0.4}
+    found = loss_of(line, {**settings, "weight_options": options})
+    assert found != pytest.approx(loss_of(line, {**settings, "weight_options": {"threshold": 0.99}}), rel=1e-6)
+
+
 @pytest.mark.parametrize("line", ["cl4srec", "simgcl", "meowrec"])
 def test_a_queue_on_every_line(line: str) -> None:
     """A step that follows another has its rows for candidates; MEOW's batches have a queue of their own."""
