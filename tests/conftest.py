@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,25 @@ def missing(name: str, reason: str) -> None:
     if name in _required():
         pytest.fail(f"{reason} (RECGRAPH_REQUIRE names {name})")
     pytest.skip(reason)
+
+
+#: what modules of tests register as they are imported
+_of_modules: dict[tuple[str, str], type[Any]] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """What a module registers is hidden until tests run: others make their cases of the members of the library."""
+    before = {**registry._registered}
+    report = yield
+    for entry in registry._registered.keys() - before.keys():
+        _of_modules[entry] = registry._registered.pop(entry)
+    return report
+
+
+def pytest_collection_finish() -> None:
+    """All are collected."""
+    registry._registered.update(_of_modules)
 
 
 @pytest.fixture(scope="session")

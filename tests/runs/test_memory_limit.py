@@ -246,7 +246,7 @@ def refused_on_one() -> list[tuple[str, bool]]:
 
 
 def test_what_does_not_fit_on_one_rank_is_refused_by_all_with_one_message() -> None:
-    first, second = on_ranks(2, refused_on_one, seconds=60)
+    first, second = on_ranks(2, refused_on_one)
     assert first == second
     assert [told for _, told in first] == [True, True]
     assert ["would take" in first[0][0], "which leaves" in first[1][0]] == [True, True]

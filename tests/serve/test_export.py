@@ -7,6 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,27 @@ def recommender(name: str, **settings: Any) -> Recommender:
     return Recommender(model, data.users, data.items, data.ordered.items, columns=data.columns)
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A recommender, and what its export has written; both are only read."""
+
+    served: Recommender
+    folder: Path
+    manifest: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """Of a model by its name; each is exported once."""
+
+    @cache
+    def made(name: str) -> Exported:
+        served, folder = recommender(name), tmp_path_factory.mktemp("exported") / name
+        return Exported(served, folder, served.export(folder))
+
+    return made
+
+
 def histories(n: int = 40) -> list[list[int]]:
     """Of all lengths, from none to longer than what is read."""
     generator = np.random.default_rng(0)
@@ -87,12 +111,11 @@ def own(model: Model, rows: list[list[int]], gives: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", RECOMMENDERS)
-def test_exports_give_the_librarys_numbers(name: str, tmp_path: Path) -> None:
-    served = recommender(name)
-    manifest = served.export(tmp_path / "out")
-    graph = manifest["graph"]
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
-    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+def test_exports_give_the_librarys_numbers(name: str, exported: Callable[[str], Exported]) -> None:
+    made = exported(name)
+    served, folder, graph = made.served, made.folder, made.manifest["graph"]
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    program = torch.export.load(folder / "model.pt2").module()
     (given,), (returned,) = graph["inputs"], graph["outputs"]
     assert [i.name for i in session.get_inputs()] == [given["name"]]
     assert [o.name for o in session.get_outputs()] == [returned["name"]]
@@ -105,8 +128,8 @@ def test_exports_give_the_librarys_numbers(name: str, tmp_path: Path) -> None:
         with evaluating(served.model):
             index = torch.arange(N_USERS)
             scores = served.model.score(Query(index, served.seen))
-        vectors = np.load(tmp_path / "out" / "user_vectors.npy")
-        ids = json.loads((tmp_path / "out" / "user_ids.json").read_text())
+        vectors = np.load(folder / "user_vectors.npy")
+        ids = json.loads((folder / "user_ids.json").read_text())
         assert ids == served.users.values.to_list()
         for size in (1, 2, N_USERS):
             check(vectors[:size], np.asarray(scores[:size]))
@@ -121,10 +144,11 @@ def test_exports_give_the_librarys_numbers(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", RECOMMENDERS)
-def test_the_program_of_the_readme_recommends_what_the_library_does(name: str, tmp_path: Path) -> None:
-    served = recommender(name)
-    served.export(tmp_path / "out")
-    page = (tmp_path / "out" / "README.md").read_text()
+def test_the_program_of_the_readme_recommends_what_the_library_does(
+    name: str, exported: Callable[[str], Exported]
+) -> None:
+    served, folder = exported(name).served, exported(name).folder
+    page = (folder / "README.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", page, re.S)
     lines = [line for line in program.splitlines() if line.strip()]
     imports = {line.split()[1] for line in lines if line.startswith(("import", "from"))}
@@ -137,7 +161,7 @@ def test_the_program_of_the_readme_recommends_what_the_library_does(name: str, t
         [sys.executable, "-c", f"{head}{program}\nprint(json.dumps(best))"],
         capture_output=True,
         text=True,
-        cwd=tmp_path / "out",
+        cwd=folder,
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
         check=True,
     )
@@ -194,22 +218,22 @@ def test_item_features_are_in_the_table(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_in_the_folder(tmp_path: Path) -> None:
-    served = recommender("sasrec")
-    manifest = served.export(tmp_path / "out")
-    assert load_json(tmp_path / "out" / "manifest.json") == manifest
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*manifest["files"], "manifest.json"}
-    items = pl.read_parquet(tmp_path / "out" / "items.parquet")
+def test_what_is_in_the_folder(exported: Callable[[str], Exported]) -> None:
+    made = exported("sasrec")
+    served, folder, manifest = made.served, made.folder, made.manifest
+    assert load_json(folder / "manifest.json") == manifest
+    assert {path.name for path in folder.iterdir()} == {*manifest["files"], "manifest.json"}
+    items = pl.read_parquet(folder / "items.parquet")
     assert items.equals(served.item_vectors())
-    assert json.loads((tmp_path / "out" / "item_ids.json").read_text()) == items["what"].to_list()
-    np.testing.assert_array_equal(np.load(tmp_path / "out" / "item_vectors.npy"), items["vector"].to_numpy())
+    assert json.loads((folder / "item_ids.json").read_text()) == items["what"].to_list()
+    np.testing.assert_array_equal(np.load(folder / "item_vectors.npy"), items["vector"].to_numpy())
     assert manifest["graph"]["inputs"][0]["shape"] == ["batch", "length"]
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["model"]["config"]["max_len"] == MAX_LEN
 
 
 def test_an_export_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
-    recommender("sasrec").export(tmp_path / "out")
+    recommender("ease").export(tmp_path / "out")
     recommender("popularity").export(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["model"]["key"] == "popularity"
     (tmp_path / "other").mkdir()
@@ -251,7 +275,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_model_is_as_before(tmp_path: Path) -> None:
-    served = recommender("sasrec")
+    served = recommender("bprmf")
     before = served.recommend(users="all", k=5)
     parameters = [p.requires_grad for p in served.model.parameters()]
     served.export(tmp_path / "out")

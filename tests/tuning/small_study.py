@@ -15,7 +15,7 @@ from recgraph.data.split import Split
 SPACE = {"*": "fixed", "learning_rate": {}, "dropout": {}}
 SETTINGS = {"max_epochs": 2, "hidden_dim": 8, "n_layers": 1, "n_heads": 1, "patience": None, "batch_size": 256}
 #: long enough to be stopped in the middle
-LONG = {**SETTINGS, "max_epochs": 15}
+LONG = {**SETTINGS, "max_epochs": 10}
 #: of studies of which nothing is trained
 RANGES = {
     "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True),

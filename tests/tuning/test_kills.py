@@ -113,9 +113,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: Path, url: str) -> None:
     killer = in_the_middle(url, kill)
     began = time.monotonic()
-    study = tune(split, tmp_path / "s", 3, workers=2, storage=url, settings=LONG, pruner="none", grace=GRACE)
+    study = tune(split, tmp_path / "s", 2, workers=2, storage=url, settings=LONG, pruner="none", grace=GRACE)
     killer.join()
-    check_complete(study, tmp_path / "s", 3, LONG["max_epochs"], "its worker is gone")
+    check_complete(study, tmp_path / "s", 2, LONG["max_epochs"], "its worker is gone")
     dead = next(trial for trial in study.trials if trial.state.name == "FAIL")
     again = next(trial for trial in study.trials if trial.system_attrs.get("failed_trial") == dead.number)
     assert dead.user_attrs["lease"]["pid"] != again.user_attrs["lease"]["pid"]
@@ -128,9 +128,9 @@ def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: 
 def test_workers_that_are_interrupted_save_and_give_their_trials_back(split: Split, tmp_path: Path, url: str) -> None:
     in_the_middle(url, lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        tune(split, tmp_path / "s", 3, workers=2, storage=url, settings=LONG, pruner="none")
-    study = tune(split, tmp_path / "s", 3, storage=url, settings=LONG, pruner="none")
-    check_complete(study, tmp_path / "s", 3, LONG["max_epochs"], "interrupted")
+        tune(split, tmp_path / "s", 2, workers=2, storage=url, settings=LONG, pruner="none")
+    study = tune(split, tmp_path / "s", 2, storage=url, settings=LONG, pruner="none")
+    check_complete(study, tmp_path / "s", 2, LONG["max_epochs"], "interrupted")
     dispose(study)
 
 
@@ -224,7 +224,7 @@ def command(tmp_path: Path, url: str, epochs: int) -> list[str]:
     settings = {**LONG, "max_epochs": epochs, "patience": "none"}
     pairs = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     own = ["--out", str(tmp_path / "s"), "--study", "s", "--storage", url, "--space", str(space), *pairs]
-    fixed = ["--trials", "3", "--workers", "2", "--pruner", "none", "--test-seeds", "0"]
+    fixed = ["--trials", "2", "--workers", "2", "--pruner", "none", "--test-seeds", "0"]
     return [sys.executable, "-m", "recgraph.cli", "tune", "sasrec", "--dataset", "synthetic", *fixed, *own]
 
 
@@ -247,7 +247,7 @@ def running(url: str, epochs: int) -> list[optuna.trial.FrozenTrial]:
 
 
 def test_workers_end_by_themselves_when_the_command_is_killed(split: Split, tmp_path: Path) -> None:
-    url, epochs = f"journal:///{tmp_path}/study.journal", 60
+    url, epochs = f"journal:///{tmp_path}/study.journal", 20
     with (tmp_path / "log").open("wb") as log:
         parent = subprocess.Popen(command(tmp_path, url, epochs), stdout=log, stderr=log, start_new_session=True)
         try:
@@ -261,6 +261,6 @@ def test_workers_end_by_themselves_when_the_command_is_killed(split: Split, tmp_
         assert time.monotonic() < until, "a worker works on although nobody is there to want it"
         time.sleep(0.05)
     settings = {**LONG, "max_epochs": epochs}
-    study = tune(split, tmp_path / "s", 3, storage=url, settings=settings, pruner="none")
-    check_complete(study, tmp_path / "s", 3, epochs, "interrupted")
+    study = tune(split, tmp_path / "s", 2, storage=url, settings=settings, pruner="none")
+    check_complete(study, tmp_path / "s", 2, epochs, "interrupted")
     assert states(study)["FAIL"] == 2
