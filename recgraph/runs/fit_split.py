@@ -22,6 +22,7 @@ from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, tra
 from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import Scale, initial_items
 from recgraph.runs.run import Run
+from recgraph.runs.teacher import give_teacher
 from recgraph.train.config import TrainConfig, pick_device
 
 __all__ = ["fit_split", "split_and_part", "training_of"]
@@ -139,6 +140,7 @@ def fit_split(
         )
         check_fit(fit, options.memory_limit)
         build(model, space, options, record, initialise)
+        give_teacher(model, sealed, fit_on)
         train_model(model, part, options, record, validate if validates else None)
         run = Run(model, sealed, record, options.folder, log)
         run.keep()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -21,14 +22,16 @@ from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives, pair_scores
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
+from recgraph.models.distil import DistilConfig, distilled
 from recgraph.models.memory import pair_needs
 from recgraph.models.reading import Reading
 from recgraph.rng import Generators
 from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
+from recgraph.sparse.ragged import Ragged
 
 
-class CollaborativeConfig(ModelConfig):
+class CollaborativeConfig(DistilConfig):
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of user and item vectors"), Search(choices=(32, 64, 128, 256))
     ] = 64
@@ -88,6 +91,7 @@ class CollaborativeModel(TrainableModel):
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
         self.loss: NextItemLoss = self._make_loss()
         self._ranking: _Ranking | None = None
+        self._histories: Ragged | None = None
 
     def item_table(self) -> Tensor:
         assert self.space is not None
@@ -104,8 +108,13 @@ class CollaborativeModel(TrainableModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2}
+        terms = {"rec": 1.0, "l2": self.config.l2} | self.shared_terms
         return (Phase("model", ("model",), terms),)
+
+    @property
+    def shared_terms(self) -> dict[str, float]:
+        """Terms of every collaborative model beside its own, with their coefficients: ``distil``, of its teacher."""
+        return {"distil": 0.0 if self.config.teacher is None else self.config.distil_weight}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> PairBatches:
         """Training batches; also shows the training part to the parts that learn from it."""
@@ -140,6 +149,7 @@ class CollaborativeModel(TrainableModel):
             raise ValueError(f"train has {sizes}, but {type(self).__name__} was built for {built}; build a new one")
         self.loss.setup(train.item_counts())
         self.known_users.copy_(train.items.lengths > 0)
+        self._histories = train.items if self.config.teacher is not None else None
         self._ranking = None
 
     def nodes(self) -> Tensor:
@@ -153,7 +163,21 @@ class CollaborativeModel(TrainableModel):
         propagation is the same on all ranks; the mean over ranks counts. Multiply a mean over a rank's own samples by
         the batch's ``weight`` therefore.
         """
-        return {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(batch, self.nodes())}
+        nodes = cache(self.nodes)
+        found: Terms = {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(batch, nodes())}
+        if self.config.teacher is not None:
+            found["distil"] = lambda: self._distil(batch, nodes())
+        return found
+
+    def _distil(self, batch: PairBatch, nodes: Tensor) -> Tensor:
+        """How the scores for the users of a batch differ from the teacher's, who reads their training items."""
+        assert self.space is not None
+        assert self._histories is not None  # setup
+        if self._histories.device != batch.users.device:
+            self._histories = self._histories.to(batch.users.device)
+        query = Query(batch.users, self._histories.take(batch.users))
+        users, first, generator = lookup(nodes, batch.users), self.space.n_users, batch.generators["distil"]
+        return _weighted(distilled(self, query, generator, users, lambda items: lookup(nodes, items + first)), batch)
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         assert self.space is not None

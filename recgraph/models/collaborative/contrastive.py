@@ -76,7 +76,7 @@ class GraphContrastiveModel(LightGCN):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight}
+        terms = {"rec": 1.0, "l2": self.config.l2, "cl": self.config.contrast_weight} | self.shared_terms
         return (Phase("model", ("model",), terms),)
 
     def memory_needs(self, work: Workload) -> Needs:

@@ -25,6 +25,7 @@ from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import FeatureSpace, ModelConfig, PaddedForm, Phase, Space, Terms, TrainableModel, UpdatedBy
+from recgraph.models.distil import DistilConfig, distilled
 from recgraph.models.memory import sequence_needs
 from recgraph.models.sequence.reading import SequenceReading
 from recgraph.rng import Generators
@@ -36,7 +37,7 @@ from recgraph.sparse.ragged import Ragged
 EncoderName = Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")]
 
 
-class SequenceConfig(ModelConfig):
+class SequenceConfig(DistilConfig):
     hidden_dim: Annotated[
         int, Field(ge=1, description="width of item vectors and states"), Search(choices=(32, 64, 128, 256))
     ] = 64
@@ -181,8 +182,10 @@ class SequenceModel(TrainableModel):
 
     @property
     def shared_terms(self) -> dict[str, float]:
-        """Terms of every sequence model beside ``rec``, with their coefficients: ``balance``, that of its experts."""
-        return {"balance": self.encoder.penalty_weight}
+        """Terms of every sequence model beside ``rec``, with their coefficients: ``balance``, that of its experts, and
+        ``distil``, that of its teacher."""
+        distil = 0.0 if self.config.teacher is None else self.config.distil_weight
+        return {"balance": self.encoder.penalty_weight, "distil": distil}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training part."""
@@ -242,9 +245,21 @@ class SequenceModel(TrainableModel):
 
     def last_terms(self, batch: SequenceBatch) -> Terms:
         """The terms that read what the others have encoded, to be computed after them."""
-        if not self.encoder.penalty_weight:
-            return {}
-        return {"balance": lambda: self.encoder.penalty() * batch.share.weight}
+        found: Terms = {}
+        if self.config.teacher is not None:
+            found["distil"] = lambda: self._distil(batch)
+        if self.encoder.penalty_weight:
+            found["balance"] = lambda: self.encoder.penalty() * batch.share.weight
+        return found
+
+    def _distil(self, batch: SequenceBatch) -> Tensor:
+        """How the scores after each row of ``batch.contrast`` differ from the teacher's."""
+        rows, table = batch.contrast, self.token_table(batch)
+        tokens = rows.values if rows.values.ndim == 1 else rows.values[:, 0]
+        query = Query(batch.users, rows.with_values(tokens - 1))
+        states, generator = self.encode(rows, batch), batch.generators["distil"]
+        loss = distilled(self, query, generator, states, lambda items: lookup(table, items + 1))
+        return loss * batch.share.weight
 
     def training_states(self, batch: SequenceBatch) -> Tensor:
         """[n_targets, D]: the state from which each target is predicted."""
