@@ -53,7 +53,8 @@ class NodeSplit:
 
 @dataclass(frozen=True)
 class NodeTask:
-    """A node classification task. Training reads none of it: labels are for the evaluation of what was trained.
+    """A node classification task. Training reads none of it but what it is given by name
+    (:func:`rg.fit_graph`, ``labels``): labels are for the evaluation of what was trained.
 
     Attributes:
         target: the node type.

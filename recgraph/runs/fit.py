@@ -16,10 +16,12 @@ from recgraph.data.sealing import without_test_data
 from recgraph.data.split import FitPart, SealedSplit, Split
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
+from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.runs.fit_split import fit_split, split_and_part, training_of
 from recgraph.runs.fitting import FitOptions, build, new_record, on_all_ranks, run_folder, train_model
+from recgraph.runs.known_labels import KnownLabels, known_labels, refuse_without_labels
 from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.refit import refit_split
@@ -119,9 +121,13 @@ def fit_graph(
     progress: bool | None = None,
     observers: tuple[Observer, ...] = (),
     memory_limit: str | int | None = None,
+    task: NodeTask | None = None,
+    labels: str | None = None,
     **training: Any,
 ) -> NodeRun:
     """Fit a model of a typed graph, without classes of its nodes; the epoch with the lowest loss is kept.
+
+    A model with ``n_classes`` reads the classes of the train nodes of one split of a task, and no other.
 
     Args:
         model: with its settings, among them ``metapaths``; not built.
@@ -134,12 +140,14 @@ def fit_graph(
             Log records (logger ``recgraph``) tell the same.
         observers: called during the training.
         memory_limit: of this process, e.g. ``"8GiB"``; see :func:`fit`.
+        task: of the same nodes, for a model with ``n_classes``.
+        labels: the name of the split of ``task`` whose train part is read.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
 
     Raises:
         ConfigError: a setting that does not exist or is out of range.
-        ValueError: the model embeds no graph, the graph has not its meta-paths, ``out`` holds another run, or another
-            process trains into it.
+        ValueError: the model embeds no graph, the graph has not its meta-paths, the labels do not fit the model,
+            ``out`` holds another run, or another process trains into it.
     """
     if not isinstance(model, GraphModel):
         raise ValueError(f"{type(model).__name__} embeds no graph; the models that do: {', '.join(_models(True))}")
@@ -147,7 +155,7 @@ def fit_graph(
     folder = None if out is None else Path(out)
     options = FitOptions(config, seed, folder, device, resume, progress, observers, memory_limit=memory_limit)
     with on_all_ranks(options.folder):
-        return _fit_nodes(model, graph, options, source={}, evaluation={})
+        return _fit_nodes(model, graph, options, source={}, evaluation={}, known=known_labels(model, task, labels))
 
 
 def train(
@@ -233,7 +241,12 @@ def _fit_log(
 
 
 def _fit_nodes(
-    model: GraphModel, graph: HeteroGraph, options: FitOptions, source: Mapping[str, Any], evaluation: dict[str, Any]
+    model: GraphModel,
+    graph: HeteroGraph,
+    options: FitOptions,
+    source: Mapping[str, Any],
+    evaluation: dict[str, Any],
+    known: KnownLabels | None = None,
 ) -> NodeRun:
     target = _target(model, graph)
     data = {
@@ -245,6 +258,12 @@ def _fit_nodes(
     }
     record = new_record(model, options, "graph", data)
     record.task, record.evaluation = "nodes", evaluation
+    if known is None:
+        refuse_without_labels(model)
+    else:
+        known.give(model, target, graph.count(target))
+        record.data.settings = {**record.data.settings, "labels": known.record}
+        record.unsealed = [f"fit {record.model} on the classes of the train nodes of split {known.split!r}"]
     with run_folder(model, options, record) as is_complete:
         if is_complete:
             assert options.folder is not None

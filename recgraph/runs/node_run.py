@@ -27,7 +27,9 @@ _log = logging.getLogger(__name__)
 
 
 class NodeRun(BaseRun):
-    """A model that was fitted to a graph, without labels, and the embeddings of its nodes.
+    """A model that was fitted to a graph, and the embeddings of its nodes.
+
+    Labels are not read by it, unless it learns classes (``n_classes``): ``record.unsealed`` then names the split.
 
     Attributes:
         embedder: the embeddings with their ids, and the model.

@@ -115,8 +115,8 @@ class MEOW(MEOWLoss, MetaPathModel):
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        terms = {"info": 1.0, "proto": self.config.proto_weight}
-        return (Phase("model", ("model",), terms),)
+        (phase,) = super().phases
+        return (Phase("model", ("model",), {**phase.terms, "proto": self.config.proto_weight}),)
 
     def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
         views = cache(lambda: self._projected(batch))
@@ -124,7 +124,7 @@ class MEOW(MEOWLoss, MetaPathModel):
         def prototypes() -> list[PrototypeSet]:
             return self.cluster(views()[1]) if batch.nodes is None else self._of_epoch(batch.epoch)
 
-        return self.losses(batch, views, cache(prototypes))
+        return self.losses(batch, views, cache(prototypes)) | self.pseudo_terms(batch, views)
 
     def losses(
         self,
@@ -220,11 +220,13 @@ class AdaMEOW(MetaPathModel):
     info_nce: ClassVar[dict[str, Any]] = {"weigh_positive": True}
 
     def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
+        views = cache(lambda: self._projected(batch))
+
         def info() -> Tensor:
-            coarse, fine = self._projected(batch)
+            coarse, fine = views()
             return self.info(batch, fine, coarse)
 
-        return {"info": info}
+        return {"info": info} | self.pseudo_terms(batch, views)
 
 
 class AdaMEOWRecConfig(MetaPathRecommenderConfig):

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Added
+from recgraph.config import Added, Search
+from recgraph.contrast.pseudo_labels import PseudoLabels
 from recgraph.contrast.queue import Queue
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.memory import Needs, Workload
-from recgraph.models.base import ModelConfig, PathKey, Space
+from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms
 from recgraph.models.contrast import check_pairs, warn_of_pairs
 from recgraph.models.heterogeneous.base import (
     FullGraph,
@@ -82,6 +84,27 @@ class MetaPathModelConfig(ViewsConfig, GraphConfig):
     queue_size: Annotated[
         int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
     ] = 2048
+    n_classes: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="classes that are learned from the labels that rg.fit_graph is given, those without a labelled "
+            "node among them; 0: no labels are read",
+        ),
+        Added(),
+    ] = 0
+    pseudo_weight: Annotated[
+        float,
+        Field(ge=0, description="with n_classes: of labels and pseudo-labels"),
+        Search(0.01, 10.0, log=True),
+        Added(),
+    ] = 1.0
+    pseudo_temperature: Annotated[
+        float,
+        Field(gt=0, description="with n_classes: of the similarities of nodes and classes"),
+        Search(0.05, 1.0, log=True),
+        Added(),
+    ] = 0.1
 
 
 class MetaPathModel(GraphModel):
@@ -105,6 +128,8 @@ class MetaPathModel(GraphModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
+    #: [N] int64, the classes that training reads, -1 for all other nodes; None: it reads none
+    known_labels: Tensor | None = None
     #: the settings that InfoNCE has in the publication
     info_nce: ClassVar[dict[str, Any]] = {}
 
@@ -134,6 +159,9 @@ class MetaPathModel(GraphModel):
         # batches have a queue of their own, of projections
         self.contrast = make_contrast(config, self.projection_dim, self.info_nce, queue_size=0)
         self.contrast.setup(about_nodes(graph, target, paths))
+        self.pseudo = None
+        if config.n_classes:
+            self.pseudo = PseudoLabels(self.projection_dim, config.n_classes, config.pseudo_temperature)
         if config.mini_batch:
             self.queue = Queue(config.queue_size, self.projection_dim)
 
@@ -223,6 +251,32 @@ class MetaPathModel(GraphModel):
         own = together if batch.share.is_whole else batch.generators.of_rank("dropout")
         views = self.both_views(self._step_inputs(batch), own, together)
         return self.views.head(views.coarse), self.views.head(views.fine)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        (phase,) = super().phases
+        pseudo = self.config.pseudo_weight if self.config.n_classes else 0.0
+        return (Phase(phase.name, phase.groups, {**phase.terms, "pseudo": pseudo}),)
+
+    def pseudo_terms(self, batch: GraphBatch, views: Callable[[], tuple[Tensor, Tensor]]) -> Terms:
+        """``pseudo`` of the projected coarse and fine view (:class:`PseudoLabels`); nothing without ``n_classes``."""
+        if self.pseudo is None:
+            return {}
+        if self.known_labels is None:
+            raise ValueError(
+                f"n_classes = {self.config.n_classes} learns classes from labels: give rg.fit_graph(..., task=..., "
+                "labels='a split of the task')"
+            )
+        self.known_labels = self.known_labels.to(self.pseudo.prototypes.device)
+        labels, pseudo = self.known_labels, self.pseudo
+        of_batch = labels if batch.nodes is None else labels[batch.nodes]
+
+        def loss() -> Tensor:
+            coarse, fine = views()
+            value: Tensor = pseudo(fine, coarse, of_batch, batch.generators["pseudo_labels"])
+            return value
+
+        return {"pseudo": loss}
 
     def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
         """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates and takes the batch in.
