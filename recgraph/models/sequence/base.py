@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from recgraph.memory import Needs, Workload
 from recgraph.models.base import FeatureSpace, ModelConfig, PaddedForm, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.distil import DistilConfig, distilled
 from recgraph.models.memory import sequence_needs
+from recgraph.models.sequence.padded import PaddedSequences
 from recgraph.models.sequence.reading import SequenceReading
 from recgraph.rng import Generators
 from recgraph.rows import lookup
@@ -349,7 +349,7 @@ class SequenceModel(TrainableModel):
             )
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest
-        module = _PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)
+        module = PaddedSequences(self.encoder, self.token_table().detach(), self.gap_embedding)
         return PaddedForm(module, "vectors", longest, shortest, reads_gaps=self.gap_embedding is not None)
 
     def item_table(self) -> Tensor:
@@ -360,24 +360,6 @@ class SequenceModel(TrainableModel):
     def encode_items(self, index: Tensor | None = None) -> Tensor:
         table = self.token_table()
         return table[1:] if index is None else lookup(table, index + 1)
-
-
-class _PaddedSequences(nn.Module):
-    """User vectors [B, D] of padded rows of tokens."""
-
-    table: Tensor
-
-    def __init__(self, encoder: SequenceEncoder, table: Tensor, gap_embedding: nn.Embedding | None) -> None:
-        super().__init__()
-        self.encoder, self.gap_embedding = encoder, gap_embedding
-        self.register_buffer("table", table)
-
-    def forward(self, history: Tensor, gaps: Tensor | None = None) -> Tensor:
-        """[B, L] tokens and, of a model that reads them, [B, L] buckets of time gaps -> [B, D]."""
-        inputs = F.embedding(history, self.table)
-        if self.gap_embedding is not None and gaps is not None:
-            inputs = inputs + self.gap_embedding(gaps)
-        return self.encoder.padded(inputs, (history != 0).sum(1).clamp(min=1))
 
 
 def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
