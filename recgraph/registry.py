@@ -139,8 +139,8 @@ def key_of(kind: str, cls: type[Any]) -> str:
 
 def _known(kind: str) -> str:
     """The present name of a kind."""
-    kind = _RENAMED.get(kind, kind)
-    if kind not in _MEMBERS:
+    kind = _RENAMED.get(kind, kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, str) or kind not in _MEMBERS:
         raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(kinds())}")
     return kind
 
@@ -264,9 +264,12 @@ def load(kind: str, name: str) -> Any:
     """The class of a kind by name; case, ``-`` and ``_`` do not matter.
 
     Raises:
-        ValueError: no such kind or name; the message gives the nearest names and lists those that exist.
+        ValueError: no such kind or name, or it is no text; the message gives the nearest names and lists those that
+            exist.
     """
     kind = _known(kind)
+    if not isinstance(name, str):
+        raise ValueError(f"{kind} = {name!r} must be a name, e.g. {names(kind)[0]!r}")
     wanted = key(name)
     if (kind, wanted) not in _registered and (kind, wanted) in _elsewhere:
         _elsewhere[kind, wanted]()

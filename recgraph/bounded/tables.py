@@ -80,12 +80,16 @@ def read_frame_metadata(path: Path) -> dict[str, str]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """What polars, or the disk, says of a file inside the block is an error that names the file."""
+    """What polars says of a file inside the block is an error that names the file; what the disk says stays."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+    except OSError as error:
+        if error.errno is not None:  # of the system; those of polars, which says so of damage, have no number
+            raise OSError(error.errno, error.strerror, f"{path}") from None
+        raise CorruptFileError(f"the Parquet file cannot be read: {error}"[:1000], path=path) from None
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise CorruptFileError(f"the Parquet file cannot be read: {error}"[:1000], path=path) from None
 
 

@@ -209,7 +209,10 @@ def _named(entry: Any) -> dict[str, Any]:
         raise ConfigError(f"models = {entry!r} must be a table; begin each of its entries with [[models]]")
     if entry.get("name") or "model" not in entry:
         return dict(entry)
-    return {**entry, "name": registry.load("model", entry["model"]).__name__}
+    try:
+        return {**entry, "name": registry.load("model", entry["model"]).__name__}
+    except ValueError as error:
+        raise ConfigError(f"models: {error}") from None
 
 
 @dataclass(frozen=True)

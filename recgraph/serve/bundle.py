@@ -324,8 +324,10 @@ def _check_needs(folder: Path, needs: Sequence[Mapping[str, Any]]) -> None:
     """Refuse a model whose own classes are not known here, and warn where their file is another one."""
     for need in needs:
         what, file = f"{need['kind']} {need['name']!r}", need["file"]
+        if need["kind"] not in registry.kinds():
+            raise BundleError(f"{folder / 'config.json'}: needs: kind {need['kind']!r} is none of the registry's")
         if registry.key(need["name"]) not in registry.names(need["kind"]):
-            source = need["module"] if file is None else f"{file} (SHA-256 {need['sha256'][:12]}...)"
+            source = need["module"] if file is None else f"{file} (SHA-256 {str(need['sha256'])[:12]}...)"
             give = file or need["module"]
             option = f"--import {shlex.quote(give)}"
             raise BundleError(

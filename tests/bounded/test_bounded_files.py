@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -182,6 +183,18 @@ def test_a_frame_comes_back(tmp_path: Path) -> None:
         frame.write_parquet(tmp_path / "f.parquet", compression=compression, row_group_size=999)
         assert read_frame(tmp_path / "f.parquet").equals(frame)
         assert read_frame(tmp_path / "f.parquet", columns=["t"]).equals(frame.select("t"))
+
+
+def test_a_disk_that_fails_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"a": [1]}).write_parquet(path)
+    raised: list[OSError] = [OSError(errno.EIO, "Input/output error"), OSError("incomplete frame")]
+    monkeypatch.setattr(pl, "read_parquet", lambda *_, **__: (_ for _ in ()).throw(raised.pop(0)))
+    with pytest.raises(OSError, match=r"Input/output error: '.*a\.parquet'") as caught:
+        read_frame(path)
+    assert not isinstance(caught.value, CorruptFileError)
+    with pytest.raises(CorruptFileError, match=r"a\.parquet: the Parquet file cannot be read: incomplete frame"):
+        read_frame(path)
 
 
 def test_a_frame_of_other_writers_comes_back(tmp_path: Path) -> None:

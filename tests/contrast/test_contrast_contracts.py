@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -111,13 +113,27 @@ class TestObjective:
         order = torch.randperm(B, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(self.value(self.make(name), a[order], b[order]), self.value(self.make(name), a, b))
 
-    def test_half_precision(self, name: str, device: torch.device) -> None:
-        exact, half = views(device, torch.float32), views(device, torch.bfloat16)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision(self, name: str, dtype: torch.dtype, device: torch.device) -> None:
+        exact, half = views(device, torch.float32), views(device, dtype)
+        with torch.autocast(device.type, dtype=dtype):
             loss = self.value(self.make(name), *half)
             assert loss.dtype == torch.float32
             torch.testing.assert_close(loss, self.value(self.make(name), *exact), rtol=0.05, atol=0.05)
         check_gradients(loss, *half)
+
+    @pytest.mark.parametrize("similarity", ["dot", "cosine"])
+    @pytest.mark.parametrize("value", [0.0, 1.0, 1e-30, 100.0])
+    def test_rows_that_are_all_the_same(self, name: str, value: float, similarity: str) -> None:
+        """Features that are constant: every candidate is as near as the positive, so the loss is the log of a count."""
+        for dtype in (torch.float32, torch.float64):
+            a, b = (torch.full((B, 3), value, dtype=dtype, requires_grad=True) for _ in range(2))
+            ids, shape = torch.arange(B), Similarity(similarity=similarity, temperature=0.1)  # type: ignore[arg-type]
+            loss = self.make(name)(Views(a, b, ids, ids), shape, None).loss
+            # similarities of 3 value^2 / .1 are rounded before they are taken from one another
+            rounding = 4 * torch.finfo(dtype).eps * max(3 * value**2, 1) / 0.1
+            assert min(abs(loss.item() - math.log(n)) for n in (B - 1, B, 2 * B - 1)) < 1e-6 + rounding
+            check_gradients(loss, a, b)
 
     @pytest.mark.parametrize("scale", [1e-3, 1e3])
     def test_no_overflow_in_float32(self, name: str, scale: float) -> None:
@@ -161,9 +177,17 @@ class TestRegulariser:
         assert not measured.requires_grad
         torch.testing.assert_close(measured, self.make(name)(a, b).detach())
 
-    def test_half_precision(self, name: str, device: torch.device) -> None:
-        exact, half = views(device, torch.float32), views(device, torch.bfloat16)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+    @pytest.mark.parametrize("value", [0.0, 1.0, 1e-30, 100.0])
+    def test_rows_that_are_all_the_same(self, name: str, value: float) -> None:
+        a, b = (torch.full((6, 3), value, requires_grad=True) for _ in range(2))
+        made = self.make(name)(a, b)
+        assert made.isfinite()
+        check_gradients(made, a, b)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision(self, name: str, dtype: torch.dtype, device: torch.device) -> None:
+        exact, half = views(device, torch.float32), views(device, dtype)
+        with torch.autocast(device.type, dtype=dtype):
             value = self.make(name)(*half)
             assert value.dtype == torch.float32
             torch.testing.assert_close(value, self.make(name)(*exact), rtol=0.05, atol=0.05)

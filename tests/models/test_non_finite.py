@@ -104,6 +104,12 @@ def stops(model: TrainableModel, folder: Path, error: type[NonFinite], what: str
     [
         *((name, term, math.nan) for name, terms in TERMS.items() for term in terms),
         *((name, terms[-1], math.inf) for name, terms in TERMS.items()),
+        *(
+            pytest.param(name, term, value, marks=pytest.mark.slow)
+            for name, terms in TERMS.items()
+            for term in terms
+            for value in ((-math.inf, math.inf) if term != terms[-1] else (-math.inf,))
+        ),
     ],
 )
 def test_a_term_of_any_model_that_is_not_finite_stops_its_training(

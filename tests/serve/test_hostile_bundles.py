@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,28 @@ def _refused(folder: Path, *messages: str) -> str:
 )
 def test_settings_that_no_bundle_has(at: tuple[str, ...], value: Any, folder: Path) -> None:
     _refused(forging.with_config(folder, at, value))
+
+
+@pytest.mark.parametrize("name", ["trap", "trap:Trap", "trap.Trap", "trap.py", "{0}/trap.py"])
+def test_names_that_lead_to_a_module_import_none(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the model, of its parts and of what it needs; see tests/test_hostile_names.py for other files."""
+    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Trap: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    name, folder = name.format(tmp_path), tmp_path / "bundle"
+    served(name="mclrec").save(folder)
+    whole = (folder / "config.json").read_text()
+    need = {"kind": "model", "name": name, "module": "trap", "file": "trap.py", "sha256": None}
+    changes: list[tuple[str, Any]] = [("key", name), ("needs", [need]), ("needs", [{**need, "kind": name}])]
+    settings = ("encoder", "objective", "loss", "augmenter", "augmentations", "weights")
+    changes += [
+        ("config", {setting: made}) for setting in settings for made in (name, {"name": name}, [{"name": name}])
+    ]
+    for entry, value in changes:
+        (folder / "config.json").write_text(whole)
+        _refused(forging.with_config(folder, ("model", entry), value))
+    assert not (tmp_path / "sprung").exists()
+    assert "trap" not in sys.modules
 
 
 _MEASURED = """
