@@ -22,6 +22,7 @@ from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
 from recgraph.models.heterogeneous.node_model import MetaPathModel
 from recgraph.models.heterogeneous.paths import MetaPathInputs
+from recgraph.models.heterogeneous.views import BothViews
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import normalise
@@ -70,7 +71,8 @@ def meow_step(golden: Golden) -> Golden:
         clusterings.append(Clustering(assign(fine.detach(), centroids), centroids, 0.0))
     prototypes = prototypes_of(clusterings, fine, model.config.temperature)
     batch = GraphBatch(len(fine), 0, Generators(0))
-    losses = {name: loss() for name, loss in model.losses(batch, lambda: (coarse, fine), lambda: prototypes).items()}
+    terms = model.losses(batch, lambda: BothViews(coarse, fine), lambda: prototypes)
+    losses = {name: loss() for name, loss in terms.items()}
     total = losses["info"] + losses["proto"]
     grads = torch.autograd.grad(total, [model.views.project.weight, model.views.encoder.weights[0]])
     # the authors' ProtoNCE also carries N over the number of prototypes, a constant

@@ -86,12 +86,24 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.sequence.mclrec": ("MCLRec",),
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
     },
-    "mixture": {"recgraph.contrast.mixing": ("FeatureTransformation", "Mochi")},
-    "objective": {
-        "recgraph.contrast.debiased": ("DebiasedInfoNCE", "DebiasedNTXent"),
-        "recgraph.contrast.objectives": ("InfoNCE", "NTXent"),
+    "mixture": {
+        "recgraph.contrast.mixing": ("FeatureTransformation", "Mochi"),
+        "recgraph.contrast.ratings": ("SupReMix",),
     },
-    "regulariser": {"recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity")},
+    "objective": {
+        "recgraph.contrast.assignments": ("SwAV",),
+        "recgraph.contrast.debiased": ("DebiasedInfoNCE", "DebiasedNTXent"),
+        "recgraph.contrast.heads": ("MultiHead",),
+        "recgraph.contrast.joint": ("Symile",),
+        "recgraph.contrast.non_contrastive": ("BarlowTwins", "SimSiam", "VICReg"),
+        "recgraph.contrast.objectives": ("InfoNCE", "NTXent"),
+        "recgraph.contrast.ratings": ("ConR",),
+        "recgraph.contrast.separation": ("SepCLR",),
+    },
+    "regulariser": {
+        "recgraph.contrast.gap": ("CrossUniformity", "MeanGap"),
+        "recgraph.contrast.regularisers": ("Alignment", "Margin", "Uniformity"),
+    },
     "reranker": {"recgraph.rerank.members": ("DPP", "MMR", "ContrastiveSearch")},
     "transform": {
         "recgraph.contrast.gates": ("Gate",),
@@ -102,6 +114,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.contrast.hardness": ("Hardness",),
         "recgraph.contrast.propensity": ("FalseNegative", "Propensity"),
         "recgraph.contrast.same_cluster": ("SameCluster",),
+        "recgraph.contrast.ratings": ("LabelDistance",),
         "recgraph.contrast.weights": ("Cluster", "Learned", "SameTarget", "SelfMask"),
     },
 }

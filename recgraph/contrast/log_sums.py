@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recgraph.accelerated import full_precision
-from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
+from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, work_type
 from recgraph.contrast.views import Pairs
 from recgraph.contrast.weights import Weight
 
@@ -68,7 +68,10 @@ class _LogSums(torch.autograd.Function):
             x, y = (tensor.to(work) for tensor in inputs[:2])
             sums = x.new_empty(len(x))
             for rows in row_blocks(len(x), len(y), x, block_rows):
-                sums[rows] = _logits(x[rows], y, rows, barred, weight, pairs, inputs[2:]).logsumexp(1)
+                t = _logits(x[rows], y, rows, barred, weight, pairs, inputs[2:])
+                peak = t.amax(1, keepdim=True)
+                peak.masked_fill_(peak == -math.inf, 0)
+                sums[rows] = _exponentials(t, peak).sum(1).log_().add_(peak[:, 0])
         ctx.save_for_backward(sums, barred, *inputs)
         ctx.settings = weight, pairs, block_rows, work
         return sums
@@ -81,6 +84,7 @@ class _LogSums(torch.autograd.Function):
         needs = ctx.needs_input_grad[4:]
         # an anchor without a candidate passes nothing: 0 times -inf - -inf would be NaN
         passed = torch.where(sums == -math.inf, 0, grad_output)
+        passed = torch.where(sums.isnan(), sums, passed)
         peaks = torch.where(sums == -math.inf, 0, sums)
         with full_precision(inputs[0]):
             x, y = (tensor.to(work) for tensor in inputs[:2])
@@ -93,7 +97,8 @@ class _LogSums(torch.autograd.Function):
                 leaves = _leaves(rows, inputs[2:], needs[2:])
                 with torch.set_grad_enabled(any(needs[2:])):
                     t = _logits(x[rows], y, rows, barred, weight, pairs, leaves)
-                p = t.detach().sub(peaks[rows, None]).exp_().mul_(passed[rows, None])
+                p = _exponentials(t.detach().clone() if t.requires_grad else t, peaks[rows, None])
+                p.mul_(passed[rows, None])
                 if of_x is not None:
                     torch.mm(p, y, out=of_x[rows])
                 if of_y is not None:
@@ -103,6 +108,11 @@ class _LogSums(torch.autograd.Function):
         found = [of_x, of_y, *others]
         typed = [None if one is None else one.to(like.dtype) for one, like in zip(found, inputs, strict=True)]
         return None, None, None, None, *typed
+
+
+def _exponentials(t: Tensor, peak: Tensor) -> Tensor:
+    """``e^{t - peak}``, in the memory of t; 0 where it makes no difference: exp would give slow subnormal numbers."""
+    return torch.threshold_(t.sub_(peak), -exponent_limit(t.dtype), -math.inf).exp_()
 
 
 def _leaves(rows: slice, inputs: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:

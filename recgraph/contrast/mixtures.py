@@ -104,7 +104,10 @@ def contrast_mixed(
     if mixed.further is not None:
         further = torch.einsum("nd,nsd->ns", x, mixed.further.to(work))
         log_v = mixed.further_log_w
-        sums.append((further if log_v is None else further + log_v).logsumexp(1))
+        t = further if log_v is None else further + log_v
+        # of an anchor without any, the logarithm has no gradient
+        exists = (t != -torch.inf).any(1)
+        sums.append(torch.where(exists, torch.where(exists[:, None], t, 0).logsumexp(1), -torch.inf))
     if candidates.count_positive:
         weighed = weight is not None and pairs is not None and candidates.weigh_positive
         sums.append(own + of_positives(weight, pairs, places) if weighed else own)  # type: ignore[arg-type]

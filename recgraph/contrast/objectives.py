@@ -6,7 +6,7 @@ the weights w are parts of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -28,7 +28,11 @@ from recgraph.sparse.ragged import Ragged
 __all__ = ["InfoNCE", "NTXent", "NoCandidateError", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]
 
 
-class ObjectiveConfig(Config):
+class ObjectiveBaseConfig(Config):
+    """Settings of an objective."""
+
+
+class ObjectiveConfig(ObjectiveBaseConfig):
     count_positive: Annotated[bool, Field(description="whether the positive is one of the candidates")] = True
     weigh_positive: Annotated[
         bool, Field(description="whether a counted positive carries its weight, or counts fully")
@@ -57,7 +61,7 @@ class Objective(nn.Module):
         ConfigError: a setting that does not exist, or its value is not allowed.
     """
 
-    Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
+    Config: ClassVar[type[ObjectiveBaseConfig]] = ObjectiveConfig
     #: whether :meth:`forward` can compute a share of the anchors; it is given none otherwise
     splits: ClassVar[bool] = False
     #: whether both views must have the same rows, so that there can be no further candidates
@@ -66,14 +70,23 @@ class Objective(nn.Module):
     joint: ClassVar[bool] = False
     #: whether it draws whatever its settings are, so that it is given a generator
     draws: ClassVar[bool] = False
+    #: whether rows are compared with candidates, which a weight can weigh
+    pairwise: ClassVar[bool] = True
 
-    def __init__(self, config: ObjectiveConfig | None = None, /, **settings: Any) -> None:
+    def __init__(self, config: ObjectiveBaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
         self._compiled: Callable[..., Tensor] | None = None
 
     def setup(self, about: About) -> None:
         """Called before training with what is known of the ids."""
+
+    def offer(self, prototypes: Callable[[], Sequence[Tensor]]) -> None:
+        """Called before use by models that cluster what they contrast; an objective that reads prototypes takes them.
+
+        Args:
+            prototypes: makes [k, D], the centroids, of each granularity.
+        """
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the loss of anchors whose positive counts and whose candidates have no weights, as one graph, which
@@ -160,6 +173,19 @@ def _cross_entropy(x: Tensor, y: Tensor, positives: Tensor, excluded: Tensor | N
     return F.cross_entropy(scores, positives)
 
 
+def refuse_unpaired(views: Views) -> None:
+    """Refuse views whose rows are not in pairs.
+
+    Raises:
+        ValueError: their shapes differ, or they have positives or temperatures of their own.
+    """
+    if views.a.shape != views.b.shape or views.positives is not None or views.temperatures is not None:
+        raise ValueError(
+            f"a {list(views.a.shape)} and b {list(views.b.shape)} must be of one shape, row i of the one the "
+            "partner of row i of the other, without positives and temperatures of their own"
+        )
+
+
 class InfoNCEConfig(ObjectiveConfig):
     both_directions: Annotated[
         bool, Field(description="also rows of b against all of a, and the mean of the two losses")
@@ -227,11 +253,7 @@ class NTXent(Objective):
     splits = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
-        if views.a.shape != views.b.shape or views.positives is not None or views.temperatures is not None:
-            raise ValueError(
-                f"a {list(views.a.shape)} and b {list(views.b.shape)} must be of one shape, row i of the one the "
-                "partner of row i of the other, without positives and temperatures of their own"
-            )
+        refuse_unpaired(views)
         z, ids = torch.cat([views.a, views.b]), torch.cat([views.ids_a, views.ids_b])
         places = torch.arange(len(z), device=z.device)
         partners = places.roll(len(views.a))

@@ -53,7 +53,7 @@ class ContrastiveTerm(nn.Module):
     Args:
         config: the settings as a value, or
         weight: the name of a weight, or a weight that is made already (and may be shared).
-        dim: width of the embeddings, for weights that must know it.
+        dim: width of the embeddings, for parts that must know it.
         settings: the settings of :class:`TermConfig` by name.
 
     Attributes:
@@ -89,6 +89,11 @@ class ContrastiveTerm(nn.Module):
                 raise ValueError(f"regularisers: {name} = {given!r} needs a coefficient")
             self.coefficients[name] = float(settings.pop("coefficient"))
             self.regularisers[name] = registry.make("regulariser", {"name": name, **settings}, dim=dim)
+        if not self.objective.pairwise and (self.weight is not None or self.mixture is not None):
+            part = "mixture" if self.weight is None else "weight"
+            raise ValueError(
+                f"objective = {self.config.objective!r} has no candidates to weigh or to mix; use {part} = None"
+            )
         if self.mixture is not None and self.objective.config.n_candidates is not None:
             raise ValueError("a mixture is made of all candidates; leave n_candidates out")
         self.queue = self._queue(dim) if self.config.queue_size else None
@@ -135,6 +140,10 @@ class ContrastiveTerm(nn.Module):
         """Offer clusterings to the weight; see :meth:`Weight.prepare`."""
         if self.weight is not None:
             self.weight.prepare(clusterings, ids)
+
+    def offer(self, prototypes: Callable[[], Sequence[Tensor]]) -> None:
+        """Offer prototypes to the objective; see :meth:`Objective.offer`."""
+        self.objective.offer(prototypes)
 
     def forward(
         self,

@@ -183,6 +183,7 @@ class SequenceBatches:
         self.tokens = train.items.with_values(train.items.values + 1)
         #: what models read: the tokens, or pairs of token and gap
         self.inputs = with_gaps(self.tokens, train.times) if gaps else self.tokens
+        self.ratings = train.ratings
         self.batch_size, self.max_len, self.generators = batch_size, max_len, generators
         self.contrast_of, self.drop_last, self.views = contrast_of, drop_last, views
         self.sample_rows, self.sample_ends = self._samples()
@@ -239,7 +240,8 @@ class SequenceBatches:
         lengths = ends.clamp(max=self.max_len)
         starts = ends - lengths
         of_contrast = self._contrast_lengths(lengths, drawn)
-        contrast_targets = self.tokens.values[self.tokens.offsets[rows] + starts + of_contrast]
+        places = self.tokens.offsets[rows] + starts + of_contrast
+        contrast_targets = self.tokens.values[places]
         # rows are in the order of their lengths: dealt out, all ranks have as much to do
         share = self.generators.ranks.share_of_batch(len(rows), dealt=True)
         whole = None
@@ -260,6 +262,7 @@ class SequenceBatches:
             generators=self.generators,
             partners=self._partners.draw(contrast_targets, drawn, own) if self._partners else None,
             whole=whole,
+            labels=None if self.ratings is None else self.ratings[places].float(),
         )
 
     def _contrast_lengths(self, lengths: Tensor, drawn: torch.Generator) -> Tensor:

@@ -22,12 +22,14 @@ class Part:
         n_items: the size of the catalogue.
         weights: [T] float, aligned with ``items.values``, or None where every interaction counts the same.
         times: [T] int64, aligned (unix microseconds, or the user's own unit), or None.
+        ratings: [T] float, aligned, or None.
     """
 
     items: Ragged
     n_items: int
     weights: Tensor | None = None
     times: Tensor | None = None
+    ratings: Tensor | None = None
 
     @property
     def n_users(self) -> int:

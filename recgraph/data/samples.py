@@ -93,6 +93,8 @@ class SequenceBatch:
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
         whole: the batch of which this is a rank's share; None where it is all of it.
         epoch: from 0.
+        labels: [B] float, the ratings of the interactions with ``contrast_targets``, NaN where one has none; None where
+            the log has none.
     """
 
     users: Tensor
@@ -106,6 +108,7 @@ class SequenceBatch:
     drawn: dict[str, list[Ragged]] = field(default_factory=dict, compare=False)
     whole: WholeBatch | None = None
     epoch: int = 0
+    labels: Tensor | None = None
 
     @property
     def n_targets(self) -> int:
@@ -142,6 +145,7 @@ class SequenceBatch:
             partners=None if self.partners is None else self.partners.mirrored(device),
             drawn={name: [rows.mirrored(device) for rows in drawn] for name, drawn in self.drawn.items()},
             whole=None if self.whole is None else self.whole.to(device),
+            labels=None if self.labels is None else to_device(self.labels, device),
         )
 
 

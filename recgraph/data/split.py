@@ -120,7 +120,7 @@ class _Labelled:
 
     def _part(self, labels: Iterable[Label]) -> Part:
         log = self.interactions.ordered.filter(self._has(labels))
-        return Part(log.items, log.n_items, log.weights, log.times)
+        return Part(log.items, log.n_items, log.weights, log.times, log.ratings)
 
     def _cases(self, truth: Label, history: Iterable[Label]) -> Cases:
         asked = self.interactions.ordered.filter(self._has((truth,)))

@@ -239,7 +239,7 @@ def interaction_edges(part: Part) -> Edges:
 
 def _all(interactions: InteractionLog) -> Part:
     log = interactions.ordered
-    return Part(log.items, interactions.n_items, log.weights, log.times)
+    return Part(log.items, interactions.n_items, log.weights, log.times, log.ratings)
 
 
 def _relations(

@@ -105,9 +105,11 @@ def contrastive_term(
     Args:
         config: of the model.
         dim: D, the width of what is contrasted.
-        objective: the model's own settings of the objective, which ``objective_options`` override.
+        objective: the model's own settings of the objective, where it has them, which ``objective_options`` override.
         other: settings of the term that differ from the model's, e.g. ``temperature=1.0``.
     """
+    known = registry.settings_of(registry.load("objective", config.objective))
+    own = {name: value for name, value in (objective or {}).items() if name in known}
     settings: dict[str, Any] = {
         "temperature": config.temperature,
         "temperature_schedule": config.temperature_schedule,
@@ -116,7 +118,7 @@ def contrastive_term(
         "queue_size": config.queue_size,
         "similarity": config.similarity,
         "objective": config.objective,
-        "objective_settings": {**(objective or {}), **config.objective_options},
+        "objective_settings": {**own, **config.objective_options},
         "weight": config.weight,
         "weight_settings": config.weight_options,
         "mixture": config.mixture,
@@ -161,6 +163,8 @@ def warn_of_pairs(config: ContrastConfig, n: int, directions: int = 1, batches: 
         directions: contrasts of a step.
         batches: whether the model could train by batches of nodes.
     """
+    if not registry.load("objective", config.objective).pairwise:
+        return
     chosen = config.objective_options.get("n_candidates")
     candidates = n if chosen is None else min(int(chosen), n)
     if (pairs := directions * n * candidates) < _LONG:

@@ -20,7 +20,7 @@ def rows(seed: int) -> Tensor:
 
 def outcome(term: ContrastiveTerm, share: Share | None, positives: Tensor | None) -> tuple[Tensor, Tensor, Tensor, int]:
     a, b, ids = rows(0), rows(1), torch.arange(N) % 4
-    loss = term(a, b, ids, ids, positives, share=share)
+    loss = term(a, b, ids, ids, positives, share=share, labels_a=ids % 3.0, labels_b=ids % 3.0)
     loss.backward()
     assert a.grad is not None
     assert b.grad is not None

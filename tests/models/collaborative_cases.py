@@ -31,7 +31,8 @@ def planted(n_groups: int = 3) -> tuple[Part, Cases]:
         truth.append(own[6:8])
     history = Ragged.from_lists(rows)
     cases = Cases(torch.arange(SPACE.n_users), history, Ragged.from_lists(truth), SPACE.n_items)
-    return Part(history, SPACE.n_items), cases
+    ratings = history.values % 5 + 1.0
+    return Part(history, SPACE.n_items, ratings=ratings), cases
 
 
 def with_relations(part: Part, n_groups: int = 3) -> GraphSpace:

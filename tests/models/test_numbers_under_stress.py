@@ -17,6 +17,7 @@ from test_non_finite import model_of, train
 
 from recgraph import registry
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.views import About
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.evaluate.metrics.rank import NDCG
@@ -128,8 +129,10 @@ def test_vectors_of_zeros_have_a_finite_cosine(objective: str) -> None:
     a[2], b[2], b[4] = 0, 0, 0
     a.requires_grad_()
     b.requires_grad_()
-    term = ContrastiveTerm(objective=objective, similarity="cosine", temperature=0.1)
-    value = term(a, b)
+    term = ContrastiveTerm(objective=objective, similarity="cosine", temperature=0.1, dim=4)
+    labels = torch.arange(6.0)
+    term.setup(About(labels))
+    value = term(a, b, labels_a=labels, labels_b=labels)
     value.backward()
     assert bool(value.isfinite())
     assert not not_finite({"a": a.grad, "b": b.grad})  # type: ignore[dict-item]

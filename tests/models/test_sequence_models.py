@@ -34,7 +34,7 @@ def random_train(longest: int = 11, n_users: int = 30) -> Part:
     generator = torch.Generator().manual_seed(5)
     lengths = torch.randint(0, longest + 1, (n_users,), generator=generator)
     values = torch.randint(0, N_ITEMS, (int(lengths.sum()),), generator=generator)
-    return Part(Ragged.from_lengths(values, lengths), N_ITEMS)
+    return Part(Ragged.from_lengths(values, lengths), N_ITEMS, ratings=values % 5 + 1.0)
 
 
 def built(cls: type[SequenceModel], device: torch.device | str = "cpu", **settings: object) -> SequenceModel:

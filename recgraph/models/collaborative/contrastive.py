@@ -49,7 +49,7 @@ class GraphContrastiveModel(LightGCN):
 
     Term ``cl``: the contrast of two views of the batch's users, plus the same of its items; each node of the batch is
     one anchor, however often it stands there. An objective that stacks both views (NT-Xent) needs
-    ``candidates="batch"``.
+    ``candidates="batch"``. The label of a node, for parts that read one, is the mean of its ratings in training.
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphContrastiveConfig
@@ -64,6 +64,7 @@ class GraphContrastiveModel(LightGCN):
                     f"queue_size = {self.config.queue_size} adds candidates, and candidates = 'all' takes all nodes "
                     "already; use queue_size=0 or candidates='batch'"
                 )
+        self._labels: tuple[Tensor, ...] | None = None
         # a weight may learn: users and items have one each
         self.contrast_users, self.contrast_items = (
             contrastive_term(self.config, self.config.hidden_dim) for _ in range(2)
@@ -73,6 +74,10 @@ class GraphContrastiveModel(LightGCN):
         super().setup(train)
         self.contrast_users.setup(About(train.items.lengths.float()))
         self.contrast_items.setup(About(train.item_counts().float()))
+        self._labels = None
+        if train.ratings is not None:
+            nodes = ((train.items.rows, train.n_users), (train.items.values, train.n_items))
+            self._labels = tuple(mean_of_groups(train.ratings, of, count) for of, count in nodes)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -94,19 +99,42 @@ class GraphContrastiveModel(LightGCN):
         sizes = [self.space.n_users, self.space.n_items]
         (users_a, items_a), (users_b, items_b) = torch.split(a, sizes), torch.split(b, sizes)
         users, items = batch.distinct()
-        of_users = self._of_kind(self.contrast_users, users, users_a, users_b, batch)
-        return of_users + self._of_kind(self.contrast_items, items, items_a, items_b, batch)
+        of_users, of_items = (None, None) if self._labels is None else (of.to(a.device) for of in self._labels)
+        loss = self._of_kind(self.contrast_users, users, users_a, users_b, batch, of_users)
+        return loss + self._of_kind(self.contrast_items, items, items_a, items_b, batch, of_items)
 
-    def _of_kind(self, term: ContrastiveTerm, chosen: Tensor, a: Tensor, b: Tensor, batch: PairBatch) -> Tensor:
-        """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D], the same on all ranks."""
+    def _of_kind(
+        self,
+        term: ContrastiveTerm,
+        chosen: Tensor,
+        a: Tensor,
+        b: Tensor,
+        batch: PairBatch,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D], the same on all ranks.
+
+        Args:
+            labels: [n], of all rows of ``a`` and ``b``.
+        """
         anchors = a.index_select(0, chosen)
         share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(len(chosen))
         how: dict[str, Any] = {"share": share, "generator": stream(term, batch.generators), "epoch": batch.epoch}
+        if labels is not None:
+            how |= {"labels_a": labels[chosen], "labels_b": labels[chosen]}
         if self.config.candidates == "batch":
             loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen, **how)
         else:
+            how |= {"labels_b": labels}
             loss = term(anchors, b, chosen, torch.arange(len(b), device=b.device), positives=chosen, **how)
         return loss
+
+
+def mean_of_groups(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    """[count] float: the mean of the values of each group, NaN where it has none; values that are NaN do not count."""
+    known = ~values.isnan()
+    total = torch.zeros(count, dtype=torch.float64).index_add(0, groups[known], values[known].double())
+    return (total / torch.bincount(groups[known], minlength=count)).float()
 
 
 class SGLConfig(GraphContrastiveConfig):

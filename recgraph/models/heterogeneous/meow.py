@@ -19,6 +19,7 @@ from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.node_model import MetaPathModel, MetaPathModelConfig
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender, MetaPathRecommenderConfig, Side
+from recgraph.models.heterogeneous.views import BothViews
 
 WeightName = Annotated[
     str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
@@ -55,7 +56,7 @@ class MEOWLoss(nn.Module):
     def weigh(
         self, contrast: ContrastiveTerm, prototypes: Callable[[], list[PrototypeSet]], ids: Tensor | None = None
     ) -> None:
-        """Step 2, if the weight of the contrast reads clusters.
+        """Step 2, if the weight of the contrast reads clusters, or its objective prototypes.
 
         Args:
             contrast: the term that is weighted.
@@ -63,6 +64,7 @@ class MEOWLoss(nn.Module):
             ids: [N] int64, ascending, the indices of the clustered rows; None: 0 ... N - 1.
         """
         contrast.prepare(lambda: torch.stack([found.assignments for found in prototypes()]), ids)
+        contrast.offer(lambda: [found.directions for found in prototypes()])
 
 
 class MEOWConfig(MetaPathModelConfig):
@@ -122,26 +124,24 @@ class MEOW(MEOWLoss, MetaPathModel):
         views = cache(lambda: self._projected(batch))
 
         def prototypes() -> list[PrototypeSet]:
-            return self.cluster(views()[1]) if batch.nodes is None else self._of_epoch(batch.epoch)
+            return self.cluster(views().fine) if batch.nodes is None else self._of_epoch(batch.epoch)
 
         return self.losses(batch, views, cache(prototypes)) | self.pseudo_terms(batch, views)
 
     def losses(
         self,
         batch: GraphBatch,
-        views: Callable[[], tuple[Tensor, Tensor]],
+        views: Callable[[], BothViews],
         prototypes: Callable[[], list[PrototypeSet]],
     ) -> Terms:
         """The terms of the projected coarse and fine view [n, D], with the prototypes of all nodes."""
 
         def info() -> Tensor:
-            coarse, fine = views()
             self.weigh(self.contrast, prototypes)
-            return self.info(batch, coarse, fine)  # step 3
+            return self.info(batch, views().coarse, views().fine, views().paths)  # step 3
 
         def proto() -> Tensor:  # step 4
-            coarse, _ = views()
-            return proto_nce(self.proto_contrast, coarse, prototypes(), batch.nodes)
+            return proto_nce(self.proto_contrast, views().coarse, prototypes(), batch.nodes)
 
         return {"info": info, "proto": proto}
 
@@ -223,8 +223,7 @@ class AdaMEOW(MetaPathModel):
         views = cache(lambda: self._projected(batch))
 
         def info() -> Tensor:
-            coarse, fine = views()
-            return self.info(batch, fine, coarse)
+            return self.info(batch, views().fine, views().coarse, views().paths)
 
         return {"info": info} | self.pseudo_terms(batch, views)
 

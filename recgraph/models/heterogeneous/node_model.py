@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -245,12 +245,15 @@ class MetaPathModel(GraphModel):
             return hidden, None
         return hidden, self.type_layers[self.types.index(inputs.target)](inputs.masked, generator)
 
-    def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
-        """[N, D] twice: the projected coarse and fine view of a step, of all ranks' nodes."""
+    def _projected(self, batch: GraphBatch) -> BothViews:
+        """The projected coarse and fine view of a step, of all ranks' nodes; of paths, where an objective of more than
+        two views takes them."""
         together = batch.generators["dropout"]
         own = together if batch.share.is_whole else batch.generators.of_rank("dropout")
         views = self.both_views(self._step_inputs(batch), own, together)
-        return self.views.head(views.coarse), self.views.head(views.fine)
+        head, is_joint = self.views.head, self.contrast.objective.joint
+        paths = tuple(head(path) for path in views.paths) if is_joint else ()
+        return BothViews(head(views.coarse), head(views.fine), paths)
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -258,7 +261,7 @@ class MetaPathModel(GraphModel):
         pseudo = self.config.pseudo_weight if self.config.n_classes else 0.0
         return (Phase(phase.name, phase.groups, {**phase.terms, "pseudo": pseudo}),)
 
-    def pseudo_terms(self, batch: GraphBatch, views: Callable[[], tuple[Tensor, Tensor]]) -> Terms:
+    def pseudo_terms(self, batch: GraphBatch, views: Callable[[], BothViews]) -> Terms:
         """``pseudo`` of the projected coarse and fine view (:class:`PseudoLabels`); nothing without ``n_classes``."""
         if self.pseudo is None:
             return {}
@@ -272,18 +275,20 @@ class MetaPathModel(GraphModel):
         of_batch = labels if batch.nodes is None else labels[batch.nodes]
 
         def loss() -> Tensor:
-            coarse, fine = views()
-            value: Tensor = pseudo(fine, coarse, of_batch, batch.generators["pseudo_labels"])
+            value: Tensor = pseudo(views().fine, views().coarse, of_batch, batch.generators["pseudo_labels"])
             return value
 
         return {"pseudo": loss}
 
-    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor) -> Tensor:
+    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor, further: Sequence[Tensor] = ()) -> Tensor:
         """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates and takes the batch in.
 
         A node of the batch is not also taken from the queue.
+
+        Args:
+            further: views [N, D] that are contrasted with both, without a queue.
         """
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch}
+        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch, "further": further}
         if batch.nodes is None:
             loss: Tensor = self.contrast(anchors, candidates, **how)
             return loss

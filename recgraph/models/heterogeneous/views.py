@@ -188,10 +188,11 @@ def _each(name: str, value: Any, n_paths: int) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class BothViews:
-    """Attributes: ``coarse`` [N, D]; ``fine`` [N, D], which is also the embedding."""
+    """Attributes: ``coarse``, ``fine``, also the embedding, and ``paths``, one a path without its twin; [N, D] each."""
 
     coarse: Tensor
     fine: Tensor
+    paths: tuple[Tensor, ...] = ()
 
 
 class MetaPathViews(nn.Module):
@@ -263,9 +264,11 @@ class MetaPathViews(nn.Module):
             generator: draws dropout; required in training mode where dropout is above 0.
             together: draws the dropout of the attention, behind which ranks compute the same; default: ``generator``.
         """
-        fine = self.fine(inputs, hidden, masked, generator, together)
+        views = self._views(inputs, hidden, masked, generator)
+        fine = self.attention(views, generator if together is None else together)
         adjacencies = tuple(path.adjacency for path in inputs.paths)
-        return BothViews(self._encoded(adjacencies, _shared(hidden[inputs.target]), generator), fine)
+        coarse = self._encoded(adjacencies, _shared(hidden[inputs.target]), generator)
+        return BothViews(coarse, fine, tuple(views[:: len(views) // len(inputs.paths)]))
 
     def fine(
         self,

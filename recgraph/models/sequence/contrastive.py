@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -80,6 +80,11 @@ class ContrastiveSequenceModel(SequenceModel):
         return self._two_views is not None
 
     @property
+    def reads_original(self) -> bool:
+        """Whether the sequence itself is encoded as a third view: an objective of all views takes it (Symile)."""
+        return self.contrast.objective.joint
+
+    @property
     def needs_states(self) -> bool:
         """Whether the contrast reads the views' states at every place."""
         return False
@@ -94,7 +99,7 @@ class ContrastiveSequenceModel(SequenceModel):
     def memory_needs(self, work: Workload) -> Needs:
         # of views that are cropped, masked or reordered, a crop shortens a third
         are_cropped = "crop" in self.config.augmentations and not self.needs_partners
-        return sequence_needs(self, work, n_sets=2.5 if are_cropped else 3)
+        return sequence_needs(self, work, n_sets=(2.5 if are_cropped else 3) + self.reads_original)
 
     def setup(self, train: Part) -> None:
         super().setup(train)
@@ -112,10 +117,11 @@ class ContrastiveSequenceModel(SequenceModel):
         """The views of each sequence, drawn once for all phases of a batch, on the host.
 
         Without augmentations it is the sequence twice: dropout and what the model does to the encoded views tell them
-        apart.
+        apart. The sequence itself is a third one where :attr:`reads_original`.
         """
+        original = [batch.contrast] if self.reads_original else []
         if self._two_views is None:
-            return [batch.contrast, batch.contrast]
+            return [batch.contrast, batch.contrast, *original]
         if "views" not in batch.drawn:
             whole = batch.whole
             rows = batch.contrast if whole is None or whole.contrast is None else whole.contrast
@@ -125,7 +131,7 @@ class ContrastiveSequenceModel(SequenceModel):
                 drawn = [view.take(own) for view in drawn]
             batch.drawn["views"] = [view.mirrored(rows.device) for view in drawn]
         views: list[Ragged] = batch.drawn["views"]
-        return views
+        return [*views, *original]
 
     def prepare(self, batch: SequenceBatch) -> None:
         if is_accelerated(self.item_embedding.weight):
@@ -151,7 +157,8 @@ class ContrastiveSequenceModel(SequenceModel):
             return self.contrasts(batch, views)
         if self.config.gather_negatives:
             return self.contrasts(batch, cache(lambda: gathered_views(views(), share)))
-        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None)
+        labels = None if batch.labels is None else batch.labels[share.rows]
+        own = replace(batch, contrast_targets=batch.contrast_targets[share.rows], whole=None, labels=labels)
         return {
             name: lambda compute=compute: compute() * share.weight  # type: ignore[misc]
             for name, compute in self.contrasts(own, views).items()
@@ -166,19 +173,30 @@ class ContrastiveSequenceModel(SequenceModel):
             views: gives what :meth:`draw_views` drew, encoded once for all terms.
         """
         return {
-            "cl1": lambda: self.contrast_pair(batch, views()[0].last, views()[1].last),
+            "cl1": lambda: self.contrast_pair(batch, views()[0].last, views()[1].last, self.originals(views())),
             "alignment": lambda: self._alignment(views()[0].last, views()[1].last),
             "uniformity": lambda: self._uniformity(views()[0].last, views()[1].last),
         }
 
-    def contrast_pair(self, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
-        """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item."""
-        return self.contrast_by(self.contrast, batch, a, b)
+    def originals(self, views: list[Encoded]) -> list[Tensor]:
+        """[B, D] at most once: the sequences themselves, of encoded views, where :attr:`reads_original`."""
+        return [views[2].last] if self.reads_original else []
 
-    def contrast_by(self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor) -> Tensor:
+    def contrast_pair(self, batch: SequenceBatch, a: Tensor, b: Tensor, further: Sequence[Tensor] = ()) -> Tensor:
+        """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item.
+
+        Args:
+            further: views that are contrasted with both.
+        """
+        return self.contrast_by(self.contrast, batch, a, b, further)
+
+    def contrast_by(
+        self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor, further: Sequence[Tensor] = ()
+    ) -> Tensor:
         """The same by another term. Where several ranks train, each has the anchors of its share."""
-        ids, generator = batch.contrast_targets, stream(term, batch.generators)
-        loss: Tensor = term(a, b, ids, ids, share=batch.share, generator=generator, epoch=batch.epoch)
+        ids, labels = batch.contrast_targets, batch.labels
+        how: dict[str, Any] = {"generator": stream(term, batch.generators), "epoch": batch.epoch, "further": further}
+        loss: Tensor = term(a, b, ids, ids, share=batch.share, labels_a=labels, labels_b=labels, **how)
         return loss
 
     def _encode_with_views(self, batch: SequenceBatch, with_rec: bool) -> tuple[Tensor | None, list[Encoded]]:
@@ -248,11 +266,13 @@ class DuoRec(ContrastiveSequenceModel):
     Source: Qiu et al., Contrastive Learning for Representation Degeneration Problem in Sequential Recommendation (WSDM
     2022). Terms: ``rec``; ``cl1`` between two encodings of the same sequence (they differ by dropout); ``sup`` between
     the first and another sequence that the same item follows. ``augmentations`` are not used: no item is changed.
-    Departure: in the causal regime the contrasted sequence is a prefix of random length.
+    Departure: in the causal regime the contrasted sequence is a prefix of random length. An objective of more than two
+    views has two here, too.
     """
 
     Config = DuoRecConfig
     needs_partners = True
+    reads_original = False
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -74,7 +74,9 @@ class MCLRec(ContrastiveSequenceModel):
 
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
-    ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec).
+    ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec). An
+    objective of more than two views (Symile) contrasts h1, h2 and the sequence in ``cl1``, and z1, z2 and the sequence
+    in ``cl2``.
     Departures: the augmenter step does not encode the original sequence and carries no gradient into the frozen
     encoder; the default augmenters do not mix the rows of a batch; the causal regime (see :class:`SASRec`).
     """
@@ -132,19 +134,25 @@ class MCLRec(ContrastiveSequenceModel):
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 
     def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
-        latent = cache(lambda: self.latent_views(batch, *views()))
+        latent = cache(lambda: self.latent_views(batch, *views()[:2]))
 
         def pairs() -> list[tuple[Tensor, Tensor]]:
-            (h1, _), (h2, _) = views()
+            (h1, _), (h2, _) = views()[:2]
             (z1, _), (z2, _) = latent()
             return [(z1, z2), (h1, z2), (h2, z1)]
+
+        def cl2() -> Tensor:
+            if self.reads_original:
+                z1, z2 = pairs()[0]
+                return self.contrast_by(self.latent_contrast, batch, z1, z2, self.originals(views()))
+            return sum_of([self.contrast_by(self.latent_contrast, batch, a, b) for a, b in pairs()])
 
         def margins() -> Tensor:
             used = pairs()[:1] if self.config.margin_form == "paper" else pairs()
             return self.margin.over(used)
 
         return super().contrasts(batch, views) | {
-            "cl2": lambda: sum_of([self.contrast_by(self.latent_contrast, batch, a, b) for a, b in pairs()]),
+            "cl2": cl2,
             "reg": margins,
             "aug": lambda: sum_of([loss() for _, loss in latent()]) / 2,
         }

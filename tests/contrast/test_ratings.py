@@ -1,0 +1,160 @@
+"""Parts that read labels against loops over rows, and in models of logs with ratings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_non_contrastive import two
+from torch import Tensor
+
+from recgraph.contrast.blockwise import Candidates
+from recgraph.contrast.ratings import ConR, LabelDistance, SupReMix
+from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.views import Pairs, Similarity, Views
+
+LABELS = torch.tensor([1.0, 4.0, 2.0, 5.0, 2.0, torch.nan, 3.0, 4.0])
+N = len(LABELS)
+
+
+def views(a: Tensor, b: Tensor, labels: Tensor = LABELS, seed: int = 0) -> Views:
+    ids = torch.arange(len(a))
+    return Views(a, b, ids, ids, generator=torch.Generator().manual_seed(seed), labels_a=labels, labels_b=labels)
+
+
+def spread(labels: list[float]) -> float:
+    known = [y for y in labels if not math.isnan(y)]
+    mean = sum(known) / len(known)
+    return math.sqrt(sum((y - mean) ** 2 for y in known) / len(known))
+
+
+def test_label_distance_is_a_loop_over_pairs() -> None:
+    a, b = two(N)
+    pairs = Pairs(torch.arange(3), torch.arange(N), a[:3], b, LABELS[:3].double(), LABELS.double())
+    log_w = LabelDistance(power=2.0).log_w(pairs)
+    deviation = spread(LABELS.tolist())
+    for i in range(3):
+        for j in range(N):
+            y, other = float(LABELS[i]), float(LABELS[j])
+            expected = 1.0 if math.isnan(other) else (abs(y - other) / deviation) ** 2
+            assert math.exp(float(log_w[i, j])) == pytest.approx(expected)
+    same = replace(pairs, anchor_labels=torch.ones(3).double(), candidate_labels=torch.ones(N).double())
+    assert bool((LabelDistance().log_w(same) == -math.inf).all())
+
+
+def conr(a: Tensor, b: Tensor, labels: Tensor, tau: float, config: dict[str, float]) -> Tensor:
+    """The published sums, a row at a time."""
+    rows = torch.cat([a, b])
+    y = [*labels.tolist(), *labels.tolist()]
+    deviation = spread(y)
+    known = [i for i in range(len(y)) if not math.isnan(y[i])]
+    near = {i: [j for j in known if abs(y[i] - y[j]) / deviation <= config["window"]] for i in known}
+    eta = {i: len(near[i]) ** -config["rarity"] for i in known}
+    mean = sum(eta.values()) / len(eta)
+    units, losses = F.normalize(rows, dim=1), []
+    for i in known:
+        positives = [j for j in near[i] if j != i]
+        negatives = [j for j in known if j not in near[i] and float((units[i] @ units[j]).detach()) >= config["near"]]
+        if not positives or not negatives:
+            losses.append(rows.new_zeros(()))
+            continue
+        s = {j: units[i] @ units[j] / tau for j in known}
+        pushed = [eta[i] / mean * math.exp(config["push"] * abs(y[i] - y[j]) / deviation) for j in negatives]
+        total = sum(s[j].exp() for j in positives) + sum(w * s[j].exp() for w, j in zip(pushed, negatives, strict=True))
+        losses.append(eta[i] / mean * sum(total.log() - s[p] for p in positives) / len(positives))
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("block_rows", [None, 3])
+@pytest.mark.parametrize("near", [-1.0, 0.1])
+def test_conr_is_a_loop_over_rows(near: float, block_rows: int | None) -> None:
+    config = {"window": 0.8, "near": near, "push": 0.7, "rarity": 0.5}
+    a, b = (x.requires_grad_() for x in two(N))
+    similarity = Similarity(similarity="cosine", temperature=0.3)
+    outcome = ConR(**config, block_rows=block_rows)(views(a, b), similarity, None)
+    expected = conr(a, b, LABELS, 0.3, config)
+    torch.testing.assert_close(outcome.loss, expected, rtol=1e-7, atol=1e-8)
+    for ours, theirs in zip(
+        torch.autograd.grad(outcome.loss, (a, b)), torch.autograd.grad(expected, (a, b)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+    assert outcome.n_anchors == 2 * (N - 1)
+
+
+def test_conr_without_rows_to_tell_apart_is_0() -> None:
+    a, b = (x.requires_grad_() for x in two(N))
+    for labels in (torch.full((N,), 3.0), torch.full((N,), torch.nan)):
+        outcome = ConR()(views(a, b, labels), Similarity(), None)
+        assert float(outcome.loss.detach()) == 0
+        assert not any(bool(grad.any()) for grad in torch.autograd.grad(outcome.loss, (a, b)))
+
+
+def test_mixtures_follow_the_order_of_labels() -> None:
+    a, b = (F.normalize(x, dim=1) for x in two(N))
+    positives = torch.arange(N)
+    part = SupReMix(n_negatives=3, max_share=0.5, positive_share=1.0, window=10.0)
+    mixed = part(a * 5, b, Candidates(positives), views(a, b))
+    assert mixed.positive is not None
+    assert mixed.further is not None
+    assert mixed.further_log_w is not None
+    torch.testing.assert_close(mixed.y, b)
+    deviation = spread(LABELS.tolist())
+    for i in range(N):
+        y = float(LABELS[i])
+        lower = [j for j in range(N) if float(LABELS[j]) < y]
+        greater = [k for k in range(N) if float(LABELS[k]) > y]
+        if math.isnan(y) or not lower or not greater:
+            torch.testing.assert_close(mixed.positive[i], b[i])
+        else:
+            # it is the mixture of one pair, with the share that makes the label that of the anchor
+            made = []
+            for j in lower:
+                for k in greater:
+                    share = float((LABELS[k] - y) / (LABELS[k] - LABELS[j]))
+                    assert share * float(LABELS[j]) + (1 - share) * float(LABELS[k]) == pytest.approx(y)
+                    made.append(F.normalize(share * b[j] + (1 - share) * b[k], dim=0))
+            assert min(float((mixed.positive[i] - one).norm()) for one in made) < 1e-6
+        # negatives lie between the anchor and a candidate of another label, which is the nearer one
+        ranked = [j for j in sorted(range(N), key=lambda j, i=i: -float(a[i] @ b[j])) if j != i][:3]
+        for s, j in enumerate(ranked):
+            distance = abs(y - float(LABELS[j]))
+            if math.isnan(distance) or distance == 0:
+                assert float(mixed.further_log_w[i, s]) == -math.inf
+                continue
+            share = 1 - math.exp(float(mixed.further_log_w[i, s])) * deviation / distance
+            assert 0 <= share <= 0.5
+            torch.testing.assert_close(
+                mixed.further[i, s], F.normalize(share * a[i] + (1 - share) * b[j], dim=0), rtol=1e-5, atol=1e-5
+            )
+
+
+@pytest.mark.parametrize("objective", ["info_nce", "nt_xent"])
+def test_mixtures_in_a_term_are_repeatable_and_pass_gradients(objective: str) -> None:
+    term = ContrastiveTerm(
+        objective=objective, similarity="cosine", temperature=0.2, mixture="sup_re_mix", weight="label_distance"
+    )
+    found = []
+    for _ in range(2):
+        a, b = (x.float().requires_grad_() for x in two(N))
+        draw = torch.Generator().manual_seed(1)
+        loss = term(a, b, generator=draw, labels_a=LABELS, labels_b=LABELS)
+        found.append((loss.detach(), *torch.autograd.grad(loss, (a, b))))
+    for one, other in zip(*found, strict=True):
+        assert bool(one.isfinite().all())
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    plain = ContrastiveTerm(objective=objective, similarity="cosine", temperature=0.2, weight="label_distance")
+    assert not torch.equal(plain(a, b, labels_a=LABELS, labels_b=LABELS), loss)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"objective": "con_r"}, {"weight": "label_distance"}, {"mixture": "sup_re_mix"}],
+    ids=lambda s: next(iter(s)),
+)
+def test_rows_without_labels_are_refused(settings: dict[str, str]) -> None:
+    a, b = two(4)
+    with pytest.raises(ValueError, match="reads an ordered label of each row, and there is none"):
+        ContrastiveTerm(**settings)(a, b, generator=torch.Generator())
