@@ -8,6 +8,7 @@ the encoded log, about 20 to 30 bytes an interaction.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Mapping
 from typing import Literal
 
@@ -118,7 +119,8 @@ def _numbered(lazy: pl.LazyFrame, columns: Columns, source: Source) -> list[tupl
     """For users and items: the unique ids with the row of their first appearance, in that order; each row's number.
 
     Integers are their own keys; all else is told apart by 96 bits of two hashes, so that of a million ids two are taken
-    for one with a probability of 6e-18.
+    for one with a probability of 6e-18. The seeds are secret and drawn anew for each column, so that a file cannot be
+    made for them; numbers go by first appearance and do not depend on them.
     """
     names, schema = (columns.user, columns.item), lazy.collect_schema()
     keys = collect(lazy.select(*(_key(name, schema[name]) for name in names)), source)
@@ -146,12 +148,8 @@ def _key(column: str, dtype: pl.DataType) -> pl.Expr:
     """What tells the values of a column apart: integers themselves, or two hashes."""
     if dtype.is_integer():
         return pl.col(column)
-    key, check = _hash(column, 0), _hash(column, 1).cast(pl.UInt32, wrap_numerical=True)
-    return pl.struct(key=key, check=check).alias(column)
-
-
-def _hash(column: str, seed: int) -> pl.Expr:
-    return pl.col(column).hash(seed)
+    key, check = (pl.col(column).hash(secrets.randbits(64)) for _ in range(2))
+    return pl.struct(key=key, check=check.cast(pl.UInt32, wrap_numerical=True)).alias(column)
 
 
 def _number(keys: pl.Series) -> Numbers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from recgraph.graph.node_task import NodeTask
 from recgraph.models.heterogeneous.base import GraphModel
 
-__all__ = ["KnownLabels", "known_labels", "refuse_without_labels"]
+__all__ = ["KnownLabels", "check_unread", "known_labels", "refuse_without_labels"]
 
 _log = logging.getLogger(__name__)
 
@@ -75,15 +76,48 @@ def known_labels(model: GraphModel, task: NodeTask | None, split: str | None) ->
         raise ValueError(
             f"labels = {split!r} is no split of the task; it has {', '.join(sorted(task.splits)) or 'none'}"
         )
+    known = _of_train(task, split)
+    if (last := int(known.labels.max())) >= n_classes:
+        raise ValueError(
+            f"n_classes = {n_classes} is too small for class {last} of the train nodes; give at least {last + 1}"
+        )
+    return known
+
+
+def _of_train(task: NodeTask, split: str) -> KnownLabels:
     train = task.splits[split].train
     labels = torch.full((len(task.labels),), -1, dtype=torch.int64)
     labels[train] = task.labels[train]
-    if int(labels.max()) >= n_classes:
-        raise ValueError(
-            f"n_classes = {n_classes} is too small for class {int(labels.max())} of the train nodes; give at least "
-            f"{int(labels.max()) + 1}"
-        )
     return KnownLabels(task.target, labels, split)
+
+
+def check_unread(record: Mapping[str, Any] | None, task: NodeTask) -> None:
+    """Refuse to measure a run on nodes whose classes it was trained with: train nodes of one split may be test nodes of
+    another one.
+
+    Args:
+        record: of the labels that the run has read (:attr:`KnownLabels.record`); None: it has read none.
+        task: that it is to be measured on.
+
+    Raises:
+        ValueError: a test part holds such nodes, or the labels are not those of the task.
+    """
+    if record is None:
+        return
+    name = f"{record.get('split')}"
+    if name not in task.splits or _of_train(task, name).record != record:
+        raise ValueError(
+            f"the run has read the classes of the train nodes of split {name!r}, and task has not the same; give the "
+            "task that it was fitted with"
+        )
+    train = task.splits[name].train
+    known = [other for other, split in task.splits.items() if bool(torch.isin(split.test, train).any())]
+    if known:
+        raise ValueError(
+            f"the test nodes of split {', '.join(map(repr, known))} are in part train nodes of {name!r}, whose classes "
+            f"the run has read; measure the others: dataclasses.replace(task, splits={{{name!r}: "
+            f"task.splits[{name!r}]}})"
+        )
 
 
 def refuse_without_labels(model: GraphModel) -> None:

@@ -13,6 +13,7 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.ranks import is_first
 from recgraph.runs.base import BaseRun
+from recgraph.runs.known_labels import check_unread
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import RunRecord
 from recgraph.runs.settings import ProbeSettings, probe_of
@@ -63,7 +64,8 @@ class NodeRun(BaseRun):
             seed: of the probes, the same for all trainings that are to be compared.
 
         Raises:
-            ValueError: there is no task, it does not fit the embeddings, or the data set has changed.
+            ValueError: there is no task, it does not fit the embeddings, the data set has changed, or the model has
+                read classes of test nodes.
         """
         check_open()
         task = task if task is not None else self._task()
@@ -72,6 +74,7 @@ class NodeRun(BaseRun):
             raise ValueError(
                 f"task classifies {len(task.labels)} {task.target!r} nodes, but the run embeds {n_nodes} {target!r}"
             )
+        check_unread(self.record.data.settings.get("labels"), task)
         reason = f"evaluate {self.record.model} on the classes of {target!r}"
         self.record.unsealed = [*self.record.unsealed, reason]
         _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)

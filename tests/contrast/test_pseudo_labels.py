@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import recgraph as rg
 from recgraph.contrast.pseudo_labels import PseudoLabels, voted
+from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
@@ -162,6 +164,19 @@ def test_other_train_labels_change_the_model() -> None:
     moved.labels[:6] = (moved.labels[:6] + 1) % 3
     one, two = fitted(AdaMEOW, task()), fitted(AdaMEOW, moved)
     assert not torch.equal(one.embedder.vectors, two.embedder.vectors)
+
+
+def test_a_split_whose_test_nodes_were_trained_with_is_not_measured() -> None:
+    own = task()
+    other = NodeSplit(torch.arange(6, 9), torch.arange(9, 12), torch.tensor([5, 20, 21]))
+    both, run = replace(own, splits={**own.splits, "1": other}), fitted(AdaMEOW, own, n_epochs=1)
+    with pytest.raises(ValueError, match="the test nodes of split '1' are in part train nodes of '2'"):
+        run.evaluate(both)
+    for wrong in (replace(own, splits={"1": other}), replace(own, labels=(own.labels + 1) % 3)):
+        with pytest.raises(ValueError, match="give the task that it was fitted with"):
+            run.evaluate(wrong)
+    assert len(run.record.unsealed) == 1
+    assert run.evaluate(own, probe=ProbeConfig(repeats=2, steps=5)).rows()
 
 
 def test_what_labels_need_is_said() -> None:

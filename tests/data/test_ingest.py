@@ -21,6 +21,7 @@ from recgraph import Interactions
 from recgraph.data import ingest
 from recgraph.data.errors import DataError, MissingColumnError, MissingIdError, MixedIdError
 from recgraph.data.ids import IdMap
+from recgraph.data.numbering import number_keys
 from recgraph.graph.hetero import HeteroGraph
 
 ROWS = pl.DataFrame(
@@ -187,8 +188,7 @@ def test_id_map_against_a_dictionary() -> None:
 def test_ids_whose_first_hash_is_the_same_are_told_apart(
     kept: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    drawn = ingest._hash
-    monkeypatch.setattr(ingest, "_hash", lambda column, seed: drawn(column, seed) % (kept if seed == 0 else 2**64 - 1))
+    monkeypatch.setattr(ingest, "number_keys", lambda keys, checks: number_keys(keys % np.uint64(kept), checks))
     rng = np.random.default_rng(0)
     # short texts and long ones are held in two ways
     names = [f"{'a user with a long name ' * (number % 2)}{number}" for number in range(2000)]
@@ -199,6 +199,13 @@ def test_ids_whose_first_hash_is_the_same_are_told_apart(
     assert data.log["user"].to_list() == [places.setdefault(name, len(places)) for name in users]
     assert data.users.values.to_list() == list(places)
     assert data.items.ids(data.log["item"].to_numpy()).to_list() == items.tolist()
+
+
+def test_hashes_of_ids_cannot_be_foreseen() -> None:
+    frame = pl.DataFrame({"u": ["a", "b", "a" * 300]})
+    first, again = (frame.select(ingest._key("u", pl.String())).unnest("u") for _ in range(2))
+    assert not (first["key"].is_in(again["key"].implode()) | first["check"].is_in(again["check"].implode())).any()
+    assert not (first["key"].cast(pl.UInt32, wrap_numerical=True) == first["check"]).any()
 
 
 def test_ids_of_all_types_are_numbered_as_by_a_dictionary() -> None:
