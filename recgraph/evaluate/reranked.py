@@ -15,6 +15,7 @@ from recgraph.evaluate.topk import Lists
 from recgraph.rerank.base import reranker_of
 from recgraph.rerank.bind import bind
 from recgraph.rerank.pick import Reranking, pick
+from recgraph.rerank.similarity import CoOccurrence
 from recgraph.shards import has_shards
 from recgraph.sparse.ragged import Ragged
 
@@ -33,8 +34,8 @@ def reranking_of(
         return None
     # rows of shards are with several processes
     vectors = partial(_vectors, model) if model.has_vectors and not has_shards(model) else None
-    log = None if fit_part is None else (fit_part.items, n_items)
-    return bind(reranker_of(protocol.rerank), "rerank", model, vectors=vectors, log=log, columns=columns)
+    in_common = None if fit_part is None else CoOccurrence(fit_part.items, n_items)
+    return bind(reranker_of(protocol.rerank), "rerank", model, vectors=vectors, in_common=in_common, columns=columns)
 
 
 def _vectors(model: Ranker) -> Tensor:

@@ -10,7 +10,6 @@ from recgraph.data.item_columns import ItemColumns
 from recgraph.rerank.base import Reranker
 from recgraph.rerank.pick import Reranking
 from recgraph.rerank.similarity import CoOccurrence, Cosine, Jaccard, Similarity
-from recgraph.sparse.ragged import Ragged
 
 __all__ = ["bind"]
 
@@ -21,7 +20,7 @@ def bind(
     model: object,
     *,
     vectors: Callable[[], Tensor] | None,
-    log: tuple[Ragged, int] | None,
+    in_common: CoOccurrence | None,
     columns: ItemColumns | None,
     separator: str | None = None,
 ) -> Reranking:
@@ -31,7 +30,7 @@ def bind(
         setting: what names the re-ranker, for errors.
         model: whose ranking it is, for errors.
         vectors: gives those of all items, [n_items, D]; None: the model has none.
-        log: the items of each user, and the size of the catalogue; None: not known here.
+        in_common: the similarity by users in common; None: the log is not known here.
         columns: of the item features; None: not known here.
         separator: of text columns, where the re-ranker has none of its own.
 
@@ -46,9 +45,9 @@ def bind(
         own = config.separator or separator
         similarity = Jaccard([columns.codes(name, f"{setting}.columns", own) for name in config.columns])
     elif config.similarity == "co_occurrence":
-        if log is None:
+        if in_common is None:
             raise ValueError(f"{setting}: similarity = 'co_occurrence' needs the log that the model was fitted on")
-        similarity = CoOccurrence(*log)
+        similarity = in_common
     elif vectors is None:
         raise ValueError(
             f"{setting}: {type(model).__name__} has no item vectors to compare; name item features, "

@@ -44,6 +44,11 @@ class Reranking:
         size: int = self.reranker.config.pool
         return size
 
+    def work(self, k: int) -> int:
+        """About how many multiplications a list of ``k`` items takes."""
+        compared = min(k, self.pool) + self.reranker.history
+        return self.reranker.work(k) + compared * self.similarity.work(self.pool)
+
 
 def pick(
     items: Tensor,

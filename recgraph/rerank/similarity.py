@@ -7,6 +7,7 @@ kind are a matrix without negative eigenvalues, 1 of an item with itself, so tha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ _GRID = float(1 << 24)
 
 
 class Similarity:
-    """Base of all similarities. A subclass fills :meth:`of` and :meth:`row_bytes`."""
+    """Base of all similarities. A subclass fills :meth:`of`, :meth:`row_bytes` and :meth:`work`."""
 
     def of(self, items: Tensor) -> Compare:
         """Prepare candidates.
@@ -42,6 +43,10 @@ class Similarity:
     def row_bytes(self, width: int) -> int:
         """The memory that a row of ``width`` candidates takes."""
         raise TypeError(f"{type(self).__name__} must define row_bytes(width)")
+
+    def work(self, width: int) -> int:
+        """About how many multiplications or counts it takes to compare an item with ``width`` candidates, at most."""
+        raise TypeError(f"{type(self).__name__} must define work(width)")
 
 
 class Cosine(Similarity):
@@ -68,6 +73,9 @@ class Cosine(Similarity):
 
     def row_bytes(self, width: int) -> int:
         return 12 * width * self._unit.shape[1]
+
+    def work(self, width: int) -> int:
+        return width * self._unit.shape[1]
 
 
 class Jaccard(Similarity):
@@ -98,9 +106,14 @@ class Jaccard(Similarity):
     def row_bytes(self, width: int) -> int:
         return width * sum(8 * codes.shape[1] + codes.shape[1] ** 2 for codes in self._columns)
 
+    def work(self, width: int) -> int:
+        return width * sum(codes.shape[1] ** 2 for codes in self._columns)
+
 
 class CoOccurrence(Similarity):
     """The cosine of the sets of users who have two items, ``|U_i and U_j| / sqrt(|U_i| |U_j|)``; 0 where one has none.
+
+    What it needs to know of the log is counted when it is first compared by, and kept.
 
     Args:
         rows: the items of each user, repeats allowed.
@@ -108,8 +121,22 @@ class CoOccurrence(Similarity):
     """
 
     def __init__(self, rows: Ragged, n_items: int) -> None:
-        self._users, self.n_items = distinct(rows, n_items), n_items
-        self._holders = holders_of(self._users, n_items)
+        self._rows, self.n_items = rows, n_items
+
+    @cached_property
+    def _users(self) -> Ragged:
+        return distinct(self._rows, self.n_items)
+
+    @cached_property
+    def _holders(self) -> Ragged:
+        return holders_of(self._users, self.n_items)
+
+    @cached_property
+    def _most(self) -> int:
+        """How many items the users of an item have together, of the item of which that is most."""
+        users = self._users
+        had = torch.bincount(users.values, users.lengths[users.rows].double(), self.n_items)
+        return int(had.max()) if self.n_items else 0
 
     def of(self, items: Tensor) -> Compare:
         counts = self._holders.lengths.double()
@@ -131,6 +158,9 @@ class CoOccurrence(Similarity):
 
     def row_bytes(self, width: int) -> int:
         return 8 * (self.n_items + 3 * width)
+
+    def work(self, width: int) -> int:
+        return self.n_items + self._most
 
 
 def shared_values(rows: Tensor, one: Tensor) -> Tensor:

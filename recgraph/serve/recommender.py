@@ -24,6 +24,7 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 from recgraph.models.base import Model
 from recgraph.notebook import block
+from recgraph.rerank.similarity import CoOccurrence
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.bundle import guard
@@ -102,7 +103,7 @@ class Recommender:
         if len(users) != seen.n_rows:
             raise ValueError(f"seen has {seen.n_rows} rows, but users has {len(users)} ids")
         self.model = model.eval()
-        self.users, self.items, self.seen = users, items, seen
+        self.users, self.items, self.seen, self.in_common = users, items, seen, CoOccurrence(seen, len(items))
         self.times = None if times is None or not model.reads_times else seen.with_values(times)
         self.time_unit = time_unit
         self.columns = columns if columns is not None else Columns(user="user", item="item")
@@ -247,7 +248,7 @@ class Recommender:
             raise ValueError(f"fallback = {fallback!r} must be None or 'popularity'")
         check_item_columns(self.item_features, item_columns, self.columns)
         made = with_arguments(rules, allow, block, self.columns)
-        ruling = resolve(made, self.items, self._item_columns, self.model, self.seen)
+        ruling = resolve(made, self.items, self._item_columns, self.model, self.in_common)
         self.counters.add(Counter(unknown_items=ruling.n_unknown))
         if ruling.n_unknown:
             _log.warning("%d items of the rules are not known to the model; skipped", ruling.n_unknown)

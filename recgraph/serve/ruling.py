@@ -25,6 +25,7 @@ from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
 from recgraph.rerank.bind import bind
 from recgraph.rerank.pick import Limit, Reranking, pick
+from recgraph.rerank.similarity import CoOccurrence
 from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
 from recgraph.serve.vectors import encode_items
@@ -258,11 +259,11 @@ def with_arguments(rules: Rules | Mapping[str, Any] | None, allow: Any, block: A
     return Rules.of({**made.model_dump(exclude_unset=True), **more}) if more else made
 
 
-def resolve(rules: Rules, items: IdMap, columns: ItemColumns, model: Model, seen: Ragged) -> Ruling:
+def resolve(rules: Rules, items: IdMap, columns: ItemColumns, model: Model, in_common: CoOccurrence) -> Ruling:
     """Look ids and item features up.
 
     Args:
-        seen: the items of each user, for similarities by co-occurrence.
+        in_common: the similarity of items by users in common; it is counted once, where a rule reads it.
 
     Raises:
         ValueError: an id is of another type, no item remains, or an item feature does not exist or fit; names the rule.
@@ -276,7 +277,7 @@ def resolve(rules: Rules, items: IdMap, columns: ItemColumns, model: Model, seen
             "diversity" if rules.rerank is None else "rerank",
             model,
             vectors=partial(encode_items, model) if model.has_vectors else None,
-            log=(seen, len(items)),
+            in_common=in_common,
             columns=columns,
             separator=rules.separator,
         )

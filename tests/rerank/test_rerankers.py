@@ -182,6 +182,8 @@ def test_similarities_are_their_definitions() -> None:
         np.fill_diagonal(wanted, 1.0)
         assert np.abs(similarities(kind) - wanted).max() < 2e-7
         assert np.linalg.eigvalsh(similarities(kind)).min() > -1e-6
+    counted = [sum(len(set(lists[row])) for row in have[i]) for i in range(N_ITEMS)]
+    assert CoOccurrence(users(), N_ITEMS).work(20) == N_ITEMS + max(counted)
 
 
 @pytest.mark.parametrize("name", NAMES)

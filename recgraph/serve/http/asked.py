@@ -121,7 +121,7 @@ class Reader:
             raise Refused(400, f"{given}; give one of user, users, history and histories, such as {example}")
         labels, users, histories = self._whom(whom[0], fields[whom[0]])
         k, rules = self._k(fields.get("k", 10)), self._rules(fields.get("rules"))
-        self._check_reranker(rules, k, len(labels))
+        self._check_reranker(rules)
         return Asked(
             whom[0],
             labels,
@@ -193,17 +193,14 @@ class Reader:
             raise Refused(400, text, "rules")
         return rules
 
-    def _check_reranker(self, rules: Rules | None, k: int, n_users: int) -> None:
-        """Refuse what would hold up others for long."""
+    def _check_reranker(self, rules: Rules | None) -> None:
+        """Refuse what would take much memory."""
         if rules is None or (reranker := rules.reranker) is None:
             return
         setting = "diversity" if rules.rerank is None else "rerank"
         for name, value in (("pool", reranker.config.pool), ("history", reranker.history)):
             if value > self.limits.k:
                 raise Refused(400, f"rules: {setting}.{name} = {value} must be at most {self.limits.k}", "rules")
-        if (work := n_users * reranker.work(k)) > (most := self.limits.rerank):
-            text = f"rules: {setting} takes {work:,} steps for {n_users} users and k = {k}, at most {most:,} are made"
-            raise Refused(400, f"{text}; take a smaller pool or k, or send several requests", "rules")
 
     def _item_columns(self, value: Any) -> tuple[str, ...]:
         if value is None:

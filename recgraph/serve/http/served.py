@@ -25,6 +25,7 @@ from recgraph.data.ids import as_series
 from recgraph.data.item_columns import ItemColumns, feature_rows
 from recgraph.evaluate.ranking import GROUP, device_of
 from recgraph.evaluate.topk import Catalogue, Lists
+from recgraph.rerank.pick import Reranking
 from recgraph.serve import lists
 from recgraph.serve.http.asked import Asked, Limits, Reader
 from recgraph.serve.http.errors import Refused, shown
@@ -78,7 +79,7 @@ class Served:
 
     def __init__(self, recommender: Recommender, limits: Limits, identity: str) -> None:
         self.recommender, self.identity, self.loaded = recommender, identity, time.time()
-        self.reader = Reader(recommender, limits)
+        self.reader, self._limits = Reader(recommender, limits), limits
         self.n_items = len(recommender.items)
         self._most = min(limits.k, self.n_items)
         self._device = device_of(recommender.model)
@@ -256,16 +257,26 @@ class Served:
         request = Request(_labels(one), found.query, "polars")
         try:
             rules = with_arguments(one.rules, one.allow, one.block, recommender.columns)
-            ruling = resolve(rules, recommender.items, self._item_columns, recommender.model, recommender.seen)
+            ruling = resolve(rules, recommender.items, self._item_columns, recommender.model, recommender.in_common)
             for own in (ruling.allow_for, ruling.block_for):
                 if own is not None:
                     own.of(request.labels)
         except (ValueError, TypeError, OverflowError, pl.exceptions.PolarsError) as error:  # ids of odd types
             field = "rules" if one.rules is not None else "allow" if one.allow is not None else "block"
             raise Refused(422, str(error), field) from None
+        if ruling.reranking is not None:
+            self._check_work(ruling.reranking, one)
         empty = (~found.known_mask).nonzero().flatten()
         asked = lists.Asked(min(one.k, self.n_items), one.exclude_seen, ruling, None, (), GROUP)
         return self._lister.lists(request, asked, empty, recommender.popularity if len(empty) else None, None)
+
+    def _check_work(self, reranking: Reranking, one: Asked) -> None:
+        """Refuse a re-ranker that would hold up others for long."""
+        if (work := len(one) * reranking.work(one.k)) > (most := self._limits.rerank):
+            text = f"rules: the re-ranker takes {work:,} steps for {len(one)} users and k = {one.k}"
+            raise Refused(
+                400, f"{text}, at most {most:,} are made; take a smaller pool or k, or send several requests", "rules"
+            )
 
     @cached_property
     def _popular(self) -> Lists:

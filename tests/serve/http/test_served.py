@@ -276,10 +276,20 @@ def test_wrong_rules(rules: Any, status: int, part: str) -> None:
 
 def test_a_reranker_that_would_hold_others_up_is_refused() -> None:
     of, rules = served(), {"rerank": {"name": "dpp", "pool": 1000}}
-    with pytest.raises(Refused, match="takes 1,000,000,000 steps for 1 users and k = 1000") as found:
-        bodies(of, [{"user": 5, "k": 1000, "rules": rules}])
-    assert (found.value.status, found.value.field) == (400, "rules")
+    (found,) = bodies(of, [{"user": 5, "k": 1000, "rules": rules}])
+    assert "takes 1,008,000,000 steps for 1 users and k = 1000" in found.message
+    assert (found.status, found.field) == (400, "rules")
     assert len(bodies(of, [{"user": 5, "k": 20, "rules": rules}])) == 1
+
+
+def test_work_of_similarities_counts() -> None:
+    of = served(rerank=2_000)
+    by_users = {"rerank": {"name": "mmr", "pool": 10, "similarity": "co_occurrence"}}
+    request = {"user": 5, "k": 2, "rules": by_users}
+    assert len(bodies(of, [request])) == 1
+    (found,) = bodies(of, [{**request, "k": 10}])
+    assert isinstance(found, Refused)
+    assert "send several requests" in found.message
 
 
 def test_a_bundle_that_is_replaced_while_it_is_read_is_found_again(
