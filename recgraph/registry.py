@@ -118,6 +118,8 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.contrast.weights": ("Cluster", "Learned", "SameTarget", "SelfMask"),
     },
 }
+# the field writes these names in one word, though their classes have capitals within
+_ONE_WORD = frozenset({"autotcl", "conr", "sepclr", "simsiam", "supremix", "swav", "vicreg"})
 # earlier name of a kind -> its name; both are accepted, also in groups of entry points
 _RENAMED = {"view": "augmentation"}
 _registered: dict[tuple[str, str], type[Any]] = {}
@@ -187,7 +189,8 @@ def classes(kind: str) -> Iterator[tuple[str, Any]]:
 def written(kind: str, name: str | None = None) -> list[str]:
     """The names of all members of a kind, or of one of them, as settings, lists and documents write them.
 
-    Words are joined by ``_``, as in ``catalogue_coverage``; a model is written in one word, as in ``lightgcn``.
+    Words are joined by ``_``, as in ``catalogue_coverage``; a model is written in one word, as in ``lightgcn``, and so
+    is a method that the field knows by one, as ``vicreg``.
     """
     kind = _known(kind)
     found = names(kind) if name is None else [key(name)]
@@ -200,7 +203,7 @@ def _written(kind: str, wanted: str) -> str:
     if kind == "model":
         return wanted
     if wanted in (built_in := _built_in(kind)):
-        return _snake(built_in[wanted][1])
+        return wanted if wanted in _ONE_WORD else _snake(built_in[wanted][1])
     if (kind, wanted) in _registered:
         return _snake(_registered[kind, wanted].__name__)
     point = _entry_points(kind).get(wanted)

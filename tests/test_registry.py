@@ -76,7 +76,11 @@ def test_a_written_name_is_read_again_and_proposed(kind: str) -> None:
 def test_names_are_written_with_underscores_and_models_in_one_word() -> None:
     assert {"catalogue_coverage", "hit_rate", "partial_auc", "r_precision", "ndcg"} <= set(registry.written("metric"))
     assert {"lightgcn", "itemknn", "mclrec"} <= set(registry.written("model"))
-    assert {"info_nce", "nt_xent"} <= set(registry.written("objective"))
+    assert {"info_nce", "nt_xent", "barlow_twins"} <= set(registry.written("objective"))
+    assert {"swav", "vicreg", "conr", "simsiam", "sepclr"} <= set(registry.written("objective"))
+    assert "supremix" in registry.written("mixture")
+    assert "autotcl" in registry.written("augmenter")
+    assert registry.load("objective", "sw_av") is registry.load("objective", "SwAV"), "all forms are read"
     registry.register("metric", "My-Own_metric")(type("Whatever", (), {}))
     assert registry.written("metric", "myownmetric") == ["my_own_metric"]
 

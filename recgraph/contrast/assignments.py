@@ -86,6 +86,12 @@ class SwAV(Objective):
             self.register_buffer("queued", torch.zeros(2, config.queue, width_of(self)))
             self.register_buffer("n_queued", torch.zeros((), dtype=torch.int64))
         self._shared: Callable[[], Sequence[Tensor]] | None = None
+        #: ``n_queued`` on the host, which would wait for it on an accelerator; None: not read yet
+        self._n_queued: int | None = None
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._n_queued = None
 
     def offer(self, prototypes: Callable[[], Sequence[Tensor]]) -> None:
         self._shared = prototypes
@@ -100,7 +106,7 @@ class SwAV(Objective):
                 for c in self._prototypes(a, views.epoch)
                 for x, other in ((a, 1), (b, 0))
             ]
-        if self.training:
+        if self.training and torch.is_grad_enabled():
             self._push(fixed)
         return Outcome(torch.stack(losses).mean(), len(a), torch.zeros((), dtype=torch.int64, device=a.device))
 
@@ -135,8 +141,14 @@ class SwAV(Objective):
         """The rows of each view, and below them those that are queued for it, where the queue is in use."""
         if not self.config.queue or (epoch is not None and epoch < self.config.queue_from):
             return rows
-        n = int(self.n_queued.clamp(max=self.config.queue))
+        n = min(self._count(), self.config.queue)
         return [torch.cat([x, old[:n].to(x.dtype)]) for x, old in zip(rows, self.queued, strict=True)]
+
+    def _count(self) -> int:
+        """How many rows have been queued so far."""
+        if self._n_queued is None:
+            self._n_queued = int(self.n_queued)
+        return self._n_queued
 
     @torch.no_grad()
     def _push(self, rows: list[Tensor]) -> None:
@@ -146,7 +158,8 @@ class SwAV(Objective):
         n = min(len(rows[0]), size)
         places = (self.n_queued + torch.arange(n, device=self.n_queued.device)) % size
         self.queued[:, places] = torch.stack([x[-n:] for x in rows]).to(self.queued.dtype)
-        self.n_queued.add_(n)
+        self._n_queued = self._count() + n
+        self.n_queued.fill_(self._n_queued)
 
 
 @torch.no_grad()

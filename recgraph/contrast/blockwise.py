@@ -149,6 +149,12 @@ class Candidates:
     count_positive: bool = True
     weigh_positive: bool = False
 
+    @property
+    def barred(self) -> Tensor:
+        """[N, 1 or 2] int64: the columns that are no negatives of each anchor, its positive first."""
+        own = self.positives
+        return own[:, None] if self.excluded is None else torch.stack([own, self.excluded], 1)
+
 
 def contrast(
     x: Tensor,

@@ -42,14 +42,14 @@ class _Debiased(Objective):
             raise ValueError(f"{type(self).__name__} takes all candidates as they are; leave mixture and n_candidates")
         work = work_type(x, y)
         x, y, places = x.to(work), y.to(work), candidates.positives
-        barred = places[:, None] if candidates.excluded is None else torch.stack([places, candidates.excluded], 1)
+        barred = candidates.barred
         n = len(y) - barred.shape[1]
         sums = log_sums(x, y, barred, weight, pairs, self.config.block_rows)
         own = torch.linalg.vecdot(x, y.index_select(0, places))
         others = self._negatives(sums, own, x, y, n)
         counted_own = own
         if weight is not None and pairs is not None and candidates.weigh_positive:
-            counted_own = own + of_positives(weight, pairs, places)
+            counted_own = own + of_positives(weight, pairs, places, self.config.block_rows)
         stacked = torch.stack([others, counted_own] if candidates.count_positive else [others])
         keep_mask = (stacked > -math.inf).any(0) | stacked.isnan().any(0)
         total = torch.where(keep_mask, stacked, 0).logsumexp(0)

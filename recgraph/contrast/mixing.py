@@ -52,7 +52,7 @@ class Mochi(Mixture):
     Config = MochiConfig
 
     def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
-        config, barred = self.config, _barred(candidates)
+        config, barred = self.config, candidates.barred
         k = min(config.hardest, len(y) - barred.shape[1])
         is_cold = views.epoch is not None and views.epoch < config.warm_up
         if is_cold or k < 1 or not config.of_candidates + config.with_anchor:
@@ -127,12 +127,6 @@ class FeatureTransformation(Mixture):
         share = _beta(config.negative_alpha, len(y), generator, y)
         order = torch.randperm(len(y), generator=generator, device=generator.device).to(y.device)
         return Mixed(share * y + (1 - share) * y.index_select(0, order), positive)
-
-
-def _barred(candidates: Candidates) -> Tensor:
-    """[N, 1 or 2]: the columns that are no negatives of each anchor."""
-    own = candidates.positives
-    return own[:, None] if candidates.excluded is None else torch.stack([own, candidates.excluded], 1)
 
 
 def _generator(views: Views) -> torch.Generator:

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from recgraph.blocks import work_type
+from recgraph.blocks import row_blocks, work_type
 from recgraph.config import Config, configure
 from recgraph.contrast.blockwise import Candidates, refuse_no_candidate
 from recgraph.contrast.log_sums import log_sums
@@ -97,10 +98,7 @@ def contrast_mixed(
     x, y, places = x.to(work), mixed.y.to(work), candidates.positives
     positive = y.index_select(0, places) if mixed.positive is None else mixed.positive.to(work)
     own = torch.linalg.vecdot(x, positive)
-    barred = places[:, None]
-    if candidates.excluded is not None:
-        barred = torch.stack([places, candidates.excluded], 1)
-    sums = [log_sums(x, y, barred, weight, pairs, block_rows)]
+    sums = [log_sums(x, y, candidates.barred, weight, pairs, block_rows)]
     if mixed.further is not None:
         further = torch.einsum("nd,nsd->ns", x, mixed.further.to(work))
         log_v = mixed.further_log_w
@@ -110,7 +108,7 @@ def contrast_mixed(
         sums.append(torch.where(exists, torch.where(exists[:, None], t, 0).logsumexp(1), -torch.inf))
     if candidates.count_positive:
         weighed = weight is not None and pairs is not None and candidates.weigh_positive
-        sums.append(own + of_positives(weight, pairs, places) if weighed else own)  # type: ignore[arg-type]
+        sums.append(own + of_positives(weight, pairs, places, block_rows) if weighed else own)  # type: ignore[arg-type]
     stacked = torch.stack(sums)
     keep_mask = (stacked > -torch.inf).any(0)
     # an anchor without any is left out of the mean: its logarithm has no gradient
@@ -123,8 +121,19 @@ def contrast_mixed(
     return loss, len(x) - counted
 
 
-def of_positives(weight: Weight, pairs: Pairs, places: Tensor) -> Tensor:
-    """[N], the log-weight of each anchor's positive."""
-    rows = pairs.candidates.index_select(0, places)
-    _, own = weight.log_w_beside(pairs, pairs.candidate_ids[places], rows)
-    return own
+def of_positives(weight: Weight, pairs: Pairs, places: Tensor, block_rows: int | None = None) -> Tensor:
+    """[N], the log-weight of each anchor's positive, by blocks of anchors, which backward computes again."""
+    work = work_type(pairs.anchors, pairs.candidates)
+    anchors, candidates = pairs.anchors.to(work), pairs.candidates.to(work)
+
+    def of_block(rows: slice, anchors: Tensor, candidates: Tensor) -> Tensor:
+        chosen = places[rows]
+        block = pairs.block(rows, anchors, candidates)
+        return weight.log_w_beside(block, pairs.candidate_ids[chosen], candidates.index_select(0, chosen))[1]
+
+    return torch.cat(
+        [
+            checkpoint(of_block, rows, anchors[rows], candidates, use_reentrant=False, preserve_rng_state=False)
+            for rows in row_blocks(len(anchors), len(candidates), anchors, block_rows)
+        ]
+    )

@@ -130,10 +130,12 @@ class Objective(nn.Module):
             a, ids_a, positives = a.index_select(0, own), ids_a[own], positives[own]
             excluded = None if excluded is None else excluded[own]
             labels = None if labels is None else labels[own]
-        x, y = similarity.shape(a, views.b, views.temperatures)
         candidates = Candidates(positives, excluded, self.config.count_positive, self.config.weigh_positive)
         pairs = None if weight is None else Pairs(ids_a, views.ids_b, a, views.b, labels, views.labels_b)
-        loss, left_out = self.evaluate(x, y, candidates, weight, pairs, views)
+        # products under autocast would be rounded to half precision
+        with full_precision(a):
+            x, y = similarity.shape(a, views.b, views.temperatures)
+            loss, left_out = self.evaluate(x, y, candidates, weight, pairs, views)
         return Outcome(loss if views.share is None else loss * views.share.weight, len(a), left_out)
 
     def evaluate(
@@ -142,14 +144,14 @@ class Objective(nn.Module):
         """The mean loss over anchors x [N, D], shaped by the similarity, and how many of them had no candidate."""
         block_rows, n_candidates = self.config.block_rows, self.config.n_candidates
         if views.mixture is not None:
-            mixed = views.mixture(x, y, candidates, views)
+            work = work_type(x, y)
+            mixed = views.mixture(x.to(work), y.to(work), candidates, views)
             return contrast_mixed(x, mixed, candidates, weight, pairs, block_rows)
         if n_candidates is not None and n_candidates < len(y):
             return contrast_drawn(x, y, self._draw(views), candidates, weight, pairs, block_rows)
         if self._compiled is not None and is_accelerated(x) and weight is None and self.config.count_positive:
             work = work_type(x, y)
-            with full_precision(x):
-                loss = self._compiled(x.to(work), y.to(work), candidates.positives, candidates.excluded)
+            loss = self._compiled(x.to(work), y.to(work), candidates.positives, candidates.excluded)
             return loss, torch.zeros((), dtype=torch.int64, device=x.device)
         return contrast(x, y, candidates, weight, pairs, block_rows)
 
@@ -230,7 +232,6 @@ class InfoNCE(Objective):
             raise ValueError("a mixture needs one positive for each anchor; this contrast has several")
         of_one = self.softmax(replace(views, positives=None, share=None), similarity, weight)
         work = work_type(views.a, views.b)
-        # products under autocast would be rounded to half precision
         with full_precision(views.a):
             x, y = similarity.shape(views.a.to(work), views.b.to(work), views.temperatures)
             own = torch.linalg.vecdot(x, y)

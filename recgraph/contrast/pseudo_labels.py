@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recgraph.blocks import row_blocks
+from recgraph.accelerated import full_precision
+from recgraph.blocks import row_blocks, work_type
 from recgraph.contrast.clustering import kmeans
+from recgraph.ranks import stacked
 
 __all__ = ["PseudoLabels", "voted"]
 
@@ -66,10 +68,15 @@ class PseudoLabels(nn.Module):
         """
         if self._has_begun is None:
             self._has_begun = bool(self.begun)
+        work = work_type(fine, coarse)
+        with full_precision(fine):
+            return self._loss(fine.to(work), coarse.to(work), labels, generator)
+
+    def _loss(self, fine: Tensor, coarse: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         if not self._has_begun:
             self._begin(fine.detach(), labels)
         f, c = F.normalize(fine, dim=1), F.normalize(coarse, dim=1)
-        weights = F.normalize(self.prototypes, dim=1) / self.temperature
+        weights = F.normalize(self.prototypes.to(f.dtype), dim=1) / self.temperature
         log_p, log_q = (F.log_softmax(view @ weights.t(), 1) for view in (f, c))
         p = log_p.exp()
         known = (labels >= 0).to(p.dtype)
@@ -104,6 +111,8 @@ class PseudoLabels(nn.Module):
                 found[name] = centroids[nearest.argmin()]
         for name, prototype in found.items():
             self.prototypes[name] = prototype
+        # equal on all ranks, also where sums on a device are not the same each time
+        self.prototypes.copy_(stacked(self.prototypes)[0])
         self.begun.fill_(True)
         self._has_begun = True
 

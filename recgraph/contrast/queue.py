@@ -13,7 +13,7 @@ _SMALLEST = 1e-12
 
 
 class Queue(nn.Module):
-    """A queue of the last ``size`` rows of unit length, each id at most once.
+    """A queue of the last ``size`` rows of unit length; those of one id are of the last call that had it.
 
     Queued rows have no gradient and come from older parameters than the batch. :meth:`join` gives each of their
     components the mean and the deviation of the batch, with gradients to these. Without this alignment embeddings can
@@ -58,7 +58,7 @@ class Queue(nn.Module):
 
         Args:
             rows: [B, D]; where B > Q, the last Q are kept.
-            ids: [B] int64, each once, not negative.
+            ids: [B] int64, not negative; one that stands there twice keeps both rows.
         """
         size = len(self.ids)
         if not size:

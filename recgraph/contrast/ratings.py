@@ -77,8 +77,11 @@ class LabelDistance(Weight):
 
 def deviation(labels: Tensor) -> Tensor:
     """The deviation of the labels that are known; 1 where they do not differ."""
-    known = labels[~labels.isnan()]
-    found = known.std(correction=0) if len(known) else labels.new_zeros(())
+    # by masks: an accelerator would make the host wait for the number of those that are known
+    known = ~labels.isnan()
+    n_known = known.sum().clamp(min=1)
+    centred = torch.where(known, labels - torch.where(known, labels, 0).sum() / n_known, 0)
+    found = (centred.square().sum() / n_known).sqrt()
     return torch.where(found > 0, found, 1)
 
 
@@ -124,9 +127,9 @@ class SupReMix(Mixture):
         # an objective that stacks both views has stacked their labels, too
         of_a, of_b = of_a.to(y.dtype), of_b.to(y.dtype)
         if len(of_a) != len(x) or len(of_b) != len(y):
-            raise ValueError("sup_re_mix needs the labels of all anchors in one process; train on one rank")
+            raise ValueError("supremix needs the labels of all anchors in one process; train on one rank")
         if views.generator is None:
-            raise ValueError("sup_re_mix draws its mixtures: give the term a generator")
+            raise ValueError("supremix draws its mixtures: give the term a generator")
         further, log_w = self._negatives(x, y, candidates, of_a, of_b, views.generator)
         return Mixed(y, self._positives(y, candidates, of_a, of_b, views.generator), further, log_w)
 
@@ -135,9 +138,7 @@ class SupReMix(Mixture):
     ) -> tuple[Tensor | None, Tensor | None]:
         if not self.config.n_negatives:
             return None, None
-        barred = candidates.positives[:, None]
-        if candidates.excluded is not None:
-            barred = torch.stack([candidates.positives, candidates.excluded], 1)
+        barred = candidates.barred
         chosen = hardest(x, y, self.config.n_negatives, barred)
         share = self.config.max_share * _uniform(chosen.shape, generator, y)
         distance = (1 - share) * (of_a[:, None] - of_b[chosen]).abs() / deviation(of_b)
@@ -151,9 +152,9 @@ class SupReMix(Mixture):
     ) -> Tensor | None:
         if not self.config.positive_share:
             return None
-        known = (~of_b.isnan()).nonzero().squeeze(1)
-        places = known[of_b[known].argsort(stable=True)]
-        ordered, reach = of_b[places], self.config.window * deviation(of_b)
+        # labels that are not known come last, beyond all bounds
+        ordered, places = of_b.nan_to_num(nan=math.inf).sort(stable=True)
+        reach = self.config.window * deviation(of_b)
         bounds = [(of_a - reach, False), (of_a, False), (of_a, True), (of_a + reach, True)]
         lowest, low, high, highest = (torch.searchsorted(ordered, at, right=right) for at, right in bounds)
         draws = _uniform((3, len(of_a)), generator, y)
@@ -161,10 +162,7 @@ class SupReMix(Mixture):
         first = lowest + (draws[1] * (low - lowest)).long().clamp(min=0)
         second = high + (draws[2] * (highest - high)).long().clamp(min=0)
         # where there are none, whatever is there is left out below
-        first, second = (
-            places[at.clamp(max=max(len(places) - 1, 0))] if len(places) else candidates.positives
-            for at in (first, second)
-        )
+        first, second = (places[at.clamp(max=len(places) - 1)] for at in (first, second))
         between = of_b[second] - of_b[first]
         share = ((of_b[second] - of_a) / torch.where(between == 0, 1, between)).nan_to_num(0.0)
         own = y.index_select(0, candidates.positives)

@@ -95,14 +95,15 @@ class SepCLR(Objective):
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         if self.targets is None:
-            raise ValueError("sep_clr reads who is a target in setup(about): call it, or use a model that does")
+            raise ValueError("sepclr reads who is a target in setup(about): call it, or use a model that does")
         a, b = in_pairs(views)
         width = a.shape[1] - max(round(a.shape[1] * self.config.salient_share), 1)
         if not width:
             raise ValueError(
                 f"salient_share = {self.config.salient_share} leaves no common part of {a.shape[1]}; use less"
             )
-        is_target = self.targets.to(a.device)[views.ids_a]
+        self.targets = self.targets.to(a.device)
+        is_target = self.targets[views.ids_a]
         with full_precision(a):
             loss = self._loss(
                 [F.normalize(x[:, :width], dim=1) for x in (a, b)], [x[:, width:] for x in (a, b)], is_target

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.mixing import FeatureTransformation, Mochi
-from recgraph.contrast.mixtures import Mixture
+from recgraph.contrast.mixtures import Mixture, of_positives
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.views import Views
+from recgraph.contrast.views import Pairs, Views
+from recgraph.contrast.weights import Weight
 
 N, D, TAU = 9, 5, 0.5
 
@@ -129,3 +130,54 @@ def test_a_mixture_needs_a_generator() -> None:
     with pytest.raises(ValueError, match="a mixture draws, and the term was given no generator"):
         term_of(Mochi())(*views())
     assert math.isfinite(float(term_of(Mochi())(*views(), generator=seeded()).detach()))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mixture": "mochi", "mixture_settings": {"of_candidates": 3}, "objective": "nt_xent"},
+        {"mixture": "feature_transformation", "objective": "info_nce"},
+        {"objective": "debiased_nt_xent", "weight": "hardness"},
+    ],
+)
+def test_autocast_rounds_no_product(settings: dict[str, Any], device: torch.device) -> None:
+    a, b = (x.detach().float().to(device) for x in views())
+    term = ContrastiveTerm(**settings, similarity="cosine", temperature=TAU, dim=D)
+
+    def value() -> Tensor:
+        generator = torch.Generator(device).manual_seed(0)
+        loss: Tensor = term(a, b, generator=generator, epoch=0)
+        return loss
+
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        inside = value()
+    torch.testing.assert_close(inside, value(), rtol=1e-6, atol=1e-6)
+
+
+class OfBlocks(Weight):
+    """``w_ij = e^{z_i . z_j}``; keeps how many anchors it was asked for at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+
+    def log_w(self, pairs: Pairs) -> Tensor:
+        return pairs.anchors @ pairs.candidates.t()
+
+    def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        self.asked.append(len(pairs.anchors))
+        return self.log_w(pairs), torch.linalg.vecdot(pairs.anchors, rows)
+
+
+def test_weights_of_positives_are_made_in_blocks() -> None:
+    a, b = views()
+    pairs, places = Pairs(torch.arange(N), torch.arange(N), a, b), torch.arange(N).roll(1)
+    weight = OfBlocks()
+    found = of_positives(weight, pairs, places, block_rows=4)
+    assert weight.asked == [4, 4, 1]
+    wanted = (a * b[places]).sum(1)
+    torch.testing.assert_close(found, wanted)
+    of_found = torch.autograd.grad(found.square().sum(), (a, b))
+    of_wanted = torch.autograd.grad(wanted.square().sum(), (a, b))
+    for ours, theirs in zip(of_found, of_wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)

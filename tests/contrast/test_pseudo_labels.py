@@ -84,6 +84,19 @@ def test_gradients_flow_into_views_and_classes() -> None:
         assert pseudo(fine, coarse, some, torch.Generator().manual_seed(1)).isfinite()
 
 
+def test_autocast_rounds_no_product() -> None:
+    fine, coarse, labels = views()
+    pseudo = PseudoLabels(D, K, temperature=0.1)
+
+    def value() -> Tensor:
+        loss: Tensor = pseudo(fine.float(), coarse.float(), labels, torch.Generator().manual_seed(1))
+        return loss
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = value()
+    torch.testing.assert_close(inside, value(), rtol=1e-6, atol=1e-6)
+
+
 def test_classes_begin_at_their_nodes_and_new_ones_at_clusters() -> None:
     draw = torch.Generator().manual_seed(0)
     centres = torch.eye(8)[:4]

@@ -12,7 +12,7 @@ from test_non_contrastive import two
 from torch import Tensor
 
 from recgraph.contrast.blockwise import Candidates
-from recgraph.contrast.ratings import ConR, LabelDistance, SupReMix
+from recgraph.contrast.ratings import ConR, LabelDistance, SupReMix, deviation
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import Pairs, Similarity, Views
 
@@ -43,6 +43,18 @@ def test_label_distance_is_a_loop_over_pairs() -> None:
             assert math.exp(float(log_w[i, j])) == pytest.approx(expected)
     same = replace(pairs, anchor_labels=torch.ones(3).double(), candidate_labels=torch.ones(N).double())
     assert bool((LabelDistance().log_w(same) == -math.inf).all())
+
+
+def test_shapes_of_mixtures_and_weights_do_not_follow_from_labels() -> None:
+    """Else an accelerator would make the host wait: a tensor without data has no answer to how many are known."""
+    a, b, labels = (x.to("meta") for x in (*two(N), LABELS))
+    ids = torch.arange(N, device="meta")
+    mixed = SupReMix()(a, b, Candidates(ids), views(a, b, labels))
+    assert mixed.positive is not None
+    assert mixed.positive.shape == a.shape
+    assert LabelDistance().log_w(Pairs(ids, ids, a, b, labels, labels)).shape == (N, N)
+    assert float(deviation(torch.full((3,), torch.nan))) == 1.0
+    assert float(deviation(LABELS)) == pytest.approx(spread(LABELS.tolist()))
 
 
 def conr(a: Tensor, b: Tensor, labels: Tensor, tau: float, config: dict[str, float]) -> Tensor:
@@ -134,7 +146,7 @@ def test_mixtures_follow_the_order_of_labels() -> None:
 @pytest.mark.parametrize("objective", ["info_nce", "nt_xent"])
 def test_mixtures_in_a_term_are_repeatable_and_pass_gradients(objective: str) -> None:
     term = ContrastiveTerm(
-        objective=objective, similarity="cosine", temperature=0.2, mixture="sup_re_mix", weight="label_distance"
+        objective=objective, similarity="cosine", temperature=0.2, mixture="supremix", weight="label_distance"
     )
     found = []
     for _ in range(2):
@@ -151,7 +163,7 @@ def test_mixtures_in_a_term_are_repeatable_and_pass_gradients(objective: str) ->
 
 @pytest.mark.parametrize(
     "settings",
-    [{"objective": "con_r"}, {"weight": "label_distance"}, {"mixture": "sup_re_mix"}],
+    [{"objective": "conr"}, {"weight": "label_distance"}, {"mixture": "supremix"}],
     ids=lambda s: next(iter(s)),
 )
 def test_rows_without_labels_are_refused(settings: dict[str, str]) -> None:

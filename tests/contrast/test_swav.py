@@ -84,6 +84,8 @@ def test_queued_rows_are_assigned_along_and_are_part_of_the_state() -> None:
     q_a, q_b = (codes(x[:3], c, 0.3) for x in both)
     torch.testing.assert_close(alone, swapped(a, b, c, q_a, q_b), rtol=1e-9, atol=1e-9)
     before = int(again.n_queued)
+    with torch.no_grad():
+        again(views(a, b, epoch=1), SIMILARITY, None)
     again.eval()(views(a, b, epoch=1), SIMILARITY, None)
     assert int(again.n_queued) == before
 

@@ -115,8 +115,8 @@ def test_swav_takes_the_prototypes_of_meow() -> None:
 
 
 RATED: list[dict[str, Any]] = [
-    {"objective": "con_r", "objective_options": {"near": -1.0}},
-    {"weight": "label_distance", "mixture": "sup_re_mix", "mixture_options": {"n_negatives": 2}},
+    {"objective": "conr", "objective_options": {"near": -1.0}},
+    {"weight": "label_distance", "mixture": "supremix", "mixture_options": {"n_negatives": 2}},
 ]
 
 
@@ -146,7 +146,7 @@ def test_ratings_reach_the_contrast(settings: dict[str, Any]) -> None:
 
 def test_sep_clr_tells_who_is_active_from_the_rest() -> None:
     """Of sequences by the item that they lead to, and of users and items by themselves."""
-    options = {"objective": "sep_clr", "objective_options": {"least_count": 3}}
+    options = {"objective": "sepclr", "objective_options": {"least_count": 3}}
     model = registry.load("model", "CL4SRec")(**SMALL, **options).build(Space(n_users=24, n_items=N_ITEMS), seed=0)
     model.setup(train())
     counts = train().item_counts()

@@ -104,6 +104,12 @@ def test_a_queue_on_every_line(line: str) -> None:
         (lambda: made("simgcl", **COSINE, objective="nt_xent", queue_size=8), "objective = 'nt_xent' contrasts two"),
         (lambda: step_of("cl4srec", {"objective": "info_nce", "queue_size": 8}), "use similarity='cosine'"),
         (lambda: step_of("cl4srec", {**INFO_NCE, "queue_size": 8, "gather_negatives": False}), "gives each rows"),
+        (
+            lambda: step_of(
+                "cl4srec", {"objective": "swav", "objective_options": {"queue": 8}, "gather_negatives": False}
+            ),
+            "objective_options queue = 8: a queue is the same",
+        ),
         (lambda: HeCo(metapaths=SETTINGS["metapaths"], queue_size=8).build(small()), "HeCo contrasts all nodes"),
         (lambda: CL4SRec(temperature_schedule="linear"), "'linear' needs temperature_end"),
     ],

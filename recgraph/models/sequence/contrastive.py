@@ -67,11 +67,13 @@ class ContrastiveSequenceModel(SequenceModel):
         config = self.config
         chosen = config.augmentations
         self._two_views = TwoViews(chosen, distinct=len(chosen) > 1, max_len=config.max_len) if chosen else None
-        if config.queue_size and not config.gather_negatives:
-            raise ValueError(
-                f"queue_size = {config.queue_size} is the same on all processes, and gather_negatives = False gives "
-                "each rows of its own; use queue_size=0 or gather_negatives=True"
-            )
+        queues = {"queue_size": config.queue_size, "objective_options queue": config.objective_options.get("queue", 0)}
+        for name, size in queues.items():
+            if size and not config.gather_negatives:
+                raise ValueError(
+                    f"{name} = {size}: a queue is the same on all processes, and gather_negatives = False gives each "
+                    "rows of its own; use no queue or gather_negatives=True"
+                )
         self.contrast = contrastive_term(config, config.hidden_dim)
         self._alignment, self._uniformity = Alignment(), Uniformity()
 
