@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from recgraph.data.errors import CorruptFileError, DelimiterError, EncodingError
 from recgraph.data.packing import LONGEST_LINE, open_bytes, packing_of, too_long
 
@@ -139,10 +141,11 @@ def _last_break(block: bytes, inside: bool) -> int | None:
     Args:
         inside: whether the end of the block is within quotes.
     """
-    end = len(block)
-    while end >= 0:
-        begin = block.rfind(b'"', 0, end)
-        if not inside and (found := block.rfind(b"\n", begin + 1, end)) >= 0:
-            return found
-        end, inside = begin, not inside
+    # a break is nearly always near the end; all at once, as a block may be quotes alone
+    for begin in dict.fromkeys((max(len(block) - _BLOCK, 0), 0)):
+        tail = np.frombuffer(block, np.uint8, offset=begin)
+        breaks, quotes = np.flatnonzero(tail == ord("\n")), np.flatnonzero(tail == ord('"'))
+        is_odd = (len(quotes) - np.searchsorted(quotes, breaks)) % 2 == 1
+        if len(found := breaks[is_odd == inside]):
+            return begin + int(found[-1])
     return None

@@ -132,6 +132,7 @@ def test_rows_that_quotes_hold_open_for_any_length(write: Write, monkeypatch: py
 
     monkeypatch.setattr(lines, "LONGEST_LINE", 20)
     monkeypatch.setattr(lines, "_SEARCHED", block)
+    monkeypatch.setattr(lines, "_BLOCK", 5)
     rng, refused = random.Random(0), set()
     for _ in range(200):
         text = "".join(rng.choices('ab"\n', (8, 8, rng.choice((1, 2, 4)), 2), k=120))

@@ -31,7 +31,9 @@ class Limits(Config):
     history: Annotated[int, Field(ge=1, description="items of one history")] = 10_000
     users: Annotated[int, Field(ge=1, description="users, or histories, of one request")] = 256
     rules: Annotated[int, Field(ge=0, description="boosts and columns in the rules of one request")] = 32
-    rerank: Annotated[int, Field(ge=0, description="multiplications of the re-ranker of one request")] = 1 << 28
+    rerank: Annotated[
+        int, Field(ge=0, description="multiplications of one request's re-ranker, comparisons included")
+    ] = 1 << 28
     read_s: Annotated[float, Field(gt=0, description="seconds until the whole body must be there")] = 10.0
     waiting: Annotated[int, Field(ge=1, description="requests that wait to be ranked; further ones get 503")] = 2048
 
