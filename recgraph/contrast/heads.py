@@ -76,6 +76,9 @@ class MultiHead(Objective):
         shared = {name: getattr(config, name) for name in ObjectiveConfig.model_fields}
         self.inner: Objective = registry.make("objective", {"name": config.head_objective, **shared})
 
+    def compile_parts(self, backend: str = "inductor") -> None:
+        self.inner.compile_parts(backend)
+
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         sides, outcomes = in_pairs(views), []
         with full_precision(views.a):

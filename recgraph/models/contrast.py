@@ -130,9 +130,15 @@ def contrastive_term(
     return ContrastiveTerm(dim=dim, **{**settings, **other})
 
 
-def stream(term: ContrastiveTerm, generators: Generators) -> torch.Generator | None:
-    """What a term draws with, where one of its parts draws."""
-    return generators["contrast"] if term.draws else None
+def stream(term: ContrastiveTerm, generators: Generators, of_rank: bool = False) -> torch.Generator | None:
+    """What a term draws with, where one of its parts draws.
+
+    Args:
+        of_rank: the rows that are contrasted are this rank's own; of others all ranks draw the same.
+    """
+    if not term.draws:
+        return None
+    return generators.of_rank("contrast") if of_rank else generators["contrast"]
 
 
 def check_pairs(config: ContrastConfig, what: str, fix: str) -> None:

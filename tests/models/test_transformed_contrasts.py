@@ -12,6 +12,7 @@ from every_model import SPACE, graph, of_nodes, part, recommender
 from recgraph import registry
 from recgraph.data.ids import IdMap
 from recgraph.data.item_features import ItemFeatures
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import FeatureSpace, TrainableModel
 from recgraph.models.heterogeneous.categories import about_nodes
@@ -78,3 +79,18 @@ def test_the_category_of_a_node_is_its_neighbour_of_most_neighbours() -> None:
         assert int(found.categories[paper]) == min(numbers, default=-1)
         assert float(found.counts[paper]) == int((row).sum()) + int((authors[paper] > 0).sum())
     assert about_nodes(given, "paper", paths, ("author", "subject")).categories is None
+
+
+def test_all_relations_to_a_type_make_its_categories() -> None:
+    on = torch.tensor([0, 1, 1]), torch.tensor([0, 1, 0])
+    about = torch.tensor([0, 2, 3, 3]), torch.tensor([2, 2, 2, 1])
+    given = HeteroGraph.from_edge_lists(
+        {"paper": 5, "subject": 3}, {("paper", "on", "subject"): on, ("paper", "about", "subject"): about}
+    )
+    paths = [MetaPath(f"paper>{name}>subject<{name}<paper") for name in ("on", "about")]
+    for ordered in (paths, paths[::-1]):
+        found = about_nodes(given, "paper", ordered)
+        assert found.counts.tolist() == [2, 2, 1, 2, 0]
+        # subject 2 has three edges, 0 and 1 two each
+        assert found.categories is not None
+        assert found.categories.tolist() == [0, 1, 0, 0, -1]

@@ -14,11 +14,14 @@ from test_metapath_models import SETTINGS, small
 
 import recgraph as rg
 from recgraph.contrast.mixing import Mochi
+from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.part import Part
 from recgraph.models.base import Space, TrainableModel
+from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.models.heterogeneous.meow import MEOW
 from recgraph.models.sequence.contrastive import CL4SRec
+from recgraph.ranks import Ranks
 from recgraph.rng import Generators
 from recgraph.sparse.ragged import Ragged
 
@@ -141,3 +144,16 @@ def test_a_run_resumes_with_its_queue_and_mixtures(tmp_path: Path) -> None:
     assert isinstance(served.model.contrast.mixture, Mochi)
     users = [0, 3, 7]
     assert served.recommend(users, k=3).equals(resumed.recommend(users, k=3))
+
+
+def test_ranks_draw_apart_for_rows_of_their_own() -> None:
+    """What ranks have in common is drawn alike; draws for rows of their own would bring the common stream apart."""
+    term = ContrastiveTerm(objective="info_nce", mixture="mochi")
+    both = [Generators(0, ranks=Ranks(index, 2)) for index in range(2)]
+    alike, apart = ([stream(term, one, of_rank=own) for one in both] for own in (False, True))
+    assert [generator is one["contrast"] for generator, one in zip(alike, both, strict=True)] == [True, True]
+    seeds = [generator.initial_seed() for generator in (*alike, *apart) if generator is not None]
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 3
+    assert stream(term, Generators(0), of_rank=True) is not None
+    assert stream(ContrastiveTerm(), both[0]) is None

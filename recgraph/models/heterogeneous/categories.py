@@ -23,17 +23,19 @@ def about_nodes(graph: HeteroGraph, node_type: str, paths: Sequence[MetaPath], l
         paths: from ``node_type``.
         left_out: types that are no categories.
     """
-    steps = {step.end: step for step in (path.route(graph)[0] for path in paths)}
+    steps = dict.fromkeys(path.route(graph)[0] for path in paths)
     counts = torch.zeros(graph.count(node_type))
-    for step in steps.values():
+    for step in steps:
         counts += step.matrix(graph).degrees.to(counts)
-    offered = sorted((graph.count(name), name) for name in steps if name not in {node_type, *left_out})
+    ends = {step.end for step in steps} - {node_type, *left_out}
+    offered = sorted((graph.count(name), name) for name in ends)
     if not offered:
         return About(counts)
     n_categories, name = offered[0]
-    adj = steps[name].matrix(graph)
-    order = torch.argsort(torch.bincount(adj.indices, minlength=n_categories), descending=True, stable=True)
-    number = torch.argsort(order)[adj.indices]
-    none = torch.full((len(counts),), n_categories, device=adj.device)
-    found = none.scatter_reduce(0, adj.rows, number, "amin")
+    # more than one relation may lead to the type
+    matrices = [step.matrix(graph) for step in steps if step.end == name]
+    rows, categories = (torch.cat(parts) for parts in zip(*((adj.rows, adj.indices) for adj in matrices), strict=True))
+    order = torch.argsort(torch.bincount(categories, minlength=n_categories), descending=True, stable=True)
+    none = torch.full((len(counts),), n_categories, device=rows.device)
+    found = none.scatter_reduce(0, rows, torch.argsort(order)[categories], "amin")
     return About(counts, torch.where(found == n_categories, -1, found))

@@ -197,7 +197,8 @@ class ContrastiveSequenceModel(SequenceModel):
     ) -> Tensor:
         """The same by another term. Where several ranks train, each has the anchors of its share."""
         ids, labels = batch.contrast_targets, batch.labels
-        how: dict[str, Any] = {"generator": stream(term, batch.generators), "epoch": batch.epoch, "further": further}
+        draw = stream(term, batch.generators, of_rank=not self.config.gather_negatives)
+        how: dict[str, Any] = {"generator": draw, "epoch": batch.epoch, "further": further}
         loss: Tensor = term(a, b, ids, ids, share=batch.share, labels_a=labels, labels_b=labels, **how)
         return loss
 

@@ -173,8 +173,10 @@ class MCLRec(ContrastiveSequenceModel):
 
     def _latent_view(self, augmenter: Any, batch: SequenceBatch, encoded: Encoded, drawn: Ragged) -> LatentView:
         hidden, rows, generators = encoded.last, None, batch.generators
+        # of rows that all ranks have they draw the same
+        draw = generators["augmenters"] if self.config.gather_negatives else generators.of_rank("augmenters")
         if not augmenter.has_loss:
-            view = augmenter(hidden, encoded.states, generators["augmenters"])
+            view = augmenter(hidden, encoded.states, draw)
             return LatentView(view, lambda: hidden.new_zeros(()))
         if augmenter.changes_tokens:
             tokens, table = self._inputs(drawn, self.token_table(batch))
@@ -188,7 +190,7 @@ class MCLRec(ContrastiveSequenceModel):
             if len(view) < len(hidden):  # of all ranks
                 view = batch.share.gathered(view)
         else:
-            view, probability = augmenter.change(hidden, generators["augmenters"])
+            view, probability = augmenter.change(hidden, draw)
         view = F.normalize(view, dim=-1)
         return LatentView(view, lambda: augmenter.loss(hidden, view, probability, rows))
 
