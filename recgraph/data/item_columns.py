@@ -13,6 +13,12 @@ from recgraph.sparse.ragged import Ragged
 __all__ = ["ItemColumns", "feature_rows"]
 
 
+#: values of an item that are compared, at most: two items are compared value by value
+_MOST_VALUES = 256
+#: columns, each with a separator, that are kept
+_MOST_KEPT = 64
+
+
 class ItemColumns:
     """The item features as rules read them.
 
@@ -51,14 +57,19 @@ class ItemColumns:
         return found
 
     def codes(self, column: str, setting: str, separator: str | None = None) -> Tensor:
-        """[n_items, m] int64: a code for each distinct value of an item, -1 behind the last; m is at least 1."""
+        """[n_items, m] int64: a code for each distinct value of an item, -1 behind the last; m is at least 1.
+
+        Raises:
+            ValueError: there is no such column, or an item has more than 256 values in it.
+        """
         return self._coded(column, setting, separator)[0]
 
     def holds(self, column: str, value: object, setting: str, separator: str | None = None) -> Tensor:
         """[n_items] bool: the items that have the value, alone or among others.
 
         Raises:
-            ValueError: there is no such column, or no item has the value; names the nearest ones.
+            ValueError: there is no such column, no item has the value (names the nearest ones), or an item has more
+                than 256 values.
         """
         codes, values = self._coded(column, setting, separator)
         texts = values.cast(pl.String)
@@ -74,10 +85,13 @@ class ItemColumns:
     def _coded(self, column: str, setting: str, separator: str | None) -> tuple[Tensor, pl.Series]:
         found = self._values.get((column, separator))
         if found is None:
-            found = self._values[column, separator] = self._code(self._column(column, setting), separator)
+            found = self._code(self._column(column, setting), setting, separator)
+            if len(self._values) >= _MOST_KEPT:  # requests may name any separator
+                self._values.clear()
+            self._values[column, separator] = found
         return found
 
-    def _code(self, series: pl.Series, separator: str | None) -> tuple[Tensor, pl.Series]:
+    def _code(self, series: pl.Series, setting: str, separator: str | None) -> tuple[Tensor, pl.Series]:
         """Codes [n_items, m] and the value of each code."""
         table = pl.DataFrame({"item": range(len(series)), "value": series}, schema_overrides={"item": pl.Int64})
         if series.dtype == pl.String and separator is not None:
@@ -85,6 +99,12 @@ class ItemColumns:
         if isinstance(table["value"].dtype, pl.Array):
             table = table.with_columns(pl.col("value").arr.to_list())
         if isinstance(table["value"].dtype, pl.List):
+            counts = table["value"].list.n_unique()
+            if (counts > _MOST_VALUES).any():
+                raise ValueError(
+                    f"{setting}: an item has {counts.max()!r} values in column {series.name!r}; at most {_MOST_VALUES} "
+                    "are compared; name a column of categories, or another separator"
+                )
             table = table.explode("value")
         table = table.filter(pl.col("value").is_not_null())
         if table["value"].dtype == pl.String:
