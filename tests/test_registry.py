@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -83,6 +84,16 @@ def test_names_are_written_with_underscores_and_models_in_one_word() -> None:
     assert registry.load("objective", "sw_av") is registry.load("objective", "SwAV"), "all forms are read"
     registry.register("metric", "My-Own_metric")(type("Whatever", (), {}))
     assert registry.written("metric", "myownmetric") == ["my_own_metric"]
+
+
+def test_pages_write_names_of_one_word_as_the_registry_does() -> None:
+    root = Path(__file__).parents[1]
+    apart = {registry._snake(name) for of in registry._MEMBERS.values() for names in of.values() for name in names}
+    apart = {name for name in apart if registry.key(name) in registry._ONE_WORD} - registry._ONE_WORD
+    assert {"sw_av", "vic_reg", "auto_tcl"} <= apart
+    for page in (root / "README.md", root / "CHANGELOG.md", *sorted((root / "docs").rglob("*.md"))):
+        found = apart & set(re.findall(r"\w+", page.read_text()))
+        assert not found, f"{page.name} writes {found}"
 
 
 def test_a_class_that_is_defined_again_takes_its_own_place() -> None:

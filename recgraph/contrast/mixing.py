@@ -13,7 +13,7 @@ from recgraph.blocks import row_blocks
 from recgraph.config import Search
 from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.log_sums import hardest
-from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig
+from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig, generator_of
 from recgraph.contrast.views import Views
 
 __all__ = ["FeatureTransformation", "FeatureTransformationConfig", "Mochi", "MochiConfig"]
@@ -58,7 +58,7 @@ class Mochi(Mixture):
         if is_cold or k < 1 or not config.of_candidates + config.with_anchor:
             return Mixed(y)
         with torch.no_grad():
-            return Mixed(y, further=self._mixtures(x.detach(), y.detach(), k, barred, _generator(views)))
+            return Mixed(y, further=self._mixtures(x.detach(), y.detach(), k, barred, generator_of(views)))
 
     def _mixtures(self, x: Tensor, y: Tensor, k: int, barred: Tensor, generator: torch.Generator) -> Tensor:
         """[N, s + s', D]: those of each anchor, made in blocks of anchors."""
@@ -114,7 +114,7 @@ class FeatureTransformation(Mixture):
     Config = FeatureTransformationConfig
 
     def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
-        config, generator = self.config, _generator(views)
+        config, generator = self.config, generator_of(views)
         positive = y.index_select(0, candidates.positives)
         if config.positive_alpha is not None:
             along = 1 + _beta(config.positive_alpha, len(x), generator, x)
@@ -127,17 +127,6 @@ class FeatureTransformation(Mixture):
         share = _beta(config.negative_alpha, len(y), generator, y)
         order = torch.randperm(len(y), generator=generator, device=generator.device).to(y.device)
         return Mixed(share * y + (1 - share) * y.index_select(0, order), positive)
-
-
-def _generator(views: Views) -> torch.Generator:
-    """What to draw with. Of several ranks, whose shares differ in size, one of its own that all of them make alike."""
-    generator = views.generator
-    if generator is None:
-        raise ValueError("a mixture draws, and the term was given no generator; call it with generator=...")
-    if views.share is None:
-        return generator
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    return torch.Generator(generator.device).manual_seed(int(seed) + views.share.index)
 
 
 def _mixed(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from recgraph.contrast.log_sums import log_sums
 from recgraph.contrast.views import About, Pairs, Views
 from recgraph.contrast.weights import Weight
 
-__all__ = ["Mixed", "Mixture", "MixtureConfig", "contrast_mixed", "of_positives"]
+__all__ = ["Mixed", "Mixture", "MixtureConfig", "contrast_mixed", "generator_of", "of_positives"]
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,26 @@ class Mixture(nn.Module):
             x: [N, D], anchors, shaped by similarity and temperature: ``x @ y.T`` are the similarities.
             y: [M, D], candidates.
             candidates: which columns are positives and which are no candidates.
-            views: the sides as the term was given them, for ids, labels, epoch and the generator. Its anchors are
-                those of x unless an objective stacks both views.
+            views: the sides as the objective has them, for ids, epoch and :func:`generator_of`; ``labels_a`` and
+                ``labels_b`` are of the rows of x and y.
         """
         raise TypeError(f"{type(self).__name__} must define forward(x, y, candidates, views)")
+
+
+def generator_of(views: Views) -> torch.Generator:
+    """What a mixture draws with. Of several ranks, whose shares differ in size, each has one of its own.
+
+    Raises:
+        ValueError: the term was given no generator.
+    """
+    generator = views.generator
+    if generator is None:
+        raise ValueError("a mixture draws, and the term was given no generator; call it with generator=...")
+    if views.share is None:
+        return generator
+    # all ranks draw the seed, so that their common stream stays the same
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    return torch.Generator(generator.device).manual_seed(int(seed) + views.share.index)
 
 
 def contrast_mixed(

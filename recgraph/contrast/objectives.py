@@ -130,6 +130,7 @@ class Objective(nn.Module):
             a, ids_a, positives = a.index_select(0, own), ids_a[own], positives[own]
             excluded = None if excluded is None else excluded[own]
             labels = None if labels is None else labels[own]
+            views = replace(views, labels_a=labels)
         candidates = Candidates(positives, excluded, self.config.count_positive, self.config.weigh_positive)
         pairs = None if weight is None else Pairs(ids_a, views.ids_b, a, views.b, labels, views.labels_b)
         # products under autocast would be rounded to half precision

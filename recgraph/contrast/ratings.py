@@ -19,7 +19,7 @@ from recgraph.blocks import row_blocks
 from recgraph.config import Search
 from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.log_sums import hardest, log_sums
-from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig
+from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig, generator_of
 from recgraph.contrast.non_contrastive import in_pairs
 from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome
 from recgraph.contrast.views import Pairs, Similarity, Views
@@ -124,14 +124,9 @@ class SupReMix(Mixture):
 
     def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
         of_a, of_b = labelled(self, views.labels_a, views.labels_b)
-        # an objective that stacks both views has stacked their labels, too
-        of_a, of_b = of_a.to(y.dtype), of_b.to(y.dtype)
-        if len(of_a) != len(x) or len(of_b) != len(y):
-            raise ValueError("supremix needs the labels of all anchors in one process; train on one rank")
-        if views.generator is None:
-            raise ValueError("supremix draws its mixtures: give the term a generator")
-        further, log_w = self._negatives(x, y, candidates, of_a, of_b, views.generator)
-        return Mixed(y, self._positives(y, candidates, of_a, of_b, views.generator), further, log_w)
+        of_a, of_b, generator = of_a.to(y.dtype), of_b.to(y.dtype), generator_of(views)
+        further, log_w = self._negatives(x, y, candidates, of_a, of_b, generator)
+        return Mixed(y, self._positives(y, candidates, of_a, of_b, generator), further, log_w)
 
     def _negatives(
         self, x: Tensor, y: Tensor, candidates: Candidates, of_a: Tensor, of_b: Tensor, generator: torch.Generator

@@ -15,6 +15,7 @@ from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.ratings import ConR, LabelDistance, SupReMix, deviation
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import Pairs, Similarity, Views
+from recgraph.ranks import Share
 
 LABELS = torch.tensor([1.0, 4.0, 2.0, 5.0, 2.0, torch.nan, 3.0, 4.0])
 N = len(LABELS)
@@ -55,6 +56,26 @@ def test_shapes_of_mixtures_and_weights_do_not_follow_from_labels() -> None:
     assert LabelDistance().log_w(Pairs(ids, ids, a, b, labels, labels)).shape == (N, N)
     assert float(deviation(torch.full((3,), torch.nan))) == 1.0
     assert float(deviation(LABELS)) == pytest.approx(spread(LABELS.tolist()))
+
+
+@pytest.mark.parametrize("objective", ["info_nce", "nt_xent"])
+def test_mixtures_of_ranks_are_those_of_one_process(objective: str) -> None:
+    """Where nothing is left to chance (neighbours in label are unique, negatives unmixed) the mean over ranks is."""
+    a, b = two(N)
+    labels = torch.arange(N).double()
+    settings = {"max_share": 1e-12, "positive_share": 1.0, "window": 1.5 / spread(labels.tolist()), "n_negatives": 3}
+
+    def value(share: Share | None) -> Tensor:
+        term = ContrastiveTerm(objective=objective, similarity="cosine", mixture="supremix", mixture_settings=settings)
+        generator = torch.Generator().manual_seed(0)
+        loss: Tensor = term(a, b, labels_a=labels, labels_b=labels, generator=generator, share=share)
+        return loss
+
+    if objective == "nt_xent":  # each label stands there twice, so that either row may be drawn
+        assert value(Share((5, 3), 1)).isfinite()
+        return
+    of_ranks = torch.stack([value(Share((5, 3), index)) for index in range(2)]).mean()
+    torch.testing.assert_close(of_ranks, value(None))
 
 
 def conr(a: Tensor, b: Tensor, labels: Tensor, tau: float, config: dict[str, float]) -> Tensor:
