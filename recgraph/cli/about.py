@@ -155,7 +155,7 @@ def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
 
 
 #: kinds of the registry that are no parts of a model: they have commands or pages of their own
-_NO_PARTS = ("attribution", "graph", "metric", "model")
+_NO_PARTS = ("graph", "metric", "model")
 
 
 def parts(

@@ -85,12 +85,19 @@ class Protocol(Config):
             raise ValueError('candidate_seed is for candidates = "sampled"')
         return self
 
+    def to_dict(self) -> dict[str, Any]:
+        """As records have it: a re-ranker is named where there is one."""
+        values = self.model_dump(mode="json")
+        if not self.rerank:
+            del values["rerank"]
+        return values
+
     @property
     def hash(self) -> str:
         """16 hexadecimal digits; equal for equal protocols, on every machine."""
-        values = self.model_dump(mode="json")
+        values = self.to_dict()
         # later fields enter the hash only where they are set, so that hashes made before stay the same
-        for name in ("n_candidates", "candidate_seed", "candidate_hash", "rerank"):
+        for name in ("n_candidates", "candidate_seed", "candidate_hash"):
             if not values[name]:
                 del values[name]
         text = json.dumps(values, sort_keys=True)

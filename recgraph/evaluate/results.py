@@ -81,7 +81,7 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return {
-            "protocol": self.protocol.model_dump(mode="json"),
+            "protocol": self.protocol.to_dict(),
             "protocol_hash": self.hash,
             "n_users": len(self.users),
             "n_unreachable_users": self.n_unreachable_users,
@@ -234,7 +234,7 @@ def save_users(result: Result, path: str | Path) -> None:
     """
     path = Path(path)
     about = {
-        "protocol": result.protocol.model_dump(mode="json"),
+        "protocol": result.protocol.to_dict(),
         "protocol_hash": result.hash,
         "overall": result.metrics,
         "n_unreachable_users": result.n_unreachable_users,

@@ -99,7 +99,9 @@ class GraphContrastiveModel(LightGCN):
         sizes = [self.space.n_users, self.space.n_items]
         (users_a, items_a), (users_b, items_b) = torch.split(a, sizes), torch.split(b, sizes)
         users, items = batch.distinct()
-        of_users, of_items = (None, None) if self._labels is None else (of.to(a.device) for of in self._labels)
+        if self._labels is not None and self._labels[0].device != a.device:
+            self._labels = tuple(of.to(a.device) for of in self._labels)
+        of_users, of_items = self._labels or (None, None)
         loss = self._of_kind(self.contrast_users, users, users_a, users_b, batch, of_users)
         return loss + self._of_kind(self.contrast_items, items, items_a, items_b, batch, of_items)
 

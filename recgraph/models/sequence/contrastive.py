@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from recgraph import registry
 from recgraph.accelerated import is_accelerated
 from recgraph.augment import TwoViews
 from recgraph.config import Added, Search
@@ -84,7 +85,8 @@ class ContrastiveSequenceModel(SequenceModel):
     @property
     def reads_original(self) -> bool:
         """Whether the sequence itself is encoded as a third view: an objective of all views takes it (Symile)."""
-        return self.contrast.objective.joint
+        joint: bool = registry.load("objective", self.config.objective).joint
+        return joint
 
     @property
     def needs_states(self) -> bool:
