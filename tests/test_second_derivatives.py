@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 import recgraph
+from recgraph.contrast.log_sums import log_sums
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Learned, Pairs
+from recgraph.contrast.whitening import inverse_root
 from recgraph.encoders.attention import attend
 from recgraph.encoders.graph import symmetric_product
 from recgraph.encoders.packed import pack
@@ -47,6 +49,14 @@ def attention_of_the_last() -> Case:
 
 def term() -> Case:
     return ContrastiveTerm(temperature=0.5), drawn((5, 3), (5, 3))
+
+
+def sum_over_candidates() -> Case:
+    return log_sums, drawn((5, 3), (4, 3))
+
+
+def whitening() -> Case:
+    return lambda x: inverse_root((x @ x.mT + torch.eye(3).double())[None]), drawn((3, 3))
 
 
 def learned_weight() -> Case:
@@ -86,8 +96,10 @@ def product_with_a_symmetric_matrix() -> Case:
 REFUSE = {
     "contrast/blockwise.py:_OnePass": term,
     "contrast/blockwise.py:_OnePass, a softmax loss": softmax,
+    "contrast/log_sums.py:_LogSums": sum_over_candidates,
     "contrast/regularisers.py:_Potential": uniformity,
     "contrast/weights.py:_Hidden": learned_weight,
+    "contrast/whitening.py:_InverseRoot": whitening,
     "encoders/attention.py:_Causal": attention,
     "encoders/attention.py:_Last": attention_of_the_last,
     "losses/pairwise.py:_OwnScores": scores_of_own_negatives,

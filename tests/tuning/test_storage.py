@@ -65,7 +65,8 @@ def test_many_workers_make_exactly_the_trials_that_are_wanted(storage: StudyStor
     counts = trials.counts()
     assert (counts.complete, counts.running, counts.waiting, counts.failed) == (PLAN.n_trials, 0, 0, 0)
     assert [trial.number for trial in trials.study.trials] == list(range(PLAN.n_trials))
-    assert len({trial.params["dropout"] for trial in trials.study.trials}) > 3
+    # four workers with one stream of draws would propose two values in eight trials
+    assert len({trial.params["dropout"] for trial in trials.study.trials}) > 2
 
 
 def gone() -> dict[str, Any]:
