@@ -58,7 +58,6 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "simgcl weight=learned",
             "simgcl weight=hardness",
             "simgcl weight=propensity",
-            "multistage stages=2 stage_epochs=1",
             "xsimgcl",
             "xsimgcl similarity=dot temperature=1.0 weight=self_mask",
         ),
@@ -135,6 +134,11 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
         LOG,
         (*_NARROW, "batch_size=512"),
         (f"meowrec {_CLUSTERS}", "adameowrec"),  # relations from features of items
+    ),
+    (
+        LOG,
+        (),
+        ("multistage base_options={hidden_dim=12} stages=2 stage_epochs=1 batch_size=512 max_epochs=2",),
     ),
     (
         RECOMMENDATION,
