@@ -232,9 +232,10 @@ print((peak() - before) / (4 * n_items**2))
 @pytest.mark.parametrize(("solve_in", "matrices"), [("float32", 1.2), ("float64", 3.2)])
 def test_memory_of_ease(solve_in: str, matrices: float) -> None:
     """In matrices of float32: its own weights, in float64 twice that besides, and small blocks of counts."""
-    # in a process of its own: what a fork writes to the memory of its parent would be counted
+    # in a process of its own, of one thread: what a fork writes to its parent's memory, or a thread needs, would count
     root = Path(__file__).resolve().parents[2]
-    command, env = [sys.executable, "-c", _PEAK, solve_in], {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"}
+    command = [sys.executable, "-c", _PEAK, solve_in]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < matrices
