@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.part import Part
@@ -15,7 +14,7 @@ from recgraph.evaluate.topk import Lists
 from recgraph.rerank.base import reranker_of
 from recgraph.rerank.bind import bind
 from recgraph.rerank.pick import Reranking, pick
-from recgraph.rerank.similarity import CoOccurrence
+from recgraph.rerank.similarity import CoOccurrence, Cosine
 from recgraph.shards import has_shards
 from recgraph.sparse.ragged import Ragged
 
@@ -33,15 +32,17 @@ def reranking_of(
     if not protocol.rerank:
         return None
     # rows of shards are with several processes
-    vectors = partial(_vectors, model) if model.has_vectors and not has_shards(model) else None
+    by_vectors = partial(_by_vectors, model) if model.has_vectors and not has_shards(model) else None
     in_common = None if fit_part is None else CoOccurrence(fit_part.items, n_items)
-    return bind(reranker_of(protocol.rerank), "rerank", model, vectors=vectors, in_common=in_common, columns=columns)
+    return bind(
+        reranker_of(protocol.rerank), "rerank", model, by_vectors=by_vectors, in_common=in_common, columns=columns
+    )
 
 
-def _vectors(model: Ranker) -> Tensor:
+def _by_vectors(model: Ranker) -> Cosine:
     found = item_vectors_of(model)
     assert found is not None
-    return found.detach().float().to("cpu")
+    return Cosine(found.detach().float().to("cpu"))
 
 
 def reranked(lists: Lists, k: int, reranking: Reranking, history: Ragged) -> Lists:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
-
 from recgraph.data.item_columns import ItemColumns
 from recgraph.rerank.base import Reranker
 from recgraph.rerank.pick import Reranking
@@ -19,7 +17,7 @@ def bind(
     setting: str,
     model: object,
     *,
-    vectors: Callable[[], Tensor] | None,
+    by_vectors: Callable[[], Cosine] | None,
     in_common: CoOccurrence | None,
     columns: ItemColumns | None,
     separator: str | None = None,
@@ -29,7 +27,7 @@ def bind(
     Args:
         setting: what names the re-ranker, for errors.
         model: whose ranking it is, for errors.
-        vectors: gives those of all items, [n_items, D]; None: the model has none.
+        by_vectors: gives the similarity by the model's item vectors; None: it has none.
         in_common: the similarity by users in common; None: the log is not known here.
         columns: of the item features; None: not known here.
         separator: of text columns, where the re-ranker has none of its own.
@@ -48,11 +46,11 @@ def bind(
         if in_common is None:
             raise ValueError(f"{setting}: similarity = 'co_occurrence' needs the log that the model was fitted on")
         similarity = in_common
-    elif vectors is None:
+    elif by_vectors is None:
         raise ValueError(
             f"{setting}: {type(model).__name__} has no item vectors to compare; name item features, "
             "'columns': ['genre'], or rerank with 'similarity': 'co_occurrence'"
         )
     else:
-        similarity = Cosine(vectors())
+        similarity = by_vectors()
     return Reranking(reranker, similarity)

@@ -12,9 +12,11 @@ from torch import Tensor
 from recgraph.evaluate.ranking import catalogue_for, device_of, evaluating, rank
 from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
+from recgraph.rerank.similarity import Cosine
 from recgraph.serve.ann import AnnIndex
 from recgraph.serve.request import Request, take
 from recgraph.serve.ruling import Ruling
+from recgraph.serve.vectors import encode_items
 
 __all__ = ["Asked", "Fallback", "Lister"]
 
@@ -53,6 +55,7 @@ class Lister:
     def __init__(self, model: Model, n_items: int) -> None:
         self.model, self.n_items = model, n_items
         self._catalogue: Catalogue | None = None
+        self._by_vectors: Cosine | None = None
 
     def unknown(self, request: Request) -> Tensor:
         """[K] int64: the rows of users of whom the model knows too little to rank for them."""
@@ -111,3 +114,14 @@ class Lister:
         if catalogue is None:
             catalogue = self._catalogue = catalogue_for(self.model, self.n_items, k)
         return catalogue
+
+    def by_vectors(self) -> Cosine:
+        """The similarity of items by the model's vectors; it is kept.
+
+        Raises:
+            ValueError: the model ranks by scores alone, or a vector is not finite.
+        """
+        found = self._by_vectors
+        if found is None:
+            found = self._by_vectors = Cosine(encode_items(self.model))
+        return found

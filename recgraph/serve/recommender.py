@@ -248,7 +248,7 @@ class Recommender:
             raise ValueError(f"fallback = {fallback!r} must be None or 'popularity'")
         check_item_columns(self.item_features, item_columns, self.columns)
         made = with_arguments(rules, allow, block, self.columns)
-        ruling = resolve(made, self.items, self._item_columns, self.model, self.in_common)
+        ruling = resolve(made, self.items, self._item_columns, self.model, self.in_common, self._lister.by_vectors)
         self.counters.add(Counter(unknown_items=ruling.n_unknown))
         if ruling.n_unknown:
             _log.warning("%d items of the rules are not known to the model; skipped", ruling.n_unknown)

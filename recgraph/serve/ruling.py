@@ -6,9 +6,8 @@ that they are the same to the last bit), changed and sorted, and a ranking that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import polars as pl
@@ -25,10 +24,9 @@ from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.models.base import Model
 from recgraph.rerank.bind import bind
 from recgraph.rerank.pick import Limit, Reranking, pick
-from recgraph.rerank.similarity import CoOccurrence
+from recgraph.rerank.similarity import CoOccurrence, Cosine
 from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
-from recgraph.serve.vectors import encode_items
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["OwnItems", "Ruling", "resolve", "with_arguments"]
@@ -259,11 +257,19 @@ def with_arguments(rules: Rules | Mapping[str, Any] | None, allow: Any, block: A
     return Rules.of({**made.model_dump(exclude_unset=True), **more}) if more else made
 
 
-def resolve(rules: Rules, items: IdMap, columns: ItemColumns, model: Model, in_common: CoOccurrence) -> Ruling:
+def resolve(
+    rules: Rules,
+    items: IdMap,
+    columns: ItemColumns,
+    model: Model,
+    in_common: CoOccurrence,
+    by_vectors: Callable[[], Cosine],
+) -> Ruling:
     """Look ids and item features up.
 
     Args:
         in_common: the similarity of items by users in common; it is counted once, where a rule reads it.
+        by_vectors: gives the similarity of items by the model's vectors; called where a rule reads it.
 
     Raises:
         ValueError: an id is of another type, no item remains, or an item feature does not exist or fit; names the rule.
@@ -276,7 +282,7 @@ def resolve(rules: Rules, items: IdMap, columns: ItemColumns, model: Model, in_c
             reranker,
             "diversity" if rules.rerank is None else "rerank",
             model,
-            vectors=partial(encode_items, model) if model.has_vectors else None,
+            by_vectors=by_vectors if model.has_vectors else None,
             in_common=in_common,
             columns=columns,
             separator=rules.separator,

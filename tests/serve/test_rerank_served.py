@@ -17,8 +17,10 @@ from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.models.base import Model
 from recgraph.models.closed_form.linear import EASE
 from recgraph.rerank.members import MMR
+from recgraph.serve import lists as listing
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.rules import Rules
 from recgraph.sparse.ragged import Ragged
@@ -99,6 +101,30 @@ def test_strength_0_and_the_shorthand() -> None:
     assert made.recommend(users=users, k=8, rules=Rules(rerank=MMR(strength=0.4, pool=20))).equals(short)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="diversity and rerank are one setting"):
         Rules.of(diversity=0.3, **long)
+
+
+def test_vectors_are_compared_as_they_were_until_a_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, rules = served(), {"rerank": {"name": "dpp", "strength": 0.9, "pool": 30}}
+    encoded, encode = [], listing.encode_items
+
+    def counted(model: Model) -> Tensor:
+        encoded.append(model)
+        return encode(model)
+
+    monkeypatch.setattr(listing, "encode_items", counted)
+    first = made.recommend(users="all", k=8, rules=rules)
+    assert made.recommend(users="all", k=8, rules=rules).equals(first)
+    assert encoded == [made.model]
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(4))
+    other = made.refresh().recommend(users="all", k=8, rules=rules)
+    assert not other.equals(first)
+    assert (
+        Recommender(made.model, made.users, made.items, made.seen, columns=made.columns)
+        .recommend(users="all", k=8, rules=rules)
+        .equals(other)
+    )
 
 
 def test_models_without_vectors_compare_by_users_or_features() -> None:

@@ -257,7 +257,14 @@ class Served:
         request = Request(_labels(one), found.query, "polars")
         try:
             rules = with_arguments(one.rules, one.allow, one.block, recommender.columns)
-            ruling = resolve(rules, recommender.items, self._item_columns, recommender.model, recommender.in_common)
+            ruling = resolve(
+                rules,
+                recommender.items,
+                self._item_columns,
+                recommender.model,
+                recommender.in_common,
+                self._lister.by_vectors,
+            )
             for own in (ruling.allow_for, ruling.block_for):
                 if own is not None:
                     own.of(request.labels)
