@@ -30,7 +30,7 @@ from recgraph.evaluate.metrics.names import (
 )
 from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties, is_leaked
 from recgraph.evaluate.ranking import Ranker
-from recgraph.evaluate.reranked import reranking_of
+from recgraph.evaluate.reranked import Rerankings
 from recgraph.evaluate.results import Result, Results
 from recgraph.memory import parse_size
 from recgraph.rerank.base import Reranker
@@ -169,13 +169,13 @@ def evaluate(
     limit = None if memory_limit is None else parse_size(memory_limit)
     limits = Limits(batch_size, block_items, memory_mib, precision, limit)
     facts = _facts(cases, fit_part, features)
+    rerankings = Rerankings(model, cases.n_items, fit_part, item_columns)
     measurements = []
     for protocol in protocols:
         named, candidates = candidates_for(protocol, cases, candidate_lists)
         chosen = make_metrics(asked.metrics, named.convention)
         check_needs(chosen, fit_part, features, "fit_part")
-        reranking = reranking_of(named, model, cases.n_items, fit_part, item_columns)
-        measurements.append(Measurement(named, chosen, candidates, reranking))
+        measurements.append(Measurement(named, chosen, candidates, rerankings.of(named)))
     lists = collect(model, cases, measurements, facts, fit_part, limits, engine)
     users = cases.users.cpu().numpy().astype(np.int64)
     results = []

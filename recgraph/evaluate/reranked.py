@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property
 
 import torch
 
@@ -18,31 +18,47 @@ from recgraph.rerank.similarity import CoOccurrence, Cosine
 from recgraph.shards import has_shards
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["reranked", "reranking_of"]
+__all__ = ["Rerankings", "reranked"]
 
 
-def reranking_of(
-    protocol: Protocol, model: Ranker, n_items: int, fit_part: Part | None, columns: ItemColumns | None
-) -> Reranking | None:
-    """What picks the lists of a protocol; None where they are the best of the ranking.
+class Rerankings:
+    """What picks the lists of protocols; what several of them compare items by is made once.
 
-    Raises:
-        ValueError: the similarity of its settings cannot be had.
+    Args:
+        model: ranks.
+        n_items: the size of the catalogue.
+        fit_part: the log of users in common; None: not known.
+        columns: of the item features; None: not known.
     """
-    if not protocol.rerank:
-        return None
-    # rows of shards are with several processes
-    by_vectors = partial(_by_vectors, model) if model.has_vectors and not has_shards(model) else None
-    in_common = None if fit_part is None else CoOccurrence(fit_part.items, n_items)
-    return bind(
-        reranker_of(protocol.rerank), "rerank", model, by_vectors=by_vectors, in_common=in_common, columns=columns
-    )
 
+    def __init__(self, model: Ranker, n_items: int, fit_part: Part | None, columns: ItemColumns | None) -> None:
+        self._model, self._columns = model, columns
+        self._in_common = None if fit_part is None else CoOccurrence(fit_part.items, n_items)
 
-def _by_vectors(model: Ranker) -> Cosine:
-    found = item_vectors_of(model)
-    assert found is not None
-    return Cosine(found.detach().float().to("cpu"))
+    def of(self, protocol: Protocol) -> Reranking | None:
+        """The re-ranker of a protocol with what it compares by; None where lists are the best of the ranking.
+
+        Raises:
+            ValueError: the similarity that the protocol's re-ranker names cannot be had.
+        """
+        if not protocol.rerank:
+            return None
+        # each process holds some rows of a model in shards
+        has_vectors = self._model.has_vectors and not has_shards(self._model)
+        return bind(
+            reranker_of(protocol.rerank),
+            "rerank",
+            self._model,
+            by_vectors=(lambda: self._by_vectors) if has_vectors else None,
+            in_common=self._in_common,
+            columns=self._columns,
+        )
+
+    @cached_property
+    def _by_vectors(self) -> Cosine:
+        found = item_vectors_of(self._model)
+        assert found is not None
+        return Cosine(found.detach().float().to("cpu"))
 
 
 def reranked(lists: Lists, k: int, reranking: Reranking, history: Ragged) -> Lists:

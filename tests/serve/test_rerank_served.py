@@ -17,12 +17,13 @@ from recgraph.data.part import Cases, Part
 from recgraph.evaluate import Protocol, evaluate
 from recgraph.evaluate.hits import RankedHits
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.models.base import Model
 from recgraph.models.closed_form.linear import EASE
 from recgraph.rerank.members import MMR
-from recgraph.serve import lists as listing
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.rules import Rules
+from recgraph.serve.vectors import encode_items
 from recgraph.sparse.ragged import Ragged
 
 RERANKERS: list[Any] = [
@@ -105,13 +106,13 @@ def test_strength_0_and_the_shorthand() -> None:
 
 def test_vectors_are_compared_as_they_were_until_a_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
     made, rules = served(), {"rerank": {"name": "dpp", "strength": 0.9, "pool": 30}}
-    encoded, encode = [], listing.encode_items
+    encoded = []
 
     def counted(model: Model) -> Tensor:
         encoded.append(model)
-        return encode(model)
+        return encode_items(model)
 
-    monkeypatch.setattr(listing, "encode_items", counted)
+    monkeypatch.setattr("recgraph.serve.lists.encode_items", counted)
     first = made.recommend(users="all", k=8, rules=rules)
     assert made.recommend(users="all", k=8, rules=rules).equals(first)
     assert encoded == [made.model]
@@ -154,7 +155,7 @@ def test_mistakes(rerank: Any, message: str) -> None:
         served().recommend(users="3", rules={"rerank": rerank})
 
 
-def test_several_rerankers_are_measured_in_one_pass() -> None:
+def test_several_rerankers_are_measured_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     made = served()
     protocols = [
         Protocol(seen="exclude", cutoffs=(5,), rerank=text)
@@ -162,12 +163,19 @@ def test_several_rerankers_are_measured_in_one_pass() -> None:
     ]
     truth = Ragged.from_lists([[row] for row in range(len(made.users))])
     cases = Cases(torch.arange(len(made.users)), made.seen, truth, len(made.items))
-    lists = []
+    encoded, lists = [], []
+
+    def counted(model: Any) -> Tensor | None:
+        encoded.append(model)
+        return item_vectors_of(model)
+
+    monkeypatch.setattr("recgraph.evaluate.reranked.item_vectors_of", counted)
     for chosen in (protocols[:2], protocols):
         results = evaluate(made.model, cases, protocols=chosen, metrics=[Listed(), "ndcg", "mrr"])  # type: ignore[arg-type]
         lists.append(Listed.lists)
     assert results[0].metrics == results[1].metrics
     assert lists[0] != lists[1]
+    assert encoded == [made.model, made.model]  # once for each call, whatever the number of protocols
     assert results.titles()[0].startswith("seen excluded ")
     assert results.titles()[2].startswith("seen excluded, mmr")
     with pytest.raises(ValueError, match="metric 'auc' reads the whole ranking, and lists are picked"):
