@@ -146,9 +146,12 @@ def _mask(rows: int, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 def _key(column: str, dtype: pl.DataType) -> pl.Expr:
     """What tells the values of a column apart: integers themselves, or two hashes."""
+    value = pl.col(column)
     if dtype.is_integer():
-        return pl.col(column)
-    key, check = (pl.col(column).hash(secrets.randbits(64)) for _ in range(2))
+        return value
+    if dtype == pl.Binary:  # the hash of bytes that hold certain constants is the same whatever the seed; no text does
+        value = value.bin.encode("hex")
+    key, check = (value.hash(secrets.randbits(64)) for _ in range(2))
     return pl.struct(key=key, check=check.cast(pl.UInt32, wrap_numerical=True)).alias(column)
 
 

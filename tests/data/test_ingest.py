@@ -208,6 +208,15 @@ def test_hashes_of_ids_cannot_be_foreseen() -> None:
     assert not (first["key"].cast(pl.UInt32, wrap_numerical=True) == first["check"]).any()
 
 
+@pytest.mark.parametrize(("end", "size"), [(0xC0AC29B7C97C50DD, 12), (0x3F84D5B5B5470917, 16)])
+def test_bytes_that_polars_hashes_to_one_value_are_told_apart(end: int, size: int) -> None:
+    """They end in a constant of its hash, with which a product is 0, whatever the seed."""
+    values = [bytes([first]) * (size - 8) + end.to_bytes(8, "little") for first in range(4)]
+    data = Interactions.from_frame(pl.DataFrame({"u": values * 2, "i": range(8)}), user="u", item="i")
+    assert data.log["user"].to_list() == [0, 1, 2, 3] * 2
+    assert data.users.values.to_list() == values
+
+
 def test_ids_of_all_types_are_numbered_as_by_a_dictionary() -> None:
     drawn = np.random.default_rng(0).integers(0, 50, 400)
     day = dt.datetime(2024, 1, 1)
