@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +11,17 @@ from typing import Any, NoReturn, Self
 
 import polars as pl
 
-from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EmptyLogError, EncodingError, MixedIdError
+from recgraph.data.errors import (
+    CorruptFileError,
+    DataError,
+    DelimiterError,
+    EmptyLogError,
+    EncodingError,
+    MixedIdError,
+    first_line,
+)
 from recgraph.data.lines import long_fields
-from recgraph.data.packing import open_bytes, packing_of, read_through
+from recgraph.data.packing import DAMAGES, open_bytes, packing_of, read_through, unpacking
 from recgraph.data.source import Source
 
 __all__ = ["check_file", "check_separator", "collect", "explained", "json_record", "usual_separator"]
@@ -44,7 +50,7 @@ def explained(source: Source) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, EOFError, csv.Error, lzma.LZMAError, zlib.error, pl.exceptions.PolarsError) as error:
+    except (*DAMAGES, csv.Error) as error:
         _explain(source, error)
 
 
@@ -65,10 +71,10 @@ def check_file(path: str | Path) -> Path:
 
 def _explain(source: Source, error: BaseException) -> NoReturn:
     if source.path is None:
-        raise DataError(f"the frame cannot be read: {_first_line(error)}") from error
+        raise DataError(f"the frame cannot be read: {first_line(error)}") from error
     for part in source.parts or (source,):
         _find_fault(part, error)
-    raise source.error(DataError, f"the file cannot be read: {_first_line(error)}") from error
+    raise source.error(DataError, f"the file cannot be read: {first_line(error)}") from error
 
 
 def _find_fault(source: Source, error: BaseException) -> None:
@@ -96,23 +102,14 @@ def _check_parquet(source: Source) -> None:
     try:
         pl.scan_parquet(sorted(path.glob("*.parquet")) if path.is_dir() else path).collect(engine="streaming")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise source.error(CorruptFileError, f"the Parquet file cannot be read: {_first_line(error)}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise source.error(CorruptFileError, f"the Parquet file cannot be read: {first_line(error)}") from None
 
 
 def _check_packed(source: Source) -> None:
     assert source.path is not None
-    kind = packing_of(source.path)
-    if kind == "none":
-        return
-    try:
-        read_through(source.path)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, pl.exceptions.PolarsError) as error:
-        more = ", or its text is not UTF-8" if isinstance(error, pl.exceptions.PolarsError) else ""
-        raise source.error(CorruptFileError, f"the {kind} file is damaged{more}: {_first_line(error)}") from None
+    if packing_of(source.path) != "none":
+        with unpacking(source.path):
+            read_through(source.path)
 
 
 def _check_utf8(source: Source) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "RatingError",
     "ShortUserError",
     "TimestampError",
+    "first_line",
     "in_file",
 ]
 
@@ -98,6 +99,11 @@ class RatingError(DataError):
 
 class ShortUserError(DataError):
     """A user has too few interactions for the split."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another library says, or its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

@@ -17,7 +17,9 @@ import os
 import shutil
 import tempfile
 import weakref
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -25,10 +27,11 @@ import polars as pl
 
 from recgraph.bounded.files import VARIABLE, allowed
 from recgraph.bounded.zstd import check_zstd
-from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EncodingError
+from recgraph.data.errors import CorruptFileError, DataError, DelimiterError, EncodingError, first_line
 from recgraph.memory import format_size
 
 __all__ = [
+    "DAMAGES",
     "LONGEST_LINE",
     "PACKED_SUFFIXES",
     "Packing",
@@ -39,6 +42,7 @@ __all__ = [
     "plain_copy",
     "read_through",
     "too_long",
+    "unpacking",
 ]
 
 Packing = Literal["none", "gzip", "zstd", "bzip2", "xz"]
@@ -49,6 +53,8 @@ _BEGINNINGS: dict[bytes, Packing] = {
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
 }
+#: what reading a packed file raises where it is damaged
+DAMAGES = (OSError, EOFError, lzma.LZMAError, zlib.error, pl.exceptions.PolarsError)
 #: unpacked by polars while it scans
 _SCANNED = ("none", "gzip", "zstd")
 #: bytes of a line
@@ -70,6 +76,22 @@ def packing_of(path: Path) -> Packing:
     with path.open("rb") as file:
         head = file.read(6)
     return next((packing for start, packing in _BEGINNINGS.items() if head.startswith(start)), "none")
+
+
+@contextmanager
+def unpacking(path: Path) -> Iterator[None]:
+    """The block reads a file; where that fails and the file is packed, it is damaged.
+
+    Raises:
+        CorruptFileError: it is.
+    """
+    try:
+        yield
+    except DAMAGES as error:
+        if (kind := packing_of(path)) == "none":
+            raise
+        more = ", or its text is not UTF-8" if isinstance(error, pl.exceptions.PolarsError) else ""
+        raise CorruptFileError(f"the {kind} file is damaged{more}: {first_line(error)}", path=path) from None
 
 
 def check_encoding(encoding: str) -> str:

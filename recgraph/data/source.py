@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import lzma
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +14,18 @@ from typing import IO, Literal, TypeVar
 
 import polars as pl
 
-from recgraph.data.errors import CorruptFileError, DataError
+from recgraph.data.errors import DataError
 from recgraph.data.lines import LONGEST_HEADER, check_lines, check_quotes, long_fields
-from recgraph.data.packing import LONGEST_LINE, open_bytes, open_text, packing_of, plain_copy, read_through
+from recgraph.data.packing import (
+    DAMAGES,
+    LONGEST_LINE,
+    open_bytes,
+    open_text,
+    packing_of,
+    plain_copy,
+    read_through,
+    unpacking,
+)
 
 __all__ = ["Format", "Raw", "Source"]
 
@@ -68,7 +75,7 @@ class Source:
             return None
         try:
             return next((line for line, of in self._rows() if of >= row), None)
-        except (OSError, EOFError, csv.Error, DataError, pl.exceptions.PolarsError):
+        except (*DAMAGES, csv.Error, DataError):
             return None
 
     def part_of(self, row: int) -> tuple[Source, int]:
@@ -103,18 +110,13 @@ class Source:
             DataError: the file is damaged, not in its encoding, or has a line or a quoted field that is too long.
         """
         assert self.path is not None
-        try:
+        with unpacking(self.path):
             self._check_lines()
             plain, held = plain_copy(self.path, self.encoding)
             if self.format == "delimited" and len(self.separator) == 1:
                 check_quotes(self.path, plain)
             elif packing_of(plain) != "none":
                 read_through(plain)
-        except (EOFError, OSError, lzma.LZMAError, zlib.error, pl.exceptions.PolarsError) as error:
-            if (kind := packing_of(self.path)) == "none":
-                raise
-            more = ", or its text is not UTF-8" if isinstance(error, pl.exceptions.PolarsError) else ""
-            raise self.error(CorruptFileError, f"the {kind} file is damaged{more}: {error}") from None
         return replace(self, plain=plain), held
 
     def kept(self) -> Source:
