@@ -1,7 +1,7 @@
 """Trackers: observers that tell a service of experiments about a run, also after its training (extra ``track``).
 
-A run's record and folder say where its trackers are, and either may be a stranger's. So an address is gone to where
-this process has begun a run there, or where the user's own environment names it, and to no other.
+A run's record and folder say where its trackers are, and either may be a stranger's. So an address is followed only
+where this process has begun a run there, or where the user's own environment names it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Tracker(Observer):
     """Base of all trackers: an observer that can be found again by its :attr:`reference`.
 
     Args:
+        address: of the service's place for runs; None: that which the environment names.
         folder_too: also send the run's folder, once it is complete, as an artefact.
 
     Attributes:
@@ -59,9 +60,12 @@ class Tracker(Observer):
     """
 
     kind: ClassVar[str]
+    #: the entry of a reference that holds its address, and the variable of the environment that names one
+    entry: ClassVar[str]
+    variable: ClassVar[str]
 
-    def __init__(self, folder_too: bool = False) -> None:
-        self._folder_too = folder_too
+    def __init__(self, address: str | None = None, folder_too: bool = False) -> None:
+        self._address, self._folder_too = address, folder_too
         self.reference: Values | None = None
 
     def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
@@ -82,7 +86,7 @@ class Tracker(Observer):
 
     def goes_to(self) -> str:
         """The address that the arguments of this tracker name, or else the environment."""
-        raise NotImplementedError
+        return self._address or self.usual()
 
     @classmethod
     def usual(cls) -> str:
@@ -92,12 +96,12 @@ class Tracker(Observer):
     @classmethod
     def address(cls, reference: Values) -> str:
         """Where a reference leads."""
-        raise NotImplementedError
+        return f"{reference.get(cls.entry)}"
 
     @classmethod
     def way_out(cls, reference: Values) -> str:
         """What to set so that a reference is followed."""
-        raise NotImplementedError
+        return f"set {cls.variable}={shlex.quote(cls.address(reference))} where you trust it"
 
     def start(self, record: Mapping[str, Any], reference: Values | None) -> Values:
         """Start a run of the service, or go on with the one of a reference -> the reference's own values."""
@@ -148,29 +152,18 @@ class MLflow(Tracker):
         ImportError: MLflow is not installed.
     """
 
-    kind = "mlflow"
+    kind, entry, variable = "mlflow", "uri", "MLFLOW_TRACKING_URI"
 
     def __init__(
         self, experiment: str | None = None, uri: str | None = None, name: str | None = None, folder_too: bool = False
     ) -> None:
-        super().__init__(folder_too)
-        self._experiment, self._uri, self._name = experiment, uri, name
+        super().__init__(uri, folder_too)
+        self._experiment, self._name = experiment, name
         self._mlflow = _import("mlflow")
-
-    def goes_to(self) -> str:
-        return self._uri or self.usual()
 
     @classmethod
     def usual(cls) -> str:
         return f"{_import('mlflow').get_tracking_uri()}"
-
-    @classmethod
-    def address(cls, reference: Values) -> str:
-        return f"{reference.get('uri')}"
-
-    @classmethod
-    def way_out(cls, reference: Values) -> str:
-        return f"set MLFLOW_TRACKING_URI={shlex.quote(cls.address(reference))} where you trust it"
 
     def start(self, record: Mapping[str, Any], reference: Values | None) -> Values:
         uri = self.goes_to() if reference is None else reference["uri"]
@@ -238,7 +231,7 @@ class WandB(Tracker):
         ImportError: wandb is not installed.
     """
 
-    kind = "wandb"
+    kind, entry, variable = "wandb", "project", "WANDB_PROJECT"
 
     def __init__(
         self,
@@ -248,25 +241,13 @@ class WandB(Tracker):
         folder: str | Path | None = None,
         folder_too: bool = False,
     ) -> None:
-        super().__init__(folder_too)
+        super().__init__(project, folder_too)
         self._name, self._mode, self._folder = name, mode, None if folder is None else str(Path(folder).resolve())
-        self._project = project
         _import("wandb")
-
-    def goes_to(self) -> str:
-        return self._project or self.usual()
 
     @classmethod
     def usual(cls) -> str:
-        return os.environ.get("WANDB_PROJECT") or "recgraph"
-
-    @classmethod
-    def address(cls, reference: Values) -> str:
-        return f"{reference.get('project')}"
-
-    @classmethod
-    def way_out(cls, reference: Values) -> str:
-        return f"set WANDB_PROJECT={shlex.quote(cls.address(reference))} where you trust it"
+        return os.environ.get(cls.variable) or "recgraph"
 
     def start(self, record: Mapping[str, Any], reference: Values | None) -> Values:
         own = {"project": self.goes_to(), "mode": self._mode, "dir": self._folder}
