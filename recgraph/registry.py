@@ -154,8 +154,7 @@ def key_of(kind: str, cls: type[Any]) -> str:
 
 def _known(kind: str) -> str:
     """The present name of a kind."""
-    kind = _RENAMED.get(kind, kind) if isinstance(kind, str) else kind
-    if not isinstance(kind, str) or kind not in _MEMBERS:
+    if not isinstance(kind, str) or (kind := _RENAMED.get(kind, kind)) not in _MEMBERS:
         raise ValueError(f"kind {kind!r} is not known; the kinds are {', '.join(kinds())}")
     return kind
 

@@ -286,10 +286,6 @@ def optimiser_tensors(optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[s
     }
 
 
-#: the state of a parameter in Adam and :class:`recgraph.train.row_adam.RowAdam`
-_STEP, _MOMENTS = "step", ("exp_avg", "exp_avg_sq")
-
-
 def load_optimisers(optimisers: Mapping[str, torch.optim.Optimizer], tensors: Mapping[str, Tensor]) -> None:
     """The inverse of :func:`optimiser_tensors`. A parameter that was never stepped has no state.
 
@@ -312,20 +308,22 @@ def load_optimisers(optimisers: Mapping[str, torch.optim.Optimizer], tensors: Ma
 
 
 def _expected(name: str, optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """What the state of a parameter looks like; no memory is taken."""
-    own = local_rows(parameter)
-    looks = torch.empty_like(own, device="meta")
-    made = {f"{name}/{entry}": looks for entry in _MOMENTS}
-    if isinstance(optimiser, RowAdam) and optimiser.is_row_wise(parameter):
-        made[f"{name}/{_MOMENTS[1]}"] = looks[:, :1]
-    return made | {f"{name}/{_STEP}": torch.empty((), dtype=torch.float32, device="meta")}
+    """What the state of a parameter looks like in Adam and :class:`RowAdam`; no memory is taken."""
+    looks = torch.empty_like(local_rows(parameter), device="meta")
+    is_row_wise = isinstance(optimiser, RowAdam) and optimiser.is_row_wise(parameter)
+    entries = {
+        "step": torch.empty((), dtype=torch.float32, device="meta"),
+        "exp_avg": looks,
+        "exp_avg_sq": looks[:, :1] if is_row_wise else looks,
+    }
+    return {f"{name}/{entry}": value for entry, value in entries.items()}
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Compare names, shapes and types of tensors with those that are there already; values are not read.
+    """Compare the names, shapes and types of tensors with those that a training has; values are not read.
 
     Args:
-        what: has them, for the message.
+        what: they are of, for the message.
 
     Raises:
         CheckpointError: one is missing, is one too many, or is of another shape or type; names it.

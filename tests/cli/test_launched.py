@@ -100,16 +100,8 @@ def at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def whole(folder: Path) -> Path:
     """A run of two processes that nothing disturbs, with dropout; by torchrun itself."""
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--master-port",
-        f"{free_port()}",
-    ]
-    task = [*torchrun, "-m", "recgraph", *command(folder / "whole")]
+    task = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", f"{free_port()}"]
+    task += ["-m", "recgraph", *command(folder / "whole")]
     env = {**environment_of_ranks(), "RECGRAPH_HOME": str(folder / "home")}
     done = subprocess.run(
         task, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", timeout=GRACE
