@@ -150,6 +150,17 @@ def own_workers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module ``trap`` that can be imported from the working folder, ``tmp_path``, and that nothing may import."""
+    (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')\nclass Trap: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert not (tmp_path / "sprung").exists()
+    assert "trap" not in sys.modules
+
+
+@pytest.fixture
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> list[forked.Worker]:
     """Workers of this machine are forks of a process that has imported the library: a list that gets them."""
     return forked.fork_workers(monkeypatch)
