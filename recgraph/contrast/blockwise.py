@@ -23,7 +23,15 @@ from recgraph.contrast.views import Pairs
 from recgraph.contrast.weights import Weight
 from recgraph.rows import row_gradient
 
-__all__ = ["BlockwiseLoss", "Candidates", "NoCandidateError", "contrast", "one_pass", "refuse_no_candidate"]
+__all__ = [
+    "BlockwiseLoss",
+    "Candidates",
+    "NoCandidateError",
+    "WeightBlocks",
+    "contrast",
+    "one_pass",
+    "refuse_no_candidate",
+]
 
 
 class NoCandidateError(ValueError):
@@ -185,8 +193,7 @@ def contrast(
     """
     inputs = [x, y]
     if weight is not None and pairs is not None:
-        trained = [parameter for parameter in weight.parameters() if parameter.requires_grad]
-        inputs += [pairs.anchors, pairs.candidates, *trained]
+        inputs += [pairs.anchors, pairs.candidates, *weight.trained()]
     settings = {"candidates": candidates, "weight": weight, "pairs": pairs}
     loss, counted = one_pass(_Contrast, settings, block_rows, inputs)
     return loss, len(x) - counted
@@ -205,9 +212,9 @@ class _Contrast(BlockwiseLoss):
     ) -> None:
         super().__init__(inputs, needs)
         self.candidates = candidates
-        self.weights: _Weights | None = None
+        self.weights: WeightBlocks | None = None
         if weight is not None and pairs is not None:
-            self.weights = _Weights(weight, pairs, inputs[2:], needs[2:], self.x.dtype)
+            self.weights = WeightBlocks(weight, pairs, inputs[2:], needs[2:], self.x.dtype)
         self._accelerated = is_accelerated(self.x)
         self._all_count = self._accelerated and self.weights is None and candidates.count_positive
 
@@ -310,7 +317,7 @@ class _Contrast(BlockwiseLoss):
             t.scatter_(1, candidates.excluded[rows, None], -math.inf)
 
 
-class _Weights:
+class WeightBlocks:
     """The log-weights of a block, and the sums of their gradients.
 
     Args:

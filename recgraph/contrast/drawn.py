@@ -55,8 +55,7 @@ def contrast_drawn(
     if weight is not None and pairs is not None:
         ids = (pairs.anchor_ids, pairs.candidate_ids[drawn], pairs.candidate_ids[candidates.positives])
         others = [pairs.candidates.index_select(0, chosen) for chosen in (drawn, candidates.positives)]
-        trained = [parameter for parameter in weight.parameters() if parameter.requires_grad]
-        inputs += [pairs.anchors, *others, *trained]
+        inputs += [pairs.anchors, *others, *weight.trained()]
     settings = {
         "drawn": drawn,
         "candidates": candidates,

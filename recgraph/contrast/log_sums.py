@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recgraph.accelerated import full_precision
 from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, work_type
+from recgraph.contrast.blockwise import WeightBlocks
 from recgraph.contrast.views import Pairs
 from recgraph.contrast.weights import Weight
 
@@ -46,8 +47,7 @@ def log_sums(
     """
     inputs = [x, y]
     if weight is not None and pairs is not None:
-        trained = [parameter for parameter in weight.parameters() if parameter.requires_grad]
-        inputs += [pairs.anchors, pairs.candidates, *trained]
+        inputs += [pairs.anchors, pairs.candidates, *weight.trained()]
     if not torch.is_grad_enabled():
         inputs = [tensor.detach() for tensor in inputs]
     return _LogSums.apply(barred, weight, pairs, block_rows, *inputs)  # type: ignore[no-untyped-call, no-any-return]
@@ -66,9 +66,11 @@ class _LogSums(torch.autograd.Function):
         work = work_type(*inputs[:2])
         with full_precision(inputs[0]):
             x, y = (tensor.to(work) for tensor in inputs[:2])
+            weights = _weights(weight, pairs, inputs[2:], [False] * len(inputs[2:]), work)
             sums = x.new_empty(len(x))
             for rows in row_blocks(len(x), len(y), x, block_rows):
-                t = _logits(x[rows], y, rows, barred, weight, pairs, inputs[2:])
+                log_w = None if weights is None else weights.block(rows)[0]
+                t = _logits(x[rows], y, log_w, None if barred is None else barred[rows])
                 peak = t.amax(1, keepdim=True)
                 peak.masked_fill_(peak == -math.inf, 0)
                 sums[rows] = _exponentials(t, peak).sum(1).log_().add_(peak[:, 0])
@@ -88,24 +90,20 @@ class _LogSums(torch.autograd.Function):
         peaks = torch.where(sums == -math.inf, 0, sums)
         with full_precision(inputs[0]):
             x, y = (tensor.to(work) for tensor in inputs[:2])
+            weights = _weights(weight, pairs, inputs[2:], needs[2:], work)
             of_x = torch.empty_like(x) if needs[0] else None
             of_y = torch.zeros_like(y) if needs[1] else None
-            others = [
-                torch.zeros_like(one) if needed else None for one, needed in zip(inputs[2:], needs[2:], strict=True)
-            ]
             for rows in row_blocks(len(x), len(y), x, block_rows):
-                leaves = _leaves(rows, inputs[2:], needs[2:])
-                with torch.set_grad_enabled(any(needs[2:])):
-                    t = _logits(x[rows], y, rows, barred, weight, pairs, leaves)
-                p = _exponentials(t.detach().clone() if t.requires_grad else t, peaks[rows, None])
-                p.mul_(passed[rows, None])
+                log_w, anchors = (None, None) if weights is None else weights.block(rows)
+                t = _logits(x[rows], y, log_w, None if barred is None else barred[rows])
+                p = _exponentials(t, peaks[rows, None]).mul_(passed[rows, None])
                 if of_x is not None:
                     torch.mm(p, y, out=of_x[rows])
                 if of_y is not None:
                     of_y.addmm_(p.t(), x[rows])
-                if t.requires_grad:
-                    _add(others, rows, leaves, t, p)
-        found = [of_x, of_y, *others]
+                if weights is not None and log_w is not None and anchors is not None and log_w.requires_grad:
+                    weights.add_gradients(rows, log_w, anchors, p)
+        found = [of_x, of_y, *(() if weights is None else weights.gradients)]
         typed = [None if one is None else one.to(like.dtype) for one, like in zip(found, inputs, strict=True)]
         return None, None, None, None, *typed
 
@@ -115,46 +113,18 @@ def _exponentials(t: Tensor, peak: Tensor) -> Tensor:
     return torch.threshold_(t.sub_(peak), -exponent_limit(t.dtype), -math.inf).exp_()
 
 
-def _leaves(rows: slice, inputs: Sequence[Tensor], needs: Sequence[bool]) -> list[Tensor]:
-    """What a weight is differentiated by: the anchors of a block, the candidates, and its parameters as they are."""
-    anchors_and_candidates = [
-        (one[rows] if k == 0 else one).detach().requires_grad_(needed)
-        for k, (one, needed) in enumerate(zip(inputs[:2], needs[:2], strict=True))
-    ]
-    return [*anchors_and_candidates, *inputs[2:]]
+def _weights(
+    weight: Weight | None, pairs: Pairs | None, inputs: Sequence[Tensor], needs: Sequence[bool], work: torch.dtype
+) -> WeightBlocks | None:
+    return None if weight is None or pairs is None else WeightBlocks(weight, pairs, inputs, needs, work)
 
 
-def _logits(
-    x: Tensor,
-    y: Tensor,
-    rows: slice,
-    barred: Tensor | None,
-    weight: Weight | None,
-    pairs: Pairs | None,
-    embeddings: Sequence[Tensor],
-) -> Tensor:
-    """[n, M], ``-inf`` where a column is no candidate."""
+def _logits(x: Tensor, y: Tensor, log_w: Tensor | None, barred: Tensor | None) -> Tensor:
+    """[n, M] without gradient, ``-inf`` where a column is no candidate."""
     t = x @ y.t()
-    if weight is not None and pairs is not None:
-        anchors, candidates = embeddings[:2]
-        anchors = anchors if len(anchors) == len(x) else anchors[rows]
-        t = t + weight.log_w(pairs.block(rows, anchors.to(t.dtype), candidates.to(t.dtype)))
-    return t if barred is None else t.scatter(1, barred[rows], -math.inf)
-
-
-def _add(totals: list[Tensor | None], rows: slice, leaves: list[Tensor], t: Tensor, grad: Tensor) -> None:
-    """Add the gradients of a block by what its weight depends on."""
-    asked = [
-        k
-        for k, (leaf, total) in enumerate(zip(leaves, totals, strict=True))
-        if total is not None and leaf.requires_grad
-    ]
-    for k, found in zip(
-        asked, torch.autograd.grad(t, [leaves[k] for k in asked], grad, allow_unused=True), strict=True
-    ):
-        total = totals[k]
-        if found is not None and total is not None:
-            (total[rows] if k == 0 else total).add_(found.to(total.dtype))
+    if log_w is not None:
+        t += log_w.detach()
+    return t if barred is None else t.scatter_(1, barred, -math.inf)
 
 
 @torch.no_grad()

@@ -47,6 +47,10 @@ class Weight(nn.Module):
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
 
+    def trained(self) -> list[nn.Parameter]:
+        """Its parameters that are trained."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def setup(self, about: About) -> None:
         """Called before training with what is known of the ids."""
 
