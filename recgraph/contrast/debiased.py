@@ -11,9 +11,9 @@ from torch import Tensor
 
 from recgraph.blocks import work_type
 from recgraph.config import Search
-from recgraph.contrast.blockwise import Candidates, refuse_no_candidate
+from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.log_sums import log_sums
-from recgraph.contrast.mixtures import of_positives
+from recgraph.contrast.mixtures import mean_loss, of_positives
 from recgraph.contrast.objectives import InfoNCE, InfoNCEConfig, NTXent, Objective, ObjectiveConfig
 from recgraph.contrast.views import Pairs, Views
 from recgraph.contrast.weights import Weight
@@ -50,14 +50,7 @@ class _Debiased(Objective):
         counted_own = own
         if weight is not None and pairs is not None and candidates.weigh_positive:
             counted_own = own + of_positives(weight, pairs, places, self.config.block_rows)
-        stacked = torch.stack([others, counted_own] if candidates.count_positive else [others])
-        keep_mask = (stacked > -math.inf).any(0) | stacked.isnan().any(0)
-        total = torch.where(keep_mask, stacked, 0).logsumexp(0)
-        counted = keep_mask.sum()
-        refuse_no_candidate(
-            x, counted, f"all {len(x)} anchors have only candidates of weight 0; use a larger batch or another weight"
-        )
-        return torch.where(keep_mask, total - own, 0).sum() / counted, len(x) - counted
+        return mean_loss(x, [others, counted_own] if candidates.count_positive else [others], own)
 
     def _negatives(self, sums: Tensor, own: Tensor, x: Tensor, y: Tensor, n: int) -> Tensor:
         """[N]: ``log(n g_i)``; ``-inf`` where there is no candidate."""

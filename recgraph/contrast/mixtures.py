@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from recgraph.contrast.log_sums import log_sums
 from recgraph.contrast.views import About, Pairs, Views
 from recgraph.contrast.weights import Weight
 
-__all__ = ["Mixed", "Mixture", "MixtureConfig", "contrast_mixed", "generator_of", "of_positives"]
+__all__ = ["Mixed", "Mixture", "MixtureConfig", "contrast_mixed", "generator_of", "mean_loss", "of_positives"]
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,32 @@ def contrast_mixed(
     if candidates.count_positive:
         weighed = weight is not None and pairs is not None and candidates.weigh_positive
         sums.append(own + of_positives(weight, pairs, places, block_rows) if weighed else own)  # type: ignore[arg-type]
-    stacked = torch.stack(sums)
-    keep_mask = (stacked > -torch.inf).any(0)
+    return mean_loss(x, sums, own)
+
+
+def mean_loss(x: Tensor, sums: Sequence[Tensor], own: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean over anchors of ``log sum_k e^{sums_k} - own``, without those that have no candidate.
+
+    Args:
+        x: [N, D], the anchors.
+        sums: [N] each, logarithms of parts of the sum over candidates; ``-inf`` where a part has none.
+        own: [N], the similarities to the positives.
+
+    Returns:
+        The scalar loss, and how many anchors were left out (int64 scalar).
+
+    Raises:
+        NoCandidateError: every anchor was left out, see :func:`recgraph.contrast.blockwise.contrast`.
+    """
+    stacked = torch.stack(list(sums))
+    keep_mask = (stacked != -torch.inf).any(0)
     # an anchor without any is left out of the mean: its logarithm has no gradient
     total = torch.where(keep_mask, stacked, 0).logsumexp(0)
     counted = keep_mask.sum()
     refuse_no_candidate(
         x, counted, f"all {len(x)} anchors have only candidates of weight 0; use a larger batch or another weight"
     )
-    loss = torch.where(keep_mask, total - own, 0).sum() / counted
-    return loss, len(x) - counted
+    return torch.where(keep_mask, total - own, 0).sum() / counted, len(x) - counted
 
 
 def of_positives(weight: Weight, pairs: Pairs, places: Tensor, block_rows: int | None = None) -> Tensor:

@@ -155,6 +155,15 @@ def test_a_contrast_without_any_candidate_is_refused() -> None:
         contrast_mixed(x, Mixed(y), Candidates(torch.zeros(1, dtype=torch.int64), count_positive=False))
 
 
+@pytest.mark.parametrize("count_positive", [True, False])
+def test_nan_is_kept(count_positive: bool) -> None:
+    x, y = (side.detach().clone() for side in sides())
+    y[3, 1] = torch.nan
+    loss, left_out = contrast_mixed(x, Mixed(y), Candidates(torch.arange(N), count_positive=count_positive))
+    assert loss.isnan()
+    assert left_out == 0
+
+
 class TestTerm:
     @pytest.mark.parametrize("objective", ["info_nce", "nt_xent"])
     def test_a_mixture_that_changes_nothing(self, objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
