@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from recgraph.blocks import row_blocks, work_type
-from recgraph.config import Config, configure
+from recgraph.config import Config
 from recgraph.contrast.blockwise import Candidates, refuse_no_candidate
 from recgraph.contrast.log_sums import log_sums
-from recgraph.contrast.views import About, Pairs, Views
+from recgraph.contrast.part import Part
+from recgraph.contrast.views import Pairs, Views
 from recgraph.contrast.weights import Weight
 
 __all__ = ["Mixed", "Mixture", "MixtureConfig", "contrast_mixed", "generator_of", "mean_loss", "of_positives"]
@@ -42,25 +43,10 @@ class MixtureConfig(Config):
     """Settings of a mixture."""
 
 
-class Mixture(nn.Module):
-    """Base of all mixtures. A subclass sets ``Config`` and fills :meth:`forward`.
-
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
-    """
+class Mixture(Part):
+    """Base of all mixtures. A subclass sets ``Config`` and fills :meth:`forward`."""
 
     Config: ClassVar[type[MixtureConfig]] = MixtureConfig
-
-    def __init__(self, config: MixtureConfig | None = None, /, **settings: Any) -> None:
-        super().__init__()
-        self.config: Any = configure(self, self.Config, config, settings)
-
-    def setup(self, about: About) -> None:
-        """Called before training with what is known of the ids."""
 
     def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
         """The candidates that the anchors are compared with.

@@ -13,15 +13,16 @@ from typing import Annotated, Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import work_type
-from recgraph.config import Config, configure
+from recgraph.config import Config
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
 from recgraph.contrast.drawn import contrast_drawn
 from recgraph.contrast.mixtures import contrast_mixed
-from recgraph.contrast.views import About, Outcome, Pairs, Similarity, Views
+from recgraph.contrast.part import Part
+from recgraph.contrast.views import Outcome, Pairs, Similarity, Views
 from recgraph.contrast.weights import Weight
 from recgraph.sparse.ragged import Ragged
 
@@ -50,16 +51,8 @@ class ObjectiveConfig(ObjectiveBaseConfig):
     ] = None
 
 
-class Objective(nn.Module):
-    """Base of all objectives. A subclass fills :meth:`forward`, which calls :meth:`softmax` for each direction.
-
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
-    """
+class Objective(Part):
+    """Base of all objectives. A subclass fills :meth:`forward`, which calls :meth:`softmax` for each direction."""
 
     Config: ClassVar[type[ObjectiveBaseConfig]] = ObjectiveConfig
     #: whether :meth:`forward` can compute a share of the anchors; it is given none otherwise
@@ -74,12 +67,8 @@ class Objective(nn.Module):
     pairwise: ClassVar[bool] = True
 
     def __init__(self, config: ObjectiveBaseConfig | None = None, /, **settings: Any) -> None:
-        super().__init__()
-        self.config: Any = configure(self, self.Config, config, settings)
+        super().__init__(config, **settings)
         self._compiled: Callable[..., Tensor] | None = None
-
-    def setup(self, about: About) -> None:
-        """Called before training with what is known of the ids."""
 
     def offer(self, prototypes: Callable[[], Sequence[Tensor]]) -> None:
         """Called before use by models that cluster what they contrast; an objective that reads prototypes takes them.

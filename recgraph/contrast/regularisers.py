@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
-from recgraph.config import Config, Search, configure
-from recgraph.contrast.views import About
+from recgraph.config import Config, Search
+from recgraph.contrast.part import Part
 
 __all__ = ["Regulariser", "RegulariserConfig"]
 
@@ -23,25 +23,10 @@ class RegulariserConfig(Config):
     """Settings of a regulariser."""
 
 
-class Regulariser(nn.Module):
-    """Base of all regularisers. A subclass sets ``Config`` and fills :meth:`_value`.
-
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
-    """
+class Regulariser(Part):
+    """Base of all regularisers. A subclass sets ``Config`` and fills :meth:`_value`."""
 
     Config: ClassVar[type[RegulariserConfig]] = RegulariserConfig
-
-    def __init__(self, config: RegulariserConfig | None = None, /, **settings: Any) -> None:
-        super().__init__()
-        self.config: Any = configure(self, self.Config, config, settings)
-
-    def setup(self, about: About) -> None:
-        """Called before training with what is known of the ids."""
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """A scalar of two views.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from recgraph.config import Config, configure
-from recgraph.contrast.views import About, Views
+from recgraph.config import Config
+from recgraph.contrast.part import Part
+from recgraph.contrast.views import Views
 
 __all__ = ["Centre", "Transform", "TransformConfig"]
 
@@ -16,25 +17,10 @@ class TransformConfig(Config):
     """Settings of a transform."""
 
 
-class Transform(nn.Module):
-    """Base of all transforms. A subclass sets ``Config`` and fills :meth:`forward`.
-
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
-    """
+class Transform(Part):
+    """Base of all transforms. A subclass sets ``Config`` and fills :meth:`forward`."""
 
     Config: ClassVar[type[TransformConfig]] = TransformConfig
-
-    def __init__(self, config: TransformConfig | None = None, /, **settings: Any) -> None:
-        super().__init__()
-        self.config: Any = configure(self, self.Config, config, settings)
-
-    def setup(self, about: About) -> None:
-        """Called before training with what is known of the ids."""
 
     def forward(self, views: Views) -> list[tuple[Tensor, Tensor]]:
         """The pairs of sides that are contrasted in the place of ``views.a`` [N, D] and ``views.b`` [M, D].

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from recgraph.accelerated import is_accelerated
 from recgraph.blocks import exponent_limit, refuse_second_derivative
-from recgraph.config import Config, configure
+from recgraph.config import Config
 from recgraph.contrast.clustering import assign, kmeans
-from recgraph.contrast.views import About, Pairs
+from recgraph.contrast.part import Part
+from recgraph.contrast.views import Pairs
 
 __all__ = ["Pairs", "Weight", "WeightConfig"]
 
@@ -25,34 +26,20 @@ class WeightConfig(Config):
     """Settings of a weight."""
 
 
-class Weight(nn.Module):
+class Weight(Part):
     """Base of all weights. A subclass sets ``Config`` and fills :meth:`log_w`.
 
     A weight speaks about candidates in general; whether the positive is one of them, and whether it is weighted, is
     the objective's to say. It may have parameters, and may depend on the embeddings: gradients flow into both.
-
-    Args:
-        config: the settings as a value, or
-        settings: the settings by name.
-
-    Raises:
-        ConfigError: a setting that does not exist, or its value is not allowed.
     """
 
     Config: ClassVar[type[WeightConfig]] = WeightConfig
     #: whether it depends on embeddings that no gradient reaches through it
     detached: ClassVar[bool] = False
 
-    def __init__(self, config: WeightConfig | None = None, /, **settings: Any) -> None:
-        super().__init__()
-        self.config: Any = configure(self, self.Config, config, settings)
-
     def trained(self) -> list[nn.Parameter]:
         """Its parameters that are trained."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def setup(self, about: About) -> None:
-        """Called before training with what is known of the ids."""
 
     def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
         """Called before use by models that cluster what they contrast; a weight that reads clusterings takes them.
