@@ -16,7 +16,7 @@ from recgraph.blocks import row_blocks
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.contrast.non_contrastive import Dim, in_pairs, width_of
-from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
+from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
 
 __all__ = ["SwAV", "prices"]
@@ -42,9 +42,7 @@ class SwAVConfig(ObjectiveBaseConfig):
         int, Field(ge=0, description="earlier rows of each view that are assigned along with the batch; 0: none")
     ] = 0
     queue_from: Annotated[int, Field(ge=0, description="the first epoch in which the queue is used")] = 0
-    block_rows: Annotated[
-        int | None, Field(ge=1, description="rows in memory at once; None picks by the size of the cache")
-    ] = None
+    block_rows: BlockRows = None
 
 
 class SwAV(Objective):
@@ -108,7 +106,7 @@ class SwAV(Objective):
             ]
         if self.training and torch.is_grad_enabled():
             self._push(fixed)
-        return Outcome(torch.stack(losses).mean(), len(a), torch.zeros((), dtype=torch.int64, device=a.device))
+        return Outcome.of_all(torch.stack(losses).mean(), len(a))
 
     def _loss(self, x: Tensor, other: Tensor, assigned: Tensor, c: Tensor, temperature: float) -> Tensor:
         """``mean_i l(x_i, q(other_i))``."""

@@ -1,8 +1,8 @@
 """The gap between two sides that are encoded apart: how large it is, and terms that close it.
 
 Users and items, a coarse and a fine view, or a sequence and a graph come from encoders of their own, and a contrast
-leaves them in two cones of the sphere. Three settings close the gap: a higher ``temperature``, ``transform="centre"``,
-and the regularisers ``alignment``, ``cross_uniformity`` and ``mean_gap``.
+leaves them in two cones of the sphere. ``transform="centre"`` and the regulariser ``mean_gap`` close the gap; after
+Fahim et al. a higher ``temperature``, and the regularisers ``alignment`` and ``cross_uniformity`` together, do so too.
 
 Source: Fahim et al., It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap (2024); Liang et al.,
 Mind the Gap (NeurIPS 2022).

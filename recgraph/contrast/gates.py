@@ -15,6 +15,9 @@ from recgraph.contrast.views import About, Views
 
 __all__ = ["Gate"]
 
+#: sigmoid(3) = .95
+_OPEN = 3.0
+
 
 class GateConfig(TransformConfig):
     dim: Annotated[int, Field(ge=1, description="width D of the embeddings; models give it")] = 64
@@ -91,7 +94,3 @@ class Gate(Transform):
         of_a = self.gates(views.ids_a)
         of_b = of_a if views.ids_b is views.ids_a else self.gates(views.ids_b)
         return [(a * of_a, b * of_b)]
-
-
-#: sigmoid(3) = .95
-_OPEN = 3.0

@@ -52,22 +52,18 @@ class Hardness(Weight):
     Config = HardnessConfig
 
     def log_w(self, pairs: Pairs) -> Tensor:
-        c = self._cosines(pairs.anchors, pairs.candidates)
+        c = pairs.cosines()
         own_mask = pairs.anchor_ids[:, None] == pairs.candidate_ids
         lowest, shift = self._reference(c, own_mask)
         return self._of(c, own_mask, lowest, shift)
 
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        c = self._cosines(pairs.anchors, pairs.candidates)
+        c = pairs.cosines()
         own_mask = pairs.anchor_ids[:, None] == pairs.candidate_ids
         lowest, shift = self._reference(c, own_mask)
         of_rows = torch.linalg.vecdot(F.normalize(pairs.anchors, dim=1), F.normalize(rows, dim=1))[:, None]
         beside = self._of(of_rows, (pairs.anchor_ids == ids)[:, None], lowest, shift)
         return self._of(c, own_mask, lowest, shift), beside[:, 0]
-
-    @staticmethod
-    def _cosines(anchors: Tensor, candidates: Tensor) -> Tensor:
-        return F.normalize(anchors, dim=1) @ F.normalize(candidates, dim=1).t()
 
     def _reference(self, c: Tensor, own_mask: Tensor) -> tuple[Tensor, Tensor]:
         """[n, 1] each: the least cosine in K_i, and the logarithm of the mean of ``e^{beta c}`` over K_i."""

@@ -64,7 +64,6 @@ class MultiHead(Objective):
 
     Config = MultiHeadConfig
     needs_pairs = True
-    splits = False
 
     def __init__(self, config: MultiHeadConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)

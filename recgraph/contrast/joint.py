@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from recgraph.accelerated import full_precision
 from recgraph.contrast.log_sums import log_sums
 from recgraph.contrast.non_contrastive import in_pairs
-from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
+from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConfig, Outcome, Similarity, Views
 from recgraph.contrast.weights import Weight
 
 __all__ = ["Symile"]
 
 
 class SymileConfig(ObjectiveBaseConfig):
-    block_rows: Annotated[
-        int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
-    ] = None
+    block_rows: BlockRows = None
 
 
 class Symile(Objective):
@@ -61,7 +57,7 @@ class Symile(Objective):
                 negatives = log_sums(anchors, _product(others), own, block_rows=self.config.block_rows)
                 losses.append((torch.logaddexp(negatives, s) - s).mean())
         loss = torch.stack(losses).mean()
-        return Outcome(loss, len(a) * len(sides), torch.zeros((), dtype=torch.int64, device=a.device))
+        return Outcome.of_all(loss, len(a) * len(sides))
 
     def _shuffled(self, x: Tensor, views: Views, n_views: int) -> Tensor:
         """The rows of a view in an order that is drawn; of two views as they are.

@@ -26,9 +26,7 @@ __all__ = ["BarlowTwins", "SimSiam", "VICReg"]
 # added to variances, as batch normalisation does
 _SMALLEST = 1e-5
 
-Widths = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field()]
-
-
+Widths = tuple[Annotated[int, Field(ge=1)], ...]
 Dim = Annotated[int | None, Field(ge=1, description="width of the embeddings; models set it")]
 
 
@@ -67,7 +65,7 @@ class _Pairless(Objective):
             if self.projector is not None:
                 a, b = self.projector(a), self.projector(b)
             loss = self._value(a, b)
-        return Outcome(loss, len(a), torch.zeros((), dtype=torch.int64, device=a.device))
+        return Outcome.of_all(loss, len(a))
 
     def _value(self, a: Tensor, b: Tensor) -> Tensor:
         """The scalar loss of [B, D] and [B, D]."""

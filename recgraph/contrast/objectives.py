@@ -29,6 +29,11 @@ from recgraph.sparse.ragged import Ragged
 __all__ = ["InfoNCE", "NTXent", "NoCandidateError", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]
 
 
+BlockRows = Annotated[
+    int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
+]
+
+
 class ObjectiveBaseConfig(Config):
     """Settings of an objective."""
 
@@ -46,9 +51,7 @@ class ObjectiveConfig(ObjectiveBaseConfig):
             "all; None takes all",
         ),
     ] = None
-    block_rows: Annotated[
-        int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
-    ] = None
+    block_rows: BlockRows = None
 
 
 class Objective(Part):

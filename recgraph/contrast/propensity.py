@@ -152,8 +152,7 @@ class FalseNegative(_Counted):
 
     @torch.no_grad()
     def factor(self, pairs: Pairs) -> Tensor:
-        c = F.normalize(pairs.anchors, dim=1) @ F.normalize(pairs.candidates, dim=1).t()
-        return self._of(c, pairs.anchor_ids[:, None], pairs.candidate_ids)
+        return self._of(pairs.cosines(), pairs.anchor_ids[:, None], pairs.candidate_ids)
 
     @torch.no_grad()
     def log_w_beside(self, pairs: Pairs, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from recgraph.contrast.blockwise import Candidates
 from recgraph.contrast.log_sums import hardest, log_sums
 from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig, generator_of
 from recgraph.contrast.non_contrastive import in_pairs
-from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome
+from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConfig, Outcome
 from recgraph.contrast.views import Pairs, Similarity, Views
 from recgraph.contrast.weights import Weight, WeightConfig
 
@@ -195,9 +195,7 @@ class ConRConfig(ObjectiveBaseConfig):
         float,
         Field(ge=0, description="power of the inverse frequency of an anchor's label; 0: all count the same"),
     ] = 0.5
-    block_rows: Annotated[
-        int | None, Field(ge=1, description="anchors in memory at once; None picks by the size of the cache")
-    ] = None
+    block_rows: BlockRows = None
 
 
 class ConR(Objective):
@@ -206,7 +204,7 @@ class ConR(Objective):
     Anchors and candidates are the rows of both views with a label y. Positives P_i have labels within ``window``
     deviations of y_i; negatives N_i have labels further off although their cosine with i is at least ``near``, and
     ``w_in = eta_i e^{push |y_i - y_n|}``. ``eta_i`` is the inverse frequency of labels near y_i among the rows, to the
-    power ``rarity``, with mean 1. An anchor without a negative has loss 0.
+    power ``rarity``, with mean 1. An anchor without a positive or without a negative has loss 0.
 
     Source: Keramati et al., ConR: Contrastive Regularizer for Deep Imbalanced Regression (ICLR 2024), as in the
     authors' code. Departures: the paper takes as negatives rows whose *predicted* labels are near; a recommender
@@ -280,6 +278,5 @@ class _Relations(Weight):
         y, log_eta, low, high = (column[:, None] for column in pairs.anchor_labels.unbind(1))
         theirs, places = pairs.candidate_labels.unbind(1)
         is_positive = (places >= low) & (places < high)
-        cosine = F.normalize(pairs.anchors, dim=1) @ F.normalize(pairs.candidates, dim=1).t()
         pushed = (y - theirs).abs_().mul_(self.push).add_(log_eta)
-        return pushed.masked_fill_(cosine < self.near, -math.inf).masked_fill_(is_positive, 0)
+        return pushed.masked_fill_(pairs.cosines() < self.near, -math.inf).masked_fill_(is_positive, 0)

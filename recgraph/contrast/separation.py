@@ -14,7 +14,7 @@ from recgraph.accelerated import full_precision
 from recgraph.config import Search
 from recgraph.contrast.log_sums import log_sums
 from recgraph.contrast.non_contrastive import in_pairs
-from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome
+from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConfig, Outcome
 from recgraph.contrast.views import About, Similarity, Views
 from recgraph.contrast.weights import Weight
 
@@ -48,9 +48,7 @@ class SepCLRConfig(ObjectiveBaseConfig):
     bandwidth: Annotated[
         float, Field(gt=0, description="tau, variance of the Gaussian kernels"), Search(0.1, 5, log=True)
     ] = 0.5
-    block_rows: Annotated[
-        int | None, Field(ge=1, description="rows in memory at once; None picks by the size of the cache")
-    ] = None
+    block_rows: BlockRows = None
 
 
 class SepCLR(Objective):
@@ -108,7 +106,7 @@ class SepCLR(Objective):
             loss = self._loss(
                 [F.normalize(x[:, :width], dim=1) for x in (a, b)], [x[:, width:] for x in (a, b)], is_target
             )
-        return Outcome(loss, len(a), torch.zeros((), dtype=torch.int64, device=a.device))
+        return Outcome.of_all(loss, len(a))
 
     def _loss(self, common: list[Tensor], salient: list[Tensor], is_target: Tensor) -> Tensor:
         config, tau, rows = self.config, self.config.bandwidth, self.config.block_rows

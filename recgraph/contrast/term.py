@@ -209,13 +209,13 @@ class ContrastiveTerm(nn.Module):
             ids_b,
             positives,
             temperatures,
-            generator,
-            self._split(share, positives),
-            labels_a,
-            labels_b,
-            tuple(further),
-            epoch,
-            self.mixture,
+            generator=generator,
+            share=self._split(share, positives),
+            labels_a=labels_a,
+            labels_b=labels_b,
+            further=tuple(further),
+            epoch=epoch,
+            mixture=self.mixture,
         )
         outcome = self._over_views(views if self.queue is None else self._with_queue(self.queue, views))
         if self.queue is not None and self.training and torch.is_grad_enabled():

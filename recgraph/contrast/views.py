@@ -82,6 +82,10 @@ class Pairs:
     anchor_labels: Tensor | None = None
     candidate_labels: Tensor | None = None
 
+    def cosines(self) -> Tensor:
+        """[n, M], of each anchor with each candidate."""
+        return F.normalize(self.anchors, dim=1) @ F.normalize(self.candidates, dim=1).t()
+
     def block(self, rows: slice, anchors: Tensor, candidates: Tensor) -> Pairs:
         """The pairs of some of the anchors, with these embeddings [n, D] and [M, D]."""
         labels = None if self.anchor_labels is None else self.anchor_labels[rows]
@@ -138,3 +142,8 @@ class Outcome:
     loss: Tensor
     n_anchors: int
     left_out: Tensor
+
+    @classmethod
+    def of_all(cls, loss: Tensor, n_anchors: int) -> Outcome:
+        """That of an objective which leaves no anchor out."""
+        return cls(loss, n_anchors, torch.zeros((), dtype=torch.int64, device=loss.device))

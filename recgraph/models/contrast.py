@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.contrast.schedule import TemperatureSchedule, check_schedule
-from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.term import ContrastiveTerm, TermConfig
 from recgraph.models.base import ModelConfig
 from recgraph.rng import Generators
 
@@ -110,23 +110,9 @@ def contrastive_term(
     """
     known = registry.settings_of(registry.load("objective", config.objective))
     own = {name: value for name, value in (objective or {}).items() if name in known}
-    settings: dict[str, Any] = {
-        "temperature": config.temperature,
-        "temperature_schedule": config.temperature_schedule,
-        "temperature_end": config.temperature_end,
-        "temperature_epochs": config.temperature_epochs,
-        "queue_size": config.queue_size,
-        "similarity": config.similarity,
-        "objective": config.objective,
-        "objective_settings": {**own, **config.objective_options},
-        "weight": config.weight,
-        "weight_settings": config.weight_options,
-        "mixture": config.mixture,
-        "mixture_settings": config.mixture_options,
-        "transform": config.transform,
-        "transform_settings": config.transform_options,
-        "regularisers": config.regularisers,
-    }
+    # a part's settings are its options here; all else has the same name in both
+    settings = {name: getattr(config, name.replace("_settings", "_options")) for name in TermConfig.model_fields}
+    settings["objective_settings"] = {**own, **config.objective_options}
     return ContrastiveTerm(dim=dim, **{**settings, **other})
 
 
