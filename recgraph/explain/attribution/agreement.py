@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,13 +33,11 @@ def kendall(a: ArrayLike, b: ArrayLike) -> float | None:
     return _correlation(stats.kendalltau, a, b)
 
 
-def _correlation(of: object, a: ArrayLike, b: ArrayLike) -> float | None:
+def _correlation(of: Callable[..., Any], a: ArrayLike, b: ArrayLike) -> float | None:
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        found = float(of(first, second).statistic)  # type: ignore[operator]
+    found = float(of(first, second).statistic)
     return None if np.isnan(found) else found
 
 
