@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from recgraph.data.samples import Query
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["AttentionForm", "Baseline", "HistoryReading", "Reading", "replaced"]
+__all__ = ["AttentionForm", "Baseline", "HistoryReading", "Reading", "distinct_last", "replaced"]
 
 #: what an attribution along a path begins with in the place of an item: nothing known, or the mean over all items
 Baseline = Literal["padding", "mean"]
@@ -31,11 +31,13 @@ class Reading:
     the variant that keeps everything has the scores that the model ranks by. Made and asked in evaluation mode.
 
     Attributes:
+        model: a :class:`recgraph.models.base.Model`.
         items: [H] int64, the items that are read, oldest first, on the model's device.
         n_unread: events of the history that the model does not read: before the last ``max_len``, or no edge of its
             graph.
     """
 
+    model: Any
     items: Tensor
     n_unread: int = 0
 
@@ -78,7 +80,7 @@ class Reading:
     @property
     def name(self) -> str:
         """Of the model."""
-        return type(self).__name__
+        return type(self.model).__name__
 
 
 class HistoryReading(Reading):
@@ -92,15 +94,11 @@ class HistoryReading(Reading):
         ValueError: the user has no history.
     """
 
-    def __init__(self, model: object, query: Query) -> None:
+    def __init__(self, model: Any, query: Query) -> None:
         self.model, self.query = model, query
         self.items = query.history.values
         if not len(self.items):
-            raise ValueError(f"{type(model).__name__}: the user has no history to attribute anything to")
-
-    @property
-    def name(self) -> str:
-        return type(self.model).__name__
+            raise ValueError(f"{self.name}: the user has no history to attribute anything to")
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         rows = replaced(self.items, keep_mask, instead)
@@ -111,7 +109,7 @@ class HistoryReading(Reading):
             Ragged.from_lengths(rows[keep_mask], lengths),
             None if times is None else Ragged.from_lengths(times.values.expand_as(rows)[keep_mask], lengths),
         )
-        found: Tensor = self.model.encode_users(asked) if self.model.has_vectors else self.model.score(asked)  # type: ignore[attr-defined]
+        found: Tensor = self.model.encode_users(asked) if self.model.has_vectors else self.model.score(asked)
         return found
 
 

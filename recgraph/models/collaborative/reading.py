@@ -84,10 +84,6 @@ class EdgeReading(Reading):
         self._sent = sent * power(degrees.to(sent.dtype), -0.5)[:, None]
         self.known_items = degrees.nonzero()[:, 0]
 
-    @property
-    def name(self) -> str:
-        return type(self.model).__name__
-
     def begin(self) -> Tensor:
         """[n_users + n_items, D]: the vectors that propagation begins with."""
         table: Tensor = self.model.embedding.weight

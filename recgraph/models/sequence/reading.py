@@ -29,12 +29,11 @@ class SequenceReading(HistoryReading):
 
     def __init__(self, model: Any, query: Query) -> None:
         super().__init__(model, query)
-        self.of = model
         self.n_unread = max(len(self.items) - model.config.max_len, 0)
         self.items = self.items[self.n_unread :]
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
-        rows, keep_mask = replaced(self.items, keep_mask, instead), keep_mask
+        rows = replaced(self.items, keep_mask, instead)
         n_before = 1 if self.query.times is not None and self.n_unread else 0
         if n_before:  # the one before the window: the gap before the first event that is read begins with it
             before = self.query.history.values[self.n_unread - 1 : self.n_unread]
@@ -45,27 +44,27 @@ class SequenceReading(HistoryReading):
         if self.query.times is not None:
             own = self.query.times.values[self.n_unread - n_before :]
             times = Ragged.from_lengths(own.expand_as(rows)[keep_mask], lengths)
-        tokens = self.of.tokens_of(Ragged.from_lengths(rows[keep_mask], lengths), times)
+        tokens = self.model.tokens_of(Ragged.from_lengths(rows[keep_mask], lengths), times)
         if n_before:
             tokens = tokens.filter(tokens.positions > 0)
-        vectors: Tensor = self.of.encode_tokens(tokens)
+        vectors: Tensor = self.model.encode_tokens(tokens)
         return vectors
 
     def inputs(self) -> Tensor:
-        if self.of.encoder.reads_tokens:
+        if self.model.encoder.reads_tokens:
             raise ValueError(
-                f"attribution: {type(self.of.encoder).__name__} reads which items there are, beside their vectors "
+                f"attribution: {type(self.model.encoder).__name__} reads which items there are, beside their vectors "
                 "(routing = 'category'), so that no vectors stand for a history; use leave_one_out or reagent"
             )
-        vectors: Tensor = lookup(self.of.token_table(), self.items + 1)
-        if self.of.gap_embedding is None or self.query.times is None:
+        vectors: Tensor = lookup(self.model.token_table(), self.items + 1)
+        if self.model.gap_embedding is None or self.query.times is None:
             return vectors
-        pairs = self.of.tokens_of(self.query.history, self.query.times).last(len(self.items))
-        gaps: Tensor = self.of.gap_embedding(pairs.values[:, 1])
+        pairs = self.model.tokens_of(self.query.history, self.query.times).last(len(self.items))
+        gaps: Tensor = self.model.gap_embedding(pairs.values[:, 1])
         return vectors + gaps
 
     def baseline(self, kind: Baseline) -> Tensor:
-        table: Tensor = self.of.token_table()
+        table: Tensor = self.model.token_table()
         vector = table[0] if kind == "padding" else table[1:].mean(0)
         return vector.expand(len(self.items), -1)
 
@@ -78,7 +77,7 @@ class SequenceReading(HistoryReading):
         rows = Ragged.from_lengths(tokens, lengths).mirrored(inputs.device)
         # the derivative of a recurrent layer by cuDNN exists in training mode alone
         with torch.backends.cudnn.flags(enabled=False):
-            states: Tensor = self.of.encoder(rows, table)
+            states: Tensor = self.model.encoder(rows, table)
         return states
 
     def attention(self, form: AttentionForm) -> Tensor:
@@ -89,7 +88,7 @@ class SequenceReading(HistoryReading):
         places hold more than their own items. Neither sees the values that are attended to, the feed-forward parts, a
         filter (BSARec) or how far a gate is open (eSASRec).
         """
-        maps: list[Tensor] = [layer[0].mean(0) for layer in self.of.encoder.attention(self.inputs()[None])]
+        maps: list[Tensor] = [layer[0].mean(0) for layer in self.model.encoder.attention(self.inputs()[None])]
         if form == "last_layer":
             return maps[-1][-1]
         flow = torch.eye(len(self.items), dtype=maps[0].dtype, device=maps[0].device)
