@@ -144,12 +144,17 @@ def key(name: str) -> str:
 def key_of(kind: str, cls: type[Any]) -> str:
     """The name under which :func:`load` finds a class: the one that it was registered under, else its own."""
     kind = _known(kind)
-    registered = (name for (of, name), member in _registered.items() if of == kind and member is cls)
+    registered = next((name for (of, name), member in _registered.items() if of == kind and member is cls), None)
+    if registered is not None:
+        return registered
+    own = key(cls.__name__)
+    if _built_in(kind).get(own) == (cls.__module__, cls.__name__):
+        return own  # without a look at entry points, which takes tens of milliseconds
     # an entry point may lead to its class through another module of the same package
     package = cls.__module__.partition(".")[0]
     points = _entry_points(kind).items()
     pointed = (name for name, at in points if at.module.partition(".")[0] == package and at.load() is cls)
-    return next(registered, None) or next(pointed, None) or key(cls.__name__)
+    return next(pointed, own)
 
 
 def _known(kind: str) -> str:

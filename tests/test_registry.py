@@ -185,6 +185,16 @@ def test_the_key_of_a_class_is_the_name_that_it_is_found_under(monkeypatch: pyte
     assert registry.key_of("model", NDCG) == "ndcg"
 
 
+def test_the_key_of_a_member_of_the_library_is_found_without_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked(group: str) -> list[object]:
+        raise AssertionError(f"entry points of {group} were looked up")
+
+    monkeypatch.setattr(registry, "entry_points", looked)
+    library = registry.load("reranker", "mmr")
+    assert registry.key_of("reranker", library) == "mmr"
+    assert registry.key_of("view", registry.load("view", "crop")) == "crop"
+
+
 @pytest.mark.parametrize("kind", registry.kinds())
 def test_every_member_loads(kind: str) -> None:
     for name in registry.names(kind):
