@@ -122,20 +122,18 @@ class Reader:
             example = f'{{"user": {shown(self.users.example())}}}'
             raise Refused(400, f"{given}; give one of user, users, history and histories, such as {example}")
         labels, users, histories = self._whom(whom[0], fields[whom[0]])
-        k, rules = self._k(fields.get("k", 10)), self._rules(fields.get("rules"))
-        self._check_reranker(rules)
         return Asked(
             whom[0],
             labels,
             users,
             histories,
-            k=k,
+            k=self._k(fields.get("k", 10)),
             exclude_seen=_boolean(fields.get("exclude_seen", True), "exclude_seen"),
             popular=_popular(fields.get("fallback")),
             item_columns=self._item_columns(fields.get("item_columns")),
             allow=self._some_items(fields.get("allow"), "allow"),
             block=self._some_items(fields.get("block"), "block"),
-            rules=rules,
+            rules=self._rules(fields.get("rules")),
         )
 
     def _whom(self, field: str, value: Any) -> tuple[list[Any], list[Any] | None, list[list[Any]] | None]:
@@ -193,11 +191,12 @@ class Reader:
         if n_rules > self.limits.rules:
             text = f"rules has {n_rules} boosts and columns, at most {self.limits.rules} are applied; leave some out"
             raise Refused(400, text, "rules")
+        self._check_reranker(rules)
         return rules
 
-    def _check_reranker(self, rules: Rules | None) -> None:
+    def _check_reranker(self, rules: Rules) -> None:
         """Refuse what would take much memory."""
-        if rules is None or (reranker := rules.reranker) is None:
+        if (reranker := rules.reranker) is None:
             return
         setting = "diversity" if rules.rerank is None else "rerank"
         for name, value in (("pool", reranker.config.pool), ("history", reranker.history)):

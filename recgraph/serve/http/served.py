@@ -79,7 +79,7 @@ class Served:
 
     def __init__(self, recommender: Recommender, limits: Limits, identity: str) -> None:
         self.recommender, self.identity, self.loaded = recommender, identity, time.time()
-        self.reader, self._limits = Reader(recommender, limits), limits
+        self.reader = Reader(recommender, limits)
         self.n_items = len(recommender.items)
         self._most = min(limits.k, self.n_items)
         self._device = device_of(recommender.model)
@@ -279,7 +279,7 @@ class Served:
 
     def _check_work(self, reranking: Reranking, one: Asked) -> None:
         """Refuse a re-ranker that would hold up others for long."""
-        if (work := len(one) * reranking.work(one.k)) > (most := self._limits.rerank):
+        if (work := len(one) * reranking.work(one.k)) > (most := self.reader.limits.rerank):
             text = f"rules: the re-ranker takes {work:,} steps for {len(one)} users and k = {one.k}"
             raise Refused(
                 400, f"{text}, at most {most:,} are made; take a smaller pool or k, or send several requests", "rules"
