@@ -114,12 +114,12 @@ class _Pass:
         in_catalogue = any(each.needs_ranks for each in plain)
         targets = Targets(self.truth.relevant, candidates, in_catalogue) if candidates or in_catalogue else None
         conventions = tuple(dict.fromkeys(each.scored for each in plain))
-        cases = self.cases
+        cases, by_name = self.cases, by_ranking(self.measurements)
         query = Query(cases.users, cases.history, cases.times if getattr(self.model, "reads_times", False) else None)
         for batch in rank(
             self.model, self.catalogue, query, cases.history, conventions, self.batch_size, targets, ranks
         ):
-            for name, (one, *_) in by_ranking(self.measurements).items():
+            for name, (one, *_) in by_name.items():
                 lists, ranks_of = batch.lists[one.scored], batch.relevant_ranks.get(one.scored)
                 if one.reranking is not None:
                     lists, ranks_of = reranked(lists, self.depth, one.reranking, cases.history.take(batch.index)), None

@@ -85,8 +85,9 @@ def pick(
         size = min(reranking.pool, width)
         row_bytes += reranking.similarity.row_bytes(size) + reranking.reranker.row_bytes(size, min(k, size))
     chosen, short = [torch.empty(0, k, dtype=torch.int64)], [torch.empty(0, dtype=torch.bool)]
-    for start in range(0, len(items), max(_BYTES // max(row_bytes, 1), 1)):
-        end = min(start + max(_BYTES // max(row_bytes, 1), 1), len(items))
+    n_at_once = max(_BYTES // max(row_bytes, 1), 1)
+    for start in range(0, len(items), n_at_once):
+        end = min(start + n_at_once, len(items))
         own = None if history is None else history.part(start, end)
         places, short_mask = _pick(items[start:end], scores[start:end], k, limits, reranking, own)
         chosen.append(places)

@@ -35,7 +35,8 @@ def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
         ValueError: there is none, one does not exist, or two have the same name.
     """
     if not specs or isinstance(specs, str):
-        raise ValueError(f"methods = {specs!r} must be a list of at least one of {', '.join(_there())}")
+        there = registry.written("attribution")
+        raise ValueError(f"methods = {specs!r} must be a list of at least one of {', '.join(there)}")
     made: dict[str, Attribution] = {}
     for spec in specs:
         method = spec if isinstance(spec, Attribution) else registry.make("attribution", spec)
@@ -44,10 +45,6 @@ def make_methods(specs: Sequence[Method]) -> dict[str, Attribution]:
             raise ValueError(f"methods: {name} stands there twice; name each once")
         made[name] = method
     return made
-
-
-def _there() -> list[str]:
-    return registry.written("attribution")
 
 
 def attribute_to_history(

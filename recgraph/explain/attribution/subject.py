@@ -116,8 +116,7 @@ class Subject:
 
     def probabilities(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         """[V, K]: the targets' share of the softmax of all scores, whatever the quantity is."""
-        found = self._by_blocks(lambda each: torch.softmax(self._scores(each), 1)[:, self.targets], keep_mask, instead)
-        return found
+        return self._by_blocks(lambda each: torch.softmax(self._scores(each), 1)[:, self.targets], keep_mask, instead)
 
     def _by_blocks(self, of: Callable[[Tensor], Tensor], keep_mask: Tensor, instead: Tensor | None) -> Tensor:
         found = []
