@@ -134,8 +134,8 @@ def explain(
         k: number of recommendations; history items are left out.
         n_near: number of nearest items of each item.
         n_connections, n_paths: the most connections of a meta-path, and paths of a connection.
-        attribution: methods that attribute each recommendation to the history, as of :func:`attribute`; none: it is not
-            done.
+        attribution: methods that attribute each recommendation to the history, as :func:`attribute` takes them; empty:
+            none is attributed.
         seed: of what these methods draw.
 
     Raises:
@@ -182,7 +182,7 @@ def attribute(
         items: ids of items, also of the history; None: the k recommendations.
         methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,
             ``"attention"``, ``"reagent"``), mappings with name and settings, or attributions themselves.
-        k: number of recommendations; an item that leaves the first k without its events is said to.
+        k: number of recommendations; the sentence says whether an item leaves the first k without its events.
         of: what is attributed, ``"log_probability"`` (of the item in the softmax over all) or the ``"score"``.
         n_first: first events that are compared between methods.
         n_random: random orders that faithfulness is compared with.

@@ -27,8 +27,8 @@ class Reading:
     """What a model reads of one user's history, as a function that takes variants of it.
 
     A *variant* keeps some of the H events and may hold other items in their places. A subclass says in
-    :meth:`represent` what the model makes of it, by which parameters as they are and with all else as it was fitted;
-    the variant that keeps everything has the scores that the model ranks by. Made and asked in evaluation mode.
+    :meth:`represent` what the model makes of it, its parameters and all else as they were fitted; the variant that
+    keeps everything has the scores that the model ranks by. Made and asked in evaluation mode.
 
     Attributes:
         model: a :class:`recgraph.models.base.Model`.
@@ -84,7 +84,7 @@ class Reading:
 
 
 class HistoryReading(Reading):
-    """The reading of a model whose scores follow from the query's history: each variant is ranked for as a history.
+    """The reading of a model whose scores follow from the query's history: each variant is a history of its own.
 
     Args:
         model: a :class:`recgraph.models.base.Model`.

@@ -60,8 +60,8 @@ class Gains:
     """The gains of the candidates of R lists that are picked at the same time.
 
     Attributes:
-        values: [R, P] float64: what each candidate adds as the next item. The greatest that may be picked is; of equal
-            ones the better ranked. All are finite.
+        values: [R, P] float64, finite: what each candidate adds as the next item, which is the one with the greatest
+            gain of those that may be picked; of equal ones the better ranked.
     """
 
     values: Tensor

@@ -12,7 +12,7 @@ from recgraph.rerank.base import Gains, Relevance, Reranker, RerankerConfig
 
 __all__ = ["DPP", "MMR", "ContrastiveSearch", "ContrastiveSearchConfig"]
 
-#: a volume below it is none: similarities of float32 vectors are known to about 1e-7
+#: a volume below it counts as none: similarities of float32 vectors are known to about 1e-7
 _LEAST_VOLUME = 1e-6
 
 

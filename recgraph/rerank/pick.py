@@ -58,7 +58,7 @@ def pick(
     reranking: Reranking | None = None,
     history: Ragged | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Choose from rankings, one item after the other; so many rows at a time as a bound of memory allows.
+    """Choose from rankings, one item after the other; as many rows at a time as the bound of memory allows.
 
     Args:
         items: [R, P] int64, ranked best first; -1 behind the last.
@@ -130,7 +130,7 @@ def _pick(
         for codes, count in zip(held, counts, strict=True):
             # a row without a choice is finished: what is counted for it is never read
             count += shared_values(codes, codes[every, place][:, None]).any(3)
-        # after so many steps nothing of the pool is left where it is still picked from
+        # after as many steps as the pool has items, none of it can be picked any more
         if growing is not None and step + 1 < min(k, growing.pool_mask.shape[1]):
             growing.take(known, place)
     return places, (places[:, -1] < 0) & there_mask[:, -1]
@@ -138,7 +138,7 @@ def _pick(
 
 @dataclass(frozen=True)
 class _Growing:
-    """Lists that a re-ranker fills: of the first P items of each ranking, those of the pool."""
+    """Lists that a re-ranker fills from the first P items of each ranking, its pool."""
 
     gains: Gains
     compare: Compare

@@ -133,7 +133,7 @@ class CoOccurrence(Similarity):
 
     @cached_property
     def _most(self) -> int:
-        """How many items the users of an item have together, of the item of which that is most."""
+        """The greatest sum, over the users of one item, of how many items each of them has."""
         users = self._users
         had = torch.bincount(users.values, users.lengths[users.rows].double(), self.n_items)
         return int(had.max()) if self.n_items else 0

@@ -137,7 +137,7 @@ class Rules(Config):
     @model_validator(mode="after")
     def _one_reranker(self) -> Self:
         if self.diversity is not None and self.rerank is not None:
-            raise ValueError("diversity and rerank are one setting, diversity short for MMR; give the latter alone")
+            raise ValueError("diversity and rerank are one setting (diversity is short for MMR); give rerank alone")
         return self
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Is an attribution faithful: what the value does as the events that it puts first are taken away, or alone are there.
+"""Is an attribution faithful: how the value changes without the events that it puts first, and with these alone.
 
 The values are those of the model with events left out, so they judge all methods by leaving out. An attribution by
 another notion of absence (a baseline vector, a similar item) is judged by a question that it did not ask.
@@ -17,7 +17,7 @@ from recgraph.explain.attribution.subject import Subject
 
 __all__ = ["BINS", "N_POINTS", "Faithfulness", "faithfulness", "random_orders"]
 
-#: points of a curve less one: shares 0, 1/10, ... 1 of the events
+#: steps of a curve, whose points are the shares 0, 1/10, ... 1 of the events
 N_POINTS = 10
 #: shares of the events, as in ERASER
 BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -88,5 +88,5 @@ def _area(curve: Tensor) -> float:
 
 
 def random_orders(n_events: int, n: int, generator: torch.Generator) -> Tensor:
-    """[n, H]: what an attribution is compared with."""
+    """[n, H] int64: orders of the events, drawn at random, with which an attribution is compared."""
     return torch.rand(n, n_events, generator=generator).argsort(1)

@@ -17,14 +17,14 @@ from recgraph.models.reading import AttentionForm, Baseline
 
 __all__ = ["Attention", "IntegratedGradients", "LeaveOneOut"]
 
-#: inputs of the steps of a path that are in memory at a time
+#: numbers of the inputs along a path that are in memory at a time
 _MOST_INPUTS = 1 << 22
 
 
 class LeaveOneOut(Attribution):
     """``a_i = f(S) - f(S without i)``: by how much the value falls without the event, all else as it is.
 
-    What the model computes anew without the event is said by its reading: :class:`SequenceReading
+    The model's reading says what is computed anew without the event: :class:`SequenceReading
     <recgraph.models.sequence.reading.SequenceReading>`, :class:`EdgeReading
     <recgraph.models.collaborative.reading.EdgeReading>` and :class:`MetaPathReading
     <recgraph.models.heterogeneous.reading.MetaPathReading>`. Two events that say the same cover for each other: each
@@ -60,7 +60,7 @@ class IntegratedGradients(Attribution):
     nothing.
 
     Source: Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks (ICML 2017), equation 3. Departure:
-    midpoints for their right ends.
+    midpoints instead of right ends.
     """
 
     Config = IntegratedGradientsConfig

@@ -46,8 +46,8 @@ class Reagent(Attribution):
     Source: Zhao and Shan, ReAGent: Towards A Model-agnostic Feature Attribution Method for Generative Language Models
     (2024), algorithm 1, and its published code. Departures: plausible replacements are similar items, where a masked
     language model fills gaps of a text; delta is relative, as the probability of one item of thousands hardly changes
-    in absolute terms; s begins at 0, not at random; it is looked at after ``round_size`` draws, which are computed
-    together. Language models' soft measures and several targets of a text do not carry over.
+    in absolute terms; s begins at 0, not at random; whether to stop is asked after every ``round_size`` draws, which
+    are computed together. Language models' soft measures and several targets of a text do not carry over.
 
     ``comprehensive`` adds a second condition: what remains without the kept events must not recommend the same. It is
     the idea of Comprehensive Attribution (a feature detector that punishes discriminative features left outside the

@@ -103,7 +103,7 @@ class Subject:
         return self._by_blocks(self.value_of, keep_mask, instead)
 
     def ranks(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
-        """[V, K] int64: the rank of each target by each variant, from 1, among the unseen items; ties count for it."""
+        """[V, K] int64: the rank of each target by each variant: 1 + the number of unseen items that score higher."""
         candidates = self.unseen_mask.to(self.device)
 
         def ranks(represented: Tensor) -> Tensor:
