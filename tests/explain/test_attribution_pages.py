@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 from attributed_models import GRAPHS, SEQUENCES, histories, model_of, recommender_of
 from typer.testing import CliRunner, Result
@@ -14,6 +15,7 @@ import recgraph as rg
 from recgraph.cli.app import app
 from recgraph.explain.explanation import Explanation
 from recgraph.explain.page import why_lines
+from recgraph.serve.recommender import Recommender
 
 ROWS = histories()
 METHODS = ["leave_one_out", "attention"]
@@ -95,10 +97,6 @@ def _again() -> object:
 
 
 def test_titles_are_escaped() -> None:
-    import polars as pl
-
-    from recgraph.serve.recommender import Recommender
-
     model = model_of("sasrec", ROWS, double=False, **SEQUENCES["sasrec"])
     base = recommender_of(model, ROWS)
     title = "<script>alert(1)</script>"
