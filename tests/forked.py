@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 #: seconds between two looks at a process
 _LOOK = 0.01
-#: the variable that says where the process that forks listens
+#: the variable that holds the path of the socket of the process that forks
 _WHERE = "RECGRAPH_TEST_FORKS"
 
 
@@ -37,7 +37,7 @@ class Forks:
     """A connection to a process that has imported the library and forks (:mod:`fork_server`).
 
     Args:
-        where: it listens.
+        where: the path of its socket.
     """
 
     def __init__(self, where: str) -> None:
@@ -50,7 +50,7 @@ class Forks:
         self._socket.connect(self.where)
 
     def ask(self, request: Mapping[str, Any], fds: Sequence[int] = ()) -> Any:
-        """Its answer to a request that file descriptors go with."""
+        """Send a request, and file descriptors with it -> the answer."""
         with self._one_at_a_time:
             try:
                 return self._ask(json.dumps(request).encode() + b"\n", fds)
@@ -96,7 +96,7 @@ def server(env: Mapping[str, str]) -> Iterator[Forks]:
 
 @cache
 def _forks() -> Forks:
-    """Those of the process of the tests; a fork shares them."""
+    """The connection of this process; all processes of a run of the tests ask the same server."""
     if _WHERE in os.environ:
         return Forks(os.environ[_WHERE])
     made = server({**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])})
