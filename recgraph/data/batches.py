@@ -7,7 +7,6 @@ whole sequences, packed. Their values are in :mod:`recgraph.data.samples`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -233,9 +232,9 @@ class SequenceBatches:
             lengths = self.sample_ends[chosen].clamp(max=self.max_len)
             chosen = chosen[torch.argsort(lengths, stable=True)]
             drawn = self.generators.fresh("samples", number, index)
-            yield replace(self._batch(self.sample_rows[chosen], self.sample_ends[chosen], drawn), epoch=number)
+            yield self._batch(self.sample_rows[chosen], self.sample_ends[chosen], drawn, number)
 
-    def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator) -> SequenceBatch:
+    def _batch(self, rows: Tensor, ends: Tensor, drawn: torch.Generator, epoch: int) -> SequenceBatch:
         """The samples of this rank. Draws are made for the whole batch, so that they are those of one process."""
         lengths = ends.clamp(max=self.max_len)
         starts = ends - lengths
@@ -262,6 +261,7 @@ class SequenceBatches:
             generators=self.generators,
             partners=self._partners.draw(contrast_targets, drawn, own) if self._partners else None,
             whole=whole,
+            epoch=epoch,
             labels=None if self.ratings is None else self.ratings[places].float(),
         )
 
