@@ -127,6 +127,11 @@ class OrderedLog:
     def n_interactions(self) -> int:
         return self.items.values.numel()
 
+    @property
+    def part(self) -> Part:
+        """All of it, without the source rows."""
+        return Part(self.items, self.n_items, self.weights, self.times, self.ratings)
+
     def filter(self, keep_mask: Tensor) -> OrderedLog:
         """Only the interactions where ``keep_mask`` [T] is True, for the same users."""
         extra = {

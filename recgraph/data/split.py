@@ -119,8 +119,7 @@ class _Labelled:
         return f"{vars(self).get('hash', '')}"[:12]
 
     def _part(self, labels: Iterable[Label]) -> Part:
-        log = self.interactions.ordered.filter(self._has(labels))
-        return Part(log.items, log.n_items, log.weights, log.times, log.ratings)
+        return self.interactions.ordered.filter(self._has(labels)).part
 
     def _cases(self, truth: Label, history: Iterable[Label]) -> Cases:
         asked = self.interactions.ordered.filter(self._has((truth,)))

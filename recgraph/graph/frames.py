@@ -168,7 +168,7 @@ def from_interactions(
             None takes the columns of lists and of texts that on average name at least two nodes a value.
         separator: between the values of one text.
     """
-    logs = part if part is not None else _all(interactions)
+    logs = part if part is not None else interactions.ordered.part
     users, items = interactions.users, interactions.items
     nodes = {"user": Nodes(len(users), users), "item": Nodes(len(items), items)}
     edges: dict[EdgeType, Edges] = {INTERACTS: interaction_edges(logs)}
@@ -235,11 +235,6 @@ def interaction_edges(part: Part) -> Edges:
     """The edges ``("user", "interacts", "item")`` of a part, with its weights and times."""
     counts = (part.n_users, part.n_items)
     return make_edges(INTERACTS, part.items.rows, part.items.values, counts, part.weights, part.times)
-
-
-def _all(interactions: InteractionLog) -> Part:
-    log = interactions.ordered
-    return Part(log.items, interactions.n_items, log.weights, log.times, log.ratings)
 
 
 def _relations(
