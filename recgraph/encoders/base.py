@@ -25,6 +25,18 @@ def dropout_generator(
     return generator
 
 
+def tokens_of_places(tokens: Ragged, vectors: Tensor, masked: Tensor) -> tuple[Ragged, Tensor]:
+    """The input of an encoder where each place has a vector of its own: places as tokens, and their table.
+
+    Args:
+        tokens: B rows of tokens, on the host; a masked item stays token 0.
+        vectors: [T, D], of the places.
+        masked: [1, D], of token 0.
+    """
+    places = torch.arange(1, len(tokens.values) + 1).masked_fill(tokens.values == 0, 0)
+    return tokens.with_values(places).mirrored(vectors.device), torch.cat([masked, vectors])
+
+
 class SequenceEncoder(nn.Module):
     """Turns sequences of tokens into states.
 

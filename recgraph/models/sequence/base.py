@@ -17,7 +17,7 @@ from recgraph.data.gaps import N_GAPS, with_gaps
 from recgraph.data.item_categories import item_categories
 from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
-from recgraph.encoders.base import SequenceEncoder
+from recgraph.encoders.base import SequenceEncoder, tokens_of_places
 from recgraph.encoders.items import ItemTower
 from recgraph.encoders.transformer import draw_weights
 from recgraph.losses.base import NextItemLoss
@@ -298,9 +298,7 @@ class SequenceModel(TrainableModel):
         tokens, gaps = sequences.values.unbind(1)
         own = lookup(table, tokens) + self.gap_embedding(gaps)
         host = sequences.on_host
-        places = torch.arange(1, len(tokens) + 1).masked_fill(host.values[:, 0] == 0, 0)
-        masked = lookup(table, tokens.new_zeros(1))
-        return host.with_values(places).mirrored(tokens.device), torch.cat([masked, own])
+        return tokens_of_places(host.with_values(host.values[:, 0]), own, lookup(table, tokens.new_zeros(1)))
 
     def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
         """Several sets of rows, encoded as one batch."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from recgraph import registry
 from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Margin
 from recgraph.data.batches import SequenceBatch
+from recgraph.encoders.base import tokens_of_places
 from recgraph.models.base import Phase, Space, Terms
 from recgraph.models.contrast import contrastive_term
 from recgraph.models.sequence.base import Encoded
@@ -182,11 +182,8 @@ class MCLRec(ContrastiveSequenceModel):
             tokens, table = self._inputs(drawn, self.token_table(batch))
             rows = tokens.with_values(lookup(table, tokens.values, padding_idx=0))
             changed, probability = augmenter.change_rows(rows, generators.of_rank("augmenters"))
-            host = tokens.on_host
-            places = torch.arange(1, len(host.values) + 1).masked_fill(host.values == 0, 0)
-            placed = host.with_values(places).mirrored(table.device)
-            changed = torch.cat([lookup(table, tokens.values.new_zeros(1)), changed])
-            view = self.encoder(placed, changed, generators.of_rank("dropout"))
+            placed = tokens_of_places(tokens.on_host, changed, lookup(table, tokens.values.new_zeros(1)))
+            view = self.encoder(*placed, generators.of_rank("dropout"))
             if len(view) < len(hidden):  # of all ranks
                 view = batch.share.gathered(view)
         else:
