@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.augment.sequence import share
+from recgraph.augment.sequence import first_within, share
 from recgraph.augment.similar import SimilarityAugmentation, SimilarityConfig, nearest_tokens
 from recgraph.config import Search
 from recgraph.data.part import Part
@@ -123,7 +123,4 @@ def choose_by_weight(sequences: Ragged, weights: Tensor, counts: Tensor, generat
     # a race of exponential clocks: the order in which they ring is that of the draws
     uniform = torch.rand(weights.shape, generator=generator, device=weights.device, dtype=torch.float64)
     order = torch.argsort(-uniform.log() / weights)
-    order = order[torch.argsort(sequences.rows[order], stable=True)]
-    chosen = torch.zeros_like(order, dtype=torch.bool)
-    chosen[order[sequences.positions < counts[sequences.rows]]] = True
-    return chosen
+    return first_within(sequences, order[torch.argsort(sequences.rows[order], stable=True)], counts)

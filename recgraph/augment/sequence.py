@@ -280,7 +280,19 @@ def choose_within(sequences: Ragged, counts: Tensor, generator: torch.Generator)
     Returns:
         [T] bool: True where a place is chosen.
     """
-    order = shuffle_within(sequences.rows, generator)
+    return first_within(sequences, shuffle_within(sequences.rows, generator), counts)
+
+
+def first_within(sequences: Ragged, order: Tensor, counts: Tensor) -> Tensor:
+    """Choose the first ``counts[r]`` places of each row in an order.
+
+    Args:
+        order: [T] int64, the place that comes to each place; the two are always in one row.
+        counts: [B] int64, at most the rows' lengths.
+
+    Returns:
+        [T] bool: True where a place is chosen.
+    """
     chosen = torch.zeros_like(order, dtype=torch.bool)
     chosen[order[sequences.positions < counts[sequences.rows]]] = True
     return chosen

@@ -44,6 +44,11 @@ class DistilConfig(ModelConfig):
         Added(),
     ] = 128
 
+    @property
+    def distil_coefficient(self) -> float:
+        """Of the term ``distil``; 0 without a teacher."""
+        return 0.0 if self.teacher is None else self.distil_weight
+
 
 class Teacher:
     """A fitted model whose scores are learned. It is no part of the student: neither its weights nor its bundle.

@@ -114,7 +114,7 @@ class CollaborativeModel(TrainableModel):
     @property
     def shared_terms(self) -> dict[str, float]:
         """Terms of every collaborative model beside its own, with their coefficients: ``distil``, of its teacher."""
-        return {"distil": 0.0 if self.config.teacher is None else self.config.distil_weight}
+        return {"distil": self.config.distil_coefficient}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> PairBatches:
         """Training batches; also shows the training part to the parts that learn from it."""

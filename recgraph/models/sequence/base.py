@@ -184,8 +184,7 @@ class SequenceModel(TrainableModel):
     def shared_terms(self) -> dict[str, float]:
         """Terms of every sequence model beside ``rec``, with their coefficients: ``balance``, that of its experts, and
         ``distil``, that of its teacher."""
-        distil = 0.0 if self.config.teacher is None else self.config.distil_weight
-        return {"balance": self.encoder.penalty_weight, "distil": distil}
+        return {"balance": self.encoder.penalty_weight, "distil": self.config.distil_coefficient}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training part."""
