@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -71,18 +72,22 @@ class AutoTCL(Augmenter):
         super().__init__(hidden_dim, variant)
         if level not in get_args(Level):
             raise ValueError(f"level = {level!r} must be one of {', '.join(get_args(Level))}")
-        ranges = {"share": share, "share_weight": share_weight, "consistency_weight": consistency_weight}
-        ranges |= {"noise": noise, "temperature": temperature - _LEAST}
-        for name, value in ranges.items():
-            if value < 0 or (name == "share" and value > 1):
-                raise ValueError(f"{name} is out of range: share in [0, 1], temperature above 0, the others at least 0")
+        for name, value, least, most in (
+            ("share", share, 0, 1),
+            ("share_weight", share_weight, 0, math.inf),
+            ("consistency_weight", consistency_weight, 0, math.inf),
+            ("noise", noise, 0, math.inf),
+            ("temperature", temperature, _LEAST, math.inf),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{name} = {value} must be between {least} and {most}")
         self.level, self.share, self.share_weight = level, share, share_weight
         self.consistency_weight, self.noise, self.temperature, self.hard = consistency_weight, noise, temperature, hard
+        width, n_masked = (hidden_dim, hidden_dim) if level == "states" else (3 * hidden_dim, 1)
         inner = max(hidden_dim // 2, 1)
-        width = hidden_dim if level == "states" else 3 * hidden_dim
         self.reads = nn.Linear(width, inner)
-        self.informs = nn.Linear(inner, hidden_dim if level == "states" else 1)
-        self.scales = nn.Linear(inner, hidden_dim if level == "states" else 1)
+        self.informs = nn.Linear(inner, n_masked)
+        self.scales = nn.Linear(inner, n_masked)
         # most is kept at first
         nn.init.constant_(self.informs.bias, 1.0)
 

@@ -130,8 +130,12 @@ def test_what_a_level_cannot_change_is_said() -> None:
         made("states").change_rows(rows())
     with pytest.raises(ValueError, match="level = 'items' must be one of states, tokens"):
         made("items")
-    with pytest.raises(ValueError, match="share is out of range"):
+    with pytest.raises(ValueError, match=r"share = 1\.5 must be between 0 and 1"):
         made("states", share=1.5)
+    with pytest.raises(ValueError, match=r"noise = -0\.5 must be between 0 and inf"):
+        made("states", noise=-0.5)
+    with pytest.raises(ValueError, match=r"temperature = 0 must be between 1e-06 and inf"):
+        made("states", temperature=0)
 
 
 def train() -> Part:
