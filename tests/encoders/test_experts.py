@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 import torch
+from torch import Tensor
 
 from recgraph import registry
 from recgraph.accelerated import accelerator_path
@@ -14,7 +15,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.item_categories import item_categories
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Part
-from recgraph.encoders.experts import Experts, ExpertTransformer, assign_categories, balance
+from recgraph.encoders.experts import ExpertLayer, Experts, ExpertTransformer, assign_categories, balance
 from recgraph.models.base import FeatureSpace, Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
@@ -140,18 +141,44 @@ def test_what_routing_needs_is_said() -> None:
         ExpertTransformer(n_experts=0)
 
 
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ExpertLayer, Tensor, Tensor]]:
+    """What expert layers mix from here on: layer, rows [N, D] and their tokens."""
+    mixed, mixture = [], ExpertLayer._mixture
+
+    def kept(layer: ExpertLayer, x: Tensor, tokens: Tensor, generator: torch.Generator | None) -> Tensor:
+        mixed.append((layer, x.detach(), tokens))
+        return mixture(layer, x, tokens, generator)
+
+    monkeypatch.setattr(ExpertLayer, "_mixture", kept)
+    return mixed
+
+
+def slow_balance(layer: ExpertLayer, x: Tensor, tokens: Tensor) -> float:
+    """``E sum_e f_e P_e``, row by row."""
+    assert layer.router is not None
+    rows = [torch.softmax(layer.router.weight.double() @ row, 0).tolist() for row in x[tokens != 0].double()]
+    n_experts = len(rows[0])
+    shares = [sum(row.index(max(row)) == expert for row in rows) / len(rows) for expert in range(n_experts)]
+    means = [sum(row[expert] for row in rows) / len(rows) for expert in range(n_experts)]
+    return n_experts * sum(share * mean for share, mean in zip(shares, means, strict=True))
+
+
 @pytest.mark.parametrize("name", ["SASRec", "CL4SRec", "DuoRec", "MCLRec"])
 @pytest.mark.parametrize("routing", ["learned", "category"])
-def test_models_train_their_experts(name: str, routing: str) -> None:
+def test_models_train_their_experts(name: str, routing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = recorded(monkeypatch)
     model = built(name, with_features=routing == "category", routing=routing)
     batch = next(iter(model.batches(train(), 24, Generators(0)).epoch(0)))
     make_optimisers(model, TrainConfig(learning_rate=0.01))
     for phase in model.phases:
         assert ("balance" in phase.terms) == (routing == "learned" and "rec" in phase.terms)
+        mixed.clear()
         terms = model(batch, tuple(phase.terms))
         total_loss(terms, phase).backward()
         if "balance" in terms:
-            assert 1 - 1e-5 <= float(terms["balance"].detach()) <= 3
+            values = [slow_balance(*of_call) for of_call in mixed]
+            assert len(values) >= 2  # of each layer
+            assert float(terms["balance"].detach()) == pytest.approx(sum(values) / len(values), rel=1e-5)
     for parameter in model.encoder.parameters():
         assert parameter.grad is not None
         assert bool(parameter.grad.isfinite().all())
