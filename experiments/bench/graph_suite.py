@@ -84,7 +84,7 @@ def _kernels(device: str) -> Iterator[Bench]:
 
 
 def _contrast_parts(device: str) -> Bench:
-    """Plain InfoNCE in blocks beside all pairs at once, and beside it each weight and mixture, and debiased."""
+    """Plain InfoNCE in blocks beside all pairs at once, each weight, each mixture, the debiased objective, a queue."""
     rows: dict[str, Any] = {"n_rows": 4096, "width": 64, "device": device, "steps": 1, "warmup": 1}
 
     def side(name: str, term: dict[str, Any] | None) -> Side:

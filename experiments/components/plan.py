@@ -7,13 +7,12 @@ space and the part's own ranges.
 
 from __future__ import annotations
 
-import functools
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from recgraph import registry
+from recgraph.augment.sequence import SequenceAugmentation
 from recgraph.config import Search
 from recgraph.models.base import Model
 
@@ -121,11 +120,12 @@ def components(base: Base) -> Iterator[Component]:
     if fields["similarity"].default == "dot":
         yield Component("similarity", "cosine", {"similarity": "cosine"})
     if base.plain == "sasrec":
-        for name in ("crop", "mask", "reorder"):
+        own = fields["augmentations"].default
+        for name in own:
             yield Component("augmentation", f"{name} alone", {"augmentations": [name]})
-        known = [name for name in registry.written("augmentation") if _is_of_sequences(name)]
-        for name in (name for name in known if name not in ("crop", "mask", "reorder")):
-            yield Component("augmentation", name, {"augmentations": ["crop", "mask", "reorder", name]})
+        for name in registry.written("augmentation"):
+            if name not in own and _is_of_sequences(name):
+                yield Component("augmentation", name, {"augmentations": [*own, name]})
         yield Component("augmentation", "none: dropout alone", {"augmentations": []})
 
 
@@ -137,9 +137,6 @@ def searched(kind: str, name: str) -> list[str]:
     return [name for name, of in config.model_fields.items() if any(isinstance(one, Search) for one in of.metadata)]
 
 
-@functools.cache
 def _is_of_sequences(name: str) -> bool:
-    from recgraph.augment.sequence import SequenceAugmentation
-
     found = registry.load("augmentation", name)
-    return isinstance(found, type) and issubclass(found, typing.cast(type, SequenceAugmentation))
+    return isinstance(found, type) and issubclass(found, SequenceAugmentation)

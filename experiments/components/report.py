@@ -113,10 +113,6 @@ def save(found: list[Difference]) -> None:
     replace_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", DIFFERENCES)
 
 
-def load() -> list[Difference]:
-    return [Difference(**one) for one in json.loads(DIFFERENCES.read_text(encoding="utf-8"))]
-
-
 def table(found: Iterable[Difference], seen: str) -> str:
     """The differences under one convention as a Markdown table, the greatest gain of each board first."""
     lines = [
