@@ -50,9 +50,10 @@ BASES: dict[str, Base] = {
         "sasrec",
         _CONTRAST,
         {
+            # narrow and short: a fifth of the time that a width of 64 and the last 200 items take
             "ml-100k": {
                 **{**_SEQUENCES, "max_epochs": 40, "patience": 4, "batch_size": 64, "learning_rate": 0.003},
-                **{"max_len": 50, "hidden_dim": 32, "inner_dim": 64, "dropout": 0.2},  # a fifth of the time of 200 and 64
+                **{"max_len": 50, "hidden_dim": 32, "inner_dim": 64, "dropout": 0.2},
             },
             "amazon-beauty": {**_SEQUENCES, "batch_size": 256, "learning_rate": 0.001, "max_len": 50},
         },
