@@ -124,9 +124,9 @@ class EdgeDrop(GraphAugmentation):
 
     def draw(self, adj: Csr, generator: torch.Generator) -> Tensor:
         """[E] bool: which entries stay (with self-loops those on the diagonal count as staying)."""
-        may_go = torch.ones_like(adj.indices, dtype=torch.bool) if not self._has_loops(adj) else adj.rows != adj.indices
+        keep_mask = self._is_there(adj)
+        may_go = keep_mask & (adj.rows != adj.indices) if self._has_loops(adj) else keep_mask
         candidates = torch.nonzero(may_go).squeeze(1)
-        keep_mask = torch.ones(adj.nnz, dtype=torch.bool, device=adj.device)
         keep_mask[candidates] = keep_some(candidates.numel(), self.config.ratio, generator, adj.device)
         return keep_mask
 
@@ -136,6 +136,12 @@ class EdgeDrop(GraphAugmentation):
         if self.config.binary:
             kept = kept.with_weights(None)
         return kept.with_diagonal(1.0) if self._has_loops(adj) else kept
+
+    def _is_there(self, adj: Csr) -> Tensor:
+        """[E] bool: where what is kept becomes 1, an entry of weight 0 is none, or it would become 1 too."""
+        if self.config.binary and adj.weights is not None:
+            return adj.weights != 0
+        return torch.ones(adj.nnz, dtype=torch.bool, device=adj.device)
 
     def _has_loops(self, adj: Csr) -> bool:
         return bool(self.config.self_loops) and adj.shape[0] == adj.shape[1]
@@ -164,7 +170,7 @@ class NodeDrop(EdgeDrop):
         n_rows, n_columns = adj.shape
         rows = keep_some(n_rows, self.config.ratio, generator, adj.device)
         columns = rows if self._has_loops(adj) else keep_some(n_columns, self.config.ratio, generator, adj.device)
-        return rows[adj.rows] & columns[adj.indices]
+        return rows[adj.rows] & columns[adj.indices] & self._is_there(adj)
 
 
 class FeatureMaskConfig(GraphAugmentationConfig):

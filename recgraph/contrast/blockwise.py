@@ -38,8 +38,8 @@ class NoCandidateError(ValueError):
     """No anchor of a contrastive term has a candidate of positive weight."""
 
 
-def refuse_no_candidate(x: Tensor, counted: Tensor, message: str) -> None:
-    """Refuse a contrast that leaves every anchor out.
+def refuse_no_candidate(candidates: Candidates, x: Tensor, counted: Tensor, message: str) -> None:
+    """Refuse a contrast that leaves every anchor out, where that is an error (:attr:`Candidates.required`).
 
     On an accelerator, where nobody waits to learn it, ``0 / 0`` makes the mean over two anchors or more NaN instead.
 
@@ -52,7 +52,7 @@ def refuse_no_candidate(x: Tensor, counted: Tensor, message: str) -> None:
         NoCandidateError: none of them counts.
     """
     is_read = not is_accelerated(x) or len(x) == 1
-    if is_read and int(counted) == 0:
+    if candidates.required and is_read and int(counted) == 0:
         raise NoCandidateError(message)
 
 
@@ -131,7 +131,8 @@ class _OnePass(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         refuse_second_derivative(ctx.name)
         divisor, touched, *gradients = ctx.saved_tensors
-        scale = grad_output / divisor
+        # what passes no gradient on passes none back, also where the loss is a mean over nothing
+        scale = torch.where(grad_output == 0, 0, grad_output / divisor)
         scaled = [
             None if gradient is None else (gradient * scale).to(dtype)
             for gradient, dtype in zip(gradients, ctx.types, strict=True)
@@ -150,12 +151,14 @@ class Candidates:
         excluded: [N] int64, a column that is never a candidate of that anchor; None where there is none.
         count_positive: whether the positive is a candidate itself.
         weigh_positive: whether it then carries its weight, or counts fully.
+        required: whether it is an error that no anchor has a candidate; else the mean over no anchor is NaN.
     """
 
     positives: Tensor
     excluded: Tensor | None = None
     count_positive: bool = True
     weigh_positive: bool = False
+    required: bool = True
 
     @property
     def barred(self) -> Tensor:
@@ -230,6 +233,7 @@ class _Contrast(BlockwiseLoss):
         # only a weight, or a positive that is no candidate, can leave an anchor without any
         if self.weights is not None or not self.candidates.count_positive:
             refuse_no_candidate(
+                self.candidates,
                 self.x,
                 counted,
                 f"all {len(self.x)} anchors have only candidates of weight 0; use a larger batch or another weight",

@@ -50,7 +50,7 @@ class _Debiased(Objective):
         counted_own = own
         if weight is not None and pairs is not None and candidates.weigh_positive:
             counted_own = own + of_positives(weight, pairs, places, self.config.block_rows)
-        return mean_loss(x, [others, counted_own] if candidates.count_positive else [others], own)
+        return mean_loss(candidates, x, [others, counted_own] if candidates.count_positive else [others], own)
 
     def _negatives(self, sums: Tensor, own: Tensor, x: Tensor, y: Tensor, n: int) -> Tensor:
         """[N]: ``log(n g_i)``; ``-inf`` where there is no candidate."""

@@ -116,6 +116,7 @@ class _Drawn(BlockwiseLoss):
             total += losses.sum()
             counted += keep_mask.sum()
         refuse_no_candidate(
+            self.candidates,
             self.x,
             counted,
             f"all {len(self.x)} anchors have only candidates of weight 0 among the {len(self.drawn)} drawn; draw more "

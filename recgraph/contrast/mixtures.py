@@ -112,10 +112,10 @@ def contrast_mixed(
     if candidates.count_positive:
         weighed = weight is not None and pairs is not None and candidates.weigh_positive
         sums.append(own + of_positives(weight, pairs, places, block_rows) if weighed else own)  # type: ignore[arg-type]
-    return mean_loss(x, sums, own)
+    return mean_loss(candidates, x, sums, own)
 
 
-def mean_loss(x: Tensor, sums: Sequence[Tensor], own: Tensor) -> tuple[Tensor, Tensor]:
+def mean_loss(candidates: Candidates, x: Tensor, sums: Sequence[Tensor], own: Tensor) -> tuple[Tensor, Tensor]:
     """The mean over anchors of ``log sum_k e^{sums_k} - own``, without those that have no candidate.
 
     Args:
@@ -135,7 +135,10 @@ def mean_loss(x: Tensor, sums: Sequence[Tensor], own: Tensor) -> tuple[Tensor, T
     total = torch.where(keep_mask, stacked, 0).logsumexp(0)
     counted = keep_mask.sum()
     refuse_no_candidate(
-        x, counted, f"all {len(x)} anchors have only candidates of weight 0; use a larger batch or another weight"
+        candidates,
+        x,
+        counted,
+        f"all {len(x)} anchors have only candidates of weight 0; use a larger batch or another weight",
     )
     return torch.where(keep_mask, total - own, 0).sum() / counted, len(x) - counted
 

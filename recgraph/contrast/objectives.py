@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,10 @@ class ObjectiveConfig(ObjectiveBaseConfig):
             "all; None takes all",
         ),
     ] = None
+    if_none: Annotated[
+        Literal["error", "zero"],
+        Field(description="where no anchor has a candidate: an error, or the loss 0 of a step without a contrast"),
+    ] = "error"
     block_rows: BlockRows = None
 
 
@@ -89,7 +93,8 @@ class Objective(Part):
         """The mean loss.
 
         Raises:
-            ValueError: the views do not fit the objective, or no anchor has a candidate (:class:`NoCandidateError`).
+            ValueError: the views do not fit the objective, or no anchor has a candidate (:class:`NoCandidateError`,
+                with ``if_none="error"``).
         """
         raise TypeError(f"{type(self).__name__} must define forward(views, similarity, weight)")
 
@@ -123,12 +128,16 @@ class Objective(Part):
             excluded = None if excluded is None else excluded[own]
             labels = None if labels is None else labels[own]
             views = replace(views, labels_a=labels)
-        candidates = Candidates(positives, excluded, self.config.count_positive, self.config.weigh_positive)
+        config = self.config
+        required = config.if_none == "error"
+        candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, required)
         pairs = None if weight is None else Pairs(ids_a, views.ids_b, a, views.b, labels, views.labels_b)
         # products under autocast would be rounded to half precision
         with full_precision(a):
             x, y = similarity.shape(a, views.b, views.temperatures)
             loss, left_out = self.evaluate(x, y, candidates, weight, pairs, views)
+        if not required:
+            loss = torch.where(left_out < len(a), loss, 0)
         return Outcome(loss if views.share is None else loss * views.share.weight, len(a), left_out)
 
     def evaluate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
+from recgraph.accelerated import is_accelerated
 from recgraph.contrast.mixtures import Mixture
 from recgraph.contrast.objectives import Objective
 from recgraph.contrast.queue import Queue
@@ -25,6 +27,8 @@ from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["ContrastiveTerm", "TermConfig"]
+
+_log = logging.getLogger(__name__)
 
 
 class TermConfig(ScheduledSimilarity):
@@ -98,6 +102,7 @@ class ContrastiveTerm(nn.Module):
             raise ValueError("a mixture is made of all candidates; leave n_candidates out")
         self.queue = self._queue(dim) if self.config.queue_size else None
         self.outcome: Outcome | None = None
+        self._has_told = False
 
     def _part(self, kind: str, dim: int | None) -> Any:
         """The part of a kind that the configuration names; None: it names none."""
@@ -181,7 +186,8 @@ class ContrastiveTerm(nn.Module):
             epoch: from 0, for parts that change as training goes on.
 
         Raises:
-            ValueError: the shapes do not fit, or no anchor has a candidate of positive weight.
+            ValueError: the shapes do not fit, or no anchor has a candidate of positive weight, with the objective's
+                ``if_none="error"``. With ``"zero"`` the loss is then 0, which is logged once.
         """
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not len(a) or not len(b):
             raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be [N, D] and [M, D], neither empty")
@@ -221,7 +227,19 @@ class ContrastiveTerm(nn.Module):
         if self.queue is not None and self.training and torch.is_grad_enabled():
             self.queue.push(F.normalize(b, dim=1), ids_b)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
+        self._tell(a, self.outcome)
         return outcome.loss if not self.regularisers else outcome.loss + self._regularised(views)
+
+    def _tell(self, a: Tensor, outcome: Outcome) -> None:
+        """Log the first time that no anchor of several has a candidate; an accelerator does not wait to learn it."""
+        if self._has_told or outcome.n_anchors < 2 or is_accelerated(a) or int(outcome.left_out) < outcome.n_anchors:
+            return
+        self._has_told = True
+        _log.warning(
+            "none of the %d anchors has a candidate of positive weight: the contrast is 0 in this step, and nothing is "
+            "said of later ones (all rows alike, or in one cluster?)",
+            outcome.n_anchors,
+        )
 
     def _with_queue(self, queue: Queue, views: Views) -> Views:
         """The rows of b with those of earlier calls below them, but for those of ids that b has."""

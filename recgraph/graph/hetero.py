@@ -40,7 +40,7 @@ class HeteroGraph:
         edges: (source type, relation, target type) -> its edges.
 
     Raises:
-        GraphError: a type that is missing, sizes that do not match, NaN among features or weights.
+        GraphError: a type that is missing, sizes that do not match, features or weights that are not finite.
     """
 
     nodes: Mapping[str, Nodes]

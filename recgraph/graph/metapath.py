@@ -43,7 +43,10 @@ class MetaPathConfig(Config):
     counts: Annotated[
         Counts, Field(description="'full': the number of paths, or the sum of their products of weights; 'binary': 1")
     ] = "full"
-    weights: Annotated[bool, Field(description="full counts multiply the weights of edges")] = True
+    weights: Annotated[
+        bool,
+        Field(description="full counts multiply the weights of edges, of which 0 is no edge; False: each counts 1"),
+    ] = True
     top_k: Annotated[
         int | None,
         Field(ge=1, description="keep each node's so many most similar by PathSim; None keeps all"),
@@ -130,7 +133,7 @@ class MetaPath:
     def cost(self, graph: HeteroGraph) -> Cost:
         """Entries and memory, before anything is made (print it)."""
         route = self.route(graph)
-        steps = steps_of(route, graph, self.config.weights)
+        steps = steps_of(route, graph, self.config.weights, self.config.counts)
         return estimate_cost(self.name, route, steps, self.config.counts, self.config.top_k)
 
     def counts(self, graph: HeteroGraph, engine: Engine | None = None) -> Csr:
@@ -141,6 +144,7 @@ class MetaPath:
                 result is the same, bit for bit.
 
         Raises:
+            PathError: full counts of edges of negative weight.
             PathTooLargeError: that would need more than ``max_memory_mib``.
         """
         parts = self._parts(graph, None, engine)
@@ -210,7 +214,7 @@ class MetaPath:
 
     def _reached(self, route: Route, graph: HeteroGraph, known: dict[Route, Csr]) -> Csr:
         if route not in known:
-            last = _plain(route[-1], graph)
+            last = route[-1].followed(graph, self.config.weights).with_weights(None)
             if len(route) == 1:
                 known[route] = last.pattern()
             else:
@@ -222,7 +226,7 @@ class MetaPath:
     def _parts(self, graph: HeteroGraph, top_k: int | None, engine: Engine | None) -> list[Csr]:
         """The halves, once it is known that the product fits."""
         route = self.route(graph)
-        steps = steps_of(route, graph, self.config.weights)
+        steps = steps_of(route, graph, self.config.weights, self.config.counts)
         cost = estimate_cost(self.name, route, steps, self.config.counts, top_k)
         if cost.nbytes > self.config.max_memory_mib * _MIB:
             raise PathTooLargeError(
@@ -241,10 +245,6 @@ class MetaPath:
                 f"{nnz:,} entries, {nbytes / _MIB:,.0f} MiB with its transpose, above max_memory_mib = "
                 f"{self.config.max_memory_mib:g}; raise it, or use a shorter path"
             )
-
-
-def _plain(step: Step, graph: HeteroGraph) -> Csr:
-    return step.matrix(graph).with_weights(None)
 
 
 # A half of a path with more entries than this is not made to find out which nodes it relates; all paths count then.

@@ -14,7 +14,7 @@ from torch import Tensor
 from recgraph.blocks import row_blocks
 from recgraph.engine import Engine, Local, Piece
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.route import Route, is_palindrome
+from recgraph.graph.route import PathError, Route, is_palindrome
 from recgraph.rng import derive
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.hubs import split_hubs
@@ -23,7 +23,17 @@ from recgraph.sparse.products import Counts, compose, compose_blocks, count_dtyp
 from recgraph.sparse.spmm import spmm
 from recgraph.sparse.top_k import top_k_mask
 
-__all__ = ["Cost", "estimate_cost", "estimate_nnz", "halves", "path_counts", "pathsim", "pathsim_top_k", "steps_of"]
+__all__ = [
+    "Cost",
+    "estimate_cost",
+    "estimate_nnz",
+    "halves",
+    "path_counts",
+    "pathsim",
+    "pathsim_top_k",
+    "ranking",
+    "steps_of",
+]
 
 R = TypeVar("R")
 
@@ -71,10 +81,22 @@ class Cost:
         )
 
 
-def steps_of(route: Route, graph: HeteroGraph, weights: bool) -> list[Csr]:
-    """The matrix of each step; without their weights, or with."""
-    matrices = [step.matrix(graph) for step in route]
-    return matrices if weights else [matrix.with_weights(None) for matrix in matrices]
+def steps_of(route: Route, graph: HeteroGraph, weights: bool, counts: Counts = "full") -> list[Csr]:
+    """The matrix of each step, see :meth:`recgraph.graph.route.Step.followed`.
+
+    Raises:
+        PathError: full counts would sum negative weights: sums of which normalisation takes no root, and of which
+            PathSim is no similarity.
+    """
+    matrices = [step.followed(graph, weights) for step in route]
+    for step, matrix in zip(route, matrices, strict=True):
+        if counts == "full" and matrix.weights is not None and bool((negative := matrix.weights < 0).any()):
+            raise PathError(
+                f"{int(negative.sum()):,} edges {'-'.join(step.edge_type)} have negative weights, down to "
+                f"{float(matrix.weights.min()):.3g}, which counts = 'full' cannot take; use counts='binary', "
+                "weights=False of a MetaPath, or weights from 0"
+            )
+    return matrices
 
 
 def halves(route: Route, steps: Sequence[Csr], counts: Counts, engine: Engine | None = None) -> list[Csr]:
@@ -144,23 +166,33 @@ def estimate_cost(path: str, route: Route, steps: Sequence[Csr], counts: Counts,
 
 # features with a larger share of entries than this are multiplied with a dense matrix
 _DENSE = 1 / 64
-# stands for a sum of 0, of nodes without a way back to themselves; what is divided by it stays in the range of float64
-_SMALLEST = 1e-100
 
 
 def pathsim(counts: Csr) -> Tensor:
     """[E] float64: ``2 A_ij / (A_ii + A_jj)`` of each entry of a square matrix of path counts.
 
+    It is 0 where no path leads from either node back to itself, as along a relation in one direction: PathSim is made
+    for paths of which the way back is the way there.
+
     Source: Sun et al., PathSim: Meta Path-Based Top-K Similarity Search in Heterogeneous Information Networks, VLDB
     2011.
     """
+    return ranking(counts).clamp_(min=0)
+
+
+def ranking(counts: Csr) -> Tensor:
+    """[E] float64: what a top-k compares: PathSim; below it, of entries for which it is 0, the counts.
+
+    Such an entry has ``-1 / (1 + A_ij)``.
+    """
     diagonal = counts.diagonal().to(torch.float64)
-    return _similarity(counts, diagonal, diagonal)
+    return _ranking(counts, diagonal, diagonal)
 
 
-def _similarity(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
-    both = of_rows[block.rows].add_(of_columns[block.indices]).clamp_(min=_SMALLEST)
-    return block.values(torch.float64).mul(2).div_(both)
+def _ranking(block: Csr, of_rows: Tensor, of_columns: Tensor) -> Tensor:
+    both, counts = of_rows[block.rows].add_(of_columns[block.indices]), block.values(torch.float64)
+    has_way_back = both > 0
+    return torch.where(has_way_back, 2 * counts / both.masked_fill_(~has_way_back, 1), -1 / (1 + counts))
 
 
 # pairs of entries above which a product is announced: some minutes of one core
@@ -204,7 +236,8 @@ def pathsim_top_k(
     hub_cap: int | None = None,
     middle: str = "the middle nodes",
 ) -> Csr:
-    """Each row's k most similar columns, with their counts; ties by :data:`recgraph.sparse.top_k.TIE_RULE`.
+    """Each row's k most similar columns (:func:`ranking`), with their counts; ties by
+    :data:`recgraph.sparse.top_k.TIE_RULE`.
 
     Costs the square of each middle node's entries, or with ``hub_cap`` at most that many pairs for each entry of the
     first matrix: hubs are divided as :func:`recgraph.sparse.hubs.split_hubs` says, always in the same way. Counts and
@@ -228,7 +261,7 @@ def pathsim_top_k(
     cosine = None if features is None else _Cosine(features)
     if len(parts) == 1:
         second = None if cosine is None else cosine(parts[0], 0, k)
-        return parts[0].select(top_k_mask(parts[0], k, pathsim(parts[0]), second))
+        return parts[0].select(top_k_mask(parts[0], k, ranking(parts[0]), second))
     left, right = parts
     _announce(left, right, hub_cap, middle)
     if hub_cap is not None:
@@ -253,7 +286,7 @@ def _top_of_rows(shared: tuple[Csr, Counts, Tensor, int, _Cosine | None], part: 
     kept = []
     for rows, block in compose_blocks(left, right, counts):
         start = first + rows.start
-        scores = _similarity(block, diagonal[start : first + rows.stop], diagonal)
+        scores = _ranking(block, diagonal[start : first + rows.stop], diagonal)
         second = None if cosine is None else cosine(block, start, k)
         kept.append(block.select(top_k_mask(block, k, scores, second)))
     return stack_rows(kept, right.shape[1], left)

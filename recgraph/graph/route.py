@@ -42,6 +42,14 @@ class Step:
         adj = graph.adjacency(self.edge_type)
         return adj.t() if self.backwards else adj
 
+    def followed(self, graph: HeteroGraph, weights: bool) -> Csr:
+        """:meth:`matrix` as a path follows it: with weights no edge of weight 0 is one, without them all are alike."""
+        adj = self.matrix(graph)
+        if not weights or adj.weights is None:
+            return adj.with_weights(None)
+        is_edge = adj.weights != 0
+        return adj if bool(is_edge.all()) else adj.select(is_edge)
+
     def __str__(self) -> str:
         source, relation, target = self.edge_type
         return f"{target}<{relation}<{source}" if self.backwards else f"{source}>{relation}>{target}"

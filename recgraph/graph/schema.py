@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class UnknownTypeError(GraphError):
 
 
 class FeatureError(GraphError):
-    """Features whose rows do not match the nodes, or that hold NaN."""
+    """Features whose rows do not match the nodes, or that are not all finite."""
 
 
 def check_type(what: str, name: object, there: Iterable[object]) -> None:
@@ -157,13 +158,14 @@ def check_nodes(node_type: str, nodes: Nodes) -> None:
             f"({nodes.count}, width)"
         )
     values = features.values() if isinstance(features, Csr) else features
-    nan_mask = torch.isnan(values)
-    if bool(nan_mask.any()):
-        at = torch.nonzero(nan_mask)[0]
+    wrong_mask = ~torch.isfinite(values)
+    if bool(wrong_mask.any()):
+        at = torch.nonzero(wrong_mask)[0]
         row = int(features.rows[at[0]]) if isinstance(features, Csr) else int(at[0])
+        value = float(values[tuple(at)])
         raise FeatureError(
-            f"features of {node_type!r}: row {row} (from 0) holds NaN ({int(nan_mask.sum())} values in all); "
-            "fill or drop them"
+            f"features of {node_type!r}: row {row} (from 0) holds {'NaN' if math.isnan(value) else value} "
+            f"({int(wrong_mask.sum())} values in all are not finite); fill or drop them"
         )
 
 

@@ -379,6 +379,10 @@ def test_wrong_features() -> None:
     nan[1, 2] = torch.nan
     with pytest.raises(FeatureError, match=r"features of 'paper': row 1 \(from 0\) holds NaN \(1 values"):
         HeteroGraph.from_edge_lists(counts, edges, features={"paper": nan})
+    infinite = nan.nan_to_num(nan=-torch.inf)
+    for features in (infinite, sp.csr_array(infinite.numpy())):
+        with pytest.raises(FeatureError, match=r"features of 'paper': row 1 \(from 0\) holds -inf \(1 values"):
+            HeteroGraph.from_edge_lists(counts, edges, features={"paper": features})
     with pytest.raises(FeatureError, match="row 1"):
         HeteroGraph.from_edge_lists(counts, edges, features={"paper": sp.csr_array(nan.numpy())})
     with pytest.raises(UnknownTypeError, match="no node type 'papers'"):

@@ -22,6 +22,7 @@ from recgraph.graph.schema import EdgeType, UnknownTypeError
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Normalisation, mean_of, normalise
 from recgraph.sparse.spmm import random_matrix, spmm
+from recgraph.sparse.top_k import top_k
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BY: EdgeType = ("paper", "by", "author")
@@ -260,7 +261,7 @@ def test_binary_counts_and_weights_left_aside() -> None:
 def test_top_k_by_blocks_equals_top_k_of_all(path: str, counts: Any, device: torch.device) -> None:
     graph = _typed(device=device)
     whole = MetaPath(path, counts=counts).counts(graph)
-    scores = _pathsim.pathsim(whole)
+    scores = _pathsim.ranking(whole)
     for k in (1, 4):
         by_blocks = MetaPath(path, counts=counts, top_k=k).adjacency(graph)
         at_once = whole.select(_pathsim.top_k_mask(whole, k, scores))
@@ -383,6 +384,45 @@ def test_weights_of_relations_without_loops_do_not_tie() -> None:
     graph = HeteroGraph.from_edge_lists({"user": 6}, edges, weights=weights)
     assert bool(pathsim(MetaPath("user-user").counts(graph)).isfinite().all())
     assert MetaPath("user-user", top_k=2).adjacency(graph).indices.tolist() == [1, 5]
+
+
+def test_pathsim_of_ways_without_a_way_back() -> None:
+    # 3 and 4 lead back to themselves; 0, 1 and 2 do not
+    dense = torch.tensor([[0, 5, 7, 1, 0], [0] * 5, [0] * 5, [2, 0, 0, 4, 2], [0, 0, 0, 2, 4]], dtype=torch.float64)
+    counts = Csr.from_dense(dense)
+    expected = [0, 0, 2 / 4, 4 / 4, 1, 4 / 8, 4 / 8, 1]
+    assert pathsim(counts).tolist() == expected
+    # a pair that PathSim knows comes before all others, and these by their numbers of paths
+    assert top_k(counts, 1, _pathsim.ranking(counts)).take_rows(torch.tensor([0])).indices.tolist() == [3]
+    assert top_k(counts, 2, _pathsim.ranking(counts)).take_rows(torch.tensor([0])).indices.tolist() == [2, 3]
+
+
+def test_an_edge_of_weight_0_is_none_at_every_step() -> None:
+    edges = {("a", "r", "b"): ([0, 0, 1, 2], [0, 1, 1, 1]), ("b", "s", "a"): ([0, 1, 1], [0, 1, 2])}
+    weights = {("a", "r", "b"): [0.0, 2.0, 3.0, 1.0], ("b", "s", "a"): [1.0, 0.0, 5.0]}
+    graph = HeteroGraph.from_edge_lists({"a": 3, "b": 2}, edges, weights=weights)
+    for path, wanted in (("a>r>b<r<a", [[4, 6, 2], [6, 9, 3], [2, 3, 1]]), ("a>r>b>s>a", [[0, 0, 10], [0, 0, 15]])):
+        full, binary = (MetaPath(path, counts=counts).counts(graph) for counts in ("full", "binary"))
+        found = full.to_dense()
+        assert found[: len(wanted)].tolist() == wanted
+        assert torch.equal(found != 0, binary.to_dense() != 0)
+        assert full.nnz == binary.nnz == int((found != 0).sum())
+        assert torch.equal(MetaPath(path, form="factorised").factorised(graph).to_dense(), found)
+        (context,) = MetaPath(path).contexts(graph)
+        assert context.reached.to_dense().tolist() == [[0, 1]] * 3
+    # without weights all edges are alike
+    assert MetaPath("a>r>b>s>a", weights=False).counts(graph).to_dense().tolist()[0] == [1, 1, 1]
+
+
+def test_full_counts_of_negative_weights_are_refused() -> None:
+    weights = {("a", "r", "b"): [1.0, -2.0]}
+    graph = HeteroGraph.from_edge_lists({"a": 2, "b": 1}, {("a", "r", "b"): ([0, 1], [0, 0])}, weights=weights)
+    with pytest.raises(PathError, match=r"1 edges a-r-b have negative weights, down to -2.*use counts='binary'"):
+        MetaPath("a-b-a").adjacency(graph)
+    with pytest.raises(PathError, match="negative weights"):
+        MetaPath("a-b-a", form="factorised")(graph)
+    assert MetaPath("a-b-a", counts="binary").adjacency(graph).nnz == 4
+    assert MetaPath("a-b-a", weights=False).adjacency(graph).to_dense().tolist() == [[1, 1], [1, 1]]
 
 
 def test_proposals_from_the_schema() -> None:

@@ -61,8 +61,11 @@ def graph() -> HeteroGraph:
     )
 
 
-def of_nodes(name: str, device: torch.device | str = "cpu", seed: int = 0, **settings: object) -> GraphModel:
+def of_nodes(
+    name: str, device: torch.device | str = "cpu", seed: int = 0, of: HeteroGraph | None = None, **settings: object
+) -> GraphModel:
+    """A model of nodes, built for a graph (default: :func:`graph`)."""
     cls = registry.load("model", name)
     small = {key: value for key, value in SMALL_ON_GRAPHS.items() if key in cls.Config.model_fields}
-    model: GraphModel = cls(**{**small, **settings}).build(graph(), seed=seed).to(device)
+    model: GraphModel = cls(**{**small, **settings}).build(of or graph(), seed=seed).to(device)
     return model

@@ -139,3 +139,6 @@ def test_xsimgcl_makes_one_propagation_for_all_terms(monkeypatch: pytest.MonkeyP
 def test_a_contrasted_layer_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="contrast_layer = 3 must be at most n_layers = 2"):
         XSimGCL(n_layers=2, contrast_layer=3)
+    # the mean of one layer is that layer
+    with pytest.raises(ConfigError, match="n_layers"):
+        XSimGCL(n_layers=1)

@@ -97,9 +97,11 @@ def test_a_last_batch_of_one_user_and_one_item(name: str, weight: str | None) ->
 
 
 def test_one_cluster_for_all_is_refused() -> None:
-    model = made("meowrec", n_clusters=(1,))
-    with pytest.raises(ValueError, match="anchors have only candidates of weight 0"):
-        model(first_batch(model), ["info"])
+    with pytest.raises(ConfigError, match="one cluster holds all nodes"):
+        made("meowrec", n_clusters=(1,))
+    # as one of several granularities it weighs all alike
+    model = made("meowrec", n_clusters=(1, 3))
+    assert float(model(first_batch(model), ["info"])["info"].detach()) > 0
 
 
 def test_settings_without_an_effect_are_refused() -> None:

@@ -260,6 +260,11 @@ class SimGCL(GraphContrastiveModel):
 
 
 class XSimGCLConfig(SimGCLConfig):
+    n_layers: Annotated[
+        int,
+        Field(ge=2, le=100, description="layers of propagation; the mean of a single one would be contrasted with it"),
+        Search(2, 4),
+    ] = 3
     contrast_layer: Annotated[
         int, Field(ge=1, description="l*, the layer that is contrasted with the mean of all; at most n_layers")
     ] = 1

@@ -26,14 +26,14 @@ def about_nodes(graph: HeteroGraph, node_type: str, paths: Sequence[MetaPath], l
     steps = dict.fromkeys(path.route(graph)[0] for path in paths)
     counts = torch.zeros(graph.count(node_type))
     for step in steps:
-        counts += step.matrix(graph).degrees.to(counts)
+        counts += step.followed(graph, weights=True).degrees.to(counts)
     ends = {step.end for step in steps} - {node_type, *left_out}
     offered = sorted((graph.count(name), name) for name in ends)
     if not offered:
         return About(counts)
     n_categories, name = offered[0]
     # more than one relation may lead to the type
-    matrices = [step.matrix(graph) for step in steps if step.end == name]
+    matrices = [step.followed(graph, weights=True) for step in steps if step.end == name]
     rows, categories = (torch.cat(parts) for parts in zip(*((adj.rows, adj.indices) for adj in matrices), strict=True))
     order = torch.argsort(torch.bincount(categories, minlength=n_categories), descending=True, stable=True)
     none = torch.full((len(counts),), n_categories, device=rows.device)

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from recgraph.config import Search
@@ -24,8 +24,19 @@ from recgraph.models.heterogeneous.views import BothViews
 WeightName = Annotated[
     str | None, Field(description="weights of the candidates, a name of the registry's kind 'weight'")
 ]
+
+
+def _tell_apart(n_clusters: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse clusters that hold all nodes: no node would be a candidate of another."""
+    if max(n_clusters) < 2:
+        raise ValueError("one cluster holds all nodes; give at least 2 clusters in one of the granularities")
+    return n_clusters
+
+
 ClusterCounts = Annotated[
-    tuple[int, ...], Field(min_length=1, description="clusters of each granularity (at most one a node)")
+    tuple[int, ...],
+    Field(min_length=1, description="clusters of each granularity (at most one a node)"),
+    AfterValidator(_tell_apart),
 ]
 
 

@@ -32,14 +32,8 @@ from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import PathSampler
-from recgraph.models.heterogeneous.views import (
-    BothViews,
-    MetaPathViews,
-    ViewsConfig,
-    make_contrast,
-    make_masks,
-    make_paths,
-)
+from recgraph.models.heterogeneous.settings import ViewsConfig, make_contrast, make_masks, make_paths
+from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
 from recgraph.models.memory import graph_needs
 from recgraph.rng import Generators, derive
 

@@ -18,7 +18,7 @@ from recgraph.augment.graph import EdgeDrop, GraphAugmentation
 from recgraph.graph.contexts import Walked
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.graph.route import Route
+from recgraph.graph.route import Route, Step
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, normalise
@@ -178,8 +178,12 @@ def _walked(
     route = path.route(graph)
     for hop in range(1, len(route)):
         if route[:hop] not in known:
-            known[route[:hop]] = Walked(tuple(step.matrix(graph).with_weights(None) for step in route[:hop]), cap)
+            known[route[:hop]] = Walked(tuple(_followed(step, graph, path) for step in route[:hop]), cap)
     return tuple((step.end, known[route[:hop]]) for hop, step in enumerate(route[:-1], 1))
+
+
+def _followed(step: Step, graph: HeteroGraph, path: MetaPath) -> Csr:
+    return step.followed(graph, path.config.weights).with_weights(None)
 
 
 def _normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool) -> Operator:
@@ -194,7 +198,8 @@ class Masks:
 
     Attributes:
         features: augmentations of the target's features, one after the other.
-        edges: of each path, augmentations of its adjacency; of a factorised path, of its factors.
+        edges: of each path, augmentations of its adjacency; of a factorised path, of each of its factors, so that of
+            ways of n steps ``(1 - ratio) ** n`` are left: 49 % where an edge drop leaves 70 % of a composed path's.
         normalisation: of the twins.
         sampled: the twins are for batches of nodes.
     """

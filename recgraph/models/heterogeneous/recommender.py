@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph.config import Search
-from recgraph.contrast.objectives import NoCandidateError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch, Query
@@ -25,8 +24,9 @@ from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluatin
 from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.reading import MetaPathReading
+from recgraph.models.heterogeneous.settings import ViewsConfig, make_contrast
 from recgraph.models.heterogeneous.sides import SIDES, choose_paths, read_sides
-from recgraph.models.heterogeneous.views import MetaPathViews, ViewsConfig, make_contrast
+from recgraph.models.heterogeneous.views import MetaPathViews
 from recgraph.models.memory import recommender_needs
 from recgraph.models.reading import Reading
 from recgraph.rng import Generators
@@ -343,15 +343,10 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         return term
 
     def contrast(self, side: Side, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """The weighted InfoNCE of a side; 0 of a single node without a candidate, as a last batch may have it."""
+        """The weighted InfoNCE of a side; 0 where no node has a candidate, as in a last batch of one."""
         term, batch = self.contrast_of(side), side.batch
         draw = stream(term, batch.generators)
-        try:
-            loss: Tensor = term(anchors, candidates, side.ids, generator=draw, epoch=batch.epoch)
-        except NoCandidateError:
-            if len(side.ids) > 1:
-                raise
-            return 0 * (anchors.sum() + candidates.sum())
+        loss: Tensor = term(anchors, candidates, side.ids, generator=draw, epoch=batch.epoch)
         return loss
 
     def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:

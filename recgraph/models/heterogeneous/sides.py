@@ -9,7 +9,7 @@ from recgraph.augment.graph import make_augmentation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, propose
 from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
-from recgraph.models.heterogeneous.views import make_masks, make_paths
+from recgraph.models.heterogeneous.settings import make_masks, make_paths
 from recgraph.rng import Generators, derive
 
 __all__ = ["SIDES", "choose_paths", "read_sides"]
