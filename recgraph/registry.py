@@ -42,6 +42,10 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     # what a log of interactions holds and recgraph.data.log saves and loads
     "graph": {"recgraph.graph.hetero": ("HeteroGraph",)},
+    "item_graph": {
+        "recgraph.encoders.item_graphs": ("Interactions", "Transitions"),
+        "recgraph.models.heterogeneous.item_graph": ("MetaPaths",),
+    },
     "loss": {
         "recgraph.losses.pairwise": ("BCE", "BPR"),
         "recgraph.losses.softmax": ("FullSoftmax", "SampledSoftmax"),

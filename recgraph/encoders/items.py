@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from recgraph.encoders.kept import Kept
 from recgraph.encoders.transformer import initialise
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.spmm import spmm
@@ -62,8 +63,7 @@ class ItemTower(nn.Module):
         # tokens of the items that a loss may score, and the place of each token among them; empty: all
         self.register_buffer("candidates", torch.empty(0, dtype=torch.int64), persistent=False)
         self.register_buffer("places", torch.empty(0, dtype=torch.int64), persistent=False)
-        self._shared: list[Tensor] | None = None
-        self._kept: tuple[Any, Tensor] | None = None
+        self._made: Kept[Tensor] = Kept()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -105,21 +105,11 @@ class ItemTower(nn.Module):
             [1 + n_items, D]. Within :meth:`sharing` all calls get the table of the first; in evaluation mode without
             gradients a table is kept until a parameter changes.
         """
-        if self.training or torch.is_grad_enabled():
-            # a step may follow, and fused optimisers do not count it as a change of the parameters
-            self._kept = None
-        if self._shared is not None:
-            if not self._shared:
-                self._shared.append(self._table(own, generator))
-            return self._shared[0]
-        if self.training or torch.is_grad_enabled():
-            return self._table(own, generator)
-        state = [own, *self.parameters(), self.known_items]
-        seen = [(tensor, tensor._version, tensor.device, tensor.dtype) for tensor in state]
-        kept = self._kept  # read once: another thread may replace it
-        if kept is None or not all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(kept[0], seen, strict=True)):
-            kept = self._kept = (seen, self._table(own, None))
-        return kept[1]
+        return self._made.get(
+            self.training,
+            lambda: (own, *self.parameters(), self.known_items),
+            lambda: self._table(own, generator),
+        )
 
     def _table(self, own: Tensor, generator: torch.Generator | None) -> Tensor:
         items = self.features()
@@ -135,14 +125,9 @@ class ItemTower(nn.Module):
             items = items + torch.where(kept_mask[:, None], own[1:], mean)
         return torch.cat([own[:1], items])
 
-    @contextmanager
-    def sharing(self) -> Iterator[None]:
+    def sharing(self) -> AbstractContextManager[None]:
         """The block in which the table is computed once: one step on one batch."""
-        self._shared = []
-        try:
-            yield
-        finally:
-            self._shared = None
+        return self._made.sharing()
 
     def of_candidates(self, table: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of the table that a loss may score, those of items in training, and the targets among them.

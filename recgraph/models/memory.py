@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recgraph import registry
 from recgraph.blocks import BYTES_HOST, FEWEST_ROWS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -104,17 +105,25 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     step += _FLOAT * targets * 6 * width + loss_block(config.loss, config, targets, work.n_items, width)
     if n_sets > 1:
         step += 2 * blocks(2 * n_rows, 2 * n_rows) + _FLOAT * 2 * n_rows * 16 * width
+    is_made = bool(config.item_features) or config.item_graph is not None
     if config.item_features:
         step += 4 * _FLOAT * work.n_items * width
-    is_row_sparse = config.loss != "full_softmax" and not config.item_features and work.n_items >= ROWS_OF_LAZY
+    is_row_sparse = config.loss != "full_softmax" and not is_made and work.n_items >= ROWS_OF_LAZY
     row_tables = _FLOAT * (work.n_items + 1) * width if is_row_sparse else 0
     if is_row_sparse:
         step += _of_rows(min(tokens + targets + (config.n_negatives or 1), work.n_items), width)
     # without gradients one layer is there at a time, and of that layer one half
     scoring = _FLOAT * 256 * longest * token_floats(config, longest) / max(getattr(config, "n_layers", 2), 1)
     batches = 8 * work.n_interactions * (3 if config.regime == "causal" else 6)
-    held = {"batches": batches}
-    return Needs(parameters, buffers, held, step=int(step), scoring=int(scoring), row_tables=row_tables)
+    held, fitting = {"batches": batches}, 0
+    if config.item_graph is not None:
+        graph = registry.load("item_graph", config.item_graph)
+        held["item graph"], fitting = graph.memory(config.item_graph_options, work)
+        step += 8 * _FLOAT * work.n_items * width
+        step += blocks(n_rows, work.n_items) if config.item_contrast else 0
+    return Needs(
+        parameters, buffers, held, fitting=fitting, step=int(step), scoring=int(scoring), row_tables=row_tables
+    )
 
 
 def _of_rows(n_rows: int, width: int) -> int:

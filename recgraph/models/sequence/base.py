@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from contextlib import ExitStack
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Added, Search
+from recgraph.accelerated import is_accelerated
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
 from recgraph.data.gaps import N_GAPS, with_gaps
 from recgraph.data.item_categories import item_categories
@@ -23,76 +22,27 @@ from recgraph.encoders.transformer import draw_weights
 from recgraph.losses.base import NextItemLoss
 from recgraph.losses.pairwise import OwnNegatives
 from recgraph.memory import Needs, Workload
-from recgraph.models.base import FeatureSpace, ModelConfig, PaddedForm, Phase, Space, Terms, TrainableModel, UpdatedBy
-from recgraph.models.distil import DistilConfig, distilled
+from recgraph.models.base import (
+    FeatureSpace,
+    ModelConfig,
+    PaddedForm,
+    PathKey,
+    Phase,
+    Space,
+    Terms,
+    TrainableModel,
+    UpdatedBy,
+)
+from recgraph.models.distil import distilled
 from recgraph.models.memory import sequence_needs
+from recgraph.models.sequence.config import SequenceConfig
+from recgraph.models.sequence.item_graph import ItemTables, RelatedItems, reads_typed_graph
 from recgraph.models.sequence.padded import PaddedSequences
 from recgraph.models.sequence.reading import SequenceReading
 from recgraph.rng import Generators
 from recgraph.rows import lookup
 from recgraph.shards import TablePart, new_table
 from recgraph.sparse.ragged import Ragged
-
-#: a setting whose default is another in each model
-EncoderName = Annotated[str, Field(description="of sequences, a name of the registry's kind 'encoder'")]
-
-
-class SequenceConfig(DistilConfig):
-    hidden_dim: Annotated[
-        int, Field(ge=1, description="width of item vectors and states"), Search(choices=(32, 64, 128, 256))
-    ] = 64
-    max_len: Annotated[int, Field(ge=1, description="the last items of a history that are read")] = 50
-    dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
-        0.5
-    )
-    regime: Annotated[
-        Literal["prefix", "causal"],
-        Field(description="training samples: every prefix with its next item, or every sequence with all its targets"),
-    ] = "causal"
-    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = (
-        "full_softmax"
-    )
-    n_negatives: Annotated[
-        int, Field(ge=1, description="negatives of losses that draw them, a batch or (bce, bpr) a target")
-    ] = 512
-    loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
-    encoder: EncoderName = "transformer"
-    encoder_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings that it alone has")]
-    item_features: Annotated[
-        FeatureWish,
-        Field(description="columns of the item features that items are embedded by: names or {name, kind}, or 'all'"),
-        Added(),
-    ] = ()
-    item_id_embedding: Annotated[
-        bool, Field(description="with item_features: whether items in training also have vectors of their own"), Added()
-    ] = True
-    item_id_dropout: Annotated[
-        float,
-        Field(ge=0, lt=1, description="with item_features: the share of items embedded without these, anew each step"),
-        Search(0.0, 0.9, step=0.1),
-        Added(),
-    ] = 0.0
-
-    time_gaps: Annotated[
-        bool,
-        Field(description="whether the time since the user's last interaction is an input, beside each item"),
-        Added(),
-    ] = False
-
-    @model_validator(mode="after")
-    def _has_items(self) -> Self:
-        if not self.item_id_embedding and not self.item_features:
-            raise ValueError("item_id_embedding = False leaves nothing to embed items by; name item_features too")
-        return self
-
-
-class TransformerConfig(SequenceConfig):
-    n_layers: Annotated[int, Field(ge=1, description="transformer layers"), Search(1, 4)] = 2
-    n_heads: Annotated[
-        int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))
-    ] = 2
-    inner_dim: Annotated[int, Field(ge=1, description="width of the feed-forward part")] = 256
-    attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention probabilities")] = 0.5
 
 
 class Encoded(NamedTuple):
@@ -123,6 +73,12 @@ class SequenceModel(TrainableModel):
     #: whether views of the samples are drawn
     draws_views = False
 
+    def __init__(self, config: ModelConfig | None = None, /, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        if reads_typed_graph(self.config):
+            self.reads_graph = True  # type: ignore[misc]
+            self.updated_by = None  # type: ignore[misc]  # a new log has no relations of its items
+
     def _build(self, space: Space) -> None:
         config = self.config
         n_own = space.n_items if config.item_id_embedding else 0
@@ -137,6 +93,7 @@ class SequenceModel(TrainableModel):
             "loss", {"name": config.loss, **config.loss_options}, n_negatives=config.n_negatives
         )
         self.item_tower = self._make_tower(space)
+        self.item_graph = None if config.item_graph is None else RelatedItems(config, space)
         #: [n_items] int64, -1 for none; None: the features have no categories
         self.item_categories = item_categories(space.features) if isinstance(space, FeatureSpace) else None
         self.gap_embedding = nn.Embedding(N_GAPS, config.hidden_dim, padding_idx=0) if config.time_gaps else None
@@ -168,8 +125,9 @@ class SequenceModel(TrainableModel):
 
     @property
     def row_sparse_tables(self) -> tuple[str, ...]:
-        # a tower makes the table from all items, and a loss without draws scores all
-        return ("item_embedding.weight",) if self.item_tower is None and self.loss.draws else ()
+        # a tower and a graph make the table from all items, and a loss without draws scores all
+        is_made = self.item_tower is not None or self.item_graph is not None
+        return ("item_embedding.weight",) if self.loss.draws and not is_made else ()
 
     @property
     def needs_full_batches(self) -> bool:
@@ -182,9 +140,11 @@ class SequenceModel(TrainableModel):
 
     @property
     def shared_terms(self) -> dict[str, float]:
-        """Terms of every sequence model beside ``rec``, with their coefficients: ``balance``, that of its experts, and
-        ``distil``, that of its teacher."""
-        return {"balance": self.encoder.penalty_weight, "distil": self.config.distil_coefficient}
+        """Terms of every sequence model beside ``rec``, with their coefficients: ``balance``, that of its experts,
+        ``distil``, that of its teacher, and ``items``, the contrast of items with their graph."""
+        config = self.config
+        terms = {"balance": self.encoder.penalty_weight, "distil": config.distil_coefficient}
+        return terms | {"items": config.item_contrast}
 
     def batches(self, train: Part, batch_size: int, generators: Generators) -> SequenceBatches:
         """Training batches of the configured regime. :meth:`setup` is called with the training part."""
@@ -202,6 +162,10 @@ class SequenceModel(TrainableModel):
             views=self.draws_views,
         )
 
+    def prepare(self, batch: SequenceBatch) -> None:
+        if self.item_graph is not None and is_accelerated(self.item_embedding.weight):
+            self.item_graph.prepare(batch)
+
     def memory_needs(self, work: Workload) -> Needs:
         return sequence_needs(self, work)
 
@@ -209,6 +173,8 @@ class SequenceModel(TrainableModel):
         """Show the training part to the loss, which may need the items' popularity, the encoder and the item tower."""
         counts = train.item_counts()
         self.encoder.setup(counts, self.item_categories)
+        if self.item_graph is not None:
+            self.item_graph.setup(train)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
 
     def compile_parts(self, backend: str = "inductor") -> None:
@@ -218,21 +184,32 @@ class SequenceModel(TrainableModel):
 
     def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
         self.encoder.begin()
-        with nullcontext() if self.item_tower is None else self.item_tower.sharing():
+        with ExitStack() as stack:
+            for part in (self.item_tower, self.item_graph):
+                if part is not None:
+                    stack.enter_context(part.sharing())
             return super().forward(batch, terms)
 
     def token_table(self, batch: SequenceBatch | None = None) -> Tensor:
         """[n_items + 1, D]: the vector of each token, for inputs and scores alike.
 
         Args:
-            batch: whose generators draw ``item_id_dropout``; needed in training mode.
+            batch: whose generators draw what is drawn for a table; needed in training mode.
         """
+        return self._own_table(batch) if self.item_graph is None else self._item_tables(batch).table
+
+    def _own_table(self, batch: SequenceBatch | None) -> Tensor:
+        """[n_items + 1, D]: the table without what a graph adds."""
         if self.item_tower is None:
             return self.item_embedding.weight
         table: Tensor = self.item_tower(
             self.item_embedding.weight, None if batch is None else batch.generators["item_ids"]
         )
         return table
+
+    def _item_tables(self, batch: SequenceBatch | None) -> ItemTables:
+        assert self.item_graph is not None
+        return self.item_graph.tables(self._own_table(batch), batch)
 
     def terms(self, batch: SequenceBatch, asked: frozenset[str]) -> Terms:
         """``rec``. A subclass adds a term as ``super().terms(batch, asked) | {"mine": lambda: ...}``.
@@ -247,6 +224,8 @@ class SequenceModel(TrainableModel):
         found: Terms = {}
         if self.config.teacher is not None:
             found["distil"] = lambda: self._distil(batch)
+        if (graph := self.item_graph) is not None and graph.contrast is not None:
+            found["items"] = lambda: graph.loss(batch, self._item_tables(batch))
         if self.encoder.penalty_weight:
             found["balance"] = lambda: self.encoder.penalty() * batch.share.weight
         return found
@@ -329,6 +308,9 @@ class SequenceModel(TrainableModel):
         tokens, table = self._inputs(tokens, self.token_table())
         states: Tensor = self.encoder(tokens, table)
         return states
+
+    def path_weights(self) -> dict[PathKey, float]:
+        return {} if self.item_graph is None else self.item_graph.path_weights()
 
     def reading(self, query: Query) -> SequenceReading:
         return SequenceReading(self, query)

@@ -24,7 +24,8 @@ from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term, stream
 from recgraph.models.memory import sequence_needs
-from recgraph.models.sequence.base import Encoded, SequenceModel, TransformerConfig
+from recgraph.models.sequence.base import Encoded, SequenceModel
+from recgraph.models.sequence.config import TransformerConfig
 from recgraph.ranks import Share, gathered
 from recgraph.sparse.ragged import Ragged
 
@@ -138,6 +139,7 @@ class ContrastiveSequenceModel(SequenceModel):
         return [*views, *original]
 
     def prepare(self, batch: SequenceBatch) -> None:
+        super().prepare(batch)
         if is_accelerated(self.item_embedding.weight):
             self.draw_views(batch)
 

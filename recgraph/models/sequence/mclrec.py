@@ -69,6 +69,9 @@ class MCLRec(ContrastiveSequenceModel):
     - ``cl2 = L(z1, z2) + L(h1, z2) + L(h2, z1)``, inner products at temperature 1;
     - ``reg = R(h1, z2) + R(h2, z1) + R(z1, z2)`` as published (``margin_form="paper"``: R(z1, z2), global margins).
 
+    With ``item_contrast`` and an augmenter of the items' graph, that one is of the augmenters, whose step has ``items``
+    in its loss, too.
+
     An augmenter with a loss of its own (AutoTCL's) is trained by that, the term ``aug``, in the place of ``cl2`` and
     ``reg``; one that changes tokens has its views encoded, and its noise is drawn anew in each phase.
 
@@ -108,10 +111,13 @@ class MCLRec(ContrastiveSequenceModel):
         self.margin = Margin(temperature=config.temperature, scope=scope)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        of_augmenters = {id(parameter) for parameter in self.augmenters.parameters()}
+        learned = list(self.augmenters.parameters())
+        if self.item_graph is not None and self.item_graph.augmenter is not None:
+            learned += self.item_graph.augmenter.parameters()
+        of_augmenters = {id(parameter) for parameter in learned}
         return {
             "encoder": [parameter for parameter in self.parameters() if id(parameter) not in of_augmenters],
-            "augmenters": list(self.augmenters.parameters()),
+            "augmenters": learned,
         }
 
     @property
@@ -130,6 +136,8 @@ class MCLRec(ContrastiveSequenceModel):
             return (Phase("joint", ("encoder", "augmenters"), terms | own),)
         if has_loss:
             latent = {"aug": 1.0}
+        if self.item_graph is not None and self.item_graph.augmenter is not None:
+            latent |= {"items": config.item_contrast}
         steps = (encoder, Phase("augmenters", ("augmenters",), latent))
         return (*steps, encoder) if config.schedule_of_phases == "published" else steps
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from recgraph.config import Search
-from recgraph.models.sequence.base import EncoderName, SequenceConfig, SequenceModel, TransformerConfig
+from recgraph.models.sequence.base import SequenceModel
+from recgraph.models.sequence.config import EncoderName, SequenceConfig, TransformerConfig
 
 
 class SASRec(SequenceModel):
