@@ -53,6 +53,9 @@ def test_the_best_of_each_kind_that_gained_on_valid_are_taken_together(
     assert best is not None
     assert best.settings == {"weight": "self_mask", "regularisers": {"alignment": 0.1}}
     assert search.together("ml-100k", "sasrec", [objective]) is None
+    all_four = [*weights, terms, objective]
+    assert search.tested("ml-100k", "sasrec", all_four, 1) == [weights[1], terms, objective]
+    assert search.tested("ml-100k", "sasrec", all_four, 2) == [weights[1], weights[0], terms, objective]
 
 
 @pytest.mark.slow

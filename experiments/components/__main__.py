@@ -17,8 +17,8 @@ from pathlib import Path
 
 from experiments.components.boards import board_file, write_board
 from experiments.components.plan import BASES, ITSELF, Component, components
-from experiments.components.report import DIFFERENCES, differences, save, table
-from experiments.components.search import search, study_record, together
+from experiments.components.report import DIFFERENCES, differences, save, table, valid_table
+from experiments.components.search import search, study_record, tested, together
 
 
 def main() -> int:
@@ -28,6 +28,9 @@ def main() -> int:
     parser.add_argument("--base", choices=list(BASES), default="sasrec")
     parser.add_argument("--trials", type=int, default=8, help="of each component, and of the base")
     parser.add_argument("--hours", type=float, default=12.0, help="begin no study after so long")
+    parser.add_argument(
+        "--tested", type=int, metavar="N", help="board: the N best on valid alone, and the best of each kind"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/components"), help="folder of the studies")
     asked = parser.parse_args()
     if asked.what == "report":
@@ -40,11 +43,18 @@ def main() -> int:
     elif asked.what == "search":
         _search(asked, found)
     else:
-        best = together(asked.dataset, asked.base, found[1:])
-        if best is not None:
-            print(f"{best.title}: {search(asked.dataset, asked.base, best, asked.trials, asked.work)}")
-        print(write_board(asked.dataset, asked.base, [*found[1:], *([best] if best else [])], asked.trials))
+        _board(asked, found[1:])
     return 0
+
+
+def _board(asked: argparse.Namespace, found: list[Component]) -> None:
+    best = together(asked.dataset, asked.base, found)
+    if asked.tested is not None:
+        found = tested(asked.dataset, asked.base, found, asked.tested)
+    if best is not None:
+        print(f"{best.title}: {search(asked.dataset, asked.base, best, asked.trials, asked.work)}")
+        found = [*found, best]
+    print(write_board(asked.dataset, asked.base, found, asked.trials))
 
 
 def _search(asked: argparse.Namespace, found: list[Component]) -> None:
@@ -61,6 +71,9 @@ def _search(asked: argparse.Namespace, found: list[Component]) -> None:
 def _report() -> int:
     pairs = [(dataset, base) for base in BASES for dataset in BASES[base].settings]
     there = [pair for pair in pairs if board_file(*pair).exists()]
+    for pair in pairs:
+        if text := valid_table(*pair):
+            print(f"\n{' '.join(pair)}, on the valid part\n\n{text}")
     found = differences(there)
     save(found)
     for seen in ("seen excluded", "seen kept"):

@@ -96,6 +96,13 @@ def together(dataset: str, base: str, found: Iterable[Component]) -> Component |
     return Component("together", names, settings)
 
 
+def tested(dataset: str, base: str, found: Iterable[Component], n: int) -> list[Component]:
+    """What a board tests where it cannot test all: the n best on the valid part, and the best of each kind."""
+    ordered = [component for _, component, _ in sorted(_measured(dataset, base, found), key=lambda of: -of[0])]
+    best_of_kind = {component.kind: component for component in reversed(ordered)}
+    return [each for place, each in enumerate(ordered) if place < n or best_of_kind[each.kind] is each]
+
+
 def _measured(
     dataset: str, base: str, found: Iterable[Component]
 ) -> Iterator[tuple[float, Component, Mapping[str, Any]]]:
