@@ -129,7 +129,7 @@ def table(found: Iterable[Difference], seen: str) -> str:
 
 
 def valid_table(dataset: str, base: str) -> str:
-    """The best value of each component on the valid part, on which it was chosen, as a Markdown table; tested or not."""
+    """The best value of each component on the valid part as a Markdown table, tested or not."""
     found = [ITSELF, *components(BASES[base])]
     own = best_valid(dataset, base, ITSELF)
     if own is None:
