@@ -30,10 +30,11 @@ from recgraph import registry
 from recgraph.config import parse_settings
 from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
+from recgraph.data.labels import Label
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases
 from recgraph.data.split import Split
-from recgraph.data.strategies import Label, LeaveOneOut
+from recgraph.data.strategies import LeaveOneOut
 from recgraph.evaluate import evaluate
 from recgraph.models.base import Model
 from recgraph.runs.new_log import newest

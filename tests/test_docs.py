@@ -166,7 +166,10 @@ def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (1000 + user, (user * 7 + step) % 20, user * 8 + step, 3 + step % 3) for user in range(40) for step in range(8)
     ]
     head = "customer_id,sku,event_time,stars\n"
-    Path("log.csv").write_text(head + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    lines = [",".join(map(str, row)) + "\n" for row in rows]
+    Path("log.csv").write_text(head + "".join(lines))
+    for name, steps in (("train", range(6)), ("valid", range(6, 7)), ("test", range(7, 8))):
+        Path(f"{name}.csv").write_text(head + "".join(line for n, line in enumerate(lines) if n % 8 in steps))
     train, *others = commands("own-data.md")
     shown = call([*train, "--set", "max_epochs=1", "--set", "hidden_dim=16"])
     assert "user = 'customer_id', item = 'sku', timestamp = 'event_time', rating = 'stars'" in shown

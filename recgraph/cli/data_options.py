@@ -40,6 +40,16 @@ DataOption = Annotated[
         metavar="PATH",
     ),
 ]
+_PARTS = ("train", "valid", "test")
+_PART_TEXTS = {
+    "train": "In place of --data: the training part, where the parts are files of their own.",
+    "valid": "The validation part; without it one is drawn from train.",
+    "test": "The test part, of which training and tuning read nothing.",
+}
+#: the parts of a split as files of their own
+_PART_OPTIONS = {
+    name: Annotated[str | None, _option(text, f"--{name}", metavar="PATH")] for name, text in _PART_TEXTS.items()
+}
 _NAME = "NAME"
 #: option -> the field of :class:`recgraph.data.reading.Reading` and how it is written
 _READING: dict[str, tuple[str, Any]] = {
@@ -92,7 +102,7 @@ _READING: dict[str, tuple[str, Any]] = {
 def _shows_reading() -> contextlib.ExitStack:
     """What is found out of a file is shown while it is read."""
     stack = contextlib.ExitStack()
-    for name in ("recgraph.data.reading", "recgraph.data.ingest"):
+    for name in ("recgraph.data.reading", "recgraph.data.ingest", "recgraph.data.given"):
         stack.enter_context(showing(name))
     return stack
 
@@ -138,7 +148,7 @@ def takes_data(command: Callable[..., None], *, dataset: Any = DatasetOption) ->
         command: it has that parameter.
         dataset: how the data set is given.
     """
-    return _with_options(command, {"dataset": dataset, "data": DataOption}, _given_data)
+    return _with_options(command, {"dataset": dataset, "data": DataOption, **_PART_OPTIONS}, _given_data)
 
 
 def takes_file(command: Callable[..., None]) -> Callable[..., None]:
@@ -172,19 +182,43 @@ def _with_options(
     return with_options
 
 
-def _given_data(dataset: str | None, data: str | None, **options: Any) -> GivenData:
+def _parts_given(train: str | None, valid: str | None, test: str | None) -> dict[str, str]:
+    """The absolute paths of parts that are given; empty where none is.
+
+    Raises:
+        ValueError: valid or test without train, or train alone.
+    """
+    given = {name: path for name, path in zip(_PARTS, (train, valid, test), strict=True) if path is not None}
+    if given and (train is None or len(given) == 1):
+        named = " and ".join(f"--{name} {path}" for name, path in given.items())
+        raise ValueError(f"{named}: parts are given together, --train FILE and --valid FILE, --test FILE or both")
+    return {name: str(Path(path).absolute()) for name, path in given.items()}
+
+
+def _given_data(
+    dataset: str | None, data: str | None, train: str | None, valid: str | None, test: str | None, **options: Any
+) -> GivenData:
     reading = _reading_of(options)
+    parts = _parts_given(train, valid, test)
+    other = next((f"--{name} {of}" for name, of in (("dataset", dataset), ("data", data)) if of is not None), None)
+    if parts and other:
+        raise ValueError(f"{other} and --train {train} exclude one another; give one of them")
+    if parts:
+        return GivenData(parts.pop("train"), {**reading, **parts})
     if dataset is not None and data is not None:
         raise ValueError(f"--dataset {dataset} and --data {data} exclude one another; give one of them")
     if data is not None:
         return GivenData(str(Path(data).absolute()), reading)
     if dataset is None:
         raise ValueError(
-            "say which data: --data FILE (a log of your own), or a data set that `recgraph data list` shows"
+            "say which data: --data FILE (a log of your own), --train FILE and --test FILE (its parts), or a data set "
+            "that `recgraph data list` shows"
         )
     if reading:
         name = next(name for name, (key, _) in _READING.items() if key in reading)
-        raise ValueError(f"--{name.replace('_', '-')} says how a file of your own is read: it needs --data FILE")
+        raise ValueError(
+            f"--{name.replace('_', '-')} says how a file of your own is read: it needs --data FILE (or --train FILE)"
+        )
     return GivenData(dataset)
 
 

@@ -42,6 +42,7 @@ _SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; m
 
 _METRIC = "What to show, e.g. ndcg@10, coverage@20 or my_metric (at each cut-off); may be given many times."
 _DATA = "Where the file lies now that a run was made from; by default where it lay then."
+_MOVED = "Likewise, of a run that was made from parts: its {} part."
 _SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
 _CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20, and those of -m]"
 _COLUMNS = ("ndcg", "recall", "mrr")
@@ -60,6 +61,9 @@ def evaluate(
     rerank_options: RerankOptionsOption = None,
     memory_mib: Annotated[int | None, typer.Option(min=1, help="Memory to take beyond the model and the data.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH", help=_DATA)] = None,
+    train: Annotated[str | None, typer.Option("--train", metavar="PATH", help=_MOVED.format("training"))] = None,
+    valid: Annotated[str | None, typer.Option("--valid", metavar="PATH", help=_MOVED.format("validation"))] = None,
+    test: Annotated[str | None, typer.Option("--test", metavar="PATH", help=_MOVED.format("test"))] = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     threads: ThreadsOption = None,
@@ -80,7 +84,10 @@ def evaluate(
         _check_names(runs, save_users)
     ranks_on = given_engine(engine, engine_set)
     picks = reranker_given(rerank, rerank_options)
-    opened = {run: Run.open(run, data) for run in runs}
+    moved = {name: path for name, path in (("train", train), ("valid", valid), ("test", test)) if path is not None}
+    if moved and data is not None:
+        raise ValueError(f"--data {data} and --{next(iter(moved))} exclude one another; --train is --data beside parts")
+    opened = {run: Run.open(run, moved or data) for run in runs}
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
         names, lengths, columns = _asked_metrics(metrics or [], cutoffs or [5, 10, 20])
@@ -210,13 +217,14 @@ def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:
     show(results.rows(), form)
 
 
+_CHECK_SPLIT = "How the log is split.  [default: as its parts are given or its card says, else leave-one-out]"
 _CHECK_SET = "A parameter of the split, e.g. test=0.2; may be given many times."
 _RUN = "A run on this split; with several, of other seeds, each metric's spread is shown. May be given many times."
 
 
 def check(
     source: GivenData,
-    split: Annotated[str, typer.Option(help="How the log is split.")] = "leave-one-out",
+    split: Annotated[str | None, typer.Option(help=_CHECK_SPLIT)] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_CHECK_SET)] = None,
     split_seed: Annotated[int, typer.Option(min=0, help="Of splits that draw.")] = 0,
     runs: Annotated[list[Path] | None, typer.Option("--run", metavar="RUN", help=_RUN)] = None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -24,7 +24,7 @@ from recgraph.data.numbering import Numbers, number_integers, number_keys
 from recgraph.data.readers import check_columns
 from recgraph.data.source import Raw, Source
 
-__all__ = ["MissingIds", "encode"]
+__all__ = ["MissingIds", "encode", "with_parts"]
 
 Codes = npt.NDArray[np.int32]
 MissingIds = Literal["error", "drop"]
@@ -53,7 +53,8 @@ def encode(
 
     Returns:
         the log, with the columns ``row`` (of the file), ``user``, ``item`` (indices in the order of first appearance)
-        and, where given, ``time``, ``rating``, ``weight``; the ids of users; those of items; the unit of ``time``.
+        and, where given, ``time``, ``rating``, ``weight``, ``part``; the ids of users; those of items; the unit of
+        ``time``.
 
     Raises:
         DataError: one of its subclasses, for what is wrong with the log.
@@ -75,7 +76,15 @@ def encode(
         raise raw.source.error(EmptyLogError, f"there is no interaction, only {what}")
     items, item = _ids(lazy, columns.item, "item", raw, *numbered[1])
     log, unit = _collect_log(lazy, {"user": user, "item": item}, raw.source, columns, time_format)
+    if raw.ends:
+        log = with_parts(log, raw.ends)
     return log, _id_map(users, raw, columns.user), _id_map(items, raw, columns.item), unit
+
+
+def with_parts(log: pl.DataFrame, ends: Sequence[int]) -> pl.DataFrame:
+    """The log with the column ``part``: how many of the parts (train, valid, test) end before a row."""
+    parts = np.searchsorted(ends, log["row"].to_numpy(), side="right")
+    return log.with_columns(pl.Series("part", parts.astype(np.uint8)))
 
 
 def _plain_ids(lazy: pl.LazyFrame, columns: Columns, source: Source) -> pl.LazyFrame:

@@ -26,9 +26,11 @@ from recgraph.data.reading import LogFile
 from recgraph.data.source import Source
 from recgraph.notebook import block
 
-__all__ = ["Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]
+__all__ = ["PART", "Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]
 
 Duplicates = Literal["all", "first", "last"]
+#: the column of the part (0 train, 1 valid, 2 test) that an interaction was given in
+PART = "part"
 #: rows of a log that a pass over it takes at a time
 _BLOCK = 2**18
 
@@ -52,7 +54,8 @@ class InteractionLog:
 
     Attributes:
         log: columns ``row`` (in the file or frame, from 0), ``user``, ``item`` (indices) and, where given, ``time``
-            (int64, see ``time_unit``), ``rating``, ``weight``; in the order of ``row``.
+            (int64, see ``time_unit``), ``rating``, ``weight``; and ``part``, where train, valid and test were given
+            apart; in the order of ``row``.
         users, items: index <-> the user's own id.
         columns: the user's own column names.
         time_unit: ``"us"`` unix microseconds (from dates and texts), ``"seconds"`` microseconds (from seconds with
@@ -90,6 +93,11 @@ class InteractionLog:
     @property
     def n_interactions(self) -> int:
         return len(self.log)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether train, valid and test were given apart, for the split ``"given"``."""
+        return PART in self.log.columns
 
     def __len__(self) -> int:
         return len(self.log)

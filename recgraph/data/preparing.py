@@ -27,13 +27,14 @@ from recgraph.data.files import replacing_folder, sweep
 from recgraph.data.ids import IdMap, family
 from recgraph.data.imprint import load_frame, replace_parquet
 from recgraph.data.ingest import encode
+from recgraph.data.labels import Label, Strategy
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import order
 from recgraph.data.readers import source_of_all
 from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
 from recgraph.data.source import Source
 from recgraph.data.split_files import OPEN_FILE, TEST_FILE, Column, open_and_test, parts_folder, save_head, split_hash
-from recgraph.data.strategies import Label, Strategy, strategy_of
+from recgraph.data.strategies import strategy_of
 from recgraph.engine import Engine, Local, Piece
 
 __all__ = ["FORMATS", "PreparedSplit", "prepare"]
@@ -149,6 +150,8 @@ def prepare(
             raise ValueError(f"{name} = {value} must be at least 1")
     if files.format not in FORMATS:
         raise ValueError(f"format {files.format!r} is read as a whole; in shards can be read {', '.join(FORMATS)}")
+    if files.reading.has_parts:
+        raise ValueError("valid and test are files of their own: such parts are read as a whole, not in shards")
     chosen = strategy_of(strategy, params or {})
     if not chosen.is_by_user:
         raise ValueError(

@@ -313,12 +313,12 @@ def scan_sequences(path: str | Path, *, user: str = "user_id", item: str = "item
     return Raw(rows, source, as_text=True, held=(held,))
 
 
-def together(path: Path, raws: Sequence[Raw], columns: Columns) -> Raw:
-    """The rows of several files, one file after another.
+def together(path: Path | None, raws: Sequence[Raw], columns: Columns) -> Raw:
+    """The rows of several files or frames, one after another.
 
     Args:
-        path: their folder or pattern, for messages about all of them.
-        raws: of the files, of one format.
+        path: the folder or pattern of files, for messages about all of them; None: of frames.
+        raws: of the files.
         columns: the names of the columns to read.
 
     Raises:
@@ -332,11 +332,26 @@ def together(path: Path, raws: Sequence[Raw], columns: Columns) -> Raw:
         for name in (columns.user, columns.item):
             kind = family(schema[name])
             if kinds.setdefault(name, kind) != kind and {kind, kinds[name]} != {"integers", "floats"}:
-                message = f"column {name!r} holds {kind}, in the files before it {kinds[name]}; write one type"
+                message = f"column {name!r} holds {kind}, in what is before it {kinds[name]}; write one type"
                 raise raw.source.error(MixedIdError, message)
     lazy = pl.concat([raw.lazy.select(columns.named()) for raw in raws], how="vertical_relaxed")
-    source = source_of_all(path, [raw.source for raw in raws])
-    return Raw(lazy, source, first.as_text, held=tuple(held for raw in raws for held in raw.held))
+    source = first.source if path is None else source_of_all(path, [raw.source for raw in raws])
+    uuids = frozenset().union(*(raw.uuids for raw in raws))
+    return Raw(lazy, source, all(raw.as_text for raw in raws), uuids, tuple(held for raw in raws for held in raw.held))
+
+
+def given_apart(path: Path | None, raws: Sequence[Raw | None], columns: Columns) -> Raw:
+    """The rows of train, valid and test as one log that knows where each ends; None has no rows.
+
+    Args:
+        path: of train; None where they are frames.
+
+    Raises:
+        MissingColumnError, MixedIdError: as :func:`together`.
+    """
+    there = [raw for raw in raws if raw is not None]
+    counts = [0 if raw is None else collect(raw.lazy.select(pl.len()), raw.source).item() for raw in raws]
+    return replace(together(path, there, columns), ends=tuple(itertools.accumulate(counts)))
 
 
 def source_of_all(path: Path, sources: Sequence[Source]) -> Source:

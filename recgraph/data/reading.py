@@ -7,14 +7,14 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import polars as pl
 from pydantic import Field
 
-from recgraph.config import Config
+from recgraph.config import Added, Config
 from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
 from recgraph.data.diagnose import check_file, collect, explained, usual_separator
@@ -24,7 +24,7 @@ from recgraph.data.packing import PACKED_SUFFIXES, check_encoding
 from recgraph.data.roles import NO_COLUMN, guess_columns
 from recgraph.data.source import Raw, Source
 
-__all__ = ["FEATURES", "FileFormat", "LogFile", "Reading", "Scanned", "is_data_path"]
+__all__ = ["FEATURES", "PARTS", "PATHS", "FileFormat", "LogFile", "Reading", "Scanned", "is_data_path"]
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
 _SUFFIXES: dict[str, FileFormat] = {
@@ -40,8 +40,10 @@ _SUFFIXES: dict[str, FileFormat] = {
     ".pq": "parquet",
     ".inter": "recbole",
 }
-#: the fields of :class:`Reading` that are paths
+#: the fields of :class:`Reading` that are paths: of files of features, and of given parts
 FEATURES = ("user_features", "item_features")
+PARTS = ("valid", "test")
+PATHS = (*FEATURES, *PARTS)
 _ROLES = ("user", "item", "timestamp", "rating", "weight")
 _PATTERN = "*?["
 _log = logging.getLogger(__name__)
@@ -66,9 +68,21 @@ class Reading(Config):
     user_features: str | None = Field(None, description="a file of features, one row a user")
     item_features: str | None = Field(None, description="a file of features, one row an item: titles, genres, ...")
 
+    valid: Annotated[
+        str | None,
+        Added(),
+        Field(description="a file of the validation part, read alike; the log itself is the training part then"),
+    ] = None
+    test: Annotated[str | None, Added(), Field(description="a file of the test part; likewise")] = None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether train, valid or test are files of their own."""
+        return any(getattr(self, name) is not None for name in PARTS)
+
     def from_folder(self, folder: Path) -> Self:
-        """The reading with the paths of its files of features from a folder on."""
-        paths = {name: getattr(self, name) for name in FEATURES if getattr(self, name) is not None}
+        """The reading with the paths of its other files from a folder on."""
+        paths = {name: getattr(self, name) for name in PATHS if getattr(self, name) is not None}
         return self.model_copy(update={name: str((folder / path).absolute()) for name, path in paths.items()})
 
 
@@ -133,6 +147,8 @@ class LogFile:
             DataError: what is wrong with the first file, a column that cannot be told among them.
         """
         reading, files, form = self.reading, self.files, self.format
+        if reading.has_parts:
+            return self._scan_parts()
         if form == "recbole":
             return self._scan_recbole()
         if form == "sequences":
@@ -158,19 +174,44 @@ class LogFile:
     def fingerprint(self) -> dict[str, Any]:
         """What tells whether the files are the same: their number, size, latest change and the hash of their content.
 
-        The hash of one file is its sha256; that of several is of the list of theirs.
+        The hash of one file is its sha256; that of several is of the list of theirs. Files of given parts are among
+        them.
         """
-        return {**self.stamp(), "sha256": _sha256(self.files)}
+        return {**self.stamp(), "sha256": _sha256(self._all_files())}
 
     def stamp(self) -> dict[str, Any]:
         """The part of the fingerprint that is found without reading the files."""
-        states = [file.stat() for file in self.files]
+        states = [file.stat() for file in self._all_files()]
         return {
             "path": str(Path(self.path).absolute()),
             "files": len(states),
             "size": sum(state.st_size for state in states),
             "mtime_ns": max(state.st_mtime_ns for state in states),
         }
+
+    @property
+    def of_train(self) -> LogFile:
+        """The files of the log itself, without those of other parts that are given."""
+        return LogFile(self.path, self.reading.model_copy(update=dict.fromkeys(PARTS)))
+
+    def _part(self, name: str, columns: Columns) -> LogFile | None:
+        """The files of another part that is given, with the columns of the training part."""
+        path = getattr(self.reading, name)
+        if path is None:
+            return None
+        reading = self.of_train.found(columns).reading
+        return LogFile(path, reading.model_copy(update=dict.fromkeys(FEATURES)))
+
+    def _all_files(self) -> list[Path]:
+        paths = (getattr(self.reading, name) for name in PARTS)
+        others = (LogFile(path, self.of_train.reading).files for path in paths if path is not None)
+        return [*self.files, *(file for files in others for file in files)]
+
+    def _scan_parts(self) -> Scanned:
+        """The files of all parts as one log that knows where each ends."""
+        train = self.of_train.scan()
+        others = [None if file is None else file.scan().raw for file in (self._part(p, train.columns) for p in PARTS)]
+        return replace(train, raw=readers.given_apart(Path(self.path), [train.raw, *others], train.columns))
 
     def _columns(self, form: FileFormat, first: Path) -> Columns:
         """All columns, by the first file."""

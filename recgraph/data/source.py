@@ -180,6 +180,7 @@ class Raw:
         as_text: every column is text (text files); ids that are all plain integers then become integers.
         uuids: the columns whose texts were UUID objects.
         held: what keeps plain copies of files on the disk while they are scanned.
+        ends: where the parts train, valid and test were given apart: the rows of each and those before it.
     """
 
     lazy: pl.LazyFrame
@@ -187,3 +188,4 @@ class Raw:
     as_text: bool = False
     uuids: frozenset[str] = frozenset()
     held: tuple[object, ...] = ()
+    ends: tuple[int, ...] = ()

@@ -7,7 +7,7 @@ beside the rows. Who may see the test part: :mod:`recgraph.data.sealing`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,15 @@ from torch import Tensor
 
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import make_folder, recover, replacing_files
+from recgraph.data.given_log import read_parts
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import load_set, write_parquet
+from recgraph.data.labels import GROUPS, Label, Strategy
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open
 from recgraph.data.split_files import HEAD_FILE, OPEN_FILE, TEST_FILE, load_rows, open_and_test, save_head, split_hash
-from recgraph.data.strategies import GROUPS, STRATEGIES, Label, Strategy, strategy_of
+from recgraph.data.strategies import GIVEN, STRATEGIES, strategy_of
 from recgraph.notebook import block
 
 __all__ = ["SealedSplit", "SealedTestError", "Split"]
@@ -39,7 +41,7 @@ class _Labelled:
 
     Attributes:
         interactions: the log (of a sealed split: without the test part).
-        labels: [T] uint8, the :class:`~recgraph.data.strategies.Label` of each row of ``interactions.ordered``.
+        labels: [T] uint8, the :class:`~recgraph.data.labels.Label` of each row of ``interactions.ordered``.
         strategy: the strategy with its settings.
         name: of the strategy.
         seed: of its draws; None where it draws nothing.
@@ -60,6 +62,11 @@ class _Labelled:
     def params(self) -> dict[str, Any]:
         """The settings of the strategy."""
         return self.strategy.model_dump(mode="json")
+
+    @property
+    def facts(self) -> str:
+        """What protocols say of the parts beside the hash, as JSON; empty where there is nothing."""
+        return self.strategy.facts
 
     @property
     def n_users(self) -> int:
@@ -169,10 +176,39 @@ class Split(_Labelled):
         Raises:
             ValueError: no such strategy, or a parameter that it does not have or allow.
         """
-        made = strategy_of(strategy, params).resolved(interactions.ordered.items.lengths)
-        made.check_columns(interactions.log.columns)
-        labels = made.labels(interactions, seed)
+        made, labels = strategy_of(strategy, params).applied(interactions, seed)
         return cls(interactions, labels, made, strategy, int(seed) if made.draws else None)
+
+    @classmethod
+    def from_parts(
+        cls,
+        train: Any,
+        valid: Any = None,
+        test: Any = None,
+        *,
+        seed: int = 0,
+        user_features: Any = None,
+        item_features: Any = None,
+        split: Mapping[str, Any] | None = None,
+        **reading: Any,
+    ) -> Split:
+        """The parts as others have made them, as the strategy ``"given"`` (:class:`recgraph.data.given.Given`).
+
+        What is odd of them is logged and kept in ``params["found"]``.
+
+        Args:
+            train, valid, test: each as files (path, folder, pattern) or as a frame. Without ``valid`` a tenth of each
+                user's train interactions is drawn; without ``test`` nothing can be tested.
+            seed: of that draw.
+            user_features, item_features: side information: files or frames, one row an id.
+            split: settings of the strategy, e.g. ``{"valid": 0.2}``.
+            reading: how they are read, as of :func:`recgraph.data.interactions.load_data`.
+
+        Raises:
+            ValueError: no train, nothing beside it, a setting that does not exist, or what is wrong with a part.
+        """
+        log = read_parts((train, valid, test), (user_features, item_features), **reading)
+        return cls.of(log, GIVEN, seed=seed, **(split or {}))
 
     @property
     def test(self) -> Cases:
@@ -182,7 +218,7 @@ class Split(_Labelled):
 
     @cached_property
     def _test(self) -> Cases:
-        return self._cases(Label.TEST, (Label.TRAIN, Label.VALID, Label.VALID_HISTORY, Label.TEST_HISTORY))
+        return self._cases(Label.TEST, (Label.TRAIN, *GROUPS["valid"], Label.TEST_HISTORY))
 
     def fit_part(self, which: FitPart) -> Part:
         """What a model is fitted on.
@@ -194,7 +230,7 @@ class Split(_Labelled):
         _check_which(which)
         if which == "train":
             return self.train
-        return self._part(Label if which == "all" else (Label.TRAIN, Label.VALID, Label.VALID_HISTORY))
+        return self._part(Label if which == "all" else (Label.TRAIN, *GROUPS["valid"]))
 
     @cached_property
     def hash(self) -> str:  # type: ignore[override]

@@ -18,8 +18,8 @@ import polars as pl
 
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import checksums_of, load_frame, replace_json
+from recgraph.data.labels import GROUPS
 from recgraph.data.log import DESCRIPTION
-from recgraph.data.strategies import GROUPS
 
 __all__ = [
     "HEAD_FILE",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Collection, Mapping
-from enum import IntEnum
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -13,29 +12,27 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from recgraph.config import Config, ConfigError
+from recgraph.config import ConfigError
 from recgraph.data.columns import instant
 from recgraph.data.errors import ShortUserError
+from recgraph.data.given import Given
+from recgraph.data.labels import Label, Share, Strategy, random_ranks, share_of
 from recgraph.data.log import InteractionLog
-from recgraph.data.part import OrderedLog
 from recgraph.registry import proposal
 from recgraph.rng import numpy_generator
 
 __all__ = [
     "EVERYTHING",
-    "GROUPS",
+    "GIVEN",
     "STRATEGIES",
     "Everything",
     "HeldOutUsers",
-    "Label",
     "LeaveOneOut",
     "Ratio",
-    "Strategy",
     "TimeCut",
     "strategy_of",
 ]
 
-Share = Annotated[float, Field(ge=0, lt=1)]
 #: interactions that a user needs to be in all three parts of leave-one-out
 _LEAST = 3
 _log = logging.getLogger(__name__)
@@ -47,71 +44,6 @@ def _plain_number(value: object) -> object:
 
 
 Moment = Annotated[int | float | str | dt.datetime | dt.date, BeforeValidator(_plain_number)]
-
-
-class Label(IntEnum):
-    """The part that an interaction belongs to."""
-
-    TRAIN = 0
-    VALID = 1
-    TEST = 2
-    #: the known history of a user held out for valid or test
-    VALID_HISTORY = 3
-    TEST_HISTORY = 4
-
-
-#: part of a split -> the labels of its rows
-GROUPS: Mapping[str, tuple[Label, ...]] = {
-    "train": (Label.TRAIN,),
-    "valid": (Label.VALID, Label.VALID_HISTORY),
-    "test": (Label.TEST, Label.TEST_HISTORY),
-}
-
-
-class Strategy(Config):
-    """Base of the strategies."""
-
-    #: whether users without history are evaluated: not at all, or with an empty history
-    new_users: Literal["drop", "keep"] = "drop"
-    #: the column whose values are the relevance grades of the truth, or None (all relevant items count the same)
-    grades: Literal["rating", "weight"] | None = None
-
-    @property
-    def draws(self) -> bool:
-        """Whether the seed matters."""
-        return False
-
-    @property
-    def is_by_user(self) -> bool:
-        """Whether the label of an interaction depends on its user's interactions alone, and on no draw."""
-        return False
-
-    def resolved(self, lengths: Tensor) -> Self:
-        """The strategy with the settings that it has for this log: those that its split is hashed and kept with.
-
-        Args:
-            lengths: [n_users] how many interactions each user has.
-        """
-        return self
-
-    def check_columns(self, names: Collection[str]) -> None:
-        """Refuse a log without the column of the grades."""
-        if self.grades is not None and self.grades not in names:
-            raise ValueError(f"grades = {self.grades!r}: the log has no {self.grades}; name its column when reading")
-
-    def labels(self, interactions: InteractionLog, seed: int) -> Tensor:
-        """[T] uint8: the :class:`Label` of each interaction of ``interactions.ordered``."""
-        labels = self.labels_of_users(interactions, seed)
-        counts = torch.bincount(labels, minlength=len(Label)).tolist()
-        self.check_counts({label: counts[label] for label in Label})
-        return labels
-
-    def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
-        """:meth:`labels` of a log that may hold some of the users alone, where :attr:`is_by_user`."""
-        raise NotImplementedError
-
-    def check_counts(self, counts: Mapping[Label, int]) -> None:
-        """Raise ``ValueError`` where the numbers of interactions with each label make no usable split."""
 
 
 class _Shares(Strategy):
@@ -283,29 +215,16 @@ class Ratio(_Shares):
     def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         log = interactions.ordered
         lengths = log.items.lengths
-        n_valid, n_test = _share(lengths, self.valid), _share(lengths, self.test)
+        n_valid, n_test = share_of(lengths, self.valid), share_of(lengths, self.test)
         for counts, share in ((n_test, self.test), (n_valid, self.valid)):
             lacks = (counts == 0) & (share > 0) & (lengths - n_valid - n_test >= 2)
             counts += lacks.to(counts.dtype)
-        ranks = log.items.positions if self.order == "time" else _random_ranks(log, seed)
+        ranks = log.items.positions if self.order == "time" else random_ranks(log, seed, "ratio")
         left = lengths[log.items.rows] - ranks  # places from the end, from 1
         labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
         labels[left <= (n_test + n_valid)[log.items.rows]] = int(Label.VALID)
         labels[left <= n_test[log.items.rows]] = int(Label.TEST)
         return labels
-
-
-def _share(lengths: Tensor, share: float) -> Tensor:
-    return torch.floor(lengths.to(torch.float64) * share + 1e-9).to(torch.int64)
-
-
-def _random_ranks(log: OrderedLog, seed: int) -> Tensor:
-    """[T] int64: a random permutation of the places of each row."""
-    draws = numpy_generator(seed, "split", "ratio").random(log.n_interactions)
-    order = np.lexsort((draws, log.items.rows.numpy()))
-    ranks = torch.empty(log.n_interactions, dtype=torch.int64)
-    ranks[torch.from_numpy(order)] = log.items.positions
-    return ranks
 
 
 class HeldOutUsers(_Shares):
@@ -334,8 +253,8 @@ class HeldOutUsers(_Shares):
         able = torch.nonzero(lengths >= 2).flatten()
         mixed = able[torch.from_numpy(numpy_generator(seed, "split", "users").permutation(able.numel()))]
         n_valid, n_test = (_whole(share * able.numel()) for share in (self.valid, self.test))
-        known = _share(lengths, self.fold_in).clamp(min=1).minimum(lengths - 1)
-        ranks = log.items.positions if self.order == "time" else _random_ranks(log, seed)
+        known = share_of(lengths, self.fold_in).clamp(min=1).minimum(lengths - 1)
+        ranks = log.items.positions if self.order == "time" else random_ranks(log, seed, "ratio")
         truth_mask = ranks >= known[log.items.rows]
         labels = torch.full((log.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
         groups = (
@@ -362,13 +281,14 @@ class Everything(Strategy):
         return torch.full((interactions.n_interactions,), int(Label.TRAIN), dtype=torch.uint8)
 
 
-#: the name of the strategy that holds nothing out
-EVERYTHING = "all"
+#: the names of the strategies that hold nothing out, and that take the parts as they are given
+EVERYTHING, GIVEN = "all", "given"
 STRATEGIES: dict[str, type[Strategy]] = {
     "leave-one-out": LeaveOneOut,
     "ratio": Ratio,
     "time": TimeCut,
     "users": HeldOutUsers,
+    GIVEN: Given,
     EVERYTHING: Everything,
 }
 

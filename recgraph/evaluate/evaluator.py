@@ -190,7 +190,7 @@ def _protocols(seen: Sequence[Seen], split: SplitLabel | None, given: dict[str, 
     """One for each convention, of the settings that are given."""
     common = {name: value for name, value in given.items() if name not in ("seen", "split")}
     if split is not None:
-        common |= {"split": split.name, "split_hash": split.hash}
+        common |= {"split": split.name, "split_hash": split.hash, "split_facts": getattr(split, "facts", "")}
     return [Protocol.of(common, seen=which) for which in dict.fromkeys(seen)]
 
 

@@ -39,6 +39,9 @@ class Protocol(Config):
 
     split: Annotated[str, Field(description="name of the split; empty where it is not known")] = ""
     split_hash: Annotated[str, Field(description="of the data's content and the split's parameters")] = ""
+    split_facts: Annotated[
+        str, Field(description="of parts that were given: what was found of them, as JSON; else empty"), Added()
+    ] = ""
     part: Annotated[str, Field(description="which part holds the truth")] = ""
     fitted_on: Annotated[str, Field(description="what the model was fitted on: train, train+valid or all")] = ""
     history: Annotated[str, Field(description="what the model may read of a user at test time")] = ""
@@ -86,11 +89,9 @@ class Protocol(Config):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """As records have it: a re-ranker is named where there is one."""
+        """As records have it: a re-ranker and facts of the parts are named where there are any."""
         values = self.model_dump(mode="json")
-        if not self.rerank:
-            del values["rerank"]
-        return values
+        return {name: value for name, value in values.items() if value or name not in ("rerank", "split_facts")}
 
     @property
     def hash(self) -> str:

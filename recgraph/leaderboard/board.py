@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from recgraph import registry
 from recgraph.config import Config, ConfigError, load_toml
-from recgraph.data.catalog.cards import card_files, data_name, find_card
-from recgraph.data.reading import FEATURES, is_data_path
+from recgraph.data.catalog.cards import card_files, data_name, find_card, with_train
+from recgraph.data.reading import PATHS, is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
 from recgraph.imports import ImportFailed, import_all
@@ -166,11 +166,11 @@ class SheetSpec(Config):
 def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     """The values with the path of a file of one's own as the data set, and with how it is read in the protocol.
 
-    ``data`` is that path, or a table of ``file`` and the settings of :class:`recgraph.data.reading.Reading`. Paths
-    count from the board's file on.
+    ``data`` is that path, or a table of ``file`` (``train``, beside ``valid`` or ``test``) and the settings of
+    :class:`recgraph.data.reading.Reading`. Paths count from the board's file on.
     """
     found = dict(values)
-    data = found.pop("data", None)
+    data = with_train(found.pop("data", None))
     if data is None:
         dataset = found.setdefault("dataset", board.stem)
         if isinstance(dataset, str) and dataset not in card_files() and is_data_path(dataset):
@@ -183,9 +183,7 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     if "dataset" in found:
         raise ConfigError(f"dataset = {found['dataset']!r} and data exclude one another; give one of them")
     protocol = found.get("protocol", {})
-    table |= {
-        name: str((board.parent / table[name]).absolute()) for name in FEATURES if isinstance(table.get(name), str)
-    }
+    table |= {name: str((board.parent / table[name]).absolute()) for name in PATHS if isinstance(table.get(name), str)}
     if table:
         found["protocol"] = {**protocol, "reading": {**protocol.get("reading", {}), **table}}
     return found | {"dataset": str((board.parent / file).absolute())}

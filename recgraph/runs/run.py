@@ -326,14 +326,17 @@ class Run(BaseRun):
 
     @classmethod
     def open(
-        cls, folder: str | Path, data: InteractionLog | Split | SealedSplit | str | Path | None = None
+        cls,
+        folder: str | Path,
+        data: InteractionLog | Split | SealedSplit | str | Path | Mapping[str, str | Path] | None = None,
     ) -> Run | NodeRun:
         """Open a finished run; one that embedded the nodes of a graph is a :class:`recgraph.runs.node_run.NodeRun`.
 
         Args:
             folder: of the run.
             data: the split, or the log, it was fitted on; by default prepared again from the run's data set, or read
-                again from its file, and checked. A path says where that file lies now.
+                again from its file, and checked. A path says where that file lies now, a mapping where the files of the
+                parts ``train``, ``valid`` and ``test`` do.
 
         Raises:
             ValueError: not a finished run, the data is not what the run was fitted on, or it was fitted to a graph.
@@ -348,7 +351,7 @@ class Run(BaseRun):
                 )
             return NodeRun.open(folder)
         split: Split | SealedSplit | None
-        if data is None or isinstance(data, str | Path):
+        if data is None or isinstance(data, str | Path | Mapping):
             split = split_again(record.data, data)
         else:
             split = Split.of(data, EVERYTHING) if isinstance(data, InteractionLog) else data

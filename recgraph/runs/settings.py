@@ -13,6 +13,7 @@ from recgraph.data.catalog import get, load_dataset, load_split
 from recgraph.data.catalog.cards import FileCard, GraphCard, find_card
 from recgraph.data.reading import LogFile, Reading, is_data_path
 from recgraph.data.split import Split
+from recgraph.data.strategies import GIVEN
 from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.launcher import local_rank
 from recgraph.ranks import Ranks, of_all
@@ -52,7 +53,8 @@ class DataConfig(Config):
     """How a data set of the catalogue is split for a run."""
 
     split: Annotated[
-        str | None, Field(description="split strategy; none: what the data card says, else leave-one-out")
+        str | None,
+        Field(description="split strategy; none: given parts, or what the data card says, else leave-one-out"),
     ] = None
     split_options: Annotated[dict[str, Any], Field(default_factory=dict, description="its parameters")]
     split_seed: Annotated[int, Field(ge=0, description="of splits that draw")] = 0
@@ -99,4 +101,5 @@ class DataConfig(Config):
                 raise ValueError(f"split_options = {self.split_options} belong to a strategy; give split=... too")
             return load_split(dataset)
         data = load_dataset(dataset, self.reading)
-        return data.split(self.split or "leave-one-out", seed=self.split_seed, **self.split_options)
+        name = self.split or (GIVEN if data.has_parts else "leave-one-out")
+        return data.split(name, seed=self.split_seed, **self.split_options)

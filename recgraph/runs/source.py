@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.errors import DataError
-from recgraph.data.reading import LogFile, Reading
+from recgraph.data.reading import PARTS, LogFile, Reading
 from recgraph.data.split import SealedSplit, Split
 from recgraph.runs.record import DataRecord
 from recgraph.runs.settings import DataConfig
@@ -31,16 +31,18 @@ def source_of(split: Split | SealedSplit) -> dict[str, Any]:
         return {}  # it is gone since it was read
 
 
-def split_again(data: DataRecord, path: str | Path | None = None) -> Split | None:
+def split_again(data: DataRecord, path: str | Path | Mapping[str, str | Path] | None = None) -> Split | None:
     """The split that a run was fitted on, made again and checked; None where its record names no data.
 
     Args:
         data: the record of the run's data.
-        path: where the file lies now, which the run was made from.
+        path: where the file lies now, which the run was made from; of parts that were files of their own a mapping of
+            ``train``, ``valid`` and ``test`` to their places, those that have moved.
 
     Raises:
         FileNotFoundError: the file is gone.
-        ValueError: its content has changed, or ``path`` is given and the run was not made from a file.
+        ValueError: its content has changed, ``path`` is given and the run was not made from a file, or names a part
+            that it was not made from.
     """
     if path is not None and data.file is None:
         raise ValueError(
@@ -50,6 +52,8 @@ def split_again(data: DataRecord, path: str | Path | None = None) -> Split | Non
     if data.dataset is None:
         return None
     settings = DataConfig.of(data.settings)
+    if isinstance(path, Mapping):
+        settings, path = _moved(settings, dict(path))
     if path is not None and settings.reading is not None:  # it may be in another format now
         settings = settings.model_copy(update={"reading": settings.reading.model_copy(update={"format": None})})
     if data.file is None:
@@ -72,6 +76,16 @@ def split_again(data: DataRecord, path: str | Path | None = None) -> Split | Non
         raise ValueError(_changed(file, data.file))
     check_split(split, data)
     return split
+
+
+def _moved(settings: DataConfig, parts: dict[str, str | Path]) -> tuple[DataConfig, str | Path | None]:
+    """The settings with the new places of given parts, and that of the training part."""
+    reading, train = settings.reading or Reading(), parts.pop("train", None)
+    for name, place in parts.items():
+        if name not in PARTS or getattr(reading, name) is None:
+            raise ValueError(f"{name} = {str(place)!r}: this run was made without such a file; leave it out")
+    places = {name: str(Path(place).absolute()) for name, place in parts.items()}
+    return settings.model_copy(update={"reading": reading.model_copy(update=places)}), train
 
 
 def check_split(split: Split | SealedSplit, data: DataRecord) -> None:

@@ -16,7 +16,7 @@ from recgraph.data.catalog.cards import Card, UnknownDatasetError, card_files, f
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = ["acm", "aminer", "dblp", "imdb", "lastfm-hin", "yelp-hin"]
-NAMES = ["amazon-beauty", "amazon-sports", "amazon-toys", "ml-100k", "ml-1m", "synthetic", "yelp"]
+NAMES = ["amazon-beauty", "amazon-sports", "amazon-toys", "gowalla", "ml-100k", "ml-1m", "synthetic", "yelp"]
 MINIMAL = """
 name = "mine"
 title = "Mine"

@@ -31,8 +31,18 @@ from recgraph.data.catalog.card_tables import (
     NodeLabels,
     Preparation,
 )
-from recgraph.data.catalog.sources import Folder, Generated, Local, PlainName, Sha256, TableName, Url, Wheel
-from recgraph.data.reading import FEATURES, LogFile, Reading, is_data_path
+from recgraph.data.catalog.sources import (
+    PART_TABLES,
+    Folder,
+    Generated,
+    Local,
+    PlainName,
+    Sha256,
+    TableName,
+    Url,
+    Wheel,
+)
+from recgraph.data.reading import PATHS, LogFile, Reading, is_data_path
 
 __all__ = [
     "AnyCard",
@@ -53,6 +63,7 @@ __all__ = [
     "card_files",
     "data_name",
     "find_card",
+    "with_train",
 ]
 
 
@@ -126,7 +137,7 @@ _TEXTS = {"title", "description", "homepage", "licence", "citation", "acknowledg
 
 
 class LogCard(Card):
-    """A card of interactions, which a log or lists of items hold."""
+    """A card of interactions, which a log or lists of items hold; or train, valid and test as files of their own."""
 
     expected: Counts | None = Field(None, description="checked after preparation; none: nothing is")
     prepare: Preparation = Preparation()
@@ -137,9 +148,13 @@ class LogCard(Card):
     def _every_file_has_a_layout(self) -> Self:
         for source in self.sources:
             for table, file in getattr(source, "files", {}).items():
-                if table not in self.layout and file.format != "sequences":
+                if self.layout_of(table) is None and file.format != "sequences":
                     raise ValueError(f"layout.{table} is missing: a {source.kind} source has such a file")
         return self
+
+    def layout_of(self, table: TableName) -> Layout | None:
+        """The layout of a table; that of the interactions is also that of the other parts."""
+        return self.layout.get(table) or (self.layout.get("interactions") if table in PART_TABLES else None)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -188,7 +203,7 @@ class FileCard(Card):
     @property
     def paths(self) -> list[str]:
         """The places of all its files."""
-        return [self.data.file, *(path for name in FEATURES if (path := getattr(self.data, name)) is not None)]
+        return [self.data.file, *(path for name in PATHS if (path := getattr(self.data, name)) is not None)]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -206,7 +221,7 @@ class FileCard(Card):
     def _content(self) -> dict[str, Any]:
         """Without the place of the files and their content: which file it was is recorded beside what was prepared."""
         data = self.data.model_dump(mode="json", exclude_defaults=True)
-        data |= {name: Path(data[name]).name for name in ("file", *FEATURES) if name in data}
+        data |= {name: Path(data[name]).name for name in ("file", *PATHS) if name in data}
         return {"data": data, "prepare": self.prepare.model_dump(mode="json"), "expected": self.sizes}
 
 
@@ -217,13 +232,22 @@ def data_name(dataset: str) -> str:
     return Path(dataset).name.partition(".")[0] if is_data_path(dataset) else dataset
 
 
+def with_train(data: Any) -> Any:
+    """A table of files whose training part is called ``train`` where it has other parts, as ``file``."""
+    if not isinstance(data, Mapping) or "train" not in data:
+        return data
+    if "file" in data:
+        raise ConfigError(f"data: file = {data['file']!r} and train = {data['train']!r} are one setting; give train")
+    return {"file" if name == "train" else name: value for name, value in data.items()}
+
+
 def _from_folder(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The values of a card with the place of its files, which they give from the card's folder on."""
-    data = values["data"]
+    data = with_train(values["data"])
     if not isinstance(data, Mapping) or not isinstance(data.get("file"), str):
         raise ConfigError("data must be a table with the place of the files: [data], file = ...")
     places = {
-        name: str((folder / data[name]).absolute()) for name in ("file", *FEATURES) if isinstance(data.get(name), str)
+        name: str((folder / data[name]).absolute()) for name in ("file", *PATHS) if isinstance(data.get(name), str)
     }
     return {**values, "data": {**data, **places}}
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +15,7 @@ import polars as pl
 from recgraph.bounded.tables import read_frame
 from recgraph.data.catalog.cards import Counts, Layout, LogCard, Preparation, Source
 from recgraph.data.catalog.sources import (
+    PART_TABLES,
     CountError,
     File,
     Generated,
@@ -29,6 +32,7 @@ from recgraph.data.catalog.sources import (
 from recgraph.data.catalog.synthetic import Synthetic, generate
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import DataError, DelimiterError, EncodingError, MissingColumnError
+from recgraph.data.ingest import with_parts
 from recgraph.data.interactions import Interactions
 from recgraph.data.readers import scan_delimited, scan_sequences
 
@@ -124,14 +128,14 @@ def _tables(card: LogCard, source: Source, given: Path | None) -> Tables:
         tables: dict[str, pl.DataFrame] = {}
         for name, file in source.files.items():
             if (path := unpack(archive, file, Path(folder))) is not None:
-                tables[name] = read_table(path, file, card.layout.get(name))
-            elif name == "interactions":
+                tables[name] = read_table(path, file, card.layout_of(name))
+            elif name in PART_TABLES:
                 raise SourceError(f"{file.member!r} is not beside {archive}")
         return tables
 
 
 def _checked(card: LogCard, tables: Tables) -> Interactions:
-    log = tables["interactions"]
+    log = _all_parts(tables)
     expected = card.expected
     if expected is not None and expected.sha256 is not None and (got := content_hash(log)) != expected.sha256:
         raise CountError(
@@ -171,9 +175,9 @@ def content_hash(log: pl.DataFrame) -> str:
 
 
 def _of_tables(tables: Tables) -> Interactions:
-    log = tables["interactions"]
+    log = _all_parts(tables)
     timestamp, rating, weight = (role if role in log.columns else None for role in _ROLES)
-    return Interactions.from_frame(
+    data = Interactions.from_frame(
         log,
         user="user_id",
         item="item_id",
@@ -183,10 +187,25 @@ def _of_tables(tables: Tables) -> Interactions:
         user_features=tables.get("users"),
         item_features=tables.get("items"),
     )
+    counts = [len(tables[name]) if name in tables else 0 for name in PART_TABLES]
+    if len(data) == counts[0]:
+        return data
+    return replace(data, log=with_parts(data.log, list(itertools.accumulate(counts))))
+
+
+def _all_parts(tables: Tables) -> pl.DataFrame:
+    """The interactions, those of train before those of valid and test where these are tables of their own."""
+    return pl.concat([tables[name] for name in PART_TABLES if name in tables])
 
 
 def prepared(data: Interactions, steps: Preparation) -> Interactions:
-    """What the steps of a card leave."""
+    """What the steps of a card leave.
+
+    Raises:
+        ValueError: a step that looks across parts that were given.
+    """
+    if data.has_parts and (steps.duplicates != "all" or steps.k_core > 1):
+        raise ValueError("prepare: duplicates and k_core would change parts that are given; leave them out")
     if steps.min_rating is not None:
         data = data.min_rating(steps.min_rating)
     if steps.duplicates != "all":

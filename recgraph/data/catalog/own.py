@@ -15,7 +15,7 @@ from recgraph.data.catalog.cards import FileCard
 from recgraph.data.catalog.logs import check_counts, prepared
 from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
-from recgraph.data.reading import FEATURES, LogFile, Reading
+from recgraph.data.reading import PATHS, LogFile, Reading
 
 __all__ = ["is_changed", "prepare_files", "stamped", "write_card"]
 
@@ -109,7 +109,7 @@ def write_card(path: str, out: Path | None = None, reading: Reading | None = Non
     data = Interactions.from_files(file)
     values = {"file": file.path, **file.reading.model_dump(mode="json", exclude_defaults=True)}
     folder = card.absolute().parent
-    values |= {name: os.path.relpath(values[name], folder) for name in ("file", *FEATURES) if name in values}
+    values |= {name: os.path.relpath(values[name], folder) for name in ("file", *PATHS) if name in values}
     text = _CARD.format(
         out=card,
         name=toml_text(card.stem),

@@ -20,6 +20,7 @@ from recgraph.config import Config
 from recgraph.data.errors import CorruptFileError
 
 __all__ = [
+    "PART_TABLES",
     "CountError",
     "File",
     "Folder",
@@ -39,7 +40,9 @@ __all__ = [
     "unpack",
 ]
 
-TableName = Literal["interactions", "items", "users"]
+TableName = Literal["interactions", "valid", "test", "items", "users"]
+#: of interactions; where valid or test is there, the first is the training part
+PART_TABLES: tuple[TableName, ...] = ("interactions", "valid", "test")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 #: a relative path that stays in its folder
 PlainName = Annotated[str, AfterValidator(check_plain)]
