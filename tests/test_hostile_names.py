@@ -5,7 +5,6 @@ Of bundles: tests/serve/test_hostile_bundles.py.
 
 from __future__ import annotations
 
-import functools
 import json
 import shutil
 from pathlib import Path
@@ -29,11 +28,6 @@ EARLIER = Path(__file__).parent / "runs" / "earlier" / "sasrec"
 
 
 pytestmark = pytest.mark.usefixtures("trap")
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "entry_points", functools.cache(registry.entry_points))  # a look takes .1 s
 
 
 @pytest.mark.parametrize("name", NAMES)

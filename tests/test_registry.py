@@ -151,6 +151,25 @@ def test_entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.load("metric", "MyMap").__name__ == "OrderedDict"
 
 
+def test_packages_are_looked_through_once_and_again_when_one_is_installed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looks, look = [], registry.metadata.entry_points
+    monkeypatch.setattr(registry.metadata, "entry_points", lambda: (looks.append(1), look())[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    for kind in ("metric", "model", "metric"):
+        registry.names(kind)
+    assert len(looks) == 1
+    installed = tmp_path / "mine-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: mine\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[recgraph.metric]\nmy_map = collections:OrderedDict\n")
+    assert registry.load("metric", "MyMap").__name__ == "OrderedDict"
+    assert len(looks) == 2
+    monkeypatch.setattr(sys, "path", sys.path[1:])
+    assert "mymap" not in registry.names("metric")
+
+
 @pytest.mark.usefixtures("package")
 def test_a_class_with_an_entry_point_may_be_decorated_too(monkeypatch: pytest.MonkeyPatch) -> None:
     class Mine: ...
