@@ -1,0 +1,150 @@
+"""The order in which the nodes of a graph lie in its file must not matter, for every model of nodes.
+
+**Same results.** What a model computes of a graph has no random part but what the tests below hold fixed: initial
+weights, which no node has for itself where its type has features, and the random orders, keys and rows that are drawn
+for nodes. These are handed to the same nodes in both graphs; without masks and dropout, losses and embeddings are then
+the same for the same nodes, to rounding.
+
+**Same distributions.** Masks, dropout, batches, sampled neighbours, the first rows of k-means and random orders are
+drawn by place, uniformly, whatever lies there: a permuted graph gets what another seed would give. That the draws are
+uniform is tested where they are made; here, for ties, that no node is kept more often than another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from every_model import OF_NODES, graph, of_nodes
+from torch import Tensor
+
+from recgraph.contrast import clustering
+from recgraph.evaluate.node_probe import linear_probe
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.metapath import MetaPath
+from recgraph.graph.node_task import NodeSplit
+from recgraph.models.heterogeneous import heco
+from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.heterogeneous.heco import HeCo
+from recgraph.rng import Generators
+from recgraph.sparse.csr import Csr
+
+#: without masks and dropout
+PLAIN: dict[str, dict[str, Any]] = {
+    "heco": {"attention_dropout": 0.0},
+    "multistagenodes": {"base_options": {"n_clusters": (3, 6), "feature_mask": 0.0, "edge_mask": 0.0}},
+}
+BATCHES = {"mini_batch": True, "queue_size": 0, "fan_out": ((None,), (None,)), "context_fan_out": (None,)}
+CASES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in OF_NODES),
+    ("heco", {"features": {"paper": "one-hot"}}),
+    ("meow", {"features": {"paper": "one-hot", "subject": "one-hot"}, "counts": "binary"}),
+    ("meow", BATCHES),
+    ("adameow", BATCHES),
+]
+
+
+def permuted(whole: HeteroGraph, orders: dict[str, Tensor]) -> HeteroGraph:
+    """The graph whose node j of a type is node ``orders[type][j]`` of the given one."""
+    places = {name: torch.argsort(order) for name, order in orders.items()}
+    edges = {}
+    for edge_type in whole.edge_types:
+        adj, (start, _, end) = whole.adjacency(edge_type), edge_type
+        edges[edge_type] = places[start][adj.rows], places[end][adj.indices]
+    features = {}
+    for name, order in orders.items():
+        if (x := whole.features(name)) is not None:
+            features[name] = x.take_rows(order) if isinstance(x, Csr) else x[order]
+    return HeteroGraph.from_edge_lists({name: len(order) for name, order in orders.items()}, edges, features=features)
+
+
+def hand_out(monkeypatch: pytest.MonkeyPatch, order: Tensor) -> None:
+    """Random orders and rows become those of the nodes, of which node j is ``order[j]`` of the graph as it was."""
+    drawn = torch.randperm(len(order), generator=torch.Generator().manual_seed(9))[order]
+    randperm = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n, **how: drawn if n == len(drawn) else randperm(n, **how))
+    # rows that are chosen by what they hold
+    monkeypatch.setattr(clustering, "_drawn", lambda x, k, *_: [x[torch.argsort(x[:, 0])[:k]]])
+    monkeypatch.setattr(heco, "sample_neighbours", lambda adj, *_: adj)
+
+
+def results(model: GraphModel, nodes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The terms of a training step, on these nodes where it takes a batch, and the embeddings."""
+    batch = next(iter(model.batches(None, 12, Generators(5)).epoch(0)))
+    if batch.nodes is not None:
+        batch = replace(batch, nodes=nodes[:12])
+    with torch.no_grad():
+        terms = model.double().train()(batch, model.phases[0].terms)
+        return terms, model.eval().embed()
+
+
+def of_both(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Tensor]:
+    """:func:`results` of a graph and of the permuted one, and the order of its papers."""
+    plain = {"dropout": 0.0, **PLAIN.get(name, {"feature_mask": 0.0, "edge_mask": 0.0}), **settings}
+    whole, draw = graph(), torch.Generator().manual_seed(3)
+    orders = {node: torch.randperm(whole.count(node), generator=draw) for node in whole.node_types}
+    same = {node: torch.arange(len(order)) for node, order in orders.items()}
+    nodes = torch.randperm(len(orders["paper"]), generator=draw)
+    found = []
+    for order in (same, orders):
+        with monkeypatch.context() as patch:
+            hand_out(patch, order["paper"])
+            model = of_nodes(name, of=permuted(whole, order), **plain)
+            # rows of weights are the nodes' own
+            for stage in getattr(model, "stages", [model]):
+                for node, layer in zip(stage.types, stage.type_layers, strict=True):
+                    if stage.features_of(whole, node) is None:
+                        layer.linear.weight.data = layer.linear.weight.data[:, order[node]]
+            found.append(results(model, torch.argsort(order["paper"])[nodes]))
+    return found, orders["paper"]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
+def test_results_are_those_of_the_nodes(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    ((terms, z), (of_permuted, z_permuted)), order = of_both(name, settings, monkeypatch)
+    torch.testing.assert_close(z_permuted, z[order], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(of_permuted, terms, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["meow", "heco"])
+def test_ties_by_index_read_the_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((terms, _), (of_permuted, _)), _ = of_both(name, {"ties": "index"}, monkeypatch)
+    assert abs(float(terms["info"] - of_permuted["info"])) > 1e-4
+
+
+def test_probes_are_those_of_the_nodes() -> None:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    x = torch.nn.functional.one_hot(labels, 4) + torch.randn(60, 4, generator=draw, dtype=torch.float64)
+    order = torch.randperm(60, generator=draw)
+    places = torch.argsort(order)
+    parts = torch.randperm(60, generator=draw).split(20)
+    probed = [
+        linear_probe(embedding, of, NodeSplit(*split), repeats=3, steps=20)
+        for embedding, of, split in ((x, labels, parts), (x[order], labels[order], [places[part] for part in parts]))
+    ]
+    torch.testing.assert_close(probed[1].macro_f1, probed[0].macro_f1)
+
+
+def alike(n: int) -> HeteroGraph:
+    edges = torch.arange(n), torch.zeros(n, dtype=torch.int64)
+    return HeteroGraph.from_edge_lists({"paper": n, "author": 1}, {("paper", "by", "author"): edges})
+
+
+@pytest.mark.parametrize("name", ["meow", "heco"])
+def test_no_place_is_kept_more_often_among_ties(name: str) -> None:
+    """Of 12 nodes that are all alike 4 are neighbours of each, or its positives: over seeds, all as often."""
+    kept, whole, n_seeds = torch.zeros(12), alike(12), 60
+    for seed in range(n_seeds):
+        if name == "heco":
+            model = HeCo(metapaths=("paper-author-paper",), n_positives=5, hidden_dim=1).build(whole, seed)
+            columns = model._inputs.positives.with_diagonal(None)
+        else:
+            path = MetaPath("paper-author-paper", top_k=4, ties="random")
+            columns = path.adjacency(whole, generator=Generators(seed).fresh("ties"))
+        kept += columns.to_dense().bool().sum(0)
+    expected = 12 * 4 * n_seeds / 12
+    # an order keeps its last four for all rows: the sums are 12 times as wide as those of single entries
+    assert float((kept - expected).abs().max()) < 5 * (n_seeds * 4 / 12 * 8 / 12) ** 0.5 * 12
