@@ -201,6 +201,6 @@ def _contexts(
     got: Golden = {}
     means: dict[int, Tensor] = {}
     for number, name in enumerate(names):
-        context = model.views._context(number, inputs.paths[number], hidden, means, None)
+        context = model.views._context(number, inputs.paths[number], hidden, means)
         got |= {name: F.elu(target + context), f"{name}_masked": F.elu(masked + context)}
     return target, got

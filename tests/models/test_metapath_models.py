@@ -24,6 +24,20 @@ from experiments.meow_reference import CHECKS  # noqa: E402
 from experiments.reference import GOLDEN, read  # noqa: E402
 
 
+@pytest.mark.parametrize("drawn", ["shared", "separate"])
+def test_the_dropout_of_contexts(drawn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MEOW(**SETTINGS, dropout=0.5, context_dropout=drawn).build(small(), seed=0).train()
+    inputs, widths = model._step_inputs(None), {"paper": 40, "author": 30, "subject": 5}
+    hidden = {name: torch.full((n, 8), float(name != "paper")) for name, n in widths.items()}
+    whole, seen = [*model.views.contexts(inputs, hidden)], list[Tensor]()
+    monkeypatch.setattr(model.views, "_path", lambda adj, x, *_: (seen.append(x), x)[1])
+    model.views._views(inputs, hidden, hidden["paper"], torch.Generator().manual_seed(0))
+    for context, of_path, of_twin in zip(whole, seen[::2], seen[1::2], strict=True):
+        assert torch.equal(of_path, of_twin) == (drawn == "shared")
+        for one in (of_path, of_twin):
+            assert torch.equal(one[one != 0], 2 * context[one != 0])
+
+
 @pytest.mark.parametrize("step", ["a", "b"])
 @pytest.mark.parametrize("check", CHECKS)
 def test_golden_steps(check: str, step: str) -> None:

@@ -56,6 +56,11 @@ class ViewsConfig(ContrastConfig):
         Literal["masked", "latent", "none"],
         Field(description="second view of each path: from masked features and edges, from a latent augmenter, or none"),
     ] = "masked"
+    context_dropout: Annotated[
+        Literal["shared", "separate"],
+        Field(description="of masked twins: drawn for a path and its twin together, or for each, as published"),
+        Added(),
+    ] = "shared"
     feature_mask: Annotated[
         float, Field(ge=0, lt=1, description="share of the target's features that are masked"), Search(0.0, 0.6)
     ] = 0.3

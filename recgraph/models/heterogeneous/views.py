@@ -86,6 +86,7 @@ class MetaPathViews(nn.Module):
         super().__init__()
         linear = encoder == "light"
         self.dropout, self.linear = dropout, linear
+        self.is_separate = config.context_dropout == "separate"
         if not linear:
             self.context_layers = nn.ModuleList(
                 nn.ModuleList(nn.Linear(hidden_dim, hidden_dim, bias=False) for _ in path.contexts)
@@ -177,23 +178,28 @@ class MetaPathViews(nn.Module):
         """[N, D] each: the view of each path, followed by its twin where there is one."""
         h = hidden[inputs.target]
         views: list[Tensor] = []
-        contexts = self.contexts(inputs, hidden, generator)
-        for number, (path, context) in enumerate(zip(inputs.paths, contexts, strict=True)):
+        contexts = self.contexts(inputs, hidden)
+        for number, (path, whole) in enumerate(zip(inputs.paths, contexts, strict=True)):
+            context = self._dropped(whole, generator)
             z = self._path(path.adjacency, _of_path(h, number) + context, generator)
             views.append(z)
             if masked is not None:
+                context = self._dropped(whole, generator) if self.is_separate else context
                 views.append(self._path(path.masked, _of_path(masked, number) + context, generator))
             elif self.augmenters:
                 views.append(self.augmenters[number](z, generator=generator))
         return views if self.linear else [F.normalize(z, dim=1) for z in views]
 
-    def contexts(
-        self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor], generator: torch.Generator | None = None
-    ) -> Iterator[Tensor]:
-        """[N, D] each: the context of each path, which is added to the target's own vectors; [] where it has none."""
+    def contexts(self, inputs: MetaPathInputs, hidden: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """[N, D] each, before dropout: the context of each path, which is added to the target's own vectors; [] where
+        it has none."""
         means: dict[int, Tensor] = {}
         for number, path in enumerate(inputs.paths):
-            yield self._context(number, path, hidden, means, generator)
+            yield self._context(number, path, hidden, means)
+
+    def _dropped(self, context: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A context after dropout; a path that has none draws nothing."""
+        return dropout(context, self.dropout, generator if self.training and context.dim() else None)
 
     def _path(self, adjacency: Operator | Layered, x: Tensor, generator: torch.Generator | None) -> Tensor:
         return self._encoded((adjacency,), x if self.linear else F.elu(x), generator)
@@ -217,9 +223,8 @@ class MetaPathViews(nn.Module):
         path: PathInputs,
         hidden: Mapping[str, Tensor],
         means: dict[int, Tensor],
-        generator: torch.Generator | None,
     ) -> Tensor:
-        """[N, D]: the context of a path."""
+        """[N, D]: the context of a path, [] where it has none."""
         total = None
         for step, (node_type, reached) in enumerate(path.contexts):
             # paths that begin alike share what they reach
@@ -231,7 +236,7 @@ class MetaPathViews(nn.Module):
             total = part if total is None else total + part
         if total is None:
             return next(iter(hidden.values())).new_zeros(())
-        return dropout(total, self.dropout, generator if self.training else None)
+        return total
 
     def head(self, z: Tensor) -> Tensor:
         """[N, D]: the projection that the contrast compares."""
