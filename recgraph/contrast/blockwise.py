@@ -72,6 +72,8 @@ class BlockwiseLoss(ABC):
 
     #: what the loss is called in an error
     name: ClassVar[str]
+    #: whether it may be a mean over no row
+    may_be_empty = False
 
     def __init__(self, inputs: Sequence[Tensor], needs: Sequence[bool], row_sparse: bool = False) -> None:
         work = work_type(*inputs[:2])
@@ -124,6 +126,7 @@ class _OnePass(torch.autograd.Function):
         ctx.save_for_backward(divisor, evaluation.touched, *evaluation.gradients)
         ctx.n_rows = len(inputs[1])
         ctx.types, ctx.name = [tensor.dtype for tensor in inputs], loss.name
+        ctx.may_be_empty = evaluation.may_be_empty
         ctx.mark_non_differentiable(divisor)
         return value, divisor
 
@@ -131,8 +134,9 @@ class _OnePass(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         refuse_second_derivative(ctx.name)
         divisor, touched, *gradients = ctx.saved_tensors
-        # what passes no gradient on passes none back, also where the loss is a mean over nothing
-        scale = torch.where(grad_output == 0, 0, grad_output / divisor)
+        scale = grad_output / divisor
+        if ctx.may_be_empty:  # a mean over nothing passes no gradient
+            scale = torch.where(divisor == 0, 0, scale)
         scaled = [
             None if gradient is None else (gradient * scale).to(dtype)
             for gradient, dtype in zip(gradients, ctx.types, strict=True)
@@ -214,7 +218,7 @@ class _Contrast(BlockwiseLoss):
         pairs: Pairs | None,
     ) -> None:
         super().__init__(inputs, needs)
-        self.candidates = candidates
+        self.candidates, self.may_be_empty = candidates, not candidates.required
         self.weights: WeightBlocks | None = None
         if weight is not None and pairs is not None:
             self.weights = WeightBlocks(weight, pairs, inputs[2:], needs[2:], self.x.dtype)

@@ -93,6 +93,7 @@ class _Drawn(BlockwiseLoss):
         ids: tuple[Tensor, Tensor, Tensor] | None,
     ) -> None:
         super().__init__(inputs, needs)
+        self.may_be_empty = not candidates.required
         self.inputs = [self.x, self.y, *inputs[2:]]
         if weight is not None:
             self.inputs[3:6] = [rows.to(self.x.dtype) for rows in inputs[3:6]]
