@@ -10,8 +10,9 @@ from torch import Tensor
 from recgraph.config import ConfigError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.models.heterogeneous import heco
-from recgraph.models.heterogeneous.heco import HeCo, NeighbourAttention, _neighbours, _positives, sample_neighbours
+from recgraph.models.heterogeneous import neighbours
+from recgraph.models.heterogeneous.heco import HeCo, _neighbours, _positives
+from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
@@ -101,8 +102,8 @@ def _by_sorting_all(adj: Csr, n: int, generator: torch.Generator) -> Csr:
 @pytest.mark.parametrize("n", [1, 3, 7, 50])
 @pytest.mark.parametrize("slope", [3, 1, 0])
 def test_sampled_neighbours_equal_those_of_a_full_sort(n: int, slope: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heco, "_SLOPE", slope)  # 1: some rows lack small keys; 0: nearly all do
-    monkeypatch.setattr(heco, "_MORE", 10 if slope == 3 else 0)
+    monkeypatch.setattr(neighbours, "_SLOPE", slope)  # 1: some rows lack small keys; 0: nearly all do
+    monkeypatch.setattr(neighbours, "_MORE", 10 if slope == 3 else 0)
     draw = torch.Generator().manual_seed(n)
     shares = torch.rand(60, 1, generator=draw) ** 3
     adj = Csr.from_dense((torch.rand(60, 900, generator=draw) < shares).float()).with_weights(None)
@@ -142,6 +143,25 @@ def test_positives_that_paths_lead_to_equally_often() -> None:
     order = torch.tensor([4, 1, 3, 0, 2])
     rows = [_positives([alike], 3, order).take_rows(torch.tensor([i])).indices.tolist() for i in (0, 1)]
     assert rows == [[0, 2, 4], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("has_features", [False, True])
+def test_settings_follow_what_is_published_for_targets_without_features(has_features: bool) -> None:
+    writers = torch.arange(400), torch.arange(400) % 8
+    graph = HeteroGraph.from_edge_lists({"film": 400, "writer": 8}, {("film", "by", "writer"): writers})
+    graph = graph.with_features({"film": torch.ones(400, 2) if has_features else None})
+    settings = {"metapaths": ("film-writer-film",), "hidden_dim": 2}
+    model = HeCo(**settings).build(graph)
+    assert model.contrast.config.temperature == (0.8 if has_features else 0.5)
+    assert model.type_layers[0].dropout == (0.2 if has_features else 0.1)
+    assert model.neighbour_attention[0].dropout == (0.5 if has_features else 0.3)
+    assert model._inputs.positives.degrees.unique().tolist() == [5 if has_features else 10]
+    given = HeCo(**settings, temperature=0.7, dropout=0.0, attention_dropout=0.2, n_positives=3).build(graph)
+    assert given.contrast.config.temperature == 0.7
+    assert given.type_layers[0].dropout == 0
+    assert given._inputs.positives.degrees.unique().tolist() == [3]
+    one_hot = HeCo(**settings, features={"film": "one-hot"}).build(graph)
+    assert one_hot.contrast.config.temperature == 0.5
 
 
 def shop() -> HeteroGraph:

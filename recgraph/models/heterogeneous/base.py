@@ -269,10 +269,11 @@ class GraphModel(HoldsGraph, TrainableModel):
             return features
         return row_shares(features, f"features of {node_type!r}", f"add {node_type!r} to raw_features")
 
-    def _type_layer(self, graph: HeteroGraph, node_type: str) -> TypeLayer:
+    def _type_layer(self, graph: HeteroGraph, node_type: str, dropout: float | None = None) -> TypeLayer:
+        """The layer of a type; without a dropout with that of the settings."""
         features = self.features_of(graph, node_type)
         width = graph.count(node_type) if features is None else features.shape[1]
-        return TypeLayer(width, self.config.hidden_dim, self.config.dropout)
+        return TypeLayer(width, self.config.hidden_dim, self.config.dropout if dropout is None else dropout)
 
     def memory_needs(self, work: Workload) -> Needs:
         return graph_needs(self, work, [MetaPath(path) for path in self.config.metapaths])

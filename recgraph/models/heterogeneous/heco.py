@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from recgraph.accelerated import full_precision
-from recgraph.blocks import work_type
 from recgraph.config import Added, Search
 from recgraph.data.part import Part
 from recgraph.encoders.graph import GCN, SemanticAttention
@@ -30,108 +28,30 @@ from recgraph.models.heterogeneous.base import (
     evaluating,
 )
 from recgraph.models.heterogeneous.categories import about_nodes
+from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.models.heterogeneous.paths import Features
-from recgraph.rng import Generators, dropout
+from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
 from recgraph.sparse.placing import Placing
 from recgraph.sparse.products import Counts
 from recgraph.sparse.ragged import Ragged
-from recgraph.sparse.spmm import Operator, spmm
+from recgraph.sparse.spmm import Operator
 from recgraph.sparse.top_k import top_k
 
-__all__ = ["NeighbourAttention", "sample_neighbours"]
-
-
-class NeighbourAttention(nn.Module):
-    """``z_i = sum_{j in N_i} alpha_ij h_j``, ``alpha_i = softmax_j(LeakyReLU(a . [h_i || h_j]))``.
-
-    Source: HeCo (KDD 2021), equations 2 and 3. ``a . [h_i || h_j]`` is a sum of two products with rows, so that no
-    tensor of pairs and widths is made. A node without neighbours gets zeros.
-
-    Args:
-        dim: D.
-        dropout: of the entries of ``a``.
-    """
-
-    def __init__(self, dim: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.att = nn.Parameter(torch.empty(2, dim))
-        # one row of 2 D entries, as published, of which this is a view
-        nn.init.xavier_normal_(self.att.view(1, -1), gain=1.414)
-
-    def forward(self, h: Tensor, neighbours: Tensor, adj: Csr, generator: torch.Generator | None) -> Tensor:
-        """[N, D], in float32 at least.
-
-        Args:
-            h: [N, D], the nodes.
-            neighbours: [M, D].
-            adj: [N, M], without weights: an entry is a neighbour, twice where it was drawn twice.
-        """
-        att = dropout(self.att, self.dropout, generator if self.training else None)
-        work = work_type(h, neighbours, att)
-        h, neighbours = h.to(work), neighbours.to(work)
-        # autocast would give the sums over neighbours other types than what is summed
-        with full_precision(h):
-            scores = F.leaky_relu((h @ att[0])[adj.rows] + (neighbours @ att[1])[adj.indices], 0.01)
-            peak = torch.segment_reduce(scores.detach(), "max", offsets=adj.indptr, initial=-torch.inf)
-            weights = (scores - peak[adj.rows]).exp()
-            total = torch.zeros_like(h[:, 0]).index_add(0, adj.rows, weights)
-            return spmm(adj.with_weights(weights / total[adj.rows]), neighbours)
-
-
-def sample_neighbours(adj: Csr, n: int, generator: torch.Generator) -> Csr:
-    """n neighbours of each row, without replacement where there are n or more, else with (HeCo's way).
-
-    Args:
-        adj: [N, M], without weights.
-        generator: on the device of ``adj``, or on the host.
-
-    Returns:
-        [N, M] with n entries in each row that has one, without weights.
-    """
-    degrees = adj.degrees
-    long = degrees >= n
-    # without replacement: the first n of each long row in random order
-    keys = torch.rand(adj.nnz, generator=generator, device=generator.device).to(adj.device)
-    first = _smallest(adj, keys, n, long)
-    short = torch.nonzero(~long & (degrees > 0)).squeeze(1)
-    draws = torch.rand(short.numel(), n, generator=generator, device=generator.device).to(adj.device)
-    again = adj.indptr[short, None] + (draws * degrees[short, None]).long().clamp(max=degrees[short, None] - 1)
-    entries = torch.cat([first, again.view(-1)])
-    return Csr.from_coo(adj.rows[entries], adj.indices[entries], shape=adj.shape)
-
-
-# of a row's n smallest keys, uniform on 0 ... 1, all lie below (3 n + 10) / degree but for about one row in a million
-_SLOPE, _MORE = 3, 10
-
-
-def _smallest(adj: Csr, keys: Tensor, n: int, of_rows: Tensor) -> Tensor:
-    """The entries with the n smallest keys of each row where ``of_rows`` [N], of equal keys the first ones.
-
-    What is sorted is about 3 n + 10 entries a row, whatever the degrees: those of small keys. A row that has fewer than
-    n of them is sorted whole.
-    """
-    rows, degrees = adj.rows, adj.degrees
-    if 2 * int(degrees.clamp(max=_SLOPE * n + _MORE).sum()) > adj.nnz:  # most of them would be sorted
-        order = torch.argsort(rows + keys.to(torch.float64), stable=True)
-        place = torch.arange(adj.nnz, device=adj.device) - adj.indptr[:-1][rows]
-        return order[(place < n) & of_rows[rows]]
-    small = (keys < ((_SLOPE * n + _MORE) / degrees.clamp(min=1))[rows]) & of_rows[rows]
-    counts = torch.bincount(rows[small], minlength=adj.shape[0])
-    if bool((lacking := of_rows & (counts < n)).any()):
-        small |= lacking[rows]
-        counts = torch.where(lacking, degrees, counts)
-    entries = torch.nonzero(small).squeeze(1)
-    of_entries = rows[entries]
-    # entries stay in their rows, whose places they share out anew
-    order = torch.argsort(of_entries + keys[entries].to(torch.float64), stable=True)
-    place = torch.arange(len(entries), device=adj.device) - (torch.cumsum(counts, 0) - counts)[of_entries]
-    return entries[order[place < n]]
+# settings that are none: with features of the target, and without, as published for Freebase, whose films have none
+_DEFAULTS = {"temperature": (0.8, 0.5), "dropout": (0.2, 0.1), "attention_dropout": (0.5, 0.3)}
+# positives with features; without at most so many (Freebase, of 3,492 films), of fewer nodes this share
+_N_POSITIVES, _MOST_POSITIVES, _SHARE = 5, 80, 1 / 40
 
 
 class HeCoConfig(ContrastConfig, GraphConfig):
+    # none is replaced before the bases read it, see of_target
+    dropout: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="of features and layers; none: .2, or .1 where the target has no features"),
+        Search(0.0, 0.6, step=0.1),
+    ] = None  # type: ignore[assignment]
     objective: Annotated[
         str,
         Field(
@@ -148,8 +68,13 @@ class HeCoConfig(ContrastConfig, GraphConfig):
         dict[str, Any], Field(default_factory=dict, description="settings of the weight"), Added()
     ]
     temperature: Annotated[
-        float, Field(gt=0, description="tau, of the contrastive similarities"), Search(0.1, 2.0, log=True)
-    ] = 0.8
+        float | None,
+        Field(
+            gt=0,
+            description="tau, of the contrastive similarities; none: .8, or .5 where the target has no features",
+        ),
+        Search(0.1, 2.0, log=True),
+    ] = None  # type: ignore[assignment]
     schema_weight: Annotated[
         float, Field(ge=0, le=1, description="lambda, share of the loss with the schema view as anchor")
     ] = 0.5
@@ -158,8 +83,13 @@ class HeCoConfig(ContrastConfig, GraphConfig):
         Field(description="neighbours sampled of each type at every step: for all types, or one a type of the schema"),
     ] = 7
     n_positives: Annotated[
-        int, Field(ge=1, description="positives of a node: itself, and those its meta-paths lead to most")
-    ] = 5
+        int | None,
+        Field(
+            ge=1,
+            description="positives of a node: itself, and those its meta-paths lead to most; none: 5, or where the "
+            "target has no features a fortieth of its nodes, from 5 to 80",
+        ),
+    ] = None
     ties: Annotated[
         Literal["index", "random"],
         Field(
@@ -168,7 +98,10 @@ class HeCoConfig(ContrastConfig, GraphConfig):
         ),
         Added(),
     ] = "random"
-    attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention vectors")] = 0.5
+    attention_dropout: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="of the attention vectors; none: .5, or .3 where the target has no features"),
+    ] = None
     counts: Annotated[Counts, Field(description="of the adjacencies of meta-paths")] = "binary"
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
@@ -182,6 +115,12 @@ class HeCoConfig(ContrastConfig, GraphConfig):
                 "have one width; set hidden_dim alone"
             )
         return self
+
+    def of_target(self, has_features: bool, n_nodes: int) -> HeCoConfig:
+        """The settings for a target of so many nodes, in which none is none."""
+        wide = _N_POSITIVES if has_features else min(max(int(_SHARE * n_nodes), _N_POSITIVES), _MOST_POSITIVES)
+        found = {name: pair[0 if has_features else 1] for name, pair in _DEFAULTS.items()} | {"n_positives": wide}
+        return self.model_copy(update={name: value for name, value in found.items() if getattr(self, name) is None})
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,8 +153,7 @@ class HeCo(GraphModel):
     Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each. Objective and
     weights of candidates are settings; the published ones are the defaults. Departures: a node's own place is always
     among its positives, ties among candidates are broken by ``ties`` (published: by the order of the file, in which
-    classes may lie together), and neighbours are sampled anew at every
-    step from the run's generators.
+    classes may lie together), and neighbours are sampled anew at every step from the run's generators.
     """
 
     Config: ClassVar[type[ModelConfig]] = HeCoConfig
@@ -223,13 +161,19 @@ class HeCo(GraphModel):
 
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
-        config, graph = self.config, space.graph
+        graph = space.graph
         self.target = self._target(graph)
+        has_features = self.features_of(graph, self.target) is not None
+        config: HeCoConfig = self.config.of_target(has_features, graph.count(self.target))
+        assert config.dropout is not None
+        assert config.attention_dropout is not None
+        assert config.n_positives is not None
+        dropout = config.dropout
         neighbours = _neighbours(graph, self.target)
         self.schema_types = list(neighbours)
         self.n_neighbours = _of_each(config.n_neighbours, self.schema_types)
         self.types = list(dict.fromkeys([self.target, *self.schema_types]))
-        self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
+        self.type_layers = nn.ModuleList(self._type_layer(graph, name, dropout) for name in self.types)
         for layer in self.type_layers:
             nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
         features = {name: self._features(graph, name) for name in self.types}
