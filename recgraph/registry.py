@@ -71,15 +71,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
             "TailShare",
         ),
         "recgraph.evaluate.metrics.novelty": (
-            "IntraListDiversity",
-            "NewItems",
-            "Novelty",
-            "Serendipity",
-            "Unexpectedness",
+            *("IntraListDiversity", "NewItems", "Novelty", "Serendipity", "Unexpectedness"),
         ),
         "recgraph.evaluate.metrics.rank": ("DCG", "MAP", "MRR", "NCRR", "NDCG", "RBP"),
     },
     "model": {
+        "recgraph.models.closed_form.graph_filters": ("GFCF", "TurboCF"),
         "recgraph.models.closed_form.ials": ("IALS",),
         "recgraph.models.closed_form.linear": ("EASE", "SLIM"),
         "recgraph.models.closed_form.neighbours": ("ItemKNN", "Popularity"),
