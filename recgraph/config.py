@@ -92,14 +92,24 @@ class Config(BaseModel):
         except ConfigError:
             return dict(values)
 
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_explain(type(self), error)) from None
+
+    # as pydantic marks its own, so that parts of a configuration are validated with it and errors name their place
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
     @classmethod
     def of(cls, values: Mapping[str, Any] | None = None, /, **settings: Any) -> Self:
         """Build from a mapping and keyword settings, with errors that name the field and what it allows."""
+        if not isinstance(values, Mapping | None):
+            raise ConfigError(f"{cls.__name__}: settings are a mapping of names and values, not {values!r}")
         merged = {**(values or {}), **settings}
-        try:
-            return cls(**merged)
-        except ValidationError as error:
-            raise ConfigError(_explain(cls, error)) from None
+        if odd := [key for key in merged if not isinstance(key, str)]:
+            raise ConfigError(unknown_key(f"{odd[0]}", cls.model_fields))
+        return cls(**merged)
 
     @classmethod
     def describe(cls) -> list[Setting]:

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from recgraph import registry
+from recgraph.arguments import checked
 
 __all__ = ["ImportFailed", "Imported", "follow", "import_all", "import_file", "imported", "orders", "source_of"]
 
@@ -53,6 +54,7 @@ class Imported:
 _imported: dict[str, Imported] = {}
 
 
+@checked
 def import_file(what: str | Path, folder: str | Path = ".") -> ModuleType:
     """Import a Python file, or a module by its name, so that what it registers is known.
 

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "recgraph"
 # Open to all, and importing nothing of the library themselves but "accelerated" and what their own line says.
 OPEN = {
     "accelerated",
+    "arguments",
     "blocks",
     "bounded",
     "config",
@@ -41,13 +42,14 @@ OPEN = {
 # line of its own is a layer of its own.
 MAY_IMPORT: dict[str, set[str]] = {
     "accelerated": set(),
+    "arguments": set(),
     "blocks": set(),
     # errors of files, and the limit of memory
     "bounded": {"data.errors", "memory"},
     "config": {"bounded", "data.errors"},
     "engine": set(),
     "finite": {"texts"},
-    "imports": {"registry"},
+    "imports": {"arguments", "registry"},
     "launcher": set(),
     "memory": set(),
     "notebook": {"texts"},

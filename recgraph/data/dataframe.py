@@ -22,18 +22,25 @@ FrameKind = Literal["pandas", "polars", "pyarrow"]
 _KINDS = ("pandas", "polars", "pyarrow")
 
 
-def frame_kind(frame: Any) -> FrameKind:
+def frame_kind(frame: Any, argument: str = "frame") -> FrameKind:
     """The library of a frame.
+
+    Args:
+        frame: anything.
+        argument: its name, for errors.
 
     Raises:
         ValueError: it is no frame of pandas, polars or pyarrow.
+        DuplicateColumnError: two columns of one name.
     """
+    if _is_pandas(frame) and getattr(frame, "ndim", 1) == 2:  # no other library's frame can have two of one name
+        check_header(Source("frame"), [str(name) for name in frame.columns])
     try:
         kind = nw.from_native(frame).implementation.value
     except TypeError:
         kind = type(frame).__name__
     if kind not in _KINDS:
-        raise ValueError(f"frame is a {kind}; give a frame of {', '.join(_KINDS)}")
+        raise ValueError(f"{argument} is a {kind}; give a frame of {', '.join(_KINDS)}")
     return cast(FrameKind, kind)
 
 
@@ -51,8 +58,6 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
         DuplicateColumnError: two columns of one name.
     """
     source = Source("frame")
-    if _is_pandas(frame):
-        check_header(source, [str(name) for name in frame.columns])
     frame_kind(frame)
     if isinstance(frame, pl.LazyFrame):
         return Raw(frame, source)
@@ -70,7 +75,6 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
 
 
 def _is_pandas(frame: Any) -> bool:
-    """Whether the frame may have two columns of one name, which no other library's frame has."""
     return type(frame).__module__.partition(".")[0] == "pandas"
 
 
@@ -80,8 +84,13 @@ def names_of(frame: Any) -> list[str]:
     return names
 
 
-def from_native(frame: Any) -> pl.DataFrame:
-    """All columns of a frame as polars."""
+def from_native(frame: Any, argument: str = "frame") -> pl.DataFrame:
+    """All columns of a frame as polars.
+
+    Raises:
+        ValueError: as :func:`frame_kind`.
+    """
+    frame_kind(frame, argument)
     if isinstance(frame, pl.LazyFrame):
         return frame.collect()
     names = nw.from_native(frame, eager_only=True).columns
@@ -140,7 +149,7 @@ def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uui
         raise DataError(f"column {name!r} of types {', '.join(sorted(types))} cannot be read: {error}") from None
 
 
-def attach(frame: Any, key: str, ids: IdMap) -> pl.DataFrame:
+def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     """A frame of features whose key has the type of the log's ids.
 
     Args:
@@ -148,11 +157,13 @@ def attach(frame: Any, key: str, ids: IdMap) -> pl.DataFrame:
             no integer cannot be in the log and is left out.
         key: the column of ids.
         ids: the log's.
+        argument: the name of ``frame``, for errors.
 
     Raises:
+        ValueError: it is no frame.
         DataError: the column is missing, of another type, or not unique.
     """
-    table = from_native(frame)
+    table = from_native(frame, argument)
     if key not in table.columns:
         there = listed(table.columns)
         raise MissingColumnError(f"the features have no column {key!r} (the key); their columns are {there}")

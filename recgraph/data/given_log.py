@@ -12,14 +12,11 @@ from recgraph.data.ingest import encode
 from recgraph.data.log import InteractionLog
 from recgraph.data.readers import given_apart
 from recgraph.data.reading import FEATURES, LogFile, Reading, Scanned
-from recgraph.data.roles import NO_COLUMN, guess_columns
 from recgraph.data.source import Source
 
 __all__ = ["read_parts"]
 
 _NAMES = ("train", "valid", "test")
-#: of a reading: how the texts of files are read, which frames have no use for
-_OF_FILES = ("format", "separator", "names", "encoding")
 
 
 def read_parts(parts: Sequence[Any], features: Sequence[Any] = (None, None), **options: Any) -> InteractionLog:
@@ -50,7 +47,8 @@ def read_parts(parts: Sequence[Any], features: Sequence[Any] = (None, None), **o
         found = files.scan()
         at = (files.found(found.columns), files.feature_files())
     else:
-        found, kind, at = _of_frames(given, reading), frame_kind(given["train"]), (None, {})
+        kind = {name: frame_kind(frame, name) for name, frame in given.items()}["train"]
+        found, at = _of_frames(given, reading), (None, {})
     log, users, items, unit = encode(found.raw, found.columns, reading.time_format, reading.missing_ids)
     data = InteractionLog(log, users, items, found.columns, unit, found.raw.source.kept(), kind)
     data = data.with_feature_files({name: getattr(found, name) for name in FEATURES}, at[1])
@@ -60,12 +58,8 @@ def read_parts(parts: Sequence[Any], features: Sequence[Any] = (None, None), **o
 
 def _of_frames(given: dict[str, Any], reading: Reading) -> Scanned:
     """The frames as one log, with their columns."""
-    for name in _OF_FILES:
-        if (value := getattr(reading, name)) != Reading.model_fields[name].default:
-            raise ValueError(f"{name} = {value!r} says how files are read, and the parts are frames; leave it out")
-    roles = {role: getattr(reading, role) for role in ("user", "item", "timestamp", "rating", "weight")}
-    roles["weight"] = roles["weight"] or NO_COLUMN
-    columns, _ = guess_columns(names_of(given["train"]), roles, Source("frame"))
+    reading.check_of_frames()
+    columns = reading.columns_of(names_of(given["train"]), Source("frame"), "train")
     ids = (columns.user, columns.item)
     raws = [scan_frame(given[name], columns.named(), ids) if name in given else None for name in _NAMES]
     return Scanned(given_apart(None, raws, columns), columns)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
+import numbers
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recgraph.arguments import is_list, shown
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.imprint import load_frame, replace_parquet
 
@@ -28,6 +31,10 @@ _FAMILIES: tuple[tuple[str, Callable[[pl.DataType], bool]], ...] = (
     ("bytes", lambda dtype: dtype == pl.Binary),
     ("dates and times", lambda dtype: dtype.is_temporal()),
 )
+
+
+#: the Python types that an id may have, beside UUIDs
+_PLAIN = (str, bytes, numbers.Number, dt.date, dt.time, dt.timedelta)
 
 
 def family(dtype: pl.DataType) -> str:
@@ -242,8 +249,10 @@ def as_series(values: Any, name: str) -> pl.Series:
     """A series of ids of one type; UUIDs and categories become texts.
 
     Raises:
-        ValueError: the values are of several types, or of a type that cannot be an id.
+        ValueError: the values are no list, array or series, are of several types, or of a type that cannot be an id.
     """
+    if not is_list(values):
+        raise ValueError(f"{name} = {shown(values)} must be a list, an array or a series of ids")
     if isinstance(values, pl.Series):
         if values.dtype == pl.Object:
             return _from_objects(values.to_list(), name)
@@ -257,6 +266,9 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     if any(isinstance(value, uuid.UUID) for value in values):
         values = [str(value) if isinstance(value, uuid.UUID) else value for value in values]
+    for value in values:  # polars panics at some others
+        if not (value is None or isinstance(value, _PLAIN)):
+            raise ValueError(f"{name} hold {shown(value)}, which cannot be an id; make ids integers or texts")
     types = python_types(values)
     if len(types) > 1:
         raise ValueError(f"{name} are of several types: {', '.join(sorted(types))}")

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
+from recgraph.arguments import checked
 from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
-from recgraph.data.dataframe import FrameKind, frame_kind, scan_frame
+from recgraph.data.dataframe import FrameKind, frame_kind, names_of, scan_frame
+from recgraph.data.errors import DataError
 from recgraph.data.ingest import MissingIds, encode
 from recgraph.data.log import InteractionLog
 from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
 from recgraph.data.roles import NO_COLUMN
-from recgraph.data.source import Raw
+from recgraph.data.source import Raw, Source
 from recgraph.data.split import Split
 
 __all__ = ["FileFormat", "Interactions", "load_data"]
@@ -27,6 +29,7 @@ class Interactions(InteractionLog):
     """
 
     @classmethod
+    @checked
     def from_frame(
         cls,
         frame: Any,
@@ -65,6 +68,7 @@ class Interactions(InteractionLog):
         return data.with_features(user_features, item_features)
 
     @classmethod
+    @checked
     def from_csv(
         cls,
         path: str | Path,
@@ -100,6 +104,7 @@ class Interactions(InteractionLog):
         return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
+    @checked
     def from_tsv(
         cls,
         path: str | Path,
@@ -120,6 +125,7 @@ class Interactions(InteractionLog):
         return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
+    @checked
     def from_jsonl(
         cls,
         path: str | Path,
@@ -139,6 +145,7 @@ class Interactions(InteractionLog):
         return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
+    @checked
     def from_parquet(
         cls,
         path: str | Path,
@@ -157,6 +164,7 @@ class Interactions(InteractionLog):
         return cls._encoded(raw, columns, time_format=time_format, missing_ids=missing_ids)
 
     @classmethod
+    @checked
     def from_recbole(
         cls,
         path: str | Path,
@@ -189,11 +197,13 @@ class Interactions(InteractionLog):
         return data.with_features(user_features, item_features)
 
     @classmethod
+    @checked
     def from_sequences(cls, path: str | Path, *, user: str = "user_id", item: str = "item_id") -> Self:
         """From lines of ``user item item ...``, oldest first; ``user`` and ``item`` name the columns of outputs."""
         return cls._encoded(readers.scan_sequences(path, user=user, item=item), Columns(user=user, item=item))
 
     @classmethod
+    @checked
     def read(
         cls,
         path: str | Path,
@@ -263,6 +273,7 @@ class Interactions(InteractionLog):
         log, users, items, time_unit = encode(raw, columns, time_format, missing_ids)
         return cls(log, users, items, columns, time_unit, raw.source.kept(), kind)
 
+    @checked
     def split(self, strategy: str = "leave-one-out", *, seed: int = 0, **params: Any) -> Split:
         """Split into train, valid and test.
 
@@ -274,8 +285,9 @@ class Interactions(InteractionLog):
         return Split.of(self, strategy, seed=seed, **params)
 
 
+@checked
 def load_data(
-    path: str | Path,
+    path: str | Path | Any,
     *,
     user: str | None = None,
     item: str | None = None,
@@ -288,19 +300,20 @@ def load_data(
     encoding: str = "utf-8",
     time_format: str | None = None,
     missing_ids: MissingIds = "error",
-    user_features: Any = None,
-    item_features: Any = None,
+    user_features: str | Path | Any = None,
+    item_features: str | Path | Any = None,
 ) -> Interactions:
-    """The interactions in files of one's own, as ``recgraph train --data`` reads them.
+    """The interactions in files of one's own, as ``recgraph train --data`` reads them, or in a frame.
 
     What is not given is found out, and the columns that were guessed are logged (logger ``recgraph.data.reading``).
 
     Args:
         path: a file, a folder of files, or a pattern such as ``"logs/2026-*.csv"``: CSV, TSV, JSON lines, Parquet,
             RecBole's atomic files, lines of ``user item item ...`` (``format="sequences"``); text files also packed by
-            gzip, Zstandard, bzip2 or xz.
+            gzip, Zstandard, bzip2 or xz. Or a frame of pandas, polars or pyarrow, as :meth:`Interactions.from_frame`
+            reads it; ``format``, ``separator``, ``names`` and ``encoding`` are of files alone.
         user, item: the columns of ids; guessed from usual names. Ids become integers where each is written as one
-            (``1000.0`` is ``1000``), else texts.
+            (``1000.0`` is ``1000``), else texts; those of a frame keep their type.
         timestamp, rating: their columns; guessed, and ``"none"`` says that the log has none. Of times see
             :meth:`Interactions.from_frame`.
         weight: the column of weights.
@@ -334,6 +347,25 @@ def load_data(
         user_features=str(user_features) if isinstance(user_features, str | Path) else None,
         item_features=str(item_features) if isinstance(item_features, str | Path) else None,
     )
-    data = Interactions.from_files(LogFile(str(path), reading))
+    if isinstance(path, str | Path):
+        data = Interactions.from_files(LogFile(str(path), reading))
+    else:
+        data = _of_frame(path, reading)
     frames = [None if isinstance(given, str | Path) else given for given in (user_features, item_features)]
     return data.with_features(*frames)
+
+
+def _of_frame(frame: Any, reading: Reading) -> Interactions:
+    """The log in a frame, with the columns that are not given by their usual names."""
+    try:
+        frame_kind(frame, "path")
+    except DataError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error}, or the path of a file, a folder or a pattern such as 'logs/*.csv'") from None
+    reading.check_of_frames()
+    columns = reading.columns_of(names_of(frame), Source("frame"), "frame")
+    named = columns.model_dump()
+    data = Interactions.from_frame(frame, **named, time_format=reading.time_format, missing_ids=reading.missing_ids)
+    files = {name: Path(path) for name in FEATURES if (path := getattr(reading, name)) is not None}
+    return data.with_feature_files(LogFile("", reading).features(columns), files) if files else data

@@ -14,6 +14,7 @@ import polars as pl
 import torch
 
 from recgraph import registry
+from recgraph.arguments import checked
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.core import k_core
 from recgraph.data.dataframe import FrameKind, attach, relation, to_native
@@ -42,6 +43,7 @@ class RelationGraph(Protocol):
     def node_types(self) -> list[str]:
         """The names of its node types."""
 
+    @checked
     def save(self, folder: str | Path) -> None:
         """Write it into a folder, with a file ``graph.json``."""
 
@@ -120,6 +122,7 @@ class InteractionLog:
         }
         return block(type(self).__name__, facts)
 
+    @checked
     def with_features(
         self, user_features: Any = None, item_features: Any = None, graph: RelationGraph | None = None
     ) -> Self:
@@ -131,9 +134,9 @@ class InteractionLog:
         """
         users, items = self.user_features, self.item_features
         if user_features is not None:
-            users = attach(user_features, self.columns.user, self.users)
+            users = attach(user_features, self.columns.user, self.users, "user_features")
         if item_features is not None:
-            items = attach(item_features, self.columns.item, self.items)
+            items = attach(item_features, self.columns.item, self.items, "item_features")
         if graph is not None and not {"user", "item"} & set(graph.node_types):
             raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
         changed = any(each is not None for each in (user_features, item_features, graph))
@@ -156,6 +159,7 @@ class InteractionLog:
                 data = data.with_features(item_features=items)
         return data
 
+    @checked
     def with_ids(self, users: Any = None, items: Any = None) -> Self:
         """Add users and items without interactions; their indices follow those of the log.
 
@@ -176,6 +180,7 @@ class InteractionLog:
             files=None,
         )
 
+    @checked
     def k_core(self, users: int = 5, items: int = 5) -> Self:
         """Keep users and items with at least so many interactions, iterated to the fixed point."""
         if users < 0 or items < 0:
@@ -184,6 +189,7 @@ class InteractionLog:
         kept = self.log if keep_mask.all() else self.log.filter(pl.Series(keep_mask))
         return self._filtered(kept, f"k_core(users={users}, items={items})")
 
+    @checked
     def min_rating(self, threshold: float, negative: Literal["error", "drop"] = "error") -> Self:
         """Keep interactions with a rating of at least ``threshold``.
 
@@ -208,6 +214,7 @@ class InteractionLog:
         kept = self.log.filter((pl.col("rating") >= threshold) & (pl.col("rating") >= 0))
         return self._filtered(kept, f"min_rating({threshold:g})")
 
+    @checked
     def deduplicate(self, policy: Duplicates = "last") -> Self:
         """Of repeated pairs of user and item keep all, the first or the last (by time, then by row)."""
         return self._filtered(deduplicated(self.log, policy), f"deduplicate({policy!r})")
@@ -308,6 +315,7 @@ class InteractionLog:
             registry.load("graph", "HeteroGraph").remove(folder / "graph")
 
     @classmethod
+    @checked
     def load(cls, folder: str | Path) -> Self:
         """Read what :meth:`save` wrote.
 

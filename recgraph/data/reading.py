@@ -80,6 +80,36 @@ class Reading(Config):
         """Whether train, valid or test are files of their own."""
         return any(getattr(self, name) is not None for name in PARTS)
 
+    def columns_of(self, names: Sequence[str], source: Source, label: str) -> Columns:
+        """The columns of a log: those that are given, and others by their names; guesses are logged.
+
+        Args:
+            names: of all its columns.
+            source: for errors.
+            label: what the log is called in the message.
+
+        Raises:
+            DataError: a column that is given is not there, or one cannot be told.
+        """
+        given = {role: getattr(self, role) for role in _ROLES}
+        given["weight"] = given["weight"] or NO_COLUMN
+        columns, guessed = guess_columns(names, given, source)
+        if guessed:
+            told = ", ".join(f"{role} = {getattr(columns, role)!r}" for role in _ROLES if getattr(columns, role))
+            without = [role for role in ("timestamp", "rating") if getattr(columns, role) is None]
+            _log.info("%s: %s%s", label, told, f"; no {' and no '.join(without)}" if without else "")
+        return columns
+
+    def check_of_frames(self) -> None:
+        """Refuse what says how files are read.
+
+        Raises:
+            ValueError: such a setting is given.
+        """
+        for name in ("format", "separator", "names", "encoding"):
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} = {value!r} says how files are read, and frames are given; leave it out")
+
     def from_folder(self, folder: Path) -> Self:
         """The reading with the paths of its other files from a folder on."""
         paths = {name: getattr(self, name) for name in PATHS if getattr(self, name) is not None}
@@ -227,17 +257,7 @@ class LogFile:
             source = Source("delimited", check_file(first), separator, encoding=check_encoding(reading.encoding))
             names = list(reading.names) or readers.header_of(source)
             readers.check_header(source, names)
-        return self._chosen(names, source)
-
-    def _chosen(self, names: Sequence[str], source: Source) -> Columns:
-        given = {role: getattr(self.reading, role) for role in _ROLES}
-        given["weight"] = given["weight"] or NO_COLUMN
-        columns, guessed = guess_columns(names, given, source)
-        if guessed:
-            told = ", ".join(f"{role} = {getattr(columns, role)!r}" for role in _ROLES if getattr(columns, role))
-            without = [role for role in ("timestamp", "rating") if getattr(columns, role) is None]
-            _log.info("%s: %s%s", self.path, told, f"; no {' and no '.join(without)}" if without else "")
-        return columns
+        return reading.columns_of(names, source, self.path)
 
     def feature_files(self) -> dict[str, Path]:
         """The files of features: those that are given, and those beside a file of RecBole's."""
@@ -261,7 +281,7 @@ class LogFile:
     def _scan_recbole(self) -> Scanned:
         files = atomic.atomic_files(self.path)
         raw, types = atomic.scan_atomic(files["inter"], self.reading.encoding)
-        columns = self._chosen(list(types), raw.source)
+        columns = self.reading.columns_of(list(types), raw.source, self.path)
         sides = {
             f"{side}_features": atomic.read_features(files[side], key, self.reading.encoding)
             for side, key in (("user", columns.user), ("item", columns.item))

@@ -17,6 +17,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.arguments import checked
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import make_folder, recover, replacing_files
 from recgraph.data.given_log import read_parts
@@ -180,15 +181,16 @@ class Split(_Labelled):
         return cls(interactions, labels, made, strategy, int(seed) if made.draws else None)
 
     @classmethod
+    @checked
     def from_parts(
         cls,
-        train: Any,
-        valid: Any = None,
-        test: Any = None,
+        train: str | Path | Any,
+        valid: str | Path | Any = None,
+        test: str | Path | Any = None,
         *,
         seed: int = 0,
-        user_features: Any = None,
-        item_features: Any = None,
+        user_features: str | Path | Any = None,
+        item_features: str | Path | Any = None,
         split: Mapping[str, Any] | None = None,
         **reading: Any,
     ) -> Split:
@@ -198,8 +200,7 @@ class Split(_Labelled):
 
         Args:
             train, valid, test: each as files (path, folder, pattern) or as a frame. Without ``valid`` a tenth of each
-                user's train interactions is drawn; without ``test`` nothing can be tested.
-            seed: of that draw.
+                user's train interactions is drawn by ``seed``; without ``test`` nothing can be tested.
             user_features, item_features: side information: files or frames, one row an id.
             split: settings of the strategy, e.g. ``{"valid": 0.2}``.
             reading: how they are read, as of :func:`recgraph.data.interactions.load_data`.
@@ -262,6 +263,7 @@ class Split(_Labelled):
         self._save(*open_and_test(self._rows()), Path(folder))
 
     @staticmethod
+    @checked
     def load(folder: str | Path, reason: str) -> Split:
         """Read a saved split with its test part; the reason is logged. See :meth:`SealedSplit.load`."""
         return SealedSplit.load(folder).unseal(reason)
@@ -332,8 +334,8 @@ class SealedSplit(_Labelled):
             SealedTestError: this copy cannot be unsealed, or the code runs in a block without test data.
             CorruptFileError: the saved test part is damaged or was changed.
         """
-        if not reason.strip():
-            raise ValueError("reason = '' must say why the test part is opened")
+        if not isinstance(reason, str) or not reason.strip():
+            raise ValueError(f"reason = {reason!r} must say why the test part is opened")
         check_open()
         split = self._reveal()
         self.unsealed_reasons.append(reason)
@@ -342,9 +344,8 @@ class SealedSplit(_Labelled):
 
     def without_test(self) -> SealedSplit:
         """A copy that cannot be unsealed: what the trials of a study are given."""
-        return SealedSplit(
-            self.interactions, self.labels, self.strategy, self.name, self.seed, self.hash, _refuse_to_unseal
-        )
+        own = (self.interactions, self.labels, self.strategy, self.name, self.seed, self.hash)
+        return SealedSplit(*own, _refuse_to_unseal)
 
     def save(self, folder: str | Path) -> None:
         """Write all but the test rows, and remove an older test file; a copy loaded from there has none to unseal."""
@@ -361,9 +362,8 @@ class SealedSplit(_Labelled):
         folder = Path(folder)
         recover(folder)
         if not (folder / HEAD_FILE).is_file():
-            raise FileNotFoundError(
-                f"folder {str(folder)!r} holds no saved split ({HEAD_FILE}); write one with `recgraph data prepare`"
-            )
+            what = f"folder {str(folder)!r} holds no saved split ({HEAD_FILE})"
+            raise FileNotFoundError(f"{what}; write one with `recgraph data prepare`")
         return load_set(folder / HEAD_FILE, lambda head: SealedSplit._of(folder, head))
 
     @staticmethod

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recgraph.arguments import checked
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.part import Cases, Part
 from recgraph.engine import Engine
@@ -65,6 +66,7 @@ class SplitLabel(Interface):
     def hash(self) -> str: ...
 
 
+@checked
 def evaluate(
     model: Ranker,
     cases: Cases,

@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.arguments import checked
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.data.ids import IdMap, family
@@ -26,6 +27,7 @@ from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
 
 
+@checked
 def frame(
     recommendations: Any,
     truth: Any,
@@ -197,6 +199,7 @@ class ScoreMatrix(Scorer):
         return self.scores[query.users]
 
 
+@checked
 def matrix(
     scores: Any,
     truth: Any,

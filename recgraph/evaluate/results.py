@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recgraph.arguments import checked
 from recgraph.bounded.files import named
 from recgraph.bounded.tables import read_frame_metadata
 from recgraph.bounded.texts import parse_json
@@ -182,6 +183,7 @@ def _pad(row: list[str], widths: list[int]) -> list[str]:
     return [first, *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
 
 
+@checked
 def compare(a: Result, b: Result) -> dict[str, float]:
     """The difference ``b - a`` of each metric that both results have.
 
@@ -227,6 +229,7 @@ def _reads_whole_lists(column: str) -> bool:
 _KEY = "recgraph"
 
 
+@checked
 def save_users(result: Result, path: str | Path) -> None:
     """Write a result: a row a user, a column a metric; protocol and overall values in the file's metadata.
 
@@ -242,6 +245,7 @@ def save_users(result: Result, path: str | Path) -> None:
     replace_parquet(result.users_frame(), path, {_KEY: json.dumps(about)})
 
 
+@checked
 def load_users(path: str | Path) -> Result:
     """Read what :func:`save_users` wrote.
 

@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from recgraph import notebook
+from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
 from recgraph.evaluate.results import ProtocolMismatch, Result, comparable, load_users
 from recgraph.evaluate.statistics import (
@@ -268,6 +269,7 @@ class Table:
         return notebook.block("Comparison", {}, [notebook.table(self.rows())], self.legend)
 
 
+@checked
 def table(
     results: Mapping[str, Source | Sequence[Source]],
     metrics: Sequence[str] | None = None,
@@ -293,6 +295,8 @@ def table(
     if not results:
         raise ValueError("results is empty; give at least one model")
     models = {name: results_of(own) for name, own in results.items()}
+    if empty := [name for name, own in models.items() if not own]:
+        raise ValueError(f"results[{empty[0]!r}] is empty; give its result, or those of its seeds")
     every = [result for own in models.values() for result in own]
     shared = [comparable(every[0], result) for result in every]
     columns = [name for name in shared[0] if all(name in own for own in shared)] if metrics is None else list(metrics)

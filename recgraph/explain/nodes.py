@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recgraph.arguments import checked
 from recgraph.config import nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.explain.evidence import Walks, evidence_for_node
@@ -39,6 +40,7 @@ _MOST_COMPARED = 20_000
 _MOST_COSINES = 1 << 22
 
 
+@checked
 def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeExplanation:
     """The nodes nearest to a node by their embeddings, and the paths between them along each meta-path.
 

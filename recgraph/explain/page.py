@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recgraph.arguments import checked
 from recgraph.data.imprint import replace_page
 from recgraph.explain.attribution.result import Attributed, agreement_rows, faithfulness_rows
 from recgraph.explain.explanation import (
@@ -168,6 +169,7 @@ def _near_text(found: Sequence[Near]) -> str:
     return "; ".join(f"{each.node.title} {each.similarity:.2f}" for each in found)
 
 
+@checked
 def write_page(explanation: Explanation | NodeExplanation, path: str | Path, item_map: ItemMap | None = None) -> Path:
     """Write the page as one file, replacing the file whole or not at all.
 
@@ -180,6 +182,7 @@ def write_page(explanation: Explanation | NodeExplanation, path: str | Path, ite
     return Path(path)
 
 
+@checked
 def page(explanation: Explanation | NodeExplanation, item_map: ItemMap | None = None) -> str:
     """The page as HTML."""
     of_user = isinstance(explanation, Explanation)

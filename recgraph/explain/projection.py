@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recgraph.arguments import checked
 from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.explain.explanation import Node
 from recgraph.explain.nodes import embedder_of, graph_of, node_of
@@ -73,6 +74,7 @@ class ItemMap:
         return asdict(self)
 
 
+@checked
 def item_map(
     run: Any,
     *,
@@ -116,6 +118,7 @@ def item_map(
     return _map(vectors.detach().to("cpu"), order, items.node, grouping, method, limit, seed)
 
 
+@checked
 def node_map(
     run: Any,
     *,

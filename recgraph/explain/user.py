@@ -11,6 +11,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.arguments import checked
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
 from recgraph.data.item_columns import feature_rows
@@ -107,6 +108,7 @@ class Items:
         return self.features[name].gather(pl.Series(self._rows.numpy()).replace(-1, None)).to_list()
 
 
+@checked
 def explain(
     run: Any,
     user: Any,
@@ -158,6 +160,7 @@ def explain(
     return found.explanation(user, items, scores, attributed, n_connections, n_paths)
 
 
+@checked
 def attribute(
     run: Any,
     user: Any,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from recgraph import registry
+from recgraph.arguments import checked
 from recgraph.config import Config, ConfigError, load_toml
 from recgraph.data.catalog.cards import card_files, data_name, find_card, with_train
 from recgraph.data.reading import PATHS, is_data_path
@@ -241,6 +242,7 @@ class Board:
         return (self.results if results is None else Path(results)) / self.name / data_name(sheet.dataset)
 
 
+@checked
 def load_board(name: str | Path) -> Board:
     """Load a board by name (a folder of ``experiments/`` here or in the checkout), by its folder, or from one file.
 

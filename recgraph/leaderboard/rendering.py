@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from recgraph.arguments import checked
 from recgraph.data.files import replace_text
 from recgraph.data.imprint import replace_page
 from recgraph.leaderboard.board import Board, load_board
@@ -257,6 +258,7 @@ def _cell(text: str) -> str:
     return text if set(text) <= set("-:") else for_markdown(text).replace("|", "\\|")
 
 
+@checked
 def render(board: str | Path | Board, out: str | Path, *, results: str | Path | None = None) -> Path:
     """Write the records of a board into one file, in one step, and return its path.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from recgraph import registry
+from recgraph.arguments import checked
 from recgraph.engine import Engine
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
@@ -88,6 +89,7 @@ class Summary:
         return "\n".join([text, *(f"failed: {name}: {why}" for name, why in self.reasons.items())])
 
 
+@checked
 def run(
     board: str | Path | Board,
     *,

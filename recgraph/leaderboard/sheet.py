@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from recgraph import notebook
+from recgraph.arguments import checked
 from recgraph.evaluate.metrics.names import best_first
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec
 from recgraph.leaderboard.compare import (
@@ -251,6 +252,7 @@ class Sheet:
         return GroupTable(kind, label, title, metric, sizes, {name: values for name, values in found.items() if values})
 
 
+@checked
 def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None) -> Sheet:
     """Read the records of one data set of a board; no model is run and no data is read.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph import registry
+from recgraph.arguments import checked
 from recgraph.config import Config, ConfigError, distribute
 from recgraph.data.catalog import load_graph
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
@@ -35,6 +36,7 @@ from recgraph.train.config import GraphTrainConfig, TrainConfig, pick_device
 __all__ = ["fit", "fit_graph", "parts_of", "train"]
 
 
+@checked
 def fit(
     model: Model | str,
     data: InteractionLog | Split | SealedSplit,
@@ -110,6 +112,7 @@ def fit(
         return _fit_log(made, data, training, options, fit_on, refit, init_items, init_items_scale, source)
 
 
+@checked
 def fit_graph(
     model: GraphModel,
     graph: HeteroGraph,

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from recgraph.arguments import checked
 from recgraph.data.item_columns import ItemColumns
 from recgraph.data.log import InteractionLog
 from recgraph.data.split import FitPart, SealedSplit, Split
@@ -66,6 +67,7 @@ class Run(BaseRun):
         self.model, self.split = model, split
         self._known = log
 
+    @checked
     def evaluate(
         self,
         part: str = "test",
@@ -222,6 +224,7 @@ class Run(BaseRun):
         if is_first():
             self.recommender.save(folder)
 
+    @checked
     def plot(self, kind: str = "curves", *, part: str = "valid", metric: str | None = None) -> Plot:
         """Charts for a notebook, or a file by their ``save("run.svg")`` or ``save("run.html")``.
 
@@ -237,6 +240,7 @@ class Run(BaseRun):
         """
         return plot(self, None if kind == "curves" else self._require_split(), kind, part, metric)
 
+    @checked
     def update(
         self,
         new_log: Any,
@@ -302,6 +306,7 @@ class Run(BaseRun):
         return run
 
     @classmethod
+    @checked
     def of_bundle(cls, folder: str | Path) -> Run:
         """A run of a bundle alone: it recommends and can be updated, without the data it was fitted on.
 
@@ -325,6 +330,7 @@ class Run(BaseRun):
         return self.split
 
     @classmethod
+    @checked
     def open(
         cls,
         folder: str | Path,

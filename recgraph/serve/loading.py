@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from recgraph.arguments import checked
 from recgraph.serve.bundle import holds
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
@@ -19,6 +20,7 @@ def bundle_of(folder: str | Path) -> Path:
     return folder / "bundle" if (folder / "bundle" / "config.json").is_file() else folder
 
 
+@checked
 def load(folder: str | Path, device: torch.device | str = "cpu") -> Recommender | Embedder:
     """Read what a run saved: a recommender, or the embeddings of a graph's nodes.
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recgraph.arguments import checked
 from recgraph.bounded.tensors import read_tensors
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind
@@ -27,7 +28,6 @@ from recgraph.notebook import block
 from recgraph.rerank.similarity import CoOccurrence
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
-from recgraph.serve.bundle import guard
 from recgraph.serve.checks import check_seen, check_sizes, names_of, read_item_features
 from recgraph.serve.export import export
 from recgraph.serve.forked import check_not_forked
@@ -141,6 +141,7 @@ class Recommender:
         """[n_items] int64: how often each item was seen."""
         return torch.bincount(self.seen.values, minlength=len(self.items))
 
+    @checked
     def recommend(
         self,
         users: Any = None,
@@ -190,6 +191,7 @@ class Recommender:
         check_answers(self.model, asked.k, len(request.labels))
         return self._answer(request, asked, named=histories is not None or not is_all(users))
 
+    @checked
     def stream(
         self,
         users: Any = "all",
@@ -208,8 +210,7 @@ class Recommender:
         """:meth:`recommend` part by part, in memory that does not grow with the number of answers.
 
         Args:
-            users: as there; all users by default.
-            histories: as there; instead of ``users``.
+            users, histories: one of them, as there; all users by default.
             batch_size: users of a part, at most: lists that are long have parts that fit into memory.
             engine: answers the parts (:mod:`recgraph.workers.engines`); None: this process.
 
@@ -256,9 +257,8 @@ class Recommender:
 
     def _request(self, users: Any, histories: Any) -> Request:
         if histories is not None:
-            return of_histories(
-                histories, self.items, self.columns, self.kind, self.time_unit if self.model.reads_times else None
-            )
+            unit = self.time_unit if self.model.reads_times else None
+            return of_histories(histories, self.items, self.columns, self.kind, unit)
         if is_all(users):
             return of_all(self.users, self.seen, self.kind, self.times)
         return of_users(users, self.users, self.seen, self.kind, self.times)
@@ -341,9 +341,9 @@ class Recommender:
             ExportError: the model has no form that can be exported, or the folder holds something else.
             ImportError: the extra ``export`` is not installed.
         """
-        parts = (self.model, self.users, self.items, self.seen, self.columns)
-        return export(*parts, Path(folder), self.record)
+        return export(self.model, self.users, self.items, self.seen, self.columns, Path(folder), self.record)
 
+    @checked
     def save(self, folder: str | Path) -> None:
         """Write a bundle, see :mod:`recgraph.serve.bundle`; it appears whole or not at all.
 
@@ -366,6 +366,7 @@ class Recommender:
         bundle.write(Path(folder), "recommender", self.model, fill, more)
 
     @classmethod
+    @checked
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
         """Read a bundle that :meth:`save` wrote.
 
@@ -376,15 +377,15 @@ class Recommender:
         check_not_forked()
         folder = Path(folder)
         config = bundle.read_config(folder, "recommender", _FILES, ("columns", "kind", "record"))
-        names = guard(folder / "config.json", lambda _: names_of(config))
-        users = guard(folder / "users.parquet", IdMap.read)
-        items = guard(folder / "items.parquet", IdMap.read)
-        tensors = guard(folder / "seen.safetensors", read_tensors)
-        seen = guard(folder / "seen.safetensors", lambda _: check_seen(tensors, len(users), len(items)))
+        names = bundle.guard(folder / "config.json", lambda _: names_of(config))
+        users = bundle.guard(folder / "users.parquet", IdMap.read)
+        items = bundle.guard(folder / "items.parquet", IdMap.read)
+        tensors = bundle.guard(folder / "seen.safetensors", read_tensors)
+        seen = bundle.guard(folder / "seen.safetensors", lambda _: check_seen(tensors, len(users), len(items)))
         read = partial(read_item_features, names.columns.item)
-        features = guard(folder / _FEATURES, read) if _FEATURES in config["files"] else None
+        features = bundle.guard(folder / _FEATURES, read) if _FEATURES in config["files"] else None
         model = bundle.load_model(folder, config["model"], torch.device(device))
-        guard(folder / "config.json", lambda _: check_sizes(model.space, len(users), len(items)))
+        bundle.guard(folder / "config.json", lambda _: check_sizes(model.space, len(users), len(items)))
         times = tensors.get("times")
         return cls(
             model, users, items, seen, **names._asdict(), item_features=features, record=config["record"], times=times
@@ -394,7 +395,6 @@ class Recommender:
         return f"Recommender({type(self.model).__name__}, {len(self.users):,} users, {len(self.items):,} items)"
 
     def _repr_html_(self) -> str:
-        facts: dict[str, Any] = {"model": type(self.model).__name__, "users": len(self.users), "items": len(self.items)}
-        return block(
-            "Recommender", {**facts, "fitted on": self.record.get("fitted_on"), "seed": self.record.get("seed")}
-        )
+        facts = {"model": type(self.model).__name__, "users": len(self.users), "items": len(self.items)}
+        fitted = {"fitted on": self.record.get("fitted_on"), "seed": self.record.get("seed")}
+        return block("Recommender", {**facts, **fitted})

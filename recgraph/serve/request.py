@@ -12,9 +12,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.arguments import is_list, shown
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.dataframe import FrameKind, frame_kind, from_native, to_native
+from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap, as_series
 from recgraph.data.interactions import Interactions
 from recgraph.data.item_columns import feature_rows
@@ -141,8 +143,8 @@ def of_histories(
         if not given:
             raise ValueError("histories is empty: give at least one user")
         for user, row in given.items():
-            if isinstance(row, str | bytes):
-                raise ValueError(f"histories[{user!r}] = {row!r} must be a list of items, oldest first")
+            if not is_list(row):
+                raise ValueError(f"histories[{user!r}] = {shown(row)} must be a list of items, oldest first")
         rows = [list(row) for row in given.values()]
         lengths = torch.tensor([len(row) for row in rows])
         labels, _ = _ids(list(given), kind)
@@ -180,10 +182,11 @@ def _of_index(
 
 def _read(frame: Any, columns: Columns) -> Interactions:
     try:
-        frame_kind(frame)
-    except ValueError:
-        message = f"histories is a {type(frame).__name__}; give a frame, or a mapping user -> list of items"
-        raise ValueError(message) from None
+        frame_kind(frame, "histories")
+    except DataError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error}, or a mapping user -> list of items") from None
     there = nw.from_native(frame).collect_schema().names()
     user = _name(columns.user, "user", there)
     item = _name(columns.item, "item", there)
@@ -202,9 +205,11 @@ def own_lists(frame: Any, columns: Columns, argument: str) -> dict[Any, list[Any
         ValueError: it is no frame, or a column is missing.
     """
     try:
-        table = from_native(frame)
-    except TypeError:
-        raise ValueError(f"{argument} is a {type(frame).__name__}; give a list, a mapping or a frame") from None
+        table = from_native(frame, argument)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error}, a list or a mapping") from None
     user = _name(columns.user, "user", table.columns, argument)
     item = _name(columns.item, "item", table.columns, argument)
     rows = table.select(pl.col(user).alias("user"), pl.col(item).alias("item")).drop_nulls()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from recgraph.arguments import checked, is_list
 from recgraph.bounded.texts import read_json, read_toml
 from recgraph.config import Config, ConfigError
 from recgraph.data.errors import CorruptFileError
@@ -141,6 +142,7 @@ class Rules(Config):
         return self
 
     @classmethod
+    @checked
     def read(cls, path: str | Path) -> Self:
         """Read a file: TOML, or JSON where its name ends in ``.json``.
 
@@ -176,7 +178,7 @@ class Rules(Config):
 
 def _ids(given: Any, what: str) -> Ids:
     """Ids of any list, array or series; a lone id is a mistake."""
-    if isinstance(given, str | bytes | Mapping) or not hasattr(given, "__iter__"):
+    if not is_list(given):
         raise ValueError(f"give {what}")
     for read in ("to_list", "tolist", "to_pylist"):
         if hasattr(given, read):

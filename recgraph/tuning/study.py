@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recgraph import imports, registry
+from recgraph.arguments import checked
 from recgraph.config import ConfigError, load_toml
 from recgraph.data.files import contents
 from recgraph.data.imprint import load_json, replace_json
@@ -39,6 +40,7 @@ __all__ = ["tune"]
 _IDENTITY = ("model", "revision", "metrics", "space", "split_hash", "seed")
 
 
+@checked
 def tune(
     model: str | type[Model] | Model,
     split: Split | SealedSplit,
@@ -115,6 +117,8 @@ def tune(
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
     if objective is None:
         metrics = tuple(objectives.canonical(name) for name in metrics)
+    if not metrics:
+        raise ConfigError("metric = () must name at least one, e.g. 'ndcg@10'")
     if n_trials < 1:
         raise ConfigError(f"n_trials = {n_trials} must be at least 1")
     folder = Path(out).resolve() if out is not None else None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recgraph.arguments import checked
 from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import AnyCard, Card, FileCard, GraphCard, card_files, find_card
 from recgraph.data.reading import LogFile, Reading, is_data_path
@@ -117,6 +118,7 @@ def info(name: str) -> dict[str, Any]:
     return values | {"card": None if path is None else str(path), "hash": card.hash, "prepared": prepared}
 
 
+@checked
 def get(name: str, from_path: str | Path | None = None, source: str | None = None) -> Prepared:
     """Fetch, check and prepare a data set, unless that has been done.
 
@@ -184,6 +186,7 @@ def _prepare(card: AnyCard, given: Path | None, source: str | None) -> Prepared:
     return _read(card, cached=False)
 
 
+@checked
 def load_dataset(name: str, reading: Reading | None = None) -> Interactions:
     """The interactions of a data set, with user and item features; fetched and prepared at first use.
 
