@@ -29,10 +29,10 @@ def test_new_films_are_ranked_by_their_genres(shared: Path) -> None:
     model = MEOWRec(hidden_dim=32, contrast_weight=0.01).build(
         GraphSpace(n_users=log.n_users, n_items=log.n_items, graph=graph), 0
     )
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
     generators, weights = Generators(0), model.phases[0].terms
     batches = model.batches(train, 8192, generators)
-    for epoch in range(4):
+    for epoch in range(2):
         for batch in batches.epoch(epoch):
             optimiser.zero_grad()
             terms = model(batch, weights)
@@ -46,7 +46,7 @@ def test_new_films_are_ranked_by_their_genres(shared: Path) -> None:
 
 
 #: what each model needs to be small
-SMALL = {"sasrec": {"max_epochs": 8}, "mclrec": {"max_epochs": 4}}
+SMALL = {"sasrec": {"max_epochs": 3}, "mclrec": {"max_epochs": 2}}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -58,7 +58,7 @@ def test_new_films_are_ranked_by_sequence_models(name: str, shared: Path) -> Non
     truth = log.ordered.items.filter(is_new[log.ordered.items.values])
     features = [{"name": "class", "kind": "words"}, "release_year"]
     model = registry.load("model", name)(hidden_dim=32, n_layers=1, item_features=features, item_id_dropout=0.2)
-    run = rg.fit(model, known, seed=0, learning_rate=0.005, batch_size=64, device="cpu", progress=False, **SMALL[name])
+    run = rg.fit(model, known, seed=0, learning_rate=0.01, batch_size=64, device="cpu", progress=False, **SMALL[name])
     assert (
         run.model.item_tower.known_items.tolist()
         == (known.ordered.items.values.bincount(minlength=log.n_items) > 0).tolist()

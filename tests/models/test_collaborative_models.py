@@ -38,7 +38,7 @@ def test_learns_a_planted_structure(name: str) -> None:
     # where the few users of a group are negatives of each other, a strong contrast outweighs what they have in common
     model = made(name, **({"contrast_weight": 0.02} if name in CONTRASTIVE else {}))
     generators = Generators(0)
-    config = TrainConfig(batch_size=32, learning_rate=0.02, max_epochs=30, metric="loss", patience=None)
+    config = TrainConfig(batch_size=32, learning_rate=0.05, max_epochs=10, metric="loss", patience=None)
     Trainer(model, model.batches(train, 32, generators), config, generators).fit()
     result = evaluate(model, cases, seen=("exclude",), cutoffs=(4,))[0].metrics
     # of 24 unseen items 4 are the user's group's: by chance a sixth of the truth is in the first four

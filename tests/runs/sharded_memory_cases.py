@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     **{"hidden_dim": WIDTH, "n_layers": 1, "n_heads": 1, "inner_dim": 16, "dropout": 0.0, "attention_dropout": 0.0},
     **{"max_len": 8, "loss": "sampled_softmax", "n_negatives": 16},
 }
-TRAINING: dict[str, Any] = {"batch_size": 16, "learning_rate": 0.01, "device": "cpu", "table_optimiser": "lazy_adam"}
+TRAINING: dict[str, Any] = {"batch_size": 64, "learning_rate": 0.01, "device": "cpu", "table_optimiser": "lazy_adam"}
 
 
 class Allocations(TorchDispatchMode):
