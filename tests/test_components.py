@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.components import boards, report, search
+from experiments.components import boards, page, report, search
 from experiments.components.plan import BASES, ITSELF, Base, Component, components
+from experiments.marked import marked
 from recgraph import leaderboard, registry
 
 PAIRS = [(dataset, name) for name, base in BASES.items() for dataset in base.settings]
@@ -56,6 +57,15 @@ def test_the_best_of_each_kind_that_gained_on_valid_are_taken_together(
     all_four = [*weights, terms, objective]
     assert search.tested("ml-100k", "sasrec", all_four, 1) == [weights[1], terms, objective]
     assert search.tested("ml-100k", "sasrec", all_four, 2) == [weights[1], weights[0], terms, objective]
+
+
+def test_the_page_has_what_was_found() -> None:
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert marked(text, "components", page.tables()) == text
+    for dataset, base in PAIRS:
+        if searched := page.valid_table(dataset, base):
+            assert searched in text
+            assert searched.count("\n| ") > 10
 
 
 @pytest.mark.slow

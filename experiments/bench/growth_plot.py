@@ -8,13 +8,13 @@ go between the markers of ``docs/scale.md``.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.bench import growth
 from experiments.bench.harness import ROOT
+from experiments.marked import marked
 from recgraph.pages.charts import Chart, Figure, Layout, Line, Mark, Scale
 from recgraph.pages.labels import Box
 from recgraph.pages.plot import drawing
@@ -91,18 +91,6 @@ def sections(fitted: dict[str, list[growth.Fit]]) -> str:
     return "\n\n".join(parts)
 
 
-def with_sections(page: str, made: str) -> str:
-    """The page with another part between the markers.
-
-    Raises:
-        ValueError: it has no markers.
-    """
-    begin, end = "<!-- growth: begin -->\n", "\n<!-- growth: end -->"
-    if begin not in page or end not in page:
-        raise ValueError(f"the page has no markers {begin.strip()!r} and {end.strip()!r}")
-    return re.sub(f"(?s){re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{made}\n{end}", page)
-
-
 def main(argv: list[str] | None = None) -> int:
     prog = "python -m experiments.bench.growth_plot"
     parser = argparse.ArgumentParser(prog=prog, description=__doc__.splitlines()[0])
@@ -115,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         path = chosen.pictures / f"scale-{name}.svg"
         path.write_text(f"{picture(fits)}\n", encoding="utf-8")
     page = chosen.page.read_text(encoding="utf-8")
-    chosen.page.write_text(with_sections(page, sections(fitted)), encoding="utf-8")
+    chosen.page.write_text(marked(page, "growth", sections(fitted)), encoding="utf-8")
     return 0
 
 

@@ -3,7 +3,7 @@
     python -m experiments.components search --dataset ml-100k --base sasrec --trials 8 --hours 2
     python -m experiments.components board --dataset ml-100k --base sasrec     # the best together, the board's file
     recgraph leaderboard run experiments/components --budget 2                 # trains and tests, three seeds
-    python -m experiments.components report                                    # differences, tested and in Markdown
+    python -m experiments.components report                                    # differences, tested, and the page
 
 ``search`` goes on where it stopped, and ends after ``--hours`` at the next component.
 """
@@ -15,9 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+from experiments.components import page
 from experiments.components.boards import board_file, write_board
 from experiments.components.plan import BASES, ITSELF, Component, components
-from experiments.components.report import DIFFERENCES, differences, save, table, valid_table
+from experiments.components.report import DIFFERENCES, differences, save
 from experiments.components.search import search, study_record, tested, together
 
 
@@ -70,15 +71,9 @@ def _search(asked: argparse.Namespace, found: list[Component]) -> None:
 
 def _report() -> int:
     pairs = [(dataset, base) for base in BASES for dataset in BASES[base].settings]
-    there = [pair for pair in pairs if board_file(*pair).exists()]
-    for pair in pairs:
-        if text := valid_table(*pair):
-            print(f"\n{' '.join(pair)}, on the valid part\n\n{text}")
-    found = differences(there)
-    save(found)
-    for seen in ("seen excluded", "seen kept"):
-        print(f"\n{seen}\n\n{table(found, seen)}")
-    print(f"written to {DIFFERENCES}", file=sys.stderr)
+    save(differences(pair for pair in pairs if board_file(*pair).exists()))
+    page.write()
+    print(f"written to {DIFFERENCES} and {page.PAGE}", file=sys.stderr)
     return 0
 
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from experiments.components.boards import board_file
-from experiments.components.plan import BASES, ITSELF, components
-from experiments.components.search import RESULTS, best_valid
+from experiments.components.plan import ITSELF
+from experiments.components.search import RESULTS
 from recgraph.data.files import replace_text
 from recgraph.evaluate.results import Result
 from recgraph.evaluate.significance import holm, over_users
@@ -114,28 +114,13 @@ def save(found: list[Difference]) -> None:
 
 
 def table(found: Iterable[Difference], seen: str) -> str:
-    """The differences under one convention as a Markdown table, the greatest gain of each board first."""
+    """The differences under one convention as a Markdown table, the greatest gain first."""
     lines = [
-        "| data set | base | component | metric | base | with it | difference, 95 % interval | p (Holm) | CPU | |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| component | metric | base | with it | difference, 95 % interval | p (Holm) | CPU | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    order = {pair: place for place, pair in enumerate((d, b) for b in BASES for d in BASES[b].settings)}
-    own = [one for one in found if one.seen == seen]
-    for one in sorted(own, key=lambda of: (order[of.dataset, of.base], of.base_mean - of.mean)):
+    for one in sorted((one for one in found if one.seen == seen), key=lambda of: of.base_mean - of.mean):
         gain = f"{one.mean - one.base_mean:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"
         numbers = f"{one.base_mean:.4f} | {one.mean:.4f} | {gain} | {one.p_adjusted:.4f} | {one.seconds:.1f}x"
-        lines.append(f"| {one.dataset} | {one.base} | {one.component} | {one.metric} | {numbers} | {one.verdict} |")
-    return "\n".join(lines) + "\n"
-
-
-def valid_table(dataset: str, base: str) -> str:
-    """The best value of each component on the valid part as a Markdown table, tested or not."""
-    found = [ITSELF, *components(BASES[base])]
-    own = best_valid(dataset, base, ITSELF)
-    if own is None:
-        return ""
-    values = [(best[0], one) for one in found if (best := best_valid(dataset, base, one)) is not None]
-    lines = ["| component | best on valid | against the base |", "| --- | --- | --- |"]
-    for value, one in sorted(values, key=lambda of: -of[0]):
-        lines.append(f"| {one.title} | {value:.4f} | {value / own[0] - 1:+.1%} |")
+        lines.append(f"| {one.component} | {one.metric} | {numbers} | {one.verdict} |")
     return "\n".join(lines) + "\n"

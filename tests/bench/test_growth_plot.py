@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from experiments.bench import growth, growth_plot, log_growth
+from experiments.marked import marked
 
 
 def lines_of(stage: str, exponent: float, peak_mb: float = 100.0) -> list[dict[str, object]]:
@@ -44,18 +45,18 @@ def test_memory_too_small_to_say_is_not_drawn() -> None:
 
 def test_tables_go_between_the_markers() -> None:
     page = "before\n<!-- growth: begin -->\nold \\1\n<!-- growth: end -->\nafter\n"
-    made = growth_plot.with_sections(page, "| new \\1 |")
+    made = marked(page, "growth", "| new \\1 |")
     assert made == "before\n<!-- growth: begin -->\n\n| new \\1 |\n\n<!-- growth: end -->\nafter\n"
-    assert growth_plot.with_sections(made, "| new \\1 |") == made
+    assert marked(made, "growth", "| new \\1 |") == made
     with pytest.raises(ValueError, match="no markers"):
-        growth_plot.with_sections("before", "new")
+        marked("before", "growth", "new")
 
 
 def test_the_page_has_what_was_measured() -> None:
     lines = growth.read(growth_plot.LINES)
     fitted = growth_plot.of_modules(lines)
     page = growth_plot.PAGE.read_text(encoding="utf-8")
-    assert growth_plot.with_sections(page, growth_plot.sections(fitted)) == page
+    assert marked(page, "growth", growth_plot.sections(fitted)) == page
     shown = re.findall(r"pictures/(scale-\w+)\.svg", page)
     assert shown == [f"scale-{name}" for name in fitted]
     for name, fits in fitted.items():
