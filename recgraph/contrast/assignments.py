@@ -69,6 +69,7 @@ class SwAV(Objective):
 
     Config = SwAVConfig
     needs_pairs = True
+    of_both_sides = True
     pairwise = False
     queued: Tensor
     n_queued: Tensor

@@ -61,6 +61,7 @@ class ConR(Objective):
 
     Config = ConRConfig
     needs_pairs = True
+    of_both_sides = True
     pairwise = False
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:

@@ -38,6 +38,7 @@ class Symile(Objective):
 
     Config = SymileConfig
     needs_pairs = True
+    of_both_sides = True
     pairwise = False
     joint = True
     draws = True

@@ -52,6 +52,7 @@ class _Pairless(Objective):
 
     Config: ClassVar[type[ObjectiveBaseConfig]] = PairlessConfig
     needs_pairs = True
+    of_both_sides = True
     pairwise = False
 
     def __init__(self, config: PairlessConfig | None = None, /, **settings: Any) -> None:

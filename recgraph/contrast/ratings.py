@@ -138,7 +138,7 @@ class SupReMix(Mixture):
         is_barred = (chosen[:, :, None] == barred[:, None]).any(-1)
         units, lengths = _directions(y)
         # unlike units[chosen], whose gradient takes several times as long
-        those = [of.index_select(0, chosen.flatten()).unflatten(0, chosen.shape) for of in (units, lengths)]
+        those = [of.index_select(0, chosen.flatten()).view(*chosen.shape, *of.shape[1:]) for of in (units, lengths)]
         mixed = _mixed(share, F.normalize(x, dim=1)[:, None], *those)
         return mixed, log_w.masked_fill(is_barred, -math.inf)
 

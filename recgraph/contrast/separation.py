@@ -73,6 +73,7 @@ class SepCLR(Objective):
 
     Config = SepCLRConfig
     needs_pairs = True
+    of_both_sides = True
     pairwise = False
 
     def __init__(self, config: SepCLRConfig | None = None, /, **settings: Any) -> None:
