@@ -14,7 +14,15 @@ from torch import Tensor
 
 from recgraph.accelerated import is_accelerated
 
-__all__ = ["BYTES_HOST", "FEWEST_ROWS", "exponent_limit", "refuse_second_derivative", "row_blocks", "work_type"]
+__all__ = [
+    "BYTES_HOST",
+    "FEWEST_ROWS",
+    "exponent_limit",
+    "refuse_second_derivative",
+    "row_blocks",
+    "score_blocks",
+    "work_type",
+]
 
 #: a block stays in a core's cache; an accelerator wants few and large kernels instead
 BYTES_HOST = 4 * 2**20
@@ -34,9 +42,24 @@ def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None
     """
     if block_rows is None:
         budget = _BYTES_ACCELERATOR if is_accelerated(like) else BYTES_HOST
-        block_rows = max(budget // (n_columns * like.element_size()), FEWEST_ROWS)
+        block_rows = max(budget // (max(n_columns, 1) * like.element_size()), FEWEST_ROWS)
     for start in range(0, n_rows, block_rows):
         yield slice(start, min(start + block_rows, n_rows))
+
+
+def score_blocks(
+    n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """As :func:`row_blocks`, each with the memory [n, n_columns] in which its scores are computed, the same for all.
+
+    Memory of its own for each block would cost as much time as the product that fills it: the system hands out pages
+    one by one.
+    """
+    buffer: Tensor | None = None
+    for rows in row_blocks(n_rows, n_columns, like, block_rows):
+        if buffer is None:
+            buffer = like.new_empty(rows.stop, n_columns)
+        yield rows, buffer[: rows.stop - rows.start]
 
 
 def work_type(*tensors: Tensor) -> torch.dtype:

@@ -95,12 +95,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "objective": {
         "recgraph.contrast.assignments": ("SwAV",),
+        "recgraph.contrast.conr": ("ConR",),
         "recgraph.contrast.debiased": ("DebiasedInfoNCE", "DebiasedNTXent"),
         "recgraph.contrast.heads": ("MultiHead",),
         "recgraph.contrast.joint": ("Symile",),
         "recgraph.contrast.non_contrastive": ("BarlowTwins", "SimSiam", "VICReg"),
         "recgraph.contrast.objectives": ("InfoNCE", "NTXent"),
-        "recgraph.contrast.ratings": ("ConR",),
         "recgraph.contrast.separation": ("SepCLR",),
     },
     "regulariser": {

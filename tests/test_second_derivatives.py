@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import recgraph
+from recgraph.contrast.kernels import log_kernel_sums
 from recgraph.contrast.log_sums import log_sums
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
@@ -55,6 +56,10 @@ def sum_over_candidates() -> Case:
     return log_sums, drawn((5, 3), (4, 3))
 
 
+def sum_of_kernels() -> Case:
+    return lambda x: log_kernel_sums(x, 1.0, with_own=False, block_rows=2), drawn((5, 3))
+
+
 def whitening() -> Case:
     return lambda x: inverse_root((x @ x.mT + torch.eye(3).double())[None]), drawn((3, 3))
 
@@ -96,6 +101,7 @@ def product_with_a_symmetric_matrix() -> Case:
 REFUSE = {
     "contrast/blockwise.py:_OnePass": term,
     "contrast/blockwise.py:_OnePass, a softmax loss": softmax,
+    "contrast/kernels.py:_KernelSums": sum_of_kernels,
     "contrast/log_sums.py:_LogSums": sum_over_candidates,
     "contrast/regularisers.py:_Potential": uniformity,
     "contrast/weights.py:_Hidden": learned_weight,

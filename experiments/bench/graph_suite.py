@@ -84,14 +84,15 @@ def _kernels(device: str) -> Iterator[Bench]:
 
 
 def _contrast_parts(device: str) -> Bench:
-    """Plain InfoNCE in blocks beside all pairs at once, each weight, each mixture, the debiased objective, a queue."""
+    """Plain InfoNCE in blocks beside all pairs at once, and beside it every part that a term can have."""
     rows: dict[str, Any] = {"n_rows": 4096, "width": 64, "device": device, "steps": 1, "warmup": 1}
 
     def side(name: str, term: dict[str, Any] | None) -> Side:
         return Side(name, "ours/contrast_parts.py", {**rows, "term": term})
 
-    parts = [side(f"{kind} {name}", {kind: name}) for kind in ("weight", "mixture") for name in written(kind)]
-    parts.append(side("objective debiased_info_nce", {"objective": "debiased_info_nce"}))
+    kinds = ("objective", "weight", "mixture", "transform")
+    parts = [side(f"{kind} {name}", {kind: name}) for kind in kinds for name in written(kind) if name != "info_nce"]
+    parts += [side(f"regulariser {name}", {"regularisers": {name: 1.0}}) for name in written("regulariser")]
     parts.append(side("queue of 4,096 rows", {"queue_size": 4096}))
     return Bench(
         "contrast-parts",

@@ -52,8 +52,8 @@ class SwAV(Objective):
     positive of a row is the code q of its other view, without gradient: Sinkhorn-Knopp makes codes
     ``q_ik ~ e^{x_i . c_k / epsilon}`` that sum to 1 over prototypes and, after enough rounds, to B / K over the rows.
 
-    Source: Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (NeurIPS 2020),
-    equations 1 to 5; temperature 0.1, epsilon 0.05, three rounds, prototypes frozen in the first epoch, and a queue for
+    Source: Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments (NeurIPS 2020);
+    temperature 0.1, epsilon 0.05, three rounds, prototypes frozen in the first epoch, and a queue for
     batches that are small against K, are theirs. Departures: two views, without further crops, which sequences and
     graphs do not have; prototypes are divided by their length where they are read. ``prototypes="clusters"``: the
     centroids that MEOW makes, at each granularity, in the place of learned ones; the loss is the mean over these.
@@ -69,6 +69,7 @@ class SwAV(Objective):
 
     Config = SwAVConfig
     needs_pairs = True
+    of_both_sides = True
     pairwise = False
     queued: Tensor
     n_queued: Tensor

@@ -75,7 +75,7 @@ class DebiasedNTXent(_Debiased, NTXent):
     ``g_i = max((mean_j w_ij e^{s_ij} - tau+ e^{s_ip}) / (1 - tau+), e^{-1 / tau})``: a share tau+ of the candidates
     are positives, and a positive adds what the known one does. With ``tau_plus=0`` it is NT-Xent.
 
-    Source: Chuang et al., "Debiased Contrastive Learning" (NeurIPS 2020), equation 8 with one positive. With
+    Source: Chuang et al., "Debiased Contrastive Learning" (NeurIPS 2020), with one positive. With
     ``weight="hardness"`` it is the loss of Robinson et al., "Contrastive Learning with Hard Negative Samples" (ICLR
     2021). Departure: the least value of g is that of the norms at hand, which for cosines is the published one.
     """

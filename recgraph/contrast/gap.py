@@ -29,7 +29,7 @@ class CrossUniformity(Regulariser):
 
     Lower is better; a single row has no pair: the value is 0.
 
-    Source: Fahim et al., 2024, section 5 (the uniformity across sides, t = 2), after Wang and Isola (ICML 2020).
+    Source: Fahim et al., 2024 (the uniformity across sides, t = 2), after Wang and Isola (ICML 2020).
     Evaluated over blocks of rows: no B x B tensor is resident.
     """
 

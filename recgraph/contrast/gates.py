@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from recgraph.accelerated import full_precision
+from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.transforms import Transform, TransformConfig
 from recgraph.contrast.views import About, Views
@@ -88,9 +90,12 @@ class Gate(Transform):
         return gates
 
     def forward(self, views: Views) -> list[tuple[Tensor, Tensor]]:
-        a, b = views.a, views.b
-        if self.config.unit:
-            a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
-        of_a = self.gates(views.ids_a)
-        of_b = of_a if views.ids_b is views.ids_a else self.gates(views.ids_b)
-        return [(a * of_a, b * of_b)]
+        work = work_type(views.a, views.b)
+        a, b = views.a.to(work), views.b.to(work)
+        # autocast would round gates to half precision
+        with full_precision(a):
+            if self.config.unit:
+                a, b = F.normalize(a, dim=1), F.normalize(b, dim=1)
+            of_a = self.gates(views.ids_a)
+            of_b = of_a if views.ids_b is views.ids_a else self.gates(views.ids_b)
+            return [(a * of_a, b * of_b)]

@@ -39,8 +39,8 @@ class Hardness(Weight):
     c_ik. A candidate of the anchor's own id, among them its positive and itself, has weight 1.
 
     Sources: with ``hardest=1`` the importance of Robinson et al., "Contrastive Learning with Hard Negative Samples"
-    (ICLR 2021), equation 4; with ``beta=0`` the explicit hard loss of Wang and Liu, "Understanding the Behaviour of
-    Contrastive Loss" (CVPR 2021), equation 8, whose interval ends at 1. The loss itself is aware of hardness: its
+    (ICLR 2021); with ``beta=0`` the explicit hard loss of Wang and Liu, "Understanding the Behaviour of
+    Contrastive Loss" (CVPR 2021), whose interval ends at 1. The loss itself is aware of hardness: its
     gradient by ``s_ij`` is proportional to ``w_ij e^{s_ij}``, so that ``beta`` acts on the candidates as a temperature
     ``1 / (1 / tau + beta)`` does, but on the positive not at all. As in the code of Robinson et al. gradients flow
     through the weights; thresholds have none.

@@ -74,6 +74,7 @@ class MultiHead(Objective):
             nn.init.zeros_(parameter)
         shared = {name: getattr(config, name) for name in ObjectiveConfig.model_fields}
         self.inner: Objective = registry.make("objective", {"name": config.head_objective, **shared})
+        self.of_both_sides = self.inner.of_both_sides
 
     def compile_parts(self, backend: str = "inductor") -> None:
         self.inner.compile_parts(backend)

@@ -30,7 +30,7 @@ class Symile(Objective):
     is InfoNCE in both directions, and nothing is drawn.
 
     Source: Saporta et al., Contrasting with Symile: Simple Model-Agnostic Representation Learning for Unlimited
-    Modalities (NeurIPS 2024), equations 5 and 6, with the negatives that cost O(N) (section 4.2). It bounds the total
+    Modalities (NeurIPS 2024), with the negatives that cost O(N). It bounds the total
     correlation of the views. Departure: the temperature is a setting, not learned; products of M directions of width D
     are about D^((1 - M) / 2) long, so that it must be smaller than for two views. A candidate is made of several rows:
     weights do not apply.
@@ -38,6 +38,7 @@ class Symile(Objective):
 
     Config = SymileConfig
     needs_pairs = True
+    of_both_sides = True
     pairwise = False
     joint = True
     draws = True

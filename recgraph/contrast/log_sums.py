@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from recgraph.accelerated import full_precision
-from recgraph.blocks import exponent_limit, refuse_second_derivative, row_blocks, work_type
-from recgraph.contrast.blockwise import WeightBlocks
+from recgraph.blocks import refuse_second_derivative, score_blocks, work_type
+from recgraph.contrast.blockwise import WeightBlocks, exponentials
 from recgraph.contrast.views import Pairs
 from recgraph.contrast.weights import Weight
 
@@ -68,12 +68,12 @@ class _LogSums(torch.autograd.Function):
             x, y = (tensor.to(work) for tensor in inputs[:2])
             weights = _weights(weight, pairs, inputs[2:], [False] * len(inputs[2:]), work)
             sums = x.new_empty(len(x))
-            for rows in row_blocks(len(x), len(y), x, block_rows):
+            for rows, t in score_blocks(len(x), len(y), x, block_rows):
                 log_w = None if weights is None else weights.block(rows)[0]
-                t = _logits(x[rows], y, log_w, None if barred is None else barred[rows])
+                _logits(x[rows], y, log_w, None if barred is None else barred[rows], t)
                 peak = t.amax(1, keepdim=True)
                 peak.masked_fill_(peak == -math.inf, 0)
-                sums[rows] = _exponentials(t, peak).sum(1).log_().add_(peak[:, 0])
+                sums[rows] = exponentials(t, peak).sum(1).log_().add_(peak[:, 0])
         ctx.save_for_backward(sums, barred, *inputs)
         ctx.settings = weight, pairs, block_rows, work
         return sums
@@ -93,10 +93,10 @@ class _LogSums(torch.autograd.Function):
             weights = _weights(weight, pairs, inputs[2:], needs[2:], work)
             of_x = torch.empty_like(x) if needs[0] else None
             of_y = torch.zeros_like(y) if needs[1] else None
-            for rows in row_blocks(len(x), len(y), x, block_rows):
+            for rows, t in score_blocks(len(x), len(y), x, block_rows):
                 log_w, anchors = (None, None) if weights is None else weights.block(rows)
-                t = _logits(x[rows], y, log_w, None if barred is None else barred[rows])
-                p = _exponentials(t, peaks[rows, None]).mul_(passed[rows, None])
+                _logits(x[rows], y, log_w, None if barred is None else barred[rows], t)
+                p = exponentials(t, peaks[rows, None]).mul_(passed[rows, None])
                 if of_x is not None:
                     torch.mm(p, y, out=of_x[rows])
                 if of_y is not None:
@@ -108,23 +108,19 @@ class _LogSums(torch.autograd.Function):
         return None, None, None, None, *typed
 
 
-def _exponentials(t: Tensor, peak: Tensor) -> Tensor:
-    """``e^{t - peak}``, in the memory of t; 0 where it makes no difference: exp would give slow subnormal numbers."""
-    return torch.threshold_(t.sub_(peak), -exponent_limit(t.dtype), -math.inf).exp_()
-
-
 def _weights(
     weight: Weight | None, pairs: Pairs | None, inputs: Sequence[Tensor], needs: Sequence[bool], work: torch.dtype
 ) -> WeightBlocks | None:
     return None if weight is None or pairs is None else WeightBlocks(weight, pairs, inputs, needs, work)
 
 
-def _logits(x: Tensor, y: Tensor, log_w: Tensor | None, barred: Tensor | None) -> Tensor:
-    """[n, M] without gradient, ``-inf`` where a column is no candidate."""
-    t = x @ y.t()
+def _logits(x: Tensor, y: Tensor, log_w: Tensor | None, barred: Tensor | None, out: Tensor) -> None:
+    """Into ``out`` [n, M], without gradient; ``-inf`` where a column is no candidate."""
+    torch.mm(x, y.t(), out=out)
     if log_w is not None:
-        t += log_w.detach()
-    return t if barred is None else t.scatter_(1, barred, -math.inf)
+        out += log_w.detach()
+    if barred is not None:
+        out.scatter_(1, barred, -math.inf)
 
 
 @torch.no_grad()
@@ -141,9 +137,7 @@ def hardest(x: Tensor, y: Tensor, k: int, barred: Tensor | None = None, block_ro
         [N, min(k, M)] int64, the most similar first; where an anchor has fewer candidates, barred columns come last.
     """
     found = []
-    for rows in row_blocks(len(x), len(y), x, block_rows):
-        t = x[rows] @ y.t()
-        if barred is not None:
-            t.scatter_(1, barred[rows], -math.inf)
+    for rows, t in score_blocks(len(x), len(y), x, block_rows):
+        _logits(x[rows], y, None, None if barred is None else barred[rows], t)
         found.append(t.topk(min(k, len(y)), dim=1).indices)
     return torch.cat(found)

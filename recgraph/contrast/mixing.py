@@ -43,8 +43,8 @@ class Mochi(Mixture):
     mixed. A mixture has the mixed length of its parts, and the anchor in it the length of the candidate: for cosines
     both are 1, as published.
 
-    Source: Kalantidis et al., "Hard Negative Mixing for Contrastive Learning" (NeurIPS 2020), equations 4 and 5; there
-    of a queue (``queue_size``) with N' = 1024, s = 1024, s' = 128 of 65,536 and 10 epochs of warm-up. Departures: the
+    Source: Kalantidis et al., "Hard Negative Mixing for Contrastive Learning" (NeurIPS 2020); there of a
+    queue (``queue_size``) with N' = 1024, s = 1024, s' = 128 of 65,536 and 10 epochs of warm-up. Departures: the
     candidates at hand without a queue; numbers of a batch's size; a candidate of weight 0 may be mixed, since a mixture
     is not told weights. Takes N (s + s') D numbers of memory beside the blocks.
     """
@@ -105,8 +105,8 @@ class FeatureTransformation(Mixture):
     candidates y become ``m y + (1 - m) y[permutation]`` with ``m ~ Beta(b, b)``. As published neither is normalised
     again, and the anchor that candidates are compared with is q itself.
 
-    Source: Zhu et al., "Improving Contrastive Learning by Visualizing Feature Transformation" (ICCV 2021), equations 5
-    to 7. Departures: l is drawn for each anchor and m for each candidate, not for each dimension; an anchor's own
+    Source: Zhu et al., "Improving Contrastive Learning by Visualizing Feature Transformation" (ICCV 2021).
+    Departures: l is drawn for each anchor and m for each candidate, not for each dimension; an anchor's own
     positive may be a part of one of its candidates, where the published ones come from a queue; with dot products q is
     taken at the length of k.
     """

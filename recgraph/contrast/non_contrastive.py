@@ -52,6 +52,7 @@ class _Pairless(Objective):
 
     Config: ClassVar[type[ObjectiveBaseConfig]] = PairlessConfig
     needs_pairs = True
+    of_both_sides = True
     pairwise = False
 
     def __init__(self, config: PairlessConfig | None = None, /, **settings: Any) -> None:
@@ -137,8 +138,8 @@ class BarlowTwins(_Pairless):
 
     ``C = A^T B / n`` [D, D], the columns of A and B standardised over the batch. No row is compared with another.
 
-    Source: Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction (ICML 2021), equations 1 and
-    2; variances have 1e-5 added, as in the authors' code. Departures: no projector by default (theirs has three layers
+    Source: Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction (ICML 2021);
+    variances have 1e-5 added, as in the authors' code. Departures: no projector by default (theirs has three layers
     of 8192, of images); its normalisation has no gain.
     """
 
@@ -182,9 +183,9 @@ class VICReg(_Pairless):
     No row is compared with another.
 
     Source: Bardes et al., VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning (ICLR
-    2022), as in the authors' code, which halves the sum of v and takes the mean over components in s where equations 5
-    and 6 do not. A single row has no variance: s alone moves it. Departures: no projector by default (theirs has three
-    layers of 8192, of images). Views of length 1, as MEOW's, cannot have deviations of 1: ``deviation=None``.
+    2022), as in the authors' code, which halves the sum of v and takes the mean over components in s, where the
+    paper does not. A single row has no variance: s alone moves it. Departures: no projector by default (theirs has
+    three layers of 8192, of images). Views of length 1, as MEOW's, cannot have deviations of 1: ``deviation=None``.
     """
 
     Config = VICRegConfig
@@ -220,7 +221,7 @@ class SimSiam(_Pairless):
 
     The predictor has two layers with a bottleneck. No row is compared with another; predictor and stopped gradient keep
     the views from becoming one point. Source: Chen and He, Exploring Simple Siamese Representation Learning (CVPR
-    2021), equations 1 to 4.
+    2021).
 
     BYOL (Grill et al., NeurIPS 2020) is this with the other side encoded by a moving average of the encoder. That
     second encoder is left out: batches are encoded together with the recommendation task (sequences) or propagated

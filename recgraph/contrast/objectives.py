@@ -66,6 +66,8 @@ class Objective(Part):
     splits: ClassVar[bool] = False
     #: whether both views must have the same rows, so that there can be no further candidates
     needs_pairs: ClassVar[bool] = False
+    #: whether the rows of both views are anchors alike, so that the loss of the views in turn is the same
+    of_both_sides: bool = False
     #: whether :meth:`forward` reads ``views.further``; of others the term takes the mean over the pairs of views
     joint: ClassVar[bool] = False
     #: whether it draws whatever its settings are, so that it is given a generator
@@ -253,6 +255,7 @@ class NTXent(Objective):
     """
 
     needs_pairs = True
+    of_both_sides = True
     splits = True
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:

@@ -1,7 +1,7 @@
 """Parts that read an ordered label of each row, as the rating of the interaction that a sequence leads to.
 
-A row without a label (NaN) is no anchor of :class:`ConR`, has the full weight of :class:`LabelDistance`, and is not
-mixed by :class:`SupReMix`.
+A row without a label (NaN) has the full weight of :class:`LabelDistance` and is not mixed by :class:`SupReMix`. The
+objective that reads labels is :mod:`recgraph.contrast.conr`.
 """
 
 from __future__ import annotations
@@ -14,18 +14,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import full_precision
-from recgraph.blocks import row_blocks
 from recgraph.config import Search
 from recgraph.contrast.blockwise import Candidates
-from recgraph.contrast.log_sums import hardest, log_sums
+from recgraph.contrast.log_sums import hardest
 from recgraph.contrast.mixtures import Mixed, Mixture, MixtureConfig, generator_of
-from recgraph.contrast.non_contrastive import in_pairs
-from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConfig, Outcome
-from recgraph.contrast.views import Pairs, Similarity, Views
+from recgraph.contrast.views import Pairs, Views
 from recgraph.contrast.weights import Weight, WeightConfig
 
-__all__ = ["ConR", "LabelDistance", "SupReMix"]
+__all__ = ["LabelDistance", "SupReMix", "deviation", "labelled"]
 
 
 def labelled(who: object, *labels: Tensor | None) -> list[Tensor]:
@@ -140,7 +136,11 @@ class SupReMix(Mixture):
         # no mixture of rows of one label, of labels that are not known, or of a row that is no candidate
         log_w = distance.log().nan_to_num(nan=-math.inf, neginf=-math.inf)
         is_barred = (chosen[:, :, None] == barred[:, None]).any(-1)
-        return _mixed(share, x[:, None], y[chosen], y[chosen]), log_w.masked_fill(is_barred, -math.inf)
+        units, lengths = _directions(y)
+        # unlike units[chosen], whose gradient takes several times as long
+        those = [of.index_select(0, chosen.flatten()).view(*chosen.shape, *of.shape[1:]) for of in (units, lengths)]
+        mixed = _mixed(share, F.normalize(x, dim=1)[:, None], *those)
+        return mixed, log_w.masked_fill(is_barred, -math.inf)
 
     def _positives(
         self, y: Tensor, candidates: Candidates, of_a: Tensor, of_b: Tensor, generator: torch.Generator
@@ -161,122 +161,24 @@ class SupReMix(Mixture):
         between = of_b[second] - of_b[first]
         share = ((of_b[second] - of_a) / torch.where(between == 0, 1, between)).nan_to_num(0.0)
         own = y.index_select(0, candidates.positives)
-        return torch.where(exists[:, None], _mixed(share, y[first], y[second], y[first]), own)
+        units, lengths = _directions(y)
+        mixed = _mixed(
+            share, units.index_select(0, first), units.index_select(0, second), lengths.index_select(0, first)
+        )
+        return torch.where(exists[:, None], mixed, own)
 
 
 def _uniform(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
     return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).to(like)
 
 
-def _mixed(share: Tensor, one: Tensor, other: Tensor, length_of: Tensor) -> Tensor:
-    """``share one + (1 - share) other`` of directions, as long as the rows of ``length_of``."""
-    sides = [F.normalize(row, dim=-1) for row in (one, other)]
-    mixture = torch.lerp(sides[1], sides[0].expand_as(sides[1]), share[..., None])
-    made: Tensor = F.normalize(mixture, dim=-1) * length_of.norm(dim=-1, keepdim=True)
+def _directions(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [n, D] of unit length, and their lengths [n]."""
+    return F.normalize(x, dim=1), x.norm(dim=1)
+
+
+def _mixed(share: Tensor, one: Tensor, other: Tensor, length: Tensor) -> Tensor:
+    """``share one + (1 - share) other`` of directions [..., D], of this length [...]."""
+    mixture = torch.lerp(other, one.expand_as(other), share[..., None])
+    made: Tensor = mixture * (length / mixture.norm(dim=-1).clamp(min=1e-12))[..., None]
     return made
-
-
-class ConRConfig(ObjectiveBaseConfig):
-    window: Annotated[
-        float,
-        Field(ge=0, description="omega, greatest distance of a positive's label, in deviations"),
-        Search(0.0, 1.0),
-    ] = 0.5
-    near: Annotated[
-        float,
-        Field(ge=-1, le=1, description="cosine from which on a row of a far label is a negative"),
-    ] = 0.0
-    push: Annotated[
-        float,
-        Field(ge=0, description="e, how much more a negative counts the further its label"),
-        Search(0.01, 2.0, log=True),
-    ] = 0.2
-    rarity: Annotated[
-        float,
-        Field(ge=0, description="power of the inverse frequency of an anchor's label; 0: all count the same"),
-    ] = 0.5
-    block_rows: BlockRows = None
-
-
-class ConR(Objective):
-    """``mean_i eta_i mean_{p in P_i} -log(e^{s_ip} / (sum_{q in P_i} e^{s_iq} + sum_{n in N_i} w_in e^{s_in}))``.
-
-    Anchors and candidates are the rows of both views with a label y. Positives P_i have labels within ``window``
-    deviations of y_i; negatives N_i have labels further off although their cosine with i is at least ``near``, and
-    ``w_in = eta_i e^{push |y_i - y_n|}``. ``eta_i`` is the inverse frequency of labels near y_i among the rows, to the
-    power ``rarity``, with mean 1. An anchor without a positive or without a negative has loss 0.
-
-    Source: Keramati et al., ConR: Contrastive Regularizer for Deep Imbalanced Regression (ICLR 2024), as in the
-    authors' code. Departures: the paper takes as negatives rows whose *predicted* labels are near; a recommender
-    predicts none, so that the cosine says what the model takes for near; frequencies are counted in the batch;
-    distances are in deviations of the labels. Evaluated over blocks of rows; the mean over positives is a difference of
-    running sums of the rows in the order of their labels.
-    """
-
-    Config = ConRConfig
-    needs_pairs = True
-    pairwise = False
-
-    def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
-        labels = labelled(self, views.labels_a, views.labels_b)
-        y, rows = torch.cat(labels), torch.cat(in_pairs(views))
-        known = ~y.isnan()
-        y, rows = y[known].to(rows.dtype), rows[known]
-        n = len(y)
-        if n < 2:
-            zero = (torch.cat([views.a, views.b]) * 0).sum()
-            return Outcome(zero, n, torch.tensor(n, device=y.device))
-        y, order = (y / deviation(y)).sort(stable=True)
-        rows = rows.index_select(0, order)
-        config = self.config
-        with full_precision(rows):
-            a, b = similarity.shape(rows, rows)
-            relations = _Relations(config.near, config.push)
-            # running sums of rows in the order of labels: the sum over positives is a difference of two of them
-            low, high = (torch.searchsorted(y, y + sign * config.window, right=sign > 0) for sign in (-1, 1))
-            running = F.pad(b.cumsum(0), (0, 0, 1, 0))
-            count = high - low - 1
-            own = torch.linalg.vecdot(a, b)
-            positive = (torch.linalg.vecdot(a, running[high] - running[low]) - own) / count.clamp(min=1)
-            eta = (count + 1).to(y.dtype) ** -config.rarity
-            eta = eta / eta.mean()
-            places = torch.arange(n, device=y.device)
-            of_anchors = torch.stack([y, eta.log(), low.to(y), high.to(y)], 1)
-            pairs = Pairs(places, places, rows, rows, of_anchors, torch.stack([y, places.to(y)], 1))
-            total = log_sums(a, b, places[:, None], relations, pairs, config.block_rows)
-            has_both = (count > 0) & self._has_negative(rows, low, high)
-            losses = torch.where(has_both, eta * (torch.where(has_both, total, 0) - positive), 0)
-        return Outcome(losses.mean(), n, n - has_both.sum())
-
-    @torch.no_grad()
-    def _has_negative(self, rows: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """[n] bool: whether an anchor has a row near it of a far label, which is one outside [low, high)."""
-        units, found = F.normalize(rows, dim=1), []
-        places = torch.arange(len(rows), device=rows.device)
-        for block in row_blocks(len(rows), len(rows), rows, self.config.block_rows):
-            is_far = (places < low[block, None]) | (places >= high[block, None])
-            found.append((is_far & (units[block] @ units.t() >= self.config.near)).any(1))
-        return torch.cat(found)
-
-
-class _Relations(Weight):
-    """The weights of ConR: 1 for a positive, ``eta_i e^{push |y_i - y_j|}`` for a negative, 0 for other rows.
-
-    Rows are in the order of their labels. Labels of anchors are [n, 4]: the label, the logarithm of eta, and the
-    candidates from the first to before the last that are positives; those of candidates [M, 2]: the label and the place
-    in the order. Nothing passes a gradient.
-    """
-
-    def __init__(self, near: float, push: float) -> None:
-        super().__init__()
-        self.near, self.push = near, push
-
-    @torch.no_grad()
-    def log_w(self, pairs: Pairs) -> Tensor:
-        assert pairs.anchor_labels is not None
-        assert pairs.candidate_labels is not None
-        y, log_eta, low, high = (column[:, None] for column in pairs.anchor_labels.unbind(1))
-        theirs, places = pairs.candidate_labels.unbind(1)
-        is_positive = (places >= low) & (places < high)
-        pushed = (y - theirs).abs_().mul_(self.push).add_(log_eta)
-        return pushed.masked_fill_(pairs.cosines() < self.near, -math.inf).masked_fill_(is_positive, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,13 +12,13 @@ from torch import Tensor
 
 from recgraph.accelerated import full_precision
 from recgraph.config import Search
-from recgraph.contrast.log_sums import log_sums
+from recgraph.contrast.kernels import joint_entropy, potential
 from recgraph.contrast.non_contrastive import in_pairs
 from recgraph.contrast.objectives import BlockRows, Objective, ObjectiveBaseConfig, Outcome
 from recgraph.contrast.views import About, Similarity, Views
 from recgraph.contrast.weights import Weight
 
-__all__ = ["SepCLR", "joint_entropy", "potential"]
+__all__ = ["SepCLR", "SepCLRConfig"]
 
 
 class SepCLRConfig(ObjectiveBaseConfig):
@@ -73,6 +73,7 @@ class SepCLR(Objective):
 
     Config = SepCLRConfig
     needs_pairs = True
+    of_both_sides = True
     pairwise = False
 
     def __init__(self, config: SepCLRConfig | None = None, /, **settings: Any) -> None:
@@ -111,44 +112,21 @@ class SepCLR(Objective):
     def _loss(self, common: list[Tensor], salient: list[Tensor], is_target: Tensor) -> Tensor:
         config, tau, rows = self.config, self.config.bandwidth, self.config.block_rows
         of_all = [torch.cat(sides) for sides in (common, salient)]
-        targets = [s[is_target] for s in salient]
-        others = torch.cat([s[~is_target] for s in salient])
-        loss = _alignment(common[0], common[1], tau) + potential(of_all[0], tau, rows)
-        if len(targets[0]):
-            origin = targets[0].new_zeros(1, targets[0].shape[1])
-            spread = potential(torch.cat([*targets, origin]), tau, rows)
-            loss = loss + config.salient * (_alignment(targets[0], targets[1], tau) + spread)
-        if len(others):
-            loss = loss + config.background * others.square().sum(1).mean()
+        everyone, both = torch.ones_like(is_target), torch.cat([is_target, is_target])
+        loss = _alignment(common, everyone, tau) + potential(of_all[0], tau, block_rows=rows)
+        # a batch without targets leaves the point 0 alone, which has no pair
+        points = torch.cat([of_all[1], of_all[1].new_zeros(1, of_all[1].shape[1])])
+        among = torch.cat([both, both.new_ones(1)])
+        loss = loss + config.salient * (_alignment(salient, is_target, tau) + potential(points, tau, among, rows))
+        loss = loss + config.background * _mean(of_all[1].square().sum(1), ~both)
         value: Tensor = loss + config.independence * joint_entropy(torch.cat(of_all, 1), tau, rows)
         return value
 
 
-def _alignment(a: Tensor, b: Tensor, tau: float) -> Tensor:
-    value: Tensor = (a - b).square().sum(1).mean() / (2 * tau)
-    return value
+def _alignment(sides: Sequence[Tensor], among: Tensor, tau: float) -> Tensor:
+    return _mean((sides[0] - sides[1]).square().sum(1), among) / (2 * tau)
 
 
-def _log_kernel_sums(x: Tensor, tau: float, barred: Tensor | None, block_rows: int | None) -> Tensor:
-    """[n]: ``log sum_j e^{-||x_i - x_j||^2 / (2 tau)}`` over the rows that are not barred, by inner products."""
-    squares = x.square().sum(1, keepdim=True) / (2 * tau)
-    one = torch.ones_like(squares)
-    return log_sums(
-        torch.cat([x / tau, one, -squares], 1), torch.cat([x, -squares, one], 1), barred, block_rows=block_rows
-    )
-
-
-def potential(x: Tensor, tau: float, block_rows: int | None = None) -> Tensor:
-    """``log mean_{i != j} e^{-||x_i - x_j||^2 / (2 tau)}`` of rows [n, D]; 0 of a single one."""
-    n = len(x)
-    if n < 2:
-        return (x * 0).sum()
-    own = torch.arange(n, device=x.device)[:, None]
-    value: Tensor = _log_kernel_sums(x, tau, own, block_rows).logsumexp(0) - math.log(n * (n - 1))
-    return value
-
-
-def joint_entropy(x: Tensor, tau: float, block_rows: int | None = None) -> Tensor:
-    """``mean_i log mean_j e^{-||x_i - x_j||^2 / (2 tau)}`` of rows [n, D], the parts of which stand side by side."""
-    value: Tensor = (_log_kernel_sums(x, tau, None, block_rows) - math.log(len(x))).mean()
-    return value
+def _mean(values: Tensor, among: Tensor) -> Tensor:
+    """That of some of them, without reading how many; 0 of none."""
+    return torch.where(among, values, 0).sum() / among.sum().clamp(min=1)

@@ -119,6 +119,11 @@ class ContrastiveTerm(nn.Module):
                 f"queue_size = {size} adds candidates, and objective = {config.objective!r} contrasts two views of the "
                 "same rows and takes none; use queue_size=0 or objective='info_nce'"
             )
+        if getattr(self.objective.config, "both_directions", False):
+            raise ValueError(
+                f"queue_size = {size} adds candidates without a positive, which both_directions = True would make "
+                "anchors of; use queue_size=0, or leave both_directions out"
+            )
         if config.similarity != "cosine":
             raise ValueError(f"queue_size = {size} keeps rows of unit length; use similarity='cosine' or queue_size=0")
         if dim is None:

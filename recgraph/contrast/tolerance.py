@@ -19,7 +19,7 @@ def tolerance(x: Tensor, classes: Tensor) -> float:
     (see :class:`recgraph.contrast.schedule.ScheduledSimilarity`). In one pass over rows: the pairs of a class sum to
     ``|sum_i z_i|^2 - n``.
 
-    Source: Wang and Liu, "Understanding the Behaviour of Contrastive Loss" (CVPR 2021), section 3.3. Departure: a row
+    Source: Wang and Liu, "Understanding the Behaviour of Contrastive Loss" (CVPR 2021). Departure: a row
     with itself, of cosine 1, is no pair.
 
     Args:

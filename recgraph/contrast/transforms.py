@@ -36,7 +36,7 @@ class Centre(Transform):
     Sides that are encoded apart (users and items, two views of a graph) lie in cones of their own; the distance of
     their means is constant in all similarities of a side, and centring takes it out. Source: Fahim et al., "It's Not a
     Modality Gap: Characterizing and Addressing the Contrastive Gap", 2024, names the gap; centring as in Liang et
-    al., "Mind the Gap", NeurIPS 2022 (section 4.2: the sides are moved along the gap), here all of the way and within
+    al., "Mind the Gap", NeurIPS 2022 (the sides are moved along the gap), here all of the way and within
     a batch.
     """
 

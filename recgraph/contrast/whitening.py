@@ -41,8 +41,8 @@ class ShuffledGroupWhitening(Transform):
     ``(W_0(a), W_k(b))``, k = 1 ... ``n_positives``, each W with a permutation of its own; the loss is the mean over k.
     ZCA keeps each dimension as near as can be to what it was.
 
-    Source: Zhuo et al., WhitenedCSE: Whitening-based Contrastive Learning of Sentence Embeddings (ACL 2023), section
-    3.3. Departures: ``eps`` (published: none, groups of 6 of 768 dimensions); the positives are shuffles of one view
+    Source: Zhuo et al., WhitenedCSE: Whitening-based Contrastive Learning of Sentence Embeddings (ACL 2023).
+    Departures: ``eps`` (published: none, groups of 6 of 768 dimensions); the positives are shuffles of one view
     (published: each of a dropout view of its own) and their losses are averaged (published: summed); no linear layer
     and tanh follow. Gradients are exact where eigenvalues meet, as those of an eigendecomposition are not.
 

@@ -164,7 +164,7 @@ class ExpertTransformer(Transformer):
 
     Source: enforced routing: Hallee et al., Contrastive Learning and Mixture of Experts Enables Precise Vector
     Embeddings in Biological Databases (2024), where a token names the domain of a text; top-1 routing and balance:
-    Fedus, Zoph and Shazeer, Switch Transformers (JMLR 2022), equations 1 to 6. Departures: experts begin at draws of
+    Fedus, Zoph and Shazeer, Switch Transformers (JMLR 2022). Departures: experts begin at draws of
     their own (in the first paper as copies of a trained network), the domain is each item's and not the sequence's, no
     expert has a capacity, and the router sees no noise. Texts and their special tokens do not carry over.
 

@@ -96,6 +96,22 @@ class ContrastConfig(ModelConfig):
         check_schedule(self.temperature_schedule, self.temperature_end)
         return self
 
+    @property
+    def further_candidates(self) -> tuple[str, str] | None:
+        """The setting by which anchors have candidates that are no anchors, and that by which they have none; None: no
+        setting does."""
+        return (f"queue_size = {self.queue_size}", "queue_size = 0") if self.queue_size else None
+
+    @model_validator(mode="after")
+    def _directions_are_two(self) -> Self:
+        further = self.further_candidates
+        if further is not None and self.objective_options.get("both_directions"):
+            raise ValueError(
+                "objective_options = {'both_directions': True} makes anchors of the candidates, and with "
+                f"{further[0]} some of these have no positive; use {further[1]}, or leave both_directions out"
+            )
+        return self
+
 
 def contrastive_term(
     config: ContrastConfig, dim: int, objective: dict[str, Any] | None = None, **other: Any
@@ -127,19 +143,17 @@ def stream(term: ContrastiveTerm, generators: Generators, of_rank: bool = False)
     return generators.of_rank("contrast") if of_rank else generators["contrast"]
 
 
-def check_pairs(config: ContrastConfig, what: str, fix: str) -> None:
-    """Refuse an objective that needs rows in pairs where there are further candidates.
-
-    Args:
-        what, fix: the setting that adds candidates, and the one that adds none.
+def check_pairs(config: ContrastConfig) -> None:
+    """Refuse an objective that needs rows in pairs where a setting adds candidates.
 
     Raises:
         ValueError: the objective is such a one.
     """
-    if registry.load("objective", config.objective).needs_pairs:
+    further = config.further_candidates
+    if further is not None and registry.load("objective", config.objective).needs_pairs:
         raise ValueError(
             f"objective = {config.objective!r} contrasts two views of the same rows and takes no further candidates, "
-            f"as {what} gives; use {fix} or another objective"
+            f"as {further[0]} gives; use {further[1]} or another objective"
         )
 
 

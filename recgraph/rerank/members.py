@@ -58,7 +58,7 @@ class ContrastiveSearch(MMR):
     the model is: where one item stands out for a user, more of the ranking stays. It needs scores that are
     log-probabilities up to a constant, as softmax losses train them; for other models take ``min_max``.
 
-    Source: Su and Collier, Contrastive Search Is What You Need for Neural Text Generation, TMLR 2023, equation 2, whose
+    Source: Su and Collier, Contrastive Search Is What You Need for Neural Text Generation, TMLR 2023, whose
     alpha is ``strength`` and whose k is ``pool``. Departures: p is the softmax over the pool, not over all items; of
     what the user did before, j runs over the last ``history`` items, by default none, where text has the whole context.
     What does not carry over from text: tokens repeat and change the next distribution, items of a list do neither, and

@@ -22,7 +22,7 @@ from recgraph.runs.fitting import FitOptions, build, new_record, run_folder, tra
 from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import Scale, initial_items
 from recgraph.runs.run import Run
-from recgraph.runs.teacher import give_teacher
+from recgraph.runs.teacher import give_teacher, teacher_record
 from recgraph.train.config import TrainConfig, pick_device
 
 __all__ = ["fit_split", "split_and_part", "training_of"]
@@ -105,6 +105,8 @@ def fit_split(
     }
     record = new_record(model, options, fit_on, data)
     record.unsealed = list(sealed.unsealed_reasons)
+    if (teacher := teacher_record(model)) is not None:
+        record.teacher = teacher
     initialise = None
     if init_items is not None:
         items = initial_items(init_items, sealed, init_items_scale, fit_on)

@@ -30,6 +30,7 @@ from recgraph.memory import (
 )
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import of_all
+from recgraph.runs.teacher import teacher_bytes
 from recgraph.train.config import TrainConfig
 
 __all__ = ["Fit", "check_fit"]
@@ -81,6 +82,8 @@ class Fit:
         moments: dict[str, int] = {}
         if self.on_host:
             held |= {"parameters": needs.parameters, "buffers": needs.buffers, **needs.held}
+            if (taught := teacher_bytes(model)) > 0:
+                held["teacher"] = taught
             moments["fitting" if isinstance(model, ClosedFormModel) else "preparing"] = needs.fitting
         if isinstance(model, TrainableModel):
             if self.on_host:

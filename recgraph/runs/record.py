@@ -25,7 +25,18 @@ __all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine",
 
 _PACKAGES = ("recgraph", "torch", "numpy", "scipy", "scikit-learn", "accelerate", "polars")
 #: the fields that identify a run; ``config.json`` in its folder holds them
-IDENTIFYING = ("model", "config", "training", "seed", "fitted_on", "data", "init_items", "task", "evaluation")
+IDENTIFYING = (
+    "model",
+    "config",
+    "training",
+    "seed",
+    "fitted_on",
+    "data",
+    "init_items",
+    "teacher",
+    "task",
+    "evaluation",
+)
 
 
 #: name of the folder, inside a run's, of the run that chose its number of epochs
@@ -87,6 +98,7 @@ class RunRecord(_Entries):
         config, training: settings of the model and of the training.
         fitted_on: ``"train"``, ``"train+valid"``, ``"all"``, ``"graph"`` or ``"update"``.
         init_items: where the vectors of items came from, see :class:`recgraph.runs.pretrained.InitItems`.
+        teacher: of a model that learns from another run: its folder, and a digest of the bundle in it.
         history: one row an epoch.
         results: of the evaluations, by part of the split; ``"nodes"`` for classes of nodes.
         unsealed: why test data was read, one reason each time.
@@ -113,6 +125,7 @@ class RunRecord(_Entries):
     fitted_on: str
     data: DataRecord
     init_items: dict[str, Any] | None = None
+    teacher: dict[str, Any] | None = None
     history: list[dict[str, Any]] = Field(default_factory=list)
     results: dict[str, Any] = Field(default_factory=dict)
     unsealed: list[str] = Field(default_factory=list)

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from recgraph.data.split import SealedSplit
 from recgraph.models.base import Model
 from recgraph.models.distil import DistilConfig, Teacher
-from recgraph.serve.loading import load
+from recgraph.serve.bundle import BundleError, digest_and_size
+from recgraph.serve.loading import bundle_of, load
 from recgraph.serve.recommender import Recommender
 
-__all__ = ["give_teacher"]
+__all__ = ["give_teacher", "teacher_bytes", "teacher_record"]
+
+
+def teacher_record(model: Model) -> dict[str, Any] | None:
+    """The teacher of a model as JSON values: the folder, and a digest of what is in it; None where there is none."""
+    found = _found(model)
+    return None if found is None else {"source": model.config.teacher, "digest": found[0]}
+
+
+def teacher_bytes(model: Model) -> int:
+    """The bytes of the files of a model's teacher, which are about what it takes; 0 where there is none."""
+    found = _found(model)
+    return 0 if found is None else found[1]
+
+
+def _found(model: Model) -> tuple[str, int] | None:
+    """The digest and the bytes of a model's teacher. A folder without one is refused where it is read."""
+    config = model.config
+    if not isinstance(config, DistilConfig) or config.teacher is None:
+        return None
+    try:
+        return digest_and_size(bundle_of(config.teacher))
+    except BundleError:
+        return None
 
 
 def give_teacher(model: Model, split: SealedSplit, fit_on: str) -> None:

@@ -27,6 +27,7 @@ the file's SHA-256; they are not imported, and an error names them where they ar
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,6 +61,7 @@ from recgraph.shards import own_state
 __all__ = [
     "FORMAT",
     "BundleError",
+    "digest_and_size",
     "guard",
     "holds",
     "is_bundle",
@@ -181,6 +183,18 @@ def holds(folder: Path) -> Holds:
     """
     found: Holds = _read_head(folder).get("holds", "recommender")
     return found
+
+
+def digest_and_size(folder: Path) -> tuple[str, int]:
+    """The SHA-256 of a bundle's settings and of the checksums of its files, and the bytes of these, which are not read.
+
+    Raises:
+        BundleError: the folder is no bundle of this format, or a file is missing.
+    """
+    config = _read_head(folder)
+    said = json.dumps({"model": config.get("model"), "files": config["files"]}, sort_keys=True)
+    n_bytes = sum(_listed(folder, name).stat().st_size for name in config["files"])
+    return hashlib.sha256(said.encode()).hexdigest(), n_bytes
 
 
 def read_config(folder: Path, what: Holds, files: Sequence[str], entries: Sequence[str]) -> dict[str, Any]:

@@ -162,16 +162,17 @@ def test_published_settings_are_settings() -> None:
     from recgraph.runs.run import ProbeSettings
     from recgraph.train.config import GraphTrainConfig
 
-    for model in ("meow", "adameow"):
-        for dataset in ("acm", "dblp", "imdb", "aminer"):
-            cls, card = registry.load("model", model), find_card(dataset)
-            assert isinstance(card, GraphCard)
-            values = load_toml(CONFIGS / f"{model}-{dataset}.toml")
-            parts = distribute(values, {"model": cls.Config, "training": GraphTrainConfig, "probe": ProbeSettings})
-            config = cls.Config.of(parts["model"])
-            assert len(config.top_k) == len(card.paths)
-            GraphTrainConfig.of(parts["training"])
-            ProbeSettings.of(parts["probe"])
+    files = [(model, dataset) for model in ("meow", "adameow") for dataset in ("acm", "dblp", "imdb", "aminer")]
+    for model, dataset in [*files, *(("heco", dataset) for dataset in ("acm", "dblp", "aminer"))]:
+        cls, card = registry.load("model", model), find_card(dataset)
+        assert isinstance(card, GraphCard)
+        values = load_toml(CONFIGS / f"{model}-{dataset}.toml")
+        parts = distribute(values, {"model": cls.Config, "training": GraphTrainConfig, "probe": ProbeSettings})
+        config = cls.Config.of(parts["model"])
+        assert set(config.features) <= set(card.nodes)
+        assert model == "heco" or len(config.top_k) == len(card.paths)
+        GraphTrainConfig.of(parts["training"])
+        ProbeSettings.of(parts["probe"])
 
 
 @pytest.mark.parametrize("model", ["AdaMEOW", "HeCo"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -11,8 +13,10 @@ import torch.nn.functional as F
 from test_non_contrastive import two
 from torch import Tensor
 
+from recgraph.accelerated import accelerator_path
 from recgraph.contrast.blockwise import Candidates
-from recgraph.contrast.ratings import ConR, LabelDistance, SupReMix, deviation
+from recgraph.contrast.conr import ConR
+from recgraph.contrast.ratings import LabelDistance, SupReMix, deviation
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import Pairs, Similarity, Views
 from recgraph.ranks import Share
@@ -54,6 +58,7 @@ def test_shapes_of_mixtures_and_weights_do_not_follow_from_labels() -> None:
     assert mixed.positive is not None
     assert mixed.positive.shape == a.shape
     assert LabelDistance().log_w(Pairs(ids, ids, a, b, labels, labels)).shape == (N, N)
+    assert ConR()(views(a, b, labels), Similarity(), None).loss.shape == ()
     assert float(deviation(torch.full((3,), torch.nan))) == 1.0
     assert float(deviation(LABELS)) == pytest.approx(spread(LABELS.tolist()))
 
@@ -78,8 +83,8 @@ def test_mixtures_of_ranks_are_those_of_one_process(objective: str) -> None:
     torch.testing.assert_close(of_ranks, value(None))
 
 
-def conr(a: Tensor, b: Tensor, labels: Tensor, tau: float, config: dict[str, float]) -> Tensor:
-    """The published sums, a row at a time."""
+def conr(a: Tensor, b: Tensor, labels: Tensor, similarity: Similarity, config: dict[str, float]) -> tuple[Tensor, int]:
+    """The published sums, a row at a time, and how many rows have none."""
     rows = torch.cat([a, b])
     y = [*labels.tolist(), *labels.tolist()]
     deviation = spread(y)
@@ -88,33 +93,43 @@ def conr(a: Tensor, b: Tensor, labels: Tensor, tau: float, config: dict[str, flo
     eta = {i: len(near[i]) ** -config["rarity"] for i in known}
     mean = sum(eta.values()) / len(eta)
     units, losses = F.normalize(rows, dim=1), []
+    compared = units if similarity.similarity == "cosine" else rows
     for i in known:
         positives = [j for j in near[i] if j != i]
         negatives = [j for j in known if j not in near[i] and float((units[i] @ units[j]).detach()) >= config["near"]]
         if not positives or not negatives:
             losses.append(rows.new_zeros(()))
             continue
-        s = {j: units[i] @ units[j] / tau for j in known}
+        s = {j: compared[i] @ compared[j] / similarity.temperature for j in known}
         pushed = [eta[i] / mean * math.exp(config["push"] * abs(y[i] - y[j]) / deviation) for j in negatives]
         total = sum(s[j].exp() for j in positives) + sum(w * s[j].exp() for w, j in zip(pushed, negatives, strict=True))
         losses.append(eta[i] / mean * sum(total.log() - s[p] for p in positives) / len(positives))
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean(), len(y) - sum(loss.requires_grad for loss in losses)
 
 
+@pytest.mark.parametrize("path", [nullcontext, accelerator_path])
 @pytest.mark.parametrize("block_rows", [None, 3])
-@pytest.mark.parametrize("near", [-1.0, 0.1])
-def test_conr_is_a_loop_over_rows(near: float, block_rows: int | None) -> None:
+@pytest.mark.parametrize(
+    ("near", "similarity"),
+    [
+        (-1.0, Similarity(similarity="cosine", temperature=0.3)),
+        (0.1, Similarity(similarity="cosine", temperature=0.3)),
+        (0.2, Similarity(temperature=0.5)),
+    ],
+)
+def test_conr_is_a_loop_over_rows(
+    near: float, similarity: Similarity, block_rows: int | None, path: Callable[[], AbstractContextManager[None]]
+) -> None:
     config = {"window": 0.8, "near": near, "push": 0.7, "rarity": 0.5}
     a, b = (x.requires_grad_() for x in two(N))
-    similarity = Similarity(similarity="cosine", temperature=0.3)
-    outcome = ConR(**config, block_rows=block_rows)(views(a, b), similarity, None)
-    expected = conr(a, b, LABELS, 0.3, config)
+    with path():
+        outcome = ConR(**config, block_rows=block_rows)(views(a, b), similarity, None)
+        found = torch.autograd.grad(outcome.loss, (a, b))
+    expected, left_out = conr(a, b, LABELS, similarity, config)
     torch.testing.assert_close(outcome.loss, expected, rtol=1e-7, atol=1e-8)
-    for ours, theirs in zip(
-        torch.autograd.grad(outcome.loss, (a, b)), torch.autograd.grad(expected, (a, b)), strict=True
-    ):
+    for ours, theirs in zip(found, torch.autograd.grad(expected, (a, b)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
-    assert outcome.n_anchors == 2 * (N - 1)
+    assert (outcome.n_anchors, int(outcome.left_out)) == (2 * N, left_out)
 
 
 def test_conr_without_rows_to_tell_apart_is_0() -> None:

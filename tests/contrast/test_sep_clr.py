@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 from test_non_contrastive import B, D, two
 from torch import Tensor
 
+from recgraph.accelerated import accelerator_path
 from recgraph.contrast.separation import SepCLR
 from recgraph.contrast.views import About, Similarity, Views
 
@@ -51,21 +55,30 @@ def expected(a: Tensor, b: Tensor, targets: list[int], tau: float, weights: tupl
     return loss + weights[2] * torch.stack(joint).mean()
 
 
+@pytest.mark.parametrize("path", [nullcontext, accelerator_path])
+@pytest.mark.parametrize("length", [1.0, 40.0])
 @pytest.mark.parametrize("block_rows", [None, 3])
 @pytest.mark.parametrize(
     ("settings", "targets"),
     [({}, [1, 3, 6]), ({"least_count": 7}, [3, 6]), ({"target_by": "category", "categories": (2,)}, [2, 6])],
 )
 def test_value_and_gradients_are_those_of_a_loop(
-    settings: dict[str, object], targets: list[int], block_rows: int | None
+    settings: dict[str, object],
+    targets: list[int],
+    block_rows: int | None,
+    length: float,
+    path: Callable[[], AbstractContextManager[None]],
 ) -> None:
+    """Of salient parts so long that kernels leave the range of numbers, too."""
     objective = SepCLR(**settings, salient=2.0, background=3.0, independence=0.7, bandwidth=0.8, block_rows=block_rows)
     objective.setup(ABOUT)
-    a, b = (x.requires_grad_() for x in two())
-    loss = objective(views(a, b), Similarity(), None).loss
+    a, b = ((length * x).requires_grad_() for x in two())
+    with path():
+        loss = objective(views(a, b), Similarity(), None).loss
+        found = torch.autograd.grad(loss, (a, b))
     wanted = expected(a, b, targets, 0.8, (2.0, 3.0, 0.7))
     torch.testing.assert_close(loss, wanted, rtol=1e-10, atol=1e-10)
-    for ours, theirs in zip(torch.autograd.grad(loss, (a, b)), torch.autograd.grad(wanted, (a, b)), strict=True):
+    for ours, theirs in zip(found, torch.autograd.grad(wanted, (a, b)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
@@ -74,9 +87,15 @@ def test_a_batch_of_one_group_leaves_the_terms_of_the_other_out(least: int) -> N
     objective = SepCLR(least_count=least)
     objective.setup(ABOUT)
     for n in (1, B):
-        a, b = (x.requires_grad_() for x in two(n))
-        loss = objective(views(a, b), Similarity(), None).loss
-        assert all(bool(grad.isfinite().all()) for grad in torch.autograd.grad(loss, (a, b)))
+        for path in (nullcontext, accelerator_path):
+            a, b = (x.requires_grad_() for x in two(n))
+            with path():
+                loss = objective(views(a, b), Similarity(), None).loss
+                assert all(bool(grad.isfinite().all()) for grad in torch.autograd.grad(loss, (a, b)))
+    # shapes do not follow from the groups: an accelerator does not make the host wait
+    a, b = (x.to("meta") for x in two())
+    ids = torch.arange(len(a), device="meta")
+    assert objective(Views(a, b, ids, ids), Similarity(), None).loss.shape == ()
 
 
 def test_what_cannot_be_told_apart_is_refused() -> None:

@@ -111,6 +111,7 @@ def test_the_queue_takes_in_training_alone_and_is_part_of_the_state() -> None:
         ({"objective": "nt_xent"}, "queue_size = 8 adds candidates, and objective = 'nt_xent'"),
         ({"similarity": "dot"}, "queue_size = 8 keeps rows of unit length; use similarity='cosine'"),
         ({"dim": None}, "queue_size = 8 needs dim"),
+        ({"objective_settings": {"both_directions": True}}, "queue_size = 8 adds candidates without a positive"),
     ],
 )
 def test_refused(settings: dict[str, Any], message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -177,6 +179,18 @@ def test_gated_similarities_equal_a_loop_over_pairs(unit: bool) -> None:
                 x, y = x / x.norm(), y / y.norm()
             torch.testing.assert_close(found[i, j], sum(gates[0][d] * gates[1][d] * x[d] * y[d] for d in range(D)))
     assert float(gate.gates(torch.arange(5)).detach().min()) > 0.9
+
+
+def test_autocast_rounds_no_gate() -> None:
+    torch.manual_seed(0)
+    gate = Gate(dim=D)
+    gate.setup(About(torch.ones(5), CATEGORIES))
+    given = views()
+    given = replace(given, a=given.a.float(), b=given.b.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gate(given)[0]
+    for ours, expected in zip(found, gate(given)[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
 def test_what_gates_need_is_said() -> None:

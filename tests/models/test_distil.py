@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ from recgraph.losses.distil import DistilBy, distil_loss
 from recgraph.models.base import Model, Space
 from recgraph.models.distil import Teacher
 from recgraph.models.sequence.sasrec import SASRec
+from recgraph.runs.memory import Fit
+from recgraph.runs.teacher import teacher_record
 from recgraph.sparse.ragged import Ragged
+from recgraph.train.config import TrainConfig
 
 STUDENTS: dict[str, dict[str, Any]] = {
     "sasrec": {"hidden_dim": 8, "n_heads": 1, "n_layers": 1},
@@ -116,10 +120,28 @@ def test_a_student_learns_from_a_run_and_is_served_without_it(
     resumed = fit("parts", max_epochs=2, resume=True)
     for key, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[key])
+    assert whole.record["teacher"] == {"source": str(teacher), "digest": teacher_record(whole.model)["digest"]}
     served = rg.load(tmp_path / "whole")
     assert served.model.teacher is None
     assert not any("teacher" in key for key in served.model.state_dict())
     assert len(served.recommend([0], k=3)) == 3
+
+
+def test_a_run_goes_on_with_the_same_teacher_alone(split: Split, tmp_path: Path) -> None:
+    """The folder may hold another run by then; its memory is predicted by the files in it."""
+    folder = tmp_path / "teacher"
+    rg.fit("ease", split, seed=0, out=folder, device="cpu")
+    settings = {"out": tmp_path / "run", "seed": 0, "device": "cpu", "metric": "last"}
+    model = SASRec(**STUDENTS["sasrec"], teacher=str(folder))
+    rg.fit(model, split, max_epochs=1, **settings)
+    sizes = sum(path.stat().st_size for path in (folder / "bundle").rglob("*") if path.name != "config.json")
+    fit = Fit(model, Space(n_users=split.n_users, n_items=split.n_items), split.sealed().train, TrainConfig())
+    assert fit.estimate().held["teacher"] == sizes
+    shutil.rmtree(folder)
+    rg.fit(registry.load("model", "ease")(l2=3.0), split, seed=0, out=folder, device="cpu")
+    again = SASRec(**STUDENTS["sasrec"], teacher=str(folder))
+    with pytest.raises(ValueError, match=r"holds a run with another teacher \(digest = "):
+        rg.fit(again, split, max_epochs=2, resume=True, **settings)
 
 
 def test_a_student_comes_near_its_teacher(split: Split, teacher: Path) -> None:

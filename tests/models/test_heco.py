@@ -218,3 +218,18 @@ def test_the_contrast_is_configuration() -> None:
         assert all(grad is not None for grad in learned)
     with pytest.raises(ValueError, match="objective = 'nt_xent' has one positive for each anchor; use n_positives = 1"):
         HeCo(metapaths=paths, objective="nt_xent").build(shop())
+
+
+@pytest.mark.parametrize("objective", ["nt_xent", "swav", "symile", "vicreg", "info_nce"])
+def test_a_contrast_of_both_sides_is_made_once(objective: str) -> None:
+    """The loss of the views in turn is the same, and a queue would mix the sides."""
+    settings = {"hidden_dim": 8, "n_positives": 1, "objective": objective}
+    model = HeCo(metapaths=("user>buys>item<buys<user",), **settings).build(shop()).train()
+    given: list[tuple[Tensor, Tensor]] = []
+    model.contrast.register_forward_pre_hook(lambda _, views: given.append((views[0], views[1])))
+    batch = next(iter(model.batches(None, 1, Generators(0)).epoch(0)))
+    assert model(batch, ["info"])["info"].isfinite()
+    assert len(given) == (2 if objective == "info_nce" else 1)
+    if objective != "info_nce":
+        a, b = given[0]
+        torch.testing.assert_close(model.contrast.eval()(b, a), model.contrast(a, b))

@@ -17,6 +17,7 @@ from recgraph.contrast.mixing import Mochi
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.data.part import Part
 from recgraph.models.base import Space, TrainableModel
+from recgraph.models.collaborative.contrastive import SGL
 from recgraph.models.contrast import stream
 from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.models.heterogeneous.meow import MEOW
@@ -27,6 +28,7 @@ from recgraph.sparse.ragged import Ragged
 
 COSINE: dict[str, Any] = {"similarity": "cosine", "temperature": 0.5}
 INFO_NCE: dict[str, Any] = {**COSINE, "objective": "info_nce"}
+BOTH: dict[str, Any] = {**INFO_NCE, "objective_options": {"both_directions": True}}
 CHANGES: dict[str, dict[str, Any]] = {
     "hardness": {"weight": "hardness"},
     "hardest": {"weight": "hardness", "weight_options": {"beta": 0.0, "hardest": 0.3}},
@@ -115,6 +117,10 @@ def test_a_queue_on_every_line(line: str) -> None:
         ),
         (lambda: HeCo(metapaths=SETTINGS["metapaths"], queue_size=8).build(small()), "HeCo contrasts all nodes"),
         (lambda: CL4SRec(temperature_schedule="linear"), "'linear' needs temperature_end"),
+        (lambda: CL4SRec(queue_size=8, **BOTH), "with queue_size = 8 some .* use queue_size = 0, or leave"),
+        (lambda: MEOW(metapaths=SETTINGS["metapaths"], mini_batch=True, **BOTH), "use queue_size = 0, or leave"),
+        (lambda: SGL(**BOTH), "with candidates = 'all' some .* use candidates = 'batch', or leave"),
+        (lambda: HeCo(metapaths=SETTINGS["metapaths"], **BOTH), "HeCo contrasts both views with one another already"),
     ],
 )
 def test_what_does_not_fit_is_refused(make: Any, message: str) -> None:

@@ -59,7 +59,7 @@ class IntegratedGradients(Attribution):
     (positions, how many events there are, for graph models the user's own vector) is on both ends of the path and gets
     nothing.
 
-    Source: Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks (ICML 2017), equation 3. Departure:
+    Source: Sundararajan, Taly and Yan, Axiomatic Attribution for Deep Networks (ICML 2017). Departure:
     midpoints instead of right ends.
     """
 

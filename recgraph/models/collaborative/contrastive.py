@@ -43,6 +43,12 @@ class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
     ] = "batch"
 
+    @property
+    def further_candidates(self) -> tuple[str, str] | None:
+        return (
+            ("candidates = 'all'", "candidates = 'batch'") if self.candidates == "all" else super().further_candidates
+        )
+
 
 class GraphContrastiveModel(LightGCN):
     """Base of LightGCN with a contrastive task.
@@ -58,7 +64,7 @@ class GraphContrastiveModel(LightGCN):
     def _build(self, space: Space) -> None:
         super()._build(space)
         if self.config.candidates == "all":
-            check_pairs(self.config, "candidates = 'all'", "candidates = 'batch'")
+            check_pairs(self.config)
             if self.config.queue_size:
                 raise ValueError(
                     f"queue_size = {self.config.queue_size} adds candidates, and candidates = 'all' takes all nodes "

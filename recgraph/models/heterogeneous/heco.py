@@ -116,6 +116,15 @@ class HeCoConfig(ContrastConfig, GraphConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _directions_are_there(self) -> HeCoConfig:
+        if self.objective_options.get("both_directions"):
+            raise ValueError(
+                "objective_options = {'both_directions': True}: HeCo contrasts both views with one another already, in "
+                "the shares of schema_weight; leave both_directions out"
+            )
+        return self
+
     def of_target(self, has_features: bool, n_nodes: int) -> HeCoConfig:
         """The settings for a target of so many nodes, in which none is none."""
         wide = _N_POSITIVES if has_features else min(max(int(_SHARE * n_nodes), _N_POSITIVES), _MOST_POSITIVES)
@@ -150,10 +159,11 @@ class HeCo(GraphModel):
     - a head ``W2 ELU(W1 z)``, cosine similarities; positives of a node are those that its meta-paths lead to most, a
       path with few ends counting more for each of them, as in the published code (the paper counts paths).
 
-    Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each. Objective and
-    weights of candidates are settings; the published ones are the defaults. Departures: a node's own place is always
-    among its positives, ties among candidates are broken by ``ties`` (published: by the order of the file, in which
-    classes may lie together), and neighbours are sampled anew at every step from the run's generators.
+    Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each, or L of both
+    views where an objective has the rows of both for anchors (NT-Xent, SwAV). Objective and weights of candidates are
+    settings; the published ones are the defaults. Departures: a node's own place is always among its positives, ties
+    among candidates are broken by ``ties`` (published: by the order of the file, in which classes may lie together),
+    and neighbours are sampled anew at every step from the run's generators.
     """
 
     Config: ClassVar[type[ModelConfig]] = HeCoConfig
@@ -267,6 +277,8 @@ class HeCo(GraphModel):
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
         how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch}
         there: Tensor = self.contrast(schema, path, positives=positives, **how)
+        if self.contrast.objective.of_both_sides:
+            return there
         back: Tensor = self.contrast(path, schema, positives=positives, **how)
         loss: Tensor = share * there + (1 - share) * back
         return loss

@@ -101,6 +101,10 @@ class MetaPathModelConfig(ViewsConfig, GraphConfig):
         Added(),
     ] = 0.1
 
+    @property
+    def further_candidates(self) -> tuple[str, str] | None:
+        return super().further_candidates if self.mini_batch else None
+
 
 class MetaPathModel(GraphModel):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
@@ -131,8 +135,7 @@ class MetaPathModel(GraphModel):
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
         config, graph = self.config, space.graph
-        if config.mini_batch and config.queue_size:
-            check_pairs(config, f"queue_size = {config.queue_size}", "queue_size = 0")
+        check_pairs(config)
         target = self._target(graph)
         paths = make_paths(config.metapaths, config)
         if config.mini_batch:

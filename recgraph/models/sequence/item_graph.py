@@ -43,6 +43,12 @@ class ItemContrastConfig(ContrastConfig):
     ] = None
     augmenter_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the augmenter")]
 
+    @property
+    def further_candidates(self) -> tuple[str, str] | None:
+        if self.candidates == "all":
+            return "item_contrast_options candidates = 'all'", "candidates = 'batch'"
+        return super().further_candidates
+
 
 class ItemTables(NamedTuple):
     """Attributes: ``own`` and ``table``, [n_items + 1, D] with the masked item first, before and after the graph's
@@ -83,7 +89,7 @@ class RelatedItems(nn.Module):
         self.graph: ItemGraph = registry.make("item_graph", spec, **given)
         self.settings = ItemContrastConfig.of(config.item_contrast_options)
         if self.settings.candidates == "all":
-            check_pairs(self.settings, "item_contrast_options candidates = 'all'", "candidates = 'batch'")
+            check_pairs(self.settings)
         self.contrast = contrastive_term(self.settings, config.hidden_dim) if config.item_contrast else None
         self.augmenter = self._make_augmenter(config.hidden_dim) if config.item_contrast else None
         self._made: Kept[ItemTables] = Kept()
