@@ -21,8 +21,21 @@ from recgraph.sparse.operators import Chain, Normalisation, compress_rows, norma
 from recgraph.sparse.products import Counts, compose
 from recgraph.sparse.spmm import Operator
 
-__all__ = ["Context", "Cost", "MetaPath", "MetaPathConfig", "PathError", "PathTooLargeError", "Proposal", "propose"]
+__all__ = [
+    "Context",
+    "Cost",
+    "MetaPath",
+    "MetaPathConfig",
+    "PathError",
+    "PathTooLargeError",
+    "Proposal",
+    "Ties",
+    "propose",
+]
 
+
+#: how nodes that are equally similar to another one are told apart
+Ties = Literal["index", "cosine", "random"]
 
 _MIB = 2**20
 
@@ -53,10 +66,10 @@ class MetaPathConfig(Config):
         Search(low=5, high=1000, log=True),
     ] = None
     ties: Annotated[
-        Literal["index", "cosine"],
+        Ties,
         Field(
             description="of equal PathSim at the cut: 'index' keeps the highest indices, 'cosine' the nodes of the "
-            "most similar features, then the highest indices"
+            "most similar features, then the highest indices, 'random' the last ones of a random order of the nodes"
         ),
     ] = "index"
     hub_cap: Annotated[
@@ -84,9 +97,10 @@ class MetaPath:
 
     ``MetaPath("paper-author-paper", top_k=110)(graph)`` is what a graph convolution multiplies with.
 
-    Source: MEOW (SDM 2023), sections 4.1 and 4.2; PathSim (VLDB 2011). Departures: ties at the top-k cut are broken by
-    :data:`recgraph.sparse.top_k.TIE_RULE` (the published code's sort is not stable); contexts follow from the path,
-    for every intermediate type and hop.
+    Source: MEOW (SDM 2023), sections 4.1 and 4.2; PathSim (VLDB 2011). Departures: ties at the top-k cut are broken as
+    ``ties`` says (the published code's sort is not stable, and keeps neighbours in the file: where a file lies in the
+    order of classes, as ACM's and AMiner's do, ties by index tell the class); contexts follow from the path, for every
+    intermediate type and hop.
 
     Args:
         path: see :func:`recgraph.graph.route.parse`; or a config as the only argument.
@@ -150,14 +164,18 @@ class MetaPath:
         parts = self._parts(graph, None, engine)
         return parts[0] if len(parts) == 1 else compose(parts[0], parts[1], self.config.counts, engine=engine)
 
-    def adjacency(self, graph: HeteroGraph, engine: Engine | None = None) -> Csr:
+    def adjacency(
+        self, graph: HeteroGraph, engine: Engine | None = None, generator: torch.Generator | None = None
+    ) -> Csr:
         """The counts, after the top-k by PathSim where one is asked for; not normalised.
 
         Args:
             engine: see :meth:`counts`.
+            generator: draws the order of ``ties="random"``; on any device.
 
         Raises:
-            PathError: a top-k of a path whose ends are of different types.
+            PathError: a top-k of a path whose ends are of different types, or ties by features or a generator that
+                are not there.
             PathTooLargeError: it would need more than ``max_memory_mib``.
         """
         if self.config.top_k is None:
@@ -167,27 +185,39 @@ class MetaPath:
             raise PathError(f"path {self.name!r}: top_k needs PathSim, which compares nodes of one type, not {types}")
         features = graph.features(types[0]) if self.config.ties == "cosine" else None
         if features is None and self.config.ties == "cosine":
-            raise PathError(f"path {self.name!r}: ties='cosine' needs features of {types[0]!r}; use ties='index'")
+            raise PathError(f"path {self.name!r}: ties='cosine' needs features of {types[0]!r}; use ties='random'")
+        order = None
+        if self.config.ties == "random":
+            if generator is None:
+                raise PathError(f"path {self.name!r}: ties='random' needs a generator to draw an order with")
+            order = torch.randperm(graph.count(types[0]), generator=generator, device=generator.device)
         parts = self._parts(graph, self.config.top_k, engine)
         middle = f"{types[(len(types) - 1) // 2]!r} of the path {self.name!r}"
         return pathsim_top_k(
-            parts, self.config.counts, self.config.top_k, features, engine, self.config.hub_cap, middle
+            parts, self.config.counts, self.config.top_k, features, order, engine, self.config.hub_cap, middle
         )
 
     def factorised(self, graph: HeteroGraph) -> Chain:
         """The path as a product that is never made; not normalised. Equals :meth:`counts` (full)."""
         return Chain.of(steps_of(self.route(graph), graph, self.config.weights))
 
-    def __call__(self, graph: HeteroGraph, dtype: torch.dtype | None = None, engine: Engine | None = None) -> Operator:
+    def __call__(
+        self,
+        graph: HeteroGraph,
+        dtype: torch.dtype | None = None,
+        engine: Engine | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Operator:
         """What :func:`recgraph.sparse.spmm.spmm` multiplies with: the adjacency in its form, normalised.
 
         Args:
             dtype: of a composed form's weights; default: that of the graph's, or the default type.
             engine: where rows are composed, see :meth:`counts`.
+            generator: see :meth:`adjacency`.
         """
         if self.config.form == "factorised":
             return self.factorised(graph).normalise(self.config.normalisation)
-        adjacency = self.adjacency(graph, engine)
+        adjacency = self.adjacency(graph, engine, generator)
         if self.config.form == "compressed":
             smaller = compress_rows(adjacency)
             if isinstance(smaller, Chain):

@@ -232,6 +232,7 @@ def pathsim_top_k(
     counts: Counts,
     k: int,
     features: Tensor | Csr | None = None,
+    order: Tensor | None = None,
     engine: Engine | None = None,
     hub_cap: int | None = None,
     middle: str = "the middle nodes",
@@ -248,6 +249,7 @@ def pathsim_top_k(
         parts: one or two matrices whose product, [N, N], holds the counts.
         k: at least 1.
         features: [N, F]; ties are broken by their cosine first.
+        order: [N], different numbers; then by these, the highest first.
         engine: where rows are multiplied and ranked, of matrices on the host; None: here. The result is the same.
         hub_cap: at least 1; None divides no hub.
         middle: what middle nodes are called in a warning.
@@ -258,16 +260,18 @@ def pathsim_top_k(
     Warns:
         UserWarning: hubs are divided, or the product takes very long.
     """
-    cosine = None if features is None else _Cosine(features)
+    ties: list[_Cosine | _Order] = [] if features is None else [_Cosine(features)]
+    if order is not None:
+        ties.append(_Order(order.to(parts[0].device, torch.float64)))
     if len(parts) == 1:
-        second = None if cosine is None else cosine(parts[0], 0, k)
-        return parts[0].select(top_k_mask(parts[0], k, ranking(parts[0]), second))
+        keys = [tie(parts[0], 0, k) for tie in ties]
+        return parts[0].select(top_k_mask(parts[0], k, ranking(parts[0]), *keys))
     left, right = parts
     _announce(left, right, hub_cap, middle)
     if hub_cap is not None:
         left, right = split_hubs(left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs")))
     diagonal = _diagonal(left, right, counts, engine)
-    kept = _map_rows(_top_of_rows, left, right, (right, counts, diagonal, k, cosine), engine)
+    kept = _map_rows(_top_of_rows, left, right, (right, counts, diagonal, k, ties), engine)
     return stack_rows([*kept], right.shape[1], left)
 
 
@@ -280,16 +284,25 @@ def _map_rows(
     return engine.map(function, pieces_for(engine, left, right), shared)
 
 
-def _top_of_rows(shared: tuple[Csr, Counts, Tensor, int, _Cosine | None], part: tuple[int, Csr]) -> Csr:
+def _top_of_rows(shared: tuple[Csr, Counts, Tensor, int, list[_Cosine | _Order]], part: tuple[int, Csr]) -> Csr:
     """The k most similar columns of each row of a piece, which is (its first row, its rows of the left matrix)."""
-    (right, counts, diagonal, k, cosine), (first, left) = shared, part
+    (right, counts, diagonal, k, ties), (first, left) = shared, part
     kept = []
     for rows, block in compose_blocks(left, right, counts):
         start = first + rows.start
         scores = _ranking(block, diagonal[start : first + rows.stop], diagonal)
-        second = None if cosine is None else cosine(block, start, k)
-        kept.append(block.select(top_k_mask(block, k, scores, second)))
+        kept.append(block.select(top_k_mask(block, k, scores, *(tie(block, start, k) for tie in ties))))
     return stack_rows(kept, right.shape[1], left)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """[E]: the number [N] of the column of each entry."""
+
+    numbers: Tensor
+
+    def __call__(self, block: Csr, first_row: int, k: int) -> Tensor:
+        return self.numbers[block.indices]
 
 
 class _Cosine:

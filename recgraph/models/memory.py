@@ -219,11 +219,13 @@ def graph_needs(model: Any, work: Workload, paths: Sequence[MetaPath]) -> Needs:
     routes = [path.route(graph) for path in paths]
     types = dict.fromkeys([routes[0][0].start, *(step.end for route in routes for step in route[:-1])])
     width, n_nodes = config.hidden_dim, work.n_items
-    parameters = sum(_FLOAT * width * (_input_width(graph, name) + 1) for name in types)
+    inputs = {name: model.features_of(graph, name) for name in types}
+    widths = [graph.count(name) if x is None else int(x.shape[1]) for name, x in inputs.items()]
+    parameters = sum(_FLOAT * width * (n + 1) for n in widths)
     parameters += _FLOAT * width * width * (6 + sum(map(len, routes)))
     is_sampled = getattr(config, "mini_batch", False)
     held, fitting = path_bytes(paths, graph, with_contexts=not is_sampled)
-    features = sum(0 if (x := graph.features(name)) is None else x.nbytes for name in types)
+    features = sum(0 if x is None else x.nbytes for x in inputs.values())
     n_views = 2 * len(paths)
     n_step = min(n_nodes, work.batch_size * _reached(config)) if is_sampled else n_nodes
     step = _SLACK * view_floats(n_step, n_views, width, is_sampled) * _FLOAT + 4 * blocks(n_step, n_step) + 2 * features
@@ -277,11 +279,6 @@ def path_bytes(paths: Sequence[MetaPath], graph: HeteroGraph, with_contexts: boo
             contexts += sum(32 * estimate_nnz(steps[:hop])[0] for hop in range(1, len(steps)))
     # plain and normalised, the twin with places of its own; one is composed at a time
     return {"adjacencies": 3 * sum(adjacencies), "contexts": contexts}, 3 * max(adjacencies, default=0) + 4 * BYTES_HOST
-
-
-def _input_width(graph: HeteroGraph, node_type: str) -> int:
-    features = graph.features(node_type)
-    return graph.count(node_type) if features is None else int(features.shape[1])
 
 
 def _reached(config: Any) -> int:

@@ -14,21 +14,23 @@ __all__ = ["TIE_RULE", "top_k", "top_k_mask"]
 TIE_RULE = "highest column index first"
 
 
-def top_k(adj: Csr, k: int, scores: Tensor | None = None) -> Csr:
+def top_k(adj: Csr, k: int, scores: Tensor | None = None, *among_equals: Tensor) -> Csr:
     """Each row's k best entries, with the weights they had; shorter rows stay whole.
 
     Args:
         adj: [R, C].
         k: at least 1.
-        scores: [E], by which entries are compared (default: the weights). Ties at the cut: :data:`TIE_RULE`.
+        scores: [E], by which entries are compared (default: the weights).
+        among_equals: [E] each, by which entries of equal score at the cut are compared, one after the other; what is
+            equal then: :data:`TIE_RULE`.
 
     Raises:
         ValueError: ``k`` is below 1.
     """
-    return adj.select(top_k_mask(adj, k, adj.values() if scores is None else scores))
+    return adj.select(top_k_mask(adj, k, adj.values() if scores is None else scores, *among_equals))
 
 
-def top_k_mask(adj: Csr, k: int, scores: Tensor, among_equals: Tensor | None = None) -> Tensor:
+def top_k_mask(adj: Csr, k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
     """[E] bool: True for the entries that :func:`top_k` keeps.
 
     The k-th largest score of each row is found by a selection on blocks of rows; what is above it stays, and of what
@@ -38,7 +40,7 @@ def top_k_mask(adj: Csr, k: int, scores: Tensor, among_equals: Tensor | None = N
         adj: [R, C].
         k: at least 1.
         scores: [E].
-        among_equals: [E], by which entries of equal score at the cut are compared first.
+        among_equals: [E] each, see :func:`top_k`.
     """
     if k < 1:
         raise ValueError(f"k = {k} must be at least 1")
@@ -46,12 +48,12 @@ def top_k_mask(adj: Csr, k: int, scores: Tensor, among_equals: Tensor | None = N
     # one place more than entries: where the padding of short rows points
     keep_mask = torch.ones(adj.nnz + 1, dtype=torch.bool, device=adj.device)
     if long.numel():
-        padded_scores, second = _padded(scores), None if among_equals is None else _padded(among_equals)
+        keys = [_padded(key) for key in (scores, *among_equals)]
         # rows of similar length share a block, so that little of it is padding
         long = long[torch.argsort(adj.degrees[long], stable=True)]
         for block in row_blocks(long.numel(), int(adj.degrees[long[-1]]), scores):
             places = _places(adj, long[block])
-            keep_mask[places] = _best(padded_scores[places], k, None if second is None else second[places])
+            keep_mask[places] = _best(k, *(key[places] for key in keys))
     return keep_mask[:-1]
 
 
@@ -66,19 +68,19 @@ def _padded(scores: Tensor) -> Tensor:
     return torch.cat([scores.detach(), scores.new_full((1,), -torch.inf)])
 
 
-def _best(scores: Tensor, k: int, second: Tensor | None) -> Tensor:
-    """[b, W] bool: the k best of each row, of equal ones those of the best ``second``, of equal ones the last."""
+def _best(k: int, scores: Tensor, *among_equals: Tensor) -> Tensor:
+    """[b, W] bool: the k best of each row, of equal ones those of the best further key, of equal ones the last."""
     # the smallest of the k largest; kthvalue counts from the smallest
     cut = scores.kthvalue(scores.shape[1] - k + 1, dim=1, keepdim=True).values
     above, level = scores > cut, scores == cut
-    room = k - above.sum(1, keepdim=True)
-    if second is not None:
-        equals = second.masked_fill(~level, -torch.inf)
+    for key in among_equals:
+        room = k - above.sum(1, keepdim=True)
+        equals = key.masked_fill(~level, -torch.inf)
         # the smallest of the equals that there is room for
         cut = equals.topk(int(room.max()), dim=1).values.gather(1, room - 1)
         above |= equals > cut
         level = equals == cut
-        room = k - above.sum(1, keepdim=True)
+    room = k - above.sum(1, keepdim=True)
     up_to_here = level.cumsum(1)
     from_the_right = up_to_here[:, -1:] - up_to_here + 1
     return above | (level & (from_the_right <= room))

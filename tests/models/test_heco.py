@@ -58,6 +58,15 @@ def test_neighbour_attention() -> None:
     assert torch.autograd.gradcheck(lambda x, y: layer(x, y, adj, None), (h.requires_grad_(), other.requires_grad_()))
 
 
+def test_neighbour_attention_begins_as_wide_as_published() -> None:
+    # Xavier, gain 1.414, of one row of 2 D entries
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        att = NeighbourAttention(20_000, 0.0).att.detach()
+    assert att.shape == (2, 20_000)
+    assert float(att.std() / (1.414 * (2 / 40_001) ** 0.5)) == pytest.approx(1, abs=0.02)
+
+
 def test_sampled_neighbours() -> None:
     adj = adjacency(40, 12, 0.3)
     adj = adj.select(adj.rows != 3)
@@ -125,6 +134,14 @@ def test_positives_are_those_that_short_rows_and_several_paths_lead_to() -> None
         assert len(chosen) == min(2, int((joined[i] > 0).sum()))
         rest = [float(joined[i, j]) for j in range(8) if j != i and j not in chosen]
         assert min([float(joined[i, j]) for j in chosen], default=9) >= max(rest)
+
+
+def test_positives_that_paths_lead_to_equally_often() -> None:
+    alike = Csr.from_dense(torch.ones(5, 5)).with_weights(None)
+    assert _positives([alike], 3).take_rows(torch.tensor([0])).indices.tolist() == [0, 3, 4]
+    order = torch.tensor([4, 1, 3, 0, 2])
+    rows = [_positives([alike], 3, order).take_rows(torch.tensor([i])).indices.tolist() for i in (0, 1)]
+    assert rows == [[0, 2, 4], [0, 1, 2]]
 
 
 def shop() -> HeteroGraph:

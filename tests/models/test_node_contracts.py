@@ -11,9 +11,10 @@ from every_model import N_PAPERS, OF_NODES, graph, of_nodes
 
 from recgraph import registry
 from recgraph.config import ConfigError
+from recgraph.graph.schema import UnknownTypeError
 from recgraph.models import contrast
 from recgraph.models.base import Space
-from recgraph.models.heterogeneous.base import GraphBatch, GraphModel
+from recgraph.models.heterogeneous.base import GraphBatch, GraphModel, GraphSpace
 from recgraph.rng import Generators
 from recgraph.train.config import TrainConfig
 from recgraph.train.trainer import Trainer
@@ -67,6 +68,22 @@ def test_embeds(name: str, device: torch.device) -> None:
     assert bool(z.isfinite().all())
     assert torch.equal(z, embedded(model)), "embedding must not draw random numbers"
     assert embedded(model.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", [name for name in OF_NODES if name != "multistagenodes"])  # its base's setting
+def test_types_are_one_hot_by_a_setting(name: str) -> None:
+    model = of_nodes(name, features={"paper": "one-hot"})
+    without = of_nodes(name, of=graph().with_features({"paper": None}))
+    assert torch.equal(embedded(model), embedded(without))
+    # a table of weights, no identity that is made
+    assert model._inputs.features["paper"] is None  # type: ignore[attr-defined]
+    assert model.space is not None
+    assert isinstance(model.space, GraphSpace)
+    assert model.space.graph.features("paper") is not None
+    with pytest.raises(UnknownTypeError, match="no node type 'papers'"):
+        of_nodes(name, features={"papers": "one-hot"})
+    with pytest.raises(ConfigError, match="features"):
+        of_nodes(name, features={"paper": "none"})
 
 
 @pytest.mark.parametrize("name", OF_NODES)

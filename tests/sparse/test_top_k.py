@@ -47,9 +47,11 @@ def test_by_weights_with_ties_at_the_cut() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 3, 8])
-def test_a_second_score_among_equals(k: int, device: torch.device) -> None:
+def test_further_scores_among_equals(k: int, device: torch.device) -> None:
     draw = torch.Generator().manual_seed(k)
     adj = Csr.from_dense((torch.rand(40, 30, generator=draw) < 0.5).to(torch.float64)).to(device)
-    first, second = (torch.randint(n, (adj.nnz,), generator=draw).to(device, torch.float64) for n in (2, 4))
-    kept = top_k_mask(adj, k, first, second)
-    assert kept.tolist() == _oracle(adj, k, (10 * first + second).tolist())
+    first, second, third = (torch.randint(n, (adj.nnz,), generator=draw).to(device, torch.float64) for n in (2, 4, 3))
+    assert top_k_mask(adj, k, first, second).tolist() == _oracle(adj, k, (10 * first + second).tolist())
+    kept = top_k_mask(adj, k, first, second, third)
+    assert kept.tolist() == _oracle(adj, k, (100 * first + 10 * second + third).tolist())
+    assert torch.equal(top_k(adj, k, first, second, third).indices, adj.indices[kept])

@@ -6,14 +6,14 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -138,6 +138,14 @@ class GraphConfig(ModelConfig):
     ] = 64
     embedding_dim: Annotated[int | None, Field(ge=1, description="width of embeddings; none: hidden_dim")] = None
     dropout: Annotated[float, Field(ge=0, lt=1, description="of features and layers"), Search(0.0, 0.6, step=0.1)] = 0.2
+    features: Annotated[
+        dict[str, Literal["one-hot"]],
+        Field(
+            default_factory=dict,
+            description="node type -> 'one-hot': a row of weights for each node, whatever features the type has",
+        ),
+        Added(),
+    ]
     raw_features: Annotated[
         tuple[str, ...], Field(description="node types whose features are not divided by their row sums")
     ] = ()
@@ -220,12 +228,15 @@ class GraphModel(HoldsGraph, TrainableModel):
             seed: of the initial weights and of masks that are drawn once.
 
         Raises:
-            ValueError: the model is built already, there is no graph, or the graph has not the meta-paths.
+            ValueError: the model is built already, there is no graph, or the graph has not the meta-paths or a type
+                that ``features`` names.
         """
         if isinstance(space, HeteroGraph):
             space = GraphSpace(n_users=0, n_items=max(space.count(self._target(space)), 1), graph=space)
         if not isinstance(space, GraphSpace):
             raise ValueError(f"{type(self).__name__} needs a typed graph: build(graph) or build(GraphSpace(...))")
+        for node_type in self.config.features:
+            space.graph.count(node_type)
         self._seed = derive(seed, "graph views")
         return super().build(space, seed)
 
@@ -242,19 +253,24 @@ class GraphModel(HoldsGraph, TrainableModel):
                 )
         return ends[paths[0]][0].start
 
+    def features_of(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
+        """[N, F]: the features that the model reads of a type; None: none, so that nodes are one-hot."""
+        features = graph.features(node_type)
+        return None if node_type in self.config.features else features
+
     def _features(self, graph: HeteroGraph, node_type: str) -> Tensor | Csr | None:
         """[N, F]: the features of a type, divided by their row sums unless it is in ``raw_features``.
 
         Raises:
             ValueError: features to be divided hold a negative value.
         """
-        features = graph.features(node_type)
+        features = self.features_of(graph, node_type)
         if features is None or node_type in self.config.raw_features:
             return features
         return row_shares(features, f"features of {node_type!r}", f"add {node_type!r} to raw_features")
 
     def _type_layer(self, graph: HeteroGraph, node_type: str) -> TypeLayer:
-        features = graph.features(node_type)
+        features = self.features_of(graph, node_type)
         width = graph.count(node_type) if features is None else features.shape[1]
         return TypeLayer(width, self.config.hidden_dim, self.config.dropout)
 

@@ -58,7 +58,8 @@ class NeighbourAttention(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.att = nn.Parameter(torch.empty(2, dim))
-        nn.init.xavier_normal_(self.att, gain=1.414)
+        # one row of 2 D entries, as published, of which this is a view
+        nn.init.xavier_normal_(self.att.view(1, -1), gain=1.414)
 
     def forward(self, h: Tensor, neighbours: Tensor, adj: Csr, generator: torch.Generator | None) -> Tensor:
         """[N, D], in float32 at least.
@@ -159,6 +160,14 @@ class HeCoConfig(ContrastConfig, GraphConfig):
     n_positives: Annotated[
         int, Field(ge=1, description="positives of a node: itself, and those its meta-paths lead to most")
     ] = 5
+    ties: Annotated[
+        Literal["index", "random"],
+        Field(
+            description="positives to which paths lead equally often: those of the highest index, which says what the "
+            "order of the file says, or the last ones of an order that the seed draws"
+        ),
+        Added(),
+    ] = "random"
     attention_dropout: Annotated[float, Field(ge=0, lt=1, description="of the attention vectors")] = 0.5
     counts: Annotated[Counts, Field(description="of the adjacencies of meta-paths")] = "binary"
     block_rows: Annotated[
@@ -204,12 +213,13 @@ class HeCo(GraphModel):
 
     Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each. Objective and
     weights of candidates are settings; the published ones are the defaults. Departures: a node's own place is always
-    among its positives, ties among candidates are broken by the highest index, and neighbours are sampled anew at every
+    among its positives, ties among candidates are broken by ``ties`` (published: by the order of the file, in which
+    classes may lie together), and neighbours are sampled anew at every
     step from the run's generators.
     """
 
     Config: ClassVar[type[ModelConfig]] = HeCoConfig
-    revision: ClassVar[int] = 3
+    revision: ClassVar[int] = 4  # 3 began with neighbour attention 1.4 times as wide, and broke ties by the index
 
     def _build(self, space: Space) -> None:
         assert isinstance(space, GraphSpace)
@@ -230,7 +240,7 @@ class HeCo(GraphModel):
             features,
             tuple(normalise(matrix, "symmetric") for matrix in looped),
             tuple(neighbours.values()),
-            _positives(counts, config.n_positives),
+            _positives(counts, config.n_positives, self._order(counts[0]) if config.ties == "random" else None),
         )
         dim, p = config.hidden_dim, config.attention_dropout
         self.neighbour_attention = nn.ModuleList(NeighbourAttention(dim, p) for _ in self.schema_types)
@@ -258,6 +268,11 @@ class HeCo(GraphModel):
                 f"objective = {config.objective!r} has one positive for each anchor; use n_positives = 1 or another "
                 "objective"
             )
+
+    def _order(self, of: Csr) -> Tensor:
+        """[N]: a place for each node, by which ties are broken."""
+        generator = Generators(self._seed).fresh("ties")
+        return torch.randperm(of.shape[0], generator=generator, device=generator.device).to(of.device)
 
     @property
     def embedding_dim(self) -> int:
@@ -348,8 +363,15 @@ def _of_each(wanted: int | tuple[int, ...], types: list[str]) -> tuple[int, ...]
     return wanted
 
 
-def _positives(counts: list[Csr], n: int) -> Csr:
-    """[N, N]: each node itself, and the n - 1 others that its meta-paths, each with rows of sum 1, lead to most."""
+def _positives(counts: list[Csr], n: int, order: Tensor | None = None) -> Csr:
+    """[N, N]: each node itself, and the n - 1 others that its meta-paths, each with rows of sum 1, lead to most.
+
+    Args:
+        order: [N], different numbers: of nodes that it is led to equally often those of the highest; None: of the
+            highest index.
+    """
     others = mean_of([normalise(matrix, "row") for matrix in counts]).with_diagonal(None)
-    kept = top_k(others, n - 1) if n > 1 else others.select(torch.zeros_like(others.indices, dtype=torch.bool))
+    ties = () if order is None else (order[others.indices].to(torch.float64),)
+    none = torch.zeros_like(others.indices, dtype=torch.bool)
+    kept = top_k(others, n - 1, None, *ties) if n > 1 else others.select(none)
     return kept.with_weights(None).with_diagonal(1.0)

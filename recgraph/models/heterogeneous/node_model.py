@@ -14,7 +14,7 @@ from recgraph.contrast.pseudo_labels import PseudoLabels
 from recgraph.contrast.queue import Queue
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.graph.metapath import MetaPath
+from recgraph.graph.metapath import MetaPath, Ties
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms
 from recgraph.models.contrast import check_pairs, warn_of_pairs
@@ -32,7 +32,7 @@ from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import PathSampler
-from recgraph.models.heterogeneous.settings import ViewsConfig, make_contrast, make_masks, make_paths
+from recgraph.models.heterogeneous.settings import TIES, ViewsConfig, make_contrast, make_masks, make_paths
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
 from recgraph.models.memory import graph_needs
 from recgraph.rng import Generators, derive
@@ -41,6 +41,7 @@ FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_le
 
 
 class MetaPathModelConfig(ViewsConfig, GraphConfig):
+    ties: Annotated[Ties, Field(description=TIES)] = "random"
     features_per_path: Annotated[
         bool,
         Field(
@@ -140,12 +141,13 @@ class MetaPathModel(GraphModel):
         features: dict[str, Features] = {name: self._features(graph, name) for name in self.types}
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
         if config.features_per_path:
-            x = graph.features(target)
+            x = self.features_of(graph, target)
             width = graph.count(target) if x is None else x.shape[1]
             self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
         self._masks = make_masks(paths, config, sampled=config.mini_batch)
-        inputs = read_graph(graph, target, paths, features, config.mini_batch, config.context_cap)
-        self._inputs = self._masks.draw(inputs, Generators(self._seed)) if config.twin == "masked" else inputs
+        drawn = Generators(self._seed)
+        inputs = read_graph(graph, target, paths, features, drawn.fresh("ties"), config.mini_batch, config.context_cap)
+        self._inputs = self._masks.draw(inputs, drawn) if config.twin == "masked" else inputs
         self._redrawn: tuple[int, MetaPathInputs] | None = None
         self.views = MetaPathViews(
             inputs, config.hidden_dim, self.embedding_dim, config.dropout, config, config.encoder

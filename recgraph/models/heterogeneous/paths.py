@@ -128,12 +128,14 @@ def read_graph(
     target: str,
     paths: Sequence[MetaPath],
     features: Mapping[str, Features],
+    generator: torch.Generator,
     sampled: bool = False,
     context_cap: int | None = None,
 ) -> MetaPathInputs:
     """The paths of a graph and their contexts; ``masked`` is the unmasked until :meth:`Masks.draw`.
 
     Args:
+        generator: draws the orders by which paths break ties at random.
         sampled: for batches of nodes: contexts are not composed, so that memory grows with the edges alone.
         context_cap: of these contexts, see :class:`recgraph.graph.contexts.Walked`.
     """
@@ -141,7 +143,8 @@ def read_graph(
     walked: dict[Route, Walked] = {}
     made = []
     for path in paths:
-        plain: Csr | Chain = path.factorised(graph) if path.config.form == "factorised" else path.adjacency(graph)
+        is_chain = path.config.form == "factorised"
+        plain: Csr | Chain = path.factorised(graph) if is_chain else path.adjacency(graph, generator=generator)
         contexts: tuple[tuple[str, Csr | Walked], ...]
         if sampled:
             contexts = _walked(path, graph, walked, context_cap)

@@ -12,7 +12,7 @@ from recgraph.augment.graph import make_augmentation
 from recgraph.config import Added, Search
 from recgraph.contrast.objectives import InfoNCE
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.graph.metapath import MetaPath
+from recgraph.graph.metapath import MetaPath, Ties
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrastive_term
 from recgraph.models.heterogeneous.paths import Masks
 from recgraph.sparse.operators import Normalisation
@@ -21,6 +21,10 @@ from recgraph.sparse.products import Counts
 __all__ = ["ViewsConfig", "make_contrast", "make_masks", "make_paths"]
 
 
+TIES = (
+    "of top_k, of equally similar nodes: keep those of the highest index, which says what the order of the file says; "
+    "of the greatest cosine of features, then by index; or the last ones of an order that the seed draws for each path"
+)
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -31,12 +35,7 @@ class ViewsConfig(ContrastConfig):
         int | tuple[int | None, ...] | None,
         Field(description="keep the k nodes most similar to each by PathSim: one k for all paths, or one a path"),
     ] = None
-    ties: Annotated[
-        Literal["index", "cosine"],
-        Field(
-            description="equally similar nodes: keep those of the highest index, or of the greatest cosine of features"
-        ),
-    ] = "index"
+    ties: Annotated[Ties, Field(description=TIES)] = "index"
     hub_cap: Annotated[
         int | None,
         Field(

@@ -21,7 +21,9 @@ def read_sides(graph: HeteroGraph, config: Any, seed: int) -> tuple[MetaPathInpu
     """The inputs of the views of users and of items; the seed draws the masks of their twins."""
     given = zip(SIDES, (config.user_metapaths, config.item_metapaths), strict=True)
     chosen = [choose_paths(graph, side, paths, config) for side, paths in given]
-    read = [read_graph(graph, side, paths, {side: None}) for side, paths in zip(SIDES, chosen, strict=True)]
+    drawn = Generators(derive(seed, "graph views"))
+    ties = drawn.fresh("ties")
+    read = [read_graph(graph, side, paths, {side: None}, ties) for side, paths in zip(SIDES, chosen, strict=True)]
     if config.augmentations is not None and any(
         make_augmentation(spec).reads == "features" for spec in config.augmentations
     ):
@@ -31,7 +33,6 @@ def read_sides(graph: HeteroGraph, config: Any, seed: int) -> tuple[MetaPathInpu
     masks, n_users = make_masks([*chosen[0], *chosen[1]], config), len(chosen[0])
     if config.twin != "masked":
         return tuple(read)
-    drawn = Generators(derive(seed, "graph views"))
     of_sides = (masks.edges[:n_users], masks.edges[n_users:])
     return tuple(replace(masks, edges=edges).draw(inputs, drawn) for inputs, edges in zip(read, of_sides, strict=True))
 
