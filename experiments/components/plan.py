@@ -7,6 +7,7 @@ space and the part's own ranges.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,7 +99,7 @@ class Component:
 
     @property
     def stem(self) -> str:
-        return f"{self.kind}-{self.name}".strip("-").replace(" ", "-")
+        return re.sub(r"\W+", "-", f"{self.kind}-{self.name}").strip("-")
 
 
 #: the base as it is, searched like the components
