@@ -60,6 +60,7 @@ class ConR(Objective):
     """
 
     Config = ConRConfig
+    reads_labels = True
     needs_pairs = True
     of_both_sides = True
     pairwise = False

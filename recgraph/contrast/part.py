@@ -24,6 +24,8 @@ class Part(nn.Module):
     """
 
     Config: ClassVar[type[configuration.Config]]
+    #: whether it reads an ordered label of each row
+    reads_labels: ClassVar[bool] = False
 
     def __init__(self, config: configuration.Config | None = None, /, **settings: Any) -> None:
         super().__init__()

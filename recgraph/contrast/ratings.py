@@ -55,6 +55,7 @@ class LabelDistance(Weight):
     """
 
     Config = LabelDistanceConfig
+    reads_labels = True
 
     def log_w(self, pairs: Pairs) -> Tensor:
         ours, theirs = labelled(self, pairs.anchor_labels, pairs.candidate_labels)
@@ -117,6 +118,7 @@ class SupReMix(Mixture):
     """
 
     Config = SupReMixConfig
+    reads_labels = True
 
     def forward(self, x: Tensor, y: Tensor, candidates: Candidates, views: Views) -> Mixed:
         of_a, of_b = labelled(self, views.labels_a, views.labels_b)

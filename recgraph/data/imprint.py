@@ -16,8 +16,8 @@ file without an imprint is of an earlier version, and is read as it is.
 
 Several files that belong together have a description, a JSON file that is written last, with :func:`checksums_of` them;
 :func:`recgraph.data.files.replacing_files` moves them to their places, and :func:`load_set` refuses a file of another
-write. A folder of files of any kind has the checksums of all in ``manifest.json`` (:func:`write_manifest`,
-:func:`check_manifest`).
+write. A folder of files of any kind has the checksums of all in ``files.json`` (:func:`write_checksums`,
+:func:`check_folder`).
 
 The checksum is CRC-32: it detects damage, not forgery, and reads three times as fast as SHA-256.
 """
@@ -29,7 +29,7 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "check",
-    "check_manifest",
+    "check_folder",
     "checksums_of",
     "imprint",
     "json_text",
@@ -61,14 +61,16 @@ __all__ = [
     "replace_page",
     "replace_parquet",
     "replace_tensors",
-    "write_manifest",
+    "write_checksums",
     "write_parquet",
     "write_tensors",
 ]
 
 #: raised when a change makes earlier readers misread files
 FORMAT = 1
-MANIFEST = "manifest.json"
+FILES = "files.json"
+#: its earlier name, which an export's description has, too
+_EARLIER_FILES = "manifest.json"
 _ENTRY, _KEY = "imprint", "recgraph.imprint"
 _TEXT = re.compile(rb"recgraph \S{1,40} format (\d{1,6}) crc32 ([0-9a-f]{8})")
 #: digits of a checksum, and the bytes at the end of a page that its comment lies in
@@ -347,21 +349,24 @@ def _told(path: Path) -> str | None:
     return None if found is None else found[0][2].decode()
 
 
-def write_manifest(folder: Path) -> None:
-    """Write ``manifest.json`` with size and checksum of all files of a folder that is not in its place yet."""
+def write_checksums(folder: Path) -> None:
+    """Write ``files.json`` with size and checksum of all files of a folder that is not in its place yet."""
     files = {}
     for path in sorted(each for each in folder.rglob("*") if each.is_file()):
         with path.open("rb") as file:
             checksum = f"{_crc_of(file):08x}"
         files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "crc32": checksum}
-    (folder / MANIFEST).write_text(json_text({"files": files}), encoding="utf-8")
+    (folder / FILES).write_text(json_text({"files": files}), encoding="utf-8")
 
 
-def check_manifest(folder: Path, of_earlier: str = "") -> None:
-    """Check all files of a folder by its ``manifest.json``; a folder of an earlier version may have none.
+def check_folder(folder: Path, of_earlier: str = "") -> Set[str]:
+    """Check all files of a folder by its ``files.json``; a folder of an earlier version may have none.
 
     Args:
         of_earlier: name of the file in which earlier versions kept checksums alone, as numbers.
+
+    Returns:
+        The files that were checked; they need not be checked by their own imprints.
 
     Raises:
         CorruptFileError: a file is missing or damaged; names it.
@@ -369,8 +374,9 @@ def check_manifest(folder: Path, of_earlier: str = "") -> None:
     """
     told: dict[str, str] = {}
     with named(folder):
-        if (folder / MANIFEST).is_file():
-            told = {name: about["crc32"] for name, about in load_json(folder / MANIFEST)["files"].items()}
+        named_in = next((path for name in (FILES, _EARLIER_FILES) if (path := folder / name).is_file()), None)
+        if named_in is not None:
+            told = {name: about["crc32"] for name, about in load_json(named_in)["files"].items()}
         elif of_earlier and (folder / of_earlier).is_file():
             told = {name: f"{crc:08x}" for name, crc in load_json(folder / of_earlier).items()}
     for name, crc in told.items():
@@ -380,3 +386,4 @@ def check_manifest(folder: Path, of_earlier: str = "") -> None:
         with path.open("rb") as file:
             if f"{_crc_of(file):08x}" != crc:
                 raise CorruptFileError("the file changed since it was written; restore it", path=path)
+    return told.keys()

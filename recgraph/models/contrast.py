@@ -15,7 +15,15 @@ from recgraph.contrast.term import ContrastiveTerm, TermConfig
 from recgraph.models.base import ModelConfig
 from recgraph.rng import Generators
 
-__all__ = ["AugmentationSpec", "ContrastConfig", "check_pairs", "contrastive_term", "stream", "warn_of_pairs"]
+__all__ = [
+    "AugmentationSpec",
+    "ContrastConfig",
+    "check_pairs",
+    "contrastive_term",
+    "reader_of_labels",
+    "stream",
+    "warn_of_pairs",
+]
 
 #: a name, or a mapping with ``name`` and settings; an augmentation itself is read as its specification
 AugmentationSpec = Annotated[
@@ -141,6 +149,15 @@ def stream(term: ContrastiveTerm, generators: Generators, of_rank: bool = False)
     if not term.draws:
         return None
     return generators.of_rank("contrast") if of_rank else generators["contrast"]
+
+
+def reader_of_labels(config: ContrastConfig) -> str | None:
+    """The setting that chooses a part which reads ordered labels, as ``"objective = 'conr'"``; None: none does."""
+    for kind in ("objective", "weight", "mixture"):
+        name = getattr(config, kind)
+        if name is not None and registry.load(kind, name).reads_labels:
+            return f"{kind} = {name!r}"
+    return None
 
 
 def check_pairs(config: ContrastConfig) -> None:

@@ -130,7 +130,8 @@ def fit_graph(
 ) -> NodeRun:
     """Fit a model of a typed graph, without classes of its nodes; the epoch with the lowest loss is kept.
 
-    A model with ``n_classes`` reads the classes of the train nodes of one split of a task, and no other.
+    A model with ``n_classes``, or with a part that reads ordered labels (``conr``, ``supremix``, ``label_distance``),
+    reads the classes of the train nodes of one split of a task, and no other; such a part takes them as numbers.
 
     Args:
         model: with its settings, among them ``metapaths``; not built.
@@ -143,7 +144,7 @@ def fit_graph(
             Log records (logger ``recgraph``) tell the same.
         observers: called during the training.
         memory_limit: of this process, e.g. ``"8GiB"``; see :func:`fit`.
-        task: of the same nodes, for a model with ``n_classes``.
+        task: of the same nodes, for a model that reads classes.
         labels: the name of the split of ``task`` whose train part is read.
         training: settings of :class:`recgraph.train.config.GraphTrainConfig`.
 

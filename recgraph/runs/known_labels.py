@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recgraph.graph.node_task import NodeTask
+from recgraph.models.contrast import ContrastConfig, reader_of_labels
 from recgraph.models.heterogeneous.base import GraphModel
 
 __all__ = ["KnownLabels", "check_unread", "known_labels", "refuse_without_labels"]
@@ -61,27 +62,34 @@ def known_labels(model: GraphModel, task: NodeTask | None, split: str | None) ->
         ValueError: the model reads labels and there are none, or the other way round; there is no such split; or a
             class is not among the model's.
     """
-    n_classes = getattr(model.config, "n_classes", 0)
-    if not n_classes:
+    n_classes, reader = getattr(model.config, "n_classes", 0), _reader(model)
+    if reader is None:
         if task is not None or split is not None:
             raise ValueError(
                 f"{type(model).__name__} reads no labels with n_classes = 0; leave task and labels out, or set it"
             )
         return None
     if task is None or split is None:
-        raise ValueError(
-            f"n_classes = {n_classes} learns classes from labels; give task=... and labels='a split of it'"
-        )
+        raise ValueError(f"{reader}; give task=... and labels='a split of it'")
     if split not in task.splits:
         raise ValueError(
             f"labels = {split!r} is no split of the task; it has {', '.join(sorted(task.splits)) or 'none'}"
         )
     known = _of_train(task, split)
-    if (last := int(known.labels.max())) >= n_classes:
+    if n_classes and (last := int(known.labels.max())) >= n_classes:
         raise ValueError(
             f"n_classes = {n_classes} is too small for class {last} of the train nodes; give at least {last + 1}"
         )
     return known
+
+
+def _reader(model: GraphModel) -> str | None:
+    """What of a model reads labels, and for what; None: nothing does."""
+    config = model.config
+    if n_classes := getattr(config, "n_classes", 0):
+        return f"n_classes = {n_classes} learns classes from labels"
+    part = reader_of_labels(config) if isinstance(config, ContrastConfig) else None
+    return None if part is None else f"{part} reads labels of nodes, the classes as ordered numbers"
 
 
 def _of_train(task: NodeTask, split: str) -> KnownLabels:
@@ -126,8 +134,8 @@ def refuse_without_labels(model: GraphModel) -> None:
     Raises:
         ValueError: it is such a model.
     """
-    if n_classes := getattr(model.config, "n_classes", 0):
+    if (reader := _reader(model)) is not None:
         raise ValueError(
-            f"n_classes = {n_classes} learns classes from labels, which are given in Python: rg.fit_graph(model, "
-            "graph, task=..., labels='a split of it'); elsewhere leave n_classes out"
+            f"{reader}, which are given in Python: rg.fit_graph(model, graph, task=..., labels='a split of it'); "
+            f"elsewhere leave {reader.split()[0]} out"
         )

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from recgraph.bounded.tensors import read_heads
+from recgraph.bounded.tensors import read_heads, read_tensors
 from recgraph.data.files import make_folder, remove_folder, replacing_folder
-from recgraph.data.imprint import check, check_manifest, load_json, replace_tensors, write_manifest
-from recgraph.data.imprint import load_tensors as read_tensors
+from recgraph.data.imprint import check, check_folder, load_json, replace_tensors, write_checksums
 from recgraph.finite import not_finite
 from recgraph.shards import Rows, local_rows
 from recgraph.texts import listed
@@ -73,20 +72,25 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 WantedRows = Callable[[str, str, Sequence[int]], Rows | None]
 
 
-def load_tensors(path: Path, kind: str = "", wanted: WantedRows | None = None) -> dict[str, Tensor]:
+def load_tensors(
+    path: Path, kind: str = "", wanted: WantedRows | None = None, *, is_checked: bool = False
+) -> dict[str, Tensor]:
     """Read a safetensors file, of each tensor what is wanted.
 
     Args:
         kind: of the tensors, for ``wanted``.
         wanted: None: all is.
+        is_checked: whether its checksum was compared already; else that in its imprint is.
 
     Raises:
         CheckpointError: it is missing, damaged or of a newer format.
     """
     if wanted is None:
         with explained(path):
+            if not is_checked:
+                check(path)
             return read_tensors(path)
-    with _opened(path) as file:
+    with _opened(path, is_checked) as file:
         found = {}
         for name in file.keys():  # noqa: SIM118 (it is no mapping)
             part = file.get_slice(name)
@@ -97,9 +101,10 @@ def load_tensors(path: Path, kind: str = "", wanted: WantedRows | None = None) -
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path, is_checked: bool) -> Iterator[Any]:
     with explained(path):
-        check(path)
+        if not is_checked:
+            check(path)
         read_heads(path)
         with safe_open(path, "pt") as file:
             yield file
@@ -155,7 +160,7 @@ def save(
         for path in rows:
             path.replace(temporary / path.name)
         (temporary / _STATE).write_text(json.dumps(checkpoint.state), encoding="utf-8")
-        write_manifest(temporary)
+        write_checksums(temporary)
     for old in candidates(folder):
         if old not in (final, keep):
             remove_folder(old)
@@ -227,12 +232,16 @@ def read(path: Path, wanted: WantedRows | None = None) -> Checkpoint:
         CheckpointError: a file is missing or damaged, or a tensor holds NaN or infinite values; names it.
     """
     with explained(path):
-        check_manifest(path, of_earlier=_CHECKSUMS)
+        checked = check_folder(path, of_earlier=_CHECKSUMS)
         state = load_json(path / _STATE)
-    model, optimisers, generators = (load_tensors(path / name, Path(name).stem, wanted) for name in _TENSORS)
-    best = load_tensors(path / _BEST, "best", wanted) if (path / _BEST).exists() else None
+    model, optimisers, generators = (
+        load_tensors(path / name, Path(name).stem, wanted, is_checked=name in checked) for name in _TENSORS
+    )
+    best = None
+    if (path / _BEST).exists():
+        best = load_tensors(path / _BEST, "best", wanted, is_checked=_BEST in checked)
     with explained(path):
-        for (kind, name), value in _rows_of_ranks(path, wanted).items():
+        for (kind, name), value in _rows_of_ranks(path, wanted, checked).items():
             into = {"model": model, "optimisers": optimisers, "best": best}[kind]
             if into is not None:
                 into[name] = value
@@ -241,7 +250,7 @@ def read(path: Path, wanted: WantedRows | None = None) -> Checkpoint:
     return Checkpoint(model, optimisers, generators, state, best)
 
 
-def _rows_of_ranks(path: Path, wanted: WantedRows | None) -> dict[tuple[str, str], Tensor]:
+def _rows_of_ranks(path: Path, wanted: WantedRows | None, checked: Set[str]) -> dict[tuple[str, str], Tensor]:
     """The tensors that ranks wrote their rows of, by kind and name: what is wanted of them.
 
     Raises:
@@ -252,11 +261,12 @@ def _rows_of_ranks(path: Path, wanted: WantedRows | None) -> dict[tuple[str, str
         return {}
     n_ranks = int(files[0].stem.rpartition("-")[2])
     with ExitStack() as opened:
-        parts = [opened.enter_context(_opened(path / rows_name(rank, n_ranks))) for rank in range(n_ranks)]
-        names = [(name, *name.split("/", 1)) for name in parts[0].keys()]  # noqa: SIM118 (it is no mapping)
+        names = [rows_name(rank, n_ranks) for rank in range(n_ranks)]
+        parts = [opened.enter_context(_opened(path / name, name in checked)) for name in names]
+        tensors = [(name, *name.split("/", 1)) for name in parts[0].keys()]  # noqa: SIM118 (it is no mapping)
         return {
             (kind, own_name): _joined([part.get_slice(name) for part in parts], kind, own_name, wanted)
-            for name, kind, own_name in names
+            for name, kind, own_name in tensors
         }
 
 

@@ -11,6 +11,8 @@ import torch
 from workloads import BENCH, workload
 
 from experiments.bench.graph_suite import graph_suite
+from experiments.bench.harness import Side
+from experiments.bench.parts import measured
 from experiments.bench.report import Goal
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
@@ -82,3 +84,13 @@ def test_goals_of_rate_and_memory() -> None:
     assert Goal(3, least=2).judge(None, 1.0, 1)["met"] is False
     assert Goal(3, least=2).judge(None, 2.0, 1)["met"] is None
     assert Goal(least=0.5).judge(None, 0.5, None) == {"least": 0.5, "met": True}
+
+
+def test_a_part_is_measured_in_a_fork() -> None:
+    options = {"n_rows": 16, "width": 8, "device": "cpu", "steps": 1, "warmup": 1, "term": {"objective": "conr"}}
+    found = measured(Side("conr", "ours/contrast_parts.py", options), repeats=2)
+    assert found.rates("pairs", "cpu")
+    assert found.prepared_mb is not None
+    assert found.samples[0].peak_mb >= found.prepared_mb
+    wrong = measured(Side("wrong", "ours/contrast_parts.py", {**options, "term": {"objective": "none"}}), repeats=1)
+    assert not wrong.ok

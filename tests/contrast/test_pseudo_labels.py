@@ -201,3 +201,27 @@ def test_what_labels_need_is_said() -> None:
         rg.fit_graph(AdaMEOW(**SETTINGS, n_classes=3), graph(), seed=0)
     with pytest.raises(ValueError, match="reads no labels with n_classes = 0"):
         rg.fit_graph(AdaMEOW(**SETTINGS), graph(), seed=0, task=task(), labels="2")
+    with pytest.raises(ValueError, match=r"objective = 'conr' reads labels of nodes, .*; give task="):
+        rg.fit_graph(MEOW(**SETTINGS, objective="conr"), graph(), seed=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "conr", "weight": None},
+        {"mixture": "supremix"},
+        {"weight": "label_distance", "mini_batch": True, "queue_size": 16},
+    ],
+    ids=["conr", "supremix", "label_distance"],
+)
+def test_parts_that_read_labels_read_those_of_train_nodes(settings: dict[str, Any]) -> None:
+    def fit(given: NodeTask) -> Any:
+        training = {"max_epochs": 1, "device": "cpu", **({"batch_size": 12} if "mini_batch" in settings else {})}
+        return rg.fit_graph(AdaMEOW(**{**SETTINGS, **settings}), graph(), seed=0, task=given, labels="2", **training)
+
+    # tasks that differ in valid and test nodes, and one of other train nodes
+    run, same, moved = fit(task()), fit(task(1)), task()
+    for key, value in run.model.state_dict().items():
+        assert torch.equal(value, same.model.state_dict()[key])
+    moved.labels[:6] = (moved.labels[:6] + 1) % 3
+    assert not torch.equal(fit(moved).embedder.vectors, run.embedder.vectors)

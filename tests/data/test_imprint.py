@@ -20,7 +20,7 @@ from recgraph.data import imprint as imprints
 from recgraph.data.errors import CorruptFileError, NewerFileError
 from recgraph.data.imprint import (
     check,
-    check_manifest,
+    check_folder,
     load_frame,
     load_json,
     load_tensors,
@@ -28,7 +28,7 @@ from recgraph.data.imprint import (
     replace_page,
     replace_parquet,
     replace_tensors,
-    write_manifest,
+    write_checksums,
 )
 from recgraph.data.interactions import Interactions
 from recgraph.data.sealing import SealedTestError
@@ -154,23 +154,26 @@ def test_any_reader_reads_a_file_with_an_imprint(tmp_path: Path) -> None:
     assert same_tensors(load_file(tmp_path / "file.safetensors"), TENSORS)
 
 
-@pytest.mark.parametrize("change", ["flip", "cut", "remove", "another", "manifest"])
-def test_a_folder_is_checked_by_its_manifest(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("name", ["files.json", "manifest.json"])
+@pytest.mark.parametrize("change", ["flip", "cut", "remove", "another", "checksums"])
+def test_a_folder_is_checked_by_its_checksums(tmp_path: Path, change: str, name: str) -> None:
+    """Earlier versions wrote them as ``manifest.json``."""
     (tmp_path / "inner").mkdir()
-    for name in ("a", "inner/b"):
-        (tmp_path / name).write_bytes(b"0123456789")
-    write_manifest(tmp_path)
-    check_manifest(tmp_path)
+    for file in ("a", "inner/b"):
+        (tmp_path / file).write_bytes(b"0123456789")
+    write_checksums(tmp_path)
+    (tmp_path / "files.json").rename(tmp_path / name)
+    assert check_folder(tmp_path) == {"a", "inner/b"}
     path = tmp_path / "inner" / "b"
-    if change == "manifest":
-        path = tmp_path / "manifest.json"
+    if change == "checksums":
+        path = tmp_path / name
         path.write_text(path.read_text().replace("10", "11"))
     elif change == "remove":
         path.unlink()
     else:
         path.write_bytes({"flip": b"0123456788", "cut": b"012345678", "another": b""}[change])
     with pytest.raises(CorruptFileError, match=path.name):
-        check_manifest(tmp_path)
+        check_folder(tmp_path)
 
 
 def log(shift: int = 0, features: bool = False) -> Interactions:

@@ -27,7 +27,7 @@ _VOLATILE = {
     "unsealed",
 }
 #: files of digests, and programs with times in them
-_UNREAD = {"checksums.json", "manifest.json", "model.pt2"}
+_UNREAD = {"checksums.json", "files.json", "manifest.json", "model.pt2"}
 #: locks stay where a process was killed; the operating system's lock on them does not
 LOCKS = r"(^|/)\.lock$|\.flock$|\.lock$|(^|/)\.work/"
 #: names under which files and folders are written before they are renamed

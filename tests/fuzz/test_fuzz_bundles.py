@@ -60,7 +60,7 @@ def sign(folder: Path) -> None:
 def unsigned(folder: Path) -> None:
     """Take the checksums out of files and folders, as those of earlier versions have none."""
     for path in sorted(file for file in folder.rglob("*") if file.is_file()):
-        if path.name == "manifest.json":
+        if path.name == "files.json":
             path.unlink()
         elif path.suffix == ".json":
             values = json.loads(path.read_text(encoding="utf-8"))

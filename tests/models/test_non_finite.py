@@ -166,7 +166,7 @@ def test_a_checkpoint_that_is_not_finite_is_not_loaded(tmp_path: Path, caplog: p
     name = next(iter(weights))
     weights[name][0] = math.nan
     save_file(weights, newest / "model.safetensors")
-    (newest / "manifest.json").unlink()
+    (newest / "files.json").unlink()
     with pytest.raises(checkpoints.CheckpointError, match=f"holds NaN or infinite values in '{name}'"):
         checkpoints.read(newest)
     assert checkpoints.latest_good(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step-000000002"

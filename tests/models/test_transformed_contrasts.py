@@ -52,7 +52,7 @@ def test_sequences(name: str, settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("settings", [WHITENED, GATED], ids=["whitened", "gated"])
-@pytest.mark.parametrize("name", ["meow", "adameow"])
+@pytest.mark.parametrize("name", ["meow", "adameow", "heco"])
 def test_nodes(name: str, settings: dict[str, Any]) -> None:
     model = of_nodes(name, **settings)
     step(model, next(iter(model.batches(None, 8, Generators(0)).epoch(0))))

@@ -199,7 +199,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     trainer_of(expected, VALUES, max_epochs=3).fit()
     trainer_of(toy(), VALUES, tmp_path, max_epochs=2).fit()
     newest = tmp_path / "checkpoints" / "step-000000010"
-    (newest / "manifest.json").unlink()
+    (newest / "files.json").unlink()
     (newest / "best.safetensors").unlink()
     model = toy()
     trainer = trainer_of(model, VALUES, tmp_path, max_epochs=3)
@@ -217,7 +217,7 @@ def test_a_checkpoint_from_before_a_setting_existed_is_resumed_where_the_setting
     state = json.loads((folder / "state.json").read_text())
     del state["fingerprint"]["training"]["schedule"]
     (folder / "state.json").write_text(json.dumps(state))
-    (folder / "manifest.json").unlink()
+    (folder / "files.json").unlink()
     assert trainer_of(toy(), [1.0], tmp_path).resume()
     with pytest.raises(CheckpointError, match=r"other settings or data \(schedule\)"):
         trainer_of(toy(), [1.0], tmp_path, schedule="cosine").resume()
@@ -341,9 +341,25 @@ def test_tensors_that_do_not_fit_are_refused_by_name_before_any_is_loaded(
     tensors = load_file(path)
     made = make(tensors.pop(name, torch.zeros(())))
     save_file(tensors | ({} if made is None else {name: made.contiguous()}), path)
-    (newest / "manifest.json").unlink()  # as in one that someone has made on purpose
+    (newest / "files.json").unlink()  # as in one that someone has made on purpose
     trainer = trainer_of(tabular(), VALUES, tmp_path, max_epochs=2)
     with pytest.raises(CheckpointError, match=wrong):
         trainer.resume()
     assert torch.equal(trainer.model.table, tabular().table)
     assert not trainer.optimisers["all"].state
+
+
+def test_a_file_of_a_checkpoint_is_compared_with_its_checksum_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best weights have an imprint of their own, which is looked at where the folder tells no checksums."""
+    trainer_of(toy(), VALUES, tmp_path, max_epochs=2).fit()
+    newest = checkpoints.latest(tmp_path / "checkpoints")
+    assert newest is not None
+    compared: list[str] = []
+    monkeypatch.setattr(checkpoints, "check", lambda path: compared.append(path.name))
+    assert checkpoints.read(newest).best is not None
+    assert compared == []
+    (newest / "files.json").unlink()
+    checkpoints.read(newest)
+    assert compared == [*checkpoints._TENSORS, "best.safetensors"]

@@ -219,6 +219,19 @@ class GraphModel(HoldsGraph, TrainableModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphConfig
+    #: [N] int64, the classes that training reads, -1 for all other nodes; None: it reads none
+    known_labels: Tensor | None = None
+
+    def ordered_labels(self, like: Tensor) -> Tensor | None:
+        """[N] float: the classes that training reads as numbers, NaN for all other nodes, for the parts of a contrast.
+
+        Args:
+            like: a tensor on the device of the labels.
+        """
+        if self.known_labels is None:
+            return None
+        self.known_labels = self.known_labels.to(like.device)
+        return self.known_labels.float().masked_fill(self.known_labels < 0, torch.nan)
 
     def build(self, space: Space | HeteroGraph, seed: int = 0) -> Self:
         """Create the parameters, and read the inputs from the graph.

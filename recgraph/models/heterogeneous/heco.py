@@ -275,7 +275,9 @@ class HeCo(GraphModel):
         positives = None
         if not self.contrast.objective.needs_pairs:
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
+        labels = self.ordered_labels(path)
         how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch}
+        how |= {"labels_a": labels, "labels_b": labels}
         there: Tensor = self.contrast(schema, path, positives=positives, **how)
         if self.contrast.objective.of_both_sides:
             return there

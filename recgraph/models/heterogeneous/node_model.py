@@ -127,8 +127,6 @@ class MetaPathModel(GraphModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
-    #: [N] int64, the classes that training reads, -1 for all other nodes; None: it reads none
-    known_labels: Tensor | None = None
     #: the settings that InfoNCE has in the publication
     info_nce: ClassVar[dict[str, Any]] = {}
 
@@ -289,6 +287,9 @@ class MetaPathModel(GraphModel):
             further: views [N, D] that are contrasted with both, without a queue.
         """
         how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch, "further": further}
+        if (labels := self.ordered_labels(anchors)) is not None:
+            of_batch = labels if batch.nodes is None else labels[batch.nodes]
+            how |= {"labels_a": of_batch, "labels_b": of_batch}
         if batch.nodes is None:
             loss: Tensor = self.contrast(anchors, candidates, **how)
             return loss
@@ -296,6 +297,8 @@ class MetaPathModel(GraphModel):
             loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, **how)
             return loss
         rows, ids = self.queue.join(candidates, batch.nodes)
+        if labels is not None:
+            how["labels_b"] = labels[ids]
         positives = torch.arange(len(anchors), device=anchors.device)
         loss = self.contrast(anchors, rows, batch.nodes, ids, positives, **how)
         if self.training and torch.is_grad_enabled():
