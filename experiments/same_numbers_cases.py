@@ -36,6 +36,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "ease",
             "ease split=users split_seed=3",
             "slim k=20",
+            "gfcf n_factors=16",
+            "turbocf k=20 filter=third user_power=0.6",
             "ials hidden_dim=16 n_iterations=3",
             "ials hidden_dim=16 n_iterations=3 solver=cg frequency_power=0.5",
         ),

@@ -80,6 +80,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.evaluate.metrics.rank": ("DCG", "MAP", "MRR", "NCRR", "NDCG", "RBP"),
     },
     "model": {
+        "recgraph.models.closed_form.graph_filters": ("GFCF", "TurboCF"),
         "recgraph.models.closed_form.ials": ("IALS",),
         "recgraph.models.closed_form.linear": ("EASE", "SLIM"),
         "recgraph.models.closed_form.neighbours": ("ItemKNN", "Popularity"),

@@ -31,6 +31,7 @@ __all__ = [
     "ridge_needs",
     "sample_sizes",
     "sequence_needs",
+    "user_filter_needs",
 ]
 
 _FLOAT = 4
@@ -207,10 +208,25 @@ def item_matrix_needs(work: Workload, cell: int) -> Needs:
 
 
 def neighbour_needs(model: Any, work: Workload) -> Needs:
-    """Of ItemKNN and SLIM: a list of weighted neighbours for each item, made from blocks of rows."""
+    """Of ItemKNN, SLIM and Turbo-CF: a list of weighted neighbours for each item, made from blocks of rows."""
     kept = 12 * work.n_items * min(model.config.k, work.n_items)
     fitting = 96 * work.n_interactions + min(_COUNTING, 12 * _FLOAT * work.n_items**2) + kept
     return Needs(buffers=kept, fitting=fitting, scoring=2 * _FLOAT * 256 * work.n_items)
+
+
+def user_filter_needs(model: Any, work: Workload, n_signals: int) -> Needs:
+    """Of GF-CF: the training matrix, singular vectors of items, and signals on users and items.
+
+    Args:
+        n_signals: histories that are filtered at a time.
+    """
+    width = min(model.config.n_factors, work.n_users, work.n_items)
+    kept = 8 * (work.n_interactions + work.n_users) + _FLOAT * width * work.n_items
+    sides = work.n_users + work.n_items
+    # the basis of Lanczos is twice as wide, on the shorter side; vectors of both sides come out
+    fitting = 8 * width * (2 * min(work.n_users, work.n_items) + sides) + 64 * work.n_interactions
+    matrices = 64 * work.n_interactions + 2 * _FLOAT * width * work.n_items
+    return Needs(buffers=kept, fitting=fitting, scoring=2 * _FLOAT * n_signals * sides + matrices)
 
 
 def ridge_needs(model: Any, work: Workload) -> Needs:

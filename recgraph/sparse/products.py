@@ -289,32 +289,42 @@ def _count_blocks(pairs_before: list[int], n_columns: int) -> Iterator[tuple[int
 
 
 def neighbours(
-    rows: Ragged, n_columns: int, k: int, shrink: float = 0.0, row_weights: Tensor | None = None
+    rows: Ragged,
+    n_columns: int,
+    k: int,
+    shrink: float = 0.0,
+    row_weights: Tensor | None = None,
+    *,
+    norm_power: float = 0.5,
+    with_itself: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The k most similar columns of each, by ``C[i, j] / (sqrt(n_i n_j) + shrink)`` with ``n_i`` the rows
+    """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with ``n_i`` the rows
     that hold i.
 
-    With weights of 1 and no shrinkage this is the cosine of two columns. A column is not its own neighbour. Costs the
-    sum of squared row lengths and up to 64 k cells a column.
+    With weights of 1 and no shrinkage this is the cosine of two columns. Costs the sum of squared row lengths and up to
+    64 k cells a column.
 
     Args:
         rows: R rows of distinct columns.
         k: how many; fewer where fewer are above 0.
         shrink: lowers the similarity of columns that few rows hold.
         row_weights: [R] float64, or None for 1 each.
+        norm_power: 0.5 for the geometric mean of the numbers of rows.
+        with_itself: whether a column is among its own neighbours.
 
     Returns:
         index [n_columns, k] int64 and similarity [n_columns, k] float32, most similar first; unused places
         hold 0 and 0.
     """
-    norms = torch.bincount(rows.values, minlength=n_columns).to(torch.float64).sqrt()
+    norms = torch.bincount(rows.values, minlength=n_columns).to(torch.float64).pow(norm_power)
     index = torch.zeros(n_columns, k, dtype=torch.int64, device=rows.device)
     similarity = torch.zeros(n_columns, k, dtype=torch.float32, device=rows.device)
     width = min(k, n_columns)
     if n_columns <= _PARTIAL * width or not (row_weights is None or bool((row_weights >= 0).all())):
         for first, block in co_occurrence(rows, n_columns, row_weights):
             here = slice(first, first + block.shape[0])
-            block.diagonal(first).zero_()
+            if not with_itself:
+                block.diagonal(first).zero_()
             # a column that no row holds has C = 0: any positive divisor will do
             block /= (norms[here, None] * norms + shrink).clamp_(min=1e-12)
             top, where = block.topk(width)
@@ -328,7 +338,9 @@ def neighbours(
     for here, counts in compose_blocks(left, right, dtype=torch.float64):
         own = counts.rows + here.start
         divisor = (norms[own] * norms[counts.indices] + shrink).clamp_(min=1e-12)
-        scores = (counts.values(torch.float64) / divisor).masked_fill_(own == counts.indices, 0)
+        scores = counts.values(torch.float64) / divisor
+        if not with_itself:
+            scores.masked_fill_(own == counts.indices, 0)
         for of_block, top, where in _top_of_sparse(counts.with_weights(scores), width):
             index[of_block + here.start, :width] = where * (top > 0)
             similarity[of_block + here.start, :width] = top.to(torch.float32)

@@ -102,7 +102,7 @@ class NeighbourModel(ClosedFormModel):
         scores = F.embedding_bag(self.neighbours, in_history, per_sample_weights=self.similarities, mode="sum")
         return scores.T
 
-    def padded_form(self) -> PaddedForm:
+    def padded_form(self) -> PaddedForm | None:
         return PaddedForm(PaddedScores(self.similarities, self.neighbours), "scores")
 
 

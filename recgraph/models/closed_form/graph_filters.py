@@ -1,0 +1,227 @@
+"""Graph filters of items, fitted in one step: GF-CF and Turbo-CF."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from recgraph.config import Search
+from recgraph.data.batches import Query
+from recgraph.data.part import Part
+from recgraph.memory import Needs, Workload
+from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
+from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel
+from recgraph.models.memory import user_filter_needs
+from recgraph.rng import numpy_generator
+from recgraph.sparse.csr import Csr
+from recgraph.sparse.products import compose, distinct, neighbours
+from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.spmm import spmm
+
+#: the shorter side of a matrix up to which all its singular vectors are computed, of a dense copy
+_DENSE = 512
+#: users whose signals are filtered at a time, so that the signal on users [n_users, b] stays small
+_SIGNALS = 256
+
+
+class GFCFConfig(ModelConfig):
+    n_factors: Annotated[
+        int,
+        Field(ge=0, description="rank of the ideal low-pass filter; 0: the linear filter alone"),
+        Search(choices=(64, 128, 256, 512)),
+    ] = 256
+    ideal_weight: Annotated[
+        float, Field(ge=0, description="alpha, of the ideal filter beside the linear one"), Search(0.0, 1.0)
+    ] = 0.3
+
+
+class GFCF(ClosedFormModel):
+    """A linear and an ideal low-pass filter of the signal that a history is on the graph of items.
+
+    ``s = x (R~' R~ + alpha D_I^-1/2 V V' D_I^1/2)`` with ``R~ = D_U^-1/2 R D_I^-1/2``, R the binary [users, items]
+    matrix of training, D the degrees of users and items, V the ``n_factors`` first right singular vectors of R~ and x a
+    binary history.
+
+    ``R~' R~`` is never made: a history is taken to the users and back by two sparse products, so that the model keeps
+    the training matrix, V and nothing of items by items. Memory is 8 bytes an interaction and 4 ``n_factors`` an item.
+
+    Source: Shen et al., How Powerful is Graph Convolution for Recommendation? (CIKM 2021), equations 10 to 12, and the
+    published code for where D_I stands around V. Departures: none; V is computed in float64 on the host by ARPACK
+    (implicitly restarted Lanczos, a seeded start), or from a dense copy where a side is at most 512.
+
+    Attributes:
+        items: [nnz] int64, the distinct items of each training user, one after another.
+        offsets: [n_users + 1] int64, where the items of each user begin.
+        factors: [n_items, K] float32, V; K is ``n_factors`` or the shorter side.
+    """
+
+    Config = GFCFConfig
+    sized_by_fit = ("items",)
+    items: Tensor
+    offsets: Tensor
+    factors: Tensor
+
+    #: the normalised matrix, and the tensor that it was made of in the state of its version
+    _made: tuple[Tensor, int, Csr] | None = None
+
+    def _build(self, space: Space) -> None:
+        width = min(self.config.n_factors, space.n_users, space.n_items)
+        self.register_buffer("items", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("offsets", torch.zeros(space.n_users + 1, dtype=torch.int64))
+        self.register_buffer("factors", torch.zeros(space.n_items, width))
+
+    def memory_needs(self, work: Workload) -> Needs:
+        return user_filter_needs(self, work, _SIGNALS)
+
+    def fit(self, train: Part) -> Self:
+        device = self.factors.device
+        rows = fit_rows(self, train, train.items.device)  # scipy runs where the log is
+        self.items, self.offsets = rows.values.to(device), rows.offsets.to(device)
+        if self.factors.shape[1] and len(rows.values):
+            self.factors.copy_(self._singular(rows))
+        return self
+
+    def _singular(self, rows: Ragged) -> Tensor:
+        """[n_items, K]: the right singular vectors of the normalised matrix, the greatest first."""
+        from scipy.sparse.linalg import svds
+
+        matrix, width = self._normalised(rows.values, rows.offsets, torch.float64).to_scipy(), self.factors.shape[1]
+        if min(matrix.shape) <= max(_DENSE, width):
+            vectors = np.linalg.svd(matrix.toarray(), full_matrices=False)[2][:width]
+        else:
+            assert self.seed is not None
+            start = numpy_generator(self.seed, "gf-cf").standard_normal(min(matrix.shape))
+            _, values, found = svds(matrix, k=width, v0=start)
+            vectors = found[np.argsort(-values, kind="stable")]
+        return torch.from_numpy(np.ascontiguousarray(vectors.T))
+
+    def _normalised(self, items: Tensor, offsets: Tensor, dtype: torch.dtype) -> Csr:
+        """R~ [n_users, n_items]."""
+        assert self.space is not None
+        n_items, degrees = self.space.n_items, torch.diff(offsets)
+        of_users = torch.repeat_interleave(_power(degrees, -0.5, dtype), degrees)
+        of_items = _power(torch.bincount(items, minlength=n_items), -0.5, dtype)
+        return Csr(offsets, items, of_users * of_items[items], (len(degrees), n_items))
+
+    def _matrix(self) -> Csr:
+        """R~ of the model's type, made once for what the model holds."""
+        made = self._made
+        if made is None or made[0] is not self.items or made[1] != self.items._version:
+            made = self._made = (
+                self.items,
+                self.items._version,
+                self._normalised(self.items, self.offsets, self.factors.dtype),
+            )
+        return made[2]
+
+    def score(self, query: Query) -> Tensor:
+        assert self.space is not None
+        n_items, dtype = self.space.n_items, self.factors.dtype
+        history = distinct(query.history, n_items)
+        matrix = self._matrix()
+        scale = torch.bincount(self.items, minlength=n_items)
+        scores = self.factors.new_zeros(len(query), n_items)
+        for first in range(0, len(query), _SIGNALS):
+            some = history.take(torch.arange(first, min(first + _SIGNALS, len(query)), device=history.device))
+            signal = scores.new_zeros(n_items, some.n_rows)
+            signal[some.values, some.rows] = 1
+            scores[first : first + some.n_rows] = spmm(matrix.t(), spmm(matrix, signal)).T
+        if self.config.ideal_weight and self.factors.shape[1]:
+            table = self.factors * _power(scale, -0.5, dtype)[:, None]
+            vectors = F.embedding_bag(history.values, table, history.offsets, mode="sum", include_last_offset=True)
+            back = self.factors * _power(scale, 0.5, dtype)[:, None]
+            scores.addmm_(vectors, back.T, alpha=self.config.ideal_weight)
+        return scores
+
+    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
+        for name in self.sized_by_fit:
+            saved, own = state.get(f"{prefix}{name}"), self.get_buffer(name)
+            if saved is not None and saved.dim() == 1:
+                setattr(self, name, own.new_zeros(saved.shape))
+        super()._load_from_state_dict(state, prefix, *rest)
+
+
+def _power(degrees: Tensor, exponent: float, dtype: torch.dtype) -> Tensor:
+    """Degrees ** exponent; 0 where they are 0."""
+    return torch.where(degrees > 0, degrees.to(dtype).pow(exponent), 0)
+
+
+class TurboCFConfig(NeighbourConfig):
+    user_power: Annotated[
+        float,
+        Field(ge=0, le=1, description="alpha: of users' degrees; items' have 1 - alpha"),
+        Search(choices=(0.4, 0.5, 0.6, 0.7)),
+    ] = 0.5
+    power: Annotated[
+        float, Field(gt=0, description="s, the exponent of each entry of the graph of items"), Search(0.5, 1.5)
+    ] = 1.0
+    filter: Annotated[
+        Literal["linear", "second", "third"],
+        Field(description="low-pass filter: P, 2 P - P^2, or P + 0.01 (-P^3 + 10 P^2 - 29 P)"),
+        Search(choices=("linear", "second", "third")),
+    ] = "linear"
+
+
+#: filter -> its coefficients of P, P^2 and P^3
+_POLYNOMIALS = {"linear": (1.0,), "second": (2.0, -1.0), "third": (0.71, 0.1, -0.01)}
+
+
+class TurboCF(NeighbourModel):
+    """A polynomial low-pass filter of a history on the graph of items, without factors.
+
+    ``P = (R~' R~) ** s`` entry by entry, with ``R~ = D_U^-alpha R D_I^(alpha - 1)``, R the binary [users, items] matrix
+    of training; scores are ``x P``, ``x (2 P - P^2)`` or ``x (P + 0.01 (-P^3 + 10 P^2 - 29 P))`` for a binary history
+    x. Powers of P are applied one after another to a history and never made.
+
+    Source: Park, Shin and Shin, Turbo-CF: Matrix Decomposition-Free Graph Filtering for Fast Recommendation (SIGIR
+    2024), equations 5 to 9. Departure: of each item the ``k`` greatest entries of P are kept (12 bytes each), itself
+    among them, where the paper holds items by items; with ``k`` of the number of items it is the paper's.
+    """
+
+    Config = TurboCFConfig
+    #: P by the items of histories, and the tensor that it was made of in the state of its version
+    _made: tuple[Tensor, int, Csr] | None = None
+
+    def fit(self, train: Part) -> Self:
+        rows = fit_rows(self, train, self.neighbours.device)
+        alpha = self.config.user_power
+        weights = rows.lengths.to(torch.float64).clamp(min=1).pow(-2 * alpha)
+        width = self.neighbours.shape[1]
+        index, entries = neighbours(
+            rows, train.n_items, width, row_weights=weights, norm_power=1 - alpha, with_itself=True
+        )
+        self.neighbours.copy_(index)
+        self.similarities.copy_(torch.where(entries > 0, entries.pow(self.config.power), 0))
+        return self
+
+    def score(self, query: Query) -> Tensor:
+        first, *higher = _POLYNOMIALS[self.config.filter]
+        n_items = len(self.neighbours)
+        history = distinct(query.history, n_items)
+        # a history has few items, whatever the catalogue; what it leads to is dense
+        known = Csr(history.offsets, history.values, None, (len(query), n_items))
+        signal = compose(known, self._matrix()).to_dense().T
+        scores = first * signal
+        for coefficient in higher:
+            signal = F.embedding_bag(self.neighbours, signal, per_sample_weights=self.similarities, mode="sum")
+            scores.add_(signal, alpha=coefficient)
+        return scores.T
+
+    def _matrix(self) -> Csr:
+        """P [items of a history, scored items], made once for what the model holds."""
+        made = self._made
+        if made is None or made[0] is not self.similarities or made[1] != self.similarities._version:
+            kept = self.similarities > 0
+            scored = kept.nonzero()[:, 0]
+            entries = (self.neighbours[kept], scored, self.similarities[kept])
+            matrix = Csr.from_coo(*entries, shape=(len(kept), len(kept)))
+            made = self._made = (self.similarities, self.similarities._version, matrix)
+        return made[2]
+
+    def padded_form(self) -> PaddedForm | None:
+        return super().padded_form() if self.config.filter == "linear" else None
