@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.data.labels import Label, Strategy, random_ranks, share_of
+from recgraph.data.labels import Label, Strategy, occur, random_ranks, share_of
 from recgraph.data.log import PART, InteractionLog
 from recgraph.data.part import order
 
@@ -106,24 +106,17 @@ class Given(Strategy):
             ("test", Label.TEST, Label.TEST_LEFT),
         ):
             asked = labels == int(label)
-            new_items = asked & ~_occur(items, before, log.n_items)
+            new_items = asked & ~occur(items, before, log.n_items)
             found |= {
                 name: int(asked.sum()),
                 f"{name}_repeats": int(np.isin(pairs[asked].numpy(), pairs[before].numpy()).sum()),
-                f"{name}_unknown_users": int((asked & ~_occur(users, before, log.n_users)).sum()),
+                f"{name}_unknown_users": int((asked & ~occur(users, before, log.n_users)).sum()),
                 f"{name}_unknown_items": int(new_items.sum()),
             }
             if self.unknown_items == "drop":
                 made[new_items] = int(left)
             before = before | asked
         return made, found
-
-
-def _occur(values: Tensor, among: Tensor, n: int) -> Tensor:
-    """[T] bool: whether a value is one of those where ``among`` [T] is True; ``n`` is above all values."""
-    there = torch.zeros(n, dtype=torch.bool)
-    there[values[among]] = True
-    return there[values]
 
 
 def _report(found: dict[str, int], unknown_items: str) -> None:

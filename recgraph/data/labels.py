@@ -16,7 +16,7 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.part import OrderedLog
 from recgraph.rng import numpy_generator
 
-__all__ = ["GROUPS", "Label", "Share", "Strategy", "random_ranks", "share_of"]
+__all__ = ["GROUPS", "Label", "Share", "Strategy", "occur", "random_ranks", "share_of"]
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -98,6 +98,13 @@ class Strategy(Config):
 
     def check_counts(self, counts: Mapping[Label, int]) -> None:
         """Raise ``ValueError`` where the numbers of interactions with each label make no usable split."""
+
+
+def occur(values: Tensor, among: Tensor, n: int) -> Tensor:
+    """[T] bool: whether a value is one of those where ``among`` [T] is True; ``n`` is above all values."""
+    there = torch.zeros(n, dtype=torch.bool)
+    there[values[among]] = True
+    return there[values]
 
 
 def share_of(lengths: Tensor, share: float) -> Tensor:

@@ -179,7 +179,7 @@ def prepare(
         lengths = made.by_range(shards, encoded, log.time_unit, ranges)
         chosen = chosen.resolved(torch.from_numpy(lengths))
         made.label(log, chosen, ranges, [each.number for each in encoded])
-        head = {"name": strategy, "params": chosen.model_dump(mode="json"), "seed": None}
+        head = {"name": strategy, "params": chosen.identity(), "seed": None}
         digest = split_hash(head, log.users, log.items, _columns(work, ranges, lengths))
         shutil.rmtree(work)
         for place in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:

@@ -61,7 +61,7 @@ class _Labelled:
     @property
     def params(self) -> dict[str, Any]:
         """The settings of the strategy."""
-        return self.strategy.model_dump(mode="json")
+        return self.strategy.identity()
 
     @property
     def facts(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -12,12 +13,13 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from recgraph.config import ConfigError
+from recgraph.config import Added, ConfigError
 from recgraph.data.columns import instant
 from recgraph.data.errors import ShortUserError
 from recgraph.data.given import Given
 from recgraph.data.labels import Label, Share, Strategy, random_ranks, share_of
 from recgraph.data.log import InteractionLog
+from recgraph.data.targets import Targets, with_targets, without_unknown
 from recgraph.registry import proposal
 from recgraph.rng import numpy_generator
 
@@ -129,12 +131,20 @@ class TimeCut(_Shares):
             instant of a cut belong to the later part, so that a share may come out larger.
         valid_from, test_from: instants instead of shares: numbers in the unit in which the log's times came in, or
             dates and ISO 8601 texts where the log has dates (or seconds with fractions). Both or none.
-        new_users: users without history at the cut are not evaluated (``"drop"``; their interactions stay in their
-            part), or evaluated with an empty history (``"keep"``).
+        targets: what is asked of a user who did something after the cut: ``"all"`` of it as one set, with what was
+            known at the cut; or one interaction, the ``"last"``, the ``"first"`` or one at ``"random"`` (seeded), with
+            what the user had done by then: what came before it after the cut is history, and what came after it is
+            asked of nobody. Nothing at or after a cut is trained on. As in Time-to-Split (RecSys 2025).
+        unknown_items: ``"drop"`` leaves interactions of items that no earlier part has out of valid and test, before
+            targets are chosen; ``"keep"``: they are misses of models without item features.
+        new_users: users without history are not evaluated (``"drop"``; their interactions stay in their part), or
+            evaluated with an empty history (``"keep"``).
     """
 
     valid_from: Moment | None = None
     test_from: Moment | None = None
+    targets: Annotated[Targets, Added()] = "all"
+    unknown_items: Annotated[Literal["keep", "drop"], Added()] = "keep"
 
     @model_validator(mode="after")
     def _both_or_none(self) -> TimeCut:
@@ -143,8 +153,18 @@ class TimeCut(_Shares):
         return self
 
     @property
+    def draws(self) -> bool:
+        return self.targets == "random"
+
+    @property
     def is_by_user(self) -> bool:
-        return self.valid_from is not None
+        return self.valid_from is not None and not self.draws and self.unknown_items == "keep"
+
+    @property
+    def facts(self) -> str:
+        if self.targets == "all" and self.unknown_items == "keep":
+            return ""
+        return json.dumps({"targets": self.targets, "unknown_items": self.unknown_items}, sort_keys=True)
 
     def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         times = interactions.ordered.times
@@ -156,7 +176,9 @@ class TimeCut(_Shares):
         labels = torch.full_like(times, int(Label.TRAIN), dtype=torch.uint8)
         labels[times >= valid_from] = int(Label.VALID)
         labels[times >= test_from] = int(Label.TEST)
-        return labels
+        if self.unknown_items == "drop":
+            labels = without_unknown(interactions.ordered, labels)
+        return with_targets(interactions.ordered, labels, self.targets, seed)
 
     def check_counts(self, counts: Mapping[Label, int]) -> None:
         if counts[Label.TRAIN]:
