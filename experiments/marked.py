@@ -11,7 +11,8 @@ def marked(page: str, name: str, made: str) -> str:
     Raises:
         ValueError: it has no such markers.
     """
-    begin, end = f"<!-- {name}: begin -->\n", f"\n<!-- {name}: end -->"
-    if begin not in page or end not in page:
-        raise ValueError(f"the page has no markers {begin.strip()!r} and {end.strip()!r}")
-    return re.sub(f"(?s){re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{made}\n{end}", page)
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    written, found = re.subn(f"(?s){re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{made}\n\n{end}", page)
+    if not found:
+        raise ValueError(f"the page has no markers {begin.strip()!r} and {end!r}")
+    return written
