@@ -1,4 +1,4 @@
-"""How near predictions of memory are to what a process takes: ten cases, each in a process of its own.
+"""How near predictions of memory are to what a process takes: cases, each in a process of its own.
 
     python -m experiments.memory_predictions --out experiments/results/memory.jsonl
     python -m experiments.memory_predictions --table experiments/results/memory.jsonl
@@ -14,6 +14,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,8 @@ import torch
 
 import recgraph as rg
 from recgraph.data.files import replace_text
+from recgraph.data.preparing import prepare
+from recgraph.data.reading import LogFile
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.memory import Estimate
 from recgraph.models.base import Space
@@ -93,6 +96,54 @@ def listed(n_users: int, n_items: int, k: int) -> Callable[[], Any]:
     return write
 
 
+def recommender_of(model: Any, n_users: int, n_items: int, each: int) -> Recommender:
+    """One that is not trained, within the limit of the cases."""
+    os.environ["RECGRAPH_MEMORY_LIMIT"] = LIMIT
+    data = log(n_users, n_items, each)
+    return Recommender.for_log(model.build(Space(n_users=data.n_users, n_items=data.n_items)), data)
+
+
+def exported(model: Any, n_users: int, n_items: int, each: int) -> Callable[[], Any]:
+    recommender = recommender_of(model, n_users, n_items, each)
+
+    def write() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            recommender.export(folder)
+
+    return write
+
+
+def served(n_users: int, n_items: int, each: int) -> Callable[[], Any]:
+    """A bundle is read, and the largest request answered that its limits allow."""
+    from recgraph.serve.http.asked import Limits
+    from recgraph.serve.http.served import Served
+
+    folder = tempfile.mkdtemp()
+    recommender_of(rg.models.BPRMF(hidden_dim=64), n_users, n_items, each).save(folder)
+
+    def answer() -> None:
+        service, users = Served.load(Path(folder), Limits()), list(range(Limits().users))
+        service.answer([service.reader.read(json.dumps({"users": users, "k": Limits().k}).encode())])
+        shutil.rmtree(folder)
+
+    return answer
+
+
+def prepared(n_files: int, each: int, range_rows: int) -> Callable[[], Any]:
+    os.environ["RECGRAPH_MEMORY_LIMIT"] = LIMIT
+    draw, folder = np.random.default_rng(0), tempfile.mkdtemp()
+    for number in range(n_files):
+        columns = {"user": each // 5, "item": 50_000, "timestamp": 10**9}
+        frame = pl.DataFrame({name: draw.integers(most, size=each) for name, most in columns.items()})
+        frame.write_csv(f"{folder}/{number}.csv")
+
+    def write() -> None:
+        prepare(LogFile(f"{folder}/*.csv"), f"{folder}/split", range_rows=range_rows)
+        shutil.rmtree(folder)
+
+    return write
+
+
 # two epochs: the best weights so far are there beside a step
 LOSS = {"metric": "loss", "max_epochs": 2}
 CASES: dict[str, tuple[str, Case]] = {
@@ -129,6 +180,16 @@ CASES: dict[str, tuple[str, Case]] = {
     "itemknn": ("ItemKNN, 120,000 items", lambda: fitted(rg.models.ItemKNN(), log(60_000, 120_000, 8))),
     "evaluate": ("evaluation of 100,000 users at cut-off 200", lambda: evaluated(100_000, 4000, 200)),
     "recommend": ("lists of 1,000 for 13,000 users", lambda: listed(13_000, 20_000, 1000)),
+    "export": (
+        "export of SASRec, 346,000 items",
+        lambda: exported(rg.models.SASRec(hidden_dim=64), 1000, 400_000, 800),
+    ),
+    "export-vectors": (
+        "export of BPRMF, 690,000 items",
+        lambda: exported(rg.models.BPRMF(hidden_dim=64), 50_000, 800_000, 32),
+    ),
+    "serve": ("service of BPRMF, 300,000 users, 360,000 items", lambda: served(300_000, 400_000, 3)),
+    "prepare": ("preparation of 3 files of 2 million rows", lambda: prepared(3, 2_000_000, 1_000_000)),
 }
 
 
@@ -142,7 +203,12 @@ def predictions() -> list[int]:
         return tabulate(self, limit)
 
     Estimate.table = table
-    for name in ("recgraph.runs.memory", "recgraph.serve.memory", "recgraph.evaluate.collect"):
+    for name in (
+        "recgraph.runs.memory",
+        "recgraph.serve.memory",
+        "recgraph.evaluate.collect",
+        "recgraph.data.preparing_memory",
+    ):
         logging.getLogger(name).setLevel(logging.DEBUG)
         logging.getLogger(name).addHandler(logging.StreamHandler(sys.stderr))
     return peaks

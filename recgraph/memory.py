@@ -6,9 +6,10 @@ process, the data and a training need, and refuses what does not fit.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "Workload",
     "available",
     "bound_of",
+    "check_estimate",
     "check_room",
     "format_size",
     "lacks_memory",
@@ -293,6 +295,27 @@ class Estimate:
         rows.append(("predicted peak", format_size(self.peak), "" if limit is None else f"of {format_size(limit)}"))
         widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
         return "\n".join(f"{name:<{widths[0]}}  {size:>{widths[1]}}  {more}".rstrip() for name, size, more in rows)
+
+
+def check_estimate(estimate: Estimate, what: str, way_out: Callable[[int], str], log: logging.Logger) -> None:
+    """Refuse what is predicted not to fit; where there is a limit, the prediction is logged as a table before.
+
+    Args:
+        what: takes the memory, for messages.
+        way_out: the bytes (0 or more) that are left for a moment -> what to do, for the message.
+        log: of the caller's module.
+
+    Raises:
+        MemoryLimitError: the peak is above the bound of this process.
+    """
+    bound = bound_of()
+    if bound is None:
+        return
+    level = logging.INFO if bound.is_given else logging.DEBUG
+    log.log(level, "predicted memory of %s:\n%s", what, estimate.table(bound.n_bytes))
+    if estimate.peak > bound.n_bytes:
+        peak, left = format_size(estimate.peak), max(bound.n_bytes - sum(estimate.held.values()), 0)
+        raise MemoryLimitError(f"{bound}: {what} would take {peak}; {way_out(left)}, or allow {peak}")
 
 
 def tensor_bytes(module: torch.nn.Module) -> tuple[int, int]:

@@ -59,7 +59,7 @@ def take(context: typer.Context, threads: int | None = None, memory_limit: str |
         context.with_resource(_threads(threads))
     if memory_limit is not None:
         context.with_resource(_limit(memory_limit))
-        for name in ("recgraph.runs.memory", "recgraph.serve.memory"):
+        for name in ("recgraph.runs.memory", "recgraph.serve.memory", "recgraph.data.preparing_memory"):
             context.with_resource(notes_of(name))
 
 

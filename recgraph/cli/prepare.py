@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from recgraph.cli.data_options import GivenFile
-from recgraph.cli.machine import EngineOption, EngineSetOption, given_engine
+from recgraph.cli.machine import EngineOption, EngineSetOption, MemoryLimitOption, given_engine, take
 from recgraph.cli.output import FormatOption, note, show
 
 __all__ = ["prepare"]
@@ -17,6 +17,7 @@ _SET = "A parameter of the split, e.g. valid_from=2024-05-01; may be given many 
 
 
 def prepare(
+    context: typer.Context,
     source: GivenFile,
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the split; one that is there is replaced.")],
     split: Annotated[str, typer.Option(help="leave-one-out, ratio, time or all.")] = "leave-one-out",
@@ -25,6 +26,7 @@ def prepare(
     range_rows: Annotated[int, typer.Option(min=1, help="About so many are sorted and written at a time.")] = 5_000_000,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
+    memory_limit: MemoryLimitOption = None,
     form: FormatOption = None,
 ) -> None:
     """Split a log that is larger than memory, file by file, and keep the split as Parquet files by users.
@@ -32,6 +34,7 @@ def prepare(
     It is the split that `recgraph train --data` makes, with the same hash: of csv, tsv, jsonl and Parquet, where the
     part of an interaction depends on its user's alone. Python reads it: SealedSplit.load(FOLDER).
     """
+    take(context, memory_limit=memory_limit)
     from recgraph.config import parse_settings
     from recgraph.data.preparing import prepare as run
     from recgraph.data.reading import LogFile

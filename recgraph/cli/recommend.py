@@ -136,13 +136,16 @@ def vectors(
 
 
 def export(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
     out: Annotated[Path, typer.Option("--out", help="The folder to write; an earlier export in it is replaced.")],
+    memory_limit: MemoryLimitOption = None,
 ) -> None:
     """Write a run's model as ONNX and for torch.export, with its vectors, ids and a manifest.
 
     The README.md in the folder has a program that recommends with onnxruntime and NumPy alone.
     """
+    take(context, memory_limit=memory_limit)
     manifest = _open(run).export(out)
     graph = manifest["graph"]
     given, (returned,) = " and ".join(f"{one['name']} {one['shape']}" for one in graph["inputs"]), graph["outputs"]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from recgraph.cli.machine import MemoryLimitOption, take
 from recgraph.cli.output import note
 
 _BUNDLE = "A bundle, or a folder that `recgraph train` wrote."
@@ -19,6 +20,7 @@ _POLL = "Seconds between two looks at the folder for a new bundle."
 
 
 def serve(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help=_BUNDLE)],
     port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help=_PORT)] = 8000,
     host: Annotated[str, typer.Option(help=_HOST)] = "127.0.0.1",
@@ -30,12 +32,14 @@ def serve(
     max_body_kib: Annotated[int, typer.Option(min=1, help="Size of a request's body.")] = 1024,
     poll: Annotated[float, typer.Option(min=0.01, metavar="S", help=_POLL)] = 0.5,
     admin: Annotated[bool, typer.Option("--admin", help=_ADMIN)] = False,
+    memory_limit: MemoryLimitOption = None,
 ) -> None:
     """Answer requests for recommendations over HTTP: POST /recommend, GET /health, GET /metrics.
 
     A new bundle in the same place takes over without a pause; SIGHUP looks for one at once. SIGTERM answers the
     requests in flight and stops.
     """
+    take(context, memory_limit=memory_limit)
     import torch
 
     from recgraph.serve.http.asked import Limits

@@ -30,6 +30,7 @@ from recgraph.data.ingest import encode
 from recgraph.data.labels import Label, Strategy
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import order
+from recgraph.data.preparing_memory import check_preparation, n_rows_of_text
 from recgraph.data.readers import source_of_all
 from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
 from recgraph.data.source import Source
@@ -144,6 +145,7 @@ def prepare(
         FileNotFoundError: there are no files.
         ValueError: a format or a strategy that cannot be done in shards, or a parameter that it does not have.
         DataError: what is wrong with a file; or files hold ids or times of different kinds.
+        MemoryLimitError: a shard or a range of users does not fit into this process; nothing was written.
     """
     for name, value in (("shard_rows", shard_rows), ("range_rows", range_rows)):
         if value < 1:
@@ -165,11 +167,13 @@ def prepare(
     plain = reading.model_copy(update=dict.fromkeys(FEATURES))
     columns = LogFile(str(first), plain).scan().columns
     chosen.check_columns([name for name, column in columns if column is not None])
+    shards = [*_shards(paths, form, shard_rows)]
+    if isinstance(engine or Local(), Local):
+        check_preparation([_n_rows_about(shard, form, plain) for shard in shards], range_rows)
     with replacing_folder(Path(out).absolute()) as folder:
         work = folder / "work"
         work.mkdir()
         made = _Preparation(engine or Local(), folder, work)
-        shards = [*_shards(paths, form, shard_rows)]
         log, encoded = made.encoded(shards, Path(files.path), plain, columns)
         total = sum(each.n_interactions for each in encoded)
         read = LogFile(str(first), reading)
@@ -253,6 +257,12 @@ def _shards(files: Sequence[Path], form: FileFormat, rows: int) -> Iterator[_Sha
         for start in range(0, n, rows):
             yield _Shard(number, str(file), start, min(rows, n - start))
             number += 1
+
+
+def _n_rows_about(shard: _Shard, form: FileFormat, reading: Reading) -> int:
+    if shard.count is not None:
+        return shard.count
+    return _n_rows(Path(shard.file)) if form == "parquet" else n_rows_of_text(Path(shard.file), reading)
 
 
 def _encode(shared: tuple[Path, Reading], shard: _Shard) -> _Encoded:

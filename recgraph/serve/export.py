@@ -41,6 +41,7 @@ from recgraph.data.imprint import json_text
 from recgraph.evaluate.ranking import device_of, evaluating
 from recgraph.models.base import Model, PaddedForm
 from recgraph.serve.export_readme import readme
+from recgraph.serve.memory import check_export
 from recgraph.serve.vectors import VECTOR, encode_items, encode_users, vector_frame
 from recgraph.sparse.ragged import Ragged
 
@@ -95,11 +96,13 @@ def export(
     Raises:
         ExportError: the model has no form that can be exported, or the folder holds something else.
         ImportError: onnx or onnxscript is not installed.
+        MemoryLimitError: it does not fit into memory; nothing was written.
     """
-    _form(model)
+    has_form = _form(model) is not None
     _check_installed()
     if folder.exists() and not _is_replaceable(folder):
         raise ExportError(f"{folder} exists and is no export; choose another folder")
+    check_export(model, None if has_form else len(users))
     with replacing_folder(folder) as temporary:
         manifest = _head(model, record)
         vectors = encode_items(model) if model.has_vectors else None
@@ -113,9 +116,14 @@ def export(
         manifest["tables"] = tables
         (temporary / "README.md").write_text(readme(manifest), encoding="utf-8")
         files = sorted(path for path in temporary.iterdir())
-        manifest["files"] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        manifest["files"] = {path.name: _sha256(path) for path in files}
         (temporary / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
     return manifest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _user_table(model: Model, seen: Ragged) -> tuple[Tensor, Tensor]:

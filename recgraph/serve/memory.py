@@ -6,15 +6,33 @@ import logging
 
 from recgraph.evaluate.ranking import GROUP
 from recgraph.evaluate.topk import CHUNK
-from recgraph.memory import SMALL, Estimate, MemoryLimitError, bound_of, check_room, format_size, resident
+from recgraph.memory import (
+    SMALL,
+    Estimate,
+    MemoryLimitError,
+    bound_of,
+    check_estimate,
+    check_room,
+    format_size,
+    resident,
+    tensor_bytes,
+)
 from recgraph.models.base import Model
 
-__all__ = ["check_answers", "check_large", "part_users"]
+__all__ = ["check_answers", "check_export", "check_large", "check_service", "part_users"]
 
 #: of a place of a list: items and scores twice, where they are, the columns of the answer and their copy in its file
 _OF_PLACE = 128
 #: places of the lists of a part, at most
 _PART_PLACES = 1 << 22
+#: what the exporters of torch and ONNX are, once they are imported and have traced a graph
+_EXPORTERS = 176 * 2**20
+#: of an id that is written: as Python's, in a list, as a text of JSON, and in a column
+_OF_ID = 100
+#: of a place of a list that a service answers with: item and score as Python's and as text, in the parts of the body
+_OF_ANSWER = 400
+#: what a service imports and begins to use with its first answers
+_SERVICE = 48 * 2**20
 _log = logging.getLogger(__name__)
 
 
@@ -77,4 +95,66 @@ def _catalogue_bytes(model: Model, n_items: int) -> int:
     """Items in their order, and their vectors as the model gives them and as they are ranked; or scores of a group."""
     if not model.has_vectors:
         return 24 * n_items + 8 * GROUP * n_items
-    return 24 * n_items + 8 * (n_items + CHUNK) * getattr(model.config, "hidden_dim", 256)
+    return 24 * n_items + 8 * (n_items + CHUNK) * _width(model)
+
+
+def check_export(model: Model, n_users: int | None) -> None:
+    """Refuse an export that does not fit.
+
+    Args:
+        n_users: whose vectors are a table; None: the graph is the model, and reads histories.
+
+    Raises:
+        MemoryLimitError: it does not.
+    """
+    assert model.space is not None
+    n_items, width = model.space.n_items, _width(model) if model.has_vectors else 0
+    vectors = 4 * n_items * width
+    graph = vectors if n_users is not None else sum(tensor_bytes(model))
+    held = {
+        "library, data and model": resident(),
+        "exporters": _EXPORTERS,
+        "item vectors": vectors,
+        "ids": _OF_ID * (n_items + (n_users or 0)),
+    }
+    # the bytes of a file are made before they are written; vectors of users are made in groups, joined and put in order
+    moments = {"the graph": 2 * graph, "table of items": 2 * vectors, "table of users": 3 * 4 * (n_users or 0) * width}
+    what = f"the export of {type(model).__name__}"
+    check_estimate(Estimate(held, moments), what, lambda _: "export where there is more memory", _log)
+
+
+def check_service(model: Model, n_ids: int, n_users: int, k: int, threads: int) -> None:
+    """Refuse a service that does not fit, when its bundle is in memory. Requests that wait are not counted.
+
+    Args:
+        n_ids: of users and items, which are looked up by their text.
+        n_users: who are answered together, at most.
+        k: length of their lists, at most.
+        threads: batches that are answered at the same time.
+
+    Raises:
+        MemoryLimitError: it does not; says which ``k`` does.
+    """
+    assert model.space is not None
+    n_items = model.space.n_items
+    held = {
+        "library and bundle": resident(),
+        "libraries at work": _SERVICE,
+        # a model without vectors gives each thread scores of its own
+        "items": _catalogue_bytes(model, n_items) * (1 if model.has_vectors else threads),
+        "ids by their text": _OF_ID * n_ids,
+    }
+    of_length = _OF_ANSWER * n_users * threads
+
+    def what_fits(left: int) -> str:
+        if left >= of_length:
+            return f"what fits: lists of {left // of_length} (--max-k)"
+        return "serve it where there is more memory, or with fewer --threads"
+
+    estimate = Estimate(held, {"the largest answers": of_length * min(k, n_items)})
+    check_estimate(estimate, f"the service of {type(model).__name__}", what_fits, _log)
+
+
+def _width(model: Model) -> int:
+    """Of a vector; of a model that does not say, a width that is seldom surpassed."""
+    return int(getattr(model.config, "hidden_dim", 256))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import polars as pl
 import pytest
@@ -15,7 +17,7 @@ from command_line import refused, works
 import recgraph as rg
 from recgraph.data.interactions import Interactions
 from recgraph.data.split import Split
-from recgraph.memory import Bound, MemoryLimitError, available, bound_of, check_room, resident
+from recgraph.memory import Bound, MemoryLimitError, available, bound_of, check_estimate, check_room, resident
 from recgraph.models.base import Space
 from recgraph.serve import memory as serve_memory
 from recgraph.serve.recommender import Recommender
@@ -201,6 +203,68 @@ def test_the_command_recommends_within_a_limit(tmp_path: Path) -> None:
     ask = f"recommend {tmp_path / 'run'} --all --out {tmp_path / 'all.csv'}"
     works(f"{ask} --memory-limit 64GiB")
     assert (tmp_path / "all.csv").exists()
+
+
+class Peaks:
+    """Predicted peaks, beyond what the process holds: estimates are not compared with anything."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+        self._found: list[int] = []
+        monkeypatch.setattr(module, "resident", lambda: 0)
+        monkeypatch.setattr(module, "check_estimate", lambda estimate, *_: self._found.append(estimate.peak))
+
+    def of(self, check: Callable[..., None], *arguments: object) -> int:
+        check(*arguments)
+        return self._found[-1]
+
+
+def test_exports_and_services_are_predicted_by_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = Peaks(monkeypatch, serve_memory)
+    small, large = (rg.models.BPRMF(hidden_dim=8).build(Space(n_users=50, n_items=n_items)) for n_items in (40, 40_000))
+    export, service = serve_memory.check_export, serve_memory.check_service
+    assert 0 < peaks.of(export, small, 50) < peaks.of(export, small, 50_000)
+    assert peaks.of(export, small, 50) < peaks.of(export, large, 50)
+    least = peaks.of(service, small, 90, 128, 10, 1)
+    assert least > 0
+    assert peaks.of(service, small, 90, 128, 1000, 1) == peaks.of(service, small, 90, 128, 40, 1) > least
+    for larger in (
+        (large, 90, 128, 10, 1),
+        (small, 90_000, 128, 10, 1),
+        (small, 90, 256, 10, 1),
+        (small, 90, 128, 10, 4),
+    ):
+        assert peaks.of(service, *larger) > least
+    scores = rg.models.EASE().build(Space(n_users=50, n_items=40))  # no vectors: a thread has scores of its own
+    assert peaks.of(service, scores, 90, 1, 1, 9) - peaks.of(service, scores, 90, 1, 1, 1) > 8 * 4 * 256 * 40
+
+
+def test_a_service_that_does_not_fit_is_refused_with_the_lists_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = rg.models.BPRMF(hidden_dim=8).build(Space(n_users=60, n_items=40))
+    monkeypatch.setattr(serve_memory, "resident", lambda: 0)
+
+    def check(k: int, threads: int = 1) -> None:
+        serve_memory.check_service(model, 100, 128, k, threads)
+
+    peaks = Peaks(monkeypatch, serve_memory)
+    monkeypatch.setenv("RECGRAPH_MEMORY_LIMIT", str(peaks.of(check, 7)))
+    monkeypatch.setattr(serve_memory, "check_estimate", check_estimate)
+    check(7)
+    with pytest.raises(MemoryLimitError, match=r"service of BPRMF would take .*; what fits: lists of 7 \(--max-k\)"):
+        check(8)
+    with pytest.raises(MemoryLimitError, match="or with fewer --threads, or allow"):
+        check(8, threads=8)
+
+
+def test_the_commands_refuse_exports_and_services_before_they_write_or_answer(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed; pip install 'recgraph[export]'")
+    recommender().save(tmp_path / "bundle")
+    told = refused(f"export {tmp_path / 'bundle'} --out {tmp_path / 'export'} --memory-limit 10MiB")
+    assert "memory_limit = 10.0 MiB: the export of BPRMF would take" in told
+    assert "export where there is more memory, or allow" in told
+    told = refused(f"serve {tmp_path / 'bundle'} --port 0 --memory-limit 10MiB")
+    assert "predicted memory of the service of BPRMF" in told
+    assert "memory_limit = 10.0 MiB: the service of BPRMF would take" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_the_page_has_the_table_of_the_measured_cases() -> None:

@@ -13,12 +13,9 @@ import torch
 
 from recgraph.serve.http.asked import Asked
 from recgraph.serve.http.errors import Refused
-from recgraph.serve.http.served import Answer, Served
+from recgraph.serve.http.served import BATCH_USERS, Answer, Served
 
 __all__ = ["Batcher"]
-
-#: users ranked together: the rows of a tile of scores
-_USERS = 128
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class Batcher:
             first = self._queue[0]
             fits = not batch or (
                 first.served is batch[0].served
-                and n_users + len(first.asked) <= _USERS
+                and n_users + len(first.asked) <= BATCH_USERS
                 and not (first.asked.has_rules or batch[0].asked.has_rules)
             )
             if not fits:

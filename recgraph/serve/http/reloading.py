@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,17 +35,25 @@ class Shelf:
         device: where models compute.
         poll_s: seconds between two looks at the folder.
         observe: is told the outcome of each attempt to reload.
+        threads: batches that are answered at the same time.
     """
 
     def __init__(
-        self, path: Path, limits: Limits, device: str, poll_s: float, observe: Callable[[Outcome, Served], None]
+        self,
+        path: Path,
+        limits: Limits,
+        device: str,
+        poll_s: float,
+        observe: Callable[[Outcome, Served], None],
+        threads: int = 1,
     ) -> None:
-        self.path, self._limits, self._device, self._poll_s, self._observe = path, limits, device, poll_s, observe
+        self.path, self._poll_s, self._observe = path, poll_s, observe
+        self._load = partial(Served.load, path, limits, device, threads)
         self.n_reloads = 0
         self.last_error: str | None = None
         self._loading = asyncio.Lock()
         self._tried = signature(path)
-        self.served = Served.load(path, limits, device)
+        self.served = self._load()
 
     async def watch(self) -> None:
         """Look at the folder again and again, and reload when it has changed and stayed the same for two looks."""
@@ -66,7 +75,7 @@ class Shelf:
             self._tried = await asyncio.to_thread(signature, self.path)
             start = time.perf_counter()
             try:
-                new = await asyncio.to_thread(Served.load, self.path, self._limits, self._device)
+                new = await asyncio.to_thread(self._load)
             except (Exception, pl.exceptions.PanicException) as error:  # a damaged bundle may fail in any way
                 told = f"{type(error).__name__}: {error}"
                 _log.error("%s was not loaded, %s goes on: %s", self.path, self.served.identity, told)

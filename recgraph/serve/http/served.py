@@ -31,13 +31,16 @@ from recgraph.serve.http.asked import Asked, Limits, Reader
 from recgraph.serve.http.errors import Refused, shown
 from recgraph.serve.http.jsonids import plain
 from recgraph.serve.loading import bundle_of
+from recgraph.serve.memory import check_service
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.request import Request
 from recgraph.serve.ruling import resolve, with_arguments
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Answer", "Served"]
+__all__ = ["BATCH_USERS", "Answer", "Served"]
 
+#: users of several requests that are ranked together, at most: the rows of a tile of scores
+BATCH_USERS = 128
 #: users of a tile of scores, where few are ranked
 _TILES = (16, 32, 64)
 
@@ -87,16 +90,22 @@ class Served:
         self._item_columns = ItemColumns(recommender.items, recommender.item_features, recommender.columns.item)
 
     @classmethod
-    def load(cls, path: Path, limits: Limits, device: str = "cpu") -> Self:
+    def load(cls, path: Path, limits: Limits, device: str = "cpu", threads: int = 1) -> Self:
         """Read a bundle, or that of a run, and make ready to answer.
+
+        Args:
+            threads: batches that are answered at the same time.
 
         Raises:
             BundleError: it is damaged, or holds no recommender.
+            MemoryLimitError: it, or what the limits allow to be asked for, does not fit into memory.
         """
         folder = bundle_of(path).resolve()  # a symbolic link may be switched meanwhile
         # before the rest: a bundle that takes the place meanwhile then has another identity, and is loaded next
         named = (folder / "config.json").read_bytes() if (folder / "config.json").is_file() else b""
         recommender = Recommender.load(folder, device)
+        n_ids = len(recommender.users) + len(recommender.items)
+        check_service(recommender.model, n_ids, max(limits.users, BATCH_USERS), limits.k, threads)
         served = cls(recommender, limits, hashlib.sha256(named).hexdigest()[:12])
         served.warm_up()
         return served

@@ -47,7 +47,7 @@ class Service:
 
     def __init__(self, path: Path, limits: Limits, options: Options) -> None:
         self.limits, self.options = limits, options
-        self.shelf = Shelf(path, limits, options.device, options.poll_s, self._reloaded)
+        self.shelf = Shelf(path, limits, options.device, options.poll_s, self._reloaded, options.threads)
         self.figures = Figures(self.shelf.served, self._n_waiting)
         self._started = time.monotonic()
         self._batcher: Batcher | None = None
