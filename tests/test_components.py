@@ -86,4 +86,5 @@ def test_from_the_searches_to_the_differences(tmp_path: Path, monkeypatch: pytes
     found = report.differences([("synthetic", "small")], tmp_path / "results")
     assert {one.component for one in found} == {"no contrast", "similarity: cosine"}
     assert all(0 <= one.p <= one.p_adjusted <= 1 for one in found)
+    assert all(one.low <= one.mean - one.base_mean <= one.high for one in found)
     assert report.table(found, "seen excluded").count("\n") == 2 + 2

@@ -85,7 +85,7 @@ def _of_board(dataset: str, base: str, results: Path | None) -> Iterator[Differe
         for name, entry in entries.items():
             if name == ITSELF.title:
                 continue
-            test = over_users(_users(sheet, entry, table.title), own, metric)
+            test = over_users(own, _users(sheet, entry, table.title), metric)
             means = [sheet.score(each, table.title, metric) for each in (ITSELF.title, name)]
             costs = [sheet.cost(each, "training_cpu_seconds") for each in (name, ITSELF.title)]
             assert all(means)
