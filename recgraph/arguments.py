@@ -106,6 +106,8 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
             if isinstance(read, Path) or (isinstance(read, str) and Path in choices):
                 _check_path(name, str(read))
             return read
+    if isinstance(value, str) and any(get_origin(choice) in _LISTS for choice in choices):
+        raise ValueError(f"{name} = {shown(value)} must be a list of names, as {name}=({value!r},)")
     raise ValueError(f"{name} = {shown(value)} must be {_or([_in_words(choice) for choice in choices])}")
 
 
@@ -131,7 +133,7 @@ def _read(value: Any, wanted: Any) -> tuple[bool, Any]:
     if wanted is Path:
         fits = isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)
         return fits, Path(value) if fits else value
-    if origin in (Sequence, Iterable, list, tuple):
+    if origin in _LISTS:
         return _sequence(value, parts[0] if parts else Any, origin)
     if origin is Mapping or wanted is Mapping:
         keys, values = parts or (Any, Any)
@@ -143,7 +145,8 @@ def _read(value: Any, wanted: Any) -> tuple[bool, Any]:
     if origin is Callable or wanted is Callable:
         return callable(value), value
     if getattr(wanted, "_is_protocol", False):
-        return all(hasattr(value, each) for each in _members(wanted)), value
+        # a ranker with vectors needs no score(), one with scores no vectors: what has nothing of it is none
+        return any(hasattr(value, each) for each in _members(wanted)), value
     kind = origin or wanted
     return not isinstance(kind, type) or isinstance(value, kind), value
 
@@ -155,6 +158,7 @@ def _members(protocol: type) -> list[str]:
     return [name for name in own if not name.startswith("_")]
 
 
+_LISTS = (Sequence, Iterable, list, tuple)
 _NUMBERS: dict[Any, type] = {bool: bool, int: numbers.Integral, float: numbers.Real}
 
 

@@ -23,7 +23,7 @@ def tables() -> str:
         for dataset in of.settings:
             if not (on_valid := valid_table(dataset, base)):
                 continue
-            parts.append(f"### {base} on {dataset}\n\nOn the valid part, seed 0:\n\n{on_valid}")
+            parts.append(f"## {base} on {dataset}\n\nOn the valid part, seed 0:\n\n{on_valid}")
             own = [one for one in rows if (one.dataset, one.base) == (dataset, base)]
             conventions = dict.fromkeys(one.seen for one in own)
             parts += [f"On the test part, {seen}:\n\n{table(own, seen)}" for seen in conventions]

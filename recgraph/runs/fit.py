@@ -114,7 +114,7 @@ def fit(
 
 @checked
 def fit_graph(
-    model: GraphModel,
+    model: Model,
     graph: HeteroGraph,
     *,
     seed: int,

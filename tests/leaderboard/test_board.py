@@ -42,7 +42,9 @@ def test_a_board_by_name_folder_and_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_board_that_does_not_exist() -> None:
-    with pytest.raises(ValueError, match=r"board 'nothing' does not exist; .* collaborative, heterogeneous, .*smoke"):
+    with pytest.raises(
+        ValueError, match=r"board 'nothing' does not exist; .* collaborative, components, heterogeneous, .*smoke"
+    ):
         load_board("nothing")
 
 

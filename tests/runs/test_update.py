@@ -53,7 +53,8 @@ NEW = pl.concat([frame(range(8, 12), range(7, 12), shift=-3, n_items=14), frame(
 
 def fitted(name: str, out: Path | None = None, **more: Any) -> Run:
     cls = registry.load("model", name)
-    model = cls(**{key: value for key, value in SMALL.items() if key in cls.Config.model_fields})
+    small = SMALL | ({"n_layers": 2} if name == "xsimgcl" else {})  # it contrasts two layers
+    model = cls(**{key: value for key, value in small.items() if key in cls.Config.model_fields})
     training: dict[str, Any] = {} if cls.updated_by == "fitting" else {"max_epochs": 2, "batch_size": 16}
     return rg.fit(model, log_of(OLD).split(), seed=0, out=out, device="cpu", **training, **more)
 

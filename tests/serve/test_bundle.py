@@ -41,7 +41,8 @@ def served(seed: int = 1, name: str = "sasrec") -> Recommender:
         item_features=pl.DataFrame({"movie_id": list(range(20)), "title": [f"film {n}" for n in range(20)]}),
     )
     cls, split = registry.load("model", name), data.split("leave-one-out")
-    model = cls(**{setting: value for setting, value in SMALL.items() if setting in cls.Config.model_fields})
+    small = SMALL | ({"n_layers": 2} if name == "xsimgcl" else {})  # it contrasts two layers
+    model = cls(**{setting: value for setting, value in small.items() if setting in cls.Config.model_fields})
     model.build(Space(n_users=data.n_users, n_items=data.n_items), seed)
     if isinstance(model, ClosedFormModel):
         model.fit(split.train)
