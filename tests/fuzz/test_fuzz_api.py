@@ -217,10 +217,16 @@ def test_a_log_is_read_from_a_frame_as_from_a_file(tmp_path: Path) -> None:
             ["data = ", "DataFrame must be", "rg.load_data(a file or a frame)"],
         ),
         (lambda: rg.fit("popularity", SPLIT, seed="0"), ["seed = '0' must be a whole number"]),
-        (lambda: RUN.evaluate("valid", metrics="ndcg@10"), ["metrics = 'ndcg@10' must be a list, each a text or None"]),
+        (
+            lambda: RUN.evaluate("valid", metrics="ndcg@10"),
+            ["metrics = 'ndcg@10' must be a list of names, as metrics=('ndcg@10',)"],
+        ),
         (lambda: RUN.recommend([1], k=2.5), ["k = 2.5 must be a whole number"]),
         (lambda: RUN.recommend(FRAME), ["users = ", "must be a list, an array or a series of ids"]),
-        (lambda: RUN.recommend([1], item_columns="title"), ["item_columns = 'title' must be a list, each a text"]),
+        (
+            lambda: RUN.recommend([1], item_columns="title"),
+            ["item_columns = 'title' must be a list of names, as item_co"],
+        ),
         (lambda: rg.load(None), ["folder = None must be a text or a path"]),
     ],
 )
