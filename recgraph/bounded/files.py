@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ __all__ = [
     "file_size",
     "named",
     "read_bytes",
+    "sha256_of",
     "within",
 ]
 
@@ -53,6 +55,13 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     check_memory(size, path)
     with path.open("rb") as file:
         return file.read() if most is None else file.read(most)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a regular file, see :func:`file_size`; the file is not held in memory."""
+    file_size(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def allowed(path: Path, size: int | None = None) -> int:

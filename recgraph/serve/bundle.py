@@ -40,7 +40,7 @@ import torch
 from safetensors.torch import save_file
 
 from recgraph import __version__, registry
-from recgraph.bounded.files import file_size, within
+from recgraph.bounded.files import sha256_of, within
 from recgraph.bounded.tensors import Tensors, read_heads, read_tensors
 from recgraph.data.errors import CorruptFileError, NewerFileError
 from recgraph.data.files import contents, recover, replacing_folder
@@ -112,7 +112,7 @@ def write(folder: Path, what: Holds, model: Model, fill: Callable[[Path], None],
             "holds": what,
             "model": described,
             **more,
-            "files": {path.relative_to(temporary).as_posix(): _sha256(path) for path in files},
+            "files": {path.relative_to(temporary).as_posix(): sha256_of(path) for path in files},
         }
         (temporary / "config.json").write_text(json_text(config), encoding="utf-8")
 
@@ -224,7 +224,7 @@ def read_config(folder: Path, what: Holds, files: Sequence[str], entries: Sequen
     paths = {name: _listed(folder, name) for name in config["files"]}
     _check_room(folder, paths)
     for name, path in paths.items():
-        if _sha256(path) != config["files"][name]:
+        if sha256_of(path) != config["files"][name]:
             raise BundleError(f"{path} is damaged: its checksum differs; copy or save the bundle again")
     unlisted = [path for path in _graph_files(folder) if path.relative_to(folder).as_posix() not in config["files"]]
     if unlisted:
@@ -375,9 +375,3 @@ def guard(path: Path, read: Callable[[Path], T]) -> T:
         if lacks_memory(error):
             raise
         raise BundleError(f"{path} cannot be read: {error}; copy or save the bundle again") from error
-
-
-def _sha256(path: Path) -> str:
-    file_size(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

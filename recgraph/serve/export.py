@@ -15,7 +15,6 @@ to scores, of models whose users are a table.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
@@ -32,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from recgraph import __version__
+from recgraph.bounded.files import sha256_of
 from recgraph.bounded.texts import read_object
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
@@ -116,14 +116,9 @@ def export(
         manifest["tables"] = tables
         (temporary / "README.md").write_text(readme(manifest), encoding="utf-8")
         files = sorted(path for path in temporary.iterdir())
-        manifest["files"] = {path.name: _sha256(path) for path in files}
+        manifest["files"] = {path.name: sha256_of(path) for path in files}
         (temporary / "manifest.json").write_text(json_text(manifest), encoding="utf-8")
     return manifest
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _user_table(model: Model, seen: Ragged) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from recgraph.bounded.files import sha256_of
 from recgraph.data import catalog
 from recgraph.data.catalog import sources
 from recgraph.data.catalog.cards import find_card
@@ -112,7 +113,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def _url_source(server: str, archive: Path) -> str:
-    return f'\n[[sources]]\nkind = "url"\nurl = "{server}/toy.zip"\nsha256 = "{sources.sha256_of(archive)}"\n'
+    return f'\n[[sources]]\nkind = "url"\nurl = "{server}/toy.zip"\nsha256 = "{sha256_of(archive)}"\n'
 
 
 def test_url_source_with_features(tmp_path: Path, server: str) -> None:
@@ -192,7 +193,7 @@ def test_a_file_of_the_user(tmp_path: Path) -> None:
         catalog.get(card, from_path=given)
     assert str(given) in str(raised.value)
     assert "expected sha256" in str(raised.value)
-    assert sources.sha256_of(given) in str(raised.value)
+    assert sha256_of(given) in str(raised.value)
 
 
 def test_counts_are_checked(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from recgraph.bounded import archives
+from recgraph.bounded.files import sha256_of
 from recgraph.config import ConfigError
 from recgraph.data import catalog
-from recgraph.data.catalog import sources
 from recgraph.data.catalog.cards import Card
 from recgraph.data.catalog.sources import UnavailableError
 from recgraph.data.errors import CorruptFileError
@@ -44,7 +44,7 @@ def _card(folder: Path, *given: str) -> str:
 
 
 def _source(url: str, path: Path, file: str = "", more: str = "") -> str:
-    hash_of = sources.sha256_of(path) if path.is_file() else "0" * 64
+    hash_of = sha256_of(path) if path.is_file() else "0" * 64
     return (
         f'kind = "url"\nurl = "{url}"\nsha256 = "{hash_of}"\n{more}'
         f'[sources.files.interactions]\nformat = "sequences"\n{file}'

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from recgraph.bounded.files import sha256_of
 from recgraph.bounded.tables import read_frame
 from recgraph.data.catalog.cards import Counts, Layout, LogCard, Preparation, Source
 from recgraph.data.catalog.sources import (
@@ -26,7 +27,6 @@ from recgraph.data.catalog.sources import (
     Url,
     Wheel,
     fetch,
-    sha256_of,
     unpack,
 )
 from recgraph.data.catalog.synthetic import Synthetic, generate

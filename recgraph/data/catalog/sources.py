@@ -5,7 +5,6 @@ Nothing is used before its hash has been checked, and nothing that is fetched is
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from urllib.parse import urljoin, urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from recgraph.bounded.archives import is_zip, unpack_member
-from recgraph.bounded.files import check_plain, file_size, within
+from recgraph.bounded.files import check_plain, sha256_of, within
 from recgraph.config import Config
 from recgraph.data.errors import CorruptFileError
 
@@ -36,7 +35,6 @@ __all__ = [
     "Wheel",
     "check_hash",
     "fetch",
-    "sha256_of",
     "unpack",
 ]
 
@@ -160,13 +158,6 @@ class UnavailableError(OSError):
 
 class CountError(ValueError):
     """What was prepared is not what the card expects."""
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file."""
-    file_size(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_hash(path: Path, expected: str | None, what: str) -> None:
