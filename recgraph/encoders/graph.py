@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from itertools import pairwise
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from recgraph.sparse.operators import Chain, Sum, power
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Backend, Layered, Operator, spmm
 
-__all__ = ["GCN", "GraphEncoder", "LightGCN", "Propagation", "SemanticAttention", "symmetric_product"]
+__all__ = ["GCN", "GraphEncoder", "LightGCN", "Propagation", "SemanticAttention", "SizedByState", "symmetric_product"]
 
 
 Norm = Literal["none", "joint"]
@@ -141,7 +141,21 @@ T = TypeVar("T")
 Perturbation = Callable[[Tensor], Tensor]
 
 
-class LightGCN(nn.Module):
+class SizedByState(nn.Module):
+    """Base of modules with buffers as long as what they were connected or fitted to: a state alone says how long."""
+
+    #: the names of these buffers, which have one dimension
+    sized_by_state: ClassVar[tuple[str, ...]] = ()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in self.sized_by_state:
+            saved = state_dict.get(f"{prefix}{name}")
+            if saved is not None and saved.dim() == 1:
+                setattr(self, name, self.get_buffer(name).new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class LightGCN(SizedByState):
     """Vectors of users and items, each layer the normalised sum of the neighbours' vectors; the mean over layers.
 
     ``E_k = D^-1/2 A D^-1/2 E_(k-1)`` with A the binary adjacency of users (nodes ``0 ... n_users - 1``) and items
@@ -156,6 +170,7 @@ class LightGCN(nn.Module):
         n_layers: K.
     """
 
+    sized_by_state = ("items",)
     offsets: Tensor
     items: Tensor
 
@@ -249,12 +264,9 @@ class LightGCN(nn.Module):
         self._made = {}
         return super()._apply(*args)  # type: ignore[no-untyped-call]
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # the number of edges is known by the state alone
-        if f"{prefix}items" in state_dict:
-            self.items = self.items.new_empty(state_dict[f"{prefix}items"].shape)
+    def _load_from_state_dict(self, *args: Any) -> None:
         self._made = {}
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(*args)
 
 
 def mean(layers: Sequence[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from recgraph.encoders.graph import mean
+from recgraph.encoders.graph import SizedByState, mean
 from recgraph.memory import Workload
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import normalise
@@ -47,7 +47,7 @@ class ItemGraph(nn.Module):
         raise TypeError(f"{type(self).__name__} must define forward(x, generator)")
 
 
-class LinkedItems(ItemGraph):
+class LinkedItems(SizedByState, ItemGraph):
     """Base of those whose relation is learned from the log: a normalised matrix, which is part of the state, so that a
     saved model ranks without its training data. Before :meth:`connect` no item has a neighbour.
 
@@ -59,6 +59,7 @@ class LinkedItems(ItemGraph):
         n_layers: K.
     """
 
+    sized_by_state = ("indptr", "indices", "weights")
     indptr: Tensor
     indices: Tensor
     weights: Tensor
@@ -119,13 +120,9 @@ class LinkedItems(ItemGraph):
         super()._apply(*args)  # type: ignore[no-untyped-call]
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # how many there are is known by the state alone
-        for name in ("indptr", "indices", "weights"):
-            if f"{prefix}{name}" in state_dict:
-                setattr(self, name, getattr(self, name).new_empty(state_dict[f"{prefix}{name}"].shape))
+    def _load_from_state_dict(self, *args: Any) -> None:
         self._made = {}
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(*args)
 
 
 class Interactions(LinkedItems):

@@ -257,8 +257,6 @@ class ClosedFormModel(Model):
     """A model that is fitted in one call; what it learns is buffers, so that it is saved like any other."""
 
     updated_by: ClassVar[UpdatedBy | None] = "fitting"
-    #: one-dimensional buffers with an entry for each interaction; empty until the model is fitted or read
-    sized_by_fit: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, train: Part) -> Self:
         """Fit a built model to the training part."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Generic, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -13,20 +14,44 @@ from torch import Tensor
 from recgraph.config import Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
+from recgraph.encoders.graph import SizedByState
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
 from recgraph.models.closed_form.neighbours import NeighbourConfig, NeighbourModel
 from recgraph.models.memory import user_filter_needs
 from recgraph.rng import numpy_generator
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.operators import power
 from recgraph.sparse.products import compose, distinct, neighbours
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
 
+T = TypeVar("T")
 #: the shorter side of a matrix up to which all its singular vectors are computed, of a dense copy
 _DENSE = 512
 #: users whose signals are filtered at a time, so that the signal on users [n_users, b] stays small
 _SIGNALS = 256
+
+
+class _MadeOf(Generic[T]):
+    """What a model makes of a buffer, as long as the buffer is the same; made once."""
+
+    def __init__(self) -> None:
+        self._made: tuple[Tensor, int, T] | None = None
+
+    def get(self, buffer: Tensor, make: Callable[[], T]) -> T:
+        made = self._made  # read once: another thread may replace it
+        if made is None or made[0] is not buffer or made[1] != buffer._version:
+            made = self._made = (buffer, buffer._version, make())
+        return made[2]
+
+
+class _Filter(NamedTuple):
+    """``R~``, and ``D_I^-1/2`` and ``D_I^1/2`` [n_items, 1]."""
+
+    matrix: Csr
+    there: Tensor
+    back: Tensor
 
 
 class GFCFConfig(ModelConfig):
@@ -40,7 +65,7 @@ class GFCFConfig(ModelConfig):
     ] = 0.3
 
 
-class GFCF(ClosedFormModel):
+class GFCF(SizedByState, ClosedFormModel):
     """A linear and an ideal low-pass filter of the signal that a history is on the graph of items.
 
     ``s = x (R~' R~ + alpha D_I^-1/2 V V' D_I^1/2)`` with ``R~ = D_U^-1/2 R D_I^-1/2``, R the binary [users, items]
@@ -61,15 +86,13 @@ class GFCF(ClosedFormModel):
     """
 
     Config = GFCFConfig
-    sized_by_fit = ("items",)
+    sized_by_state = ("items",)
     items: Tensor
     offsets: Tensor
     factors: Tensor
 
-    #: the normalised matrix, and the tensor that it was made of in the state of its version
-    _made: tuple[Tensor, int, Csr] | None = None
-
     def _build(self, space: Space) -> None:
+        self._made: _MadeOf[_Filter] = _MadeOf()
         width = min(self.config.n_factors, space.n_users, space.n_items)
         self.register_buffer("items", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("offsets", torch.zeros(space.n_users + 1, dtype=torch.int64))
@@ -90,7 +113,7 @@ class GFCF(ClosedFormModel):
         """[n_items, K]: the right singular vectors of the normalised matrix, the greatest first."""
         from scipy.sparse.linalg import svds
 
-        matrix, width = self._normalised(rows.values, rows.offsets, torch.float64).to_scipy(), self.factors.shape[1]
+        matrix, width = self._normalised(rows.values, rows.offsets, torch.float64)[0].to_scipy(), self.factors.shape[1]
         if min(matrix.shape) <= max(_DENSE, width):
             vectors = np.linalg.svd(matrix.toarray(), full_matrices=False)[2][:width]
         else:
@@ -100,31 +123,22 @@ class GFCF(ClosedFormModel):
             vectors = found[np.argsort(-values, kind="stable")]
         return torch.from_numpy(np.ascontiguousarray(vectors.T))
 
-    def _normalised(self, items: Tensor, offsets: Tensor, dtype: torch.dtype) -> Csr:
-        """R~ [n_users, n_items]."""
+    def _normalised(self, items: Tensor, offsets: Tensor, dtype: torch.dtype) -> tuple[Csr, Tensor]:
+        """R~ [n_users, n_items], and D_I."""
         assert self.space is not None
-        n_items, degrees = self.space.n_items, torch.diff(offsets)
-        of_users = torch.repeat_interleave(_power(degrees, -0.5, dtype), degrees)
-        of_items = _power(torch.bincount(items, minlength=n_items), -0.5, dtype)
-        return Csr(offsets, items, of_users * of_items[items], (len(degrees), n_items))
+        degrees = torch.bincount(items, minlength=self.space.n_items).to(dtype)
+        edges = Csr(offsets, items, None, (len(offsets) - 1, len(degrees)))
+        return edges.scale(power(torch.diff(offsets).to(dtype), -0.5), power(degrees, -0.5)), degrees
 
-    def _matrix(self) -> Csr:
-        """R~ of the model's type, made once for what the model holds."""
-        made = self._made
-        if made is None or made[0] is not self.items or made[1] != self.items._version:
-            made = self._made = (
-                self.items,
-                self.items._version,
-                self._normalised(self.items, self.offsets, self.factors.dtype),
-            )
-        return made[2]
+    def _filter(self) -> _Filter:
+        matrix, degrees = self._normalised(self.items, self.offsets, self.factors.dtype)
+        return _Filter(matrix, power(degrees, -0.5)[:, None], power(degrees, 0.5)[:, None])
 
     def score(self, query: Query) -> Tensor:
         assert self.space is not None
-        n_items, dtype = self.space.n_items, self.factors.dtype
+        n_items = self.space.n_items
         history = distinct(query.history, n_items)
-        matrix = self._matrix()
-        scale = torch.bincount(self.items, minlength=n_items)
+        matrix, there, back = self._made.get(self.items, self._filter)
         scores = self.factors.new_zeros(len(query), n_items)
         for first in range(0, len(query), _SIGNALS):
             some = history.take(torch.arange(first, min(first + _SIGNALS, len(query)), device=history.device))
@@ -132,23 +146,10 @@ class GFCF(ClosedFormModel):
             signal[some.values, some.rows] = 1
             scores[first : first + some.n_rows] = spmm(matrix.t(), spmm(matrix, signal)).T
         if self.config.ideal_weight and self.factors.shape[1]:
-            table = self.factors * _power(scale, -0.5, dtype)[:, None]
+            table = self.factors * there
             vectors = F.embedding_bag(history.values, table, history.offsets, mode="sum", include_last_offset=True)
-            back = self.factors * _power(scale, 0.5, dtype)[:, None]
-            scores.addmm_(vectors, back.T, alpha=self.config.ideal_weight)
+            scores.addmm_(vectors, (self.factors * back).T, alpha=self.config.ideal_weight)
         return scores
-
-    def _load_from_state_dict(self, state: Any, prefix: str, *rest: Any) -> None:
-        for name in self.sized_by_fit:
-            saved, own = state.get(f"{prefix}{name}"), self.get_buffer(name)
-            if saved is not None and saved.dim() == 1:
-                setattr(self, name, own.new_zeros(saved.shape))
-        super()._load_from_state_dict(state, prefix, *rest)
-
-
-def _power(degrees: Tensor, exponent: float, dtype: torch.dtype) -> Tensor:
-    """Degrees ** exponent; 0 where they are 0."""
-    return torch.where(degrees > 0, degrees.to(dtype).pow(exponent), 0)
 
 
 class TurboCFConfig(NeighbourConfig):
@@ -184,8 +185,10 @@ class TurboCF(NeighbourModel):
     """
 
     Config = TurboCFConfig
-    #: P by the items of histories, and the tensor that it was made of in the state of its version
-    _made: tuple[Tensor, int, Csr] | None = None
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        self._made: _MadeOf[Csr] = _MadeOf()
 
     def fit(self, train: Part) -> Self:
         rows = fit_rows(self, train, self.neighbours.device)
@@ -205,7 +208,7 @@ class TurboCF(NeighbourModel):
         history = distinct(query.history, n_items)
         # a history has few items, whatever the catalogue; what it leads to is dense
         known = Csr(history.offsets, history.values, None, (len(query), n_items))
-        signal = compose(known, self._matrix()).to_dense().T
+        signal = compose(known, self._made.get(self.similarities, self._matrix)).to_dense().T
         scores = first * signal
         for coefficient in higher:
             signal = F.embedding_bag(self.neighbours, signal, per_sample_weights=self.similarities, mode="sum")
@@ -213,15 +216,10 @@ class TurboCF(NeighbourModel):
         return scores.T
 
     def _matrix(self) -> Csr:
-        """P [items of a history, scored items], made once for what the model holds."""
-        made = self._made
-        if made is None or made[0] is not self.similarities or made[1] != self.similarities._version:
-            kept = self.similarities > 0
-            scored = kept.nonzero()[:, 0]
-            entries = (self.neighbours[kept], scored, self.similarities[kept])
-            matrix = Csr.from_coo(*entries, shape=(len(kept), len(kept)))
-            made = self._made = (self.similarities, self.similarities._version, matrix)
-        return made[2]
+        """P [items of a history, scored items]."""
+        kept = self.similarities > 0
+        entries = (self.neighbours[kept], kept.nonzero()[:, 0], self.similarities[kept])
+        return Csr.from_coo(*entries, shape=(len(kept), len(kept)))
 
     def padded_form(self) -> PaddedForm | None:
         return super().padded_form() if self.config.filter == "linear" else None
