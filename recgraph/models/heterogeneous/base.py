@@ -38,6 +38,7 @@ __all__ = [
     "TypeLayer",
     "evaluating",
     "module_names",
+    "tables_of",
 ]
 
 
@@ -50,6 +51,15 @@ def module_names(types: Iterable[str]) -> dict[str, str]:
     usual = {name: bool(name) and name[0] != "%" and "." not in name and not hasattr(taken, name) for name in types}
     escaped = {name: f"%{name.replace('%', '%25').replace('.', '%2E')}" for name in usual}
     return {name: name if is_usual else escaped[name] for name, is_usual in usual.items()}
+
+
+def tables_of(graph: HeteroGraph, types: Iterable[str], dim: int) -> tuple[dict[str, str], nn.ModuleDict]:
+    """A vector of width ``dim`` for each node of some types -> type to the name of its table, and the tables."""
+    names = module_names(sorted(types))
+    tables = nn.ModuleDict({module: nn.Embedding(graph.count(name), dim) for name, module in names.items()})
+    for table in tables.values():
+        nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
+    return names, tables
 
 
 class GraphSpace(Space):

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recgraph.encoders.item_graphs import ItemGraph
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.memory import Workload
 from recgraph.models.base import PathKey
-from recgraph.models.heterogeneous.base import HoldsGraph, module_names
+from recgraph.models.heterogeneous.base import HoldsGraph, tables_of
 from recgraph.models.heterogeneous.paths import MetaPathInputs, read_graph
 from recgraph.models.heterogeneous.recommender import MetaPathRecommenderConfig
 from recgraph.models.heterogeneous.sides import SIDES, choose_paths
@@ -60,12 +60,7 @@ class MetaPaths(HoldsGraph, ItemGraph):
         self._inputs = read_graph(graph, item, paths, {item: None})
         self.views = MetaPathViews(self._inputs, hidden_dim, hidden_dim, dropout, config, "light")
         reached = {name for path in self._inputs.paths for name, _ in path.contexts} - {item}
-        self._modules_of = module_names(sorted(reached))
-        self.others = nn.ModuleDict(
-            {module: nn.Embedding(graph.count(name), hidden_dim) for name, module in self._modules_of.items()}
-        )
-        for table in self.others.values():
-            nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
+        self._modules_of, self.others = tables_of(graph, reached, hidden_dim)
 
     @classmethod
     def memory(cls, options: Mapping[str, Any], work: Workload) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms, UpdatedBy
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import stream
-from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, module_names
+from recgraph.models.heterogeneous.base import GraphSpace, HoldsGraph, evaluating, tables_of
 from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.paths import MetaPathInputs
 from recgraph.models.heterogeneous.reading import MetaPathReading
@@ -157,11 +157,7 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         # weights were trained with these masks: loading the weights draws the same masks again
         self.register_buffer("mask_seed", torch.tensor(self.seed))
         reached = {name for inputs in self._inputs for path in inputs.paths for name, _ in path.contexts}
-        self._other_types = module_names(sorted(reached - set(SIDES)))
-        tables = {module: nn.Embedding(graph.count(name), dim) for name, module in self._other_types.items()}
-        self.others = nn.ModuleDict(tables)
-        for table in self.others.values():
-            nn.init.xavier_uniform_(table.weight)  # type: ignore[arg-type]
+        self._other_types, self.others = tables_of(graph, reached - set(SIDES), dim)
         self._features = {name: x for name in SIDES if (x := graph.features(name)) is not None}
         self.feature_layers = nn.ModuleDict({name: nn.Linear(x.shape[1], dim) for name, x in self._features.items()})
         self.contrasts = nn.ModuleList(
