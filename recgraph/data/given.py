@@ -14,6 +14,7 @@ from torch import Tensor
 from recgraph.data.labels import Label, Strategy, occur, random_ranks, share_of
 from recgraph.data.log import PART, InteractionLog
 from recgraph.data.part import order
+from recgraph.data.targets import without_unknown
 
 __all__ = ["Given"]
 
@@ -95,28 +96,21 @@ class Given(Strategy):
     def _told(self, interactions: InteractionLog, labels: Tensor) -> tuple[Tensor, dict[str, int]]:
         """The labels without targets that nothing before knows, and what was found of the parts."""
         log = interactions.ordered
-        users, items = log.items.rows, log.items.values
-        pairs = users * log.n_items + items
-        found: dict[str, int] = {}
+        users = log.items.rows
+        pairs = users * log.n_items + log.items.values
+        known = without_unknown(log, labels)
         before = labels == int(Label.TRAIN)
-        found["train"] = int(before.sum())
-        made = labels.clone()
-        for name, label, left in (
-            ("valid", Label.VALID, Label.VALID_LEFT),
-            ("test", Label.TEST, Label.TEST_LEFT),
-        ):
+        found = {"train": int(before.sum())}
+        for name, label in (("valid", Label.VALID), ("test", Label.TEST)):
             asked = labels == int(label)
-            new_items = asked & ~occur(items, before, log.n_items)
             found |= {
                 name: int(asked.sum()),
                 f"{name}_repeats": int(np.isin(pairs[asked].numpy(), pairs[before].numpy()).sum()),
                 f"{name}_unknown_users": int((asked & ~occur(users, before, log.n_users)).sum()),
-                f"{name}_unknown_items": int(new_items.sum()),
+                f"{name}_unknown_items": int((asked & (known != labels)).sum()),
             }
-            if self.unknown_items == "drop":
-                made[new_items] = int(left)
             before = before | asked
-        return made, found
+        return (known if self.unknown_items == "drop" else labels), found
 
 
 def _report(found: dict[str, int], unknown_items: str) -> None:
