@@ -204,7 +204,7 @@ def _in_words(wanted: Any) -> str:
         return _WORDS[wanted]
     if origin is Literal:
         return _or([repr(each) for each in parts])
-    if origin in (Sequence, Iterable, list, tuple, Mapping):
+    if origin in (*_LISTS, Mapping):
         inner = [_or([_in_words(each) for each in _choices(part)]) for part in parts if part is not Ellipsis]
         return f"a mapping from {inner[0]} to {inner[1]}" if origin is Mapping else f"a list, each {inner[0]}"
     if origin is type:

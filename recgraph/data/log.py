@@ -43,7 +43,6 @@ class RelationGraph(Protocol):
     def node_types(self) -> list[str]:
         """The names of its node types."""
 
-    @checked
     def save(self, folder: str | Path) -> None:
         """Write it into a folder, with a file ``graph.json``."""
 
