@@ -218,7 +218,7 @@ def peak():
     return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
 
 products._MAX_COUNT_PAIRS = products._MAX_COUNT_CELLS = 1 << 18
-n_items = 5000
+n_items = 7000
 part = _log_of(n_items, 3000)
 EASE(solve_in=sys.argv[1]).build(Space(n_users=3000, n_items=50)).fit(_log_of(50, 3000))
 Path("/proc/self/clear_refs").write_text("5")
