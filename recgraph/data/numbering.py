@@ -24,6 +24,8 @@ Rows = npt.NDArray[np.integer]
 _PART, _PARTS = 2**19, 2**10
 #: rows that a pass over all takes at a time
 _BLOCK = 2**18
+#: the same where integers are looked up in a table of their range, which shares the caches with a block
+_BLOCK_NEAR = 2**16
 #: odd, so that multiplying 64-bit integers by it loses nothing; the golden ratio spreads them over the high bits
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -83,20 +85,26 @@ def number_keys(keys: Keys, checks: Checks | None = None) -> Numbers:
 
 def _number_near(values: npt.NDArray[np.integer], low: int, high: int) -> Numbers:
     """Number integers of a narrow range, by a table of the range."""
-    rows = len(values)
-    dtype = np.dtype(np.int32 if rows < 2**31 else np.int64)
-    first = np.full(high - low + 1, rows, dtype=dtype)
-    for here in _blocks(rows):
-        np.minimum.at(first, _offsets(values[here], low), np.arange(here.start, here.stop, dtype=dtype))
-    there = np.flatnonzero(first < rows)
-    there = there[first[there].argsort()]
-    appeared = first[there].astype(np.int64)
-    number = np.empty(len(first), dtype=np.int32)
-    number[there] = np.arange(len(there), dtype=np.int32)
+    rows, numbered = len(values), 0
+    number = np.full(high - low + 1, -1, dtype=np.int32)
     codes = np.empty(rows, dtype=np.int32)
-    for here in _blocks(rows):
-        codes[here] = number[_offsets(values[here], low)]
-    return Numbers(codes, appeared)
+    first = []
+    for here in _blocks(rows, _BLOCK_NEAR):
+        offsets, own = _offsets(values[here], low), codes[here]
+        # one look into the table for each row: what no block before had is rare but in the first blocks
+        number.take(offsets, out=own, mode="clip")
+        new = np.flatnonzero(own < 0)
+        if not len(new):
+            continue
+        found = offsets[new]
+        number[found] = len(own)
+        np.minimum.at(number, found, new.astype(np.int32))
+        appeared = new[number[found] == new]
+        number[offsets[appeared]] = np.arange(numbered, numbered + len(appeared), dtype=np.int32)
+        own[new] = number[found]
+        first.append(appeared + here.start)
+        numbered += len(appeared)
+    return Numbers(codes, np.concatenate(first))
 
 
 def _offsets(values: npt.NDArray[np.integer], low: int) -> npt.NDArray[np.int64]:
@@ -105,8 +113,8 @@ def _offsets(values: npt.NDArray[np.integer], low: int) -> npt.NDArray[np.int64]
     return (values.astype(np.uint64) - np.uint64(low % 2**64)).view(np.int64)
 
 
-def _blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, min(start + _BLOCK, rows)) for start in range(0, rows, _BLOCK))
+def _blocks(rows: int, block: int = _BLOCK) -> Iterator[slice]:
+    return (slice(start, min(start + block, rows)) for start in range(0, rows, block))
 
 
 def _parts(keys: Keys, checks: Checks | None) -> list[tuple[Rows, Keys, Checks | None]]:
