@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from recgraph import registry
 from recgraph.arguments import checked
-from recgraph.config import Config, ConfigError, load_toml
+from recgraph.config import Added, Config, ConfigError, load_toml
 from recgraph.data.catalog.cards import card_files, data_name, find_card, with_train
 from recgraph.data.reading import PATHS, is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
@@ -29,6 +29,14 @@ class ProtocolSpec(DataConfig):
     """The test of all models of a data set; it always covers both conventions, seen items kept and excluded."""
 
     cutoffs: Annotated[tuple[int, ...], Field(min_length=1, description="list lengths")] = (5, 10, 20)
+    fit_on: Annotated[
+        Literal["train", "train+valid"],
+        Field(
+            description="what is learned from before the test; train+valid: of trained models after the number of "
+            "epochs was chosen on the validation part"
+        ),
+        Added(),
+    ] = "train"
     probe: Annotated[
         dict[str, Any], Field(default_factory=dict, description="of a node task: settings of the linear probe")
     ]
@@ -122,7 +130,7 @@ class SheetSpec(Config):
             ConfigError: the protocol has settings of the other task, or a metric is not available.
         """
         of_nodes = is_of_nodes(self.dataset)
-        others = {"cutoffs", *DataConfig.model_fields} if of_nodes else {"probe"}
+        others = {"cutoffs", "fit_on", *DataConfig.model_fields} if of_nodes else {"probe"}
         for name in sorted(self.protocol.model_fields_set & others):
             whose = "users to recommend to" if of_nodes else "nodes with classes"
             raise ConfigError(f"protocol: {name} is of {whose}, which {self.dataset!r} has not; leave it out")

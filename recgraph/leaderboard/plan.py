@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recgraph import registry
 from recgraph.bounded.files import named
@@ -126,6 +126,8 @@ class Job:
             address.
         modules: those that register these metrics; a worker imports them.
         imports: what the board's file imports, as written there.
+        fit_on: the parts that the tested model learns from; a trained one is fitted to more than ``train`` a second
+            time, for as many epochs as were best on the validation part.
     """
 
     dataset: str
@@ -137,6 +139,7 @@ class Job:
     metrics: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    fit_on: Literal["train", "train+valid"] = "train"
 
     @cached_property
     def entry(self) -> str:
@@ -147,6 +150,11 @@ class Job:
     def metric_names(self) -> tuple[str, ...]:
         """The names of all metrics that are computed, without cutoffs."""
         return tuple(dict.fromkeys((*DEFAULT_METRICS, *(split_metric(metric)[0] for metric in self.metrics))))
+
+    @property
+    def refit(self) -> bool:
+        """Whether the number of epochs is chosen first, and the model is then fitted anew to more."""
+        return self.fit_on != "train" and issubclass(registry.load("model", self.model), TrainableModel)
 
     @property
     def stem(self) -> str:
@@ -161,11 +169,12 @@ class Job:
         """
         number = f"{self.seed}" if seed is None else seed
         sets = [f"--set {shlex.quote(setting_text(*each))}" for each in self.settings.items()]
-        model = shlex.quote(self.model)
+        model, data = shlex.quote(self.model), shlex.quote(self.dataset)
         folder = f"runs/{model}-{self.entry}-seed{number}"
         own = "".join(f" --import {shlex.quote(each)}" for each in self.imports)
+        part = "" if self.fit_on == "train" else f" --fit-on {self.fit_on}{' --refit' if self.refit else ''}"
         train = [
-            f"recgraph train {model} --dataset {shlex.quote(self.dataset)} --seed {number} --device {device}{own}",
+            f"recgraph train {model} --dataset {data} --seed {number} --device {device}{part}{own}",
             *sets,
             f"--out {folder}",
         ]
@@ -225,7 +234,7 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     }
     seeds = entry.seeds or sheet.seeds
     metrics = sheet.more_metrics
-    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics), sheet.imports)
+    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics), sheet.imports, sheet.protocol.fit_on)
     return [Job(sheet.dataset, cls.key(), settings, seed, *shared) for seed in dict.fromkeys(seeds)]
 
 
@@ -314,7 +323,7 @@ def _protocol_hashes(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
     """The hashes of the protocols, without the data."""
     if of_nodes:
         return [NodeProtocol(task_hash="", probe=ProbeConfig.of(protocol.probe)).hash]
-    fields = {"part": "test", "fitted_on": "train", "history": "train+valid", "cutoffs": protocol.cutoffs}
+    fields = {"part": "test", "fitted_on": protocol.fit_on, "history": "train+valid", "cutoffs": protocol.cutoffs}
     return [Protocol.of(fields, seen=seen).hash for seen in ("keep", "exclude")]
 
 

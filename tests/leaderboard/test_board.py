@@ -90,6 +90,7 @@ def test_models_that_are_no_list_of_tables(tmp_path: Path, text: str, message: s
         ),
         ("[protocol]\ncutoffs = [5]", "protocol: cutoffs is of users to recommend to"),
         ("[protocol]\nsplit_seed = 1", "protocol: split_seed is of users to recommend to"),
+        ("[protocol]\nfit_on = 'train'", "protocol: fit_on is of users to recommend to"),
         ("[protocol]\nprobe = { step = 3 }", "acm.toml': protocol: probe: unknown setting 'step'; did you mean steps"),
     ],
 )
@@ -174,6 +175,20 @@ def test_the_address_is_of_what_decides_the_numbers(tmp_path: Path, monkeypatch:
         assert light(tmp_path, old, new).entry != own.entry
     monkeypatch.setattr(LightGCN, "revision", LightGCN.revision + 1)
     assert light(tmp_path).entry != own.entry
+
+
+def test_a_last_fit_to_more_has_addresses_and_commands_of_its_own(tmp_path: Path) -> None:
+    plain, popular = (jobs(write_board(tmp_path))[name][0] for name in ("LightGCN", "Popularity"))
+    more = jobs(write_board(tmp_path, BOARD.replace("cutoffs = [10]", 'cutoffs = [10]\nfit_on = "train+valid"')))
+    again, at_once = more["LightGCN"][0], more["Popularity"][0]
+    assert again.identity == plain.identity | {"protocols": again.identity["protocols"]}
+    assert {again.entry, at_once.entry}.isdisjoint({plain.entry, popular.entry})
+    assert "--fit-on" not in plain.command()
+    assert " --fit-on train+valid --refit \\\n" in again.command()
+    assert " --fit-on train+valid \\\n" in at_once.command()
+    assert Job.from_dict(json.loads(json.dumps(again.to_dict()))) == again
+    with pytest.raises(ConfigError, match="fit_on"):
+        write_board(tmp_path, BOARD.replace("cutoffs = [10]", 'cutoffs = [10]\nfit_on = "all"'))
 
 
 def test_what_is_not_trained_does_not_depend_on_training(tmp_path: Path) -> None:

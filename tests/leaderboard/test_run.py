@@ -21,6 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 import recgraph as rg
+from recgraph import registry
 from recgraph.cli.app import app
 from recgraph.data.imprint import load_json
 from recgraph.leaderboard.board import Board, load_board
@@ -156,6 +157,35 @@ def test_what_does_not_fit_the_limit_of_memory_fails_with_the_reason(
     printed = [line.split() for line in again.stderr.splitlines()]
     assert [line[:2] for line in printed if line[-2:] == ["64.0", "GiB"]] == [["predicted", "peak"]]
     assert "synthetic / Popularity / seed 3: predicted memory of popularity:" in again.stderr
+
+
+def test_models_are_tested_after_a_last_fit_to_more(tmp_path: Path) -> None:
+    text = TEXT.replace("cutoffs = [10]", 'cutoffs = [10]\nfit_on = "train+valid"').replace("= 100\n", "= 3\n")
+    board = write(tmp_path, text.replace("[training]", "[training]\nlearning_rate = 0.01"))
+    assert len(rg.leaderboard.run(board, device="cpu", only=["popularity", "bprmf"]).made) == 2
+    found = {record["model"]: record for record in records(board).values()}
+    split = rg.load_dataset("synthetic").split("leave-one-out")
+    for name, record in found.items():
+        protocol = record["protocols"]["seen excluded"]["protocol"]
+        assert (protocol["fitted_on"], protocol["history"]) == ("train+valid", "train+valid")
+        settings = {"hidden_dim": 8} if name == "bprmf" else {}
+        training = {"max_epochs": 3, "patience": 3, "batch_size": 1024, "learning_rate": 0.01}
+        run = rg.fit(
+            registry.load("model", name)(**settings),
+            split,
+            seed=3,
+            device="cpu",
+            fit_on="train+valid",
+            refit=name == "bprmf",
+            **(training if name == "bprmf" else {}),
+        )
+        expected = run.evaluate(cutoffs=(10,))["exclude"]
+        assert record["scores"]["seen excluded"]["ndcg@10"] == expected["ndcg@10"]
+    # the curve and the best epoch are those of the training that chose
+    chosen = found["bprmf"]
+    assert len(chosen["curve"]["ndcg@10"]) == chosen["training"]["epochs"] == 3
+    assert chosen["training"]["best"] == max(chosen["curve"]["ndcg@10"])
+    assert chosen["training"]["selected_by"] == "ndcg@10"
 
 
 def test_a_failure_is_recorded_and_shown(ran: tuple[Path, Summary]) -> None:
