@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -168,6 +169,34 @@ class HeteroGraph:
         """With edges of more types, or other edges of types that are there."""
         new = {name: part if isinstance(part, Edges) else Edges(part) for name, part in edges.items()}
         return HeteroGraph(self.nodes, {**self.edges, **new})
+
+    def permuted(self, orders: Mapping[str, Tensor]) -> HeteroGraph:
+        """The same graph with the nodes of some types in other orders.
+
+        Args:
+            orders: node type -> [N] int64: node j of the new graph is node ``orders[type][j]`` of this one.
+
+        Raises:
+            UnknownTypeError: there is no such type.
+            ValueError: an order that does not have each node once.
+        """
+        nodes, places = dict(self.nodes), {}
+        for name, order in orders.items():
+            n = self.count(name)
+            if not torch.equal(torch.sort(order).values, torch.arange(n, device=order.device)):
+                raise ValueError(f"orders: that of {name!r} must have each of its {n} nodes once")
+            ids, x = nodes[name].ids, nodes[name].features
+            taken = x.take_rows(order) if isinstance(x, Csr) else None if x is None else x[order]
+            nodes[name] = Nodes(n, None if ids is None else ids.take(np.asarray(order)), taken)
+            places[name] = torch.argsort(order)
+        edges = {}
+        for edge_type, held in self.edges.items():
+            source, _, end = edge_type
+            rows, columns = held.adj.rows, held.adj.indices
+            rows = places[source][rows] if source in places else rows
+            columns = places[end][columns] if end in places else columns
+            edges[edge_type] = build.make_edges(edge_type, rows, columns, held.adj.shape, held.adj.weights, held.times)
+        return HeteroGraph(nodes, edges)
 
     def warn_isolated(self, target: str) -> int:
         """The number of nodes of the target type that no edge touches; a warning with it where it is not 0.

@@ -99,6 +99,20 @@ class NodeTask:
         if bool(unknown.any()):
             raise ValueError(f"{what} holds node {int(index[unknown][0])}, whose class is not known (-1)")
 
+    def permuted(self, order: Tensor) -> NodeTask:
+        """The task of a graph whose target node j is node ``order[j]`` of this one
+        (:meth:`recgraph.graph.hetero.HeteroGraph.permuted`).
+
+        Args:
+            order: [N] int64, each node once.
+        """
+        places = torch.argsort(order)
+        splits = {
+            name: NodeSplit(places[split.train], places[split.valid], places[split.test])
+            for name, split in self.splits.items()
+        }
+        return NodeTask(self.target, self.labels[order], splits, self.paths)
+
     @classmethod
     def from_columns(cls, target: str, columns: Mapping[str, Any], label: str = "y") -> NodeTask:
         """From labels and masks as PyTorch Geometric and DGL hold them.

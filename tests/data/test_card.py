@@ -15,7 +15,8 @@ from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import Card, UnknownDatasetError, card_files, find_card
 
 ROOT = Path(__file__).resolve().parents[2]
-GRAPHS = ["acm", "aminer", "dblp", "imdb", "lastfm-hin", "yelp-hin"]
+OF_NODES = ["acm", "aminer", "dblp", "imdb"]
+GRAPHS = [*OF_NODES, *(f"{name}-permuted" for name in OF_NODES), "lastfm-hin", "yelp-hin"]
 NAMES = ["amazon-beauty", "amazon-sports", "amazon-toys", "gowalla", "ml-100k", "ml-1m", "synthetic", "yelp"]
 MINIMAL = """
 name = "mine"

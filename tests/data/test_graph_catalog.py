@@ -100,6 +100,36 @@ def test_a_graph_with_classes(tmp_path: Path) -> None:
         catalog.load_dataset(str(card))
 
 
+def test_a_card_that_permutes_the_nodes_of_another(tmp_path: Path) -> None:
+    card, folder = _toy_nodes(tmp_path)
+    other = tmp_path / "toy-permuted.toml"
+    other.write_text('extends = "toy"\nname = "toy-permuted"\npermutation = 4\n')
+    assert Card.load(other).hash != Card.load(card).hash
+    for path in (card, other):
+        catalog.get(str(path), folder)
+    graph, task = load_graph(str(card)), load_node_task(str(card))
+    made, of_made = load_graph(str(other)), load_node_task(str(other))
+    edge_type, x = ("a", "r", "b"), made.features("a")
+    assert isinstance(x, Csr)
+    was = graph.features("a").to_dense().tolist()  # type: ignore[union-attr]
+    order = [was.index(row) for row in x.to_dense().tolist()]
+    assert order != [0, 1, 2]
+    columns = sorted(made.adjacency(edge_type).to_dense().T.tolist())
+    assert columns == sorted(graph.adjacency(edge_type).to_dense()[order].T.tolist())
+    assert of_made.labels.tolist() == task.labels[order].tolist()
+    assert [order[node] for node in of_made.splits["20"].test.tolist()] == task.splits["20"].test.tolist()
+    other.write_text('extends = "no-such"\nname = "toy-permuted"\n')
+    with pytest.raises(ConfigError, match="extends = 'no-such' must be the name of a card in the same folder"):
+        Card.load(other)
+
+
+def test_users_and_items_are_not_permuted(tmp_path: Path) -> None:
+    card, _ = _toy_log(tmp_path)
+    card.write_text(card.read_text().replace("[nodes.user]", "permutation = 1\n[nodes.user]"))
+    with pytest.raises(ConfigError, match='permutation is of task = "nodes"'):
+        Card.load(card)
+
+
 def test_an_earlier_card_and_its_present_form_are_one(tmp_path: Path) -> None:
     nodes, _ = _toy_nodes(tmp_path)
     log, _ = _toy_log(tmp_path)

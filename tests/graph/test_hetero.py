@@ -397,6 +397,44 @@ def test_wrong_features() -> None:
         graph().adjacency(("author", "reads", "paper"))
 
 
+def test_nodes_in_other_orders() -> None:
+    """Node by node: features, ids, edges with their weights and times, classes and splits of what they were."""
+    draw = torch.Generator().manual_seed(0)
+    cites, by = ("paper", "cites", "paper"), ("paper", "by", "author")
+    graph = HeteroGraph.from_edge_lists(
+        {"paper": 4, "author": 3},
+        {cites: ([0, 1, 3, 3], [1, 2, 0, 0]), by: ([0, 1, 2, 3], [2, 0, 1, 1])},
+        features={"paper": torch.rand(4, 2, generator=draw), "author": Csr.from_dense(torch.eye(3))},
+        weights={cites: [1.0, 2.0, 3.0, 4.0]},
+        times={cites: [5, 6, 7, 8]},
+        ids={"paper": IdMap(pl.Series(["a", "b", "c", "d"]))},
+    )
+    order, of_authors = torch.tensor([2, 0, 3, 1]), torch.tensor([1, 2, 0])
+    made = graph.permuted({"paper": order, "author": of_authors})
+    before, after = graph.adjacency(cites).to_dense(), made.adjacency(cites).to_dense()
+    assert torch.equal(after, before[order][:, order])
+    assert torch.equal(made.adjacency(by).to_dense(), graph.adjacency(by).to_dense()[order][:, of_authors])
+    assert torch.equal(made.features("paper"), graph.features("paper")[order])  # type: ignore[index, arg-type]
+    assert torch.equal(made.features("author").to_dense(), torch.eye(3)[of_authors])  # type: ignore[union-attr]
+    assert made.nodes["paper"].ids.ids([0, 1, 2, 3]).to_list() == ["c", "a", "d", "b"]  # type: ignore[union-attr]
+    edges = made.edges[cites]
+    assert edges.times is not None
+    assert sorted(zip(edges.adj.values().tolist(), edges.times.tolist(), strict=True)) == [
+        (1, 5), (2, 6), (3, 7), (4, 8)
+    ]  # fmt: skip
+    assert made.permuted({"paper": torch.argsort(order), "author": torch.argsort(of_authors)}).hash == graph.hash
+    assert torch.equal(graph.permuted({"author": of_authors}).features("paper"), graph.features("paper"))  # type: ignore[arg-type]
+    parts = (torch.tensor([0, 1]), torch.tensor([2]), torch.tensor([3]))
+    task = NodeTask("paper", torch.tensor([0, 1, 2, 1]), {"1": NodeSplit(*parts)}, ("paper-author-paper",))
+    moved = task.permuted(order)
+    for part in ("train", "valid", "test"):
+        was, now = getattr(task.splits["1"], part), getattr(moved.splits["1"], part)
+        assert torch.equal(order[now], was)
+        assert torch.equal(moved.labels[now], task.labels[was])
+    with pytest.raises(ValueError, match="that of 'author' must have each of its 3 nodes once"):
+        graph.permuted({"author": torch.tensor([0, 0, 1])})
+
+
 def test_isolated_target_nodes_are_counted() -> None:
     with pytest.warns(IsolatedNodesWarning, match="1 of 3 nodes of the target type 'author'"):
         assert graph().warn_isolated("author") == 1

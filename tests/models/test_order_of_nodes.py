@@ -29,7 +29,6 @@ from recgraph.models.heterogeneous import heco
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.rng import Generators
-from recgraph.sparse.csr import Csr
 
 #: without masks and dropout
 PLAIN: dict[str, dict[str, Any]] = {
@@ -44,20 +43,6 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("meow", BATCHES),
     ("adameow", BATCHES),
 ]
-
-
-def permuted(whole: HeteroGraph, orders: dict[str, Tensor]) -> HeteroGraph:
-    """The graph whose node j of a type is node ``orders[type][j]`` of the given one."""
-    places = {name: torch.argsort(order) for name, order in orders.items()}
-    edges = {}
-    for edge_type in whole.edge_types:
-        adj, (start, _, end) = whole.adjacency(edge_type), edge_type
-        edges[edge_type] = places[start][adj.rows], places[end][adj.indices]
-    features = {}
-    for name, order in orders.items():
-        if (x := whole.features(name)) is not None:
-            features[name] = x.take_rows(order) if isinstance(x, Csr) else x[order]
-    return HeteroGraph.from_edge_lists({name: len(order) for name, order in orders.items()}, edges, features=features)
 
 
 def hand_out(monkeypatch: pytest.MonkeyPatch, order: Tensor) -> None:
@@ -91,7 +76,7 @@ def of_both(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     for order in (same, orders):
         with monkeypatch.context() as patch:
             hand_out(patch, order["paper"])
-            model = of_nodes(name, of=permuted(whole, order), **plain)
+            model = of_nodes(name, of=whole.permuted(order), **plain)
             # rows of weights are the nodes' own
             for stage in getattr(model, "stages", [model]):
                 for node, layer in zip(stage.types, stage.type_layers, strict=True):

@@ -117,7 +117,7 @@ class Card(Config):
         Raises:
             ConfigError: no TOML, an unknown key or a value that is not allowed; names the file and the key.
         """
-        values = load_toml(path)
+        values = _extended(load_toml(path), Path(path))
         is_graph = "nodes" in values or values.get("kind") == "graph" or values.get("task") == "nodes"
         card: AnyCard
         try:
@@ -241,6 +241,16 @@ def with_train(data: Any) -> Any:
     return {"file" if name == "train" else name: value for name, value in data.items()}
 
 
+def _extended(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The values of a card in the place of those of the card that it ``extends``, which lies in the same folder."""
+    values = dict(values)
+    if (base := values.pop("extends", None)) is None:
+        return values
+    if not isinstance(base, str) or not (file := path.parent / f"{base}.toml").is_file():
+        raise ConfigError(f"card {str(path)!r}: extends = {base!r} must be the name of a card in the same folder")
+    return {**load_toml(file), **values}
+
+
 def _from_folder(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The values of a card with the place of its files, which they give from the card's folder on."""
     data = with_train(values["data"])
@@ -263,6 +273,12 @@ class GraphCard(Card):
     labels: NodeLabels | None = Field(None, description='for task = "nodes"')
     interactions: GraphInteractions | None = Field(None, description='for task = "recommendation"')
     files: dict[PlainName, Sha256] = Field(description="every file, with its sha256")
+    permutation: int | None = Field(
+        None,
+        ge=0,
+        description='for task = "nodes": seed of random orders in which nodes of each type are held; none: those of '
+        "the files, in which classes may lie together",
+    )
     sources: tuple[Folder, ...] = Field(min_length=1)
 
     @model_validator(mode="before")
@@ -285,6 +301,8 @@ class GraphCard(Card):
             if (getattr(self, table) is not None) != (task == self.task):
                 needs = "needs a" if task == self.task else "has no"
                 raise ValueError(f"task = {self.task!r} {needs} table [{table}]")
+        if self.permutation is not None and self.task != "nodes":
+            raise ValueError('permutation is of task = "nodes": users and items are numbered by their interactions')
         return self
 
     @model_validator(mode="after")
@@ -317,6 +335,8 @@ class GraphCard(Card):
         table = self.labels or self.interactions
         assert table is not None
         content = self.model_dump(mode="json", exclude={*_TEXTS, "labels", "interactions", "sources"})
+        if self.permutation is None:  # cards had no such field once
+            del content["permutation"]
         return content | {"kind": "graph", "task": {"kind": self.task, **table.identity()}}
 
 

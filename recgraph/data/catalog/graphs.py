@@ -21,6 +21,7 @@ from recgraph.graph.build import as_features, make_edges
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.graph.schema import EdgeType, Nodes
+from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
 
@@ -88,7 +89,8 @@ def prepare_graph(card: GraphCard, given: Path | None) -> PreparedGraph:
             raise SourceError(f"{str(folder)!r} has no file {name!r} of dataset {card.name!r}")
         check_hash(folder / name, sha256, str(folder / name))
     if card.labels is not None:
-        return PreparedGraph(_indexed_graph(card, folder), _node_task(card, card.labels, folder), None)
+        prepared = PreparedGraph(_indexed_graph(card, folder), _node_task(card, card.labels, folder), None)
+        return prepared if card.permutation is None else _permuted(prepared, card.permutation)
     assert card.interactions is not None
     interactions = _interactions(card, card.interactions, folder)
     return PreparedGraph(_id_graph(card, folder, interactions), None, interactions)
@@ -100,6 +102,18 @@ def _folder(card: GraphCard, given: Path) -> Path:
     if found is not None:
         return found
     return next((place for place in places[1:] if place.is_dir()), given)
+
+
+def _permuted(prepared: PreparedGraph, seed: int) -> PreparedGraph:
+    """With the nodes of each type in a random order: features, edges, labels and splits alike."""
+    graph, task = prepared.graph, prepared.task
+    assert task is not None
+    draw = Generators(seed)
+    orders = {
+        name: torch.randperm(graph.count(name), generator=draw.fresh("order of nodes", name))
+        for name in graph.node_types
+    }
+    return PreparedGraph(graph.permuted(orders), task.permuted(orders[task.target]), None)
 
 
 def _pairs(path: Path) -> Pairs:
