@@ -40,6 +40,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.encoders.experts": ("ExpertTransformer",),
         "recgraph.encoders.graph": ("GCN", "LightGCN", "Propagation", "SemanticAttention"),
         "recgraph.encoders.gru": ("GRU",),
+        "recgraph.encoders.pointwise": ("HSTU", "FuXi"),
         "recgraph.encoders.transformer": ("FilteredTransformer", "GatedTransformer", "Transformer"),
     },
     # what a log of interactions holds and recgraph.data.log saves and loads
@@ -87,6 +88,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.multistage": ("Multistage", "MultistageNodes"),
         "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),
         "recgraph.models.sequence.mclrec": ("MCLRec",),
+        "recgraph.models.sequence.pointwise": ("HSTU", "FuXiAlpha"),
         "recgraph.models.sequence.sasrec": ("BSARec", "ESASRec", "GRU4Rec", "SASRec"),
     },
     "mixture": {

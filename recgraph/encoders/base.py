@@ -48,6 +48,10 @@ class SequenceEncoder(nn.Module):
 
     #: whether :meth:`padded` reads rows of any length up to max_len; else of max_len alone
     pads_to_any_length: ClassVar[bool] = True
+    #: numbers that are saved for the backward pass: those of a layer for each token, in units of its width and of the
+    #: width of its feed-forward part, beside its weights of pairs; and those of a layer of which one place is read,
+    #: in units of its width. Counted from what autograd saves
+    saved: ClassVar[tuple[float, float, float]] = (10, 2, 6)
     #: coefficient of :meth:`penalty` in the loss; 0: it has none
     penalty_weight: float = 0.0
 

@@ -54,8 +54,8 @@ class Bucket:
         return slice(self.first_token, self.first_token + self.n_tokens)
 
     @cached_property
-    def causal_bias(self) -> Tensor:
-        """Additive mask of the attention scores, [L, L] or, with masked items, [n_rows, 1, L, L].
+    def causal_mask(self) -> Tensor:
+        """Which keys a query sees, [L, L] or, with masked items, [n_rows, 1, L, L].
 
         A query sees the valid keys up to its own place; one that would see none sees itself, so that no row of the
         softmax is empty. (The published code adds -10000 to what is hidden; a query without any key then averages
@@ -64,14 +64,19 @@ class Bucket:
         places = torch.arange(self.length, device=self.lengths.device)
         causal_mask = places[:, None] >= places
         if self.valid_mask is None:
-            return score_bias(causal_mask)
+            return causal_mask
         visible_mask = causal_mask & self.valid_mask[:, None, :]
         alone_mask = ~visible_mask.any(-1, keepdim=True) & torch.eye(self.length, device=places.device).bool()
-        return score_bias(visible_mask | alone_mask)[:, None]
+        return (visible_mask | alone_mask)[:, None]
 
     @cached_property
-    def last_bias(self) -> Tensor | None:
-        """Additive mask for the queries at the last places, [n_rows, 1, 1, L]; None where every key is visible."""
+    def causal_bias(self) -> Tensor:
+        """Additive mask of the attention scores, of the shape of :attr:`causal_mask`."""
+        return score_bias(self.causal_mask)
+
+    @cached_property
+    def last_mask(self) -> Tensor | None:
+        """Which keys the queries at the last places see, [n_rows, 1, 1, L]; None where every key is visible."""
         if self.slots is None and self.valid_mask is None:
             return None
         places = torch.arange(self.length, device=self.lengths.device)
@@ -80,7 +85,12 @@ class Bucket:
             visible_mask = visible_mask & self.valid_mask
             alone_mask = ~visible_mask.any(-1, keepdim=True) & (places == self.lengths[:, None] - 1)
             visible_mask = visible_mask | alone_mask
-        return score_bias(visible_mask)[:, None, None]
+        return visible_mask[:, None, None]
+
+    @cached_property
+    def last_bias(self) -> Tensor | None:
+        """Additive mask of the attention scores, of the shape of :attr:`last_mask`."""
+        return None if self.last_mask is None else score_bias(self.last_mask)
 
     def pad(self, tokens: Tensor) -> Tensor:
         """[n_tokens, ...] -> [n_rows, length, ...]; a view where the rows are of one length."""

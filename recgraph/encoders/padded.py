@@ -74,27 +74,41 @@ class Padded:
         return cls(n_rows, length, of_tokens, of_last, of_slots, of_lengths, flags[0], of_alone)
 
     @cached_property
-    def causal_bias(self) -> Tensor | None:
-        """Additive mask of the attention scores, [B, 1, L, L]; None: a causal mask says all."""
-        if self.alone is None:
-            return None
+    def causal_mask(self) -> Tensor:
+        """Which keys a query sees, [L, L] or, with masked items, [B, 1, L, L]."""
         places = torch.arange(self.length, device=self.tokens.device)
-        seen_mask = (places[:, None] >= places) & self.visible_keys[:, None, :]
+        causal_mask = places[:, None] >= places
+        if self.alone is None:
+            return causal_mask
         self_mask = (places[:, None] == places) & self.alone[:, :, None]
-        return score_bias(seen_mask | self_mask)[:, None]
+        return (causal_mask & self.visible_keys[:, None, :] | self_mask)[:, None]
 
     @cached_property
-    def last_bias(self) -> Tensor:
-        """Additive mask for the queries at the last places, [B, 1, 1, L]."""
+    def causal_bias(self) -> Tensor | None:
+        """Additive mask of the attention scores, [B, 1, L, L]; None: a causal mask says all."""
+        return None if self.alone is None else score_bias(self.causal_mask)
+
+    @cached_property
+    def last_mask(self) -> Tensor:
+        """Which keys the queries at the last places see, [B, 1, 1, L]."""
         visible_mask = self.visible_keys
         if self.alone is not None:
             places = torch.arange(self.length, device=self.tokens.device)
             visible_mask = visible_mask | (self.alone & (places == self.lengths[:, None] - 1))
-        return score_bias(visible_mask)[:, None, None]
+        return visible_mask[:, None, None]
+
+    @cached_property
+    def last_bias(self) -> Tensor:
+        """Additive mask of the attention scores, of the shape of :attr:`last_mask`."""
+        return score_bias(self.last_mask)
 
     def make_biases(self, last_only: bool) -> None:
         """Make the masks that layers will read now: in a compiled graph nothing can be kept."""
         _ = self.causal_bias, self.last_bias if last_only else None
+
+    def make_masks(self, last_only: bool) -> None:
+        """The same for layers that read no biases."""
+        _ = self.causal_mask, self.last_mask if last_only else None
 
     def with_positions(self, x: Tensor, embedding: nn.Embedding) -> Tensor:
         """``x`` [B * L, D] plus the embedding of each place."""

@@ -6,7 +6,6 @@ SASRec's as RecBole and MCLRec write it, BSARec's with a filter, eSASRec's with 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import ClassVar, cast
 
 import torch
@@ -14,12 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.accelerated import is_accelerated
-from recgraph.encoders.attention import Layout, attend, lay_out
-from recgraph.encoders.base import SequenceEncoder, last_of
-from recgraph.encoders.padded import Padded
-from recgraph.rng import dropout, lent
-from recgraph.rows import lookup
-from recgraph.sparse.ragged import Ragged
+from recgraph.encoders.attention import Layout, attend
+from recgraph.encoders.layered import EncoderLayer, LayeredEncoder
+from recgraph.rng import dropout
 
 __all__ = ["FilteredTransformer", "GatedTransformer", "Transformer", "initialise", "low_pass"]
 
@@ -37,7 +33,7 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class Layer(nn.Module):
+class Layer(EncoderLayer):
     """Post-norm layer: attention and feed-forward, each with dropout, residual and LayerNorm."""
 
     def __init__(self, hidden_dim: int, inner_dim: int, n_heads: int, dropout: float, attention_dropout: float) -> None:
@@ -51,11 +47,9 @@ class Layer(nn.Module):
         self.norm = nn.LayerNorm(hidden_dim, eps=1e-12)
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        """[N, D] -> [N, D], of all tokens of the layout."""
         return self._finish(x, self._attend(x, layout, generator), generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
-        """[N, D] -> [B, D], the last place of each row alone: all other queries are never read."""
         of_last = x.index_select(0, layout.last)
         return self._finish(of_last, self._attend_last(x, of_last, layout, generator), generator)
 
@@ -69,15 +63,9 @@ class Layer(nn.Module):
         return attend(kv, layout, self.n_heads, self.attention_dropout, generator, queries)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
-        """[B, L, D] -> [B, L, D] of right-padded rows, without dropout; what lies behind their ends means nothing.
-
-        Args:
-            keep_mask: [B, L], False behind the end of a row.
-        """
         return self._finish(x, self._attend_padded(x), None)
 
     def attention(self, x: Tensor) -> Tensor:
-        """[B, L, D] -> [B, n_heads, L, L], the probabilities of right-padded rows."""
         return self._weighed(x)[0]
 
     def _attend_padded(self, x: Tensor) -> Tensor:
@@ -107,13 +95,12 @@ class Layer(nn.Module):
         return out
 
 
-class Transformer(SequenceEncoder):
+class Transformer(LayeredEncoder):
     """Causal transformer of Kang and McAuley, Self-Attentive Sequential Recommendation (ICDM 2018), in RecBole's form.
 
     Item plus learned position embedding, LayerNorm, dropout; post-norm layers with exact GELU. Departures: query, key
-    and value are one product; nothing is computed for padding, nor for masked items that no key can reach; where only
-    the last state is read, the last layer computes that place alone. The numbers are those of the padded computation.
-    As published, a masked item's place passes no gradient to the embedding of token 0.
+    and value are one product, and what :class:`LayeredEncoder` leaves out is not computed. The numbers are those of the
+    padded computation.
 
     A subclass with other layers sets ``layer_class``.
 
@@ -128,8 +115,6 @@ class Transformer(SequenceEncoder):
     """
 
     layer_class: ClassVar[type[Layer]] = Layer
-    #: whether masked items, which no key can reach, may be left out before the last place alone is computed
-    drops_masked: ClassVar[bool] = True
     #: whether embeddings pass a LayerNorm
     norms_embeddings: ClassVar[bool] = True
     #: whether positions get their initial values before the layers are made: the order of the draws of a seed
@@ -145,10 +130,7 @@ class Transformer(SequenceEncoder):
         inner_dim: int = 256,
         attention_dropout: float = 0.5,
     ) -> None:
-        super().__init__(hidden_dim, max_len, dropout)
-        if hidden_dim % n_heads:
-            raise ValueError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
-        self._compiled: Callable[..., Tensor] | None = None
+        super().__init__(hidden_dim, max_len, dropout, n_heads)
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
         if self.positions_first:
             initialise(self.position_embedding)
@@ -164,48 +146,9 @@ class Transformer(SequenceEncoder):
         """Set the initial weights of the layers."""
         self.layers.apply(initialise)
 
-    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        layout = lay_out(sequences, table.device, last_only and self.drops_masked, self.max_len)
-        if self._compiled is None or not isinstance(layout, Padded):
-            return self._states(layout, table, generator, last_only)
-        layout.make_biases(last_only)
-        with lent(generator, table.device):
-            states: Tensor = self._compiled(layout, table, generator, last_only)
-        return states
-
-    def compile_parts(self, backend: str = "inductor") -> None:
-        """Compile all that follows the layout, as one graph; it is used on accelerators alone."""
-        self._compiled = torch.compile(self._states, fullgraph=True, backend=backend)
-
-    def _states(self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
-        x = layout.with_positions(lookup(table, layout.tokens, padding_idx=0), self.position_embedding)
-        x = dropout(self.norm(x), self.dropout, generator)
-        *inner, final = cast("list[Layer]", list(self.layers))
-        for layer in inner:
-            x = layer(x, layout, generator)
-        if last_only:
-            return layout.restore_rows(final.last(x, layout, generator))
-        return layout.restore_tokens(final(x, layout, generator))
-
-    def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        x, places = self._embedded(inputs)
-        keep_mask = places < lengths[:, None]
-        for layer in cast("list[Layer]", list(self.layers)):
-            x = layer.padded(x, keep_mask)
-        return last_of(x, lengths)
-
-    def attention(self, inputs: Tensor) -> list[Tensor]:
-        x, places = self._embedded(inputs)
-        found = []
-        for layer in cast("list[Layer]", list(self.layers)):
-            found.append(layer.attention(x))
-            x = layer.padded(x, (places >= 0).expand(len(x), -1))
-        return found
-
-    def _embedded(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, L, D] the input of the first layer, and [L] the places."""
-        places = torch.arange(inputs.shape[1], device=inputs.device)
-        return self.norm(inputs + self.position_embedding(places)), places
+    def enter(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x)
+        return out
 
 
 def low_pass(max_len: int, c: int, causal: bool, like: Tensor) -> Tensor:

@@ -141,11 +141,11 @@ def token_floats(config: Any, length: int, last_only: bool = False) -> float:
     width = config.hidden_dim
     n_layers, inner = getattr(config, "n_layers", 2), getattr(config, "inner_dim", 4 * width)
     heads = getattr(config, "n_heads", 1)
-    # qkv by heads, outputs, residuals, norms and masks of dropout; both sides of the feed-forward part; probabilities.
-    # Counted from what autograd saves for the transformer of 1 and 2 layers, D = 64 and 128, inner 256 and 1024
-    of_layer = 10 * width + 2 * inner + 2 * heads * length
+    of_width, of_inner, of_last = registry.load("encoder", config.encoder).saved
+    # qkv by heads, outputs, residuals, norms and masks of dropout; the feed-forward part; weights of pairs
+    of_layer = of_width * width + of_inner * inner + 2 * heads * length
     if last_only:
-        return float((n_layers - 1) * of_layer + 6 * width)
+        return float((n_layers - 1) * of_layer + of_last * width)
     return float(n_layers * of_layer + 8 * width)
 
 

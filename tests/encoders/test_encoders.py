@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pointwise_oracles import of_batch
 from torch import Tensor
 
 from recgraph import registry
@@ -16,6 +18,7 @@ from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.experts import ExpertTransformer
 from recgraph.encoders.gru import GRU
 from recgraph.encoders.packed import pack
+from recgraph.encoders.pointwise import HSTU, FuXi
 from recgraph.encoders.transformer import (
     FilteredLayer,
     FilteredTransformer,
@@ -110,9 +113,17 @@ CASES = {
     "experttransformer": (ExpertTransformer, padded_experts),
     "transformer": (Transformer, padded_transformer),
     "filteredtransformer": (FilteredTransformer, padded_transformer),
+    "fuxi": (FuXi, of_batch),
     "gatedtransformer": (GatedTransformer, padded_gated),
     "gru": (GRU, padded_gru),
+    "hstu": (HSTU, of_batch),
 }
+
+
+def narrow(cls: type[Any], **settings: Any) -> SequenceEncoder:
+    """An encoder with those of the settings that it has."""
+    made: SequenceEncoder = cls(**{key: settings[key] for key in registry.settings_of(cls) if key in settings})
+    return made
 
 
 def random_rows(device: torch.device, masked: bool, seed: int = 0, n: int = 40, longest: int = 20) -> Ragged:
@@ -138,7 +149,7 @@ def test_packed_equals_padded(
 ) -> None:
     cls, padded_encoder = CASES[name]
     torch.manual_seed(0)
-    encoder = cls(hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0).to(device, dtype).eval()
+    encoder = narrow(cls, hidden_dim=16, max_len=20, n_layers=2, inner_dim=24, dropout=0.0).to(device, dtype).eval()
     table = torch.randn(30, 16, device=device, dtype=dtype)
     rows = random_rows(device, masked)
     expected = padded_encoder(encoder, rows.to_padded(), rows.lengths, table)
@@ -153,7 +164,7 @@ def test_packed_equals_padded(
 @pytest.mark.parametrize("longest", [1, 7, 20])
 def test_the_padded_form_for_exports_equals_the_packed_one(name: str, longest: int, device: torch.device) -> None:
     torch.manual_seed(0)
-    encoder = CASES[name][0](hidden_dim=16, max_len=20, n_layers=2, inner_dim=24).to(device).eval()
+    encoder = narrow(CASES[name][0], hidden_dim=16, max_len=20, n_layers=2, inner_dim=24).to(device).eval()
     table = torch.randn(30, 16, device=device)
     rows = random_rows(device, masked=False, longest=longest)
     nothing = Ragged.from_lists([[0]], device)
@@ -167,7 +178,7 @@ def test_the_padded_form_for_exports_equals_the_packed_one(name: str, longest: i
 def test_gradients_of_packed_equal_those_of_padded(name: str, device: torch.device) -> None:
     cls, padded_encoder = CASES[name]
     torch.manual_seed(1)
-    encoder = cls(hidden_dim=8, max_len=12, n_layers=2, inner_dim=12, dropout=0.0).to(device).double().eval()
+    encoder = narrow(cls, hidden_dim=8, max_len=12, n_layers=2, inner_dim=12, dropout=0.0).to(device).double().eval()
     table = torch.randn(30, 8, device=device, dtype=torch.float64, requires_grad=True)
     rows = random_rows(device, masked=True, longest=12)
     weights = torch.randn(rows.n_rows, 8, device=device, dtype=torch.float64)

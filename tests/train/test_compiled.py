@@ -61,6 +61,9 @@ def steps(model: SequenceModel, batch_size: int = 24) -> list[Tensor]:
                 ("duorec", "prefix"),
                 ("bsarec", "prefix"),
                 ("esasrec", "causal"),
+                ("hstu", "prefix"),
+                ("hstu", "causal"),
+                ("fuxialpha", "prefix"),
             )
         ),
     ],

@@ -47,6 +47,8 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("bsarec", {}),
     ("esasrec", {}),
     ("gru4rec", {}),
+    ("hstu", {}),
+    ("fuxialpha", {}),
 ]
 
 
@@ -144,7 +146,7 @@ def test_what_is_counted() -> None:
 
 
 def terms_and_gradients(name: str, settings: dict[str, Any], scale: float, dtype: torch.dtype) -> list[Tensor]:
-    off = {"dropout": 0.0} if name == "gru4rec" else {"dropout": 0.0, "attention_dropout": 0.0}
+    off = dict.fromkeys({"dropout", "attention_dropout"} & registry.load("model", name).Config.model_fields.keys(), 0.0)
     model: SequenceModel = registry.load("model", name)(hidden_dim=16, **off, **settings)
     model.build(Space(n_users=N_USERS, n_items=N_ITEMS), seed=0).to(dtype).train()
     with torch.no_grad():

@@ -1,0 +1,64 @@
+"""Sequence models whose attention is no softmax: HSTU and FuXi-alpha."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from recgraph.config import Search
+from recgraph.models.sequence.base import SequenceModel
+from recgraph.models.sequence.config import EncoderName, SequenceConfig
+
+
+class HSTUConfig(SequenceConfig):
+    encoder: EncoderName = "hstu"
+    dropout: Annotated[float, Field(ge=0, lt=1, description="of embeddings and layers"), Search(0.0, 0.7, step=0.1)] = (
+        0.2
+    )
+    n_layers: Annotated[int, Field(ge=1, description="layers"), Search(1, 4)] = 2
+    n_heads: Annotated[
+        int, Field(ge=1, description="attention heads; divides hidden_dim"), Search(choices=(1, 2, 4))
+    ] = 1
+
+
+class HSTU(SequenceModel):
+    """Hierarchical sequential transduction units: attention that adds up instead of sharing out.
+
+    With ``[U, V, Q, K] = silu(LN(x) W)``, a layer is ``x <- x + W2 (LN(A V) * U) + b``, where
+    ``A_ij = silu(q_i . k_j + p_(i - j)) / max_len`` for j up to i and p a bias of distances that each layer learns.
+    There is no softmax, so that how often something occurred is not divided away, and no feed-forward part.
+
+    Source: Zhai et al., Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
+    Recommendations (ICML 2024), section 3.2; layers, heads, dropout and initial values as in the published code for
+    MovieLens. Departures: a LayerNorm of the states and plain products with item vectors
+    (published: cosines, divided by .05); full softmax by default (published: 128 sampled negatives,
+    ``loss="sampled_softmax"``); biases of positions alone, none of times, which there look at the time of the target.
+    """
+
+    Config = HSTUConfig
+
+
+class FuXiAlphaConfig(HSTUConfig):
+    encoder: EncoderName = "fuxi"
+    inner_dim: Annotated[
+        int,
+        Field(ge=1, description="width of the second stage of the feed-forward part"),
+        Search(choices=(64, 128, 256)),
+    ] = 64
+
+
+class FuXiAlpha(SequenceModel):
+    """HSTU with positions as a channel of their own beside the items, and a feed-forward part of two stages.
+
+    With ``[U, V, Q, K] = silu(RMS(x) W)``, the channels of a place are ``sum_j p_(i - j) v_j`` and
+    ``sum_j silu(q_i . k_j) v_j / max_len`` over j up to i, p learned in each layer. Side by side they are normed, gated
+    by U, mixed and added to x: ``o = W0 (RMS(channels) * U) + b + x``; then
+    ``x <- o + W2 (silu(W1 RMS(o)) * W3 RMS(o))``.
+
+    Source: Ye et al., FuXi-alpha: Scaling Recommendation Model with Feature Interaction Enhanced Transformer (WWW
+    2025), with the layers, heads, dropout and initial values of the published code for MovieLens. Departures: as of
+    :class:`HSTU`; the third channel, of times, is left out.
+    """
+
+    Config = FuXiAlphaConfig

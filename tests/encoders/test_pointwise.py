@@ -1,0 +1,146 @@
+"""HSTU and FuXi-alpha: their equations, what a place may know, both layouts, second derivatives, half precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pointwise_oracles import of_batch
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.accelerated import accelerator_path
+from recgraph.encoders.pointwise import HSTU, FuXi, PointwiseEncoder
+from recgraph.models.memory import token_floats
+from recgraph.models.sequence.base import make_encoder
+from recgraph.sparse.ragged import Ragged
+
+ENCODERS = pytest.mark.parametrize("cls", [HSTU, FuXi])
+#: rows of several lengths, with masked items: within, at the ends, at the start, alone
+MASKED = [[1, 2, 3], [0, 5], [4, 0], [0], [1, 0, 2, 5, 6, 7], [9, 8, 7, 6, 5]]
+
+
+def encoder(cls: type[PointwiseEncoder], device: torch.device | str = "cpu", **settings: Any) -> PointwiseEncoder:
+    torch.manual_seed(0)
+    made = cls(**{"hidden_dim": 8, "max_len": 6, "n_heads": 2, "dropout": 0.0, **settings}).to(device).double().eval()
+    with torch.no_grad():  # initial weights hardly move the states
+        for name, parameter in made.layers.named_parameters():
+            if "kvqu" in name or "bias" in name:
+                parameter.mul_(20)
+    return made
+
+
+def table(device: torch.device | str = "cpu") -> Tensor:
+    return torch.randn(10, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
+
+
+@ENCODERS
+@pytest.mark.parametrize("path", ["host", "accelerator"])
+def test_the_states_are_those_of_the_equations(cls: type[PointwiseEncoder], path: str) -> None:
+    made, rows = encoder(cls), Ragged.from_lists(MASKED)
+    expected = of_batch(made, rows.to_padded(), rows.lengths, table())
+    if path == "accelerator":
+        with accelerator_path():
+            every, last = made(rows, table(), last_only=False), made(rows, table())
+    else:
+        every, last = made(rows, table(), last_only=False), made(rows, table())
+    torch.testing.assert_close(every, expected[rows.rows, rows.positions], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(last, expected[torch.arange(len(MASKED)), rows.lengths - 1], rtol=1e-12, atol=1e-12)
+
+
+@ENCODERS
+def test_no_later_item_reaches_an_earlier_state(cls: type[PointwiseEncoder], device: torch.device) -> None:
+    made = encoder(cls, device)
+    one, other = (made(Ragged.from_lists([[3, 8, 2, last]], device), table(device), last_only=False) for last in (5, 9))
+    assert torch.equal(one[:-1], other[:-1])
+    assert float((one[-1] - other[-1]).detach().abs().max()) > 1e-3
+
+
+@ENCODERS
+def test_longer_rows_beside_it_do_not_change_a_row(cls: type[PointwiseEncoder], device: torch.device) -> None:
+    made, row = encoder(cls, device), [5, 9, 2, 6]
+    alone = made(Ragged.from_lists([row], device), table(device), last_only=False)
+    beside = made(Ragged.from_lists([[1, 2], row, [8], [1, 2, 3, 4, 5, 6]], device), table(device), last_only=False)
+    torch.testing.assert_close(beside[2:6], alone, rtol=1e-12, atol=1e-12)
+
+
+@ENCODERS
+def test_how_often_an_item_occurs_counts(cls: type[PointwiseEncoder]) -> None:
+    """A softmax over equal keys gives their mean, however many there are; here they add up."""
+    layer = encoder(cls).layers[0]
+    with torch.no_grad():
+        layer.position_bias.fill_(0.5)
+    kv = torch.ones(1, 4, 16, dtype=torch.float64)
+    sums = layer._weighed(kv, torch.ones(1, 4, 8, dtype=torch.float64), torch.ones(4, 4).tril().bool(), None)
+    torch.testing.assert_close(sums[0], sums[0, :1] * torch.arange(1, 5).double()[:, None])
+
+
+@ENCODERS
+@pytest.mark.parametrize("last_only", [True, False])
+def test_can_be_differentiated_twice(cls: type[PointwiseEncoder], last_only: bool) -> None:
+    made, rows = encoder(cls, hidden_dim=4), Ragged.from_lists([[1, 2, 3], [0, 2], [3]])
+    masked, given = torch.zeros(1, 4).double(), table()[1:4, :4].clone().requires_grad_()
+
+    def states(items: Tensor) -> Tensor:
+        return made(rows, torch.cat([masked, items]), last_only=last_only)
+
+    assert torch.autograd.gradcheck(states, given, fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda items: states(items).pow(2), given, fast_mode=True)
+
+
+@ENCODERS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("path", ["host", "accelerator"])
+def test_half_precision_is_near(cls: type[PointwiseEncoder], dtype: torch.dtype, path: str) -> None:
+    torch.manual_seed(0)
+    made, items = cls(hidden_dim=16, max_len=50).eval(), torch.randn(30, 16)
+    rows = Ragged.from_lists([list(range(1, 30)) + list(range(1, 22)), [3, 0, 4], [5]])
+    exact = made(rows, items)
+    with torch.autocast("cpu", dtype):
+        if path == "host":
+            half = made(rows, items)
+        else:
+            with accelerator_path():
+                half = made(rows, items)
+    assert bool(half.isfinite().all())
+    torch.testing.assert_close(half.float(), exact, rtol=0.02, atol=0.05)
+    half.float().pow(2).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in made.parameters() if p.grad is not None)
+
+
+@ENCODERS
+@pytest.mark.parametrize("last_only", [True, False])
+@pytest.mark.parametrize("n_heads", [1, 2])
+def test_no_more_is_saved_than_is_predicted(cls: type[PointwiseEncoder], last_only: bool, n_heads: int) -> None:
+    rows, saved = Ragged.from_lengths(torch.ones(160, dtype=torch.int64), torch.full((4,), 40)), {}
+    config = registry.load("model", "fuxialpha").Config(
+        encoder=cls.__name__, hidden_dim=32, max_len=40, inner_dim=48, n_heads=n_heads
+    )
+    made = make_encoder(config, 2).train()
+    own = {parameter.data_ptr() for parameter in made.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:  # kept alive, so that no place is used twice
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        states = made(rows, torch.randn(2, 32), torch.Generator().manual_seed(0), last_only=last_only)
+    assert states.requires_grad
+    found = sum(storage.nbytes() for storage in saved.values()) / 4 / 160
+    predicted = token_floats(config, 40, last_only)
+    assert found <= predicted <= 1.4 * found
+
+
+@ENCODERS
+def test_its_weights_are_no_attribution(cls: type[PointwiseEncoder]) -> None:
+    with pytest.raises(ValueError, match=r"weights of (HSTU|FuXi)Layer are no probabilities; use leave_one_out"):
+        encoder(cls).attention(F.embedding(torch.tensor([[1, 2]]), table()))
+
+
+@ENCODERS
+def test_heads_divide_the_width(cls: type[PointwiseEncoder]) -> None:
+    with pytest.raises(ValueError, match="n_heads = 3 must divide hidden_dim = 8"):
+        cls(hidden_dim=8, n_heads=3)
