@@ -1,6 +1,6 @@
-"""What the losses that work on blocks of rows share: block sizes, the type they compute in, the range of ``exp``.
+"""What computations on blocks of rows share: block sizes, the type they compute in, sums of many, the range of ``exp``.
 
-They make loss and gradients in one pass, in an autograd function of their own: each block of an N x M matrix of
+Losses make loss and gradients in one pass, in an autograd function of their own: each block of an N x M matrix of
 scores yields both before the next one overwrites it.
 """
 
@@ -18,6 +18,9 @@ __all__ = [
     "BYTES_HOST",
     "FEWEST_ROWS",
     "exponent_limit",
+    "group_sizes",
+    "group_sums",
+    "new_total",
     "refuse_second_derivative",
     "row_blocks",
     "score_blocks",
@@ -29,6 +32,8 @@ BYTES_HOST = 4 * 2**20
 _BYTES_ACCELERATOR = 512 * 2**20
 #: fewer rows make matrix products slow, however large their columns make the block
 FEWEST_ROWS = 32
+# values that are added one by one in their own type: the sum of more would lose digits, and stand still in the end
+_SUMMED = 2**16
 
 
 def row_blocks(n_rows: int, n_columns: int, like: Tensor, block_rows: int | None = None) -> Iterator[slice]:
@@ -68,6 +73,40 @@ def work_type(*tensors: Tensor) -> torch.dtype:
     for tensor in tensors:
         work = torch.promote_types(work, tensor.dtype)
     return work
+
+
+def new_total(like: Tensor) -> Tensor:
+    """A float64 zero on the device of a tensor: what the sums of blocks are added to.
+
+    Float32 loses a digit each time that ten times as many are added; of one block the total is its sum, bit for bit.
+    """
+    return torch.zeros((), dtype=torch.float64, device=like.device)
+
+
+def group_sizes(groups: Tensor, n: int) -> Tensor:
+    """[n] int64: how many of ``groups`` [N], in [0, n), are each; float32 would stop counting at 2^24."""
+    if is_accelerated(groups):  # bincount would wait for the device
+        one = groups.new_ones(()).expand(groups.shape)
+        return groups.new_zeros(n).index_add_(0, groups, one)
+    return torch.bincount(groups, minlength=n)
+
+
+def group_sums(values: Tensor, groups: Tensor, n: int) -> Tensor:
+    """[n, ...]: sums of ``values`` [N, ...] by group, in their type; without gradient.
+
+    Stretches of 65,536 values are added in that type, and their sums in float64, so that no sum stands still.
+
+    Args:
+        groups: [N] int64, in [0, n).
+    """
+    step, shape = max(_SUMMED, 4 * n), (n, *values.shape[1:])
+    if len(values) <= step:
+        return values.new_zeros(shape).index_add_(0, groups, values)
+    total = torch.zeros(shape, dtype=torch.float64, device=values.device)
+    for start in range(0, len(values), step):
+        part = slice(start, start + step)
+        total += values.new_zeros(shape).index_add_(0, groups[part], values[part])
+    return total.to(values.dtype)
 
 
 def exponent_limit(dtype: torch.dtype) -> float:

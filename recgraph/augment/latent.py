@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recgraph.accelerated import full_precision
+from recgraph.blocks import work_type
 from recgraph.sparse.ragged import Ragged
 
 Variant = Literal["row", "published"]
@@ -142,7 +144,9 @@ class Attention(Augmenter):
 
 
 def attend_rows(query: Tensor, keys: Ragged, values: Tensor) -> Tensor:
-    """Scaled dot-product attention of one query a row over that row's keys, without padding.
+    """Scaled dot-product attention of one query a row over that row's keys, without padding, in float32 at least.
+
+    The sums of half precision would stop growing at a row's 256th key.
 
     Args:
         query: [B, D].
@@ -152,15 +156,16 @@ def attend_rows(query: Tensor, keys: Ragged, values: Tensor) -> Tensor:
     Returns:
         [B, D]; zeros where a row has no keys.
     """
-    rows = keys.rows
-    logits = (query[rows] * keys.values).sum(-1) / math.sqrt(query.shape[-1])
-    # the largest logit of each row is a constant of the softmax: it takes no gradient
-    peak = logits.new_full((keys.n_rows,), -math.inf).scatter_reduce(0, rows, logits.detach(), "amax")
-    weight = torch.exp(logits - peak[rows])
-    total = weight.new_zeros(keys.n_rows).index_add(0, rows, weight)
-    # of the product's type: the autocast of GPUs makes exp float32
-    parts = (weight / total[rows])[:, None] * values
-    return parts.new_zeros(query.shape).index_add(0, rows, parts)
+    rows, work = keys.rows, work_type(query, keys.values, values)
+    with full_precision(query):
+        query, own, values = query.to(work), keys.values.to(work), values.to(work)
+        logits = (query[rows] * own).sum(-1) / math.sqrt(query.shape[-1])
+        # the largest logit of each row is a constant of the softmax: it takes no gradient
+        peak = logits.new_full((keys.n_rows,), -math.inf).scatter_reduce(0, rows, logits.detach(), "amax")
+        weight = torch.exp(logits - peak[rows])
+        total = weight.new_zeros(keys.n_rows).index_add(0, rows, weight)
+        parts = (weight / total[rows])[:, None] * values
+        return parts.new_zeros(query.shape).index_add(0, rows, parts)
 
 
 _KERNEL = 3

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import row_blocks, work_type
+from recgraph.blocks import group_sizes, group_sums, row_blocks, work_type
 from recgraph.rng import derive
 
 __all__ = ["Clustering", "Method", "assign", "concentration", "kmeans"]
@@ -129,12 +129,11 @@ def _all_at_once(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
     n_restarts, k, width = centroids.shape
     first = torch.arange(n_restarts, device=x.device)[:, None] * k
     rows = x.repeat(n_restarts, 1)
-    ones = x.new_ones(len(rows))
     value, own = _nearest_of_each(x, centroids)
     for _ in range(iterations):
         members = (own + first).flatten()
-        sizes = x.new_zeros(n_restarts * k).index_add_(0, members, ones).view(n_restarts, k)
-        sums = x.new_zeros(n_restarts * k, width).index_add_(0, members, rows).view(n_restarts, k, width)
+        sizes = group_sizes(members, n_restarts * k).view(n_restarts, k)
+        sums = group_sums(rows, members, n_restarts * k).view(n_restarts, k, width)
         # the place of an empty cluster among the empty ones of its restart chooses its row
         worst, empty_mask = value.topk(k, dim=1, largest=False).indices, sizes == 0
         fills = x[worst.gather(1, (empty_mask.cumsum(1) - 1).clamp(min=0))]
@@ -157,12 +156,10 @@ def _nearest_of_each(x: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _restart(x: Tensor, centroids: Tensor, iterations: int) -> Clustering:
-    k, ones = len(centroids), x.new_ones(len(x))
-    near = _nearest(x, centroids)
+    k, near = len(centroids), _nearest(x, centroids)
     for _ in range(iterations):
         value, assignments, _ = near
-        sizes = x.new_zeros(k).index_add_(0, assignments, ones)
-        sums = torch.zeros_like(centroids).index_add_(0, assignments, x)
+        sizes, sums = group_sizes(assignments, k), group_sums(x, assignments, k)
         last = centroids
         centroids = _fill_empty(sums / sizes.clamp(min=1)[:, None], sizes, x, value)
         near = _nearest_again(x, centroids, (centroids != last).any(1), near)
@@ -238,8 +235,8 @@ def concentration(x: Tensor, clustering: Clustering, temperature: float) -> Tens
     with full_precision(x):
         closeness = torch.linalg.vecdot(x, centroids[members]).clamp(min=0).sqrt()
     k = len(centroids)
-    sizes = x.new_zeros(k).index_add_(0, members, torch.ones_like(closeness))
-    phi = x.new_zeros(k).index_add_(0, members, closeness) / sizes.clamp(min=1) / (sizes + 5).log()
+    sizes = group_sizes(members, k)
+    phi = group_sums(closeness, members, k) / sizes.clamp(min=1) / (sizes + 5).to(work).log()
     phi = torch.where(sizes > 1, phi, 0)
     phi = torch.where(sizes > 1, phi, phi.max())
     low, high = (torch.quantile(phi, q) for q in (0.1, 0.9))

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
+from recgraph.blocks import new_total, refuse_second_derivative, row_blocks, work_type
 from recgraph.config import Config, Search
 from recgraph.contrast.part import Part
 
@@ -109,7 +109,7 @@ class _Potential(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, t: float) -> Tensor:
-        n, total = len(x), x.new_zeros(())
+        n, total = len(x), new_total(x)
         pull = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         for rows in row_blocks(n, n, x):
             # ||x - y||^2 = 2 - 2 x.y
@@ -118,6 +118,7 @@ class _Potential(torch.autograd.Function):
             total += k.sum()
             if pull is not None:
                 torch.mm(k, x, out=pull[rows])
+        total = total.to(x.dtype)
         if pull is not None:
             # each pair is in the sum twice
             ctx.save_for_backward(pull.mul_(4 * t / total))

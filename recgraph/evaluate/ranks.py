@@ -17,6 +17,8 @@ from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.sparse.ragged import Ragged
 
 NAN = float("nan")
+# float32 counts ones up to here
+_EXACT = 1 << 24
 
 
 @dataclass
@@ -166,16 +168,17 @@ def _count(block: Tensor, names: Tensor, pairs: _Pairs, itself: Tensor) -> Tenso
     counts = torch.zeros((3, pairs.rows.numel()), dtype=torch.int64, device=block.device)
     # as many at a time as the block has users: that bounds what a comparison takes by the block's own size
     step = max(block.shape[0], 1)
-    # comparisons written as floats and summed by a product are several times as fast as sums of booleans, and exact:
-    # a block has fewer than 2^24 columns
-    ones = torch.ones(width, dtype=torch.float32, device=block.device)
+    # comparisons written as floats and summed by a product are several times as fast as sums of booleans, and exact
+    # up to 2^24 columns
+    ones = torch.ones(min(width, _EXACT), dtype=torch.float32, device=block.device)
     for start in range(0, pairs.rows.numel(), step):
         part = slice(start, start + step)
         rows, mine = pairs.rows[part], pairs.scores[part, None]
         scores = block if len(rows) == len(block) and bool((rows[1:] > rows[:-1]).all()) else block[rows]
         result = torch.empty(scores.shape, dtype=torch.float32, device=block.device)
-        counts[0, part] = (torch.gt(scores, mine, out=result) @ ones).long()
-        counts[1, part] = (torch.eq(scores, mine, out=result) @ ones).long()
+        for place, compare in enumerate((torch.gt, torch.eq)):
+            for columns in torch.split(compare(scores, mine, out=result), _EXACT, 1):
+                counts[place, part] += (columns @ ones[: columns.shape[1]]).long()
         tied = (counts[1, part] > itself[part].long()).nonzero().flatten()
         there = names if names.dim() == 1 else names[rows[tied]]
         counts[2, start + tied] = ((scores[tied] == mine[tied]) & (there < pairs.columns[part][tied, None])).sum(1)

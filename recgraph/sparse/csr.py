@@ -212,7 +212,8 @@ class Csr:
         """[R]: sums of the weights; the numbers of entries, in the default type, where there are none."""
         if self.weights is None:
             return self.degrees.to(torch.get_default_dtype())
-        return torch.segment_reduce(self.weights, "sum", offsets=self.indptr, initial=0)
+        found = torch.segment_reduce(_wide(self.weights), "sum", offsets=self.indptr, initial=0)
+        return found.to(self.weights.dtype)
 
     def column_sums(self) -> Tensor:
         """[C]: sums of the weights down the columns."""
@@ -262,8 +263,10 @@ class Csr:
             return self
         group = torch.cumsum(first, 0) - 1
         kept = self.with_weights(None).select(first)
-        summed = self.values().new_zeros(kept.nnz).index_add(0, group, self.values())
-        return kept.with_weights(summed)
+        if self.weights is None:  # of float32 ones a sum would stand still at 2^24
+            return kept.with_weights(torch.bincount(group).to(torch.get_default_dtype()))
+        wide = _wide(self.weights)
+        return kept.with_weights(wide.new_zeros(kept.nnz).index_add(0, group, wide).to(self.weights.dtype))
 
     def pattern(self) -> Csr:
         """Where the matrix is not 0, without weights: one entry a place."""
@@ -277,7 +280,8 @@ class Csr:
         """[min(R, C)]: the values on the diagonal, 0 where there is no entry."""
         on = self.rows == self.indices
         found = self.values()[on]
-        return found.new_zeros(min(self.shape)).index_add(0, self.indices[on], found)
+        wide = _wide(found)
+        return wide.new_zeros(min(self.shape)).index_add(0, self.indices[on], wide).to(found.dtype)
 
     def with_diagonal(self, value: float | None) -> Csr:
         """With ``value`` in every place of the diagonal, or without a diagonal (None)."""
@@ -313,6 +317,11 @@ def sort_entries(rows: Tensor, cols: Tensor, n_cols: int) -> Tensor:
 def _permuted(values: Tensor, order: Tensor, back: bool) -> Tensor:
     """``values[order]``, or what that has made them from."""
     return torch.empty_like(values).scatter(0, order, values) if back else values[order]
+
+
+def _wide(weights: Tensor) -> Tensor:
+    """Half precision as float32: it would stop counting ones at 2^11, or 2^8."""
+    return weights.float() if weights.dtype in (torch.float16, torch.bfloat16) else weights
 
 
 def _offsets(counts: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
+from recgraph.blocks import work_type
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import compose
 
@@ -88,7 +89,8 @@ def row_shares(features: Tensor | Csr, what: str, fix: str) -> Tensor | Csr:
         )
     if isinstance(features, Csr):
         return normalise(features, "row")
-    return features * power(features.sum(1), -1)[:, None]
+    wide = features.to(work_type(features))  # a sum may leave the range of half precision
+    return (wide * power(wide.sum(1), -1)[:, None]).to(features.dtype)
 
 
 def scales(
