@@ -235,8 +235,9 @@ class InteractionLog:
             keep_mask: [T] aligned with :attr:`ordered`.
         """
         rows = self.log["row"].to_numpy()
-        keeps = np.zeros(int(rows[-1]) + 1 if len(rows) else 0, dtype=bool)
-        keeps[self.ordered.rows.numpy()[keep_mask]] = True
+        keeps = np.ones(int(rows[-1]) + 1 if len(rows) else 0, dtype=bool)
+        # the rows that go are fewer than those that stay, and lie anywhere in the memory
+        keeps[self.ordered.rows.numpy()[~keep_mask]] = False
         kept = replace(self, log=self.log.filter(pl.Series(keeps[rows])), files=None)
         kept.__dict__["ordered"] = self.ordered.filter(torch.from_numpy(keep_mask))
         return kept

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from recgraph.data.ordering import offsets_of
+
 __all__ = ["Numbers", "number_integers", "number_keys"]
 
 Keys = npt.NDArray[np.uint64]
@@ -90,7 +92,7 @@ def _number_near(values: npt.NDArray[np.integer], low: int, high: int) -> Number
     codes = np.empty(rows, dtype=np.int32)
     first = []
     for here in _blocks(rows, _BLOCK_NEAR):
-        offsets, own = _offsets(values[here], low), codes[here]
+        offsets, own = offsets_of(values[here], low).view(np.int64), codes[here]
         # one look into the table for each row: what no block before had is rare but in the first blocks
         number.take(offsets, out=own, mode="clip")
         new = np.flatnonzero(own < 0)
@@ -105,12 +107,6 @@ def _number_near(values: npt.NDArray[np.integer], low: int, high: int) -> Number
         first.append(appeared + here.start)
         numbered += len(appeared)
     return Numbers(codes, np.concatenate(first))
-
-
-def _offsets(values: npt.NDArray[np.integer], low: int) -> npt.NDArray[np.int64]:
-    """Values less the lowest, which differ by less than 2**63."""
-    # wraps where a value or the lowest does not fit, and back
-    return (values.astype(np.uint64) - np.uint64(low % 2**64)).view(np.int64)
 
 
 def _blocks(rows: int, block: int = _BLOCK) -> Iterator[slice]:

@@ -8,6 +8,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.data.ordering import in_order
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["Cases", "OrderedLog", "Part", "order"]
@@ -81,7 +82,7 @@ def order(log: pl.DataFrame) -> pl.DataFrame:
         log: columns ``row``, ``user`` and perhaps ``time``.
     """
     keys = ["user", "time", "row"] if "time" in log.columns else ["user", "row"]
-    return log.sort(keys)
+    return in_order(log, keys)
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,18 @@ class OrderedLog:
     def filter(self, keep_mask: Tensor) -> OrderedLog:
         """Only the interactions where ``keep_mask`` [T] is True, for the same users."""
         extra = {
-            name: None if values is None else values[keep_mask]
+            name: None if values is None else _selected(values, keep_mask)
             for name, values in (("times", self.times), ("weights", self.weights), ("ratings", self.ratings))
         }
-        return OrderedLog(self.items.filter(keep_mask), self.n_items, self.rows[keep_mask], **extra)
+        before = torch.zeros(keep_mask.numel() + 1, dtype=torch.int64)
+        torch.cumsum(keep_mask, 0, out=before[1:])
+        items = Ragged(_selected(self.items.values, keep_mask), before[self.items.offsets])
+        return OrderedLog(items, self.n_items, _selected(self.rows, keep_mask), **extra)
+
+
+def _selected(values: Tensor, keep_mask: Tensor) -> Tensor:
+    # a log is on the host, where numpy takes a fifth of the time
+    return torch.from_numpy(values.numpy()[keep_mask.numpy()])
 
 
 def _tensor(series: pl.Series, dtype: torch.dtype) -> Tensor:
