@@ -147,7 +147,8 @@ def sequence_batches(
         generators: of the run.
         contrast_of: in the causal regime, what is augmented for the contrast: a prefix of random length, drawn anew
             each epoch, or the whole sequence. Prefix samples are taken as they are.
-        partners: also draw, for each sample, a sequence with the same target (DuoRec's semantic positive).
+        partners: also draw, for each sample, another sequence with the same target (DuoRec's semantic positive); where
+            there is none, it is the sample's own.
         drop_last: leave out the last batch of an epoch where it is not full.
         gaps: rows of inputs also hold the bucket of the time gap before each item.
         views: views are drawn of the rows of ``contrast``. A rank then has these rows of the whole batch beside its
@@ -259,7 +260,7 @@ class SequenceBatches:
             contrast_targets,
             causal=self.causal,
             generators=self.generators,
-            partners=self._partners.draw(contrast_targets, drawn, own) if self._partners else None,
+            partners=self._partners.draw(places, drawn, own) if self._partners else None,
             whole=whole,
             epoch=epoch,
             labels=None if self.ratings is None else self.ratings[places].float(),
@@ -296,21 +297,25 @@ class CausalBatches(SequenceBatches):
 
 
 class _SameTarget:
-    """Draws, for a target, a prefix that it follows, all such prefixes equally likely (the anchor's own included)."""
+    """Draws, for a target, a prefix that the same item follows elsewhere, all others equally likely; where the item
+    follows no other, the anchor's own (as published)."""
 
     def __init__(self, tokens: Ragged, inputs: Ragged, max_len: int) -> None:
-        later_mask = tokens.positions > 0
-        order = torch.argsort(tokens.values[later_mask], stable=True)
+        later = (tokens.positions > 0).nonzero().squeeze(1)
+        later = later[torch.argsort(tokens.values[later], stable=True)]
         self.inputs, self.max_len = inputs, max_len
-        self.rows, self.ends = tokens.rows[later_mask][order], tokens.positions[later_mask][order]
-        counts = torch.bincount(tokens.values[later_mask])
+        self.rows, self.ends, self.targets = tokens.rows[later], tokens.positions[later], tokens.values
+        # where the place of each target stands among those of the same item, which lie side by side
+        self.index = torch.zeros_like(tokens.values).index_copy_(0, later, torch.arange(len(later)))
+        counts = torch.bincount(tokens.values[later])
         self.bounds = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
-    def draw(self, targets: Tensor, drawn: torch.Generator, own: slice) -> Ragged:
-        """Draw for all targets -> the rows of those in ``own``."""
-        part = torch.rand(targets.numel(), generator=drawn, dtype=torch.float64)[own]
-        targets = targets[own]
-        first, end = self.bounds[targets], self.bounds[targets + 1]
-        index = torch.minimum(first + (part * (end - first)).long(), end - 1)
+    def draw(self, places: Tensor, drawn: torch.Generator, own: slice) -> Ragged:
+        """Draw for the targets at ``places`` [B] of the tokens -> the rows of those in ``own``."""
+        part = torch.rand(places.numel(), generator=drawn, dtype=torch.float64)[own]
+        targets, anchors = self.targets[places[own]], self.index[places[own]]
+        first, others = self.bounds[targets], self.bounds[targets + 1] - self.bounds[targets] - 1
+        index = first + torch.minimum((part * others).long(), (others - 1).clamp(min=0))
+        index = index + (index >= anchors) * (others > 0)
         lengths = self.ends[index].clamp(max=self.max_len)
         return self.inputs.window(self.rows[index], self.ends[index] - lengths, lengths)

@@ -89,7 +89,8 @@ class SequenceBatch:
         contrast_targets: the token that follows each row of ``contrast``, for the rows of all ranks.
         causal: whether there is a target after each input token.
         generators: the run's random streams, on the batch's device.
-        partners: B rows of tokens with the same next token as ``contrast``'s rows (DuoRec); None where not used.
+        partners: B rows of tokens with the same next token as ``contrast``'s rows, others where there are any
+            (DuoRec); None where not used.
         drawn: what a model draws once for all phases of the batch (its augmented inputs): name -> several sets of rows.
         whole: the batch of which this is a rank's share; None where it is all of it.
         epoch: from 0.

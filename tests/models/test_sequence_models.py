@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ from recgraph.data.batches import sequence_batches
 from recgraph.data.part import Part
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
+from recgraph.models.sequence.contrastive import DuoRec
 from recgraph.models.sequence.mclrec import MCLRec
 from recgraph.models.sequence.sasrec import SASRec
 from recgraph.rng import Generators
@@ -128,6 +130,53 @@ def test_partners_are_followed_by_the_same_target() -> None:
         for batch in batches.epoch(number):
             for row, target in zip(batch.partners.to_lists(), batch.contrast_targets.tolist(), strict=True):
                 assert tuple(row) in followed[target]
+
+
+@pytest.mark.parametrize("regime", ["prefix", "causal"])
+def test_a_partner_is_another_sequence_of_the_same_target_and_all_are_equally_likely(regime: str) -> None:
+    """Item 9 follows three prefixes, item 8 one: its partner is the anchor itself."""
+    train = Part(Ragged.from_lists([[1, 9], [2, 9], [3, 9], [4, 8]]), N_ITEMS)
+    batches = sequence_batches(train, regime, batch_size=4, max_len=5, generators=Generators(0), partners=True)
+    drawn: Counter[tuple[int, int]] = Counter()
+    for number in range(60):
+        for batch in batches.epoch(number):
+            drawn.update(zip(batch.contrast.values.tolist(), batch.partners.values.tolist(), strict=True))
+    pairs = [(a, b) for a in (2, 3, 4) for b in (2, 3, 4) if a != b]
+    assert drawn.keys() == {*pairs, (5, 5)}
+    assert drawn[5, 5] == 60
+    assert all(15 < drawn[pair] < 45 for pair in pairs)
+
+
+def test_an_item_that_repeats_is_followed_by_other_prefixes_of_its_own_row() -> None:
+    train = Part(Ragged.from_lists([[7, 7, 7]]), N_ITEMS)
+    batches = sequence_batches(train, "prefix", batch_size=2, max_len=5, generators=Generators(0), partners=True)
+    for batch in batches.epoch(0):
+        assert batch.contrast.lengths.tolist() == [1, 2]
+        assert batch.partners.lengths.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("regime", ["prefix", "causal"])
+@pytest.mark.parametrize("unsupervised_weight", [0.0, 0.3])
+def test_duorec_as_published(regime: str, unsupervised_weight: float) -> None:
+    """``us_x``: the twin of dropout against its partner, all rows but itself as candidates, written out."""
+    model = DuoRec(**{**SMALL, **NO_DROPOUT}, regime=regime, unsupervised_weight=unsupervised_weight)
+    model.build(Space(n_users=30, n_items=N_ITEMS), seed=3).double()
+    batch = next(iter(model.batches(random_train(), 16, Generators(0)).epoch(0)))
+    terms = model(batch, [*model.phases[0].terms])
+    assert set(terms) == {"rec", "sup"} | ({"cl1"} if unsupervised_weight else set())
+
+    def nt_xent(a: Tensor, b: Tensor) -> Tensor:
+        z, n = torch.cat([a, b]), len(a)
+        losses = []
+        for row in range(2 * n):
+            others = [j for j in range(2 * n) if j != row]
+            losses.append(torch.logsumexp(z[others] @ z[row], 0) - z[(row + n) % (2 * n)] @ z[row])
+        return torch.stack(losses).mean()
+
+    twin, partner = (model.encode(rows, batch) for rows in (batch.contrast, batch.partners))
+    torch.testing.assert_close(terms["sup"], nt_xent(twin, partner))
+    if unsupervised_weight:
+        torch.testing.assert_close(terms["cl1"], nt_xent(twin, twin))
 
 
 def test_a_train_part_without_two_interactions_is_refused() -> None:

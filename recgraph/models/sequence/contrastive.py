@@ -103,7 +103,7 @@ class ContrastiveSequenceModel(SequenceModel):
 
     def memory_needs(self, work: Workload) -> Needs:
         # of views that are cropped, masked or reordered, a crop shortens a third
-        are_cropped = "crop" in self.config.augmentations and not self.needs_partners
+        are_cropped = "crop" in self.config.augmentations
         return sequence_needs(self, work, n_sets=(2.5 if are_cropped else 3) + self.reads_original)
 
     def setup(self, train: Part) -> None:
@@ -241,7 +241,17 @@ class CL4SRecConfig(ContrastiveConfig):
 class CL4SRec(ContrastiveSequenceModel):
     """SASRec with the contrast of two stochastic views (crop, mask, reorder) of each sequence.
 
-    Source: Xie et al., Contrastive Learning for Sequential Recommendation (ICDE 2022). Loss: ``rec + lambda cl1``.
+    Source: Xie et al., Contrastive Learning for Sequential Recommendation (ICDE 2022). Loss: ``rec + lambda cl1``;
+    ``cl1`` is the mean over both views of ``-log(e^{s_ip} / sum_{j != i} e^{s_ij})``, s inner products of the states
+    after the last place, j the other views of the batch.
+
+    Departures: ``rec`` is the full softmax (the paper: a softmax over sampled items, ``loss="sampled_softmax"``). The
+    paper contrasts a user's whole sequence once an epoch, as ``regime="causal", contrast_of="sequence"`` does; the
+    default is a prefix of random length, and in the prefix regime every prefix. The two augmentations of a sequence
+    always differ, each changes half of it (the paper searches a ratio for each), and sequences of one item stay whole.
+    A masked item is token 0, which attention leaves out, where the paper has a mask token of its own that is attended
+    to. The encoder is RecBole's SASRec (see there), and candidates may have the anchor's target
+    (``weight="same_target"`` leaves those out).
     """
 
     Config = CL4SRecConfig
@@ -254,30 +264,35 @@ class CL4SRec(ContrastiveSequenceModel):
 
 class DuoRecConfig(ContrastiveConfig):
     unsupervised_weight: Annotated[
-        float, Field(ge=0, description="of the dropout twin's contrast"), Search(1e-3, 1.0, log=True)
-    ] = 0.1
+        float,
+        Field(ge=0, description="of the contrast of two dropout twins; published with 0"),
+        Search(1e-3, 1.0, log=True),
+    ] = 0.0
     supervised_weight: Annotated[
         float,
-        Field(ge=0, description="of the contrast with a sequence of the same target"),
+        Field(ge=0, description="of the contrast of a dropout twin with a sequence of the same target"),
         Search(1e-3, 1.0, log=True),
     ] = 0.1
-    weight: Annotated[
-        str | None,
-        Field(description="weights of the negatives; 'same_target' removes false negatives, as published"),
-    ] = "same_target"
 
 
 class DuoRec(ContrastiveSequenceModel):
-    """SASRec with the contrast of a sequence, encoded twice under dropout, and of sequences with the same target.
+    """SASRec with the contrast of a sequence, encoded anew under dropout, and another one with the same target.
 
     Source: Qiu et al., Contrastive Learning for Representation Degeneration Problem in Sequential Recommendation (WSDM
-    2022). Terms: ``rec``; ``cl1`` between two encodings of the same sequence (they differ by dropout); ``sup`` between
-    the first and another sequence that the same item follows. ``augmentations`` are not used: no item is changed.
-    Departure: in the causal regime the contrasted sequence is a prefix of random length. An objective of more than two
+    2022), as the authors run it (``us_x`` of their code). Terms: ``rec``; ``sup`` between the sequence as dropout
+    encodes it a second time and another sequence that the same item follows, each of which has all of the batch but
+    itself as candidates; ``cl1`` between two such encodings of the sequence, which the code offers beside it
+    (``us``: ``unsupervised_weight=0.1``). Where no other sequence has the target, the partner is the sequence itself.
+    ``augmentations`` are not used: no item is changed. ``weight="same_target"`` leaves rows of the same target out of
+    the candidates, as the paper says and the code does not do.
+
+    Departures: in the causal regime the contrasted sequence is a prefix of random length. An objective of more than two
     views has two here, too.
     """
 
     Config = DuoRecConfig
+    # 1 drew the anchor itself among its partners, and contrasted twins and left out rows of the same target by default
+    revision: ClassVar[int] = 2
     needs_partners = True
     reads_original = False
 
@@ -288,11 +303,21 @@ class DuoRec(ContrastiveSequenceModel):
         terms |= self.shared_terms
         return (Phase("model", ("model",), terms),)
 
+    @property
+    def _has_twins(self) -> bool:
+        return bool(self.config.unsupervised_weight)
+
+    def memory_needs(self, work: Workload) -> Needs:
+        return sequence_needs(self, work, n_sets=3 + self._has_twins)
+
     def draw_views(self, batch: SequenceBatch) -> list[Ragged]:
-        """The sequence twice, and its partner."""
+        """The sequence and its partner, and the sequence again where its twins are contrasted."""
         assert batch.partners is not None
-        return [batch.contrast, batch.contrast, batch.partners]
+        return [batch.contrast, batch.partners, *([batch.contrast] if self._has_twins else [])]
 
     def contrasts(self, batch: SequenceBatch, views: Callable[[], list[Encoded]]) -> Terms:
-        supervised = {"sup": lambda: self.contrast_pair(batch, views()[0].last, views()[2].last)}
-        return super().contrasts(batch, views) | supervised
+        found = super().contrasts(batch, views)
+        found["sup"] = found.pop("cl1")
+        if self._has_twins:
+            found["cl1"] = lambda: self.contrast_pair(batch, views()[0].last, views()[2].last)
+        return found
