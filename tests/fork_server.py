@@ -8,7 +8,7 @@ It serves at a Unix socket, until its stdin ends. A request is a JSON object on 
 ``env`` is the whole environment; ``module`` is run as by ``python -m``, or, if it is a file, by ``python``. More of a
 start: ``output`` and ``error``, files; ``fds``, what the file descriptors that come with the request are to be in the
 child; ``parent``, the process that it takes for its parent; ``forks_workers``, whether the workers of its pools are
-forks, too; ``file_limit``; ``orders`` of the fault harness.
+forks, too; ``file_limit`` and ``dies_of_it``; ``disk``, whose mounts it takes over; ``orders`` of the fault harness.
 """
 
 from __future__ import annotations
@@ -83,6 +83,16 @@ def _place(request: dict[str, Any], given: list[int]) -> None:
         os.close(file)
 
 
+def _enter(pid: int, own_user: bool) -> None:
+    """Take over the mounts of a process; its users first, where it has its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for kind in ("user", "mnt") if own_user else ("mnt",):
+        space = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY)
+        if libc.setns(space, 0):
+            raise OSError(ctypes.get_errno(), f"{kind} namespace of {pid}")
+        os.close(space)
+
+
 def _adoptive(parent: int) -> int:
     """The process that a child takes for its parent; 1 once it is gone."""
     try:
@@ -100,6 +110,8 @@ def start(request: dict[str, Any], given: list[int]) -> int:
     for connection in _open:
         connection.close()
     os.setsid()
+    if request.get("disk"):
+        _enter(**request["disk"])
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -111,7 +123,10 @@ def start(request: dict[str, Any], given: list[int]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if request.get("file_limit"):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+        if request.get("dies_of_it"):  # Python has it ignored, so that the call fails instead
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if request.get("orders"):
         os.environ["FAULT_ORDERS"] = request["orders"]
         assert ctypes.CDLL(None).faults_arm(request["orders"].encode()) == 0

@@ -5,18 +5,26 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from commands import POSTGRES, WORLDS, Command, write_world
+from disks import Disk, refused
 from driving import LONG, Call, Child, Done, Driver
 from injecting import CHANGES, CLOCK_BACK, COUNT, INTERRUPT, KILL, NO_MEMORY, PAUSE, Event, Harm
 from outcomes import LOCKS, leftovers
 
+#: bytes; what the smallest file takes of a disk
+_PAGE = 4096
+#: bytes that a file may always have: what a command prints gets into files, too
+_LEAST = 2048
 #: what a message says to do next
 _NEXT = re.compile(
     r"\b(again|resume|go on|goes on|give|choose|remove|delete|copy|restore|free|wait|use|update|fit|make|put|write)\b"
@@ -31,11 +39,15 @@ class Reference:
         result: what came of it.
         read: what the reader may print: of the result, and of what was there before.
         done: how it ended.
+        room: bytes of disk that it took.
+        largest: bytes of the largest file that it wrote.
     """
 
     result: Any
     read: tuple[str, ...]
     done: Done
+    room: int
+    largest: int
 
 
 class Bench:
@@ -50,13 +62,30 @@ class Bench:
 
     def __init__(self, driver: Driver, folder: Path) -> None:
         self.driver, self._folder = driver, folder
-        self.case = folder / "case"
+        self._place = folder / "case"
+        self._disk: Disk | None = None
         self.postgres: str | None = None
         self._worlds: dict[str, Path] = {}
         self._references: dict[str, Reference] = {}
         self.kills: Counter[str] = Counter()
         self.damages: Counter[str] = Counter()
         self.left: Counter[str] = Counter()
+
+    @property
+    def case(self) -> Path:
+        """Where this process sees the place of the cases."""
+        return self._place if self._disk is None else self._disk.case
+
+    @contextmanager
+    def on_its_own_disk(self) -> Iterator[Disk]:
+        """Within the block the place of the cases lies on a disk of its own."""
+        if why := refused():
+            pytest.skip(why)
+        with Disk(self._folder, self._place) as self._disk:
+            try:
+                yield self._disk
+            finally:
+                self._disk = None
 
     def give(self, world: str) -> None:
         """Put the files of a world in the place of the last case."""
@@ -81,26 +110,26 @@ class Bench:
             if world == "stopped":
                 self._stop(call)
                 continue
-            done = self.driver.run(call, self.case)
+            done = self.run(call)
             assert done.code == 0, done.error
         self._worlds[world] = self._folder / f"world-{world}"
         shutil.copytree(self.case, self._worlds[world], symlinks=True)
 
     def _stop(self, call: Call) -> None:
         """Kill a training as it writes its record, which is its last file but for the bundle's."""
-        count = self.driver.run(call, self.case).seen.count(Event.RENAME)
+        count = self.run(call).seen.count(Event.RENAME)
         self.give("log")
-        done = self.driver.run(call, self.case, replace(KILL, kinds=Event.RENAME), count - 4)
+        done = self.run(call, replace(KILL, kinds=Event.RENAME), count - 4)
         assert done.code < 0
         assert list(self.case.glob("run/checkpoints/step-*"))
 
     def run(self, call: Call, harm: Harm = COUNT, at: int = 0, **more: Any) -> Done:
         """Run a call in the place of the cases, see :meth:`Driver.run`."""
-        return self.driver.run(self._call(call), self.case, harm, at, **more)
+        return self.start(call, harm, at, **more).end()
 
-    def start(self, call: Call, harm: Harm = COUNT, at: int = 0) -> Child:
+    def start(self, call: Call, harm: Harm = COUNT, at: int = 0, **more: Any) -> Child:
         """Start a call in the place of the cases."""
-        return self.driver.start(self._call(call), self.case, harm, at)
+        return self.driver.start(self._call(call), self._place, harm, at, disk=self._disk, **more)
 
     def _call(self, call: Call) -> Call:
         if call.function != "app" or self.postgres is None:
@@ -118,14 +147,21 @@ class Bench:
         self._start_from_nothing(command)
         before = [] if command.reader is None else [self.run(command.reader)]
         self._start_from_nothing(command)
+        given = self._sizes()
         done = self.run(command.call)
         assert done.code == 0, done.error
+        written = {path: size for path, size in self._sizes().items() if given.get(path) != size}
         result = self.result(command, done)
         assert result
         after = [] if command.reader is None else [self.run(command.reader)]
         assert all(read.code == 0 for read in after), after
         assert not leftovers(self.case)
-        return Reference(result, tuple(read.output for read in (*before, *after) if read.code == 0), done)
+        read = tuple(read.output for read in (*before, *after) if read.code == 0)
+        room = sum(-(-size // _PAGE) * _PAGE for size in written.values())
+        return Reference(result, read, done, room, max(written.values(), default=0))
+
+    def _sizes(self) -> dict[Path, int]:
+        return {path: path.stat().st_size for path in self.case.rglob("*") if path.is_file()}
 
     def _start_from_nothing(self, command: Command) -> None:
         if self.postgres is not None and "PostgreSQL" in command.name:
@@ -224,6 +260,56 @@ def check_error(bench: Bench, command: Command, harm: Harm, moment: float) -> No
         assert bench.result(command, done) == reference.result, f"{what}: ends well, with another result"
     bench.read_back(command, reference, what)
     bench.goes_on(command, reference, what)
+
+
+def check_file_limit(bench: Bench, command: Command, share: float, dies: bool) -> None:
+    """No file may become larger than a share of its largest: it says so, or is killed by it, and then goes on."""
+    reference = bench.begin(command)
+    limit = max(int(share * reference.largest), _LEAST)
+    done = bench.run(command.call, file_limit=limit, dies_of_it=dies)
+    what = f"{command.name}, files of at most {limit} bytes"
+    if done.code == -signal.SIGXFSZ:
+        assert dies
+        bench.kills[command.name] += 1
+    else:
+        _is_told_or_well(bench, command, reference, done, what)
+    bench.read_back(command, reference, what)
+    bench.goes_on(command, reference, what)
+
+
+def check_small_disk(bench: Bench, command: Command, share: float) -> None:
+    """The disk has room for a share of what it writes: it says so, and goes on when there is room again."""
+    with bench.on_its_own_disk() as disk:
+        reference = bench.begin(command)
+        room = int(share * reference.room)
+        disk.leave(room)
+        done = bench.run(command.call)
+        disk.leave(None)
+        what = f"{command.name}, {room} bytes left on the disk"
+        _is_told_or_well(bench, command, reference, done, what)
+        bench.read_back(command, reference, what)
+        bench.goes_on(command, reference, what)
+
+
+def check_read_only_mount(bench: Bench, command: Command) -> None:
+    """Nothing can be written where it works: it says so, and goes on when it can."""
+    with bench.on_its_own_disk() as disk:
+        reference = bench.begin(command)
+        disk.write(False)
+        done = bench.run(command.call)
+        disk.write(True)
+        what = f"{command.name}, on a read-only mount"
+        _is_told_or_well(bench, command, reference, done, what)
+        bench.read_back(command, reference, what)
+        bench.goes_on(command, reference, what)
+
+
+def _is_told_or_well(bench: Bench, command: Command, reference: Reference, done: Done, what: str) -> None:
+    """It failed with a message about a file that it makes, or ended with the result of all."""
+    if done.code:
+        bench.is_told(done, what, about=command.makes)
+    else:
+        assert bench.result(command, done) == reference.result, f"{what}: ends well, with another result"
 
 
 def _names(command: Command, done: Done) -> tuple[str, ...]:

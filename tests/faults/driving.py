@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+from disks import Disk
 from forked import ROOT, Forks, server
 from injecting import COUNT, Harm, Seen, build, read_orders, write_orders
 
@@ -128,6 +129,8 @@ class Driver:
         at: int = 0,
         *,
         file_limit: int = 0,
+        dies_of_it: bool = False,
+        disk: Disk | None = None,
         env: dict[str, str] | None = None,
     ) -> Child:
         """Start a child in a folder.
@@ -138,6 +141,8 @@ class Driver:
             harm: what happens.
             at: at which event, from 1.
             file_limit: bytes that a file of the child may have at most (RLIMIT_FSIZE); 0: any.
+            dies_of_it: whether the signal that tells it so (SIGXFSZ) ends it, or its call fails (EFBIG).
+            disk: that the folder lies on, for the child; None: on that of all.
             env: variables beside ``RECGRAPH_HOME``, which is ``home`` in the folder.
         """
         self._number += 1
@@ -152,6 +157,8 @@ class Driver:
             "output": str(files.with_suffix(".output")),
             "error": str(files.with_suffix(".error")),
             "file_limit": file_limit,
+            "dies_of_it": dies_of_it,
+            "disk": disk and {"pid": disk.pid, "own_user": disk.own_user},
         }
         return Child(self._forks, self._forks.ask(request), files)
 

@@ -14,10 +14,13 @@ from checking import (
     check_clock,
     check_damage,
     check_error,
+    check_file_limit,
+    check_read_only_mount,
     check_reload,
     check_reload_after_kill,
     check_second,
     check_signal,
+    check_small_disk,
 )
 from commands import COMMANDS, Command
 from injecting import BROKEN, FULL, INTERRUPT, KILL, NO_MEMORY, READ_ONLY, TERMINATE, Event, Harm
@@ -125,6 +128,23 @@ FAULTS = (
     Fault("SIGINT", "interrupted at such a moment", _signal(INTERRUPT), examples=3),
     Fault("disk full", "no file is made or written to any more from such a moment on (ENOSPC)", _error(FULL)),
     Fault("read-only", "nothing is made, renamed or removed any more from such a moment on (EROFS)", _error(READ_ONLY)),
+    Fault(
+        "small disk",
+        "it works on a disk (a tmpfs of its own) that has room for a part of what it writes (ENOSPC of the kernel)",
+        lambda bench, command, draw: check_small_disk(bench, command, draw(_MOMENTS)),
+    ),
+    Fault(
+        "read-only mount",
+        "it works where nothing can be written (EROFS of the kernel)",
+        lambda bench, command, draw: check_read_only_mount(bench, command),
+        examples=1,
+    ),
+    Fault(
+        "file limit",
+        "no file may grow beyond a part of its largest (RLIMIT_FSIZE): the write fails (EFBIG), or kills it (SIGXFSZ)",
+        lambda bench, command, draw: check_file_limit(bench, command, draw(_MOMENTS), draw(st.booleans())),
+        examples=3,
+    ),
     Fault("disk error", "a write or an fsync fails at such a moment (EIO)", _error(BROKEN)),
     Fault(
         "no memory",
