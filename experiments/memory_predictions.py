@@ -129,6 +129,12 @@ def served(n_users: int, n_items: int, each: int) -> Callable[[], Any]:
     return answer
 
 
+def explained(n_users: int, n_items: int, each: int) -> Callable[[], Any]:
+    recommender = recommender_of(rg.models.BPRMF(hidden_dim=64), n_users, n_items, each)
+    user = recommender.users.ids([5]).to_list()[0]
+    return lambda: rg.explain.explain(recommender, user)
+
+
 def prepared(n_files: int, each: int, range_rows: int) -> Callable[[], Any]:
     os.environ["RECGRAPH_MEMORY_LIMIT"] = LIMIT
     draw, folder = np.random.default_rng(0), tempfile.mkdtemp()
@@ -189,6 +195,7 @@ CASES: dict[str, tuple[str, Case]] = {
         lambda: exported(rg.models.BPRMF(hidden_dim=64), 50_000, 800_000, 32),
     ),
     "serve": ("service of BPRMF, 300,000 users, 360,000 items", lambda: served(300_000, 400_000, 3)),
+    "inspect": ("explanation by BPRMF, 350,000 items", lambda: explained(60_000, 500_000, 10)),
     "prepare": ("preparation of 3 files of 2 million rows", lambda: prepared(3, 2_000_000, 1_000_000)),
 }
 
@@ -208,6 +215,7 @@ def predictions() -> list[int]:
         "recgraph.serve.memory",
         "recgraph.evaluate.collect",
         "recgraph.data.preparing_memory",
+        "recgraph.explain.memory",
     ):
         logging.getLogger(name).setLevel(logging.DEBUG)
         logging.getLogger(name).addHandler(logging.StreamHandler(sys.stderr))

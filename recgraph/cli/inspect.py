@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from recgraph.cli.machine import MemoryLimitOption, take
 from recgraph.cli.output import Format, FormatOption, Row, default_format, note, say, show
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ Projection = Literal["pca", "tsne", "none"]
 
 
 def inspect(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `recgraph train` wrote, or a bundle.")],
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="ID", help=_USER)] = None,
     node: Annotated[str | None, typer.Option("--node", "-n", metavar="ID", help=_NODE)] = None,
@@ -39,6 +41,7 @@ def inspect(
     color: Annotated[str | None, typer.Option("--color", metavar="NAME", help=_COLOR)] = None,
     attribution: Annotated[str | None, typer.Option("--attribution", "-a", metavar="NAMES", help=_ATTRIBUTION)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of what attributions draw.")] = 0,
+    memory_limit: MemoryLimitOption = None,
     form: FormatOption = None,
 ) -> None:
     """Explain recommendations: history, path weights, the paths between user and item, nearest items, attributions."""
@@ -48,6 +51,7 @@ def inspect(
         raise ValueError(f"--color {color!r} colours the map, which --map none leaves out; leave out one of them")
     if node is not None and attribution is not None:
         raise ValueError(f"--attribution {attribution!r} attributes to a user's history; a node has none: leave it out")
+    take(context, memory_limit=memory_limit)
     chosen = form or default_format()
     if user is not None:
         methods = [] if attribution is None else [name.strip() for name in attribution.split(",")]

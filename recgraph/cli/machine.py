@@ -29,6 +29,13 @@ _ENGINE = "Where pieces run: local; ray; ray://HOST:10001, a Ray cluster.  [defa
 _ENGINE_SET = "A setting of the engine, e.g. workers=4, threads=2 or memory_mib=2000; may be given many times."
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="ENGINE", help=_ENGINE)]
 EngineSetOption = Annotated[list[str] | None, typer.Option("--engine-set", metavar="KEY=VALUE", help=_ENGINE_SET)]
+#: the modules that log what they predict
+_PREDICTING = (
+    "recgraph.runs.memory",
+    "recgraph.serve.memory",
+    "recgraph.data.preparing_memory",
+    "recgraph.explain.memory",
+)
 #: what torch, its libraries and polars read when they are imported, also those of worker processes
 _POOLS = ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")
 
@@ -59,7 +66,7 @@ def take(context: typer.Context, threads: int | None = None, memory_limit: str |
         context.with_resource(_threads(threads))
     if memory_limit is not None:
         context.with_resource(_limit(memory_limit))
-        for name in ("recgraph.runs.memory", "recgraph.serve.memory", "recgraph.data.preparing_memory"):
+        for name in _PREDICTING:
             context.with_resource(notes_of(name))
 
 

@@ -16,6 +16,7 @@ from recgraph.config import nearest_names
 from recgraph.data.ids import IdMap
 from recgraph.explain.evidence import Walks, evidence_for_node
 from recgraph.explain.explanation import Near, Neighbour, Node, NodeExplanation, PathWeight
+from recgraph.explain.memory import check_node_explanation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.embedder import Embedder
@@ -53,6 +54,7 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     Raises:
         ValueError: the node is unknown (the message lists the nearest ids), there is no bundle, or a number is too
             small.
+        MemoryLimitError: it would not fit into memory.
     """
     for name, value in (("k", k), ("n_paths", n_paths)):
         if value < 1:
@@ -60,6 +62,8 @@ def explain_node(run: Any, node: Any, k: int = 10, *, n_paths: int = 3) -> NodeE
     embedder = embedder_of(run)
     model, graph, target = embedder.model, graph_of(embedder), embedder.target
     index = index_of(graph.nodes[target].ids, graph.count(target), node, target)
+
+    check_node_explanation(graph, *embedder.vectors.shape)
 
     def name_of(node_type: str, place: int) -> Node:
         return node_of(graph, node_type, place)

@@ -16,6 +16,7 @@ from torch import Tensor
 from recgraph.arguments import checked
 from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.explain.explanation import Node
+from recgraph.explain.memory import check_map
 from recgraph.explain.nodes import embedder_of, graph_of, node_of
 from recgraph.explain.user import Items, recommender_of
 from recgraph.graph.hetero import HeteroGraph
@@ -97,6 +98,7 @@ def item_map(
 
     Raises:
         ValueError: the model has no item vectors, or there is no such feature.
+        MemoryLimitError: it would not fit into memory.
     """
     recommender = recommender_of(run)
     items = Items(recommender)
@@ -138,6 +140,7 @@ def node_map(
 
     Raises:
         ValueError: there is no such node type.
+        MemoryLimitError: it would not fit into memory.
     """
     embedder = embedder_of(run)
     graph, target, vectors = graph_of(embedder), embedder.target, embedder.vectors
@@ -161,6 +164,7 @@ def _map(
         raise ValueError(f"method = {method!r} must be 'pca' or 'tsne'")
     if limit < 3:
         raise ValueError(f"limit = {limit} must be at least 3")
+    check_map(*vectors.shape)
     units = F.normalize(vectors.to(torch.float64), dim=1)
     nonzero_mask = units.any(1)
     n_vectors = int(nonzero_mask.sum())

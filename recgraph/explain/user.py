@@ -32,6 +32,7 @@ from recgraph.explain.explanation import (
     Recommendation,
     ScorePart,
 )
+from recgraph.explain.memory import check_explanation
 from recgraph.explain.nodes import index_of, load_run, nearest, node_of, related_nodes
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
@@ -141,6 +142,7 @@ def explain(
         seed: of what these methods draw.
 
     Raises:
+        MemoryLimitError: it would not fit into memory.
         ValueError: the user is unknown (the message lists the nearest ids), there is no bundle, a number is too small,
             or a method does not apply to the model.
         NoHistoryError: the model cannot rank for a user without history.
@@ -151,8 +153,9 @@ def explain(
             raise ValueError(f"{name} = {value} must be at least {least}")
     recommender = recommender_of(run)
     index = index_of(recommender.users, len(recommender.users), user, "user")
-    found = _User(recommender, index, n_near)
     methods = make_methods(attribution) if len(attribution) else {}
+    check_explanation(recommender, attributed=bool(methods))
+    found = _User(recommender, index, n_near)
     items, scores = found.recommended(k)
     attributed: Sequence[Attributed | None] = [None] * len(items)
     if methods:

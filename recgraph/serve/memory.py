@@ -19,7 +19,7 @@ from recgraph.memory import (
 )
 from recgraph.models.base import Model
 
-__all__ = ["check_answers", "check_export", "check_large", "check_service", "part_users"]
+__all__ = ["check_answers", "check_export", "check_large", "check_service", "part_users", "vector_width"]
 
 #: of a place of a list: items and scores twice, where they are, the columns of the answer and their copy in its file
 _OF_PLACE = 128
@@ -95,7 +95,7 @@ def _catalogue_bytes(model: Model, n_items: int) -> int:
     """Items in their order, and their vectors as the model gives them and as they are ranked; or scores of a group."""
     if not model.has_vectors:
         return 24 * n_items + 8 * GROUP * n_items
-    return 24 * n_items + 8 * (n_items + CHUNK) * _width(model)
+    return 24 * n_items + 8 * (n_items + CHUNK) * vector_width(model)
 
 
 def check_export(model: Model, n_users: int | None) -> None:
@@ -108,7 +108,7 @@ def check_export(model: Model, n_users: int | None) -> None:
         MemoryLimitError: it does not.
     """
     assert model.space is not None
-    n_items, width = model.space.n_items, _width(model) if model.has_vectors else 0
+    n_items, width = model.space.n_items, vector_width(model) if model.has_vectors else 0
     vectors = 4 * n_items * width
     graph = vectors if n_users is not None else sum(tensor_bytes(model))
     held = {
@@ -155,6 +155,6 @@ def check_service(model: Model, n_ids: int, n_users: int, k: int, threads: int) 
     check_estimate(estimate, f"the service of {type(model).__name__}", what_fits, _log)
 
 
-def _width(model: Model) -> int:
-    """Of a vector; of a model that does not say, a width that is seldom surpassed."""
+def vector_width(model: Model) -> int:
+    """The width of a model's vectors; of one that does not say, a width that is seldom surpassed."""
     return int(getattr(model.config, "hidden_dim", 256))

@@ -22,7 +22,7 @@ __all__ = ["Quantity", "Subject"]
 #: not change where all scores rise alike
 Quantity = Literal["score", "log_probability"]
 #: scores that are in memory at a time
-_MOST_SCORES = 1 << 22
+MOST_SCORES = 1 << 22
 
 
 class Subject:
@@ -68,7 +68,7 @@ class Subject:
         self.targets = targets.to(self.device)
         self.unseen_mask = torch.ones(self.n_items, dtype=torch.bool) if unseen_mask is None else unseen_mask
         self.histories = histories
-        self.block_rows = max(min(block_rows, _MOST_SCORES // self.n_items), 1)
+        self.block_rows = max(min(block_rows, MOST_SCORES // self.n_items), 1)
         with evaluating(model):
             self.reading: Reading = model.reading(query.to(self.device))
         self.items = self.reading.items.to("cpu")
