@@ -41,7 +41,7 @@ def cost_marks(sheet: Sheet, cost: str) -> list[Mark]:
     its names are placed first.
 
     Args:
-        cost: one of :data:`recgraph.leaderboard.frame.COSTS`.
+        cost: one of :data:`recgraph.leaderboard.costs.COSTS`.
     """
     if not sheet.tables:
         return []

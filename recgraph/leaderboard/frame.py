@@ -10,9 +10,10 @@ from typing import Any
 import polars as pl
 
 from recgraph.leaderboard.compare import MARKS, Comparison, Mark
+from recgraph.leaderboard.costs import COSTS
 from recgraph.leaderboard.store import Record
 
-__all__ = ["COSTS", "Key", "Number", "frame_of", "numbers_of"]
+__all__ = ["Key", "Number", "frame_of", "numbers_of"]
 
 #: one row for each number: ``kind`` is ``score``, ``group`` (of users), ``cost`` or ``epoch`` (the metric that selected
 #: the weights, by epoch); ``table`` is the title of a protocol; columns that do not apply are empty
@@ -26,18 +27,6 @@ SCHEMA = {
     "metric": pl.String,
     "epoch": pl.Int64,
     "value": pl.Float64,
-}
-#: cost of one seed -> its keys in a record: wall-clock and CPU seconds (training includes building the model; inference
-#: is one pass over all test cases, or the probes of a node task), the peak memory of the process in MiB, the number of
-#: parameters, and the number of epochs (absent for a model without epochs)
-COSTS = {
-    "training_seconds": ("training", "seconds"),
-    "training_cpu_seconds": ("training", "cpu_seconds"),
-    "inference_seconds": ("inference", "seconds"),
-    "inference_cpu_seconds": ("inference", "cpu_seconds"),
-    "peak_memory_mb": ("peak_memory_mb",),
-    "n_parameters": ("n_parameters",),
-    "epochs": ("training", "epochs"),
 }
 #: entry, table, group kind, group, metric
 Key = tuple[str, str, str, str, str]
@@ -108,12 +97,9 @@ def _rows(record: Record) -> Iterator[tuple[Any, ...]]:
             for group, values in groups.items():
                 for metric, value in values.items():
                     yield "group", table, kind, group, metric, None, None if value is None else float(value)
-    for name, path in COSTS.items():
-        cost: Any = record
-        for key in path:
-            cost = cost[key]
-        if name != "epochs" or cost:
-            yield "cost", "", "", "", name, None, float(cost)
+    for name, read in COSTS.items():
+        if (cost := read(record)) is not None:
+            yield "cost", "", "", "", name, None, cost
     metric, curve = record["training"]["selected_by"], record["curve"]
     for epoch, value in zip(curve.get("epoch", ()), curve.get(metric, ()), strict=False):
         if value is not None:

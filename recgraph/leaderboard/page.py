@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from recgraph.leaderboard.board import Board
+from recgraph.leaderboard.cheapest import cheapest
 from recgraph.leaderboard.compare import MARKS
+from recgraph.leaderboard.costs import COSTS, WATTS_PER_CORE, WATTS_PER_GIB
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.figures import N_COLOURS, cost_figures, curve_figure, curve_figures
-from recgraph.leaderboard.frame import COSTS, Number
+from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.sheet import ScoreTable, Sheet
 from recgraph.leaderboard.tables import (
     anchors,
@@ -59,6 +61,7 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
         marks=MARKS,
         spoken=_SPOKEN,
         card_ids=_card_ids,
+        cheapest=cheapest,
         cost_figures=cost_figures,
         costs=_costs,
         curve_figure=curve_figure,
@@ -112,6 +115,7 @@ def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
         return {}
     texts = {
         "training": _seconds(costs["training_seconds"], costs["training_cpu_seconds"]),
+        **({"energy of training": _energy(costs["training_wh"])} if "training_wh" in costs else {}),
         "inference": _seconds(costs["inference_seconds"], costs["inference_cpu_seconds"]),
         "peak memory": _over_seeds(costs["peak_memory_mb"], memory),
         "parameters": f"{costs['n_parameters'].mean:,.0f}",
@@ -123,6 +127,13 @@ def _costs(sheet: Sheet, entry: Entry) -> dict[str, str]:
 
 def _seconds(wall: Number, processor: Number) -> str:
     return f"{_over_seeds(wall, duration)}; processor {_over_seeds(processor, duration)}"
+
+
+def _energy(number: Number) -> str:
+    return (
+        f"{_over_seeds(number, '{:.3g} Wh'.format)}, an estimate from CPU time and memory "
+        f"({WATTS_PER_CORE:g} W a core, {WATTS_PER_GIB:g} W a GiB)"
+    )
 
 
 def _over_seeds(number: Number, text: Callable[[float], str]) -> str:

@@ -13,9 +13,11 @@ from recgraph.arguments import checked
 from recgraph.data.files import replace_text
 from recgraph.data.imprint import replace_page
 from recgraph.leaderboard.board import Board, load_board
+from recgraph.leaderboard.cheapest import cheapest
 from recgraph.leaderboard.compare import MARKS, Comparison
+from recgraph.leaderboard.costs import COSTS, WATTS_PER_CORE, WATTS_PER_GIB
 from recgraph.leaderboard.entry import Entry
-from recgraph.leaderboard.frame import COSTS, Number
+from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.sheet import GroupTable, ScoreTable, Sheet, open_sheet, update_comparisons
 from recgraph.leaderboard.tables import short_hash
 from recgraph.texts import csv_line, for_markdown, for_spreadsheet, markdown_block, markdown_code
@@ -87,7 +89,7 @@ def _tests(score: Number) -> dict[str, Any]:
 
 #: maximum number of score columns in one table; with more, each protocol has its own table
 _WIDEST = 6
-_SECONDS = ("training_seconds", "training_cpu_seconds", "inference_seconds", "inference_cpu_seconds")
+_COSTS = ("training_seconds", "training_cpu_seconds", "training_wh", "inference_seconds", "inference_cpu_seconds")
 _LEGEND = "Means ± standard deviations over seeds. {marks}"
 
 
@@ -192,17 +194,24 @@ def _test(test: Comparison) -> list[str]:
 
 
 def _cost(sheet: Sheet) -> str:
-    seconds = ["training, s", "training, CPU s", "test, s", "test, CPU s"]
+    heads = ["training, s", "training, CPU s", "training, Wh", "test, s", "test, CPU s"]
     rows = [[entry.name, *_costs(sheet, entry.name)] for entry in sheet.entries if entry.done]
-    return _table(["model", "parameters", "epochs", *seconds, "peak memory, MiB"], rows)
+    table = _table(["model", "parameters", "epochs", *heads, "peak memory, MiB"], rows)
+    estimate = (
+        f"Wh: an estimate, {WATTS_PER_CORE:g} W of a core over the CPU time and {WATTS_PER_GIB:g} W a GiB of the peak."
+    )
+    found = cheapest(sheet)
+    return "\n\n".join([table, estimate if found is None else f"{for_markdown(found.text)} {estimate}"])
 
 
 def _costs(sheet: Sheet, entry: str) -> list[str]:
     costs = {name: sheet.cost(entry, name) for name in COSTS}
     texts = {name: "–" if cost is None else _few_digits(cost) for name, cost in costs.items()}
+    if (energy := costs["training_wh"]) is not None:
+        texts["training_wh"] = f"{energy.mean:.2g}"
     parameters = costs["n_parameters"]
     texts["n_parameters"] = "–" if parameters is None else f"{parameters.mean:,.0f}"
-    return [texts[name] for name in ("n_parameters", "epochs", *_SECONDS, "peak_memory_mb")]
+    return [texts[name] for name in ("n_parameters", "epochs", *_COSTS, "peak_memory_mb")]
 
 
 def _few_digits(number: Number) -> str:

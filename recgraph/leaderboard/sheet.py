@@ -217,7 +217,7 @@ class Sheet:
         return {key[4]: number for key, number in self.numbers.items() if key[:4] == (entry, title, "", "")}
 
     def cost(self, entry: str, name: str) -> Number | None:
-        """A cost of an entry, see :data:`recgraph.leaderboard.frame.COSTS`; None where no seed is done."""
+        """A cost of an entry, see :data:`recgraph.leaderboard.costs.COSTS`; None where no seed is done."""
         return self.numbers.get((entry, "", "", "", name))
 
     def ranked(self, title: str, metric: str) -> list[Entry]:
