@@ -21,6 +21,7 @@ from recgraph.config import ConfigError, did_you_mean, nearest_names
 
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "aggregator": {"recgraph.encoders.histories": ("Mean", "SelfAttention", "UserAttention")},
     "attribution": {
         "recgraph.explain.attribution.methods": ("Attention", "IntegratedGradients", "LeaveOneOut"),
         "recgraph.explain.attribution.reagent": ("Reagent",),
@@ -50,17 +51,12 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.heterogeneous.item_graph": ("MetaPaths",),
     },
     "loss": {
-        "recgraph.losses.pairwise": ("BCE", "BPR"),
+        "recgraph.losses.pairwise": ("BCE", "BPR", "CCL"),
         "recgraph.losses.softmax": ("FullSoftmax", "SampledSoftmax"),
     },
     "metric": {
         "recgraph.evaluate.metrics.accuracy": (
-            "F1",
-            "HitRate",
-            "Precision",
-            "RPrecision",
-            "Recall",
-            "StratifiedRecall",
+            *("F1", "HitRate", "Precision", "RPrecision", "Recall", "StratifiedRecall"),
         ),
         "recgraph.evaluate.metrics.auc": ("AUC", "PartialAUC"),
         "recgraph.evaluate.metrics.distribution": (
@@ -83,6 +79,8 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.closed_form.neighbours": ("ItemKNN", "Popularity"),
         "recgraph.models.collaborative.contrastive": ("SGL", "SimGCL", "XSimGCL"),
         "recgraph.models.collaborative.lightgcn": ("BPRMF", "LightGCN"),
+        "recgraph.models.collaborative.simplex": ("SimpleX",),
+        "recgraph.models.collaborative.ultragcn": ("UltraGCN",),
         "recgraph.models.heterogeneous.heco": ("HeCo",),
         "recgraph.models.heterogeneous.meow": ("AdaMEOW", "AdaMEOWRec", "MEOW", "MEOWRec"),
         "recgraph.models.multistage": ("Multistage", "MultistageNodes"),

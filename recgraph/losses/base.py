@@ -33,6 +33,8 @@ class NextItemLoss(nn.Module):
     Config: ClassVar[type[LossConfig]] = LossConfig
     #: whether the loss draws random numbers, so that it must be given a generator
     draws: ClassVar[bool] = False
+    #: whether it reads cosines: a model then ranks by item vectors of length 1
+    cosine: ClassVar[bool] = False
 
     def __init__(self, config: LossConfig | None = None, /, **settings: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Pairwise losses: each target against negatives of its own, by BPR or BCE.
+"""Pairwise losses: each target against negatives of its own, by BPR, BCE or CCL.
 
 The vectors of all negatives, T x K x D numbers, are never in memory: scores and gradients are made in blocks of rows.
 """
@@ -6,20 +6,20 @@ The vectors of all negatives, T x K x D numbers, are never in memory: scores and
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import full_precision
+from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
-from recgraph.rows import distinct_rows, is_row_sparse, row_gradient, touched
+from recgraph.rows import distinct_rows, is_row_sparse, lookup, row_gradient, touched
 
-__all__ = ["own_scores", "pair_scores"]
+__all__ = ["PairWeights", "own_scores", "pair_scores", "unit_rows"]
 
 
 # for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices
@@ -146,6 +146,30 @@ def _own_vectors(x: Tensor, table: Tensor, columns: Tensor, block_rows: int | No
         yield rows, vectors.view(-1, n_columns, width)
 
 
+def unit_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows of an index, brought to length 1, and the index into them.
+
+    Args:
+        table: [N, D].
+        index: int64 of any shape.
+
+    Returns:
+        [U, D], with the gradient that the table takes, and a tensor of the index's shape. On an accelerator, which
+        would have to tell how many rows are distinct, they are all rows.
+    """
+    if is_accelerated(table) and not is_row_sparse(table):
+        return F.normalize(table, dim=1), index
+    rows, places = distinct_rows(index, len(table))
+    return F.normalize(lookup(table, rows), dim=1), places
+
+
+class PairWeights(NamedTuple):
+    """What the pairs of T targets count. Attributes: ``positive`` [T]; ``negative`` [T, K]."""
+
+    positive: Tensor
+    negative: Tensor
+
+
 class OwnNegativesConfig(LossConfig):
     n_negatives: Annotated[
         int, Field(ge=1, description="negatives for each target"), Search(low=1, high=256, log=True)
@@ -164,6 +188,8 @@ class OwnNegatives(NextItemLoss):
 
     Config = OwnNegativesConfig
     draws = True
+    #: whether :meth:`of_scores` takes weights of pairs
+    weighs_pairs: ClassVar[bool] = False
 
     def __init__(self, config: OwnNegativesConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
@@ -184,17 +210,27 @@ class OwnNegatives(NextItemLoss):
         """The mean loss with given negatives [T, K]; the other arguments are those of a call."""
         keep_mask = negatives != targets[:, None]
         part, columns = touched(table, torch.cat([targets[:, None], negatives], 1))
+        if self.cosine:
+            hidden, (part, columns) = F.normalize(hidden, dim=1), unit_rows(part, columns)
         scores = own_scores(hidden, part, columns)
         return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1)
 
-    def of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
+    def of_scores(
+        self,
+        positive: Tensor,
+        negative: Tensor,
+        keep_mask: Tensor,
+        n_items: int,
+        weights: PairWeights | None = None,
+    ) -> Tensor:
         """The mean loss.
 
         Args:
-            positive: [T], the target's score.
+            positive: [T], the target's score; of a loss of cosines, that.
             negative: [T, K], the scores of the drawn.
             keep_mask: [T, K], False where the target itself was drawn.
             n_items: how many items there are.
+            weights: of the pairs, where the loss :attr:`weighs_pairs`; None: all count 1.
         """
         raise TypeError(f"{type(self).__name__} must define of_scores")
 
@@ -205,6 +241,16 @@ class BCEConfig(OwnNegativesConfig):
         Field(ge=0, le=1, description="t of gBCE: 0 is plain BCE, 1 removes all of the overconfidence"),
         Search(low=0.0, high=1.0),
     ] = 0.0
+    negative_weight: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="what the mean over a target's negatives counts beside the target; none: each counts as much "
+            "as the target, and the sum is divided by 1 + n_negatives",
+        ),
+        Search(low=1.0, high=1000.0, log=True),
+        Added(),
+    ] = None
 
 
 class BCE(OwnNegatives):
@@ -212,7 +258,9 @@ class BCE(OwnNegatives):
 
     ``b = a (t (1 - 1/a) + 1/a)`` with the sampling rate ``a = K / (n_items - 1)`` and calibration ``t``:
     ``b = 1`` with ``K = 1`` is the binary cross-entropy of SASRec (Kang and McAuley, ICDM 2018), with a mean where it
-    has a sum; a smaller ``b`` is gBCE. Sequence models draw their own ``n_negatives``, 512 by default: give
+    has a sum; a smaller ``b`` is gBCE. With ``negative_weight`` (w) it is ``mean_i (b softplus(-s_i,pos) +
+    w mean_k softplus(s_ik))``, as in UltraGCN (Mao et al., CIKM 2021). Weights of pairs multiply their softplus.
+    Sequence models draw their own ``n_negatives``, 512 by default: give
     ``loss="bce", n_negatives=1``.
 
     Source: Petrov and Macdonald, "gSASRec", RecSys 2023. Departure: a drawn item that is the
@@ -220,13 +268,26 @@ class BCE(OwnNegatives):
     """
 
     Config = BCEConfig
+    weighs_pairs = True
 
-    def of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
+    def of_scores(
+        self,
+        positive: Tensor,
+        negative: Tensor,
+        keep_mask: Tensor,
+        n_items: int,
+        weights: PairWeights | None = None,
+    ) -> Tensor:
         rate = min(self.config.n_negatives / max(n_items - 1, 1), 1.0)
         t = self.config.calibration
         power = t * (rate - 1) + 1
-        losses = power * F.softplus(-positive) + (F.softplus(negative) * keep_mask).sum(1)
-        mean: Tensor = (losses / (1 + negative.shape[1])).mean()
+        of_targets, of_drawn = power * F.softplus(-positive), F.softplus(negative) * keep_mask
+        if weights is not None:
+            of_targets, of_drawn = of_targets * weights.positive, of_drawn * weights.negative
+        if self.config.negative_weight is None:
+            mean: Tensor = ((of_targets + of_drawn.sum(1)) / (1 + negative.shape[1])).mean()
+        else:
+            mean = of_targets.mean() + self.config.negative_weight * of_drawn.mean()
         return mean
 
 
@@ -244,6 +305,55 @@ class BPR(OwnNegatives):
 
     Config = BPRConfig
 
-    def of_scores(self, positive: Tensor, negative: Tensor, keep_mask: Tensor, n_items: int) -> Tensor:
+    def of_scores(
+        self,
+        positive: Tensor,
+        negative: Tensor,
+        keep_mask: Tensor,
+        n_items: int,
+        weights: PairWeights | None = None,
+    ) -> Tensor:
         losses = F.softplus(negative - positive[:, None]) * keep_mask
         return (losses.sum(1) / keep_mask.sum(1).clamp(min=1)).mean()
+
+
+class CCLConfig(OwnNegativesConfig):
+    margin: Annotated[
+        float, Field(ge=-1, lt=1, description="m, the cosine up to which a negative costs nothing"), Search(0.0, 0.95)
+    ] = 0.8
+    negative_weight: Annotated[
+        float,
+        Field(gt=0, description="w, what the mean over a target's negatives counts beside the target"),
+        Search(low=1.0, high=1000.0, log=True),
+    ] = 100.0
+
+
+class CCL(OwnNegatives):
+    """Cosine contrastive loss: ``mean_i (1 - c_i,pos + w mean_k max(0, c_ik - m))`` of cosines c, k over the row's K
+    negatives.
+
+    Only negatives that are nearer than the margin m cost anything, so that many can be drawn. A model that is trained
+    by it ranks by cosines. Weights of pairs multiply their addends.
+
+    Source: Mao et al., SimpleX: A Simple and Strong Baseline for Collaborative Filtering (CIKM 2021), equation 1.
+    Departure: a drawn item that is the target counts 0, and still counts among the K. Draw hundreds of negatives: a
+    single one a target, the default, is mostly below the margin.
+    """
+
+    Config = CCLConfig
+    cosine = True
+    weighs_pairs = True
+
+    def of_scores(
+        self,
+        positive: Tensor,
+        negative: Tensor,
+        keep_mask: Tensor,
+        n_items: int,
+        weights: PairWeights | None = None,
+    ) -> Tensor:
+        of_targets, of_drawn = 1 - positive, F.relu(negative - self.config.margin) * keep_mask
+        if weights is not None:
+            of_targets, of_drawn = of_targets * weights.positive, of_drawn * weights.negative
+        mean: Tensor = of_targets.mean() + self.config.negative_weight * of_drawn.mean()
+        return mean

@@ -38,7 +38,7 @@ _FLOAT = 4
 #: padding inside buckets of one attention, and what the allocator leaves between tensors
 _SLACK = 1.1
 #: losses whose targets have negatives of their own
-_OWN = ("bpr", "bce")
+_OWN = ("bpr", "bce", "ccl")
 #: what counting pairs of items takes, whatever their number
 _COUNTING = 96 * 2**20
 #: how far a batch may lie above the mean, in standard deviations

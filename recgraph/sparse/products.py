@@ -296,6 +296,7 @@ def neighbours(
     row_weights: Tensor | None = None,
     *,
     norm_power: float = 0.5,
+    norms: Tensor | None = None,
     with_itself: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The k most similar columns of each, by ``C[i, j] / ((n_i n_j) ** norm_power + shrink)`` with ``n_i`` the rows
@@ -310,13 +311,15 @@ def neighbours(
         shrink: lowers the similarity of columns that few rows hold.
         row_weights: [R] float64, or None for 1 each.
         norm_power: 0.5 for the geometric mean of the numbers of rows.
+        norms: [n_columns] float64, in the place of these powers of numbers of rows.
         with_itself: whether a column is among its own neighbours.
 
     Returns:
         index [n_columns, k] int64 and similarity [n_columns, k] float32, most similar first; unused places
         hold 0 and 0.
     """
-    norms = torch.bincount(rows.values, minlength=n_columns).to(torch.float64).pow(norm_power)
+    if norms is None:
+        norms = torch.bincount(rows.values, minlength=n_columns).to(torch.float64).pow(norm_power)
     index = torch.zeros(n_columns, k, dtype=torch.int64, device=rows.device)
     similarity = torch.zeros(n_columns, k, dtype=torch.float32, device=rows.device)
     width = min(k, n_columns)

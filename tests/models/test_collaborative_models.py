@@ -35,8 +35,12 @@ def test_all_are_here() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_a_planted_structure(name: str) -> None:
     train, cases = planted()
-    # where the few users of a group are negatives of each other, a strong contrast outweighs what they have in common
-    model = made(name, **({"contrast_weight": 0.02} if name in CONTRASTIVE else {}))
+    # where the few users of a group are negatives of each other, a strong contrast outweighs what they have in common;
+    # so do many negatives of great weight, which the group's other items are among
+    few = {"n_negatives": 4}
+    own = {"simplex": few | {"loss_options": {"negative_weight": 2.0, "margin": 0.3}}}
+    own["ultragcn"] = few | {"negative_weight": 2.0, "neighbour_weight": 1.0}
+    model = made(name, **({"contrast_weight": 0.02} if name in CONTRASTIVE else own.get(name, {})))
     generators = Generators(0)
     config = TrainConfig(batch_size=32, learning_rate=0.05, max_epochs=10, metric="loss", patience=None)
     Trainer(model, model.batches(train, 32, generators), config, generators).fit()
@@ -103,7 +107,7 @@ def test_softmax_over_all_items_has_no_padding() -> None:
 # --- ranking ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "simplex"])  # which reads every history
 def test_unknown_users_are_the_mean_of_their_items(name: str) -> None:
     model = made(name)
     rows = planted()[0].items.to_lists()
@@ -147,12 +151,13 @@ def test_vectors_are_kept_in_evaluation_and_follow_the_weights(name: str) -> Non
     assert not kept.requires_grad
     before = kept.clone()
     with torch.no_grad():
-        model.embedding.weight.mul_(2)
-    assert not torch.allclose(model.encode_items(), before)
+        model.embedding.weight.copy_(model.embedding.weight.flip(0))
+    after = model.encode_items().clone()
+    assert not torch.allclose(after, before)
     with torch.no_grad():
-        torch.testing.assert_close(model.encode_items(), model.nodes()[SPACE.n_users :])
+        torch.testing.assert_close(after, model._as_scored(model.nodes()[SPACE.n_users :]))
     model.load_state_dict(made(name, seed=9).state_dict() | {"known_users": model.known_users})
-    assert not torch.allclose(model.encode_items(), 2 * before)
+    assert not torch.allclose(model.encode_items(), after)
     model.train()
     assert model._ranking is None
     assert model.encode_items().requires_grad

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from recgraph import registry
 from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
-from recgraph.losses.pairwise import OwnNegatives, pair_scores
+from recgraph.losses.pairwise import OwnNegatives, PairWeights, pair_scores, unit_rows
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.distil import DistilConfig, distilled
@@ -51,6 +51,12 @@ class CollaborativeConfig(DistilConfig):
         Search(1e-6, 1e-2, log=True),
     ] = 1e-4
     loss_options: Annotated[dict[str, Any], Field(default_factory=dict, description="further settings of the loss")]
+    init_std: Annotated[
+        float | None,
+        Field(gt=0, description="standard deviation of the first user and item vectors; none: uniform by Xavier"),
+        Search(1e-4, 1e-1, log=True),
+        Added(),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class _Ranking:
 
     made_from: tuple[tuple[int, int], ...]
     nodes: Tensor
+    items: Tensor
 
 
 class CollaborativeModel(TrainableModel):
@@ -67,7 +74,9 @@ class CollaborativeModel(TrainableModel):
 
     A node is a user (``user_idx``) or an item (``n_users + item_idx``); a subclass says in :meth:`nodes` how the
     vectors of all nodes come from the table. The table starts uniform by Xavier, users and items each by their own
-    size, as in RecBole.
+    size, as in RecBole, or normal (``init_std``).
+
+    Scores are inner products; with a loss of cosines, those with item vectors of length 1, which rank as cosines do.
 
     Users without a training interaction (index -1, or empty rows of the training part) are ranked for by the mean of
     the vectors of their history's items, as they are after propagation; without a history, by the mean of the trained
@@ -86,8 +95,11 @@ class CollaborativeModel(TrainableModel):
     known_users: Tensor
 
     def _build(self, space: Space) -> None:
-        width = self.config.hidden_dim
-        self.embedding = new_table(width, [_xavier(n_rows, width) for n_rows in (space.n_users, space.n_items)])
+        width, std = self.config.hidden_dim, self.config.init_std
+        sizes = (space.n_users, space.n_items)
+        self.embedding = new_table(
+            width, [_xavier(n_rows, width) if std is None else _normal(n_rows, std) for n_rows in sizes]
+        )
         self.register_buffer("known_users", torch.zeros(space.n_users, dtype=torch.bool))
         self.loss: NextItemLoss = self._make_loss()
         self._ranking: _Ranking | None = None
@@ -99,12 +111,18 @@ class CollaborativeModel(TrainableModel):
 
     def _make_loss(self) -> NextItemLoss:
         config = self.config
-        # no item of a user-item model is padding
-        given = {"pad_candidate": False, "popularity_power": config.popularity_power}
-        if config.n_negatives is not None:
-            given["n_negatives"] = config.n_negatives
-        loss: NextItemLoss = registry.make("loss", {"name": config.loss, **config.loss_options}, **given)
+        loss: NextItemLoss = registry.make(
+            "loss", {"name": config.loss, **config.loss_options}, **self._loss_settings()
+        )
         return loss
+
+    def _loss_settings(self) -> dict[str, Any]:
+        """Settings that the loss is given beside ``loss_options``, where it has them."""
+        # no item of a user-item model is padding
+        given = {"pad_candidate": False, "popularity_power": self.config.popularity_power}
+        if self.config.n_negatives is not None:
+            given["n_negatives"] = self.config.n_negatives
+        return given
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -156,6 +174,17 @@ class CollaborativeModel(TrainableModel):
         """[n_users + n_items, D]: the vectors that scores are inner products of, without any noise."""
         raise TypeError(f"{type(self).__name__} must define nodes()")
 
+    def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
+        """The vectors that the terms of a batch read, [U + n_items, D], and the batch with its users as rows of them.
+
+        By default those of all nodes; a model whose user vectors are made one by one gives those of the batch.
+        """
+        return batch, self.nodes()
+
+    def pair_weights(self, batch: PairBatch) -> PairWeights | None:
+        """What the pairs of a batch count in the recommendation loss; None: all 1."""
+        return None
+
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
         """``l2`` and ``rec``; a subclass adds its own.
 
@@ -163,31 +192,50 @@ class CollaborativeModel(TrainableModel):
         propagation is the same on all ranks; the mean over ranks counts. Multiply a mean over a rank's own samples by
         the batch's ``weight`` therefore.
         """
-        nodes = cache(self.nodes)
-        found: Terms = {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(batch, nodes())}
+        read = cache(lambda: self.nodes_of(batch))
+        found: Terms = {"l2": lambda: self._l2(batch), "rec": lambda: self._rec(*read())}
         if self.config.teacher is not None:
-            found["distil"] = lambda: self._distil(batch, nodes())
+            found["distil"] = lambda: self._distil(batch, *read())
         return found
 
-    def _distil(self, batch: PairBatch, nodes: Tensor) -> Tensor:
-        """How the scores for the users of a batch differ from the teacher's, who reads their training items."""
+    def _distil(self, batch: PairBatch, local: PairBatch, nodes: Tensor) -> Tensor:
+        """How the scores for the users of a batch differ from the teacher's, who reads their training items.
+
+        Args:
+            local, nodes: see :meth:`nodes_of`.
+        """
         assert self.space is not None
         assert self._histories is not None  # setup
         if self._histories.device != batch.users.device:
             self._histories = self._histories.to(batch.users.device)
         query = Query(batch.users, self._histories.take(batch.users))
-        users, first, generator = lookup(nodes, batch.users), self.space.n_users, batch.generators["distil"]
-        return _weighted(distilled(self, query, generator, users, lambda items: lookup(nodes, items + first)), batch)
+        users, first, generator = (
+            lookup(nodes, local.users),
+            len(nodes) - self.space.n_items,
+            batch.generators["distil"],
+        )
+
+        def vectors_of(items: Tensor) -> Tensor:
+            return self._as_scored(lookup(nodes, items + first))
+
+        return weighted(distilled(self, query, generator, users, vectors_of), batch)
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
+        """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items, D]."""
         assert self.space is not None
-        n_users, n_items = self.space.n_users, self.space.n_items
+        n_items = self.space.n_items
+        n_users = len(nodes) - n_items
+        if self.loss.cosine and is_sharded(nodes):
+            raise ValueError(f"shard_tables: loss = {self.config.loss!r} reads cosines; use loss = 'bpr' or 'bce'")
         if isinstance(self.loss, OwnNegatives):
             items = torch.cat([batch.items[:, None], batch.negatives], 1)
             part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))
+            if self.loss.cosine:
+                part, places = unit_rows(part, places)
             scores = pair_scores(part, places[:, 0], places[:, 1:])
             keep_mask = batch.negatives != batch.items[:, None]
-            return _weighted(self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items), batch)
+            weights = self.pair_weights(batch)
+            return weighted(self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items, weights), batch)
         # losses read tokens: row 0 is the padding's; those that draw never read it, so that any row may be there
         if is_sharded(nodes):
             raise ValueError(
@@ -198,14 +246,14 @@ class CollaborativeModel(TrainableModel):
         else:
             table = F.pad(nodes[n_users:], (0, 0, 1, 0))
         users = lookup(nodes, batch.users)
-        return _weighted(self.loss(users, batch.items + 1, table, batch.generators["negatives"]), batch)
+        return weighted(self.loss(users, batch.items + 1, table, batch.generators["negatives"]), batch)
 
     def _l2(self, batch: PairBatch) -> Tensor:
         assert self.space is not None
         table, n_users = self.embedding.weight, self.space.n_users
         if is_row_sparse(table):
             places = (batch.users, batch.items + n_users, (batch.negatives + n_users).flatten())
-            return _weighted(_l2_of_rows(table, places), batch)
+            return weighted(_l2_of_rows(table, places), batch)
         # how often each node stands in the batch: a pass over the table costs less than lookups with gradients
         counts = table.new_zeros(table.shape[0])
         for nodes in (batch.users, batch.items + n_users, (batch.negatives + n_users).flatten()):
@@ -214,20 +262,31 @@ class CollaborativeModel(TrainableModel):
                 counts.index_add_(0, nodes, share.expand(nodes.numel()))
         # half precision would lose digits, and takes no part in a product with float32
         with full_precision(table):
-            return _weighted(counts.dot(torch.linalg.vecdot(table, table)) / 2, batch)
+            return weighted(counts.dot(torch.linalg.vecdot(table, table)) / 2, batch)
+
+    def _as_scored(self, items: Tensor) -> Tensor:
+        """Vectors of items as they are in scores: of length 1 with a loss of cosines."""
+        return F.normalize(items, dim=1) if self.loss.cosine else items
 
     def _kept_nodes(self) -> Tensor:
         """:meth:`nodes`; in evaluation mode computed once."""
+        kept = self._kept()
+        return self.nodes() if kept is None else kept.nodes
+
+    def _kept(self) -> _Ranking | None:
+        """What is computed once in evaluation mode; None where nothing is kept."""
+        assert self.space is not None
         weights = [*self.parameters(), *self.buffers()]
         if self.training or is_sharded(self.embedding.weight) or any(weight.is_inference() for weight in weights):
-            return self.nodes()
+            return None
         state = tuple((weight.data_ptr(), weight._version) for weight in weights)
         ranking = self._ranking  # read once: another thread may replace it
         if ranking is None or ranking.made_from != state:
             # made under inference mode it could not be used elsewhere
             with torch.inference_mode(False), torch.no_grad():
-                ranking = self._ranking = _Ranking(state, self.nodes().detach())
-        return ranking.nodes
+                nodes = self.nodes().detach()
+                ranking = self._ranking = _Ranking(state, nodes, self._as_scored(nodes[self.space.n_users :]))
+        return ranking
 
     def train(self, mode: bool = True) -> Any:
         if mode:
@@ -264,6 +323,8 @@ class CollaborativeModel(TrainableModel):
         """[B, D]: vectors from histories alone."""
         assert self.space is not None
         part, places = touched(nodes, query.history.values + self.space.n_users)
+        if self.loss.cosine:
+            part, places = unit_rows(part, places)
         vectors = F.embedding_bag(places, part, query.history.offsets, mode="mean", include_last_offset=True)
         empty_mask = query.history.lengths == 0
         if bool(empty_mask.any()) and bool(self.known_users.any()):
@@ -272,8 +333,11 @@ class CollaborativeModel(TrainableModel):
 
     def encode_items(self, index: Tensor | None = None) -> Tensor:
         assert self.space is not None
-        nodes, n_users = self._kept_nodes(), self.space.n_users
-        return nodes[n_users:] if index is None else lookup(nodes, index + n_users)
+        n_users, kept = self.space.n_users, self._kept()
+        if kept is not None:
+            return kept.items if index is None else lookup(kept.items, index)
+        nodes = self.nodes()
+        return self._as_scored(nodes[n_users:] if index is None else lookup(nodes, index + n_users))
 
 
 def _xavier(n_rows: int, width: int) -> TablePart:
@@ -282,7 +346,12 @@ def _xavier(n_rows: int, width: int) -> TablePart:
     return TablePart(n_rows, lambda rows: rows.uniform_(-bound, bound))
 
 
-def _weighted(mean: Tensor, batch: PairBatch) -> Tensor:
+def _normal(n_rows: int, std: float) -> TablePart:
+    """Rows from N(0, std)."""
+    return TablePart(n_rows, lambda rows: rows.normal_(std=std))
+
+
+def weighted(mean: Tensor, batch: PairBatch) -> Tensor:
     return mean if batch.weight == 1 else mean * batch.weight
 
 

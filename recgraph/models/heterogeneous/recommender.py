@@ -274,8 +274,11 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         """The Shapley values of own vectors and of meta-paths in the inner products of users and items.
 
         The fine view is a sum over paths and propagation is linear: the vectors x of a user and y of an item have
-        addends x_a, y_a of path a, whose part is ``(x_a . y + x . y_a) / 2``. The parts sum to the score.
+        addends x_a, y_a of path a, whose part is ``(x_a . y + x . y_a) / 2``. The parts sum to the score; one of
+        cosines has none.
         """
+        if self.loss.cosine:
+            return {}
         assert self.space is not None
         addends = self._addends()
         users = self._user_vectors(query, torch.cat(list(addends.values()), 1))

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph import registry
@@ -338,7 +339,8 @@ class SequenceModel(TrainableModel):
 
     def encode_items(self, index: Tensor | None = None) -> Tensor:
         table = self.token_table()
-        return table[1:] if index is None else lookup(table, index + 1)
+        items = table[1:] if index is None else lookup(table, index + 1)
+        return F.normalize(items, dim=1) if self.loss.cosine else items
 
 
 def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:

@@ -1,0 +1,105 @@
+"""Aggregators of histories: one vector of the items that a user has chosen, without their order."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recgraph.encoders.base import dropout_generator
+from recgraph.rng import dropout
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["HistoryAggregator", "Mean", "SelfAttention", "UserAttention"]
+
+
+class HistoryAggregator(nn.Module):
+    """Base of the registry's kind ``aggregator``: ``aggregator(own, rows, items, generator)`` gives
+    ``W sum_i a_ui q_i``, [U, D], over the items i of each user's history; 0 of an empty one.
+
+    A subclass says in :meth:`attention` what each item counts. Repeats in a history count as often as they occur.
+    Source: Mao et al., SimpleX (CIKM 2021), section 4.1. Departure: the published code gives the padding of a batch a
+    share of the attention; here the weights of a history sum to 1, however long the others are.
+
+    Args:
+        hidden_dim: D.
+        dropout: of the weights a, in training.
+    """
+
+    def __init__(self, hidden_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout = {dropout} must be from 0 to below 1")
+        self.dropout = dropout
+        self.out = nn.Linear(hidden_dim, hidden_dim, bias=False)
+
+    def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
+        """[T]: what the events of the histories count, those of each history summing to 1; arguments as of a call."""
+        raise TypeError(f"{type(self).__name__} must define attention(own, rows, items)")
+
+    def forward(self, own: Tensor, rows: Ragged, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Aggregate.
+
+        Args:
+            own: [U, D], the users' own vectors.
+            rows: U histories of T events in all, of indices of items.
+            items: [n_items, D], the items' vectors q.
+            generator: draws dropout; required in training mode where dropout is above 0.
+
+        Returns:
+            [U, D].
+        """
+        generator = dropout_generator(self, self.dropout, generator)
+        weights = dropout(self.attention(own, rows, items), self.dropout, generator)
+        pooled = F.embedding_bag(
+            rows.values, items, rows.offsets, mode="sum", include_last_offset=True, per_sample_weights=weights
+        )
+        mapped: Tensor = self.out(pooled)
+        return mapped
+
+
+class Mean(HistoryAggregator):
+    """``W mean_i q_i``: all items of a history count alike."""
+
+    def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
+        return (1 / rows.lengths.to(items.dtype))[rows.rows]
+
+
+class UserAttention(HistoryAggregator):
+    """``a_ui = softmax_i(p_u . tanh(K q_i + b))``: the user's own vector p_u asks."""
+
+    def __init__(self, hidden_dim: int, dropout: float = 0.0) -> None:
+        super().__init__(hidden_dim, dropout)
+        self.key = nn.Linear(hidden_dim, hidden_dim)
+
+    def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
+        keys = torch.tanh(self.key(F.embedding(rows.values, items)))
+        return softmax_of_rows(torch.linalg.vecdot(own[rows.rows], keys), rows)
+
+
+class SelfAttention(HistoryAggregator):
+    """``a_ui = softmax_i(h . tanh(K q_i + b))``: a learned vector h asks, the same of all users."""
+
+    def __init__(self, hidden_dim: int, dropout: float = 0.0) -> None:
+        super().__init__(hidden_dim, dropout)
+        self.key = nn.Linear(hidden_dim, hidden_dim)
+        self.query = nn.Parameter(torch.empty(hidden_dim, 1))
+        nn.init.xavier_normal_(self.query)
+
+    def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
+        keys = torch.tanh(self.key(F.embedding(rows.values, items)))
+        return softmax_of_rows((keys @ self.query)[:, 0], rows)
+
+
+def softmax_of_rows(scores: Tensor, rows: Ragged) -> Tensor:
+    """The softmax within each row.
+
+    Args:
+        scores: [T], of the values of the rows.
+    """
+    of_row = rows.rows
+    # the greatest of each row is taken out first, so that no exponential overflows; it changes nothing else
+    peaks = scores.detach().new_full((rows.n_rows,), -torch.inf).scatter_reduce(0, of_row, scores.detach(), "amax")
+    raised = (scores - peaks[of_row]).exp()
+    totals = raised.new_zeros(rows.n_rows).index_add(0, of_row, raised)
+    return raised / totals[of_row]

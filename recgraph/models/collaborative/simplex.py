@@ -1,0 +1,130 @@
+"""SimpleX: matrix factorisation with the user's history, by cosines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.config import Search
+from recgraph.data.batches import PairBatch, Query
+from recgraph.data.part import Part
+from recgraph.memory import Needs, Workload
+from recgraph.models.base import Model, ModelConfig, Space
+from recgraph.models.collaborative.base import CollaborativeConfig, CollaborativeModel
+from recgraph.models.reading import Reading
+from recgraph.rng import dropout
+from recgraph.rows import lookup
+from recgraph.sparse.ragged import Ragged
+
+__all__ = ["SimpleX", "SimpleXConfig"]
+
+
+class SimpleXConfig(CollaborativeConfig):
+    loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = "ccl"
+    n_negatives: Annotated[
+        int | None,
+        Field(ge=1, description="negatives of losses that draw them; none: the loss's own default"),
+        Search(50, 2000, log=True),
+    ] = 200
+    l2: Annotated[
+        float,
+        Field(ge=0, description="weight of the squared norms of each sample's vectors"),
+        Search(1e-9, 1e-4, log=True),
+    ] = 1e-7
+    aggregator: Annotated[
+        str,
+        Field(description="of a user's history, a name of the registry's kind 'aggregator'"),
+        Search(choices=("mean", "user_attention", "self_attention")),
+    ] = "mean"
+    aggregator_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the aggregator")]
+    own_weight: Annotated[
+        float,
+        Field(ge=0, le=1, description="g, what the user's own vector counts; the history counts 1 - g"),
+        Search(0.0, 1.0),
+    ] = 0.5
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="of user vectors, in training"), Search(choices=(0.0, 0.1, 0.2))
+    ] = 0.1
+
+
+class SimpleX(CollaborativeModel):
+    """Cosine of an item's vector and ``g p_u + (1 - g) W sum_i a_ui q_i``: the user's own vector and the history's.
+
+    The weights a of the history's items are those of ``aggregator``. It is trained by the cosine contrastive loss, with
+    many negatives (``loss_options`` has its margin and the weight of the negatives): on Gowalla the publication has
+    2,000, user attention, g .8, margin .9 and weight 250. In training a history holds the item that is predicted, as
+    published: a large ``own_weight`` or many negatives keep the model from copying it.
+
+    A user is ranked for by the history of the query, so that what a known user did since the training counts. A user
+    who is unknown has the part of the history alone; one who is unknown and without history is ranked for by the mean
+    of the trained users' own vectors. With ``own_weight=1`` it is :class:`BPRMF`.
+
+    Source: Mao et al., SimpleX: A Simple and Strong Baseline for Collaborative Filtering (CIKM 2021). Departures:
+    histories are not cut; dropout is before the cosine, which the published code takes first; ``l2`` is of the vectors
+    of a batch's samples; the table starts by Xavier unless ``init_std`` is given (published: 1e-4).
+    """
+
+    Config: ClassVar[type[ModelConfig]] = SimpleXConfig
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        spec = {"name": self.config.aggregator, **self.config.aggregator_options}
+        self.aggregator = registry.make("aggregator", spec, hidden_dim=self.config.hidden_dim)
+
+    def memory_needs(self, work: Workload) -> Needs:
+        needs = super().memory_needs(work)
+        # the events of a batch's histories, and the items' vectors under those of its users, with gradients
+        mean_length = work.n_interactions / max(work.n_users, 1)
+        width = self.config.hidden_dim
+        events = int(min(work.batch_size, max(work.n_interactions, 1)) * (4 * mean_length + 16))
+        return replace(needs, step=needs.step + 16 * width * events + 12 * width * work.n_items)
+
+    def setup(self, train: Part) -> None:
+        super().setup(train)
+        self._histories = train.items
+
+    def nodes(self) -> Tensor:
+        """[n_users + n_items, D]: own vectors of users, without their histories, and vectors of items."""
+        table: Tensor = self.embedding.weight
+        return table
+
+    def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
+        assert self._histories is not None  # setup
+        assert self.space is not None
+        if self._histories.device != batch.users.device:
+            self._histories = self._histories.to(batch.users.device)
+        table, users = self.embedding.weight, batch.users
+        items = table[self.space.n_users :]
+        vectors = self._vectors(lookup(table, users), self._histories.take(users), items, batch)
+        rows = torch.arange(len(users), device=users.device)
+        return replace(batch, users=rows), torch.cat([vectors, items])
+
+    def _vectors(self, own: Tensor, rows: Ragged, items: Tensor, batch: PairBatch | None = None) -> Tensor:
+        """[U, D], of own vectors [U, D], histories and items [n_items, D]; the batch's generators draw dropout."""
+        generator = None if batch is None else batch.generators["dropout"]
+        share = self.config.own_weight
+        vectors = own if share == 1 else share * own + (1 - share) * self.aggregator(own, rows, items, generator)
+        return dropout(vectors, self.config.dropout, generator) if self.training and batch is not None else vectors
+
+    def _user_vectors(self, query: Query, nodes: Tensor) -> Tensor:
+        assert self.space is not None
+        known_mask = query.users >= 0
+        known_mask[known_mask.clone()] = self.known_users[query.users[known_mask]]
+        own = nodes.new_zeros(len(query), nodes.shape[1])
+        own[known_mask] = lookup(nodes, query.users[known_mask])
+        items = nodes[self.space.n_users :]
+        vectors = self._vectors(own, query.history, items)
+        lost_mask = ~known_mask & ((query.history.lengths == 0) | (self.config.own_weight == 1))
+        if bool(lost_mask.any()):
+            vectors[lost_mask] = super()._fold_in(query.take(lost_mask.nonzero()[:, 0]), nodes)
+        return vectors
+
+    def reading(self, query: Query) -> Reading:
+        if self.config.own_weight == 1:
+            return super().reading(query)
+        return Model.reading(self, query)

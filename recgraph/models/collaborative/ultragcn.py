@@ -1,0 +1,123 @@
+"""UltraGCN: matrix factorisation with the weights that infinitely many layers of propagation would give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.config import Search
+from recgraph.data.batches import PairBatch
+from recgraph.data.part import Part
+from recgraph.losses.base import NextItemLoss
+from recgraph.losses.pairwise import OwnNegatives, PairWeights, pair_scores
+from recgraph.memory import Needs, Workload
+from recgraph.models.base import ModelConfig, Phase, Terms
+from recgraph.models.collaborative.base import CollaborativeConfig, weighted
+from recgraph.models.collaborative.constraints import degree_weights, degrees_of, neighbours_of
+from recgraph.models.collaborative.lightgcn import BPRMF
+from recgraph.rows import touched
+
+__all__ = ["UltraGCN", "UltraGCNConfig"]
+
+
+class UltraGCNConfig(CollaborativeConfig):
+    loss: Annotated[
+        str, Field(description="recommendation loss, a name of the registry's kind 'loss' that weighs pairs: bce, ccl")
+    ] = "bce"
+    n_negatives: Annotated[
+        int | None,
+        Field(ge=1, description="negatives of losses that draw them; none: the loss's own default"),
+        Search(50, 2000, log=True),
+    ] = 200
+    negative_weight: Annotated[
+        float,
+        Field(gt=0, description="what the mean over a sample's negatives counts beside its item"),
+        Search(10.0, 1000.0, log=True),
+    ] = 200.0
+    positive_weights: Annotated[
+        tuple[float, float], Field(description="(w1, w2): a chosen item i of user u counts w1 + w2 b_ui")
+    ] = (1e-6, 1.0)
+    negative_weights: Annotated[
+        tuple[float, float], Field(description="(w3, w4): a negative j of user u counts w3 + w4 b_uj")
+    ] = (1e-6, 1.0)
+    neighbour_weight: Annotated[
+        float,
+        Field(ge=0, description="lambda, weight of the term of an item's neighbours"),
+        Search(1e-5, 10.0, log=True),
+    ] = 1e-3
+    n_neighbours: Annotated[int, Field(ge=1, description="K, neighbours of each item"), Search(5, 50)] = 10
+    with_itself: Annotated[bool, Field(description="whether an item may be its own neighbour, as in the code")] = True
+
+
+class UltraGCN(BPRMF):
+    """Matrix factorisation by weighted pairs: what LightGCN's propagation would converge to, without propagating.
+
+    With ``b_ui = sqrt(d_u + 1) / (d_u sqrt(d_i + 1))`` and s the inner products, the mean over samples (u, i) of
+
+        ``(w1 + w2 b_ui) softplus(-s_ui) + W mean_j (w3 + w4 b_uj) softplus(s_uj)``
+
+    over their negatives j (term ``rec``), plus lambda times that of ``sum_k w_ik softplus(-s_uk)`` over the K nearest
+    items k of i (term ``neighbours``, see :func:`neighbours_of`), plus ``l2``. Published for Gowalla: 1,500 negatives,
+    W 300, K 10, lambda 5e-4.
+
+    Source: Mao et al., UltraGCN: Ultra Simplification of Graph Convolutional Networks for Recommendation (CIKM 2021),
+    equations 8 to 14; the weights of neighbours are those of the published code (``with_itself``; the paper subtracts
+    an item's own count from g_i in the divisor). Departures: terms are means over samples where the authors have sums;
+    ``l2`` is of the vectors of a batch's samples; negatives are never the user's own items unless ``exclude_own=False``
+    (published), and one that is the sample's item counts 0; the table starts by Xavier unless ``init_std`` is given
+    (published: 1e-4).
+    """
+
+    Config: ClassVar[type[ModelConfig]] = UltraGCNConfig
+
+    def _make_loss(self) -> NextItemLoss:
+        cls = registry.load("loss", self.config.loss)
+        if not (issubclass(cls, OwnNegatives) and cls.weighs_pairs):
+            raise ValueError(f"loss = {self.config.loss!r} takes no weights of pairs; use 'bce' or 'ccl'")
+        return super()._make_loss()
+
+    def _loss_settings(self) -> dict[str, Any]:
+        return super()._loss_settings() | {"negative_weight": self.config.negative_weight}
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        terms = {"rec": 1.0, "l2": self.config.l2, "neighbours": self.config.neighbour_weight} | self.shared_terms
+        return (Phase("model", ("model",), terms),)
+
+    def memory_needs(self, work: Workload) -> Needs:
+        needs, k = super().memory_needs(work), self.config.n_neighbours
+        n_rows = min(work.batch_size, max(work.n_interactions, 1))
+        held = {**needs.held, "neighbours": 12 * work.n_items * min(k, work.n_items)}
+        fitting = needs.fitting + 96 * work.n_interactions + 12 * work.n_items * k
+        return replace(
+            needs, held=held, fitting=fitting, step=needs.step + 8 * n_rows * k * (self.config.hidden_dim + 3)
+        )
+
+    def setup(self, train: Part) -> None:
+        super().setup(train)
+        config, like, rows = self.config, self.embedding.weight.detach(), train.items.to(self.embedding.weight.device)
+        # of the training part alone: whoever resumes a run makes them again
+        self._degrees = degrees_of(rows, train.n_items, like)
+        self._neighbours = neighbours_of(rows, train.n_items, config.n_neighbours, like, config.with_itself)
+
+    def pair_weights(self, batch: PairBatch) -> PairWeights:
+        (w1, w2), (w3, w4) = self.config.positive_weights, self.config.negative_weights
+        of_items, of_drawn = (degree_weights(self._degrees, batch.users, on) for on in (batch.items, batch.negatives))
+        return PairWeights(w1 + w2 * of_items, w3 + w4 * of_drawn)
+
+    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
+        return super().terms(batch, asked) | {"neighbours": lambda: self._of_neighbours(batch)}
+
+    def _of_neighbours(self, batch: PairBatch) -> Tensor:
+        """The mean over samples of ``sum_k w_ik softplus(-s_uk)``."""
+        assert self.space is not None
+        near, weights = (part[batch.items] for part in self._neighbours)
+        part, places = touched(self.nodes(), torch.cat([batch.users[:, None], near + self.space.n_users], 1))
+        scores = pair_scores(part, places[:, 0], places[:, 1:])
+        return weighted((weights * F.softplus(-scores)).sum(1).mean(), batch)

@@ -1,0 +1,85 @@
+"""Aggregators of histories against loops over their items, and the contract of the kind."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.encoders.histories import HistoryAggregator, Mean, SelfAttention, UserAttention
+from recgraph.sparse.ragged import Ragged
+
+NAMES = registry.names("aggregator")
+N_ITEMS, D = 9, 4
+ROWS = [[3, 1, 8], [], [5], [2, 2, 0, 7]]
+
+
+def case(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Ragged, Tensor]:
+    g = torch.Generator().manual_seed(4)
+    own = torch.randn(len(ROWS), D, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+    items = torch.randn(N_ITEMS, D, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+    return own, Ragged.from_lists(ROWS), items
+
+
+def made(name: str, dtype: torch.dtype = torch.float64, **settings: float) -> HistoryAggregator:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        one: HistoryAggregator = registry.make("aggregator", {"name": name, **settings}, hidden_dim=D)
+    return one.to(dtype)
+
+
+def question(aggregator: HistoryAggregator, own: Tensor) -> Tensor | None:
+    """What a history is asked for, [D]; None: all items count alike."""
+    if isinstance(aggregator, UserAttention):
+        return own
+    return aggregator.query[:, 0] if isinstance(aggregator, SelfAttention) else None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_history_is_the_weighted_mean_of_its_items(name: str) -> None:
+    aggregator, (own, rows, items) = made(name), case()
+    found = aggregator(own, rows, items)
+    for user, history in enumerate(ROWS):
+        asked = question(aggregator, own[user])
+        shares = [1.0] * len(history)
+        if asked is not None:
+            keys = [torch.tanh(aggregator.key.weight @ items[i] + aggregator.key.bias) for i in history]
+            shares = [math.exp(float(asked @ key)) for key in keys]
+        pooled = sum((share / sum(shares) * items[i] for share, i in zip(shares, history, strict=True)), torch.zeros(D))
+        torch.testing.assert_close(found[user], aggregator.out.weight @ pooled.double(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_and_no_history_at_all(name: str) -> None:
+    aggregator, (own, rows, items) = made(name), case()
+    assert torch.autograd.gradcheck(lambda a, b: aggregator(a, rows, b), (own, items))
+    empty = Ragged.from_lists([[], []])
+    assert torch.equal(aggregator(own[:2], empty, items), torch.zeros(2, D, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_great_scores_do_not_overflow(name: str) -> None:
+    aggregator, (own, rows, items) = made(name, torch.float32), case(torch.float32)
+    with torch.no_grad():
+        found = aggregator(own * 1e4, rows, items)
+    assert bool(found.isfinite().all())
+
+
+def test_dropout_is_drawn_from_the_generator_in_training_alone() -> None:
+    aggregator, (own, rows, items) = made("mean", dropout=0.5), case()
+
+    def drawn(seed: int) -> Tensor:
+        found: Tensor = aggregator(own, rows, items, torch.Generator().manual_seed(seed))
+        return found
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+    with pytest.raises(ValueError, match="generator"):
+        aggregator(own, rows, items)
+    aggregator.eval()
+    assert torch.equal(aggregator(own, rows, items), drawn(3))
+    with pytest.raises(ValueError, match="dropout = 1"):
+        Mean(D, dropout=1.0)

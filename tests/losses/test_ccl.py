@@ -1,0 +1,111 @@
+"""The cosine contrastive loss, and binary cross-entropy with weights, against sums over all pairs; losses of cosines in
+models."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph.losses.pairwise import BCE, BPR, CCL, PairWeights, unit_rows
+
+T, K, N_ITEMS, D = 7, 5, 11, 4
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Hidden states, targets, a table and negatives, of which one is the target."""
+    g = torch.Generator().manual_seed(2)
+    hidden = torch.randn(T, D, generator=g, dtype=torch.float64).requires_grad_()
+    table = torch.randn(N_ITEMS + 1, D, generator=g, dtype=torch.float64).requires_grad_()
+    targets = torch.randint(1, N_ITEMS + 1, (T,), generator=g)
+    negatives = torch.randint(1, N_ITEMS + 1, (T, K), generator=g)
+    negatives[3, 1] = targets[3]
+    return hidden, targets, table, negatives
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum() / (a.square().sum().sqrt() * b.square().sum().sqrt())
+
+
+def some_weights() -> PairWeights:
+    g = torch.Generator().manual_seed(8)
+    return PairWeights(torch.rand(T, generator=g).double(), torch.rand(T, K, generator=g).double())
+
+
+def ccl_oracle(margin: float, weight: float, weights: PairWeights | None) -> Tensor:
+    hidden, targets, table, negatives = inputs()
+    total = torch.zeros((), dtype=torch.float64)
+    for t in range(T):
+        own = 1 if weights is None else weights.positive[t]
+        total = total + own * (1 - cosine(hidden[t], table[targets[t]]))
+        for k in range(K):
+            if negatives[t, k] == targets[t]:
+                continue
+            own = 1 if weights is None else weights.negative[t, k]
+            above = cosine(hidden[t], table[negatives[t, k]]) - margin
+            total = total + weight / K * own * max(above, above.new_zeros(()))
+    return total / T
+
+
+@pytest.mark.parametrize(("margin", "weight"), [(0.0, 1.0), (0.3, 150.0), (-0.5, 2.0)])
+def test_ccl_is_its_equation(margin: float, weight: float) -> None:
+    hidden, targets, table, negatives = inputs()
+    loss = CCL(margin=margin, negative_weight=weight, n_negatives=K)
+    value = loss.against(negatives, hidden, targets, table)
+    torch.testing.assert_close(value, ccl_oracle(margin, weight, None), rtol=1e-12, atol=1e-12)
+    # the same of whatever length the vectors have
+    again = loss.against(negatives, hidden * 3, targets, table * torch.arange(1, N_ITEMS + 2)[:, None])
+    torch.testing.assert_close(again, value, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_ccl_are_those_of_dense_cosines() -> None:
+    hidden, targets, table, negatives = inputs()
+    value = CCL(margin=0.1, negative_weight=20.0, n_negatives=K).against(negatives, hidden, targets, table)
+    cosines = F.normalize(hidden, dim=1) @ F.normalize(table, dim=1).T
+    own = cosines.gather(1, targets[:, None])
+    drawn = (cosines.gather(1, negatives) - 0.1).clamp(min=0) * (negatives != targets[:, None])
+    expected = (1 - own[:, 0] + 20 * drawn.mean(1)).mean()
+    found = torch.autograd.grad(value, (hidden, table))
+    for ours, theirs in zip(found, torch.autograd.grad(expected, (hidden, table)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
+
+
+def test_weights_of_pairs_multiply_their_addends() -> None:
+    hidden, targets, table, negatives = inputs()
+    weights, keep_mask = some_weights(), negatives != targets[:, None]
+    cosines = F.normalize(hidden, dim=1) @ F.normalize(table, dim=1).T
+    cosines = cosines.detach()
+    own, drawn = cosines.gather(1, targets[:, None])[:, 0], cosines.gather(1, negatives)
+    value = CCL(margin=0.2, negative_weight=30.0, n_negatives=K).of_scores(own, drawn, keep_mask, N_ITEMS, weights)
+    torch.testing.assert_close(value, ccl_oracle(0.2, 30.0, weights), rtol=1e-12, atol=1e-12)
+    total = 0.0
+    for t in range(T):
+        total += float(weights.positive[t]) * math.log1p(math.exp(-float(own[t])))
+        for k in range(K):
+            if keep_mask[t, k]:
+                total += 30 / K * float(weights.negative[t, k]) * math.log1p(math.exp(float(drawn[t, k])))
+    bce = BCE(negative_weight=30.0, n_negatives=K).of_scores(own, drawn, keep_mask, N_ITEMS, weights)
+    assert float(bce) == pytest.approx(total / T, rel=1e-12)
+    assert not BPR.weighs_pairs
+
+
+def test_without_a_weight_of_negatives_bce_is_what_it_was() -> None:
+    _, targets, _, negatives = inputs()
+    g = torch.Generator().manual_seed(1)
+    own, drawn = torch.randn(T, generator=g), torch.randn(T, K, generator=g)
+    keep_mask = negatives != targets[:, None]
+    expected = ((F.softplus(-own) + (F.softplus(drawn) * keep_mask).sum(1)) / (1 + K)).mean()
+    assert BCE(n_negatives=K).of_scores(own, drawn, keep_mask, N_ITEMS) == expected
+    ones = PairWeights(torch.ones(T), torch.ones(T, K))
+    assert BCE(n_negatives=K).of_scores(own, drawn, keep_mask, N_ITEMS, ones) == expected
+
+
+def test_unit_rows_are_the_distinct_ones_of_the_index() -> None:
+    table = inputs()[2]
+    index = torch.tensor([[4, 4, 9], [1, 9, 4]])
+    rows, places = unit_rows(table, index)
+    assert rows.shape == (3, D)
+    torch.testing.assert_close(rows[places], F.normalize(table, dim=1)[index])

@@ -1,0 +1,118 @@
+"""SimpleX against its equations, its rankings by cosine, and the loss of cosines in other models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from collaborative_cases import SPACE, first_batch, made, planted
+from torch import Tensor
+
+from recgraph import registry
+from recgraph.data.batches import PairBatch, Query
+from recgraph.models.collaborative.base import CollaborativeModel
+from recgraph.sparse.ragged import Ragged
+
+OPTIONS = {"margin": 0.1, "negative_weight": 25.0}
+
+
+def history_part(model: CollaborativeModel, own: Tensor, history: list[int]) -> Tensor:
+    """``W sum_i a_i q_i`` with attention by the user's own vector, item by item."""
+    items, aggregator = model.embedding.weight[SPACE.n_users :], model.aggregator
+    keys = [torch.tanh(aggregator.key.weight @ items[i] + aggregator.key.bias) for i in history]
+    shares = torch.softmax(torch.stack([own @ key for key in keys]), 0)
+    return aggregator.out.weight @ sum(a * items[i] for a, i in zip(shares, history, strict=True))
+
+
+def oracle(model: CollaborativeModel, batch: PairBatch, g: float) -> Tensor:
+    table, histories = model.embedding.weight, planted()[0].items.to_lists()
+    total = table.new_zeros(())
+    for user, item, negatives in zip(batch.users, batch.items, batch.negatives, strict=True):
+        own = table[user]
+        vector = g * own + (1 - g) * history_part(model, own, histories[int(user)])
+
+        def cosine(index: Tensor, vector: Tensor = vector) -> Tensor:
+            return F.cosine_similarity(vector, table[SPACE.n_users + index], dim=0)
+
+        hinge = [F.relu(cosine(negative) - OPTIONS["margin"]) for negative in negatives]
+        total = total + 1 - cosine(item) + OPTIONS["negative_weight"] * sum(hinge) / len(hinge)
+    return total / len(batch.users)
+
+
+def test_the_loss_is_that_of_the_paper() -> None:
+    settings = {"aggregator": "user_attention", "own_weight": 0.7, "dropout": 0.0, "n_negatives": 6}
+    model = made("simplex", loss_options=OPTIONS, **settings).double()
+    batch = first_batch(model)
+    value, expected = model(batch, ["rec"])["rec"], oracle(model, batch, 0.7)
+    torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-12)
+    parameters = [one for _, one in sorted(model.named_parameters())]
+    for ours, theirs in zip(
+        torch.autograd.grad(value, parameters), torch.autograd.grad(expected, parameters), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds() -> None:
+    model = made("simplex", aggregator="user_attention", own_weight=0.6).double()
+    model.setup(planted()[0])
+    model.eval()
+    users, histories = [4, 4, -1], [[2, 9], [1], [5, 6, 7]]
+    with torch.no_grad():
+        scores = model.score(Query(torch.tensor(users), Ragged.from_lists(histories)))
+        items = F.normalize(model.embedding.weight[SPACE.n_users :], dim=1)
+        for user, history, found in zip(users, histories, scores, strict=True):
+            own = model.embedding.weight[user] if user >= 0 else torch.zeros(16, dtype=torch.float64)
+            vector = 0.6 * own + 0.4 * history_part(model, own, history)
+            torch.testing.assert_close(found, items @ vector, rtol=1e-11, atol=1e-12)
+            assert bool((F.normalize(found, dim=0).abs() <= 1).all())
+        # neither known nor with a history: the mean of the trained users' own vectors
+        lost = model.encode_users(Query(torch.tensor([-1]), Ragged.from_lists([[]])))[0]
+    torch.testing.assert_close(lost, model.embedding.weight[: SPACE.n_users].mean(0).detach())
+
+
+@pytest.mark.parametrize("settings", [{}, {"loss": "full_softmax"}, {"loss": "bpr", "n_negatives": 2}])
+def test_without_the_history_it_is_matrix_factorisation(settings: dict[str, object]) -> None:
+    given = {"loss": "ccl", "n_negatives": 4, **settings}
+    model, plain = (made(name, **given) for name in ("simplex", "bprmf"))
+    model = made("simplex", own_weight=1.0, dropout=0.0, **given)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    batch = first_batch(plain)
+    first_batch(model)
+    batch.generators.fresh("negatives")
+    if given["loss"] != "full_softmax":
+        assert torch.equal(first_batch(model).negatives, batch.negatives)
+    torch.testing.assert_close(model(batch, ["rec"])["rec"], plain(batch, ["rec"])["rec"])
+    query = Query(torch.arange(SPACE.n_users), planted()[0].items)
+    torch.testing.assert_close(model.eval().score(query), plain.eval().score(query))
+
+
+@pytest.mark.parametrize("name", ["bprmf", "lightgcn", "simgcl", "meowrec"])
+def test_any_model_of_pairs_learns_by_cosines_and_ranks_by_them(name: str) -> None:
+    model = made(name, loss="ccl", n_negatives=4, loss_options=OPTIONS).double()
+    batch = first_batch(model)
+    model.eval()  # without dropout and noise
+    value = model(batch, ["rec"])["rec"]
+    unit = F.normalize(model.nodes(), dim=1)
+    users, items = unit[batch.users], unit[SPACE.n_users :]
+    own = (users * items[batch.items]).sum(1)
+    drawn = F.relu((users[:, None] * items[batch.negatives]).sum(2) - OPTIONS["margin"])
+    drawn = drawn * (batch.negatives != batch.items[:, None])
+    if name != "simgcl":  # whose loss has no noise, as here; meowrec's views have none in evaluation mode
+        torch.testing.assert_close(value, (1 - own + 25 * drawn.mean(1)).mean(), rtol=1e-9, atol=1e-10)
+    with torch.no_grad():
+        scores = model.score(Query(batch.users, planted()[0].items.take(batch.users)))
+        lengths = model.nodes()[batch.users].norm(dim=1, keepdim=True)
+        torch.testing.assert_close(scores / lengths, users.detach() @ items.detach().T, rtol=1e-9, atol=1e-10)
+
+
+def test_sequence_models_rank_by_cosines_too() -> None:
+    model = registry.load("model", "sasrec")(loss="ccl", n_negatives=8, hidden_dim=8, inner_dim=8, max_len=6)
+    items = model.build(SPACE, 0).eval().encode_items()
+    torch.testing.assert_close(items.norm(dim=1), torch.ones(SPACE.n_items))
+    some = torch.tensor([4, 4, 0])
+    torch.testing.assert_close(model.encode_items(some), items[some])
+
+
+def test_a_table_may_start_normal() -> None:
+    table = made("simplex", hidden_dim=64, init_std=1e-4).embedding.weight
+    assert 0.9e-4 < float(table.detach().std()) < 1.1e-4
