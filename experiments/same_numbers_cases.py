@@ -33,6 +33,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "popularity split=ratio split_seed=3",
             'popularity split=ratio split_options={order="time",test=0.2}',
             "itemknn k=20",
+            "itemknn k=20 normalise=true",
             "ease",
             "ease split=users split_seed=3",
             "slim k=20",

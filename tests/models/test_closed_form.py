@@ -314,6 +314,16 @@ def test_item_knn_with_all_neighbours(k: int, shrink: float, device: torch.devic
     np.testing.assert_allclose(made, _dense(histories) @ knn_weights(_dense(lists), k, shrink), rtol=1e-5, atol=1e-7)
 
 
+def test_item_knn_as_a_weighted_mean() -> None:
+    lists, histories = _lists(1, 40), _lists(2, 9)
+    weights = knn_weights(_dense(lists), N_ITEMS, 2.0)
+    sums = weights.sum(0)
+    expected = _dense(histories) @ np.divide(weights, sums, out=np.zeros_like(weights), where=sums > 0)
+    made = _scores(_fitted(ItemKNN(k=N_ITEMS, shrink=2.0, normalise=True), lists, torch.device("cpu")), histories)
+    np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-7)
+    assert made.max() <= 1 + 1e-6
+
+
 def test_item_knn_keeps_the_nearest_of_each_scored_item() -> None:
     lists = _lists(1, 40)
     # every single item as a history: the whole table. Ties at the border may fall either way.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Search
+from recgraph.config import Added, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload
@@ -110,13 +110,21 @@ class ItemKNNConfig(NeighbourConfig):
     shrink: Annotated[
         float, Field(ge=0, description="added to the cosine's divisor: fewer users, less trust"), Search(0.0, 200.0)
     ] = 50.0
+    normalise: Annotated[
+        bool,
+        Field(description="divide the similarities of each scored item's neighbours by their sum"),
+        Search(choices=(False, True)),
+        Added(),
+    ] = False
 
 
 class ItemKNN(NeighbourModel):
     """Nearest items: an item's score sums its similarities to those of its k neighbours that are in the history.
 
     The similarity is the cosine of two items' users, ``C_ij / (sqrt(n_i n_j) + shrink)``, on binary data. The
-    neighbours are those *of the scored item*. Source: Deshpande and Karypis, Item-Based Top-N Recommendation
+    neighbours are those *of the scored item*. With ``normalise`` the score is the weighted mean of Sarwar et al.
+    (WWW 2001), ``sum_j s_ij x_j / sum_j s_ij`` over the neighbours j: an item whose few similar ones are all in the
+    history then comes before one with many. Source: Deshpande and Karypis, Item-Based Top-N Recommendation
     Algorithms (TOIS 2004); shrinkage as in Ferrari Dacrema et al. (RecSys 2019).
     """
 
@@ -126,5 +134,5 @@ class ItemKNN(NeighbourModel):
         rows = fit_rows(self, train, self.neighbours.device)
         index, similarity = neighbours(rows, train.n_items, self.neighbours.shape[1], self.config.shrink)
         self.neighbours.copy_(index)
-        self.similarities.copy_(similarity)
+        self.similarities.copy_(F.normalize(similarity, p=1, dim=1) if self.config.normalise else similarity)
         return self
