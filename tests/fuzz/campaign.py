@@ -1,5 +1,7 @@
 """Fuzzing of readers in processes of their own: each case is a changed copy of valid files, made from its number.
 
+The processes are forks of one that has imported the library.
+
 A case passes where the reader reads the copy or raises one of its documented errors, and the message names a file of
 the copy. It fails on any other error, after ``SECONDS``, with more than ``MEMORY`` beyond what the reader takes of the
 valid files, and where the process ends.
@@ -19,7 +21,6 @@ import resource
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import forked
 import mutator
 
 __all__ = ["Report", "Target", "campaign", "minutes"]
@@ -107,19 +109,16 @@ def campaign(module: str, count: int, seed: int = 0, max_minutes: float | None =
 
 def _watched(module: str, seed: int, start: int, count: int, end: float | None) -> Iterator[tuple[int, str, str]]:
     """The outcomes of a process until it ends, or is ended for a case that takes too long."""
-    command = [sys.executable, __file__, module, f"{seed}", f"{start}", f"{count}"]
-    root = Path(__file__).resolve().parents[2]
-    own = {"PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}", "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
-    with (
-        tempfile.TemporaryFile() as errors,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **own}, start_new_session=True
-        ) as process,
-    ):
-        assert process.stdout is not None
+    own = {"PYTHONPATH": f"{forked.ROOT}{os.pathsep}{forked.ROOT / 'tests'}"}
+    command = [__file__, [module, f"{seed}", f"{start}", f"{count}"]]
+    request = {"module": command, "cwd": os.getcwd(), "env": {**os.environ, **own}, "fds": [1, 2]}
+    read, write = os.pipe()
+    with open(read, "rb", buffering=0), tempfile.TemporaryFile() as errors:
+        process = forked.Forked(request, (write, errors.fileno()))
+        os.close(write)
         running, patience = start, [START_SECONDS]
         try:
-            for line in _lines(process.stdout.fileno(), patience, process.pid):
+            for line in _lines(read, patience, process.pid):
                 if line is None:
                     yield running, "failed", f"took more than {patience[0]} s"
                     return
@@ -136,6 +135,7 @@ def _watched(module: str, seed: int, start: int, count: int, end: float | None) 
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def _computed(pid: int) -> float:
