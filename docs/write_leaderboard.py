@@ -1,15 +1,21 @@
-"""Write docs/leaderboard.md from the committed records: ``python docs/write_leaderboard.py`` (a test says when to)."""
+"""Write docs/leaderboard.md, and the table of docs/results.md, from the committed records.
+
+``python docs/write_leaderboard.py``; a test says when to.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 from recgraph.leaderboard.board import Board, load_board
+from recgraph.leaderboard.cheapest import Cheapest, cheapest
 from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.tables import listed, metric_name
 
-PAGE = Path(__file__).with_name("leaderboard.md")
+PAGE, SUMMARY = (Path(__file__).with_name(name) for name in ("leaderboard.md", "results.md"))
 EXPERIMENTS = PAGE.parents[1] / "experiments"
 HEAD = """\
 # Results
@@ -41,10 +47,42 @@ def pictures(found: dict[str, list[Sheet]]) -> str:
     lines = ["## In pictures", ""]
     for name, own in found.items():
         for sheet in own:
-            anchor = re.sub(r"[^\w\- ]", "", sheet.title.lower()).replace(" ", "-")
             title = f"{name}: {sheet.title}"
-            lines += [f"[{title}](#{anchor})", "", f"![{title}](pictures/board-{name}-{sheet.dataset}.png)", ""]
+            lines += [f"[{title}](#{_anchor(sheet)})", "", f"![{title}](pictures/board-{name}-{sheet.dataset}.png)", ""]
     return "\n".join(lines)
+
+
+def _anchor(sheet: Sheet) -> str:
+    return re.sub(r"[^\w\- ]", "", sheet.title.lower()).replace(" ", "-")
+
+
+def summary(experiments: Path = EXPERIMENTS) -> str:
+    """Of each data set of each board: its best entry, who is not told from it, and who is nearly as good for less."""
+    lines = [
+        "| board | first column | best | mean | training, CPU s | not told from it | cheapest within 1 % |",
+        "| --- | --- | --- | --: | --: | --- | --- |",
+    ]
+    for board in boards(experiments):
+        found = [(sheet, own) for sheet in sheets(board) if (own := cheapest(sheet)) is not None]
+        lines += [f"| {' | '.join(_summarised(board, sheet, own))} |" for sheet, own in found]
+    return "\n".join(lines)
+
+
+def _summarised(board: Board, sheet: Sheet, found: Cheapest) -> list[str]:
+    others = sheet.ranked(found.table, found.metric)[1:]
+    marks = {each.name: sheet.scores(each.name, found.table)[found.metric].mark for each in others}
+    alike = listed((name for name, mark in marks.items() if mark == "tied"), limit=4)
+    untested = "untested" in marks.values()
+    cheap = "itself" if found.entry == found.best else f"{found.entry}: {found.score.mean:.4f}, {found.cost.mean:.3g} s"
+    return [
+        f"[{board.name}/{sheet.dataset}](leaderboard.md#{_anchor(sheet)})",
+        f"{metric_name(found.metric)}, {found.table}",
+        found.best,
+        found.best_score.text(),
+        f"{found.best_cost.mean:.3g}",
+        alike or ("not tested" if untested else "none"),
+        cheap,
+    ]
 
 
 def page(experiments: Path = EXPERIMENTS) -> str:
@@ -54,8 +92,17 @@ def page(experiments: Path = EXPERIMENTS) -> str:
     return "\n".join([HEAD, *([pictures(found), *parts] if parts else [NONE])])
 
 
+def results(experiments: Path = EXPERIMENTS) -> str:
+    """``docs/results.md`` with the table that the records give."""
+    from experiments.marked import marked
+
+    return marked(SUMMARY.read_text(encoding="utf-8"), "results", summary(experiments))
+
+
 if __name__ == "__main__":
+    sys.path.insert(0, str(EXPERIMENTS.parent))
     for each in boards():
         for sheet in sheets(each):
             update_comparisons(sheet)
     PAGE.write_text(page(), encoding="utf-8")
+    SUMMARY.write_text(results(), encoding="utf-8")

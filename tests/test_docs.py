@@ -364,6 +364,8 @@ def test_the_page_of_results_is_what_the_records_say(monkeypatch: pytest.MonkeyP
 
     page = write_leaderboard.PAGE.read_text(encoding="utf-8")
     assert write_leaderboard.page() == page, "run: python docs/write_leaderboard.py"
+    summary = write_leaderboard.SUMMARY.read_text(encoding="utf-8")
+    assert write_leaderboard.results() == summary, "run: python docs/write_leaderboard.py"
 
 
 def test_the_page_of_metrics_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
