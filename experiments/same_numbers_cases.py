@@ -105,6 +105,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "hstu regime=prefix n_heads=2",
             "fuxialpha",
             "fuxialpha regime=prefix n_heads=2",
+            "hstu encoder_options={time_bias=true}",
+            "fuxialpha encoder_options={time_bias=true}",
             "cl4srec",
             "cl4srec regime=prefix similarity=cosine temperature=0.5",
             'cl4srec views=["crop"]',

@@ -54,7 +54,7 @@ class SequenceAugmentation:
             sequences: B rows of tokens (``item_idx + 1``; 0 is a masked item); not changed. Or of pairs [T, 2]: a token
                 and the bucket of the time gap before it, which goes with the token where ``by_place`` is set. Else it
                 stays at its place where all rows keep their lengths, and is unknown (0) where they do not. The gap of
-                a masked token is unknown.
+                a masked token is unknown. Or of triples, with the time, for which the same holds.
             generator: the stream to draw from, on the device of ``sequences``.
 
         Returns:
@@ -72,13 +72,14 @@ class SequenceAugmentation:
         if self.by_place:
             places = torch.arange(1, len(sequences.values) + 1, device=sequences.device)
             moved = self(sequences.with_values(places), generator)
-            masked = sequences.values.new_zeros(1, 2)
+            masked = sequences.values.new_zeros(1, sequences.values.shape[1])
             return moved.with_values(torch.cat([masked, sequences.values])[moved.values])
-        tokens, gaps = sequences.values.unbind(1)
+        tokens, *of_time = sequences.values.unbind(1)
         view = self(sequences.with_values(tokens), generator)
         if not torch.equal(view.offsets, sequences.offsets):
-            gaps = torch.zeros_like(view.values)
-        return view.with_values(torch.stack([view.values, gaps.masked_fill(view.values == 0, 0)], 1))
+            of_time = [torch.zeros_like(view.values)] * len(of_time)
+        known = [column.masked_fill(view.values == 0, 0) for column in of_time]
+        return view.with_values(torch.stack([view.values, *known], 1))
 
     def augment(self, sequences: Ragged, generator: torch.Generator) -> Ragged:
         """The augmented rows, of rows that all hold at least two tokens."""

@@ -1,4 +1,4 @@
-"""Time gaps: how long before an interaction its user's one before it was, on a logarithmic scale."""
+"""Times as inputs: how long before an interaction its user's one before it was, and when it was."""
 
 from __future__ import annotations
 
@@ -33,16 +33,20 @@ def gap_buckets(times: Ragged) -> Ragged:
     return times.with_values(buckets.masked_fill(times.positions == 0, 0))
 
 
-def with_gaps(tokens: Ragged, times: Tensor | None) -> Ragged:
+def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False) -> Ragged:
     """Rows of pairs [T, 2]: each token and the bucket of the gap before it.
+
+    Args:
+        with_times: of triples [T, 3]: and its time, counted on by 1 from 0 on, so that 0 is an unknown one.
 
     Raises:
         ValueError: there are no times.
     """
     if times is None:
+        setting = "time_bias" if with_times else "time_gaps"
         raise ValueError(
-            "time_gaps = True needs the times of interactions, and the log has none: name their column when reading "
-            "(timestamp=...), or leave time_gaps out"
+            f"{setting} = True needs the times of interactions, and the log has none: name their column when reading "
+            f"(timestamp=...), or leave {setting} out"
         )
-    gaps = gap_buckets(tokens.with_values(times))
-    return tokens.with_values(torch.stack([tokens.values, gaps.values], 1))
+    columns = [tokens.values, gap_buckets(tokens.with_values(times)).values]
+    return tokens.with_values(torch.stack([*columns, times + (times >= 0)] if with_times else columns, 1))

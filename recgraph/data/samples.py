@@ -75,7 +75,7 @@ class SequenceBatch:
     """Training samples of a sequence model. A token is ``item_idx + 1``; token 0 is a masked item.
 
     With time gaps the rows of ``sequences``, ``contrast`` and ``partners`` hold pairs: [T, 2], a token and the bucket
-    of the gap before it (:mod:`recgraph.data.gaps`).
+    of the gap before it (:mod:`recgraph.data.gaps`). For an encoder that reads times they hold triples, its time third.
 
     Where several ranks train together, each has the rows of its share; ``contrast_targets`` and ``whole`` concern the
     whole batch.

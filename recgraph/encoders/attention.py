@@ -32,7 +32,8 @@ def lay_out(sequences: Ragged, where: torch.device, last_only: bool, max_len: in
     """The layout for a device.
 
     Args:
-        sequences: B rows of tokens (0 is a masked item), none empty.
+        sequences: B rows of tokens (0 is a masked item), none empty; or of pairs of a token and its time, where all
+            places are read.
         where: the device that computes.
         last_only: only the last place of each row will be read, and no layer mixes places but by attention.
         max_len: the longest row that may come.
@@ -43,7 +44,11 @@ def lay_out(sequences: Ragged, where: torch.device, last_only: bool, max_len: in
     if is_accelerated(where):
         check_rows(sequences.on_host.lengths)
         return Padded.of(sequences, where, max_len)
-    return pack(sequences, last_only)
+    if sequences.values.ndim == 1:
+        return pack(sequences, last_only)
+    assert not last_only
+    tokens, times = sequences.values.unbind(1)
+    return pack(sequences.with_values(tokens), last_only).with_times(times)
 
 
 def attend(

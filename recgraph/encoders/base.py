@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +30,34 @@ def tokens_of_places(tokens: Ragged, vectors: Tensor, masked: Tensor) -> tuple[R
     """The input of an encoder where each place has a vector of its own: places as tokens, and their table.
 
     Args:
-        tokens: B rows of tokens, on the host; a masked item stays token 0.
+        tokens: B rows of tokens, or of pairs of a token and its time, on the host; a masked item stays token 0.
         vectors: [T, D], of the places.
         masked: [1, D], of token 0.
     """
-    places = torch.arange(1, len(tokens.values) + 1).masked_fill(tokens.values == 0, 0)
+    is_paired = tokens.values.ndim > 1
+    of_tokens = tokens.values[:, 0] if is_paired else tokens.values
+    places = torch.arange(1, len(of_tokens) + 1).masked_fill(of_tokens == 0, 0)
+    if is_paired:
+        places = torch.stack([places, tokens.values[:, 1]], 1)
     return tokens.with_values(places).mirrored(vectors.device), torch.cat([masked, vectors])
+
+
+class Saved(NamedTuple):
+    """Numbers that are saved for the backward pass for each token, counted from what autograd saves.
+
+    Attributes:
+        width: of a layer, in units of its width.
+        inner: of a layer, in units of the width of its feed-forward part.
+        last: of a layer of which one place is read, in units of its width.
+        weights: of a layer and head, in units of the length of the sequence.
+        shared: of all layers, in units of the length of the sequence.
+    """
+
+    width: float = 10
+    inner: float = 2
+    last: float = 6
+    weights: float = 2
+    shared: float = 0
 
 
 class SequenceEncoder(nn.Module):
@@ -48,10 +71,6 @@ class SequenceEncoder(nn.Module):
 
     #: whether :meth:`padded` reads rows of any length up to max_len; else of max_len alone
     pads_to_any_length: ClassVar[bool] = True
-    #: numbers that are saved for the backward pass: those of a layer for each token, in units of its width and of the
-    #: width of its feed-forward part, beside its weights of pairs; and those of a layer of which one place is read,
-    #: in units of its width. Counted from what autograd saves
-    saved: ClassVar[tuple[float, float, float]] = (10, 2, 6)
     #: coefficient of :meth:`penalty` in the loss; 0: it has none
     penalty_weight: float = 0.0
 
@@ -69,7 +88,8 @@ class SequenceEncoder(nn.Module):
         """The states of sequences.
 
         Args:
-            sequences: B rows of tokens, oldest first, none empty; token 0 is a masked item.
+            sequences: B rows of tokens, oldest first, none empty; token 0 is a masked item. Where :attr:`reads_times`
+                also of pairs [T, 2], a token and its time, 0 where unknown (:func:`recgraph.data.gaps.with_gaps`).
             table: [n_tokens, D], the embedding of each token.
             generator: draws dropout; required in training mode where dropout is above 0.
             last_only: return the state after each whole row alone.
@@ -86,9 +106,19 @@ class SequenceEncoder(nn.Module):
         generator = dropout_generator(self, self.dropout, generator)
         return self._encode(sequences, table, generator, last_only)
 
+    @classmethod
+    def saved(cls, options: Mapping[str, Any]) -> Saved:
+        """What it saves, by the ``encoder_options`` of a model."""
+        return Saved()
+
     @property
     def reads_tokens(self) -> bool:
         """Whether it must know which items its tokens are, beside their embeddings."""
+        return False
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether it reads when each item was, beside its embedding."""
         return False
 
     def setup(self, counts: Tensor, categories: Tensor | None) -> None:

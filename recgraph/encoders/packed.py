@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Bucket", "Packed", "check_rows", "pack", "score_bias"]
+__all__ = ["N_SPANS", "Bucket", "Packed", "check_rows", "pack", "score_bias", "spans"]
 
 
 # A bucket holds lengths up to this factor of its shortest: at most a quarter of its attention is padding.
 _SPREAD = 1.3
+#: buckets of :func:`spans`: unknown, and 129 as published
+N_SPANS = 130
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Packed:
         row_order: [B] int64: the original row of each packed row; None where the order is unchanged.
         token_order: [T] int64: the original index of each packed token; None where unchanged.
         buckets: cover all rows.
+        times: [T] int64, of the packed tokens, 0 where unknown; None: there are none.
     """
 
     tokens: Tensor
@@ -124,6 +127,29 @@ class Packed:
     row_order: Tensor | None
     token_order: Tensor | None
     buckets: tuple[Bucket, ...]
+    times: Tensor | None = None
+
+    def with_times(self, times: Tensor) -> Packed:
+        """The same with the times [T] of the tokens in the order of the rows that were packed."""
+        return replace(self, times=times if self.token_order is None else times.index_select(0, self.token_order))
+
+    @cached_property
+    def causal_spans(self) -> list[Tensor | None]:
+        """Of each bucket the :func:`spans` [n_rows, L, L] of its places and those before; None: there are no times."""
+        return [spans(times, times) if times is not None else None for times in self._times_of_buckets]
+
+    @cached_property
+    def last_spans(self) -> list[Tensor | None]:
+        """The same of its last places, [n_rows, 1, L]."""
+        return [
+            None if times is None else spans(times.gather(1, bucket.lengths[:, None] - 1), times)
+            for bucket, times in zip(self.buckets, self._times_of_buckets, strict=True)
+        ]
+
+    @property
+    def _times_of_buckets(self) -> list[Tensor | None]:
+        times = self.times
+        return [None if times is None else bucket.pad(times[bucket.tokens]) for bucket in self.buckets]
 
     def restore_rows(self, rows: Tensor) -> Tensor:
         """[B, ...] in packed row order -> the order of the rows that were packed."""
@@ -225,6 +251,19 @@ def _bucket(tokens: Ragged, first: int, end: int, lengths: list[int], bounds: li
         slots = (tokens.rows[start:stop] - first) * length + tokens.positions[start:stop]
     bucket = Bucket(first, end - first, start, stop - start, length, slots, of_rows, None)
     return replace(bucket, valid_mask=bucket.pad(tokens.values[start:stop]) != 0) if masked else bucket
+
+
+def spans(queries: Tensor, keys: Tensor) -> Tensor:
+    """[n, Q] and [n, L] int64 times, 0 where unknown -> [n, Q, L] int64, how long lies between, on a logarithmic scale.
+
+    0 where one of both is unknown; else ``1 + floor(ln(max(span, 1)) / 0.301)``, at most ``N_SPANS - 1``: as HSTU's
+    published code cuts spans.
+    """
+    # times from 0 on are counted on by 1
+    of_queries, of_keys = ((times - (times > 0).long()).double() for times in (queries, keys))
+    between = (of_queries[:, :, None] - of_keys[:, None, :]).abs()
+    buckets = 1 + (between.clamp(min=1).log() / 0.301).long().clamp(max=N_SPANS - 2)
+    return buckets.masked_fill((queries == 0)[:, :, None] | (keys == 0)[:, None, :], 0)
 
 
 def score_bias(visible_mask: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.accelerated import to_device
-from recgraph.encoders.packed import score_bias
+from recgraph.encoders.packed import score_bias, spans
 from recgraph.rng import lent
 from recgraph.sparse.ragged import Ragged
 
@@ -37,6 +37,7 @@ class Padded:
         visible_keys: [B, L], False at masked items and at the padding.
         alone: [B, L], True at the queries that would see no key and see themselves: masked items that lead their row.
             None where no item is masked.
+        times: [B, L] int64, 0 where unknown; None: there are none.
     """
 
     n_rows: int
@@ -47,31 +48,35 @@ class Padded:
     lengths: Tensor
     visible_keys: Tensor
     alone: Tensor | None
+    times: Tensor | None = None
 
     @classmethod
     def of(cls, sequences: Ragged, device: torch.device, max_len: int) -> Padded:
         """Plan the layout on the host.
 
         Args:
-            sequences: B rows of tokens (0 is a masked item), none empty; mirrored, or else the device is read.
+            sequences: B rows of tokens (0 is a masked item), or of pairs of a token and its time, none empty; mirrored,
+                or else the device is read.
             max_len: the greatest L.
         """
         host = sequences.on_host
         lengths, n_rows = host.lengths, host.n_rows
         length = min(-(-host.longest // _STEP) * _STEP, max_len)
         slots = host.rows * length + host.positions
-        tokens = host.values.new_zeros(n_rows * length).index_copy_(0, slots, host.values)
+        columns = [host.values] if host.values.ndim == 1 else list(host.values.unbind(1))
+        tokens, *times = (column.new_zeros(n_rows * length).index_copy_(0, slots, column) for column in columns)
         last = torch.arange(n_rows) * length + lengths - 1
         visible_keys = tokens.view(n_rows, length) != 0
         alone = None
-        if bool((host.values == 0).any()):
+        if bool((columns[0] == 0).any()):
             alone = visible_keys.long().cumsum(1) == 0
-        sizes = [n_rows * length, n_rows, len(slots), n_rows]
-        integers = to_device(torch.cat([tokens, last, slots, lengths]), device)
-        of_tokens, of_last, of_slots, of_lengths = torch.split(integers, sizes)
+        parts = [tokens, last, slots, lengths, *times]
+        integers = to_device(torch.cat(parts), device)
+        of_tokens, of_last, of_slots, of_lengths, *of_times = torch.split(integers, [len(part) for part in parts])
         flags = to_device(torch.stack([visible_keys] if alone is None else [visible_keys, alone]), device).unbind()
         of_alone = None if alone is None else flags[1]
-        return cls(n_rows, length, of_tokens, of_last, of_slots, of_lengths, flags[0], of_alone)
+        of_time = of_times[0].view(n_rows, length) if of_times else None
+        return cls(n_rows, length, of_tokens, of_last, of_slots, of_lengths, flags[0], of_alone, of_time)
 
     @cached_property
     def causal_mask(self) -> Tensor:
@@ -102,13 +107,23 @@ class Padded:
         """Additive mask of the attention scores, of the shape of :attr:`last_mask`."""
         return score_bias(self.last_mask)
 
+    @cached_property
+    def causal_spans(self) -> Tensor | None:
+        """[B, L, L], see :func:`recgraph.encoders.packed.spans`; None: there are no times."""
+        return None if self.times is None else spans(self.times, self.times)
+
+    @cached_property
+    def last_spans(self) -> Tensor | None:
+        """The same of the last places, [B, 1, L]."""
+        return None if self.times is None else spans(self.times.gather(1, self.lengths[:, None] - 1), self.times)
+
     def make_biases(self, last_only: bool) -> None:
         """Make the masks that layers will read now: in a compiled graph nothing can be kept."""
         _ = self.causal_bias, self.last_bias if last_only else None
 
     def make_masks(self, last_only: bool) -> None:
-        """The same for layers that read no biases."""
-        _ = self.causal_mask, self.last_mask if last_only else None
+        """The same for layers that read masks and spans instead of biases."""
+        _ = self.causal_mask, self.causal_spans, (self.last_mask, self.last_spans) if last_only else None
 
     def with_positions(self, x: Tensor, embedding: nn.Embedding) -> Tensor:
         """``x`` [B * L, D] plus the embedding of each place."""

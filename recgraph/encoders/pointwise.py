@@ -6,15 +6,20 @@ Their weights are differentiable any number of times: what is computed here are 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.encoders.attention import Layout
+from recgraph.encoders.base import Saved
 from recgraph.encoders.layered import EncoderLayer, LayeredEncoder
+from recgraph.encoders.packed import N_SPANS
 from recgraph.encoders.padded import Padded
 from recgraph.rng import dropout
+from recgraph.sparse.ragged import Ragged
 
 __all__ = ["HSTU", "FuXi", "PointwiseEncoder", "PointwiseLayer"]
 
@@ -30,32 +35,33 @@ class PointwiseLayer(EncoderLayer):
         n_heads: divides D.
         dropout: of what is added.
         n_channels: C, how many vectors of width D attention makes of V; U is C D wide.
+        time_bias: whether there is a bias of the time between a query and a key.
     """
 
-    def __init__(self, hidden_dim: int, max_len: int, n_heads: int, dropout: float, n_channels: int) -> None:
+    def __init__(
+        self, hidden_dim: int, max_len: int, n_heads: int, dropout: float, n_channels: int, time_bias: bool
+    ) -> None:
         super().__init__()
         self.n_heads, self.dropout, self.max_len = n_heads, dropout, max_len
         self.kvqu = nn.Linear(hidden_dim, (3 + n_channels) * hidden_dim, bias=False)
         nn.init.normal_(self.kvqu.weight, 0.0, 0.02)
         #: [max_len], of each distance between a query and a key before it
         self.position_bias = nn.Parameter(nn.init.normal_(torch.empty(max_len), 0.0, 0.02))
+        #: [N_SPANS], of each bucket of :func:`recgraph.encoders.packed.spans`
+        self.time_bias = nn.Parameter(nn.init.normal_(torch.empty(N_SPANS), 0.0, 0.02)) if time_bias else None
 
     def forward(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
         kv, q, u = self._parts(self._normed(x))
         if isinstance(layout, Padded):
             shape = (layout.n_rows, layout.length, -1)
-            attended = self._weighed(kv.view(shape), q.view(shape), layout.causal_mask, None).flatten(0, 1)
+            seen = layout.causal_mask, None, layout.causal_spans
+            attended = self._weighed(kv.view(shape), q.view(shape), *seen).flatten(0, 1)
         else:
-            attended = torch.cat(
-                [
-                    bucket.unpad(
-                        self._weighed(
-                            bucket.pad(kv[bucket.tokens]), bucket.pad(q[bucket.tokens]), bucket.causal_mask, None
-                        )
-                    )
-                    for bucket in layout.buckets
-                ]
-            )
+            parts = []
+            for bucket, spans in zip(layout.buckets, layout.causal_spans, strict=True):
+                of_bucket = bucket.pad(kv[bucket.tokens]), bucket.pad(q[bucket.tokens])
+                parts.append(bucket.unpad(self._weighed(*of_bucket, bucket.causal_mask, None, spans)))
+            attended = torch.cat(parts)
         return self._finish(x, u, attended, generator)
 
     def last(self, x: Tensor, layout: Layout, generator: torch.Generator | None) -> Tensor:
@@ -65,23 +71,21 @@ class PointwiseLayer(EncoderLayer):
         q, u = self._queries(F.silu(F.linear(normed.index_select(0, layout.last), weight[width:])))
         if isinstance(layout, Padded):
             rows = kv.view(layout.n_rows, layout.length, -1)
-            attended = self._weighed(rows, q[:, None], layout.last_mask, layout.lengths)[:, 0]
+            seen = layout.last_mask, layout.lengths, layout.last_spans
+            attended = self._weighed(rows, q[:, None], *seen)[:, 0]
         else:
-            attended = torch.cat(
-                [
-                    self._weighed(
-                        bucket.pad(kv[bucket.tokens]), q[bucket.rows][:, None], bucket.last_mask, bucket.lengths
-                    )
-                    for bucket in layout.buckets
-                ]
-            )[:, 0]
+            parts = []
+            for bucket, spans in zip(layout.buckets, layout.last_spans, strict=True):
+                of_bucket = bucket.pad(kv[bucket.tokens]), q[bucket.rows][:, None]
+                parts.append(self._weighed(*of_bucket, bucket.last_mask, bucket.lengths, spans))
+            attended = torch.cat(parts)[:, 0]
         return self._finish(x.index_select(0, layout.last), u, attended, generator)
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
         # rows end before their padding: no causal query sees a key of it
         kv, q, u = self._parts(self._normed(x))
         places = torch.arange(x.shape[1], device=x.device)
-        return self._finish(x, u, self._weighed(kv, q, places[:, None] >= places, None), None)
+        return self._finish(x, u, self._weighed(kv, q, places[:, None] >= places, None, None), None)
 
     def _parts(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[..., D] -> K and V side by side [..., 2 D], Q [..., D], U [..., C D]."""
@@ -93,7 +97,9 @@ class PointwiseLayer(EncoderLayer):
         width = self.kvqu.in_features
         return qu[..., :width], qu[..., width:]
 
-    def _weighed(self, kv: Tensor, q: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+    def _weighed(
+        self, kv: Tensor, q: Tensor, mask: Tensor | None, lengths: Tensor | None, spans: Tensor | None
+    ) -> Tensor:
         """What n rows of L keys give to their queries.
 
         Args:
@@ -101,6 +107,7 @@ class PointwiseLayer(EncoderLayer):
             q: [n, L, D], or with ``lengths`` [n, 1, D], those of the last places.
             mask: True where a query sees a key, [L, L] or [n, 1, L or 1, L]; None: everywhere.
             lengths: [n] int64.
+            spans: [n, L or 1, L] int64, the bucket of the time between a query and a key; None: it is not read.
 
         Returns:
             [n, L or 1, C D].
@@ -114,13 +121,18 @@ class PointwiseLayer(EncoderLayer):
         keys, values = kv.view(n_rows, length, 2 * self.n_heads, -1).transpose(1, 2).chunk(2, 1)
         heads = q.reshape(n_rows, q.shape[1], self.n_heads, -1).transpose(1, 2)
         shown = None if mask is None else mask.to(kv.dtype)
-        channels = self._channels(heads, keys, values, bias if lengths is None else bias[:, None], shown)
+        biases = [bias if lengths is None else bias[:, None]]
+        if self.time_bias is not None:
+            assert spans is not None  # the encoder has seen to it
+            of_time = self.time_bias.index_select(0, spans.flatten()).view(spans.shape)
+            biases.append(of_time[:, None].to(kv.dtype))
+        channels = self._channels(heads, keys, values, biases, shown)
         return torch.cat(channels, -1).transpose(1, 2).flatten(2)
 
-    def _scores(self, queries: Tensor, keys: Tensor, bias: Tensor | None, shown: Tensor | None) -> Tensor:
-        """``silu(Q K^T + bias)`` [n, H, L or 1, L], 0 where a key is not shown: silu is 0 at 0."""
+    def _scores(self, queries: Tensor, keys: Tensor, biases: list[Tensor], shown: Tensor | None) -> Tensor:
+        """``silu(Q K^T + biases)`` [n, H, L or 1, L], 0 where a key is not shown: silu is 0 at 0."""
         scores = queries @ keys.transpose(2, 3)
-        if bias is not None:
+        for bias in biases:
             scores = scores + bias
         return F.silu(scores if shown is None else scores * shown)
 
@@ -128,14 +140,15 @@ class PointwiseLayer(EncoderLayer):
         raise TypeError(f"{type(self).__name__} must define _normed")
 
     def _channels(
-        self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shown: Tensor | None
+        self, queries: Tensor, keys: Tensor, values: Tensor, biases: list[Tensor], shown: Tensor | None
     ) -> list[Tensor]:
         """C of [n, H, L or 1, D / H].
 
         Args:
             queries: [n, H, L or 1, D / H].
             keys, values: [n, H, L, D / H].
-            bias: of distances, [L, L], or [n, 1, 1, L] of last places.
+            biases: of distances, [L, L], or [n, 1, 1, L] of last places; and where they are read of times,
+                [n, 1, L or 1, L].
             shown: 1 where a query sees a key, else 0; see :meth:`_weighed`.
         """
         raise TypeError(f"{type(self).__name__} must define _channels")
@@ -150,10 +163,10 @@ class PointwiseLayer(EncoderLayer):
 
 
 class HSTULayer(PointwiseLayer):
-    """``x + W2 (LN(A V) * U) + b``, ``A = silu(Q K^T + bias) / max_len`` up to each place."""
+    """``x + W2 (LN(A V) * U) + b``, ``A = silu(Q K^T + biases) / max_len`` up to each place."""
 
-    def __init__(self, hidden_dim: int, max_len: int, n_heads: int, dropout: float) -> None:
-        super().__init__(hidden_dim, max_len, n_heads, dropout, n_channels=1)
+    def __init__(self, hidden_dim: int, max_len: int, n_heads: int, dropout: float, time_bias: bool) -> None:
+        super().__init__(hidden_dim, max_len, n_heads, dropout, 1, time_bias)
         self.out = nn.Linear(hidden_dim, hidden_dim)
         nn.init.xavier_uniform_(self.out.weight)
 
@@ -161,9 +174,9 @@ class HSTULayer(PointwiseLayer):
         return F.layer_norm(x, x.shape[-1:], eps=_EPS)
 
     def _channels(
-        self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shown: Tensor | None
+        self, queries: Tensor, keys: Tensor, values: Tensor, biases: list[Tensor], shown: Tensor | None
     ) -> list[Tensor]:
-        return [self._scores(queries, keys, bias, shown) @ values]
+        return [self._scores(queries, keys, biases, shown) @ values]
 
     def _finish(self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         # LN of y / n with eps is LN of y with n^2 eps: A is never divided
@@ -173,12 +186,16 @@ class HSTULayer(PointwiseLayer):
 
 
 class FuXiLayer(PointwiseLayer):
-    """Channels of positions, ``P V`` with P the bias of distances, and of items, ``silu(Q K^T) V / max_len``; then
-    ``o = W0 (RMS(channels) * U) + b + x`` and ``o + W2 (silu(W1 RMS(o)) * W3 RMS(o))``."""
+    """Channels of positions, ``P V`` with P the bias of distances, of times alike where they are read, and of items,
+    ``silu(Q K^T) V / max_len``; ``o = x + W0 (RMS(channels) * U) + b``, then ``o + W2 (silu(W1 RMS(o)) * W3 RMS(o))``.
+    """
 
-    def __init__(self, hidden_dim: int, max_len: int, n_heads: int, dropout: float, inner_dim: int) -> None:
-        super().__init__(hidden_dim, max_len, n_heads, dropout, n_channels=2)
-        self.out = nn.Linear(2 * hidden_dim, hidden_dim)
+    def __init__(
+        self, hidden_dim: int, max_len: int, n_heads: int, dropout: float, inner_dim: int, time_bias: bool
+    ) -> None:
+        n_channels = 2 + time_bias
+        super().__init__(hidden_dim, max_len, n_heads, dropout, n_channels, time_bias)
+        self.out = nn.Linear(n_channels * hidden_dim, hidden_dim)
         # W1 and W3 as one product
         self.up = nn.Linear(hidden_dim, 2 * inner_dim, bias=False)
         self.down = nn.Linear(inner_dim, hidden_dim, bias=False)
@@ -189,10 +206,10 @@ class FuXiLayer(PointwiseLayer):
         return F.rms_norm(x, x.shape[-1:], eps=_EPS)
 
     def _channels(
-        self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, shown: Tensor | None
+        self, queries: Tensor, keys: Tensor, values: Tensor, biases: list[Tensor], shown: Tensor | None
     ) -> list[Tensor]:
-        of_places = (bias if shown is None else bias * shown) @ values
-        return [of_places, self._scores(queries, keys, None, shown) @ values / self.max_len]
+        given = [(bias if shown is None else bias * shown) @ values for bias in biases]
+        return [*given, self._scores(queries, keys, [], shown) @ values / self.max_len]
 
     def _finish(self, x: Tensor, u: Tensor, attended: Tensor, generator: torch.Generator | None) -> Tensor:
         x = x + self.out(dropout(u * self._normed(attended), self.dropout, generator))
@@ -210,12 +227,28 @@ class PointwiseEncoder(LayeredEncoder):
 
     drops_masked = False
 
-    def __init__(self, hidden_dim: int, max_len: int, dropout: float, n_heads: int) -> None:
+    def __init__(self, hidden_dim: int, max_len: int, dropout: float, n_heads: int, time_bias: bool) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_heads)
+        self.time_bias = time_bias
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
         spread = hidden_dim**-0.5
         nn.init.trunc_normal_(self.position_embedding.weight, std=spread, a=-2 * spread, b=2 * spread)
         self.norm = nn.LayerNorm(hidden_dim)
+
+    @property
+    def reads_times(self) -> bool:
+        return self.time_bias
+
+    def _encode(self, sequences: Ragged, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
+        if self.time_bias and sequences.values.ndim == 1:  # no time is known
+            host = sequences.on_host
+            sequences = host.with_values(F.pad(host.values[:, None], (0, 1))).mirrored(table.device)
+        return super()._encode(sequences, table, generator, last_only)
+
+    def padded(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        if self.time_bias:
+            raise ValueError("time_bias = True reads times, which a padded form has not; use time_bias=False")
+        return super().padded(inputs, lengths)
 
     def scaled(self, vectors: Tensor) -> Tensor:
         return vectors * math.sqrt(self.hidden_dim)
@@ -234,18 +267,29 @@ class HSTU(PointwiseEncoder):
     Args:
         hidden_dim, max_len, dropout: as of every encoder.
         n_layers, n_heads: ``n_heads`` divides ``hidden_dim``.
+        time_bias: whether times are read.
 
     Raises:
         ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
-    saved = (18, 0, 8)
-
     def __init__(
-        self, hidden_dim: int = 64, max_len: int = 50, dropout: float = 0.2, n_layers: int = 2, n_heads: int = 1
+        self,
+        hidden_dim: int = 64,
+        max_len: int = 50,
+        dropout: float = 0.2,
+        n_layers: int = 2,
+        n_heads: int = 1,
+        time_bias: bool = False,
     ) -> None:
-        super().__init__(hidden_dim, max_len, dropout, n_heads)
-        self.layers = nn.ModuleList(HSTULayer(hidden_dim, max_len, n_heads, dropout) for _ in range(n_layers))
+        super().__init__(hidden_dim, max_len, dropout, n_heads, time_bias)
+        self.layers = nn.ModuleList(
+            HSTULayer(hidden_dim, max_len, n_heads, dropout, time_bias) for _ in range(n_layers)
+        )
+
+    @classmethod
+    def saved(cls, options: Mapping[str, Any]) -> Saved:
+        return Saved(18, 0, 8, shared=2 if options.get("time_bias") else 0)
 
 
 class FuXi(PointwiseEncoder):
@@ -255,12 +299,11 @@ class FuXi(PointwiseEncoder):
         hidden_dim, max_len, dropout: as of every encoder.
         n_layers, n_heads: ``n_heads`` divides ``hidden_dim``.
         inner_dim: of the second stage of the feed-forward part.
+        time_bias: whether times are read.
 
     Raises:
         ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
-
-    saved = (28, 4, 10)
 
     def __init__(
         self,
@@ -270,8 +313,13 @@ class FuXi(PointwiseEncoder):
         n_layers: int = 2,
         n_heads: int = 1,
         inner_dim: int = 64,
+        time_bias: bool = False,
     ) -> None:
-        super().__init__(hidden_dim, max_len, dropout, n_heads)
+        super().__init__(hidden_dim, max_len, dropout, n_heads, time_bias)
         self.layers = nn.ModuleList(
-            FuXiLayer(hidden_dim, max_len, n_heads, dropout, inner_dim) for _ in range(n_layers)
+            FuXiLayer(hidden_dim, max_len, n_heads, dropout, inner_dim, time_bias) for _ in range(n_layers)
         )
+
+    @classmethod
+    def saved(cls, options: Mapping[str, Any]) -> Saved:
+        return Saved(35, 4, 12, weights=3, shared=2) if options.get("time_bias") else Saved(28, 4, 10)

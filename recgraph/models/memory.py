@@ -141,12 +141,12 @@ def token_floats(config: Any, length: int, last_only: bool = False) -> float:
     width = config.hidden_dim
     n_layers, inner = getattr(config, "n_layers", 2), getattr(config, "inner_dim", 4 * width)
     heads = getattr(config, "n_heads", 1)
-    of_width, of_inner, of_last = registry.load("encoder", config.encoder).saved
+    saved = registry.load("encoder", config.encoder).saved(config.encoder_options)
     # qkv by heads, outputs, residuals, norms and masks of dropout; the feed-forward part; weights of pairs
-    of_layer = of_width * width + of_inner * inner + 2 * heads * length
+    of_layer = saved.width * width + saved.inner * inner + saved.weights * heads * length
     if last_only:
-        return float((n_layers - 1) * of_layer + of_last * width)
-    return float(n_layers * of_layer + 8 * width)
+        return float((n_layers - 1) * of_layer + saved.last * width + saved.shared * length)
+    return float(n_layers * of_layer + 8 * width + saved.shared * length)
 
 
 def loss_block(loss: str, config: Any, n_targets: int, n_items: int, width: int) -> int:

@@ -207,7 +207,7 @@ def _with_texts(log: InteractionLog, recommender: Recommender) -> InteractionLog
 def _check_times(log: InteractionLog, recommender: Recommender) -> None:
     if log.time_unit != recommender.time_unit:
         raise ValueError(
-            f"new_log has times of the form {log.time_unit!r}, but the model reads time gaps and was trained with "
+            f"new_log has times of the form {log.time_unit!r}, but the model reads times and was trained with "
             f"{recommender.time_unit!r}; give times in the form of the run's log"
         )
 

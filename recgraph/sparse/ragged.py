@@ -107,6 +107,11 @@ class Ragged:
         """The same rows with other values ([T] or [T, ...])."""
         return Ragged(values, self.offsets, host_offsets=self.host_offsets)
 
+    def columns(self, which: int | slice) -> Ragged:
+        """The same rows with some columns of their values [T, C], mirrored where they are."""
+        host = None if self.host_values is None else self.host_values[:, which]
+        return Ragged(self.values[:, which], self.offsets, host, self.host_offsets)
+
     def window(self, rows: Tensor, starts: Tensor, lengths: Tensor) -> Ragged:
         """For each entry of ``rows`` the values ``starts[i] : starts[i] + lengths[i]`` of that row.
 

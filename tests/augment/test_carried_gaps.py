@@ -50,6 +50,19 @@ def test_gaps_go_with_their_tokens(name: str) -> None:
         assert torch.equal(gaps, torch.where(tokens > 0, tokens + 20, 0))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_times_go_where_gaps_go(name: str) -> None:
+    augmentation = registry.make("augmentation", name)
+    augmentation.setup(TRAIN)
+    pairs = rows()
+    triples = pairs.with_values(torch.cat([pairs.values, pairs.values[:, 1:] + 100], 1))
+    for seed in range(3):
+        of_pairs, of_triples = (augmentation(given, generator(seed)) for given in (pairs, triples))
+        assert torch.equal(of_triples.values[:, :2], of_pairs.values)
+        gaps, times = of_triples.values[:, 1:].unbind(1)
+        assert torch.equal(times, torch.where(gaps > 0, gaps + 100, 0))
+
+
 def test_substitutes_keep_the_gap_of_their_place_and_insertions_have_none() -> None:
     substitute = registry.make("augmentation", {"name": "substitute", "ratio": 0.9})
     substitute.setup(TRAIN)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from pointwise_oracles import of_batch
+from pointwise_oracles import bucket, of_batch
 from torch import Tensor
 
 from recgraph import registry
 from recgraph.accelerated import accelerator_path
+from recgraph.encoders.packed import N_SPANS, spans
 from recgraph.encoders.pointwise import HSTU, FuXi, PointwiseEncoder
 from recgraph.models.memory import token_floats
 from recgraph.models.sequence.base import make_encoder
@@ -50,6 +52,37 @@ def test_the_states_are_those_of_the_equations(cls: type[PointwiseEncoder], path
     torch.testing.assert_close(last, expected[torch.arange(len(MASKED)), rows.lengths - 1], rtol=1e-12, atol=1e-12)
 
 
+def with_times(rows: Ragged, times: list[list[int | None]]) -> Ragged:
+    """Pairs of a token and its time as :func:`recgraph.data.gaps.with_gaps` writes it."""
+    written = [0 if time is None else time + (time >= 0) for row in times for time in row]
+    return rows.with_values(torch.stack([rows.values, torch.tensor(written)], 1))
+
+
+@ENCODERS
+@pytest.mark.parametrize("path", ["host", "accelerator"])
+def test_the_states_with_times_are_those_of_the_equations(cls: type[PointwiseEncoder], path: str) -> None:
+    made, rows = encoder(cls, time_bias=True), Ragged.from_lists(MASKED)
+    times = [[-5, 0, 1], [None, 3], [0, None], [None], [-(10**17), None, 10**9, 10**9, 7, 10**18], [9, 80, 7, 0, 5]]
+    expected = of_batch(made, rows.to_padded(), rows.lengths, table(), times)
+    with accelerator_path() if path == "accelerator" else nullcontext():
+        every = made(with_times(rows, times), table(), last_only=False)
+        last = made(with_times(rows, times), table())
+        unknown = made(rows, table())
+    torch.testing.assert_close(every, expected[rows.rows, rows.positions], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(last, expected[torch.arange(len(MASKED)), rows.lengths - 1], rtol=1e-12, atol=1e-12)
+    of_none = made(with_times(rows, [[None] * len(row) for row in MASKED]), table())
+    torch.testing.assert_close(unknown, of_none, rtol=1e-12, atol=1e-12)
+    assert float((unknown - last).detach().abs().max()) > 1e-3
+
+
+def test_spans_are_cut_as_published() -> None:
+    times = [0, 1, 2, 3, 59, 10**6, 10**12, 2**62, -(2**62)]
+    written = torch.tensor([[time + (time >= 0) for time in times]])
+    assert spans(written, written)[0].tolist() == [[bucket(one, other) for other in times] for one in times]
+    assert not spans(torch.zeros(1, 1, dtype=torch.int64), written).any()
+    assert int(spans(written, written).max()) == N_SPANS - 1
+
+
 @ENCODERS
 def test_no_later_item_reaches_an_earlier_state(cls: type[PointwiseEncoder], device: torch.device) -> None:
     made = encoder(cls, device)
@@ -73,7 +106,7 @@ def test_how_often_an_item_occurs_counts(cls: type[PointwiseEncoder]) -> None:
     with torch.no_grad():
         layer.position_bias.fill_(0.5)
     kv = torch.ones(1, 4, 16, dtype=torch.float64)
-    sums = layer._weighed(kv, torch.ones(1, 4, 8, dtype=torch.float64), torch.ones(4, 4).tril().bool(), None)
+    sums = layer._weighed(kv, torch.ones(1, 4, 8, dtype=torch.float64), torch.ones(4, 4).tril().bool(), None, None)
     torch.testing.assert_close(sums[0], sums[0, :1] * torch.arange(1, 5).double()[:, None])
 
 
@@ -113,10 +146,19 @@ def test_half_precision_is_near(cls: type[PointwiseEncoder], dtype: torch.dtype,
 @ENCODERS
 @pytest.mark.parametrize("last_only", [True, False])
 @pytest.mark.parametrize("n_heads", [1, 2])
-def test_no_more_is_saved_than_is_predicted(cls: type[PointwiseEncoder], last_only: bool, n_heads: int) -> None:
-    rows, saved = Ragged.from_lengths(torch.ones(160, dtype=torch.int64), torch.full((4,), 40)), {}
+@pytest.mark.parametrize("time_bias", [False, True])
+def test_no_more_is_saved_than_is_predicted(
+    cls: type[PointwiseEncoder], last_only: bool, n_heads: int, time_bias: bool
+) -> None:
+    values = torch.ones((160, 2) if time_bias else 160, dtype=torch.int64)
+    rows, saved = Ragged.from_lengths(values, torch.full((4,), 40)), {}
     config = registry.load("model", "fuxialpha").Config(
-        encoder=cls.__name__, hidden_dim=32, max_len=40, inner_dim=48, n_heads=n_heads
+        encoder=cls.__name__,
+        encoder_options={"time_bias": time_bias},
+        hidden_dim=32,
+        max_len=40,
+        inner_dim=48,
+        n_heads=n_heads,
     )
     made = make_encoder(config, 2).train()
     own = {parameter.data_ptr() for parameter in made.parameters()}

@@ -49,6 +49,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("gru4rec", {}),
     ("hstu", {}),
     ("fuxialpha", {}),
+    *((name, {"encoder_options": {"time_bias": True}}) for name in ("hstu", "fuxialpha")),
 ]
 
 

@@ -122,7 +122,7 @@ class SequenceModel(TrainableModel):
 
     @property
     def reads_times(self) -> bool:
-        return self.gap_embedding is not None
+        return self.gap_embedding is not None or self.encoder.reads_times
 
     @property
     def row_sparse_tables(self) -> tuple[str, ...]:
@@ -160,6 +160,7 @@ class SequenceModel(TrainableModel):
             partners=self.needs_partners,
             drop_last=self.needs_full_batches,
             gaps=self.config.time_gaps,
+            times=self.encoder.reads_times,
             views=self.draws_views,
         )
 
@@ -261,23 +262,26 @@ class SequenceModel(TrainableModel):
         """The encoder's states of B rows, [B, D] or [T, D]; dropout draws from the batch's generators.
 
         Args:
-            sequences: B rows of tokens, or of pairs of a token and a time gap.
+            sequences: B rows of tokens, or of what :meth:`tokens_of` gives where times are read.
         """
         tokens, table = self._inputs(sequences, self.token_table(batch))
         states: Tensor = self.encoder(tokens, table, batch.generators.of_rank("dropout"), last_only=last_only)
         return states
 
     def _inputs(self, sequences: Ragged, table: Tensor) -> tuple[Ragged, Tensor]:
-        """Tokens and the table that an encoder looks them up in. With time gaps each place is a token of its own.
+        """Tokens, with times where the encoder reads them, and the table that it looks them up in. With time gaps each
+        place is a token of its own.
 
         ``x_t = v_token(t) + g_gap(t)``; a masked item stays token 0.
         """
-        if sequences.values.ndim == 1 or self.gap_embedding is None:
+        if sequences.values.ndim == 1:
             return sequences, table
-        tokens, gaps = sequences.values.unbind(1)
+        columns = slice(0, 3, 2) if self.encoder.reads_times else 0
+        if self.gap_embedding is None:
+            return sequences.columns(columns), table
+        tokens, gaps = sequences.values[:, :2].unbind(1)
         own = lookup(table, tokens) + self.gap_embedding(gaps)
-        host = sequences.on_host
-        return tokens_of_places(host.with_values(host.values[:, 0]), own, lookup(table, tokens.new_zeros(1)))
+        return tokens_of_places(sequences.on_host.columns(columns), own, lookup(table, tokens.new_zeros(1)))
 
     def encode_together(self, parts: list[Ragged], batch: SequenceBatch, with_states: bool = False) -> list[Encoded]:
         """Several sets of rows, encoded as one batch."""
@@ -295,11 +299,11 @@ class SequenceModel(TrainableModel):
         return self.encode_tokens(self.tokens_of(query.history, query.times).last(self.config.max_len))
 
     def tokens_of(self, history: Ragged, times: Ragged | None) -> Ragged:
-        """Rows of tokens of rows of items, or of pairs of a token and a time gap where the model reads these."""
+        """Rows of tokens of rows of items, or those of :func:`with_gaps` where the model reads times."""
         tokens = history.with_values(history.values + 1)
-        if self.gap_embedding is None or times is None:
+        if not self.reads_times or times is None:
             return tokens
-        return with_gaps(tokens, times.values)
+        return with_gaps(tokens, times.values, self.encoder.reads_times)
 
     def encode_tokens(self, tokens: Ragged) -> Tensor:
         """[B, D]: the vectors of users by at most ``max_len`` tokens each (:meth:`tokens_of`), in evaluation mode."""
@@ -326,6 +330,11 @@ class SequenceModel(TrainableModel):
             raise ValueError(
                 f"encoder = {self.config.encoder!r} with encoder_options = {self.config.encoder_options!r} reads items "
                 "beside their vectors, which an export has not"
+            )
+        if self.encoder.reads_times:
+            raise ValueError(
+                f"encoder = {self.config.encoder!r} with encoder_options = {self.config.encoder_options!r} reads "
+                "times, which an export has not; train it with time_bias=false"
             )
         longest = self.config.max_len
         shortest = 1 if self.encoder.pads_to_any_length else longest

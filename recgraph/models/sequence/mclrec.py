@@ -188,9 +188,10 @@ class MCLRec(ContrastiveSequenceModel):
             return LatentView(view, lambda: hidden.new_zeros(()))
         if augmenter.changes_tokens:
             tokens, table = self._inputs(drawn, self.token_table(batch))
-            rows = tokens.with_values(lookup(table, tokens.values, padding_idx=0))
+            ids = tokens.values if tokens.values.ndim == 1 else tokens.values[:, 0]
+            rows = tokens.with_values(lookup(table, ids, padding_idx=0))
             changed, probability = augmenter.change_rows(rows, generators.of_rank("augmenters"))
-            placed = tokens_of_places(tokens.on_host, changed, lookup(table, tokens.values.new_zeros(1)))
+            placed = tokens_of_places(tokens.on_host, changed, lookup(table, ids.new_zeros(1)))
             view = self.encoder(*placed, generators.of_rank("dropout"))
             if len(view) < len(hidden):  # of all ranks
                 view = batch.share.gathered(view)

@@ -33,7 +33,10 @@ class HSTU(SequenceModel):
     Recommendations (ICML 2024), section 3.2; layers, heads, dropout and initial values as in the published code for
     MovieLens. Departures: a LayerNorm of the states and plain products with item vectors
     (published: cosines, divided by .05); full softmax by default (published: 128 sampled negatives,
-    ``loss="sampled_softmax"``); biases of positions alone, none of times, which there look at the time of the target.
+    ``loss="sampled_softmax"``). With ``encoder_options={"time_bias": true}`` the scores have a learned bias of the time
+    between the items of both places too, by the published logarithmic buckets and one for unknown times; without, as by
+    default, they have none. The published code counts from the time of the item that is to be predicted, which a query
+    does not know.
     """
 
     Config = HSTUConfig
@@ -58,7 +61,7 @@ class FuXiAlpha(SequenceModel):
 
     Source: Ye et al., FuXi-alpha: Scaling Recommendation Model with Feature Interaction Enhanced Transformer (WWW
     2025), with the layers, heads, dropout and initial values of the published code for MovieLens. Departures: as of
-    :class:`HSTU`; the third channel, of times, is left out.
+    :class:`HSTU`; the third channel, ``sum_j t_(i, j) v_j`` of times, is there with ``time_bias`` alone.
     """
 
     Config = FuXiAlphaConfig

@@ -1,0 +1,63 @@
+"""Times inside the encoders that read them: batches, views, queries, recommendations, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_time_gaps import LOG, TRAIN, built, made, query, trained
+
+import recgraph as rg
+from recgraph.accelerated import accelerator_path
+from recgraph.data.part import Part
+from recgraph.rng import Generators
+
+WITH_TIMES: dict[str, Any] = {"encoder_options": {"time_bias": True}}
+CASES = [("hstu", {}), ("fuxialpha", {}), ("mclrec", {"encoder": "hstu"}), ("duorec", {"encoder": "fuxi"})]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
+@pytest.mark.parametrize("time_gaps", [False, True])
+def test_times_are_learnt_and_change_the_scores(name: str, settings: dict[str, Any], time_gaps: bool) -> None:
+    model = trained(built(name, **settings, **WITH_TIMES, time_gaps=time_gaps))
+    assert model.reads_times
+    asked = query()
+    assert asked.times is not None
+    with torch.no_grad():
+        found, unknown = model.score(asked), model.score(query(times=False))
+        with accelerator_path():
+            torch.testing.assert_close(model.score(asked), found, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found[1], unknown[1])  # no history
+    assert not torch.allclose(found[2], unknown[2])
+    with pytest.raises(ValueError, match="reads times, which an export has not"):
+        model.padded_form()
+    with pytest.raises(ValueError, match="reads times beside vectors"):
+        model.reading(asked.take(torch.tensor([2]))).inputs()
+
+
+def test_a_batch_has_the_times_of_its_items() -> None:
+    model = built("hstu", **WITH_TIMES, regime="prefix")
+    batch = next(iter(model.batches(TRAIN, 8, Generators(0)).epoch(0)))
+    assert TRAIN.times is not None
+    times = TRAIN.items.with_values(TRAIN.times)
+    for index, user in enumerate(batch.users.tolist()):
+        tokens, _, when = batch.sequences.row(index).unbind(1)
+        items, of_user = TRAIN.items.row(user).tolist(), times.row(user).tolist()
+        start = of_user.index(int(when[0]) - 1)
+        assert tokens.tolist() == [item + 1 for item in items[start : start + len(tokens)]]
+        assert (when - 1).tolist() == of_user[start : start + len(tokens)]
+
+
+def test_tokens_that_autotcl_changes_keep_their_times() -> None:
+    trained(built("mclrec", encoder="hstu", **WITH_TIMES, augmenter="autotcl", augmenter_options={"level": "tokens"}))
+
+
+def test_a_log_without_times_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"time_bias = True needs the times of interactions"):
+        built("hstu", **WITH_TIMES).batches(Part(TRAIN.items, TRAIN.n_items), 8, Generators(0))
+
+
+def test_a_run_recommends_by_times_of_a_query() -> None:
+    run = rg.fit(made("hstu", **WITH_TIMES), LOG.split(), seed=0, max_epochs=1, progress=False)
+    assert run.recommend(users=[0], k=3).height == 3
