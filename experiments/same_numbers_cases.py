@@ -190,6 +190,10 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "multistagenodes stages=2 stage_epochs=2",
             "heco",
             "heco n_neighbours=[3,1] n_positives=3 block_rows=50",
+            "hero",
+            "hero n_layers=1 alpha=0 projection_dim=8",
+            "hgmae",
+            "hgmae n_neighbours=none edge_mask=[0.5,0.1,0.8] n_layers=1 position_weight=0",
         ),
     ),
 )

@@ -82,6 +82,8 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "recgraph.models.collaborative.simplex": ("SimpleX",),
         "recgraph.models.collaborative.ultragcn": ("UltraGCN",),
         "recgraph.models.heterogeneous.heco": ("HeCo",),
+        "recgraph.models.heterogeneous.hero": ("HERO",),
+        "recgraph.models.heterogeneous.hgmae": ("HGMAE",),
         "recgraph.models.heterogeneous.meow": ("AdaMEOW", "AdaMEOWRec", "MEOW", "MEOWRec"),
         "recgraph.models.multistage": ("Multistage", "MultistageNodes"),
         "recgraph.models.sequence.contrastive": ("CL4SRec", "DuoRec"),

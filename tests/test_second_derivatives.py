@@ -13,6 +13,7 @@ from torch import Tensor
 import recgraph
 from recgraph.contrast.kernels import log_kernel_sums
 from recgraph.contrast.log_sums import log_sums
+from recgraph.contrast.pair_products import _PairProducts
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Learned, Pairs
@@ -54,6 +55,11 @@ def term() -> Case:
 
 def sum_over_candidates() -> Case:
     return log_sums, drawn((5, 3), (4, 3))
+
+
+def products_of_pairs() -> Case:
+    pairs = Ragged.from_lists([[0, 2], [], [1, 1, 3], [2]])
+    return lambda x, y: _PairProducts.apply(pairs, 3, x, y), drawn((4, 3), (5, 3))
 
 
 def sum_of_kernels() -> Case:
@@ -103,6 +109,7 @@ REFUSE = {
     "contrast/blockwise.py:_OnePass, a softmax loss": softmax,
     "contrast/kernels.py:_KernelSums": sum_of_kernels,
     "contrast/log_sums.py:_LogSums": sum_over_candidates,
+    "contrast/pair_products.py:_PairProducts": products_of_pairs,
     "contrast/regularisers.py:_Potential": uniformity,
     "contrast/weights.py:_Hidden": learned_weight,
     "contrast/whitening.py:_InverseRoot": whitening,

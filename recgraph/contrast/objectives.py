@@ -21,6 +21,7 @@ from recgraph.config import Config
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
 from recgraph.contrast.drawn import contrast_drawn
 from recgraph.contrast.mixtures import contrast_mixed
+from recgraph.contrast.pair_products import pair_products
 from recgraph.contrast.part import Part
 from recgraph.contrast.views import Outcome, Pairs, Similarity, Views
 from recgraph.contrast.weights import Weight
@@ -239,7 +240,7 @@ class InfoNCE(Objective):
         with full_precision(views.a):
             x, y = similarity.shape(views.a.to(work), views.b.to(work), views.temperatures)
             own = torch.linalg.vecdot(x, y)
-            s = torch.linalg.vecdot(x[positives.rows], y[positives.values])
+            s = pair_products(x, y, positives, self.config.block_rows)
             # the greatest of each row is taken out first, so that no exponent overflows
             peak = torch.segment_reduce(s.detach(), "max", offsets=positives.offsets)
             total = torch.zeros_like(own).index_add(0, positives.rows, (s - peak[positives.rows]).exp())

@@ -18,7 +18,16 @@ from recgraph.sparse.operators import Chain, Sum, power
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import Backend, Layered, Operator, spmm
 
-__all__ = ["GCN", "GraphEncoder", "LightGCN", "Propagation", "SemanticAttention", "SizedByState", "symmetric_product"]
+__all__ = [
+    "GCN",
+    "GraphEncoder",
+    "LightGCN",
+    "Propagation",
+    "SemanticAttention",
+    "SizedByState",
+    "symmetric_product",
+    "weighted_sum",
+]
 
 
 Norm = Literal["none", "joint"]
@@ -332,6 +341,10 @@ class SemanticAttention(nn.Module):
         Returns:
             [N, D].
         """
+        return weighted_sum(views, self.weights(views, generator))
+
+    def weights(self, views: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """[P]: beta; the arguments are those of :meth:`forward`."""
         if not views:
             raise ValueError("views = () must hold at least one tensor [N, D]")
         generator = dropout_generator(self, self.dropout, generator)
@@ -339,7 +352,7 @@ class SemanticAttention(nn.Module):
         scores = torch.stack([torch.tanh(self.fc(z)).mean(0) @ a for z in views])
         beta = torch.softmax(scores, 0)
         self.last = beta.detach()
-        return _weighted_sum(views, beta)
+        return beta
 
 
 class ViewWeights(nn.Module):
@@ -363,10 +376,11 @@ class ViewWeights(nn.Module):
         """[N, D] of P tensors [N, D]; the generator is not read."""
         beta = torch.softmax(self.logits, 0)
         self.last = beta.detach()
-        return _weighted_sum(views, beta)
+        return weighted_sum(views, beta)
 
 
-def _weighted_sum(views: Sequence[Tensor], beta: Tensor) -> Tensor:
+def weighted_sum(views: Sequence[Tensor], beta: Tensor) -> Tensor:
+    """``sum_p beta_p Z_p`` of P tensors [N, D] and [P]."""
     total = views[0] * beta[0]
     for weight, z in zip(beta[1:], views[1:], strict=True):
         total = torch.addcmul(total, z, weight)

@@ -131,7 +131,7 @@ def test_recommend_says_what_the_run_holds(run: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "dataset", "settings", "message"),
     [
-        ("sasrec", "tiny", (), "SASRec recommends items; use one of adameow, heco, meow"),
+        ("sasrec", "tiny", (), "SASRec recommends items; use one of adameow, heco, hero, hgmae, meow"),
         ("MEOW", "synthetic", (), "MEOW embeds the nodes of a graph; use one of"),
         ("MEOW", "tiny", ("metric=ndcg@10",), "metric = 'ndcg@10': Input should be 'loss'"),
         ("MEOW", "tiny", ("split=ratio",), "unknown setting 'split'"),

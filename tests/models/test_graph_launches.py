@@ -44,12 +44,14 @@ LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("xsimgcl", {}, 227),
     ("meow", CLUSTERED, 1491),
     ("adameow", NODES, 1055),
+    ("hero", NODES, 324),
     ("meowrec", {"n_clusters": (3, 5)}, 1600),
     ("adameowrec", {}, 1000),
 ]
 #: models that draw neighbours on the device in each step: launches, and reads of how many were drawn
 DRAWN: list[tuple[str, dict[str, Any], int, int]] = [
     ("heco", NODES, 661, 14),
+    ("hgmae", NODES, 2768, 44),
     ("meow", CLUSTERED | BATCHES, 1163, 33),
     ("adameow", NODES | BATCHES, 1396, 32),
 ]

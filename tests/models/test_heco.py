@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.config import ConfigError
+from recgraph.contrast import pair_products
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous import neighbours
@@ -28,7 +29,9 @@ def adjacency(n: int, m: int, share: float, seed: int = 0) -> Csr:
 
 @pytest.mark.parametrize("scale", [1.0, 60.0])
 @pytest.mark.parametrize("block_rows", [None, 3])
-def test_several_positives(scale: float, block_rows: int | None) -> None:
+@pytest.mark.parametrize("few", [0, 1000])  # products in blocks, and gathered
+def test_several_positives(scale: float, block_rows: int | None, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_products, "_FEW", few)
     a, b = (scale * draw(12, 5)).requires_grad_(), draw(12, 5, seed=1).requires_grad_()
     positives = adjacency(12, 12, 1.0).with_diagonal(1.0)
     term = ContrastiveTerm(

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import safetensors.torch
 import torch
-from every_model import N_PAPERS, OF_NODES, graph, of_nodes
+from every_model import CONTRASTIVE_OF_NODES, N_PAPERS, OF_NODES, graph, of_nodes
 
 from recgraph import registry
 from recgraph.config import ConfigError
@@ -63,7 +63,7 @@ def test_settings_are_documented_and_checked(name: str) -> None:
 def test_embeds(name: str, device: torch.device) -> None:
     model = of_nodes(name, device)
     z = embedded(model)
-    assert z.shape == (N_PAPERS, 8)
+    assert z.shape == (N_PAPERS, model.embedding_dim)
     assert z.device.type == device.type
     assert bool(z.isfinite().all())
     assert torch.equal(z, embedded(model)), "embedding must not draw random numbers"
@@ -177,7 +177,7 @@ def test_the_trainer_trains_it(name: str) -> None:
     assert min(row["loss"] for row in history) < history[0]["loss"]
 
 
-@pytest.mark.parametrize("name", [name for name in OF_NODES if name != "multistagenodes"])  # its stages' setting
+@pytest.mark.parametrize("name", CONTRASTIVE_OF_NODES)
 def test_candidates_are_drawn_by_a_setting(name: str) -> None:
     def step(**options: object) -> tuple[float, list[torch.Tensor]]:
         model, batch = training(name, "cpu", dropout=0.0, objective_options=options)
@@ -196,7 +196,7 @@ def test_candidates_are_drawn_by_a_setting(name: str) -> None:
     assert abs(few - exact) < 1
 
 
-@pytest.mark.parametrize("name", [name for name in OF_NODES if name != "multistagenodes"])
+@pytest.mark.parametrize("name", CONTRASTIVE_OF_NODES)
 def test_very_many_pairs_are_announced_before_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrast, "_LONG", 12 * N_PAPERS)
     pattern = rf"contrasts {N_PAPERS} nodes with {{}} candidates, .* minutes of a core. Use {{}}"

@@ -20,19 +20,22 @@ import torch
 from every_model import OF_NODES, graph, of_nodes
 from torch import Tensor
 
+from recgraph import registry
 from recgraph.contrast import clustering
 from recgraph.evaluate.node_probe import linear_probe
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.node_task import NodeSplit
-from recgraph.models.heterogeneous import heco
+from recgraph.models.heterogeneous import heco, hgmae
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.rng import Generators
 
+#: what draws, where a model has it
+DRAWN = ("attention_dropout", "position_dropout", "feature_mask", "edge_mask")
 #: without masks and dropout
 PLAIN: dict[str, dict[str, Any]] = {
-    "heco": {"attention_dropout": 0.0},
+    "hgmae": {"feature_mask": 0.5, "n_neighbours": None},
     "multistagenodes": {"base_options": {"n_clusters": (3, 6), "feature_mask": 0.0, "edge_mask": 0.0}},
 }
 BATCHES = {"mini_batch": True, "queue_size": 0, "fan_out": ((None,), (None,)), "context_fan_out": (None,)}
@@ -53,6 +56,8 @@ def hand_out(monkeypatch: pytest.MonkeyPatch, order: Tensor) -> None:
     # rows that are chosen by what they hold
     monkeypatch.setattr(clustering, "_drawn", lambda x, k, *_: [x[torch.argsort(x[:, 0])[:k]]])
     monkeypatch.setattr(heco, "sample_neighbours", lambda adj, *_: adj)
+    positions = torch.randn(len(order), 64, generator=torch.Generator().manual_seed(10))[order]
+    monkeypatch.setattr(hgmae, "metapath2vec", lambda *_: positions)
 
 
 def results(model: GraphModel, nodes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
@@ -67,7 +72,8 @@ def results(model: GraphModel, nodes: Tensor) -> tuple[dict[str, Tensor], Tensor
 
 def of_both(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], Tensor]:
     """:func:`results` of a graph and of the permuted one, and the order of its papers."""
-    plain = {"dropout": 0.0, **PLAIN.get(name, {"feature_mask": 0.0, "edge_mask": 0.0}), **settings}
+    known = registry.load("model", name).Config.model_fields
+    plain = {key: 0.0 for key in ("dropout", *DRAWN) if key in known} | PLAIN.get(name, {}) | settings
     whole, draw = graph(), torch.Generator().manual_seed(3)
     orders = {node: torch.randperm(whole.count(node), generator=draw) for node in whole.node_types}
     same = {node: torch.arange(len(order)) for node, order in orders.items()}

@@ -164,7 +164,9 @@ def test_no_labels_while_a_model_is_fitted(data: tuple[HeteroGraph, NodeTask]) -
 
 def test_what_is_refused(data: tuple[HeteroGraph, NodeTask], tmp_path: Path) -> None:
     graph, _ = data
-    with pytest.raises(ValueError, match="SASRec embeds no graph; the models that do: adameow, heco, meow"):
+    with pytest.raises(
+        ValueError, match="SASRec embeds no graph; the models that do: adameow, heco, hero, hgmae, meow"
+    ):
         fit_graph(SASRec(), graph, seed=0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must name at least one path"):
         fit_graph(MEOW(), graph, seed=0)

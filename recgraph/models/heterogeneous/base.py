@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from recgraph.config import Added, Search
@@ -19,12 +18,12 @@ from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
+from recgraph.models.heterogeneous.type_layers import TypeLayer
 from recgraph.models.memory import graph_needs
 from recgraph.ranks import WHOLE, Share
-from recgraph.rng import Generators, derive, dropout
+from recgraph.rng import Generators, derive
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import row_shares
-from recgraph.sparse.spmm import spmm
 
 __all__ = [
     "FullGraph",
@@ -34,8 +33,7 @@ __all__ = [
     "GraphSpace",
     "HoldsGraph",
     "NodeBatches",
-    "PathLayers",
-    "TypeLayer",
+    "OneWidthConfig",
     "evaluating",
     "module_names",
     "tables_of",
@@ -161,31 +159,17 @@ class GraphConfig(ModelConfig):
     ] = ()
 
 
-class TypeLayer(nn.Module):
-    """``ELU(dropout(W x + b))`` of the features of one node type; without features x is one-hot.
+class OneWidthConfig(GraphConfig):
+    """Settings of models all of whose layers have one width."""
 
-    Source: HeCo (KDD 2021), MEOW (SDM 2023).
-    """
-
-    def __init__(self, n_features: int, hidden_dim: int, dropout: float) -> None:
-        super().__init__()
-        self.linear = nn.Linear(n_features, hidden_dim)
-        self.dropout = dropout
-
-    def weight(self) -> Tensor:
-        """[F, D]."""
-        return self.linear.weight.t()
-
-    def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
-        """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of the identity."""
-        weight, bias = self.weight(), self.linear.bias
-        if x is None:
-            product = weight
-        elif isinstance(x, Csr):
-            product = spmm(x, weight)
-        else:
-            product = weight[x] if x.dtype == torch.int64 else x @ weight
-        return F.elu(dropout(product + bias, self.dropout, generator if self.training else None))
+    @model_validator(mode="after")
+    def _one_width(self) -> Self:
+        if self.embedding_dim not in (None, self.hidden_dim):
+            raise ValueError(
+                f"embedding_dim = {self.embedding_dim} must be hidden_dim = {self.hidden_dim}, as all layers of this "
+                "model have one width; set hidden_dim alone"
+            )
+        return self
 
 
 class HoldsGraph(nn.Module):
@@ -329,50 +313,3 @@ def _example(graph: HeteroGraph) -> str:
         return "paper-author-paper"
     source, _, target = graph.edge_types[0]
     return f"{source}-{target}-{source}"
-
-
-class _BlockLayer(TypeLayer):
-    """A :class:`TypeLayer` of one of several blocks of columns of the features."""
-
-    def __init__(self, place: int, n_blocks: int, width: int, hidden_dim: int, dropout: float) -> None:
-        super().__init__(width, hidden_dim, dropout)
-        self.before, self.after = place * width, (n_blocks - 1 - place) * width
-
-    def weight(self) -> Tensor:
-        return F.pad(super().weight(), (0, 0, self.before, self.after))
-
-
-class PathLayers(nn.Module):
-    """A layer for each of P meta-paths over the features of the target.
-
-    Features [N, F] are P matrices side by side, of equal widths, and each layer reads its own. Without features each
-    path has a row of its own for each node.
-
-    Source: the code of MEOW and AdaMEOW, for AMiner, whose papers have an embedding of random walks for each path.
-
-    Args:
-        n_features: F; without features the number of nodes.
-        n_paths: P.
-        split: whether the target has features.
-        hidden_dim: D.
-        dropout: of the layers.
-
-    Raises:
-        ValueError: F is no multiple of P.
-    """
-
-    def __init__(self, n_features: int, n_paths: int, split: bool, hidden_dim: int, dropout: float) -> None:
-        super().__init__()
-        if split and n_features % n_paths:
-            raise ValueError(
-                f"features_per_path: the target's {n_features} features are not {n_paths} matrices of equal width side "
-                "by side; give as many columns to each path"
-            )
-        blocks, width = (n_paths, n_features // n_paths) if split else (1, n_features)
-        self.layers = nn.ModuleList(
-            _BlockLayer(number % blocks, blocks, width, hidden_dim, dropout) for number in range(n_paths)
-        )
-
-    def forward(self, x: Tensor | Csr | None, generator: torch.Generator | None) -> Tensor:
-        """[P, N, D]; the arguments are those of :class:`TypeLayer`."""
-        return torch.stack([layer(x, generator) for layer in self.layers])

@@ -21,10 +21,10 @@ from recgraph.models.contrast import ContrastConfig, contrastive_term, warn_of_p
 from recgraph.models.heterogeneous.base import (
     FullGraph,
     GraphBatch,
-    GraphConfig,
     GraphModel,
     GraphSpace,
     NodeBatches,
+    OneWidthConfig,
     evaluating,
 )
 from recgraph.models.heterogeneous.categories import about_nodes
@@ -45,7 +45,7 @@ _DEFAULTS = {"temperature": (0.8, 0.5), "dropout": (0.2, 0.1), "attention_dropou
 _N_POSITIVES, _MOST_POSITIVES, _SHARE = 5, 80, 1 / 40
 
 
-class HeCoConfig(ContrastConfig, GraphConfig):
+class HeCoConfig(ContrastConfig, OneWidthConfig):
     # none is replaced before the bases read it, see of_target
     dropout: Annotated[
         float | None,
@@ -106,15 +106,6 @@ class HeCoConfig(ContrastConfig, GraphConfig):
     block_rows: Annotated[
         int | None, Field(ge=1, description="anchors of the contrast in memory at once; none: by the cache")
     ] = None
-
-    @model_validator(mode="after")
-    def _one_width(self) -> HeCoConfig:
-        if self.embedding_dim not in (None, self.hidden_dim):
-            raise ValueError(
-                f"embedding_dim = {self.embedding_dim} must be hidden_dim = {self.hidden_dim}, as all of HeCo's layers "
-                "have one width; set hidden_dim alone"
-            )
-        return self
 
     @model_validator(mode="after")
     def _directions_are_there(self) -> HeCoConfig:

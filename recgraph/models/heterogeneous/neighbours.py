@@ -10,6 +10,7 @@ from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.softmax import row_softmax
 from recgraph.sparse.spmm import spmm
 
 __all__ = ["NeighbourAttention", "sample_neighbours"]
@@ -47,10 +48,7 @@ class NeighbourAttention(nn.Module):
         # autocast would give the sums over neighbours other types than what is summed
         with full_precision(h):
             scores = F.leaky_relu((h @ att[0])[adj.rows] + (neighbours @ att[1])[adj.indices], 0.01)
-            peak = torch.segment_reduce(scores.detach(), "max", offsets=adj.indptr, initial=-torch.inf)
-            weights = (scores - peak[adj.rows]).exp()
-            total = torch.zeros_like(h[:, 0]).index_add(0, adj.rows, weights)
-            return spmm(adj.with_weights(weights / total[adj.rows]), neighbours)
+            return spmm(adj.with_weights(row_softmax(adj, scores)), neighbours)
 
 
 def sample_neighbours(adj: Csr, n: int, generator: torch.Generator) -> Csr:

@@ -25,7 +25,6 @@ from recgraph.models.heterogeneous.base import (
     GraphModel,
     GraphSpace,
     NodeBatches,
-    PathLayers,
     evaluating,
 )
 from recgraph.models.heterogeneous.categories import about_nodes
@@ -33,6 +32,7 @@ from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import PathSampler
 from recgraph.models.heterogeneous.settings import TIES, ViewsConfig, make_contrast, make_masks, make_paths
+from recgraph.models.heterogeneous.type_layers import PathLayers
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
 from recgraph.models.memory import graph_needs
 from recgraph.rng import Generators, derive

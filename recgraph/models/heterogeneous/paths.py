@@ -25,7 +25,7 @@ from recgraph.sparse.operators import Chain, Normalisation, Sum, compress_rows, 
 from recgraph.sparse.placing import Placing
 from recgraph.sparse.spmm import Layered, Operator
 
-__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "read_graph", "walkable"]
+__all__ = ["Features", "Masks", "MetaPathInputs", "PathInputs", "normalised", "read_graph", "walkable"]
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def read_graph(
             contexts = _walked(path, graph, walked, context_cap)
         else:
             contexts = tuple((context.node_type, context.reached) for context in path.contexts(graph, known))
-        adjacency = _normalised(plain, path.config.normalisation, compressed=not sampled)
+        adjacency = normalised(plain, path.config.normalisation, compressed=not sampled)
         made.append(PathInputs(path.name, plain, adjacency, adjacency, contexts))
     return MetaPathInputs(target, features, features[target], tuple(made))
 
@@ -189,7 +189,8 @@ def _followed(step: Step, graph: HeteroGraph, path: MetaPath) -> Csr:
     return step.followed(graph, path.config.weights).with_weights(None)
 
 
-def _normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool) -> Operator:
+def normalised(plain: Csr | Chain, kind: Normalisation, compressed: bool = True) -> Operator:
+    """A normalised adjacency; compressed, equal rows are held once where that pays."""
     if isinstance(plain, Csr):
         plain = compress_rows(plain) if compressed else Chain.of((plain,))
     return plain.normalise(kind) if isinstance(plain, Chain) else normalise(plain, kind)
