@@ -1,24 +1,19 @@
-"""Significance tests of the entries of a data set, each against the best entry of its column.
-
-The results are kept in a small file beside the records, so that the marks need no values of users.
-"""
+"""Significance tests of the entries of a data set, each against the best entry of its column."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal
 
-from recgraph.data.imprint import replace_json
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch, Result
 from recgraph.evaluate.significance import holm, over_users
 from recgraph.evaluate.statistics import welch
-from recgraph.leaderboard.plan import TITLES, digest
-from recgraph.leaderboard.store import Record, Store, read_json
+from recgraph.leaderboard.plan import TITLES
+from recgraph.leaderboard.store import Record, Store
 
 __all__ = [
     "ALPHA",
@@ -27,12 +22,12 @@ __all__ = [
     "Comparison",
     "Comparisons",
     "Mark",
+    "adjust_partly",
+    "best_of",
     "check_protocols",
     "compare",
     "describe_tests",
-    "inputs_of",
-    "load_comparisons",
-    "save_comparisons",
+    "tested",
     "values_over_seeds",
 ]
 
@@ -100,9 +95,12 @@ Comparisons = dict[str, dict[str, Column]]
 
 
 def compare(
-    records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str, Sequence[str]], store: Store
-) -> Comparisons | None:
-    """Compare the entries; None where the values of users that a table needs are not at hand.
+    records: Mapping[str, Mapping[int, Record]],
+    metrics: Mapping[str, Sequence[str]],
+    store: Store,
+    kept: Comparisons | None = None,
+) -> tuple[Comparisons, bool]:
+    """Compare the entries; and whether none is left untested because values of users are not at hand.
 
     Entries are compared over users, each with the mean over an entry's seeds, where a metric has values of users; and
     over seeds where both entries have at least two. The first of these tests decides the mark. p-values of either kind
@@ -112,15 +110,50 @@ def compare(
         records: address of an entry -> seed -> its record; comparisons are in this order.
         metrics: title of a protocol -> the metrics to compare.
         store: where the values of users are.
+        kept: comparisons of some of these records, taken where the values of users that they need are not at hand.
     """
-    found = {}
+    found, is_whole = {}, True
     for title, names in metrics.items():
-        users = _users(records, title, store) if title in TITLES.values() else {}
-        if users is None:
-            return None
+        users = _users(records, title, store) if title in TITLES.values() else None
         found[title] = {metric: _compare_metric(records, title, metric, users) for metric in names}
-        _adjust([test for column in found[title].values() for tests in column.versus.values() for test in tests])
-    return found
+        if users is not None and len(users) < len(_scored(records, title)):
+            is_whole = False
+            for metric, column in found[title].items():
+                before = (kept or {}).get(title, {}).get(metric)
+                if before is not None and before.best == column.best:
+                    column.versus.update(one for one in before.versus.items() if one[0] not in column.versus)
+            adjust_partly(records, title, found[title])
+        else:
+            _adjust(_all_tests(found[title]))
+    return found, is_whole
+
+
+def tested(comparisons: Comparisons) -> set[tuple[str, str, str]]:
+    """Title, metric and address of each entry that is compared with the best one."""
+    return {
+        (title, metric, address)
+        for title, columns in comparisons.items()
+        for metric, column in columns.items()
+        for address in column.versus
+    }
+
+
+def _scored(records: Mapping[str, Mapping[int, Record]], title: str) -> list[str]:
+    """The addresses of the entries that a table has."""
+    return [address for address, own in records.items() if any(title in record["scores"] for record in own.values())]
+
+
+def _all_tests(columns: Mapping[str, Column]) -> list[Comparison]:
+    return [test for column in columns.values() for tests in column.versus.values() for test in tests]
+
+
+def adjust_partly(records: Mapping[str, Mapping[int, Record]], title: str, columns: Mapping[str, Column]) -> None:
+    """Correct a table some of whose entries are not tested: as if each of them had a p of 1, which lowers no other."""
+    untested = sum(
+        len(values_over_seeds(records, title, metric).keys() - column.versus.keys() - {column.best})
+        for metric, column in columns.items()
+    )
+    _adjust(_all_tests(columns), untested)
 
 
 def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None:
@@ -156,32 +189,46 @@ def values_over_seeds(records: Mapping[str, Mapping[int, Record]], title: str, m
     return found
 
 
-def _users(records: Mapping[str, Mapping[int, Record]], title: str, store: Store) -> dict[str, list[Result]] | None:
-    """Address of an entry -> the values of users of each seed; None where a file is missing or is not its record's."""
-    found: dict[str, list[Result]] = {}
-    for address, own in records.items():
-        for seed, record in own.items():
-            result = store.values(f"{record['model']}-{address}-seed{seed}", title, record)
-            if result is None:
-                return None
-            found.setdefault(address, []).append(result)
+def _users(records: Mapping[str, Mapping[int, Record]], title: str, store: Store) -> dict[str, list[Result]]:
+    """Address of an entry -> the values of users of each seed; without those of which a file is missing, or is not its
+    record's."""
+    found = {}
+    for address in _scored(records, title):
+        of_seeds = [
+            store.values(f"{record['model']}-{address}-seed{seed}", title, record)
+            for seed, record in records[address].items()
+        ]
+        if None not in of_seeds:
+            found[address] = [result for result in of_seeds if result is not None]
     return found
 
 
 def _compare_metric(
-    records: Mapping[str, Mapping[int, Record]], title: str, metric: str, users: Mapping[str, list[Result]]
+    records: Mapping[str, Mapping[int, Record]], title: str, metric: str, users: Mapping[str, list[Result]] | None
 ) -> Column:
-    """The best entry of a metric against each other one; p-values are not adjusted yet."""
+    """The best entry of a metric against each other one; p-values are not adjusted yet.
+
+    Args:
+        users: values of users of the entries where they are at hand; None: the table has none.
+    """
     scores = values_over_seeds(records, title, metric)
-    means = {address: statistics.fmean(values) for address, values in scores.items()}
-    best = best_first(means, metric)[0]
+    best = best_of(scores, metric)
     column = Column(best)
     for address, values in scores.items():
-        if address != best and not math.isnan(means[address]):
-            tests = tuple(_tests(values, scores[best], users.get(address), users.get(best), metric))
-            if tests:
-                column.versus[address] = tests
+        if address == best or math.isnan(statistics.fmean(values)):
+            continue
+        if users is not None and not {address, best} <= users.keys():
+            continue
+        own = {} if users is None else users
+        tests = tuple(_tests(values, scores[best], own.get(address), own.get(best), metric))
+        if tests:
+            column.versus[address] = tests
     return column
+
+
+def best_of(scores: Mapping[str, Sequence[float]], metric: str) -> str:
+    """The address of the entry with the best mean."""
+    return best_first({address: statistics.fmean(values) for address, values in scores.items()}, metric)[0]
 
 
 def _tests(
@@ -201,11 +248,16 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _adjust(tests: Sequence[Comparison]) -> None:
-    """Set ``p_adjusted`` by Holm's correction, over users and over seeds separately."""
+def _adjust(tests: Sequence[Comparison], untested: int = 0) -> None:
+    """Set ``p_adjusted`` by Holm's correction, over users and over seeds separately.
+
+    Args:
+        untested: how many more tests there would be, each counted with a p of 1.
+    """
     for over in ("users", "seeds"):
         own = [test for test in tests if test.over == over]
-        for test, p in zip(own, holm([test.p_value for test in own]).tolist(), strict=True):
+        adjusted = holm([test.p_value for test in own] + [1.0] * untested).tolist()
+        for test, p in zip(own, adjusted, strict=False):
             test.p_adjusted = p
 
 
@@ -225,47 +277,3 @@ def describe_tests(comparisons: Comparisons) -> str:
     )
     best = f"highest mean of its column (the lowest of {lower})" if lower else "highest mean of its column"
     return f"Each entry against the {best}: {how}; p adjusted over a table by Holm's correction."
-
-
-def inputs_of(records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str, Sequence[str]]) -> str:
-    """The digest of the scores that are compared: comparisons on file fit the records where it is the same.
-
-    Args:
-        records: address of an entry -> seed -> its record.
-        metrics: title of a protocol -> the metrics that are compared.
-    """
-    scores = {f"{address}-{seed}": each["scores"] for address, own in records.items() for seed, each in own.items()}
-    return digest({"scores": scores, "metrics": {title: [*names] for title, names in metrics.items()}})
-
-
-def load_comparisons(path: Path, inputs: str) -> Comparisons:
-    """Read the comparisons of some scores; empty where the file does not exist or is of other scores.
-
-    Args:
-        inputs: the digest of the scores, see :func:`inputs_of`.
-
-    Raises:
-        ValueError: the file is incomplete or was edited; names it.
-    """
-    # earlier versions kept one file for all sheets of a data set
-    found = read_json(path) or read_json(path.with_name("comparisons.json"))
-    if found is None or found["inputs"] != inputs:
-        return {}
-    return {
-        title: {
-            metric: Column(
-                values["best"],
-                {address: tuple(Comparison(**test) for test in tests) for address, tests in values["versus"].items()},
-            )
-            for metric, values in metrics.items()
-        }
-        for title, metrics in found["columns"].items()
-    }
-
-
-def save_comparisons(comparisons: Comparisons, inputs: str, path: Path) -> None:
-    """Write the comparisons of the scores with digest ``inputs``, in one step."""
-    columns = {
-        title: {metric: asdict(column) for metric, column in metrics.items()} for title, metrics in comparisons.items()
-    }
-    replace_json({"inputs": inputs, "columns": columns}, path, allow_nan=False)

@@ -20,11 +20,10 @@ from recgraph.leaderboard.compare import (
     check_protocols,
     compare,
     describe_tests,
-    inputs_of,
-    load_comparisons,
-    save_comparisons,
+    tested,
     values_over_seeds,
 )
+from recgraph.leaderboard.comparisons import inputs_of, load_comparisons, save_comparisons
 from recgraph.leaderboard.entry import Entry, entry_of
 from recgraph.leaderboard.frame import Key, Number, frame_of, numbers_of
 from recgraph.leaderboard.plan import TITLES, Job, check_entries, jobs_of
@@ -37,6 +36,7 @@ __all__ = [
     "ScoreTable",
     "Sheet",
     "compare_entries",
+    "compared_records",
     "open_sheet",
     "update_comparisons",
 ]
@@ -123,7 +123,8 @@ class Sheet:
         data: properties of the data: name -> text.
         n_stale: number of records that were made with other data than the newest one; they are ignored.
         inputs: the digest of the scores.
-        comparisons: of these scores; empty where they were not compared.
+        comparisons: of these scores; without those that take values of users which are not at hand.
+        is_compared: whether there are all comparisons of these scores, or there is nothing to compare.
     """
 
     board: str
@@ -138,6 +139,7 @@ class Sheet:
     n_stale: int
     inputs: str
     comparisons: Comparisons
+    is_compared: bool
 
     @property
     def title(self) -> str:
@@ -162,11 +164,6 @@ class Sheet:
     def tested(self) -> str:
         """A sentence on how the entries were tested; says so where nothing was tested."""
         return describe_tests(self.comparisons)
-
-    @property
-    def is_compared(self) -> bool:
-        """Whether there are comparisons of these scores, or there is nothing to compare."""
-        return not self.tables or bool(self.comparisons)
 
     @property
     def n_done(self) -> int:
@@ -283,10 +280,9 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         if seeds:
             missing.append(Missing(spec.name, seeds, "made with other data, to be run again" if old else "not run"))
     entries = {spec.name: entry_of(spec, jobs, current[spec.name]) for spec, jobs in planned}
-    inputs = inputs_of(
-        {entry.address: current[name] for name, entry in entries.items()},
-        {table.title: table.metrics for table in tables},
-    )
+    by_address = {entry.address: current[name] for name, entry in entries.items()}
+    metrics = {table.title: table.metrics for table in tables}
+    comparisons, is_whole = load_comparisons(folder / sheet.comparisons, by_address, metrics)
     names = _best_first(current, tables)
     return Sheet(
         board=board.name,
@@ -299,31 +295,39 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         missing=tuple(missing),
         data=_data(current),
         n_stale=sum(len(found[name]) - len(current[name]) for name in found),
-        inputs=inputs,
-        comparisons=load_comparisons(folder / sheet.comparisons, inputs),
+        inputs=inputs_of(by_address, metrics),
+        comparisons=comparisons,
+        is_compared=not tables or is_whole,
     )
 
 
 def compare_entries(sheet: Sheet) -> Comparisons | None:
     """Compare the entries of a sheet; None where values of users are not at hand, see :func:`compare`."""
-    store = Store(sheet.folder)
-    records = {
-        entry.address: {seed: store.read(name) for seed, name in entry.records.items()} for entry in sheet.entries
-    }
-    return compare(records, {table.title: table.metrics for table in sheet.tables}, store)
+    found, is_whole = compare(*compared_records(sheet), Store(sheet.folder))
+    return found if is_whole else None
 
 
 def update_comparisons(sheet: Sheet) -> Sheet:
     """The sheet with comparisons of its current scores, which are kept beside the records.
 
-    The sheet is returned unchanged where it has them, and where values of users, which are not in git, are not at hand:
-    its marks are then ``untested``.
+    The sheet is returned unchanged where it has them. Where values of users, which are not in git, are not at hand, the
+    marks of the entries that need them are ``untested``.
     """
-    found = None if sheet.is_compared else compare_entries(sheet)
-    if found is None:
+    if sheet.is_compared:
         return sheet
-    save_comparisons(found, sheet.inputs, sheet.folder / sheet.spec.comparisons)
-    return replace(sheet, comparisons=found)
+    records, metrics = compared_records(sheet)
+    found, is_whole = compare(records, metrics, Store(sheet.folder), sheet.comparisons)
+    if not is_whole and tested(found) == tested(sheet.comparisons):
+        return sheet
+    save_comparisons(found, records, metrics, sheet.folder / sheet.spec.comparisons, is_whole=is_whole)
+    return replace(sheet, comparisons=found, is_compared=is_whole)
+
+
+def compared_records(sheet: Sheet) -> tuple[dict[str, dict[int, Record]], dict[str, tuple[str, ...]]]:
+    """The records of each address, and the metrics of each table."""
+    read = Store(sheet.folder).read
+    records = {one.address: {seed: read(name) for seed, name in one.records.items()} for one in sheet.entries}
+    return records, {table.title: table.metrics for table in sheet.tables}
 
 
 def _best_first(records: Mapping[str, Mapping[int, Record]], tables: tuple[ScoreTable, ...]) -> list[str]:

@@ -8,9 +8,10 @@ from typing import Any
 from made_up import record
 
 from recgraph.leaderboard.board import Board, SheetSpec
-from recgraph.leaderboard.compare import Column, Comparison, save_comparisons
+from recgraph.leaderboard.compare import Column, Comparison
+from recgraph.leaderboard.comparisons import save_comparisons
 from recgraph.leaderboard.plan import Job, jobs_of
-from recgraph.leaderboard.sheet import Sheet, open_sheet
+from recgraph.leaderboard.sheet import Sheet, compared_records, open_sheet
 from recgraph.leaderboard.store import Record, Store
 from recgraph.leaderboard.worker import failure_record
 
@@ -129,7 +130,7 @@ def _compare(sheet: Sheet) -> None:
     columns = {}
     for table in sheet.tables:
         columns[table.title] = {metric: _column(sheet, table.title, metric) for metric in table.metrics}
-    save_comparisons(columns, sheet.inputs, sheet.folder / sheet.spec.comparisons)
+    save_comparisons(columns, *compared_records(sheet), sheet.folder / sheet.spec.comparisons)
 
 
 def _column(sheet: Sheet, title: str, metric: str) -> Column:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import BOARD, fill, jobs, store_of, users, write_board
+from made_up import BOARD, MEANS, fill, jobs, store_of, users, write_board
 from scipy import stats
 
 from recgraph.evaluate.statistics import cohen_d, holm
@@ -113,10 +113,10 @@ def test_marks_of_other_records_are_not_shown(board: Board) -> None:
     assert made is not None
     made["scores"]["seen excluded"]["ndcg@10"] += 0.1
     store_of(board).save(job, made)
-    # the values of users are no longer those of the record, so that nothing is compared with them either
+    # the best entry has other scores, and the values of its users are no longer those of the record
     sheet = update_comparisons(opened(board))
+    assert marks(sheet).keys() == {"LightGCN", "LightGCN, three layers", "Popularity"}
     assert set(marks(sheet).values()) == {"untested"}
-    assert "Nothing was tested" in sheet.tested
     # whoever asks for values gets them made again
     assert store_of(board).is_done(job, made["data_hash"])
     assert not store_of(board).is_done(job, made["data_hash"], values=True)
@@ -127,8 +127,67 @@ def test_marks_of_other_records_are_not_shown(board: Board) -> None:
 def test_values_of_users_that_are_gone(board: Board) -> None:
     store_of(board).users(jobs(board)["LightGCN"][1], "keep").unlink()
     assert compare_entries(opened(board)) is None
+    sheet = update_comparisons(opened(board))
+    # the other table has all of its values
+    assert set(marks(sheet).values()) == {"tied", "worse"}
+    assert marks(sheet, "seen kept")["LightGCN"] == "untested"
+    assert not sheet.is_compared
+    assert opened(board) == sheet
+    for path in store_of(board).folder.glob("*.parquet"):
+        path.unlink()
+    assert update_comparisons(opened(board)) == sheet
+    fill(board)
+    assert update_comparisons(opened(board)).is_compared
+
+
+def test_nothing_is_kept_where_no_values_of_users_are_at_hand(board: Board) -> None:
+    for path in store_of(board).folder.glob("*.parquet"):
+        path.unlink()
     assert set(marks(update_comparisons(opened(board))).values()) == {"untested"}
     assert not (store_of(board).folder / "comparisons.json").exists()
+
+
+def _without_values(board: Board, further: dict[str, list[float]]) -> Sheet:
+    """The sheet once its values of users are gone and an entry came that has none either."""
+    update_comparisons(opened(board))
+    fill(board, further)
+    for path in store_of(board).folder.glob("*.parquet"):
+        path.unlink()
+    return update_comparisons(opened(board))
+
+
+def test_an_entry_that_comes_leaves_the_marks_of_the_others(board: Board) -> None:
+    before = update_comparisons(opened(board))
+    sheet = _without_values(board, {"BPRMF": [0.3, 0.31, 0.3]})
+    assert marks(sheet) == {**marks(before), "BPRMF": "untested"}
+    assert not sheet.is_compared
+    # the table has one entry more to correct for: its p counts as 1
+    for metric in ("ndcg@10", "recall@10"):
+        for name, score in scores(sheet, metric=metric).items():
+            earlier = scores(before, metric=metric).get(name)
+            for test, old in zip(score.versus, earlier.versus if earlier else (), strict=True):
+                assert (test.p_value, test.difference) == (old.p_value, old.difference)
+                assert test.p_adjusted >= old.p_adjusted
+    own = [
+        score.versus[0]
+        for metric in ("ndcg@10", "recall@10")
+        for score in scores(sheet, metric=metric).values()
+        if score.versus
+    ]
+    assert [one.p_adjusted for one in own] == pytest.approx(holm([one.p_value for one in own] + [1.0, 1.0])[: len(own)])
+    fill(board, {**MEANS, "BPRMF": [0.3, 0.31, 0.3]})
+    assert marks(update_comparisons(opened(board)))["BPRMF"] == "worse"
+
+
+def test_a_better_entry_leaves_nothing_tested(board: Board) -> None:
+    sheet = _without_values(board, {"BPRMF": [0.6, 0.61, 0.6]})
+    assert set(marks(sheet).values()) == {"untested"}
+
+
+def test_an_entry_that_goes_leaves_the_marks_of_the_others(board: Board, tmp_path: Path) -> None:
+    before = update_comparisons(opened(board))
+    fewer = write_board(tmp_path, BOARD.replace('[[models]]\nmodel = "popularity"\nseeds = [0]\n', ""))
+    assert marks(opened(fewer)) == {name: mark for name, mark in marks(before).items() if name != "Popularity"}
 
 
 def test_values_of_users_that_were_cut(board: Board) -> None:
@@ -169,7 +228,7 @@ def test_comparisons_that_are_not_whole_are_named(board: Board) -> None:
 def test_other_metrics_are_compared_anew(board: Board, tmp_path: Path) -> None:
     update_comparisons(opened(board))
     other = write_board(tmp_path, BOARD.replace('"recall@10"]', "]").replace('["ndcg@10", ]', '["recall@10"]'))
-    assert marks(opened(other), metric="recall@10")["Popularity"] == "untested"
+    assert not opened(other).is_compared
     assert marks(update_comparisons(opened(other)), metric="recall@10")["Popularity"] == "worse"
 
 
