@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import forked
 import nbformat
+import polars as pl
 import pytest
+
+from recgraph.data.interactions import Interactions
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTEBOOKS = sorted((DOCS / "tutorials").glob("*.ipynb"))
@@ -43,12 +47,35 @@ def check(path: Path, runner: ModuleType, folder: Path, **more: Path) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
 
 
+@pytest.fixture(scope="session")
+def fewer_movies(movies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a fifth of the users."""
+    from recgraph.data.catalog import get, load_dataset
+
+    home = tmp_path_factory.mktemp("fewer") / "home"
+    shutil.copytree(movies, home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(home))
+        data = load_dataset("ml-100k")
+        Interactions.from_frame(
+            data.to_frame().filter(pl.col("user_id") <= 200),
+            user="user_id",
+            item="item_id",
+            timestamp="timestamp",
+            rating="rating",
+            item_features=data.item_features,
+            user_features=data.user_features,
+        ).save(get("ml-100k").path)
+        assert load_dataset("ml-100k").n_users == 200
+    return home
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(
-    path: Path, runner: ModuleType, movies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, runner: ModuleType, fewer_movies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With trainings of an epoch, and commands that need not import the library first."""
-    monkeypatch.setenv("RECGRAPH_HOME", str(movies))
+    """With fewer users, trainings of an epoch, and commands that need not import the library first."""
+    monkeypatch.setenv("RECGRAPH_HOME", str(fewer_movies))
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         for said, smaller in SMALLER.items():

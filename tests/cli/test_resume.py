@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import forked
@@ -32,25 +31,19 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-def start(home: Path, out: Path, *more: str, seed: int = 5) -> Printing:
-    settings = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
-    command = ["train", "mclrec", "--dataset", "synthetic", "--seed", seed, "--out", out, "--device", "cpu", *settings]
-    return forked.module("recgraph.cli", *command, *more, env={**os.environ, "RECGRAPH_HOME": str(home)})
+def start(home: Path, out: Path, *more: str, killed_after: str = "none") -> Printing:
+    """Start a training; it is killed as it begins to write the checkpoint after the one that is named."""
+    settings = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+    command = ["train", "mclrec", "--dataset", "synthetic", "--seed=5", f"--out={out}", "--device=cpu", *settings]
+    paths = os.pathsep.join([str(Path(__file__).parent), str(forked.ROOT)])
+    env = {**os.environ, "RECGRAPH_HOME": str(home), "PYTHONPATH": paths}
+    return forked.call("killed", "command", str(out / killed_after), [*command, *more], env=env)
 
 
 def finish(process: Printing) -> tuple[int, str]:
     """-> (exit code, what it wrote to stderr)."""
     with process:
         return process.wait(), process.error
-
-
-def wait_for(path: Path, pattern: str, process: Printing) -> None:
-    """Until a file of that pattern is there; the process must still be running then."""
-    deadline = time.monotonic() + 300
-    while not list(path.glob(pattern)):
-        assert process.poll() is None, process.error
-        assert time.monotonic() < deadline, f"no {pattern} in {path}"
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +68,7 @@ def assert_same(one: Path, other: Path) -> None:
 
 def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(home: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(home, out)
-    wait_for(out, "checkpoints/step-000000005", process)
-    process.send_signal(signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
+    assert finish(start(home, out, killed_after="checkpoints/step-000000005"))[0] == -signal.SIGKILL
     code, error = finish(start(home, out))
     assert code == 2
     assert "--resume" in error
@@ -105,10 +95,7 @@ def test_a_killed_refit_that_is_resumed_ends_with_the_same_weights(
     home: Path, refitted: Path, tmp_path: Path, moment: str
 ) -> None:
     out = tmp_path / "run"
-    process = start(home, out, "--refit")
-    wait_for(out, moment, process)
-    process.send_signal(signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
+    assert finish(start(home, out, "--refit", killed_after=moment))[0] == -signal.SIGKILL
     code, error = finish(start(home, out, "--refit", "--resume"))
     assert code == 0, error
     assert_same(refitted / "selection", out / "selection")
