@@ -45,6 +45,8 @@ CASES = {
     "cl4srec": _sequence("cl4srec"),
     "duorec": _sequence("duorec"),
     "bprmf": Case("bprmf", {"hidden_dim": 8}),
+    "simplex": Case("simplex", {"hidden_dim": 8, "dropout": 0.0, "n_negatives": 5, "aggregator": "user_attention"}),
+    "ultragcn": Case("ultragcn", {"hidden_dim": 8, "n_negatives": 5}),
     "lightgcn": Case("lightgcn", {"hidden_dim": 8}),
     "lightgcn, softmax": Case("lightgcn", {"hidden_dim": 8, "loss": "sampled_softmax", "n_negatives": 5}),
     "sgl": Case("sgl", {"hidden_dim": 8}),

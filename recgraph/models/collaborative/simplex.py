@@ -106,7 +106,7 @@ class SimpleX(CollaborativeModel):
 
     def _vectors(self, own: Tensor, rows: Ragged, items: Tensor, batch: PairBatch | None = None) -> Tensor:
         """[U, D], of own vectors [U, D], histories and items [n_items, D]; the batch's generators draw dropout."""
-        generator = None if batch is None else batch.generators["dropout"]
+        generator = None if batch is None else batch.generators.of_rank("dropout")
         share = self.config.own_weight
         vectors = own if share == 1 else share * own + (1 - share) * self.aggregator(own, rows, items, generator)
         return dropout(vectors, self.config.dropout, generator) if self.training and batch is not None else vectors

@@ -1,0 +1,136 @@
+"""Published numbers of LightGCN's Gowalla beside ours: ``python -m experiments.published_rows`` writes the table of
+docs/baselines.md from the records of the boards ``published`` and ``collaborative`` (a test says when to)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.marked import marked
+from recgraph.data.files import replace_text
+from recgraph.leaderboard.board import load_board
+from recgraph.leaderboard.sheet import Sheet, open_sheet
+
+PAGE = Path(__file__).parents[1] / "docs" / "baselines.md"
+NAME = "gowalla-published"
+METRICS = ("recall@20", "ndcg@20")
+#: how far a ratio may be from 1 without a cause, in rounding of the published figures besides
+CLOSE = 0.01
+
+
+#: of an epoch with the published settings, measured over a few steps on one core
+_COST = "{} CPU minutes an epoch"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model's published figures.
+
+    Attributes:
+        title: shown.
+        entry: its name on both boards.
+        theirs: published recall and NDCG at 20; None: nothing was.
+        source: of these.
+        settings: ours.
+        gap: why ours are more than a hundredth below, or were not run.
+    """
+
+    title: str
+    entry: str
+    theirs: tuple[float, float] | None = None
+    source: str = "BARS"
+    settings: str = ""
+    gap: str = ""
+
+
+ROWS = (
+    Row("Popularity", "Popularity"),
+    Row(
+        "ItemKNN",
+        "ItemKNN, weighted mean",
+        (0.1570, 0.1214),
+        settings="cosine, 100 neighbours, by their weighted mean",
+        gap="BARS adds the items' means: .1568 / .1214 with them (`python -m experiments.itemknn_bars FOLDER`)",
+    ),
+    Row("ItemKNN, plain sum", "ItemKNN", settings="the same neighbours"),
+    Row("GF-CF", "GFCF", (0.1849, 0.1518), settings="256 factors, weight .3"),
+    Row("Turbo-CF", "TurboCF", (0.1835, 0.1531), "its paper", gap="not run"),
+    Row("EASE", "EASE", (0.1765, 0.1467), gap="not run: an inverse of 40,981 x 40,981, about 20 CPU minutes"),
+    Row("SLIM", "SLIM", (0.1699, 0.1382), gap="not run: an elastic net for each of 40,981 places"),
+    Row("BPR-MF", "BPRMF", (0.1627, 0.1378), gap="not run"),
+    Row("LightGCN", "LightGCN", (0.1820, 0.1547), gap=f"not run: {_COST.format('1.2')}, published 1,000 of them"),
+    Row("MF-CCL", "MF-CCL", (0.1837, 0.1493), gap='not run: BPR-MF with `loss="ccl"` and 800 negatives'),
+    Row("SimpleX", "SimpleX", (0.1872, 0.1557), gap=f"not run: {_COST.format('19')}, published about 40 of them"),
+    Row(
+        "UltraGCN", "UltraGCN", (0.1862, 0.1580), gap=f"not run: {_COST.format('12')}, published many hundreds of them"
+    ),
+)
+
+
+def sheet_of(board: str) -> Sheet:
+    """The sheet of Gowalla of a board."""
+    found = load_board(PAGE.parents[1] / "experiments" / board)
+    return next(open_sheet(found, sheet) for sheet in found.sheets if sheet.dataset == "gowalla")
+
+
+def scores_of(sheet: Sheet, entry: str) -> tuple[float, ...] | None:
+    """The test metrics of an entry with seen items excluded; None: it was not run."""
+    found = [sheet.score(entry, "seen excluded", metric) for metric in METRICS]
+    return tuple(one.mean for one in found if one is not None) or None
+
+
+def ratios(row: Row, ours: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Ours over the published figures; None where there is one of the two alone."""
+    if row.theirs is None or ours is None:
+        return None
+    return ours[0] / row.theirs[0], ours[1] / row.theirs[1]
+
+
+def is_close(found: tuple[float, ...]) -> bool:
+    """Whether no figure is more than a hundredth below the published one."""
+    return all(ratio >= 1 - CLOSE for ratio in found)
+
+
+def table() -> str:
+    """The rows, by the order above."""
+    published, held_out = sheet_of("published"), sheet_of("collaborative")
+    heads = (
+        "model",
+        "theirs",
+        "source",
+        "ours, train+valid",
+        "ours / theirs",
+        "ours, train",
+        "settings of ours",
+        "gap",
+    )
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for row in ROWS:
+        ours, less = scores_of(published, row.entry), scores_of(held_out, row.entry)
+        source = row.source if row.theirs else ""
+        cells = (
+            _pair(row.theirs),
+            source,
+            _pair(ours),
+            _pair(ratios(row, ours), 3),
+            _pair(less),
+            row.settings,
+            row.gap,
+        )
+        lines.append(f"| {row.title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _pair(values: tuple[float, ...] | None, digits: int = 4) -> str:
+    if values is None:
+        return ""
+    return " / ".join(f"{value:.{digits}f}".removeprefix("0") for value in values)
+
+
+def page() -> str:
+    """The page with the table."""
+    return marked(PAGE.read_text(encoding="utf-8"), NAME, table())
+
+
+if __name__ == "__main__":
+    replace_text(page(), PAGE)
