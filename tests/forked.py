@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -261,8 +262,9 @@ def fork_workers(patch: pytest.MonkeyPatch | None = None) -> list[Worker]:
 
 
 def main() -> int:
-    """``python forked.py arguments``: the ``recgraph`` command, with the files of this process."""
-    request = {"module": ["recgraph.cli", sys.argv[1:]], "cwd": os.getcwd(), "env": dict(os.environ), "fds": [0, 1, 2]}
+    """``python forked.py NAME arguments``: ``python -m NAME arguments``, with the files of this process."""
+    env = {**os.environ, "JPY_PARENT_PID": str(os.getpid())}  # a Jupyter kernel ends when its parent does
+    request = {"module": [sys.argv[1], sys.argv[2:]], "cwd": os.getcwd(), "env": env, "fds": [0, 1, 2]}
     process = Forked({**request, "forks_workers": True}, fds=(0, 1, 2))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: os.kill(process.pid, number))
@@ -270,10 +272,16 @@ def main() -> int:
 
 
 def write_program(folder: Path) -> None:
-    """Write a program ``recgraph``, which is :func:`main`."""
+    """Write a program ``recgraph``."""
     program = folder / "recgraph"
-    program.write_text(f'#!/bin/sh\n{_WHERE}={_forks().where} exec {sys.executable} {Path(__file__)} "$@"\n')
+    command = shlex.join(command_of("recgraph.cli"))
+    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     program.chmod(0o755)
+
+
+def command_of(name: str) -> list[str]:
+    """What does ``python -m name`` in a fork, from any process."""
+    return ["env", f"{_WHERE}={_forks().where}", sys.executable, str(Path(__file__)), name]
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def fewer_movies(movies: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_a_notebook_runs(
     path: Path, runner: ModuleType, fewer_movies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With fewer users, trainings of an epoch, and commands that need not import the library first."""
+    """With fewer users, trainings of an epoch, and a kernel and commands that need not import the library first."""
     monkeypatch.setenv("RECGRAPH_HOME", str(fewer_movies))
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
@@ -84,6 +84,12 @@ def test_a_notebook_runs(
     for name in ("programs", "work"):
         (tmp_path / name).mkdir()
     forked.write_program(tmp_path / "programs")
+    kernel = forked.command_of("ipykernel_launcher")
+    monkeypatch.setattr(
+        runner._Kernels,
+        "format_kernel_cmd",
+        lambda manager, extra_arguments=None: [*kernel, "-f", manager.connection_file],
+    )
     check(tmp_path / path.name, runner, tmp_path / "work", programs=tmp_path / "programs")
 
 
