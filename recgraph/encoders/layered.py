@@ -66,6 +66,8 @@ class LayeredEncoder(SequenceEncoder):
         super().__init__(hidden_dim, max_len, dropout)
         if hidden_dim % n_heads:
             raise ValueError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
+        #: probability of the dropout of the first layer's input
+        self.embedding_dropout = dropout
         self._compiled: Callable[..., Tensor] | None = None
 
     def scaled(self, vectors: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ class LayeredEncoder(SequenceEncoder):
     def _states(self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         vectors = self.scaled(lookup(table, layout.tokens, padding_idx=0))
         x = self.enter(layout.with_positions(vectors, self.position_embedding))
-        x = dropout(x, self.dropout, generator)
+        x = dropout(x, self.embedding_dropout, generator)
         *inner, final = cast("list[EncoderLayer]", list(self.layers))
         for layer in inner:
             x = layer(x, layout, generator)

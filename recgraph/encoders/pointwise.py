@@ -58,9 +58,12 @@ class PointwiseLayer(EncoderLayer):
             attended = self._weighed(kv.view(shape), q.view(shape), *seen).flatten(0, 1)
         else:
             parts = []
-            for bucket, spans in zip(layout.buckets, layout.causal_spans, strict=True):
-                of_bucket = bucket.pad(kv[bucket.tokens]), bucket.pad(q[bucket.tokens])
-                parts.append(bucket.unpad(self._weighed(*of_bucket, bucket.causal_mask, None, spans)))
+            sizes = [bucket.n_tokens for bucket in layout.buckets]
+            # a split, as the gradient of each slice would be a tensor of all tokens
+            pairs = zip(torch.split(kv, sizes), torch.split(q, sizes), strict=True)
+            for bucket, (own, asked), spans in zip(layout.buckets, pairs, layout.causal_spans, strict=True):
+                of_rows = self._weighed(bucket.pad(own), bucket.pad(asked), bucket.causal_mask, None, spans)
+                parts.append(bucket.unpad(of_rows))
             attended = torch.cat(parts)
         return self._finish(x, u, attended, generator)
 
@@ -68,16 +71,19 @@ class PointwiseLayer(EncoderLayer):
         width = 2 * x.shape[1]
         normed, weight = self._normed(x), self.kvqu.weight
         kv = F.silu(F.linear(normed, weight[:width]))
-        q, u = self._queries(F.silu(F.linear(normed.index_select(0, layout.last), weight[width:])))
+        qu = F.silu(F.linear(normed.index_select(0, layout.last), weight[width:]))
+        q, u = torch.split(qu, [x.shape[1], qu.shape[1] - x.shape[1]], 1)
         if isinstance(layout, Padded):
             rows = kv.view(layout.n_rows, layout.length, -1)
             seen = layout.last_mask, layout.lengths, layout.last_spans
             attended = self._weighed(rows, q[:, None], *seen)[:, 0]
         else:
             parts = []
-            for bucket, spans in zip(layout.buckets, layout.last_spans, strict=True):
-                of_bucket = bucket.pad(kv[bucket.tokens]), q[bucket.rows][:, None]
-                parts.append(self._weighed(*of_bucket, bucket.last_mask, bucket.lengths, spans))
+            of_tokens = torch.split(kv, [bucket.n_tokens for bucket in layout.buckets])
+            of_queries = torch.split(q[:, None], [bucket.n_rows for bucket in layout.buckets])
+            pairs = zip(of_tokens, of_queries, strict=True)
+            for bucket, (own, asked), spans in zip(layout.buckets, pairs, layout.last_spans, strict=True):
+                parts.append(self._weighed(bucket.pad(own), asked, bucket.last_mask, bucket.lengths, spans))
             attended = torch.cat(parts)[:, 0]
         return self._finish(x.index_select(0, layout.last), u, attended, generator)
 
@@ -89,13 +95,10 @@ class PointwiseLayer(EncoderLayer):
 
     def _parts(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[..., D] -> K and V side by side [..., 2 D], Q [..., D], U [..., C D]."""
-        width = 2 * normed.shape[-1]
-        every = F.silu(self.kvqu(normed))
-        return every[..., :width], *self._queries(every[..., width:])
-
-    def _queries(self, qu: Tensor) -> tuple[Tensor, Tensor]:
-        width = self.kvqu.in_features
-        return qu[..., :width], qu[..., width:]
+        width = normed.shape[-1]
+        sizes = [2 * width, width, self.kvqu.out_features - 3 * width]
+        kv, q, u = torch.split(F.silu(self.kvqu(normed)), sizes, -1)
+        return kv, q, u
 
     def _weighed(
         self, kv: Tensor, q: Tensor, mask: Tensor | None, lengths: Tensor | None, spans: Tensor | None

@@ -300,11 +300,33 @@ class GatedTransformer(Transformer):
 
     As :class:`Transformer`, but of pre-norm layers with gates, and without a LayerNorm of the embeddings. Matrices
     begin by Xavier (normal).
+
+    Args:
+        hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the transformer.
+        drops_embeddings: whether dropout is of embeddings, too, not of layers alone.
+
+    Raises:
+        ValueError: ``n_heads`` does not divide ``hidden_dim``.
     """
 
     layer_class = GatedLayer
     norms_embeddings = False
     positions_first = True
+
+    def __init__(
+        self,
+        hidden_dim: int = 64,
+        max_len: int = 50,
+        dropout: float = 0.5,
+        n_layers: int = 2,
+        n_heads: int = 2,
+        inner_dim: int = 256,
+        attention_dropout: float = 0.5,
+        drops_embeddings: bool = True,
+    ) -> None:
+        super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
+        if not drops_embeddings:
+            self.embedding_dropout = 0.0
 
     def initialise_layers(self) -> None:
         for name, parameter in self.layers.named_parameters():

@@ -23,6 +23,7 @@ class TrainConfig(Config):
     ] = 128
     learning_rate: Annotated[float, Field(gt=0, description="of Adam"), Search(3e-4, 1e-2, log=True)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty of Adam")] = 0.0
+    adam_beta2: Annotated[float, Field(ge=0, lt=1, description="decay of Adam's second moments"), Added()] = 0.999
     table_optimiser: Annotated[
         Literal["auto", "adam", "lazy_adam", "rowwise_adam"],
         Field(

@@ -65,13 +65,13 @@ def make_optimisers(model: TrainableModel, config: TrainConfig) -> dict[str, tor
         raise ValueError(f"parameters in no group: {', '.join(left)}; add them to parameter_groups()")
     tables = _sparse_tables(model, config)
     of_rows = tables if config.table_optimiser == "rowwise_adam" else []
-    rate, decay = config.learning_rate, config.weight_decay
+    rate, decay, betas = config.learning_rate, config.weight_decay, (0.9, config.adam_beta2)
     optimisers: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in groups.items():
         if any(table is parameter for table in tables for parameter in parameters):
-            optimisers[name] = RowAdam(parameters, rate, decay, row_wise=of_rows)
+            optimisers[name] = RowAdam(parameters, rate, decay, row_wise=of_rows, betas=betas)
         elif parameters:
-            optimisers[name] = torch.optim.Adam(parameters, lr=rate, weight_decay=decay, fused=True)
+            optimisers[name] = torch.optim.Adam(parameters, lr=rate, betas=betas, weight_decay=decay, fused=True)
     return optimisers
 
 

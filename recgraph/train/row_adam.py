@@ -14,7 +14,7 @@ from recgraph.shards import is_sharded, local_rows, own_rows
 
 __all__ = ["RowAdam", "clip_gradients"]
 
-_BETAS, _EPS = (0.9, 0.999), 1e-8
+_EPS = 1e-8
 
 
 class RowAdam(torch.optim.Adam):
@@ -39,6 +39,7 @@ class RowAdam(torch.optim.Adam):
         parameters: of one group.
         learning_rate, weight_decay: as of Adam.
         row_wise: the parameters with one second moment a row; others are lazy where their gradient is row-sparse.
+        betas: b1 and b2.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class RowAdam(torch.optim.Adam):
         learning_rate: float,
         weight_decay: float = 0.0,
         row_wise: Collection[nn.Parameter] = (),
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        super().__init__(parameters, lr=learning_rate, betas=_BETAS, eps=_EPS, weight_decay=weight_decay, fused=True)
+        super().__init__(parameters, lr=learning_rate, betas=betas, eps=_EPS, weight_decay=weight_decay, fused=True)
         self._row_wise = {id(parameter) for parameter in row_wise}
 
     def is_row_wise(self, parameter: Tensor) -> bool:
@@ -90,10 +92,11 @@ class RowAdam(torch.optim.Adam):
         if weight_decay:
             values = values.add(weight, alpha=weight_decay)
         squares = values * values if second.shape[1] == values.shape[1] else (values * values).mean(1, keepdim=True)
-        first.lerp_(values, 1 - _BETAS[0])
-        second.lerp_(squares, 1 - _BETAS[1])
+        betas = self.defaults["betas"]
+        first.lerp_(values, 1 - betas[0])
+        second.lerp_(squares, 1 - betas[1])
         # the count stays on its device; float32 would round 1 - b2 ** t to four digits at first
-        by_first, by_second = (1 - beta ** state["step"].double() for beta in _BETAS)
+        by_first, by_second = (1 - beta ** state["step"].double() for beta in betas)
         weight.sub_((first / by_first).div_((second / by_second).sqrt_().add_(_EPS)).mul_(rate))
         if rows is not None:
             for tensor, changed in zip(tensors, (weight, first, second), strict=True):

@@ -215,6 +215,18 @@ def test_dropout_needs_a_generator_and_is_repeated_by_it(name: str, device: torc
     assert not torch.allclose(one, other)
 
 
+def test_gated_layers_may_leave_embeddings_without_dropout() -> None:
+    rows, table = random_rows(torch.device("cpu"), masked=False), torch.randn(30, 16)
+    found = []
+    for drops in (True, False):
+        torch.manual_seed(0)
+        encoder = GatedTransformer(hidden_dim=16, max_len=20, attention_dropout=0.0, drops_embeddings=drops)
+        for layer in encoder.layers:
+            layer.dropout = 0.0
+        found.append(encoder.train()(rows, table, torch.Generator().manual_seed(0)))
+        assert torch.equal(found[-1], encoder.eval()(rows, table)) is not drops
+
+
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_bad_rows_are_refused(name: str) -> None:
     encoder = CASES[name][0](hidden_dim=16, max_len=3).eval()

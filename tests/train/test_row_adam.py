@@ -14,6 +14,7 @@ from recgraph import registry
 from recgraph.data.part import Part
 from recgraph.models.base import Space, TrainableModel
 from recgraph.models.growth import grown, grown_optimiser
+from recgraph.models.sequence.sasrec import SASRec
 from recgraph.rng import Generators
 from recgraph.rows import is_row_sparse, row_gradient
 from recgraph.sparse.ragged import Ragged
@@ -39,6 +40,14 @@ class Oracle:
         self.value -= rate * (self.m / (1 - 0.9**t)) / (math.sqrt(self.v / (1 - 0.999**t)) + 1e-8)
 
 
+@pytest.mark.parametrize("loss", ["full_softmax", "sampled_softmax"])
+def test_the_decay_of_second_moments_is_a_setting(loss: str) -> None:
+    model = SASRec(hidden_dim=4, loss=loss).build(Space(n_users=N_USERS, n_items=N_ITEMS))
+    config = TrainConfig.of(adam_beta2=0.98, table_optimiser="adam" if loss == "full_softmax" else "lazy_adam")
+    assert phases.make_optimisers(model, config)["model"].defaults["betas"] == (0.9, 0.98)
+    assert "adam_beta2" not in TrainConfig().identity()
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("row_wise", [False, True])
 def test_steps_by_hand(row_wise: bool, decay: float) -> None:
@@ -61,12 +70,13 @@ def test_steps_by_hand(row_wise: bool, decay: float) -> None:
     assert optimiser.state[table]["exp_avg_sq"].shape == (3, 1 if row_wise else 2)
 
 
-def test_with_all_rows_it_is_adam() -> None:
+@pytest.mark.parametrize("beta2", [0.999, 0.98])
+def test_with_all_rows_it_is_adam(beta2: float) -> None:
     g = torch.Generator().manual_seed(0)
     start, other = torch.randn(7, 4, generator=g), torch.randn(3, generator=g)
     ours, theirs = [[nn.Parameter(x.clone()) for x in (start, other)] for _ in range(2)]
-    lazy = RowAdam(ours, 1e-2, 0.01)
-    adam = torch.optim.Adam(theirs, lr=1e-2, weight_decay=0.01, fused=True)
+    lazy = RowAdam(ours, 1e-2, 0.01, betas=(0.9, beta2))
+    adam = torch.optim.Adam(theirs, lr=1e-2, betas=(0.9, beta2), weight_decay=0.01, fused=True)
     for step in range(5):
         gradients = torch.randn(7, 4, generator=g), torch.randn(3, generator=g)
         for parameters, is_sparse in ((ours, step != 2), (theirs, False)):  # a dense gradient in between
