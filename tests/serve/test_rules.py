@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,17 @@ def served(n_users: int = 12, model: Any = None, tied: bool = False) -> Recommen
     return made
 
 
+@lru_cache(maxsize=16)
+def held_by(served: Recommender, column: str) -> dict[Any, Any]:
+    """Item -> its value in a column of the features."""
+    frame = served.item_features
+    return {} if frame is None else dict(zip(frame["what"].to_list(), frame[column].to_list(), strict=True))
+
+
 def values_of(served: Recommender, column: str, item: Any, separator: str | None) -> set[Any]:
-    found = served.item_features.filter(what=item)[column].to_list() if served.item_features is not None else []
-    if not found or found[0] is None:
+    value = held_by(served, column).get(item)
+    if value is None:
         return set()
-    value = found[0]
     if separator is not None and isinstance(value, str):
         value = value.split(separator)
     return {one for one in (value if isinstance(value, list) else [value]) if one != ""}
@@ -119,6 +126,12 @@ def oracle(served: Recommender, user: str, k: int, rules: Rules, exclude_seen: b
     return [(item, score[item]) for item in chosen]
 
 
+@lru_cache(maxsize=16)
+def vectors_of(served: Recommender) -> dict[Any, torch.Tensor]:
+    """Item -> its vector."""
+    return dict(zip(served.items.values.to_list(), served.model.encode_items().double(), strict=True))
+
+
 def similarity(served: Recommender, one: Any, other: Any, rules: Rules) -> float:
     assert rules.diversity is not None
     if rules.diversity.columns:
@@ -127,7 +140,7 @@ def similarity(served: Recommender, one: Any, other: Any, rules: Rules) -> float
             a, b = (values_of(served, column, item, rules.separator) for item in (one, other))
             both, either = both + len(a & b), either + len(a | b)
         return both / either if either else 0.0
-    a, b = (served.model.encode_items().double()[int(served.items.index([item])[0])] for item in (one, other))
+    a, b = (vectors_of(served)[item] for item in (one, other))
     norms = float(a.norm().clamp(min=1e-12) * b.norm().clamp(min=1e-12))
     return float(a @ b) / norms
 
