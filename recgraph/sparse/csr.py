@@ -264,7 +264,9 @@ class Csr:
         group = torch.cumsum(first, 0) - 1
         kept = self.with_weights(None).select(first)
         if self.weights is None:  # of float32 ones a sum would stand still at 2^24
-            return kept.with_weights(torch.bincount(group).to(torch.get_default_dtype()))
+            # integers; bincount would read how many there are
+            counts = group.new_zeros(kept.nnz).index_add(0, group, torch.ones_like(group))
+            return kept.with_weights(counts.to(torch.get_default_dtype()))
         wide = _wide(self.weights)
         return kept.with_weights(wide.new_zeros(kept.nnz).index_add(0, group, wide).to(self.weights.dtype))
 

@@ -42,14 +42,17 @@ LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("sgl", {"graph_view": "random_walk"}, 227),
     ("simgcl", {}, 275),
     ("xsimgcl", {}, 227),
+    ("ultragcn", {}, 98),
     ("meow", CLUSTERED, 1491),
     ("adameow", NODES, 1055),
     ("hero", NODES, 324),
     ("meowrec", {"n_clusters": (3, 5)}, 1600),
     ("adameowrec", {}, 1000),
 ]
-#: models that draw neighbours on the device in each step: launches, and reads of how many were drawn
+#: models that draw neighbours on the device in each step, or take the histories of a batch's users there: launches, and
+#: reads of how many there are
 DRAWN: list[tuple[str, dict[str, Any], int, int]] = [
+    ("simplex", {}, 119, 1),
     ("heco", NODES, 661, 14),
     ("hgmae", NODES, 2768, 44),
     ("meow", CLUSTERED | BATCHES, 1163, 33),
