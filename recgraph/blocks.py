@@ -7,7 +7,7 @@ scores yields both before the next one overwrites it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,10 +20,10 @@ __all__ = [
     "exponent_limit",
     "group_sizes",
     "group_sums",
-    "new_total",
     "refuse_second_derivative",
     "row_blocks",
     "score_blocks",
+    "total_of",
     "work_type",
 ]
 
@@ -75,12 +75,12 @@ def work_type(*tensors: Tensor) -> torch.dtype:
     return work
 
 
-def new_total(like: Tensor) -> Tensor:
-    """A float64 zero on the device of a tensor: what the sums of blocks are added to.
+def total_of(sums: Sequence[Tensor]) -> Tensor:
+    """The total of the sums of blocks, scalars: of one block its sum; of more their sum in float64.
 
-    Float32 loses a digit each time that ten times as many are added; of one block the total is its sum, bit for bit.
+    Float32 loses a digit each time that ten times as many are added.
     """
-    return torch.zeros((), dtype=torch.float64, device=like.device)
+    return sums[0] if len(sums) == 1 else torch.stack([*sums]).sum(dtype=torch.float64)
 
 
 def group_sizes(groups: Tensor, n: int) -> Tensor:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph.accelerated import full_precision
-from recgraph.blocks import new_total, row_blocks
+from recgraph.blocks import row_blocks, total_of
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.contrast.non_contrastive import Dim, in_pairs, width_of
@@ -198,16 +198,16 @@ class _SoftTargets(BlockwiseLoss):
         self.codes, self.prices = codes, prices
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
-        total, n = new_total(self.x), len(self.x)
+        sums, n = [], len(self.x)
         grad_x, grad_y = self.gradients
         for rows, t in self.blocks(len(self.y), block_rows):
             q = torch.addmm(self.prices, self.codes[rows], self.y.t()).softmax(1)
             torch.mm(self.x[rows], self.y.t(), out=t)
             log_p = t.log_softmax(1)
-            total -= (q * log_p).sum()
+            sums.append(-(q * log_p).sum())
             p = log_p.exp_().sub_(q)
             if grad_x is not None:
                 torch.mm(p, self.y, out=grad_x[rows])
             if grad_y is not None:
                 grad_y.addmm_(p.t(), self.x[rows])
-        return (total / n).to(self.x.dtype), self.x.new_full((), n)
+        return (total_of(sums) / n).to(self.x.dtype), self.x.new_full((), n)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import exponent_limit, new_total, refuse_second_derivative, score_blocks, work_type
+from recgraph.blocks import exponent_limit, refuse_second_derivative, score_blocks, total_of, work_type
 from recgraph.contrast.views import Pairs
 from recgraph.contrast.weights import Weight
 from recgraph.rows import row_gradient
@@ -234,11 +234,11 @@ class _Contrast(BlockwiseLoss):
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
         # no similarity can leave the range of exp, so that no maximum need be taken out first
         bounded = not self._accelerated and self._bounded()
-        total = new_total(self.x)
+        sums = []
         counted = torch.zeros((), dtype=torch.int64, device=self.x.device)
         for rows, buffer in self.blocks(len(self.y), block_rows):
             losses, keep_mask = self._block(rows, buffer, bounded)
-            total += losses.sum()
+            sums.append(losses.sum())
             counted += len(losses) if keep_mask is None else keep_mask.sum()
         # only a weight, or a positive that is no candidate, can leave an anchor without any
         if self.weights is not None or not self.candidates.count_positive:
@@ -250,7 +250,7 @@ class _Contrast(BlockwiseLoss):
             )
         if self.weights is not None:
             self.gradients[2:] = self.weights.gradients
-        return (total / counted).to(self.x.dtype), counted
+        return (total_of(sums) / counted).to(self.x.dtype), counted
 
     def _bounded(self) -> bool:
         return bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import new_total
+from recgraph.blocks import total_of
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.contrast.non_contrastive import in_pairs
@@ -133,12 +133,12 @@ class _NearAndFar(BlockwiseLoss):
         self.below = float(torch.nextafter(torch.tensor(config.near, dtype=y.dtype), torch.tensor(-2.0, dtype=y.dtype)))
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
-        total = new_total(self.x)
+        sums = []
         for rows, t in self.blocks(len(self.y), block_rows):
             losses, has_both = self._block(rows, t)
-            total += losses.sum()
+            sums.append(losses.sum())
             self.counted += has_both.sum()
-        return (total / self.n_known).to(self.x.dtype), self.n_known.to(self.x.dtype)
+        return (total_of(sums) / self.n_known).to(self.x.dtype), self.n_known.to(self.x.dtype)
 
     def _block(self, rows: slice, t: Tensor) -> tuple[Tensor, Tensor]:
         """The losses of the rows (0 where there is no positive or no negative) and which of them have both."""

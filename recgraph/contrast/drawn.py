@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recgraph.accelerated import full_precision
-from recgraph.blocks import new_total, row_blocks, work_type
+from recgraph.blocks import row_blocks, total_of, work_type
 from recgraph.contrast.blockwise import BlockwiseLoss, Candidates, one_pass, refuse_no_candidate
 from recgraph.contrast.views import Pairs
 from recgraph.contrast.weights import Weight
@@ -110,11 +110,11 @@ class _Drawn(BlockwiseLoss):
         }
 
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
-        total = new_total(self.x)
+        sums = []
         counted = torch.zeros((), dtype=torch.int64, device=self.x.device)
         for rows in row_blocks(len(self.x), len(self.drawn), self.x, block_rows):
             losses, keep_mask = self._block(rows)
-            total += losses.sum()
+            sums.append(losses.sum())
             counted += keep_mask.sum()
         refuse_no_candidate(
             self.candidates,
@@ -123,7 +123,7 @@ class _Drawn(BlockwiseLoss):
             f"all {len(self.x)} anchors have only candidates of weight 0 among the {len(self.drawn)} drawn; draw more "
             "(n_candidates) or take another weight",
         )
-        return (total / counted).to(self.x.dtype), counted
+        return (total_of(sums) / counted).to(self.x.dtype), counted
 
     def _block(self, rows: slice) -> tuple[Tensor, Tensor]:
         """The losses of the rows (0 where there is no candidate) and which of them count."""

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import new_total, refuse_second_derivative, row_blocks, work_type
+from recgraph.blocks import refuse_second_derivative, row_blocks, total_of, work_type
 from recgraph.config import Config, Search
 from recgraph.contrast.part import Part
 
@@ -109,16 +109,16 @@ class _Potential(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, t: float) -> Tensor:
-        n, total = len(x), new_total(x)
+        n, sums = len(x), []
         pull = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         for rows in row_blocks(n, n, x):
             # ||x - y||^2 = 2 - 2 x.y
             k = (x[rows] @ x.T).sub_(1).mul_(2 * t).exp_()
             k.diagonal(rows.start).zero_()
-            total += k.sum()
+            sums.append(k.sum())
             if pull is not None:
                 torch.mm(k, x, out=pull[rows])
-        total = total.to(x.dtype)
+        total = total_of(sums).to(x.dtype)
         if pull is not None:
             # each pair is in the sum twice
             ctx.save_for_backward(pull.mul_(4 * t / total))
