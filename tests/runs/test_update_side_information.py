@@ -55,7 +55,7 @@ def test_times_of_another_form_are_refused() -> None:
     model = rg.models.SASRec(hidden_dim=8, n_heads=1, n_layers=1, inner_dim=8, max_len=8, time_gaps=True)
     run = rg.fit(model, log_of(OLD), seed=0, max_epochs=1)
     dates = log_of(NEW.with_columns(pl.from_epoch("when")))
-    with pytest.raises(ValueError, match="times of the form 'us', but the model reads time gaps and was trained with"):
+    with pytest.raises(ValueError, match="times of the form 'us', but the model reads times and was trained with"):
         run.update(dates, force=True)
     bare = rg.Interactions.from_frame(NEW.drop("when"), user="who", item="what")
     with pytest.raises(ValueError, match="times of the form 'none'"):
