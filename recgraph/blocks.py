@@ -75,12 +75,17 @@ def work_type(*tensors: Tensor) -> torch.dtype:
     return work
 
 
-def total_of(sums: Sequence[Tensor]) -> Tensor:
-    """The total of the sums of blocks, scalars: of one block its sum; of more their sum in float64.
+def total_of(sums: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The total of the sums of blocks, scalars: of one block its sum; of more their sum in float64; of none 0.
 
     Float32 loses a digit each time that ten times as many are added.
+
+    Args:
+        like: a tensor of the device and the type of a total of none.
     """
-    return sums[0] if len(sums) == 1 else torch.stack([*sums]).sum(dtype=torch.float64)
+    if len(sums) > 1:
+        return torch.stack([*sums]).sum(dtype=torch.float64)
+    return sums[0] if sums else like.new_zeros(())
 
 
 def group_sizes(groups: Tensor, n: int) -> Tensor:

@@ -210,4 +210,4 @@ class _SoftTargets(BlockwiseLoss):
                 torch.mm(p, self.y, out=grad_x[rows])
             if grad_y is not None:
                 grad_y.addmm_(p.t(), self.x[rows])
-        return (total_of(sums) / n).to(self.x.dtype), self.x.new_full((), n)
+        return (total_of(sums, self.x) / n).to(self.x.dtype), self.x.new_full((), n)

@@ -250,7 +250,7 @@ class _Contrast(BlockwiseLoss):
             )
         if self.weights is not None:
             self.gradients[2:] = self.weights.gradients
-        return (total_of(sums) / counted).to(self.x.dtype), counted
+        return (total_of(sums, self.x) / counted).to(self.x.dtype), counted
 
     def _bounded(self) -> bool:
         return bool(self.x.norm(dim=1).amax() * self.y.norm(dim=1).amax() <= self.limit)

@@ -138,7 +138,7 @@ class _NearAndFar(BlockwiseLoss):
             losses, has_both = self._block(rows, t)
             sums.append(losses.sum())
             self.counted += has_both.sum()
-        return (total_of(sums) / self.n_known).to(self.x.dtype), self.n_known.to(self.x.dtype)
+        return (total_of(sums, self.x) / self.n_known).to(self.x.dtype), self.n_known.to(self.x.dtype)
 
     def _block(self, rows: slice, t: Tensor) -> tuple[Tensor, Tensor]:
         """The losses of the rows (0 where there is no positive or no negative) and which of them have both."""

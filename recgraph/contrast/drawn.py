@@ -123,7 +123,7 @@ class _Drawn(BlockwiseLoss):
             f"all {len(self.x)} anchors have only candidates of weight 0 among the {len(self.drawn)} drawn; draw more "
             "(n_candidates) or take another weight",
         )
-        return (total_of(sums) / counted).to(self.x.dtype), counted
+        return (total_of(sums, self.x) / counted).to(self.x.dtype), counted
 
     def _block(self, rows: slice) -> tuple[Tensor, Tensor]:
         """The losses of the rows (0 where there is no candidate) and which of them count."""

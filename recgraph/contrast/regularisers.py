@@ -118,7 +118,7 @@ class _Potential(torch.autograd.Function):
             sums.append(k.sum())
             if pull is not None:
                 torch.mm(k, x, out=pull[rows])
-        total = total_of(sums).to(x.dtype)
+        total = total_of(sums, x).to(x.dtype)
         if pull is not None:
             # each pair is in the sum twice
             ctx.save_for_backward(pull.mul_(4 * t / total))
