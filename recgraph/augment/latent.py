@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
-from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.ragged import Ragged, row_softmax
 
 Variant = Literal["row", "published"]
 
@@ -160,11 +160,7 @@ def attend_rows(query: Tensor, keys: Ragged, values: Tensor) -> Tensor:
     with full_precision(query):
         query, own, values = query.to(work), keys.values.to(work), values.to(work)
         logits = (query[rows] * own).sum(-1) / math.sqrt(query.shape[-1])
-        # the largest logit of each row is a constant of the softmax: it takes no gradient
-        peak = logits.new_full((keys.n_rows,), -math.inf).scatter_reduce(0, rows, logits.detach(), "amax")
-        weight = torch.exp(logits - peak[rows])
-        total = weight.new_zeros(keys.n_rows).index_add(0, rows, weight)
-        parts = (weight / total[rows])[:, None] * values
+        parts = row_softmax(logits, keys.offsets, rows)[:, None] * values
         return parts.new_zeros(query.shape).index_add(0, rows, parts)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-__all__ = ["in_order", "offsets_of", "stable_order"]
+__all__ = ["in_order", "offsets_of", "packed_order", "stable_order"]
 
 Integers = npt.NDArray[np.integer]
 
@@ -44,10 +44,10 @@ def _in_parts(frame: pl.DataFrame, keys: Sequence[str]) -> pl.DataFrame:
         # within a value of the first key the rows are in order, and stay so
         keys = keys[:1]
     first = frame[keys[0]].to_numpy()
-    ends = np.cumsum(np.bincount(first))
+    starts = np.append(0, np.cumsum(np.bincount(first)))
     # the least value of each part but the first; a value that has more rows than a part makes one of its own
-    cuts = np.unique(np.searchsorted(ends, np.arange(_PART, frame.height, _PART), side="right"))
-    edges = np.concatenate(([0], np.where(cuts > 0, ends[np.maximum(cuts - 1, 0)], 0), [frame.height]))
+    cuts = np.unique(np.searchsorted(starts, np.arange(_PART, frame.height, _PART), side="right") - 1)
+    edges = np.concatenate(([0], starts[cuts], [frame.height]))
     columns = {name: frame[name].to_numpy() for name in frame.columns}
     made = {name: np.empty_like(values) for name, values in columns.items()}
     filled = edges[:-1].copy()
@@ -114,13 +114,13 @@ def _sorted_places(key: Integers) -> npt.NDArray[np.int64]:
         unit = np.gcd.reduce(offsets)
         offsets //= unit
         bits = ((high - low) // int(unit)).bit_length()
-    order = _packed_order(offsets, place_bits)
+    order = packed_order(offsets, place_bits)
     for shift in range(width, bits, width):
-        order = order[_packed_order((offsets >> np.uint64(shift))[order], place_bits)]
+        order = order[packed_order((offsets >> np.uint64(shift))[order], place_bits)]
     return order
 
 
-def _packed_order(digits: npt.NDArray[np.uint64], place_bits: int) -> npt.NDArray[np.int64]:
+def packed_order(digits: npt.NDArray[np.uint64], place_bits: int) -> npt.NDArray[np.int64]:
     """The places of digits in their stable order, by as many low bits as a word has beside a place."""
     packed = digits << np.uint64(place_bits)
     packed |= np.arange(len(digits), dtype=np.uint64)

@@ -14,7 +14,7 @@ from recgraph.encoders.base import dropout_generator
 from recgraph.encoders.graph import SemanticAttention, weighted_sum
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.softmax import row_softmax
+from recgraph.sparse.ragged import row_softmax
 from recgraph.sparse.spmm import spmm
 
 __all__ = ["GraphAttention", "HANLayer", "NodeNorm"]
@@ -68,7 +68,7 @@ class GraphAttention(nn.Module):
             parts = []
             for of_self, of_other, one in zip(*self.att.to(work), heads, strict=True):
                 scores = F.leaky_relu((one @ of_self)[adj.rows] + (one @ of_other)[adj.indices], self.slope)
-                shares = dropout(row_softmax(adj, scores), self.dropout, generator)
+                shares = dropout(row_softmax(scores, adj.indptr, adj.rows), self.dropout, generator)
                 parts.append(spmm(adj.with_weights(shares), one.contiguous()))
             return torch.cat(parts, 1) + self.bias
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recgraph.encoders.base import dropout_generator
 from recgraph.rng import dropout
-from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.ragged import Ragged, row_softmax
 
 __all__ = ["HistoryAggregator", "Mean", "SelfAttention", "UserAttention"]
 
@@ -74,7 +74,7 @@ class UserAttention(HistoryAggregator):
 
     def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
         keys = torch.tanh(self.key(F.embedding(rows.values, items)))
-        return softmax_of_rows(torch.linalg.vecdot(own[rows.rows], keys), rows)
+        return row_softmax(torch.linalg.vecdot(own[rows.rows], keys), rows.offsets, rows.rows)
 
 
 class SelfAttention(HistoryAggregator):
@@ -88,18 +88,4 @@ class SelfAttention(HistoryAggregator):
 
     def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
         keys = torch.tanh(self.key(F.embedding(rows.values, items)))
-        return softmax_of_rows((keys @ self.query)[:, 0], rows)
-
-
-def softmax_of_rows(scores: Tensor, rows: Ragged) -> Tensor:
-    """The softmax within each row.
-
-    Args:
-        scores: [T], of the values of the rows.
-    """
-    of_row = rows.rows
-    # the greatest of each row is taken out first, so that no exponential overflows; it changes nothing else
-    peaks = scores.detach().new_full((rows.n_rows,), -torch.inf).scatter_reduce(0, of_row, scores.detach(), "amax")
-    raised = (scores - peaks[of_row]).exp()
-    totals = raised.new_zeros(rows.n_rows).index_add(0, of_row, raised)
-    return raised / totals[of_row]
+        return row_softmax((keys @ self.query)[:, 0], rows.offsets, rows.rows)

@@ -52,20 +52,17 @@ def cheapest(sheet: Sheet) -> Cheapest | None:
     if not sheet.tables:
         return None
     title, metric = sheet.tables[0].title, sheet.tables[0].metrics[0]
-    found: dict[str, tuple[Number, Number]] = {}
-    for entry in sheet.ranked(title, metric):
-        score, cost = sheet.score(entry.name, title, metric), sheet.cost(entry.name, "training_cpu_seconds")
-        if score is not None and cost is not None:
-            found[entry.name] = (score, cost)
+    found = {
+        one.name: (score, cost)
+        for one in sheet.ranked(title, metric)
+        if (score := sheet.score(one.name, title, metric)) and (cost := sheet.cost(one.name, "training_cpu_seconds"))
+    }
     if len(found) < 2:
         return None
     best, (best_score, best_cost) = next(iter(found.items()))
-    # of a metric whose least value is the best, one that is larger by the share
-    edge = best_score.mean - (1 if higher_is_better(metric) else -1) * NEAR * abs(best_score.mean)
-    near = {
-        name: own
-        for name, own in found.items()
-        if (own[0].mean >= edge if higher_is_better(metric) else own[0].mean <= edge)
-    }
-    entry_name, (score, cost) = min(near.items(), key=lambda of: of[1][1].mean)
-    return Cheapest(entry_name, best, title, metric, score, best_score, cost, best_cost)
+    sign = 1 if higher_is_better(metric) else -1
+    edge = sign * best_score.mean - NEAR * abs(best_score.mean)
+    near = [name for name, (score, _) in found.items() if sign * score.mean >= edge]
+    entry = min(near, key=lambda name: found[name][1].mean)
+    score, cost = found[entry]
+    return Cheapest(entry, best, title, metric, score, best_score, cost, best_cost)

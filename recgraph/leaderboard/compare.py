@@ -122,7 +122,7 @@ def compare(
                 before = (kept or {}).get(title, {}).get(metric)
                 if before is not None and before.best == column.best:
                     column.versus.update(one for one in before.versus.items() if one[0] not in column.versus)
-            adjust_partly(records, title, found[title])
+            adjust_partly(records, title, names, found[title])
         else:
             _adjust(_all_tests(found[title]))
     return found, is_whole
@@ -147,13 +147,18 @@ def _all_tests(columns: Mapping[str, Column]) -> list[Comparison]:
     return [test for column in columns.values() for tests in column.versus.values() for test in tests]
 
 
-def adjust_partly(records: Mapping[str, Mapping[int, Record]], title: str, columns: Mapping[str, Column]) -> None:
-    """Correct a table some of whose entries are not tested: as if each of them had a p of 1, which lowers no other."""
-    untested = sum(
-        len(values_over_seeds(records, title, metric).keys() - column.versus.keys() - {column.best})
-        for metric, column in columns.items()
-    )
-    _adjust(_all_tests(columns), untested)
+def adjust_partly(
+    records: Mapping[str, Mapping[int, Record]], title: str, metrics: Sequence[str], columns: Mapping[str, Column]
+) -> None:
+    """Correct a table some of whose entries are not tested: as if each of them had a p of 1, which lowers no other.
+
+    Args:
+        records, title: of the table.
+        metrics: all that the table compares.
+        columns: of those that have comparisons.
+    """
+    pairs = sum(max(len(values_over_seeds(records, title, metric)) - 1, 0) for metric in metrics)
+    _adjust(_all_tests(columns), pairs - sum(len(column.versus) for column in columns.values()))
 
 
 def check_protocols(dataset: str, title: str, records: Sequence[Record]) -> None:

@@ -45,7 +45,7 @@ def _digests(records: Mapping[str, Mapping[int, Record]]) -> dict[str, str]:
 
 
 def load_comparisons(
-    path: Path, records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str, Sequence[str]]
+    path: Path, records: Mapping[str, Mapping[int, Record]], metrics: Mapping[str, Sequence[str]], inputs: str
 ) -> tuple[Comparisons, bool]:
     """Read the comparisons of some records, and whether they are all of them; empty where the file does not exist.
 
@@ -55,6 +55,7 @@ def load_comparisons(
     Args:
         records: address of an entry -> seed -> its record.
         metrics: title of a protocol -> the metrics that are compared.
+        inputs: the digest of both, see :func:`inputs_of`.
 
     Raises:
         ValueError: the file is incomplete or was edited; names it.
@@ -73,7 +74,7 @@ def load_comparisons(
         }
         for title, of_title in found["columns"].items()
     }
-    if found["inputs"] == inputs_of(records, metrics):
+    if found["inputs"] == inputs:
         return columns, True
     # earlier versions did not say which scores of an entry they had compared
     digests = found.get("entries", {})
@@ -96,7 +97,7 @@ def _still_valid(
         column = columns.get(metric)
         if column is not None and scores and column.best in same and best_of(scores, metric) == column.best:
             left[metric] = Column(column.best, {other: own for other, own in column.versus.items() if other in same})
-    adjust_partly(records, title, left)
+    adjust_partly(records, title, metrics, left)
     return left
 
 

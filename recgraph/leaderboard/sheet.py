@@ -35,7 +35,6 @@ __all__ = [
     "Missing",
     "ScoreTable",
     "Sheet",
-    "compare_entries",
     "compared_records",
     "open_sheet",
     "update_comparisons",
@@ -282,7 +281,8 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     entries = {spec.name: entry_of(spec, jobs, current[spec.name]) for spec, jobs in planned}
     by_address = {entry.address: current[name] for name, entry in entries.items()}
     metrics = {table.title: table.metrics for table in tables}
-    comparisons, is_whole = load_comparisons(folder / sheet.comparisons, by_address, metrics)
+    inputs = inputs_of(by_address, metrics)
+    comparisons, is_whole = load_comparisons(folder / sheet.comparisons, by_address, metrics, inputs)
     names = _best_first(current, tables)
     return Sheet(
         board=board.name,
@@ -295,16 +295,10 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
         missing=tuple(missing),
         data=_data(current),
         n_stale=sum(len(found[name]) - len(current[name]) for name in found),
-        inputs=inputs_of(by_address, metrics),
+        inputs=inputs,
         comparisons=comparisons,
         is_compared=not tables or is_whole,
     )
-
-
-def compare_entries(sheet: Sheet) -> Comparisons | None:
-    """Compare the entries of a sheet; None where values of users are not at hand, see :func:`compare`."""
-    found, is_whole = compare(*compared_records(sheet), Store(sheet.folder))
-    return found if is_whole else None
 
 
 def update_comparisons(sheet: Sheet) -> Sheet:

@@ -170,6 +170,11 @@ class PairWeights(NamedTuple):
     negative: Tensor
 
 
+def _weighed(of_targets: Tensor, of_drawn: Tensor, weights: PairWeights | None) -> tuple[Tensor, Tensor]:
+    """What targets [T] and their drawn [T, K] cost, by what the pairs count; None: all count 1."""
+    return (of_targets, of_drawn) if weights is None else (of_targets * weights.positive, of_drawn * weights.negative)
+
+
 class OwnNegativesConfig(LossConfig):
     n_negatives: Annotated[
         int, Field(ge=1, description="negatives for each target"), Search(low=1, high=256, log=True)
@@ -282,8 +287,7 @@ class BCE(OwnNegatives):
         t = self.config.calibration
         power = t * (rate - 1) + 1
         of_targets, of_drawn = power * F.softplus(-positive), F.softplus(negative) * keep_mask
-        if weights is not None:
-            of_targets, of_drawn = of_targets * weights.positive, of_drawn * weights.negative
+        of_targets, of_drawn = _weighed(of_targets, of_drawn, weights)
         if self.config.negative_weight is None:
             mean: Tensor = ((of_targets + of_drawn.sum(1)) / (1 + negative.shape[1])).mean()
         else:
@@ -353,7 +357,6 @@ class CCL(OwnNegatives):
         weights: PairWeights | None = None,
     ) -> Tensor:
         of_targets, of_drawn = 1 - positive, F.relu(negative - self.config.margin) * keep_mask
-        if weights is not None:
-            of_targets, of_drawn = of_targets * weights.positive, of_drawn * weights.negative
+        of_targets, of_drawn = _weighed(of_targets, of_drawn, weights)
         mean: Tensor = of_targets.mean() + self.config.negative_weight * of_drawn.mean()
         return mean

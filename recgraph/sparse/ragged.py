@@ -182,3 +182,18 @@ def shape_rows(offsets: Tensor, total: int) -> Tensor:
     lengths = offsets[1:] - offsets[:-1]
     index = torch.arange(lengths.numel(), device=offsets.device)
     return torch.repeat_interleave(index, lengths, output_size=total)
+
+
+def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:
+    """[T]: the softmax within each row, ``exp(s_t) / sum of exp(s_u) over the values u of t's row``.
+
+    Args:
+        scores: [T] floating point, row after row; a row without values has no share.
+        offsets: [R + 1] int64, where each row begins, and T.
+        rows: [T] int64, the row of each.
+    """
+    # the greatest of each row is taken out first, so that no exponential overflows; it takes no gradient
+    peak = torch.segment_reduce(scores.detach(), "max", offsets=offsets, initial=-torch.inf)
+    raised = (scores - peak[rows]).exp()
+    total = torch.zeros_like(peak).index_add(0, rows, raised)
+    return raised / total[rows]

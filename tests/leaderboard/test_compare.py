@@ -16,7 +16,7 @@ from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.figures import cost_marks
 from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.rendering import markdown
-from recgraph.leaderboard.sheet import Sheet, compare_entries, open_sheet, update_comparisons
+from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
 
 
 def opened(board: Board) -> Sheet:
@@ -83,9 +83,9 @@ def test_tests_are_scipys(board: Board) -> None:
 
 
 def test_holm_goes_over_the_whole_table(board: Board) -> None:
-    found = compare_entries(opened(board))
-    assert found is not None
-    for columns in found.values():
+    sheet = update_comparisons(opened(board))
+    assert sheet.is_compared
+    for columns in sheet.comparisons.values():
         for place in (0, 1):
             tests = [
                 several[place] for own in columns.values() for several in own.versus.values() if len(several) > place
@@ -126,12 +126,11 @@ def test_marks_of_other_records_are_not_shown(board: Board) -> None:
 
 def test_values_of_users_that_are_gone(board: Board) -> None:
     store_of(board).users(jobs(board)["LightGCN"][1], "keep").unlink()
-    assert compare_entries(opened(board)) is None
     sheet = update_comparisons(opened(board))
+    assert not sheet.is_compared
     # the other table has all of its values
     assert set(marks(sheet).values()) == {"tied", "worse"}
     assert marks(sheet, "seen kept")["LightGCN"] == "untested"
-    assert not sheet.is_compared
     assert opened(board) == sheet
     for path in store_of(board).folder.glob("*.parquet"):
         path.unlink()
@@ -184,6 +183,26 @@ def test_a_better_entry_leaves_nothing_tested(board: Board) -> None:
     assert set(marks(sheet).values()) == {"untested"}
 
 
+def test_metrics_that_lost_their_best_entry_count_as_untested(board: Board) -> None:
+    """A column that is not tested any more is in the table still: its entries count in the correction of the others."""
+    before = update_comparisons(opened(board))
+    fill(board, {"BPRMF": [0.3, 0.31, 0.3]})
+    for job in jobs(board)["BPRMF"]:
+        made = store_of(board).record(job)
+        assert made is not None
+        made["scores"]["seen excluded"]["recall@10"] = 0.99
+        store_of(board).save(job, made)
+    for path in store_of(board).folder.glob("*.parquet"):
+        path.unlink()
+    sheet = opened(board)
+    assert set(marks(sheet, metric="recall@10").values()) == {"untested"}
+    own = [score.versus[0] for score in scores(sheet).values() if score.versus]
+    # of ndcg@10 two entries are tested and one is not, of recall@10 none of three is
+    assert [one.p_adjusted for one in own] == pytest.approx(holm([one.p_value for one in own] + [1.0] * 4)[:2])
+    assert update_comparisons(sheet) == sheet
+    assert marks(before)["Popularity"] == marks(sheet)["Popularity"] == "worse"
+
+
 def test_an_entry_that_goes_leaves_the_marks_of_the_others(board: Board, tmp_path: Path) -> None:
     before = update_comparisons(opened(board))
     fewer = write_board(tmp_path, BOARD.replace('[[models]]\nmodel = "popularity"\nseeds = [0]\n', ""))
@@ -197,7 +216,7 @@ def test_values_of_users_that_were_cut(board: Board) -> None:
     assert made is not None
     assert store_of(board).is_done(job, made["data_hash"], values=True)
     path.write_bytes(path.read_bytes()[:100])
-    assert compare_entries(opened(board)) is None
+    assert not update_comparisons(opened(board)).is_compared
     assert not store_of(board).is_done(job, made["data_hash"], values=True)
 
 

@@ -205,10 +205,7 @@ class CollaborativeModel(TrainableModel):
             local, nodes: see :meth:`nodes_of`.
         """
         assert self.space is not None
-        assert self._histories is not None  # setup
-        if self._histories.device != batch.users.device:
-            self._histories = self._histories.to(batch.users.device)
-        query = Query(batch.users, self._histories.take(batch.users))
+        query = Query(batch.users, self._histories_of(batch.users))
         users, first, generator = (
             lookup(nodes, local.users),
             len(nodes) - self.space.n_items,
@@ -219,6 +216,13 @@ class CollaborativeModel(TrainableModel):
             return self._as_scored(lookup(nodes, items + first))
 
         return weighted(distilled(self, query, generator, users, vectors_of), batch)
+
+    def _histories_of(self, users: Tensor) -> Ragged:
+        """The training items of users [U], U rows."""
+        assert self._histories is not None  # setup
+        if self._histories.device != users.device:
+            self._histories = self._histories.to(users.device)
+        return self._histories.take(users)
 
     def _rec(self, batch: PairBatch, nodes: Tensor) -> Tensor:
         """The recommendation loss of a batch, whose users are rows of ``nodes`` [U + n_items, D]."""

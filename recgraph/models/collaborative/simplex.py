@@ -94,13 +94,10 @@ class SimpleX(CollaborativeModel):
         return table
 
     def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
-        assert self._histories is not None  # setup
         assert self.space is not None
-        if self._histories.device != batch.users.device:
-            self._histories = self._histories.to(batch.users.device)
         table, users = self.embedding.weight, batch.users
         items = table[self.space.n_users :]
-        vectors = self._vectors(lookup(table, users), self._histories.take(users), items, batch)
+        vectors = self._vectors(lookup(table, users), self._histories_of(users), items, batch)
         rows = torch.arange(len(users), device=users.device)
         return replace(batch, users=rows), torch.cat([vectors, items])
 

@@ -10,7 +10,7 @@ from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.softmax import row_softmax
+from recgraph.sparse.ragged import row_softmax
 from recgraph.sparse.spmm import spmm
 
 __all__ = ["NeighbourAttention", "sample_neighbours"]
@@ -48,7 +48,7 @@ class NeighbourAttention(nn.Module):
         # autocast would give the sums over neighbours other types than what is summed
         with full_precision(h):
             scores = F.leaky_relu((h @ att[0])[adj.rows] + (neighbours @ att[1])[adj.indices], 0.01)
-            return spmm(adj.with_weights(row_softmax(adj, scores)), neighbours)
+            return spmm(adj.with_weights(row_softmax(scores, adj.indptr, adj.rows)), neighbours)
 
 
 def sample_neighbours(adj: Csr, n: int, generator: torch.Generator) -> Csr:
