@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,8 @@ def cpu_of_threads() -> dict[str, float]:
     """CPU seconds of each thread of this process."""
     found = {}
     for task in Path("/proc/self/task").iterdir():
-        fields = (task / "schedstat").read_text().split()
-        found[task.name] = int(fields[0]) / 1e9
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended since it was listed
+            found[task.name] = int((task / "schedstat").read_text().split()[0]) / 1e9
     return found
 
 

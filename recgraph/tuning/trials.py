@@ -23,6 +23,8 @@ __all__ = ["HEARTBEAT", "Counts", "Trials", "load_study"]
 HEARTBEAT = "lease"
 #: how often the same parameters are tried again after a worker died with them
 _RETRIES = 3
+#: attributes of a trial whose parameters were queued: those of a trial that was given back, or a user's
+_QUEUED = frozenset({"failed_trial", "fixed_params"})
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,11 @@ class Trials:
         count = 0
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             heartbeat = trial.user_attrs.get(HEARTBEAT)
-            # a trial gets its first heartbeat under the lock that is held here: without one, its worker died in between
+            # a trial gets its first heartbeat under the lock that is held here: without one, its worker died between.
+            # Parameters that it drew are not missed; queued ones are a user's, or those of a trial to go on with
             if heartbeat is None:
-                self._fail(trial, "its worker ended before it began", 0)
+                queued = not _QUEUED.isdisjoint(trial.system_attrs)
+                self._fail(trial, "its worker ended before it began", _RETRIES if queued else 0)
                 count += 1
             elif self._expiry.has_expired(trial.number, heartbeat):
                 self._fail(trial, "its worker is gone", _RETRIES)

@@ -106,6 +106,26 @@ def test_a_trial_without_a_heartbeat_is_failed_and_not_tried_again(storage: Stud
     assert (trials.counts().failed, trials.counts().running, trials.counts().waiting) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("queued_by", ["another worker", "the user"])
+def test_queued_parameters_over_which_a_worker_dies_at_once_are_queued_again(
+    storage: StudyStorage, queued_by: str
+) -> None:
+    trials = trials_of(storage)
+    if queued_by == "the user":
+        trials.study.enqueue_trial({"dropout": 0.3})
+    else:
+        first = trials.ask("a")
+        assert first is not None
+        first[0].report(0.5, 1)
+        trials.give_back(first[0], "interrupted")
+    lost = trials.study.ask(PLAN.space.distributions)  # its worker dies here
+    again = trials.ask("b")
+    assert again is not None
+    assert again[0].params == lost.params
+    assert trials.study.trials[again[0].number].intermediate_values == ({} if queued_by == "the user" else {1: 0.5})
+    assert (trials.counts().running, trials.counts().waiting) == (1, 0)
+
+
 def test_another_machines_heartbeat_expires_after_the_grace_period(storage: StudyStorage) -> None:
     now = [0.0]
     trials = trials_of(storage, grace=60, clock=lambda: now[0])
