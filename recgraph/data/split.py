@@ -25,6 +25,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.imprint import load_set, write_parquet
 from recgraph.data.labels import GROUPS, Label, Strategy
 from recgraph.data.log import InteractionLog
+from recgraph.data.masks import kept
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open
 from recgraph.data.split_files import HEAD_FILE, OPEN_FILE, TEST_FILE, load_rows, open_and_test, save_head, split_hash
@@ -127,20 +128,18 @@ class _Labelled:
         return f"{vars(self).get('hash', '')}"[:12]
 
     def _part(self, labels: Iterable[Label]) -> Part:
-        return self.interactions.ordered.filter(self._has(labels)).part
+        return self.interactions.ordered.part.filter(self._has(labels))
 
     def _cases(self, truth: Label, history: Iterable[Label]) -> Cases:
-        asked = self.interactions.ordered.filter(self._has((truth,)))
-        past = self.interactions.ordered.filter(self._has(history))
-        known = past.items
+        asked, past = self._part((truth,)), self._part(history)
         wanted = asked.items.lengths > 0
         if self.strategy.new_users == "drop":
-            wanted &= known.lengths > 0
+            wanted &= past.items.lengths > 0
         users = torch.nonzero(wanted).flatten()
         column = {"rating": asked.ratings, "weight": asked.weights, None: None}[self.strategy.grades]
         grades = None if column is None else asked.items.with_values(column).take(users).values
-        times = None if past.times is None else known.with_values(past.times).take(users)
-        return Cases(users, known.take(users), asked.items.take(users), asked.n_items, grades, times)
+        times = None if past.times is None else past.items.with_values(past.times).take(users)
+        return Cases(users, past.items.take(users), asked.items.take(users), asked.n_items, grades, times)
 
     def _rows(self) -> pl.DataFrame:
         """The log by user and time, with the column ``label``."""
@@ -251,8 +250,8 @@ class Split(_Labelled):
     def sealed(self) -> SealedSplit:
         """A handle for training, stopping and tuning, without the test rows."""
         keep_mask = ~self._has(GROUPS["test"])
-        log = self.interactions.masked(keep_mask.numpy())
-        return SealedSplit(log, self.labels[keep_mask], self.strategy, self.name, self.seed, self.hash, lambda: self)
+        log, labels = self.interactions.masked(keep_mask.numpy()), kept(self.labels, keep_mask)
+        return SealedSplit(log, labels, self.strategy, self.name, self.seed, self.hash, lambda: self)
 
     def unseal(self, reason: str) -> Split:
         """Itself: nothing is sealed here."""
