@@ -237,6 +237,7 @@ SHARED = {
     "OwnNegatives",
     "ClosedFormModel",
     "CollaborativeModel",
+    "ContrastiveModel",
     "ContrastiveSequenceModel",
     "GraphContrastiveModel",
     "GraphModel",

@@ -19,6 +19,7 @@ from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.objectives import Objective, ObjectiveBaseConfig, Outcome, Similarity, Views, refuse_unpaired
+from recgraph.contrast.views import SlowSides
 from recgraph.contrast.weights import Weight
 
 __all__ = ["BarlowTwins", "SimSiam", "VICReg"]
@@ -54,6 +55,7 @@ class _Pairless(Objective):
     needs_pairs = True
     of_both_sides = True
     pairwise = False
+    reads_slow = True
 
     def __init__(self, config: PairlessConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
@@ -63,14 +65,17 @@ class _Pairless(Objective):
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         a, b = in_pairs(views)
         with full_precision(a):
-            if self.projector is not None:
-                a, b = self.projector(a), self.projector(b)
-            loss = self._value(a, b)
+            a, b = self.project(a), self.project(b)
+            loss = self._value(a, b, views.slow)
         return Outcome.of_all(loss, len(a))
 
-    def _value(self, a: Tensor, b: Tensor) -> Tensor:
-        """The scalar loss of [B, D] and [B, D]."""
-        raise TypeError(f"{type(self).__name__} must define _value(a, b)")
+    def project(self, x: Tensor) -> Tensor:
+        projected: Tensor = x if self.projector is None else self.projector(x)
+        return projected
+
+    def _value(self, a: Tensor, b: Tensor, slow: SlowSides | None) -> Tensor:
+        """The scalar loss of [B, D] and [B, D], or of these and the sides of a slow copy."""
+        raise TypeError(f"{type(self).__name__} must define _value(a, b, slow)")
 
 
 def width_of(objective: Objective) -> int:
@@ -145,7 +150,8 @@ class BarlowTwins(_Pairless):
 
     Config = BarlowTwinsConfig
 
-    def _value(self, a: Tensor, b: Tensor) -> Tensor:
+    def _value(self, a: Tensor, b: Tensor, slow: SlowSides | None) -> Tensor:
+        b = b if slow is None else slow.b
         c = standardised(a).t() @ standardised(b) / len(a)
         diagonal = c.diagonal()
         # the sum off the diagonal as that of all less the diagonal would cancel
@@ -190,8 +196,8 @@ class VICReg(_Pairless):
 
     Config = VICRegConfig
 
-    def _value(self, a: Tensor, b: Tensor) -> Tensor:
-        config = self.config
+    def _value(self, a: Tensor, b: Tensor, slow: SlowSides | None) -> Tensor:
+        config, b = self.config, b if slow is None else slow.b
         gamma = 1 / math.sqrt(a.shape[1]) if config.deviation is None else config.deviation
         variance, covariance = a.new_zeros(()), a.new_zeros(())
         for x in (a, b):
@@ -221,12 +227,12 @@ class SimSiam(_Pairless):
 
     The predictor has two layers with a bottleneck. No row is compared with another; predictor and stopped gradient keep
     the views from becoming one point. Source: Chen and He, Exploring Simple Siamese Representation Learning (CVPR
-    2021).
+    2021). Departures: no projector by default (theirs has three layers); normalisation without gain.
 
-    BYOL (Grill et al., NeurIPS 2020) is this with the other side encoded by a moving average of the encoder. That
-    second encoder is left out: batches are encoded together with the recommendation task (sequences) or propagated
-    once for all terms (graphs), and a momentum copy would double tables and encoders of every model. Departures: no
-    projector by default (theirs has three layers); normalisation without gain.
+    With ``target_momentum`` in the model's settings it is BYOL (Grill et al., Bootstrap Your Own Latent, NeurIPS 2020):
+    ``-(cos(h(a), b') + cos(h(b), a')) / 2``, a' and b' the views as encoded, and projected, by a slow copy. The loss of
+    the paper is 4 times this, plus 4. Departures beside those above: the momentum is constant; of views that models
+    draw as they encode (dropout, SimGCL's noise), a' is another draw than a.
     """
 
     Config = SimSiamConfig
@@ -236,7 +242,9 @@ class SimSiam(_Pairless):
         width = self.config.projector[-1] if self.config.projector else width_of(self)
         self.predictor = Head(width, (self.config.predictor_dim or max(width // 4, 1), width))
 
-    def _value(self, a: Tensor, b: Tensor) -> Tensor:
-        there = F.cosine_similarity(self.predictor(a), b.detach(), dim=1).mean()
-        back = F.cosine_similarity(self.predictor(b), a.detach(), dim=1).mean()
+    def _value(self, a: Tensor, b: Tensor, slow: SlowSides | None) -> Tensor:
+        target_a, target_b = (a.detach(), b.detach()) if slow is None else slow
+        assert target_a is not None
+        there = F.cosine_similarity(self.predictor(a), target_b, dim=1).mean()
+        back = F.cosine_similarity(self.predictor(b), target_a, dim=1).mean()
         return -(there + back) / 2

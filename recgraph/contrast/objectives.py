@@ -75,6 +75,8 @@ class Objective(Part):
     draws: ClassVar[bool] = False
     #: whether rows are compared with candidates, which a weight can weigh
     pairwise: ClassVar[bool] = True
+    #: whether :meth:`forward` reads ``views.slow``; for others side b is that of the slow copy, where there is one
+    reads_slow: ClassVar[bool] = False
 
     def __init__(self, config: ObjectiveBaseConfig | None = None, /, **settings: Any) -> None:
         super().__init__(config, **settings)
@@ -86,6 +88,10 @@ class Objective(Part):
         Args:
             prototypes: makes [k, D], the centroids, of each granularity.
         """
+
+    def project(self, x: Tensor) -> Tensor:
+        """[N, D'] of a side [N, D]: what the loss compares; of most objectives the side as it is."""
+        return x
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the loss of anchors whose positive counts and whose candidates have no weights, as one graph, which

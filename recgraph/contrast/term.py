@@ -21,7 +21,7 @@ from recgraph.contrast.objectives import Objective
 from recgraph.contrast.queue import Queue
 from recgraph.contrast.schedule import ScheduledSimilarity
 from recgraph.contrast.transforms import Transform
-from recgraph.contrast.views import About, Outcome, Similarity, Views
+from recgraph.contrast.views import About, Outcome, Similarity, SlowSides, Views
 from recgraph.contrast.weights import Weight
 from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
@@ -155,6 +155,11 @@ class ContrastiveTerm(nn.Module):
         """Offer prototypes to the objective; see :meth:`Objective.offer`."""
         self.objective.offer(prototypes)
 
+    def slow_sides(self, first: Callable[[], Tensor], second: Callable[[], Tensor]) -> SlowSides:
+        """What :meth:`forward` reads of both sides, encoded with the parameters that a model has at the call."""
+        project = self.objective.project
+        return SlowSides(project(first()) if self.objective.reads_slow else None, project(second()))
+
     def forward(
         self,
         a: Tensor,
@@ -169,6 +174,7 @@ class ContrastiveTerm(nn.Module):
         labels_b: Tensor | None = None,
         further: Sequence[Tensor] = (),
         epoch: int | None = None,
+        slow: SlowSides | None = None,
     ) -> Tensor:
         """The mean loss over the anchors, and the regularisers.
 
@@ -189,6 +195,8 @@ class ContrastiveTerm(nn.Module):
             further: further views [N, D], where the rows are in pairs: an objective of three or more views contrasts
                 all together, another one each pair of them, and the loss is the mean over the pairs.
             epoch: from 0, for parts that change as training goes on.
+            slow: both sides as a slow copy of the model encodes them (:meth:`slow_sides`). They are what an objective
+                without candidates compares the sides with; of another one b, and what is queued, is the copy's.
 
         Raises:
             ValueError: the shapes do not fit, or no anchor has a candidate of positive weight, with the objective's
@@ -196,6 +204,9 @@ class ContrastiveTerm(nn.Module):
         """
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not len(a) or not len(b):
             raise ValueError(f"a {list(a.shape)} and b {list(b.shape)} must be [N, D] and [M, D], neither empty")
+        reads_slow = slow is not None and self.objective.reads_slow
+        if slow is not None and not reads_slow:
+            b = slow.b.to(a.dtype)
         paired = positives is None and len(a) == len(b)
         ids_a = torch.arange(len(a), device=a.device) if ids_a is None else ids_a
         if ids_b is None:
@@ -213,6 +224,11 @@ class ContrastiveTerm(nn.Module):
                 raise ValueError(f"{name} {list(value.shape)} must be [{n_rows}], one for each row")
         if further and (not paired or any(one.shape != a.shape for one in further)):
             raise ValueError(f"further views {[list(one.shape) for one in further]} must be of the shape of a and b")
+        if reads_slow and (further or self.transform is not None):
+            raise ValueError(
+                f"slow: objective = {self.config.objective!r} compares two sides with those of the slow copy; leave "
+                "further views and the transform out"
+            )
         views = Views(
             a,
             b,
@@ -227,8 +243,10 @@ class ContrastiveTerm(nn.Module):
             further=tuple(further),
             epoch=epoch,
             mixture=self.mixture,
+            slow=slow if reads_slow else None,
         )
-        outcome = self._over_views(views if self.queue is None else self._with_queue(self.queue, views))
+        joined = views if self.queue is None else self._with_queue(self.queue, views, aligned=slow is None)
+        outcome = self._over_views(joined)
         if self.queue is not None and self.training and torch.is_grad_enabled():
             self.queue.push(F.normalize(b, dim=1), ids_b)
         self.outcome = Outcome(outcome.loss.detach(), outcome.n_anchors, outcome.left_out)
@@ -246,14 +264,14 @@ class ContrastiveTerm(nn.Module):
             outcome.n_anchors,
         )
 
-    def _with_queue(self, queue: Queue, views: Views) -> Views:
+    def _with_queue(self, queue: Queue, views: Views, aligned: bool) -> Views:
         """The rows of b with those of earlier calls below them, but for those of ids that b has."""
         if views.positives is not None or views.further or len(views.a) != len(views.b):
             raise ValueError(
                 f"queue_size = {self.config.queue_size} needs two views with rows in pairs; use queue_size=0 where all "
                 "rows are candidates, an anchor has several positives, or there are further views"
             )
-        rows, ids = queue.join(F.normalize(views.b, dim=1), views.ids_b)
+        rows, ids = queue.join(F.normalize(views.b, dim=1), views.ids_b, aligned)
         labels = views.labels_b
         if labels is not None:
             labels = F.pad(labels, (0, len(ids) - len(labels)), value=math.nan)

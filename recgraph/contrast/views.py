@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from recgraph.config import Config, Search
 from recgraph.ranks import Share
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["About", "Outcome", "Pairs", "Similarity", "Views"]
+__all__ = ["About", "Outcome", "Pairs", "Similarity", "SlowSides", "Views"]
 
 
 class Similarity(Config):
@@ -92,6 +92,18 @@ class Pairs:
         return Pairs(self.anchor_ids[rows], self.candidate_ids, anchors, candidates, labels, self.candidate_labels)
 
 
+class SlowSides(NamedTuple):
+    """Both sides of a contrast as a slow copy of the model encodes them, as the loss compares them; without gradient.
+
+    Attributes:
+        a: [N, D]; None: the objective reads the other one alone.
+        b: [M, D].
+    """
+
+    a: Tensor | None
+    b: Tensor
+
+
 @dataclass(frozen=True)
 class Views:
     """The two sides of a contrast.
@@ -109,6 +121,8 @@ class Views:
         epoch: from 0; None where it is not known.
         mixture: a :class:`recgraph.contrast.mixtures.Mixture`, which makes candidates from candidates; None: they are
             taken as they are.
+        slow: what an objective that reads them (:attr:`recgraph.contrast.objectives.Objective.reads_slow`) compares the
+            sides with; None: with one another.
     """
 
     a: Tensor
@@ -124,6 +138,7 @@ class Views:
     further: tuple[Tensor, ...] = ()
     epoch: int | None = None
     mixture: nn.Module | None = None
+    slow: SlowSides | None = None
 
     @property
     def turned(self) -> Views:

@@ -45,9 +45,9 @@ class Kept(Generic[T]):
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """The block in which it is made once: one step on one batch."""
-        self._shared = []
+        """The block in which it is made once: one step on one batch. A block within it makes one of its own."""
+        before, self._shared = self._shared, []
         try:
             yield
         finally:
-            self._shared = None
+            self._shared = before

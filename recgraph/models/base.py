@@ -308,6 +308,12 @@ class TrainableModel(Model):
         It may draw from :meth:`recgraph.rng.Generators.on_host` alone and read no parameter. Most models draw nothing.
         """
 
+    def end_step(self) -> None:
+        """Called after the optimisers' steps on a batch, or on the last of the batches that are accumulated.
+
+        What changes here is the same on all ranks, and a buffer, so that a resumed training goes on with it.
+        """
+
     def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
         """The named scalar terms that are asked for, and no other work.
 

@@ -69,6 +69,17 @@ class ContrastConfig(ModelConfig):
         ),
         Added(),
     ] = 0
+    target_momentum: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            lt=1,
+            description="what anchors are compared with is encoded by a slow copy of the parameters, which each step "
+            "moves towards these by 1 - target_momentum (.99): with objective='simsiam' BYOL, with queue_size MoCo; "
+            "none: by the parameters themselves",
+        ),
+        Added(),
+    ] = None
     weight: Annotated[
         str | None, Field(description="weights of the negatives, a name of the registry's kind 'weight'")
     ] = None

@@ -161,6 +161,10 @@ class _Staged(TrainableModel):
         for number in range(self.config.stages):
             self.of_stage(number).compile_parts(backend)
 
+    def end_step(self) -> None:
+        if self._kept is not None:
+            self.of_stage(self._kept).end_step()
+
     def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
         number = self.stage_of(batch.epoch)
         self._begin(number)

@@ -38,6 +38,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "sasrec",
         {"encoder": "expert_transformer", "encoder_options": {"n_experts": 2, "routing": "learned"}},
     ),
+    "a slow copy and its queue": (
+        "cl4srec",
+        {**COSINE, "objective": "info_nce", "queue_size": 9, "target_momentum": 0.9},
+    ),
+    "a slow copy without candidates": (
+        "simgcl",
+        {**COSINE, "objective": "simsiam", "objective_options": {"projector": [6]}, "target_momentum": 0.9},
+    ),
     "swav of users and items": ("simgcl", {**COSINE, "objective": "swav", "objective_options": SWAV}),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -22,7 +23,11 @@ from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pairs, contrastive_term, stream
 from recgraph.models.memory import pair_needs
+from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.sparse.csr import Csr
+
+#: what makes each of two views of all nodes, [n_users + n_items, D]
+_Views = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
 
 class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
@@ -50,7 +55,7 @@ class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
         )
 
 
-class GraphContrastiveModel(LightGCN):
+class GraphContrastiveModel(ContrastiveModel, LightGCN):
     """Base of LightGCN with a contrastive task.
 
     Term ``cl``: the contrast of two views of the batch's users, plus the same of its items; each node of the batch is
@@ -93,48 +98,64 @@ class GraphContrastiveModel(LightGCN):
     def memory_needs(self, work: Workload) -> Needs:
         return pair_needs(self, work, n_views=2)
 
-    def _views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Two views of all nodes, [n_users + n_items, D] each."""
-        raise TypeError(f"{type(self).__name__} must define _views(batch)")
+    def _view(self, batch: PairBatch, number: int) -> Tensor:
+        """One of two views of all nodes, number 0 or 1: [n_users + n_items, D]."""
+        raise TypeError(f"{type(self).__name__} must define _view(batch, number)")
+
+    def _views(self, batch: PairBatch) -> _Views:
+        """Both views, each made once, when it is first read."""
+        return cache(lambda: self._view(batch, 0)), cache(lambda: self._view(batch, 1))
 
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
-        return {"cl": lambda: self._contrast(batch, *self._views(batch)), **super().terms(batch, asked)}
+        return {"cl": lambda: self._contrast(batch, self._views(batch)), **super().terms(batch, asked)}
 
-    def _contrast(self, batch: PairBatch, a: Tensor, b: Tensor) -> Tensor:
-        assert self.space is not None
-        sizes = [self.space.n_users, self.space.n_items]
-        (users_a, items_a), (users_b, items_b) = torch.split(a, sizes), torch.split(b, sizes)
+    def _contrast(self, batch: PairBatch, views: _Views) -> Tensor:
         users, items = batch.distinct()
-        if self._labels is not None and self._labels[0].device != a.device:
-            self._labels = tuple(of.to(a.device) for of in self._labels)
+        if self._labels is not None and self._labels[0].device != users.device:
+            self._labels = tuple(of.to(users.device) for of in self._labels)
         of_users, of_items = self._labels or (None, None)
-        loss = self._of_kind(self.contrast_users, users, users_a, users_b, batch, of_users)
-        return loss + self._of_kind(self.contrast_items, items, items_a, items_b, batch, of_items)
+        slow = self._views(batch)
+        loss = self._of_kind(0, self.contrast_users, users, batch, views, slow, of_users)
+        return loss + self._of_kind(1, self.contrast_items, items, batch, views, slow, of_items)
 
     def _of_kind(
         self,
+        kind: int,
         term: ContrastiveTerm,
         chosen: Tensor,
-        a: Tensor,
-        b: Tensor,
         batch: PairBatch,
-        labels: Tensor | None = None,
+        views: _Views,
+        slow: _Views,
+        labels: Tensor | None,
     ) -> Tensor:
-        """The contrast of the chosen users, or items: rows of ``a`` and ``b`` [n, D], the same on all ranks.
+        """The contrast of the chosen users, or items, the same on all ranks.
 
         Args:
-            labels: [n], of all rows of ``a`` and ``b``.
+            kind: 0 of users, 1 of items.
+            chosen: [n] int64, the anchors.
+            slow: the views again, to be made with the parameters of the slow copy where there is one.
+            labels: of all users, or items.
         """
-        anchors = a.index_select(0, chosen)
+        assert self.space is not None
+        sizes, of_batch = [self.space.n_users, self.space.n_items], self.config.candidates == "batch"
+
+        def side(views: _Views, number: int) -> Tensor:
+            rows = torch.split(views[number](), sizes)[kind]
+            return rows if number and not of_batch else rows.index_select(0, chosen)
+
+        target = self.slow_sides(term, lambda: side(slow, 0), lambda: side(slow, 1))
+        anchors = side(views, 0)
+        candidates = side(views, 1) if target is None or target.a is not None else target.b
         share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(len(chosen))
         how: dict[str, Any] = {"share": share, "generator": stream(term, batch.generators), "epoch": batch.epoch}
         if labels is not None:
             how |= {"labels_a": labels[chosen], "labels_b": labels[chosen]}
-        if self.config.candidates == "batch":
-            loss: Tensor = term(anchors, b.index_select(0, chosen), chosen, chosen, **how)
+        if of_batch:
+            loss: Tensor = term(anchors, candidates, chosen, chosen, slow=target, **how)
         else:
             how |= {"labels_b": labels}
-            loss = term(anchors, b, chosen, torch.arange(len(b), device=b.device), positives=chosen, **how)
+            ids = torch.arange(len(candidates), device=candidates.device)
+            loss = term(anchors, candidates, chosen, ids, positives=chosen, slow=target, **how)
         return loss
 
 
@@ -198,10 +219,9 @@ class SGL(GraphContrastiveModel):
         super().setup(train)
         self._drawn = None
 
-    def _views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        table = self.embedding.weight
-        first, second = self._subgraphs(batch)
-        return self.encoder(table, first), self.encoder(table, second)
+    def _view(self, batch: PairBatch, number: int) -> Tensor:
+        view: Tensor = self.encoder(self.embedding.weight, self._subgraphs(batch)[number])
+        return view
 
     def _subgraphs(self, batch: PairBatch) -> list[list[Csr]]:
         """The adjacencies of each layer, for both views; the same in all batches of an epoch."""
@@ -251,9 +271,8 @@ class SimGCL(GraphContrastiveModel):
     def nodes(self) -> Tensor:
         return mean(self.encoder.layers(self.embedding.weight)[self.first_layer :])
 
-    def _views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        first, second = (mean(self._noisy_layers(batch)[1:]) for _ in range(2))
-        return first, second
+    def _view(self, batch: PairBatch, number: int) -> Tensor:
+        return mean(self._noisy_layers(batch)[1:])
 
     def _noisy_layers(self, batch: PairBatch) -> list[Tensor]:
         generator = batch.generators["views"]
@@ -302,12 +321,11 @@ class XSimGCL(SimGCL):
 
     Config = XSimGCLConfig
 
-    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
-        # one propagation for both terms
+    def _views(self, batch: PairBatch) -> _Views:
         layers = cache(lambda: self._noisy_layers(batch)[1:])
-        whole = cache(lambda: mean(layers()))
+        return cache(lambda: mean(layers())), lambda: layers()[self.config.contrast_layer - 1]
 
-        def contrast() -> Tensor:
-            return self._contrast(batch, whole(), layers()[self.config.contrast_layer - 1])
-
-        return super().terms(batch, asked) | {"rec": lambda: self._rec(batch, whole()), "cl": contrast}
+    def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
+        views = self._views(batch)  # one propagation for both terms
+        own: Terms = {"rec": lambda: self._rec(batch, views[0]()), "cl": lambda: self._contrast(batch, views)}
+        return super().terms(batch, asked) | own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -30,6 +31,7 @@ from recgraph.models.heterogeneous.base import (
 from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.models.heterogeneous.paths import Features
+from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.operators import mean_of, normalise
@@ -139,7 +141,7 @@ class _Inputs:
         return _Inputs(features, paths, tuple(map(place, self.neighbours)), place(self.positives))
 
 
-class HeCo(GraphModel):
+class HeCo(ContrastiveModel, GraphModel):
     """Contrast of the network-schema view with the meta-path view of a heterogeneous graph.
 
     Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive Learning (KDD 2021).
@@ -226,7 +228,8 @@ class HeCo(GraphModel):
     def batches(self, train: Part | None, batch_size: int, generators: Generators) -> FullGraph | NodeBatches:
         assert self.space is not None
         warn_of_pairs(self.config, self.space.n_items, directions=2, batches=False)
-        return super().batches(train, batch_size, generators)
+        made: FullGraph | NodeBatches = super().batches(train, batch_size, generators)
+        return made
 
     def _hidden(self, inputs: _Inputs, name: str, generator: torch.Generator | None) -> Tensor:
         layer: Tensor = self.type_layers[self.types.index(name)](inputs.features[name], generator)
@@ -257,22 +260,30 @@ class HeCo(GraphModel):
     def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
         return {"info": lambda: self._info(batch)}
 
-    def _info(self, batch: GraphBatch) -> Tensor:
+    def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
+        """[N, D] each: the schema view and the meta-path view of a step, behind the head."""
         inputs: _Inputs = self._placed(self._inputs)
         h = self._hidden(inputs, self.target, batch.generators["dropout"])
         path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
-        schema = self.project(self.schema_view(inputs, h, batch.generators))
+        return self.project(self.schema_view(inputs, h, batch.generators)), path
+
+    def _info(self, batch: GraphBatch) -> Tensor:
+        schema, path = self._projected(batch)
+        again = cache(lambda: self._projected(batch))
         share = self.config.schema_weight
         positives = None
         if not self.contrast.objective.needs_pairs:
+            inputs: _Inputs = self._placed(self._inputs)
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
         labels = self.ordered_labels(path)
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch}
+        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch, "positives": positives}
         how |= {"labels_a": labels, "labels_b": labels}
-        there: Tensor = self.contrast(schema, path, positives=positives, **how)
+        slow = self.slow_sides(self.contrast, lambda: again()[0], lambda: again()[1])
+        there: Tensor = self.contrast(schema, path, slow=slow, **how)
         if self.contrast.objective.of_both_sides:
             return there
-        back: Tensor = self.contrast(path, schema, positives=positives, **how)
+        slow = self.slow_sides(self.contrast, lambda: again()[1], lambda: again()[0])
+        back: Tensor = self.contrast(path, schema, slow=slow, **how)
         loss: Tensor = share * there + (1 - share) * back
         return loss
 

@@ -149,7 +149,7 @@ class MEOW(MEOWLoss, MetaPathModel):
 
         def info() -> Tensor:
             self.weigh(self.contrast, prototypes)
-            return self.info(batch, views().coarse, views().fine, views().paths)  # step 3
+            return self.info(batch, views(), fine_first=False)  # step 3
 
         def proto() -> Tensor:  # step 4
             return proto_nce(self.proto_contrast, views().coarse, prototypes(), batch.nodes)
@@ -203,7 +203,7 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
 
         def info(side: Side) -> Tensor:
             self.weigh(self.contrast_of(side), lambda: prototypes()[side.number], side.ids)
-            return self.contrast(side, side.own, side.fine)  # step 3
+            return self.contrast(side, fine_first=False)  # step 3
 
         def proto(side: Side) -> Tensor:  # step 4
             return proto_nce(self.proto_contrast, side.own, prototypes()[side.number])
@@ -234,7 +234,7 @@ class AdaMEOW(MetaPathModel):
         views = cache(lambda: self._projected(batch))
 
         def info() -> Tensor:
-            return self.info(batch, views().fine, views().coarse, views().paths)
+            return self.info(batch, views(), fine_first=True)
 
         return {"info": info} | self.pseudo_terms(batch, views)
 
@@ -256,4 +256,4 @@ class AdaMEOWRec(MetaPathRecommender):
     info_nce: ClassVar[dict[str, Any]] = {"weigh_positive": True}
 
     def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:
-        return {"info": lambda: torch.stack([self.contrast(side, side.fine, side.own) for side in sides()]).sum()}
+        return {"info": lambda: torch.stack([self.contrast(side, fine_first=True) for side in sides()]).sum()}

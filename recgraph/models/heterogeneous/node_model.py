@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -35,6 +36,7 @@ from recgraph.models.heterogeneous.settings import TIES, ViewsConfig, make_contr
 from recgraph.models.heterogeneous.type_layers import PathLayers
 from recgraph.models.heterogeneous.views import BothViews, MetaPathViews
 from recgraph.models.memory import graph_needs
+from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators, derive
 
 FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
@@ -106,7 +108,7 @@ class MetaPathModelConfig(ViewsConfig, GraphConfig):
         return super().further_candidates if self.mini_batch else None
 
 
-class MetaPathModel(GraphModel):
+class MetaPathModel(ContrastiveModel, GraphModel):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
 
     A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
@@ -278,15 +280,22 @@ class MetaPathModel(GraphModel):
 
         return {"pseudo": loss}
 
-    def info(self, batch: GraphBatch, anchors: Tensor, candidates: Tensor, further: Sequence[Tensor] = ()) -> Tensor:
+    def info(self, batch: GraphBatch, views: BothViews, fine_first: bool) -> Tensor:
         """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates and takes the batch in.
 
         A node of the batch is not also taken from the queue.
 
         Args:
-            further: views [N, D] that are contrasted with both, without a queue.
+            views: projected; an objective of more than two views takes those of paths, too, without a queue.
+            fine_first: the fine views are the anchors; False: the coarse ones.
         """
-        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch, "further": further}
+        projected = cache(lambda: self._projected(batch))
+        sides = (lambda: projected().fine), (lambda: projected().coarse)
+        first, second = sides if fine_first else sides[::-1]
+        slow = self.slow_sides(self.contrast, first, second)
+        anchors, candidates = (views.fine, views.coarse) if fine_first else (views.coarse, views.fine)
+        how: dict[str, Any] = {"generator": batch.fresh("candidates"), "epoch": batch.epoch}
+        how |= {"further": views.paths, "slow": slow}
         if (labels := self.ordered_labels(anchors)) is not None:
             of_batch = labels if batch.nodes is None else labels[batch.nodes]
             how |= {"labels_a": of_batch, "labels_b": of_batch}
@@ -296,7 +305,9 @@ class MetaPathModel(GraphModel):
         if not self.config.queue_size:
             loss = self.contrast(anchors, candidates, batch.nodes, batch.nodes, **how)
             return loss
-        rows, ids = self.queue.join(candidates, batch.nodes)
+        if slow is not None:
+            candidates = how.pop("slow").b
+        rows, ids = self.queue.join(candidates, batch.nodes, aligned=slow is None)
         if labels is not None:
             how["labels_b"] = labels[ids]
         positives = torch.arange(len(anchors), device=anchors.device)

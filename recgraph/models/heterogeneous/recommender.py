@@ -29,6 +29,7 @@ from recgraph.models.heterogeneous.sides import SIDES, choose_paths, read_sides
 from recgraph.models.heterogeneous.views import MetaPathViews
 from recgraph.models.memory import recommender_needs
 from recgraph.models.reading import Reading
+from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.rng import Generators
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import Counts
@@ -106,6 +107,7 @@ class Side:
         ids: [n] int64, their indices.
         own, fine: [n, D], the two projected views.
         batch: that they are of.
+        again: makes the same side with the parameters that the model has then.
     """
 
     number: int
@@ -113,9 +115,10 @@ class Side:
     own: Tensor
     fine: Tensor
     batch: PairBatch
+    again: Callable[[], Side]
 
 
-class MetaPathRecommender(HoldsGraph, LightGCN):
+class MetaPathRecommender(ContrastiveModel, HoldsGraph, LightGCN):
     """Base of MEOW and AdaMEOW as recommenders.
 
     Users and items are two target types of a typed graph, each with its own meta-paths (user-item-user, friends,
@@ -314,25 +317,36 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
 
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
         # views and propagations are made once for all terms
-        vectors = cache(self.own_vectors)
-        own = cache(lambda: self.encoder(vectors()))
-        fine = cache(lambda: self.encoder(self.fine_vectors(vectors(), batch.generators)))
-        sides = cache(lambda: self._sides(batch, own(), fine()))
+        own, fine = self._propagated(batch)
+        again = cache(lambda: self._sides(batch, *self._propagated(batch), again))
+        sides = cache(lambda: self._sides(batch, own, fine, again))
         rec = {"rec": lambda: self._rec(batch, self._scored(own, fine))}
         return self.contrasts_of(sides) | super().terms(batch, asked) | rec
 
-    def _sides(self, batch: PairBatch, own: Tensor, fine: Tensor) -> list[Side]:
+    def _propagated(self, batch: PairBatch) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        """What makes the own vectors and the fine views of all nodes, [n_users + n_items, D], each once."""
+        vectors = cache(self.own_vectors)
+        own = cache(lambda: self.encoder(vectors()))
+        return own, cache(lambda: self.encoder(self.fine_vectors(vectors(), batch.generators)))
+
+    def _sides(
+        self,
+        batch: PairBatch,
+        own: Callable[[], Tensor],
+        fine: Callable[[], Tensor],
+        again: Callable[[], list[Side]],
+    ) -> list[Side]:
         """The projected views of the users and of the items of a batch, each node once."""
         assert self.space is not None
         sizes = [self.space.n_users, self.space.n_items]
         found = []
         for number, (ids, a, b) in enumerate(
-            zip(batch.distinct(), torch.split(own, sizes), torch.split(fine, sizes), strict=True)
+            zip(batch.distinct(), torch.split(own(), sizes), torch.split(fine(), sizes), strict=True)
         ):
             views = self.views[number]
             assert isinstance(views, MetaPathViews)
             first, second = (views.head(x.index_select(0, ids)) for x in (a, b))
-            found.append(Side(number, ids, first, second, batch))
+            found.append(Side(number, ids, first, second, batch, lambda number=number: again()[number]))  # type: ignore[misc]
         return found
 
     def contrast_of(self, side: Side) -> ContrastiveTerm:
@@ -341,11 +355,18 @@ class MetaPathRecommender(HoldsGraph, LightGCN):
         assert isinstance(term, ContrastiveTerm)
         return term
 
-    def contrast(self, side: Side, anchors: Tensor, candidates: Tensor) -> Tensor:
-        """The weighted InfoNCE of a side; 0 where no node has a candidate, as in a last batch of one."""
+    def contrast(self, side: Side, fine_first: bool) -> Tensor:
+        """The weighted InfoNCE of a side; 0 where no node has a candidate, as in a last batch of one.
+
+        Args:
+            fine_first: the fine views are the anchors; False: the own vectors.
+        """
         term, batch = self.contrast_of(side), side.batch
-        draw = stream(term, batch.generators)
-        loss: Tensor = term(anchors, candidates, side.ids, generator=draw, epoch=batch.epoch)
+        own, fine = (lambda: side.again().own), (lambda: side.again().fine)
+        slow = self.slow_sides(term, *((fine, own) if fine_first else (own, fine)))
+        anchors, candidates = (side.fine, side.own) if fine_first else (side.own, side.fine)
+        how: dict[str, Any] = {"generator": stream(term, batch.generators), "epoch": batch.epoch, "slow": slow}
+        loss: Tensor = term(anchors, candidates, side.ids, **how)
         return loss
 
     def contrasts_of(self, sides: Callable[[], list[Side]]) -> Terms:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -186,11 +186,17 @@ class SequenceModel(TrainableModel):
 
     def forward(self, batch: Any, terms: Iterable[str]) -> dict[str, Tensor]:
         self.encoder.begin()
+        with self.sharing_tables():
+            return super().forward(batch, terms)
+
+    @contextmanager
+    def sharing_tables(self) -> Iterator[None]:
+        """The block in which the tables of items are computed once, with the parameters that there are in it."""
         with ExitStack() as stack:
             for part in (self.item_tower, self.item_graph):
                 if part is not None:
                     stack.enter_context(part.sharing())
-            return super().forward(batch, terms)
+            yield
 
     def token_table(self, batch: SequenceBatch | None = None) -> Tensor:
         """[n_items + 1, D]: the vector of each token, for inputs and scores alike.

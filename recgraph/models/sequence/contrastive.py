@@ -17,7 +17,7 @@ from recgraph.augment import TwoViews
 from recgraph.config import Added, Search
 from recgraph.contrast.regularisers import Alignment, Uniformity
 from recgraph.contrast.term import ContrastiveTerm
-from recgraph.contrast.views import About
+from recgraph.contrast.views import About, SlowSides
 from recgraph.data.batches import SequenceBatch
 from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload
@@ -26,6 +26,7 @@ from recgraph.models.contrast import AugmentationSpec, ContrastConfig, contrasti
 from recgraph.models.memory import sequence_needs
 from recgraph.models.sequence.base import Encoded, SequenceModel
 from recgraph.models.sequence.config import TransformerConfig
+from recgraph.models.slow_copy import ContrastiveModel
 from recgraph.ranks import Share, gathered
 from recgraph.sparse.ragged import Ragged
 
@@ -54,7 +55,7 @@ class ContrastiveConfig(TransformerConfig, ContrastConfig):
     ] = True
 
 
-class ContrastiveSequenceModel(SequenceModel):
+class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
     """Base of contrastive sequence models.
 
     Terms: ``rec``; ``cl1``, the contrast of two views of each sequence; ``alignment`` and ``uniformity`` of these
@@ -179,7 +180,7 @@ class ContrastiveSequenceModel(SequenceModel):
             views: gives what :meth:`draw_views` drew, encoded once for all terms.
         """
         return {
-            "cl1": lambda: self.contrast_pair(batch, views()[0].last, views()[1].last, self.originals(views())),
+            "cl1": lambda: self.contrast_drawn(batch, views(), 0, 1, self.originals(views())),
             "alignment": lambda: self._alignment(views()[0].last, views()[1].last),
             "uniformity": lambda: self._uniformity(views()[0].last, views()[1].last),
         }
@@ -188,21 +189,56 @@ class ContrastiveSequenceModel(SequenceModel):
         """[B, D] at most once: the sequences themselves, of encoded views, where :attr:`reads_original`."""
         return [views[2].last] if self.reads_original else []
 
-    def contrast_pair(self, batch: SequenceBatch, a: Tensor, b: Tensor, further: Sequence[Tensor] = ()) -> Tensor:
+    def contrast_drawn(
+        self, batch: SequenceBatch, views: list[Encoded], first: int, second: int, further: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """The contrast of two of the views of :meth:`draw_views`, the second as the slow copy encodes it where there is
+        one.
+
+        Args:
+            views: encoded.
+            first, second: which of them.
+            further: views that are contrasted with both.
+        """
+        share = batch.share
+
+        def encoded(number: int) -> Tensor:
+            with self.sharing_tables():
+                ((last, _),) = self.encode_together([self.draw_views(batch)[number]], batch)
+            return last if share.is_whole else share.gathered(last)
+
+        slow = self.slow_sides(self.contrast, lambda: encoded(first), lambda: encoded(second))
+        return self.contrast_pair(batch, views[first].last, views[second].last, further, slow)
+
+    def contrast_pair(
+        self,
+        batch: SequenceBatch,
+        a: Tensor,
+        b: Tensor,
+        further: Sequence[Tensor] = (),
+        slow: SlowSides | None = None,
+    ) -> Tensor:
         """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item.
 
         Args:
             further: views that are contrasted with both.
+            slow: both views as the slow copy encodes them.
         """
-        return self.contrast_by(self.contrast, batch, a, b, further)
+        return self.contrast_by(self.contrast, batch, a, b, further, slow)
 
     def contrast_by(
-        self, term: ContrastiveTerm, batch: SequenceBatch, a: Tensor, b: Tensor, further: Sequence[Tensor] = ()
+        self,
+        term: ContrastiveTerm,
+        batch: SequenceBatch,
+        a: Tensor,
+        b: Tensor,
+        further: Sequence[Tensor] = (),
+        slow: SlowSides | None = None,
     ) -> Tensor:
         """The same by another term. Where several ranks train, each has the anchors of its share."""
         ids, labels = batch.contrast_targets, batch.labels
         draw = stream(term, batch.generators, of_rank=not self.config.gather_negatives)
-        how: dict[str, Any] = {"generator": draw, "epoch": batch.epoch, "further": further}
+        how: dict[str, Any] = {"generator": draw, "epoch": batch.epoch, "further": further, "slow": slow}
         loss: Tensor = term(a, b, ids, ids, share=batch.share, labels_a=labels, labels_b=labels, **how)
         return loss
 
@@ -319,5 +355,5 @@ class DuoRec(ContrastiveSequenceModel):
         found = super().contrasts(batch, views)
         found["sup"] = found.pop("cl1")
         if self._has_twins:
-            found["cl1"] = lambda: self.contrast_pair(batch, views()[0].last, views()[2].last)
+            found["cl1"] = lambda: self.contrast_drawn(batch, views(), 0, 2)
         return found

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from recgraph import registry
@@ -42,6 +42,20 @@ class ItemContrastConfig(ContrastConfig):
         Field(description="a learned second view of the graph's vectors, a name of the registry's kind 'augmenter'"),
     ] = None
     augmenter_options: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the augmenter")]
+
+    @model_validator(mode="after")
+    def _is_of_tables(self) -> Self:
+        if self.target_momentum is not None:
+            raise ValueError(
+                f"target_momentum = {self.target_momentum}: the contrast of items has no slow copy; set it beside "
+                "item_contrast_options, for the contrast of sequences"
+            )
+        if self.queue_size and self.candidates == "all":
+            raise ValueError(
+                f"queue_size = {self.queue_size} adds candidates, and candidates = 'all' takes all items already; use "
+                "queue_size = 0 or candidates = 'batch'"
+            )
+        return self
 
     @property
     def further_candidates(self) -> tuple[str, str] | None:

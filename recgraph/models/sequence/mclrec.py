@@ -77,6 +77,7 @@ class MCLRec(ContrastiveSequenceModel):
 
     The encoder takes a step on ``rec + lambda cl1 + beta (cl2 + gamma reg)``, the augmenters on ``cl2 + gamma reg``;
     the published code then repeats the encoder's step, the paper does not, and ``joint`` makes one step on everything.
+    ``target_momentum`` is of ``cl1`` alone, as the augmenters learn through both sides of ``cl2``.
     ``augmentations=()``: the augmenters vary the sequence itself; ``latent_weight=0`` leaves them out (CL4SRec). An
     objective of more than two views (Symile) contrasts h1, h2 and the sequence in ``cl1``, and z1, z2 and the sequence
     in ``cl2``.
