@@ -66,7 +66,8 @@ class Gate(Transform):
         if about.categories is None:
             raise ValueError(
                 "transform = 'gate' needs categories: a sequence model has them of item_features with a column of that "
-                "kind, a meta-path model of paths through another type of nodes; where there are none, use another part"
+                "kind, SGL and SimGCL of category_features, a meta-path model of paths through another type of nodes; "
+                "where there are none, use another part"
             )
         n_categories = int(about.categories.max()) + 1
         if n_categories > self.config.n_categories:

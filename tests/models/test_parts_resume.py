@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "sasrec",
         {"encoder": "expert_transformer", "encoder_options": {"n_experts": 2, "routing": "learned"}},
     ),
+    "gate of users and items": ("simgcl", {**COSINE, "transform": "gate", "category_features": "all"}),
     "a slow copy and its queue": (
         "cl4srec",
         {**COSINE, "objective": "info_nce", "queue_size": 9, "target_momentum": 0.9},

@@ -11,12 +11,14 @@ from every_model import SPACE, graph, of_nodes, part, recommender
 
 from recgraph import registry
 from recgraph.data.ids import IdMap
+from recgraph.data.item_categories import user_categories
 from recgraph.data.item_features import ItemFeatures
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.models.base import FeatureSpace, TrainableModel
 from recgraph.models.heterogeneous.categories import about_nodes
 from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
 from recgraph.train.phases import total_loss
 
 WHITENED: dict[str, Any] = {"transform": "shuffled_group_whitening", "transform_options": {"group_size": 4}}
@@ -63,6 +65,40 @@ def test_users_and_items_whitened(name: str) -> None:
     model = recommender(name, **WHITENED)
     assert isinstance(model, TrainableModel)
     step(model, next(iter(model.batches(part(), 64, Generators(0)).epoch(0))))
+
+
+@pytest.mark.parametrize("name", ["sgl", "simgcl", "xsimgcl"])
+def test_users_and_items_gated(name: str) -> None:
+    model = registry.load("model", name)(hidden_dim=8, category_features=("genre",), **GATED)
+    model.build(space())
+    step(model, next(iter(model.batches(part(), 64, Generators(0)).epoch(0))))
+    of_users = model.contrast_users.transform._categories - 1
+    for user, items in enumerate(part().items.to_lists()):
+        genres = [item % 3 for item in items]
+        assert int(of_users[user]) == min(set(genres), key=lambda genre: (-genres.count(genre), genre), default=-1)
+
+
+def test_categories_of_users() -> None:
+    items = Ragged.from_lists([[0, 1, 2], [3, 3, 0], [4], [], [1, 2, 4]])
+    found = user_categories(items, torch.tensor([5, 2, 2, 7, -1]))
+    assert found.tolist() == [2, 7, -1, -1, 2]
+    assert user_categories(items, torch.full((5,), -1)).tolist() == [-1] * 5
+    assert user_categories(Ragged.from_lists([[], []]), torch.tensor([1])).tolist() == [-1, -1]
+
+
+def test_users_and_items_without_categories_are_refused() -> None:
+    settings: dict[str, Any] = {"hidden_dim": 8, **GATED}
+    model = registry.load("model", "simgcl")(**settings).build(SPACE)
+    with pytest.raises(ValueError, match="SGL and SimGCL of category_features"):
+        model.batches(part(), 64, Generators(0))
+    with pytest.raises(ValueError, match=r"needs the features: build\(FeatureSpace"):
+        registry.load("model", "simgcl")(category_features="all", **settings).build(SPACE)
+    frame = pl.DataFrame({"item": [str(item) for item in range(SPACE.n_items)], "price": range(SPACE.n_items)})
+    known = torch.ones(SPACE.n_items, dtype=torch.bool)
+    features = ItemFeatures.learn(frame, "item", IdMap(frame["item"]), known, ("price",))
+    given = FeatureSpace(n_users=SPACE.n_users, n_items=SPACE.n_items, features=features)
+    with pytest.raises(ValueError, match=r"no column of categories: price \(number\)"):
+        registry.load("model", "simgcl")(category_features=("price",), **settings).build(given)
 
 
 def test_the_category_of_a_node_is_its_neighbour_of_most_neighbours() -> None:

@@ -16,10 +16,12 @@ from recgraph.config import Added, Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch
+from recgraph.data.item_categories import item_categories, user_categories
+from recgraph.data.item_features import FeatureWish
 from recgraph.data.part import Part
 from recgraph.encoders.graph import mean
 from recgraph.memory import Needs, Workload
-from recgraph.models.base import ModelConfig, Phase, Space, Terms
+from recgraph.models.base import FeatureSpace, ModelConfig, Phase, Space, Terms
 from recgraph.models.collaborative.lightgcn import LightGCN, LightGCNConfig
 from recgraph.models.contrast import AugmentationSpec, ContrastConfig, check_pairs, contrastive_term, stream
 from recgraph.models.memory import pair_needs
@@ -47,6 +49,14 @@ class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
         Literal["batch", "all"],
         Field(description="against what a node is contrasted: the batch's nodes of its kind, or all of them"),
     ] = "batch"
+    category_features: Annotated[
+        FeatureWish,
+        Field(
+            description="columns of the item features, or 'all', the first of which that holds categories is read by "
+            "parts of the contrast (transform='gate', weight='false_negative')"
+        ),
+        Added(),
+    ] = ()
 
     @property
     def further_candidates(self) -> tuple[str, str] | None:
@@ -60,7 +70,8 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
 
     Term ``cl``: the contrast of two views of the batch's users, plus the same of its items; each node of the batch is
     one anchor, however often it stands there. An objective that stacks both views (NT-Xent) needs
-    ``candidates="batch"``. The label of a node, for parts that read one, is the mean of its ratings in training.
+    ``candidates="batch"``. The label of a node, for parts that read one, is the mean of its ratings in training; the
+    category of an item, that of ``category_features``, and of a user the one that most of the training items have.
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphContrastiveConfig
@@ -76,15 +87,38 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
                     "already; use queue_size=0 or candidates='batch'"
                 )
         self._labels: tuple[Tensor, ...] | None = None
+        self._categories = self._categories_of(space)
         # a weight may learn: users and items have one each
         self.contrast_users, self.contrast_items = (
             contrastive_term(self.config, self.config.hidden_dim) for _ in range(2)
         )
 
+    @property
+    def wanted_features(self) -> FeatureWish:
+        wish: FeatureWish = self.config.category_features
+        return wish
+
+    def _categories_of(self, space: Space) -> Tensor | None:
+        """[n_items] int64, -1 for none; None: the settings name no column."""
+        wish = self.config.category_features
+        if not wish:
+            return None
+        if not isinstance(space, FeatureSpace):
+            raise ValueError(
+                f"category_features = {wish!r} needs the features: build(FeatureSpace(...)), as rg.fit does"
+            )
+        found = item_categories(space.features)
+        if found is None:
+            kinds = ", ".join(f"{column.name} ({column.kind})" for column in space.features.schema.columns)
+            raise ValueError(f"category_features = {wish!r} has no column of categories: {kinds}")
+        return found
+
     def setup(self, train: Part) -> None:
         super().setup(train)
-        self.contrast_users.setup(About(train.items.lengths.float()))
-        self.contrast_items.setup(About(train.item_counts().float()))
+        of_items = self._categories
+        of_users = None if of_items is None else user_categories(train.items, of_items)
+        self.contrast_users.setup(About(train.items.lengths.float(), of_users))
+        self.contrast_items.setup(About(train.item_counts().float(), of_items))
         self._labels = None
         if train.ratings is not None:
             nodes = ((train.items.rows, train.n_users), (train.items.values, train.n_items))
