@@ -191,6 +191,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "adameow mini_batch=true batch_size=64 queue_size=100 redraw_masks=true sample_with_replacement=true",
             "multistagenodes stages=2 stage_epochs=2",
             "heco",
+            "heco n_classes=4 labels=20",
             "heco n_neighbours=[3,1] n_positives=3 block_rows=50",
             "hero",
             "hero n_layers=1 alpha=0 projection_dim=8",

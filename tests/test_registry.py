@@ -241,6 +241,7 @@ SHARED = {
     "ContrastiveSequenceModel",
     "GraphContrastiveModel",
     "GraphModel",
+    "LearnsClasses",
     "MetaPathModel",
     "MetaPathRecommender",
     "NeighbourModel",

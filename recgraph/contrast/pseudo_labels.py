@@ -19,8 +19,8 @@ __all__ = ["PseudoLabels", "voted"]
 class PseudoLabels(nn.Module):
     """``info``'s two views against the prototypes of K classes: labels where they are known, else soft pseudo-labels.
 
-    f and c are the fine and the coarse view, of unit length, w_k a prototype of unit length for each class, p_i =
-    softmax_k(f_i . w_k / tau) and q_i the same of c_i. The loss is the sum of
+    f and c are the fine and the coarse view (HeCo: the meta-path and the schema view), of unit length, w_k a prototype
+    of unit length for each class, p_i = softmax_k(f_i . w_k / tau) and q_i the same of c_i. The loss is the sum of
 
     - ``-mean over labelled i of log p_i[y_i]``;
     - ``-mean over the others of log(p_i . p_n(i))``, n(i) the node that global and local similarity vote for together,

@@ -10,7 +10,7 @@ from typing import Any
 from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.config import Config, ConfigError, distribute
-from recgraph.data.catalog import load_graph
+from recgraph.data.catalog import load_graph, load_node_task
 from recgraph.data.catalog.cards import Card, GraphCard, find_card
 from recgraph.data.log import InteractionLog
 from recgraph.data.sealing import without_test_data
@@ -27,7 +27,7 @@ from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import InitItemsConfig, Scale
 from recgraph.runs.refit import refit_split
 from recgraph.runs.run import DataConfig, NodeRun, ProbeSettings, Run
-from recgraph.runs.settings import prepare_once
+from recgraph.runs.settings import LabelsConfig, prepare_once
 from recgraph.runs.source import source_of
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
@@ -205,7 +205,7 @@ def train(
                 asked = "refit" if fit_on is None else f"fit_on = {fit_on!r}"
                 raise ValueError(f"{asked} is for logs; {cls.__name__} reads its whole graph")
             options = FitOptions(GraphTrainConfig.of(parts["training"]), seed, folder, device, resume, progress)
-            return _train_nodes(cls, parts["model"], parts["probe"], dataset, card, options)
+            return _train_nodes(cls, parts, dataset, card, options)
         made, data = cls(**parts["model"]), DataConfig.of(parts["data"]).completed(dataset)
         items = InitItemsConfig.of(parts.get("items"))
         options = FitOptions(TrainConfig(), seed, folder, device, resume, progress)
@@ -217,7 +217,7 @@ def train(
 def parts_of(model: type[Model]) -> dict[str, type[Config]]:
     """The settings of a run beside the model's own, part by part."""
     if issubclass(model, GraphModel):
-        return {"training": GraphTrainConfig, "probe": ProbeSettings}
+        return {"training": GraphTrainConfig, "labels": LabelsConfig, "probe": ProbeSettings}
     if not issubclass(model, TrainableModel):
         return {"data": DataConfig}
     return {"training": TrainConfig, "items": InitItemsConfig, "data": DataConfig}
@@ -293,21 +293,20 @@ def _target(model: GraphModel, graph: HeteroGraph) -> str:
 
 def _train_nodes(
     cls: type[GraphModel],
-    settings: Mapping[str, Any],
-    probe: Mapping[str, Any],
+    parts: Mapping[str, Mapping[str, Any]],
     dataset: str,
     card: GraphCard,
     options: FitOptions,
 ) -> NodeRun:
-    """Train on the graph of a data set with classes of nodes; the classes are not read.
+    """Train on the graph of a data set with classes of nodes, of which those that ``labels`` names are read.
 
     Meta-paths that are not given are those of the card, and features that the card does not normalise stay as they are.
     """
     assert card.labels is not None
     as_published = tuple(name for name, node in card.nodes.items() if node.features and not node.normalise)
-    given = {name: value for name, value in settings.items() if name != "metapaths" or value}
+    given = {name: value for name, value in parts["model"].items() if name != "metapaths" or value}
     model = cls(**{"metapaths": card.paths, "raw_features": as_published, **given})
-    evaluation = ProbeSettings.of(probe).model_dump(mode="json")
+    evaluation = ProbeSettings.of(parts["probe"]).model_dump(mode="json")
     graph = load_graph(dataset)
     target = _target(model, graph)
     if target != card.labels.target:
@@ -315,7 +314,9 @@ def _train_nodes(
             f"metapaths = {model.config.metapaths} embed {target!r} nodes, but dataset {dataset!r} has classes of "
             f"{card.labels.target!r} nodes; its own paths are {', '.join(card.paths)}"
         )
-    return _fit_nodes(model, graph, options, {"dataset": dataset}, evaluation)
+    split = LabelsConfig.of(parts["labels"]).labels
+    known = None if split is None else known_labels(model, load_node_task(dataset), split)
+    return _fit_nodes(model, graph, options, {"dataset": dataset}, evaluation, known)
 
 
 def _check_task(cls: type[Model], dataset: str, card: Card) -> None:

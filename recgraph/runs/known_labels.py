@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.contrast import ContrastConfig, reader_of_labels
 from recgraph.models.heterogeneous.base import GraphModel
 
-__all__ = ["KnownLabels", "check_unread", "known_labels", "refuse_without_labels"]
+__all__ = ["KnownLabels", "check_unread", "known_labels", "refuse_without_labels", "without_read"]
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +99,21 @@ def _of_train(task: NodeTask, split: str) -> KnownLabels:
     return KnownLabels(task.target, labels, split)
 
 
+def without_read(record: Mapping[str, Any] | None, task: NodeTask) -> NodeTask:
+    """A task without the splits on which a run cannot be measured (:func:`check_unread`); said in the log."""
+    if record is None or (name := f"{record.get('split')}") not in task.splits:
+        return task
+    read = _holding(task, task.splits[name].train)
+    if read:
+        _log.warning("not measured: split %s, whose test nodes are in part those of known class", ", ".join(read))
+    return replace(task, splits={other: split for other, split in task.splits.items() if other not in read})
+
+
+def _holding(task: NodeTask, nodes: Tensor) -> list[str]:
+    """The splits whose test part holds one of the nodes."""
+    return [name for name, split in task.splits.items() if bool(torch.isin(split.test, nodes).any())]
+
+
 def check_unread(record: Mapping[str, Any] | None, task: NodeTask) -> None:
     """Refuse to measure a run on nodes whose classes it was trained with: train nodes of one split may be test nodes of
     another one.
@@ -118,9 +133,7 @@ def check_unread(record: Mapping[str, Any] | None, task: NodeTask) -> None:
             f"the run has read the classes of the train nodes of split {name!r}, and task has not the same; give the "
             "task that it was fitted with"
         )
-    train = task.splits[name].train
-    known = [other for other, split in task.splits.items() if bool(torch.isin(split.test, train).any())]
-    if known:
+    if known := _holding(task, task.splits[name].train):
         raise ValueError(
             f"the test nodes of split {', '.join(map(repr, known))} are in part train nodes of {name!r}, whose classes "
             f"the run has read; measure the others: dataclasses.replace(task, splits={{{name!r}: "
@@ -136,6 +149,6 @@ def refuse_without_labels(model: GraphModel) -> None:
     """
     if (reader := _reader(model)) is not None:
         raise ValueError(
-            f"{reader}, which are given in Python: rg.fit_graph(model, graph, task=..., labels='a split of it'); "
-            f"elsewhere leave {reader.split()[0]} out"
+            f"{reader}: give labels='a split of the data set', in Python rg.fit_graph(model, graph, task=..., "
+            "labels='a split of it')"
         )

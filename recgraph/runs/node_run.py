@@ -13,7 +13,7 @@ from recgraph.graph.node_task import NodeTask
 from recgraph.models.base import Model
 from recgraph.ranks import is_first
 from recgraph.runs.base import BaseRun
-from recgraph.runs.known_labels import check_unread
+from recgraph.runs.known_labels import check_unread, without_read
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import RunRecord
 from recgraph.runs.settings import ProbeSettings, probe_of
@@ -59,7 +59,8 @@ class NodeRun(BaseRun):
         """Probes and clustering of the embeddings. This reads the labels for the first time; logged and recorded.
 
         Args:
-            task: classes of the nodes; by default those of the run's data set.
+            task: classes of the nodes; by default those of the run's data set, but for splits of which the run has read
+                classes of test nodes.
             probe: settings of the linear probe; by default those that the run was made with.
             seed: of the probes, the same for all trainings that are to be compared.
 
@@ -68,13 +69,14 @@ class NodeRun(BaseRun):
                 read classes of test nodes.
         """
         check_open()
-        task = task if task is not None else self._task()
+        read = self.record.data.settings.get("labels")
+        task = task if task is not None else without_read(read, self._task())
         target, n_nodes = self.embedder.target, self.embeddings().height
         if (task.target, len(task.labels)) != (target, n_nodes):
             raise ValueError(
                 f"task classifies {len(task.labels)} {task.target!r} nodes, but the run embeds {n_nodes} {target!r}"
             )
-        check_unread(self.record.data.settings.get("labels"), task)
+        check_unread(read, task)
         reason = f"evaluate {self.record.model} on the classes of {target!r}"
         self.record.unsealed = [*self.record.unsealed, reason]
         _log.warning("labels of task %s unsealed: %s", task.hash[:12], reason)

@@ -76,6 +76,25 @@ def test_train_takes_paths_and_features_from_the_card(run: Path) -> None:
     assert len((run / "log.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize(("model", "setting"), [("heco", "n_classes=2"), ("adameow", "weight=label_distance")])
+def test_labels_by_configuration(model: str, setting: str, tmp_path: Path) -> None:
+    given = ("--set", setting, "--set", "probe_repeats=2", "--set", "probe_steps=5")
+    refused = call("train", model, "--dataset", "tiny", "--out", tmp_path / "no", *SMALL, *given)
+    assert refused.exit_code == 2
+    assert "give labels='a split of the data set'" in " ".join(refused.output.split())
+    done = call("train", model, "--dataset", "tiny", "--out", tmp_path / "run", *SMALL, *given, "--set", "labels=10")
+    assert done.exit_code == 0, done.output
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert record["data"]["settings"]["labels"]["n_labels"] == 20
+    assert "train nodes of split '10'" in record["unsealed"][0]
+    assert [row["labels"] for row in rows("evaluate", tmp_path / "run")] == ["10", "10", "none"]
+
+
+def test_labels_that_nothing_reads_are_refused(tmp_path: Path) -> None:
+    done = call("train", "heco", "--dataset", "tiny", "--out", tmp_path / "no", *SMALL, "--set", "labels=10")
+    assert (done.exit_code, "reads no labels" in done.output) == (2, True)
+
+
 def test_evaluate_prints_the_tables(run: Path) -> None:
     found = rows("evaluate", run)
     assert [(row["probe"], row["labels"]) for row in found] == [

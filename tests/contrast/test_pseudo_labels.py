@@ -17,6 +17,8 @@ from recgraph.contrast.pseudo_labels import PseudoLabels, voted
 from recgraph.evaluate.node_probe import ProbeConfig
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.node_task import NodeSplit, NodeTask
+from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.models.heterogeneous.meow import MEOW, AdaMEOW
 
 N, D, K = 14, 5, 4
@@ -143,14 +145,14 @@ def task_of_more() -> NodeTask:
 SETTINGS: dict[str, Any] = {"metapaths": ("paper-author-paper", "paper-subject-paper"), "hidden_dim": 8}
 
 
-def fitted(cls: type[MEOW | AdaMEOW], given: NodeTask, out: Path | None = None, n_epochs: int = 2, **more: Any) -> Any:
+def fitted(cls: type[GraphModel], given: NodeTask, out: Path | None = None, n_epochs: int = 2, **more: Any) -> Any:
     settings = {**SETTINGS, "n_classes": 4, **({"n_clusters": (3,)} if cls is MEOW else {})}
     training = {"max_epochs": n_epochs, "device": "cpu", "seed": 0, **more}
     return rg.fit_graph(cls(**settings), graph(), task=given, labels="2", out=out, **training)
 
 
-@pytest.mark.parametrize("cls", [MEOW, AdaMEOW])
-def test_labels_of_valid_and_test_nodes_change_nothing(cls: type[MEOW | AdaMEOW]) -> None:
+@pytest.mark.parametrize("cls", [MEOW, AdaMEOW, HeCo])
+def test_labels_of_valid_and_test_nodes_change_nothing(cls: type[GraphModel]) -> None:
     run, other = fitted(cls, task(), n_epochs=1), fitted(cls, task(1), n_epochs=1)
     assert task().labels.tolist() != task(1).labels.tolist()
     for key, value in run.model.state_dict().items():
@@ -172,10 +174,11 @@ def test_it_goes_on_where_it_stopped_and_is_served_without_labels(tmp_path: Path
     torch.testing.assert_close(served.vectors, run.embedder.vectors)
 
 
-def test_other_train_labels_change_the_model() -> None:
+@pytest.mark.parametrize("cls", [AdaMEOW, HeCo])
+def test_other_train_labels_change_the_model(cls: type[GraphModel]) -> None:
     moved = task()
     moved.labels[:6] = (moved.labels[:6] + 1) % 3
-    one, two = fitted(AdaMEOW, task()), fitted(AdaMEOW, moved)
+    one, two = fitted(cls, task()), fitted(cls, moved)
     assert not torch.equal(one.embedder.vectors, two.embedder.vectors)
 
 

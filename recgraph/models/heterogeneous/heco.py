@@ -22,13 +22,13 @@ from recgraph.models.contrast import ContrastConfig, contrastive_term, warn_of_p
 from recgraph.models.heterogeneous.base import (
     FullGraph,
     GraphBatch,
-    GraphModel,
     GraphSpace,
     NodeBatches,
     OneWidthConfig,
     evaluating,
 )
 from recgraph.models.heterogeneous.categories import about_nodes
+from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.models.heterogeneous.paths import Features
 from recgraph.models.slow_copy import ContrastiveModel
@@ -47,7 +47,7 @@ _DEFAULTS = {"temperature": (0.8, 0.5), "dropout": (0.2, 0.1), "attention_dropou
 _N_POSITIVES, _MOST_POSITIVES, _SHARE = 5, 80, 1 / 40
 
 
-class HeCoConfig(ContrastConfig, OneWidthConfig):
+class HeCoConfig(ClassesConfig, ContrastConfig, OneWidthConfig):
     # none is replaced before the bases read it, see of_target
     dropout: Annotated[
         float | None,
@@ -141,7 +141,7 @@ class _Inputs:
         return _Inputs(features, paths, tuple(map(place, self.neighbours)), place(self.positives))
 
 
-class HeCo(ContrastiveModel, GraphModel):
+class HeCo(ContrastiveModel, LearnsClasses):
     """Contrast of the network-schema view with the meta-path view of a heterogeneous graph.
 
     Source: Wang et al., Self-supervised Heterogeneous Graph Neural Network with Co-contrastive Learning (KDD 2021).
@@ -153,7 +153,8 @@ class HeCo(ContrastiveModel, GraphModel):
       path with few ends counting more for each of them, as in the published code (the paper counts paths).
 
     Term ``info``: ``lambda L(schema, path) + (1 - lambda) L(path, schema)`` with several positives each, or L of both
-    views where an objective has the rows of both for anchors (NT-Xent, SwAV). Objective and weights of candidates are
+    views where an objective has the rows of both for anchors (NT-Xent, SwAV). With ``n_classes`` the term ``pseudo``
+    learns classes from labels of train nodes (:class:`PseudoLabels`). Objective and weights of candidates are
     settings; the published ones are the defaults. Departures: a node's own place is always among its positives, ties
     among candidates are broken by ``ties`` (published: by the order of the file, in which classes may lie together),
     and neighbours are sampled anew at every step from the run's generators.
@@ -208,6 +209,7 @@ class HeCo(ContrastiveModel, GraphModel):
             raise ValueError(
                 f"queue_size = {config.queue_size}: HeCo contrasts all nodes in each step; use queue_size=0"
             )
+        self._make_classes(dim)
         self.contrast = contrastive_term(config, dim, {"block_rows": config.block_rows})
         self.contrast.setup(about_nodes(graph, self.target, made))
         if self.contrast.objective.needs_pairs and config.n_positives > 1:
@@ -258,7 +260,8 @@ class HeCo(ContrastiveModel, GraphModel):
         return view
 
     def terms(self, batch: GraphBatch, asked: frozenset[str]) -> Terms:
-        return {"info": lambda: self._info(batch)}
+        views = cache(lambda: self._projected(batch))
+        return {"info": lambda: self._info(batch, *views())} | self.pseudo_terms(batch, lambda: views()[::-1])
 
     def _projected(self, batch: GraphBatch) -> tuple[Tensor, Tensor]:
         """[N, D] each: the schema view and the meta-path view of a step, behind the head."""
@@ -267,8 +270,7 @@ class HeCo(ContrastiveModel, GraphModel):
         path = self.project(self.path_view(inputs, h, batch.generators["dropout"]))
         return self.project(self.schema_view(inputs, h, batch.generators)), path
 
-    def _info(self, batch: GraphBatch) -> Tensor:
-        schema, path = self._projected(batch)
+    def _info(self, batch: GraphBatch, schema: Tensor, path: Tensor) -> Tensor:
         again = cache(lambda: self._projected(batch))
         share = self.config.schema_weight
         positives = None

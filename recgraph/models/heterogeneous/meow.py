@@ -137,7 +137,8 @@ class MEOW(MEOWLoss, MetaPathModel):
         def prototypes() -> list[PrototypeSet]:
             return self.cluster(views().fine) if batch.nodes is None else self._of_epoch(batch.epoch)
 
-        return self.losses(batch, views, cache(prototypes)) | self.pseudo_terms(batch, views)
+        pseudo = self.pseudo_terms(batch, lambda: (views().fine, views().coarse))
+        return self.losses(batch, views, cache(prototypes)) | pseudo
 
     def losses(
         self,
@@ -236,7 +237,7 @@ class AdaMEOW(MetaPathModel):
         def info() -> Tensor:
             return self.info(batch, views(), fine_first=True)
 
-        return {"info": info} | self.pseudo_terms(batch, views)
+        return {"info": info} | self.pseudo_terms(batch, lambda: (views().fine, views().coarse))
 
 
 class AdaMEOWRecConfig(MetaPathRecommenderConfig):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, ClassVar
 
@@ -10,25 +9,24 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Added, Search
-from recgraph.contrast.pseudo_labels import PseudoLabels
+from recgraph.config import Added
 from recgraph.contrast.queue import Queue
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, Ties
 from recgraph.memory import Needs, Workload
-from recgraph.models.base import ModelConfig, PathKey, Phase, Space, Terms
+from recgraph.models.base import ModelConfig, PathKey, Space
 from recgraph.models.contrast import check_pairs, warn_of_pairs
 from recgraph.models.heterogeneous.base import (
     FullGraph,
     GraphBatch,
     GraphConfig,
-    GraphModel,
     GraphSpace,
     NodeBatches,
     evaluating,
 )
 from recgraph.models.heterogeneous.categories import about_nodes
+from recgraph.models.heterogeneous.classes import ClassesConfig, LearnsClasses
 from recgraph.models.heterogeneous.dividing import share_of
 from recgraph.models.heterogeneous.paths import Features, MetaPathInputs, read_graph, walkable
 from recgraph.models.heterogeneous.sampling import PathSampler
@@ -42,7 +40,7 @@ from recgraph.rng import Generators, derive
 FanOuts = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1)]
 
 
-class MetaPathModelConfig(ViewsConfig, GraphConfig):
+class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
     ties: Annotated[Ties, Field(description=TIES)] = "random"
     features_per_path: Annotated[
         bool,
@@ -81,34 +79,13 @@ class MetaPathModelConfig(ViewsConfig, GraphConfig):
     queue_size: Annotated[
         int, Field(ge=0, description="of batches: projections of earlier ones that are candidates beside the batch")
     ] = 2048
-    n_classes: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="classes that are learned from the labels that rg.fit_graph is given, those without a labelled "
-            "node among them; 0: no labels are read",
-        ),
-        Added(),
-    ] = 0
-    pseudo_weight: Annotated[
-        float,
-        Field(ge=0, description="with n_classes: of labels and pseudo-labels"),
-        Search(0.01, 10.0, log=True),
-        Added(),
-    ] = 1.0
-    pseudo_temperature: Annotated[
-        float,
-        Field(gt=0, description="with n_classes: of the similarities of nodes and classes"),
-        Search(0.05, 1.0, log=True),
-        Added(),
-    ] = 0.1
 
     @property
     def further_candidates(self) -> tuple[str, str] | None:
         return super().further_candidates if self.mini_batch else None
 
 
-class MetaPathModel(ContrastiveModel, GraphModel):
+class MetaPathModel(ContrastiveModel, LearnsClasses):
     """Base of MEOW and AdaMEOW. Term ``info``: the weighted InfoNCE of the two projected views.
 
     A layer for each node type (:class:`TypeLayer`) makes vectors of nodes, and :class:`MetaPathViews` makes the views
@@ -159,9 +136,7 @@ class MetaPathModel(ContrastiveModel, GraphModel):
         # batches have a queue of their own, of projections
         self.contrast = make_contrast(config, self.projection_dim, self.info_nce, queue_size=0)
         self.contrast.setup(about_nodes(graph, target, paths))
-        self.pseudo = None
-        if config.n_classes:
-            self.pseudo = PseudoLabels(self.projection_dim, config.n_classes, config.pseudo_temperature)
+        self._make_classes(self.projection_dim)
         if config.mini_batch:
             self.queue = Queue(config.queue_size, self.projection_dim)
 
@@ -254,31 +229,6 @@ class MetaPathModel(ContrastiveModel, GraphModel):
         head, is_joint = self.views.head, self.contrast.objective.joint
         paths = tuple(head(path) for path in views.paths) if is_joint else ()
         return BothViews(head(views.coarse), head(views.fine), paths)
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        (phase,) = super().phases
-        pseudo = self.config.pseudo_weight if self.config.n_classes else 0.0
-        return (Phase(phase.name, phase.groups, {**phase.terms, "pseudo": pseudo}),)
-
-    def pseudo_terms(self, batch: GraphBatch, views: Callable[[], BothViews]) -> Terms:
-        """``pseudo`` of the projected coarse and fine view (:class:`PseudoLabels`); nothing without ``n_classes``."""
-        if self.pseudo is None:
-            return {}
-        if self.known_labels is None:
-            raise ValueError(
-                f"n_classes = {self.config.n_classes} learns classes from labels: give rg.fit_graph(..., task=..., "
-                "labels='a split of the task')"
-            )
-        self.known_labels = self.known_labels.to(self.pseudo.prototypes.device)
-        labels, pseudo = self.known_labels, self.pseudo
-        of_batch = labels if batch.nodes is None else labels[batch.nodes]
-
-        def loss() -> Tensor:
-            value: Tensor = pseudo(views().fine, views().coarse, of_batch, batch.generators["pseudo_labels"])
-            return value
-
-        return {"pseudo": loss}
 
     def info(self, batch: GraphBatch, views: BothViews, fine_first: bool) -> Tensor:
         """The contrast of projections [N, D] in pairs; for a batch, the queue adds candidates and takes the batch in.
