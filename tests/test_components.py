@@ -11,6 +11,8 @@ from experiments.components import boards, page, report, search
 from experiments.components.plan import BASES, ITSELF, Base, Component, components
 from experiments.marked import marked
 from recgraph import leaderboard, registry
+from recgraph.train.config import TrainConfig
+from recgraph.tuning.space import SearchSpace
 
 PAIRS = [(dataset, name) for name, base in BASES.items() for dataset in base.settings]
 
@@ -27,8 +29,12 @@ def test_each_component_is_a_configuration_of_its_base(name: str) -> None:
             fixed = {key: value for key, value in settings.items() if key not in training}
             assert model(**{**fixed, **one.settings}).config is not None
             for option in one.space:
-                if "." in option:
-                    assert one.settings[option.partition(".")[0]] == one.name
+                assert one.name in one.settings[option.partition(".")[0]]
+            parts = {"model": model.Config, "training": TrainConfig}
+            space = {**base.common, **one.space, "*": "fixed"}
+            searched = SearchSpace.of(parts, {**settings, **one.settings}, space)
+            # the first trial has the defaults of the base and of the part
+            assert (searched.default() or {}).keys() == searched.dimensions.keys(), one.title
 
 
 def _study(folder: Path, dataset: str, base: str, component: Component, value: float, **params: object) -> None:

@@ -71,9 +71,12 @@ def _search(asked: argparse.Namespace, found: list[Component]) -> None:
 
 def _report() -> int:
     pairs = [(dataset, base) for base in BASES for dataset in BASES[base].settings]
-    save(differences(pair for pair in pairs if board_file(*pair).exists()))
+    try:
+        save(differences(pair for pair in pairs if board_file(*pair).exists()))
+    except FileNotFoundError as error:
+        print(f"{error}; {DIFFERENCES} stays as it is", file=sys.stderr)
     page.write()
-    print(f"written to {DIFFERENCES} and {page.PAGE}", file=sys.stderr)
+    print(f"written to {page.PAGE}, with {DIFFERENCES}", file=sys.stderr)
     return 0
 
 

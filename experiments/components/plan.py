@@ -17,9 +17,6 @@ from recgraph.augment.sequence import SequenceAugmentation
 from recgraph.config import Search
 from recgraph.models.base import Model
 
-#: coefficients that a regulariser is tried with
-COEFFICIENTS = (0.01, 0.1, 1.0)
-
 
 @dataclass(frozen=True)
 class Base:
@@ -62,7 +59,11 @@ BASES: dict[str, Base] = {
     "lightgcn": Base(
         "simgcl",
         "lightgcn",
-        _CONTRAST,
+        {
+            # the paper's weights, .5 and 2, and those of the boards, .005 to .1
+            "contrast_weight": {"low": 0.005, "high": 2.0, "log": True},
+            "temperature": {"low": 0.05, "high": 1.0, "log": True},
+        },
         {"ml-100k": {**_PAIRS, "patience": 20}, "lastfm-hin": {**_PAIRS, "patience": 20}, "yelp-hin": _PAIRS},
     ),
     "meow": Base(
@@ -111,17 +112,25 @@ def components(base: Base) -> Iterator[Component]:
     of the registry."""
     cls: type[Model] = registry.load("model", base.model)
     fields = cls.Config.model_fields
+    # what has no candidates, or candidates of earlier steps, cannot have weights by the clusters of this one
+    unweighted = {} if fields["weight"].default is None else {"weight": None}
     for kind in ("weight", "mixture", "transform", "objective"):
         if kind not in fields:
             continue
         own = fields[kind].default
         for name in registry.written(kind):
             if own is None or registry.key(name) != registry.key(own):
-                yield Component(kind, name, {kind: name}, {f"{kind}.{each}": {} for each in searched(kind, name)})
+                # gates read categories, which on graphs of users and items are those of a column that is named
+                more = {"category_features": "all"} if name == "gate" and "category_features" in fields else {}
+                if kind == "objective" and not registry.load(kind, name).pairwise:
+                    more = unweighted
+                space = {f"{kind}.{each}": {} for each in searched(kind, name)}
+                yield Component(kind, name, {kind: name, **more}, space)
+    yield from _with_slow_copy(fields["objective"].default, unweighted)
     if "regularisers" in fields:
         for name in registry.written("regulariser"):
-            choices = [{name: coefficient} for coefficient in COEFFICIENTS]
-            yield Component("regulariser", name, {}, {"regularisers": choices})
+            space = {f"regularisers.{name}.{each}": {} for each in searched("regulariser", name)}
+            yield Component("regulariser", name, {"regularisers": {name: {}}}, space)
     if fields["similarity"].default == "dot":
         yield Component("similarity", "cosine", {"similarity": "cosine"})
     if base.plain == "sasrec":
@@ -132,6 +141,19 @@ def components(base: Base) -> Iterator[Component]:
             if name not in own and _is_of_sequences(name):
                 yield Component("augmentation", name, {"augmentations": [*own, name]})
         yield Component("augmentation", "none: dropout alone", {"augmentations": []})
+
+
+#: fast enough for a few hundred steps; it is no default of the models, so that a search would have no first trial
+_MOMENTUM = 0.99
+
+
+def _with_slow_copy(own: str, unweighted: Mapping[str, Any]) -> Iterator[Component]:
+    """A slow copy of the parameters with the base's objective, as BYOL, and as MoCo."""
+    slow: dict[str, Any] = {"target_momentum": _MOMENTUM}
+    yield Component("slow copy", own, slow)
+    yield Component("slow copy", "byol", {**slow, **unweighted, "objective": "simsiam"})
+    moco = {"objective": "info_nce", "similarity": "cosine", "queue_size": 1024}
+    yield Component("slow copy", "moco", {**slow, **unweighted, **moco})
 
 
 def searched(kind: str, name: str) -> list[str]:

@@ -19,6 +19,7 @@ from recgraph.config import ConfigError
 from recgraph.data.files import replace_text
 from recgraph.tuning.final import best_trial
 from recgraph.tuning.finding import find_study
+from recgraph.tuning.options import merge
 from recgraph.tuning.report import settings_of
 
 RESULTS = Path(__file__).parents[1] / "results" / "components"
@@ -113,20 +114,20 @@ def _measured(
 
 def _as_settings(component: Component, params: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     """A component with the parameters of a trial, as settings of the model."""
-    settings = dict(component.settings)
-    for name, value in params.items():
-        part, _, option = name.partition(".")
-        if option:
-            settings.setdefault(f"{part}_options", {})[option] = value
-        elif name not in common:
-            settings[name] = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
-    return settings
+    own = {
+        name: json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        for name, value in params.items()
+        if name not in common
+    }
+    return merge({**component.settings, **own})
 
 
 def _toml(value: Any) -> str:
-    """A value as TOML writes it on one line."""
+    """A value as TOML writes it on one line; none as settings are given on the command line."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(name)} = {_toml(of)}" for name, of in value.items()) + "}"
+    if value is None:
+        return "none"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value)

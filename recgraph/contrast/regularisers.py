@@ -22,9 +22,18 @@ __all__ = ["Regulariser", "RegulariserConfig"]
 class RegulariserConfig(Config):
     """Settings of a regulariser."""
 
+    coefficient: Annotated[
+        float,
+        Field(description="what a contrast that it is added to multiplies it by"),
+        Search(0.01, 1.0, log=True),
+    ] = 1.0
+
 
 class Regulariser(Part):
-    """Base of all regularisers. A subclass sets ``Config`` and fills :meth:`_value`."""
+    """Base of all regularisers. A subclass sets ``Config`` and fills :meth:`_value`.
+
+    The value is without the coefficient, 1 by default but for :class:`Margin`'s, which is that of MCLRec.
+    """
 
     Config: ClassVar[type[RegulariserConfig]] = RegulariserConfig
 
@@ -132,6 +141,11 @@ class _Potential(torch.autograd.Function):
 
 
 class MarginConfig(RegulariserConfig):
+    coefficient: Annotated[
+        float,
+        Field(description="what a contrast that it is added to multiplies it by; MCLRec's is a setting of its own"),
+        Search(0.01, 1.0, log=True),
+    ] = 0.1
     temperature: Annotated[
         float, Field(gt=0, description="what similarities are divided by"), Search(low=0.05, high=5, log=True)
     ] = 1.0

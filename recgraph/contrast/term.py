@@ -44,7 +44,7 @@ class TermConfig(ScheduledSimilarity):
     transform_settings: Annotated[dict[str, Any], Field(default_factory=dict, description="settings of the transform")]
     regularisers: Annotated[
         dict[str, float | dict[str, Any]],
-        Field(default_factory=dict, description="of rows in pairs: name -> coefficient, or mapping with coefficient"),
+        Field(default_factory=dict, description="of rows in pairs: name -> coefficient, or its settings"),
     ]
     queue_size: Annotated[
         int, Field(ge=0, description="rows of earlier calls that are candidates beside those of this one")
@@ -88,11 +88,9 @@ class ContrastiveTerm(nn.Module):
         self.regularisers = nn.ModuleDict()
         self.coefficients: dict[str, float] = {}
         for name, given in self.config.regularisers.items():
-            settings = dict(given) if isinstance(given, dict) else {"coefficient": given}
-            if "coefficient" not in settings:
-                raise ValueError(f"regularisers: {name} = {given!r} needs a coefficient")
-            self.coefficients[name] = float(settings.pop("coefficient"))
-            self.regularisers[name] = registry.make("regulariser", {"name": name, **settings}, dim=dim)
+            settings = given if isinstance(given, dict) else {"coefficient": given}
+            part = registry.make("regulariser", {"name": name, **settings}, dim=dim)
+            self.regularisers[name], self.coefficients[name] = part, part.config.coefficient
         if not self.objective.pairwise and (self.weight is not None or self.mixture is not None):
             part = "mixture" if self.weight is None else "weight"
             raise ValueError(

@@ -105,7 +105,7 @@ class ContrastConfig(ModelConfig):
         Field(
             default_factory=dict,
             description="added to the contrast: names of the registry's kind 'regulariser' with a coefficient, or with "
-            "{coefficient, settings}",
+            "settings, the coefficient among them",
         ),
         Added(),
     ]

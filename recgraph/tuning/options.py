@@ -1,8 +1,9 @@
 """Options of parts that a setting chooses by name, as dimensions of a search space: ``weight.n_clusters``.
 
 ``SETTING.OPTION`` is an option of the one part that a setting chooses (``loss.popularity_power``); it goes into
-``SETTING_options``. ``SETTING.PART.OPTION`` is an option of one of several parts (``augmentations.crop.ratio``); it
-goes into the part's specification, ``{name = "crop", ratio = ...}``. A setting has the name of its kind in the
+``SETTING_options``. ``SETTING.PART.OPTION`` is an option of one of several parts; it goes into the part's
+specification, ``{name = "crop", ratio = ...}`` of ``augmentations.crop.ratio``, or ``alignment = {coefficient = ...}``
+of ``regularisers.alignment.coefficient``. A setting has the name of its kind in the
 registry, or the plural of it.
 """
 
@@ -77,8 +78,8 @@ def option_field(name: str, fields: Fields, settings: dict[str, Any]) -> FieldIn
         return _option(name, kind, chosen, rest[0], fields)
     if len(rest) != 2:
         raise ConfigError(f"space of {name!r}: must be of the form {setting}.PART.OPTION")
-    settings[setting] = list(chosen)
-    parts = [_name(spec) for spec in chosen]
+    settings[setting] = dict(chosen) if isinstance(chosen, Mapping) else list(chosen)
+    parts = list(_specs(chosen))
     if registry.key(rest[0]) not in map(registry.key, parts):
         close = nearest_names(rest[0], parts) or parts
         raise ConfigError(
@@ -118,8 +119,9 @@ def default_of(name: str, field: FieldInfo, settings: Mapping[str, Any]) -> Any:
     if len(rest) == 1:
         given = settings.get(f"{setting}_options", {})
     elif rest:
-        given = next(spec for spec in settings[setting] if registry.key(_name(spec)) == registry.key(rest[0]))
-    if rest and isinstance(given, Mapping) and rest[-1] in given:
+        specs = _specs(settings[setting])
+        given = next(spec for part, spec in specs.items() if registry.key(part) == registry.key(rest[0]))
+    if rest and rest[-1] in given:
         return given[rest[-1]]
     if field.is_required():
         raise ValueError(f"{name} has no default")
@@ -134,19 +136,29 @@ def merge(settings: Mapping[str, Any]) -> dict[str, Any]:
         if len(rest) == 1:
             merged[f"{setting}_options"] = {**merged.get(f"{setting}_options", {}), rest[0]: value}
         elif len(rest) == 2:
-            merged[setting] = [
-                {**_spec(spec), rest[1]: value} if registry.key(_name(spec)) == registry.key(rest[0]) else spec
-                for spec in merged[setting]
-            ]
+            given = merged[setting]
+            changed = {
+                part: {**spec, rest[1]: value}
+                for part, spec in _specs(given).items()
+                if registry.key(part) == registry.key(rest[0])
+            }
+            if isinstance(given, Mapping):
+                merged[setting] = {**given, **changed}
+            else:
+                merged[setting] = [changed.get(_name(spec), spec) for spec in given]
     return merged
 
 
-def _spec(spec: str | Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": spec} if isinstance(spec, str) else dict(spec)
+def _specs(given: Any) -> dict[str, Mapping[str, Any]]:
+    """Part -> its specification, of a list of names and specifications, or of a mapping by part: of regularisers,
+    whose number is the coefficient."""
+    if isinstance(given, Mapping):
+        return {part: of if isinstance(of, Mapping) else {"coefficient": of} for part, of in given.items()}
+    return {_name(spec): {"name": spec} if isinstance(spec, str) else spec for spec in given}
 
 
 def _name(spec: str | Mapping[str, Any]) -> str:
-    return str(_spec(spec).get("name"))
+    return spec if isinstance(spec, str) else str(spec.get("name"))
 
 
 def _default(field: FieldInfo) -> Any:

@@ -207,9 +207,9 @@ class TestTerm:
         wanted = ContrastiveTerm(**info)(a, b, positives=chosen) + Alignment()(a, b[chosen])
         torch.testing.assert_close(of_positives, wanted)
 
-    def test_a_regulariser_needs_a_coefficient(self) -> None:
-        with pytest.raises(ValueError, match=r"alignment = .* needs a coefficient"):
-            ContrastiveTerm(regularisers={"alignment": {"alpha": 2.0}})
+    def test_regularisers_have_coefficients_by_default(self) -> None:
+        term = ContrastiveTerm(regularisers={"alignment": {"alpha": 3.0}, "margin": {}, "uniformity": 2})
+        assert term.coefficients == {"alignment": 1.0, "margin": 0.1, "uniformity": 2.0}
 
     def test_labels_are_one_for_each_row(self) -> None:
         a, b = sides(N, N)

@@ -226,3 +226,10 @@ def test_tables_of_which_all_rows_move_are_not_sparse() -> None:
 def test_what_has_no_meaning_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, ValueError), match=message):
         built("cl4srec", {**SEQUENCE, **settings})
+
+
+def test_queued_nodes_are_in_no_cluster_of_a_batch() -> None:
+    settings = {"queue_size": 9, "similarity": "cosine"}
+    with pytest.raises(ConfigError, match="use queue_size = 0 or weight = None"):
+        made_pairs("meowrec", **settings)
+    assert made_pairs("meowrec", **settings, weight=None).config.queue_size == 9

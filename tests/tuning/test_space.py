@@ -152,6 +152,18 @@ def test_options_of_one_of_several_parts() -> None:
     assert parts({"augmentations.crop.ratio": {}}, augmentations=given).default() == {"augmentations.crop.ratio": 0.7}
 
 
+@pytest.mark.parametrize("given", [{}, 0.1, {"coefficient": 0.1}])
+def test_options_of_regularisers(given: Any) -> None:
+    config, regularisers = {"model": registry.load("model", "CL4SRec").Config}, {"margin": {}, "alignment": given}
+    options = {"regularisers.alignment.coefficient": {"low": 0.5, "high": 4.0}}
+    found = SearchSpace.of(config, {"regularisers": regularisers}, {**options, "*": "fixed"})
+    assert found.default() == ({"regularisers.alignment.coefficient": 1.0} if given == {} else None)
+    merged = found.settings({"regularisers.alignment.coefficient": 2.0})["regularisers"]
+    assert merged == {"margin": {}, "alignment": {"coefficient": 2.0}}
+    with pytest.raises(ConfigError, match="'uniformity' is not among regularisers; there is margin, alignment"):
+        SearchSpace.of(config, {"regularisers": regularisers}, {"regularisers.uniformity.t": [1.0], "*": "fixed"})
+
+
 def test_settings_by_their_earlier_names() -> None:
     old, new = (parts({name: [["crop"], ["mask"]]}, size=1) for name in ("views", "augmentations"))
     assert old.to_dict() == new.to_dict()

@@ -286,7 +286,7 @@ class SimGCLConfig(GraphContrastiveConfig):
         Search(0.01, 0.5, log=True),
     ] = 0.1
     contrast_weight: Annotated[
-        float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-2, 2.0, log=True)
+        float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(5e-3, 2.0, log=True)
     ] = 0.5
 
 
@@ -333,7 +333,7 @@ class XSimGCLConfig(SimGCLConfig):
         Search(0.01, 0.5, log=True),
     ] = 0.2
     contrast_weight: Annotated[
-        float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(1e-2, 1.0, log=True)
+        float, Field(ge=0, description="lambda, weight of the contrastive term"), Search(5e-3, 1.0, log=True)
     ] = 0.2
     temperature: Annotated[
         float, Field(gt=0, description="of the contrastive similarities"), Search(0.05, 1.0, log=True)

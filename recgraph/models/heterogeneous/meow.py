@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
+from recgraph import registry
 from recgraph.config import Search
 from recgraph.contrast.clustering import Method
 from recgraph.contrast.memory import PrototypeMemory
 from recgraph.contrast.prototypes import Prototypes, PrototypeSet, proto_nce, prototypes_of
 from recgraph.contrast.term import ContrastiveTerm
+from recgraph.contrast.weights import Cluster
 from recgraph.models.base import ModelConfig, Phase, Space, Terms
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.node_model import MetaPathModel, MetaPathModelConfig
@@ -174,6 +176,15 @@ class MEOWRecConfig(MetaPathRecommenderConfig):
         Search(0.01, 2.0, log=True),
     ] = 0.1
     kmeans_iterations: Annotated[int, Field(ge=1, description="of k-means, at most")] = 10
+
+    @model_validator(mode="after")
+    def _clusters_are_of_candidates(self) -> Self:
+        if self.queue_size and self.weight is not None and registry.load("weight", self.weight) is Cluster:
+            raise ValueError(
+                f"queue_size = {self.queue_size}: weight = {self.weight!r} reads the clusters of a batch, in which "
+                "queued nodes are not; use queue_size = 0 or weight = None"
+            )
+        return self
 
 
 class MEOWRec(MEOWLoss, MetaPathRecommender):
