@@ -66,7 +66,7 @@ class _Pairless(Objective):
         a, b = in_pairs(views)
         with full_precision(a):
             a, b = self.project(a), self.project(b)
-            loss = self._value(a, b, views.slow)
+            loss = self._value(a, b, None if views.slow is None else views.slow.to(a.dtype))
         return Outcome.of_all(loss, len(a))
 
     def project(self, x: Tensor) -> Tensor:

@@ -103,6 +103,10 @@ class SlowSides(NamedTuple):
     a: Tensor | None
     b: Tensor
 
+    def to(self, dtype: torch.dtype) -> SlowSides:
+        """The same in a type."""
+        return SlowSides(None if self.a is None else self.a.to(dtype), self.b.to(dtype))
+
 
 @dataclass(frozen=True)
 class Views:

@@ -183,6 +183,19 @@ def test_a_queue_holds_rows_of_the_slow_copy_as_they_were() -> None:
     assert torch.equal(term.queue.rows[term.queue.ids >= 6].sort(0).values, F.normalize(slow, dim=1).sort(0).values)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("objective", ["simsiam", "barlow_twins", "vicreg"])
+def test_without_candidates_the_other_side_is_the_slow_one(objective: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b, slow_a, slow_b = torch.randn(4, 6, 5, generator=draw)
+    term = ContrastiveTerm(objective=objective, objective_settings={"dim": 5})
+    found = term(a, b, slow=SlowSides(slow_a, slow_b))
+    if objective != "simsiam":
+        torch.testing.assert_close(found, term(a, slow_b))
+    # half precision of an encoder under autocast
+    rounded = term(a, b, slow=SlowSides(slow_a, slow_b).to(torch.bfloat16))
+    torch.testing.assert_close(rounded, found, rtol=0.05, atol=0.05)
+
+
 def test_stages_move_the_copy_of_their_own() -> None:
     options = {"hidden_dim": 8, "target_momentum": 0.5, "candidates": "batch"}
     model: Any = registry.load("model", "multistage")(base="sgl", base_options=options, stages=2, stage_epochs=1)
