@@ -29,7 +29,7 @@ class SlowCopy(nn.Module):
     itself (predictor, heads, prototypes, weights) has no copy, but for the projector of its objective. Parameters are
     the same on all ranks after a step, and so is the copy.
 
-    Source: He et al., Momentum Contrast (MoCo), CVPR 2020, equation 2; Grill et al., BYOL, NeurIPS 2020, equation 1.
+    Source: He et al., Momentum Contrast (MoCo), CVPR 2020; Grill et al., BYOL, NeurIPS 2020.
     Departure: m is constant, where BYOL has it rise to 1 along a cosine.
 
     Args:
