@@ -136,6 +136,8 @@ class Model(nn.Module):
         super().__init__()
         self.config: Any = configure(self, self.Config, config, settings)
         self.space: Space | None = None
+        #: settings that the data decided when the model was built, with what they became
+        self.resolved: dict[str, Any] = {}
         #: what a model that distils learns from, see :class:`recgraph.models.distil.Teacher`
         self.teacher: Any = None
         self.seed: int | None = None

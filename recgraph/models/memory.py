@@ -252,6 +252,7 @@ def graph_needs(model: Any, work: Workload, paths: Sequence[MetaPath]) -> Needs:
     parameters += _FLOAT * width * width * (6 + sum(map(len, routes)))
     is_sampled = getattr(config, "mini_batch", False)
     held, fitting = path_bytes(paths, graph, with_contexts=not is_sampled)
+    fitting = max(fitting, _spectral_bytes(model, graph, routes[0][0].start))
     features = sum(0 if x is None else x.nbytes for x in inputs.values())
     n_views = 2 * len(paths)
     n_step = min(n_nodes, work.batch_size * _reached(config)) if is_sampled else n_nodes
@@ -269,6 +270,7 @@ def autoencoder_needs(model: Any, work: Workload, paths: Sequence[MetaPath]) -> 
     layers = n_layers * (len(paths) * (width * width + 5 * width) + 128 * (width + 2))
     parameters = _FLOAT * (width * (2 * n_features + 1) + n_features + layers + 3 * width * width)
     held, fitting = path_bytes(paths, graph, with_contexts=False)
+    fitting = max(fitting, _spectral_bytes(model, graph, paths[0].route(graph)[0].start))
     entries = [path.cost(graph).nnz for path in paths]
     n_drawn = sum(entries) if config.n_neighbours is None else sum(min(e, n * config.n_neighbours) for e in entries)
     # of each layer and path inputs, products, heads, norm and activation; of each entry and head scores and shares
@@ -297,7 +299,21 @@ def relation_needs(model: Any, work: Workload) -> Needs:
     features = sum(0 if x is None else x.nbytes for x in inputs.values())
     vectors = sum(5 * graph.count(name) for name in inputs) + sum(4 * config.n_layers * sum(adj.shape) for adj in edges)
     step = int(_SLACK * _FLOAT * (width * (vectors + 20 * n) + 10 * width * width)) + 2 * features
-    return Needs(parameters, 0, {**held, "features": 2 * features}, step=step, ranking=step // 2)
+    fitting = _spectral_bytes(model, graph, MetaPath(config.metapaths[0]).route(graph)[0].start)
+    held["features"] = 2 * features
+    return Needs(parameters, 0, held, fitting=fitting, step=step, ranking=step // 2)
+
+
+def _spectral_bytes(model: Any, graph: Any, target: str) -> int:
+    """What spectral coordinates take while they are made: blocks of vectors of all nodes, and edges in both directions.
+
+    Types without features need none where they begin at random.
+    """
+    if not model.has_spectral_rows(graph, target):
+        return 0
+    nodes = sum(graph.count(name) for name in graph.node_types)
+    edges = sum(graph.adjacency(edge_type).nnz for edge_type in graph.edge_types)
+    return int(6 * _FLOAT * model.config.hidden_dim * nodes + 100 * edges)
 
 
 def recommender_needs(model: Any, work: Workload, sides: Sequence[Sequence[MetaPath]]) -> Needs:

@@ -185,6 +185,8 @@ def build(
         if initialise is not None:
             initialise(model)
     record.preparation = Cost(seconds=measured.seconds, cpu_seconds=measured.cpu_seconds)
+    if model.resolved:
+        record.resolved = model.resolved
 
 
 def train_model(

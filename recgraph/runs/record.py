@@ -96,6 +96,7 @@ class RunRecord(_Entries):
     Attributes:
         model, model_revision: the model's name in the registry, and the revision of its code.
         config, training: settings of the model and of the training.
+        resolved: of settings that the data decides (``"auto"``, or none), what they became.
         fitted_on: ``"train"``, ``"train+valid"``, ``"all"``, ``"graph"`` or ``"update"``.
         init_items: where the vectors of items came from, see :class:`recgraph.runs.pretrained.InitItems`.
         teacher: of a model that learns from another run: its folder, and a digest of the bundle in it.
@@ -120,6 +121,7 @@ class RunRecord(_Entries):
     model: str
     model_revision: int = 1
     config: dict[str, Any]
+    resolved: dict[str, Any] | None = None
     training: dict[str, Any]
     seed: int
     fitted_on: str

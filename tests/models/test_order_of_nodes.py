@@ -26,7 +26,7 @@ from recgraph.evaluate.node_probe import linear_probe
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.node_task import NodeSplit
-from recgraph.models.heterogeneous import heco, hgmae
+from recgraph.models.heterogeneous import base, heco, hgmae
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.models.heterogeneous.heco import HeCo
 from recgraph.rng import Generators
@@ -58,6 +58,13 @@ def hand_out(monkeypatch: pytest.MonkeyPatch, order: Tensor) -> None:
     monkeypatch.setattr(heco, "sample_neighbours", lambda adj, *_: adj)
     positions = torch.randn(len(order), 64, generator=torch.Generator().manual_seed(10))[order]
     monkeypatch.setattr(hgmae, "metapath2vec", lambda *_: positions)
+    monkeypatch.setattr(base, "coordinates", _by_place)
+
+
+def _by_place(of: HeteroGraph, dim: int, _: torch.Generator) -> dict[str, Tensor]:
+    """First rows of weights as drawn ones are: by the nodes' places (test_spectral.py has those of the graph)."""
+    draw = torch.Generator().manual_seed(11)
+    return {name: torch.randn(of.count(name), dim, generator=draw) for name in of.node_types}
 
 
 def results(model: GraphModel, nodes: Tensor) -> tuple[dict[str, Tensor], Tensor]:

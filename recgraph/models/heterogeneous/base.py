@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -16,6 +16,7 @@ from recgraph.config import Added, Search
 from recgraph.data.part import Part
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
+from recgraph.graph.spectral import coordinates
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, TrainableModel
 from recgraph.models.heterogeneous.type_layers import TypeLayer
@@ -38,6 +39,10 @@ __all__ = [
     "module_names",
     "tables_of",
 ]
+
+# deviation of rows that begin at spectral coordinates: a hundred steps of Adam at the usual rate, so that a training
+# begins with them and does not stay there
+_ROWS_STD = 0.1
 
 
 def module_names(types: Iterable[str]) -> dict[str, str]:
@@ -157,6 +162,14 @@ class GraphConfig(ModelConfig):
     raw_features: Annotated[
         tuple[str, ...], Field(description="node types whose features are not divided by their row sums")
     ] = ()
+    rows: Annotated[
+        Literal["auto", "random", "spectral"],
+        Field(
+            description="how the rows of weights of types without features begin: drawn, or at the nodes' spectral "
+            "coordinates; auto: spectral where the target has no features"
+        ),
+        Added(),
+    ] = "auto"
 
 
 class OneWidthConfig(GraphConfig):
@@ -281,6 +294,31 @@ class GraphModel(HoldsGraph, TrainableModel):
         features = self.features_of(graph, node_type)
         width = graph.count(node_type) if features is None else features.shape[1]
         return TypeLayer(width, self.config.hidden_dim, self.config.dropout if dropout is None else dropout)
+
+    def has_spectral_rows(self, graph: HeteroGraph, target: str) -> bool:
+        """Whether rows of weights of types without features begin at spectral coordinates."""
+        rows = self.config.rows
+        return rows == "spectral" or (rows == "auto" and self.features_of(graph, target) is None)
+
+    def _begin_rows(self, graph: HeteroGraph, target: str, layers: Mapping[str, nn.Module]) -> None:
+        """Begin the rows of weights of types without features at spectral coordinates, where the settings say so.
+
+        Their biases begin at 0. Call it when all layers have their first weights.
+
+        Args:
+            layers: node type -> its layer; one of several paths has these rows in each of its layers.
+        """
+        bare = [name for name in layers if self.features_of(graph, name) is None]
+        spectral = bool(bare) and self.has_spectral_rows(graph, target)
+        if bare:
+            self.resolved["rows"] = "spectral" if spectral else "random"
+        if not spectral:
+            return
+        found = coordinates(graph, self.config.hidden_dim, Generators(self._seed).fresh("rows"))
+        for name in bare:
+            for layer in layers[name].modules():
+                if isinstance(layer, TypeLayer):
+                    layer.begin_at(_ROWS_STD * found[name])
 
     def memory_needs(self, work: Workload) -> Needs:
         return graph_needs(self, work, [MetaPath(path) for path in self.config.metapaths])

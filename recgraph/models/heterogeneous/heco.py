@@ -169,6 +169,9 @@ class HeCo(ContrastiveModel, LearnsClasses):
         self.target = self._target(graph)
         has_features = self.features_of(graph, self.target) is not None
         config: HeCoConfig = self.config.of_target(has_features, graph.count(self.target))
+        self.resolved = {
+            name: value for name, value in config.model_dump().items() if value != getattr(self.config, name)
+        }
         assert config.dropout is not None
         assert config.attention_dropout is not None
         assert config.n_positives is not None
@@ -180,6 +183,7 @@ class HeCo(ContrastiveModel, LearnsClasses):
         self.type_layers = nn.ModuleList(self._type_layer(graph, name, dropout) for name in self.types)
         for layer in self.type_layers:
             nn.init.xavier_normal_(layer.linear.weight, gain=1.414)  # type: ignore[union-attr, arg-type]
+        self._begin_rows(graph, self.target, dict(zip(self.types, self.type_layers, strict=True)))
         features = {name: self._features(graph, name) for name in self.types}
         made = [MetaPath(path, counts=config.counts, normalisation="symmetric") for path in config.metapaths]
         counts = [path.counts(graph) for path in made]

@@ -171,6 +171,7 @@ class HERO(GraphModel):
         self._relations = relations
         self.types = list(dict.fromkeys([*wanted, self.target]))
         self.type_layers = nn.ModuleList(self._type_layer(graph, name) for name in self.types)
+        self._begin_rows(graph, self.target, dict(zip(self.types, self.type_layers, strict=True)))
         self._inputs = _Inputs({name: self._features(graph, name) for name in self.types}, means)
         self.of_relations = nn.ModuleList(
             nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in followed) for followed in self._layers

@@ -195,6 +195,7 @@ class HGMAE(GraphModel):
         target = self._target(graph)
         self.types = [target]
         self.type_layers = nn.ModuleList([self._type_layer(graph, target)])
+        self._begin_rows(graph, target, {target: self.type_layers[0]})
         features = self._features(graph, target)
         paths = [MetaPath(path) for path in config.metapaths]
         counts = [path.counts(graph) for path in paths]

@@ -124,6 +124,7 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
             x = self.features_of(graph, target)
             width = graph.count(target) if x is None else x.shape[1]
             self.type_layers[0] = PathLayers(width, len(paths), x is not None, config.hidden_dim, config.dropout)
+        self._begin_rows(graph, target, dict(zip(self.types, self.type_layers, strict=True)))
         self._masks = make_masks(paths, config, sampled=config.mini_batch)
         drawn = Generators(self._seed)
         ties = drawn.fresh("ties")

@@ -41,6 +41,12 @@ class TypeLayer(nn.Module):
         """[N, D] of features [N, F], dense or sparse; None: the identity; [N] int64: these rows of the identity."""
         return self.activated(self.product(x), generator)
 
+    @torch.no_grad()
+    def begin_at(self, rows: Tensor) -> None:
+        """Begin with these vectors [N, D] of nodes without features, and without bias."""
+        self.linear.weight.copy_(rows.t())
+        self.linear.bias.zero_()
+
     def product(self, x: Tensor | Csr | None) -> Tensor:
         """[N, D]: ``W x``; the argument is that of :meth:`forward`."""
         return times(x, self.weight())

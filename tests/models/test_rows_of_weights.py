@@ -1,0 +1,103 @@
+"""How rows of weights of nodes without features begin: resolved by the graph, recorded, and the user's word first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import recgraph as rg
+from recgraph import registry
+from recgraph.config import ConfigError
+from recgraph.graph.hetero import HeteroGraph
+from recgraph.graph.spectral import coordinates
+from recgraph.models.heterogeneous.base import GraphModel
+from recgraph.rng import Generators
+
+SMALL: dict[str, dict[str, Any]] = {
+    "meow": {"n_clusters": (2,)},
+    "adameow": {},
+    "heco": {},
+    "hero": {},
+    "hgmae": {"n_heads": 2, "walk_options": {"epochs": 1}},
+}
+
+
+def graph(features: bool = False) -> HeteroGraph:
+    draw = torch.Generator().manual_seed(0)
+    ends = torch.arange(60) % 20, torch.randint(12, (60,), generator=draw)
+    made = HeteroGraph.from_edge_lists({"paper": 20, "author": 12}, {("paper", "by", "author"): ends})
+    return made.with_features({"paper": torch.rand(20, 5, generator=draw)}) if features else made
+
+
+def built(name: str, of: HeteroGraph, **settings: Any) -> GraphModel:
+    cls = registry.load("model", name)
+    made: GraphModel = cls(metapaths=("paper-author-paper",), hidden_dim=8, **{**SMALL[name], **settings})
+    return made.build(of, seed=3)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_without_features_of_the_target_rows_begin_at_spectral_coordinates(name: str) -> None:
+    model = built(name, graph())
+    assert model.resolved["rows"] == "spectral"
+    expected = coordinates(graph(), 8, Generators(model._seed).fresh("rows"))
+    layers: Any = dict(zip(model.types, model.type_layers, strict=True))  # type: ignore[arg-type]
+    for node_type, layer in layers.items():
+        assert torch.equal(layer.linear.weight, 0.1 * expected[node_type].t())
+        assert not bool(layer.linear.bias.any())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_with_features_of_the_target_all_weights_are_drawn_as_ever(name: str) -> None:
+    auto, random = built(name, graph(features=True)), built(name, graph(features=True), rows="random")
+    for key, value in auto.state_dict().items():
+        assert torch.equal(value, random.state_dict()[key])
+    # no other type is read by the layers of these two
+    assert auto.resolved.get("rows") == (None if name in ("hgmae", "hero") else "random")
+
+
+def test_what_the_user_sets_wins() -> None:
+    given, auto = built("meow", graph(), rows="random"), built("meow", graph())
+    assert given.resolved["rows"] == "random"
+    assert float(given.type_layers[0].linear.bias.detach().abs().max()) > 0  # type: ignore[index, union-attr]
+    # all that does not begin at coordinates is the same
+    for key, value in given.state_dict().items():
+        assert key.startswith("type_layers") or torch.equal(value, auto.state_dict()[key])
+    with_features = built("meow", graph(features=True), rows="spectral")
+    assert with_features.resolved["rows"] == "spectral"
+    expected = coordinates(graph(features=True), 8, Generators(with_features._seed).fresh("rows"))
+    author: Any = with_features.type_layers[with_features.types.index("author")]
+    assert torch.equal(author.linear.weight, 0.1 * expected["author"].t())
+
+
+def test_one_hot_targets_have_no_features() -> None:
+    assert built("heco", graph(features=True), features={"paper": "one-hot"}).resolved["rows"] == "spectral"
+
+
+def test_paths_with_layers_of_their_own_begin_alike() -> None:
+    model = built("meow", graph(), features_per_path=True)
+    (layer,) = model.type_layers[0].layers  # type: ignore[union-attr, index]
+    assert float(layer.linear.weight.detach().square().mean()) == pytest.approx(0.01, abs=1e-6)  # type: ignore[union-attr]
+
+
+def test_an_unknown_beginning_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="rows = 'svd'"):
+        built("meow", graph(), rows="svd")
+
+
+def test_what_the_graph_decided_is_recorded_and_no_part_of_the_identity(tmp_path: Path) -> None:
+    model = registry.load("model", "heco")(metapaths=("paper-author-paper",), hidden_dim=8, dropout=0.3)
+    run = rg.fit_graph(model, graph(), seed=0, max_epochs=1, out=tmp_path / "run")
+    resolved = rg.Run.open(tmp_path / "run").record.resolved
+    assert resolved is not None
+    assert resolved["rows"] == "spectral"
+    assert {"temperature", "n_positives", "attention_dropout"} <= set(resolved)
+    assert "dropout" not in resolved  # it was given
+    assert run.record.config["rows"] == "auto"
+    assert "rows" not in model.config.identity()
+    # the bundle has the rows as they are after training
+    again = rg.load(tmp_path / "run").model
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
