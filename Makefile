@@ -18,6 +18,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 # several processes share the cores. `make demo OMP_NUM_THREADS=4` takes more.
 OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
+# Where a machine forbids bytecode, every process that tests and commands start compiles the library anew: 1.4 s each.
+export PYTHONDONTWRITEBYTECODE :=
 WORKERS ?= 2
 PYTEST := $(PY) -m pytest
 HAS_GPU := $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'

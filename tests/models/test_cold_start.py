@@ -46,7 +46,7 @@ def test_new_films_are_ranked_by_their_genres(shared: Path) -> None:
 
 
 #: what each model needs to be small
-SMALL = {"sasrec": {"max_epochs": 3}, "mclrec": {"max_epochs": 2}}
+SMALL = {"sasrec": {"max_epochs": 3}, "mclrec": {"max_epochs": 1}}
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,27 +37,27 @@ def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def in_the_middle(url: str, act: Callable[[optuna.trial.FrozenTrial], None]) -> threading.Thread:
+def running(url: str, out: Path, n_trials: int) -> list[optuna.trial.FrozenTrial]:
+    """So many trials that run and have trained for a few epochs, once there are; of a study in the folder ``out``."""
+    until = time.monotonic() + GRACE
+    storage = None
+    while time.monotonic() < until:
+        time.sleep(0.01)
+        # logs are looked at often, which costs nothing; the storage, which does, once they have enough epochs
+        if sum(log.read_bytes().count(b"\n") >= 3 for log in out.glob("trials/*/log.jsonl")) < n_trials:
+            continue
+        storage = storage or open_storage(url)
+        trials = storage.optuna.get_all_trials(storage.optuna.get_study_id_from_name("s"))
+        found = [trial for trial in trials if trial.state.name == "RUNNING" and len(trial.intermediate_values) >= 3]
+        if len(found) >= n_trials:
+            storage.close()
+            return found
+    raise AssertionError(f"{n_trials} trials never ran at once")
+
+
+def in_the_middle(url: str, out: Path, act: Callable[[optuna.trial.FrozenTrial], None]) -> threading.Thread:
     """Do something once, to the first trial that has trained for a few epochs."""
-
-    def wait() -> None:
-        until = time.monotonic() + GRACE
-        storage = None
-        while time.monotonic() < until:
-            time.sleep(0.02)
-            try:
-                storage = storage or open_storage(url)
-                study = storage.optuna.get_study_id_from_name("s")
-                found = storage.optuna.get_all_trials(study)
-            except Exception:  # the study is not there yet
-                continue
-            for trial in found:
-                if trial.state.name == "RUNNING" and len(trial.intermediate_values) >= 3:
-                    storage.close()
-                    act(trial)
-                    return
-
-    thread = threading.Thread(target=wait, daemon=True)
+    thread = threading.Thread(target=lambda: act(running(url, out, 1)[0]), daemon=True)
     thread.start()
     return thread
 
@@ -115,7 +114,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.usefixtures("forked_workers")
 def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: Path, url: str) -> None:
-    killer = in_the_middle(url, kill)
+    killer = in_the_middle(url, tmp_path / "s", kill)
     began = time.monotonic()
     study = tune(split, tmp_path / "s", 2, workers=2, storage=url, settings=LONG, pruner="none", grace=GRACE)
     killer.join()
@@ -130,7 +129,7 @@ def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: 
 
 @pytest.mark.usefixtures("forked_workers")
 def test_workers_that_are_interrupted_save_and_give_their_trials_back(split: Split, tmp_path: Path, url: str) -> None:
-    in_the_middle(url, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    in_the_middle(url, tmp_path / "s", lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         tune(split, tmp_path / "s", 2, workers=2, storage=url, settings=LONG, pruner="none")
     study = tune(split, tmp_path / "s", 2, storage=url, settings=LONG, pruner="none")
@@ -186,6 +185,15 @@ def test_a_last_training_whose_process_is_killed_goes_on_in_another(
     assert tested["n_seeds"] == 2
 
 
+def work_in_the_background(orders: str) -> None:
+    """``python -m recgraph.tuning.worker < orders &``, as a shell without job control starts it: SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    file = os.open(orders, os.O_RDONLY)
+    os.dup2(file, 0)
+    os.close(file)
+    runpy.run_module("recgraph.tuning.worker", run_name="__main__", alter_sys=True)
+
+
 def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_background(
     split: Split, tmp_path: Path
 ) -> None:
@@ -201,27 +209,20 @@ def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_backg
         "name": "0",
         "own": imports.orders(),
     }
-    with subprocess.Popen(
-        [sys.executable, "-m", "recgraph.tuning.worker"],
-        stdin=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    ) as worker:
-        assert worker.stdin is not None
-        worker.stdin.write(json.dumps({**orders, "parent": os.getpid(), "error": f"{tmp_path}/error"}).encode())
-        worker.stdin.close()
+    file = tmp_path / "orders.json"
+    file.write_text(json.dumps({**orders, "parent": os.getpid(), "error": f"{tmp_path}/error"}))
+    with forked.call("test_kills", "work_in_the_background", str(file)) as worker:
         until = time.monotonic() + GRACE
         while not (tmp_path / "study.journal.flock").exists():  # it has asked for a trial
+            assert worker.poll() is None, worker.said
             assert time.monotonic() < until
             time.sleep(0.05)
         worker.send_signal(signal.SIGINT)
-        try:
-            assert worker.wait(GRACE) == INTERRUPTED
-        finally:
-            worker.kill()
+        assert worker.wait(GRACE) == INTERRUPTED, worker.said
 
 
-def command(tmp_path: Path, url: str, epochs: int) -> list[str]:
-    """``recgraph tune`` for the study that :func:`tune` makes with ``LONG``, with two workers."""
+def arguments(tmp_path: Path, url: str, epochs: int) -> list[str]:
+    """Of ``recgraph`` for the study that :func:`tune` makes with ``LONG``, with two workers."""
     space = tmp_path / "space.toml"
     lines = (f'"{name}" = {json.dumps(given) if given else "{}"}' for name, given in SPACE.items())
     space.write_text("\n".join(lines))
@@ -229,36 +230,14 @@ def command(tmp_path: Path, url: str, epochs: int) -> list[str]:
     pairs = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     own = ["--out", str(tmp_path / "s"), "--study", "s", "--storage", url, "--space", str(space), *pairs]
     fixed = ["--trials", "2", "--workers", "2", "--pruner", "none", "--test-seeds", "0"]
-    return [sys.executable, "-m", "recgraph.cli", "tune", "sasrec", "--dataset", "synthetic", *fixed, *own]
-
-
-def running(url: str, epochs: int) -> list[optuna.trial.FrozenTrial]:
-    """The trials that run, when there are two and each has trained for some epochs."""
-    until = time.monotonic() + GRACE
-    storage = None
-    while time.monotonic() < until:
-        time.sleep(0.02)
-        try:
-            storage = storage or open_storage(url)
-            found = storage.optuna.get_all_trials(storage.optuna.get_study_id_from_name("s"))
-        except Exception:  # the study is not there yet
-            continue
-        found = [trial for trial in found if trial.state.name == "RUNNING" and len(trial.intermediate_values) >= epochs]
-        if len(found) == 2:
-            storage.close()
-            return found
-    raise AssertionError("two workers never ran at once")
+    return ["tune", "sasrec", "--dataset", "synthetic", *fixed, *own]
 
 
 def test_workers_end_by_themselves_when_the_command_is_killed(split: Split, tmp_path: Path) -> None:
     url, epochs = f"journal:///{tmp_path}/study.journal", 20
-    with (tmp_path / "log").open("wb") as log:
-        parent = subprocess.Popen(command(tmp_path, url, epochs), stdout=log, stderr=log, start_new_session=True)
-        try:
-            workers = [Process.of(trial.user_attrs["lease"]) for trial in running(url, 3)]
-        finally:
-            parent.kill()
-            parent.wait()
+    with forked.module("recgraph.cli", *arguments(tmp_path, url, epochs), forks_workers=True) as parent:
+        workers = [Process.of(trial.user_attrs["lease"]) for trial in running(url, tmp_path / "s", 2)]
+        parent.kill()
     assert len({worker.pid for worker in workers}) == 2
     until = time.monotonic() + GRACE
     while not all(worker.is_gone for worker in workers):
