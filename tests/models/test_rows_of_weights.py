@@ -45,7 +45,7 @@ def test_without_features_of_the_target_rows_begin_at_spectral_coordinates(name:
     expected = coordinates(graph(), 8, Generators(model._seed).fresh("rows"))
     layers: Any = dict(zip(model.types, model.type_layers, strict=True))  # type: ignore[arg-type]
     for node_type, layer in layers.items():
-        assert torch.equal(layer.linear.weight, 0.1 * expected[node_type].t())
+        assert torch.equal(layer.linear.weight, model.rows_std * expected[node_type].t())
         assert not bool(layer.linear.bias.any())
 
 
@@ -69,7 +69,7 @@ def test_what_the_user_sets_wins() -> None:
     assert with_features.resolved["rows"] == "spectral"
     expected = coordinates(graph(features=True), 8, Generators(with_features._seed).fresh("rows"))
     author: Any = with_features.type_layers[with_features.types.index("author")]
-    assert torch.equal(author.linear.weight, 0.1 * expected["author"].t())
+    assert torch.equal(author.linear.weight, expected["author"].t())
 
 
 def test_one_hot_targets_have_no_features() -> None:
@@ -79,7 +79,7 @@ def test_one_hot_targets_have_no_features() -> None:
 def test_paths_with_layers_of_their_own_begin_alike() -> None:
     model = built("meow", graph(), features_per_path=True)
     (layer,) = model.type_layers[0].layers  # type: ignore[union-attr, index]
-    assert float(layer.linear.weight.detach().square().mean()) == pytest.approx(0.01, abs=1e-6)  # type: ignore[union-attr]
+    assert float(layer.linear.weight.detach().square().mean()) == pytest.approx(1, abs=1e-4)  # type: ignore[union-attr]
 
 
 def test_an_unknown_beginning_is_an_error() -> None:

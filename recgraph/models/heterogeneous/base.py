@@ -40,10 +40,6 @@ __all__ = [
     "tables_of",
 ]
 
-# deviation of rows that begin at spectral coordinates: a hundred steps of Adam at the usual rate, so that a training
-# begins with them and does not stay there
-_ROWS_STD = 0.1
-
 
 def module_names(types: Iterable[str]) -> dict[str, str]:
     """Type of a node -> the name of its module in a ``ModuleDict``, which takes neither dots nor names of its own.
@@ -226,6 +222,9 @@ class GraphModel(HoldsGraph, TrainableModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphConfig
+    #: deviation of rows that begin at spectral coordinates; .1 are a hundred steps of Adam at the usual rate, so that a
+    #: training begins with them and does not stay there
+    rows_std: ClassVar[float] = 0.1
     #: [N] int64, the classes that training reads, -1 for all other nodes; None: it reads none
     known_labels: Tensor | None = None
 
@@ -318,7 +317,7 @@ class GraphModel(HoldsGraph, TrainableModel):
         for name in bare:
             for layer in layers[name].modules():
                 if isinstance(layer, TypeLayer):
-                    layer.begin_at(_ROWS_STD * found[name])
+                    layer.begin_at(self.rows_std * found[name])
 
     def memory_needs(self, work: Workload) -> Needs:
         return graph_needs(self, work, [MetaPath(path) for path in self.config.metapaths])

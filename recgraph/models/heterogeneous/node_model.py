@@ -106,6 +106,8 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
+    #: both views hold a node's own row, and steps on rows teach them that alone: these hardly move
+    rows_std: ClassVar[float] = 1.0
     #: the settings that InfoNCE has in the publication
     info_nce: ClassVar[dict[str, Any]] = {}
 
