@@ -293,6 +293,6 @@ def test_changed_copies_are_read_or_refused(target: str, monkeypatch: pytest.Mon
         report = campaign.campaign(f"test_fuzz_bundles:{target}", 10**9, seed=1, max_minutes=for_minutes)
         print(f"{target}: {report}")
     else:
-        report = campaign.campaign(f"test_fuzz_bundles:{target}", 12)
+        report = campaign.campaign(f"test_fuzz_bundles:{target}", 20)
     assert not report.failures
     assert report.counts
