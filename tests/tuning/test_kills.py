@@ -46,8 +46,11 @@ def running(url: str, out: Path, n_trials: int) -> list[optuna.trial.FrozenTrial
         # logs are looked at often, which costs nothing; the storage, which does, once they have enough epochs
         if sum(log.read_bytes().count(b"\n") >= 3 for log in out.glob("trials/*/log.jsonl")) < n_trials:
             continue
-        storage = storage or open_storage(url)
-        trials = storage.optuna.get_all_trials(storage.optuna.get_study_id_from_name("s"))
+        try:
+            storage = storage or open_storage(url)
+            trials = storage.optuna.get_all_trials(storage.optuna.get_study_id_from_name("s"))
+        except Exception:  # the storage is busy
+            continue
         found = [trial for trial in trials if trial.state.name == "RUNNING" and len(trial.intermediate_values) >= 3]
         if len(found) >= n_trials:
             storage.close()
