@@ -25,7 +25,7 @@ def test_every_part_is_listed_with_what_it_is() -> None:
 
 def test_a_kind_alone_and_a_part_in_detail() -> None:
     assert {row["kind"] for row in rows("weight")} == {"weight"}
-    assert [row["setting"] for row in rows("regulariser", "margin")] == ["temperature", "scope"]
+    assert [row["setting"] for row in rows("regulariser", "margin")] == ["coefficient", "temperature", "scope"]
     assert "hidden_dim" in [row["setting"] for row in rows("augmenter", "mlp")]
 
 

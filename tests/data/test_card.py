@@ -17,7 +17,8 @@ from recgraph.data.catalog.cards import Card, UnknownDatasetError, card_files, f
 ROOT = Path(__file__).resolve().parents[2]
 OF_NODES = ["acm", "aminer", "dblp", "imdb"]
 GRAPHS = [*OF_NODES, *(f"{name}-permuted" for name in OF_NODES), "lastfm-hin", "yelp-hin"]
-NAMES = ["amazon-beauty", "amazon-sports", "amazon-toys", "gowalla", "ml-100k", "ml-1m", "synthetic", "yelp"]
+NAMES = ["amazon-beauty", "amazon-sports", "amazon-toys", "gowalla"]
+NAMES += ["ml-100k", "ml-1m", "ml-1m-ordered", "synthetic", "yelp"]
 MINIMAL = """
 name = "mine"
 title = "Mine"
@@ -113,6 +114,7 @@ HASHES = {
     "lastfm-hin": "c05a3dd6e2bd5516",
     "ml-100k": "c96492e7f0ef76ec",
     "ml-1m": "d4e7da649cb01b34",
+    "ml-1m-ordered": "ebc279b2bc5483c7",
     "synthetic": "7546488168c604f2",
     "yelp": "bbd5ff2ff9e6cd8f",
     "yelp-hin": "4f070c916c066d7f",

@@ -352,6 +352,7 @@ def test_an_interrupted_preparation_leaves_nothing(monkeypatch: pytest.MonkeyPat
         ("amazon-beauty", "Amazon_Beauty.txt"),
         ("amazon-sports", "Amazon_Sports_and_Outdoors.txt"),
         ("yelp", "Yelp.txt"),
+        ("ml-1m-ordered", "ml-1m.txt"),
     ],
 )
 def test_published_sequences(shared: Path, name: str, file: str) -> None:
