@@ -116,7 +116,9 @@ class OrderedLog:
     def of(cls, log: pl.DataFrame, n_users: int, n_items: int) -> OrderedLog:
         """From an encoded log in any order."""
         log = order(log)
-        lengths = torch.bincount(torch.from_numpy(log["user"].to_numpy(writable=True)), minlength=n_users)
+        lengths = torch.bincount(
+            torch.from_numpy(log["user"].cast(pl.Int32).to_numpy(writable=True)), minlength=n_users
+        )
         extra = {
             name: _tensor(log[column], dtype) if column in log.columns else None
             for name, column, dtype in (

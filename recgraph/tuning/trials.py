@@ -113,8 +113,8 @@ class Trials:
         count = 0
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             heartbeat = trial.user_attrs.get(HEARTBEAT)
-            # a trial gets its first heartbeat under the lock that is held here: without one, its worker died between.
-            # Parameters that it drew are not missed; queued ones are a user's, or those of a trial to go on with
+            # workers write a trial's first heartbeat under the lock that is held here: one without it lost its worker
+            # before that. Queued parameters are a user's, or those of a trial that trained already: they wait again
             if heartbeat is None:
                 queued = not _QUEUED.isdisjoint(trial.system_attrs)
                 self._fail(trial, "its worker ended before it began", _RETRIES if queued else 0)

@@ -8,7 +8,7 @@ import pytest
 
 from recgraph.data import ordering
 from recgraph.data.ordering import offsets_of, stable_order
-from recgraph.data.part import order
+from recgraph.data.part import OrderedLog, order
 
 INT64 = np.iinfo(np.int64)
 
@@ -82,3 +82,11 @@ def test_logs_are_ordered_by_user_time_and_row(
     expected = log.sort(["user", "row"] if times == "none" else ["user", "time", "row"])
     assert order(log).equals(expected)
     assert order(expected).equals(expected)
+
+
+@pytest.mark.parametrize("dtype", [pl.UInt32, pl.Int32, pl.Int64])
+def test_logs_have_indices_of_any_integer_type(dtype: type[pl.DataType]) -> None:
+    log = pl.DataFrame(
+        {"row": [0, 1, 2], "user": [1, 0, 1], "item": [2, 0, 1]}, schema_overrides={"user": dtype, "item": dtype}
+    )
+    assert OrderedLog.of(log, 3, 3).items.to_lists() == [[0], [2, 1], []]

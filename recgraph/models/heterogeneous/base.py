@@ -222,8 +222,8 @@ class GraphModel(HoldsGraph, TrainableModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = GraphConfig
-    #: deviation of rows that begin at spectral coordinates; .1 are a hundred steps of Adam at the usual rate, so that a
-    #: training begins with them and does not stay there
+    #: deviation of rows that begin at spectral coordinates; a hundred steps of Adam at the usual rate move a weight by
+    #: .1, so that training starts from the coordinates and can leave them
     rows_std: ClassVar[float] = 0.1
     #: [N] int64, the classes that training reads, -1 for all other nodes; None: it reads none
     known_labels: Tensor | None = None

@@ -106,7 +106,7 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
     """
 
     Config: ClassVar[type[ModelConfig]] = MetaPathModelConfig
-    #: both views hold a node's own row, and steps on rows teach them that alone: these hardly move
+    #: both views hold a node's own row, so that a contrast that trains rows can ignore the graph: wide rows hardly move
     rows_std: ClassVar[float] = 1.0
     #: the settings that InfoNCE has in the publication
     info_nce: ClassVar[dict[str, Any]] = {}

@@ -180,7 +180,7 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
             views: gives what :meth:`draw_views` drew, encoded once for all terms.
         """
         return {
-            "cl1": lambda: self.contrast_drawn(batch, views(), 0, 1, self.originals(views())),
+            "cl1": lambda: self.contrast_views(batch, views(), 0, 1, self.originals(views())),
             "alignment": lambda: self._alignment(views()[0].last, views()[1].last),
             "uniformity": lambda: self._uniformity(views()[0].last, views()[1].last),
         }
@@ -189,7 +189,7 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
         """[B, D] at most once: the sequences themselves, of encoded views, where :attr:`reads_original`."""
         return [views[2].last] if self.reads_original else []
 
-    def contrast_drawn(
+    def contrast_views(
         self, batch: SequenceBatch, views: list[Encoded], first: int, second: int, further: Sequence[Tensor] = ()
     ) -> Tensor:
         """The contrast of two of the views of :meth:`draw_views`, the second as the slow copy encodes it where there is
@@ -208,23 +208,7 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
             return last if share.is_whole else share.gathered(last)
 
         slow = self.slow_sides(self.contrast, lambda: encoded(first), lambda: encoded(second))
-        return self.contrast_pair(batch, views[first].last, views[second].last, further, slow)
-
-    def contrast_pair(
-        self,
-        batch: SequenceBatch,
-        a: Tensor,
-        b: Tensor,
-        further: Sequence[Tensor] = (),
-        slow: SlowSides | None = None,
-    ) -> Tensor:
-        """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item.
-
-        Args:
-            further: views that are contrasted with both.
-            slow: both views as the slow copy encodes them.
-        """
-        return self.contrast_by(self.contrast, batch, a, b, further, slow)
+        return self.contrast_by(self.contrast, batch, views[first].last, views[second].last, further, slow)
 
     def contrast_by(
         self,
@@ -235,7 +219,15 @@ class ContrastiveSequenceModel(ContrastiveModel, SequenceModel):
         further: Sequence[Tensor] = (),
         slow: SlowSides | None = None,
     ) -> Tensor:
-        """The same by another term. Where several ranks train, each has the anchors of its share."""
+        """The contrast of two encoded views of a batch; who the rows are, for weights, is their target item.
+
+        Where several ranks train, each has the anchors of its share.
+
+        Args:
+            term: the contrast.
+            further: views that are contrasted with both.
+            slow: both views as the slow copy encodes them.
+        """
         ids, labels = batch.contrast_targets, batch.labels
         draw = stream(term, batch.generators, of_rank=not self.config.gather_negatives)
         how: dict[str, Any] = {"generator": draw, "epoch": batch.epoch, "further": further, "slow": slow}
@@ -355,5 +347,5 @@ class DuoRec(ContrastiveSequenceModel):
         found = super().contrasts(batch, views)
         found["sup"] = found.pop("cl1")
         if self._has_twins:
-            found["cl1"] = lambda: self.contrast_drawn(batch, views(), 0, 2)
+            found["cl1"] = lambda: self.contrast_views(batch, views(), 0, 2)
         return found
