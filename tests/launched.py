@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import runpy
+import signal
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ __all__ = ["ROOT", "environment", "free_port", "on_ranks", "torchrun"]
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """A port at which nobody listens, below those that Linux gives to whoever asks for any (from 32,768 on)."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_768)
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(rank: int, count: int, port: int) -> dict[str, str]:
@@ -105,6 +109,9 @@ def as_torchrun(count: str, arguments: list[str]) -> None:
 
 
 def _command(*arguments: str) -> None:
-    """In a process that torchrun starts."""
+    """In a process that torchrun starts; it begins without the launcher's handlers, as a new program does."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv[1:] = arguments
     runpy.run_module("recgraph", run_name="__main__", alter_sys=True)

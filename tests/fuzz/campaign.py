@@ -33,7 +33,7 @@ from typing import Any
 import forked
 import mutator
 
-__all__ = ["Report", "Target", "campaign", "minutes"]
+__all__ = ["Report", "Target", "campaign", "minutes", "seed"]
 
 #: of one case: what its process may compute, and how many times as long it may take, on a machine that does other work
 SECONDS, SLOWER = 5.0, 12
@@ -88,6 +88,11 @@ class Report:
 def minutes(default: float = 0.0) -> float:
     """The minutes that ``FUZZ_MINUTES`` gives to each target."""
     return float(os.environ.get("FUZZ_MINUTES", default))
+
+
+def seed() -> int:
+    """Which cases are made: ``FUZZ_SEED`` of a long run, whose cases another seed does not make again."""
+    return int(os.environ.get("FUZZ_SEED", minutes() > 0))
 
 
 def campaign(module: str, count: int, seed: int = 0, max_minutes: float | None = None) -> Report:

@@ -290,7 +290,7 @@ def test_changed_copies_are_read_or_refused(target: str, monkeypatch: pytest.Mon
         monkeypatch.setattr(campaign, "SECONDS", 60.0)
     for_minutes = campaign.minutes()
     if for_minutes:
-        report = campaign.campaign(f"test_fuzz_bundles:{target}", 10**9, seed=1, max_minutes=for_minutes)
+        report = campaign.campaign(f"test_fuzz_bundles:{target}", 10**9, seed=campaign.seed(), max_minutes=for_minutes)
         print(f"{target}: {report}")
     else:
         report = campaign.campaign(f"test_fuzz_bundles:{target}", 20)

@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import forked
 import optuna
 import pytest
 from small_study import LONG, SPACE, states, synthetic, tune
 
+import recgraph as rg
 from recgraph import imports, registry
 from recgraph.data.split import Split
 from recgraph.tuning.plan import Plan
@@ -25,6 +27,8 @@ from recgraph.workers.process import Process, this_process
 
 #: seconds; more than a test takes on the busiest machine
 GRACE = 500.0
+#: of a study whose trials wait in the middle, see :func:`held`
+HELD: dict[str, Any] = {"model": "held", "settings": LONG, "pruner": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +62,29 @@ def running(url: str, out: Path, n_trials: int) -> list[optuna.trial.FrozenTrial
     raise AssertionError(f"{n_trials} trials never ran at once")
 
 
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Trainings of the model "held" wait in their fifth epoch, until this file is gone or they are interrupted."""
+    rg.import_file(Path(__file__).with_name("held.py"))
+    file = tmp_path / "held"
+    file.touch()
+    monkeypatch.setenv("HELD", str(file))
+    return file
+
+
 def in_the_middle(url: str, out: Path, act: Callable[[optuna.trial.FrozenTrial], None]) -> threading.Thread:
     """Do something once, to the first trial that has trained for a few epochs."""
     thread = threading.Thread(target=lambda: act(running(url, out, 1)[0]), daemon=True)
     thread.start()
     return thread
+
+
+def trained_for_a_while(*logs: Path) -> None:
+    """Wait until some trainings have ended a few epochs."""
+    until = time.monotonic() + GRACE
+    while not all(log.exists() and log.read_bytes().count(b"\n") >= 3 for log in logs):
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def kill(trial: optuna.trial.FrozenTrial) -> None:
@@ -116,10 +138,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("forked_workers")
-def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: Path, url: str) -> None:
-    killer = in_the_middle(url, tmp_path / "s", kill)
+def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: Path, url: str, held: Path) -> None:
+    def kill_and_go_on(trial: optuna.trial.FrozenTrial) -> None:
+        kill(trial)
+        held.unlink()
+
+    killer = in_the_middle(url, tmp_path / "s", kill_and_go_on)
     began = time.monotonic()
-    study = tune(split, tmp_path / "s", 2, workers=2, storage=url, settings=LONG, pruner="none", grace=GRACE)
+    study = tune(split, tmp_path / "s", 2, workers=2, storage=url, grace=GRACE, **HELD)
     killer.join()
     check_complete(study, tmp_path / "s", 2, LONG["max_epochs"], "its worker is gone")
     dead = next(trial for trial in study.trials if trial.state.name == "FAIL")
@@ -131,54 +157,58 @@ def test_a_worker_that_is_killed_in_a_trial_is_replaced(split: Split, tmp_path: 
 
 
 @pytest.mark.usefixtures("forked_workers")
-def test_workers_that_are_interrupted_save_and_give_their_trials_back(split: Split, tmp_path: Path, url: str) -> None:
+def test_workers_that_are_interrupted_save_and_give_their_trials_back(
+    split: Split, tmp_path: Path, url: str, held: Path
+) -> None:
     in_the_middle(url, tmp_path / "s", lambda _: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
-        tune(split, tmp_path / "s", 2, workers=2, storage=url, settings=LONG, pruner="none")
-    study = tune(split, tmp_path / "s", 2, storage=url, settings=LONG, pruner="none")
+        tune(split, tmp_path / "s", 2, workers=2, storage=url, **HELD)
+    held.unlink()
+    study = tune(split, tmp_path / "s", 2, storage=url, **HELD)
     check_complete(study, tmp_path / "s", 2, LONG["max_epochs"], "interrupted")
     dispose(study)
 
 
-def test_the_last_trainings_go_on_where_they_were_interrupted(split: Split, tmp_path: Path) -> None:
+def test_the_last_trainings_go_on_where_they_were_interrupted(split: Split, tmp_path: Path, held: Path) -> None:
+    held.unlink()
+    tune(split, tmp_path / "s", 1, **HELD)
+    held.touch()
     log = tmp_path / "s" / "final" / "trial-0000" / "seed-0" / "log.jsonl"
 
     def epochs() -> list[int]:
         return [json.loads(line)["epoch"] for line in log.read_text().splitlines()]
 
     def interrupt() -> None:
-        until = time.monotonic() + GRACE
-        while not log.exists() or log.read_bytes().count(b"\n") < 3:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        trained_for_a_while(log)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt, match="interrupted in epoch"):
-        tune(split, tmp_path / "s", 1, settings=LONG, test_seeds=1)
+        tune(split, tmp_path / "s", 1, **HELD, test_seeds=1)
     assert 3 <= len(epochs()) < LONG["max_epochs"]
-    study = tune(split, tmp_path / "s", 1, settings=LONG, test_seeds=1)
+    held.unlink()
+    study = tune(split, tmp_path / "s", 1, **HELD, test_seeds=1)
     assert epochs() == list(range(1, LONG["max_epochs"] + 1))
     assert len(study.user_attrs["unsealed"]) == 1
     assert states(study) == {"COMPLETE": 1}
 
 
 def test_a_last_training_whose_process_is_killed_goes_on_in_another(
-    split: Split, tmp_path: Path, forked_workers: list[forked.Worker]
+    split: Split, tmp_path: Path, forked_workers: list[forked.Worker], held: Path
 ) -> None:
-    tune(split, tmp_path / "s", 1, settings=LONG)
+    held.unlink()
+    tune(split, tmp_path / "s", 1, **HELD)
+    held.touch()
     logs = [tmp_path / "s" / "final" / "trial-0000" / f"seed-{number}" / "log.jsonl" for number in (0, 1)]
 
     def kill_one() -> None:
-        until = time.monotonic() + GRACE
-        while not all(log.exists() and log.read_bytes().count(b"\n") >= 3 for log in logs):
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        trained_for_a_while(*logs)
         os.kill(forked_workers[0].pid, signal.SIGKILL)
+        held.unlink()
 
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()
-    study = tune(split, tmp_path / "s", 1, settings=LONG, workers=2, test_seeds=2)
+    study = tune(split, tmp_path / "s", 1, **HELD, workers=2, test_seeds=2)
     thread.join()
     assert len(forked_workers) == 3
     for log in logs:
@@ -224,21 +254,22 @@ def test_a_worker_stops_when_it_is_asked_to_although_its_command_is_in_the_backg
         assert worker.wait(GRACE) == INTERRUPTED, worker.said
 
 
-def arguments(tmp_path: Path, url: str, epochs: int) -> list[str]:
-    """Of ``recgraph`` for the study that :func:`tune` makes with ``LONG``, with two workers."""
+def arguments(tmp_path: Path, url: str) -> list[str]:
+    """Of ``recgraph`` for the study that :func:`tune` makes with ``HELD``, with two workers."""
     space = tmp_path / "space.toml"
     lines = (f'"{name}" = {json.dumps(given) if given else "{}"}' for name, given in SPACE.items())
     space.write_text("\n".join(lines))
-    settings = {**LONG, "max_epochs": epochs, "patience": "none"}
+    settings = {**LONG, "patience": "none"}
     pairs = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     own = ["--out", str(tmp_path / "s"), "--study", "s", "--storage", url, "--space", str(space), *pairs]
     fixed = ["--trials", "2", "--workers", "2", "--pruner", "none", "--test-seeds", "0"]
-    return ["tune", "sasrec", "--dataset", "synthetic", *fixed, *own]
+    model = str(Path(__file__).with_name("held.py"))
+    return ["--import", model, "tune", "held", "--dataset", "synthetic", *fixed, *own]
 
 
-def test_workers_end_by_themselves_when_the_command_is_killed(split: Split, tmp_path: Path) -> None:
-    url, epochs = f"journal:///{tmp_path}/study.journal", 20
-    with forked.module("recgraph.cli", *arguments(tmp_path, url, epochs), forks_workers=True) as parent:
+def test_workers_end_by_themselves_when_the_command_is_killed(split: Split, tmp_path: Path, held: Path) -> None:
+    url = f"journal:///{tmp_path}/study.journal"
+    with forked.module("recgraph.cli", *arguments(tmp_path, url), forks_workers=True) as parent:
         workers = [Process.of(trial.user_attrs["lease"]) for trial in running(url, tmp_path / "s", 2)]
         parent.kill()
     assert len({worker.pid for worker in workers}) == 2
@@ -246,7 +277,7 @@ def test_workers_end_by_themselves_when_the_command_is_killed(split: Split, tmp_
     while not all(worker.is_gone for worker in workers):
         assert time.monotonic() < until, "a worker works on although nobody is there to want it"
         time.sleep(0.05)
-    settings = {**LONG, "max_epochs": epochs}
-    study = tune(split, tmp_path / "s", 2, storage=url, settings=settings, pruner="none")
-    check_complete(study, tmp_path / "s", 2, epochs, "interrupted")
+    held.unlink()
+    study = tune(split, tmp_path / "s", 2, storage=url, **HELD)
+    check_complete(study, tmp_path / "s", 2, LONG["max_epochs"], "interrupted")
     assert states(study)["FAIL"] == 2
