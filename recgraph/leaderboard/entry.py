@@ -57,6 +57,9 @@ def _plain(text: str) -> str:
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
     return re.sub(r"\s+", " ", text.replace("``", "")).strip()
 
+#: of an identity, what is a configuration
+_PARTS = ("config", "training", "labels", "data")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -67,7 +70,7 @@ class Entry:
         model: its key in the registry.
         class_name: of the model.
         text: its docstring: summary, paper, departures.
-        note: of the board.
+        note: of the board, and which classes of nodes its training reads, if any.
         study: the study whose best trial gave the settings, or None.
         address: of the configuration, as in the names of its records.
         seeds: those that the board asks for; ``done`` are those with a record.
@@ -120,12 +123,12 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[int, Record]) ->
         model=first.model,
         class_name=cls.__name__,
         text=text_of(cls),
-        note=spec.note,
+        note=" ".join(filter(None, (spec.note, _what_it_read(first)))),
         study=spec.study,
         address=first.entry,
         seeds=tuple(job.seed for job in jobs),
         settings=tuple(setting_text(*each) for each in first.settings.items()),
-        configuration={name: first.identity[name] for name in ("config", "training", "data") if name in first.identity},
+        configuration={name: first.identity[name] for name in _PARTS if name in first.identity},
         best_epochs={seed: record["training"]["best_epoch"] for seed, record in records.items()},
         commands={job.seed: _command(job, records.get(job.seed)) for job in jobs},
         command=_command(first, next(iter(records.values()), None), "$seed"),
@@ -135,6 +138,12 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[int, Record]) ->
         commits=_each(each["commit"] or "unknown" for each in provenance),
         times={seed: record["at"] for seed, record in records.items()},
     )
+
+
+def _what_it_read(job: Job) -> str:
+    """Of an entry whose training reads classes of nodes: which ones."""
+    read = job.identity.get("labels")
+    return f"Its training reads the classes of the train nodes of split {read['labels']}." if read else ""
 
 
 def _command(job: Job, record: Record | None, seed: str | None = None) -> str:

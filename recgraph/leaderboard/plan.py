@@ -22,7 +22,7 @@ from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
-from recgraph.runs.run import DataConfig, ProbeSettings
+from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
 from recgraph.train.config import GraphTrainConfig, TrainConfig
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "TunedSettings",
     "check_entries",
     "check_study",
+    "data_hash_of_nodes",
     "digest",
     "jobs_of",
     "load_data_hash",
@@ -314,9 +315,12 @@ def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> d
     """The configuration with all defaults, by part."""
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
     if issubclass(cls, TrainableModel):
-        parts["training"] = GraphTrainConfig if of_nodes else TrainConfig
+        parts |= {"training": GraphTrainConfig, "labels": LabelsConfig} if of_nodes else {"training": TrainConfig}
     shared = distribute(settings, parts)
-    return {name: part.of(shared[name]).identity() for name, part in parts.items()}
+    made = {name: part.of(shared[name]) for name, part in parts.items()}
+    if made.get("labels") == LabelsConfig():  # records of entries that read none know nothing of labels
+        del made["labels"]
+    return {name: part.identity() for name, part in made.items()}
 
 
 def _protocol_hashes(protocol: ProtocolSpec, of_nodes: bool) -> list[str]:
@@ -334,8 +338,13 @@ def load_data_hash(sheet: SheetSpec) -> str:
         UnavailableError: the data set is not available.
     """
     if is_of_nodes(sheet.dataset):
-        from recgraph.data.catalog import load_graph, load_node_task
-
-        return digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
+        return data_hash_of_nodes(sheet.dataset)
     chosen = sheet.protocol.model_dump(include=set(DataConfig.model_fields))
     return digest(DataConfig.of(chosen).split_of(sheet.dataset).hash)
+
+
+def data_hash_of_nodes(dataset: str) -> str:
+    """The same of a graph with classes of nodes: of all its splits, also where a run is not measured on each."""
+    from recgraph.data.catalog import load_graph, load_node_task
+
+    return digest([load_graph(dataset).hash, load_node_task(dataset).hash])

@@ -17,7 +17,7 @@ from typing import Any
 from recgraph.evaluate.metrics.names import import_all
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
-from recgraph.leaderboard.plan import TITLES, Job, digest
+from recgraph.leaderboard.plan import TITLES, Job, data_hash_of_nodes, digest
 from recgraph.leaderboard.store import Record, Store
 from recgraph.runs.fit import train
 from recgraph.runs.record import SELECTION, Measured
@@ -47,7 +47,7 @@ def train_and_test(job: Job, store: Store, device: str | None = None) -> Record:
         "seed": job.seed,
         "identity": job.identity,
         "settings": job.settings,
-        "data_hash": _data_hash(run, found),
+        "data_hash": _data_hash(run, job),
         **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
         "training": _training_record(run.record.to_json()),
         "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
@@ -90,11 +90,9 @@ def _evaluate(run: Run | NodeRun, job: Job) -> Results | NodeResults:
     return run.evaluate(cutoffs=job.cutoffs, metrics=job.metric_names) if isinstance(run, Run) else run.evaluate()
 
 
-def _data_hash(run: Run | NodeRun, found: Results | NodeResults) -> str:
+def _data_hash(run: Run | NodeRun, job: Job) -> str:
     """The same hash as :func:`recgraph.leaderboard.plan.load_data_hash`."""
-    if isinstance(found, NodeResults):
-        return digest([run.record["data"]["graph_hash"], found.protocol.task_hash])
-    return digest(run.record["data"]["split_hash"])
+    return data_hash_of_nodes(job.dataset) if isinstance(run, NodeRun) else digest(run.record["data"]["split_hash"])
 
 
 def _user_scores(found: Results) -> dict[str, Any]:
