@@ -57,6 +57,7 @@ def _plain(text: str) -> str:
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text)
     return re.sub(r"\s+", " ", text.replace("``", "")).strip()
 
+
 #: of an identity, what is a configuration
 _PARTS = ("config", "training", "labels", "data")
 

@@ -320,6 +320,7 @@ def test_recommend_to_all_users_by_an_approximate_index(run: Path, tmp_path: Pat
     for name, options in (("exact", ()), ("ann", ("--ann",))):
         done = call("recommend", run, "--all", "-k", 4, *options, "--out", tmp_path / f"{name}.parquet")
         assert done.exit_code == 0, done.output
+        assert ("its lists have 100.0% of the items of exact ones" in done.stderr) == (name == "ann")
     exact, near = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in ("exact", "ann"))
     assert len(near.join(exact, on=["user_id", "item_id", "rank"])) > 0.9 * len(exact)
 

@@ -21,6 +21,7 @@ from recgraph.evaluate.ranking import evaluating
 from recgraph.models.base import Model, ModelConfig, Space
 from recgraph.models.closed_form.linear import EASE
 from recgraph.serve import recommender as module
+from recgraph.serve.recall import recall_of_lists
 from recgraph.serve.recommender import NoHistoryError, Recommender
 
 
@@ -247,6 +248,24 @@ def test_approximate_search_with_everything_found_is_exact() -> None:
     assert len(hnsw.join(exact, on=["who", "what"])) > 0.9 * len(exact)
     with pytest.raises(ValueError, match="factory"):
         module.AnnIndex.build(served.model, "nonsense")
+    with pytest.raises(ValueError, match="search = 'nprobe=2' is nothing that 'HNSW32' can be told"):
+        module.AnnIndex.build(served.model, search="nprobe=2")
+
+
+def test_how_near_approximate_lists_are_to_exact_ones() -> None:
+    pytest.importorskip("faiss")
+    served = serve(log(n_users=60, n_items=3000))
+    with pytest.raises(ValueError, match="call use_ann"):
+        recall_of_lists(served)
+    exact = served.recommend(users="all", k=7)
+    shares = {}
+    for factory, search in (("Flat", None), ("IVF64,Flat", "nprobe=1"), ("IVF64,Flat", "nprobe=16")):
+        served.use_ann(module.AnnIndex.build(served.model, factory, search=search))
+        shares[search] = recall_of_lists(served, k=7, n_users=1000)
+        found = served.recommend(users="all", k=7)
+        assert shares[search] == len(exact.join(found, on=["who", "what"])) / len(exact)
+        assert served.ann is not None
+    assert 0 < shares["nprobe=1"] < shares["nprobe=16"] < shares[None] == 1
 
 
 def test_approximate_lists_do_not_depend_on_who_else_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,37 @@
+"""How near lists by an approximate index are to exact ones."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from recgraph.rng import Generators
+from recgraph.serve.recommender import Recommender
+
+__all__ = ["recall_of_lists"]
+
+
+def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0) -> float:
+    """The share of the items of exact lists that the lists by a recommender's index have, too.
+
+    Args:
+        recommender: after :meth:`~recgraph.serve.recommender.Recommender.use_ann`.
+        k: the length of the lists.
+        n_users: how many users with a history are asked for, drawn by ``seed``; fewer where there are fewer.
+
+    Raises:
+        ValueError: it has no index, or no user has a history.
+    """
+    if recommender.ann is None:
+        raise ValueError("the recommender has no index; call use_ann() first")
+    near, exact = copy.copy(recommender), copy.copy(recommender)
+    near.kind = exact.kind = "polars"
+    exact.ann = None
+    with_history = recommender.seen.lengths.nonzero().flatten()
+    if not len(with_history):
+        raise ValueError("no user of the recommender has a history")
+    drawn = torch.randperm(len(with_history), generator=Generators(seed).fresh("users"))[:n_users]
+    users = recommender.users.ids(with_history[drawn])
+    found, wanted = (each.recommend(users=users, k=k) for each in (near, exact))
+    return len(wanted.join(found, on=wanted.columns[:2])) / len(wanted)
