@@ -196,7 +196,7 @@ def _product(a: Csr, b: Csr, degrees: Tensor, n: int) -> Csr:
     cells = torch.repeat_interleave(a.rows * b.shape[1], lengths, output_size=n).add_(b.indices[partners])
     weights = None
     if b.weights is not None:
-        weights = b.weights.to(torch.float64)[partners]
+        weights = b.weights[partners].to(torch.float64)
     if a.weights is not None:
         other = torch.repeat_interleave(a.weights.to(torch.float64), lengths, output_size=n)
         weights = other if weights is None else weights.mul_(other)
