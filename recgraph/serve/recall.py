@@ -21,7 +21,8 @@ def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, s
         n_users: how many users with a history are asked for, drawn by ``seed``; fewer where there are fewer.
 
     Raises:
-        ValueError: it has no index, or no user has a history.
+        ValueError: it has no index, no user has a history, or nothing is known to the model of one that has
+            (:class:`recgraph.serve.request.NoHistoryError`).
     """
     if recommender.ann is None:
         raise ValueError("the recommender has no index; call use_ann() first")

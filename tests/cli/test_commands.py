@@ -325,6 +325,21 @@ def test_recommend_to_all_users_by_an_approximate_index(run: Path, tmp_path: Pat
     assert len(near.join(exact, on=["user_id", "item_id", "rank"])) > 0.9 * len(exact)
 
 
+def test_an_index_whose_lists_cannot_be_compared_is_used_all_the_same(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+
+    def of_nobody(*_: object) -> float:
+        raise ValueError("no user of the recommender has a history")
+
+    monkeypatch.setattr("recgraph.serve.recall.recall_of_lists", of_nobody)
+    done = call("recommend", run, "-u", 7, "-k", 4, "--ann")
+    assert done.exit_code == 0, done.output
+    assert "is not measured: no user of the recommender has a history" in done.stderr
+    assert len(done.stdout.splitlines()) == 5
+
+
 def test_recommend_by_rules(run: Path, tmp_path: Path) -> None:
     plain = [row["item_id"] for row in rows("recommend", run, "-u", 1, "-k", 20, "--with", "group")]
     options = ("--max-per", "group=1", "--block", plain[0], "--boost", "place=0.001", "--diversity", "0.2")
