@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.ragged import Ragged, consecutive
 
 __all__ = ["Csr", "as_floating", "check_entries", "csr_tensor", "sort_entries"]
 
@@ -243,15 +243,11 @@ class Csr:
 
     def take_rows(self, rows: Tensor) -> Csr:
         """The given rows ([K] int64, repeats allowed), as a [K, C] matrix."""
-        # costs what is taken, and nothing of the rest: callers take rows block by block
+        # the cost is that of the rows taken, not of the whole matrix: callers take rows block by block
         starts = self.indptr[rows]
-        lengths = self.indptr[rows + 1] - starts
-        indptr = _offsets(lengths)
-        total = int(indptr[-1])
-        entries = torch.repeat_interleave(starts - indptr[:-1], lengths, output_size=total)
-        entries += torch.arange(total, device=self.device)
-        weights = None if self.weights is None else self.weights[entries]
-        return Csr(indptr, self.indices[entries], weights, (rows.numel(), self.shape[1]))
+        entries = consecutive(starts, self.indptr[rows + 1] - starts)
+        weights = None if self.weights is None else self.weights[entries.values]
+        return Csr(entries.offsets, self.indices[entries.values], weights, (rows.numel(), self.shape[1]))
 
     def row_block(self, block: slice) -> Csr:
         """Consecutive rows, without a copy of their entries."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recgraph.engine import Engine, Piece
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.ragged import Ragged, consecutive
 
 __all__ = [
     "Counts",
@@ -189,10 +189,8 @@ def _is_sorted(n: int, n_rows: int, n_columns: int) -> bool:
 def _product(a: Csr, b: Csr, degrees: Tensor, n: int) -> Csr:
     """The product of few rows with B, whose degrees are given, from n pairs; weights float64."""
     lengths = degrees[a.indices]
-    before = torch.cumsum(lengths, 0) - lengths
     # entry e of a meets the entries of row a.indices[e] of b, which are consecutive
-    starts = b.indptr[a.indices] - before
-    partners = torch.repeat_interleave(starts, lengths, output_size=n).add_(torch.arange(n, device=b.device))
+    partners = consecutive(b.indptr[a.indices], lengths, n).values
     cells = torch.repeat_interleave(a.rows * b.shape[1], lengths, output_size=n).add_(b.indices[partners])
     weights = None
     if b.weights is not None:

@@ -118,11 +118,8 @@ class Ragged:
         Args:
             rows, starts, lengths: [K] int64; the windows must lie inside their rows.
         """
-        shape = Ragged.from_lengths(lengths, lengths)
-        index = (self.offsets[:-1][rows] + starts)[shape_rows(shape.offsets, int(shape.offsets[-1]))]
-        index = index + torch.arange(index.numel(), device=self.device)
-        index = index - torch.repeat_interleave(shape.offsets[:-1], lengths, output_size=index.numel())
-        return Ragged(self.values[index], shape.offsets)
+        index = consecutive(self.offsets[:-1][rows] + starts, lengths)
+        return Ragged(self.values[index.values], index.offsets)
 
     def take(self, rows: Tensor) -> Ragged:
         """The given rows ([K] int64, repeats allowed)."""
@@ -177,11 +174,17 @@ class Ragged:
         return Ragged(values, offsets, *host)
 
 
-def shape_rows(offsets: Tensor, total: int) -> Tensor:
-    """[total] int64: the row of each place of a ragged shape."""
-    lengths = offsets[1:] - offsets[:-1]
-    index = torch.arange(lengths.numel(), device=offsets.device)
-    return torch.repeat_interleave(index, lengths, output_size=total)
+def consecutive(starts: Tensor, lengths: Tensor, total: int | None = None) -> Ragged:
+    """Rows of consecutive numbers: row i is ``starts[i], starts[i] + 1, ...``, of ``lengths[i]`` numbers.
+
+    Args:
+        starts, lengths: [K] int64.
+        total: the sum of the lengths; where it is not given, the device is waited for.
+    """
+    offsets = Ragged.from_lengths(lengths, lengths).offsets
+    total = int(offsets[-1]) if total is None else total
+    first = torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=total)
+    return Ragged(first.add_(torch.arange(total, device=starts.device)), offsets)
 
 
 def row_softmax(scores: Tensor, offsets: Tensor, rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.ragged import Ragged, consecutive
 
 __all__ = ["RowSample", "sample_rows"]
 
@@ -51,7 +51,7 @@ def sample_rows(
     starts = adj.indptr[rows]
     degrees = adj.indptr[rows + 1] - starts
     if fan_out is None:
-        return RowSample(_whole(starts, degrees), degrees.new_ones(len(degrees), dtype=torch.float64))
+        return RowSample(consecutive(starts, degrees), degrees.new_ones(len(degrees), dtype=torch.float64))
     if generator is None:
         raise ValueError(f"fan_out = {fan_out} needs a generator to draw with")
     if replace:
@@ -65,13 +65,6 @@ def sample_rows(
     drawn = (picks + starts[:, None])[torch.arange(fan_out, device=adj.device) < counts[:, None]]
     scale = degrees.clamp(min=1).to(torch.float64) / counts.clamp(min=1)
     return RowSample(Ragged.from_lengths(drawn, counts), scale)
-
-
-def _whole(starts: Tensor, degrees: Tensor) -> Ragged:
-    shape = Ragged.from_lengths(degrees, degrees)
-    n = int(shape.offsets[-1])
-    first = torch.repeat_interleave(starts - shape.offsets[:-1], degrees, output_size=n)
-    return Ragged(first.add_(torch.arange(n, device=starts.device)), shape.offsets)
 
 
 def _uniform(below: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from largest import Largest
 
 from recgraph.sparse import products as module
 from recgraph.sparse.csr import Csr
@@ -148,18 +146,6 @@ def test_work_grows_with_the_pairs_and_not_with_the_columns(monkeypatch: pytest.
         n_blocks = sum(1 for _ in compose_blocks(a, b))
         assert n_blocks <= 2 * 9 * n / module._MAX_SORTED + 1
         assert sum(n_degrees) <= 3 * n
-
-
-class Largest(TorchDispatchMode):
-    """The numbers of the largest tensor that is made."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor):
-            self.numel = max(self.numel, made.numel())
-        return made
 
 
 def test_a_block_costs_what_its_rows_meet_and_nothing_of_the_rest() -> None:

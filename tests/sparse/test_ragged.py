@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recgraph.sparse.ragged import Ragged, shape_rows
+from recgraph.sparse.ragged import Ragged, consecutive
 
 Rows = list[list[int]]
 ROWS = st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=7)
@@ -86,9 +86,13 @@ def test_cat(parts: list[Rows]) -> None:
 
 @given(ROWS)
 @settings(max_examples=20)
-def test_shape_rows(rows: Rows) -> None:
-    ragged = make(rows)
-    assert torch.equal(shape_rows(ragged.offsets, ragged.values.numel()), ragged.rows)
+def test_consecutive_numbers(rows: Rows) -> None:
+    shape = make(rows)
+    starts = torch.arange(shape.n_rows) * 3 - 4
+    for total in (None, shape.values.numel()):
+        found = consecutive(starts, shape.lengths, total)
+        assert torch.equal(found.values, starts[shape.rows] + shape.positions)
+        assert torch.equal(found.offsets, shape.offsets)
 
 
 def test_padded_to_a_wider_width() -> None:
