@@ -146,9 +146,14 @@ def _read(value: Any, wanted: Any) -> tuple[bool, Any]:
         return callable(value), value
     if getattr(wanted, "_is_protocol", False):
         # a ranker with vectors needs no score(), one with scores no vectors: what has nothing of it is none
-        return any(hasattr(value, each) for each in _members(wanted)), value
+        return any(_has(value, each) for each in _members(wanted)), value
     kind = origin or wanted
     return not isinstance(kind, type) or isinstance(value, kind), value
+
+
+def _has(value: Any, name: str) -> bool:
+    """``hasattr``, which does not compute a property: that of an engine may connect to a cluster."""
+    return inspect.getattr_static(value, name, None) is not None or hasattr(value, name)
 
 
 def _members(protocol: type) -> list[str]:

@@ -113,7 +113,6 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RECGRAPH_HOME", str(tmp_path_factory.getbasetemp() / "home"))
         patch.delenv("RAY_ADDRESS", raising=False)
-        ray.shutdown()  # of a Ray that an earlier test has left, if any
         ray.init(
             address="local",
             num_cpus=2,

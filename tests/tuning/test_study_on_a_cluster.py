@@ -59,6 +59,8 @@ def test_a_worker_that_is_killed_is_started_again_and_no_trial_is_lost(
     assert [trial.state.name for trial in study.trials].count("COMPLETE") == 2
 
 
-def test_a_study_on_a_cluster_needs_a_folder(split: Split) -> None:
+def test_a_study_on_a_cluster_needs_a_folder(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before anything connects to a cluster, or starts one."""
+    monkeypatch.setattr(Ray, "connected", lambda _: pytest.fail("connected"))
     with pytest.raises(ConfigError, match="engine needs a folder that its machines share"):
         tune(split, engine=Ray())
