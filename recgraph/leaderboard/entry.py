@@ -58,7 +58,7 @@ def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", text.replace("``", "")).strip()
 
 
-#: of an identity, what is a configuration
+#: the parts of a job's identity that are its configuration
 _PARTS = ("config", "training", "labels", "data")
 
 
@@ -142,7 +142,7 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[int, Record]) ->
 
 
 def _what_it_read(job: Job) -> str:
-    """Of an entry whose training reads classes of nodes: which ones."""
+    """A sentence that names the labels that the training reads; empty where it reads none."""
     read = job.identity.get("labels")
     return f"Its training reads the classes of the train nodes of split {read['labels']}." if read else ""
 

@@ -31,7 +31,6 @@ __all__ = [
     "TunedSettings",
     "check_entries",
     "check_study",
-    "data_hash_of_nodes",
     "digest",
     "jobs_of",
     "load_data_hash",
@@ -318,7 +317,7 @@ def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> d
         parts |= {"training": GraphTrainConfig, "labels": LabelsConfig} if of_nodes else {"training": TrainConfig}
     shared = distribute(settings, parts)
     made = {name: part.of(shared[name]) for name, part in parts.items()}
-    if made.get("labels") == LabelsConfig():  # records of entries that read none know nothing of labels
+    if made.get("labels") == LabelsConfig():  # entries that read none keep their address
         del made["labels"]
     return {name: part.identity() for name, part in made.items()}
 
@@ -338,13 +337,8 @@ def load_data_hash(sheet: SheetSpec) -> str:
         UnavailableError: the data set is not available.
     """
     if is_of_nodes(sheet.dataset):
-        return data_hash_of_nodes(sheet.dataset)
+        from recgraph.data.catalog import load_graph, load_node_task
+
+        return digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
     chosen = sheet.protocol.model_dump(include=set(DataConfig.model_fields))
     return digest(DataConfig.of(chosen).split_of(sheet.dataset).hash)
-
-
-def data_hash_of_nodes(dataset: str) -> str:
-    """The same of a graph with classes of nodes: of all its splits, also where a run is not measured on each."""
-    from recgraph.data.catalog import load_graph, load_node_task
-
-    return digest([load_graph(dataset).hash, load_node_task(dataset).hash])

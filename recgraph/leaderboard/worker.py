@@ -14,10 +14,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from recgraph.data.catalog import load_node_task
 from recgraph.evaluate.metrics.names import import_all
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
-from recgraph.leaderboard.plan import TITLES, Job, data_hash_of_nodes, digest
+from recgraph.leaderboard.plan import TITLES, Job, digest
 from recgraph.leaderboard.store import Record, Store
 from recgraph.runs.fit import train
 from recgraph.runs.record import SELECTION, Measured
@@ -92,7 +93,10 @@ def _evaluate(run: Run | NodeRun, job: Job) -> Results | NodeResults:
 
 def _data_hash(run: Run | NodeRun, job: Job) -> str:
     """The same hash as :func:`recgraph.leaderboard.plan.load_data_hash`."""
-    return data_hash_of_nodes(job.dataset) if isinstance(run, NodeRun) else digest(run.record["data"]["split_hash"])
+    if isinstance(run, Run):
+        return digest(run.record["data"]["split_hash"])
+    # of all splits: a run that has read labels is not measured on each
+    return digest([run.record["data"]["graph_hash"], load_node_task(job.dataset).hash])
 
 
 def _user_scores(found: Results) -> dict[str, Any]:
