@@ -85,7 +85,7 @@ test-oldest: $(STAMP)  ## the quick tests with the oldest version of each packag
 test-gpu: $(STAMP)  ## the contract tests on a CUDA device
 	@if $(HAS_GPU); then $(PYTEST) -m gpu $(ARGS); else echo "no device: not run"; fi
 
-fuzz: $(STAMP)  ## damaged and hostile files for every reader, FUZZ_MINUTES (5) for each; FUZZ_SEED makes other ones
+fuzz: $(STAMP)  ## damaged and hostile files for every reader, FUZZ_MINUTES (5) for each; FUZZ_SEED draws other cases
 	FUZZ_MINUTES=$(or $(FUZZ_MINUTES),5) FUZZ_SEED=$(or $(FUZZ_SEED),1) $(PYTEST) -rP tests/fuzz $(ARGS)
 
 bench: $(STAMP)  ## speed against other libraries, each in an environment of its own

@@ -107,16 +107,16 @@ def recommend(
 
 
 def _use_ann(recommender: Recommender, k: int) -> None:
-    """Build an index, and say how near its lists are to the exact ones."""
+    """Build an index and print the recall of its lists."""
     from recgraph.serve.recall import recall_of_lists
 
     recommender.use_ann()
     try:
         share = recall_of_lists(recommender, k)
-    except ValueError as error:  # of a model of sessions no user may be known
-        note(f"approximate: how near its lists are to exact ones is not measured: {error}")
+    except ValueError as error:  # a run on sessions may know no users
+        note(f"approximate lists: recall not measured: {error}")
         return
-    note(f"approximate: its lists have {share:.1%} of the items of exact ones (up to 256 users, drawn, {k} items each)")
+    note(f"approximate lists: they contain {share:.1%} of the items of exact lists (a sample of users, {k} items each)")
 
 
 _USERS = "Vectors of the users of the training data, instead of the items'."

@@ -1,4 +1,4 @@
-"""How near lists by an approximate index are to exact ones."""
+"""Recall of approximate lists against exact ones."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["recall_of_lists"]
 
 
 def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, seed: int = 0) -> float:
-    """The share of the items of exact lists that the lists by a recommender's index have, too.
+    """Recall of a recommender's approximate lists: the share of the items of exact lists that they contain.
 
     Args:
         recommender: after :meth:`~recgraph.serve.recommender.Recommender.use_ann`.
         k: the length of the lists.
-        n_users: how many users with a history are asked for, drawn by ``seed``; fewer where there are fewer.
+        n_users: the size of the sample of users with a history, drawn with ``seed``; all of them where there are fewer.
 
     Raises:
-        ValueError: it has no index, no user has a history, or nothing is known to the model of one that has
+        ValueError: the recommender has no index, no user has a history, or the model cannot rank for a sampled user
             (:class:`recgraph.serve.request.NoHistoryError`).
     """
     if recommender.ann is None:

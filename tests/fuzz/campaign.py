@@ -91,7 +91,7 @@ def minutes(default: float = 0.0) -> float:
 
 
 def seed() -> int:
-    """Which cases are made: ``FUZZ_SEED`` of a long run, whose cases another seed does not make again."""
+    """The seed of the cases: ``FUZZ_SEED``, else 1 in a long run and 0 in a quick one."""
     return int(os.environ.get("FUZZ_SEED", minutes() > 0))
 
 

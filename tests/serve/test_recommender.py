@@ -248,7 +248,7 @@ def test_approximate_search_with_everything_found_is_exact() -> None:
     assert len(hnsw.join(exact, on=["who", "what"])) > 0.9 * len(exact)
     with pytest.raises(ValueError, match="factory"):
         module.AnnIndex.build(served.model, "nonsense")
-    with pytest.raises(ValueError, match="search = 'nprobe=2' is nothing that 'HNSW32' can be told"):
+    with pytest.raises(ValueError, match="search = 'nprobe=2' does not fit factory = 'HNSW32'"):
         module.AnnIndex.build(served.model, search="nprobe=2")
 
 
