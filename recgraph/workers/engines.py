@@ -178,8 +178,10 @@ class Ray:
         options: dict[str, Any] = {"num_cpus": threads or self.config.threads, "max_retries": 0}
         if self.config.memory_mib is not None:
             options["memory"] = self.config.memory_mib * 2**20
-        start: Callable[..., Any] = self.connected().remote(function).options(**options).remote
-        return start
+        ray = self.connected()
+        task = ray.remote(_task(function.__module__, function.__name__)).options(**options)
+        # within a list the arguments are not unpacked before the task has begun
+        return lambda *arguments: task.remote([ray.put(arguments)])
 
 
 def deaths(ray: Any) -> tuple[type[Exception], ...]:
@@ -193,6 +195,28 @@ def deaths(ray: Any) -> tuple[type[Exception], ...]:
         "TaskCancelledError",
     )
     return tuple(getattr(ray.exceptions, name) for name in names if hasattr(ray.exceptions, name))
+
+
+def _task(module: str, name: str) -> Callable[[list[Any]], Any]:
+    """A Ray task that calls a function of a module, in a worker that does nothing else once it was interrupted.
+
+    Ray cancels by an interrupt, which may come in the middle of an import: what is half imported fails each later task
+    of that process. So all imports, that of this package too, are within the task, which goes to the worker by its
+    value.
+    """
+
+    def task(arguments: list[Any]) -> Any:
+        import importlib
+        import os
+
+        import ray
+
+        try:
+            return getattr(importlib.import_module(module), name)(*ray.get(arguments[0]))
+        except KeyboardInterrupt:
+            os._exit(1)
+
+    return task
 
 
 def _register(ray: Any) -> None:

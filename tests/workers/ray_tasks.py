@@ -44,6 +44,28 @@ def fail(error: type[Exception], value: int) -> int:
     return value
 
 
+is_half_done = False
+
+
+def interrupted(folder: Path, value: int) -> int:
+    """Piece 0 is in the middle of something when piece 1 fails; a process that has left it so cannot work on."""
+    global is_half_done
+    if is_half_done:
+        raise RuntimeError("this process was interrupted in the middle of something")
+    begun = folder / "begun"
+    if value == 0:
+        is_half_done = True
+        begun.touch()
+        for _ in range(6000):  # Ray's interrupt does not end a sleep
+            time.sleep(0.01)
+        is_half_done = False
+    if value == 1:
+        while not begun.exists():
+            time.sleep(0.01)
+        raise ValueError("it cannot be")
+    return value
+
+
 def unpacked(shared: Unpacked, value: int) -> tuple[int, int]:
     return os.getpid(), shared.times
 

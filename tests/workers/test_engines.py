@@ -68,6 +68,12 @@ def test_a_task_whose_workers_die_each_time_is_an_error(ray_cluster: None, tmp_p
     assert (tmp_path / "attempts").read_text() == "xxx"
 
 
+def test_a_worker_that_was_interrupted_gets_no_other_task(ray_cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="it cannot be"):
+        list(Ray().map(ray_tasks.interrupted, pieces(2), tmp_path))
+    assert list(Ray().map(ray_tasks.interrupted, pieces(12)[2:], tmp_path)) == [*range(2, 12)]
+
+
 def test_what_is_shared_is_unpacked_once_a_worker(ray_cluster: None) -> None:
     found = list(Ray(config=RayConfig(workers=2)).map(ray_tasks.unpacked, pieces(12), ray_tasks.Unpacked()))
     by_process: dict[int, set[int]] = {}
