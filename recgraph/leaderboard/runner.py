@@ -53,6 +53,14 @@ class PendingJob:
         }
         return Task(self.name, orders, self.log, self.budget)
 
+    def is_free(self) -> bool:
+        """Whether no process works on it."""
+        try:
+            with self.store.lock(self.job, wait=False):
+                return True
+        except BlockingIOError:
+            return False
+
     @property
     def log(self) -> Path:
         return self.store.work(self.job) / "log.txt"
@@ -105,7 +113,8 @@ def run(
     """Run every job of a board that has no record, each in its own process, and compare the entries.
 
     A run may be killed at any time and started again: finished jobs are kept, and an interrupted training resumes from
-    its last checkpoint. Jobs that failed are tried again.
+    its last checkpoint. Jobs that failed are tried again. Several runs of one board at a time, on machines that share
+    the folder of records, divide its jobs: each takes those that no other works on, and at the end waits for the rest.
 
     Args:
         board: a name, a folder, a TOML file, or a board.
@@ -155,7 +164,7 @@ def run(
 
     # one thread for any number of workers: the number of threads may change last digits
     pool = pool_on(engine, "recgraph.leaderboard.worker", size, threads=1, deadline=until)
-    pool.run([pending.task(device) for pending in todo], ended)
+    pool.run([pending.task(device) for pending in todo], ended, is_free=lambda task: by_name[task.name].is_free())
     for sheet in found.sheets:
         if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
             say(f"{sheet.dataset}: not compared, as values of users of some records are not here; --values makes them")

@@ -101,6 +101,7 @@ class WorkerPool(ABC):
         tasks: Sequence[Task],
         on_end: Callable[[Task, Outcome], bool],
         on_start: Callable[[Task], None] | None = None,
+        is_free: Callable[[Task], bool] = lambda _: True,
     ) -> None:
         """Do all tasks in order, each in a process of its own, until none is left or the deadline has passed.
 
@@ -110,6 +111,7 @@ class WorkerPool(ABC):
             tasks: to do.
             on_end: called when a worker has ended; returns whether its task is to be done again, before all others.
             on_start: called before a worker is started.
+            is_free: whether nobody else does a task; those that somebody does come after those that are free.
 
         Raises:
             KeyboardInterrupt: every worker has saved its training.
@@ -121,7 +123,7 @@ class WorkerPool(ABC):
                 if self._is_over():
                     waiting.clear()
                 while waiting and self._n_running() < self._size:
-                    task = waiting.pop(0)
+                    task = waiting.pop(next((place for place, task in enumerate(waiting) if is_free(task)), 0))
                     if on_start is not None:
                         on_start(task)
                     self._start(task)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -400,6 +401,23 @@ def test_a_study_of_another_split_is_refused_before_anything_is_trained(tmp_path
     with pytest.raises(ValueError, match=r"study '\.\./study\.json' was tuned on another split"):
         rg.leaderboard.run(write(tmp_path, TEXT[: TEXT.index("[[models]]")] + entry))
     assert not [*tmp_path.rglob("results/**/*.json")]
+
+
+def test_two_runners_divide_the_jobs(tmp_path: Path) -> None:
+    """A job that another runner works on comes last, and is waited for."""
+    seeds = TEXT[: TEXT.index("[[models]]")].replace("[3]", "[3, 4, 5]")
+    board = load_board(write(tmp_path, f'{seeds}[[models]]\nmodel = "bprmf"\nsettings = {{ max_epochs = 1 }}\n'))
+    store, jobs = Store(board.folder_of(board.sheets[0])), jobs_of(board.sheets[0], board.sheets[0].models[0])
+    held = ExitStack()
+    held.enter_context(store.lock(jobs[0]))
+
+    def end(line: str) -> None:
+        if line.startswith("[2/3]"):
+            held.close()
+
+    with held:
+        summary = rg.leaderboard.run(board, device="cpu", say=end, budget=GRACE / 3600)
+    assert [name.rpartition(" ")[2] for name in summary.made] == ["4", "5", "3"]
 
 
 def test_a_failure_leaves_the_work_of_other_runners_alone(ran: tuple[Path, Summary], tmp_path: Path) -> None:
