@@ -60,6 +60,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 def pytest_collection_finish() -> None:
     """All are collected."""
     registry._registered.update(_of_modules)
+    forked.PATHS[:] = sys.path
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +106,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         import ray
     except ImportError:
         missing("ray", "Ray is not installed; pip install 'recgraph[ray]'")
-    paths = [str(Path(__file__).resolve().parents[1]), *sys.path]
+    paths = [str(forked.ROOT), *forked.PATHS]
     # paths of sockets must be short
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
@@ -205,8 +206,9 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def _own_members() -> Iterator[None]:
     """What a test registers or imports is forgotten after it, so that no other finds it among the library's own."""
     tables: list[dict[Any, Any]] = [registry._registered, registry._elsewhere, registry._given, imports._imported]
-    before = [{**table} for table in tables]
+    before, path = [{**table} for table in tables], [*sys.path]
     yield
+    sys.path[:] = path
     for name in imports._imported.keys() - before[-1].keys():
         sys.modules.pop(name, None)
     for table, entries in zip(tables, before, strict=True):

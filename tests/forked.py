@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+#: where modules are looked for once all tests are collected: what serves many tests must not keep one test's folders
+PATHS: list[str] = []
 #: seconds between two looks at a process
 _LOOK = 0.01
 #: the variable that holds the path of the socket of the process that forks
@@ -100,7 +102,7 @@ def _forks() -> Forks:
     """The connection of this process; all processes of a run of the tests ask the same server."""
     if _WHERE in os.environ:
         return Forks(os.environ[_WHERE])
-    made = server({**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])})
+    made = server({**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, PATHS)])})
     atexit.register(made.__exit__, None, None, None)
     return made.__enter__()
 
