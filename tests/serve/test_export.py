@@ -41,12 +41,14 @@ onnxruntime: Any = pytest.importorskip("onnxruntime", reason="onnxruntime is not
 N_USERS, N_ITEMS, MAX_LEN = 30, 40, 8
 SMALL = {"hidden_dim": 16, "max_len": MAX_LEN, "inner_dim": 32, "n_negatives": 24}
 QUICK = {"sasrec", "ease", "bprmf"}
+#: ranks by two sparse products and a low-rank one, which no graph of a runtime has
+NO_EXPORT = {"gfcf"}
 # those of the library: other tests register models of their own
 CLASSES = {name: registry.load("model", name) for name in registry.names("model")}
 RECOMMENDERS = [
     pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
     for name, cls in sorted(CLASSES.items())
-    if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel)
+    if cls.__module__.startswith("recgraph.") and not issubclass(cls, GraphModel) and name not in NO_EXPORT
 ]
 
 
@@ -261,6 +263,9 @@ class Unpadded(SequenceEncoder):
 def test_what_cannot_be_exported_says_why(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"ScoresOnly cannot be exported: it ranks by score\(\) alone"):
         serve(log(), ScoresOnly()).export(tmp_path / "out")
+    for name in NO_EXPORT:
+        with pytest.raises(ExportError, match=r"cannot be exported: it ranks by score\(\) alone"):
+            recommender(name).export(tmp_path / "out")
     served = serve(log(), SASRec(hidden_dim=16))
     served.model.encoder = Unpadded(16, 50, 0.0)
     with pytest.raises(ExportError, match=r"SASRec cannot be exported: .*define padded\(inputs, lengths\) in Unpadded"):
