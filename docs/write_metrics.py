@@ -36,7 +36,7 @@ said here is tested: `make reference` recomputes 14,359 values that the nine lib
 A metric is written in lower case with `_`, as `catalogue_coverage`; `CatalogueCoverage` and `catalogue-coverage` are
 read as the same, and `coverage`, `popularity` and `diversity` are short for `catalogue_coverage`, `average_popularity`
 and `intra_list_diversity`. An unknown name is an error with the nearest ones. `ndcg@10` is a metric at one cut-off,
-wherever metrics are named; `ndcg` alone is the metric at each cut-off of the protocol.
+wherever metrics are named; in an evaluation `ndcg` alone is the metric at each cut-off of the protocol.
 
 | where | how |
 | --- | --- |
@@ -46,8 +46,9 @@ wherever metrics are named; `ndcg` alone is the metric at each cut-off of the pr
 | tuning | `recgraph tune MODEL -m ndcg@10 -m novelty@10`, `rg.tune(..., metric=("ndcg@10", "novelty@10"))` |
 | a board | `metrics = ["ndcg@10", "gini@20"]` |
 
-All metrics of the library and [your own](add/metric.md) are there; those of the diversity of lists need features of
-items (`features=`). A cut-off may lie beyond the last item of the catalogue: the list ends there, and takes no more
+All metrics of the library and [your own](add/metric.md) are there, but for two kinds. Those of the diversity of lists
+need features of items, which `rg.evaluate.evaluate`, `frame` and `matrix` alone take (`features=`). A metric of which
+less is better (`gini`, `average_popularity`) selects no epoch. A cut-off may lie beyond the last item of the catalogue: the list ends there, and takes no more
 memory.
 
 """

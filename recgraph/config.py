@@ -31,6 +31,11 @@ class Search:
     step: float | None = None
     choices: tuple[Any, ...] | None = None
 
+    def __str__(self) -> str:
+        if self.choices is not None:
+            return ", ".join(map(str, self.choices))
+        return f"{self.low} to {self.high}" + (" (log)" if self.log else "")
+
 
 @dataclass(frozen=True)
 class Added:

@@ -148,6 +148,7 @@ def _settings(part: str, config: type[Config]) -> list[dict[str, Any]]:
             "default": "none" if setting.default is None else str(setting.default),
             "type": setting.type,
             "allowed": setting.allowed,
+            "searched": "" if setting.search is None else str(setting.search),
             "meaning": setting.description,
         }
         for setting in config.describe()
