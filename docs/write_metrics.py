@@ -48,8 +48,8 @@ wherever metrics are named; in an evaluation `ndcg` alone is the metric at each 
 
 All metrics of the library and [your own](add/metric.md) are there, but for two kinds. Those of the diversity of lists
 need features of items, which `rg.evaluate.evaluate`, `frame` and `matrix` alone take (`features=`). A metric of which
-less is better (`gini`, `average_popularity`) selects no epoch. A cut-off may lie beyond the last item of the catalogue: the list ends there, and takes no more
-memory.
+less is better (`gini`, `average_popularity`) selects no epoch. A cut-off may lie beyond the last item of the catalogue:
+the list ends there, and takes no more memory.
 
 """
 LIST = """\
