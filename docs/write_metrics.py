@@ -126,12 +126,13 @@ def _options(text: str) -> list[str]:
 
 def values(convention: Convention, relevant: list[int]) -> dict[str, float]:
     """The values of the list."""
-    listed = pl.DataFrame({"user_id": 538, "item_id": LISTED})
+    listed = pl.DataFrame({"user_id": 538, "item_id": LISTED, "score": range(len(LISTED), 0, -1)})
     truth = pl.DataFrame({"user_id": 538, "item_id": relevant})
     wanted = [name for name in SHOWN if convention in registry.load("metric", name).conventions]
     if convention == "cornac":  # it has no cut-off there: it ranks all candidates, which a list does not hold
         wanted.remove("map")
-    return frame(listed, truth, n_items=1682, cutoffs=(5,), metrics=wanted, convention=convention).metrics
+    found = frame(listed, truth, score="score", n_items=1682, cutoffs=(5,), metrics=wanted, convention=convention)
+    return found.metrics
 
 
 def scored(relevant: list[int]) -> str:

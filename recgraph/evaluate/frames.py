@@ -20,6 +20,7 @@ from recgraph.evaluate.evaluator import check_needs, evaluate, metric_values
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.kept import known_items
 from recgraph.evaluate.metrics.base import Metric
+from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.metrics.names import Asked, make_metrics
 from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
@@ -51,7 +52,8 @@ def frame(
             if it is given, else by ``score``, else as the rows come; equal ranks or scores keep the order of the rows.
         truth: a frame, one row a relevant item.
         user, item: the columns of ids in all frames: integers, texts, ...
-        score, rank: columns of ``recommendations``.
+        score, rank: columns of ``recommendations``. A convention that reads scores, ``"torchmetrics"``, needs ``score``
+            also beside ``rank``.
         grade: a column of ``truth`` with positive numbers.
         train: a frame of the interactions that the model was fitted on, for metrics of popularity and novelty.
         features: a frame with the column ``item`` and numbers in all others, for the diversity of lists.
@@ -66,10 +68,14 @@ def frame(
     Raises:
         ValueError: a column is missing, an id is null, a score, rank or grade is no number, an item is recommended
             twice to a user, ``n_items`` is smaller than the number of different items, or a metric needs ``train`` or
-            ``features`` and they are not given.
+            ``features``, or the convention ``score``, and they are not given.
     """
     order = rank or score
+    read_score = score if LIBRARIES[convention].reads_scores else None
+    if LIBRARIES[convention].reads_scores and score is None:
+        raise ValueError(f"convention = {convention!r} reads the scores of lists; give score, the column that has them")
     recs = _read(recommendations, "recommendations", [user, item], order)
+    recs = _read(recs, "recommendations", [], read_score)
     relevant_items = _read(truth, "truth", [user, item], grade)
     known = None if train is None else _read(train, "train", [user, item])
     described = None if features is None else _read(features, "features", [item])
@@ -90,11 +96,10 @@ def frame(
         raise ValueError(f"n_items = {n_items} is smaller than the {len(items)} different items of the frames")
     size = n_items or len(items)
     lists = _rows(recs, user, item, users, items)
+    scores = None if read_score is None else lists.with_values(_numbers(recs, user, read_score, users))
     _check_once(lists, size, users, items)
-    relevant, grades = _rows(relevant_items, user, item, users, items), None
-    if grade is not None:
-        by_user = torch.from_numpy(users.index(relevant_items[user])).argsort(stable=True)
-        grades = torch.from_numpy(relevant_items[grade].cast(pl.Float64).to_numpy().copy())[by_user]
+    relevant = _rows(relevant_items, user, item, users, items)
+    grades = None if grade is None else _numbers(relevant_items, user, grade, users)
     no_history = Ragged.from_lengths(torch.empty(0, dtype=torch.int64), torch.zeros(len(users), dtype=torch.int64))
     cases = Cases(torch.arange(len(users)), no_history, relevant, size, grades)
     fitted = None if known is None else _part(known, user, item, users, items, size)
@@ -106,7 +111,7 @@ def frame(
     lengths = asked.cutoffs(cutoffs, Protocol().cutoffs)
     protocol = Protocol.of(cutoffs=lengths, convention=convention, history="lists of another's making")
     depth = max(min(max(protocol.cutoffs), size), int(lists.lengths.max()) if len(users) else 0)
-    ranked = _ranked(lists, cases, depth, facts, fitted)
+    ranked = _ranked(lists, scores, cases, depth, facts, fitted)
     per_user, overall = metric_values(chosen, ranked, protocol.cutoffs, asked)
     return Result(protocol, np.arange(len(users)), per_user, overall, user_ids=users.values)
 
@@ -152,6 +157,12 @@ def _rows(table: pl.DataFrame, user: str, item: str, users: IdMap, items: IdMap)
     return Ragged.from_lengths(torch.from_numpy(what[order]), lengths)
 
 
+def _numbers(table: pl.DataFrame, user: str, column: str, users: IdMap) -> Tensor:
+    """[T] float64, aligned with the values of :func:`_rows` where the map has all users of the table."""
+    by_user = torch.from_numpy(users.index(table[user])).argsort(stable=True)
+    return torch.from_numpy(table[column].cast(pl.Float64).to_numpy().copy())[by_user]
+
+
 def _part(known: pl.DataFrame, user: str, item: str, users: IdMap, items: IdMap, size: int) -> Part:
     """The interactions of the users that are evaluated, then those of all others in one row, for counts of items."""
     own = _rows(known, user, item, users, items)
@@ -177,12 +188,16 @@ def _check_once(lists: Ragged, size: int, users: IdMap, items: IdMap) -> None:
         raise ValueError(f"recommendations name item {item!r} twice for user {user!r}; give each item once")
 
 
-def _ranked(lists: Ragged, cases: Cases, depth: int, facts: Facts, fitted: Part | None) -> RankedHits:
+def _ranked(
+    lists: Ragged, scores: Ragged | None, cases: Cases, depth: int, facts: Facts, fitted: Part | None
+) -> RankedHits:
     truth = Truth.of(cases)
     items = lists.to_padded(fill=-1, width=depth)
     positions, hits = truth.find(cases.users, items)
     gains = None if truth.grades is None else truth.grades[positions] * hits
     ranked = replace(truth.before_ranking(depth, facts), hits=hits, gains=gains, lengths=lists.lengths, items=items)
+    if scores is not None:
+        ranked = replace(ranked, scores=scores.to_padded(fill=-torch.inf, width=depth))
     if fitted is not None:
         known, trained = known_items(cases, items, fitted)
         ranked = replace(ranked, known=known, trained=trained)

@@ -53,6 +53,36 @@ def test_conventions_and_options() -> None:
         frame(RECS, TRUTH, metrics=["auc"])
 
 
+def test_a_convention_that_reads_scores() -> None:
+    # the scores of both hits are below 0: TorchMetrics counts such items as irrelevant
+    recs = pl.DataFrame({"user_id": [1, 2, 2], "item_id": [1, 1, 0], "score": [-0.1, -0.2, 0.3]})
+    truth = pl.DataFrame({"user_id": [0, 1, 2], "item_id": [0, 1, 1]})
+    asked: dict[str, Any] = {"cutoffs": (2,), "metrics": ["precision", "recall", "mrr", "map", "auc", "hit_rate"]}
+    found = frame(recs, truth, score="score", convention="torchmetrics", **asked)
+    assert found["precision@2"] == found["recall@2"] == found["mrr@2"] == found["map@2"] == 0
+    assert found["hit_rate@2"] == 2 / 3
+    scores = np.array([[-np.inf, -np.inf], [-np.inf, -0.1], [0.3, -0.2]])
+    assert found["precision@2"] == matrix(scores, [[0], [1], [1]], convention="torchmetrics", **asked)[0]["precision@2"]
+    above = frame(recs.with_columns(pl.col("score") + 1), truth, score="score", convention="torchmetrics", **asked)
+    assert above["precision@2"] == pytest.approx((0 + 1 / 2 + 1 / 2) / 3)
+
+
+def test_equal_scores_of_lists_are_half_a_pair_each_whatever_the_order_of_rows() -> None:
+    recs = pl.DataFrame({"user_id": "a", "item_id": [1, 2, 3], "score": [0.5, 0.5, 0.25], "rank": [1, 2, 3]})
+    truth = pl.DataFrame({"user_id": ["a"], "item_id": [1]})
+    asked: dict[str, Any] = {"cutoffs": (3,), "metrics": ["auc"], "convention": "torchmetrics"}
+    for rows in (recs, recs.reverse()):
+        assert frame(rows, truth, score="score", **asked)["auc@3"] == (1 / 2 + 1) / 2
+    assert frame(recs, truth, score="score", rank="rank", **asked)["auc@3"] == (1 / 2 + 1) / 2
+    for options, message in (
+        ({}, "convention = 'torchmetrics' reads the scores of lists; give score, the column that has them"),
+        ({"rank": "rank"}, "convention = 'torchmetrics' reads the scores of lists; give score"),
+        ({"rank": "rank", "score": "points"}, "recommendations has no column 'points'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            frame(recs, truth, **asked, **options)
+
+
 def test_order_of_rows_and_rank() -> None:
     plain = frame(RECS, TRUTH, cutoffs=(2,), metrics=["mrr"])
     assert plain.users_frame()["mrr@2"].to_list() == [0, 1, 0]
