@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import replace
+import pickle
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -244,6 +246,36 @@ def test_a_convention_sets_the_options_that_are_not_given() -> None:
         for metric, options in library.metrics.items():
             own = registry.load("metric", metric)(convention=name)
             assert {option: getattr(own, option) for option in options} == options
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_option_that_is_given_stays_also_where_it_is_the_default_one(name: str) -> None:
+    cls = registry.load("metric", name)
+    own = {field.name for field in fields(cls)}
+    assert list(inspect.signature(cls).parameters) == [field.name for field in fields(cls)]
+    for convention in cls.conventions:
+        assert cls(convention).label == cls.name
+        for option in own.intersection(LIBRARIES[convention].metrics.get(cls.name, {})):
+            default = getattr(cls, option)
+            if default is None:  # not given
+                assert cls(convention, **{option: None}) == cls(convention)
+                continue
+            chosen = cls(convention, **{option: default})
+            assert getattr(chosen, option) == default
+            assert chosen.label == f"{cls.name}({option}={default})"
+            assert pickle.loads(pickle.dumps(chosen)) == replace(chosen) == chosen
+
+
+def test_what_an_option_that_is_given_does() -> None:
+    # one of five listed items is a hit, of seven relevant ones
+    example = ranked([[1, 0, 0, 0, 0]], [7])
+    assert value_of("recall", example, 5, "lenskit", bounded=False) == 1 / 7
+    assert registry.load("metric", "recall")("lenskit", False).bounded is False
+    assert value_of("hit_rate", ranked([[1, 1]], [2]), 2, "recpack", count=False) == 1
+    assert value_of("precision", example, 5, "lenskit", divide_by=None) == value_of("precision", example, 5, "lenskit")
+    assert value_of("gini", LISTS, 2, "recbole", padding_item=False) == LISTED["gini", "recgraph"]
+    ours = LISTED["intra_list_diversity", "recgraph"]
+    assert value_of("intra_list_diversity", LISTS, 2, "rectools", distance="cosine") == pytest.approx(ours)
 
 
 def test_a_metric_elsewhere_may_have_the_name_of_one_here() -> None:

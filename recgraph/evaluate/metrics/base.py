@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,8 +17,20 @@ from recgraph.evaluate.protocol import CONVENTIONS, Convention
 __all__ = ["Aggregate", "Facts", "Metric", "RankedHits", "RelevantRanks", "Ties"]
 
 
+class _Given:
+    """Knows which arguments it was made with: an option that is given stays, also where it is the default one."""
+
+    _given: frozenset[str]
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        made = super().__new__(cls)
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        object.__setattr__(made, "_given", frozenset([*names[: len(args)], *options]))
+        return made
+
+
 @dataclass(frozen=True)
-class Metric:
+class Metric(_Given):
     """Base of all metrics. A subclass sets ``name`` and fills :meth:`compute`.
 
     A subclass with options is a frozen dataclass, too. An option that is not given has the value of the convention, see
@@ -68,7 +80,7 @@ class Metric:
                 f"it is under {', '.join(self.conventions)}"
             )
         for option, value in self._options.get(self.convention, {}).items():
-            if getattr(self, option) == getattr(type(self), option):  # it was not given
+            if option not in self._given or getattr(self, option) is None:
                 object.__setattr__(self, option, value)
 
     @property
