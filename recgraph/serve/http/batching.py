@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from recgraph.serve.http.asked import Asked
-from recgraph.serve.http.errors import Refused
+from recgraph.serve.http.errors import Refused, as_exception
 from recgraph.serve.http.served import BATCH_USERS, Answer, Served
 
 __all__ = ["Batcher"]
@@ -72,23 +72,33 @@ class Batcher:
         self._pool.shutdown()
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             async with self._some:
                 await self._some.wait_for(lambda: self._queue)
             batch = self._collect()
             if not batch:
                 continue
-            start = loop.time()
-            asked = [waiting.asked for waiting in batch]
-            answers = await loop.run_in_executor(self._pool, batch[0].served.answer, asked)
-            self._observe(sum(map(len, asked)), loop.time() - start)
-            for waiting, answer in zip(batch, answers, strict=True):
-                with contextlib.suppress(asyncio.InvalidStateError):  # its client has gone
-                    if isinstance(answer, Exception):
-                        waiting.answer.set_exception(answer)
-                    else:
-                        waiting.answer.set_result(answer)
+            try:
+                await self._answer(batch)
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # of this batch alone: a worker that ended would answer no later one
+                for waiting in batch:
+                    if not waiting.answer.done():
+                        waiting.answer.set_exception(as_exception(error))
+
+    async def _answer(self, batch: list[_Waiting]) -> None:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        asked = [waiting.asked for waiting in batch]
+        answers = await loop.run_in_executor(self._pool, batch[0].served.answer, asked)
+        self._observe(sum(map(len, asked)), loop.time() - start)
+        for waiting, answer in zip(batch, answers, strict=True):
+            with contextlib.suppress(asyncio.InvalidStateError):  # its client has gone
+                if isinstance(answer, Exception):
+                    waiting.answer.set_exception(answer)
+                else:
+                    waiting.answer.set_result(answer)
 
     def _collect(self) -> list[_Waiting]:
         """The next requests of one bundle, without those whose client has gone; one with rules is ranked by itself."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from recgraph.config import did_you_mean, nearest_names
 
-__all__ = ["Refused", "shown", "unknown_name"]
+__all__ = ["Refused", "as_exception", "shown", "unknown_name"]
 
 _SHOWN = 80
 
@@ -29,6 +29,15 @@ class Refused(ValueError):
     def to_dict(self) -> dict[str, Any]:
         """What the answer's body holds."""
         return {"error": self.message} if self.field is None else {"error": self.message, "field": self.field}
+
+
+def as_exception(error: BaseException) -> Exception:
+    """An error as one that the handler of a request catches: a panic of polars is no ``Exception``."""
+    if isinstance(error, Exception):
+        return error
+    made = RuntimeError(f"{type(error).__name__}: {error}")
+    made.__cause__ = error
+    return made
 
 
 def shown(value: Any) -> str:

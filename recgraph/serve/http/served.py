@@ -28,7 +28,7 @@ from recgraph.evaluate.topk import Catalogue, Lists
 from recgraph.rerank.pick import Reranking
 from recgraph.serve import lists
 from recgraph.serve.http.asked import Asked, Limits, Reader
-from recgraph.serve.http.errors import Refused, shown
+from recgraph.serve.http.errors import Refused, as_exception, shown
 from recgraph.serve.http.jsonids import plain
 from recgraph.serve.loading import bundle_of
 from recgraph.serve.memory import check_service
@@ -143,9 +143,9 @@ class Served:
         """
         try:
             return self._together(asked)
-        except Exception as error:  # whatever it is, it is one request's alone
+        except (Exception, pl.exceptions.PanicException) as error:  # whatever it is, it is one request's alone
             if len(asked) == 1:
-                return [error]
+                return [as_exception(error)]
             return [self.answer([one])[0] for one in asked]
 
     def _together(self, asked: Sequence[Asked]) -> list[Answer | Exception]:

@@ -201,18 +201,20 @@ def test_what_is_counted() -> None:
     assert (answer.n_users, answer.n_unknown_users, answer.n_fallbacks, answer.n_unknown_items) == (2, 0, 0, 2)
 
 
-def test_an_error_of_one_request_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, pl.exceptions.PanicException])
+def test_an_error_of_one_request_is_its_own(kind: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
     of = served()
     score, model = of.recommender.model.encode_users, of.recommender.model
 
     def breaks(query: Any) -> Any:
         if 7 in query.users.tolist():
-            raise RuntimeError("broken")
+            raise kind("broken")
         return score(query)
 
     monkeypatch.setattr(model, "encode_users", breaks)
     first, broken, last = of.answer([of.reader.read(json.dumps({"user": user}).encode()) for user in (3, 7, 4)])
     assert isinstance(broken, RuntimeError)
+    assert "broken" in str(broken)
     assert not isinstance(first, Exception)
     assert not isinstance(last, Exception)
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import sys
 import threading
 import time
+import unittest.mock
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import polars as pl
 import pytest
-from service_cases import client, recommender
+from service_cases import client, recommender, served
 
 from recgraph.serve.bundle import BundleError
 from recgraph.serve.http.asked import Limits
 from recgraph.serve.http.batching import Batcher
-from recgraph.serve.http.served import Served
+from recgraph.serve.http.served import Answer, Served
 from recgraph.serve.http.server import listen, run
 from recgraph.serve.http.service import Options, Service
 
@@ -82,11 +86,14 @@ def test_a_body_without_a_declared_length_is_cut_off(bundle: Path) -> None:
         assert answer.status_code == 413
 
 
-def test_an_error_of_the_service_shows_no_traceback(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, pl.exceptions.PanicException])
+def test_an_error_of_the_service_shows_no_traceback(
+    kind: type[BaseException], bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with client(bundle) as (http, service):
 
         def breaks(*_: Any) -> Any:
-            raise RuntimeError("secret")
+            raise kind("secret")
 
         monkeypatch.setattr(service.shelf.served, "_look_up", breaks)
         answer = http.post("/recommend", json={"user": 1})
@@ -94,6 +101,31 @@ def test_an_error_of_the_service_shows_no_traceback(bundle: Path, monkeypatch: p
         assert answer.json() == {"error": "the service failed; its log says why"}
         monkeypatch.undo()
         assert http.post("/recommend", json={"user": 1}).status_code == 200
+
+
+class Panic(BaseException):
+    """Of a library whose errors are no exceptions."""
+
+
+def test_a_thread_goes_on_after_a_batch_that_fails() -> None:
+    of = served()
+    asked = of.reader.read(b'{"user": 3, "k": 2}')
+
+    async def ask(*batches: Any) -> list[Any]:
+        batcher = Batcher(1, 9, lambda *_: None)
+        found = []
+        for fails in batches:
+            several = [batcher.ask(fails or of, asked) for _ in range(2)]
+            found += await asyncio.wait_for(asyncio.gather(*several, return_exceptions=True), 20)
+        await batcher.close()
+        return found
+
+    broken = SimpleNamespace(answer=unittest.mock.Mock(side_effect=Panic("no exception")))
+    short = SimpleNamespace(answer=lambda _: [])
+    with ThreadPoolExecutor(1) as pool:  # other tests may keep a loop in this thread
+        found = pool.submit(asyncio.run, ask(broken, None, short, None)).result()
+    assert [f"{type(each).__name__}: {each}" for each in found[:2]] == ["RuntimeError: Panic: no exception"] * 2
+    assert [type(each) for each in found[2:]] == [Answer, Answer, ValueError, ValueError, Answer, Answer]
 
 
 def test_figures(bundle: Path) -> None:
