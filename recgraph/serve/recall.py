@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from recgraph.rng import Generators
@@ -21,8 +24,8 @@ def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, s
         n_users: the size of the sample of users with a history, drawn with ``seed``; all of them where there are fewer.
 
     Raises:
-        ValueError: the recommender has no index, no user has a history, or the model cannot rank for a sampled user
-            (:class:`recgraph.serve.request.NoHistoryError`).
+        ValueError: the recommender has no index, no user has a history, the sampled users have seen every item, or the
+            model cannot rank for one of them (:class:`recgraph.serve.request.NoHistoryError`).
     """
     if recommender.ann is None:
         raise ValueError("the recommender has no index; call use_ann() first")
@@ -34,5 +37,13 @@ def recall_of_lists(recommender: Recommender, k: int = 10, n_users: int = 256, s
         raise ValueError("no user of the recommender has a history")
     drawn = torch.randperm(len(with_history), generator=Generators(seed).fresh("users"))[:n_users]
     users = recommender.users.ids(with_history[drawn])
-    found, wanted = (each.recommend(users=users, k=k) for each in (near, exact))
-    return len(wanted.join(found, on=wanted.columns[:2])) / len(wanted)
+    found, wanted = (_pairs(recommender, each.recommend(users=users, k=k)) for each in (near, exact))
+    if not len(wanted):
+        raise ValueError("the exact lists are empty: the sampled users have seen every item")
+    return float(np.isin(wanted, found).mean())
+
+
+def _pairs(recommender: Recommender, answer: Any) -> npt.NDArray[np.int64]:
+    """[N] a number for each pair of a user and an item: polars joins no columns of Python objects, as UUIDs are."""
+    user, item = (answer[name] for name in answer.columns[:2])
+    return recommender.users.index(user) * len(recommender.items) + recommender.items.index(item)

@@ -268,6 +268,21 @@ def test_how_near_approximate_lists_are_to_exact_ones() -> None:
     assert 0 < shares["nprobe=1"] < shares["nprobe=16"] < shares[None] == 1
 
 
+@pytest.mark.parametrize("make", [lambda n: uuid.UUID(int=n), lambda n: datetime.date(2020, 1, 1 + n), str])
+def test_recall_of_lists_with_ids_of_any_type(make: Any) -> None:
+    pytest.importorskip("faiss")
+    served = serve(log("pandas", user=make, item=make, n_users=20, n_items=30))
+    served.use_ann(module.AnnIndex.build(served.model, "Flat"))
+    assert recall_of_lists(served, k=5) == 1
+
+
+def test_recall_where_the_users_have_seen_every_item() -> None:
+    pytest.importorskip("faiss")
+    served = serve(log(n_items=7)).use_ann()
+    with pytest.raises(ValueError, match="the exact lists are empty: the sampled users have seen every item"):
+        recall_of_lists(served)
+
+
 def test_approximate_lists_do_not_depend_on_who_else_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("faiss")
     data = log(n_users=300, n_items=400)
