@@ -113,9 +113,8 @@ def item_map(
         columns = {each.name for each in groupings}
         relations = _relation_groupings(space.graph.to("cpu"), "item")
         groupings += [each for each in relations if each.name not in columns]
-    kept = torch.from_numpy(recommender.items.index(list(keep))) if keep else torch.zeros(0, dtype=torch.int64)
-    order = torch.argsort(recommender.popularity, descending=True, stable=True)
-    order = torch.cat([kept[kept >= 0], order[~torch.isin(order, kept)]])
+    kept = [index for index in recommender.items.index(list(keep)).tolist() if index >= 0] if keep else []
+    order = _with_first(kept, torch.argsort(recommender.popularity, descending=True, stable=True))
     grouping = _choose(groupings, color, len(vectors))
     return _map(vectors.detach().to("cpu"), order, items.node, grouping, method, limit, seed)
 
@@ -144,11 +143,15 @@ def node_map(
     """
     embedder = embedder_of(run)
     graph, target, vectors = graph_of(embedder), embedder.target, embedder.vectors
-    kept = torch.tensor(list(keep), dtype=torch.int64)
-    order = torch.from_numpy(numpy_generator(seed, "map").permutation(len(vectors)))
-    order = torch.cat([kept, order[~torch.isin(order, kept)]])
+    order = _with_first(keep, torch.from_numpy(numpy_generator(seed, "map").permutation(len(vectors))))
     grouping = _choose(list(_relation_groupings(graph, target)), color, len(vectors))
     return _map(vectors, order, lambda index: node_of(graph, target, index), grouping, method, limit, seed)
+
+
+def _with_first(kept: Sequence[int], order: Tensor) -> Tensor:
+    """An order of all indices with some of them before the others; one that is given twice counts once."""
+    first = torch.tensor(list(dict.fromkeys(kept)), dtype=torch.int64)
+    return torch.cat([first, order[~torch.isin(order, first)]])
 
 
 def _map(

@@ -72,6 +72,7 @@ def test_tsne_and_limits(whole: Recommender) -> None:
     assert found.variance is None
     assert found == rg.explain.item_map(whole, method="tsne", seed=1)
     some = rg.explain.item_map(whole, limit=3, keep=["E"])
+    assert some == rg.explain.item_map(whole, limit=3, keep=["E", "nobody's", "E"])
     # E must be shown; A, B and C were had twice, D once
     assert [point.node.id for point in some.points] == ["A", "B", "E"]
     assert some.n_vectors == 5

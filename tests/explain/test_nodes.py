@@ -76,6 +76,12 @@ def test_from_the_command_line(run: NodeRun, tmp_path: Path) -> None:
     assert len({row.count("\t") for row in rows}) == 1
 
 
+def test_a_node_that_is_kept_twice_is_one_point(run: NodeRun) -> None:
+    found = rg.explain.node_map(run, limit=3, keep=[5, 2, 5, 5])
+    assert found == rg.explain.node_map(run, limit=3, keep=[5, 2])
+    assert len({point.node.id for point in found.points}) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
