@@ -81,7 +81,7 @@ class Rules(Config):
     ]
     boost: Annotated[tuple[Boost, ...], Field(description="what item features do to scores")] = ()
     max_per: Annotated[
-        dict[str, Annotated[int, Field(ge=1)]],
+        dict[str, Annotated[int, Field(ge=1, le=2**31 - 1)]],
         Field(
             default_factory=dict, description="column of item features -> how many items of a list may share a value"
         ),

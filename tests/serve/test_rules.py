@@ -308,6 +308,7 @@ def test_models_that_rank_by_scores_have_rules_too() -> None:
     [
         ({"max_per": {"genres": 2}}, r"max_per: 'genres' is no column of the item features; there are 'genre'"),
         ({"max_per": {"genre": 0}}, r"max_per.genre = 0: Input should be greater than or equal to 1"),
+        ({"max_per": {"genre": 2**64}}, r"max_per.genre = 18446744073709551616: .*less than or equal to 2147483647"),
         ({"boost": {"brand": 1}}, r"boost: column 'brand' holds String, not numbers; .* say which: value="),
         (
             {"boost": [{"column": "brand", "value": "brand 7"}]},

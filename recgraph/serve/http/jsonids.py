@@ -146,7 +146,7 @@ class JsonIds:
         check_text(value, field)
         try:
             parsed = self.ids.parse([value])[0]
-        except pl.exceptions.PolarsError:
+        except (pl.exceptions.PolarsError, ValueError, OverflowError):  # a year that Python's dates cannot have
             parsed = None
         if parsed is None:
             raise self._refuse(value, field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
@@ -97,6 +98,15 @@ def test_texts_and_numbers_are_told_apart() -> None:
         TEXTS.reader.read(b'{"user": "\\ud800"}')
     with pytest.raises(Refused, match="no valid Unicode"):
         OF.reader.read(b'{"histories": {"\\ud800": [1]}}')
+
+
+@pytest.mark.parametrize("text", ["-1-01-01", "0000-01-01", "99999-01-01", "2020-13-01", "x"])
+def test_texts_that_are_no_date(text: str) -> None:
+    dates = served(recommender(item=lambda n: datetime.date(2020, 1, 1) + datetime.timedelta(n)))
+    for body in ({"user": 1, "allow": [text]}, {"history": [text]}):
+        with pytest.raises(Refused, match="dates and times; write ids like") as caught:
+            dates.reader.read(json.dumps(body).encode())
+        assert caught.value.status == 400
 
 
 def test_whole_floats_are_integers() -> None:

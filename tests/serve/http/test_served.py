@@ -252,6 +252,7 @@ def test_rules(rules: dict[str, Any]) -> None:
         ({"max_pr": {}}, 400, "did you mean max_per"),
         ({"boost": {"nope": 1}}, 422, "nope"),
         ({"max_per": {"shop": 0}}, 400, "max_per"),
+        ({"max_per": {"shop": 2**64}}, 400, "max_per.shop = 18446744073709551616"),
         ({"block": ["x"]}, 422, "block"),
         ({"allow": [[1], {}]}, 422, "allow"),
         ({"allow_for": {"5": 3}}, 400, "allow_for"),
