@@ -162,6 +162,7 @@ class Candidates:
         count_positive: whether the positive is a candidate itself.
         weigh_positive: whether it then carries its weight, or counts fully.
         required: whether it is an error that no anchor has a candidate; else the mean over no anchor is NaN.
+        kept: [N] bool, filled by the contrast: which anchors have a candidate; None where nobody asks.
     """
 
     positives: Tensor
@@ -169,6 +170,7 @@ class Candidates:
     count_positive: bool = True
     weigh_positive: bool = False
     required: bool = True
+    kept: Tensor | None = None
 
     @property
     def barred(self) -> Tensor:
@@ -240,6 +242,8 @@ class _Contrast(BlockwiseLoss):
             losses, keep_mask = self._block(rows, buffer, bounded)
             sums.append(losses.sum())
             counted += len(losses) if keep_mask is None else keep_mask.sum()
+            if self.candidates.kept is not None:
+                self.candidates.kept[rows] = True if keep_mask is None else keep_mask[:, 0]
         # only a weight, or a positive that is no candidate, can leave an anchor without any
         if self.weights is not None or not self.candidates.count_positive:
             refuse_no_candidate(

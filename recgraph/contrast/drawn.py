@@ -116,6 +116,8 @@ class _Drawn(BlockwiseLoss):
             losses, keep_mask = self._block(rows)
             sums.append(losses.sum())
             counted += keep_mask.sum()
+            if self.candidates.kept is not None:
+                self.candidates.kept[rows] = keep_mask
         refuse_no_candidate(
             self.candidates,
             self.x,

@@ -124,7 +124,14 @@ def _logits(x: Tensor, y: Tensor, log_w: Tensor | None, barred: Tensor | None, o
 
 
 @torch.no_grad()
-def hardest(x: Tensor, y: Tensor, k: int, barred: Tensor | None = None, block_rows: int | None = None) -> Tensor:
+def hardest(
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    barred: Tensor | None = None,
+    block_rows: int | None = None,
+    labels: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """The candidates of greatest similarity ``x_i . y_j`` of each anchor, without gradient.
 
     Args:
@@ -132,12 +139,15 @@ def hardest(x: Tensor, y: Tensor, k: int, barred: Tensor | None = None, block_ro
         y: [M, D], candidates.
         k: how many.
         barred: [N, b] int64, columns that are no candidates of that anchor; None: all are.
+        labels: [N] and [M]; only candidates of another known label count, NaN is unknown. None: all do.
 
     Returns:
-        [N, min(k, M)] int64, the most similar first; where an anchor has fewer candidates, barred columns come last.
+        [N, min(k, M)] int64, the most similar first; where an anchor has fewer candidates, others come last.
     """
     found = []
     for rows, t in score_blocks(len(x), len(y), x, block_rows):
         _logits(x[rows], y, None, None if barred is None else barred[rows], t)
+        if labels is not None:
+            t.masked_fill_(~((labels[0][rows, None] - labels[1]).abs() > 0), -math.inf)
         found.append(t.topk(min(k, len(y)), dim=1).indices)
     return torch.cat(found)

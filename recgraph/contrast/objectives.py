@@ -114,6 +114,7 @@ class Objective(Part):
         weight: Weight | None,
         excluded: Tensor | None = None,
         own: Tensor | None = None,
+        kept: Tensor | None = None,
     ) -> Outcome:
         """The loss of the rows of ``views.a`` as anchors, those of ``views.b`` as candidates, one positive each.
 
@@ -123,6 +124,7 @@ class Objective(Part):
         Args:
             excluded: [N] int64, a row of ``b`` that is no candidate of that row of ``a``.
             own: [n] int64, with a share, the anchors of this rank; default: as the share has them.
+            kept: [N] bool, filled: which anchors have a candidate and count; without a share.
 
         Raises:
             ValueError: candidates are to be drawn, and there is no generator.
@@ -139,7 +141,7 @@ class Objective(Part):
             views = replace(views, labels_a=labels)
         config = self.config
         required = config.if_none == "error"
-        candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, required)
+        candidates = Candidates(positives, excluded, config.count_positive, config.weigh_positive, required, kept)
         pairs = None if weight is None else Pairs(ids_a, views.ids_b, a, views.b, labels, views.labels_b)
         # products under autocast would be rounded to half precision
         with full_precision(a):
@@ -241,7 +243,8 @@ class InfoNCE(Objective):
             raise ValueError(f"a has {len(views.a)} rows and b {len(views.b)}; several positives need rows in pairs")
         if views.mixture is not None:
             raise ValueError("a mixture needs one positive for each anchor; this contrast has several")
-        of_one = self.softmax(replace(views, positives=None, share=None), similarity, weight)
+        kept = torch.ones(len(views.a), dtype=torch.bool, device=views.a.device)
+        of_one = self.softmax(replace(views, positives=None, share=None), similarity, weight, kept=kept)
         work = work_type(views.a, views.b)
         with full_precision(views.a):
             x, y = similarity.shape(views.a.to(work), views.b.to(work), views.temperatures)
@@ -250,7 +253,8 @@ class InfoNCE(Objective):
             # the greatest of each row is taken out first, so that no exponent overflows
             peak = torch.segment_reduce(s.detach(), "max", offsets=positives.offsets)
             total = torch.zeros_like(own).index_add(0, positives.rows, (s - peak[positives.rows]).exp())
-            numerator = (own - peak - total.log()).mean()
+            # of the anchors that the denominators are of
+            numerator = torch.where(kept, own - peak - total.log(), 0).sum() / kept.sum().clamp(min=1)
         return replace(of_one, loss=of_one.loss + numerator)
 
 

@@ -132,10 +132,10 @@ class SupReMix(Mixture):
         if not self.config.n_negatives:
             return None, None
         barred = candidates.barred
-        chosen = hardest(x, y, self.config.n_negatives, barred)
+        chosen = hardest(x, y, self.config.n_negatives, barred, labels=(of_a, of_b))
         share = self.config.max_share * _uniform(chosen.shape, generator, y)
         distance = (1 - share) * (of_a[:, None] - of_b[chosen]).abs() / deviation(of_b)
-        # no mixture of rows of one label, of labels that are not known, or of a row that is no candidate
+        # of an anchor with fewer than S such candidates
         log_w = distance.log().nan_to_num(nan=-math.inf, neginf=-math.inf)
         is_barred = (chosen[:, :, None] == barred[:, None]).any(-1)
         units, lengths = _directions(y)

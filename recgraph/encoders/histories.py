@@ -37,6 +37,10 @@ class HistoryAggregator(nn.Module):
         """[T]: what the events of the histories count, those of each history summing to 1; arguments as of a call."""
         raise TypeError(f"{type(self).__name__} must define attention(own, rows, items)")
 
+    def _softmax(self, scores: Tensor, rows: Ragged, items: Tensor) -> Tensor:
+        """Of the scores of events, within each history, in the type of the items: half precision stops adding up."""
+        return row_softmax(scores.to(items.dtype), rows.offsets, rows.rows)
+
     def forward(self, own: Tensor, rows: Ragged, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Aggregate.
 
@@ -74,7 +78,7 @@ class UserAttention(HistoryAggregator):
 
     def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
         keys = torch.tanh(self.key(F.embedding(rows.values, items)))
-        return row_softmax(torch.linalg.vecdot(own[rows.rows], keys), rows.offsets, rows.rows)
+        return self._softmax(torch.linalg.vecdot(own[rows.rows], keys), rows, items)
 
 
 class SelfAttention(HistoryAggregator):
@@ -88,4 +92,4 @@ class SelfAttention(HistoryAggregator):
 
     def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
         keys = torch.tanh(self.key(F.embedding(rows.values, items)))
-        return row_softmax((keys @ self.query)[:, 0], rows.offsets, rows.rows)
+        return self._softmax((keys @ self.query)[:, 0], rows, items)

@@ -115,9 +115,9 @@ class SampledSoftmax(NextItemLoss):
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives
         drawn = self.sampler.draw((count,), n_items, generator, table.device)
+        shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
         table, places = touched(table, torch.cat([drawn, targets]))
         drawn, targets = torch.split(places, [len(drawn), len(targets)])
-        shift = -self.sampler.log_q(drawn, n_items) - math.log(count) if self.config.log_q else None
         if self._compiled is not None and is_accelerated(table) and not is_row_sparse(table):
             work = work_type(hidden, table)
             with full_precision(table):

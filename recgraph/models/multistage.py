@@ -253,6 +253,16 @@ class MultistageNodes(_Staged, GraphModel):  # type: ignore[misc]  # batches nee
 
     Config: ClassVar[type[ModelConfig]] = MultistageNodesConfig
 
+    @property
+    def labels_config(self) -> ModelConfig:
+        config: ModelConfig = (self.template if self.space is None else self.of_stage(0)).config
+        return config
+
+    def _build(self, space: Space) -> None:
+        super()._build(space)
+        for number in range(self.config.stages):
+            self.of_stage(number).known_labels = self.known_labels  # type: ignore[assignment]
+
     def _base_settings(self) -> dict[str, Any]:
         own = {name: getattr(self.config, name) for name in GraphConfig.model_fields}
         return {**own, **self.config.base_options}

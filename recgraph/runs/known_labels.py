@@ -62,7 +62,7 @@ def known_labels(model: GraphModel, task: NodeTask | None, split: str | None) ->
         ValueError: the model reads labels and there are none, or the other way round; there is no such split; or a
             class is not among the model's.
     """
-    n_classes, reader = getattr(model.config, "n_classes", 0), _reader(model)
+    n_classes, reader = getattr(model.labels_config, "n_classes", 0), _reader(model)
     if reader is None:
         if task is not None or split is not None:
             raise ValueError(
@@ -85,7 +85,7 @@ def known_labels(model: GraphModel, task: NodeTask | None, split: str | None) ->
 
 def _reader(model: GraphModel) -> str | None:
     """What of a model reads labels, and for what; None: nothing does."""
-    config = model.config
+    config = model.labels_config
     if n_classes := getattr(config, "n_classes", 0):
         return f"n_classes = {n_classes} learns classes from labels"
     part = reader_of_labels(config) if isinstance(config, ContrastConfig) else None

@@ -70,7 +70,7 @@ class TrainConfig(Config):
         ),
         Added(),
     ] = None
-    warmup_steps: Annotated[int, Field(ge=0, description="steps over which the learning rate rises from 0")] = 0
+    warmup_steps: Annotated[int, Field(ge=0, description="batches over which the learning rate rises from 0")] = 0
     accumulate: Annotated[int, Field(ge=1, description="batches whose mean gradient makes a step")] = 1
     precision: Annotated[Literal["no", "bf16"], Field(description="mixed precision")] = "no"
     checkpoint_every: Annotated[

@@ -166,17 +166,27 @@ def test_mixtures_follow_the_order_of_labels() -> None:
                     made.append(F.normalize(share * b[j] + (1 - share) * b[k], dim=0))
             assert min(float((mixed.positive[i] - one).norm()) for one in made) < 1e-6
         # negatives lie between the anchor and a candidate of another label, which is the nearer one
-        ranked = [j for j in sorted(range(N), key=lambda j, i=i: -float(a[i] @ b[j])) if j != i][:3]
+        others = [j for j in range(N) if j != i and abs(y - float(LABELS[j])) > 0]
+        ranked = sorted(others, key=lambda j, i=i: -float(a[i] @ b[j]))[:3]
+        assert mixed.further_log_w[i].isfinite().tolist() == [s < len(ranked) for s in range(3)]
         for s, j in enumerate(ranked):
             distance = abs(y - float(LABELS[j]))
-            if math.isnan(distance) or distance == 0:
-                assert float(mixed.further_log_w[i, s]) == -math.inf
-                continue
             share = 1 - math.exp(float(mixed.further_log_w[i, s])) * deviation / distance
             assert 0 <= share <= 0.5
             torch.testing.assert_close(
                 mixed.further[i, s], F.normalize(share * a[i] + (1 - share) * b[j], dim=0), rtol=1e-5, atol=1e-5
             )
+
+
+def test_candidates_of_the_same_label_take_no_place_of_a_negative_mixture() -> None:
+    """Rows of a label that lie together, as the contrast wants them, leave the nearest ones of other labels to mix."""
+    labels = torch.arange(5.0).repeat_interleave(8)
+    noise = torch.rand(40, 5, generator=torch.Generator().manual_seed(0))
+    near = F.normalize(torch.eye(5).repeat_interleave(8, 0) + 0.01 * noise, dim=1)
+    part = SupReMix(n_negatives=4, max_share=0.5, positive_share=0.0)
+    mixed = part(near, near, Candidates(torch.arange(40)), views(near, near, labels))
+    assert mixed.further_log_w is not None
+    assert bool(mixed.further_log_w.isfinite().all())
 
 
 @pytest.mark.parametrize("objective", ["info_nce", "nt_xent"])

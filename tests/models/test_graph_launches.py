@@ -110,7 +110,7 @@ def test_what_draws_neighbours_reads_so_often(name: str, settings: dict[str, Any
     assert found.n_reads <= reads, found.reads
 
 
-@pytest.mark.parametrize("name", ["bprmf", "lightgcn", "simgcl", "xsimgcl"])
+@pytest.mark.parametrize("name", ["bprmf", "lightgcn", "simgcl", "ultragcn", "xsimgcl"])
 def test_no_copy_to_the_device_blocks(name: str) -> None:
     """On ``meta``, where tensors of the host are told apart from those of the device."""
     model: TrainableModel = registry.load("model", name)().build(SPACE, seed=0)

@@ -46,6 +46,28 @@ def test_several_positives(scale: float, block_rows: int | None, few: int, monke
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("n_candidates", [None, 11])
+def test_anchors_without_candidates_are_left_out_of_both_parts(n_candidates: int | None) -> None:
+    a, b = draw(12, 5).requires_grad_(), draw(12, 5, seed=1).requires_grad_()
+    ids, ids_all = torch.arange(12), torch.full((12,), 99)
+    ids[:3] = 99  # all candidates are the node itself to these
+    positives = adjacency(12, 12, 1.0).with_diagonal(1.0)
+    settings = {"count_positive": False, "n_candidates": n_candidates, "if_none": "zero"}
+    term = ContrastiveTerm(
+        temperature=0.5, objective="info_nce", objective_settings=settings, similarity="dot", weight="self_mask"
+    )
+    how = {"positives": Ragged(positives.indices, positives.indptr), "generator": torch.Generator().manual_seed(0)}
+    loss = term(a, b, ids, ids_all, **how)
+    grad_a, _ = torch.autograd.grad(loss, (a, b))
+    assert not bool(grad_a[:3].any())
+    if n_candidates is None:
+        s = a @ b.T / 0.5
+        others = s.masked_fill(torch.eye(12, dtype=torch.bool), -torch.inf).logsumexp(1)
+        own = s.masked_fill(positives.to_dense() == 0, -torch.inf).logsumexp(1)
+        torch.testing.assert_close(loss, (others - own)[3:].mean())
+    assert float(term(a, b, ids_all, ids_all, **how).detach()) == 0
+
+
 def test_neighbour_attention() -> None:
     adj = adjacency(9, 7, 0.5)
     adj = adj.select(adj.rows != 4)
@@ -210,6 +232,8 @@ def test_the_contrast_is_configuration() -> None:
         {"weight": "learned"},
         {"weight": "cluster", "weight_options": {"n_clusters": (2,)}},
         {"objective": "nt_xent", "n_positives": 1, "similarity": "dot"},
+        {"objective": "debiased_info_nce", "n_positives": 1},
+        {"mixture": "mochi", "n_positives": 1},
     ):
         model = HeCo(metapaths=paths, hidden_dim=8, **settings).build(shop()).train()
         batch = next(iter(model.batches(None, 1, Generators(0)).epoch(0)))

@@ -17,6 +17,7 @@ import recgraph as rg
 from recgraph.contrast.clustering import kmeans
 from recgraph.contrast.same_cluster import SameCluster
 from recgraph.data.batches import Query
+from recgraph.graph.node_task import NodeSplit, NodeTask
 from recgraph.models.multistage import Multistage, MultistageNodes
 from recgraph.rng import Generators, derive
 from recgraph.sparse.ragged import Ragged
@@ -113,6 +114,24 @@ def test_nodes() -> None:
     weight = model.of_stage(1).contrast.weight
     assert isinstance(weight, SameCluster)
     assert torch.equal(weight.assignments, model.clusters_nodes)
+
+
+def test_stages_of_nodes_learn_from_the_labels_that_their_base_reads() -> None:
+    graph = small()
+    labels = torch.arange(40) % 3
+    task = NodeTask(PATHS[0].split("-")[0], labels, {"20": NodeSplit(*torch.arange(40).split([10, 10, 20]))})
+
+    def fit(**given: Any) -> Any:
+        options = {"top_k": (4, 6), "n_clusters": (4, 8), "n_classes": 3}
+        stages = {"base": "MEOW", "base_options": options, "stages": 2, "stage_epochs": 1, "stage_clusters": 2}
+        model = MultistageNodes(metapaths=PATHS, hidden_dim=8, **stages)
+        return rg.fit_graph(model, graph, seed=0, max_epochs=2, device="cpu", progress=False, **given)
+
+    run = fit(task=task, labels="20")
+    assert [model.known_labels is not None for model in run.embedder.model.stages] == [True, True]
+    assert run.record["data"]["settings"]["labels"]["n_labels"] == 10
+    with pytest.raises(ValueError, match="n_classes = 3 learns classes from labels; give task="):
+        fit()
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,18 @@ def test_users_are_ranked_for_by_the_cosine_of_what_the_query_holds() -> None:
     torch.testing.assert_close(lost, model.embedding.weight[: SPACE.n_users].mean(0).detach())
 
 
+@pytest.mark.parametrize("aggregator", ["mean", "user_attention", "self_attention"])
+def test_histories_in_mixed_precision(aggregator: str) -> None:
+    model = made("simplex", aggregator=aggregator, own_weight=0.2, dropout=0.0)
+    batch = first_batch(model)
+    exact = model(batch, ["rec"])["rec"]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(batch, ["rec"])["rec"]
+    mixed.backward()
+    torch.testing.assert_close(mixed.float(), exact, rtol=0.05, atol=0.05)
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters() if parameter.grad is not None)
+
+
 @pytest.mark.parametrize("settings", [{}, {"loss": "full_softmax"}, {"loss": "bpr", "n_negatives": 2}])
 def test_without_the_history_it_is_matrix_factorisation(settings: dict[str, object]) -> None:
     given = {"loss": "ccl", "n_negatives": 4, **settings}

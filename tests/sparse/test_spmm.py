@@ -57,6 +57,20 @@ def test_values_and_gradients_are_those_of_the_dense_product(
         torch.testing.assert_close(got, ours, rtol=RTOL[dtype], atol=RTOL[dtype])
 
 
+def test_mixed_precision_rounds_no_product(adj: Csr, backend: Backend) -> None:
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = _inputs(adj, torch.float32)
+        result = spmm(adj, x, backend)
+        return result, torch.autograd.grad((result * y).sum(), x)[0]
+
+    exact = run()
+    with torch.autocast(adj.device.type, torch.bfloat16):
+        mixed = run()
+    for ours, theirs in zip(mixed, exact, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 def test_the_same_bit_for_bit_on_cpu(backend: Backend) -> None:
     adj = random_matrix(200, 300, 5000, torch.Generator().manual_seed(0), weighted=True)
 

@@ -35,7 +35,7 @@ CASES = {
     "bprmf": Case("bprmf", {"hidden_dim": 8, "l2": 0.1}),
     "row-wise": Case(
         "sasrec",
-        {**SMALL, "loss": "sampled_softmax", "n_negatives": 4},
+        {**SMALL, "loss": "sampled_softmax", "n_negatives": 4, "loss_options": {"popularity_power": 0.75}},
         {"table_optimiser": "rowwise_adam", "schedule": "linear"},
     ),
 }

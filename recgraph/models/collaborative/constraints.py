@@ -20,6 +20,10 @@ class Degrees(NamedTuple):
     users: Tensor
     items: Tensor
 
+    def to(self, device: torch.device) -> Degrees:
+        """On a device."""
+        return Degrees(self.users.to(device), self.items.to(device))
+
 
 def degrees_of(rows: Ragged, n_items: int, like: Tensor) -> Degrees:
     """The factors by the training part, in the type and on the device of a tensor.
@@ -47,6 +51,10 @@ class Neighbours(NamedTuple):
 
     items: Tensor
     weights: Tensor
+
+    def to(self, device: torch.device) -> Neighbours:
+        """On a device."""
+        return Neighbours(self.items.to(device), self.weights.to(device))
 
 
 def neighbours_of(rows: Ragged, n_items: int, k: int, like: Tensor, with_itself: bool = True) -> Neighbours:

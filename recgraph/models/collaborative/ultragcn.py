@@ -112,6 +112,9 @@ class UltraGCN(BPRMF):
         return PairWeights(w1 + w2 * of_items, w3 + w4 * of_drawn)
 
     def terms(self, batch: PairBatch, asked: frozenset[str]) -> Terms:
+        device = batch.users.device
+        if self._degrees.users.device != device:  # the model has moved since setup
+            self._degrees, self._neighbours = self._degrees.to(device), self._neighbours.to(device)
         return super().terms(batch, asked) | {"neighbours": lambda: self._of_neighbours(batch)}
 
     def _of_neighbours(self, batch: PairBatch) -> Tensor:

@@ -228,6 +228,12 @@ class GraphModel(HoldsGraph, TrainableModel):
     #: [N] int64, the classes that training reads, -1 for all other nodes; None: it reads none
     known_labels: Tensor | None = None
 
+    @property
+    def labels_config(self) -> ModelConfig:
+        """The configuration that says what reads labels."""
+        config: ModelConfig = self.config
+        return config
+
     def ordered_labels(self, like: Tensor) -> Tensor | None:
         """[N] float: the classes that training reads as numbers, NaN for all other nodes, for the parts of a contrast.
 

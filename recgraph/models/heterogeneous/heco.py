@@ -278,7 +278,7 @@ class HeCo(ContrastiveModel, LearnsClasses):
         again = cache(lambda: self._projected(batch))
         share = self.config.schema_weight
         positives = None
-        if not self.contrast.objective.needs_pairs:
+        if self.config.n_positives != 1:  # the one is the node's own place
             inputs: _Inputs = self._placed(self._inputs)
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
         labels = self.ordered_labels(path)

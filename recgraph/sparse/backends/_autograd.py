@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import full_precision
 from recgraph.sparse.csr import Csr, csr_tensor
 
 __all__ = ["Multiply", "differentiable"]
@@ -39,7 +40,8 @@ class _Product(torch.autograd.Function):
             return x.new_zeros(adj.shape[0], x.shape[1])
         if weights is not None:
             adj = adj.with_weights(weights.detach().to(x.dtype))
-        return multiply(adj, x)
+        with full_precision(x):  # autocast would round the matrix and x
+            return multiply(adj, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
