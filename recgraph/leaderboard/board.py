@@ -256,12 +256,32 @@ def load_board(name: str | Path) -> Board:
 
     Raises:
         ValueError: it does not exist; the message lists those that do.
-        ConfigError: one of its files is wrong.
+        ConfigError: one of its files is wrong, or two of them name different data sets whose records would be mixed.
     """
     path = _find(str(name))
     files = [path] if path.is_file() else sorted(path.glob("*.toml"))
     folder = path.parent if path.is_file() else path
-    return Board(folder.resolve().name, folder.resolve(), tuple(SheetSpec.load(file) for file in files))
+    sheets = tuple(SheetSpec.load(file) for file in files)
+    _check_records(sheets)
+    return Board(folder.resolve().name, folder.resolve(), sheets)
+
+
+def _check_records(sheets: tuple[SheetSpec, ...]) -> None:
+    """Check that sheets of different data sets have different records: their addresses hold only a file's name.
+
+    Raises:
+        ConfigError: two have the same; names both files.
+    """
+    first: dict[str, SheetSpec] = {}
+    for sheet in sheets:
+        name = data_name(sheet.dataset)
+        other = first.setdefault(name, sheet)
+        if Path(other.dataset).resolve() != Path(sheet.dataset).resolve():
+            raise ConfigError(
+                f"board {str(sheet.file)!r}: data {sheet.dataset!r} has the same name, {name!r}, as "
+                f"{other.dataset!r} of {str(other.file)!r}, and a board keeps records by that name: rename one of the "
+                "two data files, or move one sheet to a board of its own (another folder)"
+            )
 
 
 def _find(name: str) -> Path:

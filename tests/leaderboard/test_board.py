@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,25 @@ def test_a_board_by_name_folder_and_file(tmp_path: Path, monkeypatch: pytest.Mon
         found = load_board(place)
         assert (found.name, [sheet.title for sheet in found.sheets]) == ("shop", ["A shop | with signs"])
         assert found.results == tmp_path / "experiments" / "results"
+
+
+def test_two_data_sets_of_one_name_in_a_board(tmp_path: Path) -> None:
+    """They would have the same records: their addresses hold the file's name alone."""
+    model = "[[models]]\nmodel = 'popularity'\n"
+    for name in ("one", "two"):
+        write_board(tmp_path, f"data = '../{name}/ratings.csv'\n{model}", name)
+    one, two = (re.escape(str(tmp_path / "shop" / f"{name}.toml")) for name in ("one", "two"))
+    message = rf"board '{two}': data '.*two/ratings\.csv' has the same name, 'ratings', as '.*' of '{one}', .*: rename"
+    with pytest.raises(ConfigError, match=message):
+        load_board(tmp_path / "shop")
+    parts = "data = {{ train = '../{}/ratings.csv', test = '../{}/test.csv' }}\n"
+    write_board(tmp_path, parts.format("two", "two") + model, "two")
+    with pytest.raises(ConfigError, match="to a board of its own"):
+        load_board(tmp_path / "shop")
+    # the same file may be in two sheets, however it is written
+    for same in ("../one/ratings.csv", f"{tmp_path}/one/ratings.csv"):
+        write_board(tmp_path, f"data = '{same}'\n{model}", "two")
+        assert len(load_board(tmp_path / "shop").sheets) == 2
 
 
 def test_a_board_that_does_not_exist() -> None:
