@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from recgraph import registry
 from recgraph.arguments import checked
+from recgraph.data.catalog.cards import data_name
 from recgraph.engine import Engine
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
@@ -26,7 +27,7 @@ __all__ = ["Summary", "run"]
 
 @dataclass(frozen=True)
 class PendingJob:
-    """A job that has no record of the current data yet.
+    """A job of a board, to be run unless it has a record of the current data.
 
     Attributes:
         name: for messages.
@@ -61,14 +62,28 @@ class PendingJob:
         except BlockingIOError:
             return False
 
+    def is_done(self) -> bool:
+        """Whether it has a record by now."""
+        return self.store.is_done(self.job, self.data_hash, self.values)
+
+    def with_metrics_of(self, job: Job) -> PendingJob:
+        """It with the metrics of the same job of another sheet, too: one record serves both."""
+        metrics, modules = (*self.job.metrics, *job.metrics), (*self.job.modules, *job.modules)
+        own = replace(self.job, metrics=tuple(dict.fromkeys(metrics)), modules=tuple(dict.fromkeys(modules)))
+        return replace(self, job=own)
+
     @property
     def log(self) -> Path:
+        """Its file of messages, which no other job has."""
         return self.store.work(self.job) / "log.txt"
 
 
 @dataclass
 class Summary:
-    """The names of a board's jobs by outcome; a name is ``dataset / entry / seed``.
+    """The names of a board's jobs by outcome.
+
+    A name is ``dataset / entry / seed``; where several files of the board are of one data set, that of the file follows
+    the data set's.
 
     Attributes:
         kept: done before this run.
@@ -140,17 +155,17 @@ def run(
     say = say or (_say if sys.stderr.isatty() else lambda _: None)
     until = None if budget is None else time.monotonic() + 3600 * budget
     summary = Summary()
-    todo = [
-        pending
-        for sheet in found.sheets
-        for pending in _pending_jobs(found, sheet, folder, tuple(only), values, summary)
-    ]
-    summary.left = [pending.name for pending in todo]
+    planned: dict[Path, PendingJob] = {}
+    for sheet in found.sheets:
+        for each in _planned_jobs(found, sheet, folder, tuple(only), values, summary):
+            planned[each.log] = planned.setdefault(each.log, each).with_metrics_of(each.job)
+    todo = {log: each for log, each in planned.items() if not each.is_done()}
+    summary.kept = [each.name for log, each in planned.items() if log not in todo]
+    summary.left = [pending.name for pending in todo.values()]
     say(f"board {found.name}: {len(todo)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
-    by_name = {pending.name: pending for pending in todo}
 
     def ended(task: Task, outcome: Outcome) -> bool:
-        pending = by_name[task.name]
+        pending = todo[task.log]
         status = _record_outcome(pending, outcome)
         if status != "stopped":
             summary.left.remove(pending.name)
@@ -164,47 +179,51 @@ def run(
 
     # one thread for any number of workers: the number of threads may change last digits
     pool = pool_on(engine, "recgraph.leaderboard.worker", size, threads=1, deadline=until)
-    pool.run([pending.task(device) for pending in todo], ended, is_free=lambda task: by_name[task.name].is_free())
+    tasks = [pending.task(device) for pending in todo.values()]
+    pool.run(tasks, ended, is_free=lambda task: todo[task.log].is_free())
     for sheet in found.sheets:
         if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
-            say(f"{sheet.dataset}: not compared, as values of users of some records are not here; --values makes them")
+            shown = _shown(found, sheet)
+            say(f"{shown}: not compared, as values of users of some records are not here; --values makes them")
     return summary
 
 
-def _pending_jobs(
+def _planned_jobs(
     board: Board, sheet: SheetSpec, folder: Path, only: tuple[str, ...], values: bool, summary: Summary
 ) -> list[PendingJob]:
-    """The jobs to run on one data set; jobs that are done or cannot run are added to the summary."""
+    """The jobs of one sheet, done or not; those that cannot run are added to the summary."""
     store = Store(board.folder_of(sheet, folder))
     entries = [entry for entry in sheet.models if not only or _matches(entry, only)]
     if not entries:
         return []
-    planned, there = [], []
+    shown, planned, there = _shown(board, sheet), [], []
     for entry in entries:
         try:
             planned += [(entry, job) for job in jobs_of(sheet, entry)]
             there.append(entry)
         except FileNotFoundError as error:
-            summary.missing.append(f"{sheet.dataset} / {entry.name}: {error}")
+            summary.missing.append(f"{shown} / {entry.name}: {error}")
     check_entries(sheet, planned)
     try:
         data_hash = load_data_hash(sheet)
     except OSError as error:
-        summary.missing.append(f"{sheet.dataset}: {error}")
+        summary.missing.append(f"{shown}: {error}")
         return []
     for entry in there:
         check_study(sheet, entry, data_hash)
     # the first seed of every model before the second of any, so that an interrupted board still compares all models
     planned.sort(key=lambda pair: _seed_index(sheet, *pair))
     budget = None if sheet.budget_hours is None else 3600 * sheet.budget_hours
-    todo = []
-    for entry, job in planned:
-        name = f"{sheet.dataset} / {entry.name} / seed {job.seed}"
-        if store.is_done(job, data_hash, values):
-            summary.kept.append(name)
-        else:
-            todo.append(PendingJob(name, job, store, data_hash, budget, values))
-    return todo
+    return [
+        PendingJob(f"{shown} / {entry.name} / seed {job.seed}", job, store, data_hash, budget, values)
+        for entry, job in planned
+    ]
+
+
+def _shown(board: Board, sheet: SheetSpec) -> str:
+    """The data set of a sheet as names of jobs have it: with the file's name where other files are of the same one."""
+    names = [data_name(each.dataset) for each in board.sheets]
+    return sheet.dataset if names.count(data_name(sheet.dataset)) == 1 else f"{sheet.dataset} ({sheet.file.name})"
 
 
 def _record_outcome(pending: PendingJob, outcome: Outcome) -> Literal["done", "failed", "stopped"]:
@@ -231,7 +250,7 @@ def _record_failure(
     store, job = pending.store, pending.job
     try:
         with store.lock(job, wait=False):
-            if store.is_done(job, pending.data_hash, pending.values):
+            if pending.is_done():
                 return "done"
             # a killed job resumes from its last checkpoint
             store.save_failure(job, failure_record(job, error, message, trace), restart=error != "WorkerKilled")

@@ -189,6 +189,30 @@ def test_models_are_tested_after_a_last_fit_to_more(tmp_path: Path) -> None:
     assert chosen["training"]["selected_by"] == "ndcg@10"
 
 
+def test_entries_of_one_name_in_two_files_of_one_data_set(tmp_path: Path) -> None:
+    """Each has its own outcome; a job that two files ask for is done once, with the metrics of both."""
+    head = TEXT[: TEXT.index("[[models]]")]
+    board = write(tmp_path, head + '[[models]]\nmodel = "popularity"\nname = "same"\n')
+    of = 'dataset = "synthetic"\n'
+    (board / "other.toml").write_text(f'{of}{head}[[models]]\nmodel = "meow"\nname = "same"\n')
+    gini = head.replace("ndcg@10", "gini@10")
+    (board / "third.toml").write_text(f'{of}{gini}[[models]]\nmodel = "popularity"\nname = "again"\n')
+    said: list[str] = []
+    summary = rg.leaderboard.run(board, device="cpu", say=said.append)
+    assert said[0].startswith("board tiny: 2 to do")
+    popular, meow = ("synthetic (synthetic.toml) / same / seed 3", "synthetic (other.toml) / same / seed 3")
+    assert (summary.made, summary.failed, summary.left) == ([popular], [meow], [])
+    assert "classes of nodes" in summary.reasons[meow]
+    found = load_board(board)
+    other, synthetic, third = (open_sheet(found, sheet) for sheet in found.sheets)
+    assert [failure.error for failure in other.failures] == ["ValueError"]
+    for sheet, metric in ((synthetic, "ndcg@10"), (third, "gini@10")):
+        assert (sheet.failures, sheet.missing) == ((), ())
+        assert sheet.score(sheet.entries[0].name, "seen kept", metric) is not None
+    again = rg.leaderboard.run(board, device="cpu", only=["popularity"])
+    assert (again.made, again.kept) == ([], [popular])
+
+
 def test_a_failure_is_recorded_and_shown(ran: tuple[Path, Summary]) -> None:
     board, _ = ran
     found = load_board(board)
