@@ -61,7 +61,7 @@ def train_and_test(job: Job, store: Store, device: str | None = None) -> Record:
     }
     if isinstance(run, Run) and isinstance(found, Results):
         record["data"] = {name: run.record["data"][name] for name in ("split", "split_hash", "n_users", "n_items")}
-        record["groups"] = _groups(run, found)
+        record["groups"] = _groups(run, found, job)
         for result in found:
             save_users(result, store.users(job, result.protocol.seen))
     else:
@@ -117,11 +117,12 @@ def _node_scores(found: NodeResults) -> dict[str, Any]:
     return {"scores": scores, "protocols": dict.fromkeys(scores, protocol)}
 
 
-def _groups(run: Run, found: Results) -> dict[str, Any]:
+def _groups(run: Run, found: Results, job: Job) -> dict[str, Any]:
     """Kind of groups -> title of a table -> group -> its size and metrics."""
     assert run.split is not None
-    cases = run.split.unseal("group the users of the test part").test
-    labels = {"history": history_groups(cases), "popularity": popularity_groups(cases, run.split.train.item_counts())}
+    split = run.split.unseal("group the users of the test part")
+    cases, counts = split.test, split.fit_part(job.fit_on).item_counts()
+    labels = {"history": history_groups(cases), "popularity": popularity_groups(cases, counts)}
     return {
         kind: {TITLES[each.protocol.seen]: _group_metrics(each, of) for each in found} for kind, of in labels.items()
     }

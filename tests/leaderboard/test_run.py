@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -25,6 +26,8 @@ import recgraph as rg
 from recgraph import registry
 from recgraph.cli.app import app
 from recgraph.data.imprint import load_json
+from recgraph.data.split import FitPart
+from recgraph.evaluate.results import popularity_groups
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, jobs_of
 from recgraph.leaderboard.runner import PendingJob, Summary
@@ -52,6 +55,7 @@ model = "meow"
 model = "bprmf"
 settings = { hidden_dim = 8 }
 """
+_PARTS: tuple[FitPart, ...] = ("train", "train+valid")
 #: seconds; more than anything here takes on a busy machine
 GRACE = 400.0
 
@@ -182,6 +186,10 @@ def test_models_are_tested_after_a_last_fit_to_more(tmp_path: Path) -> None:
         )
         expected = run.evaluate(cutoffs=(10,))["exclude"]
         assert record["scores"]["seen excluded"]["ndcg@10"] == expected["ndcg@10"]
+        # popular is what is so in all that the model has learned from
+        labels = {which: popularity_groups(split.test, split.fit_part(which).item_counts()) for which in _PARTS}
+        sizes = {group: one["n_users"] for group, one in record["groups"]["popularity"]["seen excluded"].items()}
+        assert sizes == Counter(labels["train+valid"]) != Counter(labels["train"])
     # the curve and the best epoch are those of the training that chose
     chosen = found["bprmf"]
     assert len(chosen["curve"]["ndcg@10"]) == chosen["training"]["epochs"] == 3
