@@ -34,7 +34,7 @@ __all__ = ["page"]
 #: what a screen reader says for the sign of a mark
 _SPOKEN = {
     "best": "significantly best",
-    "tied": "not significantly below the highest",
+    "tied": "not significantly worse than the best",
     "untested": "not tested",
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from recgraph.evaluate.metrics.names import higher_is_better
 from recgraph.leaderboard.compare import MARKS, Mark
 from recgraph.leaderboard.entry import Entry
 from recgraph.leaderboard.frame import Number
@@ -88,12 +90,12 @@ def listed(names: Iterable[str], limit: int = 3) -> str:
 
 def anchors(names: Iterable[str]) -> list[str]:
     """An HTML id for each name: small letters, digits and dashes, all different."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for name in names:
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "entry"
-        same = sum(re.fullmatch(rf"{plain}(-\d+)?", other) is not None for other in found)
-        found.append(f"{plain}-{same + 1}" if same else plain)
-    return found
+        numbered = (f"{plain}-{number}" for number in itertools.count(2))
+        found[next(each for each in itertools.chain([plain], numbered) if each not in found)] = None
+    return [*found]
 
 
 #: number of protocols whose columns are visible at first; the reader can show the others
@@ -108,31 +110,39 @@ class PageColumn:
         label: its heading.
         numbers: name of an entry -> its number.
         format: how a mean is written.
-        order: the order of the first click, ``descending`` or ``ascending``.
+        order: the order of the first click, the best first: ``descending`` or ``ascending``.
+        is_score: whether it is of a metric, not of a cost.
     """
 
     label: str
     numbers: Mapping[str, Number]
     format: Callable[[float], str] = "{:.4f}".format
     order: str = "descending"
+    is_score: bool = True
+
+    @classmethod
+    def of_metric(cls, metric: str, label: str, numbers: Mapping[str, Number]) -> PageColumn:
+        """A column of a metric's scores."""
+        return cls(label, numbers, order="descending" if higher_is_better(metric) else "ascending")
 
     def hint(self, entry: str) -> str:
         """The tooltip of a cell: the value of each seed, or all digits of a count; else empty."""
         if self.format is count:
             return f"{self.numbers[entry].mean:,.0f}"
-        if self.order == "ascending":
+        if not self.is_score:
             return ""
         return "; ".join(f"seed {seed}: {value:.6f}" for seed, value in self.numbers[entry].by_seed.items())
 
     @cached_property
-    def _highest(self) -> float:
-        """The highest mean as it is displayed; infinite where all are equal."""
+    def _best(self) -> float:
+        """The best mean as it is displayed; infinite where all are equal."""
         displayed = {round(number.mean, 4) for number in self.numbers.values()}
-        return max(displayed) if len(displayed) > 1 else math.inf
+        best = max if self.order == "descending" else min
+        return best(displayed) if len(displayed) > 1 else math.inf
 
-    def is_highest(self, entry: str) -> bool:
-        """Whether no other entry has a higher mean."""
-        return entry in self.numbers and round(self.numbers[entry].mean, 4) == self._highest
+    def is_best(self, entry: str) -> bool:
+        """Whether no other entry has a better mean."""
+        return entry in self.numbers and round(self.numbers[entry].mean, 4) == self._best
 
 
 @dataclass(frozen=True)
@@ -180,7 +190,9 @@ def score_table(sheet: Sheet) -> PageTable:
     for i, table in enumerate(sheet.tables):
         scores = {entry.name: shown_scores(sheet, entry.name, table) for entry in sheet.entries}
         columns = tuple(
-            PageColumn(metric_name(metric), {name: own[metric] for name, own in scores.items() if metric in own})
+            PageColumn.of_metric(
+                metric, metric_name(metric), {name: own[metric] for name, own in scores.items() if metric in own}
+            )
             for metric in table.metrics
         )
         note = "" if table.n_users is None else f"{table.n_users:,} users"
@@ -197,7 +209,7 @@ def score_table(sheet: Sheet) -> PageTable:
 
 def _cost(sheet: Sheet, label: str, name: str, text: Callable[[float], str]) -> PageColumn:
     numbers = {entry.name: number for entry in sheet.entries if (number := sheet.cost(entry.name, name))}
-    return PageColumn(label, numbers, text, "ascending")
+    return PageColumn(label, numbers, text, "ascending", is_score=False)
 
 
 def group_tables(sheet: Sheet) -> list[PageTable]:
@@ -213,7 +225,11 @@ def _group_table(sheet: Sheet, tables: Sequence[GroupTable]) -> PageTable:
     groups = []
     for table in tables:
         columns = [
-            PageColumn(f"{group} ({size:,})", {name: own[group] for name, own in table.rows.items() if group in own})
+            PageColumn.of_metric(
+                table.metric,
+                f"{group} ({size:,})",
+                {name: own[group] for name, own in table.rows.items() if group in own},
+            )
             for group, size in table.sizes.items()
         ]
         groups.append(ColumnGroup(table.table, metric_name(table.metric), tuple(columns)))

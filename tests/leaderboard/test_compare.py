@@ -15,8 +15,10 @@ from recgraph.evaluate.statistics import cohen_d, holm
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.figures import cost_marks
 from recgraph.leaderboard.frame import Number
+from recgraph.leaderboard.page import page
 from recgraph.leaderboard.rendering import markdown
 from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
+from recgraph.leaderboard.tables import score_table
 
 
 def opened(board: Board) -> Sheet:
@@ -308,6 +310,17 @@ def test_the_lowest_is_best_of_a_metric_that_is_better_so(tmp_path: Path) -> Non
     points = {mark.name: mark for mark in cost_marks(sheet, "training_seconds")}
     assert {name for name, mark in points.items() if mark.kind == "front"} == {"BPRMF", "Popularity"}
     assert points["BPRMF"].y == pytest.approx(2.41 / 3)
+
+
+def test_the_page_has_the_lowest_in_bold_and_first_where_lower_is_better(tmp_path: Path) -> None:
+    sheet = node_board(tmp_path, {"LightGCN": [0.90, 0.91], "BPRMF": [0.80, 0.81], "Popularity": [0.95]}, "gini@10")
+    column = score_table(sheet).groups[0].columns[0]
+    assert [name for name in column.numbers if column.is_best(name)] == ["BPRMF"]
+    assert "seed 0: 0.800000" in column.hint("BPRMF")
+    text = page([sheet], write_board(tmp_path))
+    assert re.findall(r'<td class="[^"]* high"[^>]*>([\d.]+)', text) == ["0.8050"]
+    # the rows begin with the best, and so does the first click
+    assert 'aria-sort="ascending"><button type="button" data-c="2" data-first="ascending">Gini@10<' in text
 
 
 def test_a_mean_that_is_nan_is_not_compared(tmp_path: Path) -> None:

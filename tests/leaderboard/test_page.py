@@ -100,7 +100,7 @@ def test_rows_begin_with_the_best_and_end_with_what_has_no_record(sheets: list[S
     assert signs == {name: "≈" if name.startswith("SASRec") else "" for name in QUALITY}
     (best,) = [name for name, number in kept.numbers.items() if number.sign]
     assert best == "LightGCN"
-    highest = [[name for name in names if column.is_highest(name)] for column in (excluded, kept)]
+    highest = [[name for name in names if column.is_best(name)] for column in (excluded, kept)]
     assert highest == [["SASRec"], ["LightGCN"]]
 
 
@@ -219,6 +219,7 @@ def test_words() -> None:
         "a, b, c and 2 more",
     ]
     assert anchors(["A b", "a-b", "A B", "a-b-2", "<>", ""]) == ["a-b", "a-b-2", "a-b-3", "a-b-2-2", "entry", "entry-2"]
+    assert anchors(["SASRec 2", "SASRec", "SASRec"]) == ["sasrec-2", "sasrec", "sasrec-3"]
     assert [spread(Number(dict(enumerate(values)))) for values in ((0.5,), (0.5, 0.5), (0.1, 0.2))] == [
         "",
         "±0",
