@@ -154,43 +154,67 @@ def test_the_best(
     Returns:
         What the study records; None where no trial is complete, or where another process tests.
     """
-    study = trials.study
-    best = best_trial(study)
-    if best is None:
+    if best_trial(trials.study) is None:
         return None
-    before: list[dict[str, Any]] = study.user_attrs.get(UNSEALED, [])
-    for entry in before:
-        if entry["trial"] == best.number and entry["n_seeds"] >= n_seeds:
-            return entry
+    if (tested := _tested(trials.study, n_seeds)) is not None:
+        return tested
     heartbeat = _claim(plan, trials)
     if heartbeat is None:
         return None
-    with heartbeat:
-        configurations = {"tuned": plan.space.settings(best.params)}
-        if plan.space.default() != best.params:
-            configurations["default"] = dict(plan.space.fixed)
-        trainings = []
-        for name, settings in configurations.items():
-            place = f"trial-{best.number:04d}" if name == "tuned" else name
-            for number in range(n_seeds):
-                folder = plan.folder / "final" / place / f"seed-{number}" if plan.folder else None
-                trainings.append(Training(name, number, settings, derive(plan.seed, "final", number) % 2**31, folder))
-        runs = train(plan, trainings, split, workers, progress, engine)
-        # everything is chosen and trained: now, and only now, the test part
-        tested = {name: _test(plan, own) for name, own in runs.items()}
-        entry = {
-            "trial": best.number,
-            "n_seeds": n_seeds,
-            "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-            "reason": f"the best of {trials.counts().finished} trials is chosen",
-            "split_hash": split.hash,
-            "settings": configurations,
-            "results": {name: _spreads(results) for name, results in tested.items()},
-            "comparison": _compare(tested, plan.selecting),
-        }
+    try:
+        with heartbeat:
+            # another process may have tested while this one waited for the claim
+            tested = _tested(trials.study, n_seeds)
+            return tested or _train_and_test(plan, trials, split, n_seeds, workers, progress, engine)
+    finally:
+        _release(trials)
+
+
+def _tested(study: Study, n_seeds: int) -> dict[str, Any] | None:
+    """What the study records of the test of its best configuration, with as many seeds at least; None without one."""
+    best = best_trial(study)
+    entries: list[dict[str, Any]] = study.user_attrs.get(UNSEALED, [])
+    fits = (entry for entry in entries if best and entry["trial"] == best.number and entry["n_seeds"] >= n_seeds)
+    return next(fits, None)
+
+
+def _train_and_test(
+    plan: Plan,
+    trials: Trials,
+    split: Split | SealedSplit,
+    n_seeds: int,
+    workers: int,
+    progress: bool | None,
+    engine: Engine | None,
+) -> dict[str, Any]:
+    """The trainings and their test, recorded in the study; of the process that has the claim."""
+    study = trials.study
+    best = best_trial(study)
+    assert best is not None
+    configurations = {"tuned": plan.space.settings(best.params)}
+    if plan.space.default() != best.params:
+        configurations["default"] = dict(plan.space.fixed)
+    trainings = []
+    for name, settings in configurations.items():
+        place = f"trial-{best.number:04d}" if name == "tuned" else name
+        for number in range(n_seeds):
+            folder = plan.folder / "final" / place / f"seed-{number}" if plan.folder else None
+            trainings.append(Training(name, number, settings, derive(plan.seed, "final", number) % 2**31, folder))
+    runs = train(plan, trainings, split, workers, progress, engine)
+    # everything is chosen and trained: now, and only now, the test part
+    tested = {name: _test(plan, own) for name, own in runs.items()}
+    entry = {
+        "trial": best.number,
+        "n_seeds": n_seeds,
+        "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "reason": f"the best of {trials.counts().finished} trials is chosen",
+        "split_hash": split.hash,
+        "settings": configurations,
+        "results": {name: _spreads(results) for name, results in tested.items()},
+        "comparison": _compare(tested, plan.selecting),
+    }
     with trials.storage.exclusive():
         study.set_user_attr(UNSEALED, [*study.user_attrs.get(UNSEALED, []), entry])
-        study.set_user_attr(_TESTER, None)
     if plan.folder is not None:
         known: dict[str, Any] = {
             name: study.user_attrs[name] for name in ("recgraph", "imports") if name in study.user_attrs
@@ -215,6 +239,14 @@ def _claim(plan: Plan, trials: Trials) -> Heartbeat | None:
             return None
         before = held
         time.sleep(min(1.0, plan.interval))
+
+
+def _release(trials: Trials) -> None:
+    """Give up this process's claim, which others would take for a test that goes on."""
+    with trials.storage.exclusive():
+        held: dict[str, Any] | None = trials.study.user_attrs.get(_TESTER)
+        if held is not None and Process.of(held) == this_process():
+            trials.study.set_user_attr(_TESTER, None)
 
 
 def _test(plan: Plan, runs: list[Run]) -> list[Results]:
