@@ -202,12 +202,12 @@ def _settings(model: str, pairs: list[str], source: GivenData) -> tuple[dict[str
     from recgraph.models.base import TrainableModel
     from recgraph.runs.pretrained import InitItemsConfig
     from recgraph.runs.run import DataConfig
-    from recgraph.train.config import TrainConfig
+    from recgraph.train.config import training_config
 
     cls = registry.load("model", model)
     known: dict[str, type[Config]] = {"model": cls.Config, "data": DataConfig}
     if issubclass(cls, TrainableModel):
-        known |= {"training": TrainConfig, "items": InitItemsConfig}
+        known |= {"training": training_config(cls), "items": InitItemsConfig}
     parts = distribute({**parse_settings(pairs), **source.settings}, known)
     of_data = DataConfig.of(parts["data"]).completed(source.dataset)
     return {**parts["model"], **parts.get("training", {}), **parts.get("items", {})}, of_data

@@ -23,7 +23,7 @@ from recgraph.evaluate.protocol import Protocol
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
 from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
-from recgraph.train.config import GraphTrainConfig, TrainConfig
+from recgraph.train.config import GraphTrainConfig, TrainConfig, training_config
 
 __all__ = [
     "TITLES",
@@ -313,8 +313,10 @@ def _probe(protocol: ProtocolSpec) -> dict[str, Any]:
 def _resolve(cls: type[Model], of_nodes: bool, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with all defaults, by part."""
     parts: dict[str, type[Config]] = {"config": cls.Config, "data": ProbeSettings if of_nodes else DataConfig}
-    if issubclass(cls, TrainableModel):
-        parts |= {"training": GraphTrainConfig, "labels": LabelsConfig} if of_nodes else {"training": TrainConfig}
+    if of_nodes and issubclass(cls, TrainableModel):
+        parts |= {"training": GraphTrainConfig, "labels": LabelsConfig}
+    elif issubclass(cls, TrainableModel):
+        parts["training"] = training_config(cls)
     shared = distribute(settings, parts)
     made = {name: part.of(shared[name]) for name, part in parts.items()}
     if made.get("labels") == LabelsConfig():  # entries that read none keep their address

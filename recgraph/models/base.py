@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Config, configure
+from recgraph.config import Config, Search, configure
 from recgraph.data.batches import Batches, Query
 from recgraph.data.item_features import FeatureWish, ItemFeatures
 from recgraph.data.part import Part
@@ -270,6 +270,8 @@ class TrainableModel(Model):
 
     #: terms that are in no loss but logged once an epoch
     diagnostics: ClassVar[tuple[str, ...]] = ()
+    #: where the defaults of training do not suit these models, setting -> their own default and search range
+    training_defaults: ClassVar[Mapping[str, tuple[Any, Search]]] = {}
 
     @property
     def phases(self) -> tuple[Phase, ...]:

@@ -31,7 +31,7 @@ from recgraph.runs.settings import LabelsConfig, prepare_once
 from recgraph.runs.source import source_of
 from recgraph.serve.embedder import Embedder
 from recgraph.train.callbacks import Observer
-from recgraph.train.config import GraphTrainConfig, TrainConfig, pick_device
+from recgraph.train.config import GraphTrainConfig, TrainConfig, pick_device, training_config
 
 __all__ = ["fit", "fit_graph", "parts_of", "train"]
 
@@ -220,7 +220,7 @@ def parts_of(model: type[Model]) -> dict[str, type[Config]]:
         return {"training": GraphTrainConfig, "labels": LabelsConfig, "probe": ProbeSettings}
     if not issubclass(model, TrainableModel):
         return {"data": DataConfig}
-    return {"training": TrainConfig, "items": InitItemsConfig, "data": DataConfig}
+    return {"training": training_config(model), "items": InitItemsConfig, "data": DataConfig}
 
 
 def _fit_log(
@@ -237,7 +237,7 @@ def _fit_log(
     """Fit to a log or a part of a split, once or (``refit``) twice, with ``training`` in the place of ``options``'."""
     split, part = split_and_part(data, "all" if refit and fit_on is None else fit_on)
     if isinstance(model, TrainableModel):
-        options = replace(options, config=training_of(training, "train" if refit else part))
+        options = replace(options, config=training_of(training, "train" if refit else part, type(model)))
     fit_it = refit_split if refit else fit_split
     return fit_it(
         model, split, options, part, init_items, init_items_scale, source_of(split) if source is None else source

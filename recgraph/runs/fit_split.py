@@ -23,7 +23,7 @@ from recgraph.runs.memory import Fit, check_fit
 from recgraph.runs.pretrained import Scale, initial_items
 from recgraph.runs.run import Run
 from recgraph.runs.teacher import give_teacher, teacher_record
-from recgraph.train.config import TrainConfig, pick_device
+from recgraph.train.config import TrainConfig, own_defaults, pick_device
 
 __all__ = ["fit_split", "split_and_part", "training_of"]
 
@@ -48,14 +48,16 @@ def split_and_part(
     return data, "all" if data.name == EVERYTHING else fit_on or "train"
 
 
-def training_of(given: Mapping[str, Any], fit_on: FitPart) -> TrainConfig:
-    """The settings of a training; where nothing is held out, every epoch is trained and the last one kept.
+def training_of(given: Mapping[str, Any], fit_on: FitPart, model: type[TrainableModel]) -> TrainConfig:
+    """The settings of a training, with the model's own defaults.
+
+    Where nothing is held out, every epoch is trained and the last one kept.
 
     Raises:
         ConfigError: a setting that does not exist or is out of range, or that needs a validation part which is not
             there.
     """
-    held_out = fit_on == "train"
+    held_out, given = fit_on == "train", {**own_defaults(model), **given}
     metric = given.get("metric", TrainConfig.model_fields["metric"].default if held_out else "last")
     if metric != "last":
         if not held_out and metric != "loss":

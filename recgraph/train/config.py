@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from copy import copy
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator
 
 from recgraph.config import Added, Config, Search
+from recgraph.models.base import TrainableModel
 from recgraph.ranks import connect
 
 
@@ -116,6 +118,24 @@ class TrainConfig(Config):
                 f"the rate would be 0 before the last of max_epochs = {info.data['max_epochs']}; give more"
             )
         return value
+
+
+def own_defaults(model: type[TrainableModel]) -> dict[str, Any]:
+    """The defaults of training that are a model's own, by setting."""
+    return {name: default for name, (default, _) in model.training_defaults.items()}
+
+
+def training_config(model: type[TrainableModel]) -> type[TrainConfig]:
+    """The settings of training on a log, with the defaults and search ranges that are a model's own."""
+    if not model.training_defaults:
+        return TrainConfig
+    fields: dict[str, Any] = {}
+    for name, (default, search) in model.training_defaults.items():
+        field = copy(TrainConfig.model_fields[name])
+        field.default = default
+        field.metadata = [search if isinstance(each, Search) else each for each in field.metadata]
+        fields[name] = field.annotation, field
+    return create_model(TrainConfig.__name__, __base__=TrainConfig, __doc__=TrainConfig.__doc__, **fields)
 
 
 class GraphTrainConfig(TrainConfig):

@@ -20,7 +20,7 @@ from recgraph.models.base import Model, TrainableModel
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.runs.pretrained import InitItemsConfig
 from recgraph.runs.run import Run
-from recgraph.train.config import TrainConfig
+from recgraph.train.config import TrainConfig, training_config
 from recgraph.tuning import objectives
 from recgraph.tuning.space import SearchSpace
 from recgraph.workers.heartbeat import GRACE, INTERVAL
@@ -77,8 +77,12 @@ class Plan:
         """The search space over the settings of the model and its training."""
         parts: dict[str, type[Config]] = {"model": self.model.Config}
         if self.is_trained:
-            parts |= {"training": TrainConfig, "items": InitItemsConfig}
+            parts |= {"training": self._training, "items": InitItemsConfig}
         return SearchSpace.of(parts, self.fixed, self.given)
+
+    @property
+    def _training(self) -> type[TrainConfig]:
+        return training_config(self.model) if issubclass(self.model, TrainableModel) else TrainConfig
 
     @property
     def directions(self) -> list[Literal["minimize", "maximize"]]:
@@ -99,7 +103,7 @@ class Plan:
         """The most epochs that a trial may have."""
         dimension = self.space.dimensions.get("max_epochs")
         if dimension is None:
-            return int(self.fixed.get("max_epochs", TrainConfig().max_epochs))
+            return int(self.fixed.get("max_epochs", self._training().max_epochs))
         return int(max(dimension.choices) if dimension.choices else dimension.high or 1)
 
     def to_dict(self) -> dict[str, Any]:

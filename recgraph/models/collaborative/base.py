@@ -88,6 +88,11 @@ class CollaborativeModel(TrainableModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = CollaborativeConfig
+    # each step of a graph model propagates the vectors of all nodes, whatever its batch
+    training_defaults: ClassVar[Mapping[str, tuple[Any, Search]]] = {
+        "batch_size": (4096, Search(choices=(1024, 2048, 4096, 8192))),
+        "learning_rate": (1e-2, Search(1e-3, 3e-2, log=True)),
+    }
     updated_by: ClassVar[UpdatedBy | None] = "training"
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {"embedding.weight": ("users", "items")}
     #: whether a term reads the distinct users and items of a batch
