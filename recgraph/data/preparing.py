@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from recgraph.data.files import replacing_folder, sweep
 from recgraph.data.ids import IdMap, family
 from recgraph.data.imprint import load_frame, replace_parquet
 from recgraph.data.ingest import encode
+from recgraph.data.kinds import ids_of_one_kind
 from recgraph.data.labels import Label, Strategy
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import order
 from recgraph.data.preparing_memory import check_preparation, n_rows_of_text
 from recgraph.data.readers import source_of_all
 from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
-from recgraph.data.source import Source
+from recgraph.data.source import Raw, Source
 from recgraph.data.split_files import OPEN_FILE, TEST_FILE, Column, open_and_test, parts_folder, save_head, split_hash
 from recgraph.data.strategies import strategy_of
 from recgraph.engine import Engine, Local, Piece
@@ -92,6 +93,7 @@ class _Encoded:
         n_interactions: that were kept.
         unit: of their times.
         first_row: where its rows begin among those of all shards.
+        has_integers: of each column, by its name, whether the file holds integers, not floats or texts of them.
     """
 
     number: int
@@ -100,6 +102,7 @@ class _Encoded:
     n_interactions: int = 0
     unit: TimeUnit = "none"
     first_row: int = 0
+    has_integers: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -281,7 +284,8 @@ def _encode(shared: tuple[Path, Reading], shard: _Shard) -> _Encoded:
     replace_parquet(log, _path(work, "log", shard.number))
     users.write(_path(work, "users", shard.number))
     items.write(_path(work, "items", shard.number))
-    return _Encoded(shard.number, n_rows, source, len(log), unit)
+    has_integers = {name: dtype.is_integer() for name, dtype in raw.lazy.collect_schema().items()}
+    return _Encoded(shard.number, n_rows, source, len(log), unit, has_integers=has_integers)
 
 
 def _together(work: Path, encoded: Sequence[_Encoded], role: str, column: str) -> IdMap:
@@ -292,6 +296,11 @@ def _together(work: Path, encoded: Sequence[_Encoded], role: str, column: str) -
         if kind != kinds[0] and {kind, kinds[0]} != {"integers", "floats"}:
             message = f"column {column!r} holds {kind}, in the files before it {kinds[0]}; write one type"
             raise each.source.error(MixedIdError, f"{message}, or prepare the log as a whole, where all become texts")
+    if any(each.has_integers[column] for each in encoded):  # as the whole log is read: floats alone may be fractions
+        raws = [
+            Raw(values.alias(column).to_frame().lazy(), each.source) for each, values in zip(encoded, own, strict=True)
+        ]
+        own = [raw.lazy.collect()[column].alias("id") for raw in ids_of_one_kind(raws, column)]
     ids = IdMap(
         pl.concat([values.to_frame() for values in own], how="vertical_relaxed")["id"].unique(maintain_order=True)
     )

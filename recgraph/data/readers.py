@@ -30,6 +30,7 @@ from recgraph.data.errors import (
     MixedIdError,
 )
 from recgraph.data.ids import family
+from recgraph.data.kinds import ids_of_one_kind, times_of_one_kind
 from recgraph.data.lines import long_fields
 from recgraph.data.packing import check_encoding
 from recgraph.data.source import Raw, Source
@@ -323,7 +324,8 @@ def together(path: Path | None, raws: Sequence[Raw], columns: Columns) -> Raw:
 
     Raises:
         MissingColumnError: a file does not have one of the columns.
-        MixedIdError: ids are of another type in one file than in those before it.
+        MixedIdError: ids are of another type in one file than in those before it, or integers in one and fractions in
+            another.
     """
     first, kinds = raws[0], dict[str, str]()
     for raw in raws:
@@ -334,6 +336,10 @@ def together(path: Path | None, raws: Sequence[Raw], columns: Columns) -> Raw:
             if kinds.setdefault(name, kind) != kind and {kind, kinds[name]} != {"integers", "floats"}:
                 message = f"column {name!r} holds {kind}, in what is before it {kinds[name]}; write one type"
                 raise raw.source.error(MixedIdError, message)
+    for name in (columns.user, columns.item):
+        raws = ids_of_one_kind(raws, name)
+    if columns.timestamp is not None:
+        raws = times_of_one_kind(raws, columns.timestamp)
     lazy = pl.concat([raw.lazy.select(columns.named()) for raw in raws], how="vertical_relaxed")
     source = first.source if path is None else source_of_all(path, [raw.source for raw in raws])
     uuids = frozenset().union(*(raw.uuids for raw in raws))
@@ -355,10 +361,11 @@ def given_apart(path: Path | None, raws: Sequence[Raw | None], columns: Columns)
 
 
 def source_of_all(path: Path, sources: Sequence[Source]) -> Source:
-    """The source of several files: their folder or pattern, and one after another."""
+    """The source of several files: their folder or pattern, and one after another; a given part may be several."""
     if len(sources) == 1:
         return sources[0]
-    return replace(sources[0], path=path, plain=None, parts=tuple(sources))
+    files = tuple(file for source in sources for file in (source.parts or (source,)))
+    return replace(sources[0], path=path, plain=None, parts=files)
 
 
 def check_columns(raw: Raw, columns: Columns) -> None:

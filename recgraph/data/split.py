@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from recgraph.arguments import checked
+from recgraph.data import split_files
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.files import make_folder, recover, replacing_files
 from recgraph.data.given_log import read_parts
@@ -28,7 +29,6 @@ from recgraph.data.log import InteractionLog
 from recgraph.data.masks import kept
 from recgraph.data.part import Cases, Part, order
 from recgraph.data.sealing import SealedTestError, check_open
-from recgraph.data.split_files import HEAD_FILE, OPEN_FILE, TEST_FILE, load_rows, open_and_test, save_head, split_hash
 from recgraph.data.strategies import GIVEN, STRATEGIES, strategy_of
 from recgraph.notebook import block
 
@@ -146,17 +146,16 @@ class _Labelled:
         return order(self.interactions.log).with_columns(pl.Series("label", self.labels.numpy()))
 
     def _save(self, opened: pl.DataFrame, test: pl.DataFrame | None, folder: Path) -> None:
-        """Write all but the log, and ``split.json``; an older test file is removed where there is no ``test``."""
-        with replacing_files(folder, HEAD_FILE) as new:
-            write_parquet(opened, new / OPEN_FILE)
+        """Write all but the log, and ``split.json``; older rows that are not replaced are removed."""
+        with replacing_files(folder, split_files.HEAD_FILE) as new:
+            write_parquet(opened, new / split_files.OPEN_FILE)
             if test is not None:
-                make_folder((new / TEST_FILE).parent)
-                write_parquet(test, new / TEST_FILE)
+                make_folder((new / split_files.TEST_FILE).parent)
+                write_parquet(test, new / split_files.TEST_FILE)
             self.interactions.write_all_but_log(new)
-            save_head(new, {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash})
+            split_files.save_head(new, {"name": self.name, "params": self.params, "seed": self.seed, "hash": self.hash})
         self.interactions.remove_unsaved(folder)
-        if test is None:
-            (folder / TEST_FILE).unlink(missing_ok=True)
+        split_files.remove_older_rows(folder, has_test=test is not None)
 
 
 class Split(_Labelled):
@@ -245,7 +244,9 @@ class Split(_Labelled):
             ("ratings", log.ratings),
         )
         given = [(name, values.numel(), [values.numpy()]) for name, values in columns if values is not None]
-        return split_hash({"name": self.name, "params": self.params, "seed": self.seed}, self.users, self.items, given)
+        return split_files.split_hash(
+            {"name": self.name, "params": self.params, "seed": self.seed}, self.users, self.items, given
+        )
 
     def sealed(self) -> SealedSplit:
         """A handle for training, stopping and tuning, without the test rows."""
@@ -259,7 +260,7 @@ class Split(_Labelled):
 
     def save(self, folder: str | Path) -> None:
         """Write the split; the test rows go into a file of their own in the sub-folder ``test``."""
-        self._save(*open_and_test(self._rows()), Path(folder))
+        self._save(*split_files.open_and_test(self._rows()), Path(folder))
 
     @staticmethod
     @checked
@@ -360,14 +361,14 @@ class SealedSplit(_Labelled):
         """
         folder = Path(folder)
         recover(folder)
-        if not (folder / HEAD_FILE).is_file():
-            what = f"folder {str(folder)!r} holds no saved split ({HEAD_FILE})"
+        if not (folder / split_files.HEAD_FILE).is_file():
+            what = f"folder {str(folder)!r} holds no saved split ({split_files.HEAD_FILE})"
             raise FileNotFoundError(f"{what}; write one with `recgraph data prepare`")
-        return load_set(folder / HEAD_FILE, lambda head: SealedSplit._of(folder, head))
+        return load_set(folder / split_files.HEAD_FILE, lambda head: SealedSplit._of(folder, head))
 
     @staticmethod
     def _of(folder: Path, head: dict[str, Any]) -> SealedSplit:
-        rows = load_rows(folder / OPEN_FILE)
+        rows = split_files.load_rows(folder / split_files.OPEN_FILE)
         frame, labels = _log_and_labels(rows)
         log = InteractionLog.load_with(frame, folder)
         strategy = STRATEGIES[head["name"]].of(head["params"])
@@ -375,11 +376,11 @@ class SealedSplit(_Labelled):
         def reveal() -> Split:
             if not head.get("has_test", True):
                 return _refuse_to_unseal()
-            frame, labels = _log_and_labels(pl.concat([rows, load_rows(folder / TEST_FILE)]))
+            frame, labels = _log_and_labels(pl.concat([rows, split_files.load_rows(folder / split_files.TEST_FILE)]))
             split = Split(replace(log, log=frame), labels, strategy, head["name"], head["seed"])
             if split.hash != head["hash"]:
                 message = "the rows do not give the hash of the split; it was changed"
-                raise CorruptFileError(message, path=folder / TEST_FILE)
+                raise CorruptFileError(message, path=folder / split_files.TEST_FILE)
             return split
 
         return SealedSplit(log, labels, strategy, head["name"], head["seed"], head["hash"], reveal)

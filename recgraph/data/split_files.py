@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "load_rows",
     "open_and_test",
     "parts_folder",
+    "remove_older_rows",
     "save_head",
     "split_hash",
 ]
@@ -75,6 +77,17 @@ def save_head(folder: Path, head: Mapping[str, Any]) -> None:
 def _row_files(path: Path) -> list[Path]:
     """A file of rows, or all files in the folder in its place."""
     return [path] if path.is_file() else sorted(parts_folder(path).glob("*.parquet"))
+
+
+def remove_older_rows(folder: Path, has_test: bool) -> None:
+    """Remove what stood in place of the files of rows: folders of parts, and a test file where there is none now."""
+    if not has_test:
+        (folder / TEST_FILE).unlink(missing_ok=True)
+    for parts in (parts_folder(folder / OPEN_FILE), parts_folder(folder / TEST_FILE)):
+        for part in parts.glob("*.parquet"):
+            part.unlink()
+        with suppress(OSError):  # files of others are in it, or it is not there
+            parts.rmdir()
 
 
 def split_hash(head: Mapping[str, Any], users: IdMap, items: IdMap, columns: Iterable[Column]) -> str:

@@ -15,7 +15,7 @@ import pytest
 import recgraph as rg
 from recgraph.config import ConfigError
 from recgraph.data import catalog
-from recgraph.data.errors import MissingColumnError
+from recgraph.data.errors import DataError, MissingColumnError
 from recgraph.data.split import SealedSplit, SealedTestError
 from recgraph.evaluate import evaluate
 from recgraph.leaderboard.board import SheetSpec
@@ -119,6 +119,28 @@ def test_files_and_frames_give_one_split_wherever_they_are_named(tmp_path: Path)
     assert _cases(by_lines, "test") == _cases(split, "test")
     other = rg.Split.from_parts(frames[0], frames[1], _frame(TEST[:-1]))
     assert other.hash != split.hash
+
+
+def test_parts_of_several_files_name_the_file_and_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = tmp_path / "train"
+    train.mkdir()
+    (train / "a.csv").write_text("user_id,item_id,rating\n1,10,5\n2,11,4\n")
+    (train / "b.csv").write_text("user_id,item_id,rating\n1,11,3\nx,12,2\n,13,1\n")
+    test = tmp_path / "test.csv"
+    test.write_text("user_id,item_id,rating\n2,10,1\n1,12,bad\n")
+    for given in (train, train / "*.csv"):
+        with pytest.raises(DataError, match=r"b\.csv, line 4: the user id"):
+            rg.Split.from_parts(given, test=test)
+        with pytest.raises(DataError, match=r"test\.csv, line 3: the rating 'bad'"):
+            rg.Split.from_parts(given, test=test, missing_ids="drop")
+    split = rg.Split.from_parts(train, test=test, missing_ids="drop", rating="none")
+    told = " ".join(caplog.messages)
+    assert f"{train / 'b.csv'}, line 4: 1 rows without a user or an item" in told
+    assert f"{train / 'b.csv'}, line 3: the id 'x'" in told
+    split.save(tmp_path / "saved")
+    found = SealedSplit.load(tmp_path / "saved").interactions.source
+    assert [part.path for part in found.parts] == [train / "a.csv", train / "b.csv", test]
+    assert found.place(5) == f"{test}, line 2"
 
 
 def test_a_validation_part_is_drawn_from_train_alone() -> None:

@@ -119,6 +119,23 @@ def test_one_file_and_a_split_that_is_replaced(tmp_path: Path) -> None:
         assert made.n_shards == made.n_ranges == 1
 
 
+@pytest.mark.parametrize("with_test", [True, False])
+def test_a_split_saved_over_a_prepared_one_leaves_none_of_its_rows(with_test: bool, tmp_path: Path) -> None:
+    path, folder = tmp_path / "log.csv", tmp_path / "split"
+    log(500).write_csv(path)
+    prepare(LogFile(str(path)), folder)
+    split = SealedSplit.load(folder).unseal("it is saved again")
+    kept = folder / "open" / "notes.txt"
+    kept.write_text("of the user's own")
+    (split if with_test else split.sealed()).save(folder)
+    test = [folder / "test" / "test.parquet"] if with_test else []
+    assert {*folder.rglob("*.*")} >= {folder / "open.parquet", kept, *test}
+    assert not [*folder.rglob("users-*.parquet")]
+    assert (folder / "test" / "test.parquet").exists() == with_test
+    assert not (folder / "test" / "test").exists()
+    assert SealedSplit.load(folder).hash == split.hash
+
+
 def test_a_fit_reads_it(tmp_path: Path) -> None:
     import recgraph as rg
 
@@ -168,3 +185,51 @@ def test_what_is_wrong_is_said(tmp_path: Path, engine: Engine) -> None:
     (tmp_path / "lines.txt").write_text("u a b c\nv a b c\n")
     with pytest.raises(ValueError, match="format 'sequences' is read as a whole"):
         prepare(LogFile(str(tmp_path / "lines.txt"), Reading(format="sequences")), tmp_path / "split")
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"user": [2**53, 2**53 + 1, 7]}, {"user": [7.0, 8.0, 9.0]}),
+        ({"timestamp": [2**60, 2**60 + 1, 2**60 + 2]}, {"timestamp": [1.0, 2.0, 3.0]}),
+        ({"timestamp": [1, 2, 3]}, {"timestamp": [1.25, 2.5, 3.0]}),
+        ({"item": [2**62, -1, 7]}, {"item": pl.Series([7, 8, 9], dtype=pl.UInt64)}),
+    ],
+)
+def test_files_of_integers_beside_floats_or_other_integers(
+    first: dict[str, Any], second: dict[str, Any], order: str, tmp_path: Path
+) -> None:
+    whole = {"user": [1, 2, 1], "item": [5, 6, 7], "timestamp": [3, 4, 5]}
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for name, columns in zip(order, (first, second), strict=True):
+        pl.DataFrame({**whole, **columns}).write_parquet(folder / f"{name}.parquet")
+    files = LogFile(str(folder), Reading())
+    made = Interactions.from_files(files)
+    assert made.users.values.dtype == made.items.values.dtype == pl.Int64
+    for values, role in ((made.users.values, "user"), (made.items.values, "item")):
+        assert set(values) == {int(value) for columns in (first, second) for value in columns.get(role, whole[role])}
+    if "timestamp" in first:
+        assert len(set(made.log["time"])) == len({*first["timestamp"], *second["timestamp"]})
+    prepare(files, tmp_path / "split", "all")
+    same(tmp_path / "split", made.split("all"), tmp_path)
+
+
+def test_ids_that_are_no_integers_beside_those_that_are(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    files = LogFile(str(folder), Reading())
+    of_integers = pl.DataFrame({"user": [1, 2, 3], "item": [5, 6, 7]})
+    of_integers.write_parquet(folder / "a.parquet")
+    others = (pl.Series([1.0, 2.5, 3.0]), pl.Series([1.0, 2.0, 2.0**53]), pl.Series([1, 2, 2**63], dtype=pl.UInt64))
+    for users in others:
+        of_integers.with_columns(user=users).write_parquet(folder / "b.parquet")
+        for read in (Interactions.from_files, lambda given: prepare(given, tmp_path / "split", "all")):
+            with pytest.raises(MixedIdError, match=rf"b\.parquet: column 'user' holds {users.max()!r}|holds 2\.5"):
+                read(files)
+    # floats alone are of one kind, whole or not
+    of_integers.with_columns(pl.col("user").cast(pl.Float64)).write_parquet(folder / "a.parquet")
+    of_integers.with_columns(user=others[0]).write_parquet(folder / "b.parquet")
+    prepare(files, tmp_path / "split", "all")
+    same(tmp_path / "split", Interactions.from_files(files).split("all"), tmp_path)
