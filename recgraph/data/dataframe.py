@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import narwhals as nw
+import numpy as np
 import polars as pl
 
 from recgraph.data.errors import DataError, MissingColumnError, MixedIdError
-from recgraph.data.ids import IdMap, family, python_types, whole_floats
+from recgraph.data.ids import IdMap, as_integers, family, is_missing, python_types, whole_floats
 from recgraph.data.readers import check_header
 from recgraph.data.source import Raw, Source
 from recgraph.texts import listed
@@ -20,6 +22,7 @@ __all__ = ["FrameKind", "attach", "frame_kind", "from_native", "relation", "scan
 
 FrameKind = Literal["pandas", "polars", "pyarrow"]
 _KINDS = ("pandas", "polars", "pyarrow")
+_log = logging.getLogger(__name__)
 
 
 def frame_kind(frame: Any, argument: str = "frame") -> FrameKind:
@@ -123,14 +126,19 @@ def _to_polars(column: nw.Series[Any], name: str, is_id: bool, source: Source, u
         except (ImportError, TypeError, ValueError, NotImplementedError, pl.exceptions.PolarsError):
             pass
     missing = column.is_null().to_list()
-    values = [None if gone or value != value else value for gone, value in zip(missing, column, strict=True)]
+    values = [None if gone or is_missing(value) else value for gone, value in zip(missing, column, strict=True)]
+    values = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
     return _from_objects(values, name, is_id, source, uuids)
 
 
 def _from_objects(values: list[Any], name: str, is_id: bool, source: Source, uuids: set[str]) -> pl.Series:
     """A column of Python objects: one type, or an error that names the first value of another."""
     types = python_types(values)
-    if is_id and types == {"int", "float"} and all(value is None or value == int(value) for value in values):
+    if (
+        is_id
+        and types == {"int", "float"}
+        and all(value is None or isinstance(value, int) or value.is_integer() for value in values)
+    ):
         values, types = [None if value is None else int(value) for value in values], {"int"}
     if is_id and len(types) > 1:
         first = next(value for value in values if value is not None)
@@ -153,8 +161,9 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     """A frame of features whose key has the type of the log's ids.
 
     Args:
-        frame: any kind; one row an id. Texts are read as integers where the log's ids are integers; what is
-            no integer cannot be in the log and is left out.
+        frame: any kind; one row an id. Texts are read as integers where the log's ids are integers, as the log reads
+            them (``1000.0`` is ``1000``); what is no integer cannot be in the log and is left out, and counted in the
+            log of messages.
         key: the column of ids.
         ids: the log's.
         argument: the name of ``frame``, for errors.
@@ -167,15 +176,36 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     if key not in table.columns:
         there = listed(table.columns)
         raise MissingColumnError(f"the features have no column {key!r} (the key); their columns are {there}")
+    if isinstance(table[key].dtype, pl.Categorical | pl.Enum):
+        table = table.with_columns(pl.col(key).cast(pl.String))
     have, want = family(table[key].dtype), family(ids.values.dtype)
     as_whole = have == "floats" and want == "integers" and whole_floats(table[key]) is not None
     if have != want and not as_whole and not (have == "texts" and want == "integers"):
         raise MixedIdError(f"column {key!r} of the features holds {have}, the log's ids are {want}")
+    if have == "texts" and want == "integers":
+        table = _with_integers(table, key, ids.values.dtype, argument)
     table = table.with_columns(pl.col(key).cast(ids.values.dtype, strict=False)).filter(pl.col(key).is_not_null())
     repeated = table[key].is_duplicated()
     if repeated.any():
         raise DataError(f"id {table[key].filter(repeated)[0]!r} occurs several times in column {key!r} of the features")
     return table
+
+
+def _with_integers(table: pl.DataFrame, key: str, dtype: pl.DataType, argument: str) -> pl.DataFrame:
+    """The rows whose texts are integers of which nothing is lost: "007" is another id than 7."""
+    given = table.filter(pl.col(key).is_not_null())
+    table = given.with_columns(as_integers(pl.col(key), pl.String()))
+    plain = table[key].cast(dtype, strict=False).cast(pl.String).eq_missing(table[key])
+    if not plain.all():
+        _log.warning(
+            "%s: %s of %s rows are left out: the log's ids are integers, and in column %r %r is none",
+            argument,
+            f"{int((~plain).sum()):,}",
+            f"{len(table):,}",
+            key,
+            given[key].filter(~plain)[0],
+        )
+    return table.filter(plain)
 
 
 def relation(features: pl.DataFrame | None, key: str, column: str, separator: str, role: str) -> pl.DataFrame:

@@ -19,7 +19,7 @@ from recgraph.arguments import is_list, shown
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.imprint import load_frame, replace_parquet
 
-__all__ = ["IdMap", "as_integers", "whole_floats"]
+__all__ = ["IdMap", "as_integers", "is_missing", "whole_floats"]
 
 _UUID = "uuid"
 _UUID_TEXT = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
@@ -280,4 +280,9 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
 
 def python_types(values: Iterable[Any]) -> set[str]:
     """The names of the types of all values that are not missing."""
-    return {type(value).__name__ for value in values if value is not None and value == value}
+    return {type(value).__name__ for value in values if not is_missing(value)}
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a Python value stands for none; only numbers are compared, as an array has no single truth."""
+    return value is None or (isinstance(value, numbers.Number) and value != value)

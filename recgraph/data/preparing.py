@@ -273,10 +273,11 @@ def _encode(shared: tuple[Path, Reading], shard: _Shard) -> _Encoded:
     work, reading = shared
     scanned = LogFile(shard.file, reading).scan()
     raw = scanned.raw
-    if shard.count is not None:
-        raw = replace(raw, lazy=raw.lazy.slice(shard.start, shard.count))
-    n_rows = int(collect(raw.lazy.select(pl.len()), raw.source).item())
     source = raw.source.kept()
+    if shard.count is not None:
+        rows = raw.lazy.slice(shard.start, shard.count)
+        raw = replace(raw, lazy=rows, source=replace(raw.source, first_row=shard.start))
+    n_rows = int(collect(raw.lazy.select(pl.len()), raw.source).item())
     try:
         log, users, items, unit = encode(raw, scanned.columns, reading.time_format, reading.missing_ids)
     except EmptyLogError:

@@ -46,6 +46,7 @@ class Source:
         encoding: of a text file.
         parts: the files, where there are several, one after another.
         plain: where polars reads the text: the file, or while it is read a plain copy of it.
+        first_row: of a Parquet file, where the rows that are read begin.
     """
 
     format: Format
@@ -55,6 +56,7 @@ class Source:
     encoding: str = "utf-8"
     parts: tuple[Source, ...] = ()
     plain: Path | None = None
+    first_row: int = 0
 
     def error(self, kind: type[E], message: str, *, row: int | None = None, line: int | None = None) -> E:
         """An error that says where: the line of a text file, or else the row."""
@@ -63,7 +65,7 @@ class Source:
             return part.error(kind, message, row=row)
         if line is None and row is not None:
             line = self.line(row)
-        return kind(message, path=self.path, line=line, row=row)
+        return kind(message, path=self.path, line=line, row=None if row is None else self.first_row + row)
 
     def place(self, row: int) -> str:
         """Where a row is, in words."""

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from recgraph import Interactions
+from recgraph import Interactions, load_data
 from recgraph.data import ingest
 from recgraph.data.errors import DataError, MissingColumnError, MissingIdError, MixedIdError
 from recgraph.data.ids import IdMap
@@ -335,6 +335,44 @@ def test_features_of_a_frame() -> None:
     assert numbered.item_features is not None
     assert numbered.item_features.columns == ["0", "what", "1"]
     assert numbered.item_relation("1").rows() == [(10, "x"), (20, "y")]
+
+
+@pytest.mark.parametrize("kind", ["frame", "jsonl", "csv", "recbole"])
+def test_keys_of_features_are_read_as_the_logs_ids(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = ["7.0", "1000.0", "007", "9", "x"]
+    (tmp_path / "d.inter").write_text("u:token\ti:token\n1\t7.0\n1\t1000\n2\t9\n")
+    features = pl.DataFrame({"i": keys, "n": range(5)})
+    given: Any = features
+    if kind == "recbole":
+        lines = (f"{key}\t{n}" for n, key in enumerate(keys))
+        (tmp_path / "d.item").write_text("\n".join(["i:token\tn:float", *lines]))
+        given = None
+    elif kind != "frame":
+        given = tmp_path / f"features.{kind}"
+        (features.write_csv if kind == "csv" else features.write_ndjson)(given)
+    data = load_data(tmp_path / "d.inter", user="u", item="i", item_features=given)
+    assert data.items.values.to_list() == [7, 1000, 9]
+    assert data.item_features is not None
+    assert data.item_features.rows() == [(7, 0), (1000, 1), (9, 3)]
+    assert "item_features: 2 of 5 rows are left out: the log's ids are integers, and in column 'i' '007'" in caplog.text
+
+
+def test_keys_of_features_may_be_categories() -> None:
+    for dtype in (pl.Categorical(), pl.Enum(["x", "y"])):
+        frame = pl.DataFrame({"u": [1, 2], "i": pl.Series(["x", "y"], dtype=dtype)})
+        data = Interactions.from_frame(frame, user="u", item="i", item_features=frame.select("i", n="u"))
+        assert data.item_features is not None
+        assert data.item_features.rows() == [("x", 1), ("y", 2)]
+
+
+def test_arrays_in_cells_and_infinite_ids() -> None:
+    vectors = pd.DataFrame({"i": [5, 6, 7], "v": [np.array([1.0, 2.0]), None, np.array([3.0, 4.0])]})
+    data = Interactions.from_frame(pl.DataFrame({"u": [1, 2], "i": [5, 6]}), user="u", item="i", item_features=vectors)
+    assert data.item_features is not None
+    assert data.item_features["v"].to_list() == [[1.0, 2.0], None, [3.0, 4.0]]
+    infinite = pd.DataFrame({"u": pd.Series([1, float("inf")], dtype=object), "i": [5, 6]})
+    with pytest.raises(MixedIdError, match=r"row 1 .*column 'u' holds inf \(float\), but before it 1"):
+        Interactions.from_frame(infinite, user="u", item="i")
 
 
 @pytest.mark.parametrize("role", ["user", "item", "timestamp"])

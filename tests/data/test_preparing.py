@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from recgraph.data.errors import DataError, EmptyLogError, MixedIdError, RatingError, TimestampError
+from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError, TimestampError
 from recgraph.data.imprint import load_json
 from recgraph.data.interactions import Interactions
 from recgraph.data.preparing import prepare
@@ -185,6 +185,20 @@ def test_what_is_wrong_is_said(tmp_path: Path, engine: Engine) -> None:
     (tmp_path / "lines.txt").write_text("u a b c\nv a b c\n")
     with pytest.raises(ValueError, match="format 'sequences' is read as a whole"):
         prepare(LogFile(str(tmp_path / "lines.txt"), Reading(format="sequences")), tmp_path / "split")
+
+
+def test_rows_of_a_shard_are_named_by_their_place_in_the_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "log.parquet"
+    frame = log(10).with_row_index("place")
+    frame.with_columns(pl.when(pl.col("place") != 5).then("user")).write_parquet(path)
+    with pytest.raises(MissingIdError, match=r"log\.parquet, row 5 .from 0.: the user id"):
+        prepare(LogFile(str(path)), tmp_path / "split", shard_rows=4)
+    prepare(LogFile(str(path), Reading(missing_ids="drop")), tmp_path / "split", "all", shard_rows=4)
+    assert f"{path}, row 5 (from 0): 1 rows without a user or an item" in " ".join(caplog.messages)
+    bad = pl.when(pl.col("place") == 9).then(float("nan")).otherwise("rating").alias("rating")
+    frame.with_columns(bad).write_parquet(path)
+    with pytest.raises(RatingError, match=r"log\.parquet, row 9 .from 0.: the rating nan"):
+        prepare(LogFile(str(path)), tmp_path / "split", shard_rows=4)
 
 
 @pytest.mark.parametrize("order", ["ab", "ba"])
