@@ -41,6 +41,7 @@ _FLOAT = 4
 _SLACK = 1.1
 #: losses whose targets have negatives of their own
 _OWN = ("bpr", "bce", "ccl")
+_FULL, _SAMPLED = map(registry.key, ("full_softmax", "sampled_softmax"))
 #: what counting pairs of items takes, whatever their number
 _COUNTING = 96 * 2**20
 #: how far a batch may lie above the mean, in standard deviations
@@ -111,10 +112,12 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     is_made = bool(config.item_features) or config.item_graph is not None
     if config.item_features:
         step += 4 * _FLOAT * work.n_items * width
-    is_row_sparse = config.loss != "full_softmax" and not is_made and work.n_items >= ROWS_OF_LAZY
-    row_tables = _FLOAT * (work.n_items + 1) * width if is_row_sparse else 0
+    loss, is_slow = registry.key(config.loss), getattr(config, "target_momentum", None) is not None
+    is_row_sparse = loss != _FULL and not is_made and not is_slow and work.n_items >= ROWS_OF_LAZY
+    row_tables = _FLOAT * (work.n_items + 1) * width // work.n_shards if is_row_sparse else 0
     if is_row_sparse:
-        step += _of_rows(min(tokens + targets + (config.n_negatives or 1), work.n_items), width)
+        drawn = (config.n_negatives or 1) * (targets if loss in _OWN else 1)
+        step += _of_rows(min(tokens + targets + drawn, work.n_items), width)
     # without gradients one layer is there at a time, and of that layer one half
     scoring = _FLOAT * 256 * longest * token_floats(config, longest) / max(getattr(config, "n_layers", 2), 1)
     batches = 8 * work.n_interactions * (3 if config.regime == "causal" else 6)
@@ -153,10 +156,10 @@ def token_floats(config: Any, length: int, last_only: bool = False) -> float:
 
 def loss_block(loss: str, config: Any, n_targets: int, n_items: int, width: int) -> int:
     """The scores of a recommendation loss."""
-    n_negatives = config.n_negatives or 1
-    if loss == "full_softmax":
+    n_negatives, loss = config.n_negatives or 1, registry.key(loss)
+    if loss == _FULL:
         return blocks(n_targets, n_items + 1)
-    if loss == "sampled_softmax":
+    if loss == _SAMPLED:
         return blocks(n_targets, n_negatives) + 3 * _FLOAT * n_negatives * width
     # every target has negatives of its own: blocks of their vectors, and the gradients of distinct rows
     places = n_targets * (n_negatives + 1)
@@ -175,14 +178,15 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True)
     table, n_layers = _FLOAT * n_nodes * config.hidden_dim // work.n_shards, getattr(config, "n_layers", 0)
     n_rows = min(work.batch_size, max(n_edges, 1))
     n_negatives = config.n_negatives or 1
-    is_row_sparse = not n_layers and n_nodes > ROWS_OF_LAZY and config.loss != "full_softmax"
+    loss = registry.key(config.loss)
+    is_row_sparse = not n_layers and n_nodes > ROWS_OF_LAZY and loss != _FULL
     step = 0 if is_row_sparse else (n_layers + 2) * table * (1 + n_views) if n_layers else 2 * table
     # vectors of user, item and negatives, and their gradients
-    places = n_rows * ((n_negatives if config.loss in _OWN else 0) + 2)
+    places = n_rows * ((n_negatives if loss in _OWN else 0) + 2)
     step += 2 * _FLOAT * config.hidden_dim * places + 24 * places
     if is_row_sparse:
         step += _of_rows(min(places, n_nodes), config.hidden_dim)
-    if config.loss not in _OWN:
+    if loss not in _OWN:
         step += loss_block(config.loss, config, n_rows, work.n_items, config.hidden_dim)
     if n_views:
         step += 2 * table + 2 * blocks(n_rows, work.n_users if getattr(config, "candidates", "") == "all" else n_rows)

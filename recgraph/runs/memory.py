@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from recgraph import registry
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.ranking import ranking_threads
 from recgraph.evaluate.topk import CACHED_ITEMS, CHUNK, TILE_ROWS
@@ -124,7 +125,8 @@ class Fit:
                 at = _largest_below(value, partial(self._fits_with, most, name))
                 # a model that is cut to less than that is another model
                 found += [f"{name} = {at}"] if at and (name == "batch_size" or 16 * at >= value) else []
-        if getattr(self.model.config, "loss", None) == "full_softmax" and self.fits(most, loss="sampled_softmax"):
+        loss = registry.key(getattr(self.model.config, "loss", ""))
+        if loss == registry.key("full_softmax") and self.fits(most, loss="sampled_softmax"):
             found.append("loss = 'sampled_softmax'")
         if found:
             return f"what fits: {', or '.join(found)}"

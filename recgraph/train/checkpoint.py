@@ -184,7 +184,12 @@ def _link(source: Path, path: Path) -> None:
 
 def candidates(folder: Path) -> list[Path]:
     """All checkpoints of a run, the newest first; after a crash of the machine some may be damaged."""
-    return sorted(folder.glob(f"{_PREFIX}*"), reverse=True)
+    return sorted(folder.glob(f"{_PREFIX}*"), key=_numbers, reverse=True)
+
+
+def _numbers(path: Path) -> tuple[int, ...]:
+    """The step and the number at it, of a checkpoint's name."""
+    return tuple(int(part) for part in path.name.removeprefix(_PREFIX).split("-") if part.isdigit())
 
 
 def latest(folder: Path) -> Path | None:

@@ -238,6 +238,7 @@ class Trainer:
         if self.config.metric not in row:
             raise ValueError(f"metric = {self.config.metric!r} is not measured; there are {', '.join(sorted(metrics))}")
         if self.stopping.update(row[self.config.metric], self.progress.epoch + 1):
+            self.best = None  # released before its successor is made
             self.best = {name: value.detach().clone() for name, value in self.sharding.state().items()}
             self._best_is_kept = False
         row["best"] = self.stopping.best

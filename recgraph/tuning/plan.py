@@ -103,7 +103,7 @@ class Plan:
         """The most epochs that a trial may have."""
         dimension = self.space.dimensions.get("max_epochs")
         if dimension is None:
-            return int(self.fixed.get("max_epochs", self._training().max_epochs))
+            return int(self.space.fixed.get("max_epochs", self._training().max_epochs))
         return int(max(dimension.choices) if dimension.choices else dimension.high or 1)
 
     def to_dict(self) -> dict[str, Any]:

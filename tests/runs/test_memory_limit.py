@@ -23,7 +23,7 @@ import recgraph as rg
 from recgraph import registry
 from recgraph.data.split import Split
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.memory import Estimate, MemoryLimitError, format_size, memory_limit, parse_size
+from recgraph.memory import Estimate, MemoryLimitError, Workload, format_size, memory_limit, parse_size
 from recgraph.models.base import ClosedFormModel, Space
 from recgraph.models.memory import largest_batch, sample_sizes
 from recgraph.ranks import Ranks, is_told
@@ -279,13 +279,43 @@ def test_every_model_has_an_estimate(name: str) -> None:
         assert needs.step > 0
 
 
+def large(model: Any, n_shards: int = 1) -> Any:
+    """What a model needs over 200,000 items, whose table is stepped by rows."""
+    space = Space(n_users=50, n_items=200_000)
+    lengths = torch.full((50,), 20)
+    return model.memory_needs(Workload(50, 200_000, lengths, 128, space, n_shards))
+
+
+def test_a_loss_is_known_however_it_is_written() -> None:
+    for written, plain in (("FullSoftmax", "full_softmax"), ("sampled-softmax", "sampled_softmax"), ("BPR", "bpr")):
+        for cls in (rg.models.SASRec, rg.models.BPRMF):
+            assert large(cls(loss=written)) == large(cls(loss=plain))
+
+
+def test_a_step_takes_rows_for_each_negative_of_each_target() -> None:
+    few, many = (large(rg.models.SASRec(loss="bpr", n_negatives=n)).step for n in (1, 16))
+    # 950 targets, and of each row that is touched seven vectors of 64 numbers
+    assert many - few > 950 * 15 * 7 * 64 * 4
+
+
+def test_a_step_on_sharded_tables_takes_what_it_takes_on_one() -> None:
+    """Beside the table, of which each rank has a part."""
+    model = rg.models.SASRec(loss="sampled_softmax")
+    rest = [needs.parameters - needs.row_tables + needs.step for needs in (large(model), large(model, n_shards=4))]
+    assert rest[1] == pytest.approx(rest[0], abs=2**20)
+
+
+def test_a_slow_copy_has_dense_gradients() -> None:
+    settings = {"loss": "bpr", "objective": "simsiam", "similarity": "cosine"}
+    assert large(rg.models.CL4SRec(**settings)).row_tables > 0
+    assert large(rg.models.CL4SRec(**settings, target_momentum=0.99)).row_tables == 0
+
+
 def registry_of_graphs() -> set[str]:
     return {name for name, cls in registry.classes("model") if hasattr(cls, "embed")}
 
 
 def work(split: Split, space: Space) -> Any:
-    from recgraph.memory import Workload
-
     return Workload(space.n_users, space.n_items, split.train.items.lengths, 128, space)
 
 

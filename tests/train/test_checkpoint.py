@@ -231,6 +231,13 @@ def test_a_schedule_over_the_epochs_is_not_stretched_by_a_resumed_training(sched
     assert trainer_of(toy(), VALUES, tmp_path, max_epochs=2, schedule=schedule).resume()
 
 
+def test_the_newest_of_many_checkpoints_of_one_step_is_found(tmp_path: Path) -> None:
+    for name in ("step-000000010", "step-000000010-9", "step-000000010-10", "step-000000009-11"):
+        (tmp_path / name).mkdir()
+    names = [path.name for path in checkpoints.candidates(tmp_path)]
+    assert names == ["step-000000010-10", "step-000000010-9", "step-000000010", "step-000000009-11"]
+
+
 def test_a_checkpoint_of_the_same_step_leaves_the_earlier_one(tmp_path: Path) -> None:
     """Ctrl-C in the last batch of an epoch saves; gone on with, the epoch ends without a step, and saves again."""
     folder = tmp_path / "checkpoints"

@@ -366,6 +366,17 @@ def test_training_stops_after_patience_and_keeps_the_best_weights(tmp_path: Path
     assert trainer.stopping.best_epoch == 2
 
 
+def test_the_best_weights_are_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while better ones take their place."""
+    trainer = trainer_of(toy(), [2.0], max_epochs=3)
+    state, held = trainer.sharding.state, []
+    monkeypatch.setattr(trainer.sharding, "state", lambda: held.append(trainer.best is None) or state())
+    trainer._validate({"loss": 3.0})
+    trainer._validate({"loss": 2.0})
+    assert held == [True, True]
+    assert trainer.best is not None
+
+
 def test_a_term_that_is_not_finite_stops_with_its_name_step_and_last_good_checkpoint(tmp_path: Path) -> None:
     trainer = trainer_of(toy(), [1.0, 1.0, float("nan")], tmp_path, checkpoint_every=2)
     with pytest.raises(NonFiniteLoss, match=r"term 'near' became nan at step 2 .*step-000000002"):

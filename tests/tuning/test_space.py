@@ -36,6 +36,15 @@ def test_annotations_make_the_space() -> None:
     assert "max_epochs" not in found
 
 
+def test_a_pruner_reads_the_most_epochs_wherever_they_are_given() -> None:
+    def most(**given: Any) -> int:
+        return Plan("s", SASRec, ("ndcg@10",), 1, **given).max_epochs
+
+    assert most() == TrainConfig().max_epochs
+    assert most(fixed={"max_epochs": 8}) == most(given={"max_epochs": 8}) == 8
+    assert most(given={"max_epochs": [4, 30]}) == 30
+
+
 def test_every_model_has_a_space_or_says_that_it_has_none() -> None:
     for name in registry.names("model"):
         plan = Plan("s", registry.load("model", name), ("ndcg@10",), 1)
