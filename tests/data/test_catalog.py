@@ -20,10 +20,11 @@ import pytest
 from recgraph.bounded.files import sha256_of
 from recgraph.data import catalog
 from recgraph.data.catalog import sources
-from recgraph.data.catalog.cards import find_card
+from recgraph.data.catalog.cards import Layout, find_card
 from recgraph.data.catalog.logs import read_table
 from recgraph.data.catalog.sources import (
     CountError,
+    File,
     HashMismatchError,
     Local,
     SourceError,
@@ -265,6 +266,31 @@ def test_other_formats(tmp_path: Path, format: str) -> None:
     short.write_csv(given) if format == "csv" else short.write_parquet(given)
     with pytest.raises(MissingColumnError, match="rating"):
         catalog.get(card, from_path=given)
+
+
+@pytest.mark.parametrize("dtype", [pl.Float64, pl.Decimal(10, 2)])
+def test_fractions_are_no_integers(dtype: pl.DataType, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"item": [1.0, 2.5], "user": ["a", "b"], "timestamp": [1, 2], "rating": [1.5, 2.0]})
+    given = tmp_path / "log"
+    frame.with_columns(pl.col("item").cast(dtype)).write_parquet(given)
+    local = '\n[[sources]]\nkind = "local"\nfile = "log"\n\n[sources.files.interactions]\nformat = "parquet"\n'
+    card = _write(tmp_path, "toy", LAYOUT.split("\n[layout.items]")[0] + local)
+    with pytest.raises(DataError, match=r"log, row 1 .*column 'item': .*2\.50?.* is not of type int"):
+        catalog.get(card, from_path=given)
+    frame.with_columns(item=pl.Series([1, 2]).cast(dtype)).write_parquet(given)
+    catalog.get(card, from_path=given)
+    assert catalog.load_dataset(card).to_frame()["item_id"].to_list() == [1, 2]
+
+
+def test_the_encoding_of_a_card_is_that_of_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes("user,title\n1,Café\n".encode("latin-1"))
+    layout = Layout(columns={"user": "int", "title": "text"})
+    read = read_table(path, File(format="csv", separator=",", encoding="latin-1"), layout)
+    assert read["title"].to_list() == ["Café"]
+    path.write_bytes("1 2\u00a03\n".encode("latin-1"))  # a space of Latin-1
+    read = read_table(path, File(format="sequences", encoding="latin-1"), None)
+    assert read.rows() == [(1, 2), (1, 3)]
 
 
 def test_from_needs_a_file_and_a_source_that_takes_one(tmp_path: Path) -> None:

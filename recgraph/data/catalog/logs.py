@@ -260,7 +260,7 @@ def _delimited(path: Path, file: File, layout: Layout) -> pl.DataFrame:
 
 
 def _csv(path: Path, file: File, layout: Layout) -> pl.DataFrame:
-    raw = scan_delimited(path, separator=file.separator, needed=list(layout.columns))
+    raw = scan_delimited(path, separator=file.separator, needed=list(layout.columns), encoding=file.encoding)
     return collect(raw.lazy, raw.source)
 
 
@@ -269,7 +269,7 @@ def _parquet(path: Path, file: File, layout: Layout) -> pl.DataFrame:
 
 
 def _sequences(path: Path, file: File, layout: Layout) -> pl.DataFrame:
-    raw = scan_sequences(path)
+    raw = scan_sequences(path, encoding=file.encoding)
     return collect(raw.lazy, raw.source)
 
 
@@ -281,6 +281,8 @@ def _typed(values: pl.Series, kind: str, path: Path) -> pl.Series:
         values = values.str.strip_chars().replace("", None)
     typed = values.cast(_TYPES[kind], strict=False)
     lost = typed.is_null() & values.is_not_null()
+    if kind == "int" and not values.dtype.is_integer() and values.dtype.is_numeric():  # a cast leaves fractions out
+        lost |= (typed.cast(values.dtype, strict=False) != values).fill_null(False)
     if lost.any():
         row = int(lost.arg_max() or 0)
         raise DataError(f"column {values.name!r}: {values[row]!r} is not of type {kind}", path=path, row=row)
