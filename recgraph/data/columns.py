@@ -160,16 +160,18 @@ def to_integers(log: pl.DataFrame, unit: TimeUnit) -> tuple[pl.DataFrame, TimeUn
     return log.with_columns((times * 1e6).round().cast(pl.Int64, strict=False)), "seconds"
 
 
-def instant(value: float | str | dt.date, unit: TimeUnit) -> int:
+def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     """The least integer time of a log that is not before a moment.
 
     Args:
+        name: of the setting, for errors.
         value: a number in the unit in which the log's times came in; or a date, datetime or ISO 8601 text where
             they are dates or seconds with fractions (without a zone: UTC).
         unit: the log's.
 
     Raises:
-        ValueError: a date for a log of whole numbers, a number for one of dates, or a text that is no date.
+        ValueError: a date for a log of whole numbers, a number for one of dates, a number that is no time, or a text
+            that is no date.
     """
     if isinstance(value, int | float):
         if unit == "us":
@@ -177,7 +179,10 @@ def instant(value: float | str | dt.date, unit: TimeUnit) -> int:
                 "the log's timestamps came in as dates: give the instant as a date, a datetime or an ISO 8601 text, "
                 f"not {value!r}"
             )
-        return math.ceil(value) if unit == "own" else round(value * 1e6)  # rounded as the times are
+        size = 1 if unit == "own" else 1e6
+        if not abs(value) < 2**63 / size:  # NaN is not, either
+            raise ValueError(f"{name} = {value!r} is no time: give a number within 64 bits, in the unit of the log's")
+        return math.ceil(value) if unit == "own" else round(value * size)  # rounded as the times are
     if unit == "own":
         raise ValueError(f"the log's timestamps are plain numbers: give the instant as one, not {value!r}")
     if isinstance(value, str):

@@ -197,7 +197,7 @@ class TimeCut(_Shares):
                 message = f"valid = {self.valid:g} and test = {self.test:g} are shares: leave them out, "
                 raise ValueError(message + "or leave out valid_from and test_from")
             unit = interactions.time_unit
-            return instant(self.valid_from, unit), instant(self.test_from, unit)
+            return instant("valid_from", self.valid_from, unit), instant("test_from", self.test_from, unit)
         ordered = times.sort().values
         count = times.numel()
         # one past the last time is a cut that leaves nothing

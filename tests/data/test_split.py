@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,15 @@ def test_time_cut_by_numbers_needs_numbers() -> None:
     data = _times([dt.datetime(2024, 5, day) for day in (1, 2, 3)])
     with pytest.raises(ValueError, match=r"came in as dates: give the instant as a date, .* not 1714521601"):
         data.split("time", valid_from=1_714_521_601, test_from=1_714_600_000)
+
+
+@pytest.mark.parametrize("moment", [10**30, pytest.param(10**400, id="10^400"), float("inf"), float("nan"), -(10**30)])
+@pytest.mark.parametrize("times", [[1, 2, 3], [1.5, 2.0, 3.0]])
+def test_time_cut_by_numbers_that_are_no_times(moment: float, times: list[float]) -> None:
+    for name in ("valid_from", "test_from"):
+        cuts = {"valid_from": 2, "test_from": 3, name: moment}
+        with pytest.raises(ValueError, match=rf"{name} = {re.escape(repr(moment))} is no time: give a number"):
+            _times(times).split("time", **cuts)
 
 
 def test_time_cut_leaves_something_to_train_on() -> None:
