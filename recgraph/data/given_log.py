@@ -44,6 +44,7 @@ def read_parts(parts: Sequence[Any], features: Sequence[Any] = (None, None), **o
     if are_files == {True}:
         beside = {name: str(path) for name, path in given.items() if name != "train"}
         files = LogFile(str(given["train"]), reading.model_copy(update=beside))
+        files.reading.check_of_format(files.format)
         found = files.scan()
         at = (files.found(found.columns), files.feature_files())
     else:

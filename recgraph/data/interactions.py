@@ -253,9 +253,15 @@ class Interactions(InteractionLog):
 
     @classmethod
     def from_files(cls, files: LogFile) -> Self:
-        """From the files of a :class:`recgraph.data.reading.LogFile`."""
-        found = files.scan()
+        """From the files of a :class:`recgraph.data.reading.LogFile`.
+
+        Raises:
+            ValueError: a setting that says nothing of files of this format.
+            DataError: what is wrong with a file.
+        """
         reading = files.reading
+        reading.check_of_format(files.format)
+        found = files.scan()
         data = cls._encoded(found.raw, found.columns, time_format=reading.time_format, missing_ids=reading.missing_ids)
         frames = {name: getattr(found, name) for name in FEATURES}
         data = data.with_feature_files(frames, files.feature_files())

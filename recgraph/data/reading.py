@@ -110,6 +110,22 @@ class Reading(Config):
             if (value := getattr(self, name)) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} = {value!r} says how files are read, and frames are given; leave it out")
 
+    def check_of_format(self, form: FileFormat) -> None:
+        """Refuse what says nothing of files of a format: it would be ignored.
+
+        Raises:
+            ValueError: such a setting is given.
+        """
+        unused: tuple[str, ...] = () if form in ("csv", "tsv") else ("separator", "names")
+        if form == "sequences":
+            unused += ("timestamp", "rating", "weight")
+        has_others = any(getattr(self, name) for name in PATHS)  # which may be texts
+        if form == "parquet" and not has_others and check_encoding(self.encoding) != "utf-8":
+            unused += ("encoding",)
+        for name in unused:
+            if (value := getattr(self, name)) not in (type(self).model_fields[name].default, NO_COLUMN):
+                raise ValueError(f"{name} = {value!r} says nothing of files of format {form!r}; leave it out")
+
     def from_folder(self, folder: Path) -> Self:
         """The reading with the paths of its other files from a folder on."""
         paths = {name: getattr(self, name) for name in PATHS if getattr(self, name) is not None}
@@ -192,6 +208,7 @@ class LogFile:
 
     def completed(self) -> Reading:
         """The reading with the columns that were guessed, and ``"none"`` for those that the log does not have."""
+        self.reading.check_of_format(self.format)
         return self.found(self.scan().columns).reading
 
     def found(self, columns: Columns) -> LogFile:

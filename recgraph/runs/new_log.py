@@ -184,8 +184,8 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
 
 def _read_file(path: Path, columns: Columns) -> InteractionLog:
     """By the run's column names, as far as the file has them; the others are guessed."""
-    own = {"user": columns.user, "item": columns.item, "timestamp": columns.timestamp}
     form: FileFormat | None = "sequences" if path.suffix == ".txt" else None
+    own = {"user": columns.user, "item": columns.item, "timestamp": None if form else columns.timestamp}
     for names in (own, {**own, "timestamp": None}):
         try:
             return Interactions.from_files(LogFile(str(path), Reading(**names, format=form)))

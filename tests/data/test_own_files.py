@@ -6,8 +6,10 @@ import bz2
 import gzip
 import logging
 import lzma
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -306,6 +308,53 @@ def test_files_of_features(kind: str, tmp_path: Path) -> None:
         rg.load_data(tmp_path / "log.csv", user_features=path)
     with pytest.raises(FileNotFoundError, match="nothing"):
         rg.load_data(tmp_path / "log.csv", item_features=tmp_path / "nothing.csv")
+
+
+@pytest.mark.parametrize(
+    ("form", "option", "value"),
+    [
+        ("sequences", "timestamp", "when"),
+        ("sequences", "rating", "stars"),
+        ("sequences", "weight", "w"),
+        ("sequences", "separator", ","),
+        ("parquet", "separator", ";"),
+        ("parquet", "names", ("user", "item")),
+        ("parquet", "encoding", "latin-1"),
+        ("jsonl", "separator", ";"),
+        ("jsonl", "names", ("user", "item")),
+        ("recbole", "separator", ";"),
+    ],
+)
+def test_options_that_say_nothing_of_a_format_are_refused(form: Any, option: str, value: Any, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    frame = pl.DataFrame({"user": [1, 2], "item": [3, 4]})
+    if form == "parquet":
+        frame.write_parquet(path)
+    elif form == "jsonl":
+        frame.write_ndjson(path)
+    elif form == "recbole":
+        path = path.with_suffix(".inter")
+        path.write_text("user:token\titem:token\n1\t3\n2\t4\n")
+    else:
+        path.write_text("1 3\n2 4\n")
+    default = "none" if option in ("timestamp", "rating") else "UTF-8" if option == "encoding" else None
+    rg.load_data(path, format=form, **({} if default is None else {option: default}))
+    message = re.escape(f"{option} = {value!r} says nothing of files of format {form!r}; leave it out")
+    with pytest.raises(ValueError, match=message):
+        rg.load_data(path, format=form, **{option: value})
+    with pytest.raises(ValueError, match=message):
+        LogFile(str(path), Reading(**{"format": form, option: value})).completed()
+    if option != "encoding":  # another part may be a text
+        with pytest.raises(ValueError, match=message):
+            rg.Split.from_parts(path, test=path, format=form, **{option: value})
+
+
+def test_a_parquet_log_has_features_in_any_encoding(tmp_path: Path) -> None:
+    pl.DataFrame({"user": [1, 2], "item": [3, 4]}).write_parquet(tmp_path / "log.parquet")
+    (tmp_path / "films.csv").write_bytes("item,title\n3,Café\n".encode("latin-1"))
+    data = rg.load_data(tmp_path / "log.parquet", item_features=tmp_path / "films.csv", encoding="latin-1")
+    assert data.item_features is not None
+    assert data.item_features.rows() == [(3, "Café")]
 
 
 def test_fingerprints_and_names_of_paths(tmp_path: Path) -> None:

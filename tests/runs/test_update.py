@@ -358,6 +358,8 @@ def test_files_are_read(tmp_path: Path) -> None:
     for name, frame in (("new.parquet", NEW), ("new.csv", NEW), ("guessed.csv", plain)):
         frame.write_parquet(tmp_path / name) if name.endswith("parquet") else frame.write_csv(tmp_path / name)
         assert torch.equal(run.update(tmp_path / name, valid=0.3, force=True).recommender.seen.values, known)
+    (tmp_path / "new.txt").write_text("u0 107 108\n")  # without the times that the run has; it has seen 60
+    assert len(run.update(tmp_path / "new.txt", valid=0, force=True).recommender.seen.values) == 62
     texts = log_of(OLD.with_columns(pl.col("what").cast(pl.String)))  # ids that a reader of CSV takes for integers
     run = rg.fit("popularity", texts.split(), seed=0)
     assert len(run.update(tmp_path / "new.csv", valid=0.3, force=True).recommender.items) == 14
