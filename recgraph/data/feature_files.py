@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import polars as pl
@@ -10,7 +11,7 @@ from recgraph.bounded.tables import read_frame
 from recgraph.data.diagnose import check_file, collect, explained, usual_separator
 from recgraph.data.errors import MissingColumnError
 from recgraph.data.packing import check_encoding
-from recgraph.data.readers import check_header, header_of
+from recgraph.data.readers import check_header, header_of, scan_delimited
 from recgraph.data.roles import candidates_of
 from recgraph.data.source import Format, Source
 from recgraph.texts import listed
@@ -52,7 +53,12 @@ def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:
     names = header_of(delimited)
     check_header(delimited, names)
     own = key if key in names else _other_name(names, role, delimited, key)
-    lazy = pl.scan_csv(plain.text, separator=separator, schema_overrides={own: pl.String}, infer_schema_length=None)
+    text_of: Path | io.BytesIO = plain.text
+    if len(separator) > 1:  # polars separates by one character: the fields are written anew, for their types to be told
+        assert source.path is not None
+        raw = scan_delimited(source.path, separator=separator, encoding=source.encoding)
+        text_of, separator = io.BytesIO(collect(raw.lazy, raw.source).write_csv().encode()), ","
+    lazy = pl.scan_csv(text_of, separator=separator, schema_overrides={own: pl.String}, infer_schema_length=None)
     frame = collect(lazy, delimited)
     del held
     return frame

@@ -310,6 +310,20 @@ def test_files_of_features(kind: str, tmp_path: Path) -> None:
         rg.load_data(tmp_path / "log.csv", item_features=tmp_path / "nothing.csv")
 
 
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_features_separated_by_two_characters(packed: str, tmp_path: Path) -> None:
+    path = tmp_path / f"films.dat{packed}"
+    text = 'movieId::title::year\n0::"Odd", Café::1990\n1::::\n2::Film, 2::1992\n'
+    path.write_bytes(PACKERS[packed](text.encode("latin-1")))
+    TABLE.write_csv(tmp_path / "log.csv")
+    data = rg.load_data(tmp_path / "log.csv", item_features=path, encoding="latin-1")
+    assert data.item_features is not None
+    assert data.item_features.rows() == [(0, '"Odd", Café', 1990), (1, None, None), (2, "Film, 2", 1992)]
+    path.write_bytes(PACKERS[packed](b"movieId::title\n0::a\n1::a::b\n"))
+    with pytest.raises(errors.DelimiterError, match=rf"films\.dat{packed}, line 3: 3 fields separated by '::'"):
+        rg.load_data(tmp_path / "log.csv", item_features=path)
+
+
 @pytest.mark.parametrize(
     ("form", "option", "value"),
     [
