@@ -19,7 +19,7 @@ from recgraph.arguments import is_list, shown
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.imprint import load_frame, replace_parquet
 
-__all__ = ["IdMap", "as_integers", "is_missing", "whole_floats"]
+__all__ = ["IdMap", "as_integers", "has_float_texts", "is_missing", "whole_floats"]
 
 _UUID = "uuid"
 _UUID_TEXT = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
@@ -67,6 +67,11 @@ def whole_floats(ids: pl.Series) -> pl.Series | None:
     integers = pl.select(as_integers(pl.lit(ids), ids.dtype)).to_series()
     plain = integers.cast(pl.Int64, strict=False).cast(pl.String).eq(integers).fill_null(False)
     return mask if bool((plain | ids.is_null()).all()) else None
+
+
+def has_float_texts(ids: pl.Series) -> bool:
+    """Whether some ids are texts of whole floats, which no reading has made integers."""
+    return ids.dtype == pl.String and bool(ids.str.contains(_WHOLE).any())
 
 
 def as_integers(values: pl.Expr, dtype: pl.DataType) -> pl.Expr:

@@ -186,7 +186,7 @@ def _ids(
     if len(missing):
         raise _missing_id(lazy, column, role, raw.source, "NaN" if missing[column].null_count() == 0 else "missing")
     _check_calendar(found, column, role, raw.source)
-    whole = whole_floats(found[column])
+    whole = None if _stays_text(raw, column, dtype) else whole_floats(found[column])
     if whole is None:
         return found, codes
     _log.info(
@@ -200,6 +200,10 @@ def _ids(
     # of texts, "1000" and "1000.0" are one id
     again = _number(integers.select(_key(column, integers[column].dtype)).to_series())
     return integers[again.first], again.codes[codes]
+
+
+def _stays_text(raw: Raw, column: str, dtype: pl.DataType) -> bool:
+    return column in raw.texts and dtype == pl.String
 
 
 def _check_calendar(found: pl.DataFrame, column: str, role: str, source: Source) -> None:
@@ -236,7 +240,7 @@ def _id_map(unique: pl.DataFrame, raw: Raw, column: str) -> IdMap:
     values = unique[column]
     if column in raw.uuids:
         return IdMap(values, as_uuid=True)
-    if raw.as_text:
+    if raw.as_text and not _stays_text(raw, column, values.dtype):
         numbers = values.cast(pl.Int64, strict=False)
         # only where nothing is lost: "007" and "+7" stay texts
         plain = numbers.cast(pl.String).eq(values).fill_null(False)

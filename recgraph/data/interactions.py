@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, get_args
@@ -252,8 +252,12 @@ class Interactions(InteractionLog):
         return cls.from_files(LogFile(str(path), Reading.of(columns, weight=weight, format=format, **of_text)))
 
     @classmethod
-    def from_files(cls, files: LogFile) -> Self:
+    def from_files(cls, files: LogFile, texts: Collection[str] = ()) -> Self:
         """From the files of a :class:`recgraph.data.reading.LogFile`.
+
+        Args:
+            files: the log.
+            texts: of ``user`` and ``item``, those whose ids, if they are texts, stay as they are written (``1000.0``).
 
         Raises:
             ValueError: a setting that says nothing of files of this format.
@@ -262,7 +266,8 @@ class Interactions(InteractionLog):
         reading = files.reading
         reading.check_of_format(files.format)
         found = files.scan()
-        data = cls._encoded(found.raw, found.columns, time_format=reading.time_format, missing_ids=reading.missing_ids)
+        raw = replace(found.raw, texts=frozenset(getattr(found.columns, role) for role in texts))
+        data = cls._encoded(raw, found.columns, time_format=reading.time_format, missing_ids=reading.missing_ids)
         frames = {name: getattr(found, name) for name in FEATURES}
         data = data.with_feature_files(frames, files.feature_files())
         return replace(data, files=files.found(found.columns))

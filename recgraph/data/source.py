@@ -180,6 +180,7 @@ class Raw:
         lazy: the rows in file order.
         source: where they come from.
         as_text: every column is text (text files); ids that are all plain integers then become integers.
+        texts: the columns of ids whose texts stay as they are written, numbers among them.
         uuids: the columns whose texts were UUID objects.
         held: what keeps plain copies of files on the disk while they are scanned.
         ends: where the parts train, valid and test were given apart: the rows of each and those before it.
@@ -191,3 +192,4 @@ class Raw:
     uuids: frozenset[str] = frozenset()
     held: tuple[object, ...] = ()
     ends: tuple[int, ...] = ()
+    texts: frozenset[str] = frozenset()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
-from recgraph.data.dataframe import frame_kind, names_of
+from recgraph.data.dataframe import frame_kind, names_of, scan_frame
 from recgraph.data.errors import MissingColumnError
-from recgraph.data.ids import IdMap
+from recgraph.data.ids import IdMap, has_float_texts
+from recgraph.data.ingest import encode
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, OrderedLog, Part
@@ -171,7 +173,7 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
         return given
     columns = recommender.columns
     if isinstance(given, str | Path):
-        return _with_texts(_read_file(Path(given), columns), recommender)
+        return _with_texts(_read_file(Path(given), columns, _texts(recommender)), recommender)
     try:
         frame_kind(given)
     except ValueError:
@@ -179,19 +181,29 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
     there = names_of(given)
     user, item = (own if own in there else plain for own, plain in ((columns.user, "user"), (columns.item, "item")))
     time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
-    return Interactions.from_frame(given, user=user, item=item, timestamp=time)
+    named = Columns(user=user, item=item, timestamp=time)
+    raw = scan_frame(given, named.named(), ids=(user, item))
+    raw = replace(raw, texts=frozenset(getattr(named, role) for role in _texts(recommender)))
+    log, users, items, unit = encode(raw, named)
+    return InteractionLog(log, users, items, named, unit, raw.source.kept(), frame_kind(given))
 
 
-def _read_file(path: Path, columns: Columns) -> InteractionLog:
+def _texts(recommender: Recommender) -> list[str]:
+    """Whose ids are texts, ``1000.0`` among them: those of a new log stay as they are written, too."""
+    roles = (("user", recommender.users), ("item", recommender.items))
+    return [role for role, ids in roles if has_float_texts(ids.values)]
+
+
+def _read_file(path: Path, columns: Columns, texts: Sequence[str]) -> InteractionLog:
     """By the run's column names, as far as the file has them; the others are guessed."""
     form: FileFormat | None = "sequences" if path.suffix == ".txt" else None
     own = {"user": columns.user, "item": columns.item, "timestamp": None if form else columns.timestamp}
     for names in (own, {**own, "timestamp": None}):
         try:
-            return Interactions.from_files(LogFile(str(path), Reading(**names, format=form)))
+            return Interactions.from_files(LogFile(str(path), Reading(**names, format=form)), texts)
         except MissingColumnError:
             continue
-    return Interactions.from_files(LogFile(str(path), Reading(format=form)))
+    return Interactions.from_files(LogFile(str(path), Reading(format=form)), texts)
 
 
 def _with_texts(log: InteractionLog, recommender: Recommender) -> InteractionLog:

@@ -365,6 +365,25 @@ def test_files_are_read(tmp_path: Path) -> None:
     assert len(run.update(tmp_path / "new.csv", valid=0.3, force=True).recommender.items) == 14
 
 
+@pytest.mark.parametrize("kind", ["csv", "txt", "jsonl", "frame"])
+def test_ids_of_a_new_log_stay_texts_as_those_of_the_run(kind: str, tmp_path: Path) -> None:
+    old = pl.DataFrame({"who": ["1000.0"] * 3 + ["x"] * 3, "what": ["a", "7", "7.0"] * 2, "when": [1, 2, 3] * 2})
+    run = rg.fit("popularity", log_of(old).split(), seed=0)
+    news: Any = pl.DataFrame({"who": ["1000.0", "2000.0"], "what": ["7.0", "7"], "when": [4, 5]})
+    if kind != "frame":
+        frame, news = news, tmp_path / f"new.{kind}"
+        if kind == "txt":
+            news.write_text("1000.0 7.0\n2000.0 7\n")
+        else:
+            (frame.write_csv if kind == "csv" else frame.write_ndjson)(news)
+    updated = run.update(news, valid=0, force=True).recommender
+    assert updated.users.values.to_list() == ["1000.0", "x", "2000.0"]
+    assert updated.items.values.to_list() == ["a", "7", "7.0"]
+    # where all were whole floats, they were read as integers, and are again
+    run = rg.fit("popularity", log_of(old.with_columns(pl.lit("1000.0").alias("who"))).split(), seed=0)
+    assert run.update(news, valid=0, force=True).recommender.users.values.to_list() == ["1000", "2000"]
+
+
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     run = fitted("popularity", tmp_path / "old")
     record = json.loads((tmp_path / "old" / "record.json").read_text())
