@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.imprint import checksums_of, load_frame, load_set, replace_json, write_parquet
 from recgraph.data.part import OrderedLog
 from recgraph.data.reading import LogFile
+from recgraph.data.relations import RelationGraph, refuse_interactions
 from recgraph.data.source import Source
 from recgraph.notebook import block
 
@@ -34,17 +35,6 @@ Duplicates = Literal["all", "first", "last"]
 PART = "part"
 #: rows of a log that a pass over it takes at a time
 _BLOCK = 2**18
-
-
-class RelationGraph(Protocol):
-    """What a log needs of a typed graph; :class:`recgraph.graph.hetero.HeteroGraph` is one."""
-
-    @property
-    def node_types(self) -> list[str]:
-        """The names of its node types."""
-
-    def save(self, folder: str | Path) -> None:
-        """Write it into a folder, with a file ``graph.json``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +119,8 @@ class InteractionLog:
 
         Raises:
             DataError: the key column is missing, its ids are of another type than the log's, or not unique; the graph
-                has neither users nor items.
+                has neither users nor items, or it holds interactions of the log under another name
+                (:func:`recgraph.data.relations.refuse_interactions`).
         """
         users, items = self.user_features, self.item_features
         if user_features is not None:
@@ -138,6 +129,9 @@ class InteractionLog:
             items = attach(item_features, self.columns.item, self.items, "item_features")
         if graph is not None and not {"user", "item"} & set(graph.node_types):
             raise DataError(f"graph has node types {graph.node_types}; name its users 'user' and its items 'item'")
+        if graph is not None:
+            pairs = (self.log["user"].to_numpy(), self.log["item"].to_numpy())
+            refuse_interactions(graph, self.users, self.items, pairs)
         changed = any(each is not None for each in (user_features, item_features, graph))
         return replace(
             self,

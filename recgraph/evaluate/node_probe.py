@@ -102,6 +102,7 @@ def linear_probe(
         raise ValueError(f"give linear_probe a config or settings, not both (got {sorted(settings)})")
     config = config or ProbeConfig.of(settings)
     x, n_classes = _checked(embedding, labels, split)
+    labels = labels.to(x.device)
     probes = _Probes(x.shape[1], n_classes, config.repeats, x.device, seed)
     optimiser = torch.optim.Adam(probes.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     best_macro, best_micro = _Best(probes), _Best(probes)

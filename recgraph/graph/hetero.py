@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import to_host
 from recgraph.bounded.files import named
 from recgraph.data.ids import IdMap
 from recgraph.data.log import InteractionLog
@@ -186,9 +187,10 @@ class HeteroGraph:
             if not torch.equal(torch.sort(order).values, torch.arange(n, device=order.device)):
                 raise ValueError(f"orders: that of {name!r} must have each of its {n} nodes once")
             ids, x = nodes[name].ids, nodes[name].features
-            taken = x.take_rows(order) if isinstance(x, Csr) else None if x is None else x[order]
-            nodes[name] = Nodes(n, None if ids is None else ids.take(np.asarray(order)), taken)
-            places[name] = torch.argsort(order)
+            on_device = order.to(self.device)
+            taken = x.take_rows(on_device) if isinstance(x, Csr) else None if x is None else x[on_device]
+            nodes[name] = Nodes(n, None if ids is None else ids.take(np.asarray(to_host(order))), taken)
+            places[name] = torch.argsort(on_device)
         edges = {}
         for edge_type, held in self.edges.items():
             source, _, end = edge_type

@@ -44,6 +44,9 @@ def random_walks(steps: Sequence[Csr], starts: Tensor, length: int, generator: t
     for number in range(length):
         adj, here = steps[number % len(steps)], walk[-1]
         at = here.clamp(min=0)
+        if not adj.shape[0]:  # a type without nodes
+            walk.append(torch.full_like(here, -1))
+            continue
         degrees = adj.degrees[at]
         drawn = torch.rand(len(at), generator=generator, device=generator.device).to(at.device)
         places = adj.indptr[at] + (drawn * degrees).long().clamp(max=(degrees - 1).clamp(min=0))
@@ -70,7 +73,7 @@ def metapath2vec(graph: HeteroGraph, routes: Sequence[Route], config: WalkConfig
         generator: draws initial vectors, walks and negatives, on the host.
     """
     steps = [step for route in routes for step in route]
-    adjacencies = [step.followed(graph, weights=False) for step in steps]
+    adjacencies = [step.followed(graph, weights=False).to(generator.device) for step in steps]
     types = [step.start for step in steps]
     counts = {name: graph.count(name) for name in dict.fromkeys(types)}
     first = dict(zip(counts, [0, *torch.tensor([*counts.values()]).cumsum(0).tolist()], strict=False))
@@ -105,11 +108,16 @@ def _pairs(
     for place in range(walks.shape[1]):
         for after in range(place + 1, min(place + config.window + 1, walks.shape[1])):
             there = walks[:, after] >= 0
+            if not bool(there.any()):
+                continue
             kind = types[after % len(types)]
             near.append(walks[there, after] + first[kind])
             shape = (len(near[-1]), config.n_negatives)
             drawn.append(torch.randint(counts[kind], shape, generator=generator) + first[kind])
             of.append(walks[there, place] + first[types[place % len(types)]])
+    if not near:  # all walks end where they begin
+        none = walks.new_zeros(0)
+        return none, walks.new_zeros(0, config.n_negatives), none
     return torch.cat(near), torch.cat(drawn), torch.cat(of)
 
 

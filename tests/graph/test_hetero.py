@@ -343,6 +343,26 @@ def test_interactions_with_a_graph_of_relations(tmp_path: Path) -> None:
         log.with_features(graph=HeteroGraph.from_edge_lists({"a": 1, "b": 1}, {}))
 
 
+@pytest.mark.parametrize("relation", [("item", "rev_interacts", "user"), ("user", "rates", "item")])
+def test_a_graph_that_holds_the_log_under_another_name_is_refused(relation: tuple[str, str, str]) -> None:
+    """The split could not hide the interactions of the test part."""
+    log = _log()
+    pairs = {(log.users.ids([user])[0], log.items.ids([item])[0]) for _, user, item, *_ in log.log.iter_rows()}
+    ends = [pair if relation[0] == "user" else pair[::-1] for pair in sorted(pairs)]
+    nodes = {"user": log.users.ids(range(log.n_users)), "item": log.items.ids(range(log.n_items))}
+
+    def graph(edges: list[tuple[Any, Any]]) -> HeteroGraph:
+        frames = {name: pl.DataFrame({"id": [*ids]}) for name, ids in nodes.items()}
+        return HeteroGraph.from_frames({relation: pl.DataFrame(edges, schema=["a", "b"], orient="row")}, frames)
+
+    with pytest.raises(DataError, match=rf"{relation[1]}.* holds {len(pairs)} of the log's {len(pairs)} pairs"):
+        log.with_features(graph=graph(ends))
+    # what the log has not, a wish list for instance, may be there
+    others = sorted({(user, item) for user in nodes["user"] for item in nodes["item"]} - pairs)
+    known = log.with_features(graph=graph([pair if relation[0] == "user" else pair[::-1] for pair in others]))
+    assert HeteroGraph.from_interactions(known).adjacency(relation).nnz == len(others) > 0
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_interactions_with_a_graph_of_features(sparse: bool) -> None:
     vectors = torch.tensor([[1.0, 0.0], [2.0, 3.0], [0.0, 4.0]])

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from every_model import N_PAPERS, graph, of_nodes
 from torch import Tensor, nn
 
+import recgraph as rg
 from recgraph.config import ConfigError
 from recgraph.encoders.graph_attention import GraphAttention, NodeNorm
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous import hgmae
 from recgraph.models.heterogeneous.base import GraphBatch
 from recgraph.models.heterogeneous.hgmae import HGMAE, Masked, draw_masked, rate_at
@@ -204,6 +206,15 @@ def test_terms_are_those_of_dense_matrices(monkeypatch: pytest.MonkeyPatch) -> N
         made = activation(layer(made))  # type: ignore[operator]
     torch.testing.assert_close(terms["positions"], ((1 - torch.cosine_similarity(made, positions, 1)) ** 2).mean())
     torch.testing.assert_close(model.eval().embed(), encoded(F.elu(own(x))), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("paths", [("p-a-p", "p-s-p"), ("p-a-p",)])
+def test_a_type_without_nodes_ends_walks(paths: tuple[str, ...]) -> None:
+    some = torch.arange(6)
+    edges = {("p", "by", "a"): (some[:0], some[:0]), ("p", "of", "s"): (some, some % 2)}
+    graph = HeteroGraph.from_edge_lists({"p": 6, "a": 0, "s": 2}, edges, features={"p": torch.rand(6, 4)})
+    run = rg.fit_graph(HGMAE(metapaths=paths, hidden_dim=8), graph, seed=0, max_epochs=2, progress=False)
+    assert bool(torch.tensor(run.embeddings()["embedding"].to_list()).isfinite().all())
 
 
 def test_walks_are_drawn_only_for_positions(monkeypatch: pytest.MonkeyPatch) -> None:

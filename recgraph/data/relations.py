@@ -1,0 +1,74 @@
+"""A typed graph beside a log: what the log needs of it, and what it must not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from recgraph.data.errors import DataError
+from recgraph.data.ids import IdMap
+
+__all__ = ["RelationGraph", "refuse_interactions"]
+
+#: the relation of a graph that is known to be the log, and which the split replaces
+_LOG = ("user", "interacts", "item")
+
+
+class RelationGraph(Protocol):
+    """What a log needs of a typed graph; :class:`recgraph.graph.hetero.HeteroGraph` is one."""
+
+    @property
+    def nodes(self) -> Mapping[str, Any]:
+        """Node type -> its nodes, with their ``count`` and ``ids``."""
+
+    @property
+    def edges(self) -> Mapping[tuple[str, str, str], Any]:
+        """Relation -> its edges, with their ``adj``."""
+
+    @property
+    def node_types(self) -> list[str]:
+        """The names of its node types."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write it into a folder, with a file ``graph.json``."""
+
+
+def refuse_interactions(
+    graph: RelationGraph, users: IdMap, items: IdMap, of_log: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+) -> None:
+    """Refuse relations of users and items that hold interactions of the log: a split could not hide its test part.
+
+    ``("user", "interacts", "item")`` is the log itself, of which a model gets the training part instead.
+
+    Args:
+        graph: users and items are matched by their ids.
+        users, items: of the log.
+        of_log: users and items of its interactions, by their indices.
+
+    Raises:
+        DataError: names the relation, and how many of the interactions it holds.
+    """
+    pairs: npt.NDArray[np.int64] | None = None
+    ids = {"user": users, "item": items}
+    for relation, held in graph.edges.items():
+        start, _, end = relation
+        if relation == _LOG or {start, end} != {"user", "item"}:
+            continue
+        places = {name: ids[name].index(_ids(graph.nodes[name])) for name in ids}
+        found = {start: places[start][held.adj.rows.cpu()], end: places[end][held.adj.indices.cpu()]}
+        theirs = np.unique((found["user"] * len(items) + found["item"])[(found["user"] >= 0) & (found["item"] >= 0)])
+        pairs = np.unique(of_log[0] * len(items) + of_log[1]) if pairs is None else pairs
+        if n_known := int(np.isin(theirs, pairs, assume_unique=True).sum()):
+            raise DataError(
+                f"graph: its relation {relation} holds {n_known:,} of the log's {len(pairs):,} pairs of users and "
+                "items, and those of a test part would be known in training: leave them out. Paths follow the log both "
+                f"ways, as {_LOG}"
+            )
+
+
+def _ids(nodes: Any) -> Any:
+    return np.arange(nodes.count) if nodes.ids is None else nodes.ids.ids(np.arange(nodes.count))
