@@ -25,6 +25,7 @@ from recgraph.sparse.top_k import top_k_mask
 
 __all__ = [
     "Cost",
+    "divide_hubs",
     "estimate_cost",
     "estimate_nnz",
     "halves",
@@ -269,10 +270,15 @@ def pathsim_top_k(
     left, right = parts
     _announce(left, right, hub_cap, middle)
     if hub_cap is not None:
-        left, right = split_hubs(left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs")))
+        left, right = divide_hubs(left, right, hub_cap)
     diagonal = _diagonal(left, right, counts, engine)
     kept = _map_rows(_top_of_rows, left, right, (right, counts, diagonal, k, ties), engine)
     return stack_rows([*kept], right.shape[1], left)
+
+
+def divide_hubs(left: Csr, right: Csr, hub_cap: int) -> tuple[Csr, Csr]:
+    """:func:`recgraph.sparse.hubs.split_hubs`, always in the same way."""
+    return split_hubs(left, right, hub_cap, torch.Generator().manual_seed(derive(0, "hubs")))
 
 
 def _map_rows(

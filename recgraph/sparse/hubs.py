@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from recgraph.sparse.csr import Csr
 
-__all__ = ["split_hubs"]
+__all__ = ["groups_of_hubs", "split_hubs"]
+
+
+def groups_of_hubs(right: Csr, cap: int) -> Tensor:
+    """[K] int64: into how many groups :func:`split_hubs` divides each middle node; 1 of those that are no hubs."""
+    return torch.where(right.degrees > cap, -(-right.degrees // cap), 1)
 
 
 def split_hubs(left: Csr, right: Csr, cap: int, generator: torch.Generator) -> tuple[Csr, Csr]:
@@ -30,8 +36,7 @@ def split_hubs(left: Csr, right: Csr, cap: int, generator: torch.Generator) -> t
     Returns:
         [N, K'] and [K', N]; the matrices themselves where there is no hub.
     """
-    degrees = right.degrees
-    n_groups = torch.where(degrees > cap, -(-degrees // cap), 1)
+    n_groups = groups_of_hubs(right, cap)
     if int(n_groups.max() if len(n_groups) else 1) == 1:
         return left, right
     first = torch.cumsum(n_groups, 0) - n_groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -13,6 +14,7 @@ from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.data.samples import Query
 from recgraph.explain.attribution.subject import Subject
+from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.base import Model, Space
 from recgraph.models.heterogeneous.base import GraphSpace
@@ -38,19 +40,29 @@ def histories(seed: int = 0) -> list[list[int]]:
     return [*(torch.randint(N_ITEMS, (n,), generator=g).tolist() for n in lengths), [3]]
 
 
-def model_of(name: str, rows: Sequence[Sequence[int]], double: bool = True, **settings: Any) -> Model:
-    """A built model with weights that are large enough for its scores to differ, in training mode."""
+def model_of(
+    name: str,
+    rows: Sequence[Sequence[int]],
+    double: bool = True,
+    edge_weights: Sequence[Sequence[float]] | None = None,
+    **settings: Any,
+) -> Model:
+    """A built model with weights that are large enough for its scores to differ, in training mode.
+
+    Its graph has an edge for each event, as that of a log has.
+    """
     model: Model = registry.load("model", name)(**settings)
     sizes = {"n_users": len(rows), "n_items": N_ITEMS}
-    edges = [(user, item) for user, row in enumerate(rows) for item in dict.fromkeys(row)]
+    edges = [(user, item) for user, row in enumerate(rows) for item in row]
     friends = [(user, (user + 5) % len(rows)) for user in range(len(rows))]
     if model.reads_graph:
         graph = HeteroGraph.from_edge_lists(
             {"user": len(rows), "item": N_ITEMS},
             {
-                ("user", "interacts", "item"): tuple(map(list, zip(*edges, strict=True))),
+                INTERACTS: tuple(map(list, zip(*edges, strict=True))),
                 ("user", "friend", "user"): tuple(map(list, zip(*friends, strict=True))),
             },
+            weights={} if edge_weights is None else {INTERACTS: torch.tensor([*chain(*edge_weights)]).double()},
         )
         model.build(GraphSpace(**sizes, graph=graph), seed=1)
     else:

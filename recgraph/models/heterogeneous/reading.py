@@ -11,11 +11,14 @@ from torch import Tensor
 
 from recgraph.data.samples import Query
 from recgraph.graph.frames import INTERACTS
+from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
-from recgraph.graph.route import Step
+from recgraph.graph.pathsim import divide_hubs, halves, steps_of
+from recgraph.graph.route import Route, Step
 from recgraph.models.collaborative.reading import EdgeReading, Row, row_of
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.hubs import groups_of_hubs
 from recgraph.sparse.operators import power
 from recgraph.sparse.products import compose
 from recgraph.sparse.spmm import Layered, Operator, spmm
@@ -48,8 +51,9 @@ class _Path:
     Attributes:
         ends: [E] int64, the users that a view's row leads to.
         is_self: [E], 1 at the user.
-        counts: [E], the paths from the user to each end; at least 1.
-        steps: the matrices behind the first step.
+        counts: [E], the paths from the user to each end; 1 where there are none.
+        weights: [n_items], of the first step to each item; the mean of the user's own where the user has no edge.
+        steps: the matrices behind the first step, by which counts were composed, times ``weights``.
         source: [E, D], what the path's convolution reads of each end; of the user without its context.
         contexts: for each step but the last, the matrices behind the first one that lead to its nodes, and the vectors
             of all nodes of its type.
@@ -61,6 +65,7 @@ class _Path:
     ends: Tensor
     is_self: Tensor
     counts: Tensor
+    weights: Tensor
     steps: tuple[Csr, ...]
     source: Tensor
     contexts: tuple[tuple[tuple[Csr, ...], Tensor], ...]
@@ -74,8 +79,10 @@ class MetaPathReading(EdgeReading):
     it: by propagation (:class:`EdgeReading`) and through its meta-paths.
 
     **What is computed anew**, besides the propagated row. A meta-path of users whose first step is the interaction
-    (``user-item-user``) counts c(v) paths from the user to v, each through one item of the row. For a set S of items,
-    with c_S(v) of them through S:
+    (``user-item-user``) counts c(v) paths from the user to v, each through one item of the row: as the path was
+    composed, with weights, repeated edges and the groups of hubs (``hub_cap``). An item that does not stand in the row
+    has an edge of the row's mean weight, and of a hub a share of each group. For a set S of items, with c_S(v) of them
+    through S:
 
     - an entry of the user's row is multiplied by ``c_S(v) / c(v)``; of binary counts, and of a masked twin, it stays as
       long as c_S(v) > 0, and a twin's self-loop stays. Which users the top-k chose stays, and which edges a twin masks.
@@ -129,7 +136,10 @@ class MetaPathReading(EdgeReading):
             for view in path.views:
                 (_, vectors), *_ = path.contexts
                 loop = (view.entries * path.is_self).sum()
-                found += view.attention * loop * vectors[items] / len(self.items)
+                # an edge of weight 0 leads nowhere
+                there = path.weights.sign()
+                share = there[items] / there[self.items].sum().clamp(min=1)
+                found += view.attention * loop * share[:, None] * vectors[items]
                 if not (view.is_twin or path.binary):
                     found += view.attention * (shares * view.entries) @ path.source
         return found
@@ -148,7 +158,7 @@ class MetaPathReading(EdgeReading):
                     ratio = torch.where(path.is_self > 0, 1.0, ratio)
                 sums = torch.ones_like(path.counts) if view.is_twin or path.binary else path.counts
                 sums = sums * (view.entries != 0)
-                scale = power(ratio @ sums / sums.sum().clamp(min=1), path.exponent)
+                scale = power(ratio @ sums * power(sums.sum(), -1), path.exponent)
                 entries = scale[:, None] * ratio * view.entries
                 total += view.attention * (entries @ path.source + (entries @ path.is_self)[:, None] * context)
         return total
@@ -161,7 +171,7 @@ class MetaPathReading(EdgeReading):
         """[V, D]: the user's context, the mean over the distinct nodes that each variant reaches in each step."""
         total = row.marks.new_zeros(len(row.marks), path.source.shape[1])
         for steps, vectors in path.contexts:
-            marks, of_nodes = row.marks, vectors[row.items] if not steps else vectors
+            marks, of_nodes = row.marks * path.weights[row.items].sign(), vectors[row.items] if not steps else vectors
             if steps:
                 reached = _composed(steps, row.items)
                 every = torch.arange(reached.shape[1], device=row.items.device)
@@ -184,15 +194,17 @@ class MetaPathReading(EdgeReading):
             rows = torch.stack([_row(one, self.user, own) for one in adjacencies])
             ends = torch.unique(torch.cat([rows.any(0).nonzero()[:, 0], self.items.new_tensor([self.user])]))
             is_self = (ends == self.user).to(own.dtype)
-            matrices = tuple(step.matrix(space.graph).pattern().to(own.device) for step in route)
+            patterns = tuple(step.matrix(space.graph).pattern().to(own.device) for step in route)
+            weights, steps = self._composition(route, space.graph, config)
             source = hidden["user"][ends] + context[ends] * (1 - is_self)[:, None]
             made = _Path(
                 ends=ends,
                 is_self=is_self,
                 counts=torch.ones_like(is_self),
-                steps=matrices[1:],
+                weights=weights.to(own),
+                steps=tuple(step.to(own.device) for step in steps),
                 source=source,
-                contexts=tuple((matrices[1:hop], hidden[step.end]) for hop, step in enumerate(route[:-1], 1)),
+                contexts=tuple((patterns[1:hop], hidden[step.end]) for hop, step in enumerate(route[:-1], 1)),
                 views=tuple(
                     _View(attention[number * each + place], rows[place, ends], place > 0)
                     for place in range(len(adjacencies))
@@ -200,7 +212,43 @@ class MetaPathReading(EdgeReading):
                 binary=config.counts == "binary",
                 exponent=_EXPONENTS[config.normalisation],
             )
-            yield replace(made, counts=self._through(made, self.items).sum(0).clamp(min=1))
+            counts = self._through(made, self.items).sum(0)
+            yield replace(made, counts=counts.masked_fill(counts == 0, 1))
+
+    def _composition(self, route: Route, graph: HeteroGraph, config: Any) -> tuple[Tensor, tuple[Csr, ...]]:
+        """The weights of the first step, and the matrices behind it, as :class:`_Path` has them."""
+        steps = [
+            step.pattern() if config.counts == "binary" else step.coalesce()
+            for step in steps_of(route, graph, weights=True, counts=config.counts)
+        ]
+        user, items = (x.to(graph.device) for x in (self.items.new_tensor([self.user]), self.items))
+        row = steps[0].take_rows(user)
+        values = row.values(torch.float64)
+        weights = (values.sum() / max(row.nnz, 1)).repeat(row.shape[1])
+        weights[items] = 0
+        weights[row.indices] = values
+        behind = steps[1:]
+        # no node has more entries than there are users
+        if config.top_k is not None and config.hub_cap is not None and graph.count("user") > config.hub_cap:
+            middle = len(steps) // 2
+            left, right = halves(route, steps, config.counts)
+            behind = [*steps[1:middle], *_between_groups(left, right, config.hub_cap, user)]
+        return weights, (behind[0].scale(left=weights), *behind[1:])
+
+
+def _between_groups(left: Csr, right: Csr, cap: int, row: Tensor) -> tuple[Csr, Csr]:
+    """Matrices of whose product a row of ``left`` meets the columns that it was compared with.
+
+    The first leads from each middle node to the group of it that the row is in, and to all alike where it is in none.
+    """
+    n_groups = groups_of_hubs(right, cap)
+    whole = torch.repeat_interleave(torch.arange(len(n_groups), device=row.device), n_groups)
+    shares = n_groups.to(torch.float64).reciprocal()[whole]
+    split, groups = divide_hubs(left, right, cap)
+    shares[torch.isin(whole, left.take_rows(row).indices)] = 0
+    shares[split.take_rows(row).indices] = 1
+    every = torch.arange(len(whole), device=row.device)
+    return Csr.from_coo(whole, every, shares, shape=(left.shape[1], len(whole))), groups
 
 
 def _row(adjacency: Operator | Layered, row: int, like: Tensor) -> Tensor:
