@@ -46,7 +46,7 @@ def parse_json(content: bytes | str, path: Path, line: int | None = None) -> Any
     except RecursionError:
         raise CorruptFileError("the file is nested too deeply", path=path, line=line) from None
     except ValueError as error:  # also a number of too many digits
-        raise CorruptFileError(f"the file is not JSON: {error}", path=path, line=line) from None
+        raise CorruptFileError(f"the file is not JSON: {error}; restore it", path=path, line=line) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -360,6 +360,15 @@ def test_a_broken_card_does_not_hide_the_others(tmp_path: Path, monkeypatch: pyt
     assert rows["yelp"]["users"] == 30_431
 
 
+def test_what_a_kill_has_left_beside_prepared_data_is_removed() -> None:
+    folder = catalog.get("synthetic").path
+    left = folder.with_name(f".{folder.name}.0123456789ab.recgraph")
+    (left / "old").mkdir(parents=True)
+    assert catalog.get("synthetic").cached
+    assert not left.exists()
+    assert folder.is_dir()
+
+
 def test_an_interrupted_preparation_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def save(self: Interactions, folder: Path) -> None:
         folder.mkdir(exist_ok=True)

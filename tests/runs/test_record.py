@@ -36,7 +36,7 @@ EARLIER: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ('{"model": "ease"', "is not JSON"),
+        ('{"model": "ease"', "(char 16); restore it"),
         ("[]", "no JSON object, but a list"),
         (json.dumps({**EARLIER, "seed": "x"}), "its entries seed are missing or do not fit"),
         (json.dumps({"model": "ease"}), "its entries config, training, seed"),

@@ -139,6 +139,7 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
         FileNotFoundError: the files of a card of the user's own are not there.
     """
     from recgraph.data.catalog.own import is_changed
+    from recgraph.data.files import sweep
 
     if name not in card_files() and is_data_path(name):
         path = shlex.quote(name)
@@ -154,6 +155,7 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
             for path in card.paths:
                 LogFile(path).stamp()  # the card's own files must be there, for a copy of what is gone is stale
         if not is_changed(there.files):
+            sweep(there.path.parent)  # what a kill has left once the data was in its place
             return there
         _log.info("dataset %s: %s has changed; it is prepared again", card.name, there.source)
         given = None if isinstance(card, FileCard) else Path(there.files[0]["path"])
