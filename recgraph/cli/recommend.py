@@ -89,8 +89,8 @@ def recommend(
         "k": k,
         "exclude_seen": not keep_seen,
         "rules": made,
-        "allow": None if allow_for is None else _read(allow_for, recommender),
-        "block": None if block_for is None else _read(block_for, recommender),
+        "allow": None if allow_for is None else _read(allow_for, recommender, in_order=False),
+        "block": None if block_for is None else _read(block_for, recommender, in_order=False),
         "fallback": "popularity" if popular else None,
         "item_columns": with_columns or (),
     }
@@ -196,12 +196,12 @@ def _parse(texts: list[str], ids: IdMap) -> pl.Series:
     return parsed
 
 
-def _read(path: Path, recommender: Recommender) -> pl.DataFrame:
-    """A log as a frame with the run's column names."""
+def _read(path: Path, recommender: Recommender, in_order: bool = True) -> pl.DataFrame:
+    """A log as a frame with the run's column names; a note where the order counts and there are no times."""
     from recgraph.runs.new_log import read_new_log
 
     log, columns = read_new_log(path, recommender), recommender.columns
-    if columns.timestamp is not None and log.columns.timestamp is None and path.suffix != ".txt":
+    if in_order and columns.timestamp is not None and log.columns.timestamp is None and path.suffix != ".txt":
         note(f"{path} has no column {columns.timestamp!r}: its lines are taken as oldest first")
     names = {log.columns.user: columns.user, log.columns.item: columns.item}
     if columns.timestamp is not None and log.columns.timestamp is not None:

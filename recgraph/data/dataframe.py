@@ -117,6 +117,10 @@ def _for_pandas(series: pl.Series) -> Any:
     return series.to_numpy() if plain and not zoned and series.null_count() == 0 else series.to_list()
 
 
+#: NumPy's values that are read as Python's; its moments are not, whose nanoseconds would become integers
+_UNWRAPPED = (np.ndarray, np.number, np.bool_, np.str_)
+
+
 def _to_polars(column: nw.Series[Any], name: str, is_id: bool, source: Source, uuids: set[str]) -> pl.Series:
     if column.dtype not in (nw.Object, nw.Unknown):
         try:
@@ -127,7 +131,7 @@ def _to_polars(column: nw.Series[Any], name: str, is_id: bool, source: Source, u
             pass
     missing = column.is_null().to_list()
     values = [None if gone or is_missing(value) else value for gone, value in zip(missing, column, strict=True)]
-    values = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+    values = [value.tolist() if isinstance(value, _UNWRAPPED) else value for value in values]
     return _from_objects(values, name, is_id, source, uuids)
 
 

@@ -81,6 +81,8 @@ def frame(
     described = None if features is None else _read(features, "features", [item])
     asked = Asked.of(metrics)
     chosen = make_metrics(asked.metrics, convention)
+    if metrics is None:  # lists do not hold the whole ranking
+        chosen = tuple(metric for metric in chosen if "relevant_ranks" not in metric.needs)
     check_needs(chosen, known, described, "train")
     if relevant_items.is_empty():
         raise ValueError("truth is empty: no user has a relevant item")

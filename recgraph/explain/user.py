@@ -168,7 +168,7 @@ def attribute(
     run: Any,
     user: Any,
     items: Any = None,
-    methods: Sequence[Method] = ("leave_one_out", "integrated_gradients"),
+    methods: Sequence[Method] | None = None,
     *,
     k: int = 10,
     of: Quantity = "log_probability",
@@ -187,7 +187,8 @@ def attribute(
         user: the id of a user of the training data.
         items: ids of items, also of the history; None: the k recommendations.
         methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,
-            ``"attention"``, ``"reagent"``), mappings with name and settings, or attributions themselves.
+            ``"attention"``, ``"reagent"``), mappings with name and settings, or attributions themselves; None:
+            ``"leave_one_out"``, and ``"integrated_gradients"`` where the model has vectors of items.
         k: number of recommendations; the sentence says whether an item leaves the first k without its events.
         of: what is attributed, ``"log_probability"`` (of the item in the softmax over all) or the ``"score"``.
         n_first: first events that are compared between methods.
@@ -206,8 +207,10 @@ def attribute(
     for name, value in (("k", k), ("n_first", n_first), ("n_random", n_random)):
         if value < 1:
             raise ValueError(f"{name} = {value} must be at least 1")
-    made = make_methods(methods)
     recommender = recommender_of(run)
+    if methods is None:
+        methods = ("leave_one_out", "integrated_gradients") if recommender.model.has_vectors else ("leave_one_out",)
+    made = make_methods(methods)
     found = _User(recommender, index_of(recommender.users, len(recommender.users), user, "user"), 0)
     if items is None:
         indices, _ = found.recommended(k)

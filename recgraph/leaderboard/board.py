@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +184,7 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     if data is None:
         dataset = found.setdefault("dataset", board.stem)
         if isinstance(dataset, str) and dataset not in card_files() and is_data_path(dataset):
-            found["dataset"] = str((board.parent / dataset).absolute())
+            found["dataset"] = _path(board, dataset)
         return found
     table = {"file": data} if isinstance(data, str) else dict(data) if isinstance(data, Mapping) else {}
     file = table.pop("file", None)
@@ -192,10 +193,14 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     if "dataset" in found:
         raise ConfigError(f"dataset = {found['dataset']!r} and data exclude one another; give one of them")
     protocol = found.get("protocol", {})
-    table |= {name: str((board.parent / table[name]).absolute()) for name in PATHS if isinstance(table.get(name), str)}
+    table |= {name: _path(board, table[name]) for name in PATHS if isinstance(table.get(name), str)}
     if table:
         found["protocol"] = {**protocol, "reading": {**protocol.get("reading", {}), **table}}
-    return found | {"dataset": str((board.parent / file).absolute())}
+    return found | {"dataset": _path(board, file)}
+
+
+def _path(board: Path, file: str) -> str:
+    return os.path.normpath((board.parent / file).absolute())
 
 
 def is_of_nodes(dataset: str) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import frame_kind, names_of, scan_frame
-from recgraph.data.errors import MissingColumnError
+from recgraph.data.errors import AmbiguousColumnError, MissingColumnError
 from recgraph.data.ids import IdMap, has_float_texts
 from recgraph.data.ingest import encode
 from recgraph.data.interactions import Interactions
@@ -173,7 +173,7 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
         return given
     columns = recommender.columns
     if isinstance(given, str | Path):
-        return _with_texts(_read_file(Path(given), columns, _texts(recommender)), recommender)
+        return _as_the_runs(_read_file(Path(given), columns, _texts(recommender)), recommender)
     try:
         frame_kind(given)
     except ValueError:
@@ -203,17 +203,35 @@ def _read_file(path: Path, columns: Columns, texts: Sequence[str]) -> Interactio
             return Interactions.from_files(LogFile(str(path), Reading(**names, format=form)), texts)
         except MissingColumnError:
             continue
-    return Interactions.from_files(LogFile(str(path), Reading(format=form)), texts)
+    try:
+        return Interactions.from_files(LogFile(str(path), Reading(format=form)), texts)
+    except (MissingColumnError, AmbiguousColumnError) as error:  # no option names the columns of a new log
+        raise type(error)(
+            f"its columns of users and items are not known; call them {columns.user!r} and {columns.item!r}, as in the "
+            "run's log",
+            path=path,
+        ) from error
 
 
-def _with_texts(log: InteractionLog, recommender: Recommender) -> InteractionLog:
-    """A log of a file whose ids are integers, as texts where the run's are: a reader cannot know, and loses nothing."""
-    pairs = ((log.users, recommender.users), (log.items, recommender.items))
-    users, items = (
-        IdMap(ids.values.cast(pl.String)) if ids.values.dtype.is_integer() and known.values.dtype == pl.String else ids
-        for ids, known in pairs
-    )
+def _as_the_runs(log: InteractionLog, recommender: Recommender) -> InteractionLog:
+    """A log of a file with ids of the run's type: texts cannot say that they are dates, nor integers that they are
+    texts."""
+    users = _of_type(log.users, recommender.users, log.columns.user)
+    items = _of_type(log.items, recommender.items, log.columns.item)
     return InteractionLog(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
+
+
+def _of_type(ids: IdMap, known: IdMap, column: str) -> IdMap:
+    theirs, ours = ids.values.dtype, known.values.dtype
+    if theirs.is_integer() and ours == pl.String:
+        return IdMap(ids.values.cast(pl.String))
+    if theirs != pl.String or not (ours.is_temporal() or ours == pl.Boolean):
+        return ids
+    parsed = known.parse(ids.values.to_list())
+    if parsed.null_count():
+        wrong = ids.values.filter(parsed.is_null())[0]
+        raise ValueError(f"column {column!r} of the new log: {wrong!r} is none of the run's ids, which are {ours}")
+    return IdMap(parsed)
 
 
 def _check_times(log: InteractionLog, recommender: Recommender) -> None:

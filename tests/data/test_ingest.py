@@ -115,6 +115,7 @@ def test_ids_in_text_files_lose_nothing(tmp_path: Path, texts: list[str], kept: 
 IDS: dict[str, list[Any]] = {
     "int": [5, -2, 7],
     "numpy int": [np.int64(5), np.int64(-2), np.int64(7)],
+    "int and numpy int": [5, np.int64(-2), 7],
     "str": ["x", "", "ü"],
     "uuid": [uuid.UUID(int=3), uuid.UUID(int=1), uuid.UUID(int=2)],
     "date": [dt.date(2024, 5, 1), dt.date(2020, 1, 1), dt.date(2022, 1, 1)],

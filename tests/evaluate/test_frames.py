@@ -53,6 +53,14 @@ def test_conventions_and_options() -> None:
         frame(RECS, TRUTH, metrics=["auc"])
 
 
+def test_the_default_metrics_of_a_convention_are_those_that_lists_give() -> None:
+    recs = pl.DataFrame({"user_id": ["a", "a", "b"], "item_id": [1, 2, 3], "rank": [2, 1, 1]})
+    truth = pl.DataFrame({"user_id": ["a", "b"], "item_id": [1, 3]})
+    found = rg.evaluate.frame(recs, truth, cutoffs=[2], convention="cornac")
+    assert "ndcg@2" in found.metrics
+    assert not [name for name in found.metrics if name.startswith("map")]  # Cornac's reads the whole ranking
+
+
 def test_a_convention_that_reads_scores() -> None:
     # the scores of both hits are below 0: TorchMetrics counts such items as irrelevant
     recs = pl.DataFrame({"user_id": [1, 2, 2], "item_id": [1, 1, 0], "score": [-0.1, -0.2, 0.3]})

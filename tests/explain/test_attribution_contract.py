@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from attributed_models import GRAPHS, SEQUENCES, histories, model_of, query_of, recommender_of, subject_of
@@ -172,6 +173,18 @@ def test_mistakes(models: dict[str, Model]) -> None:
         with pytest.raises(ValueError, match=message):
             rg.explain.attribute(recommender, **arguments)
     model.train()
+
+
+def test_without_methods_each_model_has_those_that_it_can() -> None:
+    for name, methods in (("sasrec", ["leave_one_out", "integrated_gradients"]), ("ease", ["leave_one_out"])):
+        model = rg.models.SASRec(hidden_dim=8, n_layers=1) if name == "sasrec" else rg.models.EASE()
+        rows = [(f"u{user}", f"i{item}", place) for user, row in enumerate(ROWS) for place, item in enumerate(row)]
+        frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+        log = rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time")
+        training = {"max_epochs": 1} if name == "sasrec" else {}
+        run = rg.fit(model, log.split("leave-one-out"), seed=0, device="cpu", **training)
+        (why,) = rg.explain.attribute(run, "u4", k=1)
+        assert [one.method for one in why.methods] == methods
 
 
 def test_ids_titles_and_a_seed(models: dict[str, Model]) -> None:

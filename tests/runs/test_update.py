@@ -384,6 +384,25 @@ def test_ids_of_a_new_log_stay_texts_as_those_of_the_run(kind: str, tmp_path: Pa
     assert run.update(news, valid=0, force=True).recommender.users.values.to_list() == ["1000", "2000"]
 
 
+def test_files_hold_ids_of_dates_as_texts(tmp_path: Path) -> None:
+    days = pl.date_range(pl.date(2026, 1, 1), pl.date(2026, 1, 9), eager=True)
+    old = pl.DataFrame({"who": ["a"] * 5 + ["b"] * 4, "what": days, "when": range(9)})
+    run = rg.fit("popularity", log_of(old).split(), seed=0)
+    news = tmp_path / "new.csv"
+    news.write_text("who,what,when\na,2026-01-09,20\nc,2026-02-01,21\n")
+    items = run.update(news, valid=0, force=True).recommender.items.values
+    assert items.dtype == pl.Date
+    assert f"{items[-1]}" == "2026-02-01"
+    news.write_text("who,what,when\na,soon,20\n")
+    with pytest.raises(
+        ValueError, match="column 'what' of the new log: 'soon' is none of the run's ids, which are Date"
+    ):
+        run.update(news, valid=0, force=True)
+    news.write_text("someone,what\na,2026-01-09\n")
+    with pytest.raises(ValueError, match=r"new.csv: its columns .* are not known; call them 'who' and 'what'"):
+        run.update(news, valid=0, force=True)
+
+
 def test_a_folder_that_holds_a_run_is_refused(tmp_path: Path) -> None:
     run = fitted("popularity", tmp_path / "old")
     record = json.loads((tmp_path / "old" / "record.json").read_text())
