@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from recgraph.data.batches import Batches
+from recgraph.data.files import sweep
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.ranks import Ranks, all_values, first_value, of_all, stacked
 from recgraph.rng import Generators, derive
@@ -365,6 +366,8 @@ class Trainer:
             self.sharding.load(saved.model)
             self._load_streams(saved.generators, n_ranks)
         self._checkpoint = newest
+        if self.ranks.is_first:
+            sweep(newest.parent)  # what a kill has left; a training at its end makes no checkpoint that would
         epoch, batch = self.progress.epoch + 1, self.progress.batch
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)
         return True

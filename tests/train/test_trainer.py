@@ -227,6 +227,17 @@ def test_an_interrupted_run_goes_on_with_what_is_frozen(tmp_path: Path) -> None:
     assert again.b.item() == -1.0
 
 
+def test_a_resumed_run_removes_what_a_kill_has_left(tmp_path: Path) -> None:
+    """Also one that makes no checkpoint any more."""
+    trainer_of(toy(), [2.0], tmp_path, max_epochs=1).fit()
+    left = tmp_path / "checkpoints" / ".step-000000001.0123456789ab.recgraph"
+    left.mkdir()
+    resumed = trainer_of(toy(), [2.0], tmp_path, max_epochs=1)
+    assert resumed.resume()
+    resumed.fit()
+    assert not left.exists()
+
+
 def test_nothing_to_train_is_an_error() -> None:
     message = r"every parameter that the phases of Toy train \(groups a, b\) is frozen.*requires_grad_\(True\)"
     with pytest.raises(ValueError, match=message):
