@@ -63,9 +63,21 @@ class Interactions(InteractionLog):
             DataError: one of its subclasses for what is wrong, with the row.
         """
         columns = Columns(user=user, item=item, timestamp=timestamp, rating=rating, weight=weight)
-        raw = scan_frame(frame, columns.named(), ids=(user, item))
-        data = cls._encoded(raw, columns, frame_kind(frame), time_format, missing_ids)
+        data = cls.from_columns(frame, columns, time_format, missing_ids)
         return data.with_features(user_features, item_features)
+
+    @classmethod
+    def from_columns(
+        cls,
+        frame: Any,
+        columns: Columns,
+        time_format: str | None = None,
+        missing_ids: MissingIds = "error",
+        texts: Collection[str] = (),
+    ) -> Self:
+        """:meth:`from_frame` with its columns as one value, and ``texts`` of :meth:`from_files`."""
+        raw = scan_frame(frame, columns.named(), ids=(columns.user, columns.item))
+        return cls._encoded(raw, columns, frame_kind(frame), time_format, missing_ids, texts)
 
     @classmethod
     @checked
@@ -257,17 +269,18 @@ class Interactions(InteractionLog):
 
         Args:
             files: the log.
-            texts: of ``user`` and ``item``, those whose ids, if they are texts, stay as they are written (``1000.0``).
+            texts: which of ``user`` and ``item`` keep ids that are texts as written (``1000.0`` is then no 1000).
 
         Raises:
-            ValueError: a setting that says nothing of files of this format.
+            ValueError: a setting that files of this format do not use.
             DataError: what is wrong with a file.
         """
         reading = files.reading
         reading.check_of_format(files.format)
         found = files.scan()
-        raw = replace(found.raw, texts=frozenset(getattr(found.columns, role) for role in texts))
-        data = cls._encoded(raw, found.columns, time_format=reading.time_format, missing_ids=reading.missing_ids)
+        data = cls._encoded(
+            found.raw, found.columns, time_format=reading.time_format, missing_ids=reading.missing_ids, texts=texts
+        )
         frames = {name: getattr(found, name) for name in FEATURES}
         data = data.with_feature_files(frames, files.feature_files())
         return replace(data, files=files.found(found.columns))
@@ -280,7 +293,9 @@ class Interactions(InteractionLog):
         kind: FrameKind = "polars",
         time_format: str | None = None,
         missing_ids: MissingIds = "error",
+        texts: Collection[str] = (),
     ) -> Self:
+        raw = replace(raw, texts=frozenset(getattr(columns, role) for role in texts))
         log, users, items, time_unit = encode(raw, columns, time_format, missing_ids)
         return cls(log, users, items, columns, time_unit, raw.source.kept(), kind)
 

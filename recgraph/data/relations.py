@@ -12,10 +12,10 @@ import numpy.typing as npt
 from recgraph.data.errors import DataError
 from recgraph.data.ids import IdMap
 
-__all__ = ["RelationGraph", "refuse_interactions"]
+__all__ = ["INTERACTS", "RelationGraph", "ids_of", "refuse_interactions"]
 
-#: the relation of a graph that is known to be the log, and which the split replaces
-_LOG = ("user", "interacts", "item")
+#: the relation that is the log itself: a model gets its training part, whatever a graph holds under this name
+INTERACTS = ("user", "interacts", "item")
 
 
 class RelationGraph(Protocol):
@@ -56,9 +56,9 @@ def refuse_interactions(
     ids = {"user": users, "item": items}
     for relation, held in graph.edges.items():
         start, _, end = relation
-        if relation == _LOG or {start, end} != {"user", "item"}:
+        if relation == INTERACTS or {start, end} != {"user", "item"}:
             continue
-        places = {name: ids[name].index(_ids(graph.nodes[name])) for name in ids}
+        places = {name: ids[name].index(ids_of(graph.nodes[name])) for name in ids}
         found = {start: places[start][held.adj.rows.cpu()], end: places[end][held.adj.indices.cpu()]}
         theirs = np.unique((found["user"] * len(items) + found["item"])[(found["user"] >= 0) & (found["item"] >= 0)])
         pairs = np.unique(of_log[0] * len(items) + of_log[1]) if pairs is None else pairs
@@ -66,9 +66,10 @@ def refuse_interactions(
             raise DataError(
                 f"graph: its relation {relation} holds {n_known:,} of the log's {len(pairs):,} pairs of users and "
                 "items, and those of a test part would be known in training: leave them out. Paths follow the log both "
-                f"ways, as {_LOG}"
+                f"ways, as {INTERACTS}"
             )
 
 
-def _ids(nodes: Any) -> Any:
+def ids_of(nodes: Any) -> Any:
+    """The ids of a graph's nodes of one type, in their order; their numbers where they have none."""
     return np.arange(nodes.count) if nodes.ids is None else nodes.ids.ids(np.arange(nodes.count))

@@ -15,6 +15,7 @@ from recgraph.data.dataframe import from_native, relation
 from recgraph.data.ids import IdMap, as_series, family
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Part
+from recgraph.data.relations import INTERACTS, ids_of
 from recgraph.graph.build import make_edges
 from recgraph.graph.schema import (
     EdgeIndexError,
@@ -31,8 +32,6 @@ from recgraph.sparse.csr import Csr
 
 __all__ = ["INTERACTS", "from_frames", "from_interactions", "interaction_edges"]
 
-
-INTERACTS: EdgeType = ("user", "interacts", "item")
 #: edge type -> (node type, ids) of its sources and of its targets
 Ends = dict[EdgeType, tuple[tuple[str, pl.Series], tuple[str, pl.Series]]]
 
@@ -198,8 +197,7 @@ def _add_relations(nodes: dict[str, Nodes], edges: dict[EdgeType, Edges], given:
         if name in ("user", "item"):
             known = nodes[name].ids
             assert known is not None
-            ids = part.ids.ids(np.arange(part.count)) if part.ids is not None else pl.Series(np.arange(part.count))
-            place[name] = torch.from_numpy(known.index(ids))
+            place[name] = torch.from_numpy(known.index(ids_of(part)))
             if part.features is not None:
                 nodes[name] = replace(nodes[name], features=_placed(part.features, place[name], len(known)))
         elif name in nodes:

@@ -108,16 +108,12 @@ def _pairs(
     for place in range(walks.shape[1]):
         for after in range(place + 1, min(place + config.window + 1, walks.shape[1])):
             there = walks[:, after] >= 0
-            if not bool(there.any()):
-                continue
             kind = types[after % len(types)]
             near.append(walks[there, after] + first[kind])
             shape = (len(near[-1]), config.n_negatives)
-            drawn.append(torch.randint(counts[kind], shape, generator=generator) + first[kind])
+            # of a type without nodes, which no walk reaches, there is nothing to draw
+            drawn.append(torch.randint(max(counts[kind], 1), shape, generator=generator) + first[kind])
             of.append(walks[there, place] + first[types[place % len(types)]])
-    if not near:  # all walks end where they begin
-        none = walks.new_zeros(0)
-        return none, walks.new_zeros(0, config.n_negatives), none
     return torch.cat(near), torch.cat(drawn), torch.cat(of)
 
 

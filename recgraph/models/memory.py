@@ -106,7 +106,7 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     of_rows = whole if config.regime == "causal" else last
     step = _SLACK * _FLOAT * tokens * (of_rows + (n_sets - 1) * last)
     targets = tokens if config.regime == "causal" else n_rows
-    step += _FLOAT * targets * 6 * width + loss_block(config.loss, config, targets, work.n_items, width)
+    step += _FLOAT * targets * 6 * width + loss_block(config, targets, work.n_items, width)
     if n_sets > 1:
         step += 2 * blocks(2 * n_rows, 2 * n_rows) + _FLOAT * 2 * n_rows * 16 * width
     is_made = bool(config.item_features) or config.item_graph is not None
@@ -154,9 +154,9 @@ def token_floats(config: Any, length: int, last_only: bool = False) -> float:
     return float(n_layers * of_layer + 8 * width + saved.shared * length)
 
 
-def loss_block(loss: str, config: Any, n_targets: int, n_items: int, width: int) -> int:
+def loss_block(config: Any, n_targets: int, n_items: int, width: int) -> int:
     """The scores of a recommendation loss."""
-    n_negatives, loss = config.n_negatives or 1, registry.key(loss)
+    n_negatives, loss = config.n_negatives or 1, registry.key(config.loss)
     if loss == _FULL:
         return blocks(n_targets, n_items + 1)
     if loss == _SAMPLED:
@@ -187,7 +187,7 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True)
     if is_row_sparse:
         step += _of_rows(min(places, n_nodes), config.hidden_dim)
     if loss not in _OWN:
-        step += loss_block(config.loss, config, n_rows, work.n_items, config.hidden_dim)
+        step += loss_block(config, n_rows, work.n_items, config.hidden_dim)
     if n_views:
         step += 2 * table + 2 * blocks(n_rows, work.n_users if getattr(config, "candidates", "") == "all" else n_rows)
     # users, items and places of the samples, their order, the sums that negatives are drawn by

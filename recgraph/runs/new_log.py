@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
-from recgraph.data.dataframe import frame_kind, names_of, scan_frame
+from recgraph.data.dataframe import frame_kind, names_of
 from recgraph.data.errors import AmbiguousColumnError, MissingColumnError
 from recgraph.data.ids import IdMap, has_float_texts
-from recgraph.data.ingest import encode
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
 from recgraph.data.part import Cases, OrderedLog, Part
@@ -173,7 +172,7 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
         return given
     columns = recommender.columns
     if isinstance(given, str | Path):
-        return _as_the_runs(_read_file(Path(given), columns, _texts(recommender)), recommender)
+        return _as_the_runs(_read_file(Path(given), columns, _roles_of_texts(recommender)), recommender)
     try:
         frame_kind(given)
     except ValueError:
@@ -181,15 +180,13 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
     there = names_of(given)
     user, item = (own if own in there else plain for own, plain in ((columns.user, "user"), (columns.item, "item")))
     time = next((name for name in (columns.timestamp, "timestamp") if name in there), None)
-    named = Columns(user=user, item=item, timestamp=time)
-    raw = scan_frame(given, named.named(), ids=(user, item))
-    raw = replace(raw, texts=frozenset(getattr(named, role) for role in _texts(recommender)))
-    log, users, items, unit = encode(raw, named)
-    return InteractionLog(log, users, items, named, unit, raw.source.kept(), frame_kind(given))
+    return Interactions.from_columns(
+        given, Columns(user=user, item=item, timestamp=time), texts=_roles_of_texts(recommender)
+    )
 
 
-def _texts(recommender: Recommender) -> list[str]:
-    """Whose ids are texts, ``1000.0`` among them: those of a new log stay as they are written, too."""
+def _roles_of_texts(recommender: Recommender) -> list[str]:
+    """Which of ``user`` and ``item`` have texts such as ``1000.0`` among their ids: those of a new log stay texts."""
     roles = (("user", recommender.users), ("item", recommender.items))
     return [role for role, ids in roles if has_float_texts(ids.values)]
 
@@ -214,8 +211,7 @@ def _read_file(path: Path, columns: Columns, texts: Sequence[str]) -> Interactio
 
 
 def _as_the_runs(log: InteractionLog, recommender: Recommender) -> InteractionLog:
-    """A log of a file with ids of the run's type: texts cannot say that they are dates, nor integers that they are
-    texts."""
+    """The log of a file with ids of the run's type: a text file has no types of its own."""
     users = _of_type(log.users, recommender.users, log.columns.user)
     items = _of_type(log.items, recommender.items, log.columns.item)
     return InteractionLog(log.log, users, items, log.columns, log.time_unit, log.source, log.kind)
