@@ -197,7 +197,7 @@ def _parse(texts: list[str], ids: IdMap) -> pl.Series:
 
 
 def _read(path: Path, recommender: Recommender, in_order: bool = True) -> pl.DataFrame:
-    """A log as a frame with the run's column names; a note where the order counts and there are no times."""
+    """A log as a frame with the run's column names. Where the order matters, a note says that times are missing."""
     from recgraph.runs.new_log import read_new_log
 
     log, columns = read_new_log(path, recommender), recommender.columns

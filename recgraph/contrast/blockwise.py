@@ -162,7 +162,7 @@ class Candidates:
         count_positive: whether the positive is a candidate itself.
         weigh_positive: whether it then carries its weight, or counts fully.
         required: whether it is an error that no anchor has a candidate; else the mean over no anchor is NaN.
-        kept: [N] bool, filled by the contrast: which anchors have a candidate; None where nobody asks.
+        kept: [N] bool, written by the contrast: which anchors have a candidate; None: not recorded.
     """
 
     positives: Tensor

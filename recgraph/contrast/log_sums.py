@@ -139,7 +139,7 @@ def hardest(
         y: [M, D], candidates.
         k: how many.
         barred: [N, b] int64, columns that are no candidates of that anchor; None: all are.
-        labels: [N] and [M]; only candidates of another known label count, NaN is unknown. None: all do.
+        labels: [N] and [M], NaN where unknown: only candidates with another known label count. None: all count.
 
     Returns:
         [N, min(k, M)] int64, the most similar first; where an anchor has fewer candidates, others come last.

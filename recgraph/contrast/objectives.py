@@ -124,7 +124,7 @@ class Objective(Part):
         Args:
             excluded: [N] int64, a row of ``b`` that is no candidate of that row of ``a``.
             own: [n] int64, with a share, the anchors of this rank; default: as the share has them.
-            kept: [N] bool, filled: which anchors have a candidate and count; without a share.
+            kept: [N] bool, written here: which anchors have a candidate and count; only without a share.
 
         Raises:
             ValueError: candidates are to be drawn, and there is no generator.
@@ -253,7 +253,7 @@ class InfoNCE(Objective):
             # the greatest of each row is taken out first, so that no exponent overflows
             peak = torch.segment_reduce(s.detach(), "max", offsets=positives.offsets)
             total = torch.zeros_like(own).index_add(0, positives.rows, (s - peak[positives.rows]).exp())
-            # of the anchors that the denominators are of
+            # the mean over the same anchors as that of the denominators
             numerator = torch.where(kept, own - peak - total.log(), 0).sum() / kept.sum().clamp(min=1)
         return replace(of_one, loss=of_one.loss + numerator)
 

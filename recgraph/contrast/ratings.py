@@ -135,7 +135,7 @@ class SupReMix(Mixture):
         chosen = hardest(x, y, self.config.n_negatives, barred, labels=(of_a, of_b))
         share = self.config.max_share * _uniform(chosen.shape, generator, y)
         distance = (1 - share) * (of_a[:, None] - of_b[chosen]).abs() / deviation(of_b)
-        # of an anchor with fewer than S such candidates
+        # an anchor with fewer than S such candidates gets others in the last places, which do not count
         log_w = distance.log().nan_to_num(nan=-math.inf, neginf=-math.inf)
         is_barred = (chosen[:, :, None] == barred[:, None]).any(-1)
         units, lengths = _directions(y)

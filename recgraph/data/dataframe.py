@@ -117,7 +117,7 @@ def _for_pandas(series: pl.Series) -> Any:
     return series.to_numpy() if plain and not zoned and series.null_count() == 0 else series.to_list()
 
 
-#: NumPy's values that are read as Python's; its moments are not, whose nanoseconds would become integers
+#: NumPy values that are converted to Python's; not its datetimes, whose nanoseconds would become integers
 _UNWRAPPED = (np.ndarray, np.number, np.bool_, np.str_)
 
 
@@ -196,7 +196,7 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
 
 
 def _with_integers(table: pl.DataFrame, key: str, dtype: pl.DataType, argument: str) -> pl.DataFrame:
-    """The rows whose texts are integers of which nothing is lost: "007" is another id than 7."""
+    """The rows whose keys are integers written plainly: "007" is another id than 7."""
     given = table.filter(pl.col(key).is_not_null())
     table = given.with_columns(as_integers(pl.col(key), pl.String()))
     plain = table[key].cast(dtype, strict=False).cast(pl.String).eq_missing(table[key])

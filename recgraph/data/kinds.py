@@ -1,6 +1,6 @@
-"""Numbers of one column that are integers in one file and floats, or integers of another sign, in another.
+"""A column of numbers whose files have different types: integers and floats, or Int64 and UInt64.
 
-The type that polars gives both loses integers (floats hold none beyond 2^53 apart) or is none of an id (Int128).
+polars would join the files as Float64, which merges integers above 2^53, or as Int128, which ids cannot have.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["ids_of_one_kind", "times_of_one_kind"]
 
 
 def ids_of_one_kind(raws: Sequence[Raw], name: str) -> list[Raw]:
-    """The column ``name`` of ids as 64-bit integers where the files mix kinds of numbers.
+    """The column ``name`` of ids as Int64, where the files have different types of numbers.
 
     Raises:
-        MixedIdError: an id is no such integer; names the file.
+        MixedIdError: an id does not fit Int64; names the file.
     """
     dtypes = [raw.lazy.collect_schema()[name] for raw in raws]
     if not _are_mixed(dtypes):
@@ -35,7 +35,7 @@ def ids_of_one_kind(raws: Sequence[Raw], name: str) -> list[Raw]:
 
 
 def times_of_one_kind(raws: Sequence[Raw], name: str) -> list[Raw]:
-    """The column ``name`` of times as integers where some files hold these and all others whole floats."""
+    """The column ``name`` of times as Int64, where some files have integers and all others whole floats."""
     dtypes = [raw.lazy.collect_schema()[name] for raw in raws]
     floats = [raw for raw, dtype in zip(raws, dtypes, strict=True) if dtype.is_float()]
     if not _are_mixed(dtypes):
@@ -55,7 +55,7 @@ def _are_mixed(dtypes: Sequence[pl.DataType]) -> bool:
 
 
 def _lost(name: str, dtype: pl.DataType) -> pl.Expr:
-    """Whether an id is no integer of 64 bits, or a float beside which others are rounded to it."""
+    """Whether an id does not fit Int64, or is a float so large that it may stand for several integers."""
     value = pl.col(name)
     if dtype.is_float():
         value = value.fill_nan(None)

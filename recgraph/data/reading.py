@@ -111,7 +111,7 @@ class Reading(Config):
                 raise ValueError(f"{name} = {value!r} says how files are read, and frames are given; leave it out")
 
     def check_of_format(self, form: FileFormat) -> None:
-        """Refuse what says nothing of files of a format: it would be ignored.
+        """Refuse settings that files of a format do not use and that would be ignored.
 
         Raises:
             ValueError: such a setting is given.

@@ -180,7 +180,7 @@ class Raw:
         lazy: the rows in file order.
         source: where they come from.
         as_text: every column is text (text files); ids that are all plain integers then become integers.
-        texts: the columns of ids whose texts stay as they are written, numbers among them.
+        texts: the columns of ids that stay texts as written, also where a text is a number.
         uuids: the columns whose texts were UUID objects.
         held: what keeps plain copies of files on the disk while they are scanned.
         ends: where the parts train, valid and test were given apart: the rows of each and those before it.

@@ -146,7 +146,7 @@ class _Labelled:
         return order(self.interactions.log).with_columns(pl.Series("label", self.labels.numpy()))
 
     def _save(self, opened: pl.DataFrame, test: pl.DataFrame | None, folder: Path) -> None:
-        """Write all but the log, and ``split.json``; older rows that are not replaced are removed."""
+        """Write all but the log, and ``split.json``; remove rows of an earlier split that are not replaced."""
         with replacing_files(folder, split_files.HEAD_FILE) as new:
             write_parquet(opened, new / split_files.OPEN_FILE)
             if test is not None:

@@ -80,7 +80,7 @@ def _row_files(path: Path) -> list[Path]:
 
 
 def remove_older_rows(folder: Path, has_test: bool) -> None:
-    """Remove what stood in place of the files of rows: folders of parts, and a test file where there is none now."""
+    """Remove the rows of an earlier split: its folders of parts, and its test file where there is no new one."""
     if not has_test:
         (folder / TEST_FILE).unlink(missing_ok=True)
     for parts in (parts_folder(folder / OPEN_FILE), parts_folder(folder / TEST_FILE)):

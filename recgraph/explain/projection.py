@@ -149,7 +149,7 @@ def node_map(
 
 
 def _with_first(kept: Sequence[int], order: Tensor) -> Tensor:
-    """An order of all indices with some of them before the others; one that is given twice counts once."""
+    """All indices of an order, with the given ones first; repeats are dropped."""
     first = torch.tensor(list(dict.fromkeys(kept)), dtype=torch.int64)
     return torch.cat([first, order[~torch.isin(order, first)]])
 

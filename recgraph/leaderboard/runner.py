@@ -67,14 +67,14 @@ class PendingJob:
         return self.store.is_done(self.job, self.data_hash, self.values)
 
     def with_metrics_of(self, job: Job) -> PendingJob:
-        """It with the metrics of the same job of another sheet, too: one record serves both."""
+        """The job with the metrics that another sheet asks of it, too: one record serves both sheets."""
         metrics, modules = (*self.job.metrics, *job.metrics), (*self.job.modules, *job.modules)
         own = replace(self.job, metrics=tuple(dict.fromkeys(metrics)), modules=tuple(dict.fromkeys(modules)))
         return replace(self, job=own)
 
     @property
     def log(self) -> Path:
-        """Its file of messages, which no other job has."""
+        """Its log file, which no other job writes to: it identifies the job."""
         return self.store.work(self.job) / "log.txt"
 
 
@@ -82,8 +82,8 @@ class PendingJob:
 class Summary:
     """The names of a board's jobs by outcome.
 
-    A name is ``dataset / entry / seed``; where several files of the board are of one data set, that of the file follows
-    the data set's.
+    A name is ``dataset / entry / seed``. Where several files of the board have one data set, the file's name follows
+    that of the data set in parentheses.
 
     Attributes:
         kept: done before this run.
@@ -221,7 +221,7 @@ def _planned_jobs(
 
 
 def _shown(board: Board, sheet: SheetSpec) -> str:
-    """The data set of a sheet as names of jobs have it: with the file's name where other files are of the same one."""
+    """A sheet's data set in the names of its jobs, with the sheet's file where several have the data set."""
     names = [data_name(each.dataset) for each in board.sheets]
     return sheet.dataset if names.count(data_name(sheet.dataset)) == 1 else f"{sheet.dataset} ({sheet.file.name})"
 

@@ -11,7 +11,7 @@ __all__ = ["groups_of_hubs", "split_hubs"]
 
 
 def groups_of_hubs(right: Csr, cap: int) -> Tensor:
-    """[K] int64: into how many groups :func:`split_hubs` divides each middle node; 1 of those that are no hubs."""
+    """[K] int64: the number of groups into which :func:`split_hubs` divides each middle node; 1 if it is no hub."""
     return torch.where(right.degrees > cap, -(-right.degrees // cap), 1)
 
 

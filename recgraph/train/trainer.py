@@ -367,7 +367,7 @@ class Trainer:
             self._load_streams(saved.generators, n_ranks)
         self._checkpoint = newest
         if self.ranks.is_first:
-            sweep(newest.parent)  # what a kill has left; a training at its end makes no checkpoint that would
+            sweep(newest.parent)  # temporaries of a killed process: there may be no further checkpoint to do it
         epoch, batch = self.progress.epoch + 1, self.progress.batch
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)
         return True

@@ -242,7 +242,7 @@ def _claim(plan: Plan, trials: Trials) -> Heartbeat | None:
 
 
 def _release(trials: Trials) -> None:
-    """Give up this process's claim, which others would take for a test that goes on."""
+    """Give up this process's claim: others would believe that the test goes on."""
     with trials.storage.exclusive():
         held: dict[str, Any] | None = trials.study.user_attrs.get(_TESTER)
         if held is not None and Process.of(held) == this_process():

@@ -198,11 +198,11 @@ def deaths(ray: Any) -> tuple[type[Exception], ...]:
 
 
 def _task(module: str, name: str) -> Callable[[list[Any]], Any]:
-    """A Ray task that calls a function of a module, in a worker that does nothing else once it was interrupted.
+    """A Ray task that calls a function of a module; a worker process that is interrupted in it exits.
 
-    Ray cancels by an interrupt, which may come in the middle of an import: what is half imported fails each later task
-    of that process. So all imports, that of this package too, are within the task, which goes to the worker by its
-    value.
+    Ray cancels a task by an interrupt, which may come in the middle of an import, and a half-imported module fails
+    every later task of the process. So the task, which is pickled by value, makes all imports itself, that of this
+    package among them.
     """
 
     def task(arguments: list[Any]) -> Any:

@@ -111,7 +111,7 @@ class WorkerPool(ABC):
             tasks: to do.
             on_end: called when a worker has ended; returns whether its task is to be done again, before all others.
             on_start: called before a worker is started.
-            is_free: whether nobody else does a task; those that somebody does come after those that are free.
+            is_free: whether no other process works on a task; tasks that are not free are started last.
 
         Raises:
             KeyboardInterrupt: every worker has saved its training.

@@ -155,7 +155,7 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
             for path in card.paths:
                 LogFile(path).stamp()  # the card's own files must be there, for a copy of what is gone is stale
         if not is_changed(there.files):
-            sweep(there.path.parent)  # what a kill has left once the data was in its place
+            sweep(there.path.parent)  # temporaries of a process that was killed after it had put the data in place
             return there
         _log.info("dataset %s: %s has changed; it is prepared again", card.name, there.source)
         given = None if isinstance(card, FileCard) else Path(there.files[0]["path"])

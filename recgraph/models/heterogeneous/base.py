@@ -230,7 +230,7 @@ class GraphModel(HoldsGraph, TrainableModel):
 
     @property
     def labels_config(self) -> ModelConfig:
-        """The configuration that says what reads labels."""
+        """The configuration whose settings say whether training reads labels."""
         config: ModelConfig = self.config
         return config
 

@@ -278,7 +278,7 @@ class HeCo(ContrastiveModel, LearnsClasses):
         again = cache(lambda: self._projected(batch))
         share = self.config.schema_weight
         positives = None
-        if self.config.n_positives != 1:  # the one is the node's own place
+        if self.config.n_positives != 1:  # a single positive is the node itself
             inputs: _Inputs = self._placed(self._inputs)
             positives = Ragged(inputs.positives.indices, inputs.positives.indptr)
         labels = self.ordered_labels(path)

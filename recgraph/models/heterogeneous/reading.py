@@ -237,9 +237,10 @@ class MetaPathReading(EdgeReading):
 
 
 def _between_groups(left: Csr, right: Csr, cap: int, row: Tensor) -> tuple[Csr, Csr]:
-    """Matrices of whose product a row of ``left`` meets the columns that it was compared with.
+    """Two matrices whose product counts the paths from a row of ``left`` to the columns in its groups of hubs.
 
-    The first leads from each middle node to the group of it that the row is in, and to all alike where it is in none.
+    The first leads from each middle node to the group that the row belongs to, or evenly to all its groups where the
+    row does not reach the node.
     """
     n_groups = groups_of_hubs(right, cap)
     whole = torch.repeat_interleave(torch.arange(len(n_groups), device=row.device), n_groups)
