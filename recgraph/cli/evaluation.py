@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -190,8 +191,7 @@ def _compared(runs: dict[Path, Run], found: dict[Path, Results], metrics: list[s
 
     alike: dict[str, list[Path]] = {}
     for folder, run in runs.items():
-        settings = {name: run.record[name] for name in ("model", "config", "training", "data", "fitted_on")}
-        alike.setdefault(json.dumps(settings, sort_keys=True), []).append(folder)
+        alike.setdefault(json.dumps(_beside_seed(run.record.to_json()), sort_keys=True), []).append(folder)
     named = {
         str(folders[0]) if len(folders) == 1 else f"{folders[0]} and {len(folders) - 1} more": folders
         for folders in alike.values()
@@ -204,6 +204,21 @@ def _compared(runs: dict[Path, Run], found: dict[Path, Results], metrics: list[s
         rows += [{"candidates": title, **row} for row in made.rows()]
     show(rows, form)
     note(made.legend)
+
+
+def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's record does not follow from its seed."""
+    names = ("model", "model_revision", "config", "training", "data", "fitted_on", "teacher")
+    kept = {name: record.get(name) for name in names}
+    if (selection := record.get("selection")) is not None:  # the number of epochs follows from it
+        kept |= {"training": selection["training"], "refit": True}
+    items = record.get("init_items")
+    if items is not None and "source_record" in items:  # likewise the vectors of another run
+        of_source = {name: value for name, value in items.items() if name not in ("source", "digest")}
+        kept["init_items"] = {**of_source, "source_record": _beside_seed(items["source_record"])}
+    elif items is not None:
+        kept["init_items"] = items
+    return kept
 
 
 def _nodes(run: NodeRun, settings: list[str], form: Format | None) -> None:

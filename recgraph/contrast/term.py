@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.accelerated import is_accelerated
+from recgraph.config import ConfigError
 from recgraph.contrast.mixtures import Mixture
 from recgraph.contrast.objectives import Objective
 from recgraph.contrast.queue import Queue
@@ -93,11 +94,11 @@ class ContrastiveTerm(nn.Module):
             self.regularisers[name], self.coefficients[name] = part, part.config.coefficient
         if not self.objective.pairwise and (self.weight is not None or self.mixture is not None):
             part = "mixture" if self.weight is None else "weight"
-            raise ValueError(
+            raise ConfigError(
                 f"objective = {self.config.objective!r} has no candidates to weigh or to mix; use {part} = None"
             )
         if self.mixture is not None and self.objective.config.n_candidates is not None:
-            raise ValueError("a mixture is made of all candidates; leave n_candidates out")
+            raise ConfigError("a mixture is made of all candidates; leave n_candidates out")
         self.queue = self._queue(dim) if self.config.queue_size else None
         self.outcome: Outcome | None = None
         self._has_told = False
@@ -113,17 +114,17 @@ class ContrastiveTerm(nn.Module):
     def _queue(self, dim: int | None) -> Queue:
         size, config = self.config.queue_size, self.config
         if self.objective.needs_pairs:
-            raise ValueError(
+            raise ConfigError(
                 f"queue_size = {size} adds candidates, and objective = {config.objective!r} contrasts two views of the "
                 "same rows and takes none; use queue_size=0 or objective='info_nce'"
             )
         if getattr(self.objective.config, "both_directions", False):
-            raise ValueError(
+            raise ConfigError(
                 f"queue_size = {size} adds candidates without a positive, which both_directions = True would make "
                 "anchors of; use queue_size=0, or leave both_directions out"
             )
         if config.similarity != "cosine":
-            raise ValueError(f"queue_size = {size} keeps rows of unit length; use similarity='cosine' or queue_size=0")
+            raise ConfigError(f"queue_size = {size} keeps rows of unit length; use similarity='cosine' or queue_size=0")
         if dim is None:
             raise ValueError(f"queue_size = {size} needs dim, the width of the embeddings")
         return Queue(size, dim)
@@ -265,7 +266,7 @@ class ContrastiveTerm(nn.Module):
     def _with_queue(self, queue: Queue, views: Views, aligned: bool) -> Views:
         """The rows of b with those of earlier calls below them, but for those of ids that b has."""
         if views.positives is not None or views.further or len(views.a) != len(views.b):
-            raise ValueError(
+            raise ConfigError(
                 f"queue_size = {self.config.queue_size} needs two views with rows in pairs; use queue_size=0 where all "
                 "rows are candidates, an anchor has several positives, or there are further views"
             )

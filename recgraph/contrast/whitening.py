@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recgraph.accelerated import full_precision
 from recgraph.blocks import refuse_second_derivative, work_type
-from recgraph.config import Search
+from recgraph.config import ConfigError, Search
 from recgraph.contrast.transforms import Transform, TransformConfig
 from recgraph.contrast.views import Views
 
@@ -57,7 +57,7 @@ class ShuffledGroupWhitening(Transform):
         if generator is None:
             raise ValueError("shuffled group whitening draws permutations; give a generator")
         if width % size:
-            raise ValueError(f"group_size = {size} must divide the width of the embeddings, {width}")
+            raise ConfigError(f"group_size = {size} must divide the width of the embeddings, {width}")
 
         def shuffled(side: Tensor) -> Tensor:
             order = torch.randperm(width, generator=generator, device=generator.device).to(side.device)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.accelerated import full_precision, is_accelerated
+from recgraph.config import ConfigError
 from recgraph.encoders.attention import Layout
 from recgraph.encoders.transformer import Layer, Transformer, draw_weights
 from recgraph.rng import dropout
@@ -196,9 +197,9 @@ class ExpertTransformer(Transformer):
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
         if n_experts < 1:
-            raise ValueError(f"n_experts = {n_experts} must be at least 1")
+            raise ConfigError(f"n_experts = {n_experts} must be at least 1")
         if routing not in get_args(Routing):
-            raise ValueError(f"routing = {routing!r} must be one of {', '.join(get_args(Routing))}")
+            raise ConfigError(f"routing = {routing!r} must be one of {', '.join(get_args(Routing))}")
         self.n_experts, self.routing = n_experts, routing
         self.penalty_weight = balance if routing == "learned" else 0.0
         for layer in self._layers:
@@ -216,7 +217,7 @@ class ExpertTransformer(Transformer):
         if self.routing != "category":
             return
         if categories is None:
-            raise ValueError(
+            raise ConfigError(
                 "routing = 'category' needs categories of the items: give item_features with a column of that kind, or "
                 "use routing='learned'"
             )

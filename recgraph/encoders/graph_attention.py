@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recgraph.accelerated import full_precision
 from recgraph.blocks import work_type
+from recgraph.config import ConfigError
 from recgraph.encoders.base import dropout_generator
 from recgraph.encoders.graph import SemanticAttention, weighted_sum
 from recgraph.rng import dropout
@@ -41,7 +42,7 @@ class GraphAttention(nn.Module):
     def __init__(self, in_dim: int, dim: int, n_heads: int, dropout: float, slope: float = 0.2) -> None:
         super().__init__()
         if dim % n_heads:
-            raise ValueError(f"n_heads = {n_heads} must divide the width {dim}")
+            raise ConfigError(f"n_heads = {n_heads} must divide the width {dim}")
         self.dropout, self.slope = dropout, slope
         self.fc = nn.Linear(in_dim, dim, bias=False)
         self.att = nn.Parameter(torch.empty(2, n_heads, dim // n_heads))

@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from recgraph.config import ConfigError
 from recgraph.encoders.attention import Layout, lay_out
 from recgraph.encoders.base import SequenceEncoder, last_of
 from recgraph.encoders.padded import Padded
@@ -65,7 +66,7 @@ class LayeredEncoder(SequenceEncoder):
     def __init__(self, hidden_dim: int, max_len: int, dropout: float, n_heads: int) -> None:
         super().__init__(hidden_dim, max_len, dropout)
         if hidden_dim % n_heads:
-            raise ValueError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
+            raise ConfigError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
         #: probability of the dropout of the first layer's input
         self.embedding_dropout = dropout
         self._compiled: Callable[..., Tensor] | None = None

@@ -9,7 +9,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 
 from recgraph import registry
-from recgraph.config import Added, Search
+from recgraph.config import Added, ConfigError, Search
 from recgraph.contrast.schedule import TemperatureSchedule, check_schedule
 from recgraph.contrast.term import ContrastiveTerm, TermConfig
 from recgraph.models.base import ModelConfig
@@ -179,7 +179,7 @@ def check_pairs(config: ContrastConfig) -> None:
     """
     further = config.further_candidates
     if further is not None and registry.load("objective", config.objective).needs_pairs:
-        raise ValueError(
+        raise ConfigError(
             f"objective = {config.objective!r} contrasts two views of the same rows and takes no further candidates, "
             f"as {further[0]} gives; use {further[1]} or another objective"
         )

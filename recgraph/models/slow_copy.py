@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from recgraph import registry
+from recgraph.config import ConfigError
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import SlowSides
 from recgraph.models.base import ModelConfig, TrainableModel
@@ -112,7 +113,7 @@ class ContrastiveModel(TrainableModel):
         if config.target_momentum is None:
             return super().build(space, seed)
         if config.transform is not None and registry.load("objective", config.objective).reads_slow:
-            raise ValueError(
+            raise ConfigError(
                 f"target_momentum = {config.target_momentum}: objective = {config.objective!r} compares with sides of "
                 f"the slow copy, which transform = {config.transform!r} does not change; use transform = None"
             )

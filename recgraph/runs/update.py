@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from recgraph import registry
+from recgraph.accelerated import is_accelerated
 from recgraph.data.imprint import replace_json
 from recgraph.data.item_features import ItemFeatures
 from recgraph.data.part import Cases, Part
@@ -224,9 +225,8 @@ class _Update:
         found = self.cases
         cases = None if found is None else lambda: found
         on_host = pick_device(self.options.device).type == "cpu"
-        check_fit(
-            Fit(type(model)(model.config), self.space, trained, config, cases, on_host), self.options.memory_limit
-        )
+        fit = Fit(type(model)(model.config), self.space, trained, config, cases, on_host)
+        check_fit(fit, self.options.memory_limit)
 
     def fold_in(self) -> None:
         """Fit a model in closed form to the newest slice, too."""
@@ -295,7 +295,7 @@ def _space(parent: Recommender, joined: Joined) -> Space:
 
 
 def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
-    """The settings of the parent's training, with those of an update."""
+    """The settings of the parent's training, with those of an update; compiled only where there is an accelerator."""
     before = TrainConfig.of(parent.record.get("training") or {})
     metric = before.metric
     if not options.valid:
@@ -307,8 +307,9 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
             metric = _METRIC
     rate = options.learning_rate if options.learning_rate is not None else before.learning_rate * RATE_SHARE
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
-    rates = {"schedule": "constant", "schedule_epochs": None, "warmup_steps": 0}
-    return TrainConfig.of({**before.model_dump(), **changed, **rates, "validate_every": 1, "tensorboard": False})
+    rates = {"schedule": "constant", "schedule_epochs": None, "warmup_steps": 0, "validate_every": 1}
+    here = {"compile": before.compile and is_accelerated(pick_device(options.device)), "tensorboard": False}
+    return TrainConfig.of({**before.model_dump(), **changed, **rates, **here})
 
 
 def _select(batches: Any, n_old: Tensor, replay: float, trainer: Trainer) -> int:

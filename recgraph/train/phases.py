@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from recgraph.config import ConfigError
 from recgraph.models.base import Phase, TrainableModel
 from recgraph.rows import ROWS_OF_LAZY, set_row_sparse
 from recgraph.train.config import TrainConfig
@@ -38,7 +39,7 @@ def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
         )
     shared = sorted({name for name in names if names.count(name) > 1})
     if accumulate > 1 and shared:  # one phase's step would take, and clear, what the other has summed
-        raise ValueError(
+        raise ConfigError(
             f"accumulate = {accumulate}: several phases of {type(model).__name__} train {', '.join(shared)}; use "
             "accumulate = 1 with a larger batch_size, or phases that share no group"
         )
@@ -80,7 +81,7 @@ def _sparse_tables(model: TrainableModel, config: TrainConfig) -> list[nn.Parame
     named, chosen = dict(model.named_parameters()), config.table_optimiser
     tables = [named[name] for name in model.row_sparse_tables]
     if chosen in ("lazy_adam", "rowwise_adam") and not tables:
-        raise ValueError(
+        raise ConfigError(
             f"table_optimiser = {chosen!r}: every step of this {type(model).__name__} touches all rows of its tables; "
             "use 'adam', or a loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no "
             "propagation and no item features are computed from"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from recgraph.config import ConfigError
 from recgraph.models.base import TrainableModel
 from recgraph.ranks import Ranks
 from recgraph.shards import Rows, local_rows, own_rows, own_state, shard, unshard
@@ -42,7 +43,7 @@ class Sharding:
         if not config.shard_tables:
             return
         if not model.row_sparse_tables:
-            raise ValueError(
+            raise ConfigError(
                 f"shard_tables = True: every step of this {type(model).__name__} reads all rows of its tables; use a "
                 "loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no propagation "
                 "and no item features are computed from"

@@ -114,7 +114,7 @@ class Trainer:
         Raises:
             NonFinite: a term, a weight or an optimiser's state became NaN or infinite; names it, the step and the last
                 good checkpoint.
-            TrainingInterrupted: SIGINT came; the step was finished and the state saved.
+            TrainingInterrupted: SIGINT came; the step, or the epoch's validation, was finished and the state saved.
             ValueError: all that the phases train has been frozen.
         """
         check_phases(self.model, self.config.accumulate)
@@ -123,7 +123,10 @@ class Trainer:
                 while self.progress.epoch < self.config.max_epochs and not self.stopping.stop:
                     clock = Clock(self.progress)
                     self._train_epoch(clock)
-                    self._end_epoch(clock)
+                    saved = self._end_epoch(clock)
+                    if any(all_values(self._interrupt.asked)):  # since the last step; there may be no further one
+                        epoch, n_batches = self.progress.epoch - 1, len(self.batches)
+                        raise TrainingInterrupted(epoch, n_batches, saved or self.save())
             finally:
                 self._call("close")
         if self.best is not None:
@@ -207,8 +210,8 @@ class Trainer:
             if name in self.optimisers:
                 step_at(rate, self.optimisers[name])
 
-    def _end_epoch(self, clock: Clock) -> None:
-        """Validate, write the epoch's row, save where that is due."""
+    def _end_epoch(self, clock: Clock) -> Path | None:
+        """Validate, write the epoch's row, save where that is due -> the checkpoint, where one was made."""
         progress, config = self.progress, self.config
         self._check_finite({})
         means = progress.mean_terms()
@@ -226,9 +229,10 @@ class Trainer:
         progress.history.append(row)
         progress.epoch, progress.batch, progress.sums, progress.targets = progress.epoch + 1, 0, {}, 0
         is_last = self.stopping.stop or progress.epoch == config.max_epochs
-        if is_last or first_value(time.monotonic() - self._saved_at >= config.checkpoint_seconds):
-            self.save()
+        saves = is_last or first_value(time.monotonic() - self._saved_at >= config.checkpoint_seconds)
+        saved = self.save() if saves else None
         self._call("end_epoch", row)
+        return saved
 
     def _validate(self, row: dict[str, Any]) -> None:
         """Add the metrics to the epoch's row, and keep the weights where they are the best so far."""

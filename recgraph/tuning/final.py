@@ -127,14 +127,14 @@ _TESTER = "tester"
 
 
 def best_trial(study: Study) -> FrozenTrial | None:
-    """The best complete trial; with several objectives, of the Pareto front the best in the first one."""
+    """The best complete trial; with several objectives, of the Pareto front the best in the first one.
+
+    Of equal ones it is the first: a storage that named another each time would have each of them tested.
+    """
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    if not complete:
-        return None
-    if len(study.directions) == 1:
-        return study.best_trial
+    front = study.best_trials if complete and len(study.directions) > 1 else complete
     sign = 1 if study.directions[0].name == "MAXIMIZE" else -1
-    return max(study.best_trials, key=lambda trial: sign * trial.values[0])
+    return max(front, key=lambda trial: (sign * trial.values[0], -trial.number), default=None)
 
 
 def test_the_best(
@@ -270,9 +270,9 @@ def _compare(tested: dict[str, list[Results]], metric: str) -> dict[str, Any] | 
 
     Returns:
         seen-item convention -> difference, interval, p-value of the t-test, users; None where there is one
-        configuration, or the metric is not measured on test.
+        configuration, or the metric is not measured on test, or of fewer than two users.
     """
-    if len(tested) < 2 or metric not in tested["tuned"][0][0].per_user:
+    if len(tested) < 2 or np.isfinite(tested["tuned"][0][0].per_user.get(metric, [])).sum() < 2:
         return None
     comparison: dict[str, Any] = {}
     for result in tested["tuned"][0]:

@@ -57,11 +57,12 @@ def direction(name: str) -> Literal["minimize", "maximize"]:
 def selecting(names: Sequence[str]) -> str:
     """The metric that selects the best epoch of a training: the first objective that is about relevant items.
 
-    One that is not (coverage, novelty) is best for a model that has learnt nothing.
+    One that is not (coverage, novelty) is best for a model that has learnt nothing; one that is better when it is
+    lower selects no epoch, either.
     """
     for name in names:
         metric = _metric(name)
-        if metric is not None and metric.needs_truth:
+        if metric is not None and metric.needs_truth and metric.higher_is_better:
             return name
     return FALLBACK
 

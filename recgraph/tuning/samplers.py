@@ -13,13 +13,17 @@ from recgraph.tuning.cma_es import cma_es
 from recgraph.tuning.space import SearchSpace
 
 if TYPE_CHECKING:
+    from optuna import Study
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
-__all__ = ["PRUNERS", "SAMPLERS", "check", "make_pruner", "make_sampler"]
+__all__ = ["GONE", "PRUNERS", "SAMPLERS", "check", "make_pruner", "make_sampler"]
 
 SAMPLERS = ("tpe", "cmaes", "gp", "random", "grid", "nsga2")
 PRUNERS = ("none", "median", "hyperband", "halving", "wilcoxon")
+#: why a trial has failed whose worker was killed; another one has its parameters, or they are given up
+GONE = "its worker is gone"
 #: trials drawn at random before a model of the space is used, and complete ones before any is pruned
 N_RANDOM, N_BEFORE_PRUNING = 10, 5
 #: share of the epochs that the median pruner leaves to every trial: in the first ones a low learning rate looks bad
@@ -78,15 +82,28 @@ def make_sampler(name: str, seed: int, space: SearchSpace, *draw: str | int) -> 
 def _grid(seed: int, space: SearchSpace) -> BaseSampler:
     from optuna.samplers import GridSampler
 
+    # every worker must number the points in the same order
+    points = {name: dimension.grid() for name, dimension in space.dimensions.items()}
+    n_points = math.prod(map(len, points.values()))
+
     class Grid(GridSampler):
-        """Does not end the study itself: the workers count the trials."""
+        """Does not end the study itself: the workers count the trials. A point is free again after an error."""
 
         def after_trial(self, *_: object) -> None:
             pass
 
-    # every worker must number the points in the same order
-    points = {name: dimension.grid() for name, dimension in space.dimensions.items()}
+        def _get_unvisited_grid_ids(self, study: Study) -> list[int]:
+            # all of them: a pruner such as hyperband shows some of the trials alone
+            trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+            taken = {trial.system_attrs.get("grid_id") for trial in trials if not _was_an_error(trial)}
+            return [number for number in range(n_points) if number not in taken]
+
     return Grid(points, seed=derive(seed, "grid") % 2**32)
+
+
+def _was_an_error(trial: FrozenTrial) -> bool:
+    """Whether a trial has failed, and nobody has given up its parameters: they are tried when what failed is mended."""
+    return trial.state.name == "FAIL" and trial.user_attrs.get("reason") != GONE
 
 
 def make_pruner(name: str, max_epochs: int) -> BasePruner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,6 +101,9 @@ class Dimension:
             assert self.high is not None
             number = isinstance(value, int | float) and not isinstance(value, bool)
             inside = number and self.low <= value <= self.high
+            if inside and self.step is not None:
+                n_steps = (value - self.low) / self.step
+                inside = math.isclose(n_steps, round(n_steps), abs_tol=1e-8)
         if not inside:
             raise ValueError(f"{self.name} = {value!r} is outside of its space")
         return encoded

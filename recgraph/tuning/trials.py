@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from recgraph.tuning.plan import Plan
-from recgraph.tuning.samplers import make_pruner, make_sampler
+from recgraph.tuning.samplers import GONE, make_pruner, make_sampler
 from recgraph.tuning.storage import StudyStorage
 from recgraph.workers.heartbeat import Expiry, Heartbeat, OwnershipLost
 
@@ -23,6 +23,7 @@ __all__ = ["HEARTBEAT", "Counts", "Trials", "load_study"]
 HEARTBEAT = "lease"
 #: how often the same parameters are tried again after a worker died with them
 _RETRIES = 3
+_NOT_BEGUN = "its worker ended before it began"
 #: attributes of a trial whose parameters were queued: those of a trial that was given back, or a user's
 _QUEUED = frozenset({"failed_trial", "fixed_params"})
 
@@ -117,28 +118,32 @@ class Trials:
             # before that. Queued parameters are a user's, or those of a trial that trained already: they wait again
             if heartbeat is None:
                 queued = not _QUEUED.isdisjoint(trial.system_attrs)
-                self._fail(trial, "its worker ended before it began", _RETRIES if queued else 0)
+                self._fail(trial, _NOT_BEGUN, _RETRIES if queued else 0)
                 count += 1
             elif self._expiry.has_expired(trial.number, heartbeat):
-                self._fail(trial, "its worker is gone", _RETRIES)
+                self._fail(trial, GONE, _RETRIES)
                 count += 1
         return count
 
     def _fail(self, trial: FrozenTrial, reason: str, retries: int | None) -> None:
-        """Fail a trial and queue another one with its parameters, at most ``retries`` times."""
+        """Fail a trial and queue another one with its parameters, unless workers died more than ``retries`` times."""
         from optuna.exceptions import ExperimentalWarning
         from optuna.storages import RetryHeartbeatStaleTrialCallback
         from optuna.trial import TrialState
 
         self.storage.optuna.set_trial_user_attr(trial._trial_id, "reason", reason)
         self.storage.optuna.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        if retries == 0:
+        trials = {each.number: each for each in self.study.get_trials()}
+        # those that were interrupted are in the history, too, and are no reason to give parameters up
+        tried = [*trial.system_attrs.get("retry_history", []), trial.number]
+        deaths = sum(trials[number].user_attrs.get("reason") in (GONE, _NOT_BEGUN) for number in tried)
+        if retries is not None and deaths > retries:
             return
-        failed = next(each for each in self.study.get_trials() if each.number == trial.number)
+        failed = trials[trial.number]
         failed.user_attrs = {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            RetryHeartbeatStaleTrialCallback(max_retry=retries, inherit_intermediate_values=True)(self.study, failed)
+            RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)(self.study, failed)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self.storage.optuna.get_trial(trial._trial_id)

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import recgraph as rg
+from recgraph.cli import evaluation
 from recgraph.cli.app import app
 from recgraph.evaluate import checks
 from recgraph.runs.run import DataConfig
@@ -120,3 +121,30 @@ def test_several_runs_are_one_table_with_marks(runs: list[Path], tmp_path: Path)
         eleven = call("evaluate", runs[0], out, "--split", "valid", "-m", "ndcg@11", "--format", "json")
     assert eleven.exit_code == 0, eleven.output
     assert [*json.loads(eleven.stdout)[0]] == ["candidates", "model", "ndcg@11"]
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_models_of_their_own(runs: list[Path], tmp_path: Path) -> None:
+    begun = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(runs[0].parent / "home"))
+        for place, source in enumerate(runs):  # the vectors of one seed for each
+            begun.append(tmp_path / f"begun-{place}")
+            settings = ("--set", "hidden_dim=8", "--set", "max_epochs=1", "--set", f"init_items={source}")
+            done = call("train", "bpr-mf", "--dataset", "synthetic", "--out", begun[-1], *settings, "--seed", place)
+            assert done.exit_code == 0, done.output
+        done = call("evaluate", *runs, *begun, "--split", "valid", "--seen", "keep", "--format", "json")
+    assert done.exit_code == 0, done.output
+    named = [row["model"] for row in json.loads(done.stdout)]
+    assert named == [f"{runs[0]} and 1 more", f"{begun[0]} and 1 more"]
+
+
+def test_seeds_that_were_refitted_for_other_numbers_of_epochs_are_one_model() -> None:
+    chosen = {"metric": "ndcg@10", "max_epochs": 20}
+    record = {"model": "sasrec", "training": {"max_epochs": 7}, "selection": {"training": chosen, "best_epoch": 7}}
+    other = {"model": "sasrec", "training": {"max_epochs": 9}, "selection": {"training": chosen, "best_epoch": 9}}
+    once = {"model": "sasrec", "training": chosen}
+    assert evaluation._beside_seed(record) == evaluation._beside_seed(other) != evaluation._beside_seed(once)
+    mapping = {**once, "init_items": {"kind": "mapping", "digest": "a"}}
+    assert evaluation._beside_seed(mapping) != evaluation._beside_seed(
+        {**once, "init_items": {"kind": "mapping", "digest": "b"}}
+    )

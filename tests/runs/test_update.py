@@ -437,3 +437,11 @@ def test_an_update_that_was_killed_while_it_wrote_is_written_again(tmp_path: Pat
     assert Run.open(tmp_path / "new").record.update is not None
     with pytest.raises(ValueError, match="holds a run already"):
         run.update(NEW, out=tmp_path / "new", **options)
+
+
+def test_a_run_that_was_compiled_is_updated_without_an_accelerator() -> None:
+    run = fitted("lightgcn")
+    run.record.training["compile"] = True
+    run.recommender.record["training"]["compile"] = True
+    new = run.update(log_of(NEW), force=True, valid=0.3, device="cpu")
+    assert new.record.training["compile"] is False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -417,6 +418,38 @@ def test_an_interrupted_run_that_is_resumed_ends_with_the_same_weights(
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+class StopAfterEpoch(Observer):
+    """Asks for the end after the last step of an epoch, as Ctrl-C while it is validated does."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        if row["epoch"] == self.epoch:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1000.0])
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_run_that_is_interrupted_after_the_last_step_of_an_epoch_ends_and_goes_on(
+    tmp_path: Path, epoch: int, seconds: float
+) -> None:
+    values, settings = [2.0, 1.0, -1.0], {"max_epochs": 3, "checkpoint_seconds": seconds}
+    whole = toy()
+    trainer_of(whole, values, **settings).fit()
+    stopped = trainer_of(toy(), values, tmp_path, **settings)
+    stopped.observers = [StopAfterEpoch(epoch)]
+    with pytest.raises(TrainingInterrupted, match=f"in epoch {epoch} after 3 batches; saved in"):
+        stopped.fit()
+    model = toy()
+    resumed = trainer_of(model, values, tmp_path, **settings)
+    assert resumed.resume()
+    assert resumed.progress.epoch == epoch
+    resumed.fit()
+    assert torch.equal(model.a, whole.a)
+    assert len(resumed.progress.history) == 3
 
 
 class Paced(Observer):

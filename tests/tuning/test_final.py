@@ -6,9 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
+import polars as pl
 import pytest
 from small_study import SETTINGS, SPACE, synthetic, tune
 
+import recgraph as rg
 from recgraph import registry
 from recgraph.data.split import Split
 from recgraph.tuning import final
@@ -66,3 +69,27 @@ def test_what_another_machine_tested_meanwhile_is_not_tested_again(
     assert trials.study.user_attrs["unsealed"] == [theirs]
     assert trials.study.user_attrs["tester"] is None
     storage.close()
+
+
+@pytest.mark.parametrize("directions", [["maximize"], ["minimize"], ["maximize", "minimize"]])
+def test_of_equal_trials_the_first_is_the_best(directions: list[str]) -> None:
+    study = optuna.create_study(directions=directions)
+    assert final.best_trial(study) is None
+    trials = [study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}) for _ in range(4)]
+    for number in (3, 1, 2, 0):  # they end in another order
+        study.tell(trials[number], [0.5] * len(directions))
+    found = final.best_trial(study)
+    assert found is not None
+    assert found.number == 0
+
+
+def test_one_user_is_tested_and_not_compared() -> None:
+    rows = [(1, item, item) for item in range(4)] + [(user, item, item) for user in (2, 3) for item in (user, 0)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "when"], orient="row")
+    one = rg.Interactions.from_frame(frame, user="user", item="item", timestamp="when").split("leave-one-out")
+    values = iter((0.0, 1.0))
+    study = rg.tune("ease", one, None, 2, objective=lambda run: next(values), test_seeds=1)
+    (tested,) = study.user_attrs["unsealed"]
+    assert set(tested["results"]) == {"tuned", "default"}
+    assert tested["comparison"] is None
+    assert final.outcomes(study) == []

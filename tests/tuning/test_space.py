@@ -226,6 +226,12 @@ def test_grids() -> None:
         Dimension("a", 0.0, 1.0).grid()
 
 
+@pytest.mark.parametrize(("step", "is_inside"), [(0.1, True), (0.25, True), (0.2, False)])
+def test_a_default_between_two_steps_lies_outside(step: float, is_inside: bool) -> None:
+    found = space({"*": "fixed", "dropout": {"low": 0.0, "high": 0.8, "step": step}})
+    assert found.default() == ({"dropout": 0.5} if is_inside else None)
+
+
 SMALL = {"*": "fixed", "learning_rate": {}, "dropout": {}, "n_heads": [1, 2]}
 
 

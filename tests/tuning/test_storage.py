@@ -163,6 +163,22 @@ def test_parameters_over_which_workers_die_are_given_up(storage: StudyStorage) -
     assert trials.counts().waiting == 0
 
 
+def test_interruptions_are_no_reason_to_give_parameters_up(storage: StudyStorage) -> None:
+    trials, heartbeat = trials_of(storage), gone()
+    for _ in range(5):
+        taken = trials.ask("a")
+        assert taken is not None
+        trials.give_back(taken[0], "interrupted")
+    waiting = []
+    for _ in range(4):
+        taken = trials.ask("a")
+        assert taken is not None
+        taken[0].set_user_attr("lease", heartbeat)
+        trials.replace_expired()
+        waiting.append(trials.counts().waiting)
+    assert waiting == [1, 1, 1, 0]
+
+
 def hold(url: str, mark: str) -> None:
     """Until the process is killed."""
     with open_storage(url).exclusive():

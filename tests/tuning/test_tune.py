@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import objectives
 import polars as pl
 import pytest
 from small_study import LONG, SETTINGS, states, synthetic, tune
+from torch import Tensor
 
 import recgraph as rg
 from recgraph import registry
@@ -25,6 +27,8 @@ from recgraph.data import files
 from recgraph.data.imprint import load_json
 from recgraph.data.labels import Label
 from recgraph.data.split import SealedSplit, SealedTestError, Split
+from recgraph.evaluate.metrics.base import Metric, RankedHits
+from recgraph.runs.run import Run
 from recgraph.train.config import TrainConfig
 from recgraph.tuning import objectives as objective_names
 from recgraph.tuning.plan import Plan
@@ -291,6 +295,61 @@ def test_an_objective_that_is_not_a_number_prunes_its_trial(split: Split) -> Non
     study = tune(split, n_trials=1, objective=objectives.not_a_number)
     assert states(study) == {"PRUNED": 1}
     assert study.trials[0].user_attrs["reason"] == "ndcg@10 is not a number"
+
+
+def test_the_point_of_a_grid_whose_trial_ended_with_an_error_is_tried_again(split: Split, tmp_path: Path) -> None:
+    broken = [True]
+
+    def objective(run: Run) -> float:
+        if broken.pop() if broken else False:
+            raise RuntimeError("a mistake that is mended")
+        return 1.0
+
+    options: dict[str, Any] = {"model": "ease", "settings": {}, "sampler": "grid", "objective": objective}
+    options["space"] = {"*": "fixed", "l2": [1.0, 10.0, 100.0]}
+    with pytest.raises(RuntimeError, match="mended"):
+        tune(split, tmp_path / "s", 3, **options)
+    study = tune(split, tmp_path / "s", 3, **options)
+    complete = [trial.params["l2"] for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert sorted(complete) == [1.0, 10.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("space", "settings", "reason"),
+    [
+        ({"hidden_dim": [6, 8], "n_heads": [4]}, {}, "n_heads = 4 must divide hidden_dim = 6"),
+        ({"loss": ["full_softmax", "bce"]}, {"table_optimiser": "lazy_adam"}, "table_optimiser = 'lazy_adam'"),
+        ({"accumulate": [1, 2]}, {}, None),
+    ],
+)
+def test_settings_that_do_not_fit_together_prune_their_trial(
+    split: Split, space: dict[str, Any], settings: dict[str, Any], reason: str | None
+) -> None:
+    fixed = {name: value for name, value in {**SETTINGS, "max_epochs": 1, **settings}.items() if name not in space}
+    study = tune(split, None, 2, space={"*": "fixed", **space}, settings=fixed, sampler="grid")
+    pruned = [trial.user_attrs["reason"] for trial in study.trials if trial.state.name == "PRUNED"]
+    assert states(study)["COMPLETE"] == 2 - len(pruned)
+    assert len(pruned) == (reason is not None)
+    assert reason is None or pruned[0].startswith(reason)
+
+
+def test_a_metric_of_ones_own_that_is_better_when_it_is_lower(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Missed(Metric):
+        """Users without a hit."""
+
+        name = "missed"
+        higher_is_better = False
+
+        def compute(self, ranked: RankedHits, k: int) -> Tensor:
+            return 1 - ranked.hits[:, :k].double().sum(1).clamp(max=1)
+
+    monkeypatch.setattr(registry, "_registered", {})
+    registry.register("metric")(Missed)
+    assert objective_names.selecting(["missed@10", "mrr@5"]) == "mrr@5"
+    study = tune(split, None, 1, metric="missed@10")
+    assert study.direction.name == "MINIMIZE"
+    assert 0 < study.best_value < 1
 
 
 def test_an_objective_of_another_number_of_values_fails(split: Split) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.config import Added, Search
+from recgraph.config import Added, ConfigError, Search
 from recgraph.data.batches import Query
 from recgraph.data.part import Part
 from recgraph.memory import MemoryLimitError, Needs, Workload, available
@@ -79,7 +79,7 @@ class EASE(ClosedFormModel):
         factor, info = inverse.mT, torch.empty(0, dtype=torch.int32, device=inverse.device)
         torch.linalg.cholesky_ex(factor, out=(factor, info))
         if int(info):
-            raise ValueError(
+            raise ConfigError(
                 f"l2 = {self.config.l2:g} is too small for these {train.n_items:,} items in {inverse.dtype}: give more"
                 + (", or solve_in = 'float64'" if narrow else "")
             )

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from recgraph.augment.graph import make_augmentation
-from recgraph.config import Added, Search
+from recgraph.config import Added, ConfigError, Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import About
 from recgraph.data.batches import PairBatch
@@ -83,7 +83,7 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
         if self.config.candidates == "all":
             check_pairs(self.config)
             if self.config.queue_size:
-                raise ValueError(
+                raise ConfigError(
                     f"queue_size = {self.config.queue_size} adds candidates, and candidates = 'all' takes all nodes "
                     "already; use queue_size=0 or candidates='batch'"
                 )

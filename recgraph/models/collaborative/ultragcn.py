@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.config import Search
+from recgraph.config import ConfigError, Search
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
@@ -79,7 +79,7 @@ class UltraGCN(BPRMF):
     def _make_loss(self) -> NextItemLoss:
         cls = registry.load("loss", self.config.loss)
         if not (issubclass(cls, OwnNegatives) and cls.weighs_pairs):
-            raise ValueError(f"loss = {self.config.loss!r} takes no weights of pairs; use 'bce' or 'ccl'")
+            raise ConfigError(f"loss = {self.config.loss!r} takes no weights of pairs; use 'bce' or 'ccl'")
         return super()._make_loss()
 
     def _loss_settings(self) -> dict[str, Any]:

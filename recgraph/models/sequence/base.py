@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recgraph import registry
 from recgraph.accelerated import is_accelerated
+from recgraph.config import ConfigError
 from recgraph.data.batches import Query, SequenceBatch, SequenceBatches, sequence_batches
 from recgraph.data.gaps import N_GAPS, with_gaps
 from recgraph.data.item_categories import item_categories
@@ -86,7 +87,7 @@ class SequenceModel(TrainableModel):
         self.item_embedding = new_table(config.hidden_dim, [TablePart(n_own + 1, draw_weights)])
         self.encoder = make_encoder(config, space.n_items + 1)
         if self.encoder.reads_tokens and config.time_gaps:
-            raise ValueError(
+            raise ConfigError(
                 f"time_gaps = True makes a token of each place, but {config.encoder} with encoder_options = "
                 f"{config.encoder_options!r} must know the items; leave one of them out"
             )
@@ -366,12 +367,12 @@ def make_encoder(config: SequenceConfig, n_tokens: int) -> SequenceEncoder:
     """
     cls = registry.load("encoder", config.encoder)
     if not issubclass(cls, SequenceEncoder):
-        raise ValueError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
+        raise ConfigError(f"encoder = {config.encoder!r} is not one of sequences, but of graphs")
     shared = {name: getattr(config, name) for name in type(config).model_fields}
     shared |= {"causal": config.regime == "causal", "n_tokens": n_tokens}
     own = [name for name in registry.settings_of(cls) if name not in shared]
     if unknown := sorted(set(config.encoder_options) - set(own)):
-        raise ValueError(
+        raise ConfigError(
             f"encoder_options: {config.encoder} has no {', '.join(unknown)} of its own; it has "
             f"{', '.join(own) or 'none'}"
         )

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Added, Search
+from recgraph.config import Added, ConfigError, Search
 from recgraph.contrast.regularisers import Margin
 from recgraph.data.batches import SequenceBatch
 from recgraph.encoders.base import tokens_of_places
@@ -96,7 +96,7 @@ class MCLRec(ContrastiveSequenceModel):
             for _ in range(1 if config.shared_augmenter else 2)
         )
         if self.augmenters[0].changes_tokens and self.encoder.reads_tokens:
-            raise ValueError(
+            raise ConfigError(
                 f"augmenter = {config.augmenter!r} changes items, but {config.encoder} with encoder_options = "
                 f"{config.encoder_options!r} must know them; leave one of them out"
             )
