@@ -101,6 +101,18 @@ def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scope["model"].embed().shape == (6, 8)
 
 
+def test_a_model_from_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    Path("mymodel.py").write_text(blocks("add/model.md", "python")[0])
+    (shown,) = blocks("add/model.md", "bash")
+    lines = [shlex.split(line)[1:] for line in shown.replace("ml-100k", "synthetic").splitlines()]
+    assert [line[0] for line in lines] == ["train", "evaluate", "recommend", "tune"]
+    for line in lines[:-1]:
+        call(line)
+    assert "half_life" in call([*lines[-1], "--workers", "1", "--trials", "2", "--test-seeds", "1"])
+
+
 def test_augmentation() -> None:
     import recgraph as rg
     from recgraph.sparse.ragged import Ragged

@@ -27,16 +27,22 @@ class DistilConfig(ModelConfig):
         Added(),
     ] = None
     distil_weight: Annotated[
-        float, Field(ge=0, description="of the teacher's term"), Search(1e-2, 10.0, log=True), Added()
+        float,
+        Field(ge=0, description="of the teacher's term"),
+        Search(1e-2, 10.0, log=True, needs="teacher"),
+        Added(),
     ] = 1.0
     distil_by: Annotated[
         DistilBy,
         Field(description="the divergence of the distributions over candidates, or regression of centred scores"),
-        Search(choices=("kl", "regression")),
+        Search(choices=("kl", "regression"), needs="teacher"),
         Added(),
     ] = "kl"
     distil_temperature: Annotated[
-        float, Field(gt=0, description="of both distributions"), Search(0.1, 10.0, log=True), Added()
+        float,
+        Field(gt=0, description="of both distributions"),
+        Search(0.1, 10.0, log=True, needs="teacher"),
+        Added(),
     ] = 1.0
     distil_candidates: Annotated[
         int,

@@ -15,6 +15,7 @@ from small_study import SETTINGS, synthetic, tune
 from recgraph import registry
 from recgraph.config import Config, ConfigError, Search
 from recgraph.leaderboard.plan import load_tuned
+from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.train.config import TrainConfig
 from recgraph.tuning.plan import Plan
 from recgraph.tuning.samplers import PRUNERS, SAMPLERS, check, make_pruner, make_sampler
@@ -53,8 +54,33 @@ def test_every_model_has_a_space_or_says_that_it_has_none() -> None:
         except ConfigError as error:
             assert "the space is empty" in str(error)  # noqa: PT017
             continue
-        if default is not None:
-            assert plan.space.shared(plan.space.settings(default))
+        if issubclass(plan.model, GraphModel):  # they are not tuned
+            continue
+        assert default is not None, f"no trial of {name} would be its default configuration"
+        assert plan.space.shared(plan.space.settings(default))
+
+
+@pytest.mark.parametrize("name", ["lightgcn", "sasrec"])
+def test_what_has_no_effect_is_not_searched(name: str) -> None:
+    def searched(**fixed: Any) -> set[str]:
+        return set(Plan("s", registry.load("model", name), ("ndcg@10",), 1, fixed=fixed).space.dimensions)
+
+    of_a_teacher = {"distil_weight", "distil_by", "distil_temperature"}
+    assert not searched() & {*of_a_teacher, "item_id_dropout"}
+    assert searched(teacher="runs/teacher") - searched() == of_a_teacher
+    if name == "sasrec":
+        assert searched(item_features=["genres"]) - searched() == {"item_id_dropout"}
+    # where the space names it, it is searched as annotated
+    assert "distil_weight" in space({"distil_weight": {}}).dimensions
+
+
+class Unmet(Config):
+    share: Annotated[float, Search(0.0, 1.0, needs="parent")] = 0.5
+
+
+def test_a_field_that_needs_what_is_not_there() -> None:
+    with pytest.raises(ConfigError, match="space of 'share': it needs unknown setting 'parent'"):
+        SearchSpace.of({"model": Unmet}, {})
 
 
 def test_a_file_narrows_extends_and_fixes(tmp_path: Path) -> None:

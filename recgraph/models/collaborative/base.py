@@ -54,7 +54,7 @@ class CollaborativeConfig(DistilConfig):
     init_std: Annotated[
         float | None,
         Field(gt=0, description="standard deviation of the first user and item vectors; none: uniform by Xavier"),
-        Search(1e-4, 1e-1, log=True),
+        Search(choices=(None, 1e-4, 1e-3, 1e-2, 1e-1)),
         Added(),
     ] = None
 

@@ -294,7 +294,7 @@ class DuoRecConfig(ContrastiveConfig):
     unsupervised_weight: Annotated[
         float,
         Field(ge=0, description="of the contrast of two dropout twins; published with 0"),
-        Search(1e-3, 1.0, log=True),
+        Search(choices=(0.0, 0.01, 0.03, 0.1, 0.3, 1.0)),
     ] = 0.0
     supervised_weight: Annotated[
         float,
