@@ -80,6 +80,8 @@ def _inspect_user(
     found = explain(recommender, _parse(text, recommender.users, "user"), k, attribution=methods, seed=seed)
     _print(found, form, why_rows(found), lambda: _user_tables(found))
     if out is None:
+        if methods and form not in (Format.JSON, Format.TABLE):
+            note(f"{form.value} has no attributions: add --format table, --format json or --out FILE")
         return
     drawn: ItemMap | None = None
     if projection != "none" and recommender.model.has_vectors:

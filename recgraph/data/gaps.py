@@ -46,7 +46,7 @@ def with_gaps(tokens: Ragged, times: Tensor | None, with_times: bool = False) ->
         setting = "time_bias" if with_times else "time_gaps"
         raise ValueError(
             f"{setting} = True needs the times of interactions, and the log has none: name their column when reading "
-            f"(timestamp=...), or leave {setting} out"
+            f"(timestamp=..., --time), or leave {setting} out"
         )
     columns = [tokens.values, gap_buckets(tokens.with_values(times)).values]
     return tokens.with_values(torch.stack([*columns, times + (times >= 0)] if with_times else columns, 1))

@@ -169,7 +169,7 @@ class TimeCut(_Shares):
     def labels_of_users(self, interactions: InteractionLog, seed: int) -> Tensor:
         times = interactions.ordered.times
         if times is None:
-            raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=...)")
+            raise ValueError("a split by time needs timestamps: name their column when reading (timestamp=..., --time)")
         valid_from, test_from = self._cuts(times, interactions)
         if valid_from > test_from:
             raise ValueError(f"valid_from = {self.valid_from!r} must not lie after test_from = {self.test_from!r}")

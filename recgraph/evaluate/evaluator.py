@@ -223,7 +223,12 @@ def _check(protocols: Sequence[Protocol], cases: Cases, candidate_lists: Ragged 
     if candidate_lists is not None and all(protocol.candidates != "lists" for protocol in protocols):
         raise ValueError('candidate_lists would be ignored; give protocols=[Protocol(candidates="lists")] with them')
     if len(cases) == 0:
-        raise ValueError("cases is empty: there is no user to evaluate")
+        part, split = protocols[0].part, protocols[0].split
+        where = f"part {part!r} of split {split!r}" if split else "it"
+        raise ValueError(
+            f"cases is empty: {where} asks nothing of any user; give another part or split, or a log whose users have "
+            "enough interactions (leave-one-out: three)"
+        )
     if bool((cases.truth.lengths == 0).any()):
         row = int((cases.truth.lengths == 0).nonzero()[0])
         raise ValueError(f"user index {int(cases.users[row])} has no relevant item; leave such users out of the cases")

@@ -314,7 +314,7 @@ class Recommender:
         request = self._request(users, histories)
         empty = self._lister.unknown(request)
         if len(empty) and (histories is not None or not is_all(users)):
-            raise NoHistoryError.of(request, empty)
+            raise NoHistoryError.of(request, empty, has_fallback=False)
         request = request.without(empty)
         self.counters.add_request(request, 0)
         name = "user" if self.columns.user == VECTOR else self.columns.user

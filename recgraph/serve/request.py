@@ -67,13 +67,14 @@ class NoHistoryError(ValueError):
     """Too little is known of a user to recommend items."""
 
     @classmethod
-    def of(cls, request: Request, rows: Tensor) -> Self:
-        """The error that names the users of some rows."""
+    def of(cls, request: Request, rows: Tensor, has_fallback: bool = True) -> Self:
+        """The error that names the users of some rows; ``has_fallback``: popular items may be asked for instead."""
         names = ", ".join(repr(label) for label in take(request.labels, rows[:3]).to_list())
         more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+        instead = ", or fallback='popularity' (--popular)" if has_fallback else ""
         return cls(
             f"nothing is known of user {names}{more}: no known item in the history; "
-            "give histories with known items, or fallback='popularity'"
+            f"give histories with known items{instead}"
         )
 
 

@@ -65,6 +65,14 @@ def test_all_rows_of_a_sound_split() -> None:
     assert by_time["time leakage"].status == "ok"
 
 
+def test_a_part_that_asks_nothing() -> None:
+    split = interactions([(1, 1, 0), (2, 2, 0), (3, 1, 0)]).split("leave-one-out")
+    assert {row.name: row.status for row in check_split(split)}["scorers at chance"] == "skipped"
+    run = rg.fit(rg.models.Popularity(), split, seed=0)
+    with pytest.raises(ValueError, match="part 'test' of split 'leave-one-out' asks nothing of any user; give another"):
+        run.evaluate("test")
+
+
 def test_a_scorer_off_chance_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     cases = random_log().split("leave-one-out").test
     assert {row.status for row in chance(cases)} == {"ok"}

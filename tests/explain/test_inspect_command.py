@@ -39,6 +39,9 @@ def test_forms(run: Path) -> None:
     rows = list(csv.DictReader(done.stdout.splitlines(), delimiter="\t"))
     assert len(rows) == sum(len(each.evidence) for each in found.recommendations)
     assert rows[0]["meta-path"] == found.recommendations[0].evidence[0].path
+    attributed = ("inspect", run, "--user", "ann", "--k", 2, "--attribution", "leave_one_out", "--format")
+    assert "tsv has no attributions: add --format table" in call(*attributed, "tsv").stderr
+    assert "has no attributions" not in call(*attributed, "json").stderr
     table = call("inspect", run, "--user", "ann", "--k", 2, "--format", "table").stdout
     for words in (
         "User ann of MEOWRec",

@@ -147,8 +147,10 @@ def test_unknown_items_are_skipped_and_counted(caplog: pytest.LogCaptureFixture)
 
 def test_users_without_history_raise_or_get_popular_items() -> None:
     served = serve(log())
-    with pytest.raises(NoHistoryError, match=r"'nobody'.*fallback='popularity'"):
+    with pytest.raises(NoHistoryError, match=r"'nobody'.*fallback='popularity' \(--popular\)"):
         served.recommend(users=["3", "nobody"])
+    with pytest.raises(NoHistoryError, match=r"with known items$"):  # vectors have no fallback
+        served.user_vectors(users=["nobody"])
     with pytest.raises(NoHistoryError, match="'y'"):
         served.recommend(histories={"x": [1], "y": [999]})
     frame = served.recommend(users=["3", "nobody"], k=4, fallback="popularity")
