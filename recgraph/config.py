@@ -16,6 +16,9 @@ from pydantic.fields import FieldInfo
 from recgraph.bounded.texts import read_toml
 from recgraph.data.errors import CorruptFileError
 
+#: characters of a value that a message repeats, at most
+_LONGEST = 200
+
 
 class ConfigError(ValueError):
     """A setting that does not exist or whose value is not allowed."""
@@ -192,9 +195,15 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
         field = cls.model_fields.get(head)
         allowed = _allowed(field) if field else ""
         message = item["msg"].removeprefix("Value error, ")
-        value = "" if item["type"] == "missing" else f" = {item['input']!r}"
+        value = "" if item["type"] == "missing" else f" = {_shown(item['input'])}"
         lines.append(f"{where or cls.__name__}{value}: {message}" + (f" (allowed: {allowed})" if allowed else ""))
     return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    """A value in a message, cut where it is long, so that what is wrong with it is not lost behind it."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, Any]:

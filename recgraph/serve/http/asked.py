@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from pydantic import Field
 
 from recgraph.config import Config
 from recgraph.data.columns import Columns
-from recgraph.serve.http.errors import Refused, shown, unknown_name
+from recgraph.serve.http.errors import Refused, cut, shown, unknown_name
 from recgraph.serve.http.jsonids import JsonIds, check_text
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.request import check_item_columns
@@ -21,6 +22,8 @@ __all__ = ["FIELDS", "Asked", "Limits", "Reader"]
 
 #: the names of the answer's entries, which item columns may not have
 _ANSWER = Columns(user="user", item="item")
+#: rules that hold ids, of which a request may have many
+_OF_IDS = {"allow", "block", "allow_for", "block_for"}
 
 
 class Limits(Config):
@@ -112,10 +115,15 @@ class Reader:
         Raises:
             Refused: it is no JSON object, a field is not known, missing, of another type or out of range.
         """
-        fields = _parse(body)
+        try:
+            return self._read(_parse(body))
+        except RecursionError:  # also where a value that was just read is written into a message
+            raise Refused(400, 'the body is nested too deeply; send an object such as {"user": 1}') from None
+
+    def _read(self, fields: Mapping[str, Any]) -> Asked:
         for name in fields:
             if name not in FIELDS:
-                raise Refused(400, f"{shown(name)} is no field of a request; {unknown_name(name, FIELDS)}", name)
+                raise Refused(400, f"{shown(name)} is no field of a request; {unknown_name(name, FIELDS)}", cut(name))
         whom = [name for name in _WHOM if name in fields]
         if len(whom) != 1:
             given = f"{' and '.join(whom)} are given" if whom else "the request does not say for whom"
@@ -127,7 +135,7 @@ class Reader:
             labels,
             users,
             histories,
-            k=self._k(fields.get("k", 10)),
+            k=self._k(fields["k"]) if "k" in fields else min(10, self.limits.k),
             exclude_seen=_boolean(fields.get("exclude_seen", True), "exclude_seen"),
             popular=_popular(fields.get("fallback")),
             item_columns=self._item_columns(fields.get("item_columns")),
@@ -149,7 +157,7 @@ class Reader:
         self._count(value, field)
         for label in value:
             check_text(label, field)
-        return list(value), None, [self._history(row, f"histories.{label}") for label, row in value.items()]
+        return list(value), None, [self._history(row, f"histories.{cut(label)}") for label, row in value.items()]
 
     def _count(self, values: list[Any] | dict[str, Any], field: str) -> None:
         if not values:
@@ -183,6 +191,7 @@ class Reader:
             raise Refused(
                 400, f'rules = {shown(value)} must be an object such as {{"max_per": {{"genre": 2}}}}', "rules"
             )
+        self._check_size(value)
         try:
             rules = Rules.of(value)
         except ValueError as error:
@@ -193,6 +202,21 @@ class Reader:
             raise Refused(400, text, "rules")
         self._check_reranker(rules)
         return rules
+
+    def _check_size(self, rules: dict[str, Any]) -> None:
+        """Refuse what takes long to check, and to tell what is wrong with; of ids there may be many."""
+        left, n_values = [value for name, value in rules.items() if name not in _OF_IDS], len(rules)
+        most = max(16 * self.limits.rules, 512)
+        while left and n_values <= most:
+            value = left.pop()
+            if isinstance(value, dict | list):
+                n_values += len(value)
+                left += value.values() if isinstance(value, dict) else value
+            elif isinstance(value, str):  # a re-ranker may be the text of its settings
+                n_values += len(value) // 64
+        if n_values > most:
+            text = f"rules has more than {most} settings and values, beside ids; leave some out"
+            raise Refused(400, text, "rules")
 
     def _check_reranker(self, rules: Rules) -> None:
         """Refuse what would take much memory."""
@@ -226,8 +250,6 @@ def _parse(body: bytes) -> Mapping[str, Any]:
         raise Refused(400, f'the body is no JSON: {error}; send an object such as {{"user": 1}}') from None
     except UnicodeDecodeError:
         raise Refused(400, "the body is no UTF-8; send JSON in UTF-8") from None
-    except RecursionError:
-        raise Refused(400, 'the body is nested too deeply; send an object such as {"user": 1}') from None
     except ValueError as error:  # an integer of thousands of digits, NaN
         raise Refused(400, f"the body is no JSON: {error}") from None
     if not isinstance(fields, dict):
@@ -239,9 +261,8 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; of a name that is given twice, it is not clear which value is meant."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise Refused(400, f"{shown(twice)} is given more than once; give it once", twice[:100])
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise Refused(400, f"{shown(twice)} is given more than once; give it once", cut(twice))
     return fields
 
 

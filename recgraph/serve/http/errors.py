@@ -8,9 +8,11 @@ from typing import Any
 
 from recgraph.config import did_you_mean, nearest_names
 
-__all__ = ["Refused", "as_exception", "shown", "unknown_name"]
+__all__ = ["Refused", "as_exception", "cut", "shown", "unknown_name"]
 
 _SHOWN = 80
+#: characters of a message, at most
+_LONGEST = 2000
 
 
 class Refused(ValueError):
@@ -18,13 +20,18 @@ class Refused(ValueError):
 
     Args:
         status: of the answer, 4xx.
-        message: names the field, the value and the fix.
+        message: names the field, the value and the fix; cut where it is long.
         field: the field of the body that is wrong, None where it is the request itself.
+        n_unknown_users, n_unknown_items: what is counted of it.
     """
 
-    def __init__(self, status: int, message: str, field: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, field: str | None = None, *, n_unknown_users: int = 0, n_unknown_items: int = 0
+    ) -> None:
+        message = cut(message, _LONGEST)
         super().__init__(message)
         self.status, self.message, self.field = status, message, field
+        self.n_unknown_users, self.n_unknown_items = n_unknown_users, n_unknown_items
 
     def to_dict(self) -> dict[str, Any]:
         """What the answer's body holds."""
@@ -42,8 +49,12 @@ def as_exception(error: BaseException) -> Exception:
 
 def shown(value: Any) -> str:
     """A value of a request as JSON, cut where it is long."""
-    text = json.dumps(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return cut(json.dumps(value))
+
+
+def cut(text: str, longest: int = _SHOWN) -> str:
+    """A text of a request, cut where it is long."""
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def unknown_name(name: str, known: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from recgraph.data.ids import IdMap, family
@@ -16,6 +17,7 @@ __all__ = ["JsonIds", "plain"]
 
 #: maps up to this size are held as Python objects, too, some 100 bytes an id: a look at few ids is then much faster
 _IN_PYTHON = 2_000_000
+_MOST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class JsonIds:
@@ -62,6 +64,8 @@ class JsonIds:
 
     def read_all(self, values: list[Any], field: str) -> list[Any]:
         """:meth:`read` for each entry of a list."""
+        if self._read == self._time:
+            return self._times(values, field)
         try:
             return [self._read(value, field) for value in values]
         except Refused:
@@ -110,8 +114,11 @@ class JsonIds:
     def _float(self, value: Any, field: str) -> float | None:
         if type(value) is int and abs(value) >= 1 << 1023:
             return None
-        if type(value) not in (int, float):
+        # 1e999 is read as infinite, which no answer could repeat
+        if type(value) not in (int, float) or value - value != 0:
             raise self._refuse(value, field)
+        if self.ids.values.dtype == pl.Float32:
+            return float(np.float32(value)) if abs(value) < _MOST_FLOAT32 else None
         return float(value)
 
     def _text(self, value: Any, field: str) -> str:
@@ -151,6 +158,23 @@ class JsonIds:
         if parsed is None:
             raise self._refuse(value, field)
         return parsed
+
+    def _times(self, values: list[Any], field: str) -> list[Any]:
+        """:meth:`_time` for each of many values: those of one form are parsed together."""
+        found: dict[str, Any] = {}
+        for place, value in enumerate(values):
+            if type(value) is not str:
+                raise self._refuse(value, f"{field}[{place}]")
+            check_text(value, f"{field}[{place}]")
+        left = list(dict.fromkeys(values))
+        while left:
+            found[left[0]] = self._time(left[0], f"{field}[{values.index(left[0])}]")
+            parsed = self.ids.parse(left)
+            if parsed.dtype in (pl.Date, pl.Datetime):
+                parsed = parsed.set(~parsed.dt.year().is_between(dt.MINYEAR, dt.MAXYEAR), None)
+            found |= {text: each for text, each in zip(left, parsed.to_list(), strict=True) if each is not None}
+            left = [text for text in left if text not in found]
+        return [found[value] for value in values]
 
 
 def check_text(text: str, field: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
+import time
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -118,6 +121,103 @@ def test_a_long_value_is_cut_in_the_message(of: Any) -> None:
     with pytest.raises(Refused) as caught:
         of.reader.read(json.dumps({"user": [["x" * 5000]]}).encode())
     assert len(caught.value.message) < 300
+
+
+def test_k_is_no_longer_than_lists_may_be() -> None:
+    assert OF.reader.read(b'{"user": 1}').k == 10
+    assert served(k=4).reader.read(b'{"user": 1}').k == 4
+
+
+def test_a_name_at_the_end_of_many_is_found_twice_at_once() -> None:
+    """One look at each name; comparing each with all before it took minutes for a body of the allowed size."""
+    names = b", ".join(b'"%d": 1' % n for n in range(60_000))
+    start = time.process_time()
+    with pytest.raises(Refused, match='"z" is given more than once'):
+        OF.reader.read(b"{" + names + b', "z": 1, "z": 1}')
+    assert time.process_time() - start < 5
+
+
+MANY = {f"{n}": 1 for n in range(600)}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        MANY,
+        {"boost": [0] * 600},
+        {"boost": MANY},
+        {"boost": [{"column": "price", **MANY}]},
+        {"max_per": MANY},
+        {"diversity": MANY},
+        {"rerank": {"name": "mmr", **MANY}},
+        {"rerank": {"name": "mmr", "columns": [[1] * 600]}},
+        {"rerank": json.dumps({"name": "mmr", **MANY}) * 10},
+    ],
+)
+def test_rules_that_would_take_long_to_check_are_not(rules: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rules, "of", None)
+    with pytest.raises(Refused, match="more than 512 settings and values, beside ids; leave some out") as caught:
+        OF.reader.read(json.dumps({"user": 1, "rules": rules}).encode())
+    assert (caught.value.status, caught.value.field) == (400, "rules")
+
+
+def test_rules_may_have_many_ids() -> None:
+    ids = {"block": [*range(5000)], "block_for": {f"{n}": [1] for n in range(5000)}}
+    assert OF.reader.read(json.dumps({"user": 1, "rules": ids}).encode()).has_rules
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"x" * 9999: 1},
+        {"histories": {"x" * 9999: [True]}},
+        {"user": 1, "rules": {"x" * 9999: 1}},
+        {"user": 1, "rules": {"separator": ["x" * 9999]}},
+        {"user": 1, "rules": {"allow_for": {f"{n}": 1 for n in range(9999)}}},
+        {"user": 1, "rules": {f"blok{n}": 1 for n in range(500)}},
+    ],
+)
+def test_what_is_repeated_of_a_request_is_short(body: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as caught:
+        OF.reader.read(json.dumps(body).encode())
+    assert len(json.dumps(caught.value.to_dict())) < 3000
+
+
+@pytest.mark.parametrize(
+    "body", ['{"k": %s}', '{"user": %s}', '{"user": 1, "rules": {"rerank": {"name": "a", "b": %s}}}']
+)
+def test_a_value_of_any_depth_is_refused(body: str) -> None:
+    """Also one that can be read, and is too deep for the message."""
+    for depth in range(1, 1100, 1 if sys.version_info < (3, 12) else 97):
+        with pytest.raises(Refused) as caught:
+            OF.reader.read((body % ("[" * depth + "]" * depth)).encode())
+        assert caught.value.status == 400
+
+
+def test_infinite_ids_are_refused() -> None:
+    floats = served(recommender(user=lambda n: n / 2 + 0.25))
+    with pytest.raises(Refused, match=r"user = Infinity is a number, .* write ids like 0\.25"):
+        floats.reader.read(b'{"user": 1e999, "fallback": "popularity"}')
+
+
+def test_many_dates_are_parsed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    days = [datetime.date(2020, 1, 1) + datetime.timedelta(n) for n in range(60)]
+    dates = served(recommender(item=days.__getitem__)).reader.items
+    texts = [f"{day}" for day in days] + ["2020/01/03", "2020-01-03", "04-01-2020"]
+    one_by_one = [dates.read(text, "block") for text in texts]
+    parse, sizes = dates.ids.parse, []
+
+    def counted(given: list[str]) -> pl.Series:
+        sizes.append(len(given))
+        return parse(given)
+
+    monkeypatch.setattr(dates.ids, "parse", counted)
+    assert dates.read_all(texts, "block") == one_by_one
+    assert len(sizes) <= 6
+    for wrong in ("x", "-1-01-01", "99999-01-01", 5, "\ud800"):
+        with pytest.raises(Refused) as caught:
+            dates.read_all([*texts, wrong], "block")
+        assert caught.value.field == f"block[{len(texts)}]"
 
 
 ANY = st.recursive(
