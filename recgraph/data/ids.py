@@ -219,7 +219,7 @@ class IdMap:
     def _comparable(self, ids: Any) -> pl.Series:
         given = as_series(ids, "ids")
         if self.as_uuid or not len(given):
-            return given.cast(pl.String)
+            return given.cast(pl.String).str.to_lowercase()  # as UUIDs are held
         have, want = family(given.dtype), family(self.values.dtype)
         if given.dtype == pl.Null:
             return pl.Series([None] * len(given), dtype=self.values.dtype)

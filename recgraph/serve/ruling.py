@@ -55,8 +55,9 @@ class OwnItems:
         """The lists of B users (empty where one has none), and [B] bool: who has one.
 
         Raises:
-            ValueError: the rule's ids are of another type than the labels.
+            ValueError: the rule's ids are of another type than the labels, or two of them are one user.
         """
+        are_uuids = labels.dtype == pl.Object
         labels = as_series(labels, "users")
         have, want = family(self.users.values.dtype), family(labels.dtype)
         users = self.users
@@ -68,6 +69,11 @@ class OwnItems:
             users = IdMap(parsed)
         elif have != want:
             raise ValueError(f"{self.setting}: its users are {have}, but the users asked for are {want}")
+        elif are_uuids:
+            users = IdMap(users.values.str.to_lowercase())
+        if not (once := users.values.is_first_distinct()).all():
+            text = self.users.values[int(once.arg_min() or 0)]
+            raise ValueError(f"{self.setting}: user {text!r} is given in another form, too; give one list of each user")
         index = torch.from_numpy(users.index(labels))
         mask = index >= 0
         rows = self.rows.take(index.clamp(min=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,17 @@ def test_ids_may_be_texts_where_the_log_has_numbers() -> None:
         made.recommend(users=[1], rules={"block": ["x"]})
     with pytest.raises(ValueError, match=r"block_for: 'x' cannot be a user: the users asked for are integers"):
         made.recommend(users=[1], rules={"block_for": {"x": [10]}})
+    with pytest.raises(ValueError, match=r"block_for: user '01' is given in another form, too; give one list of each"):
+        made.recommend(users=[1], rules={"block_for": {"1": [10], "01": [12]}})
+
+
+def test_uuids_of_rules_may_have_capitals() -> None:
+    data = log("pandas", user=lambda n: uuid.UUID(int=n + 0xABC), item=lambda n: uuid.UUID(int=n + 0xDEF))
+    made, user = serve(data), uuid.UUID(int=0xABC)
+    best = made.recommend(users=[user], k=1)["what"][0]
+    for rules in ({"block": [f"{best}".upper()]}, {"block_for": {f"{user}".upper(): [best]}}):
+        assert made.recommend(users=[user], k=1, rules=rules)["what"][0] != best
+    assert made.counters["unknown_items"] == 0
 
 
 def test_unknown_items_of_rules_are_counted(caplog: pytest.LogCaptureFixture) -> None:

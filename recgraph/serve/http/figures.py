@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from recgraph.serve.http.errors import Refused
 from recgraph.serve.http.reloading import Outcome
 from recgraph.serve.http.served import Answer, Served
 
@@ -62,15 +63,12 @@ class Figures:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def answer(self, answer: Answer) -> None:
-        """Recommendations were given."""
+    def answer(self, answer: Answer | Refused) -> None:
+        """Recommendations were given, or refused."""
         self._unknown_items.inc(answer.n_unknown_items)
         self._unknown_users.inc(answer.n_unknown_users)
-        self._fallbacks.inc(answer.n_fallbacks)
-
-    def unknown_user(self) -> None:
-        """A request was refused, since a user is not known."""
-        self._unknown_users.inc()
+        if isinstance(answer, Answer):
+            self._fallbacks.inc(answer.n_fallbacks)
 
     def batch(self, n_users: int, seconds: float) -> None:
         """Users were ranked together."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from recgraph.data.batches import Query
-from recgraph.data.ids import as_series
+from recgraph.data.ids import IdMap, as_series
 from recgraph.data.item_columns import ItemColumns, feature_rows
 from recgraph.evaluate.ranking import GROUP, device_of
 from recgraph.evaluate.topk import Catalogue, Lists
@@ -209,6 +210,7 @@ class Served:
                 f"{one.field}: nothing is known of user {shown(one.labels[place])}; take one of the bundle's "
                 f'{len(self.recommender.users):,} users, send "history", or set "fallback": "popularity"',
                 one.field,
+                n_unknown_users=int((found.query.users < 0).sum()),
             )
         whose = "" if one.field == "history" else f" of {shown(one.labels[place])}"
         return Refused(
@@ -216,6 +218,7 @@ class Served:
             f"{one.field}: the history{whose} has no item that the bundle knows; give items like "
             f'{shown(self.reader.items.example())}, or set "fallback": "popularity"',
             one.field,
+            n_unknown_items=found.n_unknown_items,
         )
 
     def _length(self, one: Asked) -> int:
@@ -263,7 +266,7 @@ class Served:
     def _by_rules(self, one: Asked, found: _Found) -> Lists:
         """Of a request with rules, which is ranked by itself."""
         recommender = self.recommender
-        request = Request(_labels(one), found.query, "polars")
+        request = Request(_labels(one, recommender.users), found.query, "polars")
         try:
             rules = with_arguments(one.rules, one.allow, one.block, recommender.columns)
             ruling = resolve(
@@ -317,10 +320,8 @@ class Served:
         }
         features = self.recommender.item_features
         if one.item_columns and features is not None:
-            at = self._feature_rows[index]
-            for name in one.item_columns:
-                values = plain(features[name].gather(at.clamp(min=0).numpy()))
-                columns[name] = [value if row >= 0 else None for value, row in zip(values, at.tolist(), strict=True)]
+            at = pl.Series(self._feature_rows[index].numpy()).replace(-1, None)
+            columns |= {name: plain(features[name].gather(at)) for name in one.item_columns}
         entries = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         ends = torch.bincount(rows, minlength=len(one)).cumsum(0).tolist()
         popular = (~found.known_mask).tolist()
@@ -338,11 +339,15 @@ class Served:
         )
 
 
-def _labels(one: Asked) -> pl.Series:
+def _labels(one: Asked, users: IdMap) -> pl.Series:
     """The users' ids, by which rules of single users find them."""
     if one.users is None:
         return pl.Series("user", ["" if label is None else label for label in one.labels])
-    return as_series(one.users, "users")
+    if users.as_uuid:
+        return pl.Series("user", [uuid.UUID(text) for text in one.users], dtype=pl.Object)
+    labels = as_series(one.users, "users")
+    # of users none of whom can have an id of the log
+    return labels.cast(users.values.dtype) if labels.dtype == pl.Null else labels
 
 
 def _take(query: Query, mask: Tensor) -> Query:

@@ -76,8 +76,7 @@ class Service:
         try:
             answer = await self._batcher.ask(served, served.reader.read(body))
         except Refused as refused:
-            if refused.status == 404:
-                self.figures.unknown_user()
+            self.figures.answer(refused)
             raise
         self.figures.answer(answer)
         return answer.body

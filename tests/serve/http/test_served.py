@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 from service_cases import N_USERS, bodies, recommender, served
 
+from recgraph.data.ids import IdMap
 from recgraph.models.base import Model
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import LightGCN
@@ -140,6 +141,48 @@ def _text(value: Any) -> str:
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
+def test_floats_of_single_width_are_those_of_the_library() -> None:
+    made = recommender(user=lambda n: n / 2 + 0.1)
+    made.users = IdMap(made.users.values.cast(pl.Float32))
+    wanted = made.recommend(users=[0.6], k=3)["what"].to_list()
+    (answer,) = bodies(served(made), [{"user": 0.6, "k": 3}])
+    assert [entry["item"] for entry in answer["results"][0]["items"]] == wanted
+
+
+def test_rules_know_uuids_in_any_form() -> None:
+    of = served(recommender(user=lambda n: uuid.UUID(int=n + 0xABC), item=lambda n: uuid.UUID(int=n + 0xDEF)))
+    user = str(uuid.UUID(int=0xABC + 4))
+    (plain,) = bodies(of, [{"user": user, "k": 1}])
+    best = plain["results"][0]["items"][0]["item"]
+    rules: list[dict[str, Any]] = [
+        {"block": [best.upper()]},
+        {"block_for": {user.upper(): [best]}},
+        {"block_for": {user: [best.upper()]}},
+    ]
+    for each in rules:
+        for asked in (user, user.upper()):
+            (answer,) = bodies(of, [{"user": asked, "k": 1, "rules": each}])
+            assert answer["results"][0]["items"][0]["item"] != best, each
+    twice = {"block_for": {user: [best], user.upper(): []}}
+    (refused,) = bodies(of, [{"user": user, "rules": twice}])
+    assert isinstance(refused, Refused)
+    assert "in another form, too" in refused.message
+
+
+def test_rules_of_single_users_pass_over_ids_that_no_user_can_have() -> None:
+    request: dict[str, Any] = {"user": 2**70, "fallback": "popularity", "k": 3}
+    of = served()
+    plain, ruled = bodies(of, [request, {**request, "rules": {"block_for": {"1": [1]}}}])
+    assert ruled == plain
+
+
+def test_item_columns_of_no_rows() -> None:
+    features = recommender().item_features
+    assert features is not None
+    (answer,) = bodies(served(recommender(changed=features.head(0))), [{"user": 3, "k": 2, "item_columns": ["title"]}])
+    assert [entry["title"] for entry in answer["results"][0]["items"]] == [None, None]
+
+
 def test_item_columns() -> None:
     of = served()
     history = of.recommender.items.values[:2].to_list()
@@ -199,6 +242,12 @@ def test_what_is_counted() -> None:
     (answer,) = of.answer([read(b'{"histories": {"a": [1, 777, 778], "b": [2]}}')])
     assert not isinstance(answer, Exception)
     assert (answer.n_users, answer.n_unknown_users, answer.n_fallbacks, answer.n_unknown_items) == (2, 0, 0, 2)
+    (answer,) = of.answer([read(b'{"users": [999, 1, 998]}')])
+    assert isinstance(answer, Refused)
+    assert (answer.n_unknown_users, answer.n_unknown_items) == (2, 0)
+    (answer,) = of.answer([read(b'{"histories": {"a": [1, 777], "b": [778]}}')])
+    assert isinstance(answer, Refused)
+    assert (answer.n_unknown_users, answer.n_unknown_items) == (0, 2)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, pl.exceptions.PanicException])

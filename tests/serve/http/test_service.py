@@ -130,15 +130,18 @@ def test_a_thread_goes_on_after_a_batch_that_fails() -> None:
 
 def test_figures(bundle: Path) -> None:
     with client(bundle) as (http, _):
-        for body in ({"user": 1}, {"user": 999}, {"history": [1, 2, 777]}, {"user": 999, "fallback": "popularity"}, {}):
+        bodies: list[dict[str, Any]] = [{"user": 1}, {"user": 999}, {"history": [1, 2, 777]}, {}]
+        bodies += [{"user": 999, "fallback": "popularity"}, {"users": [1, 998, 999]}, {"history": [777, 778]}]
+        for body in bodies:
             http.post("/recommend", json=body)
         text = http.get("/metrics").text
         assert metric(text, 'recgraph_requests_total{path="/recommend",status="200"}') == 3
-        assert metric(text, 'recgraph_requests_total{path="/recommend",status="404"}') == 1
+        assert metric(text, 'recgraph_requests_total{path="/recommend",status="404"}') == 2
         assert metric(text, 'recgraph_requests_total{path="/recommend",status="400"}') == 1
-        assert metric(text, 'recgraph_request_seconds_count{path="/recommend"}') == 5
-        assert metric(text, "recgraph_unknown_items_total") == 1
-        assert metric(text, "recgraph_unknown_users_total") == 2
+        assert metric(text, 'recgraph_requests_total{path="/recommend",status="422"}') == 1
+        assert metric(text, 'recgraph_request_seconds_count{path="/recommend"}') == 7
+        assert metric(text, "recgraph_unknown_items_total") == 3
+        assert metric(text, "recgraph_unknown_users_total") == 4
         assert metric(text, "recgraph_fallbacks_total") == 1
         assert metric(text, "recgraph_batch_users_count") >= 3
         assert metric(text, 'recgraph_reloads_total{outcome="loaded"}') == 0
