@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +42,7 @@ def serve(
     A new bundle in the same place takes over without a pause; SIGHUP looks for one at once. SIGTERM answers the
     requests in flight and stops.
     """
+    early = context.with_resource(_early_signals())
     take(context, memory_limit=memory_limit)
     import torch
 
@@ -53,4 +57,21 @@ def serve(
     with listen(host, port) as listening:
         service = Service(bundle, limits, Options(threads=threads, device=device, poll_s=poll, admin=admin))
         at = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        run(service, listening, ready=lambda: note(f"{service.shelf.served.recommender!r} on {at}; Ctrl-C stops"))
+
+        def ready() -> None:
+            note(f"{service.shelf.served.recommender!r} on {at}; Ctrl-C stops")
+            if early:
+                signal.raise_signal(signal.SIGHUP)
+
+        run(service, listening, ready)
+
+
+@contextmanager
+def _early_signals() -> Iterator[list[int]]:
+    """Within the block SIGHUP is noted, until something else is done with it: it would end the process."""
+    early: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
+    try:
+        yield early
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -17,7 +17,7 @@ from recgraph.data.dataframe import FrameKind
 from recgraph.models.base import Space
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Names", "check_entries", "check_seen", "check_sizes", "names_of", "read_item_features"]
+__all__ = ["Names", "check_entries", "check_seen", "check_sizes", "device_here", "names_of", "read_item_features"]
 
 
 class _Entries(BaseModel):
@@ -132,3 +132,17 @@ def check_sizes(space: Space | None, n_users: int, n_items: int) -> None:
     """
     if space is None or space.n_items != n_items or space.n_users not in (0, n_users):
         raise ValueError(f"the model is built for {space}, but there are {n_users:,} users and {n_items:,} items")
+
+
+def device_here(device: torch.device | str) -> torch.device:
+    """The device with a name.
+
+    Raises:
+        ValueError: this machine, or this build of torch, does not have it.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(f"device = {str(device)!r} is not there: {why}; take 'cpu'") from None
+    return torch.device(device)

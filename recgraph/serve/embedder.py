@@ -18,6 +18,7 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.notebook import block
 from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError, guard
+from recgraph.serve.checks import device_here
 from recgraph.serve.forked import check_not_forked
 
 __all__ = ["Embedder"]
@@ -110,7 +111,7 @@ class Embedder:
         return cls(
             config["target"],
             table,
-            lambda: bundle.load_model(folder, config["model"], torch.device(device)),
+            lambda: bundle.load_model(folder, config["model"], device_here(device)),
             config["record"],
         )
 

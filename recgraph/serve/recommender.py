@@ -28,7 +28,7 @@ from recgraph.notebook import block
 from recgraph.rerank.similarity import CoOccurrence
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
-from recgraph.serve.checks import check_seen, check_sizes, names_of, read_item_features
+from recgraph.serve.checks import check_seen, check_sizes, device_here, names_of, read_item_features
 from recgraph.serve.export import export
 from recgraph.serve.forked import check_not_forked
 from recgraph.serve.lists import Asked, Fallback, Lister
@@ -372,7 +372,7 @@ class Recommender:
 
         Raises:
             BundleError: the folder holds no bundle of a recommender, a file is missing or damaged, or this version
-                cannot read it.
+                cannot read it. ValueError: the device is not there.
         """
         check_not_forked()
         folder = Path(folder)
@@ -384,7 +384,7 @@ class Recommender:
         seen = bundle.guard(folder / "seen.safetensors", lambda _: check_seen(tensors, len(users), len(items)))
         read = partial(read_item_features, names.columns.item)
         features = bundle.guard(folder / _FEATURES, read) if _FEATURES in config["files"] else None
-        model = bundle.load_model(folder, config["model"], torch.device(device))
+        model = bundle.load_model(folder, config["model"], device_here(device))
         bundle.guard(folder / "config.json", lambda _: check_sizes(model.space, len(users), len(items)))
         times = tensors.get("times")
         return cls(

@@ -18,10 +18,12 @@ from recgraph.texts import for_terminal
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["make_app"]
+__all__ = ["GONE", "make_app"]
 
 _log = logging.getLogger(__name__)
 _JSON = "application/json"
+#: entry of the state of a request whose client has gone
+GONE = "recgraph.gone"
 #: a body that is not read to its end ends the connection
 _HEADERS = {408: {"connection": "close"}, 413: {"connection": "close"}, 503: {"retry-after": "1"}}
 _Message = MutableMapping[str, Any]
@@ -54,7 +56,9 @@ def make_app(service: Service) -> "FastAPI":
         try:
             declared = request.headers.get("content-length", "")
             body = await _read(request.stream(), declared, service.limits.body_kib * 1024, service.limits.read_s)
-            return answer(await service.recommend(body))
+            # the connection's state, where the server keeps one (see server.bounded)
+            gone = request.scope.get("state", {}).get
+            return answer(await service.recommend(body, lambda: gone(GONE, False)))
         except Refused as refused:
             return answer(refused.to_dict(), refused.status, _HEADERS.get(refused.status))
 
@@ -80,6 +84,7 @@ def make_app(service: Service) -> "FastAPI":
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy the address would be another's
         lifespan=lambda _: service.running(),
         exception_handlers={HTTPException: other},
     )

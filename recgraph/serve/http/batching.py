@@ -23,6 +23,7 @@ class _Waiting:
     served: Served
     asked: Asked
     answer: asyncio.Future[Answer]
+    gone: Callable[[], bool]
 
 
 class Batcher:
@@ -48,15 +49,18 @@ class Batcher:
         """Requests that no thread has begun to rank."""
         return len(self._queue)
 
-    async def ask(self, served: Served, asked: Asked) -> Answer:
+    async def ask(self, served: Served, asked: Asked, gone: Callable[[], bool] = lambda: False) -> Answer:
         """Answer a request by the given bundle.
 
+        Args:
+            gone: whether nobody waits for the answer any more; such a request is not ranked.
+
         Raises:
-            Refused: nothing is known of a user, or too many requests wait.
+            Refused: nothing is known of a user, too many requests wait, or its client has gone.
         """
         if len(self._queue) >= self._most:
             raise Refused(503, f"{self._most} requests are waiting; send this one again in a second")
-        waiting = _Waiting(served, asked, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(served, asked, asyncio.get_running_loop().create_future(), gone)
         self._queue.append(waiting)
         async with self._some:
             self._some.notify()
@@ -114,6 +118,8 @@ class Batcher:
             if not fits:
                 break
             self._queue.popleft()
+            if first.gone() and not first.answer.done():
+                first.answer.set_exception(Refused(499, "the client has gone"))
             if not first.answer.done():
                 batch.append(first)
                 n_users += len(first.asked)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import signal
 import socket
+import sys
+import termios
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from recgraph.serve.http.app import make_app
+from recgraph.serve.http.app import GONE, make_app
 from recgraph.serve.http.service import Service
 
 __all__ = ["bounded", "listen", "run"]
 
 #: seconds that requests in flight have when the service is asked to stop
 _GRACE_S = 30
+#: bytes that a client must take of its answers in the seconds that it has
+_SLOWEST = 1 << 17
 _TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -48,7 +53,7 @@ def bounded(seconds: float) -> type[asyncio.Protocol]:
 
     Args:
         seconds: until the line and the headers of a request are there, from the end of the one before; and until a
-            client that is sent an answer reads on.
+            client that is sent an answer has read all or 128 KiB more of it.
 
     Raises:
         ImportError: the extra ``api`` is not installed.
@@ -70,21 +75,43 @@ def bounded(seconds: float) -> type[asyncio.Protocol]:
         def on_response_complete(self) -> None:
             super().on_response_complete()
             self._watch()
+            self._watch_reader()
 
         def connection_lost(self, exc: Exception | None) -> None:
             for timer in (self._late, self._stuck):
                 if timer is not None:
                     timer.cancel()
+            if self.cycle is not None:
+                self.cycle.scope["state"][GONE] = True
             super().connection_lost(exc)
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._stuck = self.loop.call_later(seconds, self.transport.abort)
+            self._watch_reader()
 
         def resume_writing(self) -> None:
             super().resume_writing()
+            self._watch_reader()
+
+        def _watch_reader(self) -> None:
+            """Look after some time how far the client has read; to be called when more is written."""
             if self._stuck is not None:
                 self._stuck.cancel()
+            has_unread = self.transport.get_write_buffer_size() > 0
+            self._stuck = self.loop.call_later(seconds, self._look, self._unread()) if has_unread else None
+
+        def _look(self, before: int) -> None:
+            if before - self._unread() >= _SLOWEST or not self.transport.get_write_buffer_size():
+                self._watch_reader()
+            else:
+                self.transport.abort()
+
+        def _unread(self) -> int:
+            """Bytes of answers here and in the kernel, which hands on many at a time."""
+            waiting = bytes(4)
+            with contextlib.suppress(OSError, AttributeError):  # not everywhere, and not of a socket that is closed
+                waiting = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, waiting)
+            return self.transport.get_write_buffer_size() + int.from_bytes(waiting, sys.byteorder)
 
         def _watch(self) -> None:
             if self.cycle is not None and not self.cycle.response_complete:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,16 +65,19 @@ class Service:
             await self._batcher.close()
             self._batcher = None
 
-    async def recommend(self, body: bytes) -> bytes:
+    async def recommend(self, body: bytes, gone: Callable[[], bool] = lambda: False) -> bytes:
         """The answer to the body of a request.
 
+        Args:
+            gone: whether its client has gone.
+
         Raises:
-            Refused: the request is wrong.
+            Refused: the request is wrong, or its client has gone while it waited.
         """
         assert self._batcher is not None, "recommend() is called within running()"
         served = self.shelf.served
         try:
-            answer = await self._batcher.ask(served, served.reader.read(body))
+            answer = await self._batcher.ask(served, served.reader.read(body), gone)
         except Refused as refused:
             self.figures.answer(refused)
             raise

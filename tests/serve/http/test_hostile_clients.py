@@ -7,8 +7,10 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -16,7 +18,8 @@ from service_cases import N_USERS, recommender
 from starlette.testclient import TestClient
 
 from recgraph.serve.http.app import make_app
-from recgraph.serve.http.asked import Limits
+from recgraph.serve.http.asked import Asked, Limits
+from recgraph.serve.http.served import Served
 from recgraph.serve.http.server import bounded, listen
 from recgraph.serve.http.service import Options, Service
 
@@ -109,6 +112,96 @@ def test_a_second_request_that_does_not_come_whole_is_closed(port: int) -> None:
 def test_requests_one_behind_the_other_are_all_answered(port: int) -> None:
     first = WHOLE.replace(b"Connection: close\r\n", b"")
     assert _answer(port, first * 50 + WHOLE).count(b"HTTP/1.1 200") == 51
+
+
+@contextlib.contextmanager
+def _running(folder: Path, limits: Limits) -> Iterator[tuple[Any, int, Service]]:
+    """A server whose kernel takes few bytes of an answer, its port, and the service."""
+    import uvicorn
+
+    service = Service(folder, limits, Options())
+    with listen("127.0.0.1", 0) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 13)
+        config = uvicorn.Config(
+            make_app(service), http=bounded(limits.read_s), log_config=None, lifespan="on", ws="none"
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield server, listening.getsockname()[1], service
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large") / "bundle"
+    recommender(n_items=600).save(folder)
+    return folder
+
+
+def _asking(n_users: int, k: int) -> bytes:
+    body = json.dumps({"users": [n % N_USERS for n in range(n_users)], "k": k, "exclude_seen": False}).encode()
+    return HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def test_a_client_that_reads_slowly_has_its_whole_answer(large: Path) -> None:
+    with _running(large, Limits(read_s=SECONDS)) as (_, port, _):
+        wanted = _answer(port, _asking(60, 600))
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(_asking(60, 600))
+            got, start = b"", time.monotonic()
+            while block := client.recv(1 << 15):
+                got += block
+                time.sleep(0.02)
+        assert time.monotonic() - start > 2 * SECONDS
+        assert got.partition(b"\r\n\r\n")[2] == wanted.partition(b"\r\n\r\n")[2]
+
+
+@pytest.mark.parametrize("size", [(15, 50), (60, 600)], ids=["all is written", "a part is written"])
+def test_a_client_that_does_not_read_is_closed(large: Path, size: tuple[int, int]) -> None:
+    with _running(large, Limits(read_s=SECONDS)) as (server, port, _), socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        client.connect(("127.0.0.1", port))
+        client.sendall(_asking(*size))
+        _until(lambda: server.server_state.total_requests == 1 or size[1] > 50)
+        _until(lambda: not server.server_state.connections)
+
+
+def _until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 15
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_requests_of_clients_that_have_gone_are_not_ranked(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, ranked, answer = threading.Event(), [], Served.answer
+
+    def held(self: Served, asked: Sequence[Asked]) -> Any:
+        ranked.append(len(asked))
+        assert go.wait(20)
+        return answer(self, asked)
+
+    with _running(large, Limits()) as (server, port, service), ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(Served, "answer", held)
+        first = pool.submit(_answer, port, _asking(1, 1))
+        _until(lambda: len(ranked) == 1)
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(6)]
+        for client in clients:
+            client.sendall(_asking(1, 1))
+        _until(lambda: service.health()["waiting"] == 6)
+        for client in clients[1:]:
+            client.close()
+        _until(lambda: len(server.server_state.connections) == 2)
+        go.set()
+        assert first.result().startswith(b"HTTP/1.1 200")
+        assert clients[0].recv(1 << 16).startswith(b"HTTP/1.1 200")
+        clients[0].close()
+        _until(lambda: b'path="/recommend",status="499"} 5.0' in service.figures.text()[0])
+    assert ranked == [1, 1]
 
 
 @pytest.mark.parametrize("body", ['{"user": "1", "user": "2"}', '{"histories": {"a": ["1"], "a": ["2"]}}'])

@@ -69,6 +69,7 @@ def test_recommend(bundle: Path) -> None:
         ("POST", "/recommend", b" " * 3000, 413, "longer than 2 KiB"),
         ("GET", "/recommend", b"", 405, "there are POST /recommend"),
         ("GET", "/nope", b"", 404, "there are POST /recommend"),
+        ("POST", "/recommend/", b'{"user": 1}', 404, "there are POST /recommend"),
         ("POST", "/reload", b"", 404, "there are"),
     ],
 )
