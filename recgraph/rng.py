@@ -126,10 +126,26 @@ class Generators:
         own = {name: stream.get_state() for name, stream in drawn.items() if name not in self._on_host}
         return own | self._held
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor], step: int = 0) -> list[str]:
+        """Go on with the streams that all ranks share.
+
+        A stream of another kind of device, whose states are of another size, begins anew for the steps from ``step``
+        on; of one that a host has drawn from, what is drawn on the host goes on.
+
+        Returns:
+            The names of those that begin anew.
+        """
+        anew = []
         for name, value in state.items():
             on_host = name.endswith(_ON_HOST)
-            _set_state(self.on_host(name.removesuffix(_ON_HOST)) if on_host else self[name], value)
+            stream = self.on_host(name.removesuffix(_ON_HOST)) if on_host else self[name]
+            if _set_state(stream, value):
+                continue
+            stream.manual_seed(derive(self.seed, name, "resumed", step))
+            anew.append(name)
+            if _fits(torch.Generator(), value):
+                _set_state(self.on_host(name), value)
+        return anew
 
     def rank_state(self) -> dict[str, Tensor]:
         """The state of the streams that are this rank's alone."""
@@ -141,12 +157,22 @@ class Generators:
         for name, stream in self._of_rank.items():
             stream.manual_seed(derive(self.seed, *self._names_of_rank(name)))
         for name, value in (state or {}).items():
-            _set_state(self.of_rank(name), value)
+            if not _set_state(self.of_rank(name), value):
+                self.of_rank(name).manual_seed(derive(self.seed, name, self.ranks.index, "resumed", step))
 
 
-def _set_state(stream: torch.Generator, state: Tensor) -> None:
+def _fits(stream: torch.Generator, state: Tensor) -> bool:
+    """Whether a state is of a stream on such a device."""
+    return stream.get_state().numel() == state.numel()
+
+
+def _set_state(stream: torch.Generator, state: Tensor) -> bool:
+    """Put a stream to a state; False where it is of another kind of device."""
+    if not _fits(stream, state):
+        return False
     # generator states live on the host whatever device they draw on
     stream.set_state(state.to(device=torch.device("cpu"), dtype=torch.uint8))
+    return True
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers,
 from recgraph.train.progress import Clock, EarlyStopping, Progress
 from recgraph.train.row_adam import clip_gradients
 from recgraph.train.sharding import Sharding
+from recgraph.train.streams import load_streams
 from recgraph.train.terms import Terms
 
 _log = logging.getLogger(__name__)
@@ -332,7 +333,8 @@ class Trainer:
 
         On as many ranks as it was made on, all is drawn that would have been drawn without a stop. On another number
         this holds for what ranks draw together (order, negatives, views); what each draws for its own rows (dropout)
-        begins anew, with a warning.
+        begins anew, with a warning; so do streams
+        that another kind of device has drawn from.
 
         Raises:
             CheckpointError: all are damaged, it was made with other settings, or ranks see different ones.
@@ -368,27 +370,13 @@ class Trainer:
                 self.best, self._best_is_kept = dict(best), False
             checkpoints.load_optimisers(self.optimisers, saved.optimisers)
             self.sharding.load(saved.model)
-            self._load_streams(saved.generators, n_ranks)
+            load_streams(self.generators, saved.generators, n_ranks, self.ranks, self.progress.step)
         self._checkpoint = newest
         if self.ranks.is_first:
             sweep(newest.parent)  # temporaries of a killed process: there may be no further checkpoint to do it
         epoch, batch = self.progress.epoch + 1, self.progress.batch
         _log.info("training goes on in epoch %d after batch %d, from %s", epoch, batch, newest)
         return True
-
-    def _load_streams(self, saved: Mapping[str, Tensor], n_ranks: int) -> None:
-        shared, of_ranks = checkpoints.streams_of_ranks(saved)
-        self.generators.load_state_dict(shared)
-        index, count = self.ranks.index, self.ranks.count
-        goes_on = count > 1 and n_ranks > 1 and index < n_ranks
-        self.generators.load_rank_state(of_ranks.get(index, {}) if goes_on else None, self.progress.step)
-        if n_ranks != count and self.ranks.is_first:
-            _log.warning(
-                "a training of %d processes goes on with %d: what each draws for its own rows (dropout) is not what it "
-                "would have been; all else is",
-                n_ranks,
-                count,
-            )
 
     def _fingerprint(self) -> Fingerprint:
         return Fingerprint(self.model, self.config, self.generators.seed, len(self.batches))

@@ -452,6 +452,21 @@ def test_a_run_that_is_interrupted_after_the_last_step_of_an_epoch_ends_and_goes
     assert len(resumed.progress.history) == 3
 
 
+def test_a_run_goes_on_on_another_kind_of_device_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped = trainer_of(toy(), [2.0, 1.0], tmp_path, max_epochs=3)
+    stopped.observers = [StopAt(3)]
+    draws = stopped.generators.state_dict
+    stopped.generators.state_dict = lambda: {**draws(), "dropout": torch.zeros(16, dtype=torch.uint8)}  # type: ignore[method-assign]
+    with pytest.raises(TrainingInterrupted):
+        stopped.fit()
+    resumed = trainer_of(toy(), [2.0, 1.0], tmp_path, max_epochs=3)
+    assert resumed.resume()
+    assert "goes on on another kind of device, cpu: what it draws there (dropout)" in caplog.text
+    assert [row["epoch"] for row in resumed.fit()] == [1, 2, 3]
+
+
 class Paced(Observer):
     """Each batch takes two seconds; keeps the speeds that are shown and those of the log."""
 
