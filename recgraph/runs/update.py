@@ -42,7 +42,7 @@ from recgraph.train.trainer import Trainer
 
 __all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "check_updatable", "update"]
 
-#: the learning rate of an update, as a share of that of the run's training
+#: the learning rate of an update, as a share of that of a fit; an update of an update has the rate of that one
 RATE_SHARE = 0.25
 _METRIC = "ndcg@10"
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class UpdateOptions:
     Attributes:
         epochs: over the samples; the one with the best validation is kept. Models in closed form have none.
         replay: the share of old samples that is trained on again, drawn once.
-        learning_rate: None: :data:`RATE_SHARE` of that of the run's training.
+        learning_rate: None: :data:`RATE_SHARE` of that of the run's training; of an update the same rate.
         valid: share of the new log, its newest, that is validated on and not trained on; 0: none, with ``force`` alone.
         fold_in: whether the newest slice becomes part of the users' histories once the update is accepted; models in
             closed form are then fitted to it, too.
@@ -305,7 +305,7 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
             split_metric(metric)
         except ValueError:  # the training had no validation
             metric = _METRIC
-    rate = options.learning_rate if options.learning_rate is not None else before.learning_rate * RATE_SHARE
+    rate = options.learning_rate or before.learning_rate * (1.0 if parent.record.get("update") else RATE_SHARE)
     changed = {"learning_rate": rate, "max_epochs": options.epochs, "metric": metric, "patience": None}
     rates = {"schedule": "constant", "schedule_epochs": None, "warmup_steps": 0, "validate_every": 1}
     here = {"compile": before.compile and is_accelerated(pick_device(options.device)), "tensorboard": False}

@@ -445,3 +445,13 @@ def test_a_run_that_was_compiled_is_updated_without_an_accelerator() -> None:
     run.recommender.record["training"]["compile"] = True
     new = run.update(log_of(NEW), force=True, valid=0.3, device="cpu")
     assert new.record.training["compile"] is False
+
+
+def test_the_rate_of_updates_stays_from_day_to_day() -> None:
+    runs = [fitted("bpr-mf", learning_rate=0.01)]
+    for day in range(3):
+        news = frame(range(12), range(12 + day, 14 + day), shift=-3, n_items=14)
+        runs.append(runs[-1].update(log_of(news), force=True, valid=0.3, device="cpu"))
+    assert [run.record.training["learning_rate"] for run in runs] == [0.01, 0.0025, 0.0025, 0.0025]
+    given = runs[-1].update(log_of(frame(range(12), range(20, 22))), force=True, valid=0.3, learning_rate=0.1)
+    assert given.record.training["learning_rate"] == 0.1
