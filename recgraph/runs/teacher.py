@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from copy import copy
 from typing import Any
 
 from recgraph.data.split import SealedSplit
@@ -11,7 +13,14 @@ from recgraph.serve.bundle import BundleError, digest_and_size
 from recgraph.serve.loading import bundle_of, load
 from recgraph.serve.recommender import Recommender
 
-__all__ = ["give_teacher", "teacher_bytes", "teacher_record"]
+__all__ = ["give_teacher", "teacher_bytes", "teacher_of", "teacher_record", "without_teacher"]
+
+_log = logging.getLogger(__name__)
+
+
+def teacher_of(model: Model) -> str | None:
+    """The folder of the teacher that a model's settings name, or None."""
+    return model.config.teacher if isinstance(model.config, DistilConfig) else None
 
 
 def teacher_record(model: Model) -> dict[str, Any] | None:
@@ -28,11 +37,11 @@ def teacher_bytes(model: Model) -> int:
 
 def _found(model: Model) -> tuple[str, int] | None:
     """The digest and the bytes of a model's teacher. A folder without one is refused where it is read."""
-    config = model.config
-    if not isinstance(config, DistilConfig) or config.teacher is None:
+    folder = teacher_of(model)
+    if folder is None:
         return None
     try:
-        return digest_and_size(bundle_of(config.teacher))
+        return digest_and_size(bundle_of(folder))
     except BundleError:
         return None
 
@@ -61,3 +70,15 @@ def give_teacher(model: Model, split: SealedSplit, fit_on: str) -> None:
     if served.items.digest() != split.items.digest() or served.users.digest() != split.users.digest():
         raise ValueError(f"{name} has other users or items than this split; fit a teacher on this split")
     model.teacher = Teacher(served.model, config.distil_candidates)
+
+
+def without_teacher(recommender: Recommender) -> Recommender:
+    """The same recommender, whose model no longer learns from a teacher, which knows no new users and items."""
+    config = recommender.model.config
+    if not isinstance(config, DistilConfig) or config.teacher is None:
+        return recommender
+    _log.warning("teacher = %r knows none of the new users and items: training goes on without it", config.teacher)
+    found, model = copy(recommender), copy(recommender.model)
+    model.config = config.model_copy(update={"teacher": None})
+    found.model = model
+    return found

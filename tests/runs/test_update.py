@@ -455,3 +455,17 @@ def test_the_rate_of_updates_stays_from_day_to_day() -> None:
     assert [run.record.training["learning_rate"] for run in runs] == [0.01, 0.0025, 0.0025, 0.0025]
     given = runs[-1].update(log_of(frame(range(12), range(20, 22))), force=True, valid=0.3, learning_rate=0.1)
     assert given.record.training["learning_rate"] == 0.1
+
+
+def test_a_student_goes_on_without_its_teacher(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    split = log_of(OLD).split()
+    rg.fit("ease", split, seed=0, out=tmp_path / "teacher", device="cpu")
+    student = registry.load("model", "bpr-mf")(hidden_dim=8, teacher=f"{tmp_path / 'teacher'}")
+    run = rg.fit(student, split, seed=0, device="cpu", max_epochs=2, batch_size=16)
+    made = run.update(log_of(NEW), force=True, valid=0.3, device="cpu")
+    assert "knows none of the new users and items: training goes on without it" in caplog.text
+    assert made.record.config["teacher"] is None
+    assert made.model.config.teacher is None
+    assert "distil" not in made.history[0]
+    assert run.model.config.teacher == f"{tmp_path / 'teacher'}"
+    assert run.recommender.model.config.teacher == f"{tmp_path / 'teacher'}"
