@@ -270,6 +270,22 @@ def check(
         raise Failure(f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}")
 
 
+def _check_seeds(folders: list[Path], records: list[dict[str, Any]]) -> None:
+    """Refuse runs that are not seeds of one model, whose spread would be no spread of seeds."""
+    first = _beside_seed(records[0]) if records else {}
+    seeds: dict[int, Path] = {}
+    for folder, record in zip(folders, records, strict=True):
+        other = _beside_seed(record)
+        if differing := [name for name in {**first, **other} if first.get(name) != other.get(name)]:
+            raise ValueError(
+                f"--run {folder}: it differs from {folders[0]} in more than its seed ({', '.join(differing)}); give "
+                "runs of one model with the same settings"
+            )
+        if (same := seeds.get(record["seed"])) is not None:
+            raise ValueError(f"--run {folder}: it has the seed {record['seed']} of {same}; give runs of other seeds")
+        seeds[record["seed"]] = folder
+
+
 def _of_runs(folders: list[Path], split: Split) -> list[Check]:
     """The spread of each metric over runs, on the validation part: the test part stays sealed to models."""
     from recgraph.evaluate.checks import seeds
@@ -285,6 +301,7 @@ def _of_runs(folders: list[Path], split: Split) -> list[Check]:
                 f"--run {folder}: it was fitted on {run.record['fitted_on']}, so that it knows what the validation "
                 "part asks for; give runs that were fitted on train"
             )
+    _check_seeds(folders, [run.record.to_json() for run in opened])
     of_runs = [run.evaluate("valid") for run in opened if isinstance(run, Run)]
     if not of_runs:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def test_parameters_of_the_split() -> None:
     assert call("check", "no-such-data").exit_code == 2
 
 
-def test_runs_show_the_spread_of_their_seeds(runs: list[Path]) -> None:
+def test_runs_show_the_spread_of_their_seeds(runs: list[Path], tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(runs[0], copied)
     done = call("check", "synthetic", "--users", 50, "--run", runs[0], "--run", runs[1], "--format", "json")
     assert done.exit_code == 0, done.output
     row = rows(done)["seeds, seen excluded, ndcg@10"]
@@ -72,6 +75,16 @@ def test_runs_show_the_spread_of_their_seeds(runs: list[Path]) -> None:
     assert "over 2 runs" in row["detail"]
     alone = rows(call("check", "synthetic", "--users", 50, "--run", runs[0], "--format", "json"))
     assert alone["seeds, seen kept"]["status"] == "skipped"
+    other = call("check", "synthetic", "--users", 50, "--run", runs[0], "--run", copied)
+    assert other.exit_code == 2
+    assert f"--run {copied}: it has the seed 1 of {runs[0]}" in other.stderr
+    settings = ("--set", "hidden_dim=16", "--set", "max_epochs=1", "--seed", 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECGRAPH_HOME", str(runs[0].parent / "home"))
+        assert call("train", "bpr-mf", "--dataset", "synthetic", "--out", tmp_path / "wide", *settings).exit_code == 0
+    other = call("check", "synthetic", "--users", 50, "--run", runs[0], "--run", tmp_path / "wide")
+    assert other.exit_code == 2
+    assert f"it differs from {runs[0]} in more than its seed (config)" in other.stderr
     other = call("check", "synthetic", "--split", "time", "--run", runs[0])
     assert other.exit_code == 2
     assert "split hash" in other.stderr
