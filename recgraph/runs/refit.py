@@ -69,8 +69,8 @@ def refit_split(
     if (teacher := teacher_of(model)) is not None:
         raise ConfigError(
             f"teacher = {teacher!r}: a teacher and its student are fitted to the same part, and refit=True fits to "
-            f"train and then to {fit_on}; give teacher=None, or leave refit out and give fit_on={fit_on!r} with a teacher "
-            "of that"
+            f"train and then to {fit_on}; give teacher=None, or fit_on={fit_on!r} without refit and with a "
+            "teacher of that"
         )
     folder = options.folder
     of_all(lambda: _check_folder(folder, options.resume))  # all look before one writes
