@@ -136,7 +136,8 @@ class Trials:
         trials = {each.number: each for each in self.study.get_trials()}
         # those that were interrupted are in the history, too, and are no reason to give parameters up
         tried = [*trial.system_attrs.get("retry_history", []), trial.number]
-        deaths = sum(trials[number].user_attrs.get("reason") in (GONE, _NOT_BEGUN) for number in tried)
+        reasons = [trials[number].user_attrs.get("reason") for number in tried if number in trials]
+        deaths = sum(why in (GONE, _NOT_BEGUN) for why in reasons)
         if retries is not None and deaths > retries:
             return
         failed = trials[trial.number]
