@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from recgraph.finite import NonFinite
+
 
 @dataclass
 class EarlyStopping:
@@ -27,10 +29,10 @@ class EarlyStopping:
         """Add a value; True where it is the best so far (an equal value is not better).
 
         Raises:
-            ValueError: the value is NaN.
+            NonFinite: the value is NaN.
         """
         if math.isnan(value):
-            raise ValueError(f"the metric that selects the best epoch is NaN at epoch {epoch}")
+            raise NonFinite(f"the metric that selects the best epoch is NaN at epoch {epoch}; take another metric")
         better = self.best is None or (value > self.best if self.maximise else value < self.best)
         if better:
             self.best, self.best_epoch, self.waited = value, epoch, 0

@@ -352,6 +352,25 @@ def test_a_metric_of_ones_own_that_is_better_when_it_is_lower(split: Split, monk
     assert 0 < study.best_value < 1
 
 
+def test_a_metric_of_ones_own_that_is_not_a_number_prunes_its_trial(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Nothing(Metric):
+        """No user has a value."""
+
+        name = "nothing"
+
+        def compute(self, ranked: RankedHits, k: int) -> Tensor:
+            return ranked.hits[:, :k].double().sum(1) * float("nan")
+
+    monkeypatch.setattr(registry, "_registered", {})
+    registry.register("metric")(Nothing)
+    study = tune(split, None, 1, metric="nothing@10")
+    assert states(study) == {"PRUNED": 1}
+    assert study.trials[0].user_attrs["reason"].startswith("the metric that selects the best epoch is NaN at epoch 1")
+
+
 def test_an_objective_of_another_number_of_values_fails(split: Split) -> None:
     with pytest.raises(ValueError, match="returned 2 values for ndcg@10; return one for each"):
         tune(split, n_trials=1, objective=objectives.two_values)
