@@ -37,7 +37,7 @@ from recgraph.explain.nodes import index_of, load_run, nearest, node_of, related
 from recgraph.graph.frames import INTERACTS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
-from recgraph.serve.recommender import Recommender
+from recgraph.serve.recommender import NoHistoryError, Recommender
 from recgraph.sparse.products import distinct
 
 __all__ = ["Items", "attribute", "explain", "recommender_of"]
@@ -311,7 +311,13 @@ class _User:
     def recommended(self, k: int) -> tuple[list[int], list[float]]:
         """The first k items and their scores."""
         ids = self.recommender.users.ids([self.user])
-        frame = from_native(self.recommender.recommend(users=ids, k=k))
+        try:
+            frame = from_native(self.recommender.recommend(users=ids, k=k))
+        except NoHistoryError:  # its fallback is none of an explanation
+            raise NoHistoryError(
+                f"user = {ids[0]!r} has no history, from which {type(self.model).__name__} could recommend; explain "
+                "another user, or a model that ranks by relations"
+            ) from None
         return self.recommender.items.index(frame.to_series(1)).tolist(), frame["score"].to_list()
 
     def _parts(self, items: Sequence[int]) -> list[tuple[ScorePart, ...]]:

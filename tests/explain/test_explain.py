@@ -44,6 +44,15 @@ def test_history_and_recommendations(found: Explanation) -> None:
     assert json.loads(json.dumps(found.to_dict()))["user"] == "ann"
 
 
+def test_a_user_without_a_history() -> None:
+    """The error proposes nothing that an explanation does not take."""
+    served = recommender("sasrec", [pair for pair in INTERACTIONS if pair[0] != 3], hidden_dim=8)
+    with pytest.raises(
+        ValueError, match="user = 'dan' has no history, from which SASRec could recommend; explain another"
+    ):
+        rg.explain.explain(served, "dan", k=2)
+
+
 def test_earlier_names(found: Explanation) -> None:
     assert (found.views, found.about) == (found.path_weights, found.related)
     assert list(found.to_dict()) == [
