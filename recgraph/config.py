@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
 from pydantic.fields import FieldInfo
@@ -177,11 +177,11 @@ def did_you_mean(close: Sequence[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The message for a key that no field has, with the nearest names."""
+def unknown_key(key: str, known: Iterable[str], within: str = "") -> str:
+    """The message for a key that no field has, with the nearest names; ``within`` leads to it, as ``boost.0.``."""
     names = sorted(known)
     meant = did_you_mean(nearest_names(key, names)) or f"known settings: {', '.join(names)}"
-    return f"unknown setting {key!r}; {meant}"
+    return f"unknown setting {within + key!r}; {meant}"
 
 
 def _explain(cls: type[Config], error: ValidationError) -> str:
@@ -190,7 +190,9 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
         where = ".".join(str(part) for part in item["loc"])
         head = str(item["loc"][0]) if item["loc"] else ""
         if item["type"] == "extra_forbidden":
-            lines.append(unknown_key(where, cls.model_fields))
+            *outer, name = item["loc"]
+            within = "".join(f"{part}." for part in outer)
+            lines.append(unknown_key(str(name), _class_at(cls, outer).model_fields, within))
             continue
         field = cls.model_fields.get(head)
         allowed = _allowed(field) if field else ""
@@ -198,6 +200,22 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
         value = "" if item["type"] == "missing" else f" = {_shown(item['input'])}"
         lines.append(f"{where or cls.__name__}{value}: {message}" + (f" (allowed: {allowed})" if allowed else ""))
     return "\n".join(lines)
+
+
+def _class_at(cls: type[Config], place: Sequence[int | str]) -> type[Config]:
+    """The configuration within another that a place of an error leads to; the outer one where that is not clear."""
+    for part in place:
+        field = cls.model_fields.get(part) if isinstance(part, str) else None
+        if field is not None:
+            cls = next(_classes_in(field.annotation), cls)
+    return cls
+
+
+def _classes_in(annotation: Any) -> Iterator[type[Config]]:
+    if isinstance(annotation, type) and issubclass(annotation, Config):
+        yield annotation
+    for each in get_args(annotation):
+        yield from _classes_in(each)
 
 
 def _shown(value: object) -> str:

@@ -29,7 +29,7 @@ from recgraph.serve.request import own_lists, take
 from recgraph.serve.rules import Boost, Rules
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["OwnItems", "Ruling", "resolve", "with_arguments"]
+__all__ = ["Allowance", "OwnItems", "Ruling", "TooMuchWork", "resolve", "with_arguments"]
 
 #: bytes of the scores that are changed and sorted at a time
 _BYTES = 1 << 27
@@ -80,6 +80,27 @@ class OwnItems:
         return rows.first(torch.where(mask, rows.lengths, 0)), mask
 
 
+class TooMuchWork(ValueError):
+    """The limits of a ruling pass over so much that it takes more than is allowed."""
+
+
+@dataclass
+class Allowance:
+    """About how many comparisons the limits of a ruling may still make."""
+
+    left: int
+
+    def take(self, n: int) -> None:
+        """Make some of them.
+
+        Raises:
+            TooMuchWork: so many are not left.
+        """
+        self.left -= n
+        if self.left < 0:
+            raise TooMuchWork("max_per takes more comparisons than are allowed")
+
+
 @dataclass(frozen=True)
 class Ruling:
     """Rules in the model's indices.
@@ -91,6 +112,7 @@ class Ruling:
         limits: of values in a list.
         reranking: how lists are picked from the ranking, or None.
         n_unknown: ids in the rules that the model does not know; they are skipped.
+        allowance: what the limits may take; None: as much as they need.
     """
 
     candidates: Tensor | None = None
@@ -100,6 +122,7 @@ class Ruling:
     limits: tuple[Limit, ...] = ()
     reranking: Reranking | None = None
     n_unknown: int = 0
+    allowance: Allowance | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -170,6 +193,7 @@ class Ruling:
 
         Raises:
             ValueError: a score is NaN.
+            TooMuchWork: the allowance does not suffice.
         """
         k, width = catalogue.k, catalogue.order.numel()
         length = k
@@ -187,6 +211,10 @@ class Ruling:
         left = torch.arange(len(scores))
         while left.numel():
             length = min(length, max(width, 1))
+            if self.limits and self.allowance is not None:
+                # a step looks at each candidate, and compares its values with those of the item that was chosen
+                a_look = 4 + sum(limit.codes.shape[1] ** 2 for limit in self.limits)
+                self.allowance.take(len(left) * min(k, length) * length * a_look)
             of_left = closed.take(left.to(closed.device))
             at = of_left.rows * scores.shape[1] + of_left.values
             own = scores if len(left) == len(scores) else scores[left.to(scores.device)]

@@ -334,6 +334,11 @@ def test_models_that_rank_by_scores_have_rules_too() -> None:
         ({"diversity": 1.5}, r"diversity.weight = 1.5: .*less than or equal to 1"),
         ({"diversity": {"weight": 0.5, "columns": ["kind"]}}, r"diversity.columns: 'kind' is no column"),
         ({"alow": [1]}, r"unknown setting 'alow'; did you mean allow"),
+        ({"boost": [{"column": "margin", "wieght": 1}]}, r"unknown setting 'boost.0.wieght'; did you mean weight\?"),
+        (
+            {"diversity": {"weight": 0.5, "rank": 1}},
+            r"unknown setting 'diversity.rank'; known settings: columns, pool, w",
+        ),
         ({"block": "abc"}, r"block = 'abc': give a list of item ids"),
         ({"block_for": {"3": 5}}, r"give a list of item ids for user '3'"),
         ({"block_for": [1]}, r"give a mapping user id -> list of item ids"),

@@ -37,6 +37,7 @@ class Limits(Config):
     rerank: Annotated[
         int, Field(ge=0, description="multiplications of one request's re-ranker, comparisons included")
     ] = 1 << 28
+    max_per: Annotated[int, Field(ge=0, description="comparisons that max_per takes in one request")] = 1 << 30
     read_s: Annotated[float, Field(gt=0, description="seconds until the whole body must be there")] = 10.0
     waiting: Annotated[int, Field(ge=1, description="requests that wait to be ranked; further ones get 503")] = 2048
 

@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -35,7 +35,7 @@ from recgraph.serve.loading import bundle_of
 from recgraph.serve.memory import check_service
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.request import Request
-from recgraph.serve.ruling import resolve, with_arguments
+from recgraph.serve.ruling import Allowance, TooMuchWork, resolve, with_arguments
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["BATCH_USERS", "Answer", "Served"]
@@ -286,8 +286,13 @@ class Served:
         if ruling.reranking is not None:
             self._check_work(ruling.reranking, one)
         empty = (~found.known_mask).nonzero().flatten()
+        ruling = replace(ruling, allowance=Allowance(most := self.reader.limits.max_per))
         asked = lists.Asked(min(one.k, self.n_items), one.exclude_seen, ruling, None, (), GROUP)
-        return self._lister.lists(request, asked, empty, recommender.popularity if len(empty) else None, None)
+        try:
+            return self._lister.lists(request, asked, empty, recommender.popularity if len(empty) else None, None)
+        except TooMuchWork:
+            text = f"rules: max_per takes more than {most:,} comparisons for {len(one)} users and k = {one.k}"
+            raise Refused(400, f"{text}; take a smaller k, or send several requests", "rules") from None
 
     def _check_work(self, reranking: Reranking, one: Asked) -> None:
         """Refuse a re-ranker that would hold up others for long."""

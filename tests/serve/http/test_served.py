@@ -334,6 +334,20 @@ def test_a_reranker_that_would_hold_others_up_is_refused() -> None:
     assert len(bodies(of, [{"user": 5, "k": 20, "rules": rules}])) == 1
 
 
+def test_limits_that_would_hold_others_up_are_refused() -> None:
+    of, rules = served(max_per=10_000), {"max_per": {"tags": 2}}
+    assert len(bodies(of, [{"user": 5, "k": 3, "rules": rules}])[0]["results"]) == 1
+    requests: list[dict[str, Any]] = [{"user": 5, "k": 50}, {"users": [*range(12)], "k": 3}]
+    requests += [{"user": 999, "fallback": "popularity", "k": 50}]
+    for request in requests:
+        (found,) = bodies(of, [{**request, "rules": rules}])
+        assert isinstance(found, Refused)
+        assert (found.status, found.field) == (400, "rules")
+        assert "max_per takes more than 10,000 comparisons" in found.message
+        assert len(bodies(of, [{**request, "rules": {"block": [1]}}])[0]["results"]) >= 1
+    wanted(of.recommender, {"user": 5, "k": 50, "rules": rules})  # the library takes its time
+
+
 def test_work_of_similarities_counts() -> None:
     of = served(rerank=2_000)
     by_users = {"rerank": {"name": "mmr", "pool": 10, "similarity": "co_occurrence"}}
