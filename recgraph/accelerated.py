@@ -7,15 +7,19 @@ before. Code that has a path for each asks :func:`is_accelerated`, and nothing e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FunctionType
+from typing import cast
 
 import torch
 from torch import Tensor
 
-__all__ = ["accelerator_path", "full_precision", "is_accelerated", "to_device", "to_host"]
+__all__ = ["accelerator_path", "compiled", "full_precision", "is_accelerated", "to_device", "to_host"]
 
 _forced = False
+# graphs of one function at most: training and evaluation, a batch of one row, masked items or none make each their own
+_GRAPHS = 64
 
 
 def is_accelerated(where: Tensor | torch.device) -> bool:
@@ -46,6 +50,22 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
 def to_host(tensor: Tensor) -> Tensor:
     """A copy on the host, once an accelerator has finished all that was launched before; itself if it is there."""
     return tensor.to("cpu")
+
+
+def compiled(function: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
+    """The function as graphs without a break, which are its own: torch holds graphs by the code of a function, refuses
+    one more than a limit, and would count those of all models of a process together.
+
+    Args:
+        function: written in Python, no method that is bound to an object: a copy of the object would compute by it.
+        backend: of torch.compile.
+    """
+    given = cast("FunctionType", function)
+    parts = given.__code__.replace(), given.__globals__, given.__name__, given.__defaults__, given.__closure__
+    made: Callable[..., Tensor] = torch.compile(
+        FunctionType(*parts), fullgraph=True, backend=backend, recompile_limit=_GRAPHS
+    )
+    return made
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:

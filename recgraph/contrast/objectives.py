@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import full_precision, is_accelerated
+from recgraph.accelerated import compiled, full_precision, is_accelerated
 from recgraph.blocks import work_type
 from recgraph.config import Config
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
@@ -96,7 +96,7 @@ class Objective(Part):
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the loss of anchors whose positive counts and whose candidates have no weights, as one graph, which
         holds all N x M similarities; it is used on accelerators alone."""
-        self._compiled = torch.compile(_cross_entropy, fullgraph=True, backend=backend)
+        self._compiled = compiled(_cross_entropy, backend)
 
     def forward(self, views: Views, similarity: Similarity, weight: Weight | None) -> Outcome:
         """The mean loss.

@@ -8,6 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from recgraph.accelerated import compiled
 from recgraph.config import ConfigError
 from recgraph.encoders.attention import Layout, lay_out
 from recgraph.encoders.base import SequenceEncoder, last_of
@@ -65,7 +66,7 @@ class LayeredEncoder(SequenceEncoder):
 
     def __init__(self, hidden_dim: int, max_len: int, dropout: float, n_heads: int) -> None:
         super().__init__(hidden_dim, max_len, dropout)
-        if hidden_dim % n_heads:
+        if n_heads < 1 or hidden_dim % n_heads:
             raise ConfigError(f"n_heads = {n_heads} must divide hidden_dim = {hidden_dim}")
         #: probability of the dropout of the first layer's input
         self.embedding_dropout = dropout
@@ -93,12 +94,12 @@ class LayeredEncoder(SequenceEncoder):
             return self._states(layout, table, generator, last_only)
         self.make_masks(layout, last_only)
         with lent(generator, table.device):
-            states: Tensor = self._compiled(layout, table, generator, last_only)
+            states: Tensor = self._compiled(self, layout, table, generator, last_only)
         return states
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile all that follows the layout, as one graph; it is used on accelerators alone."""
-        self._compiled = torch.compile(self._states, fullgraph=True, backend=backend)
+        self._compiled = compiled(type(self)._states, backend)
 
     def _states(self, layout: Layout, table: Tensor, generator: torch.Generator | None, last_only: bool) -> Tensor:
         vectors = self.scaled(lookup(table, layout.tokens, padding_idx=0))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import full_precision, is_accelerated
+from recgraph.accelerated import compiled, full_precision, is_accelerated
 from recgraph.blocks import work_type
 from recgraph.config import Search
 from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
@@ -47,7 +47,7 @@ class FullSoftmax(NextItemLoss):
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the loss as one graph, which holds all T x n_items scores; it is used on accelerators alone."""
-        self._compiled = torch.compile(_cross_entropy, fullgraph=True, backend=backend)
+        self._compiled = compiled(_cross_entropy, backend)
 
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         if self._compiled is not None and is_accelerated(table):
@@ -110,7 +110,7 @@ class SampledSoftmax(NextItemLoss):
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the loss as one graph, which holds all T x n_negatives scores; it is used on accelerators alone, and
         not with a table whose gradients are rows."""
-        self._compiled = torch.compile(_sampled_cross_entropy, fullgraph=True, backend=backend)
+        self._compiled = compiled(_sampled_cross_entropy, backend)
 
     def _loss(self, hidden: Tensor, targets: Tensor, table: Tensor, generator: torch.Generator | None) -> Tensor:
         n_items, count = table.shape[0] - 1, self.config.n_negatives

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from recgraph.losses.softmax import SampledSoftmax
 from recgraph.models.base import Space
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.rng import Generators
+from recgraph.sparse.ragged import Ragged
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.phases import total_loss
 from recgraph.train.trainer import Trainer
@@ -135,10 +137,32 @@ def test_batches_of_other_sizes_and_lengths_are_no_graphs_of_their_own() -> None
     assert counter.frame_count <= 6
 
 
+def test_graphs_of_other_models_count_for_none() -> None:
+    """torch holds graphs by the code of a function, those of all models together, and refuses one more than a limit."""
+    history = Ragged.from_lists([[1, 2, 3], [4, 5]])
+    with torch._dynamo.config.patch(recompile_limit=1, accumulated_recompile_limit=3):
+        for n_heads in (1, 2):
+            model, plain = (built("sasrec", n_layers=1, n_heads=n_heads) for _ in range(2))
+            model.compile_parts("eager")
+            for with_gradient in (True, False):
+                with torch.set_grad_enabled(with_gradient):
+                    found = [each.eval().encode_tokens(history) for each in (plain, model)]
+                torch.testing.assert_close(found[1], found[0])
+
+
+def test_a_copy_of_a_compiled_model_computes_with_its_own_weights() -> None:
+    model = built("sasrec", n_layers=1)
+    model.compile_parts("eager")
+    other = copy.deepcopy(model).eval()
+    torch.nn.init.zeros_(other.encoder.position_embedding.weight)
+    history = Ragged.from_lists([[1, 2, 3], [4, 5]])
+    assert not torch.allclose(other.encode_tokens(history), model.eval().encode_tokens(history))
+
+
 def test_a_step_has_no_break_in_its_graphs() -> None:
     model = built("sasrec")
     batch = next(iter(model.batches(log(), 24, Generators(0)).epoch(0)))
-    states, seen = model.encoder._states, []
+    states, seen = type(model.encoder)._states, []
 
     def watched(*given: Any) -> Tensor:
         seen.append(given)
