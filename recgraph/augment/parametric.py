@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.augment.latent import Augmenter, Variant
+from recgraph.blocks import work_type
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["AutoTCL"]
@@ -126,12 +127,14 @@ class AutoTCL(Augmenter):
         inner = F.gelu(self.reads(read))
         logits, scale = self.informs(inner), 2 * torch.sigmoid(self.scales(inner))
         probability = torch.sigmoid(logits)
+        # half precision would round one draw in 512 to 1, which keeps whatever p is
+        wide = logits.to(work_type(logits))
         if generator is None:
-            mask, noise = probability, torch.zeros_like(x)
+            mask, noise = torch.sigmoid(wide), torch.zeros_like(x)
         else:
             uniform = torch.rand(logits.shape, generator=generator, device=x.device, dtype=torch.float32)
-            uniform = uniform.to(logits.dtype).clamp(_LEAST, 1 - _LEAST)
-            mask = torch.sigmoid((logits + uniform.logit()) / self.temperature)
+            uniform = uniform.to(wide.dtype).clamp(_LEAST, 1 - _LEAST)
+            mask = torch.sigmoid((wide + uniform.logit()) / self.temperature)
             drawn = torch.randn(x.shape, generator=generator, device=x.device, dtype=torch.float32)
             size = x.detach().square().mean(1, keepdim=True).sqrt()
             noise = self.noise * size * drawn.to(x.dtype)

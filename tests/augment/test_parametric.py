@@ -181,3 +181,17 @@ def test_the_own_phase_lowers_the_own_loss() -> None:
         optimiser.step()
         losses.append(float(loss.detach()))
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_draws_are_as_rare_as_their_probability_in_half_precision(dtype: torch.dtype) -> None:
+    augmenter, x = AutoTCL(64, noise=0.0).to(dtype), torch.ones(2_000, 64, dtype=dtype)
+    torch.nn.init.zeros_(augmenter.informs.weight)
+    torch.nn.init.constant_(augmenter.informs.bias, -12.0)  # one in 160,000
+    changed, _ = augmenter.change(x, torch.Generator().manual_seed(0))
+    assert int((changed != 0).sum()) < 10
+    torch.nn.init.constant_(augmenter.informs.bias, 0.7)
+    torch.nn.init.zeros_(augmenter.scales.weight)
+    torch.nn.init.zeros_(augmenter.scales.bias)
+    kept = augmenter.change(x)[0].float()
+    torch.testing.assert_close(kept, torch.ones_like(kept), rtol=0, atol=1e-6)  # a rounded mask of 1
