@@ -8,9 +8,10 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
 from recgraph.bounded.texts import read_toml
@@ -343,6 +344,32 @@ def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[s
     if settings:
         raise ValueError(f"give {name} a config or settings, not both (got {sorted(settings)})")
     return config
+
+
+def arguments_of(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that a constructor takes as arguments, read by their annotations as the fields of a :class:`Config` are.
+
+    Those of a class with a ``Config`` are left to it. Annotations that are known to type checkers alone, or name what
+    no setting can be, are not read.
+
+    Raises:
+        ConfigError: a value is of another type.
+    """
+    read = dict(values)
+    if getattr(cls, "Config", None) is not None:
+        return read
+    try:
+        annotations = get_type_hints(cls.__init__)
+    except Exception:  # of a stranger's class
+        return read
+    for name in values.keys() & annotations.keys():
+        try:
+            read[name] = TypeAdapter(annotations[name]).validate_python(values[name])
+        except PydanticUserError:
+            continue
+        except ValidationError as error:
+            raise ConfigError(f"{name} = {values[name]!r}: {error.errors()[0]['msg']}") from None
+    return read
 
 
 def to_json(config: Config) -> str:

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recgraph.config import ConfigError, did_you_mean, nearest_names
+from recgraph.config import ConfigError, arguments_of, did_you_mean, nearest_names
 
 # kind -> module -> the classes in it that can be asked for by name
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -350,7 +350,8 @@ def unknown(kind: str, name: str, aliases: Iterable[str] = ()) -> ValueError:
 def settings_of(cls: type[Any]) -> list[str]:
     """The names of a member's settings: the fields of its ``Config``, else the parameters of its constructor."""
     config = getattr(cls, "Config", None)
-    return list(config.model_fields if config is not None else inspect.signature(cls).parameters)
+    own = [name for name, each in inspect.signature(cls).parameters.items() if "VAR" not in each.kind.name]
+    return own if config is None else list(config.model_fields)
 
 
 def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
@@ -379,7 +380,7 @@ def make(kind: str, spec: str | Mapping[str, Any], **given: Any) -> Any:
             f"{kind} {cls.__name__} has no setting {', '.join(unknown)}; {f'{meant} It' if meant else 'it'} has "
             f"{', '.join(known) or 'none'}"
         )
-    return cls(**{**{name: value for name, value in given.items() if name in known}, **settings})
+    return cls(**{**{name: value for name, value in given.items() if name in known}, **arguments_of(cls, settings)})
 
 
 def specification(kind: str, value: Any) -> Any:

@@ -313,6 +313,24 @@ def test_make_reads_a_specification() -> None:
         registry.make("augmentation", {"ratio": 0.3})
 
 
+def test_arguments_of_a_constructor_are_read_as_settings_are() -> None:
+    made = registry.make("encoder", {"name": "hstu", "time_bias": "false", "n_heads": "2", "dropout": 0})
+    assert (made.time_bias, made.dropout) == (False, 0.0)
+    for name, value in (("time_bias", "perhaps"), ("n_heads", 1.5), ("dropout", [])):
+        with pytest.raises(ConfigError, match=rf"^{name} = {re.escape(repr(value))}: Input should be a valid "):
+            registry.make("encoder", {"name": "hstu", name: value})
+    with pytest.raises(ConfigError, match="routing = 'random': Input should be 'learned' or 'category'"):
+        registry.make("encoder", {"name": "expert_transformer", "routing": "random"})
+
+
+def test_arguments_without_a_name_are_no_settings() -> None:
+    from recgraph.encoders.graph import Propagation
+
+    assert registry.settings_of(Propagation) == []
+    with pytest.raises(ConfigError, match="encoder Propagation has no setting args; it has none"):
+        registry.make("encoder", {"name": "propagation", "args": 1})
+
+
 def test_what_another_process_has_registered_is_no_class_here(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise AssertionError("it is not to be imported")

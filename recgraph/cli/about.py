@@ -187,7 +187,10 @@ def _part(kind: str, key: str, cls: type[Any]) -> dict[str, Any]:
 
 def _parameters(kind: str, cls: type[Any]) -> list[dict[str, Any]]:
     """The parameters of a part without a ``Config``, in the columns of settings."""
-    found = inspect.signature(cls).parameters.values()
+    from recgraph import registry
+
+    parameters = inspect.signature(cls).parameters
+    found = [parameters[name] for name in registry.settings_of(cls)]
     return [
         {
             "of": kind,

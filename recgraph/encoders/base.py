@@ -77,6 +77,8 @@ class SequenceEncoder(nn.Module):
     def __init__(self, hidden_dim: int, max_len: int, dropout: float) -> None:
         super().__init__()
         self.hidden_dim, self.max_len, self.dropout = hidden_dim, max_len, dropout
+        #: the greatest probability of any dropout in it: above 0, training needs a generator
+        self.most_dropped = dropout
 
     def forward(
         self,
@@ -91,7 +93,7 @@ class SequenceEncoder(nn.Module):
             sequences: B rows of tokens, oldest first, none empty; token 0 is a masked item. Where :attr:`reads_times`
                 also of pairs [T, 2], a token and its time, 0 where unknown (:func:`recgraph.data.gaps.with_gaps`).
             table: [n_tokens, D], the embedding of each token.
-            generator: draws dropout; required in training mode where dropout is above 0.
+            generator: draws dropout; required in training mode where there is some, of attention too.
             last_only: return the state after each whole row alone.
 
         Returns:
@@ -100,10 +102,12 @@ class SequenceEncoder(nn.Module):
         Raises:
             ValueError: a row is empty or longer than ``max_len``, or no generator was given in training mode.
         """
+        if not sequences.n_rows:
+            return table.new_zeros(0, self.hidden_dim)
         longest = sequences.longest
         if longest > self.max_len:
             raise ValueError(f"sequences: a row has {longest} tokens, max_len is {self.max_len}; use sequences.last()")
-        generator = dropout_generator(self, self.dropout, generator)
+        generator = dropout_generator(self, self.most_dropped, generator)
         return self._encode(sequences, table, generator, last_only)
 
     @classmethod

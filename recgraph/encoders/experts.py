@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, cast, get_args
 
 import torch
@@ -176,7 +177,7 @@ class ExpertTransformer(Transformer):
         n_tokens: tokens that there are, which the model knows; needed where categories route.
 
     Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``, ``n_experts`` is below 1, or there is no such routing.
+        ValueError: ``n_heads`` does not divide ``hidden_dim``, a number is out of range, or there is no such routing.
     """
 
     layer_class = ExpertLayer
@@ -198,6 +199,8 @@ class ExpertTransformer(Transformer):
         super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
         if n_experts < 1:
             raise ConfigError(f"n_experts = {n_experts} must be at least 1")
+        if not 0 <= balance < math.inf:
+            raise ConfigError(f"balance = {balance} must be at least 0")
         if routing not in get_args(Routing):
             raise ConfigError(f"routing = {routing!r} must be one of {', '.join(get_args(Routing))}")
         self.n_experts, self.routing = n_experts, routing

@@ -37,7 +37,7 @@ class GraphEncoder(nn.Module):
     """Base of convolutions over any sparse operator: ``encoder(adj, x, generator)`` gives [N, D].
 
     Args (of a call):
-        adj: [N, N] operators, normalised, of which the mean is used; each may be one a layer (:class:`Layered`).
+        adj: [N, N] operators, normalised, of which the mean is used, or one; each may be one a layer (:class:`Layered`).
         x: [N, F].
         generator: draws dropout; required in training mode where dropout is above 0.
     """
@@ -102,7 +102,7 @@ class GCN(GraphEncoder):
         Raises:
             ValueError: an operator a layer, but not as many as layers.
         """
-        adjacencies = [adj] if isinstance(adj, Csr | Chain | Sum | Layered) else list(adj)
+        adjacencies = _listed(adj)
         generator = dropout_generator(self, self.dropout, generator)
         for layer, weight in enumerate(self.weights):
             operators = [self._at(one, layer) for one in adjacencies]
@@ -130,18 +130,27 @@ class GCN(GraphEncoder):
 class Propagation(GraphEncoder):
     """``A x``, of several operators their mean: LightGCN's convolution (SIGIR 2020), to be called as a GCN is."""
 
-    def forward(self, adj: Sequence[Operator | Layered], x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self,
+        adj: Operator | Layered | Sequence[Operator | Layered],
+        x: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """[N, D] of x [N, D] and operators [N, N]; the generator is not read.
 
         Raises:
             ValueError: an operator for each layer of several.
         """
         products = []
-        for one in adj:
+        for one in _listed(adj):
             if isinstance(one, Layered):
                 raise ValueError("Propagation has one layer; give it operators, not Layered ones")
             products.append(spmm(one, x))
         return products[0] if len(products) == 1 else torch.stack(products).mean(0)
+
+
+def _listed(adj: Operator | Layered | Sequence[Operator | Layered]) -> list[Operator | Layered]:
+    return [adj] if isinstance(adj, Csr | Chain | Sum | Layered) else list(adj)
 
 
 T = TypeVar("T")

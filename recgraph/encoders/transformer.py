@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recgraph.accelerated import is_accelerated
+from recgraph.config import ConfigError
 from recgraph.encoders.attention import Layout, attend
 from recgraph.encoders.layered import EncoderLayer, LayeredEncoder
 from recgraph.rng import dropout
@@ -111,7 +112,7 @@ class Transformer(LayeredEncoder):
         attention_dropout: of the attention probabilities.
 
     Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``.
+        ValueError: ``n_heads`` does not divide ``hidden_dim``, or ``attention_dropout`` is out of its range.
     """
 
     layer_class: ClassVar[type[Layer]] = Layer
@@ -131,6 +132,9 @@ class Transformer(LayeredEncoder):
         attention_dropout: float = 0.5,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_heads)
+        if not 0 <= attention_dropout < 1:
+            raise ConfigError(f"attention_dropout = {attention_dropout} must be from 0 to below 1")
+        self.most_dropped = max(dropout, attention_dropout)
         self.position_embedding = nn.Embedding(max_len, hidden_dim)
         if self.positions_first:
             initialise(self.position_embedding)
@@ -203,7 +207,9 @@ class FilteredLayer(Layer):
             return low_pass(self.max_len, self.c, self.causal, x)
         kept = self._kept_matrix
         if kept is None or kept.dtype != x.dtype or kept.device != x.device:
-            kept = self._kept_matrix = low_pass(self.max_len, self.c, self.causal, x.detach())
+            kept = low_pass(self.max_len, self.c, self.causal, x.detach())
+            # made under inference mode it could not be used in training
+            self._kept_matrix = None if torch.is_inference_mode_enabled() else kept
         return kept
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
@@ -232,7 +238,7 @@ class FilteredTransformer(Transformer):
             only the last may be used to predict what follows.
 
     Raises:
-        ValueError: ``n_heads`` does not divide ``hidden_dim``.
+        ValueError: ``n_heads`` does not divide ``hidden_dim``, or a setting is out of its range.
     """
 
     layer_class = FilteredLayer
@@ -253,6 +259,10 @@ class FilteredTransformer(Transformer):
         causal: bool = False,
     ) -> None:
         super().__init__(hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout)
+        if not 0 <= alpha <= 1:
+            raise ConfigError(f"alpha = {alpha} must be from 0 to 1")
+        if c < 0:
+            raise ConfigError(f"c = {c} must be at least 0")
         for layer in cast("list[FilteredLayer]", list(self.layers)):
             layer.set_filter(max_len, alpha, c, causal)
 

@@ -215,6 +215,34 @@ def test_dropout_needs_a_generator_and_is_repeated_by_it(name: str, device: torc
     assert not torch.allclose(one, other)
 
 
+def test_dropout_of_attention_alone_needs_a_generator() -> None:
+    rows, table = random_rows(torch.device("cpu"), masked=False), torch.randn(30, 16)
+    encoder = Transformer(hidden_dim=16, max_len=20, dropout=0.0, attention_dropout=0.5)
+    with pytest.raises(ValueError, match="generator is required"):
+        encoder(rows, table)
+    assert not torch.equal(encoder(rows, table, torch.Generator()), encoder.eval()(rows, table))
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("last_only", [True, False])
+def test_no_rows_have_no_states(name: str, last_only: bool, device: torch.device) -> None:
+    encoder = CASES[name][0](hidden_dim=16, max_len=20).to(device).eval()
+    none = Ragged.from_lists([], device)
+    assert encoder(none, torch.randn(30, 16, device=device), last_only=last_only).shape == (0, 16)
+
+
+@pytest.mark.parametrize("name", sorted({*CASES} - {"gru"}))
+def test_settings_out_of_their_range_are_refused(name: str) -> None:
+    cls = CASES[name][0]
+    for n_heads in (0, -2, 3):
+        with pytest.raises(ValueError, match=f"n_heads = {n_heads} must divide hidden_dim = 16"):
+            cls(hidden_dim=16, n_heads=n_heads)
+    if issubclass(cls, Transformer):
+        for p in (1.0, -0.5):
+            with pytest.raises(ValueError, match=f"attention_dropout = {p} must be from 0 to below 1"):
+                cls(attention_dropout=p)
+
+
 def test_gated_layers_may_leave_embeddings_without_dropout() -> None:
     rows, table = random_rows(torch.device("cpu"), masked=False), torch.randn(30, 16)
     found = []

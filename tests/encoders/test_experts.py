@@ -136,7 +136,9 @@ def test_what_routing_needs_is_said() -> None:
     with pytest.raises(ValueError, match=r"routing = 'category' needs categories .* item_features"):
         built("SASRec", routing="category").setup(train())
     with pytest.raises(ValueError, match="routing = 'random' must be one of learned, category"):
-        built("SASRec", routing="random")
+        ExpertTransformer(routing="random")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"balance = -1\.0 must be at least 0"):
+        built("SASRec", balance=-1.0)
     with pytest.raises(ValueError, match="n_experts = 0"):
         ExpertTransformer(n_experts=0)
 

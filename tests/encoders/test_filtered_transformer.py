@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recgraph.accelerated import accelerator_path
 from recgraph.encoders.transformer import FilteredTransformer, low_pass
 from recgraph.sparse.ragged import Ragged
 
@@ -90,3 +91,20 @@ def test_alpha_shares_between_the_two(alpha: float, part: str) -> None:
             if name.split(".")[1] in names:
                 parameter.add_(torch.randn_like(parameter))
     torch.testing.assert_close(made(rows, table()), before, rtol=0, atol=0)
+
+
+def test_a_filter_made_under_inference_mode_is_none_to_train_with() -> None:
+    made, rows = encoder(causal=False), Ragged.from_lists([[1, 2, 3], [4]])
+    with accelerator_path():
+        with torch.inference_mode():
+            before = made(rows, table())
+        after = made(rows, table())
+        after.sum().backward()
+    torch.testing.assert_close(before, after)
+
+
+def test_settings_out_of_their_range_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"alpha = 1\.5 must be from 0 to 1"):
+        encoder(causal=False, alpha=1.5)
+    with pytest.raises(ValueError, match="c = -3 must be at least 0"):
+        encoder(causal=False, c=-3)

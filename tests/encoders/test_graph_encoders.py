@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recgraph.encoders.graph import GCN, SemanticAttention
+from recgraph.encoders.graph import GCN, Propagation, SemanticAttention
 from recgraph.sparse.csr import Csr
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -100,6 +100,13 @@ def test_dropout_needs_a_generator_and_is_repeated_by_it(encoder: str, device: t
     gcn.eval()
     attention.eval()
     assert torch.equal(run(), run(torch.Generator(device)))
+
+
+def test_a_propagation_takes_one_operator_or_several() -> None:
+    adj, x = graph(torch.device("cpu"))
+    one = Csr.from_dense(adj)
+    torch.testing.assert_close(Propagation()(one, x), adj @ x)
+    torch.testing.assert_close(Propagation()([one, one.t()], x), (adj @ x + adj.T @ x) / 2)
 
 
 def test_layers_are_counted() -> None:
