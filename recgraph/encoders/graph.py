@@ -37,7 +37,8 @@ class GraphEncoder(nn.Module):
     """Base of convolutions over any sparse operator: ``encoder(adj, x, generator)`` gives [N, D].
 
     Args (of a call):
-        adj: [N, N] operators, normalised, of which the mean is used, or one; each may be one a layer (:class:`Layered`).
+        adj: one operator [N, N], normalised, or several, of which the mean is used; each may be one a layer
+            (:class:`Layered`).
         x: [N, F].
         generator: draws dropout; required in training mode where dropout is above 0.
     """
