@@ -208,8 +208,9 @@ class FilteredLayer(Layer):
         kept = self._kept_matrix
         if kept is None or kept.dtype != x.dtype or kept.device != x.device:
             kept = low_pass(self.max_len, self.c, self.causal, x.detach())
-            # made under inference mode it could not be used in training
-            self._kept_matrix = None if torch.is_inference_mode_enabled() else kept
+            # made under inference mode, which a compiled graph cannot ask for, it could not be used in training
+            if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+                self._kept_matrix = kept
         return kept
 
     def padded(self, x: Tensor, keep_mask: Tensor) -> Tensor:
