@@ -197,7 +197,10 @@ class FeatureMask(GraphAugmentation):
     def __call__(self, features: Tensor | Csr, generator: torch.Generator) -> Tensor | Csr:
         """[N, F] of ``features`` [N, F], dense or sparse, on their device."""
         if isinstance(features, Csr):
-            return features.select(keep_some(features.nnz, self.config.ratio, generator, features.device))
+            keep_mask = torch.ones(features.nnz, dtype=torch.bool, device=features.device)
+            known = torch.nonzero(features.values()).squeeze(1)
+            keep_mask[known] = keep_some(known.numel(), self.config.ratio, generator, features.device)
+            return features.select(keep_mask)
         places = torch.nonzero(features.reshape(-1)).squeeze(1)
         keep_mask = keep_some(places.numel(), self.config.ratio, generator, features.device)
         masked = features.reshape(-1).index_fill(0, places[~keep_mask], 0)

@@ -75,6 +75,8 @@ class GCN(GraphEncoder):
         super().__init__()
         if n_layers < 1:
             raise ValueError(f"n_layers = {n_layers} must be at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout = {dropout} must be from 0 to below 1")
         self.dropout, self.norm, self.backend = dropout, norm, backend
         widths = [in_dim, *[hidden_dim] * (n_layers - 1), out_dim]
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(a, b)) for a, b in pairwise(widths))

@@ -51,6 +51,15 @@ def test_an_entry_of_weight_0_does_not_become_1(drop: type[EdgeDrop]) -> None:
     assert half.nnz == 3
 
 
+def test_a_stored_feature_of_0_is_none_that_could_be_masked() -> None:
+    values = torch.tensor([1.0, 0.0] * 5)
+    sparse = Csr.from_coo(torch.zeros(10, dtype=torch.int64), torch.arange(10), values, shape=(1, 10))
+    for seed in range(8):
+        masks = [FeatureMask(ratio=0.4)(x, torch.Generator().manual_seed(seed)) for x in (sparse, sparse.to_dense())]
+        assert torch.equal(masks[0].to_dense(), masks[1])
+        assert int((masks[1] != 0).sum()) == 3
+
+
 @pytest.mark.parametrize("settings", [{}, {"self_loops": False}])
 @pytest.mark.parametrize("n_cols", [30, 20])
 def test_a_view_is_the_pattern_minus_the_difference(

@@ -109,6 +109,8 @@ def test_a_propagation_takes_one_operator_or_several() -> None:
     torch.testing.assert_close(Propagation()([one, one.t()], x), (adj @ x + adj.T @ x) / 2)
 
 
-def test_layers_are_counted() -> None:
+def test_settings_out_of_their_range_are_refused() -> None:
     with pytest.raises(ValueError, match="n_layers = 0"):
         GCN(3, n_layers=0)
+    with pytest.raises(ValueError, match=r"dropout = 1\.0 must be from 0 to below 1"):
+        GCN(3, dropout=1.0)

@@ -134,6 +134,7 @@ def test_encoders_by_name() -> None:
             r"objective = 'nt_xent'.*queue_size = 2048 gives.*queue_size = 0",
         ),
         ({"encoder": "gru"}, "encoder = 'gru' is not a convolution over graphs"),
+        ({"encoder_options": {"out_dim": 5}}, "encoder_options: out_dim of gcn follow from the model"),
         ({"encoder": "propagation", "embedding_dim": 4}, "embedding_dim = 4 must be hidden_dim = 8"),
         ({"augmentations": ["crop"]}, "'crop' is not an augmentation of graphs"),
         ({"objective_options": {"gamma": 1}}, "gamma"),

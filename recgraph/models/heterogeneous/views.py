@@ -29,11 +29,16 @@ def make_encoder(name: str, options: Mapping[str, Any], in_dim: int, dim: int, d
     """An encoder of graphs from the registry, from width ``in_dim`` to ``dim``.
 
     Raises:
-        ValueError: it is not one of graphs, it has no such option, or it cannot change the width.
+        ValueError: it is not one of graphs, it has no such option, an option is a width that the model has, or it
+            cannot change the width.
     """
     cls = registry.load("encoder", name)
     if not issubclass(cls, GraphEncoder):
         raise ValueError(f"encoder = {name!r} is not a convolution over graphs, such as 'gcn' or 'propagation'")
+    if of_model := sorted({"in_dim", "out_dim"} & set(options)):
+        raise ValueError(
+            f"encoder_options: {', '.join(of_model)} of {name} follow from the model; set its hidden_dim and embedding_dim"
+        )
     if in_dim != dim and "out_dim" not in inspect.signature(cls).parameters:
         raise ValueError(f"encoder = {name!r} keeps the width: embedding_dim = {dim} must be hidden_dim = {in_dim}")
     spec = {"name": name, **options}
