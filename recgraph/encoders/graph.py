@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recgraph.config import ConfigError
 from recgraph.encoders.base import dropout_generator
 from recgraph.rng import dropout
 from recgraph.sparse.csr import Csr
@@ -76,7 +77,7 @@ class GCN(GraphEncoder):
         if n_layers < 1:
             raise ValueError(f"n_layers = {n_layers} must be at least 1")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout = {dropout} must be from 0 to below 1")
+            raise ConfigError(f"dropout = {dropout} must be from 0 to below 1")
         self.dropout, self.norm, self.backend = dropout, norm, backend
         widths = [in_dim, *[hidden_dim] * (n_layers - 1), out_dim]
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(a, b)) for a, b in pairwise(widths))

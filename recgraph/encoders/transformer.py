@@ -310,7 +310,8 @@ class GatedTransformer(Transformer):
     """Transformer of :class:`~recgraph.models.sequence.sasrec.ESASRec`; see there.
 
     As :class:`Transformer`, but of pre-norm layers with gates, and without a LayerNorm of the embeddings. Matrices
-    begin by Xavier (normal).
+    begin by Xavier (normal), query, key and value as one, and W1 and W2 as one (in RecTools each of these two by
+    itself, which begins them up to 1.4 times as wide).
 
     Args:
         hidden_dim, max_len, dropout, n_layers, n_heads, inner_dim, attention_dropout: as of the transformer.
