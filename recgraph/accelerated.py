@@ -62,7 +62,8 @@ def compiled(function: Callable[..., Tensor], backend: str) -> Callable[..., Ten
     """
     given = cast("FunctionType", function)
     parts = given.__code__.replace(), given.__globals__, given.__name__, given.__defaults__, given.__closure__
-    made: Callable[..., Tensor] = torch.compile(
+    # torch's own annotations lack the limit
+    made: Callable[..., Tensor] = torch.compile(  # type: ignore[call-overload]
         FunctionType(*parts), fullgraph=True, backend=backend, recompile_limit=_GRAPHS
     )
     return made
