@@ -122,6 +122,8 @@ def _print(training: Training, progress: bool | None) -> None:
 
 #: the study's attribute with the results of each test
 UNSEALED = "unsealed"
+#: the file of a study's folder with the last of them
+RESULT = "result.json"
 #: the study's attribute with the heartbeat of the process that tests
 _TESTER = "tester"
 
@@ -157,6 +159,8 @@ def test_the_best(
     if best_trial(trials.study) is None:
         return None
     if (tested := _tested(trials.study, n_seeds)) is not None:
+        if plan.folder is not None and not (plan.folder / RESULT).exists():
+            _write(plan, trials.study, tested)  # a kill came between the study's record and the file
         return tested
     heartbeat = _claim(plan, trials)
     if heartbeat is None:
@@ -215,13 +219,15 @@ def _train_and_test(
     }
     with trials.storage.exclusive():
         study.set_user_attr(UNSEALED, [*study.user_attrs.get(UNSEALED, []), entry])
-    if plan.folder is not None:
-        known: dict[str, Any] = {
-            name: study.user_attrs[name] for name in ("recgraph", "imports") if name in study.user_attrs
-        }
-        result = {**entry, **known, "source": plan.source}
-        replace_json(result, plan.folder / "result.json")
+    _write(plan, study, entry)
     return entry
+
+
+def _write(plan: Plan, study: Study, entry: Mapping[str, Any]) -> None:
+    """Write what the study records of a test beside its trainings, too."""
+    if plan.folder is not None:
+        known = {name: study.user_attrs[name] for name in ("recgraph", "imports") if name in study.user_attrs}
+        replace_json({**entry, **known, "source": plan.source}, plan.folder / RESULT)
 
 
 def _claim(plan: Plan, trials: Trials) -> Heartbeat | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,22 @@ def test_what_another_machine_tested_meanwhile_is_not_tested_again(
     assert trials.study.user_attrs["unsealed"] == [theirs]
     assert trials.study.user_attrs["tester"] is None
     storage.close()
+
+
+def test_the_result_of_a_test_is_written_where_a_kill_came_before(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(final, "replace_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(split, tmp_path / "s", 1, test_seeds=1)
+    assert not (tmp_path / "s" / "result.json").exists()
+    study = tune(split, tmp_path / "s", 1, test_seeds=1)
+    (tested,) = study.user_attrs["unsealed"]
+    assert json.loads((tmp_path / "s" / "result.json").read_text())["at"] == tested["at"]
 
 
 @pytest.mark.parametrize("directions", [["maximize"], ["minimize"], ["maximize", "minimize"]])
