@@ -257,7 +257,8 @@ def _parse_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     recover(folder)
     if not path.is_file():
-        raise BundleError(f"{folder} is no bundle: it has no config.json; {_INSTEAD}")
+        why = "it has no config.json" if folder.is_dir() else "there is no such folder"
+        raise BundleError(f"{folder} is no bundle: {why}; {_INSTEAD}")
     try:
         config = load_json(path)
     except (OSError, CorruptFileError) as error:

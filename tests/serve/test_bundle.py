@@ -166,6 +166,10 @@ def test_saving_replaces_a_bundle_and_nothing_else(folder: Path, tmp_path: Path)
     with pytest.raises(BundleError, match="is no bundle"):
         served().save(other)
     assert (other / "thesis.txt").exists()
+    with pytest.raises(BundleError, match=r"work is no bundle: it has no config\.json; give a bundle"):
+        recgraph.load(other)
+    with pytest.raises(BundleError, match="none is no bundle: there is no such folder; give a bundle"):
+        recgraph.load(tmp_path / "none")
 
 
 @pytest.mark.parametrize("config", ["{}", '{"model": "sasrec", "seed": 3}', '["format", "files"]', "not JSON"])
