@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -238,11 +239,15 @@ def _ids(given: Any, kind: FrameKind) -> tuple[pl.Series, FrameKind]:
 
 
 def _labels(values: pl.Series, as_uuid: bool) -> pl.Series:
-    if not as_uuid:
-        return values
-    import uuid
+    return pl.Series(values.name, [_label(text) for text in values], dtype=pl.Object) if as_uuid else values
 
-    return pl.Series(values.name, [uuid.UUID(text) for text in values], dtype=pl.Object)
+
+def _label(text: str | None) -> uuid.UUID | str | None:
+    """A UUID; what is none, which no user has, as it is."""
+    try:
+        return uuid.UUID(text)
+    except (TypeError, ValueError):
+        return text
 
 
 _OWN = ("score", "rank")

@@ -226,7 +226,7 @@ def _train_and_test(
 def _write(plan: Plan, study: Study, entry: Mapping[str, Any]) -> None:
     """Write what the study records of a test beside its trainings, too."""
     if plan.folder is not None:
-        known = {name: study.user_attrs[name] for name in ("recgraph", "imports") if name in study.user_attrs}
+        known = {name: value for name, value in study.user_attrs.items() if name in ("recgraph", "imports")}
         replace_json({**entry, **known, "source": plan.source}, plan.folder / RESULT)
 
 

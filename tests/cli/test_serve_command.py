@@ -175,3 +175,4 @@ def test_what_cannot_be_served(run: Path, tmp_path: Path) -> None:
     for device in ("cude", "cpu:x"):
         assert f"device = '{device}' is not there" in says(run, "--port", 0, "--device", device)
     assert "--host nowhere.invalid" in says(run, "--host", "nowhere.invalid")
+    assert "no name of a host; take 127.0.0.1" in " ".join(says(run, "--host", "x" * 64).split())

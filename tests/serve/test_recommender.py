@@ -278,6 +278,15 @@ def test_recall_of_lists_with_ids_of_any_type(make: Any) -> None:
     assert recall_of_lists(served, k=5) == 1
 
 
+def test_texts_that_are_no_uuids_are_users_that_are_not_known() -> None:
+    served = serve(log("pandas", user=lambda n: uuid.UUID(int=n), n_users=20, n_items=30))
+    asked = [uuid.UUID(int=3), "x", None]
+    with pytest.raises(NoHistoryError, match="nothing is known of user 'x'"):
+        served.recommend(users=asked, k=2)
+    found = served.recommend(users=asked, k=2, fallback="popularity")
+    assert found[found.columns[0]].unique().tolist() == asked
+
+
 def test_recall_where_the_users_have_seen_every_item() -> None:
     pytest.importorskip("faiss")
     served = serve(log(n_items=7)).use_ann()

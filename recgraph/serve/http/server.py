@@ -34,8 +34,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ValueError(f"--host {host}: {error.strerror}; take 127.0.0.1 (this machine) or 0.0.0.0 (all)") from None
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no name of a host"
+        raise ValueError(f"--host {host}: {why}; take 127.0.0.1 (this machine) or 0.0.0.0 (all)") from None
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
