@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import tempfile
+import zlib
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import browser
 import forked
 import hypothesis
+import numpy as np
 import postgres_cluster
 import pytest
 import torch
@@ -43,13 +46,37 @@ def missing(name: str, reason: str) -> None:
     pytest.skip(reason)
 
 
+def _seed(name: str) -> None:
+    """Seed the generators of the process, so that what a test draws of them does not hang on the tests before it."""
+    seed = zlib.crc32(name.encode())
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 (scipy and scikit-learn draw of it)
+    torch.manual_seed(seed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+    """A fixture that tests share draws the same, whichever of them comes first."""
+    _seed(f"{fixturedef.baseid}::{fixturedef.argname}")
+    return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """A test draws the same in every order."""
+    _seed(item.nodeid)
+
+
 #: what modules of tests register as they are imported
 _of_modules: dict[tuple[str, str], type[Any]] = {}
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     """What a module registers is hidden until tests run: others make their cases of the members of the library."""
+    _seed(collector.nodeid)
     before = {**registry._registered}
     report = yield
     for entry in registry._registered.keys() - before.keys():
