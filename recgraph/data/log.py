@@ -28,7 +28,7 @@ from recgraph.data.relations import RelationGraph, refuse_interactions
 from recgraph.data.source import Source
 from recgraph.notebook import block
 
-__all__ = ["PART", "Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]
+__all__ = ["FILES_OF_LOG", "PART", "Duplicates", "InteractionLog", "RelationGraph", "deduplicated"]
 
 Duplicates = Literal["all", "first", "last"]
 #: the column of the part (0 train, 1 valid, 2 test) that an interaction was given in
@@ -358,6 +358,8 @@ DESCRIPTION = "interactions.json"
 _LOG, _GRAPH = "log.parquet", "graph/graph.json"
 _FEATURES = ("user_features", "item_features")
 _FILES = (_LOG, "users.parquet", "items.parquet", *(f"{name}.parquet" for name in _FEATURES), "graph.json")
+#: the names of what the folder of a saved log holds
+FILES_OF_LOG = (DESCRIPTION, *_FILES[:-1], "graph")
 
 
 def deduplicated(log: pl.DataFrame, policy: Duplicates) -> pl.DataFrame:

@@ -35,7 +35,7 @@ from recgraph.data.preparing_memory import check_preparation, n_rows_of_text
 from recgraph.data.readers import source_of_all
 from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
 from recgraph.data.source import Raw, Source
-from recgraph.data.split_files import OPEN_FILE, TEST_FILE, Column, open_and_test, parts_folder, save_head, split_hash
+from recgraph.data.split_files import OPEN_FILE, TEST_FILE, Column, check_replaceable, open_and_test, parts_folder, save_head, split_hash
 from recgraph.data.strategies import strategy_of
 from recgraph.engine import Engine, Local, Piece
 
@@ -135,7 +135,8 @@ def prepare(
 
     Args:
         files: CSV, TSV, JSON lines or Parquet; a shard is a file, or of Parquet so many rows.
-        out: the folder of the split, which appears whole at the end; one that is there is replaced.
+        out: the folder of the split, which appears whole at the end; a split that is there is replaced, a folder with
+            anything else in it is refused.
         strategy, params: of the split. The label of an interaction must depend on its user's interactions alone:
             ``"leave-one-out"``, ``"ratio"`` with ``order="time"``, ``"time"`` with ``valid_from`` and ``test_from``, or
             ``"all"``. None of these draws, so there is no seed.
@@ -146,7 +147,8 @@ def prepare(
 
     Raises:
         FileNotFoundError: there are no files.
-        ValueError: a format or a strategy that cannot be done in shards, or a parameter that it does not have.
+        ValueError: a format or a strategy that cannot be done in shards, a parameter that it does not have, or ``out``
+            holds something else than a split.
         DataError: what is wrong with a file; or files hold ids or times of different kinds.
         MemoryLimitError: a shard or a range of users does not fit into this process; nothing was written.
     """
@@ -163,6 +165,7 @@ def prepare(
             f"split {strategy!r} with these parameters labels by all interactions, not by those of each user; in "
             "shards can be split: leave-one-out, ratio with order=time, time with valid_from and test_from, and all"
         )
+    check_replaceable(Path(out))
     # workers have folders of their own
     paths, form = [path.absolute() for path in files.files], files.format
     first = paths[0]

@@ -17,16 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recgraph.data.files import contents
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import checksums_of, load_frame, replace_json
 from recgraph.data.labels import GROUPS
-from recgraph.data.log import DESCRIPTION
+from recgraph.data.log import DESCRIPTION, FILES_OF_LOG
 
 __all__ = [
     "HEAD_FILE",
     "OPEN_FILE",
     "TEST_FILE",
     "Column",
+    "check_replaceable",
     "load_rows",
     "open_and_test",
     "parts_folder",
@@ -39,6 +41,9 @@ HEAD_FILE = "split.json"
 OPEN_FILE = "open.parquet"
 TEST_FILE = Path("test") / "test.parquet"
 
+#: what the folder of a split may hold
+_NAMES = {HEAD_FILE, OPEN_FILE, Path(OPEN_FILE).stem, TEST_FILE.parts[0], *FILES_OF_LOG}
+
 #: a column of the ordered log: its name, its length, and its values part by part
 Column = tuple[str, int, Iterable[npt.NDArray[Any]]]
 
@@ -49,6 +54,22 @@ _TYPES = {"offsets": "<i8", "items": "<i4", "labels": "u1", "times": "<i8", "wei
 def parts_folder(path: Path) -> Path:
     """The folder that stands in place of a file of rows."""
     return path.with_suffix("")
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse a folder that must not be replaced as a whole: it holds something that is no part of a split.
+
+    Raises:
+        ValueError: names it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out = {str(folder)!r} is a file; give the folder of the split")
+    found = contents(folder)
+    if others := sorted(found - _NAMES if HEAD_FILE in found else found):
+        raise ValueError(
+            f"out = {str(folder)!r} holds {others[0]!r}, which is no part of a split and would be removed with the "
+            "folder; give a folder of its own"
+        )
 
 
 def load_rows(path: Path) -> pl.DataFrame:

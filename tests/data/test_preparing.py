@@ -119,6 +119,31 @@ def test_one_file_and_a_split_that_is_replaced(tmp_path: Path) -> None:
         assert made.n_shards == made.n_ranges == 1
 
 
+def test_a_folder_with_anything_else_in_it_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    log(50).write_csv(path)
+    with pytest.raises(ValueError, match=r"holds 'log\.csv', which is no part of a split"):
+        prepare(LogFile(str(path)), tmp_path)
+    with pytest.raises(ValueError, match="is a file"):
+        prepare(LogFile(str(path)), path)
+    saved, split = tmp_path / "saved", tmp_path / "split"
+    Interactions.from_files(LogFile(str(path))).save(saved)
+    with pytest.raises(ValueError, match=r"holds 'interactions\.json'"):
+        prepare(LogFile(str(path)), saved)
+    split.mkdir()
+    prepare(LogFile(str(path)), split)
+    features = tmp_path / "items.csv"
+    pl.DataFrame({"item_id": [1], "genre": ["a"]}).write_csv(features)
+    prepare(LogFile(str(path), Reading(item_features=str(features))), split)
+    prepare(LogFile(str(path)), split)
+    Interactions.from_files(LogFile(str(path))).split().save(split)
+    prepare(LogFile(str(path)), split)
+    (split / "notes.txt").write_text("of the user's own")
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        prepare(LogFile(str(path)), split)
+    assert (split / "notes.txt").exists()
+
+
 @pytest.mark.parametrize("with_test", [True, False])
 def test_a_split_saved_over_a_prepared_one_leaves_none_of_its_rows(with_test: bool, tmp_path: Path) -> None:
     path, folder = tmp_path / "log.csv", tmp_path / "split"

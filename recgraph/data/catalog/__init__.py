@@ -176,7 +176,8 @@ def _prepare(card: AnyCard, given: Path | None, source: str | None) -> Prepared:
             raise ValueError(f"source = {source!r}: the card {card.name!r} is of files of your own")
         file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
         # before they are read: what changes meanwhile is prepared again the next time
-        stamps = [file.of_train.fingerprint(), *stamped(map(Path, card.paths[1:]))]
+        beside = dict.fromkeys([*map(Path, card.paths[1:]), *file.feature_files().values()])
+        stamps = [file.of_train.fingerprint(), *stamped(beside)]
         data, label = prepare_files(card, file), file.path
     else:
         from recgraph.data.catalog.logs import local_files, prepare_log
