@@ -303,6 +303,17 @@ def test_from_needs_a_file_and_a_source_that_takes_one(tmp_path: Path) -> None:
         catalog.get("ml-100k", source="ftp")
 
 
+def test_what_a_pattern_takes_must_be_an_integer(tmp_path: Path) -> None:
+    layout = LAYOUT.replace(r"\d{4}", "[^)]*")
+    assert layout != LAYOUT
+    local = '\n[[sources]]\nkind = "local"\nfile = "log.dat"\n' + _files("")
+    card = _write(tmp_path, "toy", layout + local)
+    (tmp_path / "log.dat").write_text(LOG)
+    (tmp_path / "items.dat").write_text("1|A (1999)|x|1|1\n2|B (nineteen)|x|0|1\n")
+    with pytest.raises(DataError, match=r"items\.dat, row 1 .*extract\.year: .* takes 'nineteen' from 'B \(nineteen\)'"):
+        catalog.get(card, from_path=tmp_path / "log.dat")
+
+
 def test_archives_that_are_wrong(tmp_path: Path) -> None:
     file = find_card("ml-100k").sources[1].files["interactions"]  # type: ignore[union-attr]
     with pytest.raises(SourceError, match="no member"):

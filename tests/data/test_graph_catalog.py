@@ -200,6 +200,39 @@ def test_a_graph_for_recommendation(tmp_path: Path) -> None:
         load_graph("synthetic")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[nodes.user]\ncount = 2\n", "", "nodes.user is missing; there are "),
+        ("[nodes.tag]\ncount = 2\n", "", "nodes.tag is missing"),
+        ("[nodes.tag]\n", "[nodes.label]\ncount = 2\n[nodes.tag]\n", "nodes.label is in no edge"),
+        ("[nodes.tag]\n", '[nodes.tag]\nfeatures = "it.dat"\n', "nodes.tag.features: features of nodes are read where"),
+    ],
+)
+def test_nodes_that_do_not_fit_are_refused_and_hide_no_other_card(
+    old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, _ = _toy_log(tmp_path)
+    assert old in card.read_text()
+    card.write_text(card.read_text().replace(old, new))
+    with pytest.raises(ConfigError) as raised:
+        Card.load(card)
+    assert message in str(raised.value)
+    monkeypatch.setenv("RECGRAPH_CARDS", str(tmp_path))
+    rows = {row["name"]: row for row in catalog.rows()}
+    assert message in rows["log"]["title"]
+    assert rows["acm"]["sources"] == ["local"]
+
+
+def test_the_kind_of_source_is_not_ignored(tmp_path: Path) -> None:
+    card, folder = _toy_nodes(tmp_path)
+    for _ in range(2):  # before and after it is prepared
+        with pytest.raises(ValueError, match="source = 'wheel': the card 'toy' has sources of kind local"):
+            catalog.get(str(card), folder, source="wheel")
+        catalog.get(str(card), folder, source="local")
+    assert catalog.get(str(card), source="local").cached
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     card, folder = _toy_nodes(tmp_path)
     text = card.read_text()

@@ -404,3 +404,20 @@ def test_two_hundred_thousand_dirty_rows(tmp_path: Path) -> None:
     assert data.to_frame()["customer_id"].to_list() == clean["customer_id"].astype(int).tolist()
     assert data.to_frame()["sku"].to_list() == clean["sku"].tolist()
     assert data.to_frame()["event_time"].cast(pl.String).str.head(19).to_list() == clean["event_time"].tolist()
+
+
+def test_files_beside_a_log_behind_a_card_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    (tmp_path / "toy.inter").write_text("user_id:token\titem_id:token\n1\t1\n1\t2\n2\t1\n")
+    (tmp_path / "toy.item").write_text("item_id:token\ttitle:token_seq\n1\tA\n2\tB\n")
+    (tmp_path / "mine.toml").write_text('name = "mine"\n[data]\nfile = "toy.inter"\n')
+
+    def titles() -> list[str]:
+        features = rg.load_dataset(str(tmp_path / "mine.toml")).item_features
+        assert features is not None
+        found: list[str] = features["title"].to_list()
+        return found
+
+    assert titles() == ["A", "B"]
+    (tmp_path / "toy.item").write_text("item_id:token\ttitle:token_seq\n1\tA\n2\tBetter\n")
+    assert titles() == ["A", "Better"]

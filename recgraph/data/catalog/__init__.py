@@ -148,6 +148,8 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
             f"prepared, write a card: recgraph data init {path}"
         )
     card = find_card(name)
+    if isinstance(card, GraphCard) and source not in (None, *card.kinds):
+        raise ValueError(f"source = {source!r}: the card {card.name!r} has sources of kind {', '.join(card.kinds)}")
     given = None if from_path is None else Path(from_path)
     if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
         there = _read(card, cached=True)

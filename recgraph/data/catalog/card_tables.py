@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+import polars as pl
+from pydantic import Field, model_validator
 
 from recgraph.config import Config
-from recgraph.data.catalog.sources import PlainName, Sha256
+from recgraph.data.catalog.sources import PlainName, Sha256, TableName
 from recgraph.data.reading import Reading
+from recgraph.texts import listed
 
 __all__ = [
+    "SEQUENCES",
     "ColumnType",
     "Counts",
     "DataFiles",
@@ -20,6 +24,8 @@ __all__ = [
     "NodeFile",
     "NodeLabels",
     "Preparation",
+    "check_nodes",
+    "check_parts",
 ]
 
 ColumnType = Literal["int", "float", "text"]
@@ -42,6 +48,65 @@ class Layout(Config):
         {}, description="table column -> (table column, pattern): an integer, the pattern's first group"
     )
     keep: tuple[str, ...] = Field((), description="the table's columns; empty for all")
+
+    @property
+    def made(self) -> dict[str, str]:
+        """The columns of the table, with what they hold: the file's types, or lists."""
+        names = {self.rename.get(name, name): kind for name, kind in self.columns.items()}
+        names |= dict.fromkeys([*self.flags, *self.split], "list") | dict.fromkeys(self.extract, "int")
+        return {name: names[name] for name in self.keep} if self.keep else names
+
+    @model_validator(mode="after")
+    def _names_its_columns(self) -> Self:
+        _check_there("rename", self.rename, self.columns)
+        names = {self.rename.get(name, name): kind for name, kind in self.columns.items()}
+        if len(names) < len(self.columns):
+            raise ValueError(f"rename = {self.rename} gives two columns one name")
+        for name, flags in self.flags.items():
+            _check_there(f"flags.{name}", flags, {name: kind for name, kind in names.items() if kind != "text"})
+        texts = {name: kind for name, kind in names.items() if kind == "text"}
+        _check_there("split", self.split, texts)
+        for name, (source, pattern) in self.extract.items():
+            _check_there(f"extract.{name}", [source], {text: "text" for text in texts if text not in self.split})
+            try:
+                n_groups = len(pl.select(pl.lit("").str.extract_groups(pattern)).to_series().struct.fields)
+            except pl.exceptions.PolarsError as error:
+                raise ValueError(f"extract.{name}: {pattern!r} is no pattern: {error}") from None
+            if not n_groups:
+                raise ValueError(f"extract.{name}: the pattern {pattern!r} has no group; put what is wanted in (...)")
+        made = names | dict.fromkeys([*self.flags, *self.extract])
+        _check_there("keep", self.keep, made)
+        return self
+
+
+def _check_there(setting: str, names: Iterable[str], there: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in there:
+            raise ValueError(f"{setting}: there is no such column {name!r}; there are {listed(there)}")
+
+
+#: the layout of a file of sequences
+SEQUENCES = Layout(columns={"user_id": "int", "item_id": "int"})
+
+
+def check_parts(layouts: Mapping[TableName, Layout | None]) -> None:
+    """Refuse parts whose tables have other columns than the first one's; None: a file of sequences.
+
+    Raises:
+        ValueError: names both layouts and what they make.
+    """
+    made = {table: (layout or SEQUENCES).made for table, layout in layouts.items()}
+    first = next(iter(made), None)
+    for table, columns in made.items():
+        if first is not None and columns != made[first]:
+            raise ValueError(
+                f"layout.{table} makes the columns {_told(columns)}, layout.{first} {_told(made[first])}: the parts of "
+                "one log have the same"
+            )
+
+
+def _told(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in columns.items())
 
 
 class Preparation(Config):
@@ -110,3 +175,22 @@ class GraphInteractions(Config):
     interactions: int = Field(ge=1, description="how many there must be")
     split: dict[str, Any] = Field(description="strategy, seed and its options")
     paths: tuple[str, ...] = Field(description="meta-paths of users and of items")
+
+
+def check_nodes(nodes: Mapping[str, NodeFile], edges: Sequence[EdgeFile], with_interactions: bool) -> None:
+    """Refuse a graph whose edges, or interactions, are of nodes that it does not have.
+
+    Raises:
+        ValueError: names the table.
+    """
+    ends = {end for edge in edges for end in (edge.type[0], edge.type[2])}
+    for name in sorted(ends | ({"user", "item"} if with_interactions else set())):
+        if name not in nodes:
+            raise ValueError(f"nodes.{name} is missing; there are {listed(nodes)}")
+    if not with_interactions:
+        return
+    for name, node in nodes.items():
+        if node.features is not None:
+            raise ValueError(f"nodes.{name}.features: features of nodes are read where task = 'nodes' alone; leave it out")
+        if name not in {"user", "item", *ends}:
+            raise ValueError(f"nodes.{name} is in no edge, and its nodes are those of the edges; leave it out")

@@ -30,6 +30,8 @@ from recgraph.data.catalog.card_tables import (
     NodeFile,
     NodeLabels,
     Preparation,
+    check_nodes,
+    check_parts,
 )
 from recgraph.data.catalog.sources import (
     PART_TABLES,
@@ -108,7 +110,7 @@ class Card(Config):
     @property
     def kinds(self) -> list[str]:
         """The kinds of its sources."""
-        return []
+        return [source.kind for source in getattr(self, "sources", ())]
 
     @staticmethod
     def load(path: str | Path) -> AnyCard:
@@ -150,6 +152,8 @@ class LogCard(Card):
             for table, file in getattr(source, "files", {}).items():
                 if self.layout_of(table) is None and file.format != "sequences":
                     raise ValueError(f"layout.{table} is missing: a {source.kind} source has such a file")
+            files = getattr(source, "files", {})
+            check_parts({table: self.layout_of(table) for table in PART_TABLES if table in files})
         return self
 
     def layout_of(self, table: TableName) -> Layout | None:
@@ -159,10 +163,6 @@ class LogCard(Card):
     @property
     def sizes(self) -> dict[str, int]:
         return _sizes(self.expected)
-
-    @property
-    def kinds(self) -> list[str]:
-        return [source.kind for source in self.sources]
 
     def _content(self) -> dict[str, Any]:
         content = self.model_dump(mode="json", exclude=_TEXTS)
@@ -301,6 +301,7 @@ class GraphCard(Card):
             if (getattr(self, table) is not None) != (task == self.task):
                 needs = "needs a" if task == self.task else "has no"
                 raise ValueError(f"task = {self.task!r} {needs} table [{table}]")
+        check_nodes(self.nodes, self.edges, self.interactions is not None)
         if self.permutation is not None and self.task != "nodes":
             raise ValueError('permutation is of task = "nodes": users and items are numbered by their interactions')
         return self

@@ -14,6 +14,7 @@ import polars as pl
 
 from recgraph.bounded.files import sha256_of
 from recgraph.bounded.tables import read_frame
+from recgraph.data.catalog.card_tables import SEQUENCES
 from recgraph.data.catalog.cards import Counts, Layout, LogCard, Preparation, Source
 from recgraph.data.catalog.sources import (
     PART_TABLES,
@@ -195,7 +196,8 @@ def _of_tables(tables: Tables) -> Interactions:
 
 def _all_parts(tables: Tables) -> pl.DataFrame:
     """The interactions, those of train before those of valid and test where these are tables of their own."""
-    return pl.concat([tables[name] for name in PART_TABLES if name in tables])
+    columns = tables[PART_TABLES[0]].columns
+    return pl.concat([tables[name].select(columns) for name in PART_TABLES if name in tables])
 
 
 def prepared(data: Interactions, steps: Preparation) -> Interactions:
@@ -216,7 +218,6 @@ def prepared(data: Interactions, steps: Preparation) -> Interactions:
 
 
 _TYPES = {"int": pl.Int64, "float": pl.Float64, "text": pl.String}
-_SEQUENCES = Layout(columns={"user_id": "int", "item_id": "int"})
 
 
 def read_table(path: Path, file: File, layout: Layout | None) -> pl.DataFrame:
@@ -230,13 +231,13 @@ def read_table(path: Path, file: File, layout: Layout | None) -> pl.DataFrame:
     Raises:
         DataError: it is not in that format; names the file, the line or row, and the value.
     """
-    layout = layout or _SEQUENCES
+    layout = layout or SEQUENCES
     raw = _READERS[file.format](path, file, layout)
     missing = [name for name in layout.columns if name not in raw.columns]
     if missing:
         raise MissingColumnError(f"no column {missing[0]!r}; there are {', '.join(raw.columns)}", path=path)
     typed = raw.select(_typed(raw[name], kind, path) for name, kind in layout.columns.items())
-    return _laid_out(typed, layout)
+    return _laid_out(typed, layout, path)
 
 
 def _delimited(path: Path, file: File, layout: Layout) -> pl.DataFrame:
@@ -289,12 +290,18 @@ def _typed(values: pl.Series, kind: str, path: Path) -> pl.Series:
     return typed.str.strip_chars() if kind == "text" else typed
 
 
-def _laid_out(table: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+def _laid_out(table: pl.DataFrame, layout: Layout, path: Path) -> pl.DataFrame:
     table = table.rename(layout.rename)
     for name, flags in layout.flags.items():
         parts = [pl.when(pl.col(flag) == 1).then(pl.lit(flag)) for flag in flags]
         table = table.with_columns(pl.concat_list(parts).list.drop_nulls().alias(name))
     table = table.with_columns(pl.col(name).str.split(separator) for name, separator in layout.split.items())
     for name, (source, pattern) in layout.extract.items():
-        table = table.with_columns(pl.col(source).str.extract(pattern, 1).cast(pl.Int64).alias(name))
+        found = table[source].str.extract(pattern, 1)
+        made = found.cast(pl.Int64, strict=False)
+        if made.null_count() > found.null_count():
+            row = int((made.is_null() & found.is_not_null()).arg_max() or 0)
+            message = f"extract.{name}: {pattern!r} takes {found[row]!r} from {table[source][row]!r}, which is no integer"
+            raise DataError(message, path=path, row=row)
+        table = table.with_columns(made.alias(name))
     return table.select(layout.keep) if layout.keep else table

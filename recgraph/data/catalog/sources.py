@@ -17,6 +17,7 @@ from recgraph.bounded.archives import is_zip, unpack_member
 from recgraph.bounded.files import check_plain, sha256_of, within
 from recgraph.config import Config
 from recgraph.data.errors import CorruptFileError
+from recgraph.data.packing import check_encoding
 
 __all__ = [
     "PART_TABLES",
@@ -46,6 +47,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PlainName = Annotated[str, AfterValidator(check_plain)]
 
 
+def _known_encoding(encoding: str) -> str:
+    check_encoding(encoding)
+    return encoding
+
+
 class File(Config):
     """One file of a source."""
 
@@ -55,7 +61,7 @@ class File(Config):
         description="'delimited' has neither a header nor quotes, 'csv' may have both"
     )
     separator: str = Field("\t", min_length=1)
-    encoding: str = "utf-8"
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
     max_bytes: int | None = Field(
         None, ge=1, description="of the member, unpacked; none: 50 times its archive, at least 64 MiB"
     )
