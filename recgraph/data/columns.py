@@ -176,20 +176,20 @@ def instant(name: str, value: float | str | dt.date, unit: TimeUnit) -> int:
     if isinstance(value, int | float):
         if unit == "us":
             raise ValueError(
-                "the log's timestamps came in as dates: give the instant as a date, a datetime or an ISO 8601 text, "
-                f"not {value!r}"
+                f"{name} = {value!r}: the log's timestamps came in as dates: give the instant as a date, a datetime or "
+                "an ISO 8601 text"
             )
         size = 1 if unit == "own" else 1e6
         if not abs(value) < 2**63 / size:  # NaN is not, either
             raise ValueError(f"{name} = {value!r} is no time: give a number within 64 bits, in the unit of the log's")
         return math.ceil(value) if unit == "own" else round(value * size)  # rounded as the times are
     if unit == "own":
-        raise ValueError(f"the log's timestamps are plain numbers: give the instant as one, not {value!r}")
+        raise ValueError(f"{name} = {value!r}: the log's timestamps are plain numbers: give the instant as one")
     if isinstance(value, str):
         try:
             value = dt.datetime.fromisoformat(value)
         except ValueError:
-            raise ValueError(f"{value!r} is no ISO 8601 date such as '2024-05-01T12:30:00Z'") from None
+            raise ValueError(f"{name} = {value!r} is no ISO 8601 date such as '2024-05-01T12:30:00Z'") from None
     if not isinstance(value, dt.datetime):
         value = dt.datetime(value.year, value.month, value.day)
     if value.tzinfo is None:

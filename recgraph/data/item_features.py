@@ -283,9 +283,12 @@ def _learn(series: pl.Series, kind: Kind) -> FeatureColumn:
         there = given[np.isfinite(given)]
         if not len(there):
             raise _no_value(series)
+        low, high = float(there.min()), float(there.max())
+        if not np.isfinite(high - low):
+            raise DataError(f"item_features: column {series.name!r} holds numbers from {low:g} to {high:g}; scale them")
         edges = np.unique(np.quantile(there, np.linspace(0, 1, N_INTERVALS + 1)))
-        # where all have one number nothing can be learnt from it, but from its absence
-        edges = edges if len(edges) > 1 else np.array([edges[0], edges[0] + 1.0])
+        if len(edges) == 1:  # nothing can be learnt from one number, but from its absence
+            edges = np.append(edges, max(low + 1.0, np.nextafter(low, np.inf)))
         column = FeatureColumn(name=series.name, kind=kind, edges=tuple(edges.tolist()))
     raw, missing_mask = _raw(series, column)
     if missing_mask.all() or not raw.shape[1]:

@@ -1,6 +1,6 @@
-"""A column of numbers whose files have different types: integers and floats, or Int64 and UInt64.
+"""Columns whose files have different types: integers and floats, Int64 and UInt64, or categories and texts.
 
-polars would join the files as Float64, which merges integers above 2^53, or as Int128, which ids cannot have.
+polars would join numbers as Float64, which merges integers above 2^53, or as Int128, which ids cannot have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from recgraph.data.diagnose import collect
 from recgraph.data.errors import MixedIdError
 from recgraph.data.source import Raw
 
-__all__ = ["ids_of_one_kind", "times_of_one_kind"]
+__all__ = ["ids_of_one_kind", "plain_categories", "times_of_one_kind"]
+
+
+def plain_categories(raw: Raw, names: Sequence[str]) -> Raw:
+    """The columns ``names`` of ids as texts, where they are categories: each file has categories of its own."""
+    schema = raw.lazy.collect_schema()
+    found = [name for name in names if isinstance(schema.get(name), pl.Categorical | pl.Enum)]
+    return replace(raw, lazy=raw.lazy.with_columns(pl.col(found).cast(pl.String))) if found else raw
 
 
 def ids_of_one_kind(raws: Sequence[Raw], name: str) -> list[Raw]:

@@ -214,12 +214,13 @@ class InteractionLog:
 
     def _filtered(self, log: pl.DataFrame, what: str) -> Self:
         """The kept rows; users and items are numbered anew."""
-        if len(log) == len(self.log):
+        codes = ((log["user"], self.users), (log["item"], self.items))
+        # ids without interactions (with_ids) are the last ones
+        if len(log) == len(self.log) and all(len(ids) == (own.max() or 0) + 1 for own, ids in codes if len(own)):
             return self
         if not len(log):
             raise EmptyLogError(f"{what} leaves none of {len(self.log):,} interactions")
-        user, users = _renumber(log["user"], self.users)
-        item, items = _renumber(log["item"], self.items)
+        (user, users), (item, items) = (_renumber(*each) for each in codes)
         return replace(self, log=log.with_columns(user, item), users=users, items=items, files=None)
 
     def masked(self, keep_mask: npt.NDArray[np.bool_]) -> Self:

@@ -25,12 +25,13 @@ from recgraph.data.diagnose import check_file, check_separator, collect, explain
 from recgraph.data.errors import (
     DelimiterError,
     DuplicateColumnError,
+    EmptyLogError,
     MissingColumnError,
     MissingIdError,
     MixedIdError,
 )
 from recgraph.data.ids import family
-from recgraph.data.kinds import ids_of_one_kind, times_of_one_kind
+from recgraph.data.kinds import ids_of_one_kind, plain_categories, times_of_one_kind
 from recgraph.data.lines import long_fields
 from recgraph.data.packing import check_encoding
 from recgraph.data.source import Raw, Source
@@ -327,6 +328,7 @@ def together(path: Path | None, raws: Sequence[Raw], columns: Columns) -> Raw:
         MixedIdError: ids are of another type in one file than in those before it, or integers in one and fractions in
             another.
     """
+    raws = [plain_categories(raw, (columns.user, columns.item)) for raw in raws]
     first, kinds = raws[0], dict[str, str]()
     for raw in raws:
         schema = raw.lazy.collect_schema()
@@ -353,10 +355,14 @@ def given_apart(path: Path | None, raws: Sequence[Raw | None], columns: Columns)
         path: of train; None where they are frames.
 
     Raises:
+        EmptyLogError: valid or test is given and has no rows.
         MissingColumnError, MixedIdError: as :func:`together`.
     """
     there = [raw for raw in raws if raw is not None]
     counts = [0 if raw is None else collect(raw.lazy.select(pl.len()), raw.source).item() for raw in raws]
+    for name, raw, count in zip(("valid", "test"), raws[1:], counts[1:], strict=True):
+        if raw is not None and not count:
+            raise raw.source.error(EmptyLogError, f"{name} holds no interaction; leave it out")
     return replace(together(path, there, columns), ends=tuple(itertools.accumulate(counts)))
 
 

@@ -268,7 +268,11 @@ class Truth:
         if cases.grades is not None:
             given = cases.grades.double()
             if not bool(((given > 0) & given.isfinite()).all()):
-                raise ValueError("cases.grades must be positive and finite; leave items of grade 0 out of the truth")
+                bad = float(given[~((given > 0) & given.isfinite())][0])
+                raise ValueError(
+                    f"cases.grades holds {bad:g}: grades must be positive and finite; leave such items out of the truth "
+                    "(of a split with grades='rating' the interactions: min_rating), or leave out grades"
+                )
             grades = torch.zeros(keys.numel(), dtype=torch.float64)
             grades.scatter_reduce_(0, inverse, given, "amax")
         return cls(keys, grades, n_relevant, cases.n_items)

@@ -108,15 +108,20 @@ class DataConfig(Config):
             "file": LogFile(card.data.file, self.reading or Reading()).fingerprint(),
         }
 
-    def split_of(self, dataset: str) -> Split:
+    def split_of(self, dataset: str, again: bool = False) -> Split:
         """The split of a data set of the catalogue, or of files of one's own that are given by their path.
 
+        Args:
+            dataset: the data set.
+            again: for a run that was fitted on it: earlier versions ignored a seed beside a card that has its own.
+
         Raises:
-            ValueError: options without a strategy, where the data card says both; ``reading`` where there is a card.
+            ValueError: options or a seed without a strategy, where the data card says both; ``reading`` where there is a card.
         """
         if self.split is None and isinstance(find_card(dataset), GraphCard):
-            if self.split_options:
-                raise ValueError(f"split_options = {self.split_options} belong to a strategy; give split=... too")
+            for name in ("split_options", "split_seed"):  # the card has its own
+                if (value := getattr(self, name)) and not again:
+                    raise ValueError(f"{name} = {value} belongs to a strategy; give split=... too")
             return load_split(dataset)
         data = load_dataset(dataset, self.reading)
         name = self.split or (GIVEN if data.has_parts else "leave-one-out")

@@ -57,7 +57,7 @@ def split_again(data: DataRecord, path: str | Path | Mapping[str, str | Path] | 
     if path is not None and settings.reading is not None:  # it may be in another format now
         settings = settings.model_copy(update={"reading": settings.reading.model_copy(update={"format": None})})
     if data.file is None:
-        split = settings.split_of(data.dataset)
+        split = settings.split_of(data.dataset, again=True)
         check_split(split, data)
         return split
     place = str(Path(data.dataset if path is None else path).absolute())

@@ -143,6 +143,42 @@ def test_parts_of_several_files_name_the_file_and_line(tmp_path: Path, caplog: p
     assert found.place(5) == f"{test}, line 2"
 
 
+@pytest.mark.parametrize("part", ["valid", "test"])
+def test_a_part_that_is_given_holds_something(part: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"train": _frame(TRAIN), "valid": _frame(VALID), "test": _frame(TEST)}
+    nothing = given[part].clear()
+    with pytest.raises(DataError, match=f"{part} holds no interaction; leave it out"):
+        rg.Split.from_parts(**{**given, part: nothing})
+    paths = {name: tmp_path / f"{name}.csv" for name in given}
+    for name, path in paths.items():
+        (nothing if name == part else given[name]).write_csv(path)
+    with pytest.raises(DataError, match=rf"{part}\.csv: {part} holds no interaction"):
+        rg.Split.from_parts(**paths)
+
+
+def test_a_card_may_not_rate_a_part_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    for name, rows, rating in (("train", TRAIN, 5), ("valid", VALID, 2), ("test", TEST, 5)):
+        _frame(rows, rating=rating).write_csv(tmp_path / f"{name}.csv")
+    own = tmp_path / "own.toml"
+    parts = 'train = "train.csv"\nvalid = "valid.csv"\ntest = "test.csv"\n'
+    own.write_text(f'name = "own"\n[data]\n{parts}[prepare]\nmin_rating = 3\n')
+    with pytest.raises(DataError, match="min_rating = 3 leaves nothing of a part that is given"):
+        catalog.get(str(own))
+
+
+def test_ids_that_are_categories_are_texts_in_every_part() -> None:
+    parts = [_frame(rows).cast(pl.String) for rows in (TRAIN, VALID, TEST)]
+    split = rg.Split.from_parts(*parts)
+
+    def as_categories(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.cast({name: pl.Enum(frame[name].unique().sort()) for name in frame.columns})
+
+    assert rg.Split.from_parts(*map(as_categories, parts)).hash == split.hash
+    mixed = (parts[0], as_categories(parts[1]), parts[2].cast(pl.Categorical))
+    assert rg.Split.from_parts(*mixed).hash == split.hash
+
+
 def test_a_validation_part_is_drawn_from_train_alone() -> None:
     parts = (_frame(TRAIN), None, _frame(TEST))
     splits = [rg.Split.from_parts(*parts, seed=seed, split={"valid": 0.3}) for seed in (0, 0, 1)]

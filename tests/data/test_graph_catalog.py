@@ -19,6 +19,7 @@ from recgraph.data.catalog.sources import CountError, HashMismatchError, SourceE
 from recgraph.data.interactions import Interactions
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
+from recgraph.runs.settings import DataConfig
 from recgraph.sparse.csr import Csr
 
 NODES = ["acm", "aminer", "dblp", "imdb"]
@@ -222,6 +223,16 @@ def test_nodes_that_do_not_fit_are_refused_and_hide_no_other_card(
     rows = {row["name"]: row for row in catalog.rows()}
     assert message in rows["log"]["title"]
     assert rows["acm"]["sources"] == ["local"]
+
+
+def test_a_seed_beside_the_split_of_a_card_is_not_ignored(tmp_path: Path) -> None:
+    card, folder = _toy_log(tmp_path)
+    catalog.get(str(card), folder)
+    config = DataConfig.of(split_seed=5)
+    with pytest.raises(ValueError, match="split_seed = 5 belongs to a strategy; give split="):
+        config.split_of(str(card))
+    assert config.split_of(str(card), again=True).hash == load_split(str(card)).hash, "a run of an earlier version"
+    assert DataConfig.of(split="ratio", split_seed=5).split_of(str(card)).seed == 5
 
 
 def test_the_kind_of_source_is_not_ignored(tmp_path: Path) -> None:

@@ -167,3 +167,13 @@ def test_a_column_without_values_and_vectors_of_two_lengths_are_refused() -> Non
         ItemFeatures.learn(None, "id", ITEMS, KNOWN, ("genres",))
     with pytest.raises(MissingColumnError, match="no column 'year'"):
         ItemFeatures.encode(learn(("year",)).schema, TABLE.drop("year"), "id", ITEMS)
+
+
+def test_one_number_for_all_however_large_teaches_nothing_and_numbers_without_bounds_are_refused() -> None:
+    table = pl.DataFrame({"id": ["a", "b", "c", "cold"], "number": [10**17, 10**17, 10**17, 5]})
+    assert learn(("number",), table).dense.flatten().tolist() == [0.0] * 5
+    small = table.with_columns(number=pl.Series([7.0, 7.0, 7.0, 7.5]))
+    assert learn(("number",), small).dense.flatten().tolist() == [0.0, 0.0, 0.0, 0.0, 0.5]
+    wide = table.with_columns(number=pl.Series([-1e308, 1e308, 0.0, 5.0]))
+    with pytest.raises(DataError, match=r"'number' holds numbers from -1e\+308 to 1e\+308; scale them"):
+        learn(("number",), wide)

@@ -18,6 +18,7 @@ from recgraph import Interactions, Split
 from recgraph.data.errors import CorruptFileError, ShortUserError
 from recgraph.data.part import Cases, Part
 from recgraph.data.split import SealedSplit, SealedTestError
+from recgraph.evaluate.hits import Truth
 
 STRATEGIES = ("leave-one-out", "time", "ratio", "users")
 
@@ -139,11 +140,11 @@ def test_time_cut_by_dates() -> None:
     for cut in ("2024-02-01", dt.date(2024, 2, 1), dt.datetime(2024, 2, 1, tzinfo=dt.UTC)):
         split = data.split("time", valid_from=cut, test_from="2024-02-10T00:00:00+01:00")
         assert split.labels.tolist() == [0, 1, 2]
-    with pytest.raises(ValueError, match="'soon' is no ISO 8601 date"):
+    with pytest.raises(ValueError, match="valid_from = 'soon' is no ISO 8601 date"):
         data.split("time", valid_from="soon", test_from="2024-03-01")
     with pytest.raises(ValueError, match="must not lie after"):
         data.split("time", valid_from="2024-03-01", test_from="2024-02-01")
-    with pytest.raises(ValueError, match="plain numbers"):
+    with pytest.raises(ValueError, match="valid_from = '2024-01-01': the log's timestamps are plain numbers"):
         _log().split("time", valid_from="2024-01-01", test_from="2024-02-01")
     with pytest.raises(ValueError, match="needs timestamps"):
         Interactions.from_frame(frame, user="u", item="i").split("time")
@@ -166,7 +167,7 @@ def test_time_cut_by_numbers_means_the_unit_that_came_in() -> None:
 
 def test_time_cut_by_numbers_needs_numbers() -> None:
     data = _times([dt.datetime(2024, 5, day) for day in (1, 2, 3)])
-    with pytest.raises(ValueError, match=r"came in as dates: give the instant as a date, .* not 1714521601"):
+    with pytest.raises(ValueError, match="valid_from = 1714521601: the log's timestamps came in as dates"):
         data.split("time", valid_from=1_714_521_601, test_from=1_714_600_000)
 
 
@@ -394,3 +395,10 @@ def test_unknown_names_are_refused() -> None:
         data.split("time", valid_from=3)
     with pytest.raises(ValueError, match="which = 'valid'"):
         data.split().fit_part("valid")  # type: ignore[arg-type]
+
+
+def test_a_grade_that_is_none_names_itself_and_what_to_do() -> None:
+    frame = pl.DataFrame({"u": [1, 1, 1, 2, 2, 2], "i": [1, 2, 3, 2, 3, 4], "r": [5, 4, -1, 3, 3, 2]})
+    data = Interactions.from_frame(frame, user="u", item="i", rating="r")
+    with pytest.raises(ValueError, match=r"cases\.grades holds -1: .*min_rating"):
+        Truth.of(data.split(grades="rating").test)

@@ -35,6 +35,7 @@ from recgraph.data.diagnose import collect
 from recgraph.data.errors import DataError, DelimiterError, EncodingError, MissingColumnError
 from recgraph.data.ingest import with_parts
 from recgraph.data.interactions import Interactions
+from recgraph.data.log import PART
 from recgraph.data.readers import scan_delimited, scan_sequences
 
 __all__ = ["check_counts", "local_files", "prepare_log", "prepared", "read_table"]
@@ -197,6 +198,9 @@ def _of_tables(tables: Tables) -> Interactions:
 def _all_parts(tables: Tables) -> pl.DataFrame:
     """The interactions, those of train before those of valid and test where these are tables of their own."""
     columns = tables[PART_TABLES[0]].columns
+    for name in PART_TABLES[1:]:
+        if name in tables and not len(tables[name]):
+            raise DataError(f"the table {name!r} holds no interaction; leave its file out of the card's source")
     return pl.concat([tables[name].select(columns) for name in PART_TABLES if name in tables])
 
 
@@ -209,7 +213,10 @@ def prepared(data: Interactions, steps: Preparation) -> Interactions:
     if data.has_parts and (steps.duplicates != "all" or steps.k_core > 1):
         raise ValueError("prepare: duplicates and k_core would change parts that are given; leave them out")
     if steps.min_rating is not None:
-        data = data.min_rating(steps.min_rating)
+        kept = data.min_rating(steps.min_rating)
+        if data.has_parts and kept.log[PART].n_unique() < data.log[PART].n_unique():
+            raise DataError(f"prepare: min_rating = {steps.min_rating:g} leaves nothing of a part that is given; lower it")
+        data = kept
     if steps.duplicates != "all":
         data = data.deduplicate(steps.duplicates)
     if steps.k_core > 1:
