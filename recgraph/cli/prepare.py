@@ -19,7 +19,9 @@ _SET = "A parameter of the split, e.g. valid_from=2024-05-01; may be given many 
 def prepare(
     context: typer.Context,
     source: GivenFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the split; a split that is there is replaced.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder of the split; a split that is there is replaced.")
+    ],
     split: Annotated[str, typer.Option(help="leave-one-out, ratio, time or all.")] = "leave-one-out",
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help=_SET)] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a Parquet file that are read at a time.")] = 5_000_000,

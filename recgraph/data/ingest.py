@@ -20,6 +20,7 @@ from recgraph.data.columns import Columns, TimeUnit, check_times, time_readings,
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import DataError, EmptyLogError, MissingIdError, MixedIdError, RatingError
 from recgraph.data.ids import IdMap, as_integers, whole_floats
+from recgraph.data.kinds import check_numbers, plain_ids
 from recgraph.data.numbering import Numbers, number_integers, number_keys
 from recgraph.data.readers import check_columns
 from recgraph.data.source import Raw, Source
@@ -93,18 +94,14 @@ def _plain_ids(lazy: pl.LazyFrame, columns: Columns, source: Source) -> pl.LazyF
     Raises:
         MixedIdError: a column of ids holds values of a type that stands for no id.
     """
+    lazy = plain_ids(lazy, (columns.user, columns.item))
     schema = lazy.collect_schema()
-    casts: list[pl.Expr] = []
     for role, name in (("user", columns.user), ("item", columns.item)):
         dtype = schema[name]
-        if isinstance(dtype, pl.Categorical | pl.Enum):
-            casts.append(pl.col(name).cast(pl.String))
-        elif isinstance(dtype, pl.Decimal) and dtype.scale == 0:
-            casts.append(pl.col(name).cast(pl.Int64))
-        elif dtype.is_nested() or dtype.is_decimal() or dtype in _NO_IDS:
+        if dtype.is_nested() or dtype.is_decimal() or dtype in _NO_IDS:
             message = f"the {role} ids (column {name!r}) are of type {dtype}; make them integers or texts"
             raise source.error(MixedIdError, message)
-    return lazy.with_columns(casts)
+    return lazy
 
 
 def _is_missing(column: str, dtype: pl.DataType) -> pl.Expr:
@@ -271,7 +268,7 @@ def _collect_log(
 ) -> tuple[pl.DataFrame, TimeUnit]:
     picked = [pl.col(_ROW).alias("row")]
     numbers = {"rating": columns.rating, "weight": columns.weight}
-    _check_types(lazy, numbers, source)
+    check_numbers(lazy, numbers, source)
     picked += [
         pl.col(name).cast(pl.Float64, strict=False).alias(role) for role, name in numbers.items() if name is not None
     ]
@@ -291,17 +288,6 @@ def _collect_log(
     log, unit = to_integers(log, reading.unit)
     check_times(log, columns.timestamp, lazy, source)
     return log, unit
-
-
-def _check_types(lazy: pl.LazyFrame, numbers: Mapping[str, str | None], source: Source) -> None:
-    """Refuse ratings and weights of a type that holds no numbers; texts are read."""
-    schema = lazy.collect_schema()
-    for role, name in numbers.items():
-        if name is None:
-            continue
-        dtype = schema[name]
-        if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
-            raise source.error(RatingError, f"column {name!r} (the {role}) of type {dtype} holds no numbers")
 
 
 def _check_numbers(log: pl.DataFrame, role: str, name: str, lazy: pl.LazyFrame, source: Source) -> None:

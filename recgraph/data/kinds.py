@@ -1,27 +1,52 @@
-"""Columns whose files have different types: integers and floats, Int64 and UInt64, or categories and texts.
+"""Columns whose files have different types: integers and floats, Int64 and UInt64, categories and texts, zones of time.
 
-polars would join numbers as Float64, which merges integers above 2^53, or as Int128, which ids cannot have.
+polars would join numbers as Float64, which merges integers above 2^53, or as Int128, which ids cannot have; and dates
+beside integers as the integers that it holds them as.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import polars as pl
 
 from recgraph.data.diagnose import collect
-from recgraph.data.errors import MixedIdError
-from recgraph.data.source import Raw
+from recgraph.data.errors import MixedIdError, RatingError, TimestampError
+from recgraph.data.source import Raw, Source
 
-__all__ = ["ids_of_one_kind", "plain_categories", "times_of_one_kind"]
+__all__ = ["check_numbers", "ids_of_one_kind", "plain_ids", "times_of_one_kind"]
 
 
-def plain_categories(raw: Raw, names: Sequence[str]) -> Raw:
-    """The columns ``names`` of ids as texts, where they are categories: each file has categories of its own."""
-    schema = raw.lazy.collect_schema()
-    found = [name for name in names if isinstance(schema.get(name), pl.Categorical | pl.Enum)]
-    return replace(raw, lazy=raw.lazy.with_columns(pl.col(found).cast(pl.String))) if found else raw
+def plain_ids(lazy: pl.LazyFrame, names: Sequence[str]) -> pl.LazyFrame:
+    """Categories as texts (each file has its own) and whole decimals as integers."""
+    schema = lazy.collect_schema()
+    casts = []
+    for name in names:
+        dtype = schema[name]
+        if isinstance(dtype, pl.Categorical | pl.Enum):
+            casts.append(pl.col(name).cast(pl.String))
+        elif isinstance(dtype, pl.Decimal) and dtype.scale == 0:
+            casts.append(pl.col(name).cast(pl.Int64))
+    return lazy.with_columns(casts)
+
+
+def check_numbers(lazy: pl.LazyFrame, numbers: Mapping[str, str | None], source: Source) -> None:
+    """Refuse ratings and weights of a type that holds no numbers; texts are read.
+
+    Args:
+        numbers: role -> column, or None.
+
+    Raises:
+        RatingError: names the column, its role and type.
+    """
+    schema = lazy.collect_schema()
+    for role, name in numbers.items():
+        if name is None:
+            continue
+        dtype = schema[name]
+        if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)):
+            raise source.error(RatingError, f"column {name!r} (the {role}) of type {dtype} holds no numbers")
 
 
 def ids_of_one_kind(raws: Sequence[Raw], name: str) -> list[Raw]:
@@ -42,8 +67,20 @@ def ids_of_one_kind(raws: Sequence[Raw], name: str) -> list[Raw]:
 
 
 def times_of_one_kind(raws: Sequence[Raw], name: str) -> list[Raw]:
-    """The column ``name`` of times as Int64, where some files have integers and all others whole floats."""
+    """The column ``name`` of times as Int64, where some files have integers and all others whole floats.
+
+    Where zones differ, all are in UTC.
+
+    Raises:
+        TimestampError: one file has dates and another numbers; names the latter.
+    """
     dtypes = [raw.lazy.collect_schema()[name] for raw in raws]
+    for raw, dtype in zip(raws, dtypes, strict=True):
+        if dtype.is_numeric() and any(other.is_temporal() for other in dtypes):
+            message = f"the timestamps (column {name!r}) are of type {dtype}, those of others dates; write one kind"
+            raise raw.source.error(TimestampError, message)
+    if len({dtype.time_zone for dtype in dtypes if isinstance(dtype, pl.Datetime)}) > 1:
+        return [_in_utc(raw, name, dtype) for raw, dtype in zip(raws, dtypes, strict=True)]
     floats = [raw for raw, dtype in zip(raws, dtypes, strict=True) if dtype.is_float()]
     if not _are_mixed(dtypes):
         return list(raws)
@@ -72,3 +109,11 @@ def _lost(name: str, dtype: pl.DataType) -> pl.Expr:
 
 def _as_integers(raw: Raw, name: str) -> Raw:
     return replace(raw, lazy=raw.lazy.with_columns(pl.col(name).cast(pl.Int64, strict=False)))
+
+
+def _in_utc(raw: Raw, name: str, dtype: pl.DataType) -> Raw:
+    """A column of moments without a zone, in UTC; one that has none is in UTC."""
+    if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
+        return raw
+    moments = pl.col(name).dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    return replace(raw, lazy=raw.lazy.with_columns(moments))

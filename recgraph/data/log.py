@@ -157,8 +157,8 @@ class InteractionLog:
         """Add users and items without interactions; their indices follow those of the log.
 
         Models that embed nodes through their relations (:class:`recgraph.models.MEOWRec`) can recommend such items, and
-        recommend to such users; sequence models with ``item_features`` can recommend such items. Filters drop them, so
-        filter first.
+        recommend to such users; sequence models with ``item_features`` can recommend such items. Filters that leave
+        an interaction out drop them, so filter first.
 
         Args:
             users, items: their ids (list, array or series); ids that the log already has are skipped.
@@ -214,13 +214,12 @@ class InteractionLog:
 
     def _filtered(self, log: pl.DataFrame, what: str) -> Self:
         """The kept rows; users and items are numbered anew."""
-        codes = ((log["user"], self.users), (log["item"], self.items))
-        # ids without interactions (with_ids) are the last ones
-        if len(log) == len(self.log) and all(len(ids) == (own.max() or 0) + 1 for own, ids in codes if len(own)):
+        if len(log) == len(self.log):
             return self
         if not len(log):
             raise EmptyLogError(f"{what} leaves none of {len(self.log):,} interactions")
-        (user, users), (item, items) = (_renumber(*each) for each in codes)
+        user, users = _renumber(log["user"], self.users)
+        item, items = _renumber(log["item"], self.items)
         return replace(self, log=log.with_columns(user, item), users=users, items=items, files=None)
 
     def masked(self, keep_mask: npt.NDArray[np.bool_]) -> Self:

@@ -35,7 +35,16 @@ from recgraph.data.preparing_memory import check_preparation, n_rows_of_text
 from recgraph.data.readers import source_of_all
 from recgraph.data.reading import FEATURES, FileFormat, LogFile, Reading
 from recgraph.data.source import Raw, Source
-from recgraph.data.split_files import OPEN_FILE, TEST_FILE, Column, check_replaceable, open_and_test, parts_folder, save_head, split_hash
+from recgraph.data.split_files import (
+    OPEN_FILE,
+    TEST_FILE,
+    Column,
+    check_replaceable,
+    open_and_test,
+    parts_folder,
+    save_head,
+    split_hash,
+)
 from recgraph.data.strategies import strategy_of
 from recgraph.engine import Engine, Local, Piece
 

@@ -31,7 +31,7 @@ from recgraph.data.errors import (
     MixedIdError,
 )
 from recgraph.data.ids import family
-from recgraph.data.kinds import ids_of_one_kind, plain_categories, times_of_one_kind
+from recgraph.data.kinds import check_numbers, ids_of_one_kind, plain_ids, times_of_one_kind
 from recgraph.data.lines import long_fields
 from recgraph.data.packing import check_encoding
 from recgraph.data.source import Raw, Source
@@ -327,12 +327,15 @@ def together(path: Path | None, raws: Sequence[Raw], columns: Columns) -> Raw:
         MissingColumnError: a file does not have one of the columns.
         MixedIdError: ids are of another type in one file than in those before it, or integers in one and fractions in
             another.
+        TimestampError, RatingError: dates beside numbers, or in their place.
     """
-    raws = [plain_categories(raw, (columns.user, columns.item)) for raw in raws]
+    for raw in raws:
+        check_columns(raw, columns)
+        check_numbers(raw.lazy, {"rating": columns.rating, "weight": columns.weight}, raw.source)
+    raws = [replace(raw, lazy=plain_ids(raw.lazy, (columns.user, columns.item))) for raw in raws]
     first, kinds = raws[0], dict[str, str]()
     for raw in raws:
         schema = raw.lazy.collect_schema()
-        check_columns(raw, columns)
         for name in (columns.user, columns.item):
             kind = family(schema[name])
             if kinds.setdefault(name, kind) != kind and {kind, kinds[name]} != {"integers", "floats"}:

@@ -270,8 +270,8 @@ class Truth:
             if not bool(((given > 0) & given.isfinite()).all()):
                 bad = float(given[~((given > 0) & given.isfinite())][0])
                 raise ValueError(
-                    f"cases.grades holds {bad:g}: grades must be positive and finite; leave such items out of the truth "
-                    "(of a split with grades='rating' the interactions: min_rating), or leave out grades"
+                    f"cases.grades holds {bad:g}: grades must be positive and finite; leave such items out of the "
+                    "truth (of a split with grades='rating' the interactions: min_rating), or leave out grades"
                 )
             grades = torch.zeros(keys.numel(), dtype=torch.float64)
             grades.scatter_reduce_(0, inverse, given, "amax")

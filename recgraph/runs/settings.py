@@ -116,7 +116,8 @@ class DataConfig(Config):
             again: for a run that was fitted on it: earlier versions ignored a seed beside a card that has its own.
 
         Raises:
-            ValueError: options or a seed without a strategy, where the data card says both; ``reading`` where there is a card.
+            ValueError: options or a seed without a strategy, where the data card says all; ``reading`` where there is
+                a card.
         """
         if self.split is None and isinstance(find_card(dataset), GraphCard):
             for name in ("split_options", "split_seed"):  # the card has its own

@@ -310,7 +310,9 @@ def test_what_a_pattern_takes_must_be_an_integer(tmp_path: Path) -> None:
     card = _write(tmp_path, "toy", layout + local)
     (tmp_path / "log.dat").write_text(LOG)
     (tmp_path / "items.dat").write_text("1|A (1999)|x|1|1\n2|B (nineteen)|x|0|1\n")
-    with pytest.raises(DataError, match=r"items\.dat, row 1 .*extract\.year: .* takes 'nineteen' from 'B \(nineteen\)'"):
+    with pytest.raises(
+        DataError, match=r"items\.dat, row 1 .*extract\.year: .* takes 'nineteen' from 'B \(nineteen\)'"
+    ):
         catalog.get(card, from_path=tmp_path / "log.dat")
 
 

@@ -137,13 +137,3 @@ def test_ids_are_renumbered_in_the_order_of_first_appearance() -> None:
     assert data.users.ids([0, 1]).to_list() == ["a", "b"]
     assert data.items.ids([0, 1]).to_list() == [1, 2]
     assert data.log["user"].to_list() == [0, 1, 1, 0]
-
-
-def test_filters_drop_ids_without_interactions_whatever_they_keep() -> None:
-    frame = pl.DataFrame({"u": [1, 1, 2], "i": [1, 2, 2], "r": [5, 4, 3]})
-    log = Interactions.from_frame(frame, user="u", item="i", rating="r")
-    more = log.with_ids(users=[7], items=[9])
-    for each in (more.min_rating(1), more.deduplicate(), more.k_core(1, 1), more.min_rating(4)):
-        assert each.users.values.to_list() == each.to_frame()["u"].unique(maintain_order=True).to_list()
-        assert each.items.values.to_list() == each.to_frame()["i"].unique(maintain_order=True).to_list()
-    assert log.min_rating(1) is log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import json
 import logging
@@ -177,6 +178,35 @@ def test_ids_that_are_categories_are_texts_in_every_part() -> None:
     assert rg.Split.from_parts(*map(as_categories, parts)).hash == split.hash
     mixed = (parts[0], as_categories(parts[1]), parts[2].cast(pl.Categorical))
     assert rg.Split.from_parts(*mixed).hash == split.hash
+    decimals = (_frame(TRAIN).cast(pl.Decimal(10, 0)), _frame(VALID), _frame(TEST))
+    assert rg.Split.from_parts(*decimals).hash == rg.Split.from_parts(*map(_frame, (TRAIN, VALID, TEST))).hash
+
+
+DAYS = [dt.datetime(2024, 5, day, 12) for day in range(1, 8)]
+SEVEN = [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (1, 4)]
+
+
+@pytest.mark.parametrize("dates", [DAYS, [day.date() for day in DAYS]])
+@pytest.mark.parametrize("numbers", [[1, 2, 3, 4, 5, 6, 7], [1.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0]])
+def test_times_that_are_dates_and_numbers_are_refused(dates: list[Any], numbers: list[Any], tmp_path: Path) -> None:
+    frames = [_frame(SEVEN, timestamp=times) for times in (dates, numbers)]
+    for train, test in (frames, frames[::-1]):
+        with pytest.raises(DataError, match=r"timestamps \(column 'timestamp'\) are of type .*, those of others dates"):
+            rg.Split.from_parts(train, test=test)
+    for number, frame in enumerate(frames):
+        frame.write_parquet(tmp_path / f"{number}.parquet")
+    with pytest.raises(DataError, match=r"1\.parquet: the timestamps"):
+        rg.load_data(tmp_path)
+    with pytest.raises(DataError, match=r"'rating' \(the rating\) of type .* holds no numbers"):
+        rg.Split.from_parts(_frame(SEVEN, rating=numbers), test=_frame(SEVEN, rating=dates))
+
+
+def test_times_of_several_zones_are_moments() -> None:
+    zoned = pl.Series(DAYS).dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo")
+    wanted = rg.Split.from_parts(_frame(SEVEN, timestamp=DAYS), test=_frame(SEVEN, timestamp=DAYS)).hash
+    for train, test in ((DAYS, zoned), (zoned, DAYS), (zoned, zoned.dt.convert_time_zone("Europe/Berlin"))):
+        split = rg.Split.from_parts(_frame(SEVEN, timestamp=train), test=_frame(SEVEN, timestamp=test))
+        assert (split.hash, split.interactions.time_unit) == (wanted, "us")
 
 
 def test_a_validation_part_is_drawn_from_train_alone() -> None:

@@ -52,7 +52,7 @@ class Layout(Config):
     @property
     def made(self) -> dict[str, str]:
         """The columns of the table, with what they hold: the file's types, or lists."""
-        names = {self.rename.get(name, name): kind for name, kind in self.columns.items()}
+        names: dict[str, str] = {self.rename.get(name, name): kind for name, kind in self.columns.items()}
         names |= dict.fromkeys([*self.flags, *self.split], "list") | dict.fromkeys(self.extract, "int")
         return {name: names[name] for name in self.keep} if self.keep else names
 
@@ -191,6 +191,8 @@ def check_nodes(nodes: Mapping[str, NodeFile], edges: Sequence[EdgeFile], with_i
         return
     for name, node in nodes.items():
         if node.features is not None:
-            raise ValueError(f"nodes.{name}.features: features of nodes are read where task = 'nodes' alone; leave it out")
+            raise ValueError(
+                f"nodes.{name}.features: features of nodes are read where task = 'nodes' alone; leave it out"
+            )
         if name not in {"user", "item", *ends}:
             raise ValueError(f"nodes.{name} is in no edge, and its nodes are those of the edges; leave it out")

@@ -215,7 +215,9 @@ def prepared(data: Interactions, steps: Preparation) -> Interactions:
     if steps.min_rating is not None:
         kept = data.min_rating(steps.min_rating)
         if data.has_parts and kept.log[PART].n_unique() < data.log[PART].n_unique():
-            raise DataError(f"prepare: min_rating = {steps.min_rating:g} leaves nothing of a part that is given; lower it")
+            raise DataError(
+                f"prepare: min_rating = {steps.min_rating:g} leaves nothing of a part that is given; lower it"
+            )
         data = kept
     if steps.duplicates != "all":
         data = data.deduplicate(steps.duplicates)
@@ -308,7 +310,9 @@ def _laid_out(table: pl.DataFrame, layout: Layout, path: Path) -> pl.DataFrame:
         made = found.cast(pl.Int64, strict=False)
         if made.null_count() > found.null_count():
             row = int((made.is_null() & found.is_not_null()).arg_max() or 0)
-            message = f"extract.{name}: {pattern!r} takes {found[row]!r} from {table[source][row]!r}, which is no integer"
+            message = (
+                f"extract.{name}: {pattern!r} takes {found[row]!r} from {table[source][row]!r}, which is no integer"
+            )
             raise DataError(message, path=path, row=row)
         table = table.with_columns(made.alias(name))
     return table.select(layout.keep) if layout.keep else table
