@@ -8,6 +8,7 @@ import logging
 import lzma
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 import recgraph as rg
-from recgraph.data import errors
+from recgraph.data import catalog, errors
 from recgraph.data.reading import LogFile, Reading, is_data_path
 
 ROWS = [(f"u{n % 5}", n % 7, 1_700_000_000 + n, n % 5 + 1) for n in range(40)]
@@ -421,3 +422,38 @@ def test_files_beside_a_log_behind_a_card_are_watched(tmp_path: Path, monkeypatc
     assert titles() == ["A", "B"]
     (tmp_path / "toy.item").write_text("item_id:token\ttitle:token_seq\n1\tA\n2\tBetter\n")
     assert titles() == ["A", "Better"]
+
+
+def test_a_file_given_in_place_of_the_card_s_own_is_what_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    card, moved = tmp_path / "mine.toml", tmp_path / "moved.csv"
+    card.write_text('name = "mine"\n[data]\nfile = "log.csv"\n')
+    moved.write_text("user_id,item_id\n1,1\n1,2\n")
+    assert catalog.get(str(card), moved).counts["interactions"] == 2
+    assert len(rg.load_dataset(str(card))) == 2, "log.csv need not be there"
+    moved.write_text("user_id,item_id\n1,1\n1,2\n1,3\n")
+    assert len(rg.load_dataset(str(card))) == 3
+    moved.unlink()
+    with pytest.raises(FileNotFoundError, match=r"moved\.csv"):
+        rg.load_dataset(str(card))
+
+
+@pytest.mark.parametrize("form", ["sequences", "csv"])
+def test_a_card_of_a_folder_says_the_format_of_its_files(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.csv").write_text("user_id,item_id\n1,1\n1,2\n" if form == "csv" else "1 1 2\n")
+        other = "b.jsonl" if form == "csv" else "b.txt"
+        (tmp_path / name / other).write_text('{"no": "log"}\n' if form == "csv" else "2 1 2\n")
+    card = tmp_path / "mine.toml"
+    card.write_text(f'name = "mine"\n[data]\ntrain = "train"\ntest = "test"\nformat = "{form}"\n')
+    first = catalog.get(str(card))
+    assert catalog.get(str(card)) == replace(first, cached=True)
+    path = tmp_path / "test" / "a.csv"
+    path.write_text(path.read_text() + ("1,3\n" if form == "csv" else "3 1\n"))
+    assert catalog.get(str(card)).counts["interactions"] == first.counts["interactions"] + 1

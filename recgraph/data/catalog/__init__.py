@@ -153,14 +153,15 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
     given = None if from_path is None else Path(from_path)
     if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
         there = _read(card, cached=True)
+        form = card.data.format if isinstance(card, FileCard) else None
         if isinstance(card, FileCard):
-            for path in card.paths:
-                LogFile(path).stamp()  # the card's own files must be there, for a copy of what is gone is stale
-        if not is_changed(there.files):
+            for stamp in there.files:  # a user's own files must be there, for a copy of what is gone is stale
+                LogFile(stamp["path"], Reading(format=form)).stamp()
+        if not is_changed(there.files, form):
             sweep(there.path.parent)  # temporaries of a process that was killed after it had put the data in place
             return there
         _log.info("dataset %s: %s has changed; it is prepared again", card.name, there.source)
-        given = None if isinstance(card, FileCard) else Path(there.files[0]["path"])
+        given = Path(there.files[0]["path"])
     return _prepare(card, given, source)
 
 
@@ -179,7 +180,7 @@ def _prepare(card: AnyCard, given: Path | None, source: str | None) -> Prepared:
         file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
         # before they are read: what changes meanwhile is prepared again the next time
         beside = dict.fromkeys([*map(Path, card.paths[1:]), *file.feature_files().values()])
-        stamps = [file.of_train.fingerprint(), *stamped(beside)]
+        stamps = [file.of_train.fingerprint(), *stamped(beside, card.data.format)]
         data, label = prepare_files(card, file), file.path
     else:
         from recgraph.data.catalog.logs import local_files, prepare_log

@@ -15,7 +15,7 @@ from recgraph.data.catalog.cards import FileCard
 from recgraph.data.catalog.logs import check_counts, prepared
 from recgraph.data.files import replace_text
 from recgraph.data.interactions import Interactions
-from recgraph.data.reading import PATHS, LogFile, Reading
+from recgraph.data.reading import PATHS, FileFormat, LogFile, Reading
 
 __all__ = ["is_changed", "prepare_files", "stamped", "write_card"]
 
@@ -38,18 +38,27 @@ def prepare_files(card: FileCard, file: LogFile) -> Interactions:
     return data
 
 
-def stamped(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """What tells whether files are the same, one entry a file: size, time of the last change, sha256."""
-    return [LogFile(str(path)).fingerprint() for path in paths]
+def stamped(paths: Iterable[Path], form: FileFormat | None = None) -> list[dict[str, Any]]:
+    """What tells whether files are the same, one entry a file: size, time of the last change, sha256.
+
+    Args:
+        paths: of files, or of folders of files.
+        form: which files of a folder they are; None: their names say it.
+    """
+    return [LogFile(str(path), Reading(format=form)).fingerprint() for path in paths]
 
 
-def is_changed(stamps: Iterable[Mapping[str, Any]]) -> bool:
+def is_changed(stamps: Iterable[Mapping[str, Any]], form: FileFormat | None = None) -> bool:
     """Whether a file is another than when it was stamped. One that is gone is as it was, which is logged.
 
     The content is read only where the size is the same and the time is not.
+
+    Args:
+        stamps: of :func:`stamped`.
+        form: likewise.
     """
     for stamp in stamps:
-        file = LogFile(stamp["path"])
+        file = LogFile(stamp["path"], Reading(format=form))
         try:
             now = file.stamp()
         except FileNotFoundError:
