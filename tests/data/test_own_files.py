@@ -20,6 +20,7 @@ import pytest
 
 import recgraph as rg
 from recgraph.data import catalog, errors
+from recgraph.data.catalog.own import write_card
 from recgraph.data.reading import LogFile, Reading, is_data_path
 
 ROWS = [(f"u{n % 5}", n % 7, 1_700_000_000 + n, n % 5 + 1) for n in range(40)]
@@ -457,3 +458,15 @@ def test_a_card_of_a_folder_says_the_format_of_its_files(
     path = tmp_path / "test" / "a.csv"
     path.write_text(path.read_text() + ("1,3\n" if form == "csv" else "3 1\n"))
     assert catalog.get(str(card)).counts["interactions"] == first.counts["interactions"] + 1
+
+
+def test_a_card_in_a_linked_folder_finds_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "cards").symlink_to(tmp_path / "real" / "deep")
+    (tmp_path / "logs").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "log.csv").write_text("user_id,item_id\n1,1\n1,2\n")
+    for number, path in enumerate((tmp_path / "logs" / "log.csv", tmp_path / "logs" / "*.csv", tmp_path / "logs")):
+        card, _ = write_card(str(path), tmp_path / "cards" / f"c{number}.toml")
+        assert len(rg.load_dataset(str(card))) == 2

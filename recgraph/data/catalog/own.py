@@ -71,6 +71,11 @@ def is_changed(stamps: Iterable[Mapping[str, Any]], form: FileFormat | None = No
     return False
 
 
+def _from(folder: Path, path: Path) -> str:
+    """A path from a folder on, by the real folders of both: ``..`` leads out of a linked one by its target."""
+    return os.path.relpath(Path(os.path.realpath(path.parent), path.name), os.path.realpath(folder))
+
+
 _CARD = """\
 # A data card: what this data set is and how it is read. Use it in place of a name:
 #   recgraph train popularity --dataset {out} --out runs/popularity
@@ -118,7 +123,7 @@ def write_card(path: str, out: Path | None = None, reading: Reading | None = Non
     data = Interactions.from_files(file)
     values = {"file": file.path, **file.reading.model_dump(mode="json", exclude_defaults=True)}
     folder = card.absolute().parent
-    values |= {name: os.path.relpath(values[name], folder) for name in ("file", *PATHS) if name in values}
+    values |= {name: _from(folder, Path(values[name])) for name in ("file", *PATHS) if name in values}
     text = _CARD.format(
         out=card,
         name=toml_text(card.stem),
