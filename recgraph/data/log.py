@@ -201,7 +201,7 @@ class InteractionLog:
             if len(below):
                 message = (
                     f"the rating {below['rating'][0]:g} is negative ({len(below):,} such); if it stands "
-                    "for 'not rated', use min_rating(..., negative='drop')"
+                    "for 'not rated', use min_rating(..., negative='drop'), in a card negative = \"drop\""
                 )
                 raise self.source.error(RatingError, message, row=int(below["row"][0]))
         kept = self.log.filter((pl.col("rating") >= threshold) & (pl.col("rating") >= 0))

@@ -20,6 +20,7 @@ import pytest
 
 import recgraph as rg
 from recgraph.data import catalog, errors
+from recgraph.data.catalog.cards import Card
 from recgraph.data.catalog.own import write_card
 from recgraph.data.reading import LogFile, Reading, is_data_path
 
@@ -470,3 +471,18 @@ def test_a_card_in_a_linked_folder_finds_its_file(tmp_path: Path, monkeypatch: p
     for number, path in enumerate((tmp_path / "logs" / "log.csv", tmp_path / "logs" / "*.csv", tmp_path / "logs")):
         card, _ = write_card(str(path), tmp_path / "cards" / f"c{number}.toml")
         assert len(rg.load_dataset(str(card))) == 2
+
+
+def test_a_card_says_what_ratings_below_0_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    (tmp_path / "log.csv").write_text("user_id,item_id,rating\n1,1,-1\n1,2,5\n1,3,2\n")
+    card = tmp_path / "mine.toml"
+    card.write_text('name = "mine"\n[data]\nfile = "log.csv"\n[prepare]\nmin_rating = 3\n')
+    before = Card.load(card).hash
+    with pytest.raises(errors.RatingError, match='in a card negative = "drop"'):
+        rg.load_dataset(str(card))
+    card.write_text(card.read_text() + 'negative = "error"\n')
+    assert Card.load(card).hash == before
+    card.write_text(card.read_text().replace('"error"', '"drop"'))
+    assert Card.load(card).hash != before
+    assert len(rg.load_dataset(str(card))) == 1

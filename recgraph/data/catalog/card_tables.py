@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import polars as pl
 from pydantic import Field, model_validator
 
-from recgraph.config import Config
+from recgraph.config import Added, Config
 from recgraph.data.catalog.sources import PlainName, Sha256, TableName
 from recgraph.data.reading import Reading
 from recgraph.texts import listed
@@ -113,6 +113,9 @@ class Preparation(Config):
     """What is done to the interactions, in this order."""
 
     min_rating: float | None = Field(None, description="keep interactions rated at least so")
+    negative: Annotated[Literal["error", "drop"], Added()] = Field(
+        "error", description="of min_rating: ratings below 0, which often stand for 'not rated'"
+    )
     duplicates: Literal["all", "first", "last"] = Field("all", description="of the same user and item")
     k_core: int = Field(1, ge=1, description="keep users and items with at least so many interactions")
 

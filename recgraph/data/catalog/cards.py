@@ -165,7 +165,7 @@ class LogCard(Card):
         return _sizes(self.expected)
 
     def _content(self) -> dict[str, Any]:
-        content = self.model_dump(mode="json", exclude=_TEXTS)
+        content = self.model_dump(mode="json", exclude=_TEXTS) | {"prepare": self.prepare.identity()}
         for source in content["sources"]:  # limits do not decide what the data is
             source.pop("max_download", None)
             for file in source.get("files", {}).values():
@@ -222,7 +222,7 @@ class FileCard(Card):
         """Without the place of the files and their content: which file it was is recorded beside what was prepared."""
         data = self.data.model_dump(mode="json", exclude_defaults=True)
         data |= {name: Path(data[name]).name for name in ("file", *PATHS) if name in data}
-        return {"data": data, "prepare": self.prepare.model_dump(mode="json"), "expected": self.sizes}
+        return {"data": data, "prepare": self.prepare.identity(), "expected": self.sizes}
 
 
 def data_name(dataset: str) -> str:

@@ -213,7 +213,7 @@ def prepared(data: Interactions, steps: Preparation) -> Interactions:
     if data.has_parts and (steps.duplicates != "all" or steps.k_core > 1):
         raise ValueError("prepare: duplicates and k_core would change parts that are given; leave them out")
     if steps.min_rating is not None:
-        kept = data.min_rating(steps.min_rating)
+        kept = data.min_rating(steps.min_rating, steps.negative)
         if data.has_parts and kept.log[PART].n_unique() < data.log[PART].n_unique():
             raise DataError(
                 f"prepare: min_rating = {steps.min_rating:g} leaves nothing of a part that is given; lower it"
