@@ -49,8 +49,21 @@ def test_distances_are_never_made(kind: str) -> None:
     x, dense = features(kind, 9)
     b = draw(9, 4, seed=1)
     torch.testing.assert_close(far(x, b), distances(dense) @ b, rtol=1e-6, atol=1e-8)
-    alike = far(torch.ones(4, 2).double(), draw(4, 2))
-    assert bool(alike.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "width"), [(1, 3), (5, 1), (50, 1), (4000, 3)])
+def test_nodes_of_the_same_features_are_far_from_none(n: int, width: int, dtype: torch.dtype) -> None:
+    """As all are whose only feature is divided by itself: what sums round is not divided by what they round."""
+    b = draw(n, 4, seed=1).to(dtype)
+    same = torch.full((n, width), 1 / width, dtype=dtype)
+    for x in (same, Csr.from_dense(same)):
+        assert float(far(x, b).abs().max()) == 0
+    if n == 50:
+        same[7] = 2
+        torch.testing.assert_close(
+            far(same, b), (distances(same.double()) @ b.double()).to(dtype), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.7])

@@ -30,6 +30,8 @@ from recgraph.sparse.spmm import spmm
 
 __all__ = ["HERO", "HEROConfig", "correlations", "far", "self_expressed", "spread"]
 
+# a sum of n squares is wrong by less than this times the root of n, in units of its last digit
+_ROUNDED = 8
 #: (node type, where its edges lead) of one edge type in one direction
 _Relation = tuple[str, str]
 
@@ -82,6 +84,8 @@ def self_expressed(h: Tensor, x: Features, alpha: float, beta: float) -> Tensor:
 def far(x: Features, b: Tensor) -> Tensor:
     """[N, D]: ``D B`` with ``D_ij = sqrt(N) |x_i - x_j|^2 / sum_k |x_i - x_k|^2``, which is never made.
 
+    A node that has the features of all others is far from none: its row of D is 0.
+
     Args:
         x: [N, F]; None: the identity.
         b: [N, D].
@@ -94,8 +98,11 @@ def far(x: Features, b: Tensor) -> Tensor:
         total = _transposed_times(x, b.new_ones(n, 1)).T
     # |x_i - x_j|^2 = |x_i|^2 + |x_j|^2 - 2 x_i . x_j
     of_b = squares * b.sum(0) + squares.T @ b - 2 * times(x, _transposed_times(x, b))
-    sums = n * squares + squares.sum() - 2 * times(x, total.T)
-    found: Tensor = of_b * (n**0.5 / sums.clamp(min=torch.finfo(b.dtype).tiny ** 0.5))
+    most = n * squares + squares.sum()
+    sums = most - 2 * times(x, total.T)
+    # what sums of n numbers round is no distance
+    is_distance = sums > _ROUNDED * n**0.5 * torch.finfo(b.dtype).eps * most
+    found: Tensor = of_b * torch.where(is_distance, n**0.5 / torch.where(is_distance, sums, 1), 0)
     return found
 
 
