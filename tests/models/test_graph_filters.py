@@ -74,6 +74,16 @@ def _scores(model: ClosedFormModel, lists: list[list[int]], device: torch.device
     return scores
 
 
+def test_gfcf_does_not_depend_on_the_order_of_users(device: torch.device) -> None:
+    """Fewer different histories than factors: what is orthogonal to all of them is no factor."""
+    lists = [[0, 3, 7], [1, 3, 12], [0, 3, 7], [4, 5, 6], [4, 5, 6], [1, 3, 12], [4, 5, 6]]
+    histories = [[item] for item in range(N_ITEMS)]
+    expected = gfcf_scores(_dense(lists), _dense(histories), 3, 0.3)
+    for order in (range(7), (3, 0, 6, 1, 5, 2, 4), (2, 4, 1, 0, 3, 6, 5)):
+        fitted = _fitted(GFCF(), [lists[user] for user in order], device)
+        np.testing.assert_allclose(_scores(fitted, histories, device), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dense", [512, 0], ids=["dense", "lanczos"])
 @pytest.mark.parametrize(("n_factors", "alpha"), [(5, 0.3), (1, 1.0), (0, 0.3), (7, 0.0)])
 def test_gfcf_is_the_sum_of_both_filters(

@@ -29,6 +29,8 @@ from recgraph.sparse.spmm import spmm
 T = TypeVar("T")
 #: the shorter side of a matrix up to which all its singular vectors are computed, of a dense copy
 _DENSE = 512
+#: singular values of a normalised matrix, of which the greatest is 1, up to which they are 0 but for rounding
+_ZERO = 1e-7
 #: users whose signals are filtered at a time, so that the signal on users [n_users, b] stays small
 _SIGNALS = 256
 
@@ -69,8 +71,8 @@ class GFCF(SizedByState, ClosedFormModel):
     """A linear and an ideal low-pass filter of the signal that a history is on the graph of items.
 
     ``s = x (R~' R~ + alpha D_I^-1/2 V V' D_I^1/2)`` with ``R~ = D_U^-1/2 R D_I^-1/2``, R the binary [users, items]
-    matrix of training, D the degrees of users and items, V the ``n_factors`` first right singular vectors of R~ and x a
-    binary history.
+    matrix of training, D the degrees of users and items, V the ``n_factors`` first right singular vectors of R~ (those
+    of singular values above 0) and x a binary history.
 
     ``R~' R~`` is never made: a history is taken to the users and back by two sparse products, so that the model keeps
     the training matrix, V and nothing of items by items. Memory is 8 bytes an interaction and 4 ``n_factors`` an item.
@@ -82,7 +84,7 @@ class GFCF(SizedByState, ClosedFormModel):
     Attributes:
         items: [nnz] int64, the distinct items of each training user, one after another.
         offsets: [n_users + 1] int64, where the items of each user begin.
-        factors: [n_items, K] float32, V; K is ``n_factors`` or the shorter side.
+        factors: [n_items, K] float32, V; K is ``n_factors`` or the shorter side. Columns beyond the rank are 0.
     """
 
     Config = GFCFConfig
@@ -115,12 +117,14 @@ class GFCF(SizedByState, ClosedFormModel):
 
         matrix, width = self._normalised(rows.values, rows.offsets, torch.float64)[0].to_scipy(), self.factors.shape[1]
         if min(matrix.shape) <= max(_DENSE, width):
-            vectors = np.linalg.svd(matrix.toarray(), full_matrices=False)[2][:width]
+            _, values, found = np.linalg.svd(matrix.toarray(), full_matrices=False)
         else:
             assert self.seed is not None
             start = numpy_generator(self.seed, "gf-cf").standard_normal(min(matrix.shape))
             _, values, found = svds(matrix, k=width, v0=start)
-            vectors = found[np.argsort(-values, kind="stable")]
+        order = np.argsort(-values, kind="stable")[:width]
+        # a vector of singular value 0 is any one that is orthogonal to the histories
+        vectors = found[order] * (values[order] > _ZERO)[:, None]
         return torch.from_numpy(np.ascontiguousarray(vectors.T))
 
     def _normalised(self, items: Tensor, offsets: Tensor, dtype: torch.dtype) -> tuple[Csr, Tensor]:
