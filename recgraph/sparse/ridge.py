@@ -24,7 +24,8 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
 
     which minimises ``sum_{i in r} (1 + weight) (1 - x y_i)^2 + sum_{i not in r} (x y_i)^2 + ridge_r |x|^2``.
 
-    Costs a [D, D] matrix for each row; memory is bounded by blocks of rows (and by the longest row).
+    Costs a [D, D] matrix for each row; memory is bounded by blocks of rows (and by the longest row). A block of which
+    the table's type is too narrow, as ridge is small beside the vectors, is solved in float64.
 
     Args:
         rows: R rows of distinct indices of the table.
@@ -34,17 +35,37 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
 
     Returns:
         [R, D]; zeros where a row is empty.
+
+    Raises:
+        ValueError: ridge is too small for float64, too.
     """
     width = table.shape[1]
     gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), table.new_zeros(len(rows), width)
-    eye = torch.eye(width, dtype=table.dtype, device=table.device)
+    wide_gram: Tensor | None = None
     for block, index in _blocks(rows, len(table), width * width, width):
         vectors = F.embedding(index, padded)
-        normal = torch.baddbmm(gram + ridge[block, None, None] * eye, vectors.mT, vectors, alpha=weight)
-        wanted = (1 + weight) * vectors.sum(1)
-        factors = torch.linalg.cholesky(normal)
-        solution[block] = torch.cholesky_solve(wanted[:, :, None], factors)[:, :, 0]
+        found = _solved(gram, vectors, weight, ridge[block])
+        if found is None and table.dtype != torch.float64:
+            wide_gram = table.double().T @ table.double() if wide_gram is None else wide_gram
+            found = _solved(wide_gram, vectors.double(), weight, ridge[block].double())
+        if found is None:
+            raise ValueError(
+                f"ridge = {float(ridge[block].min()):.3g} is too small beside vectors whose squares sum to "
+                f"{float(gram.diagonal().max()):.3g}: the equations cannot be solved in float64; give a larger one (l2)"
+            )
+        solution[block] = found.to(table.dtype)
     return solution
+
+
+def _solved(gram: Tensor, vectors: Tensor, weight: float, ridge: Tensor) -> Tensor | None:
+    """[b, D]: the solutions of rows with vectors [b, L, D]; None where rounding has made one's equations indefinite."""
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    normal = torch.baddbmm(gram + ridge[:, None, None] * eye, vectors.mT, vectors, alpha=weight)
+    factors, info = torch.linalg.cholesky_ex(normal)
+    if bool(info.any()):
+        return None
+    wanted = (1 + weight) * vectors.sum(1)
+    return torch.cholesky_solve(wanted[:, :, None], factors)[:, :, 0]
 
 
 def ridge_rows_cg(rows: Ragged, table: Tensor, weight: float, ridge: Tensor, start: Tensor, steps: int) -> Tensor:

@@ -33,6 +33,20 @@ def test_rows_are_solved(cells: int, device: torch.device, monkeypatch: pytest.M
     torch.testing.assert_close(ridge_rows_cg(rows, table, 2.5, ridge, start, 8), expected, rtol=1e-7, atol=1e-9)
 
 
+def test_a_type_that_is_too_narrow_is_left(device: torch.device) -> None:
+    """More columns than vectors, and a ridge that float32 loses beside them."""
+    draw = torch.Generator().manual_seed(3)
+    table = 30 * torch.randn(6, 40, generator=draw).to(device)
+    rows = Ragged.from_lists([[0, 1, 2, 3], [], [4], [5, 0]], device)
+    ridge = torch.full((4,), 1e-4, device=device)
+    narrow = ridge_rows(rows, table, 1000.0, ridge)
+    assert narrow.dtype == torch.float32
+    wide = ridge_rows(rows, table.double(), 1000.0, ridge.double())
+    torch.testing.assert_close(narrow, wide.float(), rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match=r"ridge = 1e-30 is too small beside vectors .* give a larger one \(l2\)"):
+        ridge_rows(rows, table, 1000.0, torch.full((4,), 1e-30, device=device))
+
+
 def test_steps_from_the_solution_stay_there(device: torch.device) -> None:
     rows, table, ridge = _case(device)
     solved = ridge_rows(rows, table, 2.5, ridge)
