@@ -42,7 +42,7 @@ class HeteroGraph:
         edges: (source type, relation, target type) -> its edges.
 
     Raises:
-        GraphError: a type that is missing, sizes that do not match, features or weights that are not finite.
+        GraphError: a type that is missing, sizes that do not match, features, weights or times that are not finite.
     """
 
     nodes: Mapping[str, Nodes]

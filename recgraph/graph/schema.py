@@ -136,11 +136,14 @@ def check_edges(edge_type: EdgeType, edges: Edges, nodes: Mapping[str, Nodes]) -
         raise GraphError(f"edges {edge_type}: the matrix has shape {edges.adj.shape}, the nodes need {wanted}")
     if edges.times is not None and edges.times.shape != (edges.adj.nnz,):
         raise GraphError(f"edges {edge_type}: {edges.times.numel()} times for {edges.adj.nnz} edges")
-    weights = edges.adj.weights
-    if weights is not None and not bool(torch.isfinite(weights).all()):
-        entry = int(torch.nonzero(~torch.isfinite(weights))[0])
-        place = f"{int(edges.adj.rows[entry])} -> {int(edges.adj.indices[entry])}"
-        raise GraphError(f"edges {edge_type}: the weight of {place} is {float(weights[entry])}; weights must be finite")
+    for name, values in (("weight", edges.adj.weights), ("time", edges.times)):
+        if values is not None and not bool(torch.isfinite(values).all()):
+            entry = int(torch.nonzero(~torch.isfinite(values))[0])
+            place = f"{int(edges.adj.rows[entry])} -> {int(edges.adj.indices[entry])}"
+            raise GraphError(
+                f"edges {edge_type}: the {name} of {place} is {float(values[entry])}; {name}s must be finite, so fill "
+                "in those that are missing or drop their edges"
+            )
 
 
 def check_nodes(node_type: str, nodes: Nodes) -> None:

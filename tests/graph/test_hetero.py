@@ -409,6 +409,10 @@ def test_wrong_features() -> None:
         HeteroGraph.from_edge_lists(counts, edges, features={"papers": nan})
     with pytest.raises(GraphError, match="weights must be finite"):
         HeteroGraph.from_edge_lists(counts, edges, weights={WRITES: [float("nan")]})
+    with pytest.raises(GraphError, match="the time of 0 -> 0 is nan; times must be finite"):
+        HeteroGraph.from_frames(
+            {WRITES: pl.DataFrame({"who": [1], "what": [2], "time": pl.Series([None], dtype=pl.Int64)})}
+        )
     with pytest.raises(GraphError, match="2 ids for 3 nodes"):
         HeteroGraph({"paper": Nodes(3, IdMap(pl.Series([1, 2])))})
     with pytest.raises(GraphError, match=r"shape \(2, 2\), the nodes need \(2, 3\)"):
