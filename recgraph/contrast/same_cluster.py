@@ -31,7 +31,6 @@ class SameCluster(Cluster):
     """
 
     Config = SameClusterConfig
-    _kept = False
 
     def keep(self, assignments: Tensor | None, ids: Tensor | None = None) -> None:
         """Use these clusterings, whatever :meth:`prepare` offers later; None: none again. See :meth:`set_assignments`.
@@ -41,10 +40,10 @@ class SameCluster(Cluster):
             ids: [N] int64, ascending, whose columns these are; None: 0 ... N - 1.
         """
         self.set_assignments(assignments, ids)
-        self._kept = assignments is not None
+        self.kept = assignments is not None
 
     def prepare(self, clusterings: Callable[[], Tensor], ids: Tensor | None = None) -> None:
-        if not self._kept:
+        if not self.kept:
             super().prepare(clusterings, ids)
 
     def log_w(self, pairs: Pairs) -> Tensor:

@@ -126,6 +126,8 @@ class Cluster(Weight):
     Config = ClusterConfig
     assignments: Tensor | None
     ids: Tensor | None
+    #: whether the clusterings stay, whatever :meth:`prepare` offers
+    kept: bool = False
 
     def __init__(self, config: ClusterConfig | None = None, /, **settings: object) -> None:
         super().__init__(config, **settings)

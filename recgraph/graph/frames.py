@@ -164,7 +164,7 @@ def from_interactions(
         part: the interactions that become edges: ``split.train``, so that nothing of valid and test is known. None
             takes all.
         item_relations, user_relations: the columns; a mapping gives the node type a name (``{"genres": "genre"}``).
-            None takes the columns of lists and of texts that on average name at least two nodes a value.
+            None takes the columns of lists and of texts that have at most half as many values as the frame has rows.
         separator: between the values of one text.
     """
     logs = part if part is not None else interactions.ordered.part

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from collaborative_cases import SPACE, first_batch, planted
 from collaborative_cases import made as made_pairs
-from collaborative_cases import planted
 from test_metapath_models import SETTINGS, small
 from torch import Tensor
 
@@ -246,3 +246,11 @@ def test_queued_nodes_are_in_no_cluster_of_a_batch() -> None:
     with pytest.raises(ConfigError, match="use queue_size = 0 or weight = None"):
         made_pairs("meowrec", **settings)
     assert made_pairs("meowrec", **settings, weight=None).config.queue_size == 9
+    # stages of a multistage model know the clusters of all nodes, the weight alone does not
+    model = made_pairs("meowrec", **settings, weight="same_cluster")
+    with pytest.raises(ConfigError, match=r"weight = 'same_cluster' reads the clusters of a batch.*use queue_size = 0"):
+        model(first_batch(model), ["info"])
+    for term, n in zip(model.contrasts, (SPACE.n_users, SPACE.n_items), strict=True):
+        term.weight.keep(torch.arange(n)[None] % 2)
+    for _ in range(2):
+        assert bool(model(first_batch(model), ["info"])["info"].isfinite())

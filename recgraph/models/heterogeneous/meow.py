@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from recgraph import registry
-from recgraph.config import Search
+from recgraph.config import ConfigError, Search
 from recgraph.contrast.clustering import Method
 from recgraph.contrast.memory import PrototypeMemory
 from recgraph.contrast.prototypes import Prototypes, PrototypeSet, proto_nce, prototypes_of
@@ -180,11 +180,15 @@ class MEOWRecConfig(MetaPathRecommenderConfig):
     @model_validator(mode="after")
     def _clusters_are_of_candidates(self) -> Self:
         if self.queue_size and self.weight is not None and registry.load("weight", self.weight) is Cluster:
-            raise ValueError(
-                f"queue_size = {self.queue_size}: weight = {self.weight!r} reads the clusters of a batch, in which "
-                "queued nodes are not; use queue_size = 0 or weight = None"
-            )
+            raise ValueError(self.queued_have_none)
         return self
+
+    @property
+    def queued_have_none(self) -> str:
+        return (
+            f"queue_size = {self.queue_size}: weight = {self.weight!r} reads the clusters of a batch, in which queued "
+            "nodes are not; use queue_size = 0 or weight = None"
+        )
 
 
 class MEOWRec(MEOWLoss, MetaPathRecommender):
@@ -214,7 +218,11 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
         prototypes = cache(lambda: [self.cluster(side.fine) for side in sides()])
 
         def info(side: Side) -> Tensor:
-            self.weigh(self.contrast_of(side), lambda: prototypes()[side.number], side.ids)
+            term = self.contrast_of(side)
+            # one that keeps the clusters of stages knows all nodes
+            if term.queue is not None and isinstance(term.weight, Cluster) and not term.weight.kept:
+                raise ConfigError(self.config.queued_have_none)
+            self.weigh(term, lambda: prototypes()[side.number], side.ids)
             return self.contrast(side, fine_first=False)  # step 3
 
         def proto(side: Side) -> Tensor:  # step 4
