@@ -133,6 +133,14 @@ def test_encoders_by_name() -> None:
             {"objective": "nt_xent", "mini_batch": True},
             r"objective = 'nt_xent'.*queue_size = 2048 gives.*queue_size = 0",
         ),
+        (
+            {**MINI, "encoder": "propagation"},
+            "encoder = 'propagation' has no layers; use encoder = 'gcn' or mini_batch",
+        ),
+        (
+            {**MINI, "encoder_options": {"n_layers": 1}},
+            r"fan_out = .* is of 2 layers, and encoder = 'gcn' has 1; give one",
+        ),
         ({"encoder": "gru"}, "encoder = 'gru' is not a convolution over graphs"),
         ({"encoder_options": {"out_dim": 5}}, "encoder_options: out_dim of gcn follow from the model"),
         ({"encoder": "propagation", "embedding_dim": 4}, "embedding_dim = 4 must be hidden_dim = 8"),

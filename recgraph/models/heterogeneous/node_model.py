@@ -9,9 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from recgraph.config import Added
+from recgraph.config import Added, ConfigError
 from recgraph.contrast.queue import Queue
 from recgraph.data.part import Part
+from recgraph.encoders.graph import GCN, Propagation
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath, Ties
 from recgraph.memory import Needs, Workload
@@ -60,7 +61,7 @@ class MetaPathModelConfig(ClassesConfig, ViewsConfig, GraphConfig):
         Field(
             min_length=1,
             description="of batches: edges followed from each node, step by step along a path (the last number serves "
-            "later steps, none: all), for each layer of the encoder, the one nearest to the batch first",
+            "later steps, none: all), one for each layer of the encoder, the one nearest to the batch first",
         ),
     ] = ((5, 1), (2, 1))
     context_fan_out: Annotated[
@@ -136,6 +137,8 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
         self.views = MetaPathViews(
             inputs, config.hidden_dim, self.embedding_dim, config.dropout, config, config.encoder
         )
+        if config.mini_batch:
+            _check_fan_out(config, self.views.encoder)
         # batches have a queue of their own, of projections
         self.contrast = make_contrast(config, self.projection_dim, self.info_nce, queue_size=0)
         self.contrast.setup(about_nodes(graph, target, paths))
@@ -287,6 +290,24 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
     def embed(self) -> Tensor:
         inputs = self._step_inputs(None)
         return self.views.fine(inputs, *self._hidden(inputs, None))
+
+
+def _check_fan_out(config: MetaPathModelConfig, encoder: nn.Module) -> None:
+    """Refuse fan-outs of other layers than the encoder has.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    if isinstance(encoder, Propagation):
+        raise ConfigError(
+            f"mini_batch = True samples the neighbours of each layer, and encoder = {config.encoder!r} has no layers; "
+            "use encoder = 'gcn' or mini_batch = False"
+        )
+    if isinstance(encoder, GCN) and len(config.fan_out) != (n_layers := len(encoder.weights)):
+        raise ConfigError(
+            f"fan_out = {config.fan_out} is of {len(config.fan_out)} layers, and encoder = {config.encoder!r} has "
+            f"{n_layers}; give one fan-out a layer"
+        )
 
 
 def _between(path: MetaPath, graph: HeteroGraph) -> list[str]:
