@@ -51,17 +51,20 @@ def contrast_drawn(
         x, y = x.to(work), y.to(work)
         s_pos = torch.linalg.vecdot(x, y.index_select(0, candidates.positives))
     inputs = [x, y.index_select(0, drawn), s_pos]
-    ids = None
+    ids, labels = None, None
     if weight is not None and pairs is not None:
         ids = (pairs.anchor_ids, pairs.candidate_ids[drawn], pairs.candidate_ids[candidates.positives])
         others = [pairs.candidates.index_select(0, chosen) for chosen in (drawn, candidates.positives)]
         inputs += [pairs.anchors, *others, *weight.trained()]
+        of_drawn = None if pairs.candidate_labels is None else pairs.candidate_labels[drawn]
+        labels = (pairs.anchor_labels, of_drawn)
     settings = {
         "drawn": drawn,
         "candidates": candidates,
         "shift": math.log(len(y) / len(drawn)),
         "weight": weight,
         "ids": ids,
+        "labels": labels,
     }
     loss, counted = one_pass(_Drawn, settings, block_rows, inputs)
     return loss, len(x) - counted
@@ -78,6 +81,7 @@ class _Drawn(BlockwiseLoss):
         inputs: x [N, D], drawn rows of y [K, D], s_pos [N]; with a weight also the embeddings of anchors [N, D], of
             drawn candidates [K, D] and of positives [N, D], and the parameters of the weight that are trained.
         ids: of anchors, drawn candidates and positives.
+        labels: of anchors and drawn candidates, each None where there are none.
     """
 
     name = "a contrastive term"
@@ -91,6 +95,7 @@ class _Drawn(BlockwiseLoss):
         shift: float,
         weight: Weight | None,
         ids: tuple[Tensor, Tensor, Tensor] | None,
+        labels: tuple[Tensor | None, Tensor | None] | None,
     ) -> None:
         super().__init__(inputs, needs)
         self.may_be_empty = not candidates.required
@@ -98,7 +103,7 @@ class _Drawn(BlockwiseLoss):
         if weight is not None:
             self.inputs[3:6] = [rows.to(self.x.dtype) for rows in inputs[3:6]]
         self.needs, self.drawn, self.candidates, self.shift = needs, drawn, candidates, shift
-        self.weight, self.ids = weight, ids
+        self.weight, self.ids, self.labels = weight, ids, labels or (None, None)
         self.gradients = [
             torch.zeros_like(one) if needed else None for one, needed in zip(self.inputs, needs, strict=True)
         ]
@@ -155,7 +160,9 @@ class _Drawn(BlockwiseLoss):
         own = leaves[2]
         if self.weight is not None and self.ids is not None:
             anchor_ids, drawn_ids, positive_ids = self.ids
-            pairs = Pairs(anchor_ids[rows], drawn_ids, leaves[3], leaves[4])
+            ours, theirs = self.labels
+            ours = None if ours is None else ours[rows]
+            pairs = Pairs(anchor_ids[rows], drawn_ids, leaves[3], leaves[4], ours, theirs)
             if candidates.count_positive and candidates.weigh_positive:
                 log_w, log_w_own = self.weight.log_w_beside(pairs, positive_ids[rows], leaves[5])
                 own = own + log_w_own

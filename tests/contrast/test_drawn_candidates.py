@@ -148,3 +148,27 @@ def test_no_candidate_among_the_drawn() -> None:
         loss, left_out = contrast_drawn(a, b, torch.arange(3), Candidates(torch.arange(N), None, False), weight, pairs)
     assert loss.isnan()
     assert int(left_out) == N
+
+
+@pytest.mark.parametrize("count_positive", [True, False])
+def test_drawn_candidates_keep_their_labels(count_positive: bool) -> None:
+    """A weight that reads labels reads those of the drawn, of which an unknown one is one of them."""
+    a, b = views()
+    labels = torch.arange(N, dtype=torch.float64) % 3
+    labels[1] = math.nan
+    drawn = torch.tensor([0, 1, 4, 8])
+    weight = make("weight", "label_distance")
+    pairs = Pairs(torch.arange(N), torch.arange(N), a, b, labels, labels)
+    some = Pairs(torch.arange(N), drawn, a, b[drawn], labels, labels[drawn])
+    candidates = Candidates(torch.arange(N), count_positive=count_positive)
+    loss, _ = contrast_drawn(a, b, drawn, candidates, weight, pairs)
+    t = a @ b[drawn].t() + weight.log_w(some) + math.log(N / len(drawn))
+    t = t.masked_fill(torch.arange(N)[:, None] == drawn, -math.inf)
+    own = (a * b).sum(1, keepdim=True)
+    t = torch.cat([t, own], 1) if count_positive else t
+    torch.testing.assert_close(loss, (t.logsumexp(1) - own[:, 0]).mean(), rtol=1e-10, atol=1e-12)
+    term = ContrastiveTerm(
+        objective="info_nce", weight="label_distance", objective_settings={"n_candidates": 4, "if_none": "zero"}
+    )
+    draw = torch.Generator().manual_seed(0)
+    assert float(term(a, b, generator=draw, labels_a=labels, labels_b=labels).detach()) > 0
