@@ -36,7 +36,7 @@ class NodeSplit:
     Each part is given as indices or as a mask of booleans, in a tensor, an array or a list, and held as [n] int64.
 
     Raises:
-        ValueError: a part is neither; names it.
+        ValueError: a part is neither, or of uint8, which may be either; names it.
     """
 
     train: Tensor
@@ -46,6 +46,8 @@ class NodeSplit:
     def __post_init__(self) -> None:
         for part in MASKS:
             given = _tensor(f"split: {part}", getattr(self, part))
+            if given.dtype == torch.uint8:
+                raise ValueError(f"split: {part} is of uint8, a mask or indices: give booleans, or indices of int64")
             if given.dtype == torch.bool:
                 given = given.nonzero().flatten()
             object.__setattr__(self, part, _integers(f"split: {part}", given))

@@ -216,6 +216,7 @@ def test_labels_are_read_from_lists_arrays_and_tensors(kind: str) -> None:
         ([0, 1], [2], "split '20': train holds node 2, but there are 2 nodes of 'paper'"),
         ([0, -1], [1], "split '20': train holds node 1, whose class is not known"),
         ([0, 1], [0.5], r"split: train: 0\.5 in row 0 \(from 0\) is no integer"),
+        ([0, 1], torch.tensor([1, 0], dtype=torch.uint8), "split: train is of uint8, a mask or indices: give booleans"),
     ],
 )
 def test_labels_that_are_no_classes_are_refused_where_the_task_is_made(labels: Any, part: Any, message: str) -> None:
