@@ -15,7 +15,7 @@ from functools import cache, wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-__all__ = ["checked", "is_list", "shown"]
+__all__ = ["check_path", "checked", "is_list", "shown"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: the longest name of a file, and the longest path, that systems take
@@ -30,6 +30,7 @@ _MADE_BY = {
     "Interactions": "rg.load_data(a file or a frame)",
     "Model": "rg.models.SASRec()",
     "Reading": "Reading(user='user_id', item='item_id')",
+    "RelationGraph": "HeteroGraph.from_frames(...)",
     "Recommender": "run.recommender or rg.load(folder)",
     "Run": "rg.fit(model, split, seed=0)",
     "Rules": "rg.Rules(...)",
@@ -104,7 +105,7 @@ def _checked(name: str, value: Any, annotation: Any) -> Any:
         fits, read = _read(value, choice)
         if fits:
             if isinstance(read, Path) or (isinstance(read, str) and Path in choices):
-                _check_path(name, str(read))
+                check_path(name, str(read))
             return read
     if isinstance(value, str) and any(get_origin(choice) in _LISTS for choice in choices):
         raise ValueError(f"{name} = {shown(value)} must be a list of names, as {name}=({value!r},)")
@@ -145,8 +146,9 @@ def _read(value: Any, wanted: Any) -> tuple[bool, Any]:
     if origin is Callable or wanted is Callable:
         return callable(value), value
     if getattr(wanted, "_is_protocol", False):
-        # a ranker with vectors needs no score(), one with scores no vectors: what has nothing of it is none
-        return any(_has(value, each) for each in _members(wanted)), value
+        # a ranker with vectors needs no score(), one with scores no vectors; one name may be a coincidence
+        members = _members(wanted)
+        return sum(_has(value, each) for each in members) >= min(2, len(members)), value
     kind = origin or wanted
     return not isinstance(kind, type) or isinstance(value, kind), value
 
@@ -191,8 +193,12 @@ def _are(values: Iterable[Any], wanted: Any) -> bool:
     return all(any(_read(value, choice)[0] for choice in choices) for value in values)
 
 
-def _check_path(name: str, text: str) -> None:
-    """Refuse a text that cannot be a path, of which a system would say less."""
+def check_path(name: str, text: str) -> None:
+    """Refuse a text that cannot be a path, of which a system would say less.
+
+    Raises:
+        ValueError: names the argument, and what is wrong with its text.
+    """
     try:
         path = os.fsencode(text)
     except UnicodeEncodeError:

@@ -87,14 +87,14 @@ def _by_format(lazy: pl.LazyFrame, column: str, source: Source, form: str) -> Ti
     zoned = "%z" in form or "%#z" in form
     has_clock = any(letter in form for letter in ("%H", "%I", "%T", "%R", "%s", "%X", "%c", "%k", "%l"))
     texts = pl.col(column).cast(pl.String).str.strip_chars()
-    if has_clock:
-        read = texts.str.to_datetime(form, time_unit="us", time_zone=None if zoned else "UTC", strict=False)
-    else:
-        read = texts.str.to_date(form, strict=False).cast(pl.Datetime("us"))
     sample = collect(lazy.select(column).head(_SAMPLE), source)
     try:
+        if has_clock:
+            read = texts.str.to_datetime(form, time_unit="us", time_zone=None if zoned else "UTC", strict=False)
+        else:
+            read = texts.str.to_date(form, strict=False).cast(pl.Datetime("us"))
         fits = sample.select(read).to_series().null_count() < len(sample)
-    except pl.exceptions.PolarsError:  # no format at all
+    except (pl.exceptions.PolarsError, UnicodeEncodeError):  # no format at all, or no text of UTF-8
         fits = False
     if not fits:
         message = f"the timestamp {sample[column][0]!r} (column {column!r}) has not the form time_format={form!r}"

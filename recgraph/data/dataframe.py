@@ -82,9 +82,8 @@ def _is_pandas(frame: Any) -> bool:
 
 
 def names_of(frame: Any) -> list[str]:
-    """The names of a frame's columns."""
-    names: list[str] = nw.from_native(frame).collect_schema().names()
-    return names
+    """The names of a frame's columns; those of pandas need not be texts."""
+    return [str(name) for name in nw.from_native(frame).collect_schema().names()]
 
 
 def from_native(frame: Any, argument: str = "frame") -> pl.DataFrame:

@@ -262,7 +262,7 @@ def as_series(values: Any, name: str) -> pl.Series:
         if values.dtype == pl.Object:
             return _from_objects(values.to_list(), name)
         return values.cast(pl.String) if values.dtype in (pl.Categorical, pl.Enum) else values
-    if isinstance(values, np.ndarray) and values.dtype != object:
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
         return pl.Series(name, values)
     return _from_objects(list(values), name)
 
@@ -279,7 +279,7 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
         raise ValueError(f"{name} are of several types: {', '.join(sorted(types))}")
     try:
         return pl.Series(name, values)
-    except (TypeError, pl.exceptions.PolarsError) as error:
+    except (TypeError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{name} of type {next(iter(types), None)} cannot be ids: {error}") from None
 
 

@@ -204,7 +204,7 @@ class InteractionLog:
                     "for 'not rated', use min_rating(..., negative='drop'), in a card negative = \"drop\""
                 )
                 raise self.source.error(RatingError, message, row=int(below["row"][0]))
-        kept = self.log.filter((pl.col("rating") >= threshold) & (pl.col("rating") >= 0))
+        kept = self.log.filter((pl.col("rating") >= float(threshold)) & (pl.col("rating") >= 0))
         return self._filtered(kept, f"min_rating({threshold:g})")
 
     @checked

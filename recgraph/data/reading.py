@@ -310,7 +310,7 @@ class LogFile:
 def is_data_path(name: str) -> bool:
     """Whether a name is the path of a log rather than the name of a data card."""
     path = Path(name)
-    is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or path.exists()
+    is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or os.path.exists(path)  # False where a name is too long
     return bool(name) and not name.endswith(".toml") and (is_path or _suffix(path) in _SUFFIXES)
 
 

@@ -42,6 +42,8 @@ _log = logging.getLogger(__name__)
 
 def _plain_number(value: object) -> object:
     """numpy scalars as Python numbers: pydantic would read an integer of numpy as a float, and round it."""
+    if isinstance(value, dt.date) and value != value:  # pandas' NaT, at which pydantic fails
+        raise ValueError("it is no moment")
     return value.item() if isinstance(value, np.number) else value
 
 

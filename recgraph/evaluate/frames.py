@@ -121,12 +121,12 @@ def frame(
 def _read(table: Any, name: str, ids: Sequence[str], number: str | None = None) -> pl.DataFrame:
     """A frame, refused where its columns of ids or of numbers lack values."""
     found = from_native(table)
-    for column in [*ids, *([number] if number else [])]:
+    for column in ids if number is None else [*ids, number]:
         if column not in found.columns:
             raise ValueError(f"{name} has no column {column!r}; there are {', '.join(found.columns)}")
         _refuse(found[column].is_null(), "a missing value", name, column)
     # what holds no rows has no type of its own
-    if number and len(found):
+    if number is not None and len(found):
         values = found[number]
         if not values.dtype.is_numeric():
             held = f"{family(values.dtype)} in column {number!r}, e.g. {values[0]!r} in row 0"

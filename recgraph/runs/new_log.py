@@ -12,6 +12,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recgraph.arguments import check_path
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import frame_kind, names_of
@@ -172,6 +173,7 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
         return given
     columns = recommender.columns
     if isinstance(given, str | Path):
+        check_path("new_log", str(given))
         return _as_the_runs(_read_file(Path(given), columns, _roles_of_texts(recommender)), recommender)
     try:
         frame_kind(given)

@@ -147,8 +147,9 @@ def _read(source: Any) -> tuple[pl.Series, Tensor, dict[str, Any]]:
             "frame of ids and vectors, or a mapping id -> vector"
         ) from None
     # cells of a pandas frame may be arrays, a type that narwhals does not know
-    frame = pl.DataFrame({name: source[name].tolist() for name in source}) if kind == "pandas" else from_native(source)
-    return _of_frame(frame)
+    if kind == "pandas":
+        return _of_frame(pl.DataFrame({str(name): source[name].tolist() for name in source}))
+    return _of_frame(from_native(source))
 
 
 def _of_served(source: Recommender | Embedder, folder: str | Path | None) -> tuple[pl.Series, Tensor, dict[str, Any]]:

@@ -228,6 +228,19 @@ def test_a_log_is_read_from_a_frame_as_from_a_file(tmp_path: Path) -> None:
             ["item_columns = 'title' must be a list of names, as item_co"],
         ),
         (lambda: rg.load(None), ["folder = None must be a text or a path"]),
+        # found by long runs
+        (lambda: rg.load_data(FRAME, time_format="\ud800"), ["has not the form time_format='\\ud800'"]),
+        (lambda: rg.load_data(pd.DataFrame([[1, 2]])), ["no column looks like the user", "'0', '1'"]),
+        (lambda: rg.load_dataset("x" * 300), ["dataset 'xxx"]),
+        (lambda: LOG.with_features(graph=LOG), ["graph = Interactions(", "e.g. HeteroGraph.from_frames"]),
+        (lambda: LOG.min_rating(2**127), ["leaves none of 9 interactions"]),
+        (lambda: LOG.split("time", valid_from=pd.NaT, test_from=1), ["valid_from = NaT: it is no moment"]),
+        (lambda: RUN.evaluate("valid", cutoffs=[2**64]), ["cut-off must be at most 2,147,483,647"]),
+        (lambda: RUN.recommend(np.array(["\ud800"])), ["users of type str cannot be ids"]),
+        (lambda: RUN.update("x" * 300, force=True), ["new_log = 'xxx", "longer than a path"]),
+        (lambda: rg.explain.explain("x" * 300, 1), ["run = 'xxx", "longer than a path"]),
+        (lambda: rg.fit(rg.models.BPRMF(), SPLIT, seed=0, init_items=pd.DataFrame([[1, 2]])), ["has the columns 0"]),
+        (lambda: rg.evaluate.frame(FRAME, FRAME, user="user", item="item", grade=""), ["truth has no column ''"]),
     ],
 )
 def test_errors_name_the_argument_its_value_and_what_may_be_given(call: Callable[[], Any], words: list[str]) -> None:
