@@ -17,7 +17,8 @@ import polars as pl
 import pytest
 import torch
 from campaign import minutes
-from hypothesis import HealthCheck, assume, example, given, settings
+from campaign import seed as of_cases
+from hypothesis import HealthCheck, assume, example, given, seed, settings
 from hypothesis import strategies as st
 
 import recgraph as rg
@@ -173,6 +174,7 @@ def test_a_call_works_or_says_what_is_wrong(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
 
+    @seed(of_cases())
     @settings(max_examples=int((5 if call.small else 15) + 3000 * minutes()), suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(call.changed), VALUES)
     @example(call.changed[0], FRAME)
