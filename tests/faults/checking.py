@@ -239,6 +239,8 @@ def check_signal(bench: Bench, command: Command, harm: Harm, moments: list[float
         bench.kills[command.name] += bool(done.seen.what)
         if harm is INTERRUPT and done.code == 130:
             bench.is_told(done, what, names=False)
+        elif done.code == 2 and command.once:  # it was killed with all done
+            bench.is_told(done, what, about=command.makes)
         else:
             assert done.code in (0, -harm.value), f"{what}: {done.code}, {done.error}"
         bench.read_back(command, reference, what)
