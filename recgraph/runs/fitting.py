@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.config import Config
-from recgraph.data.files import contents
+from recgraph.data.files import contents, sweep
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.part import Part
 from recgraph.finite import check_weights
@@ -145,6 +145,7 @@ def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Co
             raise ValueError(f"{folder} exists and is not a run; give an empty or new folder")
         return
     if not options.resume:
+        sweep(folder)  # what a process has left that was killed when all was done
         instead = "give" if record.fitted_on == "update" else "use resume=True (--resume) or"
         raise ValueError(f"{folder} holds a run already; {instead} another folder")
     check_same_run(folder, record, configs)

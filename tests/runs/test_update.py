@@ -435,8 +435,11 @@ def test_an_update_that_was_killed_while_it_wrote_is_written_again(tmp_path: Pat
     (tmp_path / "new" / "record.json").unlink()  # the last file that is written
     run.update(NEW, out=tmp_path / "new", **options)
     assert Run.open(tmp_path / "new").record.update is not None
+    left = tmp_path / "new" / ".record.json.0123456789ab.recgraph"
+    left.mkdir()
     with pytest.raises(ValueError, match="holds a run already"):
         run.update(NEW, out=tmp_path / "new", **options)
+    assert not left.exists()
 
 
 def test_a_run_that_was_compiled_is_updated_without_an_accelerator() -> None:
