@@ -16,7 +16,8 @@ import scipy.sparse as sp
 LOG, RECOMMENDATION, NODES = "synthetic", "tiny-rec", "tiny-nodes"
 _TRAINED = ("max_epochs=2", "learning_rate=0.005")
 _NARROW = (*_TRAINED, "hidden_dim=16")
-_SEQUENCE = (*_NARROW, "inner_dim=32", "max_len=20", "n_negatives=32")
+_UNITS = (*_NARROW, "max_len=20", "n_negatives=32")
+_SEQUENCE = (*_UNITS, "inner_dim=32")
 _PATHS = 'metapaths=["paper-author-paper","paper-subject-paper"]'
 _NODE = (*_NARROW, _PATHS, "probe_repeats=2", "probe_steps=20")
 _CLUSTERS = "n_clusters=[6,15]"
@@ -71,6 +72,7 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "xsimgcl similarity=dot temperature=1.0 weight=self_mask",
         ),
     ),
+    (LOG, _UNITS, ("hstu", "hstu regime=prefix n_heads=2", "hstu encoder_options={time_bias=true}")),
     (
         LOG,
         _SEQUENCE,
@@ -102,11 +104,8 @@ FAMILIES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "bsarec regime=causal alpha=0.3 c=3",
             "esasrec",
             "esasrec regime=prefix",
-            "hstu",
-            "hstu regime=prefix n_heads=2",
             "fuxialpha",
             "fuxialpha regime=prefix n_heads=2",
-            "hstu encoder_options={time_bias=true}",
             "fuxialpha encoder_options={time_bias=true}",
             "cl4srec",
             "cl4srec regime=prefix similarity=cosine temperature=0.5",
