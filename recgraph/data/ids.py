@@ -279,7 +279,7 @@ def _from_objects(values: list[Any], name: str) -> pl.Series:
         raise ValueError(f"{name} are of several types: {', '.join(sorted(types))}")
     try:
         return pl.Series(name, values)
-    except (TypeError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
+    except (TypeError, OverflowError, UnicodeEncodeError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{name} of type {next(iter(types), None)} cannot be ids: {error}") from None
 
 

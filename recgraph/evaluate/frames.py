@@ -27,6 +27,9 @@ from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
 
+#: pairs of users and items are numbered in 64 bits
+_MOST_ITEMS = 2**31 - 1
+
 
 @checked
 def frame(
@@ -96,6 +99,8 @@ def frame(
     items = IdMap(_ids(catalogue, item))
     if n_items is not None and n_items < len(items):
         raise ValueError(f"n_items = {n_items} is smaller than the {len(items)} different items of the frames")
+    if n_items is not None and n_items > _MOST_ITEMS:
+        raise ValueError(f"n_items = {n_items} is more than the {_MOST_ITEMS:,} items that a catalogue may have")
     size = n_items or len(items)
     lists = _rows(recs, user, item, users, items)
     scores = None if read_score is None else lists.with_values(_numbers(recs, user, read_score, users))

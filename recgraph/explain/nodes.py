@@ -215,7 +215,7 @@ def index_of(ids: IdMap | None, count: int, wanted: Any, what: str) -> int:
 def _closest_ids(ids: IdMap, wanted: Any, n: int = 3) -> list[Any]:
     values = ids.values
     if values.dtype.is_numeric() and isinstance(wanted, int | float):
-        gaps = (values.cast(pl.Float64) - wanted).abs()
+        gaps = (values.cast(pl.Float64) - float(wanted)).abs()
         return values.gather(gaps.arg_sort()[:n]).sort().to_list()
     texts = {f"{value}": value for value in ids.ids(range(min(len(ids), _MOST_COMPARED))).to_list()}
     close = nearest_names(f"{wanted}", texts, n=n, cutoff=0.0)

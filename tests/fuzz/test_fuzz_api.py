@@ -27,6 +27,7 @@ ROOT = str(Path(rg.__file__).parent)
 FRAME = pl.DataFrame(
     {"user": [1, 1, 1, 2, 2, 2, 3, 3, 3], "item": [1, 2, 3, 2, 3, 4, 1, 3, 4], "time": [*range(9)], "stars": [3.0] * 9}
 )
+LISTED = FRAME.unique(["user", "item"])
 LOG = rg.Interactions.from_frame(FRAME, user="user", item="item", timestamp="time", rating="stars").with_features(
     item_features=pl.DataFrame({"item": [1, 2, 3, 4], "title": ["a", "b", "c", "d"]})
 )
@@ -158,7 +159,7 @@ CALLS: dict[str, Call] = {
     "table": Call(rg.evaluate.table, {"results": {"a": []}}, ("results", "metrics", "test", "alpha", "n_draws")),
     "frame": Call(
         rg.evaluate.frame,
-        {"recommendations": FRAME.unique(["user", "item"]), "truth": FRAME, "user": "user", "item": "item"},
+        {"recommendations": LISTED, "truth": FRAME, "user": "user", "item": "item"},
         *[("recommendations", "truth", "user", "item", "score", "rank", "grade", "train", "features", "n_items")],
     ),
     "explain": Call(rg.explain.explain, {"run": RUN, "user": 1, "k": 1}, ("run", "user", "k", "n_near", "attribution")),
@@ -240,6 +241,11 @@ def test_a_log_is_read_from_a_frame_as_from_a_file(tmp_path: Path) -> None:
         (lambda: RUN.evaluate("valid", cutoffs=[2**64]), ["cut-off must be at most 2,147,483,647"]),
         (lambda: RUN.recommend(np.array(["\ud800"])), ["users of type str cannot be ids"]),
         (lambda: RUN.update("x" * 300, force=True), ["new_log = 'xxx", "longer than a path"]),
+        (
+            lambda: rg.evaluate.frame(LISTED, FRAME, user="user", item="item", n_items=2**62),
+            ["items that a catalogue may have"],
+        ),
+        (lambda: rg.explain.explain(RUN, -(2**127) - 1), ["ids of type int cannot be ids"]),
         (lambda: rg.explain.explain("x" * 300, 1), ["run = 'xxx", "longer than a path"]),
         (lambda: rg.fit(rg.models.BPRMF(), SPLIT, seed=0, init_items=pd.DataFrame([[1, 2]])), ["has the columns 0"]),
         (lambda: rg.evaluate.frame(FRAME, FRAME, user="user", item="item", grade=""), ["truth has no column ''"]),
