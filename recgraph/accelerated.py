@@ -18,7 +18,7 @@ from torch import Tensor
 __all__ = ["accelerator_path", "compiled", "full_precision", "is_accelerated", "to_device", "to_host"]
 
 _forced = False
-# graphs of one function at most: training and evaluation, a batch of one row, masked items or none make each their own
+#: graphs of one function at most: training, evaluation, a batch of one row, masked items or none need one each
 _GRAPHS = 64
 
 
@@ -53,11 +53,13 @@ def to_host(tensor: Tensor) -> Tensor:
 
 
 def compiled(function: Callable[..., Tensor], backend: str) -> Callable[..., Tensor]:
-    """The function as graphs without a break, which are its own: torch holds graphs by the code of a function, refuses
-    one more than a limit, and would count those of all models of a process together.
+    """Compile a function without graph breaks, with a cache of graphs of its own.
+
+    torch counts graphs by code object, those of all models of a process together, and fails beyond a limit.
 
     Args:
-        function: written in Python, no method that is bound to an object: a copy of the object would compute by it.
+        function: written in Python; no bound method, by which a copy of the object would compute with the original's
+            weights.
         backend: of torch.compile.
     """
     given = cast("FunctionType", function)

@@ -204,7 +204,7 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
 
 
 def _class_at(cls: type[Config], place: Sequence[int | str]) -> type[Config]:
-    """The configuration within another that a place of an error leads to; the outer one where that is not clear."""
+    """The configuration, within another, that the location of an error is in; the outer one where that is not clear."""
     for part in place:
         field = cls.model_fields.get(part) if isinstance(part, str) else None
         if field is not None:
@@ -347,10 +347,10 @@ def configure(owner: object, cls: type[C], config: C | None, settings: Mapping[s
 
 
 def arguments_of(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a constructor takes as arguments, read by their annotations as the fields of a :class:`Config` are.
+    """Settings that are arguments of a constructor, converted by their annotations like fields of a :class:`Config`.
 
-    Those of a class with a ``Config`` are left to it. Annotations that are known to type checkers alone, or name what
-    no setting can be, are not read.
+    A class with a ``Config`` converts its own. A value stays as it is where its annotation is known to type checkers
+    alone, or is of a type that pydantic does not know.
 
     Raises:
         ConfigError: a value is of another type.

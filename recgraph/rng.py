@@ -129,8 +129,8 @@ class Generators:
     def load_state_dict(self, state: Mapping[str, Tensor], step: int = 0) -> list[str]:
         """Go on with the streams that all ranks share.
 
-        A stream of another kind of device, whose states are of another size, begins anew for the steps from ``step``
-        on; of one that a host has drawn from, what is drawn on the host goes on.
+        A state that was saved on another kind of device has another size and cannot be set: that stream is seeded anew,
+        from ``step``. Where the saved state is one of a host, what is drawn on the host goes on from it.
 
         Returns:
             The names of those that begin anew.
@@ -162,12 +162,12 @@ class Generators:
 
 
 def _fits(stream: torch.Generator, state: Tensor) -> bool:
-    """Whether a state is of a stream on such a device."""
+    """Whether a state has the size of those of the stream's device."""
     return stream.get_state().numel() == state.numel()
 
 
 def _set_state(stream: torch.Generator, state: Tensor) -> bool:
-    """Put a stream to a state; False where it is of another kind of device."""
+    """Set the state of a stream; False where the state is of another kind of device."""
     if not _fits(stream, state):
         return False
     # generator states live on the host whatever device they draw on

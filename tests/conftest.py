@@ -47,7 +47,7 @@ def missing(name: str, reason: str) -> None:
 
 
 def _seed(name: str) -> None:
-    """Seed the generators of the process, so that what a test draws of them does not hang on the tests before it."""
+    """Seed the generators of the process, so that what a test draws does not depend on the tests before it."""
     seed = zlib.crc32(name.encode())
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (scipy and scikit-learn draw of it)
@@ -56,7 +56,7 @@ def _seed(name: str) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
-    """A fixture that tests share draws the same, whichever of them comes first."""
+    """A shared fixture draws the same, whichever test needs it first."""
     _seed(f"{fixturedef.baseid}::{fixturedef.argname}")
     return (yield)
 

@@ -33,7 +33,7 @@ def of_fixture() -> list[float]:
 
 
 @pytest.mark.parametrize("turn", [0, 1])
-def test_draws_of_a_test_a_fixture_and_a_module_hang_on_their_names(
+def test_draws_of_a_test_a_fixture_and_a_module_depend_on_their_names(
     request: pytest.FixtureRequest, of_fixture: list[float], turn: int
 ) -> None:
     assert drawn() == expected(request.node.nodeid)

@@ -196,12 +196,9 @@ class FeatureMask(GraphAugmentation):
     def __call__(self, features: Csr, generator: torch.Generator) -> Csr: ...
     def __call__(self, features: Tensor | Csr, generator: torch.Generator) -> Tensor | Csr:
         """[N, F] of ``features`` [N, F], dense or sparse, on their device."""
+        values = features.values() if isinstance(features, Csr) else features.reshape(-1)
+        places = torch.nonzero(values).squeeze(1)
+        masked = places[~keep_some(places.numel(), self.config.ratio, generator, features.device)]
         if isinstance(features, Csr):
-            keep_mask = torch.ones(features.nnz, dtype=torch.bool, device=features.device)
-            known = torch.nonzero(features.values()).squeeze(1)
-            keep_mask[known] = keep_some(known.numel(), self.config.ratio, generator, features.device)
-            return features.select(keep_mask)
-        places = torch.nonzero(features.reshape(-1)).squeeze(1)
-        keep_mask = keep_some(places.numel(), self.config.ratio, generator, features.device)
-        masked = features.reshape(-1).index_fill(0, places[~keep_mask], 0)
-        return masked.view(features.shape)
+            return features.select(torch.ones_like(values, dtype=torch.bool).index_fill(0, masked, False))
+        return values.index_fill(0, masked, 0).view(features.shape)

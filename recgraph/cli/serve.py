@@ -68,7 +68,7 @@ def serve(
 
 @contextmanager
 def _early_signals() -> Iterator[list[int]]:
-    """Within the block SIGHUP is noted, until something else is done with it: it would end the process."""
+    """Within the block SIGHUP, which would end the process, is recorded, until another handler is set."""
     early: list[int] = []
     before = signal.signal(signal.SIGHUP, lambda number, _: early.append(number))
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _DATA = "New interactions: a file, a folder or a pattern of files; columns are named like the run's, or guessed."
 _EPOCHS = "Over samples with new targets and replayed ones; the best is kept."
-_RATE = "Of the training; by default a quarter of the run's, and from update to update the same."
+_RATE = "Of the training; by default a quarter of the run's; an update of an update keeps the rate."
 _VALID = "The newest share of the new log: validated on, and not trained on."
 _FORCE = "Keep a result that is worse than the run, or (--valid 0) not validated."
 

@@ -126,7 +126,7 @@ class Cluster(Weight):
     Config = ClusterConfig
     assignments: Tensor | None
     ids: Tensor | None
-    #: whether the clusterings stay, whatever :meth:`prepare` offers
+    #: whether :meth:`prepare` leaves the clusterings as they are
     kept: bool = False
 
     def __init__(self, config: ClusterConfig | None = None, /, **settings: object) -> None:

@@ -75,8 +75,9 @@ def times_of_one_kind(raws: Sequence[Raw], name: str) -> list[Raw]:
         TimestampError: one file has dates and another numbers; names the latter.
     """
     dtypes = [raw.lazy.collect_schema()[name] for raw in raws]
+    has_dates = any(dtype.is_temporal() for dtype in dtypes)
     for raw, dtype in zip(raws, dtypes, strict=True):
-        if dtype.is_numeric() and any(other.is_temporal() for other in dtypes):
+        if has_dates and dtype.is_numeric():
             message = f"the timestamps (column {name!r}) are of type {dtype}, those of others dates; write one kind"
             raise raw.source.error(TimestampError, message)
     if len({dtype.time_zone for dtype in dtypes if isinstance(dtype, pl.Datetime)}) > 1:
@@ -112,7 +113,7 @@ def _as_integers(raw: Raw, name: str) -> Raw:
 
 
 def _in_utc(raw: Raw, name: str, dtype: pl.DataType) -> Raw:
-    """A column of moments without a zone, in UTC; one that has none is in UTC."""
+    """The column without its zone, in UTC; one without a zone is taken for UTC."""
     if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
         return raw
     moments = pl.col(name).dt.convert_time_zone("UTC").dt.replace_time_zone(None)

@@ -358,7 +358,7 @@ DESCRIPTION = "interactions.json"
 _LOG, _GRAPH = "log.parquet", "graph/graph.json"
 _FEATURES = ("user_features", "item_features")
 _FILES = (_LOG, "users.parquet", "items.parquet", *(f"{name}.parquet" for name in _FEATURES), "graph.json")
-#: the names of what the folder of a saved log holds
+#: the names of the files and folders of a saved log
 FILES_OF_LOG = (DESCRIPTION, *_FILES[:-1], "graph")
 
 

@@ -57,7 +57,7 @@ def parts_folder(path: Path) -> Path:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuse a folder that must not be replaced as a whole: it holds something that is no part of a split.
+    """Refuse a folder that holds something beside a split, which replacing the folder would remove.
 
     Raises:
         ValueError: names it.

@@ -77,7 +77,7 @@ class SequenceEncoder(nn.Module):
     def __init__(self, hidden_dim: int, max_len: int, dropout: float) -> None:
         super().__init__()
         self.hidden_dim, self.max_len, self.dropout = hidden_dim, max_len, dropout
-        #: the greatest probability of any dropout in it: above 0, training needs a generator
+        #: the largest dropout probability in the encoder; above 0, training needs a generator
         self.most_dropped = dropout
 
     def forward(
@@ -93,7 +93,7 @@ class SequenceEncoder(nn.Module):
             sequences: B rows of tokens, oldest first, none empty; token 0 is a masked item. Where :attr:`reads_times`
                 also of pairs [T, 2], a token and its time, 0 where unknown (:func:`recgraph.data.gaps.with_gaps`).
             table: [n_tokens, D], the embedding of each token.
-            generator: draws dropout; required in training mode where there is some, of attention too.
+            generator: draws dropout; required in training mode where any dropout, also that of attention, is above 0.
             last_only: return the state after each whole row alone.
 
         Returns:

@@ -34,6 +34,10 @@ __all__ = [
 Norm = Literal["none", "joint"]
 
 
+#: what a graph encoder takes: one operator, or several, each perhaps one a layer
+Operators = Operator | Layered | Sequence[Operator | Layered]
+
+
 class GraphEncoder(nn.Module):
     """Base of convolutions over any sparse operator: ``encoder(adj, x, generator)`` gives [N, D].
 
@@ -86,12 +90,7 @@ class GCN(GraphEncoder):
             bound = 1 / math.sqrt(weight.shape[1])
             nn.init.uniform_(weight, -bound, bound)
 
-    def forward(
-        self,
-        adj: Operator | Layered | Sequence[Operator | Layered],
-        x: Tensor,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def forward(self, adj: Operators, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Encode.
 
         Args:
@@ -134,12 +133,7 @@ class GCN(GraphEncoder):
 class Propagation(GraphEncoder):
     """``A x``, of several operators their mean: LightGCN's convolution (SIGIR 2020), to be called as a GCN is."""
 
-    def forward(
-        self,
-        adj: Operator | Layered | Sequence[Operator | Layered],
-        x: Tensor,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
+    def forward(self, adj: Operators, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[N, D] of x [N, D] and operators [N, N]; the generator is not read.
 
         Raises:
@@ -153,7 +147,7 @@ class Propagation(GraphEncoder):
         return products[0] if len(products) == 1 else torch.stack(products).mean(0)
 
 
-def _listed(adj: Operator | Layered | Sequence[Operator | Layered]) -> list[Operator | Layered]:
+def _listed(adj: Operators) -> list[Operator | Layered]:
     return [adj] if isinstance(adj, Csr | Chain | Sum | Layered) else list(adj)
 
 

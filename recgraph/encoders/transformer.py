@@ -208,7 +208,7 @@ class FilteredLayer(Layer):
         kept = self._kept_matrix
         if kept is None or kept.dtype != x.dtype or kept.device != x.device:
             kept = low_pass(self.max_len, self.c, self.causal, x.detach())
-            # made under inference mode, which a compiled graph cannot ask for, it could not be used in training
+            # an inference tensor could not be used in training; a compiled graph cannot ask for the mode
             if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
                 self._kept_matrix = kept
         return kept

@@ -123,7 +123,7 @@ def unknown_items(split: Split, part: Literal["valid", "test"]) -> Check:
 def chance(cases: Cases, *, cutoff: int = 10, n_users: int = 2000, n_seeds: int = 10, seed: int = 0) -> list[Check]:
     """Whether a constant and a random scorer have the recall that chance gives, seen items kept and excluded."""
     if not len(cases):
-        return [Check("scorers at chance", "skipped", None, "no user is asked anything")]
+        return [Check("scorers at chance", "skipped", None, "the part has no user to evaluate")]
     some = _some(cases, n_users, seed)
     constant = _Constant(cases.n_items)
     rows = []

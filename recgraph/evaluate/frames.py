@@ -22,13 +22,10 @@ from recgraph.evaluate.kept import known_items
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.metrics.names import Asked, make_metrics
-from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties
+from recgraph.evaluate.protocol import MOST_ITEMS, Convention, Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results
 from recgraph.sparse.ragged import Ragged
-
-#: pairs of users and items are numbered in 64 bits
-_MOST_ITEMS = 2**31 - 1
 
 
 @checked
@@ -99,8 +96,8 @@ def frame(
     items = IdMap(_ids(catalogue, item))
     if n_items is not None and n_items < len(items):
         raise ValueError(f"n_items = {n_items} is smaller than the {len(items)} different items of the frames")
-    if n_items is not None and n_items > _MOST_ITEMS:
-        raise ValueError(f"n_items = {n_items} is more than the {_MOST_ITEMS:,} items that a catalogue may have")
+    if n_items is not None and n_items > MOST_ITEMS:
+        raise ValueError(f"n_items = {n_items} is more than the {MOST_ITEMS:,} items that a catalogue may have")
     size = n_items or len(items)
     lists = _rows(recs, user, item, users, items)
     scores = None if read_score is None else lists.with_values(_numbers(recs, user, read_score, users))

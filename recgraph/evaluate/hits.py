@@ -267,11 +267,12 @@ class Truth:
         grades = None
         if cases.grades is not None:
             given = cases.grades.double()
-            if not bool(((given > 0) & given.isfinite()).all()):
-                bad = float(given[~((given > 0) & given.isfinite())][0])
+            bad_mask = ~((given > 0) & given.isfinite())
+            if bool(bad_mask.any()):
                 raise ValueError(
-                    f"cases.grades holds {bad:g}: grades must be positive and finite; leave such items out of the "
-                    "truth (of a split with grades='rating' the interactions: min_rating), or leave out grades"
+                    f"cases.grades holds {given[bad_mask][0]:g}: grades must be positive and finite; leave such items "
+                    "out of the truth (of a split with grades='rating' the interactions: min_rating), or leave out "
+                    "grades"
                 )
             grades = torch.zeros(keys.numel(), dtype=torch.float64)
             grades.scatter_reduce_(0, inverse, given, "amax")

@@ -27,7 +27,8 @@ Convention = Literal[
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 Seen = Literal["keep", "exclude"]
 Ties = Literal["seeded permutation", "expectation"]
-_LONGEST_LIST = 2**31 - 1
+#: of a catalogue, and so of a list; pairs of users and items are numbered in 64 bits
+MOST_ITEMS = 2**31 - 1
 
 
 def is_leaked(part: str, fitted_on: str) -> bool:
@@ -79,8 +80,8 @@ class Protocol(Config):
     def _ascending(cls, cutoffs: tuple[int, ...]) -> tuple[int, ...]:
         if min(cutoffs) < 1:
             raise ValueError("every cut-off must be at least 1")
-        if max(cutoffs) > _LONGEST_LIST:
-            raise ValueError(f"every cut-off must be at most {_LONGEST_LIST:,}; no list is longer")
+        if max(cutoffs) > MOST_ITEMS:
+            raise ValueError(f"every cut-off must be at most {MOST_ITEMS:,}; no list is longer")
         return tuple(sorted(set(cutoffs)))
 
     @model_validator(mode="after")

@@ -313,7 +313,7 @@ class _User:
         ids = self.recommender.users.ids([self.user])
         try:
             frame = from_native(self.recommender.recommend(users=ids, k=k))
-        except NoHistoryError:  # its fallback is none of an explanation
+        except NoHistoryError:  # an explanation has no fallback to propose
             raise NoHistoryError(
                 f"user = {ids[0]!r} has no history, from which {type(self.model).__name__} could recommend; explain "
                 "another user, or a model that ranks by relations"

@@ -145,7 +145,7 @@ def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Co
             raise ValueError(f"{folder} exists and is not a run; give an empty or new folder")
         return
     if not options.resume:
-        sweep(folder)  # what a process has left that was killed when all was done
+        sweep(folder)  # temporaries of a process that was killed after all was written
         instead = "give" if record.fitted_on == "update" else "use resume=True (--resume) or"
         raise ValueError(f"{folder} holds a run already; {instead} another folder")
     check_same_run(folder, record, configs)

@@ -270,7 +270,7 @@ class Run(BaseRun):
             out: folder of the new run; written only when the update is accepted. None keeps it in memory.
             epochs: over samples with new targets and replayed ones; the best by validation is kept.
             replay: the share of old samples that is trained on again.
-            learning_rate: by default a quarter of that of the run's training, or, of a run that is an update, its rate.
+            learning_rate: by default a quarter of that of the run's training; an update of an update keeps the rate.
             valid: share of the new log, its newest, that the update is validated on and not trained on: by time, or,
                 without times, of each user. 0: none, which needs ``force``.
             fold_in: whether that slice becomes part of the users' histories afterwards.

@@ -113,7 +113,7 @@ class DataConfig(Config):
 
         Args:
             dataset: the data set.
-            again: for a run that was fitted on it: earlier versions ignored a seed beside a card that has its own.
+            again: whether a run was fitted on it: earlier versions ignored a seed beside a card that has its own.
 
         Raises:
             ValueError: options or a seed without a strategy, where the data card says all; ``reading`` where there is

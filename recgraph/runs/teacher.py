@@ -53,10 +53,10 @@ def give_teacher(model: Model, split: SealedSplit, fit_on: str) -> None:
         ValueError: the teacher is no recommender, was fitted on another split or part, or has other users or items.
         BundleError: the folder cannot be read.
     """
-    config = model.config
-    if not isinstance(config, DistilConfig) or config.teacher is None:
+    folder = teacher_of(model)
+    if folder is None:
         return
-    served, name = load(config.teacher), f"teacher = {config.teacher!r}"
+    served, name = load(folder), f"teacher = {folder!r}"
     if not isinstance(served, Recommender):
         raise ValueError(f"{name} embeds nodes and ranks no items; give the run of a recommender")
     theirs = served.record.get("data", {}).get("split_hash")
@@ -69,16 +69,16 @@ def give_teacher(model: Model, split: SealedSplit, fit_on: str) -> None:
         raise ValueError(f"{name} was fitted on {part!r}, and this model is fitted on {fit_on!r}; both must be alike")
     if served.items.digest() != split.items.digest() or served.users.digest() != split.users.digest():
         raise ValueError(f"{name} has other users or items than this split; fit a teacher on this split")
-    model.teacher = Teacher(served.model, config.distil_candidates)
+    model.teacher = Teacher(served.model, model.config.distil_candidates)
 
 
 def without_teacher(recommender: Recommender) -> Recommender:
-    """The same recommender, whose model no longer learns from a teacher, which knows no new users and items."""
-    config = recommender.model.config
-    if not isinstance(config, DistilConfig) or config.teacher is None:
+    """The recommender with a model that does not learn from a teacher: a teacher knows no new users and items."""
+    folder = teacher_of(recommender.model)
+    if folder is None:
         return recommender
-    _log.warning("teacher = %r knows none of the new users and items: training goes on without it", config.teacher)
+    _log.warning("teacher = %r knows none of the new users and items: training goes on without it", folder)
     found, model = copy(recommender), copy(recommender.model)
-    model.config = config.model_copy(update={"teacher": None})
+    model.config = model.config.model_copy(update={"teacher": None})
     found.model = model
     return found

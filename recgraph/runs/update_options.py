@@ -8,7 +8,7 @@ from recgraph.train.callbacks import Observer
 
 __all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused"]
 
-#: the learning rate of an update, as a share of that of a fit; an update of an update has the rate of that one
+#: the learning rate of an update, as a share of that of a fit; an update of an update keeps the rate
 RATE_SHARE = 0.25
 
 
@@ -23,7 +23,7 @@ class UpdateOptions:
     Attributes:
         epochs: over the samples; the one with the best validation is kept. Models in closed form have none.
         replay: the share of old samples that is trained on again, drawn once.
-        learning_rate: None: :data:`RATE_SHARE` of that of the run's training; of an update the same rate.
+        learning_rate: None: :data:`RATE_SHARE` of that of the run's training; an update of an update keeps the rate.
         valid: share of the new log, its newest, that is validated on and not trained on; 0: none, with ``force`` alone.
         fold_in: whether the newest slice becomes part of the users' histories once the update is accepted; models in
             closed form are then fitted to it, too.

@@ -115,7 +115,7 @@ def of_users(given: Any, users: IdMap, seen: Ragged, kind: FrameKind, times: Rag
     history, when = (None if rows is None else rows.take(index.clamp(min=0)).first(lengths) for rows in (seen, times))
     assert history is not None
     n_unknown = int((~known).sum())
-    return Request(_labels(values, users.as_uuid), Query(index, history, when), kind, n_unknown_users=n_unknown)
+    return Request(as_labels(values, users.as_uuid), Query(index, history, when), kind, n_unknown_users=n_unknown)
 
 
 def of_all(users: IdMap, seen: Ragged, kind: FrameKind, times: Ragged | None = None) -> Request:
@@ -151,7 +151,7 @@ def of_histories(
         lengths = torch.tensor([len(row) for row in rows])
         labels, _ = _ids(list(given), kind)
         index = items.index([item for row in rows for item in row])
-        return _of_index(_labels(labels, False), index, lengths, kind)
+        return _of_index(labels, index, lengths, kind)
     log = given if isinstance(given, InteractionLog) else _read(given, columns)
     times = None if time_unit is None else log.ordered.times
     if times is not None and time_unit is not None and log.time_unit != time_unit:
@@ -238,12 +238,13 @@ def _ids(given: Any, kind: FrameKind) -> tuple[pl.Series, FrameKind]:
     return as_series(given, "users"), kind
 
 
-def _labels(values: pl.Series, as_uuid: bool) -> pl.Series:
+def as_labels(values: pl.Series, as_uuid: bool) -> pl.Series:
+    """Ids as users are named in answers: those that are held as texts of UUIDs as UUIDs."""
     return pl.Series(values.name, [_label(text) for text in values], dtype=pl.Object) if as_uuid else values
 
 
 def _label(text: str | None) -> uuid.UUID | str | None:
-    """A UUID; what is none, which no user has, as it is."""
+    """The UUID of a text; a text that is no UUID, which is the id of no user, stays as it is."""
     try:
         return uuid.UUID(text)
     except (TypeError, ValueError):

@@ -81,7 +81,7 @@ class OwnItems:
 
 
 class TooMuchWork(ValueError):
-    """The limits of a ruling pass over so much that it takes more than is allowed."""
+    """The limits of a ruling need more comparisons than are allowed."""
 
 
 @dataclass
@@ -91,10 +91,10 @@ class Allowance:
     left: int
 
     def take(self, n: int) -> None:
-        """Make some of them.
+        """Use up some of it.
 
         Raises:
-            TooMuchWork: so many are not left.
+            TooMuchWork: fewer comparisons are left.
         """
         self.left -= n
         if self.left < 0:
@@ -112,7 +112,7 @@ class Ruling:
         limits: of values in a list.
         reranking: how lists are picked from the ranking, or None.
         n_unknown: ids in the rules that the model does not know; they are skipped.
-        allowance: what the limits may take; None: as much as they need.
+        allowance: the comparisons that the limits may make; None: any number.
     """
 
     candidates: Tensor | None = None
@@ -193,7 +193,7 @@ class Ruling:
 
         Raises:
             ValueError: a score is NaN.
-            TooMuchWork: the allowance does not suffice.
+            TooMuchWork: the limits need more comparisons than the allowance has.
         """
         k, width = catalogue.k, catalogue.order.numel()
         length = k
@@ -212,7 +212,7 @@ class Ruling:
         while left.numel():
             length = min(length, max(width, 1))
             if self.limits and self.allowance is not None:
-                # a step looks at each candidate, and compares its values with those of the item that was chosen
+                # each step visits all candidates, and compares their values with those of the chosen item
                 a_look = 4 + sum(limit.codes.shape[1] ** 2 for limit in self.limits)
                 self.allowance.take(len(left) * min(k, length) * length * a_look)
             of_left = closed.take(left.to(closed.device))

@@ -24,8 +24,8 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
 
     which minimises ``sum_{i in r} (1 + weight) (1 - x y_i)^2 + sum_{i not in r} (x y_i)^2 + ridge_r |x|^2``.
 
-    Costs a [D, D] matrix for each row; memory is bounded by blocks of rows (and by the longest row). A block of which
-    the table's type is too narrow, as ridge is small beside the vectors, is solved in float64.
+    Costs a [D, D] matrix for each row; memory is bounded by blocks of rows (and by the longest row). A block whose
+    equations cannot be factored in the table's type, as ridge is small beside the vectors, is solved in float64.
 
     Args:
         rows: R rows of distinct indices of the table.
@@ -37,7 +37,7 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
         [R, D]; zeros where a row is empty.
 
     Raises:
-        ValueError: ridge is too small for float64, too.
+        ValueError: ridge is too small even for float64.
     """
     width = table.shape[1]
     gram, padded, solution = table.T @ table, F.pad(table, (0, 0, 0, 1)), table.new_zeros(len(rows), width)
@@ -58,7 +58,7 @@ def ridge_rows(rows: Ragged, table: Tensor, weight: float, ridge: Tensor) -> Ten
 
 
 def _solved(gram: Tensor, vectors: Tensor, weight: float, ridge: Tensor) -> Tensor | None:
-    """[b, D]: the solutions of rows with vectors [b, L, D]; None where rounding has made one's equations indefinite."""
+    """[b, D]: the solutions of rows with vectors [b, L, D]; None where rounding makes one's equations indefinite."""
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     normal = torch.baddbmm(gram + ridge[:, None, None] * eye, vectors.mT, vectors, alpha=weight)
     factors, info = torch.linalg.cholesky_ex(normal)

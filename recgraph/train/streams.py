@@ -17,14 +17,14 @@ _log = logging.getLogger(__name__)
 
 
 def load_streams(generators: Generators, saved: Mapping[str, Tensor], n_ranks: int, ranks: Ranks, step: int) -> None:
-    """Put the streams to where those of a checkpoint stand; a warning tells of what begins anew.
+    """Set the streams to the states of a checkpoint; a warning names those that begin anew.
 
     Args:
-        generators: of the run.
-        saved: states by name, of the checkpoint.
+        generators: the streams of the run.
+        saved: name of a stream -> its state in the checkpoint.
         n_ranks: how many processes made it.
-        ranks: that go on.
-        step: of the checkpoint.
+        ranks: the processes that go on.
+        step: at which the checkpoint was made.
     """
     shared, of_ranks = checkpoints.streams_of_ranks(saved)
     anew = generators.load_state_dict(shared, step)

@@ -125,7 +125,7 @@ class Trainer:
                     clock = Clock(self.progress)
                     self._train_epoch(clock)
                     saved = self._end_epoch(clock)
-                    if any(all_values(self._interrupt.asked)):  # since the last step; there may be no further one
+                    if any(all_values(self._interrupt.asked)):  # SIGINT since the last step, perhaps the last of all
                         epoch, n_batches = self.progress.epoch - 1, len(self.batches)
                         raise TrainingInterrupted(epoch, n_batches, saved or self.save())
             finally:
@@ -333,8 +333,7 @@ class Trainer:
 
         On as many ranks as it was made on, all is drawn that would have been drawn without a stop. On another number
         this holds for what ranks draw together (order, negatives, views); what each draws for its own rows (dropout)
-        begins anew, with a warning; so do streams
-        that another kind of device has drawn from.
+        begins anew, with a warning; so do streams that were saved on another kind of device.
 
         Raises:
             CheckpointError: all are damaged, it was made with other settings, or ranks see different ones.

@@ -22,7 +22,7 @@ __all__ = ["GONE", "PRUNERS", "SAMPLERS", "check", "make_pruner", "make_sampler"
 
 SAMPLERS = ("tpe", "cmaes", "gp", "random", "grid", "nsga2")
 PRUNERS = ("none", "median", "hyperband", "halving", "wilcoxon")
-#: why a trial has failed whose worker was killed; another one has its parameters, or they are given up
+#: the reason of a trial whose worker was killed; its parameters are queued again, or given up
 GONE = "its worker is gone"
 #: trials drawn at random before a model of the space is used, and complete ones before any is pruned
 N_RANDOM, N_BEFORE_PRUNING = 10, 5
@@ -93,7 +93,7 @@ def _grid(seed: int, space: SearchSpace) -> BaseSampler:
             pass
 
         def _get_unvisited_grid_ids(self, study: Study) -> list[int]:
-            # all of them: a pruner such as hyperband shows some of the trials alone
+            # of the storage: under a pruner such as hyperband the study shows some of its trials only
             trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
             taken = {trial.system_attrs.get("grid_id") for trial in trials if not _was_an_error(trial)}
             return [number for number in range(n_points) if number not in taken]
@@ -102,7 +102,7 @@ def _grid(seed: int, space: SearchSpace) -> BaseSampler:
 
 
 def _was_an_error(trial: FrozenTrial) -> bool:
-    """Whether a trial has failed, and nobody has given up its parameters: they are tried when what failed is mended."""
+    """Whether a trial ended with an error: its parameters are free to be tried again once the cause is mended."""
     return trial.state.name == "FAIL" and trial.user_attrs.get("reason") != GONE
 
 

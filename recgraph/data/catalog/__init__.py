@@ -148,8 +148,9 @@ def get(name: str, from_path: str | Path | None = None, source: str | None = Non
             f"prepared, write a card: recgraph data init {path}"
         )
     card = find_card(name)
-    if isinstance(card, GraphCard) and source not in (None, *card.kinds):
-        raise ValueError(f"source = {source!r}: the card {card.name!r} has sources of kind {', '.join(card.kinds)}")
+    if source not in (None, *card.kinds):
+        kinds = ", ".join(dict.fromkeys(card.kinds))
+        raise ValueError(f"source = {source!r}: the card {card.name!r} has sources of kind {kinds}")
     given = None if from_path is None else Path(from_path)
     if _is_prepared(card) and given is None and (source is None or isinstance(card, GraphCard)):
         there = _read(card, cached=True)
@@ -175,8 +176,6 @@ def _prepare(card: AnyCard, given: Path | None, source: str | None) -> Prepared:
         _place(graph, graph.counts, card, str(given), [])
         return _read(card, cached=False)
     if isinstance(card, FileCard):
-        if source not in (None, *card.kinds):
-            raise ValueError(f"source = {source!r}: the card {card.name!r} is of files of your own")
         file = card.log_file if given is None else LogFile(str(given.absolute()), card.log_file.reading)
         # before they are read: what changes meanwhile is prepared again the next time
         beside = dict.fromkeys([*map(Path, card.paths[1:]), *file.feature_files().values()])

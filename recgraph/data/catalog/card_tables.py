@@ -50,16 +50,25 @@ class Layout(Config):
     keep: tuple[str, ...] = Field((), description="the table's columns; empty for all")
 
     @property
+    def _renamed(self) -> dict[str, str]:
+        """The file's columns by their names in the table, with their types."""
+        return {self.rename.get(name, name): kind for name, kind in self.columns.items()}
+
+    @property
+    def _all_made(self) -> dict[str, str]:
+        made = self._renamed | dict.fromkeys([*self.flags, *self.split], "list")
+        return made | dict.fromkeys(self.extract, "int")
+
+    @property
     def made(self) -> dict[str, str]:
         """The columns of the table, with what they hold: the file's types, or lists."""
-        names: dict[str, str] = {self.rename.get(name, name): kind for name, kind in self.columns.items()}
-        names |= dict.fromkeys([*self.flags, *self.split], "list") | dict.fromkeys(self.extract, "int")
-        return {name: names[name] for name in self.keep} if self.keep else names
+        made = self._all_made
+        return {name: made[name] for name in self.keep} if self.keep else made
 
     @model_validator(mode="after")
     def _names_its_columns(self) -> Self:
         _check_there("rename", self.rename, self.columns)
-        names = {self.rename.get(name, name): kind for name, kind in self.columns.items()}
+        names = self._renamed
         if len(names) < len(self.columns):
             raise ValueError(f"rename = {self.rename} gives two columns one name")
         for name, flags in self.flags.items():
@@ -74,8 +83,7 @@ class Layout(Config):
                 raise ValueError(f"extract.{name}: {pattern!r} is no pattern: {error}") from None
             if not n_groups:
                 raise ValueError(f"extract.{name}: the pattern {pattern!r} has no group; put what is wanted in (...)")
-        made = names | dict.fromkeys([*self.flags, *self.extract])
-        _check_there("keep", self.keep, made)
+        _check_there("keep", self.keep, self._all_made)
         return self
 
 
@@ -114,7 +122,7 @@ class Preparation(Config):
 
     min_rating: float | None = Field(None, description="keep interactions rated at least so")
     negative: Annotated[Literal["error", "drop"], Added()] = Field(
-        "error", description="of min_rating: ratings below 0, which often stand for 'not rated'"
+        "error", description="what min_rating does with ratings below 0, which often stand for 'not rated'"
     )
     duplicates: Literal["all", "first", "last"] = Field("all", description="of the same user and item")
     k_core: int = Field(1, ge=1, description="keep users and items with at least so many interactions")
@@ -181,7 +189,7 @@ class GraphInteractions(Config):
 
 
 def check_nodes(nodes: Mapping[str, NodeFile], edges: Sequence[EdgeFile], with_interactions: bool) -> None:
-    """Refuse a graph whose edges, or interactions, are of nodes that it does not have.
+    """Refuse edges or interactions of nodes that have no table, and tables of nodes that nothing reads.
 
     Raises:
         ValueError: names the table.

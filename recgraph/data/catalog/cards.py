@@ -149,10 +149,10 @@ class LogCard(Card):
     @model_validator(mode="after")
     def _every_file_has_a_layout(self) -> Self:
         for source in self.sources:
-            for table, file in getattr(source, "files", {}).items():
+            files = getattr(source, "files", {})
+            for table, file in files.items():
                 if self.layout_of(table) is None and file.format != "sequences":
                     raise ValueError(f"layout.{table} is missing: a {source.kind} source has such a file")
-            files = getattr(source, "files", {})
             check_parts({table: self.layout_of(table) for table in PART_TABLES if table in files})
         return self
 

@@ -95,11 +95,7 @@ def local_files(card: LogCard, given: Path, kind: str | None = None) -> list[Pat
 
 
 def _of_kind(card: LogCard, kind: str | None) -> list[Source]:
-    chosen = [source for source in card.sources if kind in (None, source.kind)]
-    if not chosen:
-        kinds = ", ".join(dict.fromkeys(source.kind for source in card.sources))
-        raise ValueError(f"source = {kind!r}: the card {card.name!r} has sources of kind {kinds}")
-    return chosen
+    return [source for source in card.sources if kind in (None, source.kind)]
 
 
 def _source_of(card: LogCard, given: Path, kind: str | None) -> Url | Wheel | Local:

@@ -71,8 +71,8 @@ def is_changed(stamps: Iterable[Mapping[str, Any]], form: FileFormat | None = No
     return False
 
 
-def _from(folder: Path, path: Path) -> str:
-    """A path from a folder on, by the real folders of both: ``..`` leads out of a linked one by its target."""
+def _relative(path: Path, folder: Path) -> str:
+    """A path relative to a folder, both resolved: ``..`` of a linked folder leads out of its target."""
     return os.path.relpath(Path(os.path.realpath(path.parent), path.name), os.path.realpath(folder))
 
 
@@ -123,7 +123,7 @@ def write_card(path: str, out: Path | None = None, reading: Reading | None = Non
     data = Interactions.from_files(file)
     values = {"file": file.path, **file.reading.model_dump(mode="json", exclude_defaults=True)}
     folder = card.absolute().parent
-    values |= {name: _from(folder, Path(values[name])) for name in ("file", *PATHS) if name in values}
+    values |= {name: _relative(Path(values[name]), folder) for name in ("file", *PATHS) if name in values}
     text = _CARD.format(
         out=card,
         name=toml_text(card.stem),

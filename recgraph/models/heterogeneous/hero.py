@@ -30,7 +30,7 @@ from recgraph.sparse.spmm import spmm
 
 __all__ = ["HERO", "HEROConfig", "correlations", "far", "self_expressed", "spread"]
 
-# a sum of n squares is wrong by less than this times the root of n, in units of its last digit
+#: bound on the rounding error of a sum of n squares, in machine epsilons of the sum, over the root of n
 _ROUNDED = 8
 #: (node type, where its edges lead) of one edge type in one direction
 _Relation = tuple[str, str]
@@ -84,7 +84,7 @@ def self_expressed(h: Tensor, x: Features, alpha: float, beta: float) -> Tensor:
 def far(x: Features, b: Tensor) -> Tensor:
     """[N, D]: ``D B`` with ``D_ij = sqrt(N) |x_i - x_j|^2 / sum_k |x_i - x_k|^2``, which is never made.
 
-    A node that has the features of all others is far from none: its row of D is 0.
+    A node whose features equal those of all others has no far nodes: its row of D is 0.
 
     Args:
         x: [N, F]; None: the identity.
@@ -100,7 +100,7 @@ def far(x: Features, b: Tensor) -> Tensor:
     of_b = squares * b.sum(0) + squares.T @ b - 2 * times(x, _transposed_times(x, b))
     most = n * squares + squares.sum()
     sums = most - 2 * times(x, total.T)
-    # what sums of n numbers round is no distance
+    # a smaller sum is rounding error and no distance
     is_distance = sums > _ROUNDED * n**0.5 * torch.finfo(b.dtype).eps * most
     found: Tensor = of_b * torch.where(is_distance, n**0.5 / torch.where(is_distance, sums, 1), 0)
     return found

@@ -185,6 +185,7 @@ class MEOWRecConfig(MetaPathRecommenderConfig):
 
     @property
     def queued_have_none(self) -> str:
+        """The message for a queue beside weights that read the clusters of a batch."""
         return (
             f"queue_size = {self.queue_size}: weight = {self.weight!r} reads the clusters of a batch, in which queued "
             "nodes are not; use queue_size = 0 or weight = None"
@@ -219,7 +220,7 @@ class MEOWRec(MEOWLoss, MetaPathRecommender):
 
         def info(side: Side) -> Tensor:
             term = self.contrast_of(side)
-            # one that keeps the clusters of stages knows all nodes
+            # a weight that keeps the clusters of stages has those of all nodes
             if term.queue is not None and isinstance(term.weight, Cluster) and not term.weight.kept:
                 raise ConfigError(self.config.queued_have_none)
             self.weigh(term, lambda: prototypes()[side.number], side.ids)

@@ -293,10 +293,10 @@ class MetaPathModel(ContrastiveModel, LearnsClasses):
 
 
 def _check_fan_out(config: MetaPathModelConfig, encoder: nn.Module) -> None:
-    """Refuse fan-outs of other layers than the encoder has.
+    """Refuse fan-outs of another number of layers than the encoder has.
 
     Raises:
-        ConfigError: that is so.
+        ConfigError: the encoder has another number of layers, or none.
     """
     if isinstance(encoder, Propagation):
         raise ConfigError(

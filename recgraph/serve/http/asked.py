@@ -118,7 +118,7 @@ class Reader:
         """
         try:
             return self._read(_parse(body))
-        except RecursionError:  # also where a value that was just read is written into a message
+        except RecursionError:  # also in writing a value into a message
             raise Refused(400, 'the body is nested too deeply; send an object such as {"user": 1}') from None
 
     def _read(self, fields: Mapping[str, Any]) -> Asked:
@@ -205,7 +205,7 @@ class Reader:
         return rules
 
     def _check_size(self, rules: dict[str, Any]) -> None:
-        """Refuse what takes long to check, and to tell what is wrong with; of ids there may be many."""
+        """Refuse rules that take long to check and to explain; ids do not count."""
         left, n_values = [value for name, value in rules.items() if name not in _OF_IDS], len(rules)
         most = max(16 * self.limits.rules, 512)
         while left and n_values <= most:

@@ -53,7 +53,7 @@ class Batcher:
         """Answer a request by the given bundle.
 
         Args:
-            gone: whether nobody waits for the answer any more; such a request is not ranked.
+            gone: whether the client has gone; the request is then not ranked.
 
         Raises:
             Refused: nothing is known of a user, too many requests wait, or its client has gone.

@@ -22,7 +22,7 @@ class Refused(ValueError):
         status: of the answer, 4xx.
         message: names the field, the value and the fix; cut where it is long.
         field: the field of the body that is wrong, None where it is the request itself.
-        n_unknown_users, n_unknown_items: what is counted of it.
+        n_unknown_users, n_unknown_items: of the request, for the metrics.
     """
 
     def __init__(

@@ -160,7 +160,7 @@ class JsonIds:
         return parsed
 
     def _times(self, values: list[Any], field: str) -> list[Any]:
-        """:meth:`_time` for each of many values: those of one form are parsed together."""
+        """:meth:`_time` of many values; those of one form are parsed together."""
         found: dict[str, Any] = {}
         for place, value in enumerate(values):
             if type(value) is not str:

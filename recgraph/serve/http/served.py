@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,7 +33,7 @@ from recgraph.serve.http.jsonids import plain
 from recgraph.serve.loading import bundle_of
 from recgraph.serve.memory import check_service
 from recgraph.serve.recommender import Recommender
-from recgraph.serve.request import Request
+from recgraph.serve.request import Request, as_labels
 from recgraph.serve.ruling import Allowance, TooMuchWork, resolve, with_arguments
 from recgraph.sparse.ragged import Ragged
 
@@ -348,11 +347,9 @@ def _labels(one: Asked, users: IdMap) -> pl.Series:
     """The users' ids, by which rules of single users find them."""
     if one.users is None:
         return pl.Series("user", ["" if label is None else label for label in one.labels])
-    if users.as_uuid:
-        return pl.Series("user", [uuid.UUID(text) for text in one.users], dtype=pl.Object)
     labels = as_series(one.users, "users")
-    # of users none of whom can have an id of the log
-    return labels.cast(users.values.dtype) if labels.dtype == pl.Null else labels
+    # where none of them can be a user of the log, nothing says which type the ids have
+    return as_labels(labels.cast(users.values.dtype) if labels.dtype == pl.Null else labels, users.as_uuid)
 
 
 def _take(query: Query, mask: Tensor) -> Query:

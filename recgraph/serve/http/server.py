@@ -95,7 +95,7 @@ def bounded(seconds: float) -> type[asyncio.Protocol]:
             self._watch_reader()
 
         def _watch_reader(self) -> None:
-            """Look after some time how far the client has read; to be called when more is written."""
+            """Check after some time how far the client has read; called whenever more is written."""
             if self._stuck is not None:
                 self._stuck.cancel()
             has_unread = self.transport.get_write_buffer_size() > 0
