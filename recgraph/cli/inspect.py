@@ -49,6 +49,9 @@ def inspect(
         raise ValueError("give one of --user ID (of a recommender) and --node ID (of a graph with classes of nodes)")
     if projection == "none" and color is not None:
         raise ValueError(f"--color {color!r} colours the map, which --map none leaves out; leave out one of them")
+    if out is None and (color is not None or projection == "tsne"):
+        given = f"--map {projection}" if color is None else f"--color {color!r}"
+        raise ValueError(f"{given} is of the page's map; add --out FILE, which writes the page, or leave it out")
     if node is not None and attribution is not None:
         raise ValueError(f"--attribution {attribution!r} attributes to a user's history; a node has none: leave it out")
     take(context, memory_limit=memory_limit)

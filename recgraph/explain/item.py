@@ -31,7 +31,7 @@ class Item:
     Attributes:
         id: the user's own id.
         title: the title or name from the item features, else the id as text.
-        fields: the other item features, by column; lists are tuples.
+        fields: the other item features, by column, without vectors; lists are tuples.
     """
 
     id: Any

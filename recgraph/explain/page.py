@@ -40,6 +40,8 @@ __all__ = [
 
 
 Row = dict[str, Any]
+#: columns of tables that a feature of the same name must not replace
+_OWN = ("rank", "item", "title", "score", "fitted to")
 #: events of an attribution in a line
 _MOST_EVENTS = 5
 
@@ -56,7 +58,11 @@ def _text(node: Node) -> str:
 def _item_rows(items: Sequence[Item]) -> list[Row]:
     """Ids, titles where items have titles, and features."""
     titled = any(item.title != f"{item.id}" for item in items)
-    return [{"item": item.id} | ({"title": item.title} if titled else {}) | dict(item.fields) for item in items]
+    rows = []
+    for item in items:
+        fields = {f"{name} (feature)" if name in _OWN else name: value for name, value in item.fields.items()}
+        rows.append({"item": item.id} | ({"title": item.title} if titled else {}) | fields)
+    return rows
 
 
 def history_rows(explanation: Explanation, most: int) -> list[Row]:
@@ -215,8 +221,10 @@ def _map_svg(explanation: Explanation | NodeExplanation, item_map: ItemMap) -> s
         text = point.node.title if point.group < 0 else f"{point.node.title} ({item_map.groups[point.group]})"
         layers[layer].append(Mark(point.x, point.y, kind, text, label=labels.get(own, "")))
     by = f", coloured by {item_map.feature}" if item_map.feature else ""
-    rings = f", {len(ringed)} have a ring" if ringed else ""
-    title = f"Map of {len(item_map.points)} embeddings in two dimensions{by}; {len(labels)} are marked{rings}"
+    # those that are drawn: an item that was never trained has no vector, and the least popular are left out
+    n_marked, n_ringed = len(layers["marked"]), len(layers["ringed"])
+    rings = f", {n_ringed} have a ring" if ringed else ""
+    title = f"Map of {len(item_map.points)} embeddings in two dimensions{by}; {n_marked} are marked{rings}"
     x, y = (Scale.of([getattr(point, axis) for point in item_map.points]) for axis in ("x", "y"))
     marks = [mark for layer in layers.values() for mark in layer]
     return str(Chart(title, x, y, marks=marks, layout=MAP))

@@ -16,9 +16,10 @@ from torch import Tensor
 from recgraph.arguments import checked
 from recgraph.evaluate.ranking import item_vectors_of
 from recgraph.explain.explanation import Node
+from recgraph.explain.items import Items, is_vector
 from recgraph.explain.memory import check_map
 from recgraph.explain.nodes import embedder_of, graph_of, node_of
-from recgraph.explain.user import Items, recommender_of
+from recgraph.explain.user import recommender_of
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.rng import numpy_generator
@@ -245,6 +246,8 @@ def _column_groupings(items: Items) -> Iterator[Grouping]:
         kind = table[column].dtype
         if column in (items.key, items.title) or not (isinstance(kind, pl.List) or kind == pl.String):
             continue
+        if is_vector(kind):
+            continue
         pairs = pl.DataFrame({"node": range(items.count), "value": pl.Series(items.column(column), dtype=kind)})
         pairs = (pairs.explode("value") if isinstance(kind, pl.List) else pairs).drop_nulls()
         values = pairs["value"].cast(pl.String)
@@ -262,7 +265,8 @@ def _relation_groupings(graph: HeteroGraph, node_type: str) -> Iterator[Grouping
         other, matrix = (end, adj) if source == node_type else (source, adj.t())
         if node_type not in (source, end) or other in (node_type, "user", "item"):
             continue
-        titles = tuple(node_of(graph, other, node).title for node in range(graph.count(other)))
+        ids, every = graph.nodes[other].ids, range(graph.count(other))
+        titles = tuple(f"{own}" for own in (every if ids is None else ids.ids(every).to_list()))
         yield Grouping(other, matrix.rows.numpy(), matrix.indices.numpy(), titles)
 
 

@@ -7,14 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from torch import Tensor
 
 from recgraph.arguments import checked
 from recgraph.data.batches import Query
 from recgraph.data.dataframe import from_native
-from recgraph.data.item_columns import feature_rows
 from recgraph.evaluate.ranking import device_of, evaluating, item_vectors_of
 from recgraph.explain.attribution.attributing import Method, attribute_to_history, make_methods
 from recgraph.explain.attribution.base import Attribution
@@ -25,13 +23,13 @@ from recgraph.explain.explanation import (
     Evidence,
     Explanation,
     HistoryItem,
-    Item,
     Near,
     Node,
     PathWeight,
     Recommendation,
     ScorePart,
 )
+from recgraph.explain.items import Items
 from recgraph.explain.memory import check_explanation
 from recgraph.explain.nodes import index_of, load_run, nearest, node_of, related_nodes
 from recgraph.graph.frames import INTERACTS
@@ -40,10 +38,8 @@ from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.recommender import NoHistoryError, Recommender
 from recgraph.sparse.products import distinct
 
-__all__ = ["Items", "attribute", "explain", "recommender_of"]
+__all__ = ["attribute", "explain", "recommender_of"]
 
-#: columns of item features that hold titles; the first that exists is used
-_TITLES = ("title", "name", "movie_title", "item_name")
 #: connects history and item where the model has no meta-paths
 _CO_OCCURRENCE = "item-user-item"
 
@@ -65,48 +61,6 @@ def recommender_of(run: Any) -> Recommender:
             "explain_node (`recgraph inspect RUN --node ID`)"
         )
     return recommender
-
-
-class Items:
-    """The items of a recommender with their titles and features.
-
-    Attributes:
-        count: number of items.
-        features: one row an item, or None.
-        key, title: the columns with the ids and with the titles (None: there is none).
-    """
-
-    def __init__(self, recommender: Recommender) -> None:
-        self._ids, self.features = recommender.items, recommender.item_features
-        self.count = len(self._ids)
-        self.key = recommender.columns.item
-        self.title: str | None = None
-        self._columns: Sequence[str] = ()
-        if self.features is not None:
-            self._rows = feature_rows(self._ids, self.features[self.key])
-            self.title = next((name for name in _TITLES if name in self.features.columns), None)
-            self._columns = [name for name in self.features.columns if name not in (self.key, self.title)]
-
-    def item(self, index: int) -> Item:
-        """An item by its index."""
-        own = self._ids.ids([index]).to_list()[0]
-        row = -1 if self.features is None else int(self._rows[index])
-        if self.features is None or row < 0:
-            return Item(own, f"{own}", dict.fromkeys(self._columns))
-        values = self.features.row(row, named=True)
-        title = None if self.title is None else values[self.title]
-        fields = {name: tuple(v) if isinstance(v := values[name], list) else v for name in self._columns}
-        return Item(own, f"{own if title is None else title}", fields)
-
-    def node(self, index: int) -> Node:
-        """An item as a node."""
-        item = self.item(index)
-        return Node("item", item.id, item.title)
-
-    def column(self, name: str) -> list[Any]:
-        """[n_items]: a column of the features by item index; None where an item has no features."""
-        assert self.features is not None
-        return self.features[name].gather(pl.Series(self._rows.numpy()).replace(-1, None)).to_list()
 
 
 @checked
@@ -158,7 +112,7 @@ def explain(
     found = _User(recommender, index, n_near)
     items, scores = found.recommended(k)
     attributed: Sequence[Attributed | None] = [None] * len(items)
-    if methods:
+    if methods and items:
         attributed = found.attributed(found.subject(items), methods, k, seed=seed)
     return found.explanation(user, items, scores, attributed, n_connections, n_paths)
 
@@ -188,7 +142,7 @@ def attribute(
         items: ids of items, also of the history; None: the k recommendations.
         methods: names of the registry's kind ``attribution`` (``"leave_one_out"``, ``"integrated_gradients"``,
             ``"attention"``, ``"reagent"``), mappings with name and settings, or attributions themselves; None:
-            ``"leave_one_out"``, and ``"integrated_gradients"`` where the model has vectors of items.
+            ``"leave_one_out"``, and ``"integrated_gradients"`` where the model reads vectors of items.
         k: number of recommendations; the sentence says whether an item leaves the first k without its events.
         of: what is attributed, ``"log_probability"`` (of the item in the softmax over all) or the ``"score"``.
         n_first: first events that are compared between methods.
@@ -208,15 +162,17 @@ def attribute(
         if value < 1:
             raise ValueError(f"{name} = {value} must be at least 1")
     recommender = recommender_of(run)
-    if methods is None:
-        methods = ("leave_one_out", "integrated_gradients") if recommender.model.has_vectors else ("leave_one_out",)
-    made = make_methods(methods)
+    made = None if methods is None else make_methods(methods)
     found = _User(recommender, index_of(recommender.users, len(recommender.users), user, "user"), 0)
     if items is None:
         indices, _ = found.recommended(k)
+        if not indices:
+            return ()  # there is nothing that the user has not had
     else:
         indices = [index_of(recommender.items, len(recommender.items), item, "item") for item in items]
     subject = found.subject(indices, of, block_rows)
+    if made is None:
+        made = make_methods(["leave_one_out", *(["integrated_gradients"] if subject.has_inputs else [])])
     return found.attributed(subject, made, k, n_first=n_first, n_random=n_random, seed=seed)
 
 
@@ -377,10 +333,15 @@ class _User:
                 f"{name} has no meta-paths: shown are history items that others had together with the recommended "
                 "item; the model may not have used them"
             )
-        elif not any(part.path for each in parts for part in each):
+        elif getattr(self.model.config, "recommend_by", None) == "interactions":
             notes.append(
                 "the meta-paths take no part in the scores: they shaped the vectors in training only "
                 "(setting recommend_by='interactions')"
+            )
+        elif not any(part.path for each in parts for part in each):
+            notes.append(
+                f"{name} has no parts of scores by meta-path: the meta-paths shape its vectors, but its scores are no "
+                "sums over them"
             )
         if self.vectors is None:
             notes.append(f"{name} ranks by scores alone and has no item vectors: there are no nearest items")

@@ -128,6 +128,8 @@ class Model(nn.Module):
     updated_by: ClassVar[UpdatedBy | None] = None
     #: whether several threads may ask for scores at a time; a model that keeps notes of a call in itself says False
     ranks_in_threads: ClassVar[bool] = True
+    #: whether an item that stands twice in a history counts twice; a model that reads a set says False
+    reads_repeats: ClassVar[bool] = True
     #: parameter or buffer with a row for each user or item -> what its rows stand for, in their order: ``"users"``,
     #: ``"items"``, ``"padding"`` (one row)
     tables: ClassVar[Mapping[str, tuple[str, ...]]] = {}

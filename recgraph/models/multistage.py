@@ -25,6 +25,7 @@ from recgraph.models.collaborative.base import CollaborativeModel
 from recgraph.models.contrast import ContrastConfig
 from recgraph.models.heterogeneous.base import GraphConfig, GraphModel, evaluating
 from recgraph.models.heterogeneous.recommender import MetaPathRecommender
+from recgraph.models.reading import Reading, StagesReading
 from recgraph.models.sequence.base import SequenceModel
 from recgraph.ranks import stacked
 from recgraph.rng import Generators, derive
@@ -227,6 +228,9 @@ class Multistage(_Staged):
 
     def encode_users(self, query: Query) -> Tensor:
         return torch.cat([model.encode_users(query) for model in self.trained()], 1)
+
+    def reading(self, query: Query) -> Reading:
+        return StagesReading(self, [model.reading(query) for model in self.trained()])
 
     def encode_items(self, index: Tensor | None = None) -> Tensor:
         rows = [model.encode_items() if index is None else model.encode_items(index) for model in self.trained()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from recgraph.data.samples import Query
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["AttentionForm", "Baseline", "HistoryReading", "Reading", "distinct_last", "replaced"]
+__all__ = ["AttentionForm", "Baseline", "HistoryReading", "Reading", "StagesReading", "distinct_last", "replaced"]
 
 #: what an attribution along a path begins with in the place of an item: nothing known, or the mean over all items
 Baseline = Literal["padding", "mean"]
@@ -74,6 +75,12 @@ class Reading:
         """
         raise ValueError(self._refusal("attention", "has no attention over the history"))
 
+    @property
+    def attends_paths(self) -> bool:
+        """Whether the scores follow from the attention to meta-paths (``model.path_weights``), in place of
+        :meth:`attention`."""
+        return False
+
     def _refusal(self, method: str, why: str) -> str:
         return f"attribution {method}: {self.name} {why}; use leave_one_out or reagent"
 
@@ -86,6 +93,8 @@ class Reading:
 class HistoryReading(Reading):
     """The reading of a model whose scores follow from the query's history: each variant is a history of its own.
 
+    Of a model that reads a history as a set (``reads_repeats``) each item counts once, at its last occurrence.
+
     Args:
         model: a :class:`recgraph.models.base.Model`.
         query: one user.
@@ -95,28 +104,58 @@ class HistoryReading(Reading):
     """
 
     def __init__(self, model: Any, query: Query) -> None:
-        self.model, self.query = model, query
-        self.items = query.history.values
+        self.model = model
+        self.items, self.times = query.history.values, None if query.times is None else query.times.values
         if not len(self.items):
             raise ValueError(f"{self.name}: the user has no history to attribute anything to")
+        if not model.reads_repeats:
+            places = last_places(self.items)
+            self.items, self.times = self.items[places], None if self.times is None else self.times[places]
+        self.query = query
 
     def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
         rows = replaced(self.items, keep_mask, instead)
         lengths = keep_mask.sum(1)
-        times = self.query.times
         asked = Query(
             self.query.users.expand(len(keep_mask)).clone(),
             Ragged.from_lengths(rows[keep_mask], lengths),
-            None if times is None else Ragged.from_lengths(times.values.expand_as(rows)[keep_mask], lengths),
+            None if self.times is None else Ragged.from_lengths(self.times.expand_as(rows)[keep_mask], lengths),
         )
         found: Tensor = self.model.encode_users(asked) if self.model.has_vectors else self.model.score(asked)
         return found
 
 
+class StagesReading(Reading):
+    """The readings of several models of one kind whose vectors are concatenated: each reads the same history."""
+
+    def __init__(self, model: Any, readings: Sequence[Reading]) -> None:
+        self.model, self.readings = model, readings
+        self.items, self.n_unread = readings[0].items, readings[0].n_unread
+
+    def represent(self, keep_mask: Tensor, instead: Tensor | None = None) -> Tensor:
+        return torch.cat([reading.represent(keep_mask, instead) for reading in self.readings], 1)
+
+    def inputs(self) -> Tensor:
+        return torch.cat([reading.inputs() for reading in self.readings], 1)
+
+    def baseline(self, kind: Baseline) -> Tensor:
+        return torch.cat([reading.baseline(kind) for reading in self.readings], 1)
+
+    def of_inputs(self, inputs: Tensor) -> Tensor:
+        widths = [reading.inputs().shape[1] for reading in self.readings]
+        pairs = zip(self.readings, torch.split(inputs, widths, 2), strict=True)
+        return torch.cat([reading.of_inputs(own) for reading, own in pairs], 1)
+
+
 def distinct_last(items: Tensor) -> Tensor:
     """[D] int64: each item once, in the order in which they occur for the last time."""
+    return items[last_places(items)]
+
+
+def last_places(items: Tensor) -> Tensor:
+    """[D] int64: the place of each item's last occurrence, ascending."""
     backwards = items.flip(0)
     values, inverse = torch.unique(backwards, return_inverse=True)
     places = torch.arange(len(backwards), device=items.device)
     first = torch.full_like(values, len(backwards)).scatter_reduce(0, inverse, places, "amin")
-    return backwards[first.sort(descending=True).values]
+    return len(backwards) - 1 - first.sort(descending=True).values

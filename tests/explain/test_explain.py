@@ -8,10 +8,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from small_graph import INTERACTIONS, every_path, small_graph
-from small_recommender import ITEMS, SETTINGS, USERS, recommender
+from small_recommender import FEATURES, ITEMS, SETTINGS, USERS, recommender
 
 import recgraph as rg
 from recgraph.explain.explanation import Evidence, Explanation
@@ -207,6 +208,50 @@ def test_meta_paths_that_take_no_part_in_the_scores() -> None:
     assert "recommend_by='interactions'" in found.notes[0]
     assert [part.path for part in found.recommendations[0].parts] == [""]
     assert found.recommendations[0].evidence
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sasrec", {"hidden_dim": 8, "item_graph": "meta_paths"}),
+        ("meowrec", {**SETTINGS, "loss": "ccl"}),
+    ],
+)
+def test_scores_that_are_no_sums_over_paths(name: str, settings: dict[str, Any]) -> None:
+    """Of a sequence model with a graph of items, and by cosines: the meta-paths do take part in the scores."""
+    found = rg.explain.explain(recommender(name, **settings), "ann", k=1)
+    assert found.path_weights
+    assert found.recommendations[0].parts == ()
+    assert len(found.notes) == 1
+    assert "has no parts of scores by meta-path" in found.notes[0]
+
+
+def test_a_user_who_has_had_everything() -> None:
+    everything = [*INTERACTIONS, *((0, item) for item in range(5) if (0, item) not in INTERACTIONS)]
+    whole = recommender("sasrec", everything, hidden_dim=8)
+    found = rg.explain.explain(whole, "ann", attribution=["leave_one_out"])
+    assert (len(found.history), found.recommendations) == (5, ())
+    assert "Recommendations for user ann" in rg.explain.page(found)
+    assert rg.explain.attribute(whole, "ann") == ()
+
+
+def test_features_that_are_named_as_columns_of_the_tables_or_are_no_values() -> None:
+    whole = recommender("sasrec", hidden_dim=8)
+    columns = {
+        "rank": pl.Series([70, 71, 72, 73]),
+        "price": pl.Series([float("nan")] * 4),
+        "text": pl.Series([[0.25, 0.5]] * 4),
+        "picture": pl.Series([[0.25, 0.5]] * 4, dtype=pl.Array(pl.Float32, 2)),
+    }
+    whole.item_features = FEATURES.with_columns(**columns)
+    found = rg.explain.explain(whole, "ann", k=3)
+    rows = recommendation_rows(found)
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert {row["rank (feature)"] for row in rows} <= {None, 70, 71, 72, 73}
+    assert list(found.history[0].item.fields) == ["genres", "rank", "price"]
+    assert found.history[0].item.fields["price"] is None
+    assert "NaN" not in json.dumps(found.to_dict())
+    assert rg.explain.item_map(whole).feature == "genres"
 
 
 def test_rows(found: Explanation) -> None:

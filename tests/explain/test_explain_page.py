@@ -15,7 +15,9 @@ import torch
 from small_recommender import SETTINGS, recommender
 
 import recgraph as rg
-from recgraph.explain.projection import Grouping, ItemMap
+from recgraph.data.ids import IdMap
+from recgraph.explain.projection import Grouping, ItemMap, _relation_groupings
+from recgraph.models.heterogeneous.base import GraphSpace
 from recgraph.serve.recommender import Recommender
 
 
@@ -56,6 +58,27 @@ def test_colours(drawn: ItemMap) -> None:
     assert rg.explain.item_map(recommender(**SETTINGS), color="genre").feature == "genre"
     with pytest.raises(ValueError, match=r"color = 'year' is no feature .* there are 'genres', 'genre'"):
         rg.explain.item_map(recommender(**SETTINGS), color="year")
+
+
+def test_the_map_counts_what_it_shows(whole: Recommender) -> None:
+    """Ann had A and B, of which a map of three points may leave out one."""
+    found = rg.explain.explain(whole, "ann", k=3)
+    for limit, keep in ((3000, []), (3, ["C", "D", "E"]), (3, ["A", "B", "C"])):
+        text = rg.explain.page(found, rg.explain.item_map(whole, limit=limit, keep=keep))
+        counts = re.search(r"; (\d+) are marked, (\d+) have a ring", text)
+        assert counts is not None
+        assert [int(each) for each in counts.groups()] == [text.count('class="marked"'), text.count('class="ringed')]
+
+
+def test_titles_of_related_nodes_are_read_at_once(whole: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    ids = IdMap.ids
+    monkeypatch.setattr(IdMap, "ids", lambda self, indices: (asked.append(len(indices)), ids(self, indices))[1])
+    space = whole.model.space
+    assert isinstance(space, GraphSpace)
+    (genres,) = _relation_groupings(space.graph, "item")
+    assert genres.titles == ("sf", "tense")
+    assert asked == [2]
 
 
 def test_of_several_values_the_rarest() -> None:

@@ -72,6 +72,8 @@ def test_the_page(run: Path, tmp_path: Path) -> None:
         (("--user", "anna"), "user = 'anna' is not among the 4 users of this run; the nearest are 'ann'"),
         (("--node", 1), "run is a Recommender, which embeds no nodes of a graph"),
         (("--user", "ann", "--node", 1), "give one of --user ID"),
+        (("--user", "ann", "--color", "genre"), "--color 'genre' is of the page's map; add --out FILE"),
+        (("--user", "ann", "--map", "tsne"), "--map tsne is of the page's map; add --out FILE"),
         (("--user", "ann", "--out", "x.html", "--color", "year"), "color = 'year' is no feature"),
         (
             ("--user", "ann", "--out", "x.html", "--map", "none", "--color", "nosuch"),

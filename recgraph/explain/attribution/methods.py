@@ -109,11 +109,11 @@ class Attention(Attribution):
     Transformers, ACL 2020) or of the last layer; it is the same for every recommended item
     (:meth:`recgraph.models.sequence.reading.SequenceReading.attention`).
 
-    Models with meta-paths attend to paths, not to items. The attention of each path is divided among the items of the
-    history by the evidence that leads through them to the recommended item (:func:`evidence_of_items
-    <recgraph.explain.evidence.evidence_of_items>`), with beta_P the attention within a side and each side counting
-    half: ``a_i = sum_P beta_P / 2 * e_P(i) / sum_j e_P(j)``. Paths that reach the item through nothing of the history
-    keep their share, so that the values sum to less than 1. This combination is ours.
+    Models whose users' vectors are made of meta-paths attend to paths, not to items. The attention of each path is
+    divided among the items of the history by the evidence that leads through them to the recommended item
+    (:func:`evidence_of_items <recgraph.explain.evidence.evidence_of_items>`), with beta_P the attention within a side
+    and each side counting half: ``a_i = sum_P beta_P / 2 * e_P(i) / sum_j e_P(j)``. Paths that reach the item through
+    nothing of the history keep their share, so that the values sum to less than 1. This combination is ours.
 
     Attention is how the model mixes, not what decides: Jain and Wallace, Attention is not Explanation (NAACL 2019).
 
@@ -127,10 +127,11 @@ class Attention(Attribution):
     def attribute(self, subject: Subject, generator: torch.Generator) -> Tensor:
         model = subject.model
         with evaluating(model):
-            weights = model.path_weights()
-            if not weights or not isinstance(model.space, GraphSpace):
+            if not subject.reading.attends_paths:
                 of_events = subject.reading.attention(self.config.form).to("cpu")
                 return of_events.expand(len(subject.targets), -1).clone()
+            weights = model.path_weights()
+        assert isinstance(model.space, GraphSpace)
         graph = model.space.graph.to("cpu")
         targets = subject.targets.to("cpu")
         total = torch.zeros(len(targets), subject.n_events, dtype=torch.float64)

@@ -79,6 +79,16 @@ class Subject:
         return len(self.items)
 
     @cached_property
+    def has_inputs(self) -> bool:
+        """Whether the model reads vectors of items, along which gradients lead."""
+        with evaluating(self.model):
+            try:
+                self.reading.inputs()
+            except ValueError:
+                return False
+        return True
+
+    @cached_property
     def item_vectors(self) -> Tensor | None:
         """[n_items, D]; None of a model without."""
         with evaluating(self.model):

@@ -88,6 +88,7 @@ class GFCF(SizedByState, ClosedFormModel):
     """
 
     Config = GFCFConfig
+    reads_repeats = False
     sized_by_state = ("items",)
     items: Tensor
     offsets: Tensor

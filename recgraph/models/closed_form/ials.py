@@ -71,6 +71,7 @@ class IALS(ClosedFormModel):
     """
 
     Config = IALSConfig
+    reads_repeats = False
     item_vectors: Tensor
     mean_scale: Tensor
 

@@ -57,6 +57,7 @@ class EASE(ClosedFormModel):
     """
 
     Config = EASEConfig
+    reads_repeats = False
     weights: Tensor
 
     def _build(self, space: Space) -> None:

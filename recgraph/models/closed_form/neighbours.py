@@ -15,6 +15,7 @@ from recgraph.data.part import Part
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ClosedFormModel, ModelConfig, PaddedForm, Space, fit_rows
 from recgraph.models.memory import neighbour_needs
+from recgraph.models.reading import Reading
 from recgraph.sparse.products import neighbours
 
 
@@ -33,6 +34,12 @@ class Popularity(ClosedFormModel):
 
     def score(self, query: Query) -> Tensor:
         return self.counts.expand(len(query), -1)
+
+    def reading(self, query: Query) -> Reading:
+        raise ValueError(
+            f"{type(self).__name__} ranks alike for everyone and reads no history, so that no recommendation can be "
+            "attributed to its items; a model that reads them is ItemKNN, EASE or any sequence model"
+        )
 
     def padded_form(self) -> PaddedForm:
         return PaddedForm(PaddedScores(self.counts), "scores")
@@ -84,6 +91,7 @@ class NeighbourModel(ClosedFormModel):
     """
 
     Config: ClassVar[type[ModelConfig]] = NeighbourConfig
+    reads_repeats = False
     neighbours: Tensor
     similarities: Tensor
 

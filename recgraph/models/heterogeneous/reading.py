@@ -123,6 +123,10 @@ class MetaPathReading(EdgeReading):
         # what stays of the vector that propagation begins with
         self._still = self.start[self.user] - self._moving(row_of(self.items, full_mask, None, own.dtype))[0]
 
+    @property
+    def attends_paths(self) -> bool:
+        return bool(self.model.config.recommend_by != "interactions")
+
     def begin(self) -> Tensor:
         return self._begin
 
