@@ -100,8 +100,7 @@ def curve_figures(sheet: Sheet) -> list[Figure]:
 
 def curve_figure(sheet: Sheet, entry: Entry) -> Figure | None:
     """The learning curves of one entry; None where it has no epochs."""
-    found = {name: [curve for curve in curves if curve[0] == entry.name] for name, curves in _curves(sheet).items()}
-    name, curves = next(((name, curves) for name, curves in found.items() if curves), ("", []))
+    name, curves = next(iter(_curves(sheet, entry).items()), ("", []))
     if not curves:
         return None
     metric = _axis_name(name)
@@ -117,12 +116,13 @@ def curve_figure(sheet: Sheet, entry: Entry) -> Figure | None:
     return Figure("Course of training", _chart(title, curves, metric, marks, lines), note)
 
 
-def _curves(sheet: Sheet) -> dict[str, list[_Curve]]:
-    """Metric -> its curves, one for each entry and seed."""
+def _curves(sheet: Sheet, entry: Entry | None = None) -> dict[str, list[_Curve]]:
+    """Metric -> its curves, one for each entry and seed, or those of one entry."""
     found: dict[str, list[_Curve]] = {}
-    rows = sheet.frame.filter(pl.col("kind") == "epoch").group_by("metric", "entry", "seed", maintain_order=True)
-    for metric, entry, seed, epochs, values in rows.agg("epoch", "value").iter_rows():
-        found.setdefault(metric, []).append((entry, seed, list(zip(epochs, values, strict=True))))
+    kept = pl.col("kind") == "epoch" if entry is None else (pl.col("kind") == "epoch") & (pl.col("entry") == entry.name)
+    rows = sheet.frame.filter(kept).group_by("metric", "entry", "seed", maintain_order=True)
+    for metric, name, seed, epochs, values in rows.agg("epoch", "value").iter_rows():
+        found.setdefault(metric, []).append((name, seed, list(zip(epochs, values, strict=True))))
     return found
 
 

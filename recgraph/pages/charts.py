@@ -292,7 +292,9 @@ def bars(title: str, shares: Mapping[str, float]) -> str:
         y, length = row * _BAR, share / longest * (AXES.width - _NAME - 52)
         parts.append(f'<text x="{_NAME - 6}" y="{y + 16}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<rect class="bar" x="{_NAME}" y="{y + 4}" width="{length:.1f}" height="{_BAR - 8}" rx="2"/>')
-        parts.append(f'<text x="{_NAME + length + 5:.1f}" y="{y + 16}">{number(round(share, 3))}</text>')
+        # a small share is not 0
+        text = number(round(share, 3) if abs(share) >= 0.01 else float(f"{share:.2g}"))
+        parts.append(f'<text x="{_NAME + length + 5:.1f}" y="{y + 16}">{text}</text>')
     return _svg(title, AXES.width, max(1, len(shares)) * _BAR + 4, parts)
 
 

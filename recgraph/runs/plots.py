@@ -210,7 +210,12 @@ def _groups(ranked: _Ranked) -> Drawn:
         table = by_group(ranked.result, of_users)
         found = {row["group"]: row for row in table.iter_rows(named=True)}
         values = {group: found[group] for group in groups if group in found}
-        shown = {f"{group} ({row['n_users']:,} users)": row[ranked.metric] or 0.0 for group, row in values.items()}
+        # a group without a value is no group of value 0
+        shown = {
+            f"{group} ({row['n_users']:,} users)": row[ranked.metric]
+            for group, row in values.items()
+            if row[ranked.metric] is not None
+        }
         figures.append(Figure(title, bars(f"{ranked.metric} {title.lower()}", shown)))
         rows += [
             {"groups": title, "group": group, "users": row["n_users"], ranked.metric: row[ranked.metric]}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from recgraph.pages.charts import MAP, Chart, Line, Mark, Scale
+import re
+
+from recgraph.pages.charts import MAP, Chart, Line, Mark, Scale, bars
 
 
 def test_a_chart_writes_names_and_whiskers() -> None:
@@ -18,3 +20,8 @@ def test_a_map_has_no_axes() -> None:
     assert text.startswith('<svg viewBox="0 0 640 460" role="img" aria-label="t"><circle class="plain g0" cx="14.0"')
     assert 'cx="626.0" cy="14.0" r="9.0"' in text
     assert "axis" not in text
+
+
+def test_small_bars_say_what_they_are() -> None:
+    text = bars("a metric", {"head": 0.34567, "mixed": 0.0961, "tail": 0.00412, "cold": 0.00042, "none": 0.0})
+    assert re.findall(r'<text x="[\d.]+" y="\d+">([^<]*)</text>', text) == ["0.346", "0.096", "0.0041", "4.2e-4", "0"]

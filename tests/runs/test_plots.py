@@ -7,12 +7,15 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 import recgraph as rg
 from recgraph.cli.app import app
 from recgraph.data.split import Split
+from recgraph.evaluate.results import Result, by_group
+from recgraph.runs import plots
 from recgraph.runs.plots import KINDS, Plot
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -94,6 +97,18 @@ def test_groups_are_those_of_the_evaluation(run: rg.Run, split: Split) -> None:
     group = next(row for row in drawn.rows if row["group"] == "0-3")
     assert group["users"] == int((lengths <= 3).sum())
     assert f"{group['users']} users" in drawn.figures[0].svg
+
+
+def test_a_group_without_a_value_has_no_bar(run: rg.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_tail(result: Result, labels: list[str]) -> pl.DataFrame:
+        unknown = pl.when(pl.col("group") == "tail").then(None).otherwise(pl.col("ndcg@10"))
+        return by_group(result, labels).with_columns(unknown.alias("ndcg@10"))
+
+    monkeypatch.setattr(plots, "by_group", without_tail)
+    drawn = run.plot("groups")
+    assert [row["ndcg@10"] for row in drawn.rows if row["group"] == "tail"] == [None]
+    assert "head (" in drawn.figures[1].svg
+    assert "tail (" not in drawn.figures[1].svg
 
 
 def test_popularity_bins_cover_all_users(run: rg.Run, split: Split) -> None:
