@@ -202,7 +202,10 @@ class Sheet:
 
     def _means(self, of: ScoreTable) -> list[dict[str, Any]]:
         ranked = {one.name: self.scores(one.name, of.title) for one in self.ranked(of.title, of.metrics[0])}
-        return [{"model": name} | {key: own[key].mean for key in of.metrics} for name, own in ranked.items()]
+        return [
+            {"model": name} | {key: own[key].mean if key in own else None for key in of.metrics}
+            for name, own in ranked.items()
+        ]
 
     def score(self, entry: str, title: str, metric: str) -> Number | None:
         """A metric of an entry in a table; None where no seed is done or the metric was not computed."""

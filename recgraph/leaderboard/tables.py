@@ -54,18 +54,23 @@ def spread(number: Number) -> str:
 def duration(seconds: float) -> str:
     """Seconds to three digits in ms, s, min or h."""
     if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
+        return f"{_three_digits(1000 * seconds)} ms"
     for limit, unit, size in ((120, "s", 1), (7200, "min", 60)):
         if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 3600:.3g} h"
+            return f"{_three_digits(seconds / size)} {unit}"
+    return f"{_three_digits(seconds / 3600)} h"
+
+
+def _three_digits(number: float) -> str:
+    """Three digits, or all before the point where there are more: ``:.3g`` writes 999.9 as ``1e+03``."""
+    return f"{number:.3g}" if abs(number) < 999.5 else f"{number:.0f}"
 
 
 def count(number: float) -> str:
     """``1.87 M`` of 1,871,496."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= size:
-            return f"{number / size:.3g}{unit}"
+            return f"{_three_digits(number / size)}{unit}"
     return f"{number:.0f}"
 
 

@@ -279,7 +279,8 @@ def _tested(study: Study) -> dict[str, Any]:
         {name: f"{v:.4f}" if isinstance(v, float) else "" if v is None else v for name, v in row.items()}
         for row in rows
     ]
-    return {"trial": entry["trial"], "n_seeds": entry["n_seeds"], "at": entry["at"], "rows": cells}
+    named = {name: entry[name] for name in ("trial", "n_seeds", "at")}
+    return {**named, "is_default": "default" not in entry["results"], "rows": cells}
 
 
 def _named(names: Sequence[str], trial: FrozenTrial | None) -> dict[str, str]:

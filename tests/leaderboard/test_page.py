@@ -205,6 +205,17 @@ def test_many_entries_share_the_last_colour(sheets: list[Sheet]) -> None:
     assert figure.svg.count('class="curve other"') == 3 * 3
 
 
+def test_numbers_just_below_a_thousand_are_no_powers() -> None:
+    assert [duration(seconds) for seconds in (0.9997, 0.25, 119.96, 7199, 3.6e6)] == [
+        "1000 ms",
+        "250 ms",
+        "120 s",
+        "120 min",
+        "1000 h",
+    ]
+    assert [count(number) for number in (999, 999_900, 999_950_000, 1_871_496)] == ["999", "1000 k", "1000 M", "1.87 M"]
+
+
 def test_words() -> None:
     names = ("ndcg@10", "macro_f1", "hit_rate@5", "auc", "recall@20")
     assert [metric_name(name) for name in names] == ["NDCG@10", "Macro F1", "Hit rate@5", "AUC", "Recall@20"]

@@ -15,6 +15,7 @@ from small_study import RANGES, sampled, synthetic, tune
 from recgraph.config import parse_settings
 from recgraph.data.split import Split
 from recgraph.pages.charts import Choices, Scale, number
+from recgraph.tuning.final import UNSEALED
 from recgraph.tuning.finding import find_study
 from recgraph.tuning.report import command, figures, page
 from recgraph.tuning.storage import dashboard_of
@@ -103,6 +104,17 @@ def test_the_page_of_a_tuned_model_says_how_to_train_the_best(split: Split, tmp_
     with find_study(str(tmp_path / "s")) as (found, storage):
         assert found.study_name == "s"
         assert page(found, storage.dashboard).split("<dl>")[1] == text.split("<dl>")[1].partition("<!-- ")[0].rstrip()
+
+
+@pytest.mark.parametrize("names", [("tuned",), ("tuned", "default")])
+def test_the_page_says_what_was_tested(names: tuple[str, ...]) -> None:
+    study = sampled(3)
+    results = {name: {"keep": {"ndcg@10": {"mean": 0.1, "std": None}}} for name in names}
+    study.set_user_attr(UNSEALED, [{"trial": 0, "n_seeds": 2, "at": "2026-01-01", "results": results}])
+    text = page(study)
+    assert ("Trial 0, which is the default configuration, trained with 2 seeds and" in text) == (len(names) == 1)
+    assert ("Trial 0 and the default configuration, trained with 2 seeds each and" in text) == (len(names) == 2)
+    assert ('<th scope="col">default</th>' in text) == (len(names) == 2)
 
 
 def test_the_command_quotes_what_a_storage_holds() -> None:
