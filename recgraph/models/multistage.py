@@ -229,6 +229,15 @@ class Multistage(_Staged):
     def encode_users(self, query: Query) -> Tensor:
         return torch.cat([model.encode_users(query) for model in self.trained()], 1)
 
+    def path_weights(self) -> dict[PathKey, float]:
+        """Those of the stage that was trained last."""
+        return self.of_stage(int(self.stage)).path_weights()
+
+    def score_parts(self, query: Query, items: Tensor) -> dict[PathKey, Tensor]:
+        # the score is the sum of those of the stages, which have the same paths
+        first, *others = (model.score_parts(query, items) for model in self.trained())
+        return {key: sum((parts[key] for parts in others), part) for key, part in first.items()}
+
     def reading(self, query: Query) -> Reading:
         return StagesReading(self, [model.reading(query) for model in self.trained()])
 

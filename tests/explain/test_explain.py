@@ -15,6 +15,7 @@ from small_graph import INTERACTIONS, every_path, small_graph
 from small_recommender import FEATURES, ITEMS, SETTINGS, USERS, recommender
 
 import recgraph as rg
+from recgraph.data.part import Part
 from recgraph.explain.explanation import Evidence, Explanation
 from recgraph.explain.page import history_rows, recommendation_rows, walk, why_lines, why_rows
 from recgraph.sparse.ragged import Ragged
@@ -224,6 +225,19 @@ def test_scores_that_are_no_sums_over_paths(name: str, settings: dict[str, Any])
     assert found.recommendations[0].parts == ()
     assert len(found.notes) == 1
     assert "has no parts of scores by meta-path" in found.notes[0]
+
+
+def test_stages_have_the_paths_of_their_base() -> None:
+    whole = recommender("multistage", base="MEOWRec", base_options=SETTINGS, stages=2, stage_epochs=1)
+    part = Part(whole.seen, 5)
+    for stage in whole.model.stages:  # type: ignore[union-attr]
+        stage.setup(part)  # type: ignore[operator]
+    whole.model.stage.fill_(1)  # type: ignore[union-attr, operator]
+    found = rg.explain.explain(whole, "ann", k=3)
+    assert found.notes == ()
+    assert {weight.path for weight in found.path_weights} == {*SETTINGS["user_metapaths"], *SETTINGS["item_metapaths"]}
+    for each in found.recommendations:
+        assert sum(part.value for part in each.parts) == pytest.approx(each.score, abs=1e-6)
 
 
 def test_a_user_who_has_had_everything() -> None:
