@@ -52,7 +52,8 @@ class Items:
         values = self.features.row(row, named=True)
         title = None if self.title is None else values[self.title]
         fields = {name: _field(values[name]) for name in self._columns}
-        return Item(own, f"{own if title is None else title}", fields)
+        # an empty title names nothing
+        return Item(own, f"{own if title is None or title == '' else title}", fields)
 
     def node(self, index: int) -> Node:
         """An item as a node."""

@@ -114,7 +114,8 @@ def explain(
     attributed: Sequence[Attributed | None] = [None] * len(items)
     if methods and items:
         attributed = found.attributed(found.subject(items), methods, k, seed=seed)
-    return found.explanation(user, items, scores, attributed, n_connections, n_paths)
+    (own,) = recommender.users.ids([index]).to_list()  # 7 of 7.0, and of numpy's 7, which JSON does not have
+    return found.explanation(own, items, scores, attributed, n_connections, n_paths)
 
 
 @checked

@@ -15,7 +15,7 @@ from recgraph.data.imprint import replace_page
 from recgraph.data.part import Cases
 from recgraph.data.split import FitPart, SealedSplit
 from recgraph.evaluate.evaluator import evaluate
-from recgraph.evaluate.metrics.names import split_metric
+from recgraph.evaluate.metrics.names import full_name, split_metric
 from recgraph.evaluate.protocol import is_leaked
 from recgraph.evaluate.results import Result, by_group, history_groups, popularity_groups
 from recgraph.models.base import Model
@@ -96,7 +96,8 @@ def plot(run: Plotted, split: SealedSplit | None, kind: str, part: str, metric: 
     if split is None:
         raise ValueError(f"kind = {kind!r} ranks the users of a split, and this run has none; kind='curves' needs none")
     selects = run.record.training.get("metric", "loss")
-    metric = metric or (selects if selects not in _NOT_ON_VALID else "ndcg@10")
+    # results have the full name: hit_rate@10 of hitrate@10, average_popularity@10 of popularity@10
+    metric = full_name(metric or (selects if selects not in _NOT_ON_VALID else "ndcg@10"))
     ranked = _rank(run, split, part, metric)
     draw = _groups if kind == "groups" else _popularity
     figures, rows = draw(ranked)

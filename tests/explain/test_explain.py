@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -15,6 +16,7 @@ from small_graph import INTERACTIONS, every_path, small_graph
 from small_recommender import FEATURES, ITEMS, SETTINGS, USERS, recommender
 
 import recgraph as rg
+from recgraph.data.ids import IdMap
 from recgraph.data.part import Part
 from recgraph.explain.explanation import Evidence, Explanation
 from recgraph.explain.page import history_rows, recommendation_rows, walk, why_lines, why_rows
@@ -227,6 +229,13 @@ def test_scores_that_are_no_sums_over_paths(name: str, settings: dict[str, Any])
     assert "has no parts of scores by meta-path" in found.notes[0]
 
 
+def test_the_user_has_the_id_of_the_log() -> None:
+    whole = recommender("sasrec", hidden_dim=8)
+    whole.users = IdMap(pl.Series([10, 20, 30, 40]))
+    for given in (10, 10.0, np.int64(10)):
+        assert json.loads(json.dumps(rg.explain.explain(whole, given, k=1).to_dict()))["user"] == 10
+
+
 def test_stages_have_the_paths_of_their_base() -> None:
     whole = recommender("multistage", base="MEOWRec", base_options=SETTINGS, stages=2, stage_epochs=1)
     part = Part(whole.seen, 5)
@@ -257,8 +266,10 @@ def test_features_that_are_named_as_columns_of_the_tables_or_are_no_values() -> 
         "text": pl.Series([[0.25, 0.5]] * 4),
         "picture": pl.Series([[0.25, 0.5]] * 4, dtype=pl.Array(pl.Float32, 2)),
     }
-    whole.item_features = FEATURES.with_columns(**columns)
+    titles = pl.Series("title", ["Cube", "", "Brazil", None])
+    whole.item_features = FEATURES.with_columns(titles, **columns)
     found = rg.explain.explain(whole, "ann", k=3)
+    assert [each.item.title for each in found.history] == ["A", "Brazil"]
     rows = recommendation_rows(found)
     assert [row["rank"] for row in rows] == [1, 2, 3]
     assert {row["rank (feature)"] for row in rows} <= {None, 70, 71, 72, 73}

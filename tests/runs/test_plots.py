@@ -99,6 +99,14 @@ def test_groups_are_those_of_the_evaluation(run: rg.Run, split: Split) -> None:
     assert f"{group['users']} users" in drawn.figures[0].svg
 
 
+@pytest.mark.parametrize("kind", ["groups", "popularity"])
+def test_a_metric_may_have_a_short_name(kind: str, run: rg.Run) -> None:
+    for short, whole in (("NDCG@10", "ndcg@10"), ("popularity@5", "average_popularity@5")):
+        drawn, named = run.plot(kind, metric=short), run.plot(kind, metric=whole)
+        assert (drawn.title, drawn.rows) == (named.title, named.rows)
+        assert whole in drawn.rows[0]
+
+
 def test_a_group_without_a_value_has_no_bar(run: rg.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_tail(result: Result, labels: list[str]) -> pl.DataFrame:
         unknown = pl.when(pl.col("group") == "tail").then(None).otherwise(pl.col("ndcg@10"))
