@@ -260,7 +260,9 @@ def _facts(study: Study, identity: Mapping[str, Any], trials: Sequence[FrozenTri
     if seconds:
         facts["time in trials"] = f"{seconds:.0f} s" if seconds < 300 else f"{seconds / 60:.0f} min"
     if identity:
-        facts |= {"model": identity["model"].rpartition(":")[2], "sampler": asked["sampler"], "pruner": asked["pruner"]}
+        facts |= {"model": identity["model"].rpartition(":")[2]}
+        # a study that has just begun, or was killed then, does not say what is asked for yet
+        facts |= {name: asked[name] for name in ("sampler", "pruner") if name in asked}
         facts |= {"seed": f"{identity['seed']}", "split": identity["split_hash"][:12]}
         fixed = identity["space"]["fixed"]
         if fixed:

@@ -117,6 +117,13 @@ def test_the_page_says_what_was_tested(names: tuple[str, ...]) -> None:
     assert ('<th scope="col">default</th>' in text) == (len(names) == 2)
 
 
+def test_a_study_that_has_just_begun() -> None:
+    study = optuna.create_study(study_name="new")
+    space: dict[str, dict[str, str]] = {"searched": {}, "fixed": {}}
+    study.set_user_attr("recgraph", {"model": "m:SASRec", "seed": 0, "split_hash": "5" * 64, "space": space})
+    assert "<dt>model</dt><dd>SASRec</dd>" in page(study)
+
+
 def test_the_command_quotes_what_a_storage_holds() -> None:
     study = sampled(3)
     study.set_user_attr("source", {"dataset": "; touch a", "settings": {"split": "$(touch b)"}})
