@@ -197,8 +197,14 @@ def _protocols(seen: Sequence[Seen], split: SplitLabel | None, given: dict[str, 
 
 
 def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Facts:
-    if features is not None and (features.dim() != 2 or features.shape[0] != cases.n_items):
-        raise ValueError(f"features must be [{cases.n_items}, F], not {list(features.shape)}")
+    if features is not None:
+        if features.dim() != 2 or features.shape[0] != cases.n_items:
+            raise ValueError(f"features must be [{cases.n_items}, F], not {list(features.shape)}")
+        features = features.detach().cpu()  # embeddings of a model, where it is
+        bad_mask = ~features.isfinite().all(1)
+        if bool(bad_mask.any()):
+            item = int(bad_mask.nonzero()[0])
+            raise ValueError(f"features: those of item index {item} hold NaN or an infinite number; fill them")
     if fit_part is None:
         return Facts(cases.n_items, features=features)
     return Facts(cases.n_items, fit_part.item_counts(), int((fit_part.items.lengths > 0).sum()), features)

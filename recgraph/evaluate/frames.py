@@ -78,11 +78,16 @@ def frame(
     recs = _read(recs, "recommendations", [], read_score)
     relevant_items = _read(truth, "truth", [user, item], grade)
     known = None if train is None else _read(train, "train", [user, item])
-    described = None if features is None else _read(features, "features", [item])
+    described = None if features is None else _read_features(features, item)
     asked = Asked.of(metrics)
     chosen = make_metrics(asked.metrics, convention)
     if metrics is None:  # lists do not hold the whole ranking
         chosen = tuple(metric for metric in chosen if "relevant_ranks" not in metric.needs)
+    if whole := [metric.label for metric in chosen if "relevant_ranks" in metric.needs]:
+        raise ValueError(
+            f"metric {whole[0]!r} reads the whole ranking, which lists do not hold; leave it out, or give the scores of "
+            "all items to recgraph.evaluate.matrix"
+        )
     check_needs(chosen, known, described, "train")
     if relevant_items.is_empty():
         raise ValueError("truth is empty: no user has a relevant item")
@@ -127,6 +132,8 @@ def _read(table: Any, name: str, ids: Sequence[str], number: str | None = None) 
         if column not in found.columns:
             raise ValueError(f"{name} has no column {column!r}; there are {', '.join(found.columns)}")
         _refuse(found[column].is_null(), "a missing value", name, column)
+    # categories of two frames are compared by what they stand for
+    found = found.with_columns(pl.col(column).cast(pl.String) for column in ids if _is_category(found[column].dtype))
     # what holds no rows has no type of its own
     if number is not None and len(found):
         values = found[number]
@@ -135,6 +142,10 @@ def _read(table: Any, name: str, ids: Sequence[str], number: str | None = None) 
             raise ValueError(f"{name} has {held}; turn them into numbers")
         _refuse(values.cast(pl.Float64).is_nan(), "NaN", name, number)
     return found
+
+
+def _is_category(dtype: pl.DataType) -> bool:
+    return dtype in (pl.Categorical, pl.Enum)
 
 
 def _refuse(bad: pl.Series, what: str, name: str, column: str) -> None:
@@ -172,6 +183,22 @@ def _part(known: pl.DataFrame, user: str, item: str, users: IdMap, items: IdMap,
     own = _rows(known, user, item, users, items)
     rest = items.index(known[item])[users.index(known[user]) < 0]
     return Part(Ragged.cat([own, Ragged.from_lists([rest.tolist()])]), size)
+
+
+def _read_features(features: Any, item: str) -> pl.DataFrame:
+    """A frame of numbers beside the ids, a row an item."""
+    found = _read(features, "features", [item])
+    numbers = [column for column in found.columns if column != item]
+    if not numbers:
+        raise ValueError(f"features has no column beside {item!r}; give numbers that describe the items")
+    for column in numbers:
+        dtype = found[column].dtype
+        if not (dtype.is_numeric() or dtype == pl.Boolean):
+            raise ValueError(f"features has {dtype} in column {column!r}; turn it into numbers, e.g. one column a value")
+        found = _read(found, "features", [], column) if dtype.is_numeric() else found
+        _refuse(found[column].is_null(), "a missing value", "features", column)
+    _refuse(~found[item].is_first_distinct(), "an item a second time", "features", item)
+    return found
 
 
 def _features(described: pl.DataFrame, item: str, items: IdMap, size: int) -> Tensor:
@@ -246,6 +273,8 @@ def matrix(
         ValueError: shapes that do not fit, no user with a relevant item, or a metric that needs ``seen_items`` or
             ``features`` and they are not given.
     """
+    if seen_items is None and "exclude" in (seen or ()):
+        raise ValueError("seen = 'exclude' leaves out what seen_items names; give seen_items, or take seen=('keep',)")
     table = torch.as_tensor(scores)
     if table.dim() != 2:
         raise ValueError(f"scores must be [U, n_items], not {list(table.shape)}")

@@ -92,22 +92,31 @@ class Kept:
         self.index = [share.index for share in shares]
         self.ranks = [share.ranks for share in shares if share.ranks is not None]
 
+    def first(self, k: int) -> Kept:
+        """What is kept of lists of ``k`` items; nothing is copied but the lengths."""
+        if k >= self.hits.shape[1]:
+            return self
+        gains, items, scores = (None if part is None else part[:, :k] for part in (self.gains, self.items, self.scores))
+        return replace(
+            self, hits=self.hits[:, :k], lengths=self.lengths.clamp(max=k), gains=gains, items=items, scores=scores
+        )
+
     def ranked(
         self, users: RankedHits, measurement: Measurement, cases: Cases, truth: Truth, fit_part: Part | None
     ) -> RankedHits:
         """The lists as a measurement sees them, beside what is known of the users."""
-        ranked = replace(
-            users, hits=self.hits, gains=self.gains, lengths=self.lengths, items=self.items, scores=self.scores
-        )
-        if measurement.needs("known") and fit_part is not None and self.items is not None:
-            known, trained = known_items(cases, self.items, fit_part)
+        # what others that share the ranking read beyond its longest cut-off is not part of its lists
+        own = self.first(max(measurement.protocol.cutoffs))
+        ranked = replace(users, hits=own.hits, gains=own.gains, lengths=own.lengths, items=own.items, scores=own.scores)
+        if measurement.needs("known") and fit_part is not None and own.items is not None:
+            known, trained = known_items(cases, own.items, fit_part)
             ranked = replace(ranked, known=known, trained=trained)
         if not self.ranks or not measurement.needs_ranks:
             return ranked
         ranks = RelevantRanks.gather(self.ranks, torch.cat(self.index))
         ranked = replace(ranked, relevant_ranks=ranks)
         if measurement.is_expectation:
-            hits, gains, ties = expected_hits(ranks, self.hits.shape[1], truth.grades)
+            hits, gains, ties = expected_hits(ranks, own.hits.shape[1], truth.grades)
             ranked = replace(ranked, hits=hits, gains=gains, ties=ties)
         return ranked
 

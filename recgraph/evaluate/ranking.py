@@ -278,7 +278,8 @@ def _rank_group(
     part = query.take(index).to(device)
     own_seen = None if seen is None else seen.take(index).to(device)
     with evaluating(model):
-        queries = model.encode_users(part) if model.has_vectors else model.score(part)
+        # a matrix of scores may lie elsewhere than where it is ranked
+        queries = (model.encode_users(part) if model.has_vectors else model.score(part)).to(device)
         lists = catalogue.rank(queries, own_seen, conventions, part.users) if conventions else {}
         ranks: dict[str, RelevantRanks] = {}
         if targets is not None:

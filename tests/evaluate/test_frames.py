@@ -49,7 +49,7 @@ def test_conventions_and_options() -> None:
     assert own["precision(divide_by=listed)@5"] == pytest.approx((1 / 3 + 1 / 2) / 2)
     with pytest.raises(ValueError, match="is of convention 'lenskit'"):
         frame(RECS, TRUTH, metrics=[Precision("lenskit")])
-    with pytest.raises(ValueError, match="needs relevant_ranks"):
+    with pytest.raises(ValueError, match="'auc' reads the whole ranking, which lists do not hold"):
         frame(RECS, TRUTH, metrics=["auc"])
 
 
@@ -267,3 +267,40 @@ def test_matrix_forms() -> None:
             matrix(scores, bad)
     with pytest.raises(ValueError, match="scores must be"):
         matrix(scores[0], relevant)
+
+
+def test_seen_items_that_are_not_given_are_not_left_out() -> None:
+    with pytest.raises(ValueError, match="give seen_items, or take seen="):
+        matrix(np.eye(4), np.eye(4), seen=["exclude"])
+
+
+FEATURES = pl.DataFrame({"item_id": [1, 2, 3, 7, 9], "a": [1.0, 0, 0, 1, 1], "b": [False, True, True, True, False]})
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (FEATURES.with_columns(a=pl.Series([1.0, None, 0, 1, 1])), "features has a missing value in column 'a', row 1"),
+        (FEATURES.with_columns(a=pl.Series([1.0, 0, math.nan, 1, 1])), "features has NaN in column 'a', row 2"),
+        (FEATURES.with_columns(b=pl.Series([True, None, True, True, True])), "a missing value in column 'b', row 1"),
+        (FEATURES.with_columns(a=pl.lit("x")), "features has String in column 'a'; turn it into numbers"),
+        (pl.concat([FEATURES, FEATURES[1:2]]), "features has an item a second time in column 'item_id', row 5"),
+        (FEATURES.select("item_id"), "features has no column beside 'item_id'"),
+    ],
+)
+def test_features_that_describe_no_list(features: pl.DataFrame, message: str) -> None:
+    settings = {"metrics": ["intra_list_diversity"], "cutoffs": (2,)}
+    assert not math.isnan(frame(RECS, TRUTH, features=FEATURES, **settings)["intra_list_diversity@2"])
+    with pytest.raises(ValueError, match=message):
+        frame(RECS, TRUTH, features=features, **settings)
+
+
+@pytest.mark.parametrize("kind", ["polars", "pandas"])
+def test_ids_may_be_categories(kind: str) -> None:
+    recs, truth = (table.with_columns(pl.col("item_id").cast(pl.String)) for table in (RECS, TRUTH))
+    plain = frame(recs, truth, score="score", cutoffs=(2,))
+    as_category = pl.col("user_id", "item_id").cast(pl.Categorical)
+    for own in (truth, truth.with_columns(as_category)):
+        found = frame(convert(recs.with_columns(as_category), kind), convert(own, kind), score="score", cutoffs=(2,))
+        assert found.metrics == plain.metrics
+        assert found.users_frame()["user_id"].to_list() == ["a", "b", "c"]

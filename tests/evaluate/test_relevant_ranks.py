@@ -107,6 +107,25 @@ def test_the_expectation_is_the_mean_over_all_orders(name: str) -> None:
             assert result[0][label] == pytest.approx(float(metric(every, k).mean()), abs=1e-12), (relevant, k)
 
 
+def test_scores_of_0_or_less_do_not_count_in_an_expectation_either() -> None:
+    # the first relevant item counts, the tied ones behind it do not
+    scores = torch.tensor([[0.5, -1, -1, -1, -1], [-1.0, -1, -1, 0.5, -1]])
+    cases = Cases(torch.arange(2), Ragged.from_lists([[], []]), Ragged.from_lists([[0, 1, 2], [0, 1]]), 5)
+    names = ["mrr", "recall", "precision"]
+    settings = {"seen": ("keep",), "cutoffs": (1, 3, 5), "metrics": names, "convention": "torchmetrics"}
+    result = evaluate(Scores(scores), cases, ties="expectation", **settings)[0]
+    # whatever the order: no tied item counts
+    assert result.metrics == evaluate(Scores(scores), cases, **settings)[0].metrics
+    assert result.per_user["mrr@3"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("name", "convention"), [("map", "torchmetrics"), ("mrr", "cornac")])
+def test_what_has_no_expectation_is_refused(name: str, convention: str) -> None:
+    cases, model = random_cases(3, 60), Scores(torch.zeros(3, 60))
+    with pytest.raises(ValueError, match=f"'{name}' has no expectation over tied orders; use the seeded .* or leave"):
+        evaluate(model, cases, metrics=[name], convention=convention, ties="expectation")
+
+
 @given(st.integers(0, 2**32 - 1), st.booleans())
 @settings(max_examples=15)
 def test_relabelling_users_and_items_changes_nothing(seed: int, expected: bool) -> None:
@@ -257,6 +276,55 @@ def test_protocols_of_all_kinds_share_a_pass() -> None:
     assert results[2]["ndcg@10"] > results[0]["ndcg@10"]
     assert results[5]["map@10"] <= results[0]["map@10"]
     assert evaluate(model, cases, protocols=[protocols[4]])[0].metrics == results[4].metrics
+
+
+def test_a_metric_of_whole_lists_does_not_read_beyond_its_own_protocol() -> None:
+    scores = torch.arange(40.0).flip(0).repeat(3, 1)
+    cases = Cases(
+        torch.arange(3), Ragged.from_lists([[5], [], [0]]), Ragged.from_lists([[0, 1, 2, 6, 7], [0, 4, 9], [1, 3]]), 40
+    )
+    part = Part(cases.history, 40)
+    short, long = (Protocol(cutoffs=(k,)) for k in (5, 20))
+    settings = {"fit_part": part, "metrics": ["partial_auc", "new_items", "precision"]}
+    alone = evaluate(Scores(scores), cases, protocols=[short], **settings)[0]
+    for protocols in ([short, long], [long, short]):
+        results = evaluate(Scores(scores), cases, protocols=protocols, **settings)
+        together = {max(one.protocol.cutoffs): one for one in results}
+        assert together[5].metrics == alone.metrics
+        assert together[20].metrics["partial_auc@20"] > 0
+    names = ["partial_auc@5", "ndcg@20"]
+    longer = evaluate(Scores(scores), cases, cutoffs=(5, 20), seen=("keep",), metrics=names)[0]
+    assert longer["partial_auc@5"] > alone["partial_auc@5"], "these cases tell whether it does"
+
+
+def test_embeddings_of_a_model_may_be_features() -> None:
+    cases, model = random_cases(4, 60), Scores(torch.rand(4, 60))
+    table = torch.nn.Embedding(60, 3).weight
+    settings = {"metrics": ["intra_list_diversity"], "cutoffs": (5,)}
+    found = evaluate(model, cases, features=table, **settings)[0]
+    assert found.metrics == evaluate(model, cases, features=table.detach(), **settings)[0].metrics
+    bad = table.detach().clone()
+    bad[7, 1] = torch.nan
+    with pytest.raises(ValueError, match="features: those of item index 7 hold NaN or an infinite number; fill them"):
+        evaluate(model, cases, features=bad, **settings)
+
+
+def test_scores_are_ranked_where_the_catalogue_is() -> None:
+    asked = []
+
+    class Elsewhere(Tensor):
+        def to(self, device: torch.device) -> Tensor:  # type: ignore[override]
+            asked.append(device)
+            return self.as_subclass(Tensor)
+
+    class Model(Scores):
+        def score(self, query: object) -> Tensor:
+            return super().score(query).as_subclass(Elsewhere)  # type: ignore[arg-type]
+
+    cases, scores = random_cases(4, 60), torch.rand(4, 60)
+    found = evaluate(Model(scores), cases, metrics=["ndcg"])
+    assert asked == [torch.device("cpu")]
+    assert found[0].metrics == evaluate(Scores(scores), cases, metrics=["ndcg"])[0].metrics
 
 
 def test_metrics_of_lists_need_what_they_read() -> None:

@@ -126,9 +126,13 @@ class Metric(_Given):
             if getattr(ranked, need, None) is None and getattr(ranked.facts, need, None) is None:
                 raise ValueError(f"metric {self.label!r} needs {need}, which is not known here")
         if ranked.ties is not None and not self.expects:
-            raise ValueError(f"metric {self.label!r} has no expectation over tied orders; use the seeded permutation")
+            raise ValueError(
+                f"metric {self.label!r} has no expectation over tied orders; use the seeded permutation, or leave it out"
+            )
         if self.positive_scores_only and ranked.scores is not None:
-            ranked = replace(ranked, hits=ranked.hits * (ranked.scores > 0))
+            counts_mask, ties = ranked.scores > 0, ranked.ties
+            ties = ties and replace(ties, n_hits=ties.n_hits * counts_mask)
+            ranked = replace(ranked, hits=ranked.hits * counts_mask, ties=ties)
         values = self.compute(ranked, k)
         if not self.needs_truth:
             return values

@@ -137,7 +137,11 @@ class MAP(Metric):
     whole: bool = False
 
     name = "map"
-    expects = True
+
+    @property
+    def expects(self) -> bool:
+        # a mean of quotients is no quotient of means
+        return self.divide_by != "hits"
 
     @property
     def cut(self) -> bool:
@@ -194,7 +198,10 @@ class MRR(Metric):
     needs_hit: bool = False
 
     name = "mrr"
-    expects = True
+
+    @property
+    def expects(self) -> bool:
+        return not self.needs_hit
 
     def compute(self, ranked: RankedHits, k: int) -> Tensor:
         if ranked.ties is not None:
