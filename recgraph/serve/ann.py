@@ -24,7 +24,7 @@ class AnnIndex:
     """A faiss index over the items of one model.
 
     Only the candidates are approximate: their scores are computed again from the vectors, and the order is that of the
-    exact ranking, ties included.
+    exact ranking, ties included. A recommender ranks all items for a user for whom it finds too few.
 
     Args:
         index: a faiss index of inner products.
@@ -51,7 +51,8 @@ class AnnIndex:
 
         Raises:
             ImportError: faiss is not installed.
-            ValueError: the model ranks by scores alone, or faiss does not know the description or the parameters.
+            ValueError: the model ranks by scores alone, a vector is not finite, or faiss does not know the description
+                or the parameters.
         """
         if not model.has_vectors:
             raise ValueError(f"{type(model).__name__} has no item vectors; an index needs a model that has them")
@@ -61,6 +62,10 @@ class AnnIndex:
             raise ImportError("faiss is not installed; pip install 'recgraph[serve]'") from None
         with evaluating(model):
             vectors = model.encode_items().detach().float().to("cpu").contiguous()
+        bad_mask = ~vectors.isfinite().all(1)
+        if bool(bad_mask.any()):  # such an item is never found, and nothing would say so
+            item = int(bad_mask.nonzero()[0])
+            raise ValueError(f"the vector of item index {item} is not finite; train or check the model")
         try:
             index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         except RuntimeError as error:
@@ -81,7 +86,15 @@ class AnnIndex:
         """The best ``k`` of the found items for each user of a query, without those in ``seen``.
 
         How many are fetched for a user depends on the user alone, so that lists do not depend on who else is asked for.
+
+        Raises:
+            ValueError: the index is of another model's items.
         """
+        if model.space is not None and model.space.n_items != len(self.vectors):
+            raise ValueError(
+                f"index: it has {len(self.vectors):,} items, the model {model.space.n_items:,}; AnnIndex.build(model) makes "
+                "one of these"
+            )
         if not len(query):
             return Lists(torch.empty(0, k, dtype=torch.int64), torch.empty(0, k))
         lengths = torch.zeros(len(query), dtype=torch.int64) if seen is None else seen.lengths.to("cpu")

@@ -91,19 +91,25 @@ class Lister:
         return Lists(items, scores)
 
     def _known(self, request: Request, asked: Asked, ann: AnnIndex | None) -> Iterator[tuple[Tensor, Lists]]:
-        """Rows of a request of users of whom enough is known, and their lists."""
+        """Rows of a request of users of whom enough is known, and their lists; a later list of a row replaces one."""
         query, k, ruling = request.query, asked.k, asked.ruling
         seen = query.history if asked.exclude_seen else None
+        rows = torch.arange(len(query))
         if ann is not None and ruling.is_plain and ruling.candidates is None:
-            yield torch.arange(len(query)), ann.rank(self.model, query, seen, k, asked.batch_size)
-            return
+            found = ann.rank(self.model, query, seen, k, asked.batch_size)
+            yield rows, found
+            # a list ends early where the index has looked at too few items, or at none of a vector with NaN
+            rows = (found.items[:, -1] < 0).nonzero().flatten()
+            if not len(rows):
+                return
+            query, seen = query.take(rows), None if seen is None else seen.take(rows)
         catalogue = self.catalogue_for(k, ruling.candidates)
         if not ruling.is_plain:
             yield from ruling.rank(self.model, catalogue, query, request.labels, seen)
             return
         convention = "exclude" if asked.exclude_seen else "keep"
         for batch in rank(self.model, catalogue, query, seen, (convention,), asked.batch_size):
-            yield batch.index, batch.lists[convention]
+            yield rows[batch.index], batch.lists[convention]
 
     def catalogue_for(self, k: int, candidates: Tensor | None = None) -> Catalogue:
         """The items, or ``candidates`` [C] of them, for lists of a length; that of all items is kept."""

@@ -270,6 +270,35 @@ def test_how_near_approximate_lists_are_to_exact_ones() -> None:
     assert 0 < shares["nprobe=1"] < shares["nprobe=16"] < shares[None] == 1
 
 
+def test_a_user_for_whom_an_index_finds_too_few_is_ranked_exactly() -> None:
+    pytest.importorskip("faiss")
+    served = serve(log(n_users=40, n_items=400))
+    exact = served.recommend(users="all", k=20)
+    # a search of one cell of 40, of which nobody finds 20 items
+    served.use_ann(module.AnnIndex.build(served.model, "IVF40,Flat", search="nprobe=1"))
+    assert served.recommend(users="all", k=20).equals(exact)
+    few = served.recommend(users="all", k=2)
+    assert few["rank"].to_list() == [1, 2] * 40
+    assert not few.equals(exact.filter(pl.col("rank") <= 2))
+    kept = served.recommend(users="all", k=400, exclude_seen=False)
+    assert len(kept) == 40 * len(served.items)
+
+
+def test_an_index_of_vectors_that_are_not_finite_or_of_another_model() -> None:
+    pytest.importorskip("faiss")
+    served, other = serve(log(n_items=40)), serve(log(n_users=60, n_items=400))
+    with pytest.raises(ValueError, match=r"index: it has \d+ items, the model 40; AnnIndex.build\(model\) makes"):
+        served.use_ann(module.AnnIndex.build(other.model, "Flat")).recommend(users=["3"])
+    index = module.AnnIndex.build(served.model, "Flat")
+    served.model.table.weight.data[5] = torch.nan
+    with pytest.raises(ValueError, match="the vector of item index 5 is not finite; train or check the model"):
+        module.AnnIndex.build(served.model, "Flat")
+    who = next(user for user in served.users.values if 5 in served.seen.row(int(served.users.index([user])[0])))
+    served.refresh().ann = index
+    with pytest.raises(ValueError, match="the model scores user index .* with NaN"):
+        served.recommend(users=[who])
+
+
 @pytest.mark.parametrize("make", [lambda n: uuid.UUID(int=n), lambda n: datetime.date(2020, 1, 1 + n), str])
 def test_recall_of_lists_with_ids_of_any_type(make: Any) -> None:
     pytest.importorskip("faiss")
