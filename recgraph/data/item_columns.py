@@ -109,6 +109,8 @@ class ItemColumns:
         table = table.filter(pl.col("value").is_not_null())
         if table["value"].dtype == pl.String:
             table = table.filter(pl.col("value") != "")
+        if table["value"].dtype.is_float():  # NaN is no value, as numbers() reads it
+            table = table.filter(pl.col("value").is_not_nan())
         table = table.unique(maintain_order=True)
         values = table["value"].unique().sort()
         codes = table["value"].rank("dense").cast(pl.Int64) - 1

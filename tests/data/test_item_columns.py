@@ -31,3 +31,10 @@ def test_columns_of_any_separators_take_bounded_memory() -> None:
         assert found.codes("told", "max_per", f"separator {number}").tolist() == [[0], [1]]
         assert len(found._values) <= item_columns._MOST_KEPT
     assert found.codes("told", "max_per", " ").tolist() == [[0, 1], [2, -1]]
+
+
+def test_nan_is_no_value_of_an_item() -> None:
+    found = columns([1990.0, float("nan"), None, float("nan"), 1990.0])
+    assert found.codes("told", "max_per").tolist() == [[0], [-1], [-1], [-1], [0]]
+    lists = columns([[1.0, float("nan")], [float("nan")], [2.0]])
+    assert lists.codes("told", "max_per").tolist() == [[0], [-1], [1]]
