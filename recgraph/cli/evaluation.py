@@ -81,6 +81,7 @@ def evaluate(
     take(context, threads, memory_limit)
     from recgraph.runs.run import NodeRun, Run
 
+    runs = list(dict.fromkeys(runs))  # patterns of a shell may name one twice
     if save_users is not None:
         _check_names(runs, save_users)
     ranks_on = given_engine(engine, engine_set)
@@ -181,7 +182,8 @@ def _ranked(
         for title, result in zip(results.titles(), results, strict=True):
             note(f"{title}: {len(result.users)} users, protocol {result.hash}")
             if save is not None:
-                save_users(result, save / f"{folder.name}-{split.value}-{result.protocol.seen}.parquet")
+                picked = "" if rerank is None else f"-{rerank['name']}"
+                save_users(result, save / f"{folder.name}-{split.value}-{result.protocol.seen}{picked}.parquet")
     return found
 
 

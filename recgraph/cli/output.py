@@ -114,19 +114,21 @@ def notes_of(name: str) -> Iterator[None]:
         yield
 
 
-def show(rows: Iterable[Row], form: Format | FileFormat | None = None, title: str = "") -> None:
-    """Print rows that all have the same keys."""
+def show(
+    rows: Iterable[Row], form: Format | FileFormat | None = None, title: str = "", columns: Sequence[str] = ()
+) -> None:
+    """Print rows that all have the same keys, which are ``columns`` where there are no rows."""
     rows = list(rows)
     chosen = form or default_format()
     if chosen == Format.TABLE:
-        _table(rows, title)
+        _table(rows, title, columns)
     elif chosen == Format.JSON:
         say(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
     elif chosen == FileFormat.JSONL:
         for row in rows:
             say(json.dumps(row, default=str, ensure_ascii=False))
     else:
-        _separated(rows, "," if chosen == Format.CSV else "\t")
+        _separated(rows, "," if chosen == Format.CSV else "\t", columns)
 
 
 def show_frame(
@@ -147,7 +149,7 @@ def show_frame(
                 raise ValueError("--format parquet cannot be shown on a terminal; add --out FILE")
             frame.write_parquet(sys.stdout.buffer)
         else:
-            show(frame.iter_rows(named=True), form, title)
+            show(frame.iter_rows(named=True), form, title, frame.columns)
         return
     write_parts([frame], form, output, for_spreadsheets)
 
@@ -213,7 +215,7 @@ def _form_of(path: Path) -> FileFormat:
         ) from None
 
 
-def _table(rows: Sequence[Row], title: str) -> None:
+def _table(rows: Sequence[Row], title: str, columns: Sequence[str]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -221,7 +223,7 @@ def _table(rows: Sequence[Row], title: str) -> None:
 
     heading = Text(for_terminal(title)) if title else None
     table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in rows[0] if rows else ():
+    for name in rows[0] if rows else columns:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
         table.add_column(
             Text(for_terminal(name)), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold"
@@ -232,8 +234,8 @@ def _table(rows: Sequence[Row], title: str) -> None:
     Console().print(table)
 
 
-def _separated(rows: Sequence[Row], separator: str) -> None:
-    lines = [list(rows[0])] if rows else []
+def _separated(rows: Sequence[Row], separator: str, columns: Sequence[str]) -> None:
+    lines = [header] if (header := list(rows[0] if rows else columns)) else []
     lines += [[_separated_text(value) for value in row.values()] for row in rows]
     text = "".join(csv_line(line, separator) for line in lines)
     # a program that reads a pipe gets every id as it is

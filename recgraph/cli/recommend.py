@@ -103,7 +103,10 @@ def recommend(
         histories=_read(histories, recommender) if histories is not None else None,
         **asked,
     )
-    show_frame(_as_polars(found), form, output, for_spreadsheets=for_spreadsheets)
+    lists = _as_polars(found)
+    if lists.is_empty():
+        note("no item is left to recommend: what was seen and the rules leave none")
+    show_frame(lists, form, output, for_spreadsheets=for_spreadsheets)
 
 
 def _use_ann(recommender: Recommender, k: int) -> None:

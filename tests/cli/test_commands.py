@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from recgraph import __version__, registry
 from recgraph.cli.app import app
+from recgraph.evaluate.results import load_users
 
 
 def call(*arguments: object) -> Result:
@@ -266,6 +267,17 @@ def test_values_of_users_of_two_runs_do_not_get_into_one_file(tmp_path: Path) ->
     assert "rename one of the folders" in done.stderr
 
 
+def test_a_run_that_is_named_twice_is_evaluated_once(run: Path) -> None:
+    assert rows("evaluate", run, run, "-m", "ndcg@10") == rows("evaluate", run, "-m", "ndcg@10")
+
+
+def test_values_of_users_of_picked_lists_have_a_file_of_their_own(run: Path, tmp_path: Path) -> None:
+    asked = ("evaluate", run, "--seen", "exclude", "-m", "ndcg@10", "--save-users", tmp_path)
+    assert call(*asked).exit_code == call(*asked, "--rerank", "mmr").exit_code == 0
+    plain, picked = (load_users(tmp_path / f"sasrec-test-exclude{of}.parquet") for of in ("", "-mmr"))
+    assert (plain.protocol.rerank, "mmr" in picked.protocol.rerank) == ("", True)
+
+
 def test_evaluate_what_is_no_run(tmp_path: Path) -> None:
     done = call("evaluate", tmp_path)
     assert done.exit_code == 2
@@ -338,6 +350,15 @@ def test_an_index_whose_lists_cannot_be_compared_is_used_all_the_same(
     assert done.exit_code == 0, done.output
     assert "recall not measured: no user of the recommender has a history" in done.stderr
     assert len(done.stdout.splitlines()) == 5
+
+
+def test_rules_that_leave_nothing_are_said(run: Path, tmp_path: Path) -> None:
+    had = tmp_path / "had.csv"
+    best = rows("recommend", run, "-u", 1, "-k", 1)[0]["item_id"]
+    had.write_text(f"user_id,item_id\n1,{best}\n")
+    done = call("recommend", run, "-u", 1, "--allow", best, "--block-for", had, "--format", "csv")
+    assert (done.exit_code, done.stdout) == (0, "user_id,item_id,score,rank\n")
+    assert "no item is left to recommend: what was seen and the rules leave none" in done.stderr
 
 
 def test_recommend_by_rules(run: Path, tmp_path: Path) -> None:

@@ -142,3 +142,14 @@ def test_the_unforeseen_is_named_by_its_type() -> None:
     assert code == FAILURE
     assert message.startswith("unexpected KeyError: 'x'\n")
     assert "--debug" in message
+
+
+def test_a_frame_without_rows_has_its_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    empty = pl.DataFrame(schema={"user": pl.Int64, "item": pl.String})
+    for form, text in ((FileFormat.CSV, "user,item\n"), (FileFormat.TSV, "user\titem\n"), (FileFormat.JSON, "[]\n")):
+        show_frame(empty, form, None)
+        assert capsys.readouterr().out == text
+    show_frame(empty, FileFormat.TABLE, None)
+    assert capsys.readouterr().out.split()[:2] == ["user", "item"]
+    show([], Format.CSV)
+    assert capsys.readouterr().out == ""
