@@ -224,8 +224,9 @@ def _compare_metric(
             continue
         if users is not None and not {address, best} <= users.keys():
             continue
-        own = {} if users is None else users
-        tests = tuple(_tests(values, scores[best], own.get(address), own.get(best), metric))
+        # records from before the metric was asked for lack it
+        own = [[one for one in (users or {}).get(of, ()) if metric in one.per_user] for of in (address, best)]
+        tests = tuple(_tests(values, scores[best], *own, metric))
         if tests:
             column.versus[address] = tests
     return column
@@ -237,9 +238,9 @@ def best_of(scores: Mapping[str, Sequence[float]], metric: str) -> str:
 
 
 def _tests(
-    own: list[float], best: list[float], own_users: list[Result] | None, best_users: list[Result] | None, metric: str
+    own: list[float], best: list[float], own_users: list[Result], best_users: list[Result], metric: str
 ) -> Iterator[Comparison]:
-    if own_users and best_users and metric in own_users[0].per_user and metric in best_users[0].per_user:
+    if own_users and best_users:
         found = over_users(own_users, best_users, metric)
         p, low, high = found.p_values["randomisation"], found.interval.low, found.interval.high
         yield Comparison("users", found.n, found.difference, low, high, p, p, _finite(found.cohen_d))

@@ -227,10 +227,11 @@ class Sheet:
 
     @cached_property
     def groups(self) -> tuple[GroupTable, ...]:
-        """The first metric by groups of users: a table for each kind of groups and protocol."""
+        """The first metric by groups of users, where it has values of users: a table for each kind and protocol."""
         rows = self.frame.filter(pl.col("kind") == "group")
         kinds = rows["group_kind"].unique(maintain_order=True)
-        return tuple(self._group_table(rows, kind, table.title) for kind in kinds for table in self.tables)
+        made = (self._group_table(rows, kind, table.title) for kind in kinds for table in self.tables)
+        return tuple(table for table in made if table.rows)  # of lists together, as gini, groups have no values
 
     def _group_table(self, rows: pl.DataFrame, kind: str, title: str) -> GroupTable:
         own = rows.filter(pl.col("group_kind") == kind, pl.col("table") == title, pl.col("metric") == "n_users")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 from made_up import BOARD, MEANS, fill, jobs, store_of, users, write_board
 from scipy import stats
 
+from recgraph.evaluate.results import save_users
 from recgraph.evaluate.statistics import cohen_d, holm
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.figures import cost_marks
 from recgraph.leaderboard.frame import Number
 from recgraph.leaderboard.page import page
-from recgraph.leaderboard.rendering import markdown
+from recgraph.leaderboard.plan import TITLES
+from recgraph.leaderboard.rendering import markdown, render
 from recgraph.leaderboard.sheet import Sheet, open_sheet, update_comparisons
 from recgraph.leaderboard.tables import score_table
 
@@ -251,6 +254,56 @@ def test_other_metrics_are_compared_anew(board: Board, tmp_path: Path) -> None:
     other = write_board(tmp_path, BOARD.replace('"recall@10"]', "]").replace('["ndcg@10", ]', '["recall@10"]'))
     assert not opened(other).is_compared
     assert marks(update_comparisons(opened(other)), metric="recall@10")["Popularity"] == "worse"
+
+
+def with_metric(board: Board, metric: str, seeds: dict[str, list[int]]) -> None:
+    """Give the records of some seeds a further metric: of users, or, of all lists together, without their values."""
+    store = store_of(board)
+    for name, job in ((name, job) for name, own in jobs(board).items() for job in own):
+        if job.seed not in seeds.get(name, ()):
+            continue
+        record = store.record(job)
+        assert record is not None
+        for seen, title in TITLES.items():
+            found = store.values(job.stem, title, record)
+            assert found is not None
+            values = 3 * found.per_user["ndcg@10"]
+            more = {} if metric.startswith("gini") else {metric: values}
+            overall = {**found.metrics, metric: float(values.mean())}
+            found = replace(found, per_user={**found.per_user, **more}, overall=overall)
+            record["scores"][title] = found.metrics
+            save_users(found, store.users(job, seen))
+        store.save(job, record)
+
+
+def test_a_metric_that_only_some_records_have_is_compared_among_these(tmp_path: Path) -> None:
+    text = BOARD.replace('"recall@10"]', '"recall@10", "novelty@10"]')
+    made = write_board(tmp_path, text)
+    fill(made)
+    # a run that was stopped after the metric was added
+    with_metric(made, "novelty@10", {"LightGCN": [0], "LightGCN, three layers": [1, 2]})
+    sheet = update_comparisons(opened(made))
+    addresses = {entry.name: entry.address for entry in sheet.entries}
+    column = sheet.comparisons["seen excluded"]["novelty@10"]
+    three = addresses["LightGCN, three layers"]
+    assert (column.best, [*column.versus]) == (three, [addresses["LightGCN"]])
+    (over_users,) = column.versus[addresses["LightGCN"]]
+    means = {name: sheet.score(name, "seen excluded", "novelty@10") for name in addresses}
+    assert means["Popularity"] is None
+    assert means["LightGCN"] is not None
+    assert sheet.numbers["LightGCN, three layers", "seen excluded", "", "", "novelty@10"].mean - means[
+        "LightGCN"
+    ].mean == pytest.approx(over_users.difference)
+    assert "<td>Popularity</td>" in sheet._repr_html_()
+    assert render(made, tmp_path / "page.html").is_file()
+
+
+def test_a_first_metric_without_values_of_users_has_no_tables_of_groups(tmp_path: Path) -> None:
+    made = write_board(tmp_path, BOARD.replace('["ndcg@10", "recall@10"]', '["gini@10", "ndcg@10"]'))
+    fill(made)
+    with_metric(made, "gini@10", {name: [0, 1, 2] for name in MEANS})
+    assert opened(made).groups == ()
+    assert "Interactions known of a user" not in render(made, tmp_path / "page.md").read_text()
 
 
 def node_board(tmp_path: Path, values: dict[str, list[float]], metric: str = "ndcg@10") -> Sheet:
