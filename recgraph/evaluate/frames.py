@@ -71,16 +71,16 @@ def frame(
             ``features``, or the convention ``score``, and they are not given.
     """
     order = rank or score
-    read_score = score if LIBRARIES[convention].reads_scores else None
-    if LIBRARIES[convention].reads_scores and score is None:
-        raise ValueError(f"convention = {convention!r} reads the scores of lists; give score, the column that has them")
+    asked = Asked.of(metrics)
+    chosen = make_metrics(asked.metrics, convention)
+    read_score = score if (reader := _reads_scores(convention, chosen)) else None
+    if reader and score is None:
+        raise ValueError(f"{reader} reads the scores of lists; give score, the column that has them")
     recs = _read(recommendations, "recommendations", [user, item], order)
     recs = _read(recs, "recommendations", [], read_score)
     relevant_items = _read(truth, "truth", [user, item], grade)
     known = None if train is None else _read(train, "train", [user, item])
     described = None if features is None else _read_features(features, item)
-    asked = Asked.of(metrics)
-    chosen = make_metrics(asked.metrics, convention)
     if metrics is None:  # lists do not hold the whole ranking
         chosen = tuple(metric for metric in chosen if "relevant_ranks" not in metric.needs)
     if whole := [metric.label for metric in chosen if "relevant_ranks" in metric.needs]:
@@ -123,6 +123,13 @@ def frame(
     ranked = _ranked(lists, scores, cases, depth, facts, fitted)
     per_user, overall = metric_values(chosen, ranked, protocol.cutoffs, asked)
     return Result(protocol, np.arange(len(users)), per_user, overall, user_ids=users.values)
+
+
+def _reads_scores(convention: Convention, metrics: Sequence[Metric]) -> str:
+    """What reads the scores of lists, in words; empty: nothing does."""
+    if LIBRARIES[convention].reads_scores:
+        return f"convention = {convention!r}"
+    return next((f"metric {metric.label!r}" for metric in metrics if "scores" in metric.needs), "")
 
 
 def _read(table: Any, name: str, ids: Sequence[str], number: str | None = None) -> pl.DataFrame:

@@ -11,7 +11,6 @@ from torch import Tensor
 from recgraph.data.part import Cases, Part
 from recgraph.evaluate.hits import RankedHits, RelevantRanks, Truth, expected_hits
 from recgraph.evaluate.measurement import Measurement
-from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.topk import Lists
 
 __all__ = ["Kept", "Share", "known_items"]
@@ -48,7 +47,7 @@ class Kept:
     def of(cls, cases: Cases, depth: int, truth: Truth, measurements: Sequence[Measurement]) -> Kept:
         """Room for the lists of all users, and for what the measurements that share the ranking read of them."""
         shape = (len(cases), depth)
-        reads_scores = any(LIBRARIES[each.protocol.convention].reads_scores for each in measurements)
+        reads_scores = any(each.needs_scores for each in measurements)
         return cls(
             torch.zeros(shape, dtype=torch.bool),
             torch.zeros(len(cases), dtype=torch.int64),

@@ -10,7 +10,6 @@ import torch
 from recgraph.data.part import Cases
 from recgraph.evaluate.low_precision import Precision
 from recgraph.evaluate.measurement import Measurement, by_ranking
-from recgraph.evaluate.metrics.conventions import LIBRARIES
 from recgraph.evaluate.topk import ACCELERATOR_ROWS, BLOCK_ITEMS, CACHED_ITEMS, CHUNK, TILE_ROWS
 from recgraph.memory import RANKING_LIBRARIES, SMALL, Bound, Estimate, MemoryLimitError, bound_of, format_size, resident
 
@@ -236,6 +235,6 @@ def _kept_bytes(measurements: Sequence[Measurement], graded: bool) -> int:
         size += 8
     if any(each.needs("known") for each in measurements):
         size += 25
-    if any(LIBRARIES[each.protocol.convention].reads_scores for each in measurements):
+    if any(each.needs_scores for each in measurements):
         size += 8
     return size + sum(32 + 8 * graded for each in measurements if each.is_expectation)

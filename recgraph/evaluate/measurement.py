@@ -65,6 +65,11 @@ class Measurement:
         return any(not metric.needs.isdisjoint(names) for metric in self.metrics)
 
     @property
+    def needs_scores(self) -> bool:
+        """Whether it reads the scores of the listed items."""
+        return LIBRARIES[self.protocol.convention].reads_scores or self.needs("scores")
+
+    @property
     def needs_ranks(self) -> bool:
         """Whether it needs the ranks of the relevant items among all candidates."""
         return self.is_expectation or self.needs("relevant_ranks") or any(not metric.cut for metric in self.metrics)

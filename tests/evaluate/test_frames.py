@@ -15,6 +15,7 @@ import recgraph as rg
 from recgraph.evaluate import frame, matrix
 from recgraph.evaluate.frames import ScoreMatrix
 from recgraph.evaluate.metrics.accuracy import Precision
+from recgraph.evaluate.metrics.base import Metric, RankedHits
 
 RECS = pl.DataFrame(
     {"user_id": ["a", "b", "a", "a", "b"], "item_id": [1, 9, 2, 3, 1], "score": [0.9, 0.2, 0.1, 0.5, 0.8]}
@@ -304,3 +305,26 @@ def test_ids_may_be_categories(kind: str) -> None:
         found = frame(convert(recs.with_columns(as_category), kind), convert(own, kind), score="score", cutoffs=(2,))
         assert found.metrics == plain.metrics
         assert found.users_frame()["user_id"].to_list() == ["a", "b", "c"]
+
+
+class TopScore(Metric):
+    """The mean of the scores of the first k."""
+
+    name = "top_score"
+    needs = frozenset({"scores"})
+    needs_truth = False
+
+    def compute(self, ranked: RankedHits, k: int) -> torch.Tensor:
+        assert ranked.scores is not None
+        return ranked.scores[:, :k].double().mean(1)
+
+
+def test_a_metric_of_ones_own_may_read_scores() -> None:
+    scores, settings = np.array([[0.5, 3, 1], [2, 0.25, -1]]), {"metrics": [TopScore()], "cutoffs": (2,)}
+    assert matrix(scores, [[0], [1]], **settings)[0].per_user["top_score@2"].tolist() == [2, 1.125]
+    recs = pl.DataFrame({"user_id": [7, 7, 8, 8], "item_id": [1, 2, 0, 1], "points": [3.0, 1, 2, 0.25]})
+    truth = pl.DataFrame({"user_id": [7, 8], "item_id": [0, 1]})
+    found = frame(recs, truth, score="points", **settings)
+    assert found.per_user["top_score@2"].tolist() == [2, 1.125]
+    with pytest.raises(ValueError, match="metric 'top_score' reads the scores of lists; give score, the column"):
+        frame(recs, truth, **settings)
