@@ -188,8 +188,8 @@ def _numbers(table: pl.DataFrame, user: str, column: str, users: IdMap) -> Tenso
 def _part(known: pl.DataFrame, user: str, item: str, users: IdMap, items: IdMap, size: int) -> Part:
     """The interactions of the users that are evaluated, then those of all others in one row, for counts of items."""
     own = _rows(known, user, item, users, items)
-    rest = items.index(known[item])[users.index(known[user]) < 0]
-    return Part(Ragged.cat([own, Ragged.from_lists([rest.tolist()])]), size)
+    rest = torch.from_numpy(items.index(known[item])[users.index(known[user]) < 0])
+    return Part(Ragged.cat([own, Ragged.from_lengths(rest, torch.tensor([len(rest)]))]), size)
 
 
 def _read_features(features: Any, item: str) -> pl.DataFrame:
