@@ -56,7 +56,8 @@ def frame(
             also beside ``rank``.
         grade: a column of ``truth`` with positive numbers.
         train: a frame of the interactions that the model was fitted on, for metrics of popularity and novelty.
-        features: a frame with the column ``item`` and numbers in all others, for the diversity of lists.
+        features: a frame with a row an item, the column ``item`` and numbers, none missing, in all others, for the
+            diversity of lists.
         n_items: the size of the catalogue; by default the different items of all frames given.
         cutoffs, metrics, convention: as for :func:`~recgraph.evaluate.evaluator.evaluate`. Metrics that read the whole
             ranking (``"auc"``) cannot be had from lists.
@@ -68,7 +69,8 @@ def frame(
     Raises:
         ValueError: a column is missing, an id is null, a score, rank or grade is no number, an item is recommended
             twice to a user, ``n_items`` is smaller than the number of different items, or a metric needs ``train`` or
-            ``features``, or the convention ``score``, and they are not given.
+            ``features``, or the convention ``score``, and they are not given; features that are no numbers, or of an
+            item twice.
     """
     order = rank or score
     asked = Asked.of(metrics)
@@ -85,8 +87,8 @@ def frame(
         chosen = tuple(metric for metric in chosen if "relevant_ranks" not in metric.needs)
     if whole := [metric.label for metric in chosen if "relevant_ranks" in metric.needs]:
         raise ValueError(
-            f"metric {whole[0]!r} reads the whole ranking, which lists do not hold; leave it out, or give the scores of "
-            "all items to recgraph.evaluate.matrix"
+            f"metric {whole[0]!r} reads the whole ranking, which lists do not hold; leave it out, or give scores of "
+            "all items to matrix()"
         )
     check_needs(chosen, known, described, "train")
     if relevant_items.is_empty():
@@ -201,9 +203,12 @@ def _read_features(features: Any, item: str) -> pl.DataFrame:
     for column in numbers:
         dtype = found[column].dtype
         if not (dtype.is_numeric() or dtype == pl.Boolean):
-            raise ValueError(f"features has {dtype} in column {column!r}; turn it into numbers, e.g. one column a value")
+            raise ValueError(
+                f"features has {dtype} in column {column!r}; turn it into numbers, e.g. one column a value"
+            )
         found = _read(found, "features", [], column) if dtype.is_numeric() else found
         _refuse(found[column].is_null(), "a missing value", "features", column)
+        _refuse(found[column].cast(pl.Float64).is_infinite(), "an infinite number", "features", column)
     _refuse(~found[item].is_first_distinct(), "an item a second time", "features", item)
     return found
 
@@ -277,8 +282,8 @@ def matrix(
         features: [n_items, F], a tensor or an array, for the diversity of lists.
 
     Raises:
-        ValueError: shapes that do not fit, no user with a relevant item, or a metric that needs ``seen_items`` or
-            ``features`` and they are not given.
+        ValueError: shapes that do not fit, no user with a relevant item, or a metric or ``seen`` that needs
+            ``seen_items`` or ``features`` and they are not given.
     """
     if seen_items is None and "exclude" in (seen or ()):
         raise ValueError("seen = 'exclude' leaves out what seen_items names; give seen_items, or take seen=('keep',)")

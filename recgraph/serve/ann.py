@@ -92,8 +92,8 @@ class AnnIndex:
         """
         if model.space is not None and model.space.n_items != len(self.vectors):
             raise ValueError(
-                f"index: it has {len(self.vectors):,} items, the model {model.space.n_items:,}; AnnIndex.build(model) makes "
-                "one of these"
+                f"index: it has {len(self.vectors):,} items, the model {model.space.n_items:,}; AnnIndex.build(model) "
+                "makes one of these"
             )
         if not len(query):
             return Lists(torch.empty(0, k, dtype=torch.int64), torch.empty(0, k))

@@ -284,6 +284,7 @@ FEATURES = pl.DataFrame({"item_id": [1, 2, 3, 7, 9], "a": [1.0, 0, 0, 1, 1], "b"
         (FEATURES.with_columns(a=pl.Series([1.0, None, 0, 1, 1])), "features has a missing value in column 'a', row 1"),
         (FEATURES.with_columns(a=pl.Series([1.0, 0, math.nan, 1, 1])), "features has NaN in column 'a', row 2"),
         (FEATURES.with_columns(b=pl.Series([True, None, True, True, True])), "a missing value in column 'b', row 1"),
+        (FEATURES.with_columns(a=pl.Series([1.0, 0, 0, math.inf, 1])), "an infinite number in column 'a', row 3"),
         (FEATURES.with_columns(a=pl.lit("x")), "features has String in column 'a'; turn it into numbers"),
         (pl.concat([FEATURES, FEATURES[1:2]]), "features has an item a second time in column 'item_id', row 5"),
         (FEATURES.select("item_id"), "features has no column beside 'item_id'"),

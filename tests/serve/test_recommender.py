@@ -295,7 +295,7 @@ def test_an_index_of_vectors_that_are_not_finite_or_of_another_model() -> None:
         module.AnnIndex.build(served.model, "Flat")
     who = next(user for user in served.users.values if 5 in served.seen.row(int(served.users.index([user])[0])))
     served.refresh().ann = index
-    with pytest.raises(ValueError, match="the model scores user index .* with NaN"):
+    with pytest.raises(ValueError, match=r"the model scores user index .* with NaN"):
         served.recommend(users=[who])
 
 

@@ -127,7 +127,7 @@ class Metric(_Given):
                 raise ValueError(f"metric {self.label!r} needs {need}, which is not known here")
         if ranked.ties is not None and not self.expects:
             raise ValueError(
-                f"metric {self.label!r} has no expectation over tied orders; use the seeded permutation, or leave it out"
+                f"metric {self.label!r} has no expectation over tied orders; use the seeded permutation or leave it out"
             )
         if self.positive_scores_only and ranked.scores is not None:
             counts_mask, ties = ranked.scores > 0, ranked.ties
