@@ -220,7 +220,10 @@ def check_needs(metrics: Sequence[Metric], fit_part: object, features: object, n
         if fit_part is None and not metric.needs.isdisjoint(_OF_TRAINING):
             raise ValueError(f"metric {metric.label!r} needs what the model was fitted on; give {name}")
         if features is None and "features" in metric.needs:
-            raise ValueError(f"metric {metric.label!r} needs features of items; give features")
+            raise ValueError(
+                f"metric {metric.label!r} needs features of items; give features, as evaluate, frame and matrix of "
+                "recgraph.evaluate take them"
+            )
 
 
 def _check(protocols: Sequence[Protocol], cases: Cases, candidate_lists: Ragged | None) -> None:
