@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -329,3 +330,27 @@ def test_a_metric_of_ones_own_may_read_scores() -> None:
     assert found.per_user["top_score@2"].tolist() == [2, 1.125]
     with pytest.raises(ValueError, match="metric 'top_score' reads the scores of lists; give score, the column"):
         frame(recs, truth, **settings)
+
+
+def test_a_metric_of_ones_own_has_a_number_for_each_user() -> None:
+    class Found(Metric):
+        name = "found"
+
+        def __init__(self, made: Callable[[torch.Tensor], Any]) -> None:
+            super().__init__()
+            object.__setattr__(self, "made", made)
+
+        def compute(self, ranked: RankedHits, k: int) -> torch.Tensor:
+            made: torch.Tensor = self.made(ranked.hits[:, :k])  # type: ignore[attr-defined]
+            return made
+
+    def of(made: Callable[[torch.Tensor], Any]) -> np.ndarray:
+        return matrix(np.eye(3), [[0], [1], [0, 2]], metrics=[Found(made)], cutoffs=(3,))[0].per_user["found@3"]
+
+    for made in (lambda hits: hits.sum(1), lambda hits: hits.sum(1).numpy(), lambda hits: hits.sum(1).float()):
+        assert of(made).dtype == np.float64
+        assert of(made).tolist() == [1, 1, 2]
+    assert of(lambda hits: hits.any(1)).tolist() == [1, 1, 1]
+    for wrong in (lambda hits: hits.float().mean(), lambda hits: hits.float()):
+        with pytest.raises(ValueError, match=r"metric 'found': compute gave \[.*\] numbers for 3 users; give one"):
+            of(wrong)

@@ -113,8 +113,8 @@ class Metric(_Given):
         """[U] float64: the value of each user at cut-off ``k`` (None: the whole list), NaN where there is none.
 
         Raises:
-            ValueError: ``k`` is below 1, or longer than the lists and these do not hold all items; or something that is
-                needed is not known.
+            ValueError: ``k`` is below 1, or longer than the lists and these do not hold all items; something that is
+                needed is not known; or :meth:`compute` gives no number for each user.
         """
         width = ranked.hits.shape[1]
         k = width if k is None else k
@@ -133,7 +133,12 @@ class Metric(_Given):
             counts_mask, ties = ranked.scores > 0, ranked.ties
             ties = ties and replace(ties, n_hits=ties.n_hits * counts_mask)
             ranked = replace(ranked, hits=ranked.hits * counts_mask, ties=ties)
-        values = self.compute(ranked, k)
+        values = torch.as_tensor(self.compute(ranked, k), dtype=torch.float64)
+        if self.per_user and values.shape != ranked.n_relevant.shape:
+            raise ValueError(
+                f"metric {self.label!r}: compute gave {list(values.shape)} numbers for {len(ranked)} users; give one "
+                "for each, or make it an Aggregate, which has one for all"
+            )
         if not self.needs_truth:
             return values
         return values.masked_fill(ranked.n_relevant == 0, LIBRARIES[self.convention].no_truth)
