@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from recgraph.evaluate.metrics.names import higher_is_better
@@ -55,7 +56,9 @@ def cheapest(sheet: Sheet) -> Cheapest | None:
     found = {
         one.name: (score, cost)
         for one in sheet.ranked(title, metric)
-        if (score := sheet.score(one.name, title, metric)) and (cost := sheet.cost(one.name, "training_cpu_seconds"))
+        if (score := sheet.score(one.name, title, metric))
+        and math.isfinite(score.mean)
+        and (cost := sheet.cost(one.name, "training_cpu_seconds"))
     }
     if len(found) < 2:
         return None

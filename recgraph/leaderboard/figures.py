@@ -50,7 +50,9 @@ def cost_marks(sheet: Sheet, cost: str) -> list[Mark]:
     found = {
         entry.name: (own.mean, score)
         for entry in sheet.entries
-        if (score := sheet.score(entry.name, title, metric)) and (own := sheet.cost(entry.name, cost))
+        if (score := sheet.score(entry.name, title, metric))
+        and math.isfinite(score.mean)
+        and (own := sheet.cost(entry.name, cost))
     }
     at = {name: (spent, sign * score.mean) for name, (spent, score) in found.items()}
     marks = []

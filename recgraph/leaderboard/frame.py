@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,8 +59,11 @@ class Number:
 
     @property
     def sd(self) -> float | None:
-        """The standard deviation over seeds (n - 1); None for one seed."""
-        return statistics.stdev(self.by_seed.values()) if self.n > 1 else None
+        """The standard deviation over seeds (n - 1); None for one seed, NaN where a value is not finite."""
+        if self.n < 2:
+            return None
+        # statistics itself fails on these
+        return statistics.stdev(self.by_seed.values()) if math.isfinite(self.mean) else math.nan
 
     @property
     def sign(self) -> str:

@@ -141,7 +141,7 @@ class PageColumn:
     @cached_property
     def _best(self) -> float:
         """The best mean as it is displayed; infinite where all are equal."""
-        displayed = {round(number.mean, 4) for number in self.numbers.values()}
+        displayed = {round(number.mean, 4) for number in self.numbers.values() if not math.isnan(number.mean)}
         best = max if self.order == "descending" else min
         return best(displayed) if len(displayed) > 1 else math.inf
 

@@ -256,7 +256,7 @@ def test_other_metrics_are_compared_anew(board: Board, tmp_path: Path) -> None:
     assert marks(update_comparisons(opened(other)), metric="recall@10")["Popularity"] == "worse"
 
 
-def with_metric(board: Board, metric: str, seeds: dict[str, list[int]]) -> None:
+def with_metric(board: Board, metric: str, seeds: dict[str, list[int]], factor: float = 3) -> None:
     """Give the records of some seeds a further metric: of users, or, of all lists together, without their values."""
     store = store_of(board)
     for name, job in ((name, job) for name, own in jobs(board).items() for job in own):
@@ -267,7 +267,7 @@ def with_metric(board: Board, metric: str, seeds: dict[str, list[int]]) -> None:
         for seen, title in TITLES.items():
             found = store.values(job.stem, title, record)
             assert found is not None
-            values = 3 * found.per_user["ndcg@10"]
+            values = factor * found.per_user["ndcg@10"]
             more = {} if metric.startswith("gini") else {metric: values}
             overall = {**found.metrics, metric: float(values.mean())}
             found = replace(found, per_user={**found.per_user, **more}, overall=overall)
@@ -304,6 +304,25 @@ def test_a_first_metric_without_values_of_users_has_no_tables_of_groups(tmp_path
     with_metric(made, "gini@10", {name: [0, 1, 2] for name in MEANS})
     assert opened(made).groups == ()
     assert "Interactions known of a user" not in render(made, tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize("metrics", [["gini@10", "ndcg@10"], ["ndcg@10", "gini@10"]])
+def test_a_board_shows_a_metric_that_is_nan(tmp_path: Path, metrics: list[str]) -> None:
+    made = write_board(tmp_path, BOARD.replace('["ndcg@10", "recall@10"]', json.dumps(metrics)))
+    fill(made)
+    with_metric(made, "gini@10", {name: [0, 1, 2] for name in MEANS}, factor=np.nan)
+    for ending in ("html", "csv", "md"):
+        assert "nan" in render(made, tmp_path / f"page.{ending}").read_text()
+    assert "| LightGCN | 3 |" in (text := (tmp_path / "page.md").read_text())
+    assert "nan ± nan ?" in text
+    assert ("The cheapest within" in text or "Nothing that trains in less" in text) == (metrics[0] == "ndcg@10")
+    with_metric(made, "gini@10", {"LightGCN": [0, 1, 2]})
+    column = next(one for one in score_table(opened(made)).groups[0].columns if one.label == "Gini@10")
+    # one finite mean among others that are NaN is no best
+    assert [name for name in column.numbers if column.is_best(name)] == []
+    with_metric(made, "gini@10", {"LightGCN, three layers": [0, 1, 2]}, factor=2)
+    column = next(one for one in score_table(opened(made)).groups[0].columns if one.label == "Gini@10")
+    assert [name for name in column.numbers if column.is_best(name)] == ["LightGCN, three layers"]
 
 
 def node_board(tmp_path: Path, values: dict[str, list[float]], metric: str = "ndcg@10") -> Sheet:
