@@ -225,8 +225,8 @@ def _compare_metric(
         if users is not None and not {address, best} <= users.keys():
             continue
         # records from before the metric was asked for lack it
-        own = [[one for one in (users or {}).get(of, ()) if metric in one.per_user] for of in (address, best)]
-        tests = tuple(_tests(values, scores[best], *own, metric))
+        own, others = ([one for one in (users or {}).get(of, ()) if metric in one.per_user] for of in (address, best))
+        tests = tuple(_tests(values, scores[best], own, others, metric))
         if tests:
             column.versus[address] = tests
     return column
