@@ -21,7 +21,7 @@ from recgraph.contrast.whitening import inverse_root
 from recgraph.encoders.attention import attend
 from recgraph.encoders.graph import symmetric_product
 from recgraph.encoders.packed import pack
-from recgraph.losses.pairwise import own_scores, pair_scores
+from recgraph.losses.scores import own_scores, pair_scores
 from recgraph.losses.softmax import FullSoftmax
 from recgraph.ranks import _Gathered
 from recgraph.rows import _Fetched, _RowsFrom
@@ -115,8 +115,8 @@ REFUSE = {
     "contrast/whitening.py:_InverseRoot": whitening,
     "encoders/attention.py:_Causal": attention,
     "encoders/attention.py:_Last": attention_of_the_last,
-    "losses/pairwise.py:_OwnScores": scores_of_own_negatives,
-    "losses/pairwise.py:_PairScores": scores_of_pairs,
+    "losses/scores.py:_OwnScores": scores_of_own_negatives,
+    "losses/scores.py:_PairScores": scores_of_pairs,
 }
 # of several processes, or with sparse gradients, which gradcheck cannot take: their backward asks before all else
 ASK_FIRST = {

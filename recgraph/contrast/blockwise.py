@@ -63,8 +63,8 @@ class BlockwiseLoss(ABC):
     Args:
         inputs: what the loss is differentiated by: x [N, D], y [M, D], and what a subclass adds.
         needs: which of them need a gradient.
-        row_sparse: whether the gradient by y is made of the rows that the loss touches: the subclass sets ``touched``
-            and the gradient, which is None at first.
+        row_sparse: whether the gradient by y is made of the rows that the loss touches: it is None until
+            :meth:`add_rows` sets it.
 
     Attributes:
         gradients: by the inputs, before they are divided by what :meth:`evaluate` returns; None where not needed.
@@ -98,6 +98,14 @@ class BlockwiseLoss(ABC):
             torch.mm(p, self.y, out=grad_x[rows])
         if grad_y is not None:
             grad_y.addmm_(p.t(), self.x[rows])
+
+    def add_rows(self, *of_rows: tuple[Tensor, Tensor]) -> None:
+        """Add the gradients of rows of y, pairs of indices [n] and values [n, D]; of a row-sparse y all that it has."""
+        if self.gradients[1] is None:
+            self.touched, self.gradients[1] = (torch.cat(parts) for parts in zip(*of_rows, strict=True))
+            return
+        for index, values in of_rows:
+            self.gradients[1].index_add_(0, index, values)
 
     @abstractmethod
     def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:

@@ -61,6 +61,7 @@ class PairBatches:
         n_negatives: K negatives a sample; 0 where the loss draws its own.
         popularity_power: negatives ~ popularity ** power; 0 is uniform.
         exclude_own: whether the items that the user has in ``train`` are never drawn.
+        shared: whether all samples of a batch have the same K negatives; a user's own items among them are marked.
 
     Raises:
         ValueError: there is no interaction.
@@ -75,6 +76,7 @@ class PairBatches:
         n_negatives: int = 1,
         popularity_power: float = 0.0,
         exclude_own: bool = True,
+        shared: bool = False,
     ) -> None:
         if not train.n_interactions:
             raise ValueError(f"train: none of {train.n_users} users has an interaction; nothing to learn")
@@ -82,6 +84,7 @@ class PairBatches:
         self.batch_size, self.generators, self.n_negatives = batch_size, generators, n_negatives
         self._positions = train.items.positions
         self._sampler = NegativeSampler(train, popularity_power, exclude_own) if n_negatives else None
+        self._shared = shared
 
     def places(self) -> tuple[Tensor, Tensor]:
         """-> [S] int64 the user of each sample, [S] int64 the place of its item among the user's."""
@@ -111,12 +114,15 @@ class PairBatches:
             pairs = self.users[chosen], self.items[chosen]
             share = self.generators.ranks.share_of_batch(len(chosen))
             users, items = (of_all[share.rows] for of_all in pairs)
-            negatives = items.new_empty(items.numel(), 0)
+            negatives, excluded = items.new_empty(items.numel(), 0), None
             if self._sampler is not None:
                 drawn = self.generators.fresh("negatives", number, index)
-                negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
+                if self._shared:
+                    negatives, excluded = self._sampler.draw_shared(users, items, self.n_negatives, drawn)
+                else:
+                    negatives = self._sampler.draw(pairs[0], self.n_negatives, drawn, share.rows)
             every = None if share.is_whole else pairs
-            yield PairBatch(users, items, negatives, self.generators, number, share, every)
+            yield PairBatch(users, items, negatives, self.generators, number, share, every, excluded=excluded)
 
 
 Regime = Literal["prefix", "causal"]

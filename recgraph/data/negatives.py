@@ -7,6 +7,7 @@ from torch import Tensor
 
 from recgraph.data.part import Part
 from recgraph.sparse.products import distinct
+from recgraph.sparse.ragged import Ragged
 
 __all__ = ["NegativeSampler"]
 
@@ -63,6 +64,38 @@ class NegativeSampler:
         place = torch.minimum((part * free).long(), free - 1)
         return self._items(place + self._own.mass_before(users, place))
 
+    def draw_shared(
+        self, users: Tensor, items: Tensor, count: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Negatives that samples share, and what is none of them for a sample.
+
+        Args:
+            users: [B] int64.
+            items: [B] int64: those that the users chose.
+            count: K.
+            generator: on the host.
+
+        Returns:
+            [1, K] int64, 0-based, and [2, E] int64: the sample and the column of each negative that is the sample's
+            item, or with ``exclude_own`` any item of its user. What is drawn does not depend on the samples.
+        """
+        part = torch.rand(count, generator=generator, dtype=torch.float64)
+        drawn = self._items((part * self._total).long())
+        if self._own is None:
+            samples, values = torch.arange(len(items)), items
+        else:
+            own = self._own.items.take(users)
+            samples, values = own.rows, own.values
+        is_drawn = torch.zeros(self.n_items, dtype=torch.bool)
+        is_drawn[drawn] = True
+        found = is_drawn[values].nonzero().flatten()
+        samples, values = samples[found], values[found]
+        ascending, columns = drawn.sort()
+        first, last = (torch.searchsorted(ascending, values, right=right) for right in (False, True))
+        # an item that was drawn several times is excluded as often
+        places = Ragged.from_lengths(torch.arange(int((last - first).sum())), last - first)
+        return drawn[None], torch.stack([samples[places.rows], columns[first[places.rows] + places.positions]])
+
     def _items(self, place: Tensor) -> Tensor:
         """The item whose mass covers each place on the line of all masses."""
         if self._mass_up_to is None:
@@ -75,11 +108,12 @@ class _OwnItems:
     """Where the own items of each user lie on the line of all masses.
 
     Attributes:
+        items: the items of each user, each once.
         free: [n_users] int64, the mass that can be drawn for each user.
     """
 
     def __init__(self, train: Part, masses: Tensor, total: int) -> None:
-        own = distinct(train.items, train.n_items)
+        self.items = own = distinct(train.items, train.n_items)
         of_own = masses[own.values]
         self._sums = torch.cat([of_own.new_zeros(1), of_own.cumsum(0)])
         self._first = self._sums[own.offsets[:-1]]

@@ -157,12 +157,15 @@ class PairBatch:
     Attributes:
         users: [B] int64.
         items: [B] int64, 0-based: an item that the user chose.
-        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none.
+        negatives: [B, K] int64, 0-based: items to rank below it; K = 0 where the loss needs none. [1, K] where all
+            samples share them.
         generators: the run's random streams.
         epoch: from 0; what is drawn once an epoch depends on it, so that a resumed run draws the same.
         share: which samples of the batch these are.
         all_pairs: the users and the items of all ranks' samples; None: they are these.
         drawn: what a model makes of the batch on the host, before it moves: name -> tensors.
+        excluded: [2, E] int64, the sample and the column of each shared negative that is none for the sample; None
+            where each sample has negatives of its own.
     """
 
     users: Tensor
@@ -173,6 +176,7 @@ class PairBatch:
     share: Share = WHOLE
     all_pairs: tuple[Tensor, Tensor] | None = None
     drawn: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
+    excluded: Tensor | None = None
 
     @property
     def n_targets(self) -> int:
@@ -188,6 +192,14 @@ class PairBatch:
     def all_items(self) -> Tensor:
         """The items that the users of all ranks' samples chose."""
         return self.items if self.all_pairs is None else self.all_pairs[1]
+
+    def negative_mask(self) -> Tensor:
+        """[B, K]: False where a negative is none for a sample."""
+        if self.excluded is None:
+            return self.negatives != self.items[:, None]
+        keep_mask = self.negatives.new_ones(len(self.items), self.negatives.shape[1], dtype=torch.bool)
+        keep_mask[self.excluded[0], self.excluded[1]] = False
+        return keep_mask
 
     def distinct(self) -> list[Tensor]:
         """The users and the items of all ranks' samples, each once, ascending."""
@@ -208,4 +220,5 @@ class PairBatch:
         if self.all_pairs is not None:
             pairs = to_device(self.all_users, device), to_device(self.all_items, device)
         drawn = {name: [to_device(part, device) for part in parts] for name, parts in self.drawn.items()}
-        return replace(self, users=users, items=items, negatives=negatives, all_pairs=pairs, drawn=drawn)
+        moved = replace(self, users=users, items=items, negatives=negatives, all_pairs=pairs, drawn=drawn)
+        return moved if self.excluded is None else replace(moved, excluded=to_device(self.excluded, device))

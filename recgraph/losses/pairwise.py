@@ -1,11 +1,8 @@
-"""Pairwise losses: each target against negatives of its own, by BPR, BCE or CCL.
-
-The vectors of all negatives, T x K x D numbers, are never in memory: scores and gradients are made in blocks of rows.
-"""
+"""Pairwise losses: each target against negatives of its own, or against those of the whole step, by BPR, BCE or CCL."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
@@ -13,154 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from recgraph.accelerated import full_precision, is_accelerated
-from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
+from recgraph.blocks import total_of
 from recgraph.config import Added, Search
+from recgraph.contrast.blockwise import BlockwiseLoss, one_pass
 from recgraph.losses.base import LossConfig, NextItemLoss, Sampler
-from recgraph.rows import distinct_rows, is_row_sparse, lookup, row_gradient, touched
+from recgraph.losses.scores import own_scores, unit_rows
+from recgraph.rows import is_row_sparse, touched
 
-__all__ = ["PairWeights", "own_scores", "pair_scores", "unit_rows"]
-
-
-# for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices
-_FEW = 4
-
-
-def pair_scores(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``s_bk = table[rows_b] . table[columns_bk]``, in a quarter of the time of lookups under autograd on CPU.
-
-    The gradient by the table is made in one scatter; it can be taken once.
-
-    Args:
-        table: [N, D].
-        rows: [B] int64.
-        columns: [B, K] int64.
-
-    Returns:
-        [B, K].
-    """
-    scores: Tensor = _PairScores.apply(table, rows, columns, is_row_sparse(table))  # type: ignore[no-untyped-call]
-    return scores
-
-
-class _PairScores(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, columns: Tensor, row_sparse: bool) -> Tensor:
-        places = torch.cat([rows[:, None], columns], 1)
-        vectors = table.index_select(0, places.view(-1)).view(*places.shape, -1)
-        ctx.save_for_backward(vectors, places)
-        ctx.n_rows, ctx.row_sparse = table.shape[0], row_sparse
-        # products under autocast would be rounded to half precision
-        with full_precision(table):
-            return torch.bmm(vectors[:, 1:], vectors[:, 0, :, None]).squeeze(2)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        refuse_second_derivative("scores of pairs")
-        vectors, places = ctx.saved_tensors
-        grads = torch.empty_like(vectors)
-        _weighted_sum(grad, vectors[:, 1:], grads[:, 0])
-        torch.mul(grad[:, :, None], vectors[:, :1], out=grads[:, 1:])
-        index, values = places.view(-1), grads.flatten(0, 1)
-        if ctx.row_sparse:
-            return row_gradient(index, values, ctx.n_rows), None, None, None
-        total = vectors.new_zeros(ctx.n_rows, vectors.shape[2])
-        return total.index_add_(0, index, values), None, None, None
-
-
-def _weighted_sum(weights: Tensor, vectors: Tensor, out: Tensor) -> None:
-    """``out_b = sum_k weights_bk vectors_bk``; [B, K], [B, K, D] and [B, D]."""
-    if not 0 < weights.shape[1] <= _FEW:
-        out.copy_(torch.bmm(weights[:, None], vectors).squeeze(1))
-        return
-    torch.mul(weights[:, :1], vectors[:, 0], out=out)
-    for k in range(1, weights.shape[1]):
-        out.addcmul_(weights[:, k, None], vectors[:, k])
-
-
-def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None = None) -> Tensor:
-    """``s_tk = hidden_t . table[columns_tk]``, without the T x K x D vectors in memory.
-
-    Blocks of rows look their vectors up, in backward once more. Computed in the wider type of the two, at least
-    float32; the gradient can be taken once.
-
-    Args:
-        hidden: [T, D].
-        table: [N, D].
-        columns: [T, K] int64.
-        block_rows: rows whose vectors are in memory at once; None picks by the size of the cache.
-
-    Returns:
-        [T, K].
-    """
-    scores: Tensor = _OwnScores.apply(hidden, table, columns, block_rows, is_row_sparse(table))  # type: ignore[no-untyped-call]
-    return scores
-
-
-class _OwnScores(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None, row_sparse: bool
-    ) -> Tensor:
-        ctx.save_for_backward(hidden, table, columns)
-        ctx.block_rows, ctx.row_sparse = block_rows, row_sparse
-        x = hidden.to(work_type(hidden, table))
-        scores = x.new_empty(columns.shape)
-        for rows, vectors in _own_vectors(x, table, columns, block_rows):
-            torch.sum(vectors.mul_(x[rows, None]), 2, out=scores[rows])
-        return scores
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative("scores of negatives")
-        hidden, table, columns = ctx.saved_tensors
-        x = hidden.to(work_type(hidden, table))
-        by_hidden = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        by_table, rows_of_table, places = None, None, columns
-        if ctx.needs_input_grad[1]:
-            n_rows = len(table)
-            if ctx.row_sparse:
-                rows_of_table, places = distinct_rows(columns, n_rows)
-            by_table = x.new_zeros(n_rows if rows_of_table is None else len(rows_of_table), x.shape[1])
-        for rows, vectors in _own_vectors(x, table, columns, ctx.block_rows):
-            weights = grad[rows, :, None]
-            if by_hidden is not None:
-                torch.sum(vectors.mul_(weights), 1, out=by_hidden[rows])
-            if by_table is not None:
-                torch.mul(weights, x[rows, None], out=vectors)
-                by_table.index_add_(0, places[rows].flatten(), vectors.flatten(0, 1))
-        if by_hidden is not None:
-            by_hidden = by_hidden.to(hidden.dtype)
-        if by_table is not None:
-            by_table = by_table.to(table.dtype)
-        if rows_of_table is not None and by_table is not None:
-            by_table = row_gradient(rows_of_table, by_table, len(table))
-        return by_hidden, by_table, None, None, None
-
-
-def _own_vectors(x: Tensor, table: Tensor, columns: Tensor, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
-    """The rows of each block with the vectors [n, K, D] of their columns, in the type of x."""
-    n_columns, width = columns.shape[1], x.shape[1]
-    for rows in row_blocks(len(x), n_columns * width, x, block_rows):
-        vectors = table.index_select(0, columns[rows].flatten()).to(x.dtype)
-        yield rows, vectors.view(-1, n_columns, width)
-
-
-def unit_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct rows of an index, brought to length 1, and the index into them.
-
-    Args:
-        table: [N, D].
-        index: int64 of any shape.
-
-    Returns:
-        [U, D], with the gradient that the table takes, and a tensor of the index's shape. On an accelerator, which
-        would have to tell how many rows are distinct, they are all rows.
-    """
-    if is_accelerated(table) and not is_row_sparse(table):
-        return F.normalize(table, dim=1), index
-    rows, places = distinct_rows(index, len(table))
-    return F.normalize(lookup(table, rows), dim=1), places
+__all__ = ["PairWeights"]
 
 
 class PairWeights(NamedTuple):
@@ -182,13 +39,21 @@ class OwnNegativesConfig(LossConfig):
     popularity_power: Annotated[
         float, Field(ge=0, le=2, description="negatives ~ popularity ** power; 0 is uniform")
     ] = 0.0
+    shared: Annotated[
+        bool,
+        Field(description="draw the negatives once for all targets of a step, instead of for each"),
+    ] = False
 
 
 class OwnNegatives(NextItemLoss):
     """Base of the losses that draw negatives for each target; a subclass fills :meth:`of_scores`.
 
+    With ``shared`` they draw one set for all targets of a step. The expected loss is the same and the scores are one
+    matrix product instead of T x K lookups; the gradient is that of fewer distinct negatives, so that K should be
+    hundreds.
+
     User-item models, whose negatives come with the batch, score them with
-    :func:`recgraph.losses.pairwise.pair_scores` and call :meth:`of_scores` themselves.
+    :func:`recgraph.losses.scores.pair_scores` and call :meth:`of_scores` themselves, or :meth:`against_shared`.
     """
 
     Config = OwnNegativesConfig
@@ -208,17 +73,49 @@ class OwnNegatives(NextItemLoss):
         return self.against(negatives, hidden, targets, table)
 
     def draw(self, n_targets: int, n_items: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        """[n_targets, K]: tokens to rank below each target."""
-        return self.sampler.draw((n_targets, self.config.n_negatives), n_items, generator, device)
+        """[n_targets, K]: tokens to rank below each target; shared ones are [1, K]."""
+        n_rows = 1 if self.config.shared else n_targets
+        return self.sampler.draw((n_rows, self.config.n_negatives), n_items, generator, device)
 
     def against(self, negatives: Tensor, hidden: Tensor, targets: Tensor, table: Tensor) -> Tensor:
-        """The mean loss with given negatives [T, K]; the other arguments are those of a call."""
+        """The mean loss with given negatives [T, K], or [1, K] that are shared; the other arguments are those of a
+        call."""
         keep_mask = negatives != targets[:, None]
+        if self.config.shared:
+            return self.against_shared(negatives[0], keep_mask, hidden, targets, table, table.shape[0] - 1)
         part, columns = touched(table, torch.cat([targets[:, None], negatives], 1))
         if self.cosine:
             hidden, (part, columns) = F.normalize(hidden, dim=1), unit_rows(part, columns)
         scores = own_scores(hidden, part, columns)
         return self.of_scores(scores[:, 0], scores[:, 1:], keep_mask, table.shape[0] - 1)
+
+    def against_shared(
+        self,
+        drawn: Tensor,
+        keep_mask: Tensor,
+        hidden: Tensor,
+        targets: Tensor,
+        table: Tensor,
+        n_items: int,
+        weights: PairWeights | None = None,
+    ) -> Tensor:
+        """The mean loss with the same negatives for all targets; it can be differentiated once.
+
+        Args:
+            drawn: [K] rows of the table.
+            keep_mask: [T, K], False where a negative counts 0 for a target.
+            hidden: [T, D].
+            targets: [T] rows of the table.
+            table: [N, D].
+            n_items, weights: see :meth:`of_scores`.
+        """
+        part, places = touched(table, torch.cat([targets, drawn]))
+        if self.cosine:
+            hidden, (part, places) = F.normalize(hidden, dim=1), unit_rows(part, places)
+        targets, drawn = torch.split(places, [len(targets), len(drawn)])
+        settings = {"targets": targets, "drawn": drawn, "row_sparse": is_row_sparse(part)}
+        settings |= {"loss": self, "keep_mask": keep_mask, "n_items": n_items, "weights": weights}
+        return one_pass(_SharedNegatives, settings, None, (hidden, part))[0]
 
     def of_scores(
         self,
@@ -228,7 +125,7 @@ class OwnNegatives(NextItemLoss):
         n_items: int,
         weights: PairWeights | None = None,
     ) -> Tensor:
-        """The mean loss.
+        """The mean loss, a mean over targets.
 
         Args:
             positive: [T], the target's score; of a loss of cosines, that.
@@ -238,6 +135,72 @@ class OwnNegatives(NextItemLoss):
             weights: of the pairs, where the loss :attr:`weighs_pairs`; None: all count 1.
         """
         raise TypeError(f"{type(self).__name__} must define of_scores")
+
+
+class _SharedNegatives(BlockwiseLoss):
+    """A pairwise loss of T rows against K rows of the table that all have, a mean over the former.
+
+    Args:
+        inputs: hidden [T, D] and table [N, D].
+        loss: whose :meth:`OwnNegatives.of_scores` gives the mean over a block of rows.
+        targets: [T] rows of the table.
+        drawn: [K] rows of the table.
+        keep_mask: [T, K].
+        n_items, weights: see :meth:`OwnNegatives.of_scores`.
+        row_sparse: whether the gradient by the table is that of these rows alone.
+    """
+
+    name = "a pairwise loss"
+
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        needs: Sequence[bool],
+        loss: OwnNegatives,
+        targets: Tensor,
+        drawn: Tensor,
+        keep_mask: Tensor,
+        n_items: int,
+        weights: PairWeights | None,
+        row_sparse: bool,
+    ) -> None:
+        super().__init__(inputs, needs, row_sparse)
+        self.loss, self.targets, self.drawn, self.n_items = loss, targets, drawn, n_items
+        self.keep_mask, self.weights = keep_mask, weights
+        self.rows, self.w_pos = self.y[drawn], self.y[targets]
+        self.by_drawn = torch.zeros_like(self.rows) if needs[1] else None
+
+    def evaluate(self, block_rows: int | None) -> tuple[Tensor, Tensor]:
+        positive = (self.x * self.w_pos).sum(1)
+        pull, sums = torch.empty_like(positive), []
+        for rows, scores in self.blocks(len(self.rows), block_rows):
+            torch.mm(self.x[rows], self.rows.t(), out=scores)
+            sums.append(self._block(rows, positive[rows], scores, pull[rows]))
+        by_hidden = self.gradients[0]
+        if by_hidden is not None:
+            by_hidden.addcmul_(self.w_pos, pull[:, None])
+        if self.by_drawn is not None:
+            self.add_rows((self.drawn, self.by_drawn), (self.targets, self.x * pull[:, None]))
+        return total_of(sums, self.x).to(self.x.dtype), self.x.new_ones(())
+
+    def _block(self, rows: slice, positive: Tensor, negative: Tensor, pull: Tensor) -> Tensor:
+        """The share of a block in the mean; ``pull`` becomes the derivative by the targets' scores."""
+        by_hidden, is_trained = self.gradients[0], self.by_drawn is not None or self.gradients[0] is not None
+        weights = self.weights
+        if weights is not None:
+            weights = PairWeights(weights.positive[rows], weights.negative[rows])
+        positive, negative = (scores.detach().requires_grad_(is_trained) for scores in (positive, negative))
+        with torch.set_grad_enabled(is_trained):
+            mean = self.loss.of_scores(positive, negative, self.keep_mask[rows], self.n_items, weights)
+            share = mean * (len(positive) / len(self.x))
+        if is_trained:
+            by_positive, by_negative = torch.autograd.grad(share, (positive, negative))
+            pull.copy_(by_positive)
+            if by_hidden is not None:
+                torch.mm(by_negative, self.rows, out=by_hidden[rows])
+            if self.by_drawn is not None:
+                self.by_drawn.addmm_(by_negative.t(), self.x[rows])
+        return share.detach()
 
 
 class BCEConfig(OwnNegativesConfig):

@@ -173,23 +173,13 @@ class _Softmax(BlockwiseLoss):
         pull = torch.full_like(self.s_pos, -self.scale)
         for rows, buffer in self.blocks(len(self.rows), block_rows):
             self._block(rows, buffer, bounded, losses[rows], pull[rows])
-        grad_hidden, grad_table = self.gradients
+        grad_hidden = self.gradients[0]
         if grad_hidden is not None:
             grad_hidden.addcmul_(self.w_pos, pull[:, None])
         if self.grad_rows is not None:
-            self._add_rows(grad_table, self.grad_rows, self.x * pull[:, None])
+            of_targets = self.targets, self.x * pull[:, None]
+            self.add_rows(*([] if self.drawn is None else [(self.drawn, self.grad_rows)]), of_targets)
         return losses.mean(), losses.new_ones(())
-
-    def _add_rows(self, grad_table: Tensor | None, of_drawn: Tensor, of_targets: Tensor) -> None:
-        """The gradients of the drawn rows and of the targets, into that of the table."""
-        if grad_table is None:
-            assert self.drawn is not None
-            self.touched = torch.cat([self.drawn, self.targets])
-            self.gradients[1] = torch.cat([of_drawn, of_targets])
-            return
-        if self.drawn is not None:
-            grad_table.index_add_(0, self.drawn, of_drawn)
-        grad_table.index_add_(0, self.targets, of_targets)
 
     def _bounded(self) -> bool:
         """Whether no score can leave the range of ``exp``, so that no maximum need be taken out first.

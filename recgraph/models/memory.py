@@ -39,7 +39,7 @@ __all__ = [
 _FLOAT = 4
 #: padding inside buckets of one attention, and what the allocator leaves between tensors
 _SLACK = 1.1
-#: losses whose targets have negatives of their own
+#: losses whose targets have negatives of their own, unless they are shared
 _OWN = ("bpr", "bce", "ccl")
 _FULL, _SAMPLED = map(registry.key, ("full_softmax", "sampled_softmax"))
 #: what counting pairs of items takes, whatever their number
@@ -116,7 +116,7 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     is_row_sparse = loss != _FULL and not is_made and not is_slow and work.n_items >= ROWS_OF_LAZY
     row_tables = _FLOAT * (work.n_items + 1) * width // work.n_shards if is_row_sparse else 0
     if is_row_sparse:
-        drawn = (config.n_negatives or 1) * (targets if loss in _OWN else 1)
+        drawn = (config.n_negatives or 1) * (targets if _has_own_negatives(config) else 1)
         step += _of_rows(min(tokens + targets + drawn, work.n_items), width)
     # without gradients one layer is there at a time, and of that layer one half
     scoring = _FLOAT * 256 * longest * token_floats(config, longest) / max(getattr(config, "n_layers", 2), 1)
@@ -154,6 +154,11 @@ def token_floats(config: Any, length: int, last_only: bool = False) -> float:
     return float(n_layers * of_layer + 8 * width + saved.shared * length)
 
 
+def _has_own_negatives(config: Any) -> bool:
+    """Whether each target of the recommendation loss has negatives of its own."""
+    return registry.key(config.loss) in _OWN and not config.loss_options.get("shared", False)
+
+
 def loss_block(config: Any, n_targets: int, n_items: int, width: int) -> int:
     """The scores of a recommendation loss."""
     n_negatives, loss = config.n_negatives or 1, registry.key(config.loss)
@@ -161,6 +166,10 @@ def loss_block(config: Any, n_targets: int, n_items: int, width: int) -> int:
         return blocks(n_targets, n_items + 1)
     if loss == _SAMPLED:
         return blocks(n_targets, n_negatives) + 3 * _FLOAT * n_negatives * width
+    if not _has_own_negatives(config):
+        # what is computed of a block of scores, a mask of all, and for weights of pairs three numbers of each
+        of_each = 1 + 3 * _FLOAT * hasattr(config, "negative_weights")
+        return 2 * blocks(n_targets, n_negatives) + 3 * _FLOAT * n_negatives * width + of_each * n_targets * n_negatives
     # every target has negatives of its own: blocks of their vectors, and the gradients of distinct rows
     places = n_targets * (n_negatives + 1)
     return 8 * _FLOAT * places + 3 * _FLOAT * min(places, n_items) * width + blocks(n_targets, n_negatives * width)
@@ -182,11 +191,11 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True)
     is_row_sparse = not n_layers and n_nodes > ROWS_OF_LAZY and loss != _FULL
     step = 0 if is_row_sparse else (n_layers + 2) * table * (1 + n_views) if n_layers else 2 * table
     # vectors of user, item and negatives, and their gradients
-    places = n_rows * ((n_negatives if loss in _OWN else 0) + 2)
+    places = n_rows * ((n_negatives if _has_own_negatives(config) else 0) + 2)
     step += 2 * _FLOAT * config.hidden_dim * places + 24 * places
     if is_row_sparse:
         step += _of_rows(min(places, n_nodes), config.hidden_dim)
-    if loss not in _OWN:
+    if not _has_own_negatives(config):
         step += loss_block(config, n_rows, work.n_items, config.hidden_dim)
     if n_views:
         step += 2 * table + 2 * blocks(n_rows, work.n_users if getattr(config, "candidates", "") == "all" else n_rows)

@@ -56,6 +56,35 @@ def test_own_items_are_never_drawn(rows: list[list[int]], power: float) -> None:
         assert set(negatives) <= (allowed - set(row) or allowed)
 
 
+@pytest.mark.parametrize("exclude_own", [False, True])
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_shared_negatives_follow_the_law_of_all_items(power: float, exclude_own: bool) -> None:
+    train, n = part(), 40_000
+    sampler = NegativeSampler(train, power, exclude_own)
+    users, items = torch.tensor([3, 0, 4, 0]), torch.tensor([2, 5, 6, 3])
+    drawn, excluded = sampler.draw_shared(users, items, n, stream())
+    mass = train.item_counts().double() if power else torch.ones(7, dtype=torch.float64)
+    shares = torch.bincount(drawn[0], minlength=7) / n
+    torch.testing.assert_close(shares.double(), mass / mass.sum(), atol=0.012, rtol=0)
+    barred = [
+        set(ROWS[user]) if exclude_own else {item} for user, item in zip(users.tolist(), items.tolist(), strict=True)
+    ]
+    expected = {(b, k) for b, own in enumerate(barred) for k, item in enumerate(drawn[0].tolist()) if item in own}
+    assert len(expected) == excluded.shape[1]
+    assert expected == set(map(tuple, excluded.T.tolist()))
+    # ranks draw the same for their shares of a batch
+    assert torch.equal(sampler.draw_shared(users[:2], items[:2], n, stream())[0], drawn)
+
+
+def test_batches_of_shared_negatives() -> None:
+    batches = PairBatches(part(), 4, Generators(3), n_negatives=5, shared=True)
+    first, *_, last = batches.epoch(0)
+    assert first.negatives.shape == last.negatives.shape == (1, 5)
+    assert not torch.equal(first.negatives, last.negatives)
+    assert first.negative_mask().shape == (4, 5)
+    torch.testing.assert_close(first.to("cpu").excluded, first.excluded)
+
+
 def test_every_interaction_once_an_epoch() -> None:
     batches = PairBatches(part(), 4, Generators(3), n_negatives=2)
     seen = list(batches.epoch(0))

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recgraph.losses.pairwise import BCE, BPR, CCL, PairWeights, unit_rows
+from recgraph.losses.pairwise import BCE, BPR, CCL, PairWeights
+from recgraph.losses.scores import unit_rows
 
 T, K, N_ITEMS, D = 7, 5, 11, 4
 

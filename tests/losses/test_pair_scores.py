@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from largest import Largest
 
-from recgraph.losses.pairwise import own_scores, pair_scores
+from recgraph.losses.scores import own_scores, pair_scores
 from recgraph.rows import set_row_sparse
 
 

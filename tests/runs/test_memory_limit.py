@@ -298,6 +298,14 @@ def test_a_step_takes_rows_for_each_negative_of_each_target() -> None:
     assert many - few > 950 * 15 * 7 * 64 * 4
 
 
+@pytest.mark.parametrize("cls", [rg.models.SASRec, rg.models.BPRMF, rg.models.UltraGCN])
+def test_shared_negatives_take_no_rows_for_each_target(cls: Any) -> None:
+    own, shared = (
+        large(cls(loss="bce", n_negatives=512, loss_options={"shared": is_shared})).step for is_shared in (False, True)
+    )
+    assert shared < own / 3
+
+
 def test_a_step_on_sharded_tables_takes_what_it_takes_on_one() -> None:
     """Beside the table, of which each rank has a part."""
     model = rg.models.SASRec(loss="sampled_softmax")
@@ -352,6 +360,12 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, int], dict[str, Any]]] = {
         "LightGCN",
         {},
         {"n_users": 60_000, "n_items": 30_000, "longest": 10},
+        {"max_epochs": 1, "batch_size": 16_384, "metric": "loss"},
+    ),
+    "ultragcn": (
+        "UltraGCN",
+        {"n_negatives": 2000, "loss_options": {"shared": True}},
+        {"n_users": 20_000, "n_items": 20_000, "longest": 10},
         {"max_epochs": 1, "batch_size": 16_384, "metric": "loss"},
     ),
     "ease": ("EASE", {}, {"n_users": 10_000, "n_items": 4000, "longest": 12}, {}),

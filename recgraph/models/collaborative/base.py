@@ -19,7 +19,8 @@ from recgraph.config import Added, Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
-from recgraph.losses.pairwise import OwnNegatives, PairWeights, pair_scores, unit_rows
+from recgraph.losses.pairwise import OwnNegatives, PairWeights
+from recgraph.losses.scores import pair_scores, unit_rows
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
 from recgraph.models.distil import DistilConfig, distilled
@@ -150,6 +151,7 @@ class CollaborativeModel(TrainableModel):
             n_negatives=self.loss.config.n_negatives if pairwise else 0,
             popularity_power=self.loss.config.popularity_power if pairwise else 0.0,
             exclude_own=self.config.exclude_own,
+            shared=pairwise and self.loss.config.shared,
         )
 
     def prepare(self, batch: PairBatch) -> None:
@@ -237,13 +239,16 @@ class CollaborativeModel(TrainableModel):
         if self.loss.cosine and is_sharded(nodes):
             raise ValueError(f"shard_tables: loss = {self.config.loss!r} reads cosines; use loss = 'bpr' or 'bce'")
         if isinstance(self.loss, OwnNegatives):
+            keep_mask, weights = batch.negative_mask(), self.pair_weights(batch)
+            if self.loss.config.shared:
+                pairs = lookup(nodes, batch.users), batch.items + n_users, nodes
+                drawn = batch.negatives[0] + n_users
+                return weighted(self.loss.against_shared(drawn, keep_mask, *pairs, n_items, weights), batch)
             items = torch.cat([batch.items[:, None], batch.negatives], 1)
             part, places = touched(nodes, torch.cat([batch.users[:, None], items + n_users], 1))
             if self.loss.cosine:
                 part, places = unit_rows(part, places)
             scores = pair_scores(part, places[:, 0], places[:, 1:])
-            keep_mask = batch.negatives != batch.items[:, None]
-            weights = self.pair_weights(batch)
             return weighted(self.loss.of_scores(scores[:, 0], scores[:, 1:], keep_mask, n_items, weights), batch)
         # losses read tokens: row 0 is the padding's; those that draw never read it, so that any row may be there
         if is_sharded(nodes):

@@ -15,7 +15,8 @@ from recgraph.config import ConfigError, Search
 from recgraph.data.batches import PairBatch
 from recgraph.data.part import Part
 from recgraph.losses.base import NextItemLoss
-from recgraph.losses.pairwise import OwnNegatives, PairWeights, pair_scores
+from recgraph.losses.pairwise import OwnNegatives, PairWeights
+from recgraph.losses.scores import pair_scores
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Terms
 from recgraph.models.collaborative.base import CollaborativeConfig, weighted

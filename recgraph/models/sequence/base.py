@@ -260,7 +260,9 @@ class SequenceModel(TrainableModel):
         generator = batch.generators["negatives"]
         if batch.whole is not None and isinstance(self.loss, OwnNegatives):
             drawn = self.loss.draw(batch.n_targets, len(table) - 1, generator, table.device)
-            loss: Tensor = self.loss.against(drawn[batch.target_places()], states, targets, table)
+            if not self.loss.config.shared:
+                drawn = drawn[batch.target_places()]
+            loss: Tensor = self.loss.against(drawn, states, targets, table)
         else:
             loss = self.loss(states, targets, table, generator)
         return loss if batch.weight == 1 else loss * batch.weight

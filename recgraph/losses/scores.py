@@ -1,0 +1,160 @@
+"""Scores of hidden states or rows against rows of a table; rows of length 1.
+
+The vectors of all columns, T x K x D numbers, are never in memory: scores and gradients are made in blocks of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph.accelerated import full_precision, is_accelerated
+from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
+from recgraph.rows import distinct_rows, is_row_sparse, lookup, row_gradient
+
+__all__ = ["own_scores", "pair_scores", "unit_rows"]
+
+
+# for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices
+_FEW = 4
+
+
+def pair_scores(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``s_bk = table[rows_b] . table[columns_bk]``, in a quarter of the time of lookups under autograd on CPU.
+
+    The gradient by the table is made in one scatter; it can be taken once.
+
+    Args:
+        table: [N, D].
+        rows: [B] int64.
+        columns: [B, K] int64.
+
+    Returns:
+        [B, K].
+    """
+    scores: Tensor = _PairScores.apply(table, rows, columns, is_row_sparse(table))  # type: ignore[no-untyped-call]
+    return scores
+
+
+class _PairScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, columns: Tensor, row_sparse: bool) -> Tensor:
+        places = torch.cat([rows[:, None], columns], 1)
+        vectors = table.index_select(0, places.view(-1)).view(*places.shape, -1)
+        ctx.save_for_backward(vectors, places)
+        ctx.n_rows, ctx.row_sparse = table.shape[0], row_sparse
+        # products under autocast would be rounded to half precision
+        with full_precision(table):
+            return torch.bmm(vectors[:, 1:], vectors[:, 0, :, None]).squeeze(2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        refuse_second_derivative("scores of pairs")
+        vectors, places = ctx.saved_tensors
+        grads = torch.empty_like(vectors)
+        _weighted_sum(grad, vectors[:, 1:], grads[:, 0])
+        torch.mul(grad[:, :, None], vectors[:, :1], out=grads[:, 1:])
+        index, values = places.view(-1), grads.flatten(0, 1)
+        if ctx.row_sparse:
+            return row_gradient(index, values, ctx.n_rows), None, None, None
+        total = vectors.new_zeros(ctx.n_rows, vectors.shape[2])
+        return total.index_add_(0, index, values), None, None, None
+
+
+def _weighted_sum(weights: Tensor, vectors: Tensor, out: Tensor) -> None:
+    """``out_b = sum_k weights_bk vectors_bk``; [B, K], [B, K, D] and [B, D]."""
+    if not 0 < weights.shape[1] <= _FEW:
+        out.copy_(torch.bmm(weights[:, None], vectors).squeeze(1))
+        return
+    torch.mul(weights[:, :1], vectors[:, 0], out=out)
+    for k in range(1, weights.shape[1]):
+        out.addcmul_(weights[:, k, None], vectors[:, k])
+
+
+def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None = None) -> Tensor:
+    """``s_tk = hidden_t . table[columns_tk]``, without the T x K x D vectors in memory.
+
+    Blocks of rows look their vectors up, in backward once more. Computed in the wider type of the two, at least
+    float32; the gradient can be taken once.
+
+    Args:
+        hidden: [T, D].
+        table: [N, D].
+        columns: [T, K] int64.
+        block_rows: rows whose vectors are in memory at once; None picks by the size of the cache.
+
+    Returns:
+        [T, K].
+    """
+    scores: Tensor = _OwnScores.apply(hidden, table, columns, block_rows, is_row_sparse(table))  # type: ignore[no-untyped-call]
+    return scores
+
+
+class _OwnScores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None, row_sparse: bool
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, table, columns)
+        ctx.block_rows, ctx.row_sparse = block_rows, row_sparse
+        x = hidden.to(work_type(hidden, table))
+        scores = x.new_empty(columns.shape)
+        for rows, vectors in _own_vectors(x, table, columns, block_rows):
+            torch.sum(vectors.mul_(x[rows, None]), 2, out=scores[rows])
+        return scores
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("scores of negatives")
+        hidden, table, columns = ctx.saved_tensors
+        x = hidden.to(work_type(hidden, table))
+        by_hidden = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        by_table, rows_of_table, places = None, None, columns
+        if ctx.needs_input_grad[1]:
+            n_rows = len(table)
+            if ctx.row_sparse:
+                rows_of_table, places = distinct_rows(columns, n_rows)
+            by_table = x.new_zeros(n_rows if rows_of_table is None else len(rows_of_table), x.shape[1])
+        for rows, vectors in _own_vectors(x, table, columns, ctx.block_rows):
+            weights = grad[rows, :, None]
+            if by_hidden is not None:
+                torch.sum(vectors.mul_(weights), 1, out=by_hidden[rows])
+            if by_table is not None:
+                torch.mul(weights, x[rows, None], out=vectors)
+                by_table.index_add_(0, places[rows].flatten(), vectors.flatten(0, 1))
+        if by_hidden is not None:
+            by_hidden = by_hidden.to(hidden.dtype)
+        if by_table is not None:
+            by_table = by_table.to(table.dtype)
+        if rows_of_table is not None and by_table is not None:
+            by_table = row_gradient(rows_of_table, by_table, len(table))
+        return by_hidden, by_table, None, None, None
+
+
+def _own_vectors(x: Tensor, table: Tensor, columns: Tensor, block_rows: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """The rows of each block with the vectors [n, K, D] of their columns, in the type of x."""
+    n_columns, width = columns.shape[1], x.shape[1]
+    for rows in row_blocks(len(x), n_columns * width, x, block_rows):
+        vectors = table.index_select(0, columns[rows].flatten()).to(x.dtype)
+        yield rows, vectors.view(-1, n_columns, width)
+
+
+def unit_rows(table: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """The distinct rows of an index, brought to length 1, and the index into them.
+
+    Args:
+        table: [N, D].
+        index: int64 of any shape.
+
+    Returns:
+        [U, D], with the gradient that the table takes, and a tensor of the index's shape. On an accelerator, which
+        would have to tell how many rows are distinct, they are all rows.
+    """
+    if is_accelerated(table) and not is_row_sparse(table):
+        return F.normalize(table, dim=1), index
+    rows, places = distinct_rows(index, len(table))
+    return F.normalize(lookup(table, rows), dim=1), places

@@ -1,0 +1,81 @@
+"""Negatives that all targets of a step share: the loss against a dense one, and against each target's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recgraph import blocks, registry
+from recgraph.losses.pairwise import PairWeights
+from recgraph.rows import set_row_sparse
+
+N_ITEMS, D, T, K = 23, 5, 100, 40
+EXACT = {"rtol": 1e-11, "atol": 1e-12}
+LOSSES: list[tuple[str, dict[str, Any]]] = [
+    ("bpr", {}),
+    ("bce", {"calibration": 0.5}),
+    ("bce", {"negative_weight": 30.0}),
+    ("ccl", {"margin": 0.1, "negative_weight": 20.0}),
+]
+
+
+def inputs(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(8)
+    hidden = torch.randn(T, D, generator=g, dtype=torch.float64).to(device).requires_grad_()
+    table = torch.nn.Parameter(torch.randn(N_ITEMS + 1, D, generator=g, dtype=torch.float64).to(device))
+    return hidden, torch.randint(1, N_ITEMS + 1, (T,), generator=g).to(device), table
+
+
+def weights_of(loss: Any, device: torch.device) -> PairWeights | None:
+    if not loss.weighs_pairs:
+        return None
+    g = torch.Generator().manual_seed(9)
+    return PairWeights(*(torch.rand(*size, generator=g, dtype=torch.float64).to(device) for size in ((T,), (T, K))))
+
+
+@pytest.mark.parametrize(("name", "settings"), LOSSES)
+@pytest.mark.parametrize("row_sparse", [False, True])
+@pytest.mark.parametrize("budget", [1, 2**20])
+def test_blocks_of_shared_negatives_are_the_dense_loss(
+    name: str, settings: dict[str, Any], row_sparse: bool, budget: int, device: torch.device, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(blocks, "BYTES_HOST", budget)  # of blocks of 32 rows, or of one
+    loss = registry.load("loss", name)(n_negatives=K, shared=True, **settings)
+    hidden, targets, table = inputs(device)
+    drawn = torch.randint(1, N_ITEMS + 1, (K,), generator=torch.Generator().manual_seed(2)).to(device)
+    keep_mask, weights = drawn != targets[:, None], weights_of(loss, device)
+    x, y = (F.normalize(one, dim=1) if loss.cosine else one for one in (hidden, table))
+    scores = x @ y.T
+    positive, negative = scores.gather(1, targets[:, None])[:, 0], scores[:, drawn]
+    expected = loss.of_scores(positive, negative, keep_mask, N_ITEMS, weights)
+    wanted = torch.autograd.grad(expected, (hidden, table))
+    set_row_sparse(table, row_sparse)
+    value = loss.against_shared(drawn, keep_mask, hidden, targets, table, N_ITEMS, weights)
+    torch.testing.assert_close(value, expected, **EXACT)
+    found = torch.autograd.grad(value, (hidden, table))
+    assert found[1].is_sparse == row_sparse
+    for got, want in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got.to_dense() if got.is_sparse else got, want, **EXACT)
+
+
+@pytest.mark.parametrize(("name", "settings"), LOSSES)
+def test_one_draw_serves_all_targets_of_a_call(name: str, settings: dict[str, Any]) -> None:
+    loss = registry.load("loss", name)(n_negatives=K, shared=True, **settings)
+    hidden, targets, table = inputs(torch.device("cpu"))
+    drawn = loss.draw(T, N_ITEMS, torch.Generator().manual_seed(4), table.device)
+    assert drawn.shape == (1, K)
+    # each target with the same negatives as its own
+    own = registry.load("loss", name)(n_negatives=K, **settings)
+    expected = own.against(drawn.expand(T, K), hidden, targets, table)
+    value = loss(hidden, targets, table, torch.Generator().manual_seed(4))
+    torch.testing.assert_close(value, expected, **EXACT)
+    inputs_of = hidden, table
+    for got, want in zip(torch.autograd.grad(value, inputs_of), torch.autograd.grad(expected, inputs_of), strict=True):
+        torch.testing.assert_close(got, want, **EXACT)
+    again = loss(hidden, targets, table, torch.Generator().manual_seed(4))
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(again, hidden, create_graph=True)
