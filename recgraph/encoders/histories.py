@@ -69,27 +69,38 @@ class Mean(HistoryAggregator):
         return (1 / rows.lengths.to(items.dtype))[rows.rows]
 
 
-class UserAttention(HistoryAggregator):
-    """``a_ui = softmax_i(p_u . tanh(K q_i + b))``: the user's own vector p_u asks."""
+class _Attention(HistoryAggregator):
+    """Base of those that ask the keys ``tanh(K q_i + b)`` of items."""
 
     def __init__(self, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__(hidden_dim, dropout)
         self.key = nn.Linear(hidden_dim, hidden_dim)
 
-    def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
+    def _read(self, rows: Ragged, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, and the row of them of each event: those of all items where there are more events than items."""
+        if rows.values.numel() > len(items):
+            return torch.tanh(self.key(items)), rows.values
         keys = torch.tanh(self.key(F.embedding(rows.values, items)))
-        return self._softmax(torch.linalg.vecdot(own[rows.rows], keys), rows, items)
+        return keys, torch.arange(len(keys), device=keys.device)
 
 
-class SelfAttention(HistoryAggregator):
+class UserAttention(_Attention):
+    """``a_ui = softmax_i(p_u . tanh(K q_i + b))``: the user's own vector p_u asks."""
+
+    def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
+        keys, places = self._read(rows, items)
+        scores = torch.linalg.vecdot(F.embedding(rows.rows, own), F.embedding(places, keys))
+        return self._softmax(scores, rows, items)
+
+
+class SelfAttention(_Attention):
     """``a_ui = softmax_i(h . tanh(K q_i + b))``: a learned vector h asks, the same of all users."""
 
     def __init__(self, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__(hidden_dim, dropout)
-        self.key = nn.Linear(hidden_dim, hidden_dim)
         self.query = nn.Parameter(torch.empty(hidden_dim, 1))
         nn.init.xavier_normal_(self.query)
 
     def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
-        keys = torch.tanh(self.key(F.embedding(rows.values, items)))
-        return self._softmax((keys @ self.query)[:, 0], rows, items)
+        keys, places = self._read(rows, items)
+        return self._softmax((keys @ self.query)[:, 0][places], rows, items)

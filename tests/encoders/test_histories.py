@@ -17,11 +17,11 @@ N_ITEMS, D = 9, 4
 ROWS = [[3, 1, 8], [], [5], [2, 2, 0, 7]]
 
 
-def case(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Ragged, Tensor]:
+def case(dtype: torch.dtype = torch.float64, times: int = 1) -> tuple[Tensor, Ragged, Tensor]:
     g = torch.Generator().manual_seed(4)
-    own = torch.randn(len(ROWS), D, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
+    own = torch.randn(times * len(ROWS), D, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
     items = torch.randn(N_ITEMS, D, generator=g, dtype=torch.float64).to(dtype).requires_grad_()
-    return own, Ragged.from_lists(ROWS), items
+    return own, Ragged.from_lists(times * ROWS), items
 
 
 def made(name: str, dtype: torch.dtype = torch.float64, **settings: float) -> HistoryAggregator:
@@ -38,11 +38,12 @@ def question(aggregator: HistoryAggregator, own: Tensor) -> Tensor | None:
     return aggregator.query[:, 0] if isinstance(aggregator, SelfAttention) else None
 
 
+@pytest.mark.parametrize("times", [1, 3], ids=["fewer events than items", "more events than items"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_history_is_the_weighted_mean_of_its_items(name: str) -> None:
-    aggregator, (own, rows, items) = made(name), case()
+def test_a_history_is_the_weighted_mean_of_its_items(name: str, times: int) -> None:
+    aggregator, (own, rows, items) = made(name), case(times=times)
     found = aggregator(own, rows, items)
-    for user, history in enumerate(ROWS):
+    for user, history in enumerate(times * ROWS):
         asked = question(aggregator, own[user])
         shares = [1.0] * len(history)
         if asked is not None:
@@ -54,7 +55,7 @@ def test_a_history_is_the_weighted_mean_of_its_items(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_and_no_history_at_all(name: str) -> None:
-    aggregator, (own, rows, items) = made(name), case()
+    aggregator, (own, rows, items) = made(name), case(times=3)
     assert torch.autograd.gradcheck(lambda a, b: aggregator(a, rows, b), (own, items))
     empty = Ragged.from_lists([[], []])
     assert torch.equal(aggregator(own[:2], empty, items), torch.zeros(2, D, dtype=torch.float64))

@@ -93,20 +93,28 @@ class SimpleX(CollaborativeModel):
         table: Tensor = self.embedding.weight
         return table
 
+    def prepare(self, batch: PairBatch) -> None:
+        super().prepare(batch)
+        # an accelerator would have to tell their number
+        batch.drawn["own users"] = list(torch.unique(batch.users, return_inverse=True))
+
     def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
         assert self.space is not None
-        table, users = self.embedding.weight, batch.users
+        table, generator = self.embedding.weight, batch.generators.of_rank("dropout")
         items = table[self.space.n_users :]
-        vectors = self._vectors(lookup(table, users), self._histories_of(users), items, batch)
-        rows = torch.arange(len(users), device=users.device)
+        # a user with many samples has many in a batch, and a long history: it is read once
+        users, places = batch.drawn.get("own users") or torch.unique(batch.users, return_inverse=True)
+        vectors = self._vectors(lookup(table, users), self._histories_of(users), items, generator)[places]
+        if self.training:
+            vectors = dropout(vectors, self.config.dropout, generator)
+        rows = torch.arange(len(places), device=places.device)
         return replace(batch, users=rows), torch.cat([vectors, items])
 
-    def _vectors(self, own: Tensor, rows: Ragged, items: Tensor, batch: PairBatch | None = None) -> Tensor:
-        """[U, D], of own vectors [U, D], histories and items [n_items, D]; the batch's generators draw dropout."""
-        generator = None if batch is None else batch.generators.of_rank("dropout")
+    def _vectors(self, own: Tensor, rows: Ragged, items: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[U, D], of own vectors [U, D], histories and items [n_items, D]; the generator draws the aggregator's
+        dropout."""
         share = self.config.own_weight
-        vectors = own if share == 1 else share * own + (1 - share) * self.aggregator(own, rows, items, generator)
-        return dropout(vectors, self.config.dropout, generator) if self.training and batch is not None else vectors
+        return own if share == 1 else share * own + (1 - share) * self.aggregator(own, rows, items, generator)
 
     def _user_vectors(self, query: Query, nodes: Tensor) -> Tensor:
         assert self.space is not None
