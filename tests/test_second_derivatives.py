@@ -26,6 +26,7 @@ from recgraph.losses.softmax import FullSoftmax
 from recgraph.ranks import _Gathered
 from recgraph.rows import _Fetched, _RowsFrom
 from recgraph.sparse.csr import Csr
+from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
 
@@ -60,6 +61,11 @@ def sum_over_candidates() -> Case:
 def products_of_pairs() -> Case:
     pairs = Ragged.from_lists([[0, 2], [], [1, 1, 3], [2]])
     return lambda x, y: _PairProducts.apply(pairs, 3, x, y), drawn((4, 3), (5, 3))
+
+
+def sparse_products_of_pairs() -> Case:
+    pairs = Ragged.from_lists([[0, 2], [], [3, 1, 1], [2]])
+    return lambda x, y: pair_products(x, y, pairs), drawn((4, 3), (5, 3))
 
 
 def sum_of_kernels() -> Case:
@@ -127,6 +133,7 @@ ASK_FIRST = {
 TWICE = {
     "encoders/graph.py:_SymmetricProduct": product_with_a_symmetric_matrix,
     "sparse/backends/_autograd.py:_Product": sparse_product,
+    "sparse/pair_products.py:_PairProducts": sparse_products_of_pairs,
 }
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from recgraph.data.part import Part
+from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import distinct
-from recgraph.sparse.ragged import Ragged
+from recgraph.sparse.ragged import Ragged, consecutive
 
 __all__ = ["NegativeSampler"]
 
@@ -81,20 +82,20 @@ class NegativeSampler:
         """
         part = torch.rand(count, generator=generator, dtype=torch.float64)
         drawn = self._items((part * self._total).long())
+        # the drawn are fewer than the items of the samples' users: whom is each of them none for
         if self._own is None:
-            samples, values = torch.arange(len(items)), items
+            asked, barred = items, Ragged(drawn, torch.arange(count + 1))
         else:
-            own = self._own.items.take(users)
-            samples, values = own.rows, own.values
-        is_drawn = torch.zeros(self.n_items, dtype=torch.bool)
-        is_drawn[drawn] = True
-        found = is_drawn[values].nonzero().flatten()
-        samples, values = samples[found], values[found]
-        ascending, columns = drawn.sort()
-        first, last = (torch.searchsorted(ascending, values, right=right) for right in (False, True))
-        # an item that was drawn several times is excluded as often
-        places = Ragged.from_lengths(torch.arange(int((last - first).sum())), last - first)
-        return drawn[None], torch.stack([samples[places.rows], columns[first[places.rows] + places.positions]])
+            asked, barred = users, self._own.chosen_by.take(drawn)
+        is_asked = torch.zeros(int(asked.max()) + 1 if len(asked) else 0, dtype=torch.bool)
+        is_asked[asked] = True
+        found = (barred.values < len(is_asked)).nonzero().flatten()
+        found = found[is_asked[barred.values[found]]]
+        columns, of_sample = barred.rows[found], barred.values[found]
+        ascending, samples = asked.sort()
+        first, last = (torch.searchsorted(ascending, of_sample, right=right) for right in (False, True))
+        places = consecutive(first, last - first)
+        return drawn[None], torch.stack([samples[places.values], columns[places.rows]])
 
     def _items(self, place: Tensor) -> Tensor:
         """The item whose mass covers each place on the line of all masses."""
@@ -108,12 +109,14 @@ class _OwnItems:
     """Where the own items of each user lie on the line of all masses.
 
     Attributes:
-        items: the items of each user, each once.
+        chosen_by: the users of each item, each once.
         free: [n_users] int64, the mass that can be drawn for each user.
     """
 
     def __init__(self, train: Part, masses: Tensor, total: int) -> None:
-        self.items = own = distinct(train.items, train.n_items)
+        own = distinct(train.items, train.n_items)
+        users = Csr(own.offsets, own.values, None, (len(own), train.n_items)).t()
+        self.chosen_by = Ragged(users.indices, users.indptr)
         of_own = masses[own.values]
         self._sums = torch.cat([of_own.new_zeros(1), of_own.cumsum(0)])
         self._first = self._sums[own.offsets[:-1]]

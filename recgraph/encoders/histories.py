@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recgraph.encoders.base import dropout_generator
 from recgraph.rng import dropout
+from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged, row_softmax
 
 __all__ = ["HistoryAggregator", "Mean", "SelfAttention", "UserAttention"]
@@ -89,8 +90,7 @@ class UserAttention(_Attention):
 
     def attention(self, own: Tensor, rows: Ragged, items: Tensor) -> Tensor:
         keys, places = self._read(rows, items)
-        scores = torch.linalg.vecdot(F.embedding(rows.rows, own), F.embedding(places, keys))
-        return self._softmax(scores, rows, items)
+        return self._softmax(pair_products(own, keys, rows.with_values(places)), rows, items)
 
 
 class SelfAttention(_Attention):

@@ -11,7 +11,7 @@ from torch import Tensor
 from recgraph.accelerated import full_precision
 from recgraph.sparse.csr import Csr, csr_tensor
 
-__all__ = ["Multiply", "differentiable"]
+__all__ = ["Multiply", "at_entries", "differentiable"]
 
 #: ``(adj, x) -> A X``, without gradients; the weights have the type of ``x``
 Multiply = Callable[[Csr, Tensor], Tensor]
@@ -49,11 +49,11 @@ class _Product(torch.autograd.Function):
         # the saved weights carry their history where a second derivative is wanted
         adj = ctx.adj.with_weights(weights) if ctx.needs_input_grad[2] else ctx.adj
         grad_x = differentiable(ctx.multiply, adj.t(), grad) if ctx.needs_input_grad[1] else None
-        grad_weights = _at_entries(adj, grad, x).to(weights.dtype) if ctx.needs_input_grad[2] else None
+        grad_weights = at_entries(adj, grad, x).to(weights.dtype) if ctx.needs_input_grad[2] else None
         return None, grad_x, grad_weights, None
 
 
-def _at_entries(adj: Csr, left: Tensor, right: Tensor) -> Tensor:
+def at_entries(adj: Csr, left: Tensor, right: Tensor) -> Tensor:
     """[E]: ``left[row] . right[column]`` of each entry."""
     if torch.is_grad_enabled():  # a second derivative is wanted
         return (left[adj.rows] * right[adj.indices]).sum(1)
