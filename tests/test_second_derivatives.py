@@ -97,7 +97,7 @@ def scores_of_pairs() -> Case:
 
 def scores_of_own_negatives() -> Case:
     columns = torch.tensor([[1, 3], [0, 1], [2, 2]])
-    return lambda hidden, table: own_scores(hidden, table, columns), drawn((3, 2), (4, 2))
+    return lambda hidden, table: own_scores(hidden, table, columns, 2), drawn((3, 2), (4, 2))
 
 
 def sparse_product() -> Case:

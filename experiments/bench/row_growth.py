@@ -57,6 +57,11 @@ def prepare_negatives(loss: str, n_negatives: int) -> Any:
     return prepare_step("sasrec", {"loss": loss, "n_negatives": n_negatives}, "adam", BATCH_SIZE, ITEMS[0])
 
 
+def prepare_cosines(shared: bool, n_negatives: int) -> Any:
+    settings = {"loss": "ccl", "n_negatives": n_negatives, "loss_options": {"shared": shared}}
+    return prepare_step("bprmf", settings, "adam", 1_792, ITEMS[0])
+
+
 def stages() -> list[Stage]:
     sampled = {"loss": "sampled_softmax", "n_negatives": 512}
     of_items = [
@@ -72,4 +77,6 @@ def stages() -> list[Stage]:
     for loss in ("bce", "bpr"):
         prepare = partial(prepare_negatives, loss)
         found.append(Stage(f"steps-sasrec-{loss}", NEGATIVES, "negatives a target", steps, prepare))
+    for name, shared in (("steps-bprmf-ccl", False), ("steps-bprmf-ccl-shared", True)):
+        found.append(Stage(name, NEGATIVES, "negatives", steps, partial(prepare_cosines, shared)))
     return found

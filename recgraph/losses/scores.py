@@ -1,6 +1,7 @@
 """Scores of hidden states or rows against rows of a table; rows of length 1.
 
-The vectors of all columns, T x K x D numbers, are never in memory: scores and gradients are made in blocks of rows.
+The vectors of many columns, T x K x D numbers, are never in memory: scores are sampled from a product of matrices, or
+made in blocks of rows.
 """
 
 from __future__ import annotations
@@ -15,18 +16,23 @@ from torch import Tensor
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import refuse_second_derivative, row_blocks, work_type
 from recgraph.rows import distinct_rows, is_row_sparse, lookup, row_gradient
+from recgraph.sparse.pair_products import pair_products
+from recgraph.sparse.ragged import Ragged
 
-__all__ = ["own_scores", "pair_scores", "unit_rows"]
+__all__ = ["MANY", "own_scores", "pair_scores", "unit_rows"]
 
 
 # for so few vectors a row, passes one by one are several times as fast as a batched product of tiny matrices
 _FEW = 4
+#: from so many columns on, sampled scores are faster than a batched product of vectors that were looked up
+MANY = 16
 
 
 def pair_scores(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``s_bk = table[rows_b] . table[columns_bk]``, in a quarter of the time of lookups under autograd on CPU.
 
-    The gradient by the table is made in one scatter; it can be taken once.
+    With few columns the gradient by the table is made in one scatter; it can be taken once. With many see
+    :func:`own_scores`.
 
     Args:
         table: [N, D].
@@ -36,6 +42,8 @@ def pair_scores(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         [B, K].
     """
+    if columns.shape[1] >= MANY and not is_accelerated(table):
+        return own_scores(lookup(table, rows), table, columns)
     scores: Tensor = _PairScores.apply(table, rows, columns, is_row_sparse(table))  # type: ignore[no-untyped-call]
     return scores
 
@@ -78,18 +86,26 @@ def _weighted_sum(weights: Tensor, vectors: Tensor, out: Tensor) -> None:
 def own_scores(hidden: Tensor, table: Tensor, columns: Tensor, block_rows: int | None = None) -> Tensor:
     """``s_tk = hidden_t . table[columns_tk]``, without the T x K x D vectors in memory.
 
-    Blocks of rows look their vectors up, in backward once more. Computed in the wider type of the two, at least
-    float32; the gradient can be taken once.
+    On the host they are those of :func:`recgraph.sparse.pair_products.pair_products`. On an accelerator blocks of rows
+    look their vectors up, in backward once more, and the gradient can be taken once. Computed in the wider type of the
+    two, at least float32.
 
     Args:
         hidden: [T, D].
         table: [N, D].
         columns: [T, K] int64.
-        block_rows: rows whose vectors are in memory at once; None picks by the size of the cache.
+        block_rows: rows whose vectors are in memory at once, where they are looked up; None: the device decides.
 
     Returns:
         [T, K].
     """
+    if block_rows is None and not is_accelerated(table):
+        n_rows, n_columns = columns.shape
+        if is_row_sparse(table):
+            rows, columns = distinct_rows(columns, len(table))
+            table = lookup(table, rows)
+        pairs = Ragged(columns.flatten(), n_columns * torch.arange(n_rows + 1))
+        return pair_products(hidden, table, pairs).view(n_rows, n_columns)
     scores: Tensor = _OwnScores.apply(hidden, table, columns, block_rows, is_row_sparse(table))  # type: ignore[no-untyped-call]
     return scores
 

@@ -18,6 +18,7 @@ from recgraph.blocks import BYTES_HOST, FEWEST_ROWS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.pathsim import estimate_nnz, steps_of
+from recgraph.losses.scores import MANY
 from recgraph.memory import Needs, Workload, state_bytes
 from recgraph.rows import ROWS_OF_LAZY
 
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 _FLOAT = 4
+#: of a sampled score: its places by target and by item, the sort of these, the score, what a loss computes of it
+_SAMPLED_PLACE = 96
 #: padding inside buckets of one attention, and what the allocator leaves between tensors
 _SLACK = 1.1
 #: losses whose targets have negatives of their own, unless they are shared
@@ -170,9 +173,9 @@ def loss_block(config: Any, n_targets: int, n_items: int, width: int) -> int:
         # what is computed of a block of scores, a mask of all, and for weights of pairs three numbers of each
         of_each = 1 + 3 * _FLOAT * hasattr(config, "negative_weights")
         return 2 * blocks(n_targets, n_negatives) + 3 * _FLOAT * n_negatives * width + of_each * n_targets * n_negatives
-    # every target has negatives of its own: blocks of their vectors, and the gradients of distinct rows
+    # every target has negatives of its own: their scores and places, and the gradients of distinct rows
     places = n_targets * (n_negatives + 1)
-    return 8 * _FLOAT * places + 3 * _FLOAT * min(places, n_items) * width + blocks(n_targets, n_negatives * width)
+    return _SAMPLED_PLACE * places + 3 * _FLOAT * min(places, n_items) * width
 
 
 def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True) -> Needs:
@@ -190,9 +193,10 @@ def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True)
     loss = registry.key(config.loss)
     is_row_sparse = not n_layers and n_nodes > ROWS_OF_LAZY and loss != _FULL
     step = 0 if is_row_sparse else (n_layers + 2) * table * (1 + n_views) if n_layers else 2 * table
-    # vectors of user, item and negatives, and their gradients
+    # vectors of user, item and negatives, and their gradients; of many negatives scores alone, and their places by item
     places = n_rows * ((n_negatives if _has_own_negatives(config) else 0) + 2)
-    step += 2 * _FLOAT * config.hidden_dim * places + 24 * places
+    looked_up = places if n_negatives < MANY else 2 * n_rows
+    step += 2 * _FLOAT * config.hidden_dim * looked_up + 24 * looked_up + _SAMPLED_PLACE * (places - looked_up)
     if is_row_sparse:
         step += _of_rows(min(places, n_nodes), config.hidden_dim)
     if not _has_own_negatives(config):

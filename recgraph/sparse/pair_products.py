@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recgraph.accelerated import full_precision
+from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.blocks import work_type
 from recgraph.sparse.backends._autograd import at_entries
 from recgraph.sparse.csr import Csr
@@ -20,8 +20,9 @@ __all__ = ["pair_products"]
 def pair_products(x: Tensor, y: Tensor, pairs: Ragged) -> Tensor:
     """[P]: ``x_i . y_j`` for each row i and each j of its list, in the order of the lists.
 
-    No tensor of pairs and widths is made: the products are sampled from ``x y^T``, and their gradients are sparse
-    products. Differentiable any number of times.
+    On the host no tensor of pairs and widths is made: the products are sampled from ``x y^T``, and their gradients are
+    sparse products. An accelerator, which would have to tell how many pairs a column has, looks the rows up.
+    Differentiable any number of times.
 
     Args:
         x: [N, D] floating point.
@@ -31,9 +32,12 @@ def pair_products(x: Tensor, y: Tensor, pairs: Ragged) -> Tensor:
     Returns:
         In the wider type of the two, at least float32.
     """
-    work = work_type(x, y)
+    x, y = (one.to(work_type(x, y)) for one in (x, y))
+    if is_accelerated(x):
+        gathered: Tensor = torch.linalg.vecdot(x[pairs.rows], y[pairs.values])
+        return gathered
     adj = Csr(pairs.offsets, pairs.values, None, (len(x), len(y)))
-    products: Tensor = _PairProducts.apply(adj, x.to(work), y.to(work))  # type: ignore[no-untyped-call]
+    products: Tensor = _PairProducts.apply(adj, x, y)  # type: ignore[no-untyped-call]
     return products
 
 

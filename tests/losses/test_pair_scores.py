@@ -18,7 +18,7 @@ def _case(k: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, tor
     return table, rows.to(device), columns.to(device)
 
 
-@pytest.mark.parametrize("k", [1, 2, 4, 5, 11])
+@pytest.mark.parametrize("k", [1, 2, 4, 5, 11, 16, 40])
 def test_equals_lookups(k: int, device: torch.device) -> None:
     table, rows, columns = _case(k, device)
     expected = (table[rows][:, None] * table[columns]).sum(2)
@@ -51,7 +51,7 @@ def test_can_be_differentiated_once() -> None:
 def test_own_scores_are_those_of_all_vectors_at_once(
     types: tuple[str, str], block_rows: int | None, row_sparse: bool, device: torch.device
 ) -> None:
-    """In float32 bit for bit: what the losses over all vectors gave, they give in blocks."""
+    """In float32 and blocks bit for bit: what the losses over all vectors gave, they give in blocks."""
     g = torch.Generator().manual_seed(1)
     hidden = torch.randn(30, 16, generator=g).to(device, getattr(torch, types[0])).requires_grad_()
     table = torch.nn.Parameter(torch.randn(9, 16, generator=g).to(device, getattr(torch, types[1])))
@@ -65,7 +65,8 @@ def test_own_scores_are_those_of_all_vectors_at_once(
     assert found[1].is_sparse == row_sparse
     wanted = torch.autograd.grad(expected, (hidden, table), pull)
     # a table of a narrower type had its gradient summed in that type, and has it now in the wider one
-    exact = {"rtol": 0, "atol": 0} if device.type == "cpu" and types[0] != "float64" else {"rtol": 1e-4, "atol": 1e-6}
+    in_blocks = block_rows is not None and device.type == "cpu"
+    exact = {"rtol": 0, "atol": 0} if in_blocks and types[0] != "float64" else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(scores, expected, **exact)
     for got, want in zip(found, wanted, strict=True):
         torch.testing.assert_close(got.to_dense() if got.is_sparse else got, want, **exact)
@@ -85,4 +86,4 @@ def test_own_scores_hold_no_vectors_of_all_negatives() -> None:
 def test_own_scores_can_be_differentiated_once() -> None:
     hidden, table = torch.randn(3, 2, requires_grad=True), torch.nn.Parameter(torch.randn(4, 2))
     with pytest.raises(RuntimeError, match="differentiated once"):
-        torch.autograd.grad(own_scores(hidden, table, torch.tensor([[0], [1], [3]])).sum(), table, create_graph=True)
+        torch.autograd.grad(own_scores(hidden, table, torch.tensor([[0], [1], [3]]), 2).sum(), table, create_graph=True)
