@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recgraph.arguments import shown
 from recgraph.config import Config
 from recgraph.data.files import contents, sweep
 from recgraph.data.imprint import load_json, replace_json
@@ -36,6 +37,8 @@ __all__ = ["FitOptions", "build", "new_record", "on_all_ranks", "run_folder", "t
 _log = logging.getLogger(__name__)
 #: the folder of TensorBoard's files in that of a run, which is made before the run's configuration is written
 _SCALARS = "tensorboard"
+#: settings of training that are the first process's own: it alone writes
+_OF_FIRST = {"tensorboard", "track", "track_folder", "checkpoint_seconds"}
 
 Validate = Callable[[], Mapping[str, float]]
 
@@ -103,9 +106,11 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
 
     Raises:
         FolderInUse: another process makes a run in the folder.
-        ValueError: the folder holds another run, or the same one and ``resume`` is False.
+        ValueError: the folder holds another run, or the same one and ``resume`` is False; or the processes of one
+            training do not fit the same.
     """
     folder = options.folder
+    _check_alike(record, options)
     if folder is None:
         yield False
         return
@@ -117,6 +122,36 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
         complete, unsealed = first
         record.unsealed = [*unsealed, *(reason for reason in record.unsealed if reason not in unsealed)]
         yield complete
+
+
+def _check_alike(record: RunRecord, options: FitOptions) -> None:
+    """Refuse a training whose processes do not fit the same model in the same way to the same data: what they would
+    make together is the run of none of them.
+
+    Raises:
+        ValueError: names the process and what it has otherwise; all raise it.
+    """
+    data = record.data
+    training = {name: value for name, value in record.training.items() if name not in _OF_FIRST}
+    own: dict[str, Any] = {"model": (record.model, record.model_revision), **record.config, **training}
+    own |= {"seed": record.seed, "fit_on": record.fitted_on, "out": "none" if options.folder is None else "a folder"}
+    own["data"] = f"{(data.split_hash or data.graph_hash or '')[:12]}, {data.n_users} users, {data.n_items} items"
+    for name, read in (("init_items", record.init_items), ("teacher", record.teacher)):
+        own[name] = None if read is None else read["digest"]
+    of_ranks = all_values(own)
+
+    def compare() -> None:
+        for rank, other in enumerate(of_ranks):
+            differing = [name for name in {**of_ranks[0], **other} if other.get(name) != of_ranks[0].get(name)]
+            if differing:
+                name = differing[0]
+                raise ValueError(
+                    f"rank {rank} differs from rank 0 in {', '.join(differing)} ({name} = {shown(other.get(name))}, not "
+                    f"{shown(of_ranks[0].get(name))}): processes that train together must make the same call, on the "
+                    "same data"
+                )
+
+    of_all(compare)
 
 
 def _take(
