@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["is_first_launched", "is_launched", "local_rank"]
+__all__ = ["is_first_launched", "is_launched", "local_rank", "refuse_launched"]
 
 
 def is_launched() -> bool:
@@ -20,3 +20,21 @@ def is_first_launched() -> bool:
 def local_rank() -> int:
     """The number of this process among those of its machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def refuse_launched(what: str, instead: str) -> None:
+    """Refuse what starts processes of its own where a launcher has started several: each would train for itself, and
+    the trainings of all would be made into one.
+
+    Args:
+        what: is called, for the message.
+        instead: how to have several processes.
+
+    Raises:
+        ValueError: this process is one of several.
+    """
+    if is_launched():
+        raise ValueError(
+            f"{what} runs in one process, and a launcher has started {os.environ['WORLD_SIZE']} (WORLD_SIZE): start it "
+            f"without a launcher; {instead}"
+        )

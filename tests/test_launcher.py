@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import recgraph as rg
 from recgraph.launcher import is_first_launched, is_launched, local_rank
 
 
@@ -28,3 +29,11 @@ def test_a_process_knows_its_place_from_the_variables(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert (is_launched(), is_first_launched(), local_rank()) == (launched, first, local)
+
+
+def test_a_board_is_not_run_by_one_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers would take themselves for processes of the launcher; of a study see ``test_ranks_alike``."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=r"leaderboard.run runs in one process, and a launcher has started 2"):
+        rg.leaderboard.run("quick")

@@ -13,6 +13,7 @@ from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.data.catalog.cards import data_name
 from recgraph.engine import Engine
+from recgraph.launcher import refuse_launched
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
@@ -145,9 +146,11 @@ def run(
         say: called with a line for each event; by default lines are printed to standard error if it is a terminal.
 
     Raises:
-        ValueError: there is no such board, it names what does not exist, or one of ``only`` matches nothing.
+        ValueError: there is no such board, it names what does not exist, one of ``only`` matches nothing, or a launcher
+            has started several processes.
         KeyboardInterrupt: running jobs have been saved.
     """
+    refuse_launched("leaderboard.run", "workers=N starts processes of its own")
     found = board if isinstance(board, Board) else load_board(board)
     size = workers_on(engine, workers)
     _check_only(found, only)

@@ -17,6 +17,7 @@ from recgraph.data.files import contents
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
+from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
@@ -107,11 +108,13 @@ def tune(
 
     Raises:
         ConfigError: a setting, a space or a combination of choices that is not possible, or a model that embeds nodes.
-        ValueError: the study exists with another model or revision of it, metric, space, split or seed.
+        ValueError: the study exists with another model or revision of it, metric, space, split or seed; or a launcher
+            has started several processes.
         WorkerFailed: workers end with errors.
         StorageFailed: the storage cannot be read or written.
         SealedTestError: something reached for test data.
     """
+    refuse_launched("tune", "workers=N starts processes of its own")
     cls, fixed = _model(model, settings or {})
     check_model(cls)
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)
