@@ -84,7 +84,7 @@ def _sparse_tables(model: TrainableModel, config: TrainConfig) -> list[nn.Parame
         raise ConfigError(
             f"table_optimiser = {chosen!r}: every step of this {type(model).__name__} touches all rows of its tables; "
             "use 'adam', or a loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no "
-            "propagation and no item features are computed from"
+            "propagation, item graph, item features or slow copy (target_momentum) are computed from"
         )
     least = {"auto": ROWS_OF_LAZY, "adam": math.inf}.get(chosen, 0)
     if config.shard_tables:

@@ -16,7 +16,29 @@ from recgraph.shards import Rows, local_rows, own_rows, own_state, shard, unshar
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
 
-__all__ = ["Sharding"]
+__all__ = ["Sharding", "check_sharding"]
+
+
+def check_sharding(model: TrainableModel, config: TrainConfig) -> None:
+    """Refuse to shard the tables of a model that has none which can be; before anything of it is told to other ranks.
+
+    Raises:
+        ValueError: the model has no table that can be sharded.
+    """
+    if not config.shard_tables:
+        return
+    if not model.row_sparse_tables:
+        raise ConfigError(
+            f"shard_tables = True: every step of this {type(model).__name__} reads all rows of its tables; use a "
+            "loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no propagation, "
+            "item graph, item features or slow copy (target_momentum) are computed from"
+        )
+    if config.metric not in ("last", "loss") and "index" not in signature(model.encode_items).parameters:
+        raise ValueError(
+            f"shard_tables = True: {type(model).__name__}.encode_items gives all items alone, which no validation "
+            "over shards can hold: define encode_items(index=None), which reads those of an index by "
+            "recgraph.rows.lookup, or use metric = 'last'"
+        )
 
 
 class Sharding:
@@ -40,21 +62,8 @@ class Sharding:
         self.model, self.ranks = model, ranks
         self.tables: dict[str, nn.Parameter] = {}
         self._is_gathered = False
-        if not config.shard_tables:
-            return
-        if not model.row_sparse_tables:
-            raise ConfigError(
-                f"shard_tables = True: every step of this {type(model).__name__} reads all rows of its tables; use a "
-                "loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no propagation "
-                "and no item features are computed from"
-            )
-        if config.metric not in ("last", "loss") and "index" not in signature(model.encode_items).parameters:
-            raise ValueError(
-                f"shard_tables = True: {type(model).__name__}.encode_items gives all items alone, which no validation "
-                "over shards can hold: define encode_items(index=None), which reads those of an index by "
-                "recgraph.rows.lookup, or use metric = 'last'"
-            )
-        if ranks.count > 1:
+        check_sharding(model, config)
+        if config.shard_tables and ranks.count > 1:
             self.tables = {name: shard(model, name) for name in model.row_sparse_tables}
 
     def state(self) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from recgraph.train.fingerprint import Fingerprint
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 from recgraph.train.progress import Clock, EarlyStopping, Progress
 from recgraph.train.row_adam import clip_gradients
-from recgraph.train.sharding import Sharding
+from recgraph.train.sharding import Sharding, check_sharding
 from recgraph.train.streams import load_streams
 from recgraph.train.terms import Terms
 
@@ -81,6 +81,7 @@ class Trainer:
                 f"metric = {config.metric!r} needs a validation part; without one use metric = 'loss' or 'last'"
             )
         check_phases(model, config.accumulate)
+        check_sharding(model, config)
         self.model, self.batches, self.config = model, batches, config
         self.generators, self.validate, self.folder, self.observers = generators, validate, folder, observers
         self.accelerator = accelerator or make_accelerator(precision=config.precision)
