@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
-from recgraph.engine import Engine, Piece
+from recgraph.engine import Engine, Local, Piece
 from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.kept import Kept, Share
 from recgraph.evaluate.limits import Limits, batch_size_of, depth_of, plan_memory, ranked_of
@@ -143,6 +143,11 @@ class _Pass:
         """The same, where an engine ranks for the shares."""
         if self.catalogue.device.type != "cpu":
             raise ValueError("an engine ranks on the host: move the model there (--device cpu), or leave out engine")
+        if has_shards(self.model) and not isinstance(engine, Local):
+            raise ValueError(
+                "an engine ranks with a whole model, and each process holds some rows of this one's tables "
+                "(shard_tables): evaluate the run in one process, or leave out engine"
+            )
         n = min(_SHARES * engine.size, -(-len(self.cases) // GROUP))
         pieces = (Piece(f"ranking share {index + 1} of {n} of the users", Ranks(index, n)) for index in range(n))
         shares = [*engine.map(_share_of, pieces, self)]

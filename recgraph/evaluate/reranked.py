@@ -43,19 +43,23 @@ class Rerankings:
         """
         if not protocol.rerank:
             return None
-        # each process holds some rows of a model in shards
-        has_vectors = self._model.has_vectors and not has_shards(self._model)
         return bind(
             reranker_of(protocol.rerank),
             "rerank",
             self._model,
-            by_vectors=(lambda: self._by_vectors) if has_vectors else None,
+            by_vectors=(lambda: self._by_vectors) if self._model.has_vectors else None,
             in_common=self._in_common,
             columns=self._columns,
         )
 
     @cached_property
     def _by_vectors(self) -> Cosine:
+        if has_shards(self._model):
+            raise ValueError(
+                f"rerank: each process holds some rows of the tables of {type(self._model).__name__} (shard_tables), and "
+                "a re-ranker compares all item vectors: evaluate the run in one process, name item features, "
+                "'columns': ['genre'], or rerank with 'similarity': 'co_occurrence'"
+            )
         found = item_vectors_of(self._model)
         assert found is not None
         return Cosine(found.detach().float().to("cpu"))

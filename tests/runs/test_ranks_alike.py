@@ -1,0 +1,100 @@
+"""Processes that train together fit the same, or are told what differs; what shards cannot do is refused by all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from launched import on_ranks
+
+import recgraph as rg
+from recgraph.data.split import Split
+from recgraph.engine import Local
+from recgraph.models.collaborative.lightgcn import BPRMF
+from recgraph.models.sequence.contrastive import CL4SRec
+from recgraph.ranks import Ranks
+from recgraph.runs.run import Run
+from recgraph.workers.engines import Ray
+
+N_USERS, N_ITEMS = 40, 21
+SMALL: dict[str, Any] = {"hidden_dim": 8, "n_layers": 1, "n_heads": 1, "max_len": 5, "loss": "bpr", "n_negatives": 2}
+TRAINING: dict[str, Any] = {"max_epochs": 1, "batch_size": 16, "device": "cpu", "progress": False}
+
+
+def split(shift: int = 0) -> Split:
+    """All splits have as many users, items and interactions."""
+    rows = [(user, (user * (step + 1) + shift * step) % N_ITEMS, step) for user in range(N_USERS) for step in range(6)]
+    frame = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
+    return rg.Interactions.from_frame(frame, user="user", item="item", timestamp="time").split("leave-one-out")
+
+
+def fitted(data: Split, out: Path | None = None, seed: int = 0, **settings: Any) -> Run:
+    return rg.fit(BPRMF(hidden_dim=8, **settings), data, seed=seed, out=out, **TRAINING)
+
+
+def sharded(out: Path, **settings: Any) -> Run:
+    return rg.fit(CL4SRec(**SMALL, **settings), split(), seed=0, out=out, shard_tables=True, **TRAINING)
+
+
+def refused(made: Callable[[], object]) -> str:
+    with pytest.raises(ValueError, match=".") as refusal:
+        made()
+    return str(refusal.value)
+
+
+def asked(folder: Path) -> dict[str, Any]:
+    """What this rank is told, by what was tried; a hang would end the test."""
+    torch.set_num_threads(1)
+    rank, data = Ranks.here().index, split()
+    told = {
+        "seed": refused(lambda: fitted(data, seed=rank)),
+        "setting": refused(lambda: fitted(data, l2=0.1 * (rank + 1))),
+        "data": refused(lambda: fitted(split(rank))),
+        "folder": refused(lambda: fitted(data, None if rank else folder / "first")),
+        "slow copy": refused(lambda: sharded(folder / "slow", target_momentum=0.9, objective="simsiam")),
+        "tune": refused(lambda: rg.tune("bprmf", data, n_trials=1, out=folder / "study")),
+    }
+    # a tracker is the first one's own, and a failed fit leaves the connection as it was
+    run = rg.fit(BPRMF(hidden_dim=8), data, seed=0, checkpoint_seconds=float(rank), **TRAINING)
+    over = sharded(folder / "sharded")
+    told["rerank"] = refused(lambda: over.evaluate(rerank="mmr"))
+    told["engine"] = refused(lambda: over.evaluate(engine=Ray()))
+    return {
+        "told": told,
+        "n_ranks": run.record.n_ranks,
+        "in common": over.evaluate(rerank={"name": "mmr", "similarity": "co_occurrence"})[0].metrics,
+        "local": over.evaluate(engine=Local())[0].metrics == over.evaluate()[0].metrics,
+    }
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return on_ranks(2, asked, tmp_path_factory.mktemp("alike"))
+
+
+@pytest.mark.parametrize(
+    ("tried", "message"),
+    [
+        ("seed", "rank 1 differs from rank 0 in seed (seed = 1, not 0): processes that train together must"),
+        ("setting", "rank 1 differs from rank 0 in l2 (l2 = 0.2, not 0.1)"),
+        ("data", "rank 1 differs from rank 0 in data (data = "),
+        ("folder", "rank 1 differs from rank 0 in out (out = 'none', not 'a folder')"),
+        ("slow copy", "shard_tables = True: every step of this CL4SRec reads all rows of its tables"),
+        ("tune", "tune runs in one process, and a launcher has started 2 (WORLD_SIZE): start it without a launcher"),
+        ("rerank", "rerank: each process holds some rows of the tables of CL4SRec (shard_tables)"),
+        ("engine", "an engine ranks with a whole model"),
+    ],
+)
+def test_all_are_told_the_same(tried: str, message: str, two: list[dict[str, Any]]) -> None:
+    assert message in two[0]["told"][tried]
+    assert two[0]["told"][tried] == two[1]["told"][tried]
+
+
+def test_what_is_the_same_is_fitted(two: list[dict[str, Any]]) -> None:
+    assert [rank["n_ranks"] for rank in two] == [2, 2]
+    assert two[0]["in common"] == two[1]["in common"]
+    assert all(rank["local"] for rank in two)
