@@ -106,12 +106,19 @@ class Ray:
         except ImportError as error:
             raise ImportError("engine 'ray' needs Ray: pip install 'recgraph[ray]'") from error
         if not ray.is_initialized():
-            ray.init(
-                address=self._address,
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            try:
+                ray.init(
+                    address=self._address,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
+            except ConnectionError as error:
+                address = self._address or os.environ.get("RAY_ADDRESS", "ray")
+                raise ConnectionError(
+                    f"engine {address!r}: the cluster does not answer ({error}); see that it runs (`ray status` there), "
+                    "and that a port of ray://HOST:PORT is that of its clients, by default 10001"
+                ) from error
         _register(ray)
         return ray
 

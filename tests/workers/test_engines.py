@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import configparser
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,3 +148,18 @@ def test_without_ray_the_error_says_how_to_install_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r"pip install 'recgraph\[ray\]'"):
         list(engine_of("ray").map(ray_tasks.add, pieces(1), 0))
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(ConnectionError, match=r"'ray://host:9'.*does not answer \(ray client conn.*10001"):
+        list(engine_of("ray://host:9").map(ray_tasks.add, pieces(1), 0))
+
+
+def test_the_extra_has_what_an_address_needs() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(Path(__file__).parents[2] / "setup.cfg")
+    assert settings["options.extras_require"]["ray"].split() == ["ray[client]>=2.40"]
