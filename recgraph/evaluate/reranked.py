@@ -56,8 +56,8 @@ class Rerankings:
     def _by_vectors(self) -> Cosine:
         if has_shards(self._model):
             raise ValueError(
-                f"rerank: each process holds some rows of the tables of {type(self._model).__name__} (shard_tables), and "
-                "a re-ranker compares all item vectors: evaluate the run in one process, name item features, "
+                f"rerank: each process holds some rows of the tables of {type(self._model).__name__} (shard_tables), "
+                "and a re-ranker compares all item vectors: evaluate the run in one process, name item features, "
                 "'columns': ['genre'], or rerank with 'similarity': 'co_occurrence'"
             )
         found = item_vectors_of(self._model)

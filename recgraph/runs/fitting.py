@@ -145,10 +145,10 @@ def _check_alike(record: RunRecord, options: FitOptions) -> None:
             differing = [name for name in {**of_ranks[0], **other} if other.get(name) != of_ranks[0].get(name)]
             if differing:
                 name = differing[0]
+                here, there = (shown(each.get(name)) for each in (other, of_ranks[0]))
                 raise ValueError(
-                    f"rank {rank} differs from rank 0 in {', '.join(differing)} ({name} = {shown(other.get(name))}, not "
-                    f"{shown(of_ranks[0].get(name))}): processes that train together must make the same call, on the "
-                    "same data"
+                    f"rank {rank} differs from rank 0 in {', '.join(differing)} ({name} = {here}, not {there}): "
+                    "processes that train together must make the same call, on the same data"
                 )
 
     of_all(compare)

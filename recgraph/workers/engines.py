@@ -116,8 +116,8 @@ class Ray:
             except ConnectionError as error:
                 address = self._address or os.environ.get("RAY_ADDRESS", "ray")
                 raise ConnectionError(
-                    f"engine {address!r}: the cluster does not answer ({error}); see that it runs (`ray status` there), "
-                    "and that a port of ray://HOST:PORT is that of its clients, by default 10001"
+                    f"engine {address!r}: the cluster does not answer ({error}); see that it runs (`ray status` "
+                    "there), and that a port of ray://HOST:PORT is that of its clients, by default 10001"
                 ) from error
         _register(ray)
         return ray
