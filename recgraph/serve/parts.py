@@ -13,6 +13,8 @@ import polars as pl
 
 from recgraph.data.ids import IdMap
 from recgraph.engine import Engine, Piece
+from recgraph.evaluate.ranking import device_of
+from recgraph.models.base import Model
 from recgraph.serve.request import Request
 
 __all__ = ["Counts", "answers"]
@@ -47,6 +49,7 @@ class _Counting(Protocol):
 
     counters: Counts
     items: IdMap
+    model: Model
 
 
 Owner = TypeVar("Owner", bound=_Counting)
@@ -64,8 +67,11 @@ def answers(
         engine: answers the parts; None: this process.
 
     Raises:
-        ValueError: ids are UUID objects, which a frame holds and cannot send.
+        ValueError: ids are UUID objects, which a frame holds and cannot send; or the model is on an accelerator, and
+            there is an engine.
     """
+    if engine is not None and device_of(owner.model).type != "cpu":
+        raise ValueError("an engine ranks on the host: load the recommender there (device='cpu'), or leave out engine")
     if engine is not None and (owner.items.as_uuid or request.labels.dtype == pl.Object):
         raise ValueError("engine: ids that are UUID objects cannot be sent to workers; use texts, or leave out engine")
     parts = _parts(request, batch_size)

@@ -14,7 +14,8 @@ import pytest
 from test_recommender import log, serve
 
 from recgraph.data.interactions import Interactions
-from recgraph.engine import Engine
+from recgraph.engine import Engine, Local
+from recgraph.evaluate.ranking import device_of
 from recgraph.serve.recommender import NoHistoryError
 
 
@@ -75,6 +76,14 @@ def test_ids_that_cannot_be_sent_are_refused(engine: Engine) -> None:
     served = serve(log(user=lambda number: uuid.UUID(int=number), n_users=5))
     with pytest.raises(ValueError, match="UUID objects cannot be sent"):
         list(served.stream(k=1, engine=engine))
+
+
+def test_a_model_on_another_device_is_not_sent() -> None:
+    served = serve(log())
+    served.model.to("meta")
+    assert device_of(served.model).type == "meta"
+    with pytest.raises(ValueError, match=r"an engine ranks on the host: load the recommender there"):
+        list(served.stream(k=1, engine=Local()))
 
 
 def test_an_engine_counts_once_what_is_not_known(engine: Engine) -> None:
