@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from recgraph.data.batches import Query
 from recgraph.data.part import Cases, Part
@@ -42,6 +43,8 @@ from recgraph.shards import has_shards
 _log = logging.getLogger(__name__)
 #: shares of the users for each worker of an engine
 _SHARES = 2
+#: numbers of a tensor by which processes compare their models, and how near the same ones are
+_FEW, _NEAR = 32, 1e-4
 
 
 def collect(
@@ -72,7 +75,10 @@ def collect(
     threads, graded = ranking_threads(model, device), truth.graded
     # what does not fit on one rank, all refuse; blocks alter no result, so that each has its own
     planned = partial(plan_memory, cases, measurements, limits, width=width, device=device, graded=graded)
-    memory = of_all(lambda: planned(threads=threads, n_shards=n_shards))[ranks.index]
+    asked = _Asked.of(model, vectors, cases, measurements) if ranks.count > 1 else None
+    told = of_all(lambda: (planned(threads=threads, n_shards=n_shards), asked))
+    _check_alike([each for _, each in told if each is not None])
+    memory = told[ranks.index][0]
     # a training ranks after each epoch, so that this is a detail
     _log.debug("%s", memory)
     catalogue = make_catalogue(
@@ -88,6 +94,63 @@ def collect(
     kept = one_pass.ranked_by_all() if engine is None else one_pass.ranked_on(engine)
     users = truth.before_ranking(depth, facts)
     return [kept[each.ranking].ranked(users, each, cases, truth, fit_part) for each in measurements]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a process evaluates, as far as another can tell.
+
+    Attributes:
+        model: its class, and some of its numbers; none where they cannot be had.
+        protocols: their hashes.
+    """
+
+    model: str
+    numbers: list[float]
+    n_users: int
+    protocols: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, model: Ranker, vectors: Tensor | SharedItems | None, cases: Cases, measurements: Sequence[Measurement]
+    ) -> _Asked:
+        parts = [vectors] if isinstance(vectors, Tensor) else []
+        if vectors is None and isinstance(model, nn.Module):
+            parts = [part for part in (*model.parameters(), *model.buffers()) if part.is_floating_point()]
+        return cls(type(model).__name__, _some(parts), len(cases), tuple(each.protocol.hash for each in measurements))
+
+    def differs(self, other: _Asked) -> str:
+        """What another process evaluates otherwise; empty where all is the same."""
+        ours, theirs = (torch.tensor(each.numbers, dtype=torch.float64) for each in (self, other))
+        # fitted or propagated on another processor, the same model has other last digits
+        near = _NEAR * float(ours.nan_to_num().abs().sum())
+        alike = self.model == other.model and ours.shape == theirs.shape
+        if not alike or not torch.allclose(ours, theirs, _NEAR, near, equal_nan=True):
+            return "another model"
+        return "" if (self.n_users, self.protocols) == (other.n_users, other.protocols) else "other users or protocols"
+
+
+def _some(parts: Sequence[Tensor]) -> list[float]:
+    """A few numbers of each tensor, from all over it."""
+    found: list[float] = []
+    for part in parts[:_FEW]:
+        flat = part.detach().flatten()
+        found += flat[:: max(len(flat) // _FEW, 1)][:_FEW].double().tolist()
+    return found
+
+
+def _check_alike(asked: Sequence[_Asked]) -> None:
+    """Refuse to rank together for different evaluations: each user would have the list of whichever process had a turn.
+
+    Raises:
+        ValueError: names the process; all raise it.
+    """
+    for number, other in enumerate(asked):
+        if what := asked[0].differs(other):
+            raise ValueError(
+                f"rank {number} evaluates {what} than rank 0: processes of one launcher rank for one evaluation "
+                "together, so that all must make the same call; evaluate runs one after the other, or without one"
+            )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from launched import on_ranks
 import recgraph as rg
 from recgraph.data.split import Split
 from recgraph.engine import Local
+from recgraph.evaluate import evaluate
+from recgraph.models.base import Space
+from recgraph.models.closed_form.linear import EASE
 from recgraph.models.collaborative.lightgcn import BPRMF
 from recgraph.models.sequence.contrastive import CL4SRec
 from recgraph.ranks import Ranks
@@ -21,6 +24,7 @@ from recgraph.runs.run import Run
 from recgraph.workers.engines import Ray
 
 N_USERS, N_ITEMS = 40, 21
+SPACE = Space(n_users=N_USERS, n_items=N_ITEMS)
 SMALL: dict[str, Any] = {"hidden_dim": 8, "n_layers": 1, "n_heads": 1, "max_len": 5, "loss": "bpr", "n_negatives": 2}
 TRAINING: dict[str, Any] = {"max_epochs": 1, "batch_size": 16, "device": "cpu", "progress": False}
 
@@ -60,6 +64,9 @@ def asked(folder: Path) -> dict[str, Any]:
     }
     # a tracker is the first one's own, and a failed fit leaves the connection as it was
     run = rg.fit(BPRMF(hidden_dim=8), data, seed=0, checkpoint_seconds=float(rank), **TRAINING)
+    told["model"] = refused(lambda: evaluate(BPRMF(hidden_dim=8).build(SPACE, seed=rank).eval(), data.sealed().valid))
+    told["scores"] = refused(lambda: evaluate(EASE(l2=10.0 + rank).build(SPACE).fit(data.train), data.sealed().valid))
+    told["part"] = refused(lambda: run.evaluate("test" if rank else "valid"))
     over = sharded(folder / "sharded")
     told["rerank"] = refused(lambda: over.evaluate(rerank="mmr"))
     told["engine"] = refused(lambda: over.evaluate(engine=Ray()))
@@ -85,6 +92,9 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("folder", "rank 1 differs from rank 0 in out (out = 'none', not 'a folder')"),
         ("slow copy", "shard_tables = True: every step of this CL4SRec reads all rows of its tables"),
         ("tune", "tune runs in one process, and a launcher has started 2 (WORLD_SIZE): start it without a launcher"),
+        ("model", "rank 1 evaluates another model than rank 0: processes of one launcher rank for one evaluation"),
+        ("scores", "rank 1 evaluates another model than rank 0"),
+        ("part", "rank 1 evaluates other users or protocols than rank 0"),
         ("rerank", "rerank: each process holds some rows of the tables of CL4SRec (shard_tables)"),
         ("engine", "an engine ranks with a whole model"),
     ],
