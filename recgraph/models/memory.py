@@ -18,6 +18,7 @@ from recgraph.blocks import BYTES_HOST, FEWEST_ROWS
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.graph.metapath import MetaPath
 from recgraph.graph.pathsim import estimate_nnz, steps_of
+from recgraph.losses.pairwise import OwnNegatives
 from recgraph.losses.scores import MANY
 from recgraph.memory import Needs, Workload, state_bytes
 from recgraph.rows import ROWS_OF_LAZY
@@ -42,8 +43,6 @@ _FLOAT = 4
 _SAMPLED_PLACE = 96
 #: padding inside buckets of one attention, and what the allocator leaves between tensors
 _SLACK = 1.1
-#: losses whose targets have negatives of their own, unless they are shared
-_OWN = ("bpr", "bce", "ccl")
 _FULL, _SAMPLED = map(registry.key, ("full_softmax", "sampled_softmax"))
 #: what counting pairs of items takes, whatever their number
 _COUNTING = 96 * 2**20
@@ -119,7 +118,8 @@ def sequence_needs(model: Any, work: Workload, n_sets: float = 1) -> Needs:
     is_row_sparse = loss != _FULL and not is_made and not is_slow and work.n_items >= ROWS_OF_LAZY
     row_tables = _FLOAT * (work.n_items + 1) * width // work.n_shards if is_row_sparse else 0
     if is_row_sparse:
-        drawn = (config.n_negatives or 1) * (targets if _has_own_negatives(config) else 1)
+        n_negatives, is_own = _negatives(config)
+        drawn = n_negatives * (targets if is_own else 1)
         step += _of_rows(min(tokens + targets + drawn, work.n_items), width)
     # without gradients one layer is there at a time, and of that layer one half
     scoring = _FLOAT * 256 * longest * token_floats(config, longest) / max(getattr(config, "n_layers", 2), 1)
@@ -157,19 +157,21 @@ def token_floats(config: Any, length: int, last_only: bool = False) -> float:
     return float(n_layers * of_layer + 8 * width + saved.shared * length)
 
 
-def _has_own_negatives(config: Any) -> bool:
-    """Whether each target of the recommendation loss has negatives of its own."""
-    return registry.key(config.loss) in _OWN and not config.loss_options.get("shared", False)
+def _negatives(config: Any) -> tuple[int, bool]:
+    """How many negatives the recommendation loss draws, and whether each target has its own."""
+    given = {} if config.n_negatives is None else {"n_negatives": config.n_negatives}
+    loss = registry.make("loss", {"name": config.loss, **config.loss_options}, **given)
+    return getattr(loss.config, "n_negatives", 0), isinstance(loss, OwnNegatives) and not loss.config.shared
 
 
 def loss_block(config: Any, n_targets: int, n_items: int, width: int) -> int:
     """The scores of a recommendation loss."""
-    n_negatives, loss = config.n_negatives or 1, registry.key(config.loss)
+    (n_negatives, is_own), loss = _negatives(config), registry.key(config.loss)
     if loss == _FULL:
         return blocks(n_targets, n_items + 1)
     if loss == _SAMPLED:
         return blocks(n_targets, n_negatives) + 3 * _FLOAT * n_negatives * width
-    if not _has_own_negatives(config):
+    if not is_own:
         # what is computed of a block of scores, a mask of all, and for weights of pairs three numbers of each
         of_each = 1 + 3 * _FLOAT * hasattr(config, "negative_weights")
         return 2 * blocks(n_targets, n_negatives) + 3 * _FLOAT * n_negatives * width + of_each * n_targets * n_negatives
@@ -178,28 +180,28 @@ def loss_block(config: Any, n_targets: int, n_items: int, width: int) -> int:
     return _SAMPLED_PLACE * places + 3 * _FLOAT * min(places, n_items) * width
 
 
-def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True) -> Needs:
+def pair_needs(model: Any, work: Workload, n_views: int = 0, state: bool = True, by_rows: bool = False) -> Needs:
     """Of a model with a vector for each user and item.
 
     Args:
         n_views: propagations of a step beside the one that recommends, each over an adjacency of its own.
         state: whether parameters and buffers are counted.
+        by_rows: whether a step may touch some rows of the table alone.
     """
     config, n_nodes, n_edges = model.config, work.n_users + work.n_items, work.n_interactions
     parameters, buffers = state_bytes(model, work.space, work.n_shards) if state else (0, 0)
     table, n_layers = _FLOAT * n_nodes * config.hidden_dim // work.n_shards, getattr(config, "n_layers", 0)
     n_rows = min(work.batch_size, max(n_edges, 1))
-    n_negatives = config.n_negatives or 1
-    loss = registry.key(config.loss)
-    is_row_sparse = not n_layers and n_nodes > ROWS_OF_LAZY and loss != _FULL
+    n_negatives, is_own = _negatives(config)
+    is_row_sparse = by_rows and n_nodes > ROWS_OF_LAZY and registry.key(config.loss) != _FULL
     step = 0 if is_row_sparse else (n_layers + 2) * table * (1 + n_views) if n_layers else 2 * table
     # vectors of user, item and negatives, and their gradients; of many negatives scores alone, and their places by item
-    places = n_rows * ((n_negatives if _has_own_negatives(config) else 0) + 2)
+    places = n_rows * ((n_negatives if is_own else 0) + 2)
     looked_up = places if n_negatives < MANY else 2 * n_rows
     step += 2 * _FLOAT * config.hidden_dim * looked_up + 24 * looked_up + _SAMPLED_PLACE * (places - looked_up)
     if is_row_sparse:
         step += _of_rows(min(places, n_nodes), config.hidden_dim)
-    if not _has_own_negatives(config):
+    if not is_own:
         step += loss_block(config, n_rows, work.n_items, config.hidden_dim)
     if n_views:
         step += 2 * table + 2 * blocks(n_rows, work.n_users if getattr(config, "candidates", "") == "all" else n_rows)

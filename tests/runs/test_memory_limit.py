@@ -306,6 +306,24 @@ def test_shared_negatives_take_no_rows_for_each_target(cls: Any) -> None:
     assert shared < own / 3
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("cls", [rg.models.SASRec, rg.models.BPRMF])
+def test_negatives_count_wherever_their_number_is_set(cls: Any, shared: bool) -> None:
+    options = {"shared": shared}
+    as_option = large(cls(loss="bce", loss_options={"n_negatives": 2000, **options}))
+    assert as_option == large(cls(loss="bce", n_negatives=2000, loss_options=options))
+    assert large(rg.models.BPRMF(loss="sampled_softmax")) == large(
+        rg.models.BPRMF(loss="sampled_softmax", n_negatives=512)
+    ), "the loss's own default"
+
+
+def test_the_gradients_of_a_model_that_reads_histories_are_dense() -> None:
+    """However large the table: a step of SimpleX sums vectors of items, and is not one of rows."""
+    needs = large(rg.models.SimpleX(n_negatives=10))
+    assert needs.row_tables == 0
+    assert needs.step > 2 * needs.parameters
+
+
 def test_a_step_on_sharded_tables_takes_what_it_takes_on_one() -> None:
     """Beside the table, of which each rank has a part."""
     model = rg.models.SASRec(loss="sampled_softmax")

@@ -159,7 +159,8 @@ class CollaborativeModel(TrainableModel):
             batch.keep_distinct()
 
     def memory_needs(self, work: Workload) -> Needs:
-        return pair_needs(self, work)
+        by_rows = type(self).row_sparse_tables is not CollaborativeModel.row_sparse_tables
+        return pair_needs(self, work, by_rows=by_rows)
 
     def setup(self, train: Part) -> None:
         """Show the training part to the loss (item popularity), and note whose vectors it trains.
