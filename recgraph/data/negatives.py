@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from recgraph.data.part import Part
-from recgraph.sparse.csr import Csr
 from recgraph.sparse.products import distinct
 from recgraph.sparse.ragged import Ragged, consecutive
 
@@ -78,24 +77,19 @@ class NegativeSampler:
 
         Returns:
             [1, K] int64, 0-based, and [2, E] int64: the sample and the column of each negative that is the sample's
-            item, or with ``exclude_own`` any item of its user. What is drawn does not depend on the samples.
+            item, or with ``exclude_own`` any item of its user (but one who has every item). What is drawn does not
+            depend on the samples.
         """
         part = torch.rand(count, generator=generator, dtype=torch.float64)
         drawn = self._items((part * self._total).long())
-        # the drawn are fewer than the items of the samples' users: whom is each of them none for
         if self._own is None:
-            asked, barred = items, Ragged(drawn, torch.arange(count + 1))
+            barred = Ragged(items, torch.arange(len(items) + 1))
         else:
-            asked, barred = users, self._own.chosen_by.take(drawn)
-        is_asked = torch.zeros(int(asked.max()) + 1 if len(asked) else 0, dtype=torch.bool)
-        is_asked[asked] = True
-        found = (barred.values < len(is_asked)).nonzero().flatten()
-        found = found[is_asked[barred.values[found]]]
-        columns, of_sample = barred.rows[found], barred.values[found]
-        ascending, samples = asked.sort()
-        first, last = (torch.searchsorted(ascending, of_sample, right=right) for right in (False, True))
+            barred = self._own.among(drawn, users, items)
+        ascending, columns = drawn.sort()
+        first, last = (torch.searchsorted(ascending, barred.values, right=right) for right in (False, True))
         places = consecutive(first, last - first)
-        return drawn[None], torch.stack([samples[places.values], columns[places.rows]])
+        return drawn[None], torch.stack([barred.rows[places.rows], columns[places.values]])
 
     def _items(self, place: Tensor) -> Tensor:
         """The item whose mass covers each place on the line of all masses."""
@@ -109,14 +103,13 @@ class _OwnItems:
     """Where the own items of each user lie on the line of all masses.
 
     Attributes:
-        chosen_by: the users of each item, each once.
         free: [n_users] int64, the mass that can be drawn for each user.
     """
 
     def __init__(self, train: Part, masses: Tensor, total: int) -> None:
         own = distinct(train.items, train.n_items)
-        users = Csr(own.offsets, own.values, None, (len(own), train.n_items)).t()
-        self.chosen_by = Ragged(users.indices, users.indptr)
+        # without the rows of the values, which are as large
+        self._rows, self._n_items = Ragged(own.values, own.offsets), train.n_items
         of_own = masses[own.values]
         self._sums = torch.cat([of_own.new_zeros(1), of_own.cumsum(0)])
         self._first = self._sums[own.offsets[:-1]]
@@ -138,6 +131,15 @@ class _OwnItems:
         users = users[:, None]
         passed = torch.searchsorted(self._keys, users * self._stride + place, right=True)
         return (self._sums[passed] - self._first[users]) * self._restricted[users]
+
+    def among(self, drawn: Tensor, users: Tensor, items: Tensor) -> Ragged:
+        """B rows: which items of the drawn [K] are none for each sample; arguments as of a shared draw."""
+        is_drawn = torch.zeros(self._n_items, dtype=torch.bool)
+        is_drawn[drawn] = True
+        asked, of_sample = torch.unique(users, return_inverse=True)
+        own = self._rows.take(asked)
+        found = own.filter(is_drawn[own.values]).take(of_sample)
+        return found.filter(self._restricted[users][found.rows] | (found.values == items[found.rows]))
 
 
 def _masses(train: Part, power: float) -> Tensor:

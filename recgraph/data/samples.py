@@ -197,8 +197,10 @@ class PairBatch:
         """[B, K]: False where a negative is none for a sample."""
         if self.excluded is None:
             return self.negatives != self.items[:, None]
-        keep_mask = self.negatives.new_ones(len(self.items), self.negatives.shape[1], dtype=torch.bool)
-        keep_mask[self.excluded[0], self.excluded[1]] = False
+        n_columns = self.negatives.shape[1]
+        keep_mask = self.negatives.new_ones(len(self.items), n_columns, dtype=torch.bool)
+        # as an assigned value the number would be copied to a device, and waited for
+        keep_mask.view(-1).index_fill_(0, self.excluded[0] * n_columns + self.excluded[1], False)
         return keep_mask
 
     def distinct(self) -> list[Tensor]:

@@ -21,7 +21,7 @@ __all__ = ["PairWeights"]
 
 
 class PairWeights(NamedTuple):
-    """What the pairs of T targets count. Attributes: ``positive`` [T]; ``negative`` [T, K]."""
+    """What the pairs of T targets count. Attributes: ``positive`` [T]; ``negative`` [T, K], or [T, 1] for all K."""
 
     positive: Tensor
     negative: Tensor

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from recgraph.data.batches import PairBatches
 from recgraph.data.negatives import NegativeSampler
@@ -66,14 +70,39 @@ def test_shared_negatives_follow_the_law_of_all_items(power: float, exclude_own:
     mass = train.item_counts().double() if power else torch.ones(7, dtype=torch.float64)
     shares = torch.bincount(drawn[0], minlength=7) / n
     torch.testing.assert_close(shares.double(), mass / mass.sum(), atol=0.012, rtol=0)
+    # a user who has every item has negatives none the less
     barred = [
-        set(ROWS[user]) if exclude_own else {item} for user, item in zip(users.tolist(), items.tolist(), strict=True)
+        set(ROWS[user]) if exclude_own and len(set(ROWS[user])) < 7 else {item}
+        for user, item in zip(users.tolist(), items.tolist(), strict=True)
     ]
     expected = {(b, k) for b, own in enumerate(barred) for k, item in enumerate(drawn[0].tolist()) if item in own}
     assert len(expected) == excluded.shape[1]
     assert expected == set(map(tuple, excluded.T.tolist()))
     # ranks draw the same for their shares of a batch
     assert torch.equal(sampler.draw_shared(users[:2], items[:2], n, stream())[0], drawn)
+
+
+class _Largest(TorchDispatchMode):
+    """The largest tensor that was made."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))])
+        return out
+
+
+def test_shared_negatives_cost_what_the_histories_of_a_batch_do() -> None:
+    """Not what all users of the drawn items do, who are most of a log where popular items are drawn."""
+    n_users = 50_000
+    train = Part(Ragged(torch.zeros(n_users, dtype=torch.int64), torch.arange(n_users + 1)), 7)
+    sampler = NegativeSampler(train, 1.0)
+    with _Largest() as largest:
+        drawn, excluded = sampler.draw_shared(torch.tensor([3, 9]), torch.tensor([0, 0]), 100, stream())
+    assert drawn.tolist() == [[0] * 100]
+    assert excluded.shape == (2, 200)
+    assert largest.numel <= n_users, largest.numel
 
 
 def test_batches_of_shared_negatives() -> None:

@@ -31,6 +31,7 @@ BATCH = 24
 NODES = {"metapaths": PATHS}
 CLUSTERED = {**NODES, "n_clusters": (4, 9)}
 BATCHES = {"mini_batch": True}
+SHARED: dict[str, Any] = {"n_negatives": 40, "loss_options": {"shared": True}}
 #: launches of a step with the settings that a model has by default, and a few; less is better, and then stands here
 LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("bprmf", {}, 56),
@@ -43,6 +44,8 @@ LAUNCHES: list[tuple[str, dict[str, Any], int]] = [
     ("simgcl", {}, 275),
     ("xsimgcl", {}, 227),
     ("ultragcn", {}, 98),
+    ("bprmf", {"loss": "ccl", **SHARED}, 118),
+    ("ultragcn", SHARED, 118),
     ("meow", CLUSTERED, 1491),
     ("adameow", NODES, 1055),
     ("hero", NODES, 324),
@@ -110,10 +113,13 @@ def test_what_draws_neighbours_reads_so_often(name: str, settings: dict[str, Any
     assert found.n_reads <= reads, found.reads
 
 
-@pytest.mark.parametrize("name", ["bprmf", "lightgcn", "simgcl", "ultragcn", "xsimgcl"])
-def test_no_copy_to_the_device_blocks(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, {}) for name in ("bprmf", "lightgcn", "simgcl", "ultragcn", "xsimgcl")), ("bprmf", SHARED)],
+)
+def test_no_copy_to_the_device_blocks(name: str, settings: dict[str, Any]) -> None:
     """On ``meta``, where tensors of the host are told apart from those of the device."""
-    model: TrainableModel = registry.load("model", name)().build(SPACE, seed=0)
+    model: TrainableModel = registry.load("model", name)(**settings).build(SPACE, seed=0)
     generators = Generators(0)
     batches = model.batches(planted()[0], BATCH, generators)
     first, second, *_ = batches.epoch(0)

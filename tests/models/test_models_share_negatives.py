@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from collaborative_cases import first_batch, made, planted
+
+from recgraph.losses.pairwise import PairWeights
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}
 
@@ -16,8 +19,11 @@ EXACT = {"rtol": 1e-11, "atol": 1e-12}
     ("model", "loss"),
     [("bprmf", "bpr"), ("bprmf", "ccl"), ("lightgcn", "bce"), ("simplex", "ccl"), ("ultragcn", "bce")],
 )
-def test_models_of_pairs_leave_out_a_users_own_items(model: str, loss: str, exclude_own: bool) -> None:
-    """The term is that of negatives of its own for each sample, where those that are excluded are the sample's item."""
+def test_models_of_pairs_leave_out_a_users_own_items(
+    model: str, loss: str, exclude_own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The term is that of negatives of its own for each sample, where those that are excluded are the sample's item;
+    with ``exclude_own`` the others count as all."""
     options = {"loss": loss, "n_negatives": 12, "exclude_own": exclude_own}
     if model == "simplex":
         options["dropout"] = 0.0
@@ -35,6 +41,11 @@ def test_models_of_pairs_leave_out_a_users_own_items(model: str, loss: str, excl
     first_batch(own)
     # what is excluded is said as it is there: by the sample's own item
     negatives = torch.where(mask, batch.negatives, batch.items[:, None])
+    if exclude_own and own.loss.weighs_pairs:
+        scale, given = 12 / mask.sum(1).double(), own.pair_weights(batch)
+        of_pairs = (torch.ones(32), torch.ones(32, 12)) if given is None else given
+        weights = PairWeights(of_pairs[0].double(), of_pairs[1].double() * scale[:, None])
+        monkeypatch.setattr(own, "pair_weights", lambda _: weights)
     expected = own(replace(batch, negatives=negatives, excluded=None), ["rec"])["rec"]
     value = ours(batch, ["rec"])["rec"]
     torch.testing.assert_close(value, expected, **EXACT)
@@ -42,3 +53,20 @@ def test_models_of_pairs_leave_out_a_users_own_items(model: str, loss: str, excl
     theirs = [one for one in own.parameters() if one.requires_grad]
     for got, want in zip(torch.autograd.grad(value, parameters), torch.autograd.grad(expected, theirs), strict=True):
         torch.testing.assert_close(got, want, **EXACT)
+
+
+@pytest.mark.parametrize("settings", [{}, {"exclude_own": False}, {"popularity_power": 1.0}])
+@pytest.mark.parametrize(
+    ("model", "loss"), [("bprmf", "bpr"), ("bprmf", "bce"), ("simplex", "ccl"), ("ultragcn", "bce")]
+)
+def test_the_expected_loss_is_that_of_negatives_of_each_sample(model: str, loss: str, settings: dict[str, Any]) -> None:
+    """A fifth of the items are a user's own, which are none of its negatives."""
+    options = {"loss": loss, "n_negatives": 20_000, "init_std": 1.0, **settings}
+    if loss == "ccl":
+        options["loss_options"] = {"margin": 0.0}
+    ours = made(model, **{**options, "loss_options": {**options.get("loss_options", {}), "shared": True}}).eval()
+    own = made(model, **options).eval()
+    own.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        value, expected = (one(first_batch(one), ["rec"])["rec"] for one in (ours, own))
+    assert float(value) == pytest.approx(float(expected), rel=0.02)

@@ -242,6 +242,8 @@ class CollaborativeModel(TrainableModel):
         if isinstance(self.loss, OwnNegatives):
             keep_mask, weights = batch.negative_mask(), self.pair_weights(batch)
             if self.loss.config.shared:
+                if self.config.exclude_own and self.loss.weighs_pairs:
+                    weights = _weights_of_kept(keep_mask, weights, nodes.dtype)
                 pairs = lookup(nodes, batch.users), batch.items + n_users, nodes
                 drawn = batch.negatives[0] + n_users
                 return weighted(self.loss.against_shared(drawn, keep_mask, *pairs, n_items, weights), batch)
@@ -368,6 +370,16 @@ def _normal(n_rows: int, std: float) -> TablePart:
 
 def weighted(mean: Tensor, batch: PairBatch) -> Tensor:
     return mean if batch.weight == 1 else mean * batch.weight
+
+
+def _weights_of_kept(keep_mask: Tensor, weights: PairWeights | None, dtype: torch.dtype) -> PairWeights:
+    """Weights of pairs with which the shared negatives [B, K] that are not its user's own count as K for a sample, as
+    those do that are drawn for it alone."""
+    n_kept = keep_mask.sum(1, keepdim=True).clamp(min=1)
+    scale = keep_mask.shape[1] / n_kept.to(dtype)
+    if weights is None:
+        return PairWeights(torch.ones_like(scale[:, 0]), scale)
+    return PairWeights(weights.positive, weights.negative * scale)
 
 
 def _l2_of_rows(table: Tensor, places: tuple[Tensor, ...]) -> Tensor:
