@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ class _Encoded:
         n_rows: that were read, those left out among them.
         n_interactions: that were kept.
         unit: of their times.
+        largest_time: of these, whatever its sign.
         first_row: where its rows begin among those of all shards.
         has_integers: of each column, by its name, whether the file holds integers, not floats or texts of them.
     """
@@ -110,6 +111,7 @@ class _Encoded:
     source: Source
     n_interactions: int = 0
     unit: TimeUnit = "none"
+    largest_time: int = 0
     first_row: int = 0
     has_integers: Mapping[str, bool] = field(default_factory=dict)
 
@@ -233,7 +235,7 @@ class _Preparation:
             raise source.error(EmptyLogError, "there is no interaction")
         users = _together(self.work, held, "users", columns.user)
         items = _together(self.work, held, "items", columns.item)
-        unit = _unit({each.unit for each in held}, source)
+        unit = _unit(held, source)
         return InteractionLog(pl.DataFrame(), users, items, columns, unit, source.kept()), held
 
     def by_range(
@@ -298,7 +300,9 @@ def _encode(shared: tuple[Path, Reading], shard: _Shard) -> _Encoded:
     users.write(_path(work, "users", shard.number))
     items.write(_path(work, "items", shard.number))
     has_integers = {name: dtype.is_integer() for name, dtype in raw.lazy.collect_schema().items()}
-    return _Encoded(shard.number, n_rows, source, len(log), unit, has_integers=has_integers)
+    ends = () if unit == "none" else (log["time"].min(), log["time"].max())
+    largest = max((abs(int(end)) for end in ends), default=0)  # type: ignore[arg-type]
+    return _Encoded(shard.number, n_rows, source, len(log), unit, largest, has_integers=has_integers)
 
 
 def _together(work: Path, encoded: Sequence[_Encoded], role: str, column: str) -> IdMap:
@@ -323,11 +327,16 @@ def _together(work: Path, encoded: Sequence[_Encoded], role: str, column: str) -
     return ids
 
 
-def _unit(units: Set[TimeUnit], source: Source) -> TimeUnit:
+def _unit(encoded: Sequence[_Encoded], source: Source) -> TimeUnit:
     """The unit of the times of all shards: beside seconds with fractions, whole numbers are seconds, too."""
+    units = {each.unit for each in encoded}
     if len(units) == 1:
         return next(iter(units))
     if units == {"own", "seconds"}:
+        for each in encoded:
+            if each.unit == "own" and each.largest_time * 10**6 >= 2**63:
+                message = f"time {each.largest_time} is no number of seconds, which others have with fractions"
+                raise each.source.error(TimestampError, f"{message}; write one unit in all files")
         return "seconds"
     raise source.error(TimestampError, f"files hold times as {' and as '.join(sorted(units))}; write one kind")
 

@@ -272,3 +272,13 @@ def test_ids_that_are_no_integers_beside_those_that_are(tmp_path: Path) -> None:
     of_integers.with_columns(user=others[0]).write_parquet(folder / "b.parquet")
     prepare(files, tmp_path / "split", "all")
     same(tmp_path / "split", Interactions.from_files(files).split("all"), tmp_path)
+
+
+def test_whole_numbers_beside_fractions_of_seconds_are_seconds(tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    nanoseconds = log(400).with_columns(pl.col("timestamp") + 17 * 10**17)
+    nanoseconds.write_csv(folder / "a.csv")
+    log(100, fractions=True).write_csv(folder / "b.csv")
+    with pytest.raises(TimestampError, match=r"a\.csv.*is no number of seconds, which others have with fractions"):
+        prepare(LogFile(str(folder / "*.csv")), tmp_path / "split")

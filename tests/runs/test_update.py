@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.rng import Generators
 from recgraph.runs.new_log import Joined, newest
 from recgraph.runs.run import Run
-from recgraph.runs.update import UpdateRefused
+from recgraph.runs.update import UpdateRefused, _training
+from recgraph.runs.update_options import UpdateOptions
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
 
@@ -472,3 +474,10 @@ def test_a_student_goes_on_without_its_teacher(tmp_path: Path, caplog: pytest.Lo
     assert "distil" not in made.history[0]
     assert run.model.config.teacher == f"{tmp_path / 'teacher'}"
     assert run.recommender.model.config.teacher == f"{tmp_path / 'teacher'}"
+
+
+def test_an_update_tells_no_tracker_that_the_training_told() -> None:
+    """A service that updates a model has neither the tracker's package nor its account."""
+    parent = SimpleNamespace(record={"training": {"track": "mlflow", "track_folder": True, "tensorboard": True}})
+    settings = _training(parent, UpdateOptions())  # type: ignore[arg-type]
+    assert (settings.track, settings.track_folder, settings.tensorboard) == (None, False, False)
