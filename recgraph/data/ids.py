@@ -166,6 +166,8 @@ class IdMap:
         if isinstance(ids, str | bytes):
             raise ValueError(f"ids = {ids!r} must be a list of ids")
         wanted = self._comparable(ids)
+        if self.as_uuid and (bad := wanted.filter(~wanted.str.contains(_UUID_TEXT))).len():
+            raise ValueError(f"ids: {bad[0]!r} is no UUID, which the log's ids are; write it as {uuid.UUID(int=0)}")
         if wanted.null_count():
             given = as_series(ids, "ids")
             place = int(wanted.is_null().arg_max() or 0)

@@ -125,6 +125,15 @@ class SequenceEncoder(nn.Module):
         """Whether it reads when each item was, beside its embedding."""
         return False
 
+    def go_on_from(self, smaller: SequenceEncoder, categories: Tensor | None) -> None:
+        """Called before :meth:`setup` where the weights are those of an encoder for fewer items: take over what a
+        training would choose anew and they were learnt with.
+
+        Args:
+            smaller: of the same class and settings.
+            categories: of its items, as :meth:`setup` gets them.
+        """
+
     def setup(self, counts: Tensor, categories: Tensor | None) -> None:
         """Called before training with what is known of the items; most need nothing.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, cast, get_args
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from recgraph.accelerated import full_precision, is_accelerated
 from recgraph.config import ConfigError
 from recgraph.encoders.attention import Layout
+from recgraph.encoders.base import SequenceEncoder
 from recgraph.encoders.transformer import Layer, Transformer, draw_weights
 from recgraph.rng import dropout
 
@@ -135,7 +137,9 @@ def balance(probabilities: Tensor, route: Tensor, counted_mask: Tensor) -> Tenso
     return n_experts * (shares * (counted @ probabilities / total)).sum()
 
 
-def assign_categories(categories: Tensor, counts: Tensor, n_experts: int) -> Tensor:
+def assign_categories(
+    categories: Tensor, counts: Tensor, n_experts: int, kept: Mapping[int, int] | None = None
+) -> Tensor:
     """[C + 1] int64: the expert of each category, the last entry that of items without one.
 
     The category of most interactions goes first, each to the expert of the fewest so far.
@@ -143,6 +147,7 @@ def assign_categories(categories: Tensor, counts: Tensor, n_experts: int) -> Ten
     Args:
         categories: [n_items] int64, 0 ... C - 1, -1 for none.
         counts: [n_items], interactions in training.
+        kept: category -> the expert that it has already.
     """
     n_categories = int(categories.max()) + 1 if categories.numel() else 0
     places = torch.where(categories < 0, n_categories, categories)
@@ -150,8 +155,9 @@ def assign_categories(categories: Tensor, counts: Tensor, n_experts: int) -> Ten
     masses.index_add_(0, places, counts.to(torch.float64))
     loads, experts = [0.0] * n_experts, torch.zeros(n_categories + 1, dtype=torch.int64)
     sizes = masses.tolist()
-    for category in sorted(range(n_categories + 1), key=lambda one: (-sizes[one], one)):
-        experts[category] = expert = loads.index(min(loads))
+    given = {n_categories if category < 0 else category: expert for category, expert in (kept or {}).items()}
+    for category in sorted(range(n_categories + 1), key=lambda one: (one not in given, -sizes[one], one)):
+        experts[category] = expert = given.get(category, loads.index(min(loads)))
         loads[expert] += sizes[category]
     return experts.to(categories.device)
 
@@ -160,7 +166,8 @@ class ExpertTransformer(Transformer):
     """As :class:`Transformer`, its feed-forward parts mixtures of ``n_experts`` networks; each place takes one of them.
 
     ``routing="category"``: enforced, the expert of the item's category; categories are shared out over experts so that
-    each has about as many interactions (:func:`assign_categories`), and the output counts in full. ``"learned"``: the
+    each has about as many interactions (:func:`assign_categories`), and the output counts in full. An update keeps the
+    expert of each category. ``"learned"``: the
     expert of the greatest ``p = softmax(W x)``, its output times ``p_e``; ``balance`` times the mean over layers of
     ``E sum_e f_e P_e`` is then added to the model's terms.
 
@@ -205,6 +212,7 @@ class ExpertTransformer(Transformer):
             raise ConfigError(f"routing = {routing!r} must be one of {', '.join(get_args(Routing))}")
         self.n_experts, self.routing = n_experts, routing
         self.penalty_weight = balance if routing == "learned" else 0.0
+        self._kept: dict[int, int] = {}
         for layer in self._layers:
             layer.set_experts(n_experts, routing, n_tokens if routing == "category" else 0)
 
@@ -216,6 +224,13 @@ class ExpertTransformer(Transformer):
     def reads_tokens(self) -> bool:
         return self.routing == "category"
 
+    def go_on_from(self, smaller: SequenceEncoder, categories: Tensor | None) -> None:
+        assert isinstance(smaller, ExpertTransformer)
+        if self.routing == "category" and categories is not None:
+            # the weights of an expert are of the categories that it has learnt
+            of_none, *of_items = smaller._layers[0].expert_of.tolist()
+            self._kept = {-1: of_none, **dict(zip(categories.tolist(), of_items, strict=True))}
+
     def setup(self, counts: Tensor, categories: Tensor | None) -> None:
         if self.routing != "category":
             return
@@ -224,7 +239,7 @@ class ExpertTransformer(Transformer):
                 "routing = 'category' needs categories of the items: give item_features with a column of that kind, or "
                 "use routing='learned'"
             )
-        experts = assign_categories(categories, counts, self.n_experts)
+        experts = assign_categories(categories, counts, self.n_experts, self._kept)
         of_items = experts[categories]  # -1, no category, is the last entry
         for layer in self._layers:
             layer.expert_of.copy_(torch.cat([experts[-1:], of_items]))

@@ -181,6 +181,14 @@ class Model(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
 
+    def go_on_from(self, smaller: Model) -> None:
+        """Called by :func:`recgraph.models.growth.grown` when the weights are copied: take over what a training would
+        choose anew and the weights were learnt with.
+
+        Args:
+            smaller: of the same class and settings.
+        """
+
     def memory_needs(self, work: Workload) -> Needs:
         """What it is going to need of memory, before it is built: by default its state, and in a step twice that.
 
@@ -288,6 +296,11 @@ class TrainableModel(Model):
         optimiser may then step these rows alone (:attr:`recgraph.train.config.TrainConfig.table_optimiser`).
         """
         return ()
+
+    @property
+    def trained_users(self) -> Tensor | None:
+        """[n_users] bool, a buffer: which users have a trained vector of their own; None: users have none."""
+        return None
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Group name -> parameters; each has an optimiser of its own. By default one group, ``model``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,7 +38,8 @@ from recgraph.runs.update_options import RATE_SHARE, UpdateOptions, UpdateRefuse
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
-from recgraph.train.config import TrainConfig, pick_device
+from recgraph.train.config import TrainConfig, pick_device, training_config
+from recgraph.train.trackers import keep_in_trackers
 from recgraph.train.trainer import Trainer
 
 __all__ = ["RATE_SHARE", "UpdateOptions", "UpdateRefused", "check_updatable", "update"]
@@ -77,6 +79,7 @@ def update(
     parent = without_teacher(parent)
     joined = Joined.of(parent, read_new_log(new_log, parent), options.valid)
     _warn_of_known(joined)
+    _warn_of_slice(joined, options.valid)
     config = _training(parent, options)
     seed = options.seed if options.seed is not None else int(parent.record.get("seed") or 0)
     fit_options = FitOptions(
@@ -168,7 +171,7 @@ class _Update:
             prepare = self._prepare(checkpoint)
             train_model(self.model, trained, self.fit_options, self.record, validate, prepare)
             return old, None if self.cases is None else self.record.best
-        self._fit_again(self.joined.trained)
+        self._fit_again(self.joined.trained, self.fit_options)
         return old, None if self.cases is None else measure(self.model)[metric]
 
     def _check_memory(self, trained: Part) -> None:
@@ -183,12 +186,12 @@ class _Update:
     def fold_in(self) -> None:
         """Fit a model in closed form to the newest slice, too."""
         if self.trainer is None and self.options.fold_in and self.cases is not None:
-            self._fit_again(self.joined.whole)
+            self._fit_again(self.joined.whole, replace(self.fit_options, observers=()))  # one update is told once
 
-    def _fit_again(self, rows: Ragged) -> None:
+    def _fit_again(self, rows: Ragged, options: FitOptions) -> None:
         model = self.parent.model
-        self.model = type(model)(model.config).build(self.space, self.fit_options.seed)
-        train_model(self.model, self.joined.part(rows), self.fit_options, self.record)
+        self.model = type(model)(model.config).build(self.space, options.seed)
+        train_model(self.model, self.joined.part(rows), options, self.record)
 
     def _prepare(self, checkpoint: Path | None) -> Callable[[Trainer], None]:
         """Select the samples and load the optimisers' state, once the trainer is there."""
@@ -197,11 +200,28 @@ class _Update:
             self.trainer = trainer
             if trainer.sharding.tables:
                 raise ValueError("shard_tables = True: a run with sharded tables is updated in one process; start one")
-            self.n_samples = _select(trainer.batches, self.joined.old.lengths, self.options.replay, trainer)
+            n_old, idle_mask = self._old_samples()
+            self.n_samples = _select(trainer.batches, n_old, idle_mask, self.options.replay, trainer)
+            if (trained := trainer.model.trained_users) is not None:
+                trained[idle_mask.to(trained.device)] = False
             self.optimiser = _load_optimisers(trainer, self.parent.model, checkpoint)
             _log.info("update of %s: %d samples; optimiser %s", self.record.model, self.n_samples, self.optimiser)
 
         return prepare
+
+    def _old_samples(self) -> tuple[Tensor, Tensor]:
+        """-> [n_users] int64, how many of each user's items are old; [n_users] bool, the users who are left out.
+
+        A user whose vector was never trained, as of one who was in the slice of an earlier update alone, is trained on
+        all that is known of the user, or, where nothing of it is new, still ranked for by the history.
+        """
+        old, parent = self.joined.old.lengths, self.parent.model
+        trained = parent.trained_users if isinstance(parent, TrainableModel) else None
+        if trained is None:
+            return old, torch.zeros(len(old), dtype=torch.bool)
+        trained_mask = torch.zeros(len(old), dtype=torch.bool)
+        trained_mask[: len(trained)] = trained.to("cpu")
+        return torch.where(trained_mask, old, 0), ~trained_mask & (self.joined.trained.lengths == old)
 
     def recommender(self) -> Recommender:
         """The model with all ids, and what its users have seen."""
@@ -248,7 +268,10 @@ def _space(parent: Recommender, joined: Joined) -> Space:
 
 def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     """The settings of the parent's training, with those of an update; compiled only where there is an accelerator."""
-    before = TrainConfig.of(parent.record.get("training") or {})
+    model = type(parent.model)
+    # a bundle that was not made by a fit says nothing of a training
+    config = training_config(model) if issubclass(model, TrainableModel) else TrainConfig
+    before = config.of(parent.record.get("training") or {})
     metric = before.metric
     if not options.valid:
         metric = "last"
@@ -265,17 +288,18 @@ def _training(parent: Recommender, options: UpdateOptions) -> TrainConfig:
     return TrainConfig.of({**before.model_dump(), **changed, **rates, **here, **told})
 
 
-def _select(batches: Any, n_old: Tensor, replay: float, trainer: Trainer) -> int:
+def _select(batches: Any, n_old: Tensor, idle_mask: Tensor, replay: float, trainer: Trainer) -> int:
     """Keep the samples with a new target, and a share of the others -> their number.
 
     Args:
         n_old: [n_users], how many of each user's items are old.
+        idle_mask: [n_users] bool, the users who are left out.
     """
     if not isinstance(batches, SelectedBatches):
         raise ValueError(f"{type(batches).__name__} has no places() and keep(); an update needs them to select samples")
     users, places = batches.places()
     drawn = numpy_generator(trainer.generators.seed, "replay").random(len(users))
-    keep_mask = (places >= n_old[users]) | (torch.from_numpy(drawn) < replay)
+    keep_mask = ((places >= n_old[users]) | (torch.from_numpy(drawn) < replay)) & ~idle_mask[users]
     if not bool(keep_mask.any()):
         raise ValueError(
             "new_log has no sample to train on: no user with a new item has another one before it; give more of it, or "
@@ -323,6 +347,19 @@ def _warn_of_known(joined: Joined) -> None:
         )
 
 
+def _warn_of_slice(joined: Joined, share: float) -> None:
+    """Say where a slice of each user's newest is much more of the log than was asked for: one at least is chosen."""
+    found, total = int(joined.in_slice.sum()), joined.in_slice.numel()
+    if found > max(2 * share * total, 1):
+        _log.warning(
+            "valid = %s holds %d of the %d interactions of new_log back from the training: it has no times, so that at "
+            "least one of each user is in the slice; give times, or valid=0 with force=True (--valid 0 --force)",
+            share,
+            found,
+            total,
+        )
+
+
 def _described(parent: Recommender, checkpoint: Path | None) -> dict[str, Any]:
     """What identifies a parent: the digest of its weights and ids, where it lies, what it was made of, and of its own
     parent the digest alone: a record does not grow with the days."""
@@ -351,3 +388,4 @@ def _write(made: Recommender, record: RunRecord, trainer: Trainer | None, out: P
     if is_first():
         made.save(out / "bundle")
         record.write(out)
+        keep_in_trackers(record.tracking or (), out)

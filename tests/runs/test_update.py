@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from recgraph import registry
 from recgraph.data.batches import PairBatches, sequence_batches
 from recgraph.data.interactions import Interactions
 from recgraph.data.part import Part
+from recgraph.models.base import Space
 from recgraph.models.heterogeneous.base import GraphModel
 from recgraph.rng import Generators
 from recgraph.runs.new_log import Joined, newest
@@ -26,6 +28,7 @@ from recgraph.runs.update import UpdateRefused, _training
 from recgraph.runs.update_options import UpdateOptions
 from recgraph.sparse.ragged import Ragged
 from recgraph.train import checkpoint as checkpoints
+from recgraph.train.trackers import MLflow, Tracker
 
 SMALL: dict[str, Any] = {
     "hidden_dim": 8, "max_len": 8, "inner_dim": 8, "n_heads": 1, "n_layers": 1, "n_negatives": 4, "max_iter": 100,
@@ -481,3 +484,99 @@ def test_an_update_tells_no_tracker_that_the_training_told() -> None:
     parent = SimpleNamespace(record={"training": {"track": "mlflow", "track_folder": True, "tensorboard": True}})
     settings = _training(parent, UpdateOptions())  # type: ignore[arg-type]
     assert (settings.track, settings.track_folder, settings.tensorboard) == (None, False, False)
+
+
+def test_a_user_of_an_earlier_slice_alone_is_not_taken_for_trained() -> None:
+    """Two groups of users with items of their own; some users begin in the slice of the second day and stay away."""
+    drawn = np.random.default_rng(0)
+
+    def rows(users: range, times: range, n: int = 1) -> list[tuple[int, int, int]]:
+        return [(u, int(drawn.integers(20)) + 20 * (u % 2), time) for u in users for time in times for _ in range(n)]
+
+    def log(found: list[tuple[int, int, int]]) -> Interactions:
+        return log_of(pl.DataFrame(found, schema=["who", "what", "when"], orient="row"))
+
+    run = rg.fit(
+        registry.load("model", "bprmf")(hidden_dim=8), log(rows(range(60), range(8))),
+        seed=0, device="cpu", max_epochs=40, batch_size=64, learning_rate=0.02,
+    )  # fmt: skip
+    late = range(60, 70)
+    two = run.update(log(rows(range(30), range(10, 14)) + rows(late, range(13, 14), 4)), valid=0.4, force=True)
+    returning = range(60, 61)
+    news = rows(range(30, 60), range(20, 23)) + rows(returning, range(20, 21), 3)
+    three = two.update(log(news), valid=0.1, force=True, replay=0.5)
+    index = three.recommender.users.index(list(late))
+    for one, n_trained in ((two, 0), (three, 1)):
+        assert int(one.model.known_users[index].sum()) == n_trained
+        lists = one.recommend(users=[user for user in late if user not in returning], k=5)
+        assert all((item >= 20) == (user % 2 == 1) for user, item in lists.select("who", "what").iter_rows())
+    four = two.update(log(rows(returning, range(20, 21), 4)), valid=0.2, force=True, replay=0.0)
+    assert four.record.update is not None
+    assert four.record.update["samples"] == 4 + 3, "what was known of the user, and what is new without the slice"
+
+
+def test_a_bundle_that_no_fit_made_has_the_models_own_training() -> None:
+    data = log_of(OLD)
+    model = registry.load("model", "lightgcn")(hidden_dim=8)
+    model.build(Space(n_users=data.n_users, n_items=data.n_items))
+    training = _training(rg.Recommender.for_log(model, data), UpdateOptions())
+    assert (training.batch_size, training.learning_rate) == (4096, 1e-2 / 4)
+
+
+def test_observers_are_told_of_one_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model in closed form is fitted twice, without the slice and with it; a tracker gets the folder at the end."""
+    told, sent = [], []
+
+    class Here(MLflow):
+        def __init__(self) -> None:
+            Tracker.__init__(self, "here", folder_too=True)
+
+        def start(self, record: Any, reference: Any) -> dict[str, Any]:
+            told.append("begin")
+            return {"uri": "here", "run_id": "a"}
+
+        def end_epoch(self, row: Any) -> None:
+            pass
+
+        def close(self) -> None:
+            told.append("close")
+
+    monkeypatch.setattr(MLflow, "keep", classmethod(lambda _, reference, folder: sent.append(sorted(folder.iterdir()))))
+    for name in ("popularity", "bprmf"):
+        told.clear(), sent.clear()
+        fitted(name).update(NEW, out=tmp_path / name, valid=0.3, force=True, device="cpu", observers=(Here(),))
+        assert told == ["begin", "close"]
+        assert [path.name for path in sent[0]][-1] == "record.json"
+        assert len(sent) == 1
+
+
+def test_a_slice_that_is_most_of_the_log_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    bare = Interactions.from_frame(NEW.drop("when").unique("who", maintain_order=True), user="who", item="what")
+    with caplog.at_level(logging.WARNING, logger="recgraph"):
+        fitted("popularity").update(NEW, force=True)
+        assert "holds" not in caplog.text
+        fitted("popularity").update(bare, force=True)
+    assert "valid = 0.1 holds 7 of the 7 interactions of new_log back from the training: it has no times" in caplog.text
+
+
+def test_an_id_that_is_no_uuid_is_refused_where_all_are(tmp_path: Path) -> None:
+    users, items = ([uuid.UUID(int=base + place) for place in range(6)] for base in (1, 100))
+    rows = [(user, items[(place + step) % 6], step) for place, user in enumerate(users) for step in range(4)]
+    columns = [list(each) for each in zip(*rows, strict=True)]
+    old = pl.DataFrame(
+        [pl.Series(name, each, dtype=pl.Object) for name, each in zip(("who", "what"), columns, strict=False)]
+    )
+    run = rg.fit("popularity", log_of(old.with_columns(pl.Series("when", columns[2]))).split(), seed=0)
+    news = tmp_path / "new.csv"
+    other = uuid.UUID(int=7)
+    for wrong in ("someone", other.hex):
+        news.write_text(f"who,what,when\n{users[0]},{items[5]},20\n{wrong},{items[4]},21\n")
+        with pytest.raises(
+            ValueError, match=f"column 'who' of the new log does not fit the run: ids: '{wrong}' is no UUID"
+        ):
+            run.update(news, valid=0, force=True)
+    news.write_text(f"who,what,when\n{users[0]},{items[5]},20\n{str(other).upper()},{items[4]},21\n")
+    run.update(news, out=tmp_path / "new", valid=0, force=True)
+    served = rg.load(tmp_path / "new")
+    assert isinstance(served, rg.Recommender)
+    assert served.users.ids([6]).to_list() == [other]

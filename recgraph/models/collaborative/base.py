@@ -136,6 +136,10 @@ class CollaborativeModel(TrainableModel):
         return (Phase("model", ("model",), terms),)
 
     @property
+    def trained_users(self) -> Tensor:
+        return self.known_users
+
+    @property
     def shared_terms(self) -> dict[str, float]:
         """Terms of every collaborative model beside its own, with their coefficients: ``distil``, of its teacher."""
         return {"distil": self.config.distil_coefficient}

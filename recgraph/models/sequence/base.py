@@ -26,6 +26,7 @@ from recgraph.losses.pairwise import OwnNegatives
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import (
     FeatureSpace,
+    Model,
     ModelConfig,
     PaddedForm,
     PathKey,
@@ -179,6 +180,10 @@ class SequenceModel(TrainableModel):
         if self.item_graph is not None:
             self.item_graph.setup(train)
         self.loss.setup(counts if self.item_tower is None else self.item_tower.setup(counts))
+
+    def go_on_from(self, smaller: Model) -> None:
+        assert isinstance(smaller, SequenceModel)
+        self.encoder.go_on_from(smaller.encoder, smaller.item_categories)
 
     def compile_parts(self, backend: str = "inductor") -> None:
         """Compile the encoder (transformers) and the loss (a softmax); others compute as without."""
