@@ -282,15 +282,34 @@ def _listed(folder: Path, name: str) -> Path:
     return path
 
 
-def load_model(folder: Path, config: Mapping[str, Any], device: torch.device) -> Model:
-    """The model of a bundle, in evaluation mode.
+def load_model(folder: Path, head: Mapping[str, Any], device: torch.device) -> Model:
+    """The model of a bundle, in evaluation mode. It is read after everything else.
 
     Args:
-        config: its entry ``model``.
+        head: the bundle's ``config.json``, as it was when the first of its files was read.
 
     Raises:
-        BundleError: the model's class or a part of it is not here, is another revision, or the weights do not fit it.
+        BundleError: the model's class or a part of it is not here, is another revision, or the weights do not fit it;
+            or another bundle has taken the folder's place meanwhile.
     """
+    try:
+        model = _read_model(folder, head["model"], device)
+    except BundleError:
+        _check_same(folder, head)  # files of two bundles fail in many ways
+        raise
+    _check_same(folder, head)
+    return model
+
+
+def _check_same(folder: Path, head: Mapping[str, Any]) -> None:
+    """Refuse what was read where the folder holds another bundle than before: some of it may be of either."""
+    # as texts: a record may hold NaN, which equals nothing
+    before, now = (json.dumps(each, sort_keys=True) for each in (head, _parse_config(folder)))
+    if before != now:
+        raise BundleError(f"another bundle has taken the place of {folder} while it was read; load it again")
+
+
+def _read_model(folder: Path, config: Mapping[str, Any], device: torch.device) -> Model:
     _check_needs(folder, config.get("needs", ()))
     try:
         cls: type[Model] = registry.load("model", config["key"])

@@ -131,7 +131,10 @@ def check_sizes(space: Space | None, n_users: int, n_items: int) -> None:
         ValueError: it is of others.
     """
     if space is None or space.n_items != n_items or space.n_users not in (0, n_users):
-        raise ValueError(f"the model is built for {space}, but there are {n_users:,} users and {n_items:,} items")
+        raise ValueError(
+            f"the model is built for {space}, but users has {n_users:,} ids and items has {n_items:,}; give the ids "
+            "that it was built for, in the order of their indices"
+        )
 
 
 def device_here(device: torch.device | str) -> torch.device:

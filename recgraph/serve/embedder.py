@@ -97,7 +97,8 @@ class Embedder:
 
         Raises:
             BundleError: no bundle of embeddings, a file is missing or damaged, or this version cannot read it. Where
-                the model alone cannot be built again, reading :attr:`model` raises it.
+                the model alone cannot be built again, or another bundle lies in the folder by then, reading
+                :attr:`model` raises it.
         """
         check_not_forked()
         folder = Path(folder)
@@ -111,7 +112,7 @@ class Embedder:
         return cls(
             config["target"],
             table,
-            lambda: bundle.load_model(folder, config["model"], device_here(device)),
+            lambda: bundle.load_model(folder, config, device_here(device)),
             config["record"],
         )
 

@@ -34,7 +34,7 @@ from recgraph import __version__
 from recgraph.bounded.files import sha256_of
 from recgraph.bounded.texts import read_object
 from recgraph.data.batches import Query
-from recgraph.data.columns import Columns
+from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.files import contents, replacing_folder
 from recgraph.data.ids import IdMap
 from recgraph.data.imprint import json_text
@@ -56,8 +56,15 @@ _HISTORY = (
 )
 _GAPS = (
     "int64, for each token the time since the one before it in the whole history: 0 where that is not known (the first "
-    "item) and at the padding, 1 at the same time, else 2 + floor(log2(gap)) up to 64, in the unit of the log's times."
+    "item) and at the padding, 1 at the same time, else 2 + floor(log2(gap)) up to 64, of whole numbers in {unit}."
 )
+#: what a model has learnt gaps in: the library counts dates, and seconds with fractions, in microseconds
+_UNITS: dict[TimeUnit, str] = {
+    "none": "the unit of the log's times",
+    "own": "the unit of the log's times",
+    "seconds": "microseconds, a million times the log's seconds",
+    "us": "microseconds",
+}
 
 
 class ExportError(ValueError):
@@ -78,7 +85,14 @@ class _Scores(nn.Module):
 
 
 def export(
-    model: Model, users: IdMap, items: IdMap, seen: Ragged, columns: Columns, folder: Path, record: Mapping[str, Any]
+    model: Model,
+    users: IdMap,
+    items: IdMap,
+    seen: Ragged,
+    columns: Columns,
+    folder: Path,
+    record: Mapping[str, Any],
+    time_unit: TimeUnit = "none",
 ) -> dict[str, Any]:
     """Write the folder; it appears whole or not at all, in the place of an earlier export.
 
@@ -89,6 +103,7 @@ def export(
         columns: the names of the columns of ids.
         folder: of the export.
         record: what belongs to the model, for the manifest.
+        time_unit: of the times that a model reads.
 
     Returns:
         The manifest.
@@ -108,7 +123,7 @@ def export(
         vectors = encode_items(model) if model.has_vectors else None
         with evaluating(model), _on_host(model):
             form = _form(model)
-            manifest["graph"] = _write_graph(_graph(form, vectors), temporary)
+            manifest["graph"] = _write_graph(_graph(form, vectors, _UNITS[time_unit]), temporary)
         tables = {"items": _write_ids(temporary, "item", columns.item, items.ids(range(len(items))), vectors)}
         if form is None:
             index, of_users = _user_table(model, seen)
@@ -225,8 +240,8 @@ def _of_vectors(vectors: Tensor) -> _Graph:
     return _Graph(_Scores(vectors), [described], (torch.zeros(3, width),), dynamic, "scores")
 
 
-def _of_histories(form: PaddedForm) -> _Graph:
-    """Padded histories to user vectors or scores."""
+def _of_histories(form: PaddedForm, unit: str) -> _Graph:
+    """Padded histories to user vectors or scores; ``unit`` is that of times, in words."""
     dynamic: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     # torch takes a length of 1 for a constant
     least, greatest = max(form.shortest, 2), form.longest
@@ -237,15 +252,15 @@ def _of_histories(form: PaddedForm) -> _Graph:
         dynamic[1] = torch.export.Dim("length", min=least, max=greatest)
     shape = (3, least if greatest == least else min(greatest or 4, 4))
     shared = {"type": "int64", "shape": ["batch", length], "length": {"least": least, "greatest": greatest}}
-    names = {"history": _HISTORY, "gaps": _GAPS} if form.reads_gaps else {"history": _HISTORY}
+    names = {"history": _HISTORY, "gaps": _GAPS.format(unit=unit)} if form.reads_gaps else {"history": _HISTORY}
     inputs: list[dict[str, Any]] = [{"name": name, **shared, "padding": text} for name, text in names.items()]
     example = tuple(torch.zeros(shape, dtype=torch.int64) for _ in names)
     return _Graph(form.module, inputs, example, dict.fromkeys(names, dynamic), form.gives)
 
 
-def _graph(form: PaddedForm | None, vectors: Tensor | None) -> _Graph:
+def _graph(form: PaddedForm | None, vectors: Tensor | None, unit: str) -> _Graph:
     if form is not None:
-        return _of_histories(form)
+        return _of_histories(form, unit)
     assert vectors is not None  # a model has one of them
     return _of_vectors(vectors)
 

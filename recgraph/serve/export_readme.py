@@ -62,7 +62,8 @@ _NOTES = {
 def program(kind: str, reads_gaps: bool = False) -> str:
     """A Python program for a kind of graph.
 
-    It reads ``HISTORY``, a list of item ids, and their ``TIMES`` where time gaps are read; or ``USER``, a user's id.
+    It reads ``HISTORY``, a list of item ids, and, where time gaps are read, their ``TIMES``, whole numbers in the unit
+    that the manifest names; or ``USER``, a user's id.
     """
     if kind == "vectors to scores":
         return _TABLE

@@ -98,8 +98,7 @@ class Recommender:
     ) -> None:
         if model.space is None:
             raise ValueError(f"{type(model).__name__} is not built; build and fit it first")
-        if model.space.n_items != len(items):
-            raise ValueError(f"items has {len(items)} ids, but the model is built for {model.space.n_items}")
+        check_sizes(model.space, len(users), len(items))
         if len(users) != seen.n_rows:
             raise ValueError(f"seen has {seen.n_rows} rows, but users has {len(users)} ids")
         self.model = model.eval()
@@ -341,7 +340,8 @@ class Recommender:
             ExportError: the model has no form that can be exported, or the folder holds something else.
             ImportError: the extra ``export`` is not installed.
         """
-        return export(self.model, self.users, self.items, self.seen, self.columns, Path(folder), self.record)
+        of = self.model, self.users, self.items, self.seen, self.columns
+        return export(*of, Path(folder), self.record, self.time_unit)
 
     @checked
     def save(self, folder: str | Path) -> None:
@@ -384,7 +384,7 @@ class Recommender:
         seen = bundle.guard(folder / "seen.safetensors", lambda _: check_seen(tensors, len(users), len(items)))
         read = partial(read_item_features, names.columns.item)
         features = bundle.guard(folder / _FEATURES, read) if _FEATURES in config["files"] else None
-        model = bundle.load_model(folder, config["model"], device_here(device))
+        model = bundle.load_model(folder, config, device_here(device))
         bundle.guard(folder / "config.json", lambda _: check_sizes(model.space, len(users), len(items)))
         times = tensors.get("times")
         return cls(

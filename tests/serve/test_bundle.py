@@ -117,7 +117,7 @@ def test_a_model_is_written_and_read_without_a_copy(tmp_path: Path, monkeypatch:
     one.save(tmp_path / "bundle")
     assert written["weights"].data_ptr() == one.model.state_dict()["weights"].data_ptr()
     monkeypatch.setattr(bundle, "read_tensors", lambda path: pytest.fail(f"{path} is read as a whole"))
-    described = json.loads((tmp_path / "bundle" / "config.json").read_text())["model"]
+    described = bundle.read_config(tmp_path / "bundle", "recommender", (), ())
     read = bundle.load_model(tmp_path / "bundle", described, torch.device("cpu"))
     assert torch.equal(read.state_dict()["weights"], one.model.state_dict()["weights"])
 
@@ -247,3 +247,19 @@ def test_what_is_no_bundle(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(BundleError, match="no bundle"):
         recgraph.load(folder)
     shutil.rmtree(folder)
+
+
+def test_a_bundle_that_is_replaced_while_it_is_read_is_no_mixture_of_two(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = bundle.read_heads
+
+    def late(path: Path) -> Any:
+        served(seed=2).save(folder)  # ids and histories are read already
+        return read(path)
+
+    monkeypatch.setattr(bundle, "read_heads", late)
+    with pytest.raises(BundleError, match="another bundle has taken the place of"):
+        Recommender.load(folder)
+    monkeypatch.undo()
+    Recommender.load(folder)

@@ -131,3 +131,10 @@ def test_a_recommender_is_not_made_of_it(folder: Path) -> None:
 def test_what_is_not_built_for_a_graph() -> None:
     with pytest.raises(ValueError, match="not built for a graph"):
         Embedder.of(MEOW(metapaths=("paper-author-paper",)), "paper")
+
+
+def test_a_model_of_another_bundle_than_the_embeddings_is_refused(folder: Path) -> None:
+    there = Embedder.load(folder)
+    Embedder.of(model(seed=4), "paper").save(folder)
+    with pytest.raises(BundleError, match=r"another bundle has taken the place of .*bundle while it was read; load it"):
+        _ = there.model

@@ -286,3 +286,32 @@ def test_the_model_is_as_before(tmp_path: Path) -> None:
     served.export(tmp_path / "out")
     assert served.recommend(users="all", k=5).equals(before)
     assert [p.requires_grad for p in served.model.parameters()] == parameters
+
+
+@pytest.mark.parametrize("form", ["seconds", "us"])
+def test_the_unit_of_time_gaps_is_named(form: str, tmp_path: Path) -> None:
+    rows = [(user, (user + step) % 8, 1e9 + 3600.5 * step) for user in range(6) for step in range(5)]
+    frame = pl.DataFrame(rows, schema=["who", "what", "when"], orient="row")
+    if form == "us":
+        frame = frame.with_columns(pl.from_epoch((pl.col("when") * 1e6).cast(pl.Int64), "us"))
+    data = Interactions.from_frame(frame, user="who", item="what", timestamp="when")
+    assert data.time_unit == form
+    model = SASRec(hidden_dim=8, n_layers=1, n_heads=1, inner_dim=8, max_len=4, time_gaps=True)
+    model.build(Space(n_users=data.n_users, n_items=data.n_items), seed=1)
+    with torch.no_grad():
+        model.gap_embedding.weight[1:].normal_(generator=torch.Generator().manual_seed(0))
+    served = Recommender.for_log(model, data)
+    gaps = served.export(tmp_path / "out")["graph"]["inputs"][1]
+    assert "of whole numbers in microseconds" in gaps["padding"]
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "of whole numbers in microseconds" in page
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    head = program.partition("scores =")[0]
+    for name in ("manifest.json", "item_ids.json", "model.onnx"):
+        head = head.replace(f'"{name}"', repr(str(tmp_path / "out" / name)))
+    own = data.to_frame().filter(pl.col("who") == 2)
+    times = [int(1e15 + 3600.5e6 * step) for step in range(5)]
+    scope: dict[str, Any] = {"HISTORY": own["what"].to_list(), "TIMES": times}
+    exec(head, scope)
+    expected = np.asarray(served.user_vectors(users=[2])["vector"].to_list())[0]
+    np.testing.assert_allclose(scope["user"], expected, rtol=1e-5, atol=1e-5)

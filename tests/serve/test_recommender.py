@@ -375,5 +375,8 @@ def test_sizes_must_fit() -> None:
     data = log()
     with pytest.raises(ValueError, match="not built"):
         Recommender(ServedTowers(), data.users, data.items, data.ordered.items)
-    with pytest.raises(ValueError, match="items has 40"):
-        Recommender(ServedTowers().build(Space(n_users=1, n_items=3)), data.users, data.items, data.ordered.items)
+    for sizes in ({"n_users": 30, "n_items": 3}, {"n_users": 1, "n_items": 40}):
+        with pytest.raises(
+            ValueError, match=r"the model is built for n_users=.*, but users has 30 ids and items has 40"
+        ):
+            Recommender(ServedTowers().build(Space(**sizes)), data.users, data.items, data.ordered.items)
