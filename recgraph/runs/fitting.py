@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,13 @@ def _sizes(model: Model, part: Part | None, options: FitOptions, record: RunReco
     )
 
 
+def _scalars_of(folder: Path | None, record: RunRecord) -> Path:
+    """Where TensorBoard's files of a run lie: each has a folder of its own, as two in one are drawn as one."""
+    if folder is not None:
+        return folder / _SCALARS
+    return Path("runs") / _SCALARS / f"{record.model}-{datetime.now().strftime('%Y%m%d-%H%M%S-%f')}"
+
+
 def _trainer(
     model: TrainableModel, part: Any, options: FitOptions, record: RunRecord, validate: Validate | None
 ) -> Trainer:
@@ -342,7 +350,7 @@ def _trainer(
             # first, so that it has each epoch that another one ends the training after
             observers.insert(0, make_tracker(config.track, config.track_folder))
         if config.tensorboard:
-            observers.append(TensorBoard((folder or Path("runs")) / _SCALARS))
+            observers.append(TensorBoard(_scalars_of(folder, record)))
         _write_config(folder, record)
         if folder is not None:
             observers.append(JsonLines(folder / "log.jsonl", past))

@@ -308,7 +308,8 @@ class Run(BaseRun):
     @classmethod
     @checked
     def of_bundle(cls, folder: str | Path) -> Run:
-        """A run of a bundle alone: it recommends and can be updated, without the data it was fitted on.
+        """A run of a bundle alone, or of that in a run's folder: it recommends and can be updated, without the data it
+        was fitted on.
 
         Raises:
             BundleError: the folder holds no bundle of a recommender that can be read.

@@ -1,4 +1,4 @@
-"""What the parts of a bundle must be that someone else may have made, checked before anything is built by them."""
+"""Where a bundle lies, and what its parts must be, which someone else may have made: checked before they are used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,22 @@ from recgraph.data.dataframe import FrameKind
 from recgraph.models.base import Space
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Names", "check_entries", "check_seen", "check_sizes", "device_here", "names_of", "read_item_features"]
+__all__ = [
+    "Names",
+    "bundle_of",
+    "check_entries",
+    "check_seen",
+    "check_sizes",
+    "device_here",
+    "names_of",
+    "read_item_features",
+]
+
+
+def bundle_of(folder: str | Path) -> Path:
+    """The folder of the bundle: that of a run which has one, else the given one."""
+    folder = Path(folder)
+    return folder / "bundle" if (folder / "bundle" / "config.json").is_file() else folder
 
 
 class _Entries(BaseModel):

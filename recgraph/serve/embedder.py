@@ -18,7 +18,7 @@ from recgraph.models.heterogeneous.base import GraphModel, GraphSpace
 from recgraph.notebook import block
 from recgraph.serve import bundle
 from recgraph.serve.bundle import BundleError, guard
-from recgraph.serve.checks import device_here
+from recgraph.serve.checks import bundle_of, device_here
 from recgraph.serve.forked import check_not_forked
 
 __all__ = ["Embedder"]
@@ -93,7 +93,7 @@ class Embedder:
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
-        """Read a bundle that :meth:`save` wrote.
+        """Read a bundle that :meth:`save` wrote, or that of a run's folder.
 
         Raises:
             BundleError: no bundle of embeddings, a file is missing or damaged, or this version cannot read it. Where
@@ -101,7 +101,7 @@ class Embedder:
                 :attr:`model` raises it.
         """
         check_not_forked()
-        folder = Path(folder)
+        folder = bundle_of(folder)
         config = bundle.read_config(folder, "embedder", (_TABLE,), ("target", "record"))
         table = guard(folder / _TABLE, read_frame)
         if table.columns != [config["target"], _COLUMN]:

@@ -8,16 +8,11 @@ import torch
 
 from recgraph.arguments import checked
 from recgraph.serve.bundle import holds
+from recgraph.serve.checks import bundle_of
 from recgraph.serve.embedder import Embedder
 from recgraph.serve.recommender import Recommender
 
 __all__ = ["bundle_of", "load"]
-
-
-def bundle_of(folder: str | Path) -> Path:
-    """The folder of the bundle: that of a run which has one, else the given one."""
-    folder = Path(folder)
-    return folder / "bundle" if (folder / "bundle" / "config.json").is_file() else folder
 
 
 @checked

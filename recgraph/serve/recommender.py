@@ -28,7 +28,7 @@ from recgraph.notebook import block
 from recgraph.rerank.similarity import CoOccurrence
 from recgraph.serve import bundle
 from recgraph.serve.ann import AnnIndex
-from recgraph.serve.checks import check_seen, check_sizes, device_here, names_of, read_item_features
+from recgraph.serve.checks import bundle_of, check_seen, check_sizes, device_here, names_of, read_item_features
 from recgraph.serve.export import export
 from recgraph.serve.forked import check_not_forked
 from recgraph.serve.lists import Asked, Fallback, Lister
@@ -368,14 +368,14 @@ class Recommender:
     @classmethod
     @checked
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
-        """Read a bundle that :meth:`save` wrote.
+        """Read a bundle that :meth:`save` wrote, or that of a run's folder.
 
         Raises:
             BundleError: the folder holds no bundle of a recommender, a file is missing or damaged, or this version
                 cannot read it. ValueError: the device is not there.
         """
         check_not_forked()
-        folder = Path(folder)
+        folder = bundle_of(folder)
         config = bundle.read_config(folder, "recommender", _FILES, ("columns", "kind", "record"))
         names = bundle.guard(folder / "config.json", lambda _: names_of(config))
         users = bundle.guard(folder / "users.parquet", IdMap.read)

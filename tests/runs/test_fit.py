@@ -52,6 +52,20 @@ def test_a_mistake_leaves_no_folder(
     fitted(split, tmp_path / "run")
 
 
+def test_runs_in_memory_have_folders_of_their_own_in_tensorboard(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is not installed", exc_type=ImportError)
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        rg.fit("sasrec", split, seed=0, max_epochs=1, device="cpu", tensorboard=True)
+    folders = list((tmp_path / "runs" / "tensorboard").iterdir())
+    assert len(folders) == 2
+    assert [len(list(folder.glob("events.*"))) for folder in folders] == [1, 1]
+    rg.fit("sasrec", split, seed=0, max_epochs=1, device="cpu", tensorboard=True, out=tmp_path / "one")
+    assert len(list((tmp_path / "one" / "tensorboard").glob("events.*"))) == 1
+
+
 @pytest.mark.parametrize("model", ["sasrec", "ease"])
 def test_a_finished_run_is_given_back_as_it_is(model: str, split: Split, tmp_path: Path) -> None:
     def fit(**more: Any) -> Any:

@@ -107,7 +107,10 @@ def test_every_model_takes_in_new_interactions_users_and_items(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", ["sasrec", "bprmf", "ease"])
 def test_a_bundle_alone_is_enough(name: str, tmp_path: Path) -> None:
-    fitted(name).save(tmp_path / "bundle")
+    fitted(name, tmp_path / "run")
+    assert len(Run.of_bundle(tmp_path / "run").recommender.users) == 10, "its bundle is in it"
+    assert len(rg.Recommender.load(tmp_path / "run").users) == 10
+    (tmp_path / "run" / "bundle").rename(tmp_path / "bundle")
     run = Run.of_bundle(tmp_path / "bundle")
     new = run.update(NEW, valid=0.3, force=True, device="cpu")
     assert len(new.recommender.users) == 12
@@ -481,7 +484,8 @@ def test_a_student_goes_on_without_its_teacher(tmp_path: Path, caplog: pytest.Lo
 
 def test_an_update_tells_no_tracker_that_the_training_told() -> None:
     """A service that updates a model has neither the tracker's package nor its account."""
-    parent = SimpleNamespace(record={"training": {"track": "mlflow", "track_folder": True, "tensorboard": True}})
+    training = {"track": "mlflow", "track_folder": True, "tensorboard": True}
+    parent = SimpleNamespace(record={"training": training}, model=None)
     settings = _training(parent, UpdateOptions())  # type: ignore[arg-type]
     assert (settings.track, settings.track_folder, settings.tensorboard) == (None, False, False)
 
