@@ -20,6 +20,8 @@ CLOSE = 0.01
 
 #: of an epoch with the published settings, measured over a few steps on one core
 _COST = "{} CPU minutes an epoch"
+#: of trials with 1,000 shared negatives, batches of 4,096
+_SHARED = "not run to its end: with 1,000 shared negatives {} CPU seconds an epoch"
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,13 @@ ROWS = (
     Row("BPR-MF", "BPRMF", (0.1627, 0.1378), gap="not run"),
     Row("LightGCN", "LightGCN", (0.1820, 0.1547), gap=f"not run: {_COST.format('1.2')}, published 1,000 of them"),
     Row("MF-CCL", "MF-CCL", (0.1837, 0.1493), gap='not run: BPR-MF with `loss="ccl"` and 800 negatives'),
-    Row("SimpleX", "SimpleX", (0.1872, 0.1557), gap=f"not run: {_COST.format('19')}, published about 40 of them"),
     Row(
-        "UltraGCN", "UltraGCN", (0.1862, 0.1580), gap=f"not run: {_COST.format('12')}, published many hundreds of them"
+        "SimpleX",
+        "SimpleX",
+        (0.1872, 0.1557),
+        gap=f"{_SHARED.format('28')}, NDCG@20 .0954 on the valid part after 24, rising (Turbo-CF .1186)",
     ),
+    Row("UltraGCN", "UltraGCN", (0.1862, 0.1580), gap=f"{_SHARED.format('22')}, published many hundreds of them"),
 )
 
 
