@@ -178,8 +178,10 @@ def test_it_goes_on_where_it_stopped_and_is_served_without_labels(tmp_path: Path
 def test_other_train_labels_change_the_model(cls: type[GraphModel]) -> None:
     moved = task()
     moved.labels[:6] = (moved.labels[:6] + 1) % 3
-    one, two = fitted(cls, task()), fitted(cls, moved)
-    assert not torch.equal(one.embedder.vectors, two.embedder.vectors)
+    one, two = (dict(fitted(cls, labels).model.named_parameters()) for labels in (task(), moved))
+    # Adam's first step has the rate's length, whatever the gradient: what differs is what turned its sign
+    far = {name for name in one if float((one[name] - two[name]).detach().abs().max()) > 1e-3}
+    assert {name for name in far if not name.startswith("pseudo.")}
 
 
 def test_a_split_whose_test_nodes_were_trained_with_is_not_measured() -> None:
