@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recgraph.texts import listed
 
-__all__ = ["NonFinite", "NonFiniteWeights", "check_weights", "not_finite"]
+__all__ = ["NonFinite", "NonFiniteWeights", "check_weights", "first_bad_row", "not_finite"]
 
 
 class NonFinite(ValueError):
@@ -29,6 +29,12 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
         return []
     finite = torch.stack([pair.to(ends[0].device) for pair in ends]).isfinite().all(1).tolist()
     return [name for name, is_finite in zip(floating, finite, strict=True) if not is_finite]
+
+
+def first_bad_row(rows: Tensor) -> int | None:
+    """The first row of [N, D] that holds NaN or an infinite value; None: there is none."""
+    bad_mask = ~rows.isfinite().all(1)
+    return int(bad_mask.nonzero()[0]) if bool(bad_mask.any()) else None
 
 
 def check_weights(state: Mapping[str, Tensor], what: str, way_out: str) -> None:

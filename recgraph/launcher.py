@@ -23,18 +23,17 @@ def local_rank() -> int:
 
 
 def refuse_launched(what: str, instead: str) -> None:
-    """Refuse what starts processes of its own where a launcher has started several: each would train for itself, and
-    the trainings of all would be made into one.
+    """Refuse what one process must run where a launcher has started several: each would start trainings of its own,
+    and the gradients of all would be averaged.
 
     Args:
         what: is called, for the message.
-        instead: how to have several processes.
+        instead: what to do, for the message.
 
     Raises:
         ValueError: this process is one of several.
     """
     if is_launched():
         raise ValueError(
-            f"{what} runs in one process, and a launcher has started {os.environ['WORLD_SIZE']} (WORLD_SIZE): start it "
-            f"without a launcher; {instead}"
+            f"{what} runs in one process, and a launcher has started {os.environ['WORLD_SIZE']} (WORLD_SIZE): {instead}"
         )

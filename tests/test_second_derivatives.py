@@ -13,7 +13,6 @@ from torch import Tensor
 import recgraph
 from recgraph.contrast.kernels import log_kernel_sums
 from recgraph.contrast.log_sums import log_sums
-from recgraph.contrast.pair_products import _PairProducts
 from recgraph.contrast.regularisers import Uniformity
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.weights import Learned, Pairs
@@ -26,7 +25,7 @@ from recgraph.losses.softmax import FullSoftmax
 from recgraph.ranks import _Gathered
 from recgraph.rows import _Fetched, _RowsFrom
 from recgraph.sparse.csr import Csr
-from recgraph.sparse.pair_products import pair_products
+from recgraph.sparse.pair_products import _InBlocks, pair_products
 from recgraph.sparse.ragged import Ragged
 from recgraph.sparse.spmm import spmm
 
@@ -60,7 +59,7 @@ def sum_over_candidates() -> Case:
 
 def products_of_pairs() -> Case:
     pairs = Ragged.from_lists([[0, 2], [], [1, 1, 3], [2]])
-    return lambda x, y: _PairProducts.apply(pairs, 3, x, y), drawn((4, 3), (5, 3))
+    return lambda x, y: _InBlocks.apply(pairs, 3, x, y), drawn((4, 3), (5, 3))
 
 
 def sparse_products_of_pairs() -> Case:
@@ -115,7 +114,7 @@ REFUSE = {
     "contrast/blockwise.py:_OnePass, a softmax loss": softmax,
     "contrast/kernels.py:_KernelSums": sum_of_kernels,
     "contrast/log_sums.py:_LogSums": sum_over_candidates,
-    "contrast/pair_products.py:_PairProducts": products_of_pairs,
+    "sparse/pair_products.py:_InBlocks": products_of_pairs,
     "contrast/regularisers.py:_Potential": uniformity,
     "contrast/weights.py:_Hidden": learned_weight,
     "contrast/whitening.py:_InverseRoot": whitening,
@@ -133,7 +132,7 @@ ASK_FIRST = {
 TWICE = {
     "encoders/graph.py:_SymmetricProduct": product_with_a_symmetric_matrix,
     "sparse/backends/_autograd.py:_Product": sparse_product,
-    "sparse/pair_products.py:_PairProducts": sparse_products_of_pairs,
+    "sparse/pair_products.py:_AtEntries": sparse_products_of_pairs,
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from recgraph.cli.output import FAILURE
-from recgraph.launcher import is_first_launched, is_launched
+from recgraph.launcher import is_first_launched, is_launched, refuse_launched
 
 __all__ = ["alongside", "check_command", "is_silent", "join", "of_rank"]
 
@@ -31,12 +31,9 @@ def check_command(name: str | None) -> None:
     Raises:
         ValueError: says how to start it.
     """
-    if is_launched() and name is not None and name not in _TOGETHER:
-        raise ValueError(
-            f"`recgraph {name}` runs in one process, and a launcher has started {os.environ['WORLD_SIZE']} "
-            f"(WORLD_SIZE): {_INSTEAD.get(name, 'start it without a launcher')}; those that run on several are "
-            f"{', '.join(_TOGETHER)}"
-        )
+    if name is not None and name not in _TOGETHER:
+        instead = _INSTEAD.get(name, "start it without a launcher")
+        refuse_launched(f"`recgraph {name}`", f"{instead}; those that run on several are {', '.join(_TOGETHER)}")
 
 
 @contextlib.contextmanager

@@ -21,10 +21,10 @@ from recgraph.config import Config
 from recgraph.contrast.blockwise import Candidates, NoCandidateError, contrast
 from recgraph.contrast.drawn import contrast_drawn
 from recgraph.contrast.mixtures import contrast_mixed
-from recgraph.contrast.pair_products import pair_products
 from recgraph.contrast.part import Part
 from recgraph.contrast.views import Outcome, Pairs, Similarity, Views
 from recgraph.contrast.weights import Weight
+from recgraph.sparse.pair_products import pair_products
 from recgraph.sparse.ragged import Ragged
 
 __all__ = ["InfoNCE", "NTXent", "NoCandidateError", "Objective", "ObjectiveConfig", "Outcome", "Similarity", "Views"]

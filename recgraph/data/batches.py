@@ -61,7 +61,7 @@ class PairBatches:
         n_negatives: K negatives a sample; 0 where the loss draws its own.
         popularity_power: negatives ~ popularity ** power; 0 is uniform.
         exclude_own: whether the items that the user has in ``train`` are never drawn.
-        shared: whether all samples of a batch have the same K negatives; a user's own items among them are marked.
+        shared: whether all samples of a batch have the same K negatives; ``excluded`` names a user's own items.
 
     Raises:
         ValueError: there is no interaction.

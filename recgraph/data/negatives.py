@@ -67,7 +67,7 @@ class NegativeSampler:
     def draw_shared(
         self, users: Tensor, items: Tensor, count: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Negatives that samples share, and what is none of them for a sample.
+        """Negatives that all samples share, and which of them do not count for which sample.
 
         Args:
             users: [B] int64.
@@ -133,7 +133,7 @@ class _OwnItems:
         return (self._sums[passed] - self._first[users]) * self._restricted[users]
 
     def among(self, drawn: Tensor, users: Tensor, items: Tensor) -> Ragged:
-        """B rows: which items of the drawn [K] are none for each sample; arguments as of a shared draw."""
+        """B rows: the items among the drawn [K] that do not count for each sample; arguments as of a shared draw."""
         is_drawn = torch.zeros(self._n_items, dtype=torch.bool)
         is_drawn[drawn] = True
         asked, of_sample = torch.unique(users, return_inverse=True)

@@ -164,8 +164,8 @@ class PairBatch:
         share: which samples of the batch these are.
         all_pairs: the users and the items of all ranks' samples; None: they are these.
         drawn: what a model makes of the batch on the host, before it moves: name -> tensors.
-        excluded: [2, E] int64, the sample and the column of each shared negative that is none for the sample; None
-            where each sample has negatives of its own.
+        excluded: [2, E] int64, the sample and the column of each shared negative that does not count for the sample;
+            None where each sample has negatives of its own.
     """
 
     users: Tensor
@@ -194,12 +194,12 @@ class PairBatch:
         return self.items if self.all_pairs is None else self.all_pairs[1]
 
     def negative_mask(self) -> Tensor:
-        """[B, K]: False where a negative is none for a sample."""
+        """[B, K]: False where a negative does not count for a sample."""
         if self.excluded is None:
             return self.negatives != self.items[:, None]
         n_columns = self.negatives.shape[1]
         keep_mask = self.negatives.new_ones(len(self.items), n_columns, dtype=torch.bool)
-        # as an assigned value the number would be copied to a device, and waited for
+        # assigning False would copy a number to the device, and wait for it
         keep_mask.view(-1).index_fill_(0, self.excluded[0] * n_columns + self.excluded[1], False)
         return keep_mask
 

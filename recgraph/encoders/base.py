@@ -126,8 +126,8 @@ class SequenceEncoder(nn.Module):
         return False
 
     def go_on_from(self, smaller: SequenceEncoder, categories: Tensor | None) -> None:
-        """Called before :meth:`setup` where the weights are those of an encoder for fewer items: take over what a
-        training would choose anew and they were learnt with.
+        """Called before :meth:`setup` where the weights are those of an encoder for fewer items: keep what they were
+        trained with and :meth:`setup` would choose anew.
 
         Args:
             smaller: of the same class and settings.

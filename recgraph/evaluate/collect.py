@@ -98,7 +98,7 @@ def collect(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a process evaluates, as far as another can tell.
+    """What a process evaluates, in values that processes can compare.
 
     Attributes:
         model: its class, and some of its numbers; none where they cannot be had.
@@ -140,7 +140,7 @@ def _some(parts: Sequence[Tensor]) -> list[float]:
 
 
 def _check_alike(asked: Sequence[_Asked]) -> None:
-    """Refuse to rank together for different evaluations: each user would have the list of whichever process had a turn.
+    """Refuse to rank together for different evaluations: a user's list would be that of the process which ranks it.
 
     Raises:
         ValueError: names the process; all raise it.

@@ -33,6 +33,7 @@ from recgraph.evaluate.protocol import Convention, Protocol, Seen, Ties, is_leak
 from recgraph.evaluate.ranking import Ranker
 from recgraph.evaluate.reranked import Rerankings
 from recgraph.evaluate.results import Result, Results
+from recgraph.finite import first_bad_row
 from recgraph.memory import parse_size
 from recgraph.rerank.base import Reranker
 from recgraph.sparse.ragged import Ragged
@@ -201,9 +202,7 @@ def _facts(cases: Cases, fit_part: Part | None, features: Tensor | None) -> Fact
         if features.dim() != 2 or features.shape[0] != cases.n_items:
             raise ValueError(f"features must be [{cases.n_items}, F], not {list(features.shape)}")
         features = features.detach().cpu()  # embeddings of a model, where it is
-        bad_mask = ~features.isfinite().all(1)
-        if bool(bad_mask.any()):
-            item = int(bad_mask.nonzero()[0])
+        if (item := first_bad_row(features)) is not None:
             raise ValueError(f"features: those of item index {item} hold NaN or an infinite number; fill them")
     if fit_part is None:
         return Facts(cases.n_items, features=features)

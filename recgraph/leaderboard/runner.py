@@ -150,7 +150,7 @@ def run(
             has started several processes.
         KeyboardInterrupt: running jobs have been saved.
     """
-    refuse_launched("leaderboard.run", "workers=N starts processes of its own")
+    refuse_launched("leaderboard.run", "start it without a launcher; workers=N starts processes of its own")
     found = board if isinstance(board, Board) else load_board(board)
     size = workers_on(engine, workers)
     _check_only(found, only)

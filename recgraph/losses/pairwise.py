@@ -48,9 +48,8 @@ class OwnNegativesConfig(LossConfig):
 class OwnNegatives(NextItemLoss):
     """Base of the losses that draw negatives for each target; a subclass fills :meth:`of_scores`.
 
-    With ``shared`` they draw one set for all targets of a step. The expected loss is the same and the scores are one
-    matrix product instead of T x K lookups; the gradient is that of fewer distinct negatives, so that K should be
-    hundreds.
+    With ``shared`` all targets of a step have the same K negatives. The expected loss is the same, and one matrix
+    product computes the scores. Fewer distinct negatives make the gradient noisier: draw hundreds.
 
     User-item models, whose negatives come with the batch, score them with
     :func:`recgraph.losses.scores.pair_scores` and call :meth:`of_scores` themselves, or :meth:`against_shared`.

@@ -182,8 +182,8 @@ class Model(nn.Module):
         raise TypeError(f"{type(self).__name__} ranks by score() alone and has no item vectors")
 
     def go_on_from(self, smaller: Model) -> None:
-        """Called by :func:`recgraph.models.growth.grown` when the weights are copied: take over what a training would
-        choose anew and the weights were learnt with.
+        """Called by :func:`recgraph.models.growth.grown` when the weights are copied: keep what they were trained with
+        and a training would choose anew.
 
         Args:
             smaller: of the same class and settings.

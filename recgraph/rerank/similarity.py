@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from recgraph.finite import first_bad_row
 from recgraph.sparse.products import co_occurrence, distinct, holders_of
 from recgraph.sparse.ragged import Ragged
 
@@ -60,9 +61,7 @@ class Cosine(Similarity):
     """
 
     def __init__(self, vectors: Tensor) -> None:
-        bad_mask = ~vectors.isfinite().all(1)
-        if bool(bad_mask.any()):
-            item = int(bad_mask.nonzero()[0])
+        if (item := first_bad_row(vectors)) is not None:
             raise ValueError(f"vectors: that of item index {item} is not finite; train or check the model")
         unit = torch.nn.functional.normalize(vectors.detach().double())
         self._unit = ((unit * _GRID).round() / _GRID).float()

@@ -126,8 +126,8 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
 
 
 def _check_alike(record: RunRecord, options: FitOptions) -> None:
-    """Refuse a training whose processes do not fit the same model in the same way to the same data: what they would
-    make together is the run of none of them.
+    """Refuse a training whose processes do not fit the same model in the same way to the same data: they would
+    average gradients of different trainings.
 
     Raises:
         ValueError: names the process and what it has otherwise; all raise it.

@@ -11,6 +11,7 @@ from recgraph.data.batches import Query
 from recgraph.evaluate.ranking import GROUP, device_of, evaluating
 from recgraph.evaluate.select import NO_SCORE, merge
 from recgraph.evaluate.topk import Lists, tie_order
+from recgraph.finite import first_bad_row
 from recgraph.models.base import Model
 from recgraph.sparse.ragged import Ragged
 
@@ -62,9 +63,7 @@ class AnnIndex:
             raise ImportError("faiss is not installed; pip install 'recgraph[serve]'") from None
         with evaluating(model):
             vectors = model.encode_items().detach().float().to("cpu").contiguous()
-        bad_mask = ~vectors.isfinite().all(1)
-        if bool(bad_mask.any()):  # such an item is never found, and nothing would say so
-            item = int(bad_mask.nonzero()[0])
+        if (item := first_bad_row(vectors)) is not None:  # such an item is never found, and nothing would say so
             raise ValueError(f"the vector of item index {item} is not finite; train or check the model")
         try:
             index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)

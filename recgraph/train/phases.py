@@ -14,6 +14,7 @@ from recgraph.models.base import Phase, TrainableModel
 from recgraph.rows import ROWS_OF_LAZY, set_row_sparse
 from recgraph.train.config import TrainConfig
 from recgraph.train.row_adam import RowAdam
+from recgraph.train.sharding import TOUCHES_ROWS
 
 
 def check_phases(model: TrainableModel, accumulate: int = 1) -> None:
@@ -83,8 +84,7 @@ def _sparse_tables(model: TrainableModel, config: TrainConfig) -> list[nn.Parame
     if chosen in ("lazy_adam", "rowwise_adam") and not tables:
         raise ConfigError(
             f"table_optimiser = {chosen!r}: every step of this {type(model).__name__} touches all rows of its tables; "
-            "use 'adam', or a loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no "
-            "propagation, item graph, item features or slow copy (target_momentum) are computed from"
+            f"use 'adam', or {TOUCHES_ROWS}"
         )
     least = {"auto": ROWS_OF_LAZY, "adam": math.inf}.get(chosen, 0)
     if config.shard_tables:

@@ -16,7 +16,13 @@ from recgraph.shards import Rows, local_rows, own_rows, own_state, shard, unshar
 from recgraph.train import checkpoint as checkpoints
 from recgraph.train.config import TrainConfig
 
-__all__ = ["Sharding", "check_sharding"]
+__all__ = ["TOUCHES_ROWS", "Sharding", "check_sharding"]
+
+#: what a model needs for steps that touch some rows of its tables, for messages
+TOUCHES_ROWS = (
+    "a loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no propagation, item "
+    "graph, item features or slow copy (target_momentum) are computed from"
+)
 
 
 def check_sharding(model: TrainableModel, config: TrainConfig) -> None:
@@ -29,9 +35,8 @@ def check_sharding(model: TrainableModel, config: TrainConfig) -> None:
         return
     if not model.row_sparse_tables:
         raise ConfigError(
-            f"shard_tables = True: every step of this {type(model).__name__} reads all rows of its tables; use a "
-            "loss that draws negatives (loss = 'sampled_softmax', 'bce', 'bpr') over a table that no propagation, "
-            "item graph, item features or slow copy (target_momentum) are computed from"
+            f"shard_tables = True: every step of this {type(model).__name__} reads all rows of its tables; use "
+            f"{TOUCHES_ROWS}"
         )
     if config.metric not in ("last", "loss") and "index" not in signature(model.encode_items).parameters:
         raise ValueError(

@@ -114,7 +114,7 @@ def tune(
         StorageFailed: the storage cannot be read or written.
         SealedTestError: something reached for test data.
     """
-    refuse_launched("tune", "workers=N starts processes of its own")
+    refuse_launched("tune", "start it without a launcher; workers=N starts processes of its own")
     cls, fixed = _model(model, settings or {})
     check_model(cls)
     metrics = (metric,) if isinstance(metric, str) else tuple(metric)

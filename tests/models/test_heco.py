@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recgraph.config import ConfigError
-from recgraph.contrast import pair_products
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.graph.hetero import HeteroGraph
 from recgraph.models.heterogeneous import neighbours
 from recgraph.models.heterogeneous.heco import HeCo, _neighbours, _positives
 from recgraph.models.heterogeneous.neighbours import NeighbourAttention, sample_neighbours
 from recgraph.rng import Generators
+from recgraph.sparse import pair_products
 from recgraph.sparse.csr import Csr
 from recgraph.sparse.ragged import Ragged
 

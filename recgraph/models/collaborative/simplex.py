@@ -23,6 +23,8 @@ from recgraph.sparse.ragged import Ragged
 
 __all__ = ["SimpleX", "SimpleXConfig"]
 
+_USERS = "users of this rank"
+
 
 class SimpleXConfig(CollaborativeConfig):
     loss: Annotated[str, Field(description="recommendation loss, a name of the registry's kind 'loss'")] = "ccl"
@@ -95,15 +97,14 @@ class SimpleX(CollaborativeModel):
 
     def prepare(self, batch: PairBatch) -> None:
         super().prepare(batch)
-        # an accelerator would have to tell their number
-        batch.drawn["own users"] = list(torch.unique(batch.users, return_inverse=True))
+        batch.drawn[_USERS] = _users_once(batch)  # on the host: on an accelerator it would wait for their number
 
     def nodes_of(self, batch: PairBatch) -> tuple[PairBatch, Tensor]:
         assert self.space is not None
         table, generator = self.embedding.weight, batch.generators.of_rank("dropout")
         items = table[self.space.n_users :]
         # a user with many samples has many in a batch, and a long history: it is read once
-        users, places = batch.drawn.get("own users") or torch.unique(batch.users, return_inverse=True)
+        users, places = batch.drawn.get(_USERS) or _users_once(batch)
         vectors = self._vectors(lookup(table, users), self._histories_of(users), items, generator)[places]
         if self.training:
             vectors = dropout(vectors, self.config.dropout, generator)
@@ -133,3 +134,8 @@ class SimpleX(CollaborativeModel):
         if self.config.own_weight == 1:
             return super().reading(query)
         return Model.reading(self, query)
+
+
+def _users_once(batch: PairBatch) -> list[Tensor]:
+    """The users of a rank's samples, each once, ascending, and [B] the place of each sample's among them."""
+    return list(torch.unique(batch.users, return_inverse=True))
