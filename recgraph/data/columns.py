@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,8 +40,16 @@ class Columns(Config):
 TimeUnit = Literal["none", "own", "seconds", "us"]
 _SAMPLE = 1000
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y%m%d")
-_CLOCKS = ("%H:%M:%S%.f%#z", "%H:%M:%S%.f", "%H:%M")
+_CLOCKS = ("%H:%M:%S%.f%#z", "%H:%M:%S%.f", "%H:%M:%S%.f UTC", "%H:%M%#z", "%H:%M")
 _FORMATS = _DATES[:2] + tuple(f"{date}{mark}{clock}" for date in _DATES for mark in "T " for clock in _CLOCKS)
+#: a letter of a format with its flags, and the point before it
+_LETTER = re.compile(r"(\.?)(%[-_0.:#\d]*)([A-Za-z+%])")
+#: the letters of a time of day
+_OF_CLOCK = frozenset("HIklMSTRrXcfpPs+")
+#: the zones that "%Z" may read: polars takes no notice of the name
+_IS_UTC = r"(?i)(?:^|[^a-z])(?:UTC|GMT|Z)(?:[^a-z]|$)"
+#: in microseconds; "%Y" reads the 24 of 05/01/24 as the year 24
+_YEAR_1000 = (dt.datetime(1000, 1, 1) - dt.datetime(1970, 1, 1)) // dt.timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -84,22 +93,42 @@ def _by_format(lazy: pl.LazyFrame, column: str, source: Source, form: str) -> Ti
     dtype = lazy.collect_schema()[column]
     if not (dtype == pl.String or dtype.is_integer()):
         raise source.error(TimestampError, f"time_format = {form!r} is for texts; column {column!r} holds {dtype}")
-    zoned = "%z" in form or "%#z" in form
-    has_clock = any(letter in form for letter in ("%H", "%I", "%T", "%R", "%s", "%X", "%c", "%k", "%l"))
+    letters = {letter for _, _, letter in _LETTER.findall(form)}
+    chrono = _LETTER.sub(_with_fraction, form)
+    if any(flags == "%" and letter == "f" for _, flags, letter in _LETTER.findall(chrono)):
+        raise ValueError(
+            f"time_format = {form!r}: '%f' is a fraction behind a point, '.%f'; behind another mark write how many "
+            "digits it has: '%3f', '%6f' or '%9f'"
+        )
     texts = pl.col(column).cast(pl.String).str.strip_chars()
     sample = collect(lazy.select(column).head(_SAMPLE), source)
     try:
-        if has_clock:
-            read = texts.str.to_datetime(form, time_unit="us", time_zone=None if zoned else "UTC", strict=False)
+        if letters & _OF_CLOCK:
+            zone = None if letters & {"z", "+"} else "UTC"
+            moments = texts.str.to_datetime(chrono, time_unit="us", time_zone=zone, strict=False)
         else:
-            read = texts.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+            moments = texts.str.to_date(chrono, strict=False).cast(pl.Datetime("us"))
+        read = _with_whole_years(moments.to_physical(), texts)
+        if "Z" in letters:
+            read = pl.when(texts.str.contains(_IS_UTC)).then(read)
         fits = sample.select(read).to_series().null_count() < len(sample)
     except (pl.exceptions.PolarsError, UnicodeEncodeError):  # no format at all, or no text of UTF-8
         fits = False
     if not fits:
         message = f"the timestamp {sample[column][0]!r} (column {column!r}) has not the form time_format={form!r}"
-        raise source.error(TimestampError, message, row=0)
-    return TimeReading(read.to_physical(), "us")
+        zones = "; of names of zones (%Z) UTC and GMT alone are read, others as offsets (%z)" if "Z" in letters else ""
+        raise source.error(TimestampError, message + zones, row=0)
+    return TimeReading(read, "us")
+
+
+def _with_fraction(letter: re.Match[str]) -> str:
+    """Python's letter of a fraction as polars writes it, whose own "%f" counts nanoseconds."""
+    return "%.f" if letter[0] == ".%f" else letter[0]
+
+
+def _with_whole_years(read: pl.Expr, texts: pl.Expr) -> pl.Expr:
+    """Times without those of years of one to three digits; the year 1 stands for no date in some systems."""
+    return pl.when((read >= _YEAR_1000) | texts.str.contains("0001", literal=True)).then(read)
 
 
 def _zone(dtype: pl.DataType) -> str | None:
@@ -131,8 +160,9 @@ def _of_texts(lazy: pl.LazyFrame, column: str, source: Source) -> list[TimeReadi
 
 def _parse(value: pl.Expr, form: str) -> pl.Expr:
     zone = None if form.endswith("%#z") else "UTC"
-    read = value.str.strip_chars().str.to_datetime(form, time_unit="us", time_zone=zone, strict=False)
-    return read.to_physical()
+    texts = value.str.strip_chars()
+    read = texts.str.to_datetime(form, time_unit="us", time_zone=zone, strict=False)
+    return _with_whole_years(read.to_physical(), texts)
 
 
 def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Source) -> None:
@@ -143,7 +173,11 @@ def check_times(log: pl.DataFrame, column: str, lazy: pl.LazyFrame, source: Sour
         return
     # a moment beyond all years of Python is shown as its number
     given = collect(lazy.select(pl.col(column).to_physical()).slice(place, 1), source).item()
-    problem = "is missing" if given is None else f"{given!r} cannot be read like those before it"
+    problem = (
+        "is missing; a log is also read without: timestamp='none' (--time none)"
+        if given is None
+        else f"{given!r} cannot be read like those before it"
+    )
     raise source.error(TimestampError, f"the timestamp (column {column!r}) {problem}", row=int(log["row"][place]))
 
 

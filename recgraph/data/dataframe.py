@@ -65,15 +65,16 @@ def scan_frame(frame: Any, columns: Sequence[str], ids: Sequence[str] = ()) -> R
     if isinstance(frame, pl.LazyFrame):
         return Raw(frame, source)
     table = nw.from_native(frame, eager_only=True)
-    missing = [name for name in columns if name not in table.columns]
+    own = {str(name): name for name in table.columns}  # those of pandas need not be texts
+    missing = [name for name in columns if name not in own]
     if missing:
-        message = f"there is no column {missing[0]!r}; the columns are {listed(table.columns)}"
+        message = f"there is no column {missing[0]!r}; the columns are {listed(own)}"
         raise source.error(MissingColumnError, message)
     uuids: set[str] = set()
     series = []
     for name in dict.fromkeys(columns):
-        column = table.get_column(name)  # table[0] would be the first row
-        series.append(_to_polars(column, str(name), name in ids, source, uuids))
+        column = table.get_column(own[name])  # table[0] would be the first row
+        series.append(_to_polars(column, name, name in ids, source, uuids))
     return Raw(pl.DataFrame(series).lazy(), source, uuids=frozenset(uuids))
 
 
@@ -95,8 +96,7 @@ def from_native(frame: Any, argument: str = "frame") -> pl.DataFrame:
     frame_kind(frame, argument)
     if isinstance(frame, pl.LazyFrame):
         return frame.collect()
-    names = nw.from_native(frame, eager_only=True).columns
-    return scan_frame(frame, names).lazy.collect()
+    return scan_frame(frame, names_of(frame)).lazy.collect()
 
 
 def to_native(frame: pl.DataFrame, kind: FrameKind) -> Any:

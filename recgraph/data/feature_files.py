@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import polars as pl
 from recgraph.bounded.tables import read_frame
 from recgraph.data.diagnose import check_file, collect, explained, usual_separator
 from recgraph.data.errors import MissingColumnError
-from recgraph.data.packing import check_encoding
+from recgraph.data.packing import check_encoding, open_bytes
 from recgraph.data.readers import check_header, header_of, scan_delimited
 from recgraph.data.roles import candidates_of
 from recgraph.data.source import Format, Source
@@ -45,7 +46,7 @@ def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:
     """A text file; the ids of a delimited one are read as texts, so that none is changed."""
     plain, held = source.made_plain()
     if suffix == "jsonl":
-        return collect(pl.scan_ndjson(plain.text, infer_schema_length=None), source)
+        return collect(pl.scan_ndjson(_of_records(plain), infer_schema_length=None), source)
     with explained(source), source.open() as text:
         line = next((line for line in text if line.strip()), "")
     separator = "\t" if suffix == "tsv" else usual_separator(line) or ","
@@ -62,6 +63,14 @@ def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:
     frame = collect(lazy, delimited)
     del held
     return frame
+
+
+def _of_records(source: Source) -> Path | io.BytesIO:
+    """A text of JSON lines without a byte order mark, which polars takes for a part of the first record."""
+    if not source.has_byte_order_mark():
+        return source.text
+    with open_bytes(source.text) as file:
+        return io.BytesIO(file.read().removeprefix(codecs.BOM_UTF8))
 
 
 def _other_name(names: list[str], role: str, source: Source, key: str) -> str:

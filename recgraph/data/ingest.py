@@ -66,7 +66,7 @@ def encode(
     lazy = raw.lazy.select(columns.named()).with_row_index(_ROW)
     lazy = _plain_ids(lazy, columns, raw.source)
     if missing_ids == "drop":
-        lazy = _without_missing(lazy, columns, raw.source)
+        lazy = _without_missing(lazy, columns, raw)
     elif missing_ids != "error":
         raise ValueError(f"missing_ids = {missing_ids!r} must be 'error' or 'drop'")
     numbered = _numbered(lazy, columns, raw.source)
@@ -104,19 +104,25 @@ def _plain_ids(lazy: pl.LazyFrame, columns: Columns, source: Source) -> pl.LazyF
     return lazy
 
 
-def _is_missing(column: str, dtype: pl.DataType) -> pl.Expr:
+def _is_missing(column: str, dtype: pl.DataType, as_text: bool) -> pl.Expr:
+    """Whether a row has no id; in a text file an empty field is none, in quotes (which polars keeps) or not."""
     value = pl.col(column)
+    if as_text and dtype == pl.String:
+        return value.is_null() | (value == "").fill_null(False)
     return value.is_null() | value.is_nan().fill_null(False) if dtype.is_float() else value.is_null()
 
 
-def _without_missing(lazy: pl.LazyFrame, columns: Columns, source: Source) -> pl.LazyFrame:
+def _without_missing(lazy: pl.LazyFrame, columns: Columns, raw: Raw) -> pl.LazyFrame:
     """The rows that have a user and an item; how many have not is logged."""
     schema = lazy.collect_schema()
-    missing = _is_missing(columns.user, schema[columns.user]) | _is_missing(columns.item, schema[columns.item])
-    found = collect(lazy.filter(missing).select(_ROW), source)[_ROW]
+    missing = pl.any_horizontal(
+        _is_missing(name, schema[name], raw.as_text).alias(role)
+        for role, name in (("user", columns.user), ("item", columns.item))
+    )
+    found = collect(lazy.filter(missing).select(_ROW), raw.source)[_ROW]
     if not len(found):
         return lazy
-    first = source.place(int(found[0]))
+    first = raw.source.place(int(found[0]))
     _log.warning("%s: %s rows without a user or an item are left out, the first of them here", first, f"{len(found):,}")
     return lazy.filter(~missing)
 
@@ -179,9 +185,10 @@ def _ids(
         MissingIdError: an id is missing.
     """
     dtype = found[column].dtype
-    missing = found.filter(_is_missing(column, dtype))
+    missing = found.filter(_is_missing(column, dtype, raw.as_text))
     if len(missing):
-        raise _missing_id(lazy, column, role, raw.source, "NaN" if missing[column].null_count() == 0 else "missing")
+        is_nan = dtype.is_float() and missing[column].null_count() == 0
+        raise _missing_id(lazy, column, role, raw, "NaN" if is_nan else "missing")
     _check_calendar(found, column, role, raw.source)
     whole = None if _stays_text(raw, column, dtype) else whole_floats(found[column])
     if whole is None:
@@ -216,8 +223,9 @@ def _check_calendar(found: pl.DataFrame, column: str, role: str, source: Source)
         raise source.error(MixedIdError, message, row=int(outside[_ROW][0]))
 
 
-def _missing_id(lazy: pl.LazyFrame, column: str, role: str, source: Source, what: str) -> MissingIdError:
-    rows = collect(lazy.filter(_is_missing(column, lazy.collect_schema()[column])).select(_ROW), source)[_ROW]
+def _missing_id(lazy: pl.LazyFrame, column: str, role: str, raw: Raw, what: str) -> MissingIdError:
+    source, is_missing = raw.source, _is_missing(column, lazy.collect_schema()[column], raw.as_text)
+    rows = collect(lazy.filter(is_missing).select(_ROW), source)[_ROW]
     fix = "fill them in, or leave such rows out with missing_ids='drop' (--drop-missing-ids)"
     others = f" ({len(rows):,} rows have none; {_also(rows, source)})" if len(rows) > 1 else ""
     return source.error(MissingIdError, f"the {role} id (column {column!r}) is {what}{others}; {fix}", row=int(rows[0]))
@@ -300,4 +308,5 @@ def _check_numbers(log: pl.DataFrame, role: str, name: str, lazy: pl.LazyFrame, 
         row = int(log["row"][place])
         given = collect(lazy.select(name).slice(place, 1), source).item()
         wanted = "a number" if role == "rating" else "a number of at least 0"
-        raise source.error(RatingError, f"the {role} {given!r} (column {name!r}) is not {wanted}", row=row)
+        without = "; a log is also read without: rating='none' (--rating none)" if role == "rating" else ""
+        raise source.error(RatingError, f"the {role} {given!r} (column {name!r}) is not {wanted}{without}", row=row)

@@ -48,6 +48,7 @@ def check_lines(path: Path, encoding: str, longest_first: int = LONGEST_LINE) ->
     Raises:
         DelimiterError: a line is longer than allowed; names it.
         EncodingError: the first line holds NUL bytes where UTF-8 was expected.
+        CorruptFileError: it is a zip archive.
         EOFError, OSError, zlib.error, lzma.LZMAError, polars' errors: a packed file is damaged.
     """
     with open_bytes(path) as file:
@@ -60,6 +61,9 @@ def check_lines(path: Path, encoding: str, longest_first: int = LONGEST_LINE) ->
 
 
 def _check_first(first: bytes, path: Path, encoding: str, longest: int) -> None:
+    if first.startswith(b"PK\x03\x04"):
+        message = "this is a zip archive, which is not read: unpack it, or pack its file by gzip, Zstandard, bzip2, xz"
+        raise CorruptFileError(message, path=path)
     place = first.find(b"\0")
     if encoding == "utf-8" and place >= 0:
         message = (

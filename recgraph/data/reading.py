@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self
 
 import polars as pl
 from pydantic import Field
@@ -19,27 +19,14 @@ from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
 from recgraph.data.diagnose import check_file, collect, explained, usual_separator
 from recgraph.data.feature_files import read_feature_file
+from recgraph.data.file_names import SUFFIXES, FileFormat, format_of, in_folder, suffix_of
 from recgraph.data.ingest import MissingIds
-from recgraph.data.packing import PACKED_SUFFIXES, check_encoding
+from recgraph.data.packing import check_encoding
 from recgraph.data.roles import NO_COLUMN, guess_columns
 from recgraph.data.source import Raw, Source
 
 __all__ = ["FEATURES", "PARTS", "PATHS", "FileFormat", "LogFile", "Reading", "Scanned", "is_data_path"]
 
-FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
-_SUFFIXES: dict[str, FileFormat] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".dat": "csv",
-    ".data": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".inter": "recbole",
-}
 #: the fields of :class:`Reading` that are paths: of files of features, and of given parts
 FEATURES = ("user_features", "item_features")
 PARTS = ("valid", "test")
@@ -116,15 +103,23 @@ class Reading(Config):
         Raises:
             ValueError: such a setting is given.
         """
+        for name in self._unused(form):
+            if (value := getattr(self, name)) not in (type(self).model_fields[name].default, NO_COLUMN):
+                raise ValueError(f"{name} = {value!r} says nothing of files of format {form!r}; leave it out")
+
+    def for_format(self, form: FileFormat) -> Self:
+        """The reading without the settings that files of a format do not use."""
+        fields = type(self).model_fields
+        return self.model_copy(update={name: fields[name].default for name in self._unused(form)})
+
+    def _unused(self, form: FileFormat) -> tuple[str, ...]:
         unused: tuple[str, ...] = () if form in ("csv", "tsv") else ("separator", "names")
         if form == "sequences":
             unused += ("timestamp", "rating", "weight")
         has_others = any(getattr(self, name) for name in PATHS)  # which may be texts
         if form == "parquet" and not has_others and check_encoding(self.encoding) != "utf-8":
             unused += ("encoding",)
-        for name in unused:
-            if (value := getattr(self, name)) not in (type(self).model_fields[name].default, NO_COLUMN):
-                raise ValueError(f"{name} = {value!r} says nothing of files of format {form!r}; leave it out")
+        return unused
 
     def from_folder(self, folder: Path) -> Self:
         """The reading with the paths of its other files from a folder on."""
@@ -164,7 +159,7 @@ class LogFile:
         """
         path = Path(self.path)
         if path.is_dir():
-            return _in_folder(path, self.reading.format)
+            return in_folder(path, self.reading.format)
         if path.is_file() or not set(_PATTERN) & set(self.path):
             if not path.is_file():
                 raise FileNotFoundError(f"{self.path!r} is not there; give a file, a folder of files or a pattern")
@@ -182,7 +177,7 @@ class LogFile:
             FileNotFoundError: there are no files.
             ValueError: the names do not say it.
         """
-        return self.reading.format or _format_of(self.files[0])
+        return self.reading.format or format_of(self.files[0])
 
     def scan(self) -> Scanned:
         """Scan the files as one log, with all columns known.
@@ -291,7 +286,7 @@ class LogFile:
         for name, role, key in zip(FEATURES, ("user", "item"), (columns.user, columns.item), strict=True):
             path = getattr(self.reading, name)
             if path is not None:
-                form = _format_of(check_file(path))
+                form = format_of(check_file(path))
                 found[name] = read_feature_file(path, form, key, role, self.reading.encoding)
         return found
 
@@ -311,43 +306,7 @@ def is_data_path(name: str) -> bool:
     """Whether a name is the path of a log rather than the name of a data card."""
     path = Path(name)
     is_path = bool({"/", os.sep, *_PATTERN} & set(name)) or os.path.exists(path)  # False where a name is too long
-    return bool(name) and not name.endswith(".toml") and (is_path or _suffix(path) in _SUFFIXES)
-
-
-def _suffix(path: Path) -> str:
-    """The suffix that says the format, without that of a packed file."""
-    packed = path.suffix.lower() in PACKED_SUFFIXES
-    return (path.with_suffix("") if packed else path).suffix.lower()
-
-
-def _format_of(path: Path) -> FileFormat:
-    if _suffix(path) in _SUFFIXES:
-        return _SUFFIXES[_suffix(path)]
-    raise ValueError(
-        f"the format of {str(path)!r} cannot be told by its name; give format= one of {', '.join(get_args(FileFormat))}"
-    )
-
-
-def _in_folder(folder: Path, form: FileFormat | None) -> list[Path]:
-    """The files of a folder and of those within it; names that begin with ``.`` or ``_`` are no part of a log."""
-
-    def is_hidden(path: Path) -> bool:
-        return any(part[0] in "._" for part in path.relative_to(folder).parts)
-
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and not is_hidden(path))
-    if form == "recbole" or (form is None and any(_suffix(path) == ".inter" for path in found)):
-        return [atomic.atomic_files(folder)["inter"]]
-    if form == "sequences":
-        return found or _no_file(folder)
-    known = {path: _SUFFIXES[_suffix(path)] for path in found if _suffix(path) in _SUFFIXES}
-    formats = sorted(set(known.values()))
-    if len(formats) > 1 and form is None:
-        raise ValueError(f"folder {str(folder)!r} holds files of several formats, {', '.join(formats)}; give format=")
-    return [path for path, kind in known.items() if form in (None, kind)] or _no_file(folder)
-
-
-def _no_file(folder: Path) -> list[Path]:
-    raise FileNotFoundError(f"folder {str(folder)!r} holds no file of a log; their names end in {', '.join(_SUFFIXES)}")
+    return bool(name) and not name.endswith(".toml") and (is_path or suffix_of(path) in SUFFIXES)
 
 
 def _separator(form: FileFormat, path: Path, reading: Reading) -> str:

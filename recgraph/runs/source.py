@@ -55,7 +55,7 @@ def split_again(data: DataRecord, path: str | Path | Mapping[str, str | Path] | 
     if isinstance(path, Mapping):
         settings, path = _moved(settings, dict(path))
     if path is not None and settings.reading is not None:  # it may be in another format now
-        settings = settings.model_copy(update={"reading": settings.reading.model_copy(update={"format": None})})
+        settings = settings.model_copy(update={"reading": _as_it_lies(settings.reading, str(path))})
     if data.file is None:
         split = settings.split_of(data.dataset, again=True)
         check_split(split, data)
@@ -76,6 +76,26 @@ def split_again(data: DataRecord, path: str | Path | Mapping[str, str | Path] | 
         raise ValueError(_changed(file, data.file))
     check_split(split, data)
     return split
+
+
+def _as_it_lies(reading: Reading, path: str) -> Reading:
+    """The reading of a file that has moved, without what says how another format is written.
+
+    A name that says no format leaves the one that the file had.
+    """
+    file = LogFile(path, reading.model_copy(update={"format": None}))
+    try:
+        form = file.format
+    except (FileNotFoundError, ValueError):
+        return reading
+    changed = file.reading.for_format(form)
+    if changed.time_format is None or changed.timestamp is None or changed.has_parts:
+        return changed
+    try:
+        times = LogFile(path, changed).scan().raw.lazy.collect_schema()[changed.timestamp]
+    except DataError:  # which reading the log says
+        return changed
+    return changed.model_copy(update={"time_format": None}) if times.is_temporal() else changed
 
 
 def _moved(settings: DataConfig, parts: dict[str, str | Path]) -> tuple[DataConfig, str | Path | None]:

@@ -67,9 +67,12 @@ class Tracker(Observer):
     def __init__(self, address: str | None = None, folder_too: bool = False) -> None:
         self._address, self._folder_too = address, folder_too
         self.reference: Values | None = None
+        #: the error that the caller was handling when the training began
+        self._handled: BaseException | None = None
 
     def begin(self, record: Mapping[str, Any], folder: Path | None) -> None:
         """Start the run of the service, or go on with the one that a stopped training began there."""
+        self._handled = sys.exc_info()[1]
         references = _references(folder)
         found = {one["tracker"]: one for one in references}.get(self.kind)
         if found is not None and found not in _own and self.address(found) != self.goes_to():
@@ -83,6 +86,18 @@ class Tracker(Observer):
         if folder is not None:
             others = [one for one in references if one["tracker"] != self.kind]
             replace_text(json.dumps([*others, self.reference], indent=1), folder / _FILE)
+
+    def end_epoch(self, row: Mapping[str, Any]) -> None:
+        """Tell of an epoch; where that fails, the training goes on, with a warning."""
+        with _warned(f"epoch {row['epoch']} not told to {self.kind}"):
+            self.add(row)
+
+    def close(self) -> None:
+        """Tell that the training ended; where that fails, it costs a warning."""
+        error = sys.exc_info()[1]
+        if self.reference is not None:
+            with _warned(f"the end of the training not told to {self.kind}"):
+                self.finish(None if error is self._handled else error)
 
     def goes_to(self) -> str:
         """The address that the arguments of this tracker name, or else the environment."""
@@ -107,6 +122,18 @@ class Tracker(Observer):
         """Start a run of the service, or go on with the one of a reference -> the reference's own values."""
         raise NotImplementedError
 
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add the row of an epoch to the run of the service."""
+        raise NotImplementedError
+
+    def finish(self, error: BaseException | None) -> None:
+        """End the run of the service.
+
+        Args:
+            error: what ended the training; None: it is complete.
+        """
+        raise NotImplementedError
+
     @classmethod
     def tell(cls, reference: Values, values: Mapping[str, float]) -> None:
         """Add final values to a run of the service."""
@@ -116,6 +143,15 @@ class Tracker(Observer):
     def keep(cls, reference: Values, folder: Path) -> None:
         """Send a folder."""
         raise NotImplementedError
+
+
+@contextmanager
+def _warned(what: str) -> Iterator[None]:
+    """An error of the block is a warning: a service may be away, and the run's record has all that it is told."""
+    try:
+        yield
+    except Exception as error:
+        _log.warning("%s: %s: %s", what, type(error).__name__, error)
 
 
 def _references(folder: Path | None) -> list[Values]:
@@ -173,9 +209,7 @@ class MLflow(Tracker):
             self._client.update_run(self._id, status="RUNNING")
             return {"uri": uri, "run_id": self._id}
         name = self._experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or "recgraph"
-        found = self._client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found is not None else self._client.create_experiment(name)
-        run = self._client.create_run(experiment, run_name=self._name or _title(record))
+        run = self._client.create_run(self._experiment_of(name), run_name=self._name or _title(record))
         self._id = run.info.run_id
         entity = self._mlflow.entities.Param
         # MLflow keeps so many characters of a value
@@ -184,11 +218,22 @@ class MLflow(Tracker):
             self._client.log_batch(self._id, params=params[first : first + 100])
         return {"uri": uri, "run_id": self._id}
 
-    def end_epoch(self, row: Mapping[str, Any]) -> None:
+    def _experiment_of(self, name: str) -> str:
+        """The id of an experiment, which is made where there is none."""
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return f"{self._client.create_experiment(name)}"
+            except self._mlflow.exceptions.MlflowException:
+                found = self._client.get_experiment_by_name(name)
+                if found is None:  # another process has not just made it, either
+                    raise
+        return f"{found.experiment_id}"
+
+    def add(self, row: Mapping[str, Any]) -> None:
         _log_metrics(self._mlflow, self._client, self._id, _numbers(row), int(row["epoch"]))
 
-    def close(self) -> None:
-        error = sys.exc_info()[1]
+    def finish(self, error: BaseException | None) -> None:
         status = "FINISHED" if error is None else "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         self._client.set_terminated(self._id, status)
 
@@ -256,11 +301,11 @@ class WandB(Tracker):
         self._run = _open(opened, name=self._name or _title(record), config=json.loads(json.dumps(dict(record))))
         return {**opened, "id": self._run.id}
 
-    def end_epoch(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> None:
         self._run.log(_numbers(row), step=int(row["epoch"]))
 
-    def close(self) -> None:
-        self._run.finish(exit_code=0 if sys.exc_info()[1] is None else 1)
+    def finish(self, error: BaseException | None) -> None:
+        self._run.finish(exit_code=0 if error is None else 1)
 
     @classmethod
     def tell(cls, reference: Values, values: Mapping[str, float]) -> None:
@@ -307,22 +352,18 @@ def tell_trackers(references: Sequence[Values], values: Mapping[str, float]) -> 
     """
     for reference in references:
         kind = reference.get("tracker")
-        try:
+        with _warned(f"results not told to {kind}"):
             if followed := _followed(reference):
                 _KINDS[followed["tracker"]].tell(followed, values)
-        except Exception as error:  # a service may be away; the run's record has the results
-            _log.warning("results not told to %s: %s: %s", kind, type(error).__name__, error)
 
 
 def keep_in_trackers(references: Sequence[Values], folder: Path) -> None:
     """Send the run's folder to those of its trackers that want it; see :func:`tell_trackers`."""
     for reference in references:
         kind = reference.get("tracker")
-        try:
+        with _warned(f"{folder} not sent to {kind}"):
             if reference.get("folder_too") and (followed := _followed(reference)):
                 _KINDS[followed["tracker"]].keep(followed, folder)
-        except Exception as error:
-            _log.warning("%s not sent to %s: %s: %s", folder, kind, type(error).__name__, error)
 
 
 def _followed(reference: Values) -> Values | None:

@@ -126,6 +126,26 @@ def test_a_file_that_has_changed_or_is_gone() -> None:
     assert refused("train popularity --data moved.csv --out run --resume")
 
 
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ({"sep": ";"}, "--data-format csv --separator ;"),
+        ({"header": False}, "--data-format csv --names customer_id,sku,stars,event_time"),
+        ({"date_format": "%d.%m.%Y %H:%M:%S"}, "--data-format csv --time-format %d.%m.%Y_%H:%M:%S"),
+    ],
+)
+def test_a_file_that_moved_with_a_name_of_no_format_or_into_another(text: dict[str, Any], options: str) -> None:
+    frame = log().assign(event_time=lambda given: pd.to_datetime(given["event_time"], unit="s"))
+    frame.to_csv("log.txt", index=False, **text)
+    given = [part.replace("_%H", " %H") for part in options.split()]
+    works("train popularity --data log.txt --out run", *given)
+    before = rows("evaluate run")
+    Path("log.txt").rename("archive.txt")
+    assert rows("evaluate run --data archive.txt") == before
+    frame.to_parquet("log.parquet")
+    assert rows("evaluate run --data log.parquet") == before
+
+
 def test_tuning_on_a_file() -> None:
     log().to_csv("log.csv", index=False)
     line = "tune itemknn --data log.csv --time event_time --trials 2 --test-seeds 1 --format json"

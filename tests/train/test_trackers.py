@@ -140,6 +140,43 @@ def test_a_tracker_that_is_away_costs_no_results(
     assert written == json.loads(json.dumps(results.to_dict()))
 
 
+def test_a_tracker_that_goes_away_costs_no_training(
+    split: Split, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: Any) -> None:
+        raise ConnectionError("away")
+
+    for name in ("add", "finish"):
+        monkeypatch.setattr(MLflow, name, away)
+    with caplog.at_level(logging.WARNING, logger="recgraph"):
+        run = fit(split, track="mlflow")
+    assert len(run.history) == 2
+    for what in ("epoch 1", "epoch 2", "the end of the training"):
+        assert f"{what} not told to mlflow: ConnectionError: away" in caplog.text
+
+
+def test_an_error_that_was_handled_before_is_not_the_training_s(split: Split, tmp_path: Path) -> None:
+    try:
+        raise MemoryError("batch_size")
+    except MemoryError:
+        fit(split, track="mlflow")
+    assert the_run(tmp_path).info.status == "FINISHED"
+
+
+def test_an_experiment_that_another_process_makes_at_the_same_time(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client(tmp_path).create_experiment("recgraph")
+    before, looks = type(client(tmp_path)).get_experiment_by_name, [None]
+
+    def found(own: Any, name: str) -> Any:
+        return looks.pop() if looks else before(own, name)
+
+    monkeypatch.setattr(type(client(tmp_path)), "get_experiment_by_name", found)
+    fit(split, track="mlflow")
+    assert the_run(tmp_path).info.status == "FINISHED"
+
+
 def test_the_command_line_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from the shell")

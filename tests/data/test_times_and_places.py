@@ -1,0 +1,147 @@
+"""Times in the forms that people write, empty ids in quotes, and folders as disks and archives leave them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+import pytest
+
+import recgraph as rg
+from recgraph.data import errors
+
+FIRST = dt.datetime(2024, 5, 1, 9, 30)
+
+
+def log(folder: Path, times: Sequence[str]) -> Path:
+    path = folder / "log.csv"
+    path.write_text("user_id,item_id,timestamp\n" + "".join(f'1,{n},"{time}"\n' for n, time in enumerate(times)))
+    return path
+
+
+def times_of(path: Path, time_format: str | None = None) -> list[dt.datetime]:
+    return list(rg.load_data(path, time_format=time_format).to_frame()["timestamp"])
+
+
+@pytest.mark.parametrize(
+    "times", [("05/01/24", "06/01/24"), ("05-01-24", "06-01-24"), ("05/01/24 12:30", "1/6/24 9:00")]
+)
+def test_years_of_two_digits_are_no_years_of_the_first_century(tmp_path: Path, times: Sequence[str]) -> None:
+    with pytest.raises(errors.TimestampError, match=r"line 2: .*time_format="):
+        rg.load_data(log(tmp_path, times))
+
+
+def test_a_format_of_four_digits_does_not_read_two(tmp_path: Path) -> None:
+    path = log(tmp_path, ("01/05/24", "02/05/24"))
+    with pytest.raises(errors.TimestampError, match="has not the form"):
+        rg.load_data(path, time_format="%d/%m/%Y")
+    assert times_of(path, "%d/%m/%y") == [dt.datetime(2024, 5, 1), dt.datetime(2024, 5, 2)]
+
+
+def test_the_year_1_stands_for_no_date_in_some_systems(tmp_path: Path) -> None:
+    path = log(tmp_path, ("0001-01-01T00:00:00", "2024-05-01T09:30:00"))
+    assert times_of(path) == [dt.datetime(1, 1, 1), FIRST]
+
+
+@pytest.mark.parametrize(
+    ("time_format", "text"),
+    [
+        ("%d/%m/%Y %-H:%M", "1/5/2024 9:30"),
+        ("%d/%m/%Y %k:%M", "1/5/2024  9:30"),
+        ("%d/%m/%Y %r", "01/05/2024 09:30:00 AM"),
+        ("%d/%m/%Y %-I:%M %p", "1/5/2024 9:30 AM"),
+        ("%+", "2024-05-01T11:30:00+02:00"),
+    ],
+)
+def test_no_letter_of_a_clock_is_left_out(tmp_path: Path, time_format: str, text: str) -> None:
+    assert times_of(log(tmp_path, [text]), time_format) == [FIRST]
+
+
+@pytest.mark.filterwarnings("error")
+def test_fractions_of_a_second_are_read_as_python_writes_them(tmp_path: Path) -> None:
+    path = log(tmp_path, ("2024-05-01 09:30:00.123456", "2024-05-01 09:30:00.5", "2024-05-01 09:30:00"))
+    found = [time - FIRST for time in times_of(path, "%Y-%m-%d %H:%M:%S.%f")]
+    assert found == [dt.timedelta(microseconds=n) for n in (123456, 500000, 0)]
+
+
+def test_fractions_behind_a_comma_need_their_digits(tmp_path: Path) -> None:
+    path = log(tmp_path, ["2024-05-01 09:30:00,123"])
+    with pytest.raises(ValueError, match=r"time_format = .*'%3f'"):
+        rg.load_data(path, time_format="%Y-%m-%d %H:%M:%S,%f")
+    assert times_of(path, "%Y-%m-%d %H:%M:%S,%3f") == [FIRST + dt.timedelta(milliseconds=123)]
+
+
+def test_names_of_zones_are_not_overlooked(tmp_path: Path) -> None:
+    form = "%Y-%m-%d %H:%M %Z"
+    assert times_of(log(tmp_path, ["2024-05-01 09:30 UTC", "2024-05-01 09:30 GMT"]), form) == [FIRST, FIRST]
+    with pytest.raises(errors.TimestampError, match=r"line 2: .*names of zones"):
+        rg.load_data(log(tmp_path, ["2024-05-01 09:30 EST"]), time_format=form)
+    with pytest.raises(errors.TimestampError, match=r"line 3: .*EST"):
+        rg.load_data(log(tmp_path, ["2024-05-01 09:30 UTC", "2024-05-01 09:31 EST"]), time_format=form)
+
+
+@pytest.mark.parametrize(
+    "text", ["2024-05-01T09:30Z", "2024-05-01T11:30+02:00", "2024-05-01 09:30:00 UTC", "2024-05-01 09:30:00.000 UTC"]
+)
+def test_usual_forms_with_a_zone_need_no_format(tmp_path: Path, text: str) -> None:
+    assert times_of(log(tmp_path, [text])) == [FIRST]
+
+
+def test_an_empty_id_in_quotes_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text('"user_id","item_id"\n"1","2"\n"","3"\n"4",""\n"4","2"\n')
+    with pytest.raises(errors.MissingIdError, match=r"line 3: the user id .* is missing"):
+        rg.load_data(path)
+    kept = rg.load_data(path, missing_ids="drop").to_frame()
+    assert kept.rows() == [(1, 2), (4, 2)]
+
+
+def test_columns_of_pandas_without_names_are_found_by_their_numbers() -> None:
+    features = pd.DataFrame({1: [5], 2: ["a"]})
+    data = rg.load_data(pd.DataFrame([[1, 5], [2, 6]]), user="0", item="1", item_features=features)
+    assert data.to_frame().to_numpy().tolist() == [[1, 5], [2, 6]]
+    assert data.item_features is not None
+    assert data.item_features["2"].to_list() == ["a"]
+
+
+def test_features_with_a_byte_order_mark(tmp_path: Path) -> None:
+    rows = [{"item_id": 5, "title": "ä"}, {"item_id": 6, "title": "b"}]
+    path = tmp_path / "items.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8-sig")
+    data = rg.load_data(pl.DataFrame({"user_id": [1, 2], "item_id": [5, 6]}), item_features=path)
+    assert data.item_features is not None
+    assert data.item_features["title"].to_list() == ["ä", "b"]
+
+
+def folder_of(place: Path) -> Path:
+    folder = place / "logs"
+    folder.mkdir()
+    (folder / "a.csv").write_text("user_id,item_id\n1,2\n")
+    return folder
+
+
+def test_linked_folders_are_part_of_a_folder(tmp_path: Path) -> None:
+    folder, other = folder_of(tmp_path), tmp_path / "other"
+    other.mkdir()
+    (other / "b.csv").write_text("user_id,item_id\n7,8\n")
+    (folder / "older").symlink_to(other)
+    (folder / "around").symlink_to(folder)
+    assert rg.load_data(folder).to_frame().rows() == [(1, 2), (7, 8)]
+
+
+def test_a_zip_archive_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    with zipfile.ZipFile(folder / "b.csv.zip", "w") as archive:
+        archive.writestr("b.csv", "user_id,item_id\n7,8\n")
+    for path in (folder, folder / "b.csv.zip"):
+        with pytest.raises(ValueError, match=r"b\.csv\.zip' is packed .*unpack it"):
+            rg.load_data(path)
+    with pytest.raises(errors.CorruptFileError, match="zip archive"):
+        rg.load_data(folder / "b.csv.zip", format="csv")
+    (folder / "b.csv.zip").rename(folder / "notes.zip")
+    assert len(rg.load_data(folder)) == 1
