@@ -191,6 +191,11 @@ def attach(frame: Any, key: str, ids: IdMap, argument: str) -> pl.DataFrame:
     repeated = table[key].is_duplicated()
     if repeated.any():
         raise DataError(f"id {table[key].filter(repeated)[0]!r} occurs several times in column {key!r} of the features")
+    if len(table) and len(ids) and not table[key].is_in(ids.values.implode()).any():
+        _log.warning(
+            "%s: none of the %s rows is of an id of the log: column %r holds %r, where the log has ids such as %r",
+            *(argument, f"{len(table):,}", key, table[key][0], ids.values[0]),
+        )
     return table
 
 

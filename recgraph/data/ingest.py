@@ -24,6 +24,7 @@ from recgraph.data.kinds import check_numbers, plain_ids
 from recgraph.data.numbering import Numbers, number_integers, number_keys
 from recgraph.data.readers import check_columns
 from recgraph.data.source import Raw, Source
+from recgraph.texts import listed
 
 __all__ = ["MissingIds", "encode", "with_parts"]
 
@@ -35,6 +36,23 @@ _log = logging.getLogger(__name__)
 _ROW = "__row"
 #: not known to all that ids are handed to
 _NO_IDS = (pl.Object, pl.Int128, pl.UInt128, pl.Duration, pl.Unknown)
+#: what other programs write in the place of a missing value
+_FOR_MISSING = (
+    "",
+    "nan",
+    "NaN",
+    "NAN",
+    "NULL",
+    "null",
+    "(null)",
+    "None",
+    "NA",
+    "N/A",
+    "<NA>",
+    "NaT",
+    "\\N",
+    "undefined",
+)
 #: days of the years 1 to 9999 since 1970, those that Python has
 _FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
 _OF_A_DAY = {"ms": 86_400 * 10**3, "us": 86_400 * 10**6, "ns": 86_400 * 10**9}
@@ -190,6 +208,7 @@ def _ids(
         is_nan = dtype.is_float() and missing[column].null_count() == 0
         raise _missing_id(lazy, column, role, raw, "NaN" if is_nan else "missing")
     _check_calendar(found, column, role, raw.source)
+    _warn_of_words(found, codes, column, role, raw.source)
     whole = None if _stays_text(raw, column, dtype) else whole_floats(found[column])
     if whole is None:
         return found, codes
@@ -208,6 +227,27 @@ def _ids(
 
 def _stays_text(raw: Raw, column: str, dtype: pl.DataType) -> bool:
     return column in raw.texts and dtype == pl.String
+
+
+def _warn_of_words(found: pl.DataFrame, codes: Codes, column: str, role: str, source: Source) -> None:
+    """Log that an id is a word for a missing one: all rows without an id would be those of one user, or item."""
+    if found[column].dtype != pl.String:
+        return
+    is_word = found[column].is_in(_FOR_MISSING)
+    if not is_word.any():
+        return
+    words = found.filter(is_word)
+    rows = int(np.isin(codes, np.flatnonzero(is_word.to_numpy())).sum())
+    _log.warning(
+        "%s: the %s id %r (column %r) is a word for a missing one; it is taken for an id, in %s rows%s; leave them out of "
+        "the log where it is none",
+        source.place(int(words[_ROW][0])),
+        role,
+        words[column][0],
+        column,
+        f"{rows:,}",
+        "" if len(words) == 1 else f" with {listed(words[column][1:])}",
+    )
 
 
 def _check_calendar(found: pl.DataFrame, column: str, role: str, source: Source) -> None:

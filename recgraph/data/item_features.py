@@ -387,13 +387,14 @@ def _as_vectors(series: pl.Series) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     name, dtype = series.name, series.dtype
     if not (isinstance(dtype, pl.List | pl.Array) and dtype.inner.is_numeric()):
         raise DataError(f"item_features: column {name!r} of type {dtype} holds no vectors (lists or arrays of numbers)")
-    rows: Sequence[Any] = series.to_list()
-    widths = sorted({len(row) for row in rows if row is not None})
+    lists = series.arr.to_list() if isinstance(dtype, pl.Array) else series
+    widths = lists.list.len().drop_nulls().unique().sort().to_list()
     if len(widths) > 1:
         raise DataError(f"item_features: column {name!r} holds vectors of lengths {widths}; all need the same")
-    width = widths[0] if widths else 0
-    values = np.array([row if row is not None else [None] * width for row in rows], dtype=np.float64)
-    values = values.reshape(len(rows), width)
+    values = np.full((len(series), widths[0] if widths else 0), np.nan)
+    if values.size:  # never as Python numbers, which take six times the memory
+        entries = lists.drop_nulls().explode().cast(pl.Float64).fill_null(float("nan"))
+        values[lists.is_not_null().to_numpy()] = entries.to_numpy().reshape(-1, values.shape[1])
     missing_mask = np.logical_not(np.isfinite(values).all(axis=1))
     values[missing_mask] = 0
     return values, missing_mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ import torch
 
 from recgraph.data.errors import DataError, MissingColumnError
 from recgraph.data.ids import IdMap
-from recgraph.data.item_features import FeatureSchema, FeatureSpec, FeatureWish, ItemFeatures
+from recgraph.data.item_features import FeatureSchema, FeatureSpec, FeatureWish, ItemFeatures, _as_vectors
 
 ITEMS = IdMap(pl.Series(["a", "b", "c", "d", "cold"]))
 KNOWN = torch.tensor([True, True, True, True, False])
@@ -79,6 +80,20 @@ def test_a_vector_is_centred_and_scaled() -> None:
     assert (column.kind, column.means, column.scale) == ("vector", (2.0, 2.0), 1.0)
     assert features.dense.tolist() == [[1, 0], [0, 0], [-1, 0], [0, 0], [7, -2]]
     assert features.entries.to_dense().flatten().tolist() == [0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", [pl.List(pl.Float32), pl.Array(pl.Float32, 64)])
+def test_vectors_are_read_in_the_memory_of_their_numbers(dtype: pl.DataType) -> None:
+    vectors = np.random.default_rng(0).normal(size=(500, 64)).astype(np.float32)
+    series = pl.Series("vector", [None, *vectors[1:].tolist()], dtype=dtype)
+    tracemalloc.start()
+    values, missing_mask = _as_vectors(series)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * values.nbytes  # as Python numbers they took five times that
+    assert missing_mask.tolist() == [True] + [False] * 499
+    assert (values[0] == 0).all()
+    assert np.array_equal(values[1:], vectors[1:])
 
 
 def test_several_features_lie_side_by_side() -> None:

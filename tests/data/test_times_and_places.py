@@ -101,6 +101,18 @@ def test_an_empty_id_in_quotes_is_missing(tmp_path: Path) -> None:
     assert kept.rows() == [(1, 2), (4, 2)]
 
 
+def test_ids_that_are_words_for_missing_ones_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    users = [str(user) for user in ("a", float("nan"), "b", float("nan"), "NULL")]
+    frame = pd.DataFrame({"user_id": users, "item_id": [1, 2, 3, 4, 5]})
+    assert len(rg.load_data(frame)) == 5
+    (message,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert message.startswith("row 1 (from 0): the user id 'nan' (column 'user_id') is a word for a missing one")
+    assert "in 3 rows with 'NULL'" in message
+    caplog.clear()
+    rg.load_data(frame.assign(user_id=["a", "b", "nana", "Nan", "none"]))
+    assert not caplog.records or "missing" not in caplog.text
+
+
 def test_columns_of_pandas_without_names_are_found_by_their_numbers() -> None:
     features = pd.DataFrame({1: [5], 2: ["a"]})
     data = rg.load_data(pd.DataFrame([[1, 5], [2, 6]]), user="0", item="1", item_features=features)
@@ -116,6 +128,20 @@ def test_features_with_a_byte_order_mark(tmp_path: Path) -> None:
     data = rg.load_data(pl.DataFrame({"user_id": [1, 2], "item_id": [5, 6]}), item_features=path)
     assert data.item_features is not None
     assert data.item_features["title"].to_list() == ["ä", "b"]
+
+
+def test_features_of_no_item_of_the_log_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id, item_id\n1, 5\n2, 6\n")
+    features = pl.DataFrame({" item_id": ["5", "6", "7"], "title": ["a", "b", "c"]})
+    rg.load_data(path, item_features=features)
+    assert (
+        "none of the 3 rows is of an id of the log: column ' item_id' holds '5', where the log has ids such as ' 5'"
+        in (caplog.text)
+    )
+    caplog.clear()
+    rg.load_data(path, item_features=features.with_columns(pl.Series(" item_id", [" 6", "6", "7"])))
+    assert not caplog.text
 
 
 def folder_of(place: Path) -> Path:
