@@ -19,7 +19,7 @@ from recgraph.bounded.files import check_declared, check_memory, file_size, name
 from recgraph.bounded.thrift import Reader
 from recgraph.data.errors import CorruptFileError
 
-__all__ = ["check_frame", "read_frame", "read_frame_metadata"]
+__all__ = ["check_frame", "read_frame", "read_frame_metadata", "read_schema"]
 
 _MAGIC = b"PAR1"
 _MOST_FOOTER = 64 << 20
@@ -78,6 +78,11 @@ def read_frame_metadata(path: Path) -> dict[str, str]:
         return pl.read_parquet_metadata(path)
 
 
+def read_schema(path: Path) -> pl.Schema:
+    """The columns of a Parquet file; polars' own function takes its path for a pattern."""
+    return pl.scan_parquet(path, glob=False).collect_schema()
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """What polars says of a file inside the block is an error that names the file; what the disk says stays."""
@@ -98,7 +103,7 @@ def _sizes(path: Path, size: int) -> Iterator[int]:
     with path.open("rb") as file, named(path):
         rows, declared = _declared(file, size)
     yield declared
-    yield rows * sum(_width(_made(dtype)) for dtype in pl.read_parquet_schema(path).values())
+    yield rows * sum(_width(_made(dtype)) for dtype in read_schema(path).values())
 
 
 def _width(dtype: pl.DataType) -> int:

@@ -100,7 +100,8 @@ def _check_parquet(source: Source) -> None:
     assert source.path is not None
     path = source.path
     try:
-        pl.scan_parquet(sorted(path.glob("*.parquet")) if path.is_dir() else path).collect(engine="streaming")
+        files = sorted(path.glob("*.parquet")) if path.is_dir() else path
+        pl.scan_parquet(files, glob=False).collect(engine="streaming")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise source.error(CorruptFileError, f"the Parquet file cannot be read: {first_line(error)}") from None
 

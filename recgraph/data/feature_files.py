@@ -59,16 +59,17 @@ def _text(source: Source, suffix: str, key: str, role: str) -> pl.DataFrame:
         assert source.path is not None
         raw = scan_delimited(source.path, separator=separator, encoding=source.encoding)
         text_of, separator = io.BytesIO(collect(raw.lazy, raw.source).write_csv().encode()), ","
-    lazy = pl.scan_csv(text_of, separator=separator, schema_overrides={own: pl.String}, infer_schema_length=None)
+    types = {own: pl.String}
+    lazy = pl.scan_csv(text_of, separator=separator, schema_overrides=types, infer_schema_length=None, glob=False)
     frame = collect(lazy, delimited)
     del held
     return frame
 
 
-def _of_records(source: Source) -> Path | io.BytesIO:
+def _of_records(source: Source) -> str | io.BytesIO:
     """A text of JSON lines without a byte order mark, which polars takes for a part of the first record."""
     if not source.has_byte_order_mark():
-        return source.text
+        return source.no_pattern
     with open_bytes(source.text) as file:
         return io.BytesIO(file.read().removeprefix(codecs.BOM_UTF8))
 

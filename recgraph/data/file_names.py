@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Literal, get_args
 from recgraph.data import atomic
 from recgraph.data.packing import PACKED_SUFFIXES
 
-__all__ = ["SUFFIXES", "FileFormat", "format_of", "in_folder", "suffix_of"]
+__all__ = ["SUFFIXES", "FileFormat", "fitting", "format_of", "in_folder", "suffix_of"]
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "recbole", "sequences"]
 SUFFIXES: dict[str, FileFormat] = {
@@ -56,6 +57,15 @@ def _unread(path: Path) -> ValueError:
         f"{str(path)!r} is packed in a way that is not read ({suffix_of(path)}): unpack it, or pack its file as "
         f"{', '.join(PACKED_SUFFIXES)}"
     )
+
+
+def fitting(pattern: str) -> list[Path]:
+    """The files that fit a pattern; its folders that are there are no part of it, whatever their names."""
+    place, *parts = Path("."), *Path(pattern).parts
+    while parts and (place / parts[0]).is_dir():
+        place /= parts.pop(0)
+    names = glob.glob(os.path.join(*parts), root_dir=place, recursive=True) if parts else []
+    return sorted(path for name in names if (path := place / name).is_file())
 
 
 def in_folder(folder: Path, form: FileFormat | None) -> list[Path]:

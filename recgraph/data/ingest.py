@@ -239,8 +239,8 @@ def _warn_of_words(found: pl.DataFrame, codes: Codes, column: str, role: str, so
     words = found.filter(is_word)
     rows = int(np.isin(codes, np.flatnonzero(is_word.to_numpy())).sum())
     _log.warning(
-        "%s: the %s id %r (column %r) is a word for a missing one; it is taken for an id, in %s rows%s; leave them out of "
-        "the log where it is none",
+        "%s: the %s id %r (column %r) is a word for a missing one; it is taken for an id, in %s rows%s; leave them out "
+        "of the log where it is none",
         source.place(int(words[_ROW][0])),
         role,
         words[column][0],

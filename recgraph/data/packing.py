@@ -175,7 +175,7 @@ class _Lines:
     """The text of a Zstandard file as polars gives its lines, some at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._frames = pl.scan_lines(path).collect_batches(chunk_size=1 << 16, lazy=True)
+        self._frames = pl.scan_lines(path, glob=False).collect_batches(chunk_size=1 << 16, lazy=True)
         self._held = memoryview(b"")
 
     def read(self, size: int) -> bytes:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from recgraph.bounded.tables import read_schema
 from recgraph.data.columns import Columns, TimeUnit
 from recgraph.data.diagnose import collect
 from recgraph.data.errors import EmptyLogError, MixedIdError, TimestampError
@@ -255,10 +256,6 @@ class _Preparation:
         strategy.check_counts({label: int(counts[label]) for label in Label})
 
 
-def _n_rows(file: Path) -> int:
-    return int(pl.scan_parquet(file).select(pl.len()).collect().item())
-
-
 def _path(work: Path, name: str, *numbers: int) -> Path:
     return work / f"{name}-{'-'.join(f'{number:05}' for number in numbers)}.parquet"
 
@@ -266,7 +263,7 @@ def _path(work: Path, name: str, *numbers: int) -> Path:
 def _shards(files: Sequence[Path], form: FileFormat, rows: int) -> Iterator[_Shard]:
     number = 0
     for file in files:
-        n = _n_rows(file) if form == "parquet" else 0
+        n = Source("parquet", file).count() if form == "parquet" else 0
         if n <= rows:
             yield _Shard(number, str(file))
             number += 1
@@ -279,7 +276,8 @@ def _shards(files: Sequence[Path], form: FileFormat, rows: int) -> Iterator[_Sha
 def _n_rows_about(shard: _Shard, form: FileFormat, reading: Reading) -> int:
     if shard.count is not None:
         return shard.count
-    return _n_rows(Path(shard.file)) if form == "parquet" else n_rows_of_text(Path(shard.file), reading)
+    file = Path(shard.file)
+    return Source("parquet", file).count() if form == "parquet" else n_rows_of_text(file, reading)
 
 
 def _encode(shared: tuple[Path, Reading], shard: _Shard) -> _Encoded:
@@ -364,7 +362,7 @@ def _scatter(shared: tuple[Path, TimeUnit, list[_Range]], each: _Encoded) -> Non
 
 
 def _rows_of(work: Path, shards: Sequence[int], part: _Range) -> pl.LazyFrame:
-    return pl.scan_parquet([_path(work, "rows", part.number, shard) for shard in shards])
+    return pl.scan_parquet([_path(work, "rows", part.number, shard) for shard in shards], glob=False)
 
 
 def _lengths(shared: tuple[Path, list[int]], part: _Range) -> npt.NDArray[np.int64]:
@@ -393,8 +391,9 @@ def _columns(work: Path, ranges: Sequence[_Range], lengths: npt.NDArray[np.int64
     total = int(lengths.sum())
     yield "offsets", len(lengths) + 1, [np.concatenate([[0], np.cumsum(lengths)])]
     ordered = [_path(work, "ordered", part.number) for part in ranges]
-    there = pl.read_parquet_schema(ordered[0])
+    there = read_schema(ordered[0])
     for name in ("items", "labels", "times", "weights", "ratings"):
         column = name.removesuffix("s")
         if column in there:
-            yield name, total, (pl.read_parquet(path, columns=[column])[column].to_numpy() for path in ordered)
+            frames = (pl.read_parquet(path, columns=[column], glob=False) for path in ordered)
+            yield name, total, (frame[column].to_numpy() for frame in frames)

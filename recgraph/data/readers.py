@@ -150,6 +150,7 @@ def _scan_delimited_text(source: Source, columns: Sequence[str] | None) -> pl.La
         has_header=columns is None,
         new_columns=list(columns) if columns is not None else None,
         infer_schema=False,
+        glob=False,  # else log[1].csv is read as log1.csv
     )
 
 
@@ -216,7 +217,7 @@ def keys_of(path: Path, encoding: str = "utf-8") -> list[str]:
 
 def _scan_json(source: Source, types: dict[str, Any]) -> pl.LazyFrame:
     if not source.has_byte_order_mark():
-        return pl.scan_ndjson(source.text, schema=types)
+        return pl.scan_ndjson(source.no_pattern, schema=types)
     # polars takes a byte order mark for a part of the first object
     records = pl.col("line").str.json_decode(pl.Struct(types))
     lines = source.scan_lines().filter(pl.col("line").str.strip_chars() != "")
@@ -287,7 +288,7 @@ def scan_parquet(path: str | Path) -> Raw:
     source = Source("parquet", path)
     for file in files:
         check_frame(file)
-    lazy = pl.scan_parquet(files)
+    lazy = pl.scan_parquet(files, glob=False)
     collect(lazy.head(0), source)
     return Raw(lazy, source)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 import os
@@ -19,7 +18,7 @@ from recgraph.data import atomic, readers
 from recgraph.data.columns import Columns
 from recgraph.data.diagnose import check_file, collect, explained, usual_separator
 from recgraph.data.feature_files import read_feature_file
-from recgraph.data.file_names import SUFFIXES, FileFormat, format_of, in_folder, suffix_of
+from recgraph.data.file_names import SUFFIXES, FileFormat, fitting, format_of, in_folder, suffix_of
 from recgraph.data.ingest import MissingIds
 from recgraph.data.packing import check_encoding
 from recgraph.data.roles import NO_COLUMN, guess_columns
@@ -164,7 +163,7 @@ class LogFile:
             if not path.is_file():
                 raise FileNotFoundError(f"{self.path!r} is not there; give a file, a folder of files or a pattern")
             return [path]
-        found = sorted(Path(name) for name in glob.glob(self.path, recursive=True) if Path(name).is_file())
+        found = fitting(self.path)
         if not found:
             raise FileNotFoundError(f"no file fits the pattern {self.path!r}")
         return found

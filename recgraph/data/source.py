@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import glob
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +93,7 @@ class Source:
         """How many rows one file has."""
         if self.format == "parquet":
             assert self.path is not None
-            return int(pl.scan_parquet(self.path).select(pl.len()).collect().item())
+            return int(pl.scan_parquet(self.path, glob=False).select(pl.len()).collect().item())
         return max((last for _, last in self._rows()), default=-1) + 1
 
     def open(self) -> IO[str]:
@@ -132,6 +133,11 @@ class Source:
         assert path is not None
         return path
 
+    @property
+    def no_pattern(self) -> str:
+        """:attr:`text` for a reader of polars that takes each path for a pattern: ``log[1].json`` is not log1.json."""
+        return glob.escape(str(self.text))
+
     def has_byte_order_mark(self) -> bool:
         """Whether the text starts with a byte order mark."""
         with open_bytes(self.text) as file:
@@ -139,7 +145,7 @@ class Source:
 
     def scan_lines(self) -> pl.LazyFrame:
         """The lines of the file, unpacked, as ``line`` with their ``number`` from 1; without a byte order mark."""
-        lines = pl.scan_lines(self.text).with_row_index("number", offset=1)
+        lines = pl.scan_lines(self.text, glob=False).with_row_index("number", offset=1)
         return lines.with_columns(pl.col("line").str.strip_prefix(_BYTE_ORDER_MARK))
 
     def _check_lines(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import json
 import zipfile
 from collections.abc import Sequence
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import recgraph as rg
 from recgraph.data import errors
+from recgraph.data.preparing import prepare
+from recgraph.data.reading import LogFile
+from recgraph.data.split import SealedSplit
 
 FIRST = dt.datetime(2024, 5, 1, 9, 30)
 
@@ -149,6 +154,50 @@ def folder_of(place: Path) -> Path:
     folder.mkdir()
     (folder / "a.csv").write_text("user_id,item_id\n1,2\n")
     return folder
+
+
+def test_a_pattern_in_a_folder_whose_name_looks_like_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "shop [old]" / "*"
+    place.mkdir(parents=True)
+    folder = folder_of(place)
+    (folder / "b.csv").write_text("user_id,item_id\n7,8\n")
+    monkeypatch.chdir(place)
+    for pattern in ("logs/*.csv", str(folder / "[ab].csv"), "**/*.csv", "./lo*/?.csv"):
+        data = rg.load_data(pattern)
+        assert data.to_frame().rows() == [(1, 2), (7, 8)]
+        assert data.files is not None
+        assert len(data.files.files) == 2  # by the absolute path
+    with pytest.raises(FileNotFoundError, match="no file fits"):
+        rg.load_data("logs/*.tsv")
+
+
+@pytest.mark.parametrize("name", ["log[1]", "lo?", "*"])
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "csv.zst", "dat", "jsonl", "parquet", "txt"])
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path, name: str, kind: str) -> None:
+    own, other = pl.DataFrame({"user_id": [1, 2], "item_id": [3, 4]}), pl.DataFrame({"user_id": [7], "item_id": [8]})
+    separator = "::" if kind == "dat" else ","
+    for stem, frame in ((name, own), ("log1", other), ("log", other)):
+        path = tmp_path / f"{stem}.{kind}"
+        text = separator.join(frame.columns) + "".join(f"\n{user}{separator}{item}" for user, item in frame.rows())
+        if kind == "parquet":
+            frame.write_parquet(path)
+        elif kind == "jsonl":
+            frame.write_ndjson(path)
+        elif kind == "txt":
+            path.write_text("".join(f"{user} {item}\n" for user, item in frame.rows()))
+        elif kind == "csv.zst":
+            path.write_bytes(pa.compress(text.encode(), codec="zstd", asbytes=True))
+        else:
+            path.write_bytes(gzip.compress(text.encode()) if kind == "csv.gz" else text.encode())
+    data = rg.load_data(tmp_path / f"{name}.{kind}", format="sequences" if kind == "txt" else None)
+    assert data.to_frame().rows() == own.rows()
+    if kind in ("csv", "csv.gz", "jsonl", "parquet"):
+        read = rg.load_data(own, item_features=tmp_path / f"{name}.{kind}").item_features
+        assert read is not None
+        assert read["item_id"].to_list() == [3, 4]
+    if kind in ("csv", "jsonl", "parquet"):
+        prepare(LogFile(str(tmp_path / f"{name}.{kind}")), tmp_path / "split [1]")
+        assert SealedSplit.load(tmp_path / "split [1]").hash == data.split().hash
 
 
 def test_linked_folders_are_part_of_a_folder(tmp_path: Path) -> None:
