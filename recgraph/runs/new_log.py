@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from recgraph.arguments import check_path
 from recgraph.data.batches import Query
 from recgraph.data.columns import Columns
 from recgraph.data.dataframe import frame_kind, names_of
-from recgraph.data.errors import AmbiguousColumnError, MissingColumnError
+from recgraph.data.errors import AmbiguousColumnError, EncodingError, MissingColumnError, TimestampError
+from recgraph.data.file_names import SUFFIXES, suffix_of
 from recgraph.data.ids import IdMap, has_float_texts
 from recgraph.data.interactions import Interactions
 from recgraph.data.log import InteractionLog
@@ -27,8 +28,10 @@ from recgraph.models.base import Model
 from recgraph.serve.recommender import Recommender
 from recgraph.sparse.ragged import Ragged
 
-__all__ = ["Before", "Joined", "newest", "read_new_log"]
+__all__ = ["Before", "Joined", "newest", "read_new_log", "reading_of"]
 
+#: the settings of a reading that say how files are written
+_WRITTEN = ("format", "separator", "names", "encoding", "time_format", "missing_ids")
 #: below it every score of a model ends; items that a model does not know rank behind all that it knows
 _LOWEST = torch.finfo(torch.float32).min
 
@@ -174,7 +177,7 @@ def read_new_log(given: Any, recommender: Recommender) -> InteractionLog:
     columns = recommender.columns
     if isinstance(given, str | Path):
         check_path("new_log", str(given))
-        return _as_the_runs(_read_file(Path(given), columns, _roles_of_texts(recommender)), recommender)
+        return _as_the_runs(_read_file(Path(given), recommender), recommender)
     try:
         frame_kind(given)
     except ValueError:
@@ -193,17 +196,54 @@ def _roles_of_texts(recommender: Recommender) -> list[str]:
     return [role for role, ids in roles if has_float_texts(ids.values)]
 
 
-def _read_file(path: Path, columns: Columns, texts: Sequence[str]) -> InteractionLog:
+def reading_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """How the log of a run was written, by its record: what a new log in files may be written like, too."""
+    data = record.get("data")
+    settings = data.get("settings") if isinstance(data, Mapping) else None
+    given = settings.get("reading") if isinstance(settings, Mapping) else None
+    return {name: given[name] for name in _WRITTEN if name in given} if isinstance(given, Mapping) else {}
+
+
+def _read_file(path: Path, recommender: Recommender) -> InteractionLog:
+    """A new log, written like that of the run as far as it is not found out how it is written."""
+    written = reading_of(recommender.record)
+    form: FileFormat | None = None
+    if path.suffix == ".txt" or (path.is_file() and suffix_of(path) not in SUFFIXES):
+        form = written.get("format") or ("sequences" if path.suffix == ".txt" else None)
+    like = Reading.of({**written, "format": form})
+    # first without an encoding and names: one of a byte a letter reads any text, and a header is then a row
+    plain = Reading(format=form, time_format=like.time_format, missing_ids=like.missing_ids)
+    try:
+        return _read_as(path, plain, recommender)
+    except (EncodingError, MissingColumnError, AmbiguousColumnError):
+        if like == plain:
+            raise
+    return _read_as(path, like.for_format(LogFile(str(path), like).format), recommender)
+
+
+def _read_as(path: Path, reading: Reading, recommender: Recommender) -> InteractionLog:
     """By the run's column names, as far as the file has them; the others are guessed."""
-    form: FileFormat | None = "sequences" if path.suffix == ".txt" else None
-    own = {"user": columns.user, "item": columns.item, "timestamp": None if form else columns.timestamp}
+    columns, texts = recommender.columns, _roles_of_texts(recommender)
+    form = reading.format
+    own = {"user": columns.user, "item": columns.item, "timestamp": None if form == "sequences" else columns.timestamp}
+
+    def read(names: Mapping[str, str | None]) -> InteractionLog:
+        file = LogFile(str(path), reading.model_copy(update=dict(names)))
+        try:
+            return Interactions.from_files(file, texts)
+        except TimestampError:
+            # its times are dates, or texts in a usual form; beside "%Y/%d/%m" that could be another day
+            if reading.time_format is None or (reading.time_format.startswith("%Y") and file.format != "parquet"):
+                raise
+        return Interactions.from_files(LogFile(file.path, file.reading.model_copy(update={"time_format": None})), texts)
+
     for names in (own, {**own, "timestamp": None}):
         try:
-            return Interactions.from_files(LogFile(str(path), Reading(**names, format=form)), texts)
+            return read(names)
         except MissingColumnError:
             continue
     try:
-        return Interactions.from_files(LogFile(str(path), Reading(format=form)), texts)
+        return read({})
     except (MissingColumnError, AmbiguousColumnError) as error:  # no option names the columns of a new log
         raise type(error)(
             f"its columns of users and items are not known; call them {columns.user!r} and {columns.item!r}, as in the "

@@ -31,7 +31,7 @@ from recgraph.ranks import is_first
 from recgraph.rng import derive, numpy_generator
 from recgraph.runs.fitting import FitOptions, new_record, run_folder, train_model
 from recgraph.runs.memory import Fit, check_fit
-from recgraph.runs.new_log import Before, Joined, read_new_log
+from recgraph.runs.new_log import Before, Joined, read_new_log, reading_of
 from recgraph.runs.record import IDENTIFYING, RunRecord
 from recgraph.runs.teacher import without_teacher
 from recgraph.runs.update_options import RATE_SHARE, UpdateOptions, UpdateRefused
@@ -86,7 +86,10 @@ def update(
         config, seed, device=options.device, progress=options.progress, observers=options.observers
     )
     space = _space(parent, joined)
-    record = new_record(parent.model, fit_options, "update", {"n_users": space.n_users, "n_items": space.n_items})
+    written = reading_of(parent.record)  # for the next update
+    data = {"n_users": space.n_users, "n_items": space.n_items}
+    data |= {"settings": {"reading": written}} if written else {}
+    record = new_record(parent.model, fit_options, "update", data)
     # a folder that an update was killed in while it wrote is written again
     was_cut = out is not None and (out / "config.json").is_file() and not (out / "record.json").is_file()
     held = FitOptions(config, seed, folder=out, resume=was_cut)

@@ -146,6 +146,26 @@ def test_a_file_that_moved_with_a_name_of_no_format_or_into_another(text: dict[s
     assert rows("evaluate run --data log.parquet") == before
 
 
+def test_new_logs_are_read_like_that_of_the_run() -> None:
+    frame = log().assign(event_time=lambda given: pd.to_datetime(given["event_time"], unit="s"))
+    frame = frame.assign(sku="é" + frame["sku"].astype(str)).sort_values("event_time")
+    names, form = "--names customer_id,sku,stars,event_time", "%d.%m.%Y %H:%M:%S"
+    as_text: dict[str, Any] = {"index": False, "header": False, "date_format": form, "encoding": "latin-1"}
+    frame[:300].to_csv("old.txt", **as_text)
+    options = f"--data old.txt --data-format csv {names} --encoding latin-1 --out run"
+    works(f"train itemknn {options}", "--time-format", form)
+    frame[300:390].to_csv("new.txt", **as_text)
+    assert "new: 90 interactions" in works("update run --data new.txt --out second --force").stderr
+    frame[390:].to_csv("third.csv", **as_text)
+    assert "new: 90 interactions" in works("update second --data third.csv --out third --force").stderr
+    # one that is written in a usual way is read as it is
+    frame[390:].to_parquet("third.parquet")
+    frame[390:].to_csv("iso.csv", index=False)
+    for file in ("third.parquet", "iso.csv"):
+        works(f"update second --data {file} --out with-{file} --force")
+        assert rows(f"recommend with-{file} --user 1003 -k 3") == rows("recommend third --user 1003 -k 3")
+
+
 def test_tuning_on_a_file() -> None:
     log().to_csv("log.csv", index=False)
     line = "tune itemknn --data log.csv --time event_time --trials 2 --test-seeds 1 --format json"
