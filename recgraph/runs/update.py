@@ -87,7 +87,7 @@ def update(
     )
     space = _space(parent, joined)
     written = reading_of(parent.record)  # for the next update
-    data = {"n_users": space.n_users, "n_items": space.n_items}
+    data: dict[str, Any] = {"n_users": space.n_users, "n_items": space.n_items}
     data |= {"settings": {"reading": written}} if written else {}
     record = new_record(parent.model, fit_options, "update", data)
     # a folder that an update was killed in while it wrote is written again
