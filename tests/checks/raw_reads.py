@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "data/diagnose.py": {"json.loads", "pl.scan_parquet"},  # logs of a user's own, in streams
     "data/imprint.py": {"json.loads"},  # values of this process, made plain
     "data/packing.py": {"gzip.open", "bz2.open", "lzma.open"},  # bounded there
-    "data/preparing.py": {"pl.read_parquet", "pl.read_parquet_schema", "pl.scan_parquet"},  # what a stage has written
+    "data/preparing.py": {"pl.read_parquet", "pl.scan_parquet"},  # what a stage has written
     "data/readers.py": {"pl.scan_parquet"},  # logs of a user's own, in streams, that check_frame has seen
     "data/source.py": {"pl.scan_parquet"},  # the number of rows of such a log
     "ranks.py": {"pickle.loads"},  # whether an error of this process can be sent
