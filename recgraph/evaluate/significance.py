@@ -36,6 +36,7 @@ __all__ = [
     "Standing",
     "Table",
     "Test",
+    "TooFewPairs",
     "compare_values",
     "holm",
     "over_seeds",
@@ -51,6 +52,10 @@ Test = Literal["t", "wilcoxon", "randomisation"]
 Mark = Literal["best", "tied", ""]
 #: a result, or a file that ``save_users`` wrote
 Source = Result | str | Path
+
+
+class TooFewPairs(ValueError):
+    """Fewer than two pairs have values on both sides."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,15 @@ def compare_values(
         a, b: [N]; pairs in which either is NaN (the user has no value) are left out.
 
     Raises:
-        ValueError: not of the same length, or fewer than two pairs.
+        ValueError: not of the same length.
+        TooFewPairs: fewer than two.
     """
     own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if own.shape != other.shape or own.ndim != 1:
         raise ValueError(f"a and b must be paired: one list of values each, not {own.shape} and {other.shape}")
     values = (other - own)[~np.isnan(own) & ~np.isnan(other)]
     if values.size < 2:
-        raise ValueError(f"there are {values.size} pairs; at least two are needed")
+        raise TooFewPairs(f"there are {values.size} pairs; at least two are needed")
     return Comparison(
         values.size,
         float(values.mean()),
@@ -124,6 +130,7 @@ def over_users(
     Raises:
         ProtocolMismatch: the numbers were made in different ways.
         ValueError: the users are not the same, or the metric has no values of users.
+        TooFewPairs: fewer than two users have a value of both.
     """
     means = _of_users(results_of(a), results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)

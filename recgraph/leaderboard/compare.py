@@ -10,7 +10,7 @@ from typing import Literal
 
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch, Result
-from recgraph.evaluate.significance import holm, over_users
+from recgraph.evaluate.significance import TooFewPairs, holm, over_users
 from recgraph.evaluate.statistics import welch
 from recgraph.leaderboard.plan import TITLES
 from recgraph.leaderboard.store import Record, Store
@@ -220,7 +220,7 @@ def _compare_metric(
     best = best_of(scores, metric)
     column = Column(best)
     for address, values in scores.items():
-        if address == best or math.isnan(statistics.fmean(values)):
+        if address == best or not all(math.isfinite(value) for value in (*values, *scores[best])):
             continue
         if users is not None and not {address, best} <= users.keys():
             continue
@@ -240,14 +240,22 @@ def best_of(scores: Mapping[str, Sequence[float]], metric: str) -> str:
 def _tests(
     own: list[float], best: list[float], own_users: list[Result], best_users: list[Result], metric: str
 ) -> Iterator[Comparison]:
-    if own_users and best_users:
-        found = over_users(own_users, best_users, metric)
-        p, low, high = found.p_values["randomisation"], found.interval.low, found.interval.high
-        yield Comparison("users", found.n, found.difference, low, high, p, p, _finite(found.cohen_d))
+    if own_users and best_users and (of_users := _over_users(own_users, best_users, metric)) is not None:
+        yield of_users
     if len(own) > 1 and len(best) > 1:
         t, n = welch(own, best), len(own) + len(best)
         low, high = t.interval.low, t.interval.high
         yield Comparison("seeds", n, t.difference, low, high, t.p_value, t.p_value, _finite(t.hedges_g))
+
+
+def _over_users(own: list[Result], best: list[Result], metric: str) -> Comparison | None:
+    """None where fewer than two users have a value of both: a metric may leave users without one."""
+    try:
+        found = over_users(own, best, metric)
+    except TooFewPairs:
+        return None
+    p, low, high = found.p_values["randomisation"], found.interval.low, found.interval.high
+    return Comparison("users", found.n, found.difference, low, high, p, p, _finite(found.cohen_d))
 
 
 def _finite(value: float) -> float | None:

@@ -7,11 +7,19 @@ from typing import Any
 
 from recgraph.leaderboard.store import Record
 
-__all__ = ["COSTS", "WATTS_PER_CORE", "WATTS_PER_GIB", "training_wh"]
+__all__ = ["COSTS", "WATTS_PER_CORE", "WATTS_PER_GIB", "device_of", "training_wh"]
 
 #: what a core at work is taken to draw, as a server's processor of 200 to 280 W has 24 to 64 of them; and memory, as
 #: codecarbon has it, 3 W for 8 GiB
 WATTS_PER_CORE, WATTS_PER_GIB = 10.0, 0.375
+
+
+def device_of(record: Record) -> str:
+    """Where a record was made; ``auto`` was the accelerator, if the machine had one."""
+    device = str(record.get("device", "cpu"))
+    if device != "auto":
+        return device
+    return "cuda" if record["provenance"]["cuda"] else "cpu"
 
 
 def training_wh(record: Record) -> float | None:
@@ -20,7 +28,7 @@ def training_wh(record: Record) -> float | None:
     An estimate to compare entries by, not a measurement: it knows neither the machine's draw nor its cooling. None for
     a training on an accelerator, whose energy CPU time does not tell.
     """
-    if not str(record.get("device", "cpu")).startswith("cpu"):
+    if not device_of(record).startswith("cpu"):
         return None
     watts = WATTS_PER_CORE + WATTS_PER_GIB * float(record["peak_memory_mb"]) / 1024
     return watts * float(record["training"]["cpu_seconds"]) / 3600

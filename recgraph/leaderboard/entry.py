@@ -11,6 +11,7 @@ from typing import Any
 from recgraph import registry
 from recgraph.config import setting_text
 from recgraph.leaderboard.board import EntrySpec
+from recgraph.leaderboard.costs import device_of
 from recgraph.leaderboard.plan import Job
 from recgraph.leaderboard.store import Record
 from recgraph.models.base import Model
@@ -150,10 +151,7 @@ def _what_it_read(job: Job) -> str:
 def _command(job: Job, record: Record | None, seed: str | None = None) -> str:
     if record is None:
         return job.command(seed)
-    provenance, device = record["provenance"], record["device"]
-    if device == "auto":
-        device = "cuda" if provenance["cuda"] else "cpu"
-    return job.command(seed, threads=provenance["threads"], device=device)
+    return job.command(seed, threads=record["provenance"]["threads"], device=device_of(record))
 
 
 def _machine(provenance: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ def train_and_test(job: Job, store: Store, device: str | None = None) -> Record:
         **(_node_scores(found) if isinstance(found, NodeResults) else _user_scores(found)),
         "training": _training_record(run.record.to_json()),
         "inference": {"seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds},
-        "peak_memory_mb": cost.to_dict()["peak_memory_mb"],
+        "peak_memory_mb": max(cost.to_dict()["peak_memory_mb"], _peak_memory(run.record.to_json())),
         "n_parameters": run.record["n_parameters"],
         "curve": curve(chosen["history"], chosen.get("best_epoch")),
         "device": device or "auto",
@@ -156,6 +156,12 @@ def _training_record(record: Record) -> dict[str, Any]:
         "selected_by": chosen["training"]["metric"] if chosen["history"] else None,
         "select_seen": chosen["training"]["select_seen"] if chosen["history"] else None,
     }
+
+
+def _peak_memory(record: Record) -> float:
+    """The peak memory of a run's trainings, which another process than that of the test may have made."""
+    chosen = record["selection"] if record.get("selection") else record
+    return max(float(cost.get("peak_memory_mb") or 0.0) for cost in (record["cost"], chosen["cost"]))
 
 
 def curve(history: list[dict[str, Any]], best: int | None) -> dict[str, list[float | None]]:
