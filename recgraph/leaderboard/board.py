@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from recgraph import registry
 from recgraph.arguments import checked
 from recgraph.config import Added, Config, ConfigError, load_toml
-from recgraph.data.catalog.cards import card_files, data_name, find_card, with_train
+from recgraph.data.catalog.cards import UnknownDatasetError, card_files, data_name, find_card, with_train
 from recgraph.data.reading import PATHS, is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, full_name, metric_class, split_metric
 from recgraph.evaluate.node_probe import SCORES, ProbeConfig
@@ -111,11 +111,14 @@ class SheetSpec(Config):
             if not isinstance(own, list | tuple) or not all(isinstance(each, str) for each in own):
                 raise ConfigError(f'import = {own!r} must be a list of files, e.g. import = ["mymodel.py"]')
             import_all(own, path.parent)
-            if isinstance(values.get("models"), Mapping):
+            models = values.get("models", ())
+            if isinstance(models, Mapping):
                 raise ConfigError("models is one table; begin each of its entries with [[models]], not [models]")
-            values["models"] = [_named(entry) for entry in values.get("models", ())]
+            if not isinstance(models, list | tuple):
+                raise ConfigError(f"models = {models!r} must be a list of tables; begin each with [[models]]")
+            values["models"] = [_named(entry) for entry in models]
             return cls.of(values)._of_its_task()
-        except (ConfigError, ImportFailed) as error:
+        except (ConfigError, ImportFailed, UnknownDatasetError) as error:
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
     @property
@@ -183,7 +186,9 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     data = with_train(found.pop("data", None))
     if data is None:
         dataset = found.setdefault("dataset", board.stem)
-        if isinstance(dataset, str) and dataset not in card_files() and is_data_path(dataset):
+        if not isinstance(dataset, str):
+            raise ConfigError(f"dataset = {dataset!r} must be the name of a data set, or the path of a card or a file")
+        if dataset not in card_files() and is_data_path(dataset):
             found["dataset"] = _path(board, dataset)
         return found
     table = {"file": data} if isinstance(data, str) else dict(data) if isinstance(data, Mapping) else {}
@@ -195,7 +200,10 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     protocol = found.get("protocol", {})
     table |= {name: _path(board, table[name]) for name in PATHS if isinstance(table.get(name), str)}
     if table:
-        found["protocol"] = {**protocol, "reading": {**protocol.get("reading", {}), **table}}
+        reading = protocol.get("reading", {}) if isinstance(protocol, Mapping) else None
+        if not isinstance(reading, Mapping):
+            raise ConfigError(f"protocol = {protocol!r} and its reading must be tables; begin them with [protocol]")
+        found["protocol"] = {**protocol, "reading": {**reading, **table}}
     return found | {"dataset": _path(board, file)}
 
 

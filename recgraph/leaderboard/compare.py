@@ -278,14 +278,20 @@ def _adjust(tests: Sequence[Comparison], untested: int = 0) -> None:
 def describe_tests(comparisons: Comparisons) -> str:
     """A sentence on how the entries were tested; says so where nothing was tested."""
     columns = [(metric, column) for metrics in comparisons.values() for metric, column in metrics.items()]
-    decisive = {tests[0].over for _, column in columns for tests in column.versus.values() if tests}
+    decisive: dict[str, dict[str, None]] = {}
+    for metric, column in columns:
+        for tests in filter(None, column.versus.values()):
+            decisive.setdefault(tests[0].over, {})[metric] = None
     if not decisive:
         return "Nothing was tested: it takes two entries with values of users at hand, or with two seeds each."
-    how = (
+    of_users = (
         "Fisher's randomisation test over users, each with the mean over an entry's seeds; intervals by the bootstrap"
-        if "users" in decisive
-        else "Welch's t-test over seeds; intervals are Welch's"
     )
+    of_seeds = "Welch's t-test over seeds; intervals are Welch's"
+    if len(decisive) > 1:
+        how = f"{of_users}; where values of users are lacking ({', '.join(decisive['seeds'])}), {of_seeds}"
+    else:
+        how = of_users if "users" in decisive else of_seeds
     lower = ", ".join(
         metric for metric in dict.fromkeys(metric for metric, _ in columns) if not higher_is_better(metric)
     )
