@@ -22,7 +22,17 @@ from typing import Any
 from recgraph import registry
 from recgraph.arguments import checked
 
-__all__ = ["ImportFailed", "Imported", "follow", "import_all", "import_file", "imported", "orders", "source_of"]
+__all__ = [
+    "ImportFailed",
+    "Imported",
+    "follow",
+    "import_all",
+    "import_file",
+    "imported",
+    "is_file",
+    "orders",
+    "source_of",
+]
 
 
 class ImportFailed(ValueError):
@@ -70,9 +80,12 @@ def import_file(what: str | Path, folder: str | Path = ".") -> ModuleType:
         ImportFailed: there is no such file or module, or it ends with an error; names the file and the line.
     """
     text = str(what)
-    if text.endswith(".py") or os.sep in text:
-        return _import_path(text, Path(folder) / text)
-    return _import_name(text, Path(folder))
+    return _import_path(text, Path(folder) / text) if is_file(text) else _import_name(text, Path(folder))
+
+
+def is_file(what: str) -> bool:
+    """Whether what is imported is the path of a file rather than the name of a module."""
+    return what.endswith(".py") or os.sep in what
 
 
 def import_all(what: Iterable[str | Path], folder: str | Path = ".") -> None:

@@ -230,6 +230,11 @@ class LogFile:
             "mtime_ns": max(state.st_mtime_ns for state in states),
         }
 
+    def hashes_of_features(self) -> dict[str, str]:
+        """The sha256 of each file of features, by its name in the settings; a fingerprint is of the log alone."""
+        paths = {name: getattr(self.reading, name) for name in FEATURES}
+        return {name: _sha256([Path(path)]) for name, path in paths.items() if path is not None}
+
     @property
     def of_train(self) -> LogFile:
         """The files of the log itself, without those of other parts that are given."""

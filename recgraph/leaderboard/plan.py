@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from recgraph.data.reading import is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, modules_of, split_metric
 from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
+from recgraph.imports import is_file
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
 from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
@@ -31,6 +33,7 @@ __all__ = [
     "TunedSettings",
     "check_entries",
     "check_study",
+    "data_hash_of",
     "digest",
     "jobs_of",
     "load_data_hash",
@@ -125,7 +128,7 @@ class Job:
         metrics: full names of the metrics beyond the default ones; a record without them is made again, under the same
             address.
         modules: those that register these metrics; a worker imports them.
-        imports: what the board's file imports, as written there.
+        imports: what the board's file imports; files by their absolute paths.
         fit_on: the parts that the tested model learns from; a trained one is fitted to more than ``train`` a second
             time, for as many epochs as were best on the validation part.
     """
@@ -234,8 +237,14 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     }
     seeds = entry.seeds or sheet.seeds
     metrics = sheet.more_metrics
-    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics), sheet.imports, sheet.protocol.fit_on)
+    imports = tuple(_place(each, sheet.file.parent) for each in sheet.imports)
+    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics), imports, sheet.protocol.fit_on)
     return [Job(sheet.dataset, cls.key(), settings, seed, *shared) for seed in dict.fromkeys(seeds)]
+
+
+def _place(what: str, folder: Path) -> str:
+    """What a board imports as a command takes it anywhere: a file by its absolute path, a module by its name."""
+    return os.path.normpath((folder / what).absolute()) if is_file(what) else what
 
 
 def check_entries(sheet: SheetSpec, planned: Iterable[tuple[EntrySpec, Job]]) -> None:
@@ -268,7 +277,9 @@ def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
     tuned = None if entry.study is None else load_tuned(entry.study, sheet.file.parent)
     if tuned is None or tuned.dataset is None or tuned.split_hash is None:
         return
-    if data_name(tuned.dataset) == data_name(sheet.dataset) and digest(tuned.split_hash) != data_hash:
+    if data_name(tuned.dataset) != data_name(sheet.dataset):
+        return
+    if data_hash_of(tuned.split_hash, _data_of(sheet), sheet.dataset) != data_hash:
         raise ConfigError(
             f"board on {sheet.dataset!r}, model {entry.name!r}: study {entry.study!r} was tuned on another split of "
             f"{tuned.dataset!r}, {tuned.split_hash[:12]}: interactions that are tested on here may have chosen its "
@@ -342,5 +353,15 @@ def load_data_hash(sheet: SheetSpec) -> str:
         from recgraph.data.catalog import load_graph, load_node_task
 
         return digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
-    chosen = sheet.protocol.model_dump(include=set(DataConfig.model_fields))
-    return digest(DataConfig.of(chosen).split_of(sheet.dataset).hash)
+    chosen = _data_of(sheet)
+    return data_hash_of(chosen.split_of(sheet.dataset).hash, chosen, sheet.dataset)
+
+
+def data_hash_of(split_hash: str, chosen: DataConfig, dataset: str) -> str:
+    """The hash of the data of a split: with files of features of one's own, which models may read, if there are."""
+    features = chosen.hashes_of_features(dataset)
+    return digest([split_hash, features] if features else split_hash)
+
+
+def _data_of(sheet: SheetSpec) -> DataConfig:
+    return DataConfig.of(sheet.protocol.model_dump(include=set(DataConfig.model_fields)))

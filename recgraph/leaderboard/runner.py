@@ -167,9 +167,14 @@ def run(
     summary.left = [pending.name for pending in todo.values()]
     say(f"board {found.name}: {len(todo)} to do, {len(summary.kept)} done before; records in {folder / found.name}")
 
+    before: dict[Path, int | None] = {}
+
+    def begin(task: Task) -> None:
+        before[task.log] = todo[task.log].store.failure_written(todo[task.log].job)
+
     def ended(task: Task, outcome: Outcome) -> bool:
         pending = todo[task.log]
-        status = _record_outcome(pending, outcome)
+        status = _record_outcome(pending, outcome, before[task.log])
         if status != "stopped":
             summary.left.remove(pending.name)
             (summary.made if status == "done" else summary.failed).append(pending.name)
@@ -183,7 +188,7 @@ def run(
     # one thread for any number of workers: the number of threads may change last digits
     pool = pool_on(engine, "recgraph.leaderboard.worker", size, threads=1, deadline=until)
     tasks = [pending.task(device) for pending in todo.values()]
-    pool.run(tasks, ended, is_free=lambda task: todo[task.log].is_free())
+    pool.run(tasks, ended, begin, is_free=lambda task: todo[task.log].is_free())
     for sheet in found.sheets:
         if not update_comparisons(open_sheet(found, sheet, folder)).is_compared:
             shown = _shown(found, sheet)
@@ -229,8 +234,13 @@ def _shown(board: Board, sheet: SheetSpec) -> str:
     return sheet.dataset if names.count(data_name(sheet.dataset)) == 1 else f"{sheet.dataset} ({sheet.file.name})"
 
 
-def _record_outcome(pending: PendingJob, outcome: Outcome) -> Literal["done", "failed", "stopped"]:
-    """How a job ended with its worker; records a failure that the worker could not record itself."""
+def _record_outcome(pending: PendingJob, outcome: Outcome, before: int | None) -> Literal["done", "failed", "stopped"]:
+    """How a job ended with its worker; records a failure that the worker could not record itself.
+
+    Args:
+        before: when an earlier failure was written, as the worker began, see
+            :meth:`recgraph.leaderboard.store.Store.failure_written`.
+    """
     if outcome.status == "done":
         return "done"
     if outcome.status == "interrupted":
@@ -239,7 +249,7 @@ def _record_outcome(pending: PendingJob, outcome: Outcome) -> Literal["done", "f
         assert pending.budget is not None
         message = f"not done after {pending.budget / 3600:.3g} hours, the board's budget_hours of one training"
         return _record_failure(pending, "BudgetExceeded", message)
-    if outcome.status == "failed" and pending.store.failure(pending.job) is not None:
+    if outcome.status == "failed" and pending.store.failure_written(pending.job) not in (None, before):
         return "failed"
     error = "WorkerKilled" if outcome.status == "killed" else "WorkerFailed"
     log = pending.log.read_text(encoding="utf-8", errors="replace")[-4000:] if pending.log.exists() else ""

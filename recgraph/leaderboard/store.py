@@ -54,6 +54,13 @@ class Store:
         """The record of a job's failure when it was last tried, or None."""
         return read_json(self._failed(job))
 
+    def failure_written(self, job: Job) -> int | None:
+        """When the record of a job's failure was written, in ns; None where there is none."""
+        try:
+            return self._failed(job).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
+
     def is_done(self, job: Job, data_hash: str, values: bool = False) -> bool:
         """Whether a job has a record of the current data with all metrics that it asks for.
 

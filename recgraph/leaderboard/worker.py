@@ -18,11 +18,12 @@ from recgraph.data.catalog import load_node_task
 from recgraph.evaluate.metrics.names import import_all
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
-from recgraph.leaderboard.plan import TITLES, Job, digest
+from recgraph.leaderboard.plan import TITLES, Job, data_hash_of, digest
 from recgraph.leaderboard.store import Record, Store
 from recgraph.runs.fit import train
 from recgraph.runs.record import SELECTION, Measured
 from recgraph.runs.run import NodeRun, Run
+from recgraph.runs.settings import DataConfig
 from recgraph.workers.pool import DONE, FAILED, INTERRUPTED, run_worker
 
 __all__ = ["failure_record", "train_and_test"]
@@ -94,7 +95,8 @@ def _evaluate(run: Run | NodeRun, job: Job) -> Results | NodeResults:
 def _data_hash(run: Run | NodeRun, job: Job) -> str:
     """The same hash as :func:`recgraph.leaderboard.plan.load_data_hash`."""
     if isinstance(run, Run):
-        return digest(run.record["data"]["split_hash"])
+        data = run.record["data"]
+        return data_hash_of(data["split_hash"], DataConfig.of(data["settings"]), job.dataset)
     # of all splits: a run that has read labels is not measured on each
     return digest([run.record["data"]["graph_hash"], load_node_task(job.dataset).hash])
 

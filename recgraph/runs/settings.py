@@ -108,6 +108,13 @@ class DataConfig(Config):
             "file": LogFile(card.data.file, self.reading or Reading()).fingerprint(),
         }
 
+    def hashes_of_features(self, dataset: str) -> dict[str, str]:
+        """The sha256 of the files of features beside a log of one's own, which the hash of a split does not cover."""
+        if not isinstance(card := find_card(dataset), FileCard):
+            return {}
+        file = card.log_file
+        return (file if self.reading is None else LogFile(file.path, self.reading)).hashes_of_features()
+
     def split_of(self, dataset: str, again: bool = False) -> Split:
         """The split of a data set of the catalogue, or of files of one's own that are given by their path.
 
