@@ -12,7 +12,7 @@ from recgraph import registry
 from recgraph.config import setting_text
 from recgraph.leaderboard.board import EntrySpec
 from recgraph.leaderboard.costs import device_of
-from recgraph.leaderboard.plan import Job
+from recgraph.leaderboard.plan import Job, shown_study
 from recgraph.leaderboard.store import Record
 from recgraph.models.base import Model
 
@@ -126,7 +126,7 @@ def entry_of(spec: EntrySpec, jobs: list[Job], records: Mapping[int, Record]) ->
         class_name=cls.__name__,
         text=text_of(cls),
         note=" ".join(filter(None, (spec.note, _what_it_read(first)))),
-        study=spec.study,
+        study=shown_study(spec),
         address=first.entry,
         seeds=tuple(job.seed for job in jobs),
         settings=tuple(setting_text(*each) for each in first.settings.items()),

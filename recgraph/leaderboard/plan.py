@@ -26,6 +26,7 @@ from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of
 from recgraph.models.base import Model, TrainableModel
 from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
 from recgraph.train.config import GraphTrainConfig, TrainConfig, training_config
+from recgraph.tuning.storage import without_password
 
 __all__ = [
     "TITLES",
@@ -38,6 +39,7 @@ __all__ = [
     "jobs_of",
     "load_data_hash",
     "load_tuned",
+    "shown_study",
 ]
 
 
@@ -56,6 +58,11 @@ class TunedSettings:
     model: str | None
     dataset: str | None
     split_hash: str | None
+
+
+def shown_study(entry: EntrySpec) -> str | None:
+    """Where an entry's settings are from, as it may be shown: an address without its password."""
+    return None if entry.study is None else without_password(entry.study)
 
 
 def load_tuned(place: str, folder: Path) -> TunedSettings:
@@ -78,10 +85,11 @@ def load_tuned(place: str, folder: Path) -> TunedSettings:
     from recgraph.tuning.finding import find_study
     from recgraph.tuning.report import settings_of
 
-    with find_study(place if "://" in place else str(path)) as (study, _), named(path):
+    shown = without_password(place)
+    with find_study(place if "://" in place else str(path)) as (study, _), named(folder / shown):
         best = best_trial(study)
         if best is None:  # its entry waits, as for a study that does not exist yet
-            raise FileNotFoundError(f"study {place!r} has no complete trial")
+            raise FileNotFoundError(f"study {shown!r} has no complete trial")
         return _tuned(settings_of(study, best), study.user_attrs["recgraph"], study.user_attrs.get("source"))
 
 
@@ -281,9 +289,9 @@ def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
         return
     if data_hash_of(tuned.split_hash, _data_of(sheet), sheet.dataset) != data_hash:
         raise ConfigError(
-            f"board on {sheet.dataset!r}, model {entry.name!r}: study {entry.study!r} was tuned on another split of "
-            f"{tuned.dataset!r}, {tuned.split_hash[:12]}: interactions that are tested on here may have chosen its "
-            "settings; tune on the board's split, or give the board the study's in [protocol]"
+            f"board on {sheet.dataset!r}, model {entry.name!r}: study {shown_study(entry)!r} was tuned on another "
+            f"split of {tuned.dataset!r}, {tuned.split_hash[:12]}: interactions that are tested on here may have "
+            "chosen its settings; tune on the board's split, or give the board the study's in [protocol]"
         )
 
 
@@ -293,7 +301,8 @@ def _settings_of_study(sheet: SheetSpec, entry: EntrySpec, cls: type[Model]) -> 
         return {}
     tuned = load_tuned(entry.study, sheet.file.parent)
     if tuned.model not in (None, cls.__qualname__):
-        raise ConfigError(f"study {entry.study!r} is of {tuned.model}, not of {cls.__name__}; give one of this model")
+        shown = shown_study(entry)
+        raise ConfigError(f"study {shown!r} is of {tuned.model}, not of {cls.__name__}; give one of this model")
     if issubclass(cls, TrainableModel):
         return tuned.settings
     # a study's record names the metric that was tuned for, which for a trained model selects the epoch

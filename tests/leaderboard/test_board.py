@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from made_up import BOARD, jobs, store_of, write_board
 from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.catalog.cards import card_files
+from recgraph.leaderboard import plan
 from recgraph.leaderboard.board import Board, load_board
-from recgraph.leaderboard.plan import Job, check_study, digest, jobs_of, load_data_hash
+from recgraph.leaderboard.plan import Job, TunedSettings, check_study, digest, jobs_of, load_data_hash
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.models.collaborative.lightgcn import LightGCN
+from recgraph.runs.settings import DataConfig
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 BOARDS = sorted({path.parent.name for path in EXPERIMENTS.glob("*/*.toml")} - {"configs"})
@@ -94,9 +97,16 @@ def test_a_board_that_is_wrong(tmp_path: Path, old: str, new: str, message: str)
     [
         ("[models]\nmodel = 'popularity'\n", r"synthetic\.toml': models is one table; .*\[\[models\]\]"),
         ("models = ['popularity']\n", r"synthetic\.toml': models = 'popularity' must be a table"),
+        ("models = 3\n", r"synthetic\.toml': models = 3 must be a list of tables"),
+        ("dataset = 5\n", r"synthetic\.toml': dataset = 5 must be the name of a data set"),
+        (
+            "dataset = 'ml-100'\n[[models]]\nmodel = 'ease'\n",
+            r"synthetic\.toml': dataset 'ml-100' has no card. Did you mean ml-100k",
+        ),
+        ("protocol = 3\ndata = { file = 'a.csv', user = 'u' }\n", r"synthetic\.toml': protocol = 3 .* \[protocol\]"),
     ],
 )
-def test_models_that_are_no_list_of_tables(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_no_list_of_tables_or_no_data_set(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         write_board(tmp_path, text)
 
@@ -286,6 +296,59 @@ def test_a_data_set_by_the_path_of_its_card(tmp_path: Path) -> None:
     (sheet,) = board.sheets
     assert board.folder_of(sheet) == tmp_path / "results" / "shop" / "mine"
     assert open_sheet(board, sheet).folder == tmp_path / "results" / "shop" / "mine"
+
+
+def test_a_command_imports_a_file_of_the_board_from_anywhere(tmp_path: Path) -> None:
+    """Where the board's file lies does not matter to whoever runs the command."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "nothing_new.py").write_text("")
+    text = 'import = ["../parts/nothing_new.py", "json"]\nseeds = [0]\n[[models]]\nmodel = "popularity"\n'
+    ((job,),) = jobs(write_board(tmp_path, text)).values()
+    own = f" --import {tmp_path / 'parts' / 'nothing_new.py'} --import json"
+    assert job.command().count(own) == 2
+
+
+def test_a_changed_file_of_features_is_other_data(tmp_path: Path) -> None:
+    """The hash of the split does not cover it; a study of the same split is still one."""
+    (tmp_path / "log.csv").write_text("user,item\n" + "".join(f"{u},{i}\n" for u in range(4) for i in range(5)))
+    features = tmp_path / "items.csv"
+    plain, given = "data = '../log.csv'\n", "data = { file = '../log.csv', item_features = '../items.csv' }\n"
+    entry = "seeds = [0]\n[[models]]\nmodel = 'popularity'\nstudy = '../study.json'\n"
+    hashes = []
+    for head, kind in ((plain, "a"), (given, "a"), (given, "b"), (given, "a")):
+        features.write_text("item,kind\n" + "".join(f"{i},{kind}\n" for i in range(5)))
+        (sheet,) = write_board(tmp_path, head + entry, "own").sheets
+        hashes.append(load_data_hash(sheet))
+        split = DataConfig.of(sheet.protocol.model_dump(include={*DataConfig.model_fields})).split_of(sheet.dataset)
+        for split_hash, is_same in ((split.hash, True), ("5" * 64, False)):
+            record = {
+                "unsealed": [{"settings": {"tuned": {}}}],
+                "source": {"dataset": sheet.dataset},
+                "recgraph": {"split_hash": split_hash},
+            }
+            (tmp_path / "study.json").write_text(json.dumps(record))
+            with nullcontext() if is_same else pytest.raises(ConfigError, match="tuned on another split"):
+                check_study(sheet, sheet.models[0], hashes[-1])
+    assert hashes[0] == digest(split.hash)
+    assert hashes[1] == hashes[3]
+    assert len({*hashes}) == 3
+
+
+def test_the_password_of_a_studys_address_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "postgresql://me:secret@host/studies"
+
+    def tuned(place: str, folder: Path) -> TunedSettings:
+        assert place == address
+        return TunedSettings({}, model, None, None)
+
+    monkeypatch.setattr(plan, "load_tuned", tuned)
+    board = write_board(tmp_path, f"seeds = [0]\n[[models]]\nmodel = 'popularity'\nstudy = '{address}'\n")
+    model = "Popularity"
+    (entry,) = open_sheet(board, board.sheets[0]).entries
+    assert entry.study == "postgresql://me:***@host/studies"
+    model = "EASE"
+    with pytest.raises(ConfigError, match=r"study 'postgresql://me:\*\*\*@host/studies' is of EASE"):
+        jobs(board)
 
 
 def test_a_job_travels_as_plain_values(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import BOARD, MEANS, fill, jobs, store_of, users, write_board
+from made_up import BOARD, MEANS, USERS, fill, jobs, store_of, users, write_board
 from scipy import stats
 
-from recgraph.evaluate.results import save_users
+from recgraph.evaluate.results import load_users, save_users
 from recgraph.evaluate.statistics import cohen_d, holm
 from recgraph.leaderboard.board import Board
 from recgraph.leaderboard.figures import cost_marks
@@ -400,6 +400,58 @@ def test_a_mean_that_is_nan_is_not_compared(tmp_path: Path) -> None:
     sheet = update_comparisons(node_board(tmp_path, values))
     assert [entry.name for entry in sheet.entries[:3]] == ["BPRMF", "Popularity", "LightGCN"]
     assert set(marks(sheet, "20 labels a class").values()) == {"untested"}
+
+
+def with_values(tmp_path: Path, values: dict[str, np.ndarray]) -> Sheet:
+    """A sheet whose Recall@10 has these values of users, and their mean over those that have one."""
+    made = write_board(tmp_path)
+    fill(made, {"Popularity": [0.1], "LightGCN": [0.40, 0.41, 0.42]})
+    for name, own in values.items():
+        for job in jobs(made)[name]:
+            if (one := store_of(made).record(job)) is None:
+                continue
+            mean = float(np.nanmean(own))
+            for seen, title in TITLES.items():
+                found = load_users(store_of(made).users(job, seen))
+                overall = {**found.metrics, "recall@10": mean}
+                save_users(
+                    replace(found, per_user={**found.per_user, "recall@10": own}, overall=overall),
+                    store_of(made).users(job, seen),
+                )
+                one["scores"][title]["recall@10"] = mean
+            store_of(made).save(job, one)
+    return opened(made)
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_a_metric_that_hardly_a_user_has_a_finite_value_of_is_not_tested(tmp_path: Path, odd: float) -> None:
+    """NaN: one user alone has a value, as of a metric that needs a hit; infinite: so is the mean."""
+    values = np.full(USERS, odd)
+    values[0] = 0.5
+    sheet = update_comparisons(with_values(tmp_path, {"Popularity": values}))
+    assert sheet.is_compared
+    assert marks(sheet, metric="recall@10") == {"LightGCN": "untested", "Popularity": "untested"}
+    assert marks(sheet) == {"LightGCN": "best", "Popularity": "worse"}
+    assert opened_again(sheet) == sheet
+
+
+def test_how_each_column_was_tested_is_said(tmp_path: Path) -> None:
+    """Gini has no values of users: its column is tested over seeds."""
+    made = write_board(tmp_path, BOARD.replace('"recall@10"', '"gini@10"'))
+    fill(made, {"LightGCN": [0.40, 0.41, 0.42], "BPRMF": [0.2, 0.21, 0.22]})
+    for name in ("LightGCN", "BPRMF"):
+        for job in jobs(made)[name]:
+            one = store_of(made).record(job)
+            assert one is not None
+            for seen, title in TITLES.items():
+                one["scores"][title]["gini@10"] = 0.5 + 0.01 * job.seed
+                found = load_users(store_of(made).users(job, seen))
+                overall = {**found.metrics, "gini@10": 0.5 + 0.01 * job.seed}
+                save_users(replace(found, overall=overall), store_of(made).users(job, seen))
+            store_of(made).save(job, one)
+    said = update_comparisons(opened(made)).tested
+    assert "Fisher's randomisation test over users" in said
+    assert "where values of users are lacking (gini@10), Welch's t-test over seeds" in said
 
 
 def opened_again(sheet: Sheet) -> Sheet:

@@ -33,6 +33,12 @@ def test_energy_of_an_accelerator_is_not_told_from_cpu_time() -> None:
     assert COSTS["training_wh"](record) is None
 
 
+def test_energy_of_a_machine_without_an_accelerator_is_told_where_no_device_was_given() -> None:
+    record = {"training": {"cpu_seconds": 7200.0}, "peak_memory_mb": 8192.0, "device": "auto"}
+    assert training_wh(record | {"provenance": {"cuda": None}}) == pytest.approx(26.0)
+    assert training_wh(record | {"provenance": {"cuda": "an accelerator"}}) is None
+
+
 def _with_costs(sheet: Sheet, seconds: dict[str, float]) -> Sheet:
     for entry, spent in seconds.items():
         key = (entry, "", "", "", "training_cpu_seconds")

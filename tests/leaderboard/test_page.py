@@ -62,6 +62,26 @@ def test_addresses_are_of_one_thing_each_and_lead_somewhere(text: str) -> None:
     assert {*re.findall(r'href="#([^"]+)"', text)} <= set(ids)
 
 
+def test_an_entry_called_like_another_ones_seed(board: Board, sheets: list[Sheet]) -> None:
+    """``SASRec 2`` beside the button of seed 2 of ``SASRec``: both had one id, and the link led to the button."""
+    other = sheets[0].entries[1].name
+    entries = tuple(replace(each, name="SASRec 2" if each.name == other else each.name) for each in sheets[0].entries)
+    frame = sheets[0].frame.with_columns(pl.col("entry").replace(other, "SASRec 2"))
+    text = page([replace(sheets[0], entries=entries, frame=frame)], board)
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert {*re.findall(r' for="([^"]+)"', text)} <= set(ids)
+
+
+def test_a_number_that_is_none_is_sorted_as_none(tmp_path_factory: pytest.TempPathFactory, board: Board) -> None:
+    sheet = made_sheets(board, tmp_path_factory.mktemp("nan"))[0]
+    is_one = (pl.col("entry") == "EASE") & (pl.col("kind") == "score")
+    values = pl.when(is_one).then(float("nan")).otherwise(pl.col("value"))
+    text = page([replace(sheet, frame=sheet.frame.with_columns(values.alias("value")))], board)
+    assert re.search(r'<td class="g0 score"[^>]*>nan<', text)
+    assert not re.search(r'data-v="nan"', text)
+
+
 def test_what_was_given_is_written_as_text(text: str) -> None:
     assert "<b>sampled</b>" not in text
     assert "<i>broke</i>" not in text

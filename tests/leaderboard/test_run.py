@@ -25,16 +25,19 @@ from typer.testing import CliRunner
 import recgraph as rg
 from recgraph import registry
 from recgraph.cli.app import app
-from recgraph.data.imprint import load_json
+from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.split import FitPart
 from recgraph.evaluate.results import popularity_groups
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, jobs_of
 from recgraph.leaderboard.runner import PendingJob, Summary
 from recgraph.leaderboard.runner import _record_failure as failed
+from recgraph.leaderboard.runner import _record_outcome as ended
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
+from recgraph.leaderboard.worker import train_and_test
 from recgraph.models.closed_form.neighbours import Popularity
+from recgraph.workers.pool import Outcome
 
 #: MEOW is for classes of nodes, which this data has not; BPR-MF is long enough to be stopped in the middle
 TEXT = """
@@ -476,6 +479,50 @@ def test_a_failure_leaves_the_work_of_other_runners_alone(ran: tuple[Path, Summa
     assert checkpoint.exists()
     assert failed(task, "BudgetExceeded", "late") == "failed"
     assert not checkpoint.exists()
+
+
+def test_the_reason_of_the_last_failure_is_told(ran: tuple[Path, Summary], tmp_path: Path) -> None:
+    """Of a worker that fails before its job, as where it cannot import a part, beside the record of an earlier try."""
+    found = load_board(copied(ran[0], tmp_path))
+    (sheet,) = found.sheets
+    store, (job,) = Store(found.folder_of(sheet)), jobs_of(sheet, sheet.models[1])
+    task, before = PendingJob("a", job, store, "d" * 16), store.failure_written(job)
+    assert "classes of nodes" in (store.failure(job) or {})["message"]
+    assert ended(task, Outcome("failed", "ImportFailed: no mymodel.py"), before) == "failed"
+    assert (store.failure(job) or {})["message"] == "ImportFailed: no mymodel.py"
+    # what the worker has written itself stays
+    assert ended(task, Outcome("failed", "the process ended with exit code 1"), None) == "failed"
+    assert (store.failure(job) or {})["message"] == "ImportFailed: no mymodel.py"
+
+
+def test_the_peak_of_memory_is_that_of_the_training_where_another_process_tests(tmp_path: Path) -> None:
+    found = load_board(write(tmp_path))
+    (sheet,) = found.sheets
+    store, (job,) = Store(found.folder_of(sheet)), jobs_of(sheet, sheet.models[0])
+    folder = store.work(job) / "run"
+    rg.train(job.model, job.dataset, folder, settings=job.settings, seed=job.seed, device="cpu", progress=False)
+    record = load_json(folder / "record.json")
+    record["cost"]["peak_memory_mb"] = 1e6
+    replace_json(record, folder / "record.json")
+    assert train_and_test(job, store, "cpu")["peak_memory_mb"] == 1e6
+
+
+def test_a_changed_file_of_features_is_run_again(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(
+        "user,item\n" + "".join(f"{u},{(u + i) % 9}\n" for u in range(9) for i in range(5))
+    )
+    features = tmp_path / "items.csv"
+    features.write_text("item,kind\n" + "".join(f"{i},{i % 2}\n" for i in range(9)))
+    head = "data = { file = '../log.csv', item_features = '../items.csv' }\nseeds = [0]\n"
+    board = write(tmp_path, f'{head}[[models]]\nmodel = "popularity"\n')
+
+    def outcome() -> tuple[int, int]:
+        summary = rg.leaderboard.run(board, device="cpu")
+        return len(summary.made), len(summary.kept)
+
+    assert [outcome(), outcome()] == [(1, 0), (0, 1)]
+    features.write_text("item,kind\n" + "".join(f"{i},{i % 3}\n" for i in range(9)))
+    assert [outcome(), outcome()] == [(1, 0), (0, 1)]
 
 
 def test_data_that_is_not_at_hand(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import polars as pl
@@ -16,7 +18,7 @@ from recgraph.data.imprint import load_json
 from recgraph.data.split import Split
 from recgraph.models.closed_form.linear import EASE
 from recgraph.models.sequence.sasrec import SASRec
-from recgraph.runs.record import RunRecord, identity
+from recgraph.runs.record import Measured, RunRecord, identity
 
 #: of a run of a closed-form model, as the first versions wrote it
 EARLIER: dict[str, Any] = {
@@ -49,6 +51,13 @@ def test_a_damaged_record_names_the_file(text: str, part: str, tmp_path: Path) -
     assert str(tmp_path / "record.json") in str(caught.value)
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux counts it so")
+def test_the_peak_of_memory_is_not_that_of_the_process_that_started_this_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``ru_maxrss`` of a worker begins at the peak of its starter, here a terabyte."""
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=2**30))
+    assert 10 < Measured().to_dict()["peak_memory_mb"] < 2**19
 
 
 def test_a_bundle_is_no_run(split: Split, tmp_path: Path) -> None:
