@@ -37,6 +37,7 @@ from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
 from recgraph.leaderboard.worker import train_and_test
 from recgraph.models.closed_form.neighbours import Popularity
+from recgraph.runs import fit
 from recgraph.workers.pool import Outcome
 
 #: MEOW is for classes of nodes, which this data has not; BPR-MF is long enough to be stopped in the middle
@@ -500,7 +501,7 @@ def test_the_peak_of_memory_is_that_of_the_training_where_another_process_tests(
     (sheet,) = found.sheets
     store, (job,) = Store(found.folder_of(sheet)), jobs_of(sheet, sheet.models[0])
     folder = store.work(job) / "run"
-    rg.train(job.model, job.dataset, folder, settings=job.settings, seed=job.seed, device="cpu", progress=False)
+    fit.train(job.model, job.dataset, folder, settings=job.settings, seed=job.seed, device="cpu", progress=False)
     record = load_json(folder / "record.json")
     record["cost"]["peak_memory_mb"] = 1e6
     replace_json(record, folder / "record.json")
