@@ -20,6 +20,7 @@ from recgraph.leaderboard.sheet import open_sheet, update_comparisons
 from recgraph.leaderboard.store import Store
 from recgraph.leaderboard.worker import failure_record
 from recgraph.texts import tell
+from recgraph.train.config import pick_device
 from recgraph.workers.pool import Outcome, Task
 from recgraph.workers.ray_pool import pool_on, workers_on
 
@@ -146,14 +147,18 @@ def run(
         say: called with a line for each event; by default lines are printed to standard error if it is a terminal.
 
     Raises:
-        ValueError: there is no such board, it names what does not exist, one of ``only`` matches nothing, or a launcher
-            has started several processes.
+        ValueError: there is no such board, it names what does not exist, one of ``only`` matches nothing, the device is
+            not there, the budget is below 0, or a launcher has started several processes.
         KeyboardInterrupt: running jobs have been saved.
     """
     refuse_launched("leaderboard.run", "start it without a launcher; workers=N starts processes of its own")
     found = board if isinstance(board, Board) else load_board(board)
     size = workers_on(engine, workers)
     _check_only(found, only)
+    if budget is not None and not budget >= 0:
+        raise ValueError(f"budget = {budget} must be a number of hours, 0 or more; leave it out for no limit")
+    if device is not None and engine is None:  # a job that fails begins anew: none may fail for a word that is wrong
+        pick_device(device)
     folder = found.results if results is None else Path(results)
     say = say or (_say if sys.stderr.isatty() else lambda _: None)
     until = None if budget is None else time.monotonic() + 3600 * budget

@@ -406,6 +406,21 @@ def test_a_budget_of_one_training(tmp_path: Path) -> None:
     assert "1e-06 hours" in failure.message
 
 
+def test_a_device_that_is_not_there_costs_no_unfinished_training(tmp_path: Path) -> None:
+    """A job that fails begins anew: a word that is wrong must not fail all of them."""
+    board = load_board(write(tmp_path))
+    (sheet,) = board.sheets
+    checkpoint = Store(board.folder_of(sheet)).work(jobs_of(sheet, sheet.models[2])[0]) / "run" / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    with pytest.raises(ValueError, match="device = 'gpu' is not there; this machine has cpu"):
+        rg.leaderboard.run(board, device="gpu", only=["bprmf"])
+    for budget in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"budget = {budget} must be a number of hours, 0 or more"):
+            rg.leaderboard.run(board, budget=budget)
+    assert checkpoint.exists()
+    assert not [*tmp_path.rglob("*.json")]
+
+
 def test_only_what_the_board_has(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="only = sasrec names no model of board 'tiny'; there are Popularity, MEOW"):
         rg.leaderboard.run(write(tmp_path), only=["sasrec"])
