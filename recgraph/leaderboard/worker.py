@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.catalog import load_node_task
+from recgraph.data.disk import DiskError, told
 from recgraph.evaluate.metrics.names import import_all
 from recgraph.evaluate.node_probe import NodeResults
 from recgraph.evaluate.results import Result, Results, by_group, history_groups, popularity_groups, save_users
 from recgraph.leaderboard.plan import TITLES, Job, data_hash_of, digest
 from recgraph.leaderboard.store import Record, Store
+from recgraph.memory import lacks_memory
 from recgraph.runs.fit import train
 from recgraph.runs.record import SELECTION, Measured
 from recgraph.runs.run import NodeRun, Run
@@ -212,9 +214,16 @@ def run_job(job: Job, store: Store, data_hash: str, values: bool, device: str | 
         except KeyboardInterrupt:
             return INTERRUPTED
         except Exception as error:
-            store.save_failure(job, failure_record(job, type(error).__name__, str(error), traceback.format_exc()))
+            record = failure_record(job, type(error).__name__, str(error), traceback.format_exc())
+            store.save_failure(job, record, restart=not _is_of_machine(error))
             return FAILED
     return DONE
+
+
+def _is_of_machine(error: Exception) -> bool:
+    """Whether the disk or the memory gave out: the training goes on from its checkpoint when there is more."""
+    of_disk = isinstance(error, DiskError) or (isinstance(error, OSError) and told(error) is not None)
+    return of_disk or lacks_memory(error)
 
 
 def run_orders(orders: dict[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -25,9 +26,11 @@ from typer.testing import CliRunner
 import recgraph as rg
 from recgraph import registry
 from recgraph.cli.app import app
+from recgraph.data.disk import DiskError
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.data.split import FitPart
 from recgraph.evaluate.results import popularity_groups
+from recgraph.leaderboard import worker
 from recgraph.leaderboard.board import Board, load_board
 from recgraph.leaderboard.plan import Job, jobs_of
 from recgraph.leaderboard.runner import PendingJob, Summary
@@ -36,9 +39,10 @@ from recgraph.leaderboard.runner import _record_outcome as ended
 from recgraph.leaderboard.sheet import open_sheet
 from recgraph.leaderboard.store import Store
 from recgraph.leaderboard.worker import train_and_test
+from recgraph.memory import MemoryLimitError
 from recgraph.models.closed_form.neighbours import Popularity
 from recgraph.runs import fit
-from recgraph.workers.pool import Outcome
+from recgraph.workers.pool import FAILED, Outcome
 
 #: MEOW is for classes of nodes, which this data has not; BPR-MF is long enough to be stopped in the middle
 TEXT = """
@@ -404,6 +408,35 @@ def test_a_budget_of_one_training(tmp_path: Path) -> None:
     (failure,) = open_sheet(found, found.sheets[0]).failures
     assert failure.error == "BudgetExceeded"
     assert "1e-06 hours" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [
+        (DiskError(errno.ENOSPC, Path("step-8")), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (MemoryLimitError("memory_limit = 1.0 GiB"), True),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "step-8"), False),
+        (ValueError("a setting"), False),
+    ],
+)
+def test_a_training_goes_on_where_the_machine_gave_out(
+    tmp_path: Path, error: Exception, goes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have taken days; what the training itself cannot do it begins anew."""
+    board = load_board(write(tmp_path))
+    (sheet,) = board.sheets
+    store, (job,) = Store(board.folder_of(sheet)), jobs_of(sheet, sheet.models[2])
+    checkpoint = store.work(job) / "run" / "checkpoint"
+    checkpoint.mkdir(parents=True)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "train_and_test", fail)
+    assert worker.run_job(job, store, "d" * 16, values=False, device="cpu") == FAILED
+    assert (store.failure(job) or {})["error"] == type(error).__name__
+    assert checkpoint.exists() == goes_on
 
 
 def test_a_device_that_is_not_there_costs_no_unfinished_training(tmp_path: Path) -> None:
