@@ -149,7 +149,8 @@ class SheetSpec(Config):
             names = [metric.partition("@")[0] for metric in self.metrics]
             return self.model_copy(update={"metrics": tuple(f"{name}@{max(cutoffs)}" for name in names)})
         of_task = _of_nodes if of_nodes else self._of_users
-        return self.model_copy(update={"metrics": tuple(map(of_task, self.metrics))})
+        # a metric that is named twice is one column, and counts once in the correction of a table
+        return self.model_copy(update={"metrics": tuple(dict.fromkeys(map(of_task, self.metrics)))})
 
     @property
     def more_metrics(self) -> tuple[str, ...]:

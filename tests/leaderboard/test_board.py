@@ -130,7 +130,7 @@ def test_a_board_of_nodes_that_is_wrong(tmp_path: Path, text: str, message: str)
 
 
 def test_metrics_are_known_by_any_of_their_names(tmp_path: Path) -> None:
-    text = BOARD.replace('"ndcg@10", "recall@10"', '"NDCG@10", "HitRate@10"')
+    text = BOARD.replace('"ndcg@10", "recall@10"', '"NDCG@10", "HitRate@10", "ndcg@10"')
     assert write_board(tmp_path, text).sheets[0].metrics == ("ndcg@10", "hit_rate@10")
     nodes = write_board(tmp_path, "metrics = ['Macro-F1', 'NMI']\n[[models]]\nmodel = 'meow'\n", "acm")
     assert nodes.sheets[0].metrics == ("macro_f1", "nmi")
