@@ -18,6 +18,7 @@ from recgraph.evaluate.metrics.names import best_first
 from recgraph.evaluate.results import ProtocolMismatch, Result, comparable, load_users
 from recgraph.evaluate.statistics import (
     Interval,
+    TooFewPairs,
     bootstrap,
     cohen_d,
     holm,
@@ -36,7 +37,6 @@ __all__ = [
     "Standing",
     "Table",
     "Test",
-    "TooFewPairs",
     "compare_values",
     "holm",
     "over_seeds",
@@ -52,10 +52,6 @@ Test = Literal["t", "wilcoxon", "randomisation"]
 Mark = Literal["best", "tied", ""]
 #: a result, or a file that ``save_users`` wrote
 Source = Result | str | Path
-
-
-class TooFewPairs(ValueError):
-    """Fewer than two pairs have values on both sides."""
 
 
 @dataclass(frozen=True)

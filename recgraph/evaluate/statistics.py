@@ -18,6 +18,10 @@ from recgraph.rng import numpy_generator
 _AT_ONCE = 1 << 23
 
 
+class TooFewPairs(ValueError):
+    """Fewer than two pairs have values on both sides."""
+
+
 @dataclass(frozen=True)
 class Interval:
     """A bootstrap confidence interval of a mean difference."""

@@ -10,8 +10,8 @@ from typing import Literal
 
 from recgraph.evaluate.metrics.names import best_first, higher_is_better
 from recgraph.evaluate.results import ProtocolMismatch, Result
-from recgraph.evaluate.significance import TooFewPairs, holm, over_users
-from recgraph.evaluate.statistics import welch
+from recgraph.evaluate.significance import holm, over_users
+from recgraph.evaluate.statistics import TooFewPairs, welch
 from recgraph.leaderboard.plan import TITLES
 from recgraph.leaderboard.store import Record, Store
 
