@@ -85,8 +85,7 @@ def compare_values(
         a, b: [N]; pairs in which either is NaN (the user has no value) are left out.
 
     Raises:
-        ValueError: not of the same length.
-        TooFewPairs: fewer than two.
+        ValueError: not of the same length, or (``TooFewPairs``) fewer than two pairs.
     """
     own, other = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if own.shape != other.shape or own.ndim != 1:
@@ -125,8 +124,7 @@ def over_users(
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways.
-        ValueError: the users are not the same, or the metric has no values of users.
-        TooFewPairs: fewer than two users have a value of both.
+        ValueError: the users are not the same, the metric has no values of users, or (``TooFewPairs``) of fewer than two.
     """
     means = _of_users(results_of(a), results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
