@@ -124,7 +124,7 @@ def over_users(
 
     Raises:
         ProtocolMismatch: the numbers were made in different ways.
-        ValueError: the users are not the same, the metric has no values of users, or (``TooFewPairs``) of fewer than two.
+        ValueError: the users are not the same, or the metric has values of none or (``TooFewPairs``) one of them.
     """
     means = _of_users(results_of(a), results_of(b), metric)
     return compare_values(*means, confidence=confidence, n_draws=n_draws, seed=seed)
