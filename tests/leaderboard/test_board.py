@@ -300,11 +300,12 @@ def test_a_data_set_by_the_path_of_its_card(tmp_path: Path) -> None:
 
 def test_a_command_imports_a_file_of_the_board_from_anywhere(tmp_path: Path) -> None:
     """Where the board's file lies does not matter to whoever runs the command."""
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / "nothing_new.py").write_text("")
-    text = 'import = ["../parts/nothing_new.py", "json"]\nseeds = [0]\n[[models]]\nmodel = "popularity"\n'
+    for folder, name in (("parts", "nothing_new"), ("shop", "nothing_either")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{name}.py").write_text("")
+    text = 'import = ["../parts/nothing_new.py", "nothing_either"]\nseeds = [0]\n[[models]]\nmodel = "popularity"\n'
     ((job,),) = jobs(write_board(tmp_path, text)).values()
-    own = f" --import {tmp_path / 'parts' / 'nothing_new.py'} --import json"
+    own = f" --import {tmp_path / 'parts' / 'nothing_new.py'} --import nothing_either"
     assert job.command().count(own) == 2
 
 
