@@ -22,6 +22,7 @@ from recgraph.encoders.graph import symmetric_product
 from recgraph.encoders.packed import pack
 from recgraph.losses.scores import own_scores, pair_scores
 from recgraph.losses.softmax import FullSoftmax
+from recgraph.models.collaborative.norms import half_squared_norms
 from recgraph.ranks import _Gathered
 from recgraph.rows import _Fetched, _RowsFrom
 from recgraph.sparse.csr import Csr
@@ -109,6 +110,11 @@ def product_with_a_symmetric_matrix() -> Case:
     return lambda x: symmetric_product(adj, x), drawn((2, 3))
 
 
+def squared_norms() -> Case:
+    places = (torch.tensor([0, 2, 2]), torch.tensor([[1, 2]]), torch.zeros(0, dtype=torch.int64))
+    return lambda table: half_squared_norms(table, places), drawn((4, 3))
+
+
 REFUSE = {
     "contrast/blockwise.py:_OnePass": term,
     "contrast/blockwise.py:_OnePass, a softmax loss": softmax,
@@ -131,6 +137,7 @@ ASK_FIRST = {
 }
 TWICE = {
     "encoders/graph.py:_SymmetricProduct": product_with_a_symmetric_matrix,
+    "models/collaborative/norms.py:_HalfWeightedNorms": squared_norms,
     "sparse/backends/_autograd.py:_Product": sparse_product,
     "sparse/pair_products.py:_AtEntries": sparse_products_of_pairs,
 }

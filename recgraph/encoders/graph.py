@@ -153,8 +153,8 @@ def _listed(adj: Operators) -> list[Operator | Layered]:
 
 T = TypeVar("T")
 
-#: added to the output of a layer, given that output
-Perturbation = Callable[[Tensor], Tensor]
+#: changes the output of a layer in its place, without gradient
+Perturbation = Callable[[Tensor], object]
 
 
 class SizedByState(nn.Module):
@@ -250,7 +250,7 @@ class LightGCN(SizedByState):
         Args:
             x: [n_users + n_items, D], ``E_0``.
             adjacencies: of each layer, symmetric; default: the whole graph's in all.
-            perturb: gives what is added to each layer's output, before the next layer reads it.
+            perturb: changes each layer's output in its place, before the next layer reads it; gradients do not see it.
 
         Returns:
             ``[E_0, ..., E_K]``.
@@ -259,7 +259,8 @@ class LightGCN(SizedByState):
         for adjacency in adjacencies or [self.adjacency(x.dtype)] * self.n_layers:
             x = symmetric_product(adjacency, x)
             if perturb is not None:
-                x = x + perturb(x.detach())
+                with torch.no_grad():
+                    perturb(x)
             every.append(x)
         return every
 

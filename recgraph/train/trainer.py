@@ -26,6 +26,7 @@ from recgraph.train.averaging import Averaging
 from recgraph.train.callbacks import Interrupt, Observer, TrainingInterrupted
 from recgraph.train.config import TrainConfig, make_accelerator
 from recgraph.train.fingerprint import Fingerprint
+from recgraph.train.host_memory import freed_memory_kept
 from recgraph.train.phases import check_phases, freeze_all_but, make_optimisers, rate_factor, step_at, total_loss
 from recgraph.train.progress import Clock, EarlyStopping, Progress
 from recgraph.train.row_adam import clip_gradients
@@ -120,7 +121,7 @@ class Trainer:
             ValueError: all that the phases train has been frozen.
         """
         check_phases(self.model, self.config.accumulate)
-        with Interrupt() as self._interrupt:
+        with Interrupt() as self._interrupt, freed_memory_kept():
             try:
                 while self.progress.epoch < self.config.max_epochs and not self.stopping.stop:
                     clock = Clock(self.progress)

@@ -87,7 +87,7 @@ def test_layers_of_their_own_adjacencies_and_noise() -> None:
     g = torch.Generator().manual_seed(2)
     masks = [torch.rand(encoder.edges.nnz, generator=g) > 0.5 for _ in range(2)]
     adjacencies = [encoder.subgraph(encoder.edges.select(mask), x.dtype) for mask in masks]
-    layers = encoder.layers(x, adjacencies, perturb=lambda h: h.sign())
+    layers = encoder.layers(x, adjacencies, perturb=lambda h: h.add_(h.sign()))
     first = dense(edges, masks[0]) @ x
     first = first + first.sign()
     second = dense(edges, masks[1]) @ first

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from collaborative_cases import CONTRASTIVE, SPACE, first_batch, made, planted
 
-from recgraph import registry
+from recgraph import blocks, registry
 from recgraph.config import ConfigError
 from recgraph.encoders.graph import LightGCN as Encoder
 from recgraph.models.collaborative.contrastive import SGL, SimGCL, XSimGCL
@@ -142,3 +142,17 @@ def test_a_contrasted_layer_that_does_not_exist_is_refused() -> None:
     # the mean of one layer is that layer
     with pytest.raises(ConfigError, match="n_layers"):
         XSimGCL(n_layers=1)
+
+
+@pytest.mark.parametrize("name", ["simgcl", "xsimgcl"])
+def test_noise_does_not_depend_on_blocks_of_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn() -> list[torch.Tensor]:
+        model = made(name)
+        assert isinstance(model, SimGCL)
+        return model._noisy_layers(first_batch(model))
+
+    whole = drawn()
+    monkeypatch.setattr(blocks, "BYTES_HOST", 1)
+    monkeypatch.setattr(blocks, "FEWEST_ROWS", 3)
+    for one, other in zip(whole, drawn(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from recgraph import registry
-from recgraph.accelerated import full_precision, is_accelerated
+from recgraph.accelerated import is_accelerated
 from recgraph.config import Added, Search
 from recgraph.data.batches import PairBatch, PairBatches, Query
 from recgraph.data.part import Part
@@ -23,11 +23,12 @@ from recgraph.losses.pairwise import OwnNegatives, PairWeights
 from recgraph.losses.scores import pair_scores, unit_rows
 from recgraph.memory import Needs, Workload
 from recgraph.models.base import ModelConfig, Phase, Space, Terms, TrainableModel, UpdatedBy
+from recgraph.models.collaborative.norms import half_squared_norms
 from recgraph.models.distil import DistilConfig, distilled
 from recgraph.models.memory import pair_needs
 from recgraph.models.reading import Reading
 from recgraph.rng import Generators
-from recgraph.rows import distinct_rows, is_row_sparse, lookup, rows_from, touched
+from recgraph.rows import is_row_sparse, lookup, rows_from, touched
 from recgraph.shards import TablePart, is_sharded, mean_of_rows, new_table
 from recgraph.sparse.ragged import Ragged
 
@@ -271,19 +272,8 @@ class CollaborativeModel(TrainableModel):
 
     def _l2(self, batch: PairBatch) -> Tensor:
         assert self.space is not None
-        table, n_users = self.embedding.weight, self.space.n_users
-        if is_row_sparse(table):
-            places = (batch.users, batch.items + n_users, (batch.negatives + n_users).flatten())
-            return weighted(_l2_of_rows(table, places), batch)
-        # how often each node stands in the batch: a pass over the table costs less than lookups with gradients
-        counts = table.new_zeros(table.shape[0])
-        for nodes in (batch.users, batch.items + n_users, (batch.negatives + n_users).flatten()):
-            if nodes.numel():
-                share = counts.new_full((), 1 / nodes.numel())
-                counts.index_add_(0, nodes, share.expand(nodes.numel()))
-        # half precision would lose digits, and takes no part in a product with float32
-        with full_precision(table):
-            return weighted(counts.dot(torch.linalg.vecdot(table, table)) / 2, batch)
+        items, negatives = (index + self.space.n_users for index in (batch.items, batch.negatives))
+        return weighted(half_squared_norms(self.embedding.weight, (batch.users, items, negatives)), batch)
 
     def _as_scored(self, items: Tensor) -> Tensor:
         """Vectors of items as they are in scores: of length 1 with a loss of cosines."""
@@ -384,16 +374,3 @@ def _weights_of_kept(keep_mask: Tensor, weights: PairWeights | None, dtype: torc
     if weights is None:
         return PairWeights(torch.ones_like(scale[:, 0]), scale)
     return PairWeights(weights.positive, weights.negative * scale)
-
-
-def _l2_of_rows(table: Tensor, places: tuple[Tensor, ...]) -> Tensor:
-    """Half the mean squared norms of the rows at each of the places, summed, from the rows that they touch."""
-    with full_precision(table):
-        total = torch.zeros((), dtype=table.dtype, device=table.device)
-        for nodes in places:
-            if nodes.numel():
-                rows, of_node = distinct_rows(nodes, len(table))
-                counts = torch.bincount(of_node, minlength=len(rows)).to(table.dtype)
-                vectors = lookup(table, rows)
-                total = total + counts.dot(torch.linalg.vecdot(vectors, vectors)) / nodes.numel()
-        return total / 2

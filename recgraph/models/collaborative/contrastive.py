@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from recgraph.augment.graph import make_augmentation
+from recgraph.blocks import row_blocks
 from recgraph.config import Added, ConfigError, Search
 from recgraph.contrast.term import ContrastiveTerm
 from recgraph.contrast.views import About
@@ -30,6 +31,8 @@ from recgraph.sparse.csr import Csr
 
 #: what makes each of two views of all nodes, [n_users + n_items, D]
 _Views = tuple[Callable[[], Tensor], Callable[[], Tensor]]
+#: what makes the anchors and the candidates, each of users and of items
+_Sides = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
 
 
 class GraphContrastiveConfig(LightGCNConfig, ContrastConfig):
@@ -148,10 +151,28 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
         users, items = batch.distinct()
         if self._labels is not None and self._labels[0].device != users.device:
             self._labels = tuple(of.to(users.device) for of in self._labels)
-        of_users, of_items = self._labels or (None, None)
-        slow = self._views(batch)
-        loss = self._of_kind(0, self.contrast_users, users, batch, views, slow, of_users)
-        return loss + self._of_kind(1, self.contrast_items, items, batch, views, slow, of_items)
+        labels = self._labels or (None, None)
+        sides, slow = self._sides(views, users, items), self._sides(self._views(batch), users, items)
+        terms = (self.contrast_users, self.contrast_items)
+        losses = [
+            self._of_kind(kind, terms[kind], (users, items)[kind], batch, sides, slow, labels[kind]) for kind in (0, 1)
+        ]
+        return losses[0] + losses[1]
+
+    def _sides(self, views: _Views, users: Tensor, items: Tensor) -> _Sides:
+        """The anchors, then the candidates: of users and of items.
+
+        Each view is read once for both kinds: the gradient of every reading is as large as the view.
+        """
+        assert self.space is not None
+        n_users, sizes = self.space.n_users, [self.space.n_users, self.space.n_items]
+
+        def chosen(number: int) -> Sequence[Tensor]:
+            rows = views[number]().index_select(0, torch.cat([users, items + n_users]))
+            return torch.split(rows, [len(users), len(items)])
+
+        of_batch = self.config.candidates == "batch"
+        return cache(lambda: chosen(0)), cache(lambda: chosen(1) if of_batch else torch.split(views[1](), sizes))
 
     def _of_kind(
         self,
@@ -159,8 +180,8 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
         term: ContrastiveTerm,
         chosen: Tensor,
         batch: PairBatch,
-        views: _Views,
-        slow: _Views,
+        sides: _Sides,
+        slow: _Sides,
         labels: Tensor | None,
     ) -> Tensor:
         """The contrast of the chosen users, or items, the same on all ranks.
@@ -168,24 +189,17 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
         Args:
             kind: 0 of users, 1 of items.
             chosen: [n] int64, the anchors.
-            slow: the views again, to be made with the parameters of the slow copy where there is one.
+            slow: the sides again, to be made with the parameters of the slow copy where there is one.
             labels: of all users, or items.
         """
-        assert self.space is not None
-        sizes, of_batch = [self.space.n_users, self.space.n_items], self.config.candidates == "batch"
-
-        def side(views: _Views, number: int) -> Tensor:
-            rows = torch.split(views[number](), sizes)[kind]
-            return rows if number and not of_batch else rows.index_select(0, chosen)
-
-        target = self.slow_sides(term, lambda: side(slow, 0), lambda: side(slow, 1))
-        anchors = side(views, 0)
-        candidates = side(views, 1) if target is None or target.a is not None else target.b
+        target = self.slow_sides(term, lambda: slow[0]()[kind], lambda: slow[1]()[kind])
+        anchors = sides[0]()[kind]
+        candidates = sides[1]()[kind] if target is None or target.a is not None else target.b
         share = None if batch.share.is_whole else batch.generators.ranks.share_of_batch(len(chosen))
         how: dict[str, Any] = {"share": share, "generator": stream(term, batch.generators), "epoch": batch.epoch}
         if labels is not None:
             how |= {"labels_a": labels[chosen], "labels_b": labels[chosen]}
-        if of_batch:
+        if self.config.candidates == "batch":
             loss: Tensor = term(anchors, candidates, chosen, chosen, slow=target, **how)
         else:
             how |= {"labels_b": labels}
@@ -309,9 +323,11 @@ class SimGCL(GraphContrastiveModel):
     def _noisy_layers(self, batch: PairBatch) -> list[Tensor]:
         generator = batch.generators["views"]
 
-        def perturb(x: Tensor) -> Tensor:
-            direction = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            return F.normalize(direction).mul_(x.sign()).mul_(self.config.noise)
+        def perturb(x: Tensor) -> None:
+            for rows in row_blocks(len(x), x.shape[1], x):  # temporaries stay in the cache
+                vectors = x[rows]
+                direction = torch.rand(vectors.shape, generator=generator, device=x.device, dtype=x.dtype)
+                vectors += F.normalize(direction).mul_(vectors.sign()).mul_(self.config.noise)
 
         return self.encoder.layers(self.embedding.weight, perturb=perturb)
 
