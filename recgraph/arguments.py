@@ -59,7 +59,10 @@ def checked(function: F) -> F:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:  # it does not say of which function
+            raise TypeError(f"{function.__qualname__}(): {error}") from None
         for name, annotation in wanted().items():
             if name in bound.arguments:
                 bound.arguments[name] = _checked(name, bound.arguments[name], annotation)

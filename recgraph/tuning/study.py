@@ -19,6 +19,7 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
+from recgraph.train.config import pick_device
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
 from recgraph.tuning.plan import Objective, Plan, check_model
@@ -147,6 +148,8 @@ def tune(
         raise ConfigError("engine needs a folder that its machines share: give out=...")
     size = workers_on(engine, workers)
     _check(plan, size)
+    if engine is None:
+        pick_device(device)  # one that is not there is an error before the study exists
     identity = _identity(plan, split)
     _claim(plan, identity, storage)
     with telling(storage or f"journal:///{folder or ''}/study.journal"):

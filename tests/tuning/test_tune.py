@@ -464,3 +464,11 @@ def test_progress_is_told_in_lines(split: Split, capfd: pytest.CaptureFixture[st
 def test_the_name_is_a_function_after_the_package_is_imported() -> None:
     assert sys.modules["recgraph.tuning"] is not rg.tune
     assert callable(rg.tune)
+
+
+def test_a_device_that_is_not_there_is_refused_before_the_study_exists(split: Split, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="device = 'gpu' is not there"):
+        tune(split, device="gpu", out=tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+    with pytest.raises(TypeError, match=r"^tune\(\): missing a required argument: 'split'"):
+        rg.tune("bprmf")  # type: ignore[call-arg]
