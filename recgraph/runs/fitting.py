@@ -249,13 +249,16 @@ def train_model(
     with Measured() as measured:
         if isinstance(model, ClosedFormModel):
             assert part is not None
-            model.to(pick_device(options.device)).fit(part)
-            check_weights(model.state_dict(), f"the fitted {record.model}", "stronger regularisation makes it stable")
             if is_first():
                 _write_config(options.folder, record)
                 _begin(options.observers, options, record)
-            for observer in options.observers:
-                observer.close()
+            try:
+                model.to(pick_device(options.device)).fit(part)
+                way_out = "stronger regularisation makes it stable"
+                check_weights(model.state_dict(), f"the fitted {record.model}", way_out)
+            finally:
+                for observer in options.observers:
+                    observer.close()
         else:
             assert isinstance(model, TrainableModel)
             trainer = _trainer(model, part, options, record, validate)

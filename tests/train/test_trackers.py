@@ -124,6 +124,18 @@ def test_a_closed_form_model_is_tracked(split: Split, tmp_path: Path) -> None:
     assert kept.data.metrics["valid/exclude/ndcg_at_10"] > 0
 
 
+def test_a_closed_form_model_is_told_before_it_is_fitted(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(rg.models.EASE, "fit", fails)
+    with pytest.raises(MemoryError, match="too large"):
+        rg.fit(rg.models.EASE(), split, seed=0, observers=(MLflow(),))
+    assert the_run(tmp_path).info.status == "FAILED"
+
+
 def test_a_tracker_that_is_away_costs_no_results(
     split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
