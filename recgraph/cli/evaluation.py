@@ -44,6 +44,7 @@ _SET = "Of a node task: a setting of the probe, e.g. probe_learning_rate=0.03; m
 _METRIC = "What to show, e.g. ndcg@10, coverage@20 or my_metric (at each cut-off); may be given many times."
 _DATA = "Where the file lies now that a run was made from; by default where it lay then."
 _MOVED = "Likewise, of a run that was made from parts: its {} part."
+_FEATURES = "Likewise, the file of {} features that a run was made with."
 _SAVE = "Also write the values of users, a Parquet file for each run and protocol, into this folder."
 _CUTOFFS = "Length of the lists that metrics look at; may be given many times.  [default: 5, 10, 20, and those of -m]"
 _COLUMNS = ("ndcg", "recall", "mrr")
@@ -65,6 +66,12 @@ def evaluate(
     train: Annotated[str | None, typer.Option("--train", metavar="PATH", help=_MOVED.format("training"))] = None,
     valid: Annotated[str | None, typer.Option("--valid", metavar="PATH", help=_MOVED.format("validation"))] = None,
     test: Annotated[str | None, typer.Option("--test", metavar="PATH", help=_MOVED.format("test"))] = None,
+    item_features: Annotated[
+        str | None, typer.Option("--item-features", metavar="FILE", help=_FEATURES.format("item"))
+    ] = None,
+    user_features: Annotated[
+        str | None, typer.Option("--user-features", metavar="FILE", help=_FEATURES.format("user"))
+    ] = None,
     engine: EngineOption = None,
     engine_set: EngineSetOption = None,
     threads: ThreadsOption = None,
@@ -89,6 +96,9 @@ def evaluate(
     moved = {name: path for name, path in (("train", train), ("valid", valid), ("test", test)) if path is not None}
     if moved and data is not None:
         raise ValueError(f"--data {data} and --{next(iter(moved))} exclude one another; --train is --data beside parts")
+    features = {"item_features": item_features, "user_features": user_features}
+    if given := {name: path for name, path in features.items() if path is not None}:
+        moved |= given if data is None else {"train": data, **given}
     opened = {run: Run.open(run, moved or data) for run in runs}
     ranking = {run: one for run, one in opened.items() if isinstance(one, Run)}
     if len(ranking) == len(runs):
@@ -212,6 +222,8 @@ def _beside_seed(record: Mapping[str, Any]) -> dict[str, Any]:
     """What of a run's record does not follow from its seed."""
     names = ("model", "model_revision", "config", "training", "data", "fitted_on", "teacher")
     kept = {name: record.get(name) for name in names}
+    # of other features a run is not opened, and earlier versions recorded none
+    kept["data"] = {name: value for name, value in (kept["data"] or {}).items() if name != "features"}
     if (selection := record.get("selection")) is not None:  # the number of epochs follows from it
         kept |= {"training": selection["training"], "refit": True}
     items = record.get("init_items")

@@ -169,6 +169,14 @@ class LogFile:
         return found
 
     @property
+    def is_there(self) -> bool:
+        """Whether there are any."""
+        try:
+            return bool(self.files)
+        except FileNotFoundError:
+            return False
+
+    @property
     def format(self) -> FileFormat:
         """The format that is given, or that the files' names say.
 
@@ -230,10 +238,14 @@ class LogFile:
             "mtime_ns": max(state.st_mtime_ns for state in states),
         }
 
-    def hashes_of_features(self) -> dict[str, str]:
-        """The sha256 of each file of features, by its name in the settings; a fingerprint is of the log alone."""
-        paths = {name: getattr(self.reading, name) for name in FEATURES}
-        return {name: _sha256([Path(path)]) for name, path in paths.items() if path is not None}
+    def fingerprints_of_features(self) -> dict[str, dict[str, Any]]:
+        """The fingerprint of each file of features, by its name in the settings; that of the log does not cover them.
+
+        Raises:
+            FileNotFoundError: one is not there. Where the log itself lies elsewhere, those beside it are not known.
+        """
+        files = self.feature_files() if self.is_there else self._given_features()
+        return {name: LogFile(str(path)).fingerprint() for name, path in files.items()}
 
     @property
     def of_train(self) -> LogFile:
@@ -281,8 +293,11 @@ class LogFile:
         if self.format == "recbole":
             files = atomic.atomic_files(self.path)
             found = {f"{side}_features": files[side] for side in ("user", "item") if side in files}
+        return found | self._given_features()
+
+    def _given_features(self) -> dict[str, Path]:
         given = {name: getattr(self.reading, name) for name in FEATURES}
-        return found | {name: Path(path) for name, path in given.items() if path is not None}
+        return {name: Path(path) for name, path in given.items() if path is not None}
 
     def features(self, columns: Columns) -> dict[str, pl.DataFrame]:
         """The files of features that are given."""

@@ -368,7 +368,7 @@ def load_data_hash(sheet: SheetSpec) -> str:
 
 def data_hash_of(split_hash: str, chosen: DataConfig, dataset: str) -> str:
     """The hash of the data of a split: with files of features of one's own, which models may read, if there are."""
-    features = chosen.hashes_of_features(dataset)
+    features = {name: file["sha256"] for name, file in chosen.features_of(dataset).items()}
     return digest([split_hash, features] if features else split_hash)
 
 

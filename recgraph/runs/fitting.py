@@ -21,6 +21,7 @@ from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
 from recgraph.runs.continuing import check_same_run, has_finished_run, is_complete
+from recgraph.runs.feature_files import check_features_of_training, files_read
 from recgraph.runs.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, provenance
 from recgraph.runs.settings import ProbeSettings
 from recgraph.shards import building_own_rows, built_in_parts
@@ -111,7 +112,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
             training do not fit the same.
     """
     folder = options.folder
-    _check_alike(record, options)
+    _check_alike(model, record, options)
     if folder is None:
         yield False
         return
@@ -125,7 +126,7 @@ def run_folder(model: Model, options: FitOptions, record: RunRecord) -> Iterator
         yield complete
 
 
-def _check_alike(record: RunRecord, options: FitOptions) -> None:
+def _check_alike(model: Model, record: RunRecord, options: FitOptions) -> None:
     """Refuse a training whose processes do not fit the same model in the same way to the same data: they would
     average gradients of different trainings.
 
@@ -139,6 +140,8 @@ def _check_alike(record: RunRecord, options: FitOptions) -> None:
     own["data"] = f"{(data.split_hash or data.graph_hash or '')[:12]}, {data.n_users} users, {data.n_items} items"
     for name, read in (("init_items", record.init_items), ("teacher", record.teacher)):
         own[name] = None if read is None else read["digest"]
+    features = data.features or {}
+    own |= {name: features[name]["sha256"][:12] for name in files_read(model) if name in features}
     of_ranks = all_values(own)
 
     def compare() -> None:
@@ -161,18 +164,20 @@ def _take(
     """Hold a folder, unless the run in it is complete -> whether it is, and why the run's test data was read before."""
     configs = {"config": model.Config, "training": type(options.config), "evaluation": ProbeSettings}
     if has_finished_run(folder):
-        _check_folder(folder, record, configs, options)
+        _check_folder(folder, model, record, configs, options)
         if is_complete(folder, record, configs):
             return True, []
     if is_first():
         held.enter_context(hold(folder))
-    _check_folder(folder, record, configs, options)
+    _check_folder(folder, model, record, configs, options)
     complete = is_complete(folder, record, configs)
     goes_on = not complete and (folder / "record.json").is_file()
     return complete, RunRecord.read(folder).unsealed if goes_on else []
 
 
-def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Config]], options: FitOptions) -> None:
+def _check_folder(
+    folder: Path, model: Model, record: RunRecord, configs: Mapping[str, type[Config]], options: FitOptions
+) -> None:
     path = folder / "config.json"
     if not path.exists():
         if not options.beside and (folder / SELECTION / "config.json").exists():
@@ -185,6 +190,8 @@ def _check_folder(folder: Path, record: RunRecord, configs: Mapping[str, type[Co
         instead = "give" if record.fitted_on == "update" else "use resume=True (--resume) or"
         raise ValueError(f"{folder} holds a run already; {instead} another folder")
     check_same_run(folder, record, configs)
+    began = (load_json(path).get("data") or {}).get("features")
+    check_features_of_training(model, folder, began, record.data.features)
 
 
 def _write_config(folder: Path | None, record: RunRecord) -> None:

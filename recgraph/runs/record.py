@@ -62,6 +62,8 @@ class DataRecord(_Entries):
     Attributes:
         dataset, settings: the data card and the :class:`recgraph.runs.run.DataConfig` that the split was made with.
         file: which file of one's own it was, see :meth:`recgraph.data.reading.LogFile.fingerprint`.
+        features: likewise the files of features, by their names in the settings; absent where there are none, and in
+            records of earlier versions.
         split, split_params, split_hash, n_users, n_items: of a split.
         target, graph_hash, nodes, edges: of a graph: the embedded node type, and counts by type.
     """
@@ -69,6 +71,7 @@ class DataRecord(_Entries):
     dataset: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     file: dict[str, Any] | None = None
+    features: dict[str, dict[str, Any]] | None = None
     split: str | None = None
     split_params: dict[str, Any] | None = None
     split_hash: str | None = None
@@ -204,7 +207,8 @@ def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> 
     """The fields that identify a run, the same for each version of the library that knows the run's settings.
 
     Settings are given by :meth:`Config.identity`: one that did not exist when they were written has its default. A
-    split is identified by its hash, wherever it came from.
+    split is identified by its hash, wherever it came from; which of its files of features may be others depends on the
+    model (:mod:`recgraph.runs.feature_files`).
 
     Args:
         values: what ``config.json`` holds.
@@ -216,7 +220,8 @@ def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> 
             found[name] = cls.identity_of(found[name])
     data = found.get("data") or {}
     if "split_hash" in data:
-        found["data"] = {name: value for name, value in data.items() if name not in ("dataset", "settings", "file")}
+        places = ("dataset", "settings", "file", "features")
+        found["data"] = {name: value for name, value in data.items() if name not in places}
     return found
 
 

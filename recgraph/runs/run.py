@@ -22,12 +22,13 @@ from recgraph.models.base import Model
 from recgraph.ranks import first_value, is_first
 from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
+from recgraph.runs.feature_files import check_features
 from recgraph.runs.fitting import on_all_ranks
 from recgraph.runs.node_run import NodeRun
 from recgraph.runs.plots import Plot, plot
 from recgraph.runs.record import SELECTION, RunRecord
 from recgraph.runs.settings import DataConfig, ProbeSettings, probe_of
-from recgraph.runs.source import check_split, split_again
+from recgraph.runs.source import check_split, features_of, split_again
 from recgraph.runs.update import UpdateOptions, update
 from recgraph.serve.recommender import Recommender
 from recgraph.serve.state_file import send_tables
@@ -66,6 +67,7 @@ class Run(BaseRun):
         super().__init__(record, folder)
         self.model, self.split = model, split
         self._known = log
+        self._other_features: dict[str, str] = {}  # than it was made with, see check_features
 
     @checked
     def evaluate(
@@ -124,6 +126,12 @@ class Run(BaseRun):
             )
         split = self._require_split()
         picks = None if rerank is None else reranker_of(rerank)
+        if picks is not None and picks.config.columns and "item_features" in self._other_features:
+            raise ValueError(
+                f"rerank: columns = {list(picks.config.columns)} are read from item features, and "
+                f"{self._other_features['item_features']}; open the run with that file "
+                "(Run.open(folder, {'item_features': 'FILE'}), --item-features FILE), or fit again"
+            )
         log = split.interactions
         columns = ItemColumns(log.items, log.item_features, log.columns.item)
         before = len(split.unsealed_reasons)
@@ -342,12 +350,13 @@ class Run(BaseRun):
         Args:
             folder: of the run.
             data: the split, or the log, it was fitted on; by default prepared again from the run's data set, or read
-                again from its file, and checked. A path says where that file lies now, a mapping where the files of the
-                parts ``train``, ``valid`` and ``test`` do.
+                again from its file, and checked. A path says where that file lies now, a mapping where ``train`` (the
+                log), ``valid``, ``test``, ``item_features`` and ``user_features`` do, those that have moved.
 
         Raises:
-            ValueError: not a finished run, the data is not what the run was fitted on, or it was fitted to a graph.
-            FileNotFoundError: the file that it was made from is not there.
+            ValueError: not a finished run, the data is not what the run was fitted on, a file of features that its
+                model reads has changed, or it was fitted to a graph.
+            FileNotFoundError: a file that it was made from is not there.
         """
         folder = Path(folder)
         record = RunRecord.read(folder)
@@ -359,9 +368,13 @@ class Run(BaseRun):
             return NodeRun.open(folder)
         split: Split | SealedSplit | None
         if data is None or isinstance(data, str | Path | Mapping):
-            split = split_again(record.data, data)
+            split, features = split_again(record.data, data)
         else:
             split = Split.of(data, EVERYTHING) if isinstance(data, InteractionLog) else data
             check_split(split, record.data)
+            features = features_of(split)
         model = Recommender.load(folder / "bundle").model
-        return cls(model, split.sealed() if split is not None else None, record, folder)
+        others = check_features(model, record.data, features)
+        run = cls(model, split.sealed() if split is not None else None, record, folder)
+        run._other_features = others
+        return run

@@ -94,26 +94,25 @@ class DataConfig(Config):
         return self.model_copy(update={"reading": reading})
 
     def source_of(self, dataset: str) -> dict[str, Any]:
-        """Where a split is from, for the record of a run: the data set, these settings, and which file it was."""
+        """Where a split is from, for the record of a run: the data set, these settings, and which files it was."""
         values = self.model_dump(mode="json", exclude={"reading"})
+        found = {"dataset": dataset, "settings": values}
         if dataset.endswith(".toml"):
-            return {"dataset": str(Path(dataset).absolute()), "settings": values}
-        if not is_data_path(dataset) or not isinstance(card := find_card(dataset), FileCard):
-            return {"dataset": dataset, "settings": values}
-        if self.reading is not None:
-            values["reading"] = self.reading.model_dump(mode="json", exclude_defaults=True)
-        return {
-            "dataset": card.data.file,
-            "settings": values,
-            "file": LogFile(card.data.file, self.reading or Reading()).fingerprint(),
-        }
+            found["dataset"] = str(Path(dataset).absolute())
+        elif is_data_path(dataset) and isinstance(card := find_card(dataset), FileCard):
+            if self.reading is not None:
+                values["reading"] = self.reading.model_dump(mode="json", exclude_defaults=True)
+            found["dataset"] = card.data.file
+            found["file"] = LogFile(card.data.file, self.reading or Reading()).fingerprint()
+        features = self.features_of(dataset)
+        return {**found, "features": features} if features else found
 
-    def hashes_of_features(self, dataset: str) -> dict[str, str]:
-        """The sha256 of the files of features beside a log of one's own, which the hash of a split does not cover."""
+    def features_of(self, dataset: str) -> dict[str, dict[str, Any]]:
+        """The fingerprints of the files of features beside a log of one's own, which no hash of a split covers."""
         if not isinstance(card := find_card(dataset), FileCard):
             return {}
         file = card.log_file
-        return (file if self.reading is None else LogFile(file.path, self.reading)).hashes_of_features()
+        return (file if self.reading is None else LogFile(file.path, self.reading)).fingerprints_of_features()
 
     def split_of(self, dataset: str, again: bool = False) -> Split:
         """The split of a data set of the catalogue, or of files of one's own that are given by their path.

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from recgraph.data.errors import DataError
-from recgraph.data.reading import PARTS, LogFile, Reading
+from recgraph.data.reading import FEATURES, PARTS, LogFile, Reading
 from recgraph.data.split import SealedSplit, Split
+from recgraph.runs.feature_files import Fingerprints, changed_features
 from recgraph.runs.record import DataRecord
 from recgraph.runs.settings import DataConfig
 
-__all__ = ["check_split", "source_of", "split_again"]
+__all__ = ["check_split", "features_of", "source_of", "split_again"]
 
 _FIX = "say where that file lies now with --data FILE (in Python: Run.open(folder, 'FILE'))"
 
@@ -31,17 +32,34 @@ def source_of(split: Split | SealedSplit) -> dict[str, Any]:
         return {}  # it is gone since it was read
 
 
-def split_again(data: DataRecord, path: str | Path | Mapping[str, str | Path] | None = None) -> Split | None:
-    """The split that a run was fitted on, made again and checked; None where its record names no data.
+def features_of(split: Split | SealedSplit) -> Fingerprints | None:
+    """The fingerprints of the files of features that a split was read from, where that is all of a file of one's own.
+
+    None: it was not, or they are gone since it was read.
+    """
+    files = split.interactions.files
+    try:
+        return None if files is None else files.fingerprints_of_features()
+    except FileNotFoundError:
+        return None
+
+
+def split_again(
+    data: DataRecord, path: str | Path | Mapping[str, str | Path] | None = None
+) -> tuple[Split | None, Fingerprints | None]:
+    """The split that a run was fitted on, made again and checked, and the fingerprints of its files of features now.
+
+    None and None where its record names no data.
 
     Args:
         data: the record of the run's data.
-        path: where the file lies now, which the run was made from; of parts that were files of their own a mapping of
-            ``train``, ``valid`` and ``test`` to their places, those that have moved.
+        path: where the file lies now, which the run was made from; where it was made from several a mapping of their
+            names (``train``, which is the log, ``valid``, ``test``, ``item_features``, ``user_features``) to their
+            places, those that have moved.
 
     Raises:
         FileNotFoundError: the file is gone.
-        ValueError: its content has changed, ``path`` is given and the run was not made from a file, or names a part
+        ValueError: its content has changed, ``path`` is given and the run was not made from a file, or names a file
             that it was not made from.
     """
     if path is not None and data.file is None:
@@ -50,32 +68,34 @@ def split_again(data: DataRecord, path: str | Path | Mapping[str, str | Path] | 
             f"{f'dataset {data.dataset!r}' if data.dataset else 'data in memory'}; leave --data out"
         )
     if data.dataset is None:
-        return None
+        return None, None
     settings = DataConfig.of(data.settings)
     if isinstance(path, Mapping):
-        settings, path = _moved(settings, dict(path))
+        settings, path = _moved(data, settings, dict(path))
     if path is not None and settings.reading is not None:  # it may be in another format now
         settings = settings.model_copy(update={"reading": _as_it_lies(settings.reading, str(path))})
     if data.file is None:
         split = settings.split_of(data.dataset, again=True)
         check_split(split, data)
-        return split
+        return split, settings.features_of(data.dataset)
     place = str(Path(data.dataset if path is None else path).absolute())
     file = LogFile(place, settings.reading or Reading())
     try:
         split = settings.split_of(place)
     except FileNotFoundError:
-        if _is_there(file):  # what is missing is a file of features
+        if file.is_there:  # what is missing is another file
             raise
         raise FileNotFoundError(f"the run was made from {place}, which is not there; {_FIX}") from None
     except DataError as error:
         if _is_same(file, data.file):
+            for text in changed_features(data.features, file.fingerprints_of_features(), "the run").values():
+                raise ValueError(f"{text}. It cannot be read now: {error}") from None
             raise
         raise ValueError(f"{_changed(file, data.file)}. It cannot be read now: {error}") from None
     if split.hash != data.split_hash and not _is_same(file, data.file):
         raise ValueError(_changed(file, data.file))
     check_split(split, data)
-    return split
+    return split, file.fingerprints_of_features()
 
 
 def _as_it_lies(reading: Reading, path: str) -> Reading:
@@ -98,11 +118,14 @@ def _as_it_lies(reading: Reading, path: str) -> Reading:
     return changed.model_copy(update={"time_format": None}) if times.is_temporal() else changed
 
 
-def _moved(settings: DataConfig, parts: dict[str, str | Path]) -> tuple[DataConfig, str | Path | None]:
-    """The settings with the new places of given parts, and that of the training part."""
+def _moved(
+    data: DataRecord, settings: DataConfig, parts: dict[str, str | Path]
+) -> tuple[DataConfig, str | Path | None]:
+    """The settings with the new places of given parts and files of features, and that of the training part."""
     reading, train = settings.reading or Reading(), parts.pop("train", None)
+    of_run = [name for name in (*PARTS, *FEATURES) if getattr(reading, name) is not None]
     for name, place in parts.items():
-        if name not in PARTS or getattr(reading, name) is None:
+        if name not in (*of_run, *(data.features or {})):
             raise ValueError(f"{name} = {str(place)!r}: this run was made without such a file; leave it out")
     places = {name: str(Path(place).absolute()) for name, place in parts.items()}
     return settings.model_copy(update={"reading": reading.model_copy(update=places)}), train
@@ -120,13 +143,6 @@ def check_split(split: Split | SealedSplit, data: DataRecord) -> None:
         raise ValueError(
             f"split hash {split.hash[:12]} is not the run's {data.split_hash[:12]}: other data or parameters"
         )
-
-
-def _is_there(file: LogFile) -> bool:
-    try:
-        return bool(file.files)
-    except FileNotFoundError:
-        return False
 
 
 def _is_same(file: LogFile, then: Mapping[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
+from recgraph.runs.feature_files import changed_features
 from recgraph.train.config import pick_device
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best
@@ -157,7 +158,9 @@ def tune(
         try:
             found = _open(plan, kept, identity)
             # the first one stays: runs that are resumed have it
-            plan = replace(plan, source=found.user_attrs.get("source") or plan.source)
+            before = found.user_attrs.get("source")
+            _check_features(plan, before)
+            plan = replace(plan, source=before or plan.source)
             found.set_user_attr("source", plan.source)
             trials = Trials(found, kept, plan)
             keep_results(plan, found.get_trials(deepcopy=False))
@@ -250,6 +253,19 @@ def _open(plan: Plan, storage: StudyStorage, identity: dict[str, Any]) -> Study:
         made.set_user_attr("selecting", plan.selecting if plan.is_trained else None)
         made.set_user_attr("asked", {"n_trials": plan.n_trials, "sampler": plan.sampler, "pruner": plan.pruner})
     return load_study(plan, storage)
+
+
+def _check_features(plan: Plan, before: Mapping[str, Any] | None) -> None:
+    """Refuse a study whose files of features have changed, whatever its trials read: they have those of its split.
+
+    Raises:
+        ValueError: names the file, both hashes and the way out.
+    """
+    then, now = ((source or {}).get("features") for source in (before, plan.source))
+    for text in changed_features(then, now, f"study {plan.study!r}").values():
+        raise ValueError(
+            f"{text}; give it its content back, or give the new study another folder (--out) and name (--study)"
+        )
 
 
 def _claim(plan: Plan, identity: Mapping[str, Any], storage: str | None) -> None:

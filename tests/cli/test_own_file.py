@@ -258,6 +258,28 @@ def test_item_features_beside_the_log() -> None:
     assert "things.csv" in refused("evaluate run")
 
 
+def test_features_that_have_changed_or_moved() -> None:
+    log().to_csv("log.csv", index=False)
+    things = pd.DataFrame({"sku": range(500, 540), "kind": [f"k{n % 3}" for n in range(40)]})
+    things.to_csv("things.csv", index=False)
+    given = "--data log.csv --item-features things.csv"
+    reads = ("--set", 'item_features=["kind"]', *SMALL)
+    works(f"train sasrec {given} --out run", *reads)
+    works(f"train popularity {given} --out plain")
+    before = rows("evaluate run --split valid")
+    Path("things.csv").rename("moved.csv")
+    assert "things.csv" in refused("evaluate run")
+    assert rows("evaluate run --split valid --item-features moved.csv") == before
+    assert rows("evaluate run --split valid --data log.csv --item-features moved.csv") == before
+    assert "leave it out" in refused("evaluate run --user-features moved.csv")
+    things.assign(kind="k0").to_csv("things.csv", index=False)
+    for message in (refused("evaluate run"), refused(f"train sasrec {given} --resume --out run", *reads)):
+        assert "things.csv is not the file of item features that the run" in message
+    assert "--item-features FILE" in refused("evaluate run")
+    assert "things.csv is not the file of item features" in works("evaluate plain").stderr
+    assert rows("recommend run --user 1000 -k 1")
+
+
 def test_a_first_card_is_written_and_a_changed_file_is_prepared_again(caplog: pytest.LogCaptureFixture) -> None:
     Path("data").mkdir()
     log().rename(columns={"customer_id": "who"}).to_csv("data/my log.csv", index=False)

@@ -1,0 +1,224 @@
+"""A run notices that a file of features which it was made with has changed, as it notices a changed log.
+
+The hash of a split does not cover these files. Where the model reads them, opening the run and going on with its
+training are refused; elsewhere a word is said.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import recgraph as rg
+from recgraph.data.split import Split
+from recgraph.models.sequence.sasrec import SASRec
+from recgraph.runs.fit import train
+from recgraph.runs.record import RunRecord
+from recgraph.runs.run import Run
+
+SMALL = {"hidden_dim": 8, "n_heads": 1, "n_layers": 1, "inner_dim": 8, "max_len": 8}
+TRAINING: dict[str, Any] = {"seed": 0, "device": "cpu", "batch_size": 16, "patience": None}
+N_ITEMS = 9
+
+
+def write_features(path: Path, step: int = 1) -> Path:
+    rows = [{"item": item, "kind": f"k{item // step % 2}"} for item in range(N_ITEMS)]
+    pl.DataFrame(rows).write_csv(path)
+    return path
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    rows = [(user, (user + step * step) % N_ITEMS, step) for user in range(12) for step in range(6)]
+    path = tmp_path / "log.csv"
+    pl.DataFrame(rows, schema=["user", "item", "timestamp"], orient="row").write_csv(path)
+    write_features(tmp_path / "items.csv")
+    return path
+
+
+def split_of(log: Path) -> Split:
+    return rg.load_data(log, item_features=log.with_name("items.csv")).split("leave-one-out")
+
+
+def reader(**settings: Any) -> SASRec:
+    return SASRec(**SMALL, item_features=("kind",), **settings)
+
+
+def opened(folder: Path, data: Any = None) -> Run:
+    run = Run.open(folder, data)
+    assert isinstance(run, Run)
+    return run
+
+
+def without_features(folder: Path) -> None:
+    """Make the files of a run those of a version that recorded no features."""
+    for name in ("config.json", "record.json"):
+        values = json.loads((folder / name).read_text())
+        values.pop("imprint", None)
+        del values["data"]["features"]
+        (folder / name).write_text(json.dumps(values))
+
+
+def assert_names_all(text: str, file: Path) -> None:
+    """The file, both hashes, and what can be done."""
+    assert f"{file} is not the file of item features that the run" in text
+    assert "sha256 is" in text
+    assert "and was" in text
+    assert "again on the new file" in text or "another folder" in text
+
+
+def test_the_record_has_the_fingerprints(log: Path, tmp_path: Path) -> None:
+    run = rg.fit("popularity", split_of(log), seed=0, out=tmp_path / "run")
+    kept = RunRecord.read(tmp_path / "run").data
+    assert kept.features is not None
+    assert kept.features.keys() == {"item_features"}
+    assert kept.features["item_features"]["path"] == str(tmp_path / "items.csv")
+    assert len(kept.features["item_features"]["sha256"]) == 64
+    assert run.record.data.features == kept.features
+    bare = rg.fit("popularity", rg.load_data(log).split(), seed=0, out=tmp_path / "bare")
+    assert "features" not in bare.record.data.to_json()
+    assert "features" not in json.loads((tmp_path / "bare" / "config.json").read_text())["data"]
+
+
+def test_a_run_of_a_model_that_reads_the_file_is_not_opened(log: Path, tmp_path: Path) -> None:
+    folder, items = tmp_path / "run", tmp_path / "items.csv"
+    rg.fit(reader(), split_of(log), out=folder, max_epochs=1, **TRAINING)
+    before = opened(folder).evaluate("valid").to_dict()
+    items.rename(tmp_path / "kept.csv")
+    write_features(items, 2)
+    for data in (None, log, split_of(log)):
+        with pytest.raises(ValueError, match="SASRec reads it") as told:
+            Run.open(folder, data)
+        assert_names_all(str(told.value), items)
+        assert "--item-features FILE" in str(told.value)
+    # the way out
+    assert opened(folder, {"item_features": tmp_path / "kept.csv"}).evaluate("valid").to_dict() == before
+    assert opened(folder, {"train": log, "item_features": tmp_path / "kept.csv"}).split is not None
+    with pytest.raises(ValueError, match=r"user_features = .*without such a file"):
+        Run.open(folder, {"user_features": tmp_path / "kept.csv"})
+    # a copy of the same content will do, and features that are not from a file are not known
+    write_features(items)
+    items.touch()
+    assert opened(folder).evaluate("valid").to_dict() == before
+    frame = pl.read_csv(write_features(items, 2))
+    assert opened(folder, rg.load_data(log, item_features=frame).split("leave-one-out")).split is not None
+    items.write_text("item,kind\n1\n,,,,\n")
+    with pytest.raises(ValueError, match=r"is not the file of item features .* cannot be read now"):
+        Run.open(folder)
+
+
+def test_a_training_does_not_go_on_with_other_features(log: Path, tmp_path: Path) -> None:
+    folder, items = tmp_path / "run", tmp_path / "items.csv"
+    rg.fit(reader(), split_of(log), out=folder, max_epochs=1, **TRAINING)
+    write_features(items, 2)
+    with pytest.raises(ValueError, match="SASRec reads it") as told:
+        rg.fit(reader(), split_of(log), out=folder, max_epochs=2, resume=True, **TRAINING)
+    assert_names_all(str(told.value), items)
+    assert str(folder) in str(told.value)
+    write_features(items)
+    longer = rg.fit(reader(), split_of(log), out=folder, max_epochs=2, resume=True, **TRAINING)
+    assert len(longer.history) == 2
+
+
+def test_a_model_that_reads_no_features_goes_on_and_says_so(
+    log: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, items = tmp_path / "run", tmp_path / "items.csv"
+    picks = {"name": "mmr", "columns": ["kind"]}
+    rg.fit(SASRec(**SMALL), split_of(log), out=folder, max_epochs=1, **TRAINING)
+    before = opened(folder).evaluate("valid").to_dict()
+    assert not [record for record in caplog.records if "item features" in record.message]
+    write_features(items, 2)
+    with caplog.at_level(logging.WARNING):
+        run = opened(folder)
+    (said,) = [record.message for record in caplog.records if "item features" in record.message]
+    assert str(items) in said
+    assert "SASRec does not read it" in said
+    assert run.evaluate("valid").to_dict() == before
+    with pytest.raises(ValueError, match=r"columns = \['kind'\] .*items\.csv is not the file of item features"):
+        run.evaluate("valid", rerank=picks)
+    longer = rg.fit(SASRec(**SMALL), split_of(log), out=folder, max_epochs=2, resume=True, **TRAINING)
+    assert len(longer.history) == 2
+    assert opened(folder).evaluate("valid", rerank=picks)  # the record has the new file
+
+
+def test_records_of_earlier_versions_are_accepted(log: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    rg.fit(reader(), split_of(log), out=folder, max_epochs=1, **TRAINING)
+    without_features(folder)
+    write_features(tmp_path / "items.csv", 2)
+    assert opened(folder).split is not None
+    assert opened(folder, {"item_features": write_features(tmp_path / "moved.csv")}).split is not None
+    longer = rg.fit(reader(), split_of(log), out=folder, max_epochs=2, resume=True, **TRAINING)
+    assert len(longer.history) == 2
+
+
+def test_an_update_reads_no_file_of_features(log: Path, tmp_path: Path) -> None:
+    """It goes on from the features in the bundle; those of a new log follow them."""
+    folder = tmp_path / "run"
+    rg.fit(reader(), split_of(log), out=folder, max_epochs=1, **TRAINING)
+    run = opened(folder)
+    write_features(tmp_path / "items.csv", 2)
+    new = pl.DataFrame({"user": [0, 1, 2, 3], "item": [1, 2, 3, 4], "timestamp": [100, 101, 102, 103]})
+    made = run.update(new, epochs=1, force=True, progress=False)
+    features = made.recommender.item_features
+    assert features is not None
+    assert features["kind"].n_unique() == 2
+
+
+def test_a_card_of_files_of_ones_own(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECGRAPH_HOME", str(tmp_path / "home"))
+    card, items = tmp_path / "shop.toml", tmp_path / "items.csv"
+    card.write_text('name = "shop"\n[data]\nfile = "log.csv"\nitem_features = "items.csv"\n')
+    settings = {**SMALL, "item_features": ["kind"], "max_epochs": 1, "batch_size": 16}
+    train("sasrec", str(card), tmp_path / "run", settings=settings, seed=0, device="cpu", progress=False)
+    assert opened(tmp_path / "run").split is not None
+    write_features(items, 2)
+    with pytest.raises(ValueError, match="give it its content back") as told:
+        Run.open(tmp_path / "run")
+    assert_names_all(str(told.value), items)
+    more = {**settings, "max_epochs": 2}
+    with pytest.raises(ValueError, match=r"items\.csv is not the file of item features that the run in"):
+        train("sasrec", str(card), tmp_path / "run", settings=more, seed=0, device="cpu", progress=False, resume=True)
+
+
+def test_features_beside_a_log_of_recbole(tmp_path: Path) -> None:
+    folder, rows = tmp_path / "shop", [(user, (user + step) % N_ITEMS, step) for user in range(9) for step in range(5)]
+    folder.mkdir()
+    lines = ["user_id:token\titem_id:token\ttimestamp:float", *("\t".join(map(str, row)) for row in rows)]
+    (folder / "shop.inter").write_text("\n".join(lines) + "\n")
+
+    def write(n_kinds: int) -> None:
+        kinds = [f"{item}\tk{item % n_kinds}" for item in range(N_ITEMS)]
+        (folder / "shop.item").write_text("\n".join(["item_id:token\tkind:token", *kinds]) + "\n")
+
+    write(2)
+    rg.fit(reader(), rg.load_data(folder).split(), out=tmp_path / "run", max_epochs=1, **TRAINING)
+    assert opened(tmp_path / "run").split is not None
+    write(3)
+    with pytest.raises(ValueError, match=r"shop\.item is not the file of item features"):
+        Run.open(tmp_path / "run")
+
+
+def test_a_study_does_not_go_on_with_other_features(log: Path, tmp_path: Path) -> None:
+    """Its trials have the features that it saved with its split, and its last trainings would have others."""
+    from recgraph.runs.settings import DataConfig
+
+    def tuned(n_trials: int) -> None:
+        split = split_of(log)
+        assert split.interactions.files is not None
+        data = DataConfig.of(reading=split.interactions.files.reading)
+        space, more = {"normalise": [True, False]}, {"out": tmp_path / "study", "source": data.source_of(str(log))}
+        rg.tune("itemknn", split, space, n_trials, test_seeds=0, sampler="random", progress=False, **more)  # type: ignore[arg-type]
+
+    tuned(1)
+    write_features(tmp_path / "items.csv", 2)
+    with pytest.raises(ValueError, match=r"items\.csv is not the file of item features that study .*--study"):
+        tuned(2)
+    write_features(tmp_path / "items.csv")
+    tuned(2)
