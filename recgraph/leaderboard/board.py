@@ -69,7 +69,11 @@ class SheetSpec(Config):
     title: Annotated[str, Field(description="shown; by default the data set's name")] = ""
     note: Annotated[str, Field(description="shown above the table")] = ""
     dataset: Annotated[
-        str, Field(description="a card, by default called like the file; in its place, data: a file of one's own")
+        str,
+        Field(
+            description="a card, by default called like the file, or the path of one, from the board's file on; in its "
+            "place, data: a file of one's own"
+        ),
     ] = ""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (2020, 2021, 2022)
     metrics: Annotated[
@@ -86,6 +90,13 @@ class SheetSpec(Config):
         Field(description="written 'import': Python files, from the board's file on, or modules that register parts"),
     ] = ()
     file: Annotated[Path, Field(description="the board's file; paths of studies count from its folder on")] = Path()
+    places: Annotated[
+        dict[str, str],
+        Field(
+            default_factory=dict,
+            description="set when the file is read: a path that it gives from its folder on -> how addresses have it",
+        ),
+    ]
 
     @model_validator(mode="after")
     def _different_names(self) -> Self:
@@ -103,8 +114,12 @@ class SheetSpec(Config):
             ConfigError: no TOML, a file that cannot be imported, an unknown key or a value that is not allowed; names
                 the file.
         """
-        values: dict[str, Any] = {**load_toml(path), "file": path}
+        values = load_toml(path)
         try:
+            for name in ("file", "places"):
+                if name in values:
+                    raise ConfigError(f"{name} = {values[name]!r} is no setting of a board; leave it out")
+            values = {**values, "file": path, "places": {}}
             values = _with_data(values, path)
             values.setdefault("title", data_name(values["dataset"]))
             own = values.get("import", ())
@@ -181,15 +196,19 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     """The values with the path of a file of one's own as the data set, and with how it is read in the protocol.
 
     ``data`` is that path, or a table of ``file`` (``train``, beside ``valid`` or ``test``) and the settings of
-    :class:`recgraph.data.reading.Reading`. Paths count from the board's file on.
+    :class:`recgraph.data.reading.Reading`. Paths count from the board's file on; those that are not absolute stay
+    so in ``places``, so that a folder which is moved as a whole keeps its addresses.
     """
-    found = dict(values)
+    found, places = dict(values), values["places"]
     data = with_train(found.pop("data", None))
     if data is None:
         dataset = found.setdefault("dataset", board.stem)
         if not isinstance(dataset, str):
             raise ConfigError(f"dataset = {dataset!r} must be the name of a data set, or the path of a card or a file")
-        if dataset not in card_files() and is_data_path(dataset):
+        if dataset.endswith(".toml"):
+            found["dataset"] = _card(board, dataset)
+            places |= {found["dataset"]: dataset}  # also before, addresses had it as it is written
+        elif dataset not in card_files() and is_data_path(dataset):
             found["dataset"] = _path(board, dataset)
         return found
     table = {"file": data} if isinstance(data, str) else dict(data) if isinstance(data, Mapping) else {}
@@ -199,7 +218,11 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
     if "dataset" in found:
         raise ConfigError(f"dataset = {found['dataset']!r} and data exclude one another; give one of them")
     protocol = found.get("protocol", {})
-    table |= {name: _path(board, table[name]) for name in PATHS if isinstance(table.get(name), str)}
+    for name in PATHS:
+        if isinstance(written := table.get(name), str):
+            table[name] = _path(board, written)
+            if not Path(written).is_absolute():
+                places[table[name]] = Path(os.path.normpath(written)).as_posix()
     if table:
         reading = protocol.get("reading", {}) if isinstance(protocol, Mapping) else None
         if not isinstance(reading, Mapping):
@@ -210,6 +233,12 @@ def _with_data(values: Mapping[str, Any], board: Path) -> dict[str, Any]:
 
 def _path(board: Path, file: str) -> str:
     return os.path.normpath((board.parent / file).absolute())
+
+
+def _card(board: Path, file: str) -> str:
+    """The path of a card; one that is there from the current folder on alone is taken, as earlier versions did."""
+    path = _path(board, file)
+    return file if not os.path.exists(path) and os.path.exists(file) else path
 
 
 def is_of_nodes(dataset: str) -> bool:

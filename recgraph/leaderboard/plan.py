@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from recgraph.bounded.files import named
 from recgraph.config import Config, ConfigError, distribute, setting_text
 from recgraph.data.catalog.cards import data_name, find_card
 from recgraph.data.imprint import load_json
-from recgraph.data.reading import is_data_path
+from recgraph.data.reading import PATHS, is_data_path
 from recgraph.evaluate.metrics.names import DEFAULT_METRICS, modules_of, split_metric
 from recgraph.evaluate.node_probe import NodeProtocol, ProbeConfig
 from recgraph.evaluate.protocol import Protocol
@@ -132,13 +132,15 @@ class Job:
         seed: of the training.
         cutoffs: list lengths of the test.
         identity: the fields that identify a job and decide its numbers: the resolved configuration, the model's
-            revision, the card and the protocol. The hash of the data is compared separately.
+            revision, the card and the protocol, paths from the board's file on. The hash of the data is compared
+            separately.
         metrics: full names of the metrics beyond the default ones; a record without them is made again, under the same
             address.
         modules: those that register these metrics; a worker imports them.
         imports: what the board's file imports; files by their absolute paths.
         fit_on: the parts that the tested model learns from; a trained one is fitted to more than ``train`` a second
             time, for as many epochs as were best on the validation part.
+        earlier: the identity that earlier versions gave the job, with paths of this machine; None: the same.
     """
 
     dataset: str
@@ -151,6 +153,12 @@ class Job:
     modules: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     fit_on: Literal["train", "train+valid"] = "train"
+    earlier: dict[str, Any] | None = None
+
+    @property
+    def before(self) -> Job | None:
+        """The job at the address that earlier versions gave it; None where that is the same."""
+        return None if self.earlier is None else replace(self, identity=self.earlier, earlier=None)
 
     @cached_property
     def entry(self) -> str:
@@ -237,17 +245,27 @@ def jobs_of(sheet: SheetSpec, entry: EntrySpec) -> list[Job]:
     identity = {
         "model": cls.key(),
         "revision": cls.revision,
-        # where a file of one's own lies does not matter
-        "dataset": data_name(sheet.dataset) if is_data_path(sheet.dataset) else sheet.dataset,
+        # where files of one's own lie does not matter, as long as they lie alike beside the board
+        "dataset": data_name(sheet.dataset) if is_data_path(sheet.dataset) else _written(sheet.dataset, sheet.places),
         "card": find_card(sheet.dataset).hash,
         **resolved,
         "protocols": _protocol_hashes(sheet.protocol, of_nodes),
     }
+    earlier = None
+    if isinstance(reading := resolved["data"].get("reading"), dict):
+        paths = {name: _written(reading[name], sheet.places) for name in PATHS if isinstance(reading.get(name), str)}
+        if any(reading[name] != path for name, path in paths.items()):
+            earlier, identity = identity, {**identity, "data": {**resolved["data"], "reading": {**reading, **paths}}}
     seeds = entry.seeds or sheet.seeds
     metrics = sheet.more_metrics
     imports = tuple(_place(each, sheet.file.parent) for each in sheet.imports)
-    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics), imports, sheet.protocol.fit_on)
+    shared = (sheet.protocol.cutoffs, identity, metrics, modules_of(metrics), imports, sheet.protocol.fit_on, earlier)
     return [Job(sheet.dataset, cls.key(), settings, seed, *shared) for seed in dict.fromkeys(seeds)]
+
+
+def _written(path: str, places: Mapping[str, str]) -> str:
+    """A path as an address has it, see :attr:`recgraph.leaderboard.board.SheetSpec.places`."""
+    return places.get(path, path)
 
 
 def _place(what: str, folder: Path) -> str:

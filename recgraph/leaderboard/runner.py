@@ -14,6 +14,7 @@ from recgraph.arguments import checked
 from recgraph.data.catalog.cards import data_name
 from recgraph.engine import Engine
 from recgraph.launcher import refuse_launched
+from recgraph.leaderboard.adopting import adopt
 from recgraph.leaderboard.board import Board, EntrySpec, SheetSpec, load_board
 from recgraph.leaderboard.plan import Job, check_entries, check_study, jobs_of, load_data_hash
 from recgraph.leaderboard.sheet import open_sheet, update_comparisons
@@ -165,6 +166,7 @@ def run(
     summary = Summary()
     planned: dict[Path, PendingJob] = {}
     for sheet in found.sheets:
+        adopt(found, sheet, folder)
         for each in _planned_jobs(found, sheet, folder, tuple(only), values, summary):
             planned[each.log] = planned.setdefault(each.log, each).with_metrics_of(each.job)
     todo = {log: each for log, each in planned.items() if not each.is_done()}

@@ -265,7 +265,7 @@ def open_sheet(board: Board, sheet: SheetSpec, results: str | Path | None = None
     """
     folder = board.folder_of(sheet, results)
     store = Store(folder)
-    planned, missing = _plan(sheet)
+    planned, missing = _plan(sheet, store)
     found = {entry.name: _records(store, jobs) for entry, jobs in planned}
     newest = _newest_data([record for own in found.values() for record in own.values()])
     current = {
@@ -338,11 +338,11 @@ def _best_first(records: Mapping[str, Mapping[int, Record]], tables: tuple[Score
     return [*ordered, *(name for name in records if name not in scores)]
 
 
-def _plan(sheet: SheetSpec) -> tuple[list[tuple[EntrySpec, list[Job]]], list[Missing]]:
+def _plan(sheet: SheetSpec, store: Store) -> tuple[list[tuple[EntrySpec, list[Job]]], list[Missing]]:
     planned, missing = [], []
     for entry in sheet.models:
         try:
-            planned.append((entry, jobs_of(sheet, entry)))
+            planned.append((entry, [store.placed(job) for job in jobs_of(sheet, entry)]))
         except FileNotFoundError as error:
             missing.append(Missing(entry.name, entry.seeds or sheet.seeds, f"{error}"))
     check_entries(sheet, ((entry, job) for entry, jobs in planned for job in jobs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,40 @@ class Store:
     def record(self, job: Job) -> Record | None:
         """The record of a job, or None."""
         return read_json(self.folder / f"{job.stem}.json")
+
+    def placed(self, job: Job) -> Job:
+        """The job at the address that it has a record or a failure at, its own before that of earlier versions."""
+        before = job.before
+        if before is None or self._has_ended(job) or not self._has_ended(before):
+            return job
+        return before
+
+    def adopt(self, job: Job) -> None:
+        """Move what lies at the address that earlier versions gave a job to its own, unless a process works on it.
+
+        What the job has at its own address stays. The record is moved last: until then all is found as it was.
+        """
+        before = job.before
+        if before is None or not (self._has_ended(before) or self.work(before).exists()):
+            return
+        with ExitStack() as locks:
+            try:
+                for each in (before, job):
+                    locks.enter_context(self.lock(each, wait=False))
+            except BlockingIOError:
+                return
+            pairs = [(self.users(before, seen), self.users(job, seen)) for seen in TITLES]
+            pairs += [(self._failed(before), self._failed(job)), (self.work(before), self.work(job))]
+            for there, here in pairs:
+                if there.exists() and not here.exists():
+                    there.rename(here)
+            record = self.record(before)
+            if record is not None and self.record(job) is None:
+                replace_json({**record, "identity": job.identity}, self.folder / f"{job.stem}.json")
+                (self.folder / f"{before.stem}.json").unlink()
+
+    def _has_ended(self, job: Job) -> bool:
+        return (self.folder / f"{job.stem}.json").exists() or self._failed(job).exists()
 
     def read(self, name: str) -> Record:
         """Read a record by its file name.

@@ -65,7 +65,7 @@ def write_board(folder: Path, text: str = BOARD, name: str = "synthetic") -> Boa
 
 
 def store_of(board: Board) -> Store:
-    return Store(board.results / board.name / board.sheets[0].dataset)
+    return Store(board.folder_of(board.sheets[0]))
 
 
 def jobs(board: Board) -> dict[str, list[Job]]:
