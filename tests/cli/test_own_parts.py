@@ -184,7 +184,7 @@ def test_a_board_imports_it(work: Path) -> None:
     done(work, "leaderboard", "render", str(board), "--out", "own.html")
     page = (work / "own.html").read_text(encoding="utf-8")
     assert "first_of_all" in page
-    assert "--import ../../parts/mine.py" in page
+    assert f"--import {work / 'parts' / 'mine.py'}" in page
     (record,) = (work / "boards" / "results").rglob("counted-*.json")
     assert json.loads(record.read_text())["provenance"]["imports"][0]["file"] == "mine.py"
     # a board that does not name the file says how
