@@ -141,7 +141,7 @@ def _check_alike(model: Model, record: RunRecord, options: FitOptions) -> None:
     for name, read in (("init_items", record.init_items), ("teacher", record.teacher)):
         own[name] = None if read is None else read["digest"]
     features = data.features or {}
-    own |= {name: features[name]["sha256"][:12] for name in files_read(model) if name in features}
+    own |= {f"file of {name}": features[name]["sha256"][:12] for name in files_read(model) if name in features}
     of_ranks = all_values(own)
 
     def compare() -> None:

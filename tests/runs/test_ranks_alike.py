@@ -44,6 +44,15 @@ def sharded(out: Path, **settings: Any) -> Run:
     return rg.fit(CL4SRec(**SMALL, **settings), split(), seed=0, out=out, shard_tables=True, **TRAINING)
 
 
+def with_features(folder: Path, step: int) -> Run:
+    """Fitted to a log of files, whose features are this rank's own."""
+    log, items = folder / f"log-{step}.csv", folder / f"items-{step}.csv"
+    split().interactions.log.rename({"time": "timestamp"}).select("user", "item", "timestamp").write_csv(log)
+    pl.DataFrame([{"item": item, "kind": f"k{item // step % 2}"} for item in range(N_ITEMS)]).write_csv(items)
+    data = rg.load_data(log, item_features=items).split("leave-one-out")
+    return rg.fit(CL4SRec(**SMALL, item_features=("kind",)), data, seed=0, **TRAINING)
+
+
 def refused(made: Callable[[], object]) -> str:
     with pytest.raises(ValueError, match=r"\w") as refusal:
         made()
@@ -58,6 +67,7 @@ def asked(folder: Path) -> dict[str, Any]:
         "seed": refused(lambda: fitted(data, seed=rank)),
         "setting": refused(lambda: fitted(data, l2=0.1 * (rank + 1))),
         "data": refused(lambda: fitted(split(rank))),
+        "features": refused(lambda: with_features(folder, rank + 1)),
         "folder": refused(lambda: fitted(data, None if rank else folder / "first")),
         "slow copy": refused(lambda: sharded(folder / "slow", target_momentum=0.9, objective="simsiam")),
         "tune": refused(lambda: rg.tune("bprmf", data, n_trials=1, out=folder / "study")),
@@ -89,6 +99,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("seed", "rank 1 differs from rank 0 in seed (seed = 1, not 0): processes that train together must"),
         ("setting", "rank 1 differs from rank 0 in l2 (l2 = 0.2, not 0.1)"),
         ("data", "rank 1 differs from rank 0 in data (data = "),
+        ("features", "rank 1 differs from rank 0 in file of item_features (file of item_features = "),
         ("folder", "rank 1 differs from rank 0 in out (out = 'none', not 'a folder')"),
         ("slow copy", "shard_tables = True: every step of this CL4SRec reads all rows of its tables"),
         ("tune", "tune runs in one process, and a launcher has started 2 (WORLD_SIZE): start it without a launcher"),
