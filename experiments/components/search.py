@@ -38,12 +38,12 @@ def search(dataset: str, base: str, component: Component, trials: int, work: Pat
     if path.exists():
         return "kept"
     chosen = BASES[base]
-    fixed: dict[str, Any] = {**chosen.settings[dataset], **component.settings}
+    fixed: dict[str, Any] = {**chosen.settings[dataset], **chosen.split.get(dataset, {}), **component.settings}
     space = {**{name: of for name, of in chosen.common.items() if name not in fixed}, **component.space, "*": "fixed"}
     folder = work / dataset / base / component.stem
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "space.toml").write_text("".join(f"{json.dumps(name)} = {_toml(of)}\n" for name, of in space.items()))
-    settings = [f"--set={name}={_toml(value)}" for name, value in fixed.items() if name != "metric"]
+    (folder / "space.toml").write_text("".join(f"{json.dumps(name)} = {as_toml(of)}\n" for name, of in space.items()))
+    settings = [f"--set={name}={as_toml(value)}" for name, value in fixed.items() if name != "metric"]
     command = [
         *(sys.executable, "-m", "recgraph", "tune", chosen.model, "--dataset", dataset, "--metric", fixed["metric"]),
         *("--trials", str(trials), "--workers", "1", "--space", str(folder / "space.toml"), "--test-seeds", "0"),
@@ -122,12 +122,12 @@ def _as_settings(component: Component, params: Mapping[str, Any], common: Mappin
     return merge({**component.settings, **own})
 
 
-def _toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
     """A value as TOML writes it on one line; none as settings are given on the command line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(of)}" for name, of in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(name)} = {as_toml(of)}" for name, of in value.items()) + "}"
     if value is None:
         return "none"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(as_toml, value)) + "]"
     return json.dumps(value)
