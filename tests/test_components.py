@@ -60,6 +60,12 @@ def test_the_best_of_each_kind_that_gained_on_valid_are_taken_together(
     assert best is not None
     assert best.settings == {"weight": "self_mask", "regularisers": {"alignment": 0.1}}
     assert search.together("ml-100k", "sasrec", [objective]) is None
+    # no candidates, so none to weigh: the second best kind that goes with it is taken instead
+    alone = Component("objective", "barlow_twins", {"objective": "barlow_twins", "weight": None})
+    _study(tmp_path, "ml-100k", "sasrec", alone, 0.13)
+    best = search.together("ml-100k", "sasrec", [*weights, terms, alone])
+    assert best is not None
+    assert best.title == "together: objective: barlow_twins + regulariser: alignment"
     all_four = [*weights, terms, objective]
     assert search.tested("ml-100k", "sasrec", all_four, 1) == [weights[1], terms, objective]
     assert search.tested("ml-100k", "sasrec", all_four, 2) == [weights[1], weights[0], terms, objective]

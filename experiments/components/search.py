@@ -15,8 +15,10 @@ from typing import Any
 
 from experiments.components.plan import BASES, ITSELF, Component
 from experiments.tuned import record
+from recgraph import registry
 from recgraph.config import ConfigError
 from recgraph.data.files import replace_text
+from recgraph.models.base import Space
 from recgraph.tuning.final import best_trial
 from recgraph.tuning.finding import find_study
 from recgraph.tuning.options import merge
@@ -77,7 +79,8 @@ def best_valid(dataset: str, base: str, component: Component) -> tuple[float, Ma
 def together(dataset: str, base: str, found: Iterable[Component]) -> Component | None:
     """The best components of different kinds in one, by their gain over the base on the valid part.
 
-    A component takes part with the settings of its best trial, but for the base's common space, which is searched anew.
+    One that the better ones exclude is left out, as a weight is by an objective without candidates. A component takes
+    part with the settings of its best trial, but for the base's common space, which is searched anew.
 
     Raises:
         ConfigError: the base itself has no study.
@@ -88,13 +91,26 @@ def together(dataset: str, base: str, found: Iterable[Component]) -> Component |
     taken: dict[str, Component] = {}
     settings: dict[str, Any] = {}
     for value, component, params in sorted(_measured(dataset, base, found), key=lambda of: -of[0]):
-        if value > own[0] and component.kind not in taken and len(taken) < TOGETHER:
-            taken[component.kind] = component
-            settings |= _as_settings(component, params, BASES[base].common)
+        with_it = settings | _as_settings(component, params, BASES[base].common)
+        if value <= own[0] or component.kind in taken or len(taken) == TOGETHER or not _go_together(base, with_it):
+            continue
+        taken[component.kind], settings = component, with_it
     if len(taken) < 2:
         return None
     names = " + ".join(component.title for component in taken.values())
     return Component("together", names, settings)
+
+
+def _go_together(base: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a model of the base can have all settings."""
+    model = registry.load("model", BASES[base].model)(**settings)
+    try:
+        model.build(Space(n_users=2, n_items=3), seed=0)
+    except ConfigError:
+        return False
+    except ValueError:  # one that reads features needs these
+        return True
+    return True
 
 
 def tested(dataset: str, base: str, found: Iterable[Component], n: int) -> list[Component]:
