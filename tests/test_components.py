@@ -100,3 +100,8 @@ def test_from_the_searches_to_the_differences(tmp_path: Path, monkeypatch: pytes
     assert all(0 <= one.p <= one.p_adjusted <= 1 for one in found)
     assert all(one.low <= one.mean - one.base_mean <= one.high for one in found)
     assert report.table(found, "seen excluded").count("\n") == 2 + 2
+    for path in (tmp_path / "results").rglob("*.parquet"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="run the board with --values"):
+        report.differences([("synthetic", "small")], tmp_path / "results")
+    assert report.differences([("synthetic", "small")], tmp_path / "results", before=found) == found

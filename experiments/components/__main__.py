@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments.components import page
 from experiments.components.boards import board_file, write_board
 from experiments.components.plan import BASES, ITSELF, Component, components
-from experiments.components.report import DIFFERENCES, differences, save
+from experiments.components.report import DIFFERENCES, differences, save, saved
 from experiments.components.search import search, study_record, tested, together
 
 
@@ -72,7 +72,7 @@ def _search(asked: argparse.Namespace, found: list[Component]) -> None:
 def _report() -> int:
     pairs = [(dataset, base) for base in BASES for dataset in BASES[base].settings]
     try:
-        save(differences(pair for pair in pairs if board_file(*pair).exists()))
+        save(differences((pair for pair in pairs if board_file(*pair).exists()), before=saved()))
     except FileNotFoundError as error:
         print(f"{error}; {DIFFERENCES} stays as it is", file=sys.stderr)
     page.write()

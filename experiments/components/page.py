@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.components.plan import BASES, ITSELF, Component, components
-from experiments.components.report import DIFFERENCES, Difference, table
+from experiments.components.report import saved, table
 from experiments.components.search import best_valid, study_record
 from experiments.marked import marked
 from recgraph.data.files import replace_text
@@ -17,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "what-helps.md"
 
 def tables() -> str:
     """For each data set and base: what was found on the valid part, and the differences on the test part."""
-    rows = [Difference(**one) for one in json.loads(DIFFERENCES.read_text())] if DIFFERENCES.exists() else []
+    rows = saved()
     parts = []
     for base, of in BASES.items():
         for dataset in of.settings:

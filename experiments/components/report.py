@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,16 +57,28 @@ class Difference:
         return "helps" if self.mean > self.base_mean else "harms"
 
 
-def differences(pairs: Iterable[tuple[str, str]], results: Path | None = None) -> list[Difference]:
+def differences(
+    pairs: Iterable[tuple[str, str]], results: Path | None = None, before: Iterable[Difference] = ()
+) -> list[Difference]:
     """All differences of the boards of some data sets and bases; p adjusted over all of them.
 
     Args:
         results: the folder of records of boards; None: beside the boards' folder.
+        before: differences that stay where a board's values of users are not at hand.
 
     Raises:
-        FileNotFoundError: values of users are not at hand: run the boards here.
+        FileNotFoundError: they are not, and there is nothing from before: run the board here.
     """
-    found = [one for dataset, base in pairs for one in _of_board(dataset, base, results)]
+    before, found = list(before), []
+    for dataset, base in pairs:
+        try:
+            found += _of_board(dataset, base, results)
+        except FileNotFoundError as error:
+            kept = [one for one in before if (one.dataset, one.base) == (dataset, base)]
+            if not kept:
+                raise
+            print(f"{error}; the rows of {base} on {dataset} stay", file=sys.stderr)
+            found += kept
     for seen in {one.seen for one in found}:
         own = [one for one in found if one.seen == seen]
         for one, p in zip(own, holm([one.p for one in own]).tolist(), strict=True):
@@ -107,6 +120,11 @@ def _users(sheet: Sheet, entry: Entry, title: str) -> list[Result]:
             raise FileNotFoundError(f"{sheet.folder}: no values of users of {entry.name}; run the board with --values")
         found.append(result)
     return found
+
+
+def saved() -> list[Difference]:
+    """The differences of the last report."""
+    return [Difference(**one) for one in json.loads(DIFFERENCES.read_text())] if DIFFERENCES.exists() else []
 
 
 def save(found: list[Difference]) -> None:
