@@ -30,9 +30,9 @@ _WIDE, _NARROW, _COLOURS = 1280, 1180, 96
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def board_picture(board: str, dataset: str) -> str:
-    """The name of the picture of one data set of a board."""
-    return f"board-{board}-{dataset}.png"
+def board_picture(board: str, sheet: str) -> str:
+    """The name of the picture of one sheet of a board."""
+    return f"board-{board}-{sheet}.png"
 
 
 @contextmanager
@@ -81,9 +81,9 @@ def boards(work: Path) -> None:
         page = render(board, work / f"{board.name}.html")
         with opened(page, _WIDE) as shown:
             for sheet in write_leaderboard.sheets(board):
-                section = shown.locator(f"section#{sheet.dataset}")
+                section = shown.locator(f"section#{sheet.spec.name}")
                 ends = section.locator("h3", has_text=re.compile("Groups of users|Model cards"))
-                path = PICTURES / board_picture(board.name, sheet.dataset)
+                path = PICTURES / board_picture(board.name, sheet.spec.name)
                 shoot(shown, path, _top(section) + 12, _top(ends.first) - 12)
 
 

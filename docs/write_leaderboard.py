@@ -48,7 +48,8 @@ def pictures(found: dict[str, list[Sheet]]) -> str:
     for name, own in found.items():
         for sheet in own:
             title = f"{name}: {sheet.title}"
-            lines += [f"[{title}](#{_anchor(sheet)})", "", f"![{title}](pictures/board-{name}-{sheet.dataset}.png)", ""]
+            picture = f"pictures/board-{name}-{sheet.spec.name}.png"
+            lines += [f"[{title}](#{_anchor(sheet)})", "", f"![{title}]({picture})", ""]
     return "\n".join(lines)
 
 
@@ -75,7 +76,7 @@ def _summarised(board: Board, sheet: Sheet, found: Cheapest) -> list[str]:
     untested = "untested" in marks.values()
     cheap = "itself" if found.entry == found.best else f"{found.entry}: {found.score.mean:.4f}, {found.cost.mean:.3g} s"
     return [
-        f"[{board.name}/{sheet.dataset}](leaderboard.md#{_anchor(sheet)})",
+        f"[{board.name}/{sheet.spec.name}](leaderboard.md#{_anchor(sheet)})",
         f"{metric_name(found.metric)}, {found.table}",
         found.best,
         found.best_score.text(),

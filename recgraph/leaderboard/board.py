@@ -137,10 +137,14 @@ class SheetSpec(Config):
             raise ConfigError(f"board {str(path)!r}: {error}") from None
 
     @property
+    def name(self) -> str:
+        """What it is called among the sheets of its board: as its file, or its data set where it has none."""
+        return self.file.stem or data_name(self.dataset)
+
+    @property
     def comparisons(self) -> str:
         """The name of the file of its comparisons, in the folder of records that sheets of one data set share."""
-        stem = self.file.stem
-        return "comparisons.json" if stem in ("", data_name(self.dataset)) else f"comparisons-{stem}.json"
+        return "comparisons.json" if self.name == data_name(self.dataset) else f"comparisons-{self.name}.json"
 
     def _of_its_task(self) -> Self:
         """The sheet with the full names of its metrics, checked against its task.

@@ -51,7 +51,7 @@ def page(sheets: Sequence[Sheet], board: Board) -> str:
     templates.filters |= {"metric_name": metric_name, "spread": spread, "pretty": partial(json.dumps, indent=1)}
     return templates.get_template("page.html.j2").render(
         board=board,
-        sections=list(zip(sheets, anchors(sheet.dataset for sheet in sheets), strict=True)),
+        sections=list(zip(sheets, anchors(sheet.spec.name for sheet in sheets), strict=True)),
         newest=max(times, default="")[:10],
         commits=list(dict.fromkeys(commit for entry in entries for commit in entry.commits)),
         machines=list(dict.fromkeys(machine for entry in entries for machine in entry.machines)),

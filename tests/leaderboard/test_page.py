@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -60,6 +61,16 @@ def test_addresses_are_of_one_thing_each_and_lead_somewhere(text: str) -> None:
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert {*re.findall(r'href="#([^"]+)"', text)} <= set(ids)
+
+
+def test_sheets_of_one_data_set_are_called_as_their_files(board: Board, sheets: list[Sheet]) -> None:
+    first = sheets[0]
+    names = (f"{first.dataset}-of-sasrec", f"{first.dataset}-of-lightgcn")
+    specs = [first.spec.model_copy(update={"file": Path(f"boards/{name}.toml")}) for name in names]
+    text = page([replace(first, spec=spec) for spec in specs], board)
+    for name in names:
+        assert f'<section id="{name}"' in text
+        assert text.count(f'<a href="#{name}">{name}</a>') == 2
 
 
 def test_an_entry_called_like_another_ones_seed(board: Board, sheets: list[Sheet]) -> None:
