@@ -32,7 +32,7 @@ def half_squared_norms(table: Tensor, places: Sequence[Tensor]) -> Tensor:
             if index.numel():
                 share = counts.new_full((), 1 / index.numel())
                 counts.index_add_(0, index.flatten(), share.expand(index.numel()))
-        total: Tensor = _HalfWeightedNorms.apply(table, counts)  # type: ignore[no-untyped-call]
+        total: Tensor = _HalfWeightedNorms.apply(table, table, counts)  # type: ignore[no-untyped-call]
         return total
 
 
@@ -48,15 +48,19 @@ def _of_touched(table: Tensor, places: Sequence[Tensor]) -> Tensor:
 
 
 class _HalfWeightedNorms(torch.autograd.Function):
-    """``1/2 sum_i w_i |x_i|^2``; the gradient takes one pass over x, where that of a product takes three."""
+    """``1/2 sum_i w_i |x_i|^2`` of x, given twice; the gradient takes one pass over x, that of a product takes three.
+
+    Each of the two has half of the gradient, so that their sum with others is rounded as that of a product.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, same: Tensor, weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, weights)
         squares = [torch.linalg.vecdot(x[rows], x[rows]) for rows in row_blocks(len(x), x.shape[1], x)]
         return weights.dot(torch.cat(squares)) / 2
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weights = ctx.saved_tensors
-        return (grad * weights)[:, None] * x, None
+        half = (grad / 2 * weights)[:, None] * x
+        return half, half, None
