@@ -30,11 +30,6 @@ _WIDE, _NARROW, _COLOURS = 1280, 1180, 96
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def board_picture(board: str, sheet: str) -> str:
-    """The name of the picture of one sheet of a board."""
-    return f"board-{board}-{sheet}.png"
-
-
 @contextmanager
 def opened(page: Path, width: int) -> Iterator[Page]:
     """A page in a browser of a width, in its light colours."""
@@ -83,7 +78,7 @@ def boards(work: Path) -> None:
             for sheet in write_leaderboard.sheets(board):
                 section = shown.locator(f"section#{sheet.spec.name}")
                 ends = section.locator("h3", has_text=re.compile("Groups of users|Model cards"))
-                path = PICTURES / board_picture(board.name, sheet.spec.name)
+                path = PICTURES / write_leaderboard.picture(sheet)
                 shoot(shown, path, _top(section) + 12, _top(ends.first) - 12)
 
 

@@ -48,9 +48,13 @@ def pictures(found: dict[str, list[Sheet]]) -> str:
     for name, own in found.items():
         for sheet in own:
             title = f"{name}: {sheet.title}"
-            picture = f"pictures/board-{name}-{sheet.spec.name}.png"
-            lines += [f"[{title}](#{_anchor(sheet)})", "", f"![{title}]({picture})", ""]
+            lines += [f"[{title}](#{_anchor(sheet)})", "", f"![{title}](pictures/{picture(sheet)})", ""]
     return "\n".join(lines)
+
+
+def picture(sheet: Sheet) -> str:
+    """The name of the picture of a sheet."""
+    return f"board-{sheet.board}-{sheet.spec.name}.png"
 
 
 def _anchor(sheet: Sheet) -> str:

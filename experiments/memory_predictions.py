@@ -31,7 +31,7 @@ from recgraph.data.files import replace_text
 from recgraph.data.preparing import prepare
 from recgraph.data.reading import LogFile
 from recgraph.graph.hetero import HeteroGraph
-from recgraph.memory import Estimate
+from recgraph.memory import Estimate, peak
 from recgraph.models.base import Space
 from recgraph.runs.record import provenance
 from recgraph.serve.recommender import Recommender
@@ -220,11 +220,6 @@ def predictions() -> list[int]:
         logging.getLogger(name).setLevel(logging.DEBUG)
         logging.getLogger(name).addHandler(logging.StreamHandler(sys.stderr))
     return peaks
-
-
-def peak() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
     "lacks_memory",
     "memory_limit",
     "parse_size",
+    "peak",
     "resident",
     "state_bytes",
     "table_bytes",
@@ -109,6 +111,22 @@ def resident() -> int:
     except (OSError, IndexError, ValueError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak() -> int:
+    """The most bytes of memory that this process has held so far.
+
+    On Linux ``ru_maxrss`` of a process begins at the peak of the one that started it: a small worker of a large
+    notebook would have the notebook's. ``VmHWM`` is the process's own.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        import resource  # not on Windows
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def available(root: Path = Path("/")) -> int | None:

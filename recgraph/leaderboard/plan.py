@@ -24,6 +24,7 @@ from recgraph.evaluate.protocol import Protocol
 from recgraph.imports import is_file
 from recgraph.leaderboard.board import EntrySpec, ProtocolSpec, SheetSpec, is_of_nodes
 from recgraph.models.base import Model, TrainableModel
+from recgraph.runs.changed_features import Fingerprints
 from recgraph.runs.settings import DataConfig, LabelsConfig, ProbeSettings
 from recgraph.train.config import GraphTrainConfig, TrainConfig, training_config
 from recgraph.tuning.storage import without_password
@@ -305,7 +306,7 @@ def check_study(sheet: SheetSpec, entry: EntrySpec, data_hash: str) -> None:
         return
     if data_name(tuned.dataset) != data_name(sheet.dataset):
         return
-    if data_hash_of(tuned.split_hash, _data_of(sheet), sheet.dataset) != data_hash:
+    if data_hash_of(tuned.split_hash, _data_of(sheet).features_of(sheet.dataset)) != data_hash:
         raise ConfigError(
             f"board on {sheet.dataset!r}, model {entry.name!r}: study {shown_study(entry)!r} was tuned on another "
             f"split of {tuned.dataset!r}, {tuned.split_hash[:12]}: interactions that are tested on here may have "
@@ -381,13 +382,13 @@ def load_data_hash(sheet: SheetSpec) -> str:
 
         return digest([load_graph(sheet.dataset).hash, load_node_task(sheet.dataset).hash])
     chosen = _data_of(sheet)
-    return data_hash_of(chosen.split_of(sheet.dataset).hash, chosen, sheet.dataset)
+    return data_hash_of(chosen.split_of(sheet.dataset).hash, chosen.features_of(sheet.dataset))
 
 
-def data_hash_of(split_hash: str, chosen: DataConfig, dataset: str) -> str:
-    """The hash of the data of a split: with files of features of one's own, which models may read, if there are."""
-    features = {name: file["sha256"] for name, file in chosen.features_of(dataset).items()}
-    return digest([split_hash, features] if features else split_hash)
+def data_hash_of(split_hash: str, features: Fingerprints) -> str:
+    """The hash of the data of a split, with the files of features of one's own if there are: models may read them."""
+    hashes = {name: file["sha256"] for name, file in features.items()}
+    return digest([split_hash, hashes] if hashes else split_hash)
 
 
 def _data_of(sheet: SheetSpec) -> DataConfig:

@@ -25,7 +25,6 @@ from recgraph.memory import lacks_memory
 from recgraph.runs.fit import train
 from recgraph.runs.record import SELECTION, Measured
 from recgraph.runs.run import NodeRun, Run
-from recgraph.runs.settings import DataConfig
 from recgraph.workers.pool import DONE, FAILED, INTERRUPTED, run_worker
 
 __all__ = ["failure_record", "train_and_test"]
@@ -98,7 +97,7 @@ def _data_hash(run: Run | NodeRun, job: Job) -> str:
     """The same hash as :func:`recgraph.leaderboard.plan.load_data_hash`."""
     if isinstance(run, Run):
         data = run.record["data"]
-        return data_hash_of(data["split_hash"], DataConfig.of(data["settings"]), job.dataset)
+        return data_hash_of(data["split_hash"], data.get("features") or {})
     # of all splits: a run that has read labels is not measured on each
     return digest([run.record["data"]["graph_hash"], load_node_task(job.dataset).hash])
 

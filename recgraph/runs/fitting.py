@@ -20,8 +20,8 @@ from recgraph.finite import check_weights
 from recgraph.models.base import ClosedFormModel, Model, Space, TrainableModel
 from recgraph.ranks import Ranks, all_values, is_first, of_all
 from recgraph.rng import Generators
+from recgraph.runs.changed_features import check_features_of_training, files_read
 from recgraph.runs.continuing import check_same_run, has_finished_run, is_complete
-from recgraph.runs.feature_files import check_features_of_training, files_read
 from recgraph.runs.record import IDENTIFYING, SELECTION, Cost, DataRecord, Measured, RunRecord, provenance
 from recgraph.runs.settings import ProbeSettings
 from recgraph.shards import building_own_rows, built_in_parts

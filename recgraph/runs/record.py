@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +18,7 @@ from recgraph.config import Config
 from recgraph.data.errors import CorruptFileError
 from recgraph.data.imprint import load_json, replace_json
 from recgraph.imports import imported
+from recgraph.memory import peak
 
 __all__ = ["Cost", "DataRecord", "Measured", "RunRecord", "identity", "machine", "provenance"]
 
@@ -208,7 +207,7 @@ def identity(values: Mapping[str, Any], configs: Mapping[str, type[Config]]) -> 
 
     Settings are given by :meth:`Config.identity`: one that did not exist when they were written has its default. A
     split is identified by its hash, wherever it came from; which of its files of features may be others depends on the
-    model (:mod:`recgraph.runs.feature_files`).
+    model (:mod:`recgraph.runs.changed_features`).
 
     Args:
         values: what ``config.json`` holds.
@@ -282,18 +281,4 @@ class Measured:
         self.cpu_seconds = time.process_time() - self._cpu
 
     def to_dict(self) -> dict[str, float]:
-        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_memory_mb": _peak_memory() / 2**20}
-
-
-def _peak_memory() -> int:
-    """The peak of this process's resident memory, in bytes.
-
-    On Linux ``ru_maxrss`` of a process begins at the peak of the one that started it: a small worker of a large
-    notebook would have the notebook's. ``VmHWM`` is the process's own.
-    """
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return {"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "peak_memory_mb": peak() / 2**20}

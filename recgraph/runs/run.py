@@ -22,7 +22,7 @@ from recgraph.models.base import Model
 from recgraph.ranks import first_value, is_first
 from recgraph.rerank.base import Reranker, reranker_of
 from recgraph.runs.base import BaseRun
-from recgraph.runs.feature_files import check_features
+from recgraph.runs.changed_features import check_features
 from recgraph.runs.fitting import on_all_ranks
 from recgraph.runs.node_run import NodeRun
 from recgraph.runs.plots import Plot, plot

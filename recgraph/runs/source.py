@@ -9,7 +9,7 @@ from typing import Any
 from recgraph.data.errors import DataError
 from recgraph.data.reading import FEATURES, PARTS, LogFile, Reading
 from recgraph.data.split import SealedSplit, Split
-from recgraph.runs.feature_files import Fingerprints, changed_features
+from recgraph.runs.changed_features import Fingerprints, changed_features
 from recgraph.runs.record import DataRecord
 from recgraph.runs.settings import DataConfig
 

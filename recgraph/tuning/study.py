@@ -19,7 +19,7 @@ from recgraph.data.split import SealedSplit, Split
 from recgraph.engine import Engine
 from recgraph.launcher import refuse_launched
 from recgraph.models.base import Model
-from recgraph.runs.feature_files import changed_features
+from recgraph.runs.changed_features import changed_features
 from recgraph.train.config import pick_device
 from recgraph.tuning import objectives, samplers
 from recgraph.tuning.final import test_the_best

@@ -151,18 +151,15 @@ class GraphContrastiveModel(ContrastiveModel, LightGCN):
         users, items = batch.distinct()
         if self._labels is not None and self._labels[0].device != users.device:
             self._labels = tuple(of.to(users.device) for of in self._labels)
-        labels = self._labels or (None, None)
+        of_users, of_items = self._labels or (None, None)
         sides, slow = self._sides(views, users, items), self._sides(self._views(batch), users, items)
-        terms = (self.contrast_users, self.contrast_items)
-        losses = [
-            self._of_kind(kind, terms[kind], (users, items)[kind], batch, sides, slow, labels[kind]) for kind in (0, 1)
-        ]
-        return losses[0] + losses[1]
+        loss = self._of_kind(0, self.contrast_users, users, batch, sides, slow, of_users)
+        return loss + self._of_kind(1, self.contrast_items, items, batch, sides, slow, of_items)
 
     def _sides(self, views: _Views, users: Tensor, items: Tensor) -> _Sides:
-        """The anchors, then the candidates: of users and of items.
+        """What makes the anchors of both kinds, and what makes the candidates.
 
-        Each view is read once for both kinds: the gradient of every reading is as large as the view.
+        Each view is read once for users and items together, as every reading has a gradient of the view's size.
         """
         assert self.space is not None
         n_users, sizes = self.space.n_users, [self.space.n_users, self.space.n_items]

@@ -48,9 +48,10 @@ def _of_touched(table: Tensor, places: Sequence[Tensor]) -> Tensor:
 
 
 class _HalfWeightedNorms(torch.autograd.Function):
-    """``1/2 sum_i w_i |x_i|^2`` of x, given twice; the gradient takes one pass over x, that of a product takes three.
+    """``1/2 sum_i w_i |x_i|^2``; the gradient takes one pass over x, where that of ``vecdot(x, x)`` takes three.
 
-    Each of the two has half of the gradient, so that their sum with others is rounded as that of a product.
+    x is passed twice, and each argument gets half of the gradient: autograd then adds to the other gradients of x in
+    the order of ``vecdot``, so that no last digit changes.
     """
 
     @staticmethod
