@@ -64,16 +64,16 @@ class Mochi(Mixture):
         """[N, s + s', D]: those of each anchor, made in blocks of anchors."""
         n_pairs, n_own, n = self.config.of_candidates, self.config.with_anchor, len(x)
 
-        def drawn(count: int) -> Tensor:
-            return torch.randint(k, (n, count), generator=generator, device=generator.device).to(x.device)
+        def drawn(count: int, below: int = k) -> Tensor:
+            return torch.randint(below, (n, count), generator=generator, device=generator.device).to(x.device)
 
         def uniform(count: int) -> Tensor:
             return torch.rand(n, count, 1, generator=generator, device=generator.device).to(x.device, x.dtype)
 
         columns = hardest(x, y, k, barred)
         first, alpha = drawn(n_pairs), uniform(n_pairs)
-        # a candidate with itself would be no mixture
-        second = first if k == 1 else (first + 1 + drawn(n_pairs) % (k - 1)) % k
+        # a candidate with itself would be no mixture; each of the others is as likely
+        second = (first + 1 + drawn(n_pairs, k - 1)) % k if k > 1 else first
         third, beta = drawn(n_own), uniform(n_own) / 2
         made = x.new_empty(n, n_pairs + n_own, x.shape[1])
         for rows in row_blocks(n, made[0].numel(), x):

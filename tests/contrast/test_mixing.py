@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ def test_mochi() -> None:
     found = term_of(Mochi(hardest=k, of_candidates=s, with_anchor=with_anchor))(a, b, generator=seeded())
     draw = seeded()
     first, alpha = torch.randint(k, (N, s), generator=draw), torch.rand(N, s, 1, generator=draw)
-    step = torch.randint(k, (N, s), generator=draw)
+    step = torch.randint(k - 1, (N, s), generator=draw)
     third, beta = torch.randint(k, (N, with_anchor), generator=draw), torch.rand(N, with_anchor, 1, generator=draw)
     q, z = F.normalize(a, dim=1), F.normalize(b, dim=1)
     losses = []
@@ -52,7 +53,7 @@ def test_mochi() -> None:
         candidates = [z[j] for j in range(N)]
         for m in range(s):
             one = order[int(first[i, m])]
-            other = order[(int(first[i, m]) + 1 + int(step[i, m]) % (k - 1)) % k]
+            other = order[(int(first[i, m]) + 1 + int(step[i, m])) % k]
             assert one != other
             share = float(alpha[i, m])
             candidates.append(F.normalize(share * z[one] + (1 - share) * z[other], dim=0).detach())
@@ -66,6 +67,20 @@ def test_mochi() -> None:
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(*(torch.autograd.grad(loss, (a, b)) for loss in (found, expected)), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_each_pair_of_hard_candidates_is_mixed_as_often() -> None:
+    """Candidates along axes: what a mixture is made of are its coordinates that are not 0."""
+    n, k = 5, 4
+    x, y = torch.ones(n, n), torch.eye(n)
+    ids = torch.arange(n)
+    mixture = Mochi(hardest=k, of_candidates=6000, with_anchor=0)
+    mixed = mixture(x, y, Candidates(ids), Views(x, y, ids, ids, generator=seeded()))
+    assert mixed.further is not None
+    first = mixed.further[0, :, 1:] > 0
+    assert bool((first.sum(1) == 2).all())
+    shares = [float((first[:, a] & first[:, b]).double().mean()) for a, b in combinations(range(k), 2)]
+    assert shares == pytest.approx([1 / 6] * 6, abs=0.02)
 
 
 def test_mochi_warms_up() -> None:
