@@ -58,7 +58,9 @@ class TrainConfig(Config):
         Literal["keep", "exclude"],
         Field(description="whether seen items are candidates in the validation that selects"),
     ] = "exclude"
-    validate_every: Annotated[int, Field(ge=1, description="epochs between validations")] = 1
+    validate_every: Annotated[
+        int, Field(ge=1, description="epochs between validations; the last epoch is validated, too")
+    ] = 1
     clip_norm: Annotated[float | None, Field(gt=0, description="largest gradient norm; none: no clipping")] = None
     schedule: Annotated[
         Literal["constant", "linear", "cosine"], Field(description="of the learning rate after the warm-up")

@@ -378,6 +378,22 @@ def test_training_stops_after_patience_and_keeps_the_best_weights(tmp_path: Path
     assert trainer.stopping.best_epoch == 2
 
 
+def test_the_last_epoch_is_validated_where_it_is_no_multiple_of_validate_every() -> None:
+    scores, model = iter([0.1, 0.3, 0.9]), toy()
+    config = TrainConfig.of(metric="score", learning_rate=0.1, max_epochs=5, validate_every=2, patience=None)
+    trainer = Trainer(
+        model,
+        Series([2.0]),
+        config,
+        Generators(0),
+        lambda: {"score": next(scores)},
+        accelerator=make_accelerator("cpu"),
+    )
+    history = trainer.fit()
+    assert [row.get("score") for row in history] == [None, 0.1, None, 0.3, 0.9]
+    assert trainer.stopping.best_epoch == 5
+
+
 def test_the_best_weights_are_held_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while better ones take their place."""
     trainer = trainer_of(toy(), [2.0], max_epochs=3)
