@@ -64,8 +64,9 @@ With film 318 as the only relevant one, the same list has these:
 
 """
 CONVENTION_NOTE = """
-A dash: the library has no such metric, or not of lists alone (Cornac's MAP ranks all candidates). R-precision has no
-cut-off: it looks at as many places as there are relevant items, and finds five.
+A dash: the library has no such metric, or not of lists alone (Cornac's MAP ranks all candidates: under `cornac` it
+is `map`, and `map@10` is refused). R-precision has no cut-off: it looks at as many places as there are relevant items,
+and finds five.
 
 """
 USERS = """\

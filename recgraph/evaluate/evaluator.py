@@ -24,7 +24,6 @@ from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.metrics.names import (
     DEFAULT_METRICS,
     Asked,
-    make_metrics,
     metric_class,
     split_metric,
     value_of,
@@ -111,7 +110,7 @@ def evaluate(
             ends with the last item, however long it may be.
         metrics: names, e.g. ``"ndcg"`` at every cut-off or ``"ndcg@10"`` at one, or metrics with options of their own;
             by default those of :data:`~recgraph.evaluate.metrics.names.DEFAULT_METRICS` that the convention defines.
-            Those that read the whole ranking (``"auc"``) have no cut-off.
+            Those that read the whole ranking (``"auc"``, under ``cornac`` also ``"map"``) have no cut-off.
         convention: whose definitions of the metrics; by default ``"recgraph"``.
         ties: ``"seeded permutation"``, one order of equal scores, drawn with ``tie_seed``, which is the default, or
             ``"expectation"``, over all of them.
@@ -176,7 +175,7 @@ def evaluate(
     measurements = []
     for protocol in protocols:
         named, candidates = candidates_for(protocol, cases, candidate_lists)
-        chosen = make_metrics(asked.metrics, named.convention)
+        chosen = asked.made(named.convention)
         check_needs(chosen, fit_part, features, "fit_part")
         measurements.append(Measurement(named, chosen, candidates, rerankings.of(named)))
     lists = collect(model, cases, measurements, facts, fit_part, limits, engine)

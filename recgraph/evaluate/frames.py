@@ -21,7 +21,7 @@ from recgraph.evaluate.hits import Facts, RankedHits, Truth
 from recgraph.evaluate.kept import known_items
 from recgraph.evaluate.metrics.base import Metric
 from recgraph.evaluate.metrics.conventions import LIBRARIES
-from recgraph.evaluate.metrics.names import Asked, make_metrics
+from recgraph.evaluate.metrics.names import Asked
 from recgraph.evaluate.protocol import MOST_ITEMS, Convention, Protocol, Seen, Ties
 from recgraph.evaluate.ranking import Scorer
 from recgraph.evaluate.results import Result, Results
@@ -74,7 +74,7 @@ def frame(
     """
     order = rank or score
     asked = Asked.of(metrics)
-    chosen = make_metrics(asked.metrics, convention)
+    chosen = asked.made(convention)
     read_score = score if (reader := _reads_scores(convention, chosen)) else None
     if reader and score is None:
         raise ValueError(f"{reader} reads the scores of lists; give score, the column that has them")
@@ -290,7 +290,7 @@ def matrix(
     table = torch.as_tensor(scores)
     if table.dim() != 2:
         raise ValueError(f"scores must be [U, n_items], not {list(table.shape)}")
-    check_needs(make_metrics(Asked.of(metrics).metrics, convention), seen_items, features, "seen_items")
+    check_needs(Asked.of(metrics).made(convention), seen_items, features, "seen_items")
     relevant, grades = _sparse(truth, "truth", table)
     known = Ragged.from_lists([[]] * len(table))
     if seen_items is not None:

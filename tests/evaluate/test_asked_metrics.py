@@ -59,6 +59,27 @@ def test_a_metric_names_its_cut_off() -> None:
     }
 
 
+def test_a_metric_as_it_is_stands_at_all_cut_offs_beside_its_name_at_one() -> None:
+    plain = metrics_of("ndcg")
+    for asked in (("ndcg@10", NDCG()), (NDCG(), "ndcg@10"), ("ndcg", NDCG())):
+        assert metrics_of(*asked) == plain
+    beside = metrics_of("ndcg@7", NDCG(), NDCG(gain="exponential"), cutoffs=(3,))
+    assert set(beside) == {f"{name}@{k}" for name in ("ndcg", "ndcg(gain=exponential)") for k in (3, 7)}
+
+
+def test_a_metric_that_has_no_cut_off_under_a_convention_is_refused_one() -> None:
+    assert set(metrics_of("map", convention="cornac")) == {"map"}
+    message = r"metric 'map@10' reads the whole ranking under convention 'cornac' and has no cut-off there; write 'map'"
+    with pytest.raises(ValueError, match=message):
+        metrics_of("map@10", convention="cornac")
+    lists = pl.DataFrame({"user_id": [1, 1, 2], "item_id": [1, 2, 3]})
+    with pytest.raises(ValueError, match=message):
+        frame(lists, lists, metrics=["map@10"], convention="cornac")
+    both = [Protocol(convention=name) for name in ("recgraph", "cornac")]
+    with pytest.raises(ValueError, match=message):
+        evaluate(MODEL, CASES, protocols=both, metrics=["map@10"])
+
+
 def test_the_protocol_has_the_cut_offs_that_are_named() -> None:
     def cutoffs(**settings: object) -> tuple[int, ...]:
         return evaluate(MODEL, CASES, seen=("keep",), **settings)[0].protocol.cutoffs

@@ -47,6 +47,8 @@ def metric_class(name: str) -> type[Metric]:
 class Asked:
     """What a caller asks for: metrics by name, with a cut-off (``"ndcg@10"``) or at all cut-offs, or as they are.
 
+    A metric that is given as it is stands at all cut-offs, also where its name is given with one beside it.
+
     Attributes:
         metrics: without cut-offs, each once; None for the default ones.
         lengths: name -> its cut-offs, of metrics that are asked for at cut-offs of their own alone.
@@ -84,8 +86,26 @@ class Asked:
                 named.add(k)
                 if own is not None:
                     own.append(k)
+        given = {each.label for each in found if isinstance(each, Metric)}
+        found = {each: own for each, own in found.items() if each not in given}
         lengths = {name: tuple(sorted({*own})) for name, own in found.items() if own and isinstance(name, str)}
         return cls(tuple(found), lengths, frozenset(named))
+
+    def made(self, convention: Convention) -> tuple[Metric, ...]:
+        """The metrics, see :func:`make_metrics`.
+
+        Raises:
+            ValueError: also where one is asked for at a cut-off and has none under the convention.
+        """
+        found = make_metrics(self.metrics, convention)
+        for metric in found:
+            if not metric.cut and metric.label in self.lengths:
+                name, (k, *_) = metric.label, self.lengths[metric.label]
+                raise ValueError(
+                    f"metric '{name}@{k}' reads the whole ranking under convention {convention!r} and has no cut-off "
+                    f"there; write {name!r}"
+                )
+        return found
 
     def cutoffs(self, given: Sequence[int] | None, default: Sequence[int]) -> tuple[int, ...]:
         """The cut-offs of a protocol: those that are given, or else the default ones where a metric asks for none of
